@@ -1,0 +1,868 @@
+"""Engine presets: which pool and which limits, for each target in each environment.
+
+This file imports the standard library and SQLAlchemy, nothing else. Copy it into a
+project and it gives the same engines there:
+
+    from presets import preset
+
+    engine = preset("web", "prod").create_engine(url)
+
+`EnginePreset.engine_options` gives the plain keyword arguments of SQLAlchemy's own
+`create_engine`; `EnginePreset.create_engine` adds what SQLAlchemy's pools do not do by
+themselves: a checkout check that costs a poll of the socket instead of a round trip,
+recycling that does not hit a whole fleet in one instant, and patience with a server that is
+full or still starting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import random
+import select
+import socket
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, StaticPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, MutableMapping
+
+    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+TARGETS = ("web", "web_async", "worker", "lambda", "lambda_warm", "lambda_proxy", "script")
+ENVIRONMENTS = ("dev", "staging", "prod", "high_traffic")
+
+# pg_stat_activity.application_name: NAMEDATALEN - 1 (PostgreSQL, 20.3.1).
+APPLICATION_NAME_BYTES = 63
+
+PoolKind: TypeAlias = Literal["queue", "null"]
+ConnectFailure: TypeAlias = Literal["full", "starting", "authentication"]
+
+
+# -- the preset -----------------------------------------------------------------------------
+
+
+def _setting(default: Any, why: str, unit: str = "") -> Any:
+    """Declare a dataclass field that carries its reason and its unit."""
+    return field(default=default, metadata={"why": why, "unit": unit})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnginePreset:
+    """The engine settings of one target in one environment.
+
+    Raises:
+        ValueError: a field is out of its range; the message names it and says what is allowed.
+    """
+
+    target: str
+    environment: str
+    driver: str = _setting("psycopg2", "the driver a URL gets that names none")
+    why: str = _setting("", "why this target is set up this way")
+
+    pool: PoolKind = _setting("queue", "queue keeps connections, null opens one per checkout")
+    pool_size: int = _setting(5, "connections kept open when idle", "connections")
+    max_overflow: int = _setting(
+        10, "more for a burst; each is closed when it comes back", "connections"
+    )
+    pool_timeout: float = _setting(
+        30.0, "how long a checkout waits before the pool counts as exhausted", "s"
+    )
+    pool_recycle: float = _setting(
+        3600.0,
+        "a connection older than this is replaced at checkout: it spreads load after a "
+        "failover, and stays under the idle limits of proxies; -1: never",
+        "s",
+    )
+    pool_recycle_jitter: float = _setting(
+        0.05,
+        "each connection recycles up to this share earlier, so that a fleet does not "
+        "reconnect in one instant",
+        "share",
+    )
+    pool_use_lifo: bool = _setting(
+        False, "last in, first out: what a quiet hour does not need goes idle and can be reaped"
+    )
+    pool_pre_ping: bool = _setting(True, "check a connection at checkout, replace a dead one")
+    ping_after_idle: float = _setting(
+        0.5,
+        "a connection used more recently than this is checked by polling its socket only, "
+        "without a round trip (HikariCP's aliveBypassWindowMs); 0: ping at every checkout",
+        "s",
+    )
+    retry_connect: bool = _setting(
+        True,
+        "on 53300 (too many clients) and 57P03 (starting up) try again with full jitter "
+        "until connect_timeout is spent",
+    )
+    prewarm: int = _setting(
+        0, "connections opened at start, before the first request", "connections"
+    )
+    fail_fast: bool = _setting(
+        False, "a start without a database is an error, not a first request that fails"
+    )
+
+    connect_timeout: int = _setting(5, "how long opening a connection may take", "s")
+    statement_timeout: int = _setting(15_000, "the server ends a longer statement; 0: never", "ms")
+    idle_in_transaction_session_timeout: int = _setting(
+        30_000, "the server ends a session that sits in an open transaction; 0: never", "ms"
+    )
+    idle_session_timeout: int = _setting(
+        0, "the server ends a session that does nothing (PostgreSQL 14+); 0: never", "ms"
+    )
+    keepalives_idle: int = _setting(30, "silence before the first TCP keepalive probe", "s")
+    keepalives_interval: int = _setting(10, "between TCP keepalive probes", "s")
+    keepalives_count: int = _setting(3, "unanswered probes before the connection is dead", "probes")
+    tcp_user_timeout: int = _setting(
+        30_000, "how long sent data may stay unacknowledged (Linux)", "ms"
+    )
+    transaction_pooling: bool = _setting(
+        False,
+        "behind PgBouncer or RDS Proxy: no startup options, no prepared statement that "
+        "outlives a transaction",
+    )
+    echo: bool = _setting(False, "log every statement")
+
+    def __post_init__(self) -> None:
+        """Refuse what no engine should be built from."""
+        _choice("target", self.target, TARGETS)
+        _choice("environment", self.environment, ENVIRONMENTS)
+        _choice("driver", self.driver, tuple(_DRIVERS))
+        _choice("pool", self.pool, ("queue", "null"))
+        for name, (low, high) in _RANGES.items():
+            _in_range(name, getattr(self, name), low, high)
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        if self.pool == "queue" and self.prewarm > self.pool_size:
+            raise ValueError(
+                f"prewarm must not exceed pool_size ({self.pool_size}), not {self.prewarm}: "
+                "overflow connections are closed as soon as they come back"
+            )
+
+    @property
+    def is_async(self) -> bool:
+        """True where the engine is SQLAlchemy's AsyncEngine."""
+        return self.target == "web_async"
+
+    @property
+    def max_connections_per_process(self) -> int:
+        """The most connections that one process of this target holds at once.
+
+        QueuePool enforces it. NullPool enforces nothing: 1 holds there because a Lambda
+        execution environment runs one invoke at a time and a script one unit of work.
+        """
+        return self.pool_size + self.max_overflow if self.pool == "queue" else 1
+
+    def per_task(self) -> EnginePreset:
+        """Return this preset for a process that runs one task at a time: a pool of 1+0."""
+        if self.pool == "null":
+            return self
+        return self.replace(pool_size=1, max_overflow=0, prewarm=min(self.prewarm, 1))
+
+    def replace(self, **changes: Any) -> EnginePreset:
+        """Return a copy with some fields changed.
+
+        Raises:
+            ValueError: there is no such field, or its value is out of range.
+        """
+        allowed = tuple(f.name for f in dataclasses.fields(self))
+        for name in changes:
+            _choice("preset field", name, allowed)
+        return dataclasses.replace(self, **changes)
+
+    def url(self, url: str | URL) -> URL:
+        """Return the URL with a driver named and its TLS parameters in that driver's words.
+
+        `postgresql://` and `postgres://` (what platforms hand out) get this preset's driver;
+        since SQLAlchemy 2.1 they would otherwise mean psycopg 3.
+
+        Raises:
+            ValueError: it is not a URL, or its driver does not fit this target.
+        """
+        return _with_driver(_parse_url(url), self)
+
+    def engine_options(
+        self, url: str | URL, *, application_name: str | None = None
+    ) -> dict[str, Any]:
+        """Return the keyword arguments of `create_engine` or `create_async_engine` for this URL.
+
+        Plain SQLAlchemy settings only, so `pool_pre_ping` is a round trip at every checkout;
+        `create_engine` below replaces it by the cheaper check.
+
+        Args:
+            url: the URL as configured; a parameter named in it wins over the preset.
+            application_name: what `pg_stat_activity` shows, cut to 63 bytes;
+                by default `<target>:<host>-<pid>`.
+
+        Raises:
+            ValueError: as `url()`.
+        """
+        configured, url = _parse_url(url), self.url(url)
+        name = _application_name(application_name or f"{self.target}:{_instance()}")
+        arguments = _DRIVERS[url.get_driver_name()](self, configured, name)
+        named_in_url = set(url.query) - {"application_name"}
+        arguments = {k: v for k, v in arguments.items() if k not in named_in_url}
+        return {"echo": self.echo, **self._pool_options(url), "connect_args": arguments}
+
+    def _pool_options(self, url: URL) -> dict[str, Any]:
+        if _is_memory(url):
+            # A second connection to :memory: would be a second, empty database.
+            return {"poolclass": StaticPool}
+        if self.pool == "null":
+            return {"poolclass": NullPool}
+        return {
+            "poolclass": AsyncAdaptedQueuePool if self.is_async else QueuePool,
+            "pool_size": self.pool_size,
+            "max_overflow": self.max_overflow,
+            "pool_timeout": self.pool_timeout,
+            "pool_recycle": self.pool_recycle,
+            "pool_use_lifo": self.pool_use_lifo,
+            "pool_pre_ping": self.pool_pre_ping,
+        }
+
+    def create_engine(
+        self, url: str | URL, *, application_name: str | None = None, **options: Any
+    ) -> Engine:
+        """Return an engine with this preset's options and checks; it opens no connection.
+
+        Args:
+            url: a SQLAlchemy URL.
+            application_name: as in `engine_options`.
+            options: any further argument of `sqlalchemy.create_engine`; wins over the preset.
+
+        Raises:
+            ValueError: as `url()`, or the target is asynchronous.
+        """
+        if self.is_async:
+            raise ValueError(f"target {self.target!r} is asynchronous: use create_async_engine")
+        merged = self._merged(url, application_name, options)
+        engine = create_engine(self.url(url), **merged)
+        self._add_checks(engine)
+        return engine
+
+    def create_async_engine(
+        self, url: str | URL, *, application_name: str | None = None, **options: Any
+    ) -> AsyncEngine:
+        """Return an asynchronous engine; otherwise as `create_engine`.
+
+        Raises:
+            ValueError: as `url()`, or the target is synchronous.
+        """
+        # Not at the top: it needs greenlet, which a Lambda function has no use for.
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+
+        if not self.is_async:
+            raise ValueError(f"target {self.target!r} is synchronous: use create_engine")
+        merged = self._merged(url, application_name, options)
+        engine = create_async_engine(self.url(url), **merged)
+        self._add_checks(engine.sync_engine)
+        return engine
+
+    def _merged(
+        self, url: str | URL, application_name: str | None, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        merged = self.engine_options(url, application_name=application_name)
+        merged["connect_args"] |= options.get("connect_args", {})
+        merged |= {k: v for k, v in options.items() if k != "connect_args"}
+        if self.ping_after_idle > 0:
+            merged.pop("pool_pre_ping", None)
+        return merged
+
+    def _add_checks(self, engine: Engine) -> None:
+        if self.retry_connect:
+            event.listen(engine, "do_connect", Connector(self))
+        if self.pool == "queue" and not _is_memory(engine.url):
+            _CheckoutCheck(self, engine.dialect).listen(engine.pool)
+
+    def start(self, engine: Engine) -> int:
+        """Open the connections that `prewarm` and `fail_fast` ask for, and return how many.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: there is no database, and `fail_fast` is set.
+        """
+        opened = 0
+        # Held together: one after the other would give the same connection back each time.
+        with contextlib.ExitStack() as held:
+            try:
+                for _ in range(self._connections_at_start()):
+                    held.enter_context(engine.connect())
+                    opened += 1
+            except DBAPIError:
+                if self.fail_fast:
+                    raise
+        return opened
+
+    async def start_async(self, engine: AsyncEngine) -> int:
+        """As `start`, for an asynchronous engine.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError, OSError: there is no database, and `fail_fast` is set.
+        """
+        opened = 0
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                for _ in range(self._connections_at_start()):
+                    await held.enter_async_context(engine.connect())
+                    opened += 1
+            except (DBAPIError, OSError):
+                if self.fail_fast:
+                    raise
+        return opened
+
+    def _connections_at_start(self) -> int:
+        return max(self.prewarm, int(self.fail_fast))
+
+
+# Field -> lowest and highest allowed value. pool_size 0 would mean "no limit" to SQLAlchemy,
+# max_overflow -1 too; a preset exists to state a limit.
+_RANGES: dict[str, tuple[float, float]] = {
+    "pool_size": (1, 10_000),
+    "max_overflow": (0, 10_000),
+    "pool_timeout": (0, 3_600),
+    "pool_recycle": (-1, 7 * 86_400),
+    "pool_recycle_jitter": (0, 0.5),
+    "ping_after_idle": (0, 3_600),
+    "prewarm": (0, 10_000),
+    "connect_timeout": (1, 300),
+    "statement_timeout": (0, 86_400_000),
+    "idle_in_transaction_session_timeout": (0, 86_400_000),
+    "idle_session_timeout": (0, 86_400_000),
+    "keepalives_idle": (1, 7_200),
+    "keepalives_interval": (1, 7_200),
+    "keepalives_count": (1, 127),
+    "tcp_user_timeout": (0, 3_600_000),
+}
+_FLAGS = (
+    "pool_use_lifo",
+    "pool_pre_ping",
+    "retry_connect",
+    "fail_fast",
+    "transaction_pooling",
+    "echo",
+)
+_FLOATS = ("pool_timeout", "pool_recycle", "pool_recycle_jitter", "ping_after_idle")
+
+
+def _in_range(name: str, value: Any, low: float, high: float) -> None:
+    numeric = isinstance(value, (int, float) if name in _FLOATS else int)
+    if isinstance(value, bool) or not numeric or not low <= value <= high:
+        number = "a number" if name in _FLOATS else "a whole number"
+        raise ValueError(f"{name} must be {number} from {low:g} to {high:g}, not {value!r}")
+
+
+def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value in allowed:
+        return
+    close = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{what} {value!r} is unknown{hint} Allowed: {', '.join(allowed)}")
+
+
+# -- the table ------------------------------------------------------------------------------
+
+_WEB_WHY = (
+    "A long-lived process whose many threads share connections. A checkout waits 10 s at the "
+    "most, so that a full pool becomes a 503 before the load balancer gives up."
+)
+_WARM_WHY = (
+    "One connection per execution environment, kept between invokes. Freezing does not close "
+    "it, so reserved concurrency is the connection ceiling; the server ends the ones that "
+    "stay frozen (idle_session_timeout)."
+)
+_LAMBDA_LIMITS: dict[str, Any] = {
+    # Connect 5 s + statement 10 s leave a 20 s function time to answer.
+    "connect_timeout": 5,
+    "statement_timeout": 10_000,
+    # Shorter than any freeze: a sandbox frozen in a transaction must not hold its locks.
+    "idle_in_transaction_session_timeout": 10_000,
+}
+
+# What holds for a target in every environment.
+_TARGET: dict[str, dict[str, Any]] = {
+    "web": {"why": _WEB_WHY, "pool_timeout": 10.0, "pool_use_lifo": True},
+    "web_async": {
+        "why": "One event loop; a coroutine that waits for a connection costs no thread.",
+        "driver": "asyncpg",
+        "pool_use_lifo": True,
+    },
+    "worker": {
+        "why": "Fewer concurrent tasks than a web process has requests, and they may wait. A "
+        "prefork child runs one task at a time: give it per_task().",
+        "statement_timeout": 120_000,
+        "idle_in_transaction_session_timeout": 60_000,
+    },
+    "lambda": {
+        "why": "No connection outlives an invoke, so a frozen execution environment holds "
+        "none. Every unit of work pays for a connect.",
+        "pool": "null",
+        **_LAMBDA_LIMITS,
+    },
+    "lambda_warm": {
+        "why": _WARM_WHY,
+        "pool_size": 1,
+        "max_overflow": 0,
+        "pool_timeout": 5.0,
+        "pool_recycle": 1800.0,
+        "idle_session_timeout": 300_000,
+        **_LAMBDA_LIMITS,
+    },
+    "lambda_proxy": {
+        "why": "RDS Proxy or PgBouncer keeps the connections; a second pool here would only "
+        "hold its clients' slots. Timeouts belong on the role or the proxy: startup options "
+        "are refused, and SET pins the connection.",
+        "pool": "null",
+        "transaction_pooling": True,
+        **_LAMBDA_LIMITS,
+    },
+    "script": {"why": "Runs once, one unit of work at a time.", "pool": "null"},
+}
+
+# What an environment changes for a target.
+_ENVIRONMENT: dict[str, dict[str, dict[str, Any]]] = {
+    "web": {
+        "dev": {"pool_size": 5, "max_overflow": 10, "echo": True},
+        "staging": {"pool_size": 10, "max_overflow": 10},
+        "prod": {"pool_size": 20, "max_overflow": 10, "pool_recycle": 3600.0},
+        "high_traffic": {"pool_size": 50, "max_overflow": 100, "pool_recycle": 1800.0},
+    },
+    "web_async": {
+        "dev": {"pool_size": 5, "max_overflow": 10, "echo": True},
+        "staging": {"pool_size": 10, "max_overflow": 10},
+        "prod": {"pool_size": 20, "max_overflow": 40, "pool_timeout": 30.0},
+        "high_traffic": {
+            "pool_size": 50,
+            "max_overflow": 100,
+            "pool_timeout": 10.0,
+            "pool_recycle": 1800.0,
+        },
+    },
+    "worker": {
+        "dev": {"pool_size": 2, "max_overflow": 2},
+        "staging": {"pool_size": 5, "max_overflow": 5},
+        "prod": {"pool_size": 5, "max_overflow": 5, "pool_timeout": 30.0, "pool_recycle": 1800.0},
+        "high_traffic": {"pool_size": 5, "max_overflow": 5, "pool_recycle": 900.0},
+    },
+}
+
+
+def preset(target: str, environment: str = "dev") -> EnginePreset:
+    """Return the preset of a target in an environment.
+
+    Raises:
+        ValueError: there is no such target or environment; the message lists them.
+    """
+    _choice("target", target, TARGETS)
+    _choice("environment", environment, ENVIRONMENTS)
+    numbers = _ENVIRONMENT.get(target, {}).get(environment, {})
+    return EnginePreset(target=target, environment=environment, **{**_TARGET[target], **numbers})
+
+
+# -- URLs -----------------------------------------------------------------------------------
+
+# libpq's parameters that asyncpg does not know, and that change nothing there.
+_LIBPQ_ONLY = ("channel_binding", "gssencmode", "sslcompression", "sslrootcert", "keepalives")
+
+
+def _parse_url(url: str | URL) -> URL:
+    if isinstance(url, URL):
+        return url
+    text = url.strip()
+    if text.startswith("postgres://"):  # a spelling SQLAlchemy gave up in 1.4
+        text = "postgresql" + text.removeprefix("postgres")
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        # The cause would print the URL, and so the password.
+        raise ValueError(
+            "not a database URL; wanted driver://user:password@host:port/database"
+        ) from None
+
+
+def _with_driver(url: URL, preset: EnginePreset) -> URL:
+    backend, _, driver = url.drivername.partition("+")
+    _choice("database", backend, tuple(_SYNC_DRIVERS))
+    drivers = _ASYNC_DRIVERS[backend] if preset.is_async else _SYNC_DRIVERS[backend]
+    if not driver:
+        driver = preset.driver if preset.driver in drivers else drivers[0]
+    if driver not in drivers:
+        kind = "asynchronous" if preset.is_async else "synchronous"
+        wanted = ", ".join(f"{backend}+{d}" for d in drivers)
+        raise ValueError(
+            f"driver {backend}+{driver} does not fit the {kind} target {preset.target!r}; "
+            f"use one of: {wanted}"
+        )
+    return _translate_tls(url.set(drivername=f"{backend}+{driver}"), driver)
+
+
+def _translate_tls(url: URL, driver: str) -> URL:
+    """Turn `sslmode` into asyncpg's `ssl` and back."""
+    query = dict(url.query)
+    if driver == "asyncpg":
+        if "sslmode" in query:
+            query["ssl"] = query.pop("sslmode")
+        if "sslrootcert" in query:
+            # asyncpg takes a certificate in an SSLContext only: engine_options makes it.
+            query.pop("ssl", None)
+        query = {k: v for k, v in query.items() if k not in _LIBPQ_ONLY}
+    elif driver in ("psycopg2", "psycopg") and "ssl" in query:
+        query["sslmode"] = query.pop("ssl")
+    return url.set(query=query)
+
+
+def _is_memory(url: URL) -> bool:
+    if url.get_backend_name() != "sqlite":
+        return False
+    return url.database in (None, "", ":memory:") or ":memory:" in str(url.database)
+
+
+# -- what each driver calls its arguments ---------------------------------------------------
+
+
+def _instance() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _application_name(name: str) -> str:
+    # By bytes, and never in the middle of a character.
+    return name.encode()[:APPLICATION_NAME_BYTES].decode(errors="ignore")
+
+
+def _server_timeouts(preset: EnginePreset) -> dict[str, str]:
+    timeouts = {
+        "statement_timeout": preset.statement_timeout,
+        "idle_in_transaction_session_timeout": preset.idle_in_transaction_session_timeout,
+        "idle_session_timeout": preset.idle_session_timeout,
+    }
+    return {name: str(value) for name, value in timeouts.items() if value}
+
+
+def _libpq(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
+    """psycopg2 and psycopg: libpq's connection parameters (PostgreSQL, 32.1.2)."""
+    arguments: dict[str, Any] = {
+        "connect_timeout": preset.connect_timeout,
+        "keepalives": 1,
+        "keepalives_idle": preset.keepalives_idle,
+        "keepalives_interval": preset.keepalives_interval,
+        "keepalives_count": preset.keepalives_count,
+        "tcp_user_timeout": preset.tcp_user_timeout,
+        "application_name": name,
+    }
+    if not preset.transaction_pooling:
+        settings = [f"-c {k}={v}" for k, v in _server_timeouts(preset).items()]
+        if settings and "options" not in url.query:
+            arguments["options"] = " ".join(settings)
+    return arguments
+
+
+def _psycopg(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
+    arguments = _libpq(preset, url, name)
+    if preset.transaction_pooling:
+        arguments["prepare_threshold"] = None  # never prepare by name
+    return arguments
+
+
+def _asyncpg(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
+    """asyncpg.connect: server settings by name; its TCP options are set on the socket."""
+    settings = {"application_name": name}
+    arguments: dict[str, Any] = {"timeout": preset.connect_timeout, "server_settings": settings}
+    if "sslrootcert" in url.query:
+        arguments["ssl"] = _tls_context(url)
+    if preset.transaction_pooling:
+        arguments["statement_cache_size"] = 0
+        arguments["prepared_statement_cache_size"] = 0  # SQLAlchemy's own
+        arguments["prepared_statement_name_func"] = _unnamed
+    else:
+        settings.update(_server_timeouts(preset))
+    return arguments
+
+
+def _unnamed() -> str:
+    return ""
+
+
+def _tls_context(url: URL) -> ssl.SSLContext:
+    certificate = str(url.query["sslrootcert"])
+    mode = url.query.get("sslmode", url.query.get("ssl", "verify-full"))
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = mode == "verify-full"
+    return context
+
+
+def _mysql_timeouts(preset: EnginePreset) -> str:
+    # One command for both servers: MySQL runs what stands in /*!50708 */ (MariaDB passes
+    # over versions from 50700), MariaDB alone runs what stands in /*M! */.
+    seconds = preset.statement_timeout / 1000
+    transaction = preset.idle_in_transaction_session_timeout // 1000
+    return (
+        "SET SESSION lock_wait_timeout = 50"
+        f" /*!50708 , SESSION max_execution_time = {preset.statement_timeout} */"
+        f" /*M! , SESSION max_statement_time = {seconds:g} */"
+        f" /*M!100301 , SESSION idle_transaction_timeout = {transaction} */"
+    )
+
+
+def _pymysql(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "connect_timeout": preset.connect_timeout,
+        "program_name": name,  # performance_schema.session_connect_attrs
+    }
+    if preset.statement_timeout:
+        # The server's own limit should strike first, so that its error is the one seen.
+        longest = preset.statement_timeout // 1000 + 5
+        arguments |= {"read_timeout": longest, "write_timeout": longest}
+    if not preset.transaction_pooling:
+        arguments["init_command"] = _mysql_timeouts(preset)
+    return arguments
+
+
+def _mysqlclient(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
+    # mysqlclient has no argument for the program's name.
+    arguments = _pymysql(preset, url, name)
+    return {k: v for k, v in arguments.items() if k != "program_name"}
+
+
+def _asyncmy(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
+    arguments = _pymysql(preset, url, name)
+    return {k: v for k, v in arguments.items() if k != "write_timeout"}
+
+
+def _sqlite(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
+    # The pool hands a connection to any thread, one at a time.
+    return {"timeout": float(preset.connect_timeout), "check_same_thread": False}
+
+
+_DRIVERS: dict[str, Callable[[EnginePreset, URL, str], dict[str, Any]]] = {
+    "psycopg2": _libpq,
+    "psycopg": _psycopg,
+    "asyncpg": _asyncpg,
+    "pymysql": _pymysql,
+    "mysqldb": _mysqlclient,
+    "asyncmy": _asyncmy,
+    "pysqlite": _sqlite,
+    "aiosqlite": _sqlite,
+}
+_SYNC_DRIVERS = {
+    "postgresql": ("psycopg2", "psycopg"),
+    "mysql": ("pymysql", "mysqldb"),
+    "mariadb": ("pymysql", "mysqldb"),
+    "sqlite": ("pysqlite",),
+}
+_ASYNC_DRIVERS = {
+    "postgresql": ("asyncpg", "psycopg"),
+    "mysql": ("asyncmy",),
+    "mariadb": ("asyncmy",),
+    "sqlite": ("aiosqlite",),
+}
+
+
+# -- what SQLAlchemy's pools do not do by themselves ----------------------------------------
+
+
+def classify_connect_failure(error: BaseException) -> ConnectFailure | None:
+    """Say why opening a connection failed, where trying again can help; else None.
+
+    psycopg2 and psycopg carry no SQLSTATE on a failed connect, so the server's English
+    messages decide there (PostgreSQL, Appendix A; a server with another lc_messages is not
+    recognised, and the first error stands).
+    """
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if state in _BY_SQLSTATE:
+        return _BY_SQLSTATE[state]
+    code = error.args[0] if error.args else None
+    if isinstance(code, int):
+        return _BY_MYSQL_ERROR.get(code)
+    message = str(error)
+    for text, failure in _BY_MESSAGE:
+        if text in message:
+            return failure
+    return None
+
+
+_BY_SQLSTATE: dict[str, ConnectFailure] = {
+    "53300": "full",
+    "57P03": "starting",
+    "28P01": "authentication",
+    "28000": "authentication",
+}
+_BY_MYSQL_ERROR: dict[int, ConnectFailure] = {
+    1040: "full",
+    1203: "full",
+    1045: "authentication",
+}
+_BY_MESSAGE: tuple[tuple[str, ConnectFailure], ...] = (
+    ("too many clients", "full"),
+    ("remaining connection slots are reserved", "full"),
+    ("too many connections for", "full"),
+    ("no more connections allowed", "full"),  # PgBouncer, max_client_conn
+    ("database system is starting up", "starting"),
+    ("not yet accepting connections", "starting"),
+    ("database system is in recovery mode", "starting"),
+    ("database system is shutting down", "starting"),
+    ("password authentication failed", "authentication"),
+    ("PAM authentication failed", "authentication"),  # RDS, an IAM token that has expired
+)
+
+
+class Connector:
+    """A `do_connect` listener that is patient with a server that is full or starting up.
+
+    Between attempts it sleeps for a random time up to a bound that doubles ("full jitter",
+    Exponential Backoff and Jitter, AWS Architecture Blog, 2015), so that a fleet that was
+    refused together does not come back together.
+    """
+
+    first_delay = 0.05  # s
+    longest_delay = 1.0  # s
+
+    def __init__(self, preset: EnginePreset) -> None:
+        self.budget = float(preset.connect_timeout)  # s
+
+    def __call__(
+        self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
+    ) -> Any:
+        """Open a DB-API connection, or raise the last error once the budget is spent."""
+        deadline = time.monotonic() + self.budget
+        bound = self.first_delay
+        while True:
+            try:
+                return dialect.connect(*cargs, **cparams)
+            except Exception as error:
+                delay = random.uniform(0, bound)
+                late = time.monotonic() + delay >= deadline
+                if late or classify_connect_failure(error) not in ("full", "starting"):
+                    raise
+            _sleep(dialect, delay)
+            bound = min(bound * 2, self.longest_delay)
+
+
+def _sleep(dialect: Dialect, seconds: float) -> None:
+    if not dialect.is_async:
+        time.sleep(seconds)
+        return
+    import asyncio  # noqa: PLC0415  (a Lambda function has no event loop)
+
+    from sqlalchemy.util import await_only  # noqa: PLC0415
+
+    await_only(asyncio.sleep(seconds))
+
+
+# Keys in ConnectionPoolEntry.info, which SQLAlchemy empties when it reconnects.
+_LAST_USED = "poolkit.last_used"
+_EXPIRES = "poolkit.expires"
+_POLLER = "poolkit.poller"
+
+
+class _CheckoutCheck:
+    """Pool listeners that ask whether a connection is still good and young enough.
+
+    A server that ends a session says so on the socket: a backend that was terminated, a
+    restart, an idle timeout. So a poll that finds nothing to read costs about a microsecond
+    and rules those out. What it cannot see is a peer that vanished without a word; that is
+    what the ping after `ping_after_idle` seconds is for.
+
+    Times are wall-clock times: a frozen virtual machine's monotonic clock may stand still.
+    """
+
+    def __init__(self, preset: EnginePreset, dialect: Dialect) -> None:
+        self.preset = preset
+        self.dialect = dialect
+        self.recycle = preset.pool_recycle
+        self.checks = preset.pool_pre_ping and preset.ping_after_idle > 0
+
+    def listen(self, pool: Pool) -> None:
+        event.listen(pool, "connect", self.on_connect)
+        if self.checks:
+            event.listen(pool, "checkin", self.on_checkin)
+        if self.checks or self.recycle >= 0:
+            event.listen(pool, "checkout", self.on_checkout)
+
+    def on_connect(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        now = time.time()
+        info = record.info
+        info[_LAST_USED] = now
+        early = random.uniform(0, self.preset.pool_recycle_jitter)
+        info[_EXPIRES] = now + self.recycle * (1 - early) if self.recycle >= 0 else float("inf")
+        plug = _socket_of(connection)
+        if plug is not None:
+            _keep_alive(plug, self.preset)
+        info[_POLLER] = _poller(connection, plug)
+
+    def on_checkin(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_LAST_USED] = time.time()
+
+    def on_checkout(self, connection: Any, record: ConnectionPoolEntry, proxy: Any) -> None:
+        info = record.info
+        now = time.time()
+        if now >= info[_EXPIRES]:
+            raise DisconnectionError("connection is older than pool_recycle")
+        if not self.checks:
+            return
+        idle = now - info[_LAST_USED]
+        # A negative idle time means that the clock was set back: not known, so ask.
+        if 0 <= idle < self.preset.ping_after_idle and _is_quiet(connection, info):
+            return
+        self._ping(connection)
+
+    def _ping(self, connection: Any) -> None:
+        try:
+            self.dialect.do_ping(connection)
+        except self.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError(f"connection did not answer a ping: {error}") from error
+
+
+def _is_quiet(connection: Any, info: MutableMapping[Any, Any]) -> bool:
+    """Nothing to read on the connection's socket: no farewell from the server."""
+    poller = info[_POLLER]
+    if poller is None:
+        return False
+    is_closed = getattr(connection.driver_connection, "is_closed", None)
+    if is_closed is not None and is_closed():  # asyncpg has seen the end already
+        return False
+    return not poller.poll(0)
+
+
+def _poller(connection: Any, plug: Any) -> Any:
+    """Return a poll object on the connection's socket, or None where there is no socket."""
+    fileno = getattr(connection, "fileno", None) or getattr(plug, "fileno", None)
+    if fileno is None or not hasattr(select, "poll"):  # Windows has no poll
+        return None
+    poller = select.poll()
+    poller.register(fileno(), select.POLLIN)
+    return poller
+
+
+def _socket_of(connection: Any) -> Any:
+    """Return the Python socket of a driver that has no TCP arguments of its own, or None."""
+    driver = connection.driver_connection if hasattr(connection, "driver_connection") else None
+    transport = getattr(driver, "_transport", None)  # asyncpg
+    if transport is not None:
+        return transport.get_extra_info("socket")
+    return getattr(connection, "_sock", None)  # PyMySQL
+
+
+def _keep_alive(plug: Any, preset: EnginePreset) -> None:
+    """Set on a socket what libpq sets by connection parameters."""
+    options = {
+        "TCP_KEEPIDLE": preset.keepalives_idle,
+        "TCP_KEEPINTVL": preset.keepalives_interval,
+        "TCP_KEEPCNT": preset.keepalives_count,
+        "TCP_USER_TIMEOUT": preset.tcp_user_timeout,
+    }
+    if plug.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options.items():
+        if hasattr(socket, name):  # macOS lacks two of them
+            plug.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
