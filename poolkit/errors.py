@@ -4,7 +4,15 @@
     ├── ConfigurationError (ValueError)      a setting is missing, wrong or unsafe
     ├── CredentialsError                     a password or token could not be fetched
     ├── PoolExhausted (TimeoutError)         no connection became free within pool_timeout
-    └── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
+    ├── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
+    └── LocalStackError                      the embedded stack cannot start or keep running
+        ├── StateDirectoryError              a directory cannot be made, written or reached
+        ├── BinaryMissingError               a server's program is missing or does not run
+        ├── UnprivilegedAccountError         root has no other account to run a server under
+        ├── PortInUseError                   somebody else listens on the port asked for
+        ├── ServerStartError                 a server ended, or refused, before it was ready
+        ├── NotReadyError (TimeoutError)     a process did not become ready in time
+        └── ProcessEndedError                a process ended though nobody asked it to
 
 Each also is what callers already catch where Python has a word for it. The preset file
 raises plain `ValueError`, because it works alone.
@@ -37,3 +45,38 @@ class DatabaseUnavailable(PoolkitError, ConnectionError):
 
     retry_after = 5
     """Seconds after which trying again makes sense: a restart or failover takes longer."""
+
+
+# The embedded stack (poolkit.local).
+
+
+class LocalStackError(PoolkitError):
+    """The embedded stack could not be started or kept running."""
+
+
+class StateDirectoryError(LocalStackError):
+    """A directory of the stack cannot be made, written to or reached."""
+
+
+class BinaryMissingError(LocalStackError):
+    """A server's program is not installed, or cannot be run here."""
+
+
+class UnprivilegedAccountError(LocalStackError):
+    """Root has no other account to run a server under."""
+
+
+class PortInUseError(LocalStackError):
+    """Somebody else listens on the port that was asked for."""
+
+
+class ServerStartError(LocalStackError):
+    """A server ended, or refused, before it was ready."""
+
+
+class NotReadyError(LocalStackError, TimeoutError):
+    """A process did not become ready in time."""
+
+
+class ProcessEndedError(LocalStackError):
+    """A supervised process ended though nobody asked it to."""
