@@ -4,6 +4,7 @@
     ├── ConfigurationError (ValueError)      a setting is missing, wrong or unsafe
     ├── CredentialsError                     a password or token could not be fetched
     ├── PoolExhausted (TimeoutError)         no connection became free within pool_timeout
+    ├── StatementTimeout (TimeoutError)      a statement took longer than statement_timeout
     ├── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
     └── LocalStackError                      the embedded stack cannot start or keep running
         ├── StateDirectoryError              a directory cannot be made, written or reached
@@ -38,6 +39,13 @@ class PoolExhausted(PoolkitError, TimeoutError):
 
     retry_after = 1
     """Seconds after which trying again makes sense: connections come back all the time."""
+
+
+class StatementTimeout(PoolkitError, TimeoutError):
+    """The server ended a statement that took longer than `statement_timeout`."""
+
+    retry_after = 1
+    """Seconds after which trying again makes sense: most often it waited for a lock."""
 
 
 class DatabaseUnavailable(PoolkitError, ConnectionError):

@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import os
 import random
 import select
 import socket
-import ssl
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -34,6 +32,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, StaticPool
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping, MutableMapping
 
     from sqlalchemy.engine import Dialect, Engine
@@ -365,6 +364,8 @@ def _in_range(name: str, value: Any, low: float, high: float) -> None:
 def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value in allowed:
         return
+    import difflib  # noqa: PLC0415  (only a mistake needs it, and every import needs time)
+
     close = difflib.get_close_matches(str(value), allowed, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"{what} {value!r} is unknown{hint} Allowed: {', '.join(allowed)}")
@@ -593,6 +594,8 @@ def _unnamed() -> str:
 
 
 def _tls_context(url: URL) -> ssl.SSLContext:
+    import ssl  # noqa: PLC0415  (libpq brings its own)
+
     certificate = str(url.query["sslrootcert"])
     mode = url.query.get("sslmode", url.query.get("ssl", "verify-full"))
     context = ssl.create_default_context(cafile=certificate)

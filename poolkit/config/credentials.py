@@ -1,0 +1,182 @@
+"""Who connects: user and password, fetched when a connection is opened.
+
+An engine lives for hours, a password may be rotated and an IAM token is good for 15
+minutes; so neither is part of the engine. boto3 is imported in the two functions that
+call AWS, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from poolkit.errors import CredentialsError
+
+if TYPE_CHECKING:
+    from poolkit.config.settings import Settings
+
+SECRET_TTL = 300.0
+"""Seconds that a secret is kept. A rotation does not wait for it: a refused password is
+fetched anew at once."""
+
+TOKEN_TTL = 600.0
+"""Seconds that an IAM token is used: it is valid for 15 minutes (Amazon RDS User Guide,
+"IAM database authentication"), and a connect takes its time too."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A user and a password; the password is not in `repr`."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+class CredentialSource(Protocol):
+    """Where credentials come from. Methods may be called by many threads at once."""
+
+    def cached(self) -> Credentials | None:
+        """Return what is known and still good, without any waiting."""
+
+    def fetch(self) -> Credentials:
+        """Return what is good now, asking AWS if need be; raises CredentialsError."""
+
+    def renew(self, refused: Credentials) -> Credentials | None:
+        """Return others than the refused ones, or None if there are none."""
+
+
+def source_for(settings: Settings) -> CredentialSource | None:
+    """Return the source that the settings name; None where the URL has the password."""
+    if settings.credentials == "secret":
+        assert settings.secret_arn is not None  # noqa: S101  (Settings has checked)
+        return SecretsManagerCredentials(settings.secret_arn)
+    if settings.credentials == "iam":
+        url = settings.url
+        return IamTokenCredentials(str(url.host), url.port or 5432, str(url.username))
+    return None
+
+
+class _Cache:
+    """Credentials with an end; one thread fetches while the others wait for its result."""
+
+    ttl = SECRET_TTL  # s
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._current: Credentials | None = None
+        self._good_until = 0.0
+
+    def cached(self) -> Credentials | None:
+        current = self._current
+        return current if time.time() < self._good_until else None
+
+    def fetch(self) -> Credentials:
+        with self._lock:
+            return self.cached() or self._keep(self._load())
+
+    def _keep(self, credentials: Credentials) -> Credentials:
+        self._current = credentials
+        self._good_until = time.time() + self.ttl
+        return credentials
+
+    def _load(self) -> Credentials:
+        raise AssertionError("a subclass loads")  # pragma: no cover
+
+
+class SecretsManagerCredentials(_Cache):
+    """A secret in the JSON that RDS manages: `{"username": ..., "password": ...}`."""
+
+    def __init__(self, arn: str, *, ttl: float = SECRET_TTL) -> None:
+        super().__init__()
+        self.arn = arn
+        self.ttl = ttl
+        self._client: Any = None
+
+    def renew(self, refused: Credentials) -> Credentials | None:
+        """Drop the refused credentials and fetch others.
+
+        A rotation changes the password in the database before it moves the label AWSCURRENT
+        (AWS Secrets Manager User Guide, "Lambda rotation functions"): in between, the new
+        password is the one labelled AWSPENDING.
+        """
+        with self._lock:
+            if self._current is not None and self._current != refused:
+                return self._current  # another thread was here first
+            for stage in ("AWSCURRENT", "AWSPENDING"):
+                found = self._load_stage(stage, required=stage == "AWSCURRENT")
+                if found is not None and found != refused:
+                    return self._keep(found)
+            return None
+
+    def _load(self) -> Credentials:
+        found = self._load_stage("AWSCURRENT", required=True)
+        assert found is not None  # noqa: S101  (required)
+        return found
+
+    def _load_stage(self, stage: str, *, required: bool) -> Credentials | None:
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        try:
+            client = self._secrets_manager()
+            answer = client.get_secret_value(SecretId=self.arn, VersionStage=stage)
+        except (BotoCoreError, ClientError) as error:
+            if not required:
+                return None  # no rotation is under way
+            raise CredentialsError(f"secret {self.arn} could not be read: {error}") from error
+        return self._parsed(answer.get("SecretString", ""))
+
+    def _parsed(self, text: str) -> Credentials:
+        try:
+            secret = json.loads(text)
+            return Credentials(secret["username"], secret["password"])
+        except (ValueError, KeyError, TypeError):
+            # Not "from": the cause would carry the secret's text.
+            raise CredentialsError(
+                f"secret {self.arn} must be a JSON object with username and password"
+            ) from None
+
+    def _secrets_manager(self) -> Any:
+        if self._client is None:
+            import boto3  # noqa: PLC0415
+            from botocore.config import Config  # noqa: PLC0415
+
+            region = self.arn.split(":")[3] if self.arn.startswith("arn:") else None
+            # What does not come within seconds will not come: the caller has a timeout too.
+            patience = Config(connect_timeout=2, read_timeout=3, retries={"max_attempts": 2})
+            self._client = boto3.client("secretsmanager", region_name=region, config=patience)
+        return self._client
+
+
+class IamTokenCredentials(_Cache):
+    """A token that RDS takes for a password, signed here without asking AWS."""
+
+    ttl = TOKEN_TTL
+
+    def __init__(self, host: str, port: int, user: str) -> None:
+        super().__init__()
+        self.host = host
+        self.port = port
+        self.user = user
+
+    def renew(self, refused: Credentials) -> Credentials | None:
+        """Sign a new token, once: the refused one may have expired while frozen."""
+        with self._lock:
+            if self._current is not None and self._current != refused:
+                return self._current
+            fresh = self._load()
+            return self._keep(fresh) if fresh != refused else None
+
+    def _load(self) -> Credentials:
+        import boto3  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        try:
+            token = boto3.client("rds").generate_db_auth_token(self.host, self.port, self.user)
+        except (BotoCoreError, ClientError) as error:
+            raise CredentialsError(
+                f"no IAM token for {self.user} at {self.host}: {error}"
+            ) from error
+        return Credentials(self.user, token)

@@ -1,0 +1,154 @@
+"""Settings and a preset become an Engine or an AsyncEngine."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event, exc
+
+from poolkit.config.credentials import source_for
+from poolkit.config.metrics import PoolMetrics, measured
+from poolkit.config.presets import Connector, classify_connect_failure
+from poolkit.config.session import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from poolkit.config.credentials import Credentials, CredentialSource
+    from poolkit.config.settings import Settings
+
+
+def make_engine(settings: Settings, metrics: PoolMetrics | None = None) -> Engine:
+    """Return the engine of a synchronous target; it opens no connection.
+
+    Args:
+        settings: as read by `Settings.from_environ`.
+        metrics: counts what the pool does, if given.
+
+    Raises:
+        ValueError: the target is asynchronous.
+    """
+    preset = settings.preset
+    options = _measured_pool(settings, metrics)
+    engine = preset.create_engine(
+        settings.url, application_name=settings.application_name(), **options
+    )
+    _listen(engine, settings, metrics)
+    return engine
+
+
+def make_async_engine(settings: Settings, metrics: PoolMetrics | None = None) -> AsyncEngine:
+    """Return the engine of an asynchronous target; otherwise as `make_engine`.
+
+    Raises:
+        ValueError: the target is synchronous.
+    """
+    preset = settings.preset
+    options = _measured_pool(settings, metrics)
+    engine = preset.create_async_engine(
+        settings.url, application_name=settings.application_name(), **options
+    )
+    _listen(engine.sync_engine, settings, metrics)
+    return engine
+
+
+def start_engine(engine: Engine, settings: Settings) -> int:
+    """Open the connections that the preset asks for at start, and return how many.
+
+    Raises:
+        DatabaseUnavailable: there is no database, and the preset says `fail_fast`.
+    """
+    try:
+        return settings.preset.start(engine)
+    except (exc.DBAPIError, OSError) as error:
+        raise translate(error) or error from error
+
+
+async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
+    """As `start_engine`, for an asynchronous engine."""
+    try:
+        return await settings.preset.start_async(engine)
+    except (exc.DBAPIError, OSError) as error:
+        raise translate(error) or error from error
+
+
+def _measured_pool(settings: Settings, metrics: PoolMetrics | None) -> dict[str, Any]:
+    if metrics is None:
+        return {}
+    options = settings.preset.engine_options(settings.url)
+    return {"poolclass": measured(options["poolclass"], metrics)}
+
+
+def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> None:
+    source = source_for(settings)
+    if metrics is not None:
+        metrics.listen(engine.pool)
+    if metrics is not None or source is not None:
+        # First, and it returns a connection: the preset's own listener is not asked.
+        opener = _Opener(settings, source, metrics)
+        event.listen(engine, "do_connect", opener, insert=True)
+
+
+class _Opener:
+    """A `do_connect` listener: credentials, patience with a full server, and the time taken."""
+
+    def __init__(
+        self, settings: Settings, source: CredentialSource | None, metrics: PoolMetrics | None
+    ) -> None:
+        patient = settings.preset.retry_connect
+        self.connect: Any = Connector(settings.preset) if patient else _connect_once
+        self.source = source
+        self.metrics = metrics
+
+    def __call__(
+        self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
+    ) -> Any:
+        began = perf_counter()
+        failed = True
+        try:
+            connection = self._open(dialect, record, cargs, cparams)
+            failed = False
+        finally:
+            if self.metrics is not None:
+                self.metrics.connected(perf_counter() - began, failed=failed)
+        return connection
+
+    def _open(
+        self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
+    ) -> Any:
+        source = self.source
+        if source is None:
+            return self.connect(dialect, record, cargs, cparams)
+        credentials = source.cached() or _off_the_loop(dialect, source.fetch)
+        try:
+            return self.connect(dialect, record, cargs, cparams | _login(credentials))
+        except Exception as error:
+            if classify_connect_failure(error) != "authentication":
+                raise
+            renewed = _off_the_loop(dialect, lambda: source.renew(credentials))
+            if renewed is None:
+                raise
+        return self.connect(dialect, record, cargs, cparams | _login(renewed))
+
+
+def _connect_once(dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> Any:
+    return dialect.connect(*cargs, **cparams)
+
+
+def _login(credentials: Credentials) -> dict[str, str]:
+    return {"user": credentials.user, "password": credentials.password}
+
+
+def _off_the_loop(dialect: Dialect, ask: Callable[[], Any]) -> Any:
+    """Ask AWS; in a thread where waiting here would stop an event loop."""
+    if not dialect.is_async:
+        return ask()
+    import asyncio  # noqa: PLC0415  (a Lambda function has no event loop)
+
+    from sqlalchemy.util import await_only  # noqa: PLC0415
+
+    return await_only(asyncio.to_thread(ask))

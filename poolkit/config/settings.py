@@ -1,0 +1,294 @@
+"""Settings: what the environment variables say, read once, checked, frozen.
+
+| variable | meaning |
+|---|---|
+| `POOLKIT_TARGET` | which preset; each deployable has a default |
+| `POOLKIT_ENVIRONMENT` | `dev` (default), `staging`, `prod`, `high_traffic` |
+| `POOLKIT_INSTANCE` | the instance part of `application_name`; default: host and process id |
+| `POOLKIT_<FIELD>` | any field of the preset, such as `POOLKIT_POOL_SIZE` |
+| `DATABASE_URL` | everything in one URL |
+| `DATABASE_SECRET_ARN` | user and password from AWS Secrets Manager |
+| `DATABASE_IAM_AUTH` | `true`: an RDS IAM token as the password of `DATABASE_USER` |
+| `DATABASE_HOST`, `_PORT`, `_NAME`, `_USER`, `_SSLMODE`, `_SSLROOTCERT` | with the last two |
+
+Exactly one of `DATABASE_URL`, `DATABASE_SECRET_ARN` and `DATABASE_IAM_AUTH` is set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from sqlalchemy.engine import URL
+
+from poolkit.config.presets import EnginePreset, preset
+from poolkit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CredentialKind: TypeAlias = Literal["url", "secret", "iam"]
+
+_PREFIX = "POOLKIT_"
+_OWN = ("POOLKIT_TARGET", "POOLKIT_ENVIRONMENT", "POOLKIT_INSTANCE")
+_NOT_OVERRIDABLE = {"target", "environment", "why"}
+_OVERRIDABLE = {
+    _PREFIX + field.name.upper(): field.name
+    for field in dataclasses.fields(EnginePreset)
+    if field.name not in _NOT_OVERRIDABLE
+}
+_TLS_MODES = ("require", "verify-ca", "verify-full")
+_SSL_MODES = ("disable", "allow", "prefer", *_TLS_MODES)
+# Passwords from tutorials and compose files: whoever scans for databases tries these first.
+_SAMPLE_PASSWORDS = frozenset(
+    {"admin", "changeme", "example", "letmein", "mysecretpassword", "pass", "passwd", "password"}
+    | {"postgres", "root", "secret", "test", "123456", "12345678"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where the database is, who connects, and with which preset.
+
+    `repr` shows no password: SQLAlchemy's URL masks its own, and nothing else holds one.
+    """
+
+    preset: EnginePreset
+    url: URL
+    credentials: CredentialKind = "url"
+    secret_arn: str | None = None
+    instance: str | None = None
+
+    @classmethod
+    def from_environ(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        default_target: str = "web",
+        allowed_targets: Sequence[str] = (),
+    ) -> Settings:
+        """Read the variables above; nothing else in the kit reads them.
+
+        Args:
+            environ: by default the process's own.
+            default_target: where `POOLKIT_TARGET` is not set.
+            allowed_targets: the targets that this deployable can be; empty: any.
+
+        Raises:
+            ConfigurationError: a variable is missing, wrong or, outside dev, unsafe.
+        """
+        environ = os.environ if environ is None else environ
+        chosen = _preset(environ, default_target, allowed_targets)
+        kind = _credential_kind(environ)
+        url = _database_url(environ, chosen) if kind == "url" else _url_of_parts(environ, kind)
+        url = _checked_driver(url, chosen)
+        settings = cls(
+            preset=chosen,
+            url=url,
+            credentials=kind,
+            secret_arn=environ.get("DATABASE_SECRET_ARN") or None,
+            instance=_instance(environ),
+        )
+        settings.refuse_unsafe()
+        return settings
+
+    @property
+    def target(self) -> str:
+        """The target, such as `web`."""
+        return self.preset.target
+
+    @property
+    def environment(self) -> str:
+        """The environment, such as `prod`."""
+        return self.preset.environment
+
+    def application_name(self) -> str:
+        """Return `<target>:<instance>`; the server cuts it to 63 bytes.
+
+        Computed at each call, because a process id read before a fork is the parent's.
+        """
+        instance = self.instance or f"{socket.gethostname()}-{os.getpid()}"
+        return f"{self.target}:{instance}"
+
+    def refuse_unsafe(self) -> None:
+        """Raise ConfigurationError for what must not run outside dev."""
+        if self.credentials == "iam" and not _has_tls(self.url):
+            raise ConfigurationError(
+                "DATABASE_SSLMODE must be require, verify-ca or verify-full with "
+                "DATABASE_IAM_AUTH: RDS accepts a token over TLS only"
+            )
+        if self.environment == "dev" or self.url.get_backend_name() == "sqlite":
+            return
+        where = f"POOLKIT_ENVIRONMENT={self.environment}"
+        if not _has_tls(self.url) and not _is_loopback(self.url.host):
+            raise ConfigurationError(
+                f"the connection to {self.url.host} has no TLS, which {where} refuses; "
+                "add sslmode=require (or verify-full with sslrootcert) to DATABASE_URL"
+            )
+        if self.credentials == "url" and str(self.url.password or "") in _SAMPLE_PASSWORDS:
+            raise ConfigurationError(
+                f"DATABASE_URL has a sample password, which {where} refuses; set a generated one"
+            )
+
+
+# -- the preset -----------------------------------------------------------------------------
+
+
+def _preset(environ: Mapping[str, str], default: str, allowed: Sequence[str]) -> EnginePreset:
+    target = environ.get("POOLKIT_TARGET") or default
+    environment = environ.get("POOLKIT_ENVIRONMENT") or "dev"
+    try:
+        base = preset(target, environment)
+    except ValueError as error:
+        raise ConfigurationError(f"POOLKIT_TARGET or POOLKIT_ENVIRONMENT: {error}") from None
+    if allowed and target not in allowed:
+        raise ConfigurationError(
+            f"POOLKIT_TARGET={target} does not run here; allowed: {', '.join(allowed)}"
+        )
+    return _overridden(base, environ)
+
+
+def _overridden(base: EnginePreset, environ: Mapping[str, str]) -> EnginePreset:
+    changes = {}
+    for variable, text in environ.items():
+        if not variable.startswith(_PREFIX) or variable in _OWN:
+            continue
+        field = _OVERRIDABLE.get(variable)
+        if field is None:
+            _refuse_near_miss(variable)
+        else:
+            changes[field] = _parsed(variable, text, getattr(base, field))
+    try:
+        return base.replace(**changes)
+    except ValueError as error:
+        named = [f"{_PREFIX}{f.upper()}" for f in changes if f in str(error)]
+        raise ConfigurationError(f"{' and '.join(named)}: {error}") from None
+
+
+def _refuse_near_miss(variable: str) -> None:
+    import difflib  # noqa: PLC0415  (only a mistake needs it, and every import needs time)
+
+    # Not every unknown name: Kubernetes adds POOLKIT_PORT and the like for a service
+    # that is called poolkit.
+    close = difflib.get_close_matches(variable, [*_OVERRIDABLE, *_OWN], n=1, cutoff=0.85)
+    if close:
+        raise ConfigurationError(f"{variable} is not a setting; did you mean {close[0]}?")
+
+
+def _parsed(variable: str, text: str, current: Any) -> Any:
+    """Read a variable as the type that the preset's own value has."""
+    text = text.strip()
+    try:
+        if isinstance(current, bool):
+            return _parsed_flag(text)
+        if isinstance(current, int):
+            return int(text)
+        return float(text) if isinstance(current, float) else text
+    except ValueError:
+        wanted = {bool: "true or false", int: "a whole number"}.get(type(current), "a number")
+        raise ConfigurationError(f"{variable} must be {wanted}, not {text!r}") from None
+
+
+def _parsed_flag(text: str) -> bool:
+    lowered = text.lower()
+    if lowered in {"1", "true", "yes", "on"}:
+        return True
+    if lowered in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError(text)
+
+
+# -- the database ---------------------------------------------------------------------------
+
+
+def _credential_kind(environ: Mapping[str, str]) -> CredentialKind:
+    iam = environ.get("DATABASE_IAM_AUTH") or "false"
+    ways: dict[str, CredentialKind] = {}
+    if environ.get("DATABASE_URL"):
+        ways["DATABASE_URL"] = "url"
+    if environ.get("DATABASE_SECRET_ARN"):
+        ways["DATABASE_SECRET_ARN"] = "secret"  # noqa: S105  (a word, not a password)
+    if _parsed("DATABASE_IAM_AUTH", iam, current=False):
+        ways["DATABASE_IAM_AUTH"] = "iam"
+    if len(ways) == 1:
+        return next(iter(ways.values()))
+    found = f"found {' and '.join(ways)}" if ways else "found none"
+    raise ConfigurationError(
+        "set exactly one of DATABASE_URL, DATABASE_SECRET_ARN and DATABASE_IAM_AUTH=true; " + found
+    )
+
+
+def _database_url(environ: Mapping[str, str], chosen: EnginePreset) -> URL:
+    try:
+        return chosen.url(environ["DATABASE_URL"])
+    except ValueError as error:
+        raise ConfigurationError(f"DATABASE_URL: {error}") from None
+
+
+def _url_of_parts(environ: Mapping[str, str], kind: CredentialKind) -> URL:
+    needed = ["DATABASE_HOST", "DATABASE_NAME"] + (["DATABASE_USER"] if kind == "iam" else [])
+    missing = [name for name in needed if not environ.get(name)]
+    if missing:
+        way = "DATABASE_IAM_AUTH" if kind == "iam" else "DATABASE_SECRET_ARN"
+        raise ConfigurationError(f"{way} also needs {' and '.join(missing)}")
+    return URL.create(
+        "postgresql",
+        username=environ.get("DATABASE_USER") or None,
+        host=environ["DATABASE_HOST"],
+        port=_port(environ),
+        database=environ["DATABASE_NAME"],
+        query=_tls_query(environ),
+    )
+
+
+def _port(environ: Mapping[str, str]) -> int:
+    port = int(_parsed("DATABASE_PORT", environ.get("DATABASE_PORT") or "5432", 0))
+    if not 1 <= port <= 65_535:
+        raise ConfigurationError(f"DATABASE_PORT must be from 1 to 65535, not {port}")
+    return port
+
+
+def _tls_query(environ: Mapping[str, str]) -> dict[str, str]:
+    certificate = environ.get("DATABASE_SSLROOTCERT") or ""
+    mode = environ.get("DATABASE_SSLMODE") or ("verify-full" if certificate else "require")
+    if mode not in _SSL_MODES:
+        raise ConfigurationError(
+            f"DATABASE_SSLMODE {mode!r} is unknown; allowed: {', '.join(_SSL_MODES)}"
+        )
+    return {"sslmode": mode} | ({"sslrootcert": certificate} if certificate else {})
+
+
+def _checked_driver(url: URL, chosen: EnginePreset) -> URL:
+    """Return the URL as configured, once it is known that a driver can take it."""
+    try:
+        chosen.url(url)
+    except ValueError as error:
+        raise ConfigurationError(f"DATABASE_URL: {error}") from None
+    return url
+
+
+def _has_tls(url: URL) -> bool:
+    query = url.query
+    mode = query.get("sslmode", query.get("ssl"))
+    if mode is not None:
+        return mode in _TLS_MODES
+    return any(name.startswith("ssl") for name in query)  # MySQL's ssl_ca and its kin
+
+
+def _is_loopback(host: str | None) -> bool:
+    """No network in between: a sidecar proxy, a local server, a Unix socket."""
+    if not host or host.startswith("/"):
+        return True
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _instance(environ: Mapping[str, str]) -> str | None:
+    if environ.get("POOLKIT_INSTANCE"):
+        return environ["POOLKIT_INSTANCE"]
+    # Unique to the execution environment, whose host name and process id are not:
+    # 2026/11/21/[$LATEST]0f1e2d...
+    stream = environ.get("AWS_LAMBDA_LOG_STREAM_NAME", "")
+    return stream.rpartition("]")[2][:32] or None
