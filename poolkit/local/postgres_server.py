@@ -1,0 +1,185 @@
+"""One PostgreSQL server's files and process, from the first start to the removal."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from poolkit.errors import PortInUseError, ServerStartError
+from poolkit.local.accounts import server_account
+from poolkit.local.claim import Claim
+from poolkit.local.directories import last_lines, private_directory
+from poolkit.local.ports import LOOPBACK, free_port
+from poolkit.local.postgres_binaries import find_binaries
+from poolkit.local.postgres_cluster import configure, make_cluster, reason, server_settings
+
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 15.0
+_POLL_S = 0.02
+# Ports are chosen before the server binds them, so another process may be quicker.
+_PORT_ATTEMPTS = 5
+
+
+class PostgresServer:
+    """A data directory and the postmaster that runs on it.
+
+    Raises:
+        BinaryMissingError: the programs are not installed or do not run here.
+        StateDirectoryError: there is no place for the files.
+        UnprivilegedAccountError: this is root, and there is no other account to take.
+
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._account = server_account()
+        self._directory = private_directory(state_dir, prefix="postgres", account=self._account)
+        self._data = self._directory / "data"
+        self.log = self._directory / "server.log"
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._claim = Claim(
+            what=f"PostgreSQL in {self._directory}",
+            directory=self._directory,
+            stop_signal=signal.SIGQUIT,
+        ).at_exit(self.close)
+        self._binaries = find_binaries(self._account, copy_to=self._directory / "programs")
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's pid.
+
+        Raises:
+            ServerStartError: it does not run.
+
+        """
+        if self._process is None or self._process.poll() is not None:
+            raise ServerStartError(f"PostgreSQL in {self._directory} does not run")
+        return self._process.pid
+
+    def make(
+        self,
+        *,
+        cache: Path,
+        password: str,
+        port: int,
+        max_connections: int,
+        durable: bool,
+        settings: Mapping[str, str],
+    ) -> None:
+        """Make the data directory and start on it; `port` 0 takes any that is free.
+
+        Raises:
+            PortInUseError: the port asked for is taken.
+            ServerStartError: the server did not start; the message says why.
+            StateDirectoryError: the files cannot be written.
+
+        """
+        account, binaries = self._account, self._binaries
+        make_cluster(self._data, binaries=binaries, account=account, cache=cache, log=self.log)
+        for attempt in range(_PORT_ATTEMPTS):
+            self.port = port or free_port()
+            wanted = server_settings(
+                port=self.port, max_connections=max_connections, durable=durable, settings=settings
+            )
+            configure(
+                self._data,
+                settings=wanted,
+                password=password,
+                binaries=binaries,
+                account=account,
+                log=self.log,
+            )
+            try:
+                self.start()
+            except PortInUseError:
+                if port or attempt == _PORT_ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    def start(self) -> None:
+        """Start the postmaster and wait until it takes connections.
+
+        Raises:
+            PortInUseError: somebody else listens on its port.
+            ServerStartError: it ended, or was not ready in time.
+
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        said = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binaries.postgres, "-D", str(self._data)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=self._environ(),
+                start_new_session=True,
+                **self._account.credentials(),
+            )
+        self._claim.started(self._process.pid)
+        self._wait_until_ready(self._process, said)
+
+    def _environ(self) -> dict[str, str]:
+        """Return an environment that says nothing about this user: PGDATA, LC_ALL, PGPORT."""
+        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", **self._claim.environ}
+
+    def _wait_until_ready(self, process: "subprocess.Popen[bytes]", said: int) -> None:
+        """Wait for the line "ready" that the postmaster writes to its pid file."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._is_ready():
+            if process.poll() is not None:
+                raise self._start_failure(said)
+            if time.monotonic() > deadline:
+                self.stop(signal.SIGQUIT)
+                raise ServerStartError(
+                    f"PostgreSQL was not ready after {_START_TIMEOUT_S:.0f} s; the end of its "
+                    f"log:\n{last_lines(self.log)}"
+                )
+            time.sleep(_POLL_S)
+
+    def _is_ready(self) -> bool:
+        """Read the pid file: line 1 the pid, line 8 the state (utils/pidfile.h)."""
+        try:
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return (
+            len(lines) >= 8
+            and self._process is not None
+            and lines[0] == str(self._process.pid)
+            and lines[7].strip() == "ready"
+        )
+
+    def _start_failure(self, said: int) -> ServerStartError | PortInUseError:
+        """Put what the server said since byte `said` of its log into an exception."""
+        with self.log.open("rb") as log:
+            log.seek(said)
+            output = log.read().decode(errors="replace")
+        if "Address already in use" in output:
+            return PortInUseError(
+                f"port {self.port} of {LOOPBACK} is in use: stop what listens there, or choose "
+                "another port (0 takes any that is free)"
+            )
+        return ServerStartError(f"PostgreSQL did not start: {reason(output)}")
+
+    def stop(self, number: int) -> None:
+        """Stop the postmaster with SIGINT (fast) or SIGQUIT (immediate), for sure."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(number)
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._claim.end_processes(grace_s=_STOP_TIMEOUT_S)
+            process.wait()
+
+    def close(self) -> None:
+        """Stop the server and remove its files."""
+        self.stop(signal.SIGINT)
+        self._claim.release()

@@ -1,0 +1,176 @@
+"""What every test may ask for: a real PostgreSQL, databases of its own, nothing left behind."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+from psycopg2 import sql
+from psycopg2.extras import RealDictCursor
+
+from poolkit.local.postgres import APP_ROLE, EmbeddedPostgres
+
+SESSION_VARIABLE = "POOLKIT_TEST_SESSION"
+# Kept between sessions, like pytest's own cache: the template of PostgreSQL's data directory.
+CACHE = Path(__file__).parents[1] / ".poolkit" / "cache"
+
+
+def _started_by(session: str) -> list[psutil.Process]:
+    """Find what this test session started and what that started in turn."""
+    children = set(psutil.Process().children(recursive=True))
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(SESSION_VARIABLE) == session:
+                children.add(process)
+        except (psutil.Error, OSError):
+            continue
+    children.discard(psutil.Process())
+    return [process for process in children if not _is_harmless(process)]
+
+
+def _is_harmless(process: psutil.Process) -> bool:
+    """Tell whether it has ended, or is Python's own tracker of shared memory."""
+    try:
+        return (
+            process.status() == psutil.STATUS_ZOMBIE
+            or "multiprocessing.resource_tracker" in " ".join(process.cmdline())
+        )
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Fail the session if a process that a test started still runs at its end."""
+    session = secrets.token_hex(8)
+    os.environ[SESSION_VARIABLE] = session
+    yield
+    deadline = time.monotonic() + 5
+    while (left := _started_by(session)) and time.monotonic() < deadline:
+        psutil.wait_procs(left, timeout=0.2)
+    del os.environ[SESSION_VARIABLE]
+    names = [f"{process.pid} {' '.join(process.cmdline())}" for process in left]
+    assert not left, f"processes left by the tests: {names}"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One PostgreSQL for the session, with 100 connections; not durable, hence fast."""
+    with EmbeddedPostgres(
+        tmp_path_factory.mktemp("postgres"), durable=False, cache_dir=CACHE
+    ) as server:
+        yield server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """A database of one test's own; its owner is the application's role."""
+
+    name: str
+    server: EmbeddedPostgres = field(repr=False)
+
+    def url(self, driver: str = "psycopg2") -> str:
+        """Return the application role's URL."""
+        return self.server.url(self.name, driver)
+
+    def admin_url(self, driver: str = "psycopg2") -> str:
+        """Return the superuser's URL."""
+        return self.server.admin_url(self.name, driver)
+
+    def monitor_url(self, driver: str = "psycopg2") -> str:
+        """Return the URL of the role that has pg_monitor alone."""
+        return self.server.monitor_url(self.name, driver)
+
+    @contextmanager
+    def connect(self) -> Iterator[Any]:
+        """Give a psycopg2 connection of the superuser, in autocommit, closed afterwards."""
+        with _connect(self.server, self.name) as connection:
+            yield connection
+
+    def execute(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        """Run one statement as the superuser over a new connection; return its rows."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return [] if cursor.description is None else [dict(row) for row in cursor]
+
+    def backends(self, application_name_prefix: str = "") -> list[dict[str, Any]]:
+        """Return this database's rows of pg_stat_activity, the asking backend's excepted."""
+        return self.execute(
+            "SELECT * FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND starts_with(application_name, %s)",
+            application_name_prefix,
+        )
+
+    def wait_for_backends(
+        self, count: int, application_name_prefix: str = "", timeout_s: float = 5.0
+    ) -> list[dict[str, Any]]:
+        """Wait until there are so many: a closed connection's backend takes a moment to end."""
+        deadline = time.monotonic() + timeout_s
+        while len(found := self.backends(application_name_prefix)) != count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"wanted {count} backends, found {found}")
+            time.sleep(0.01)
+        return found
+
+
+@contextmanager
+def _connect(server: EmbeddedPostgres, database: str = "postgres") -> Iterator[Any]:
+    connection = psycopg2.connect(
+        server.admin_url(database, driver=""), cursor_factory=RealDictCursor, connect_timeout=10
+    )
+    try:
+        connection.autocommit = True
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _new_database(server: EmbeddedPostgres, template: str) -> Iterator[Database]:
+    """Make a database from a template and drop it afterwards, whoever is connected to it."""
+    name = f"test_{secrets.token_hex(6)}"
+    with _connect(server) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(
+                sql.Identifier(name), sql.Identifier(APP_ROLE), sql.Identifier(template)
+            )
+        )
+    try:
+        yield Database(name=name, server=server)
+    finally:
+        with _connect(server) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+
+
+@pytest.fixture
+def database(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    """Give an empty database of the test's own."""
+    with _new_database(postgres, "template0") as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """Migrate one database, once, for `migrated_database` to copy."""
+    from articles.migrations import upgrade
+
+    with _new_database(postgres, "template0") as template:
+        upgrade(template.url())
+        template.wait_for_backends(0)
+        yield template.name
+
+
+@pytest.fixture
+def migrated_database(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[Database]:
+    """Give a database of the test's own that has the sample domain's tables."""
+    with _new_database(postgres, migrated_template) as database:
+        yield database
