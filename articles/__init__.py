@@ -1,0 +1,18 @@
+"""The sample domain that all deployables share: articles, and documents cut into chunks.
+
+Delete this package and put yours in its place. What to keep is its shape: it imports
+SQLAlchemy Core and the standard library, knows no web framework, no queue and no driver,
+and does no input or output of its own, so that one definition of each operation and of
+each HTTP answer serves a threaded web service, an asyncio one, a Lambda function and a
+worker.
+
+    models.py       tables and the frozen records read from them
+    operations.py   what can be done with them: generators that yield statements
+    chunking.py     cutting a text into chunks
+    validation.py   strict JSON and the small part of JSON Schema the API uses
+    contract.py     what goes in and comes out over HTTP and over the queue
+    problems.py     errors as RFC 9457 problem documents
+    api.py          the endpoints, as data
+    errors.py       every exception
+    migrations/     the schema's history, for Alembic
+"""

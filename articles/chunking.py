@@ -1,0 +1,82 @@
+"""Cutting a text into chunks of bounded size, at the best boundary there is.
+
+Lengths are in characters (Unicode code points), as `len` counts them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_CHARACTERS = 1_000
+OVERLAP = 100
+
+# From the best place to cut to the worst. A cut comes after the match, so the white space
+# of a boundary stays with the chunk before it.
+_BOUNDARIES = (
+    re.compile(r"(?:\r?\n){2,}"),
+    # Also the ellipsis, closing quotation marks, and the CJK full stops (U+3002, U+FF01,
+    # U+FF1F), which no white space follows.
+    re.compile("[.!?\u2026][\"'\u201d\u2019\u00bb)\\]]*\\s+|[\u3002\uff01\uff1f]"),
+    re.compile(r"\n"),
+    re.compile(r"\s"),
+)
+_WHITE_SPACE = re.compile(r"\s")
+
+
+class Chunk(NamedTuple):
+    """A part of a text, and the offset in the text at which it starts."""
+
+    start: int
+    text: str
+
+
+def cut(text: str, max_characters: int = MAX_CHARACTERS, overlap: int = OVERLAP) -> list[Chunk]:
+    """Cut `text` into chunks of at most `max_characters`, in order; an empty text has none.
+
+    Each chunk ends after a paragraph, else a sentence, else a line, else a word, wherever
+    one ends in the second half of the room; a longer word is cut where the room ends. Each
+    chunk but the first begins with up to `overlap` characters that the one before ends
+    with, from the start of a word on where possible. Nothing else is repeated, and nothing
+    is lost: `text[chunk.start:][:len(chunk.text)] == chunk.text` for each chunk.
+
+    Raises:
+        ValueError: `overlap` is negative or not less than half of `max_characters`.
+    """
+    if not 0 <= overlap * 2 < max_characters:
+        raise ValueError(
+            f"overlap must be 0 or more and less than half of max_characters "
+            f"({max_characters}), not {overlap}"
+        )
+    return list(_cut(text, max_characters, overlap))
+
+
+def _cut(text: str, max_characters: int, overlap: int) -> Iterator[Chunk]:
+    start = end = 0
+    while end < len(text):
+        start = _word_start(text, max(end - overlap, 0), end)
+        end = _end(text, start, max_characters)
+        yield Chunk(start, text[start:end])
+
+
+def _word_start(text: str, earliest: int, latest: int) -> int:
+    if earliest == 0 or text[earliest - 1].isspace():
+        return earliest
+    space = _WHITE_SPACE.search(text, earliest, latest)
+    return space.end() if space else earliest
+
+
+def _end(text: str, start: int, max_characters: int) -> int:
+    latest = start + max_characters
+    if latest >= len(text):
+        return len(text)
+    # Half of the room is more than the overlap, so every chunk ends later than the last.
+    earliest = start + (max_characters + 1) // 2
+    for boundary in _BOUNDARIES:
+        ends = [match.end() for match in boundary.finditer(text, start, latest)]
+        if ends and ends[-1] >= earliest:
+            return ends[-1]
+    return latest

@@ -1,0 +1,348 @@
+"""What comes in and goes out, the same whether over HTTP or through a queue.
+
+Each way in is a frozen dataclass with its JSON Schema beside it; each way out is a
+function from a record to a dict. Names, limits and errors are therefore the same in every
+deployable.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from articles.errors import InputError, InvalidInput
+from articles.models import (
+    DOCUMENT_ID_PATTERN,
+    MAX_BODY_CHARACTERS,
+    MAX_ID,
+    MAX_TEXT_CHARACTERS,
+    MAX_TITLE_CHARACTERS,
+    MAX_VERSION,
+)
+from articles.validation import errors_of, parse_json_object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from articles.models import Article, ArticleSummary, Document
+
+DEFAULT_LIMIT: Final = 20
+MAX_LIMIT: Final = 100
+
+_TITLE: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_TITLE_CHARACTERS,
+    "pattern": r"\S",
+    "description": "must not be blank",
+}
+_BODY: Final = {"type": "string", "maxLength": MAX_BODY_CHARACTERS}
+_VERSION: Final = {"type": "integer", "minimum": 1, "maximum": MAX_VERSION}
+_DOCUMENT_ID: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 128,
+    "pattern": DOCUMENT_ID_PATTERN,
+    "description": "must be letters, digits, '.', '_', '~' and '-', beginning with a letter or "
+    "digit (what a URL carries unescaped: RFC 3986, section 2.3)",
+}
+_ID: Final = {"type": "integer", "minimum": 1, "maximum": MAX_ID}
+_MOMENT: Final = {"type": "string", "format": "date-time"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+
+
+def _object(properties: dict[str, Any], **more: object) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+        **more,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class NewArticle:
+    """An article to be created."""
+
+    title: str
+    body: str
+
+    schema: ClassVar[Mapping[str, Any]] = _object({"title": _TITLE, "body": _BODY})
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> NewArticle:
+        """Read and check a request body.
+
+        Raises:
+            TooLarge, MalformedJson, InvalidInput: see `parse_json_object`.
+        """
+        return cls(**_checked(raw, cls.schema))
+
+
+@dataclass(frozen=True, slots=True)
+class ArticleUpdate:
+    """A change to the article's `version`; None leaves the title or the body as it is."""
+
+    version: int
+    title: str | None = None
+    body: str | None = None
+
+    schema: ClassVar[Mapping[str, Any]] = _object(
+        {"version": _VERSION, "title": _TITLE, "body": _BODY},
+        required=["version"],
+        minProperties=2,
+    )
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> ArticleUpdate:
+        """Read and check a request body.
+
+        Raises:
+            TooLarge, MalformedJson, InvalidInput: see `parse_json_object`.
+        """
+        return cls(**_checked(raw, cls.schema))
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A document to be ingested, under the id that its sender chose."""
+
+    id: str
+    title: str
+    text: str
+
+    schema: ClassVar[Mapping[str, Any]] = _object(
+        {
+            "id": _DOCUMENT_ID,
+            "title": _TITLE,
+            "text": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARACTERS},
+        }
+    )
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> NewDocument:
+        """Read and check a request body or a queue's message.
+
+        Raises:
+            TooLarge, MalformedJson, InvalidInput: see `parse_json_object`.
+        """
+        return cls(**_checked(raw, cls.schema))
+
+    @property
+    def content_sha256(self) -> str:
+        """The SHA-256 of the text's UTF-8 bytes, in hexadecimal digits."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """At most `limit` articles, of those whose id is `newest` or lower."""
+
+    limit: int = DEFAULT_LIMIT
+    newest: int = MAX_ID
+
+    parameters: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+        "page_token": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16}$"},
+    }
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, Sequence[str]]) -> PageRequest:
+        """Read and check the query's parameters, each with all values it was given.
+
+        Raises:
+            InvalidInput: a parameter is unknown, given twice, out of range or damaged.
+        """
+        errors = [
+            InputError(f"is not known; known are {', '.join(cls.parameters)}", parameter=name)
+            for name in query
+            if name not in cls.parameters
+        ]
+        request = cls(
+            limit=_limit(query.get("limit", ()), errors),
+            newest=_newest(query.get("page_token", ()), errors),
+        )
+        if errors:
+            raise InvalidInput(tuple(errors))
+        return request
+
+    @property
+    def token(self) -> str:
+        """This place in the list as an opaque, URL-safe token of 16 characters.
+
+        Its digest finds a damaged token out. It is no signature, since it has no key: who
+        forges one reaches another page of a list that anybody may read.
+        """
+        place = self.newest.to_bytes(8, "big")
+        return base64.urlsafe_b64encode(place + _digest(place)).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the list, newest first, and what to ask for the next part, if there is one."""
+
+    items: tuple[ArticleSummary, ...]
+    next: PageRequest | None
+
+
+def article_id_from(text: str) -> int:
+    """Read an article's id out of a path.
+
+    Raises:
+        InvalidInput: it is not a whole number from 1 to MAX_ID.
+    """
+    number = int(text) if re.fullmatch("[1-9][0-9]{0,18}", text) else 0
+    if not 1 <= number <= MAX_ID:
+        detail = f"must be a whole number from 1 to {MAX_ID}"
+        raise InvalidInput((InputError(detail, parameter="article_id"),))
+    return number
+
+
+def document_id_from(text: str) -> str:
+    """Read a document's id out of a path.
+
+    Raises:
+        InvalidInput: no document can have such an id.
+    """
+    errors = errors_of(text, _DOCUMENT_ID)
+    if errors:
+        raise InvalidInput(tuple(InputError(e.detail, parameter="document_id") for e in errors))
+    return text
+
+
+_ARTICLE_PROPERTIES: Final = {
+    "id": _ID,
+    "title": {"type": "string"},
+    "body": {"type": "string"},
+    "version": _VERSION,
+    "created_at": _MOMENT,
+    "updated_at": _MOMENT,
+}
+ARTICLE_SCHEMA: Final[Mapping[str, Any]] = _object(_ARTICLE_PROPERTIES)
+ARTICLE_SUMMARY_SCHEMA: Final[Mapping[str, Any]] = _object(
+    {name: schema for name, schema in _ARTICLE_PROPERTIES.items() if name != "body"}
+)
+PAGE_SCHEMA: Final[Mapping[str, Any]] = _object(
+    {
+        "items": {"type": "array", "items": ARTICLE_SUMMARY_SCHEMA},
+        "next_page_token": {"type": ["string", "null"]},
+    }
+)
+DOCUMENT_SCHEMA: Final[Mapping[str, Any]] = _object(
+    {
+        "id": {"type": "string"},
+        "title": {"type": "string"},
+        "content_sha256": {"type": "string"},
+        "chunk_count": _COUNT,
+        "ingested_at": _MOMENT,
+    }
+)
+DOCUMENT_WITH_CHUNKS_SCHEMA: Final[Mapping[str, Any]] = _object(
+    {
+        **DOCUMENT_SCHEMA["properties"],
+        "chunks": {"type": "array", "items": {"type": "string"}},
+    }
+)
+
+
+def article_json(article: Article) -> dict[str, Any]:
+    """Give an article as ARTICLE_SCHEMA describes it."""
+    return {
+        "id": article.id,
+        "title": article.title,
+        "body": article.body,
+        "version": article.version,
+        "created_at": _rfc3339(article.created_at),
+        "updated_at": _rfc3339(article.updated_at),
+    }
+
+
+def article_summary_json(article: ArticleSummary) -> dict[str, Any]:
+    """Give an article without its body as ARTICLE_SUMMARY_SCHEMA describes it."""
+    return {
+        "id": article.id,
+        "title": article.title,
+        "version": article.version,
+        "created_at": _rfc3339(article.created_at),
+        "updated_at": _rfc3339(article.updated_at),
+    }
+
+
+def page_json(page: Page) -> dict[str, Any]:
+    """Give a page as PAGE_SCHEMA describes it."""
+    return {
+        "items": [article_summary_json(article) for article in page.items],
+        "next_page_token": page.next.token if page.next else None,
+    }
+
+
+def document_json(document: Document, chunks: Sequence[str] | None = None) -> dict[str, Any]:
+    """Give a document as DOCUMENT_SCHEMA describes it, or with its chunks' texts in order."""
+    content = {
+        "id": document.id,
+        "title": document.title,
+        "content_sha256": document.content_sha256,
+        "chunk_count": document.chunk_count,
+        "ingested_at": _rfc3339(document.ingested_at),
+    }
+    return content if chunks is None else {**content, "chunks": list(chunks)}
+
+
+def dump(content: object) -> bytes:
+    """Encode as compact JSON in UTF-8; a lone surrogate becomes its JSON escape."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "backslashreplace"
+    )
+
+
+def _checked(raw: bytes, schema: Mapping[str, Any]) -> dict[str, Any]:
+    value = parse_json_object(raw)
+    errors = errors_of(value, schema)
+    if errors:
+        raise InvalidInput(errors)
+    return value
+
+
+def _limit(values: Sequence[str], errors: list[InputError]) -> int:
+    if not values:
+        return DEFAULT_LIMIT
+    limit = int(values[0]) if re.fullmatch("[0-9]{1,9}", values[0]) else 0
+    if len(values) > 1 or not 1 <= limit <= MAX_LIMIT:
+        detail = f"must be given once, as a whole number from 1 to {MAX_LIMIT}"
+        errors.append(InputError(detail, parameter="limit"))
+    return limit
+
+
+def _newest(values: Sequence[str], errors: list[InputError]) -> int:
+    if not values:
+        return MAX_ID
+    newest = _place(values[0])
+    if len(values) > 1 or newest is None:
+        detail = "must be given once, as next_page_token gave it; to start again, leave it out"
+        errors.append(InputError(detail, parameter="page_token"))
+    return newest or 0
+
+
+def _place(token: str) -> int | None:
+    if not re.fullmatch("[A-Za-z0-9_-]{16}", token):
+        return None
+    decoded = base64.urlsafe_b64decode(token)
+    place, digest = decoded[:8], decoded[8:]
+    newest = int.from_bytes(place, "big")
+    return newest if digest == _digest(place) and newest <= MAX_ID else None
+
+
+def _digest(place: bytes) -> bytes:
+    return hashlib.blake2b(place, digest_size=4, person=b"articles.page").digest()
+
+
+def _rfc3339(moment: datetime) -> str:
+    # psycopg2 gives the offset of the session's time zone, asyncpg always UTC.
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,121 @@
+"""Errors as problem documents (RFC 9457), the same from every HTTP deployable.
+
+`type` is `about:blank` where the HTTP status says it all; the title is then the status's
+own phrase, as section 4.2.1 asks. Where a client may want to react to the very problem,
+`type` is a path such as `/problems/stale-version`. The RFC prefers absolute URIs, but a
+sample has no host name of its own; a full path is what section 3.1.1 asks for instead. It
+is a name and need not lead anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from articles.contract import dump
+from articles.errors import (
+    InputError,
+    InvalidInput,
+    MalformedJson,
+    NotFound,
+    StaleVersion,
+    TooLarge,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+PROBLEM_SCHEMA: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string"},
+        "instance": {"type": "string", "format": "uri-reference"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["detail"],
+                "properties": {
+                    "detail": {"type": "string"},
+                    "pointer": {"type": "string"},
+                    "parameter": {"type": "string"},
+                },
+            },
+        },
+        "current_version": {"type": "integer"},
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem document, and the headers that go with its answer."""
+
+    status: int
+    title: str
+    detail: str
+    type: str = "about:blank"
+    errors: tuple[InputError, ...] = ()
+    extensions: Mapping[str, object] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self, instance: str | None = None) -> bytes:
+        """Encode it; `instance` names this occurrence, such as `urn:uuid:` and a request id."""
+        content: dict[str, object] = {
+            "type": self.type,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if instance is not None:
+            content["instance"] = instance
+        if self.errors:
+            content["errors"] = [error.as_json() for error in self.errors]
+        return dump({**content, **self.extensions})
+
+
+def plain_problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
+    """Make a problem of which the HTTP status says it all."""
+    return Problem(status, HTTPStatus(status).phrase, detail, headers=headers or {})
+
+
+def no_such_path(path: str) -> Problem:
+    """Make the answer to a path that no endpoint has."""
+    return plain_problem(404, f"there is nothing at {path}")
+
+
+def method_not_allowed(method: str, allowed: Iterable[str]) -> Problem:
+    """Make the answer to a method that no endpoint at this path has (RFC 9110, 15.5.6)."""
+    methods = ", ".join(sorted(allowed))
+    return plain_problem(
+        405, f"{method} is not possible here; possible: {methods}", {"Allow": methods}
+    )
+
+
+def problem_of(error: BaseException) -> Problem | None:
+    """Make the answer to an error of this domain, and None of any other error."""
+    if isinstance(error, InvalidInput):
+        return _input_problem(error)
+    if isinstance(error, StaleVersion):
+        current = {"current_version": error.current_version}
+        return Problem(
+            409, "Stale version", str(error), "/problems/stale-version", extensions=current
+        )
+    if isinstance(error, TooLarge):
+        return plain_problem(413, str(error))
+    if isinstance(error, NotFound):
+        return plain_problem(404, str(error))
+    return None
+
+
+def _input_problem(error: InvalidInput) -> Problem:
+    if isinstance(error, MalformedJson):
+        return Problem(400, "Malformed JSON", str(error), "/problems/malformed-json", error.errors)
+    return Problem(422, "Invalid input", str(error), "/problems/invalid-input", error.errors)
