@@ -13,7 +13,11 @@
         ├── PortInUseError                   somebody else listens on the port asked for
         ├── ServerStartError                 a server ended, or refused, before it was ready
         ├── NotReadyError (TimeoutError)     a process did not become ready in time
-        └── ProcessEndedError                a process ended though nobody asked it to
+        ├── ProcessEndedError                a process ended though nobody asked it to
+        └── LambdaFleetError                 the local Lambda fleet
+            ├── FunctionConfigError (ValueError)  a function's configuration is wrong
+            ├── FunctionInitError            the handler's module failed in the init phase
+            └── FleetNotRunning (RuntimeError)  asked for something while stopped
 
 Each also is what callers already catch where Python has a word for it. The preset file
 raises plain `ValueError`, because it works alone.
@@ -88,3 +92,19 @@ class NotReadyError(LocalStackError, TimeoutError):
 
 class ProcessEndedError(LocalStackError):
     """A supervised process ended though nobody asked it to."""
+
+
+class LambdaFleetError(LocalStackError):
+    """The local Lambda fleet cannot do what was asked."""
+
+
+class FunctionConfigError(LambdaFleetError, ValueError):
+    """A function's configuration is wrong; the message names the field and what is allowed."""
+
+
+class FunctionInitError(LambdaFleetError):
+    """The handler's module failed in the init phase; the message holds the reason."""
+
+
+class FleetNotRunning(LambdaFleetError, RuntimeError):
+    """The fleet was asked for something before `start()` or after `stop()`."""
