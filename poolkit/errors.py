@@ -17,7 +17,8 @@
         └── LambdaFleetError                 the local Lambda fleet
             ├── FunctionConfigError (ValueError)  a function's configuration is wrong
             ├── FunctionInitError            the handler's module failed in the init phase
-            └── FleetNotRunning (RuntimeError)  asked for something while stopped
+            ├── FleetNotRunning (RuntimeError)  asked for something while stopped
+            └── MalformedResponse (ValueError)  what the function returned is no HTTP response
 
 Each also is what callers already catch where Python has a word for it. The preset file
 raises plain `ValueError`, because it works alone.
@@ -108,3 +109,7 @@ class FunctionInitError(LambdaFleetError):
 
 class FleetNotRunning(LambdaFleetError, RuntimeError):
     """The fleet was asked for something before `start()` or after `stop()`."""
+
+
+class MalformedResponse(LambdaFleetError, ValueError):
+    """What the function returned cannot be turned into an HTTP response; clients see a 500."""

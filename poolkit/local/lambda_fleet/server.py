@@ -1,0 +1,67 @@
+"""The fleet on an event loop: a function behind a listening socket."""
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+from typing import Any
+
+from poolkit.local.lambda_fleet.config import FunctionConfig
+from poolkit.local.lambda_fleet.function import LambdaFunction
+from poolkit.local.lambda_fleet.gateway import CLIENT_LIMITS, Gateway
+from poolkit.local.lambda_fleet.http_protocol import HttpProtocol
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a uvloop where it is installed, else asyncio's own loop."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional: it has no Windows build
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class FleetServer:
+    """Serves one function until closed. Everything on the thread that runs the loop."""
+
+    def __init__(self, config: FunctionConfig, *, host: str, port: int, log_dir: Path) -> None:
+        self.function = LambdaFunction(config, log_dir)
+        self._address = (host, port)
+        self._server: asyncio.Server | None = None
+        self._connections: set[HttpProtocol] = set()
+
+    async def open(self) -> str:
+        """Listen; return the URL. Raises `OSError` when the port is taken."""
+        gateway = Gateway(self.function)
+        host, port = self._address
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: HttpProtocol(gateway.on_request, CLIENT_LIMITS, self._connections),
+            host,
+            port,
+            backlog=1024,
+        )
+        return _url(self._server.sockets[0].getsockname())
+
+    async def close(self) -> None:
+        """End every execution environment, answer what was in flight, and stop listening."""
+        if self._server is not None:
+            self._server.close()
+        await self.function.close()
+        for connection in tuple(self._connections):
+            connection.close()
+        # One turn of the loop for the last answers to be written.
+        await asyncio.sleep(0)
+        for connection in tuple(self._connections):
+            connection.abort()
+        if self._server is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._server.wait_closed(), 1.0)
+
+
+def _url(address: tuple[Any, ...]) -> str:
+    host, port = address[:2]
+    with contextlib.suppress(OSError):
+        socket.inet_pton(socket.AF_INET6, host)
+        host = f"[{host}]"
+    return f"http://{host}:{port}"
