@@ -13,7 +13,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from articles.errors import InputError, InvalidInput
 from articles.models import (
@@ -184,8 +184,7 @@ class PageRequest:
         return base64.urlsafe_b64encode(place + _digest(place)).decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """A part of the list, newest first, and what to ask for the next part, if there is one."""
 
     items: tuple[ArticleSummary, ...]

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -91,12 +90,12 @@ async def perform_async(connection: AsyncConnection, operation: Operation[T]) ->
         rows = result.all() if result.returns_rows else ()
 
 
-_ARTICLE_COLUMNS = columns_of(articles, Article)
-_DOCUMENT_COLUMNS = columns_of(documents, Document)
-_DEAD_LETTER_COLUMNS = columns_of(dead_letters, DeadLetter)
+_ARTICLE_COLUMNS = columns_of(articles, Article._fields)
+_DOCUMENT_COLUMNS = columns_of(documents, Document._fields)
+_DEAD_LETTER_COLUMNS = columns_of(dead_letters, DeadLetter._fields)
 
 _SELECT_PAGE = (
-    select(*columns_of(articles, ArticleSummary))
+    select(*columns_of(articles, ArticleSummary._fields))
     .where(articles.c.id <= bindparam("newest"))
     .order_by(articles.c.id.desc())
     .limit(bindparam("limit", type_=Integer))
@@ -132,7 +131,7 @@ def list_articles(page: PageRequest) -> Operation[Page]:
     """
     # One more than the page holds tells whether there is another page.
     rows = yield _SELECT_PAGE, {"newest": page.newest, "limit": page.limit + 1}
-    items = tuple(ArticleSummary(*row) for row in rows[: page.limit])
+    items = tuple(ArticleSummary._make(row) for row in rows[: page.limit])
     if len(rows) <= page.limit:
         return Page(items, None)
     return Page(items, PageRequest(page.limit, newest=items[-1].id - 1))
@@ -147,13 +146,13 @@ def get_article(article_id: int) -> Operation[Article]:
     rows = yield _SELECT_ARTICLE, {"article_id": article_id}
     if not rows:
         raise NotFound("article", article_id)
-    return Article(*rows[0])
+    return Article._make(rows[0])
 
 
 def create_article(new: NewArticle) -> Operation[Article]:
     """Insert an article, whose id the database chooses."""
     rows = yield _INSERT_ARTICLE, {"title": new.title, "body": new.body}
-    return Article(*rows[0])
+    return Article._make(rows[0])
 
 
 def update_article(article_id: int, change: ArticleUpdate) -> Operation[Article]:
@@ -176,7 +175,7 @@ def update_article(article_id: int, change: ArticleUpdate) -> Operation[Article]
         },
     )
     if rows:
-        return Article(*rows[0])
+        return Article._make(rows[0])
     versions = yield _SELECT_VERSION, {"article_id": article_id}
     if not versions:
         raise NotFound("article", article_id)
@@ -186,16 +185,14 @@ def update_article(article_id: int, change: ArticleUpdate) -> Operation[Article]
 Outcome: TypeAlias = Literal["created", "replaced", "unchanged"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ingested:
+class Ingested(NamedTuple):
     """The document as it is stored now, and what ingesting it did."""
 
     document: Document
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentWithChunks:
+class DocumentWithChunks(NamedTuple):
     """A document and the texts of its chunks, in order."""
 
     document: Document
@@ -256,13 +253,13 @@ def ingest_document(new: NewDocument) -> Operation[Ingested]:
     )
     if rows:
         yield from _insert_chunks(new.id, texts)
-        return Ingested(Document(*rows[0]), "created")
+        return Ingested(Document._make(rows[0]), "created")
     return (yield from _ingest_again(new, texts))
 
 
 def _ingest_again(new: NewDocument, texts: list[str]) -> Operation[Ingested]:
     rows = yield _LOCK_DOCUMENT, {"document_id": new.id}
-    stored = Document(*rows[0])
+    stored = Document._make(rows[0])
     if (stored.title, stored.content_sha256) == (new.title, new.content_sha256):
         return Ingested(stored, "unchanged")
     rows = yield (
@@ -276,7 +273,7 @@ def _ingest_again(new: NewDocument, texts: list[str]) -> Operation[Ingested]:
     )
     yield _DELETE_CHUNKS, {"owner": new.id}
     yield from _insert_chunks(new.id, texts)
-    return Ingested(Document(*rows[0]), "replaced")
+    return Ingested(Document._make(rows[0]), "replaced")
 
 
 def _insert_chunks(document_id: str, texts: list[str]) -> Operation[None]:
@@ -299,7 +296,7 @@ def get_document(document_id: str) -> Operation[DocumentWithChunks]:
     if not rows:
         raise NotFound("document", document_id)
     texts = tuple(row[-1] for row in rows if row[-1] is not None)
-    return DocumentWithChunks(Document(*rows[0][:-1]), texts)
+    return DocumentWithChunks(Document._make(rows[0][:-1]), texts)
 
 
 _INSERT_DEAD_LETTER = postgresql.insert(dead_letters).values(
@@ -344,13 +341,13 @@ def record_dead_letter(
             "attempts": attempts,
         },
     )
-    return DeadLetter(*rows[0])
+    return DeadLetter._make(rows[0])
 
 
 def list_dead_letters(limit: int = 100) -> Operation[tuple[DeadLetter, ...]]:
     """List the messages that were given up, at most `limit`, latest first."""
     rows = yield _SELECT_DEAD_LETTERS, {"limit": limit}
-    return tuple(DeadLetter(*row) for row in rows)
+    return tuple(DeadLetter._make(row) for row in rows)
 
 
 def _json_text(payload: object) -> str:
