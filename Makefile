@@ -1,0 +1,42 @@
+# `make compare` and `make test` are the two commands to know. Each installs what it needs
+# into this checkout (.venv, and .tools for uv if there is none) before it starts.
+
+.DEFAULT_GOAL := help
+.PHONY: help install compare test test-slow check format lock bench clean
+
+BIN := .venv/bin
+ARGS ?=
+
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+install: ## make .venv from the lock file
+	@scripts/bootstrap
+
+compare: install ## run every target under the same load, and report connections and latency
+	@$(BIN)/poolkit compare $(ARGS)
+
+test: install ## the tests that fit into ten minutes
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: install ## the tests that do not
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: install ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install ## renew requirements.lock from pyproject.toml; it names no package index
+	scripts/lock
+
+bench: install ## every benchmark, one after the other
+	@for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+clean: ## remove what the commands above made
+	rm -rf .venv .tools .poolkit .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
