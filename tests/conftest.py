@@ -15,6 +15,7 @@ import pytest
 from psycopg2 import sql
 from psycopg2.extras import RealDictCursor
 
+from poolkit.local.broker import EmbeddedBroker
 from poolkit.local.postgres import APP_ROLE, EmbeddedPostgres
 
 SESSION_VARIABLE = "POOLKIT_TEST_SESSION"
@@ -66,6 +67,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
     with EmbeddedPostgres(
         tmp_path_factory.mktemp("postgres"), durable=False, cache_dir=CACHE
     ) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    """One Valkey for the session; its queues are shared, so tests name their own."""
+    with EmbeddedBroker(tmp_path_factory.mktemp("broker")) as server:
         yield server
 
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Self, TypedDict
 
 from poolkit.errors import UnprivilegedAccountError
 
@@ -30,6 +30,11 @@ class Account:
     uid: int
     gid: int
     is_own: bool
+
+    @classmethod
+    def own(cls) -> Self:
+        """Return the account this process runs as."""
+        return cls(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), is_own=True)
 
     def credentials(self) -> Credentials:
         """Return the arguments for `subprocess.Popen`; none when nothing has to change."""
@@ -78,7 +83,7 @@ def server_account() -> Account:
 
     """
     if os.geteuid() != 0:
-        return Account(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), is_own=True)
+        return Account.own()
     for name in CANDIDATES:
         try:
             entry = pwd.getpwnam(name)

@@ -3,6 +3,7 @@
 import atexit
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -48,9 +49,11 @@ class Claim:
         atexit.register(stop_in_owner)
         return self
 
-    def end_processes(self, *, grace_s: float) -> None:
-        """End what still runs: the stop signal, then SIGKILL after `grace_s` seconds."""
-        leftovers.end_processes(self._record, grace_s=grace_s)
+    def end_processes(
+        self, child: subprocess.Popen[bytes], *, stop_signal: int, grace_s: float
+    ) -> None:
+        """End `child` and all it left: `stop_signal`, then SIGKILL after `grace_s` seconds."""
+        leftovers.end_processes(self._record, grace_s=grace_s, stop_signal=stop_signal, child=child)
 
     def release(self) -> None:
         """Remove the directory and the record: nothing runs any more. Once is enough."""

@@ -27,7 +27,7 @@ class Keeper:
 
     _claims: int = 0
     _owner_pid: int = 0
-    _process: "subprocess.Popen[bytes] | None" = None
+    _process: subprocess.Popen[bytes] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def engage(self) -> None:
@@ -51,7 +51,7 @@ class Keeper:
                 process.communicate(_DISMISSED, timeout=10)
 
 
-def _start() -> "subprocess.Popen[bytes]":
+def _start() -> subprocess.Popen[bytes]:
     """Start the keeper in a session of its own, where no Ctrl-C reaches it."""
     environ = {name: value for name, value in os.environ.items() if name != CLAIM_VARIABLE}
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))

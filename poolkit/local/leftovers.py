@@ -17,8 +17,10 @@ import secrets
 import shutil
 import signal
 import stat
+import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +33,7 @@ from poolkit.local.identity import ProcessIdentity
 CLAIM_VARIABLE = "POOLKIT_CLAIM"
 _MARK = ".poolkit-claim"
 _SCHEMA = 1
+_POLL_S = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +159,7 @@ def survivors(record: Record) -> list[psutil.Process]:
 def _belongs(process: psutil.Process, record: Record, *, leader_lives: bool) -> bool:
     """Tell whether a process other than the first one came of this record."""
     try:
-        if process.status() == psutil.STATUS_ZOMBIE:
+        if not _runs(process, None):
             return False
         if _token_of(process) == record.token:
             return True
@@ -182,21 +185,45 @@ def _token_of(process: psutil.Process) -> str | None:
         return None
 
 
-def end_processes(record: Record, *, grace_s: float = 5.0) -> None:
-    """End what the record started: its stop signal, then SIGKILL after `grace_s` seconds."""
+def end_processes(
+    record: Record,
+    *,
+    grace_s: float = 5.0,
+    stop_signal: int | None = None,
+    child: subprocess.Popen[bytes] | None = None,
+) -> None:
+    """End what the record started: asked first, made to after `grace_s` seconds.
+
+    The first process is asked alone, because it knows best how to end its own; what it
+    leaves running is asked next. `stop_signal` replaces the record's. `child` is that first
+    process where the caller started it itself: its exit status must reach `child` and
+    nobody else.
+    """
+    polite = record.stop_signal if stop_signal is None else stop_signal
     running = survivors(record)
     leader = record.process
-    led = bool(running) and leader is not None and running[0].pid == leader.pid
-    send(running[:1] if led else running, record.stop_signal)
-    psutil.wait_procs(running, timeout=grace_s)
-    # Asked anew: ending processes may have started others.
-    stubborn = survivors(record)
-    send(stubborn, signal.SIGKILL)
-    psutil.wait_procs(stubborn, timeout=grace_s)
+    if running and leader is not None and running[0].pid == leader.pid:
+        _send_and_wait(running[:1], polite, grace_s, child)
+        running = _still_running(record, running)
+    # Each time asked anew: ending processes may have started others.
+    for number in (polite, signal.SIGKILL):
+        _send_and_wait(running, number, grace_s, child)
+        running = _still_running(record, running)
 
 
-def send(processes: Iterable[psutil.Process], number: int) -> None:
-    """Send a signal to each process, and SIGCONT so that a stopped one takes notice.
+def _still_running(record: Record, known: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those of `known` that still run, and those that are found now."""
+    alive = {process for process in known if _runs(process, None)}
+    return list(alive.union(survivors(record)))
+
+
+def _send_and_wait(
+    processes: list[psutil.Process],
+    number: int,
+    timeout_s: float,
+    child: subprocess.Popen[bytes] | None,
+) -> None:
+    """Send a signal, and SIGCONT so that stopped ones take notice; wait for all to end.
 
     psutil checks the start time first, so a pid that was used again is left alone.
     """
@@ -204,6 +231,19 @@ def send(processes: Iterable[psutil.Process], number: int) -> None:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + timeout_s
+    while any(_runs(process, child) for process in processes) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
+def _runs(process: psutil.Process, child: subprocess.Popen[bytes] | None) -> bool:
+    """Tell whether it has not ended; a zombie has, however late its parent looks."""
+    if child is not None and child.pid == process.pid:
+        return child.poll() is None
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def remove_directory(record: Record) -> None:

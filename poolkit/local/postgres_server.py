@@ -1,7 +1,6 @@
 """One PostgreSQL server's files and process, from the first start to the removal."""
 
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from poolkit.errors import PortInUseError, ServerStartError
 from poolkit.local.accounts import server_account
 from poolkit.local.claim import Claim
 from poolkit.local.directories import last_lines, private_directory
+from poolkit.local.owned_process import OwnedProcess
 from poolkit.local.ports import LOOPBACK, free_port
 from poolkit.local.postgres_binaries import find_binaries
 from poolkit.local.postgres_cluster import configure, make_cluster, reason, server_settings
@@ -37,13 +37,20 @@ class PostgresServer:
         self._data = self._directory / "data"
         self.log = self._directory / "server.log"
         self.port = 0
-        self._process: subprocess.Popen[bytes] | None = None
         self._claim = Claim(
             what=f"PostgreSQL in {self._directory}",
             directory=self._directory,
             stop_signal=signal.SIGQUIT,
         ).at_exit(self.close)
         self._binaries = find_binaries(self._account, copy_to=self._directory / "programs")
+        self._process = OwnedProcess(
+            [self._binaries.postgres, "-D", str(self._data)],
+            claim=self._claim,
+            log=self.log,
+            # Nothing of this user's: PGDATA and LC_ALL would change what the server does.
+            environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
+            account=self._account,
+        )
 
     @property
     def pid(self) -> int:
@@ -53,8 +60,6 @@ class PostgresServer:
             ServerStartError: it does not run.
 
         """
-        if self._process is None or self._process.poll() is not None:
-            raise ServerStartError(f"PostgreSQL in {self._directory} does not run")
         return self._process.pid
 
     def make(
@@ -106,32 +111,17 @@ class PostgresServer:
             ServerStartError: it ended, or was not ready in time.
 
         """
-        if self._process is not None and self._process.poll() is None:
+        if self._process.is_running():
             return
         said = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [self._binaries.postgres, "-D", str(self._data)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=self._environ(),
-                start_new_session=True,
-                **self._account.credentials(),
-            )
-        self._claim.started(self._process.pid)
-        self._wait_until_ready(self._process, said)
+        self._process.start()
+        self._wait_until_ready(said)
 
-    def _environ(self) -> dict[str, str]:
-        """Return an environment that says nothing about this user: PGDATA, LC_ALL, PGPORT."""
-        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", **self._claim.environ}
-
-    def _wait_until_ready(self, process: "subprocess.Popen[bytes]", said: int) -> None:
+    def _wait_until_ready(self, said: int) -> None:
         """Wait for the line "ready" that the postmaster writes to its pid file."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._is_ready():
-            if process.poll() is not None:
+            if not self._process.is_running():
                 raise self._start_failure(said)
             if time.monotonic() > deadline:
                 self.stop(signal.SIGQUIT)
@@ -149,7 +139,7 @@ class PostgresServer:
             return False
         return (
             len(lines) >= 8
-            and self._process is not None
+            and self._process.is_running()
             and lines[0] == str(self._process.pid)
             and lines[7].strip() == "ready"
         )
@@ -168,16 +158,7 @@ class PostgresServer:
 
     def stop(self, number: int) -> None:
         """Stop the postmaster with SIGINT (fast) or SIGQUIT (immediate), for sure."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.poll() is None:
-            process.send_signal(number)
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._claim.end_processes(grace_s=_STOP_TIMEOUT_S)
-            process.wait()
+        self._process.stop(number, grace_s=_STOP_TIMEOUT_S)
 
     def close(self) -> None:
         """Stop the server and remove its files."""
