@@ -1,0 +1,120 @@
+"""The command `poolkit`: one function a command; what a command needs is imported inside it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+try:
+    import click
+except ImportError:  # the library alone was installed
+    sys.exit("poolkit: the command line needs click; install it with: pip install 'poolkit[cli]'")
+
+from poolkit.errors import PoolkitError
+
+if TYPE_CHECKING:
+    from poolkit.migrations import Migrations
+
+
+class _Command(click.Group):
+    """A group whose expected failures are one line and exit status 2, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (PoolkitError, ValueError, OSError) as error:
+            click.echo(f"poolkit: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="poolkit")
+def main() -> None:
+    """One SQLAlchemy codebase as a Lambda function, a web service and a worker.
+
+    Engine presets, measured connection counts, and a fleet that fits its database.
+    """
+
+
+@main.command()
+@click.argument("target", required=False)
+@click.option("--environment", "-e", default="dev", show_default=True)
+@click.option("--driver", help="another driver than the preset's own, such as asyncpg")
+@click.option("--all", "every", is_flag=True, help="print the table of all presets")
+@click.option("--copy", type=click.Path(path_type=Path), help="copy the preset file to FILE")
+def preset(
+    *,
+    target: str | None,
+    environment: str,
+    driver: str | None,
+    every: bool,
+    copy: Path | None,
+) -> None:
+    """Print the engine preset of TARGET as code to paste, with the reasons."""
+    from poolkit.config.presets import TARGETS, preset  # noqa: PLC0415
+    from poolkit.preset_code import preset_code, preset_table  # noqa: PLC0415
+
+    if copy is not None:
+        _copy_presets(copy)
+    elif every:
+        click.echo(preset_table())
+    elif target is None:
+        raise click.UsageError(f"name a target ({', '.join(TARGETS)}), or --all, or --copy FILE")
+    else:
+        click.echo(preset_code(preset(target, environment), driver))
+
+
+def _copy_presets(file: Path) -> None:
+    from poolkit.config import presets  # noqa: PLC0415
+
+    source = Path(presets.__file__).read_text(encoding="utf-8")
+    if file.is_dir():
+        file /= "presets.py"
+    try:
+        # "x": somebody's own numbers must not be lost to a second copy.
+        with file.open("x", encoding="utf-8") as out:
+            out.write(source)
+    except FileExistsError:
+        raise FileExistsError(f"{file} exists already; it was left as it is") from None
+    click.echo(f"{file}: needs SQLAlchemy and your driver, nothing else")
+
+
+@main.group()
+def db() -> None:
+    """Bring the database's schema up to date."""
+
+
+_migrations_option = click.option(
+    "--migrations",
+    "module",
+    envvar="POOLKIT_MIGRATIONS",
+    help="the module that has them; default: [tool.poolkit] migrations in pyproject.toml",
+)
+
+
+@db.command()
+@_migrations_option
+def upgrade(module: str | None) -> None:
+    """Apply what is missing. Safe as a one-off job, and when two run at once."""
+    found = _migrations(module)
+    before, after = found.upgrade()
+    unchanged = f"already at {after}"
+    click.echo(unchanged if before == after else f"upgraded from {before or 'empty'} to {after}")
+
+
+@db.command()
+@_migrations_option
+def current(module: str | None) -> None:
+    """Print the database's revision, and whether there are newer ones."""
+    found = _migrations(module)
+    revision, heads = found.current(), found.heads()
+    behind = "" if revision in heads else f" (behind: the latest is {', '.join(heads)})"
+    click.echo(f"{revision or 'empty'}{behind}")
+
+
+def _migrations(module: str | None) -> Migrations:
+    from poolkit.config.settings import Settings  # noqa: PLC0415
+    from poolkit.migrations import Migrations  # noqa: PLC0415
+
+    return Migrations.find(module, Settings.from_environ(default_target="script"))

@@ -1,0 +1,91 @@
+"""A project's migrations, found by name and run with the project's own settings."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import exc
+
+from poolkit.config.engine import make_engine
+from poolkit.config.session import translate
+from poolkit.errors import ConfigurationError
+from poolkit.project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import Engine
+
+    from poolkit.config.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migrations:
+    """A module with `upgrade(engine)`, `current(engine)` and `heads()`, and a database."""
+
+    module: Any
+    settings: Settings
+
+    @classmethod
+    def find(cls, name: str | None, settings: Settings) -> Migrations:
+        """Return the named module, or the one that `[tool.poolkit] migrations` names.
+
+        Raises:
+            ConfigurationError: none is named, or it cannot be imported.
+        """
+        project = Project.find()
+        name = name or project.table.get("migrations")
+        if not name:
+            raise ConfigurationError(
+                "no migrations are named; set [tool.poolkit] migrations in pyproject.toml, "
+                "POOLKIT_MIGRATIONS or --migrations"
+            )
+        # As `python -m` does: the project's own packages need no installation.
+        sys.path.insert(0, str(project.root))
+        try:
+            return cls(module=importlib.import_module(name), settings=_patient(settings))
+        except ImportError as error:
+            raise ConfigurationError(f"migrations {name!r} do not import: {error}") from None
+
+    def upgrade(self) -> tuple[str | None, str | None]:
+        """Apply what is missing; return the revision before and after.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached.
+        """
+        with self._engine() as engine:
+            before = self.module.current(engine)
+            self.module.upgrade(engine)
+            return before, self.module.current(engine)
+
+    def current(self) -> str | None:
+        """Return the database's revision; None if it was never upgraded."""
+        with self._engine() as engine:
+            revision: str | None = self.module.current(engine)
+            return revision
+
+    def heads(self) -> tuple[str, ...]:
+        """Return the latest revisions that the module knows."""
+        return tuple(self.module.heads())
+
+    @contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        engine = make_engine(self.settings)
+        try:
+            yield engine
+        except (exc.DBAPIError, OSError) as error:
+            raise translate(error) or error from error
+        finally:
+            engine.dispose()
+
+
+def _patient(settings: Settings) -> Settings:
+    # Building an index takes as long as it takes; lock_timeout is what protects the others.
+    return replace(
+        settings,
+        preset=settings.preset.replace(statement_timeout=0, idle_in_transaction_session_timeout=0),
+    )

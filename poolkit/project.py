@@ -1,0 +1,43 @@
+"""The project that poolkit works for: its `[tool.poolkit]` table in pyproject.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from poolkit.errors import ConfigurationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A folder and what its pyproject.toml says to poolkit; `table` is empty without one."""
+
+    root: Path
+    table: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Project:
+        """Return the nearest project at or above `start` (default: the current folder).
+
+        Raises:
+            ConfigurationError: its pyproject.toml cannot be read as TOML.
+        """
+        start = (start or Path.cwd()).resolve()
+        for folder in (start, *start.parents):
+            file = folder / "pyproject.toml"
+            if file.is_file():
+                return cls(root=folder, table=_poolkit_table(file))
+        return cls(root=start)
+
+
+def _poolkit_table(file: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file}: {error}") from None
+    table = document.get("tool", {}).get("poolkit", {})
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{file}: tool.poolkit must be a table, not {table!r}")
+    return table
