@@ -3,25 +3,14 @@
 import contextlib
 import secrets
 import shutil
-import signal
 import socket
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import ClassVar
 
-from poolkit.errors import BinaryMissingError, PortInUseError, ServerStartError
+from poolkit.errors import BinaryMissingError
 from poolkit.local.accounts import Account
-from poolkit.local.claim import Claim
-from poolkit.local.directories import last_lines, private_directory
-from poolkit.local.leftovers import clean_leftovers
-from poolkit.local.owned_process import OwnedProcess
-from poolkit.local.ports import LOOPBACK, free_port
-from poolkit.local.readiness import satisfies, wait_until_ready
-
-_START_TIMEOUT_S = 20.0
-_STOP_TIMEOUT_S = 5.0
-_PORT_ATTEMPTS = 5
+from poolkit.local.loopback_server import LoopbackServer
 
 
 def find_valkey() -> Path:
@@ -44,7 +33,7 @@ def find_valkey() -> Path:
     )
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(LoopbackServer):
     """One Valkey server for as long as it is open, listening on the loopback address.
 
     A context manager: entering starts it, leaving stops it. It asks for a random password
@@ -56,168 +45,47 @@ class EmbeddedBroker:
 
     """
 
-    def __init__(self, state_dir: Path, *, port: int = 0) -> None:
-        self.host = LOOPBACK
-        self.port = port
-        self._chooses_port = port == 0
-        self._state_dir = state_dir
-        self._password = secrets.token_urlsafe(24)
-        self._claim: Claim | None = None
-        self._process: OwnedProcess | None = None
-        self._directory = state_dir
+    name: ClassVar[str] = "the broker"
 
-    def __repr__(self) -> str:
-        return f"<EmbeddedBroker {self.host}:{self.port}>"
+    def __init__(self, state_dir: Path, *, port: int = 0) -> None:
+        super().__init__(state_dir, port=port)
+        self._password = secrets.token_urlsafe(24)
 
     @property
     def url(self) -> str:
         """The URL for Celery and redis-py: database 0."""
         return f"redis://:{self._password}@{self.host}:{self.port}/0"
 
-    @property
-    def pid(self) -> int:
-        """The server's pid.
+    def _program(self) -> Path:
+        return find_valkey()
 
-        Raises:
-            ServerStartError: it does not run.
+    def _account(self) -> Account:
+        return Account.own()
 
-        """
-        if self._process is None:
-            raise ServerStartError("the broker was never started: call start() first")
-        return self._process.pid
-
-    @property
-    def log(self) -> Path:
-        """The file with what the server says."""
-        return self._directory / "server.log"
-
-    def start(self) -> Self:
-        """Start the server and wait until it answers; again on the same port after a stop.
-
-        Raises:
-            BinaryMissingError: the program is not installed or does not run here.
-            NotReadyError: it does not answer.
-            PortInUseError: the port asked for is taken.
-            ServerStartError: it ended at once; the message says why.
-            StateDirectoryError: there is no place for its files.
-
-        """
-        if self._process is not None and self._process.is_running():
-            return self
-        if self._claim is None:
-            self._settle()
-        try:
-            self._start_on_a_port()
-        except BaseException:
-            self.close()
-            raise
-        self._chooses_port = False
-        return self
-
-    def _settle(self) -> None:
-        """Make the directory and the claim."""
-        clean_leftovers()
-        program = find_valkey()
-        self._directory = private_directory(self._state_dir, prefix="valkey", account=Account.own())
-        self._claim = Claim(what=f"Valkey in {self._directory}", directory=self._directory).at_exit(
-            self.close
-        )
-        self._process = OwnedProcess(
-            [str(program), "-"],
-            claim=self._claim,
-            log=self.log,
-            environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
-            cwd=self._directory,
-        )
-
-    def _start_on_a_port(self) -> None:
-        """Start, on another port when the one that was free has been taken meanwhile."""
-        for attempt in range(_PORT_ATTEMPTS):
-            if self._chooses_port:
-                self.port = free_port()
-            try:
-                self._start_once()
-            except PortInUseError:
-                if not self._chooses_port or attempt == _PORT_ATTEMPTS - 1:
-                    raise
-            else:
-                return
-
-    def _start_once(self) -> None:
-        assert self._process is not None  # noqa: S101 - _settle comes first
-        self.log.unlink(missing_ok=True)
+    def _arguments(self, directory: Path) -> list[str]:
         # Standard input shows the password to nobody; arguments would.
-        self._process.start(says=self._settings().encode())
-        try:
-            wait_until_ready(
-                self._process,
-                satisfies(self._answers),
-                name="the broker",
-                log=self.log,
-                timeout_s=_START_TIMEOUT_S,
-            )
-        except ServerStartError:
-            if "Address already in use" not in last_lines(self.log, count=50):
-                raise
-            raise PortInUseError(
-                f"port {self.port} of {self.host} is in use: stop what listens there, or "
-                "choose another port (0 takes any that is free)"
-            ) from None
+        return ["-", "--dir", str(directory)]
 
-    def _settings(self) -> str:
-        return "\n".join(
-            (
-                f"bind {self.host}",
-                f"port {self.port}",
-                f"requirepass {self._password}",
-                "daemonize no",
-                'save ""',
-                "appendonly no",
-                # Its title would overwrite the environment, and with it the claim's mark.
-                "set-proc-title no",
-                "",
-            )
+    def _prepare(self, directory: Path) -> bytes:
+        settings = (
+            f"bind {self.host}",
+            f"port {self.port}",
+            f"requirepass {self._password}",
+            "daemonize no",
+            'save ""',
+            "appendonly no",
+            # Its title would overwrite the environment, and with it the claim's mark.
+            "set-proc-title no",
         )
+        return "".join(f"{line}\n" for line in settings).encode()
 
     def _answers(self) -> bool:
         """Ask in Valkey's inline form (RESP specification, "Inline commands")."""
-        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 2) as s:
-            s.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
-            with s.makefile("rb") as answers:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((self.host, self.port), 2) as connection,
+        ):
+            connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
+            with connection.makefile("rb") as answers:
                 return (answers.readline(), answers.readline()) == (b"+OK\r\n", b"+PONG\r\n")
         return False
-
-    def stop(self) -> None:
-        """Stop the server; what was queued is lost."""
-        self._stop(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Stop at once, as in a crash."""
-        self._stop(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Stop and start, empty, on the same port."""
-        self.stop()
-        self.start()
-
-    def _stop(self, number: int) -> None:
-        if self._process is not None:
-            self._process.stop(number, grace_s=_STOP_TIMEOUT_S)
-
-    def close(self) -> None:
-        """Stop the server and remove its files; nothing happens if it was never started."""
-        self._stop(signal.SIGTERM)
-        if self._claim is not None:
-            self._claim.release()
-        self._claim = self._process = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

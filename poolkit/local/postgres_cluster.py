@@ -143,7 +143,8 @@ def run_to_end(
         check=False,
         **account.credentials(),
     )
-    with log.open("a") as file:
+    # A full disk shows in what the program says; its log must not hide that.
+    with contextlib.suppress(OSError), log.open("a") as file:
         file.write(done.stdout)
     if done.returncode != 0:
         raise ServerStartError(f"could not {goal}: {reason(done.stdout)}")

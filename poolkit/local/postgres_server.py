@@ -41,8 +41,12 @@ class PostgresServer:
             what=f"PostgreSQL in {self._directory}",
             directory=self._directory,
             stop_signal=signal.SIGQUIT,
-        ).at_exit(self.close)
-        self._binaries = find_binaries(self._account, copy_to=self._directory / "programs")
+        )
+        try:
+            self._binaries = find_binaries(self._account, copy_to=self._directory / "programs")
+        except BaseException:
+            self._claim.release()
+            raise
         self._process = OwnedProcess(
             [self._binaries.postgres, "-D", str(self._data)],
             claim=self._claim,
@@ -51,6 +55,7 @@ class PostgresServer:
             environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
             account=self._account,
         )
+        self._claim.at_exit(self.close)
 
     @property
     def pid(self) -> int:
@@ -162,5 +167,7 @@ class PostgresServer:
 
     def close(self) -> None:
         """Stop the server and remove its files."""
-        self.stop(signal.SIGINT)
-        self._claim.release()
+        try:
+            self.stop(signal.SIGINT)
+        finally:
+            self._claim.release()
