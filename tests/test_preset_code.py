@@ -1,0 +1,71 @@
+"""What `poolkit preset` prints."""
+
+import ast
+from typing import Any
+
+import pytest
+
+from poolkit.config.presets import ENVIRONMENTS, TARGETS, preset
+from poolkit.preset_code import WIDTH, preset_code, preset_table
+
+EVERY = [(target, environment) for target in TARGETS for environment in ENVIRONMENTS]
+
+
+@pytest.mark.parametrize(("target", "environment"), EVERY)
+def test_printed_code_makes_the_preset_s_engine(target, environment):
+    """The code runs as printed, and its engine has the preset's pool and limits."""
+    chosen = preset(target, environment)
+    names: dict[str, Any] = {}
+    exec(preset_code(chosen), names)
+    made = names["engine"]
+    options = chosen.engine_options(made.url, application_name=f"{target}:instance")
+    assert type(made.pool) is options["poolclass"]
+    if chosen.pool == "queue":
+        assert made.pool.size() == chosen.pool_size
+        assert made.pool._max_overflow == chosen.max_overflow
+        assert made.pool._timeout == chosen.pool_timeout
+        assert made.pool._recycle == chosen.pool_recycle
+
+
+@pytest.mark.parametrize(("target", "environment"), EVERY)
+def test_printed_connect_arguments_are_the_preset_s(target, environment):
+    """Every connection argument stands in the printed code, none is added."""
+    chosen = preset(target, environment)
+    tree = ast.parse(preset_code(chosen))
+    call = next(node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    printed = next(word.value for word in call.keywords if word.arg == "connect_args")
+    options = chosen.engine_options(f"postgresql+{chosen.driver}://h/d", application_name="x")
+    wanted = {k: v for k, v in options["connect_args"].items() if isinstance(v, (int, float))}
+    assert ast.literal_eval(printed).items() >= wanted.items()
+    assert ast.literal_eval(printed).keys() == options["connect_args"].keys()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "pymysql", "mysqldb", "pysqlite"])
+def test_another_driver_gets_its_own_arguments(driver):
+    """The code for another driver parses, and names that driver in its URL."""
+    code = preset_code(preset("web", "prod"), driver)
+    ast.parse(code)
+    assert f"+{driver}://" in code
+
+
+def test_a_driver_that_does_not_fit_is_refused():
+    """An asynchronous driver is no choice for a synchronous target, and the message says so."""
+    with pytest.raises(ValueError, match=r"synchronous target 'web'.*psycopg2"):
+        preset_code(preset("web", "prod"), "asyncpg")
+
+
+def test_lines_stay_readable():
+    """Nothing is wider than the announced width but the one line that holds a long value."""
+    for target, environment in EVERY:
+        for line in preset_code(preset(target, environment)).splitlines():
+            assert len(line) <= WIDTH or '"options"' in line
+
+
+def test_table_has_a_line_for_every_preset():
+    """The table shows each target in each environment, with its ceiling per process."""
+    lines = preset_table().splitlines()
+    assert len(lines) == 1 + len(EVERY)
+    for line, (target, environment) in zip(lines[1:], EVERY, strict=True):
+        cells = line.split()
+        assert cells[:2] == [target, environment]
+        assert cells[-1] == str(preset(target, environment).max_connections_per_process)
