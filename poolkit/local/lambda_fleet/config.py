@@ -80,6 +80,7 @@ class FunctionConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
         object.__setattr__(self, "task_root", Path(self.task_root).resolve())
+        object.__setattr__(self, "python", Path(self.python))
         self._check_code()
         self._check_limits()
         reserved = sorted(RESERVED_VARIABLES & self.env.keys())

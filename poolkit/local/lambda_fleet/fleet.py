@@ -76,12 +76,10 @@ class LambdaFleet:
         self._thread.start()
         try:
             self._url = listening.result()
-        except OSError as error:
+        except LambdaFleetError:
             self._thread.join()
             self._thread = None
-            raise LambdaFleetError(
-                f"cannot listen on {self._host}:{self._port}: {error}; port 0 takes a free one"
-            ) from error
+            raise
         atexit.register(self.stop)
         return self
 
@@ -173,7 +171,7 @@ class LambdaFleet:
             self._loop, self._server = loop, server
             listening.set_result(url)
             loop.run_forever()
-        except OSError as error:
+        except LambdaFleetError as error:
             listening.set_exception(error)
         finally:
             loop.close()

@@ -124,6 +124,11 @@ class HttpProtocol(asyncio.Protocol):
         except httptools.HttpParserError:
             self._garbage()
 
+    def eof_received(self) -> bool:
+        """Keep a connection whose peer only has nothing more to send, while it is owed an answer."""
+        self._last = True
+        return self._busy
+
     # httptools calls these
 
     def on_message_begin(self) -> None:

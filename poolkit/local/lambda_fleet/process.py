@@ -103,9 +103,13 @@ class FunctionProcess:
             self._signal(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """Ask the function to end; a frozen one is thawed, or it would never hear of it."""
-        self._signal(signal.SIGTERM)
+        """Ask the function to end.
+
+        Thawed first: a signal sent to a stopped process goes to whichever of its threads runs
+        first, and when that is not the main thread, Python does not wake up to handle it.
+        """
         self.thaw()
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End the whole group now."""

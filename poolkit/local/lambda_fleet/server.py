@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from poolkit.errors import LambdaFleetError
 from poolkit.local.lambda_fleet.config import FunctionConfig
 from poolkit.local.lambda_fleet.function import LambdaFunction
 from poolkit.local.lambda_fleet.gateway import CLIENT_LIMITS, Gateway
@@ -32,15 +33,20 @@ class FleetServer:
         self._connections: set[HttpProtocol] = set()
 
     async def open(self) -> str:
-        """Listen; return the URL. Raises `OSError` when the port is taken."""
+        """Listen; return the URL. Raises `LambdaFleetError` when that cannot be done."""
         gateway = Gateway(self.function)
         host, port = self._address
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: HttpProtocol(gateway.on_request, CLIENT_LIMITS, self._connections),
-            host,
-            port,
-            backlog=1024,
-        )
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: HttpProtocol(gateway.on_request, CLIENT_LIMITS, self._connections),
+                host,
+                port,
+                backlog=1024,
+            )
+        except OSError as error:
+            raise LambdaFleetError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; port 0 takes a free one"
+            ) from error
         return _url(self._server.sockets[0].getsockname())
 
     async def close(self) -> None:
