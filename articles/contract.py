@@ -13,7 +13,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 
 from articles.errors import InputError, InvalidInput
 from articles.models import (
@@ -83,7 +83,7 @@ class NewArticle:
         Raises:
             TooLarge, MalformedJson, InvalidInput: see `parse_json_object`.
         """
-        return cls(**_checked(raw, cls.schema))
+        return cls(**_checked(parse_json_object(raw), cls.schema))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class ArticleUpdate:
         Raises:
             TooLarge, MalformedJson, InvalidInput: see `parse_json_object`.
         """
-        return cls(**_checked(raw, cls.schema))
+        return cls(**_checked(parse_json_object(raw), cls.schema))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,16 @@ class NewDocument:
         Raises:
             TooLarge, MalformedJson, InvalidInput: see `parse_json_object`.
         """
-        return cls(**_checked(raw, cls.schema))
+        return cls.from_object(parse_json_object(raw))
+
+    @classmethod
+    def from_object(cls, value: object) -> NewDocument:
+        """Check what a queue's own decoder has read already.
+
+        Raises:
+            InvalidInput: it breaks the schema.
+        """
+        return cls(**_checked(value, cls.schema))
 
     @property
     def content_sha256(self) -> str:
@@ -301,12 +310,11 @@ def dump(content: object) -> bytes:
     )
 
 
-def _checked(raw: bytes, schema: Mapping[str, Any]) -> dict[str, Any]:
-    value = parse_json_object(raw)
+def _checked(value: object, schema: Mapping[str, Any]) -> dict[str, Any]:
     errors = errors_of(value, schema)
     if errors:
         raise InvalidInput(errors)
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def _limit(values: Sequence[str], errors: list[InputError]) -> int:

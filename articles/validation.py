@@ -25,6 +25,15 @@ MAX_BODY_BYTES: Final = 1_048_576
 MAX_ERRORS: Final = 20
 """The most errors that one answer lists: enough to learn from, and no amplifier."""
 
+_TYPES: Final[Mapping[type, str]] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
 _TAKEN: Final = object()
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -109,7 +118,8 @@ def _object_errors(value: object, schema: Mapping[str, Any], pointer: str) -> It
         if name not in value:
             yield InputError("is required", f"{pointer}/{_escaped(name)}")
     for name, member in value.items():
-        where = f"{pointer}/{_escaped(name)}"
+        # Another decoder than JSON's may have let other keys than strings through.
+        where = f"{pointer}/{_escaped(str(name))}"
         if name in properties:
             yield from _errors(member, properties[name], where)
         else:
@@ -126,7 +136,8 @@ def _string_errors(value: object, schema: Mapping[str, Any], pointer: str) -> It
     shortest, longest = schema.get("minLength", 0), schema["maxLength"]
     if not shortest <= len(value) <= longest:
         yield InputError(f"must have {shortest} to {longest} characters, not {len(value)}", pointer)
-    elif "pattern" in schema and not re.search(schema["pattern"], value):
+    # A final $ is the end in JSON Schema; in Python it also stands before a last newline.
+    elif "pattern" in schema and not re.search(schema["pattern"].replace("$", r"\Z"), value):
         yield InputError(schema["description"], pointer)
     if "\0" in value:
         yield InputError("must not contain the character NUL (U+0000)", pointer)
@@ -144,8 +155,7 @@ def _integer_errors(value: object, schema: Mapping[str, Any], pointer: str) -> I
 
 
 def _type_of(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
-    return "null" if value is None else names.get(type(value), "a number")
+    return _TYPES.get(type(value), type(value).__name__)
 
 
 def _escaped(name: str) -> str:

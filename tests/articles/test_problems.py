@@ -1,0 +1,78 @@
+"""Errors become problem documents as RFC 9457 describes them."""
+
+import json
+
+import jsonschema
+import pytest
+
+from articles.errors import (
+    InputError,
+    InvalidInput,
+    MalformedJson,
+    NotFound,
+    StaleVersion,
+    TooLarge,
+)
+from articles.problems import (
+    PROBLEM_SCHEMA,
+    method_not_allowed,
+    no_such_path,
+    plain_problem,
+    problem_of,
+)
+
+INPUT_ERRORS = (InputError("is required", pointer="#/a"), InputError("must be", parameter="b"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "title"),
+    [
+        (MalformedJson(INPUT_ERRORS), 400, "/problems/malformed-json", "Malformed JSON"),
+        (NotFound("article", 7), 404, "about:blank", "Not Found"),
+        (StaleVersion(7, 1, 2), 409, "/problems/stale-version", "Stale version"),
+        (TooLarge(10), 413, "about:blank", None),
+        (InvalidInput(INPUT_ERRORS), 422, "/problems/invalid-input", "Invalid input"),
+    ],
+)
+def test_each_error_of_the_domain_has_its_problem(error, status, kind, title):
+    """Status, type and title tell the kind; the detail is the error's own message."""
+    problem = problem_of(error)
+    content = json.loads(problem.body())
+    jsonschema.validate(content, PROBLEM_SCHEMA)
+    assert (problem.status, content["status"], content["type"]) == (status, status, kind)
+    assert title is None or content["title"] == title
+    assert content["detail"] == str(error)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), SystemExit()])
+def test_an_error_from_elsewhere_is_no_problem_of_this_domain(error):
+    """The deployable decides what its own errors are."""
+    assert problem_of(error) is None
+
+
+def test_input_errors_are_listed_with_their_places():
+    """A member of the body has a pointer, a parameter its name."""
+    assert json.loads(problem_of(InvalidInput(INPUT_ERRORS)).body())["errors"] == [
+        {"pointer": "#/a", "detail": "is required"},
+        {"parameter": "b", "detail": "must be"},
+    ]
+
+
+def test_a_stale_version_tells_the_current_one():
+    """The client learns what to read again."""
+    assert json.loads(problem_of(StaleVersion(7, 1, 2)).body())["current_version"] == 2
+
+
+def test_an_instance_names_the_occurrence():
+    """It is there only if the deployable gives one."""
+    problem = plain_problem(503, "no connection is free", {"Retry-After": "1"})
+    assert "instance" not in json.loads(problem.body())
+    assert json.loads(problem.body(instance="urn:uuid:1"))["instance"] == "urn:uuid:1"
+    assert problem.title == "Service Unavailable"
+
+
+def test_unknown_paths_and_methods_have_problems_too():
+    """A path's undecodable bytes do not break the answer; the methods possible are named."""
+    assert json.loads(no_such_path("/a\udcff").body())["status"] == 404
+    problem = method_not_allowed("PUT", ["POST", "GET"])
+    assert (problem.status, problem.headers) == (405, {"Allow": "GET, POST"})
