@@ -22,13 +22,14 @@ import os
 import random
 import select
 import socket
+import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InvalidatePoolError
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, StaticPool
 
 if TYPE_CHECKING:
@@ -274,15 +275,17 @@ class EnginePreset:
     ) -> dict[str, Any]:
         merged = self.engine_options(url, application_name=application_name)
         merged["connect_args"] |= options.get("connect_args", {})
-        merged |= {k: v for k, v in options.items() if k != "connect_args"}
         if self.ping_after_idle > 0:
             merged.pop("pool_pre_ping", None)
-        return merged
+        return merged | {k: v for k, v in options.items() if k != "connect_args"}
 
     def _add_checks(self, engine: Engine) -> None:
+        if engine.dialect.name == "sqlite":  # no server that could be full, or go away
+            return
         if self.retry_connect:
             event.listen(engine, "do_connect", Connector(self))
-        if self.pool == "queue" and not _is_memory(engine.url):
+        event.listen(engine.pool, "connect", _KeepAlive(self))
+        if self.pool == "queue":
             _CheckoutCheck(self, engine.dialect).listen(engine.pool)
 
     def start(self, engine: Engine) -> int:
@@ -330,7 +333,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "pool_size": (1, 10_000),
     "max_overflow": (0, 10_000),
     "pool_timeout": (0, 3_600),
-    "pool_recycle": (-1, 7 * 86_400),
+    "pool_recycle": (1, 7 * 86_400),
     "pool_recycle_jitter": (0, 0.5),
     "ping_after_idle": (0, 3_600),
     "prewarm": (0, 10_000),
@@ -356,9 +359,11 @@ _FLOATS = ("pool_timeout", "pool_recycle", "pool_recycle_jitter", "ping_after_id
 
 def _in_range(name: str, value: Any, low: float, high: float) -> None:
     numeric = isinstance(value, (int, float) if name in _FLOATS else int)
-    if isinstance(value, bool) or not numeric or not low <= value <= high:
+    never = name == "pool_recycle" and value == -1
+    if isinstance(value, bool) or not numeric or not (low <= value <= high or never):
         number = "a number" if name in _FLOATS else "a whole number"
-        raise ValueError(f"{name} must be {number} from {low:g} to {high:g}, not {value!r}")
+        rest = ", or -1 for never" if name == "pool_recycle" else ""
+        raise ValueError(f"{name} must be {number} from {low:g} to {high:g}{rest}, not {value!r}")
 
 
 def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -383,6 +388,9 @@ _WARM_WHY = (
     "it, so reserved concurrency is the connection ceiling; the server ends the ones that "
     "stay frozen (idle_session_timeout)."
 )
+# A pool of one that keeps nothing: what the ceiling of a null pool is, as long as its process
+# does one thing at a time.
+_NULL_POOL: dict[str, Any] = {"pool": "null", "pool_size": 1, "max_overflow": 0}
 _LAMBDA_LIMITS: dict[str, Any] = {
     # Connect 5 s + statement 10 s leave a 20 s function time to answer.
     "connect_timeout": 5,
@@ -408,7 +416,7 @@ _TARGET: dict[str, dict[str, Any]] = {
     "lambda": {
         "why": "No connection outlives an invoke, so a frozen execution environment holds "
         "none. Every unit of work pays for a connect.",
-        "pool": "null",
+        **_NULL_POOL,
         **_LAMBDA_LIMITS,
     },
     "lambda_warm": {
@@ -424,11 +432,11 @@ _TARGET: dict[str, dict[str, Any]] = {
         "why": "RDS Proxy or PgBouncer keeps the connections; a second pool here would only "
         "hold its clients' slots. Timeouts belong on the role or the proxy: startup options "
         "are refused, and SET pins the connection.",
-        "pool": "null",
+        **_NULL_POOL,
         "transaction_pooling": True,
         **_LAMBDA_LIMITS,
     },
-    "script": {"why": "Runs once, one unit of work at a time.", "pool": "null"},
+    "script": {"why": "Runs once, one unit of work at a time.", **_NULL_POOL},
 }
 
 # What an environment changes for a target.
@@ -473,8 +481,14 @@ def preset(target: str, environment: str = "dev") -> EnginePreset:
 
 # -- URLs -----------------------------------------------------------------------------------
 
-# libpq's parameters that asyncpg does not know, and that change nothing there.
-_LIBPQ_ONLY = ("channel_binding", "gssencmode", "sslcompression", "sslrootcert", "keepalives")
+# libpq's parameters (PostgreSQL, 32.1.2) that asyncpg.connect does not take by name. What they
+# say is said in asyncpg's own words by _asyncpg(), as far as it has any.
+_LIBPQ_ONLY = frozenset(
+    {"application_name", "connect_timeout", "options", "client_encoding"}
+    | {"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcompression", "channel_binding"}
+    | {"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"}
+    | {"tcp_user_timeout", "gssencmode", "fallback_application_name"}
+)
 
 
 def _parse_url(url: str | URL) -> URL:
@@ -514,8 +528,7 @@ def _translate_tls(url: URL, driver: str) -> URL:
     if driver == "asyncpg":
         if "sslmode" in query:
             query["ssl"] = query.pop("sslmode")
-        if "sslrootcert" in query:
-            # asyncpg takes a certificate in an SSLContext only: engine_options makes it.
+        if _names_certificate(url):
             query.pop("ssl", None)
         query = {k: v for k, v in query.items() if k not in _LIBPQ_ONLY}
     elif driver in ("psycopg2", "psycopg") and "ssl" in query:
@@ -526,7 +539,7 @@ def _translate_tls(url: URL, driver: str) -> URL:
 def _is_memory(url: URL) -> bool:
     if url.get_backend_name() != "sqlite":
         return False
-    return url.database in (None, "", ":memory:") or ":memory:" in str(url.database)
+    return url.database in (None, "") or ":memory:" in str(url.database)
 
 
 # -- what each driver calls its arguments ---------------------------------------------------
@@ -578,14 +591,17 @@ def _psycopg(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
 def _asyncpg(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
     """asyncpg.connect: server settings by name; its TCP options are set on the socket."""
     settings = {"application_name": name}
-    arguments: dict[str, Any] = {"timeout": preset.connect_timeout, "server_settings": settings}
-    if "sslrootcert" in url.query:
+    timeout = float(str(url.query.get("connect_timeout", preset.connect_timeout)))
+    arguments: dict[str, Any] = {"timeout": timeout, "server_settings": settings}
+    if _names_certificate(url):
         arguments["ssl"] = _tls_context(url)
+    if "options" in url.query:
+        settings["options"] = str(url.query["options"])
     if preset.transaction_pooling:
         arguments["statement_cache_size"] = 0
         arguments["prepared_statement_cache_size"] = 0  # SQLAlchemy's own
         arguments["prepared_statement_name_func"] = _unnamed
-    else:
+    elif "options" not in url.query:
         settings.update(_server_timeouts(preset))
     return arguments
 
@@ -594,13 +610,24 @@ def _unnamed() -> str:
     return ""
 
 
+def _names_certificate(url: URL) -> bool:
+    """asyncpg.connect takes certificates in an SSLContext only; `disable` needs none."""
+    mode = url.query.get("sslmode", url.query.get("ssl"))
+    return mode != "disable" and not {"sslrootcert", "sslcert"}.isdisjoint(url.query)
+
+
 def _tls_context(url: URL) -> ssl.SSLContext:
     import ssl  # noqa: PLC0415  (libpq brings its own)
 
-    certificate = str(url.query["sslrootcert"])
-    mode = url.query.get("sslmode", url.query.get("ssl", "verify-full"))
-    context = ssl.create_default_context(cafile=certificate)
-    context.check_hostname = mode == "verify-full"
+    named = {key: str(value) for key, value in url.query.items()}
+    authority = named.get("sslrootcert", "system")
+    context = ssl.create_default_context(cafile=None if authority == "system" else authority)
+    # With a root certificate, libpq's `require` is its `verify-ca` (PostgreSQL, 32.19.1).
+    context.check_hostname = named.get("sslmode", named.get("ssl", "verify-full")) == "verify-full"
+    if "sslrootcert" not in named and not context.check_hostname:
+        context.verify_mode = ssl.CERT_NONE
+    if "sslcert" in named:
+        context.load_cert_chain(named["sslcert"], named.get("sslkey"))
     return context
 
 
@@ -762,10 +789,22 @@ def _sleep(dialect: Dialect, seconds: float) -> None:
     await_only(asyncio.sleep(seconds))
 
 
-# Keys in ConnectionPoolEntry.info, which SQLAlchemy empties when it reconnects.
-_LAST_USED = "poolkit.last_used"
-_EXPIRES = "poolkit.expires"
-_POLLER = "poolkit.poller"
+# The key in ConnectionPoolEntry.info, which SQLAlchemy empties when it reconnects.
+_STATE = "poolkit.state"
+
+
+class _State:
+    """What is known about one pooled connection. Times are in seconds since the epoch."""
+
+    __slots__ = ("expires", "fileno", "is_closed", "last_used", "poll")
+
+    def __init__(self, connection: Any, now: float, expires: float) -> None:
+        driver = _driver_connection(connection)
+        self.last_used = now
+        self.expires = expires
+        self.fileno = _fileno(driver)
+        self.is_closed = _closed_test(driver)
+        self.poll = _poll(self.fileno)
 
 
 class _CheckoutCheck:
@@ -780,10 +819,13 @@ class _CheckoutCheck:
     """
 
     def __init__(self, preset: EnginePreset, dialect: Dialect) -> None:
-        self.preset = preset
         self.dialect = dialect
         self.recycle = preset.pool_recycle
+        self.jitter = preset.pool_recycle_jitter
+        self.bypass = preset.ping_after_idle
         self.checks = preset.pool_pre_ping and preset.ping_after_idle > 0
+        # An answer may take as long as a new connection would.
+        self.patience = preset.connect_timeout
 
     def listen(self, pool: Pool) -> None:
         event.listen(pool, "connect", self.on_connect)
@@ -794,79 +836,144 @@ class _CheckoutCheck:
 
     def on_connect(self, connection: Any, record: ConnectionPoolEntry) -> None:
         now = time.time()
-        info = record.info
-        info[_LAST_USED] = now
-        early = random.uniform(0, self.preset.pool_recycle_jitter)
-        info[_EXPIRES] = now + self.recycle * (1 - early) if self.recycle >= 0 else float("inf")
-        plug = _socket_of(connection)
-        if plug is not None:
-            _keep_alive(plug, self.preset)
-        info[_POLLER] = _poller(connection, plug)
+        early = random.uniform(0, self.jitter)
+        expires = now + self.recycle * (1 - early) if self.recycle >= 0 else float("inf")
+        record.info[_STATE] = _State(connection, now, expires)
 
     def on_checkin(self, connection: Any, record: ConnectionPoolEntry) -> None:
-        record.info[_LAST_USED] = time.time()
+        if connection is not None:  # invalidated: nothing came back
+            record.info[_STATE].last_used = time.time()
 
     def on_checkout(self, connection: Any, record: ConnectionPoolEntry, proxy: Any) -> None:
-        info = record.info
+        state: _State = record.info[_STATE]
         now = time.time()
-        if now >= info[_EXPIRES]:
+        if now >= state.expires:
             raise DisconnectionError("connection is older than pool_recycle")
         if not self.checks:
             return
-        idle = now - info[_LAST_USED]
         # A negative idle time means that the clock was set back: not known, so ask.
-        if 0 <= idle < self.preset.ping_after_idle and _is_quiet(connection, info):
-            return
-        self._ping(connection)
+        recent = 0 <= now - state.last_used < self.bypass
+        quiet = state.poll is not None and not state.is_closed() and not state.poll(0)
+        if not (recent and quiet):
+            self._ping(connection, state, quiet=quiet)
 
-    def _ping(self, connection: Any) -> None:
+    def _ping(self, connection: Any, state: _State, *, quiet: bool) -> None:
         try:
-            self.dialect.do_ping(connection)
-        except self.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError(f"connection did not answer a ping: {error}") from error
+            with _Cutoff(self.dialect, state.fileno, self.patience):
+                self.dialect.do_ping(connection)
+        except (self.dialect.loaded_dbapi.Error, OSError) as error:
+            # One that was told goodbye goes alone: its neighbours were told too, and asking
+            # them costs no time. A silent one takes all with it, or each would have to wait.
+            kind = InvalidatePoolError if quiet else DisconnectionError
+            raise kind(f"connection did not answer a ping: {error}") from error
 
 
-def _is_quiet(connection: Any, info: MutableMapping[Any, Any]) -> bool:
-    """Nothing to read on the connection's socket: no farewell from the server."""
-    poller = info[_POLLER]
-    if poller is None:
-        return False
-    is_closed = getattr(connection.driver_connection, "is_closed", None)
-    if is_closed is not None and is_closed():  # asyncpg has seen the end already
-        return False
-    return not poller.poll(0)
+class _Cutoff:
+    """A context that shuts a connection's socket down when it lasts too long.
+
+    The kernel's own limits (keepalives, tcp_user_timeout) end a connection whose peer is
+    gone, but not one through a proxy, or to a frozen server, whose kernel still answers.
+    """
+
+    def __init__(self, dialect: Dialect, fileno: int | None, seconds: float) -> None:
+        self.is_async = dialect.is_async
+        self.fileno = fileno
+        self.seconds = seconds
+        self.lock = threading.Lock()
+        self.ended = False
+        self.cut = False
+        self.timer: Any = None
+
+    def __enter__(self) -> None:
+        if self.fileno is None:
+            return
+        # A duplicate: should the driver close its own, the number may become another file's.
+        self.plug = socket.socket(fileno=os.dup(self.fileno))
+        if self.is_async:
+            import asyncio  # noqa: PLC0415  (a Lambda function has no event loop)
+
+            self.timer = asyncio.get_running_loop().call_later(self.seconds, self._shut_down)
+        else:
+            self.timer = threading.Timer(self.seconds, self._shut_down)
+            self.timer.daemon = True
+            self.timer.start()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self.timer is None:
+            return
+        self.timer.cancel()
+        with self.lock:
+            self.ended = True
+            self.plug.close()
+        if self.cut and error is None:  # the answer came in the last moment
+            raise TimeoutError(f"no answer within {self.seconds:g} s")
+
+    def _shut_down(self) -> None:
+        with self.lock:
+            if self.ended:
+                return
+            self.cut = True
+            with contextlib.suppress(OSError):  # the peer was quicker
+                self.plug.shutdown(socket.SHUT_RDWR)
 
 
-def _poller(connection: Any, plug: Any) -> Any:
-    """Return a poll object on the connection's socket, or None where there is no socket."""
-    fileno = getattr(connection, "fileno", None) or getattr(plug, "fileno", None)
-    if fileno is None or not hasattr(select, "poll"):  # Windows has no poll
-        return None
-    poller = select.poll()
-    poller.register(fileno(), select.POLLIN)
-    return poller
+def _driver_connection(connection: Any) -> Any:
+    """Return the driver's own connection: SQLAlchemy wraps those of asynchronous drivers."""
+    return getattr(connection, "driver_connection", connection)
 
 
-def _socket_of(connection: Any) -> Any:
-    """Return the Python socket of a driver that has no TCP arguments of its own, or None."""
-    driver = connection.driver_connection if hasattr(connection, "driver_connection") else None
-    transport = getattr(driver, "_transport", None)  # asyncpg
+def _socket_of(driver: Any) -> Any:
+    """Return the Python socket of a driver that has one, or None."""
+    transport = getattr(driver, "_transport", None)  # asyncpg, asyncmy
     if transport is not None:
         return transport.get_extra_info("socket")
-    return getattr(connection, "_sock", None)  # PyMySQL
+    return getattr(driver, "_sock", None)  # PyMySQL
 
 
-def _keep_alive(plug: Any, preset: EnginePreset) -> None:
-    """Set on a socket what libpq sets by connection parameters."""
-    options = {
-        "TCP_KEEPIDLE": preset.keepalives_idle,
-        "TCP_KEEPINTVL": preset.keepalives_interval,
-        "TCP_KEEPCNT": preset.keepalives_count,
-        "TCP_USER_TIMEOUT": preset.tcp_user_timeout,
-    }
-    if plug.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in options.items():
-        if hasattr(socket, name):  # macOS lacks two of them
-            plug.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+def _fileno(driver: Any) -> int | None:
+    """Return the number of a connection's socket; None where it is not to be had or used."""
+    source = driver if hasattr(driver, "fileno") else _socket_of(driver)
+    if source is None or not hasattr(select, "poll"):  # Windows has no poll
+        return None
+    return int(source.fileno())
+
+
+def _poll(fileno: int | None) -> Callable[[int], list[Any]] | None:
+    if fileno is None:
+        return None
+    poller = select.poll()
+    poller.register(fileno, select.POLLIN)
+    return poller.poll
+
+
+def _closed_test(driver: Any) -> Callable[[], Any]:
+    """Return the driver's own word on whether this end is closed already."""
+    is_closed = getattr(driver, "is_closed", None)  # asyncpg
+    if is_closed is not None:
+        return cast("Callable[[], Any]", is_closed)
+    if hasattr(driver, "closed"):  # psycopg2, psycopg
+        return lambda: driver.closed
+    if hasattr(driver, "open"):  # PyMySQL
+        return lambda: not driver.open
+    return lambda: False
+
+
+class _KeepAlive:
+    """A `connect` listener: sets on a Python socket what libpq sets by its own parameters."""
+
+    def __init__(self, preset: EnginePreset) -> None:
+        self.options = {
+            "TCP_KEEPIDLE": preset.keepalives_idle,
+            "TCP_KEEPINTVL": preset.keepalives_interval,
+            "TCP_KEEPCNT": preset.keepalives_count,
+            "TCP_USER_TIMEOUT": preset.tcp_user_timeout,
+        }
+
+    def __call__(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        plug = _socket_of(_driver_connection(connection))
+        if plug is None or plug.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in self.options.items():
+            if hasattr(socket, name):  # macOS lacks two of them
+                plug.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
