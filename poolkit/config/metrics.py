@@ -76,6 +76,7 @@ class PoolMetrics:
         self.connect_failures = 0
         self.checkout_wait = Histogram()
         self.connect_time = Histogram()
+        self._queued = threading.local()
 
     def listen(self, pool: Pool) -> None:
         """Count the connections that this pool opens and closes."""
@@ -85,9 +86,20 @@ class PoolMetrics:
 
     def waited(self, seconds: float) -> None:
         """Record a checkout that got its connection after so many seconds."""
+        seconds += self._queued.__dict__.pop("seconds", 0.0)
         with self._lock:
             self.waiting -= 1
             self.checkout_wait.observe(seconds)
+
+    def queued(self, seconds: float) -> None:
+        """Record that a wait before the pool, begun with `began_waiting`, is over.
+
+        A web service lets only as many threads at the pool as it has connections. The wait
+        for such a thread is part of this thread's next checkout, which adds it to its own.
+        """
+        self._queued.seconds = seconds
+        with self._lock:
+            self.waiting -= 1
 
     def began_waiting(self) -> None:
         """Record that a caller asks for a connection."""
@@ -96,6 +108,7 @@ class PoolMetrics:
 
     def gave_up(self, *, timed_out: bool) -> None:
         """Record a checkout that failed."""
+        self._queued.__dict__.pop("seconds", None)
         with self._lock:
             self.waiting -= 1
             self.timeouts += timed_out

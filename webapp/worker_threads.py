@@ -1,0 +1,179 @@
+"""One thread per connection: admission, one hop for a unit of work, and a deadline.
+
+The thread pools of asyncio and anyio are not enough here, for one reason each: a thread
+that waits for a stopped server must not keep the process from ending (theirs are joined at
+exit), and must keep its place until it is through (anyio gives the place of an abandoned
+thread to the next, and threads without a bound would follow).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from queue import SimpleQueue
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+
+from poolkit.errors import DatabaseUnavailable, PoolExhausted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poolkit.config.metrics import PoolMetrics
+
+T = TypeVar("T")
+
+
+class Job(Generic[T]):
+    """A piece of work, and the connection that it has checked out, if any."""
+
+    def __init__(self, work: Callable[[], T], answer: asyncio.Future[T]) -> None:
+        self.work = work
+        self.answer = answer
+        self.queued = 0.0  # s
+        self._lock = threading.Lock()
+        self._socket: int | None = None
+
+    def holds(self, file_descriptor: int | None) -> None:
+        """Note the socket of the connection in use, or that there is none any more."""
+        with self._lock:
+            self._socket = file_descriptor
+
+    def hang_up(self) -> None:
+        """End the connection in use, so that the thread that waits for it is freed.
+
+        Shutting a socket down, unlike closing it, is safe while another thread reads it.
+        """
+        with self._lock:
+            if self._socket is None:
+                return
+            with socket.socket(fileno=self._socket) as plug:
+                try:
+                    plug.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the other side was faster
+                finally:
+                    plug.detach()
+
+
+class WorkerThreads:
+    """At most `count` threads, started as they are needed; to be used from one event loop.
+
+    Args:
+        count: the most threads, and so the most connections in use.
+        patience: seconds that work may wait for a thread; the pool's `pool_timeout`.
+        deadline: seconds after which the caller of a job is answered all the same.
+        metrics: the wait for a thread counts as part of the wait for a connection.
+    """
+
+    def __init__(
+        self, count: int, *, patience: float, deadline: float | None, metrics: PoolMetrics
+    ) -> None:
+        self._count = count
+        self._patience = patience
+        self._deadline = deadline
+        self._metrics = metrics
+        self._places = anyio.CapacityLimiter(count)
+        self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._started = 0
+        self._loop = asyncio.get_running_loop()
+        self._here = threading.local()
+
+    def current_job(self) -> Job[Any] | None:
+        """Return the job of the calling thread, if it is one of these threads."""
+        return getattr(self._here, "job", None)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` in a thread, once it is its turn, and return what it returns.
+
+        Raises:
+            PoolExhausted: no thread became free in time.
+            DatabaseUnavailable: the deadline came first; what was asked for may still happen.
+        """
+        job = Job(work, self._loop.create_future())
+        await self._admit(job)
+        return await self._hand_over(job, self._deadline)
+
+    async def run_now(self, work: Callable[[], T], deadline: float) -> T:
+        """As `run`, but raise PoolExhausted rather than wait for a thread."""
+        job = Job(work, self._loop.create_future())
+        if not self._has_place(job):
+            raise PoolExhausted(f"all {self._count} threads are busy")
+        return await self._hand_over(job, deadline)
+
+    def close(self) -> None:
+        """Let each thread end after its job; a job that never ends does not hold this up."""
+        for _ in range(self._started):
+            self._jobs.put(None)
+
+    def _has_place(self, job: Job[Any]) -> bool:
+        try:
+            self._places.acquire_on_behalf_of_nowait(job)
+        except anyio.WouldBlock:
+            return False
+        return True
+
+    async def _admit(self, job: Job[Any]) -> None:
+        if self._has_place(job):
+            return
+        began = perf_counter()
+        self._metrics.began_waiting()
+        timed_out = admitted = False
+        try:
+            with anyio.move_on_after(self._patience) as patience:
+                await self._places.acquire_on_behalf_of(job)
+                admitted = True
+            timed_out = patience.cancelled_caught and not admitted
+        finally:
+            if not admitted:
+                self._metrics.gave_up(timed_out=timed_out)
+        if not admitted:
+            raise PoolExhausted(f"all {self._count} threads were busy for {self._patience:g} s")
+        job.queued = perf_counter() - began
+
+    async def _hand_over(self, job: Job[T], deadline: float | None) -> T:
+        if self._started < self._places.borrowed_tokens:
+            self._started += 1
+            name = f"database-{self._started}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._jobs.put(job)
+        try:
+            async with asyncio.timeout(deadline):
+                return await job.answer
+        except TimeoutError:
+            if not job.answer.cancelled():
+                raise  # the work's own
+            job.hang_up()
+            raise DatabaseUnavailable(f"no answer within {deadline:g} s") from None
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._here.job = job
+            if job.queued:
+                self._metrics.queued(job.queued)
+            result, error = None, None
+            try:
+                result = job.work()
+            except BaseException as raised:  # noqa: BLE001  (it is the caller's to judge)
+                error = raised
+            self._here.job = None
+            self._report(job, result, error)
+            del job, result, error  # while this thread waits, nothing of a request lives on
+
+    def _report(self, job: Job[T], result: Any, error: BaseException | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._finish, job, result, error)
+        except RuntimeError:
+            return  # the loop has ended, and nobody waits any more
+
+    def _finish(self, job: Job[T], result: T, error: BaseException | None) -> None:
+        self._places.release_on_behalf_of(job)
+        if job.answer.done():
+            return  # the deadline came first
+        if error is None:
+            job.answer.set_result(result)
+        else:
+            job.answer.set_exception(error)
