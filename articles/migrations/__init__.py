@@ -107,7 +107,9 @@ def _config(connection: Connection | None = None, output: StringIO | None = None
 def _connected(database: Database) -> Iterator[Connection]:
     engine = database if isinstance(database, Engine) else _engine(database)
     with engine.connect() as connection:
-        yield connection
+        # In autocommit the lock would not last; at a higher level than this one, what the
+        # upgrade that was waited for has done would not be seen.
+        yield connection.execution_options(isolation_level="READ COMMITTED")
 
 
 def _engine(url: str | URL) -> Engine:
@@ -120,6 +122,8 @@ def _engine(url: str | URL) -> Engine:
 
 def _lock(connection: Connection) -> None:
     # Held until the transaction ends, hence also through a pooler in transaction mode.
+    # A step takes as long as its table is big, whatever an engine allows a request.
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_OTHERS}'"))
     connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(LOCK_NAME, 0))))
     connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_TABLES}'"))

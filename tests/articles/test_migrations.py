@@ -11,6 +11,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
@@ -18,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from articles import migrations
 from articles.migrations import LOCK_NAME, current, heads, upgrade, upgrade_sql
 from articles.models import metadata
+from poolkit.local.postgres import APP_ROLE
 
 LOCK = f"pg_advisory_lock(hashtextextended('{LOCK_NAME}', 0))"
 
@@ -108,6 +110,37 @@ def test_an_upgrade_waits_for_another_one(database):
         cursor.execute(f"SELECT {LOCK.replace('lock(', 'unlock(', 1)}")
         waiting.result(timeout=20)
     assert (current(database.url()),) == heads()
+
+
+@pytest.mark.parametrize("isolation_level", ["AUTOCOMMIT", "REPEATABLE READ"])
+def test_an_engine_made_for_requests_does_not_make_an_upgrade_unsafe(database, isolation_level):
+    """Its isolation level and statement timeout are set aside while the upgrade runs."""
+    engine = create_engine(
+        database.url(),
+        poolclass=NullPool,
+        isolation_level=isolation_level,
+        connect_args={"options": "-c statement_timeout=200"},
+    )
+    with database.connect() as connection, ThreadPoolExecutor(1) as thread:
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT {LOCK}")
+        waiting = thread.submit(upgrade, engine)
+        _wait_for_a_waiter(database)
+        cursor.execute("SELECT pg_sleep(0.4)")
+        # As another upgrade would have done it while this one waited.
+        cursor.execute(upgrade_sql())
+        cursor.execute("ALTER TABLE alembic_version OWNER TO " + APP_ROLE)
+        cursor.execute(f"SELECT {LOCK.replace('lock(', 'unlock(', 1)}")
+        waiting.result(timeout=20)
+    assert (current(engine),) == heads()
+
+
+def test_a_database_from_a_later_version_of_the_program_is_left_alone(migrated_database):
+    """A revision that nobody here knows stops the upgrade."""
+    migrated_database.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(CommandError, match="9999"):
+        upgrade(migrated_database.url())
+    assert current(migrated_database.url()) == "9999"
 
 
 def _wait_for_a_waiter(database):

@@ -14,6 +14,23 @@ down_revision = None
 
 def upgrade() -> None:
     """Go from the revision before to this one."""
+    _create_articles()
+    _create_documents()
+    _create_dead_letters()
+    _create_idempotency_records()
+
+
+def downgrade() -> None:
+    """Go back to the revision before."""
+    op.drop_table("chunks")
+    op.drop_index(op.f("ix_idempotency_records_expires_at"), table_name="idempotency_records")
+    op.drop_table("idempotency_records")
+    op.drop_table("documents")
+    op.drop_table("dead_letters")
+    op.drop_table("articles")
+
+
+def _create_articles() -> None:
     op.create_table(
         "articles",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -35,21 +52,9 @@ def upgrade() -> None:
         sa.CheckConstraint("version > 0", name=op.f("ck_articles_version_is_positive")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_articles")),
     )
-    op.create_table(
-        "dead_letters",
-        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
-        sa.Column("source", sa.Text(), nullable=False),
-        sa.Column("message_id", sa.Text(), nullable=False),
-        sa.Column("payload", sa.JSON(), nullable=False),
-        sa.Column("error_type", sa.Text(), nullable=False),
-        sa.Column("error", sa.Text(), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column(
-            "failed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_dead_letters")),
-        sa.UniqueConstraint("source", "message_id", name=op.f("uq_dead_letters_source_message_id")),
-    )
+
+
+def _create_documents() -> None:
     op.create_table(
         "documents",
         sa.Column("id", sa.Text(), nullable=False),
@@ -63,22 +68,6 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_documents")),
-    )
-    op.create_table(
-        "idempotency_records",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("in_progress_expires_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("response_data", sa.Text(), server_default=sa.text("''"), nullable=False),
-        sa.Column("payload_hash", sa.Text(), server_default=sa.text("''"), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_idempotency_records")),
-    )
-    op.create_index(
-        op.f("ix_idempotency_records_expires_at"),
-        "idempotency_records",
-        ["expires_at"],
-        unique=False,
     )
     op.create_table(
         "chunks",
@@ -96,11 +85,38 @@ def upgrade() -> None:
     )
 
 
-def downgrade() -> None:
-    """Go back to the revision before."""
-    op.drop_table("chunks")
-    op.drop_index(op.f("ix_idempotency_records_expires_at"), table_name="idempotency_records")
-    op.drop_table("idempotency_records")
-    op.drop_table("documents")
-    op.drop_table("dead_letters")
-    op.drop_table("articles")
+def _create_dead_letters() -> None:
+    op.create_table(
+        "dead_letters",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("message_id", sa.Text(), nullable=False),
+        sa.Column("payload", sa.JSON(), nullable=False),
+        sa.Column("error_type", sa.Text(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column(
+            "failed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_dead_letters")),
+        sa.UniqueConstraint("source", "message_id", name=op.f("uq_dead_letters_source_message_id")),
+    )
+
+
+def _create_idempotency_records() -> None:
+    op.create_table(
+        "idempotency_records",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("in_progress_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("response_data", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("payload_hash", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_idempotency_records")),
+    )
+    op.create_index(
+        op.f("ix_idempotency_records_expires_at"),
+        "idempotency_records",
+        ["expires_at"],
+        unique=False,
+    )
