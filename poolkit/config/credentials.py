@@ -66,20 +66,39 @@ class _Cache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._current: Credentials | None = None
-        self._good_until = 0.0
+        # Replaced whole, because cached() reads it without the lock.
+        self._entry: tuple[Credentials | None, float] = (None, 0.0)
+        self._failure: tuple[str, float] = ("", float("-inf"))
+
+    @property
+    def _current(self) -> Credentials | None:
+        return self._entry[0]
 
     def cached(self) -> Credentials | None:
-        current = self._current
-        return current if time.time() < self._good_until else None
+        current, good_until = self._entry
+        return current if time.time() < good_until else None
 
     def fetch(self) -> Credentials:
+        """Return what is good now; whoever waited for another's failed attempt shares it.
+
+        Otherwise a hundred threads would wait for an unreachable AWS one after the other.
+        """
+        asked = time.monotonic()
         with self._lock:
-            return self.cached() or self._keep(self._load())
+            known = self.cached()
+            if known is not None:
+                return known
+            message, failed = self._failure
+            if failed >= asked:
+                raise CredentialsError(message)
+            try:
+                return self._keep(self._load())
+            except CredentialsError as error:
+                self._failure = (str(error), time.monotonic())
+                raise
 
     def _keep(self, credentials: Credentials) -> Credentials:
-        self._current = credentials
-        self._good_until = time.time() + self.ttl
+        self._entry = (credentials, time.time() + self.ttl)
         return credentials
 
     def _load(self) -> Credentials:
@@ -131,12 +150,15 @@ class SecretsManagerCredentials(_Cache):
     def _parsed(self, text: str) -> Credentials:
         try:
             secret = json.loads(text)
-            return Credentials(secret["username"], secret["password"])
+            user, password = secret["username"], secret["password"]
         except (ValueError, KeyError, TypeError):
-            # Not "from": the cause would carry the secret's text.
+            user = password = None
+        if not isinstance(user, str) or not isinstance(password, str):
+            # Outside the except: a cause would carry the secret's text.
             raise CredentialsError(
-                f"secret {self.arn} must be a JSON object with username and password"
-            ) from None
+                f"secret {self.arn} must be a JSON object with username and password, both text"
+            )
+        return Credentials(user, password)
 
     def _secrets_manager(self) -> Any:
         if self._client is None:

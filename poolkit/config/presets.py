@@ -34,7 +34,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, St
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -898,7 +898,7 @@ class _Cutoff:
             self.timer.daemon = True
             self.timer.start()
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self.timer is None:
             return
         self.timer.cancel()

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager, contextmanager
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sqlalchemy import exc
 
-from poolkit.errors import DatabaseUnavailable, PoolExhausted, StatementTimeout
+from poolkit.errors import DatabaseUnavailable, PoolExhausted, PoolkitError, StatementTimeout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
-
-    from poolkit.errors import PoolkitError
 
 Work = TypeVar("Work", covariant=True)  # noqa: PLC0105  (the word of the domain)
 
@@ -81,34 +80,58 @@ def translate(error: BaseException) -> PoolkitError | None:
         return PoolExhausted(f"no connection became free: {error}")
     if not isinstance(error, exc.DBAPIError):
         return _translate_os_error(error)
-    state = _sqlstate(error.orig)
-    if state == "57014":  # query_canceled
+    code = _code(error.orig)
+    if code in _STATEMENT_TIMEOUTS:
         return StatementTimeout("the statement took longer than statement_timeout")
-    if error.connection_invalidated or _is_unavailable(state, error):
+    if error.connection_invalidated or _is_unavailable(code, error):
         return DatabaseUnavailable(f"the database is not available: {_first_line(error.orig)}")
     return None
 
 
 def _translate_os_error(error: BaseException) -> PoolkitError | None:
     # asyncpg lets the operating system's own errors through: refused, reset, no such host.
-    # An OSError of the work itself (a file, say) has no business here: only those of a socket.
-    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+    # The work may have sockets of its own, whose errors are not the database's.
+    known = isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
+    if known and not isinstance(error, PoolkitError) and _passed_through_sqlalchemy(error):
         return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
     return None
 
 
-def _is_unavailable(state: str | None, error: exc.DBAPIError) -> bool:
-    if state is None:
+def _passed_through_sqlalchemy(error: BaseException) -> bool:
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__", "").startswith("sqlalchemy.") for frame in frames)
+
+
+# PostgreSQL query_canceled; MySQL ER_QUERY_TIMEOUT; MariaDB ER_STATEMENT_TIMEOUT.
+_STATEMENT_TIMEOUTS = ("57014", 3024, 1969)
+# MySQL: too many connections (of all, of one user), shutdown, access denied; the client's own
+# "cannot connect", "gone away" and "lost connection".
+_MYSQL_UNAVAILABLE = (1040, 1203, 1053, 1044, 1045, 2002, 2003, 2005, 2006, 2013)
+# SQLite's result codes BUSY, LOCKED, IOERR, FULL, CANTOPEN; an extended code has more above.
+_SQLITE_UNAVAILABLE = (5, 6, 10, 13, 14)
+
+
+def _is_unavailable(code: str | int | None, error: exc.DBAPIError) -> bool:
+    if code is None:
         # A failed connect has no SQLSTATE in psycopg2 and psycopg.
         return isinstance(error, exc.OperationalError)
-    # 08 connection exception, 53 insufficient resources, 57P operator intervention,
-    # 25P03 idle in transaction too long, 28 credentials refused (PostgreSQL, Appendix A).
-    return state[:2] in {"08", "53", "28"} or state[:3] == "57P" or state == "25P03"
+    if isinstance(code, str):
+        # 08 connection exception, 53 insufficient resources, 57P operator intervention,
+        # 25P03 idle in transaction too long, 28 credentials refused (PostgreSQL, Appendix A).
+        return code[:2] in {"08", "53", "28"} or code[:3] == "57P" or code == "25P03"
+    if hasattr(error.orig, "sqlite_errorcode"):
+        return code & 0xFF in _SQLITE_UNAVAILABLE
+    return code in _MYSQL_UNAVAILABLE
 
 
-def _sqlstate(error: BaseException | None) -> str | None:
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    return state if isinstance(state, str) else None
+def _code(error: BaseException | None) -> str | int | None:
+    """Return PostgreSQL's SQLSTATE, or the error number of SQLite or MySQL, or None."""
+    for name in ("sqlstate", "pgcode", "sqlite_errorcode"):
+        code = getattr(error, name, None)
+        if isinstance(code, str | int):
+            return code
+    number = error.args[0] if error is not None and error.args else None
+    return number if isinstance(number, int) else None
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -41,6 +41,7 @@ _OVERRIDABLE = {
     if field.name not in _NOT_OVERRIDABLE
 }
 _TLS_MODES = ("require", "verify-ca", "verify-full")
+_MYSQL_TLS_MODES = ("required", "verify_ca", "verify_identity")
 _SSL_MODES = ("disable", "allow", "prefer", *_TLS_MODES)
 # Passwords from tutorials and compose files: whoever scans for databases tries these first.
 _SAMPLE_PASSWORDS = frozenset(
@@ -123,9 +124,10 @@ class Settings:
         if self.environment == "dev" or self.url.get_backend_name() == "sqlite":
             return
         where = f"POOLKIT_ENVIRONMENT={self.environment}"
-        if not _has_tls(self.url) and not _is_loopback(self.url.host):
+        remote = [host for host in _hosts(self.url) if not _is_loopback(host)]
+        if remote and not _has_tls(self.url):
             raise ConfigurationError(
-                f"the connection to {self.url.host} has no TLS, which {where} refuses; "
+                f"the connection to {' and '.join(remote)} has no TLS, which {where} refuses; "
                 "add sslmode=require (or verify-full with sslrootcert) to DATABASE_URL"
             )
         if self.credentials == "url" and str(self.url.password or "") in _SAMPLE_PASSWORDS:
@@ -159,12 +161,13 @@ def _overridden(base: EnginePreset, environ: Mapping[str, str]) -> EnginePreset:
         field = _OVERRIDABLE.get(variable)
         if field is None:
             _refuse_near_miss(variable)
-        else:
+        elif text.strip():  # empty is not set: what a compose file passes on for an unset one
             changes[field] = _parsed(variable, text, getattr(base, field))
     try:
         return base.replace(**changes)
     except ValueError as error:
-        named = [f"{_PREFIX}{f.upper()}" for f in changes if f in str(error)]
+        words = str(error).replace("(", " ").split()
+        named = [f"{_PREFIX}{field.upper()}" for field in changes if field in words]
         raise ConfigurationError(f"{' and '.join(named)}: {error}") from None
 
 
@@ -223,9 +226,18 @@ def _credential_kind(environ: Mapping[str, str]) -> CredentialKind:
 
 def _database_url(environ: Mapping[str, str], chosen: EnginePreset) -> URL:
     try:
-        return chosen.url(environ["DATABASE_URL"])
+        return _login_in_place(chosen.url(environ["DATABASE_URL"]))
     except ValueError as error:
         raise ConfigurationError(f"DATABASE_URL: {error}") from None
+
+
+def _login_in_place(url: URL) -> URL:
+    """Move `?user=` and `?password=`, which libpq allows, to where SQLAlchemy masks them."""
+    query = dict(url.query)
+    user, password = query.pop("user", url.username), query.pop("password", url.password)
+    if not isinstance(user, str | None) or not isinstance(password, str | None):
+        raise ValueError("user or password is given twice")
+    return url.set(username=user, password=password, query=query)
 
 
 def _url_of_parts(environ: Mapping[str, str], kind: CredentialKind) -> URL:
@@ -272,17 +284,30 @@ def _checked_driver(url: URL, chosen: EnginePreset) -> URL:
 
 def _has_tls(url: URL) -> bool:
     query = url.query
-    mode = query.get("sslmode", query.get("ssl"))
-    if mode is not None:
-        return mode in _TLS_MODES
-    return any(name.startswith("ssl") for name in query)  # MySQL's ssl_ca and its kin
+    if url.get_backend_name() == "postgresql":
+        # A certificate alone asks for nothing: libpq's default is `prefer`.
+        return query.get("sslmode", query.get("ssl")) in _TLS_MODES
+    # PyMySQL's and mysqlclient's ways to say it.
+    mode = str(query.get("ssl_mode", "")).lower()
+    return mode in _MYSQL_TLS_MODES or "ssl_ca" in query or query.get("ssl") == "true"
 
 
-def _is_loopback(host: str | None) -> bool:
+def _hosts(url: URL) -> list[str]:
+    """Return every host that the URL names; libpq takes several, and takes them as parameters."""
+    named = [url.host or ""]
+    for parameter in ("host", "hostaddr"):
+        found = url.query.get(parameter, ())
+        named.extend([found] if isinstance(found, str) else found)
+    # host:port is SQLAlchemy's form, a comma libpq's; an IPv6 address has several colons.
+    hosts = [host for text in named for host in text.split(",") if host]
+    return [host.partition(":")[0] if host.count(":") == 1 else host for host in hosts]
+
+
+def _is_loopback(host: str) -> bool:
     """No network in between: a sidecar proxy, a local server, a Unix socket."""
-    if not host or host.startswith("/"):
+    if host.startswith(("/", "@")) or host in {"localhost", "::1"}:
         return True
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    return host.startswith("127.") and host.replace(".", "").isdigit()
 
 
 def _instance(environ: Mapping[str, str]) -> str | None:
