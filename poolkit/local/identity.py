@@ -13,12 +13,13 @@ def realm() -> str:
     """Name the boot and the pid namespace in which this process's pids have their meaning.
 
     The two parts are joined by a slash. Source: proc(5), `random/boot_id` and `ns/pid`;
-    where there is no `/proc`, the time of the last boot.
+    where those are not to be had, the time of the last boot in seconds.
     """
-    if platform.system() == "Linux":
+    try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    return f"{int(psutil.boot_time())}/"
+    except OSError:
+        return f"{int(psutil.boot_time())}/"
 
 
 def _start_mark(pid: int) -> str | None:

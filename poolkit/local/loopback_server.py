@@ -12,7 +12,7 @@ from poolkit.local.claim import Claim
 from poolkit.local.directories import last_lines, private_directory
 from poolkit.local.leftovers import clean_leftovers
 from poolkit.local.owned_process import OwnedProcess
-from poolkit.local.ports import LOOPBACK, free_port
+from poolkit.local.ports import LOOPBACK, free_port, is_free
 from poolkit.local.readiness import satisfies, wait_until_ready
 
 _START_TIMEOUT_S = 20.0
@@ -131,6 +131,8 @@ class LoopbackServer(ABC):
 
     def _start_on_a_port(self) -> None:
         """Start, on another port if the one that was free has been taken meanwhile."""
+        if not self._chooses_port and not is_free(self.port):
+            raise self._port_in_use()
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             if self._chooses_port:
                 self.port = free_port()
@@ -156,10 +158,13 @@ class LoopbackServer(ABC):
         except ServerStartError:
             if "Address already in use" not in last_lines(self.log, count=50):
                 raise
-            raise PortInUseError(
-                f"port {self.port} of {self.host} is in use: stop what listens there, or "
-                "choose another port (0 takes any that is free)"
-            ) from None
+            raise self._port_in_use() from None
+
+    def _port_in_use(self) -> PortInUseError:
+        return PortInUseError(
+            f"port {self.port} of {self.host} is in use: stop what listens there, or choose "
+            "another port (0 takes any that is free)"
+        )
 
     def stop(self) -> None:
         """Stop the server, ending every connection."""
@@ -181,11 +186,10 @@ class LoopbackServer(ABC):
         """Stop it and remove its files; nothing happens if it was never started."""
         if self._running is None:
             return
-        try:
-            self.stop()
-        finally:
-            self._running[0].release()
-            self._running = None
+        # Released only when it has ended: the keeper finishes what is interrupted here.
+        self.stop()
+        self._running[0].release()
+        self._running = None
 
     def __enter__(self) -> Self:
         return self.start()

@@ -61,8 +61,8 @@ class OwnedProcess:
         """Tell whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, *, says: bytes = b"") -> None:
-        """Start it; `says` is what it reads from its standard input.
+    def start(self, *, says: bytes = b"") -> int:
+        """Start it and return its pid; `says` is what it reads from its standard input.
 
         Raises:
             BinaryMissingError: there is no such program, or it cannot be run.
@@ -91,6 +91,7 @@ class OwnedProcess:
                 ) from None
         self._claim.started(self._process.pid)
         self._say(says)
+        return self._process.pid
 
     def _say(self, words: bytes) -> None:
         """Write to its standard input and close it."""
@@ -105,8 +106,9 @@ class OwnedProcess:
 
     def stop(self, number: int, *, grace_s: float) -> None:
         """Send it a signal; what still runs after `grace_s` seconds is ended by force."""
-        process, self._process = self._process, None
-        if process is None:
+        if self._process is None:
             return
-        self._claim.end_processes(process, stop_signal=number, grace_s=grace_s)
-        process.wait()
+        self._claim.end_processes(self._process, stop_signal=number, grace_s=grace_s)
+        self._process.wait()
+        # Only now: an interrupted stop can be tried again.
+        self._process = None

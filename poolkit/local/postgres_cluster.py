@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -113,7 +114,7 @@ def configure(
         [binaries.postgres, "--single", "-D", str(data), "postgres"],
         account=account,
         log=log,
-        goal="set the password of the PostgreSQL superuser",
+        goal="configure PostgreSQL",
         says=f"ALTER ROLE {SUPERUSER} PASSWORD '{password}'\n",
     )
 
@@ -150,10 +151,16 @@ def run_to_end(
         raise ServerStartError(f"could not {goal}: {reason(done.stdout)}")
 
 
+# How PostgreSQL's programs begin a line that says what is wrong.
+_TELLING = re.compile(r".*?(?:FATAL|PANIC|error): +(.*)")
+
+
 def reason(output: str) -> str:
-    """Pick the line in which PostgreSQL says what is wrong, else the last one."""
+    """Pick what PostgreSQL says is wrong, without the time and the severity before it."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = [
-        line for line in lines if any(f"{mark}:" in line for mark in ("FATAL", "PANIC", "error"))
-    ]
-    return (telling or lines or ["it said nothing"])[-1]
+    for number, line in reversed(list(enumerate(lines))):
+        if found := _TELLING.fullmatch(line):
+            # Which error the file contains is in the line before, as a mere LOG.
+            told = lines[number - 1] if "contains errors" in line and number else found[1]
+            return told.rpartition("LOG:")[2].strip()
+    return lines[-1] if lines else "it said nothing"

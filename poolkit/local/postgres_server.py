@@ -167,7 +167,6 @@ class PostgresServer:
 
     def close(self) -> None:
         """Stop the server and remove its files."""
-        try:
-            self.stop(signal.SIGINT)
-        finally:
-            self._claim.release()
+        # Released only when it has ended: the keeper finishes what is interrupted here.
+        self.stop(signal.SIGINT)
+        self._claim.release()

@@ -120,9 +120,9 @@ class Supervisor:
             command, claim=claim, log=log, environ={**os.environ, **environ}, cwd=cwd
         )
         try:
-            process.start()
-            pid = process.pid
+            pid = process.start()
         except BaseException:
+            process.stop(signal.SIGKILL, grace_s=self._grace_s)
             claim.release()
             raise
         return Supervised(name=name, log=log, pid=pid, process=process, claim=claim)
@@ -184,11 +184,11 @@ class Supervisor:
             KeyError: no process has this name.
 
         """
-        found = self._running.pop(name)
-        try:
-            found.process.stop(signal.SIGTERM, grace_s=self._grace_s)
-        finally:
-            found.claim.release()
+        found = self._running[name]
+        # Released only when all has ended: the keeper finishes what is interrupted here.
+        found.process.stop(signal.SIGTERM, grace_s=self._grace_s)
+        found.claim.release()
+        del self._running[name]
 
     def stop_all(self) -> None:
         """End all, the last started first, whatever happens to any of them."""

@@ -1,0 +1,136 @@
+"""Processes to start, kill and look for: their records apart from everybody else's."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+
+@pytest.fixture
+def open_dir() -> Iterator[Path]:
+    """Give a directory that other accounts can pass through, which pytest's own is not."""
+    path = Path(tempfile.mkdtemp(prefix="poolkit-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def own_records(open_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the records of this test, and of what it starts, in a directory of its own."""
+    temporary = open_dir / "tmp"
+    temporary.mkdir(mode=0o755)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return temporary
+
+
+class Owner:
+    """A Python process that starts things, tells what, and waits to be ended."""
+
+    def __init__(self, process: "subprocess.Popen[str]", told: dict[str, Any]) -> None:
+        self.process = process
+        self.told = told
+
+    def keepers(self) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if "poolkit.local.keeper" in child.cmdline()]
+
+
+@pytest.fixture
+def owner(own_records: Path) -> Iterator[Callable[[str], Owner]]:
+    """Start a Python process that runs a script, and wait for what it tells with `tell`."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: str) -> Owner:
+        prelude = (
+            "import json, signal, sys\n"
+            "from pathlib import Path\n"
+            "def tell(**facts): print(json.dumps(facts), flush=True)\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", prelude + script],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        return Owner(process, json.loads(process.stdout.readline()))
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], None]:
+    """Wait until a condition holds; fail after ten seconds."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, f"never became true: {condition}"
+            time.sleep(0.02)
+
+    return wait
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process runs: a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(name="runs")
+def runs_fixture() -> Callable[[int], bool]:
+    """Give the question whether a pid runs."""
+    return runs
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has accounts to change")
+
+
+@contextmanager
+def small_disk(directory: Path, size: str) -> Iterator[None]:
+    """Mount a file system of a given size on a directory."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(directory)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def full_disk(open_dir: Path) -> Iterator[Path]:
+    """Give a directory on a file system of 8 MiB, which no PostgreSQL fits in."""
+    directory = open_dir / "disk"
+    directory.mkdir()
+    with small_disk(directory, "8m"):
+        yield directory
+
+
+@pytest.fixture
+def read_only_disk(open_dir: Path) -> Iterator[Path]:
+    """Give a directory that not even root can write to."""
+    directory = open_dir / "read-only"
+    directory.mkdir()
+    with small_disk(directory, "1m"):
+        remount = ["mount", "-o", "remount,ro", str(directory)]
+        subprocess.run(remount, check=True, capture_output=True)
+        yield directory

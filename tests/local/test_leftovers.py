@@ -1,0 +1,249 @@
+"""What killed runs leave behind is found and removed; what is somebody else's stays."""
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from poolkit.errors import StateDirectoryError
+from poolkit.local import leftovers
+from poolkit.local.identity import ProcessIdentity
+from poolkit.local.ports import is_listening
+
+CACHE = Path(__file__).parents[2] / ".poolkit" / "cache"
+
+STACK = f"""
+from poolkit.local.broker import EmbeddedBroker
+from poolkit.local.postgres import EmbeddedPostgres
+from poolkit.local.processes import Supervisor
+import psutil
+state = Path({{state!r}})
+with (
+    EmbeddedPostgres(state, durable=False, cache_dir=Path({str(CACHE)!r})) as postgres,
+    EmbeddedBroker(state) as broker,
+    Supervisor(state / "run") as supervisor,
+):
+    plain = supervisor.start("plain", ["sleep", "300"])
+    family = supervisor.start("family", ["sh", "-c", "(setsid sleep 301 &); exec sleep 302"])
+    tell(
+        pids=[postgres.pid, broker.pid, plain.pid, family.pid],
+        ports=[postgres.port, broker.port],
+        directories=[str(postgres.log.parent), str(broker.log.parent)],
+    )
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def stack(owner, open_dir):
+    """Start a process that runs PostgreSQL, a broker and two processes."""
+    return owner(STACK.format(state=str(open_dir / "state")))
+
+
+@pytest.fixture
+def is_gone(runs, own_records):
+    """Give the question whether nothing of a stack is left."""
+
+    def ask(told):
+        sleepers = [p for p in psutil.process_iter() if _says(p, own_records)]
+        return (
+            not any(runs(pid) for pid in told["pids"])
+            and not any(is_listening(port) for port in told["ports"])
+            and not any(Path(directory).exists() for directory in told["directories"])
+            and not sleepers
+            and leftovers.read_records() == []
+        )
+
+    return ask
+
+
+def _says(process, own_records):
+    """Tell whether a process that was claimed came of this test."""
+    try:
+        environ = process.environ()
+    except (psutil.Error, OSError):
+        return False
+    return leftovers.CLAIM_VARIABLE in environ and environ.get("TMPDIR") == str(own_records)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [("SIGINT", -signal.SIGINT), ("SIGTERM", 128 + signal.SIGTERM)]
+)
+def test_ctrl_c_and_sigterm_end_everything_before_the_owner(stack, is_gone, number, status):
+    """When the owner is gone after a polite signal, so is all it started, with its files."""
+    stack.process.send_signal(signal.Signals[number])
+    assert stack.process.wait(20) == status
+    assert is_gone(stack.told)
+
+
+def test_crash_of_the_owner_ends_everything(owner, open_dir, is_gone):
+    """An exception that nobody catches takes the stack down with the owner."""
+    script = STACK.replace("    signal.pause()", "    raise RuntimeError").format(
+        state=str(open_dir / "state")
+    )
+    crashed = owner(script)
+    assert crashed.process.wait(20) == 1
+    assert is_gone(crashed.told)
+
+
+def test_keeper_cleans_up_after_sigkill_of_the_owner(stack, is_gone, eventually):
+    """An owner that is killed outright leaves nothing behind, without another run."""
+    assert len(stack.keepers()) == 1
+    stack.process.kill()
+    stack.process.wait()
+    eventually(lambda: is_gone(stack.told))
+
+
+def test_next_run_cleans_up_when_the_keeper_was_killed_too(stack, is_gone, runs):
+    """With owner and keeper killed, the stack runs on until the next run finds it."""
+    (keeper,) = stack.keepers()
+    keeper.kill()
+    stack.process.kill()
+    stack.process.wait()
+    assert all(runs(pid) for pid in stack.told["pids"])
+    assert len(leftovers.clean_leftovers()) == 4
+    assert is_gone(stack.told)
+
+
+def test_keeper_goes_with_the_last_claim(owner, open_dir, runs):
+    """An owner that closes what it started and lives on has no keeper any more."""
+    closed = owner(
+        "from poolkit.local.broker import EmbeddedBroker\n"
+        f"with EmbeddedBroker(Path({str(open_dir / 'state')!r})) as broker: pid = broker.pid\n"
+        "tell(pid=pid)\n"
+        "signal.pause()\n"
+    )
+    assert not runs(closed.told["pid"])
+    assert closed.keepers() == []
+
+
+def test_exit_without_closing_ends_the_server_first(owner, open_dir, runs):
+    """A script that forgets to close its server ends it at the interpreter's exit."""
+    forgetful = owner(
+        "from poolkit.local.broker import EmbeddedBroker\n"
+        f"broker = EmbeddedBroker(Path({str(open_dir / 'state')!r})).start()\n"
+        "tell(pid=broker.pid)\n"
+    )
+    assert forgetful.process.wait(20) == 0
+    assert not runs(forgetful.told["pid"])
+
+
+@pytest.fixture
+def foreign():
+    """Start a process that nobody claimed."""
+    process = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def dead_owner():
+    """Give the identity of a process that has ended."""
+    process = subprocess.Popen(["sleep", "300"])
+    identity = ProcessIdentity.of(process.pid)
+    process.kill()
+    process.wait()
+    assert identity is not None
+    return identity
+
+
+def record_of(owner, process=None, directory=None):
+    """Put something on record as an owner would have done."""
+    record = leftovers.new_record(what="a test", directory=directory, stop_signal=signal.SIGTERM)
+    record = replace(record, owner=owner, process=process)
+    leftovers.write_record(record)
+    return record
+
+
+def test_foreign_process_with_a_recorded_pid_is_left_alone(own_records, foreign, dead_owner, runs):
+    """A pid that was used again does not make its new owner a leftover."""
+    recorded = replace(ProcessIdentity.of(foreign.pid), started="1")
+    record_of(dead_owner, recorded)
+    assert leftovers.clean_leftovers() == ["a test"]
+    assert runs(foreign.pid)
+
+
+def test_process_of_a_living_owner_is_left_alone(own_records, foreign, runs):
+    """What another run has started, and still watches, is its own."""
+    record = record_of(ProcessIdentity.of_this_process(), ProcessIdentity.of(foreign.pid))
+    assert leftovers.clean_leftovers() == []
+    assert runs(foreign.pid)
+    assert leftovers.read_records() == [record]
+
+
+def test_owner_in_another_pid_namespace_counts_as_living(own_records, dead_owner, foreign, runs):
+    """A container beside this one cannot be seen from here, so nothing of its is touched."""
+    boot = dead_owner.realm.partition("/")[0]
+    elsewhere = replace(dead_owner, realm=f"{boot}/pid:[1]")
+    record_of(elsewhere, replace(ProcessIdentity.of(foreign.pid), realm=elsewhere.realm))
+    assert leftovers.clean_leftovers() == []
+    assert runs(foreign.pid)
+
+
+def test_leftover_of_an_earlier_boot_is_removed_without_ending_anything(
+    own_records, dead_owner, foreign, runs, tmp_path
+):
+    """After a reboot the pids of old records mean nothing; the directories still do."""
+    directory = tmp_path / "state"
+    directory.mkdir()
+    earlier = replace(dead_owner, realm="another-boot/pid:[1]")
+    record_of(earlier, replace(ProcessIdentity.of(foreign.pid), realm=earlier.realm), directory)
+    assert leftovers.clean_leftovers() == ["a test"]
+    assert runs(foreign.pid)
+    assert not directory.exists()
+
+
+def test_directory_without_the_records_mark_is_left_alone(own_records, dead_owner, tmp_path):
+    """A directory that was put where a recorded one was is not the recorded one."""
+    record_of(dead_owner, directory=tmp_path)
+    (tmp_path / ".poolkit-claim").write_text("another's")
+    leftovers.clean_leftovers()
+    assert tmp_path.exists()
+
+
+def test_process_that_was_started_but_never_recorded_is_found(own_records, dead_owner):
+    """An owner killed between the start and the record leaves the mark in the environment."""
+    record = record_of(dead_owner)
+    process = subprocess.Popen(
+        ["sleep", "300"], env={**os.environ, leftovers.CLAIM_VARIABLE: record.token}
+    )
+    leftovers.clean_leftovers()
+    assert process.wait(5) == -signal.SIGTERM
+
+
+def test_stopped_process_is_ended_too(own_records, dead_owner):
+    """A process frozen by SIGSTOP is woken to take notice of its end."""
+    record = record_of(dead_owner)
+    process = subprocess.Popen(
+        ["sleep", "300"], env={**os.environ, leftovers.CLAIM_VARIABLE: record.token}
+    )
+    process.send_signal(signal.SIGSTOP)
+    leftovers.clean_leftovers()
+    assert process.wait(5) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}'])
+def test_file_that_is_no_record_is_skipped(own_records, text):
+    """A half-written file, or a record of a later version, orders nothing."""
+    (leftovers.records_directory() / "x.json").write_text(text)
+    assert leftovers.clean_leftovers() == []
+
+
+def test_record_survives_writing_and_reading(own_records, dead_owner):
+    """A record read back is the record written."""
+    record = record_of(dead_owner, ProcessIdentity.of_this_process())
+    assert leftovers.read_records() == [record]
+    assert json.loads(record.to_json())["schema"] == 1
+
+
+def test_records_that_others_could_have_written_are_refused(own_records):
+    """A directory open to others could order anything, so it is not read."""
+    leftovers.records_directory().chmod(0o777)
+    with pytest.raises(StateDirectoryError, match="cannot be trusted"):
+        leftovers.clean_leftovers()

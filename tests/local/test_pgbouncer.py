@@ -1,0 +1,107 @@
+"""The embedded PgBouncer."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import psycopg2
+import pytest
+
+from poolkit.errors import BinaryMissingError, PortInUseError
+from poolkit.local import pgbouncer
+from poolkit.local.accounts import server_account
+from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+from poolkit.local.ports import is_listening
+
+needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+
+
+@pytest.fixture
+def bouncer(postgres, tmp_path):
+    with EmbeddedPgBouncer(postgres, tmp_path, pool_size=2) as bouncer:
+        yield bouncer
+
+
+def console(bouncer, statement):
+    connection = psycopg2.connect(bouncer.stats_url())
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            names = [column.name for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+    finally:
+        connection.close()
+
+
+@needs_pgbouncer
+def test_clients_share_the_pools_connections(bouncer, database):
+    """Ten clients at once are served over two connections, one transaction each at a time."""
+
+    def transact(number):
+        connection = psycopg2.connect(
+            bouncer.url(database.name, driver=""), application_name=f"lambda_proxy:{number}"
+        )
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid(), pg_sleep(0.02)")
+                return cursor.fetchone()[0]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(10) as clients:
+        backends = set(clients.map(transact, range(10)))
+    assert len(backends) == 2
+    pool = next(p for p in console(bouncer, "SHOW POOLS") if p["database"] == database.name)
+    assert pool["pool_mode"] == "transaction"
+    assert pool["sv_idle"] == 2
+
+
+@needs_pgbouncer
+def test_wrong_password_and_options_are_refused(bouncer):
+    """It asks for the password by SCRAM, and does not swallow settings that would be lost."""
+    wrong = bouncer.url(driver="").replace(":", ":x", 2).replace(":x//", "://")
+    with pytest.raises(psycopg2.OperationalError, match="authentication failed"):
+        psycopg2.connect(wrong)
+    with pytest.raises(psycopg2.OperationalError, match="unsupported startup parameter"):
+        psycopg2.connect(bouncer.url(driver=""), options="-c statement_timeout=5")
+
+
+@needs_pgbouncer
+def test_files_with_passwords_are_its_accounts_alone(bouncer):
+    """Nobody else can read the passwords, and under root it runs as somebody else."""
+    for name in ("users.txt", "pgbouncer.ini"):
+        found = (bouncer.log.parent / name).stat()
+        assert (found.st_mode & 0o777, found.st_uid) == (0o600, server_account().uid)
+    assert psutil.Process(bouncer.pid).uids().real == server_account().uid
+
+
+@needs_pgbouncer
+def test_restart_keeps_the_port_and_closing_leaves_nothing(postgres, tmp_path, database):
+    """The same URL works after a restart; at the end port, files and backends are gone."""
+    with EmbeddedPgBouncer(postgres, tmp_path) as bouncer:
+        url = bouncer.url(database.name, driver="")
+        bouncer.restart()
+        psycopg2.connect(url).close()
+        directory = bouncer.log.parent
+    assert not is_listening(bouncer.port)
+    assert not directory.exists()
+    database.wait_for_backends(0)
+
+
+@needs_pgbouncer
+def test_port_in_use_is_one_line(postgres, tmp_path):
+    """A port that somebody listens on is named."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(PortInUseError, match=f"port {port} of 127.0.0.1 is in use"):
+            EmbeddedPgBouncer(postgres, tmp_path, port=port).start()
+
+
+def test_missing_program_says_what_to_do(postgres, tmp_path, monkeypatch):
+    """Without the program on PATH the error says how to get it, or how to do without."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(pgbouncer, "_MORE_PLACES", str(tmp_path))
+    assert find_pgbouncer() is None
+    with pytest.raises(BinaryMissingError, match="leave out the targets that need it"):
+        EmbeddedPgBouncer(postgres, tmp_path).start()

@@ -1,0 +1,257 @@
+"""The supervisor: processes are started, watched, measured, and ended with all they started."""
+
+import os
+import signal
+import socket
+import sys
+import time
+
+import psutil
+import pytest
+
+from poolkit.errors import (
+    BinaryMissingError,
+    NotReadyError,
+    ProcessEndedError,
+    ServerStartError,
+    StateDirectoryError,
+)
+from poolkit.local.ports import free_port, is_free
+from poolkit.local.processes import Supervisor
+from poolkit.local.readiness import accepts_tcp, answers_http, has_logged, satisfies
+
+
+@pytest.fixture
+def supervisor(tmp_path):
+    with Supervisor(tmp_path / "run", grace_s=2) as supervisor:
+        yield supervisor
+
+
+def python(script):
+    return [sys.executable, "-c", script]
+
+
+SERVER = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    asked = 0
+    def do_GET(self):
+        Handler.asked += 1
+        self.send_response(200 if self.path == "/ready?x=1" and Handler.asked > 2 else 503)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_http_probe_waits_for_status_200(supervisor, monkeypatch):
+    """A server is ready at its first 200, asked directly whatever proxy is configured."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    port = free_port()
+    web = supervisor.start(
+        "web",
+        [*python(SERVER), str(port)],
+        ready=answers_http(f"http://127.0.0.1:{port}/ready?x=1"),
+    )
+    assert web.log.read_text().count(" 503 ") == 2
+    assert not is_free(port)
+    supervisor.stop("web")
+    assert is_free(port)
+
+
+def test_tcp_log_and_callable_probes(supervisor, tmp_path):
+    """A port that is open, a line in the log, and any condition can mean ready."""
+    port = free_port()
+    listen = (
+        f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(300)"
+    )
+    supervisor.start("tcp", python(listen), ready=accepts_tcp(port))
+    supervisor.start(
+        "log",
+        python("import time; print('worker@1 ready.', flush=True); time.sleep(300)"),
+        ready=has_logged(r"^worker@\d ready\.$"),
+    )
+    touched = tmp_path / "touched"
+    supervisor.start(
+        "file", ["sh", "-c", f"touch {touched}; sleep 300"], ready=satisfies(touched.exists)
+    )
+    assert supervisor.names == ["tcp", "log", "file"]
+
+
+def test_not_ready_in_time_tells_the_end_of_the_log(supervisor, runs):
+    """A process that hangs is ended, and its last words are in the error."""
+    script = "import os, time; print('pid', os.getpid(), 'waiting for Godot', flush=True); time.sleep(300)"
+    with pytest.raises(NotReadyError, match=r"slow was not ready after 0.5 s.*\n.*Godot") as caught:
+        supervisor.start("slow", python(script), ready=satisfies(lambda: False), timeout_s=0.5)
+    assert isinstance(caught.value, TimeoutError)
+    assert not runs(int(str(caught.value).split("pid ")[1].split()[0]))
+    assert supervisor.names == []
+
+
+def test_end_before_ready_tells_status_and_log(supervisor):
+    """A process that ends at once is not waited for."""
+    with pytest.raises(
+        ServerStartError, match=r"broken ended with exit status 3 .*\nno such table"
+    ):
+        supervisor.start(
+            "broken",
+            ["sh", "-c", "echo no such table; exit 3"],
+            ready=satisfies(lambda: False),
+        )
+
+
+def test_check_reports_a_process_that_died(supervisor):
+    """A process that ends by itself is noticed, with how and its last words."""
+    supervisor.check()
+    died = supervisor.start("died", ["sh", "-c", "echo out of memory; kill -9 $$"])
+    with pytest.raises(
+        ProcessEndedError, match=r"died ended by itself with signal 9.*\nout of memory"
+    ):
+        supervisor.wait()
+    assert died.process.exit_status == -signal.SIGKILL
+
+
+def test_environment_and_directory(supervisor, tmp_path):
+    """A process gets this environment, what is added to it, and the directory named."""
+    os.environ["INHERITED"] = "yes"
+    try:
+        shown = supervisor.start(
+            "env",
+            ["sh", "-c", "echo $INHERITED $ADDED $PWD; sleep 300"],
+            environ={"ADDED": "too"},
+            cwd=tmp_path,
+            ready=has_logged("too"),
+        )
+    finally:
+        del os.environ["INHERITED"]
+    assert shown.log.read_text() == f"yes too {tmp_path}\n"
+
+
+def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor, runs):
+    """Whoever a process started ends with it, even outside its session."""
+    script = (
+        "import os, subprocess, sys, time\n"
+        "nap = 'import time; print(\"up\", flush=True); time.sleep(300)'\n"
+        "a = subprocess.Popen([sys.executable, '-c', nap])\n"
+        "b = subprocess.Popen(['setsid', '--fork', sys.executable, '-c', nap])\n"
+        "b.wait(); time.sleep(300)\n"
+    )
+    parent = supervisor.start(
+        "parent", python(script), ready=lambda log: log.read_text().count("up") == 2
+    )
+    naps = [
+        process.pid
+        for process in psutil.process_iter()
+        if runs(process.pid) and 'print("up"' in " ".join(process.cmdline())
+    ]
+    assert len(naps) >= 2
+    supervisor.stop("parent")
+    assert not any(runs(pid) for pid in [parent.pid, *naps])
+
+
+def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor, runs):
+    """A process that left children behind and went has them ended at the stop."""
+    left = supervisor.start("left", ["sh", "-c", "sleep 300 & echo $!"], ready=has_logged(r"\d"))
+    orphan = int(left.log.read_text())
+    assert runs(orphan)
+    supervisor.stop("left")
+    assert not runs(orphan)
+
+
+def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path, runs):
+    """The polite signal is not the last one."""
+    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(300)"
+    began = 0.0
+    with Supervisor(tmp_path, grace_s=0.3) as supervisor:
+        stubborn = supervisor.start("stubborn", python(script), ready=has_logged("up"))
+        began = time.monotonic()
+    assert not runs(stubborn.pid)
+    assert 0.3 <= time.monotonic() - began < 5
+
+
+def test_first_process_alone_is_asked_first(supervisor):
+    """A server may end its workers in its own way: they get no signal before it has ended."""
+    script = (
+        "import signal, subprocess, sys, time\n"
+        "w = subprocess.Popen([sys.executable, '-c', '''\n"
+        "import signal, sys\n"
+        "def leave(n, f): print(signal.Signals(n).name, flush=True); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, leave); signal.signal(signal.SIGUSR1, leave)\n"
+        "print('worker up', flush=True)\n"
+        "while True: signal.pause()\n"
+        "'''])\n"
+        "def leave(n, f): w.send_signal(signal.SIGUSR1); w.wait(); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "print('server up', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    server = supervisor.start(
+        "server", python(script), ready=lambda log: log.read_text().count(" up") == 2
+    )
+    supervisor.stop("server")
+    assert server.log.read_text().splitlines()[-1] == "SIGUSR1"
+
+
+def test_all_end_in_reverse_order(tmp_path):
+    """What was started last, and may need the others, ends first."""
+    order = tmp_path / "order"
+    script = "trap 'echo {0} >> {1}; exit' TERM; echo up; while :; do sleep 0.01; done"
+    with Supervisor(tmp_path / "run") as supervisor:
+        for name in ("first", "second", "third"):
+            supervisor.start(name, ["sh", "-c", script.format(name, order)], ready=has_logged("up"))
+    assert order.read_text().split() == ["third", "second", "first"]
+
+
+def test_usage_counts_the_whole_tree(supervisor):
+    """Memory and processor time are those of a process and its descendants, ended ones too."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass\n"
+    nap = "x = bytearray(50_000_000); print('up', flush=True); import time; time.sleep(300)"
+    script = (
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {burn!r}])\n"
+        f"subprocess.run([sys.executable, '-c', {nap!r}])\n"
+    )
+    supervisor.start("tree", python(script), ready=has_logged("up"))
+    usage = supervisor.usage("tree")
+    assert usage.processes == 2
+    assert usage.rss_bytes > 50_000_000
+    assert 0.3 <= usage.cpu_s < 5
+
+
+def test_missing_program_is_one_line(supervisor):
+    """A command that cannot be run is named."""
+    with pytest.raises(BinaryMissingError, match=r"cannot run no-such-program in .*: No such file"):
+        supervisor.start("x", ["no-such-program"])
+    assert supervisor.names == []
+
+
+def test_name_twice_or_not_a_file_name_is_refused(supervisor):
+    """A name stands for one process and one log."""
+    supervisor.start("one", ["sleep", "300"])
+    with pytest.raises(ValueError, match="a process named one runs already"):
+        supervisor.start("one", ["sleep", "300"])
+    with pytest.raises(ValueError, match="cannot name a process"):
+        supervisor.start("../one", ["sleep", "300"])
+
+
+def test_read_only_run_folder_is_one_line(read_only_disk):
+    """A run folder that cannot be made is named."""
+    with (
+        Supervisor(read_only_disk / "run") as supervisor,
+        pytest.raises(StateDirectoryError, match=r"run folder .*Read-only file system"),
+    ):
+        supervisor.start("x", ["sleep", "300"])
+
+
+def test_sigterm_handler_is_put_back():
+    """Only while a supervisor is entered does SIGTERM raise SystemExit."""
+    before = signal.getsignal(signal.SIGTERM)
+    with Supervisor(None):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_free_ports_differ_from_those_in_use():
+    """A port with a listener is not free; one that was found is."""
+    assert is_free(free_port())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert not is_free(listener.getsockname()[1])
