@@ -1,0 +1,83 @@
+"""`python -m worker`: run a worker, or put a document on its queue.
+
+    python -m worker                                       run until SIGTERM
+    python -m worker enqueue --id a1 --title T < text      prints the task's id
+
+SIGTERM is a warm shutdown: no more tasks are taken, the running ones are finished, then
+the connections are closed and the process ends with 0. Give it the time for that: the stop
+timeout of the supervisor (ECS `stopTimeout`, Kubernetes `terminationGracePeriodSeconds`)
+should exceed WORKER_TASK_TIME_LIMIT. Where it cannot (ECS on Fargate: 120 s at most), SIGKILL
+ends the running tasks, and the broker delivers them again. SIGQUIT is a cold shutdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from articles.errors import ArticlesError
+from poolkit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery import Celery
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit status: 0 done, 1 the worker failed, 2 wrong settings or input."""
+    options = _parser().parse_args(arguments)
+    try:
+        # Not at the top: it reads the settings, which --help does not need.
+        from worker.app import app  # noqa: PLC0415
+    except ConfigurationError as error:
+        return _refuse(error)
+    if options.command == "enqueue":
+        return _enqueue(app, options)
+    return run(app)
+
+
+def run(app: Celery) -> int:
+    """Take tasks until told to stop; return the worker's exit status."""
+    # Nobody here listens to what workers tell each other, and SQS cannot carry it.
+    worker = app.Worker(
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        optimization="fair",
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _enqueue(app: Celery, options: argparse.Namespace) -> int:
+    from worker.client import enqueue_ingest  # noqa: PLC0415  (a worker does not send)
+
+    text = sys.stdin.read()
+    try:
+        task_id = enqueue_ingest(app, document_id=options.id, title=options.title, text=text)
+    except ArticlesError as error:
+        return _refuse(error)
+    sys.stdout.write(f"{task_id}\n")
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    sys.stderr.write(f"{error}\n")
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="command")
+    enqueue = commands.add_parser("enqueue", help="put a document on the queue")
+    enqueue.add_argument("--id", required=True, help="the document's id")
+    enqueue.add_argument("--title", required=True, help="the document's title")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""What becomes of a message: done, tried again, or kept in the dead-letter table.
+
+A message is given up only once the database holds its dead letter; until then it stays in
+circulation, with growing waits in between. So an outage of the database, however long,
+loses nothing.
+
+Each delivery costs one of `max_retries`:
+
+* an operational error (the pool, the server, a deadlock, the soft time limit) publishes the
+  message again, to be taken up after a random wait, and acknowledges this delivery;
+* a worker that died, or was killed by the hard time limit, left the message to be
+  redelivered; the redelivery is published again in the same way, before any work is done,
+  because brokers say that a message was redelivered, but not all of them how often.
+
+Anything else is the message's own fault: trying again would fail again.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery import Task
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, WorkerLostError
+from celery.utils.log import get_task_logger
+from sqlalchemy.exc import DBAPIError
+
+from articles.operations import perform, record_dead_letter
+from poolkit.config.session import unit_of_work
+from poolkit.errors import (
+    CredentialsError,
+    DatabaseUnavailable,
+    PoolExhausted,
+    StatementTimeout,
+)
+
+if TYPE_CHECKING:
+    from worker.database import Database
+    from worker.settings import WorkerSettings
+
+logger = get_task_logger(__name__)
+
+OPERATIONAL = (
+    CredentialsError,
+    DatabaseUnavailable,
+    PoolExhausted,
+    SoftTimeLimitExceeded,
+    StatementTimeout,
+)
+# serialization_failure, deadlock_detected, lock_not_available (PostgreSQL, Appendix A).
+_TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03"})
+# 2 to the power of it exceeds any bound, and is still a float.
+_MOST_DOUBLINGS = 30
+
+
+class DeliveredTask(Task):  # type: ignore[type-arg]
+    """A task that keeps the rules above; `database` and `settings` are set when it is registered."""
+
+    database: Database
+    settings: WorkerSettings
+    # Counted here, because giving up has to reach the dead-letter table first.
+    max_retries = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task once; see the module's docstring."""
+        if is_redelivered(self.request):
+            self._count_lost_worker()
+        try:
+            return self.run(*args, **kwargs)
+        except (Ignore, Reject, Retry):
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever it is, it has to be kept)
+            self._failed(error)
+
+    def _count_lost_worker(self) -> NoReturn:
+        error = WorkerLostError(
+            "the worker died, was killed by the hard time limit or lost its broker while it "
+            "had this task"
+        )
+        if self.request.retries >= self.settings.max_retries:
+            self._give_up(error)
+        self._try_again(error)
+
+    def _failed(self, error: Exception) -> NoReturn:
+        if is_operational(error) and self.request.retries < self.settings.max_retries:
+            self._try_again(error)
+        self._give_up(error)
+
+    def _try_again(self, error: Exception) -> NoReturn:
+        wait = full_jitter(self.request.retries, self.settings)
+        try:
+            self.retry(exc=error, countdown=wait)
+        except Reject as rejected:
+            # The broker did not take the new message. Celery would drop the old one, too.
+            raise Reject(rejected, requeue=True) from error
+        raise AssertionError("retry() always raises")  # pragma: no cover
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        try:
+            self._record(error)
+        except Exception as obstacle:  # noqa: BLE001  (not recorded is not given up)
+            logger.warning("dead letter could not be recorded, will try again: %s", obstacle)
+            self._try_again(error)
+        logger.error(
+            "gave up after %d deliveries: %s: %s",
+            self.request.retries + 1,
+            type(error).__name__,
+            error,
+        )
+        # Not Reject: SQS would keep a rejected message for its own dead-letter queue.
+        raise Ignore
+
+    def _record(self, error: Exception) -> None:
+        request = self.request
+        letter = record_dead_letter(
+            source=self.name,
+            message_id=str(request.id),
+            payload={"args": request.args, "kwargs": request.kwargs},
+            error=error,
+            attempts=request.retries + 1,
+        )
+        with unit_of_work(self.database.engine) as connection:
+            perform(connection, letter)
+
+
+def is_operational(error: Exception) -> bool:
+    """Tell whether the same message may well succeed later."""
+    if isinstance(error, OPERATIONAL):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return state in _TRANSIENT_STATES
+
+
+def is_redelivered(request: Any) -> bool:
+    """Tell whether the broker delivered this very message before.
+
+    Redis (through kombu) and RabbitMQ set a flag; SQS counts receives.
+    """
+    if (request.delivery_info or {}).get("redelivered"):
+        return True
+    received = (request.properties or {}).get("delivery_info", {}).get("sqs_message", {})
+    return int(received.get("Attributes", {}).get("ApproximateReceiveCount", 1)) > 1
+
+
+def full_jitter(retries: int, settings: WorkerSettings) -> float:
+    """Return the seconds to wait: random up to a bound that doubles ("full jitter").
+
+    Exponential Backoff and Jitter, AWS Architecture Blog, 2015.
+    """
+    bound = settings.retry_backoff * 2.0 ** min(retries, _MOST_DOUBLINGS)
+    return random.uniform(0, min(bound, settings.retry_backoff_max))

@@ -1,0 +1,53 @@
+"""Kombu's Redis transport, for a queue into which anybody may have pushed anything.
+
+In kombu 5.7 a list entry that is no message raises in the middle of the event loop: the
+worker ends, and with it every task it was running. There is no message to keep here, no
+id and no task: what was found is logged and dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from queue import Empty
+from typing import Any
+
+from kombu.transport import TRANSPORT_ALIASES, redis
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 2_000  # characters
+
+
+class Channel(redis.Channel):
+    """Passes over entries that are not JSON."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            found = error.doc if isinstance(error, json.JSONDecodeError) else error.object
+            _drop(found, error)
+        raise Empty
+
+
+class Transport(redis.Transport):
+    """Passes over entries that are JSON, but no message."""
+
+    Channel = Channel
+
+    def _deliver(self, message: Any, queue: str | None) -> None:
+        try:
+            super()._deliver(message, queue)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            _drop(message, error)
+
+
+def install() -> None:
+    """Make `redis://` and `rediss://` mean this transport, in this process."""
+    name = f"{__name__}:{Transport.__name__}"
+    TRANSPORT_ALIASES.update(redis=name, rediss=name)
+
+
+def _drop(found: Any, error: Exception) -> None:
+    logger.error("dropped what is no message: %s: %.*s", error, _SHOWN, repr(found))
