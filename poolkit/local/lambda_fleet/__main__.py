@@ -38,10 +38,16 @@ async def _serve(config: FunctionConfig, options: argparse.Namespace) -> None:
     server = FleetServer(config, host=options.host, port=options.port, log_dir=options.log_dir)
     try:
         url = await server.open()
-        await server.function.prewarm(options.prewarm)
-        sys.stdout.write(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
-        sys.stdout.flush()
-        await stop.wait()
+        stopped = loop.create_task(stop.wait())
+        ready = loop.create_task(server.function.prewarm(options.prewarm))
+        await asyncio.wait((stopped, ready), return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()
+            sys.stdout.write(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+            sys.stdout.flush()
+        else:
+            ready.cancel()
+        await stopped
     finally:
         await server.close()
 

@@ -1,10 +1,13 @@
 """One Lambda sandbox: its process, its Runtime API and the invoke it works on."""
 
 import asyncio
+import contextlib
 import json
 import os
 import time
+from collections.abc import Callable
 from enum import Enum, auto
+from pathlib import Path
 from typing import Protocol
 
 from poolkit.local.lambda_fleet.config import FunctionConfig
@@ -76,7 +79,7 @@ class ExecutionEnvironment:
     `host:port/path` for an address.
     """
 
-    def __init__(self, number: int, config: FunctionConfig, owner: Owner, log_fd: int) -> None:
+    def __init__(self, number: int, config: FunctionConfig, owner: Owner, log: Path) -> None:
         self.name = f"{number:05d}"
         self.state = State.INIT
         self.invocation: Invocation | None = None
@@ -84,10 +87,11 @@ class ExecutionEnvironment:
         """Assigned while FINISHING; handed over as soon as the runtime asks."""
         self.idle_since = 0.0
         self.process: FunctionProcess | None = None
-        self.init_limit: asyncio.TimerHandle | None = None
+        self._limit: asyncio.TimerHandle | None = None
         self._config = config
         self._owner = owner
-        self._log_fd = log_fd
+        self._log_path = log
+        self._log_fd = -1
         self._connections: set[HttpProtocol] = set()
         self._server: asyncio.Server | None = None
         self._runtime: HttpProtocol | None = None
@@ -103,6 +107,9 @@ class ExecutionEnvironment:
             self._owner.on_exit(self, f"Runtime was not started: {error}")
 
     async def _start(self, stream: str) -> None:
+        self._log_fd = os.open(
+            self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: HttpProtocol(self._on_request, _RUNTIME_LIMITS, self._connections),
@@ -149,6 +156,15 @@ class ExecutionEnvironment:
         )
         runtime.respond(response(200, invocation.event, headers))
 
+    def limit(self, seconds: float, on_limit: Callable[[], None]) -> None:
+        """Call `on_limit` unless the runtime asks for an event, or ends, within the time."""
+        self._limit = asyncio.get_running_loop().call_later(seconds, on_limit)
+
+    def _cancel_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
     def freeze(self) -> None:
         """Stop the processes until the next event."""
         if self.process is not None:
@@ -158,6 +174,7 @@ class ExecutionEnvironment:
         """End as Lambda's Shutdown phase does: SIGTERM, `shutdown_ms`, SIGKILL."""
         if self.state in (State.ENDING, State.ENDED):
             return
+        self._cancel_limit()
         self.state = State.ENDING
         if self.process is None or not self._config.shutdown_ms:
             self.kill()
@@ -167,6 +184,7 @@ class ExecutionEnvironment:
 
     def kill(self) -> None:
         """End now."""
+        self._cancel_limit()
         if self.state is not State.ENDED:
             self.state = State.ENDING
         if self.process is not None:
@@ -189,7 +207,9 @@ class ExecutionEnvironment:
 
     def _log(self, text: str) -> None:
         if self._log_fd >= 0:
-            os.write(self._log_fd, text.encode())
+            # A full disk must not fail an invoke; its record is kept in memory as well.
+            with contextlib.suppress(OSError):
+                os.write(self._log_fd, text.encode())
 
     def _timed_out(self) -> None:
         self._owner.on_answer(self, Status.TIMEOUT, b"", "Sandbox.Timedout")
@@ -200,8 +220,7 @@ class ExecutionEnvironment:
         self._owner.on_exit(self, reason)
 
     def _close(self) -> None:
-        if self.init_limit is not None:
-            self.init_limit.cancel()
+        self._cancel_limit()
         if self._server is not None:
             self._server.close()
         for connection in tuple(self._connections):
@@ -227,10 +246,9 @@ class ExecutionEnvironment:
         if self.state not in (State.INIT, State.FINISHING):
             connection.respond(_wrong_state(f"next while {self.state.name}"))
             return
+        self._cancel_limit()
         self._runtime = connection
         if self.state is State.INIT:
-            if self.init_limit is not None:
-                self.init_limit.cancel()
             invocation = self.invocation
             if invocation is not None:
                 invocation.init_ms = round((time.perf_counter() - self._started) * 1000, 3)
@@ -271,7 +289,7 @@ class ExecutionEnvironment:
 def _error_type(body: bytes) -> str:
     try:
         return str(json.loads(body)["errorType"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "Unknown"
 
 

@@ -171,6 +171,7 @@ class LambdaFleet:
             self._loop, self._server = loop, server
             listening.set_result(url)
             loop.run_forever()
+            loop.run_until_complete(loop.shutdown_default_executor())
         except LambdaFleetError as error:
             listening.set_exception(error)
         finally:

@@ -15,10 +15,11 @@ import asyncio
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from poolkit.errors import FunctionInitError
+from poolkit.errors import FunctionConfigError, FunctionInitError
 from poolkit.local.lambda_fleet.config import FunctionConfig
 from poolkit.local.lambda_fleet.execution_environment import (
     MAX_RESPONSE_BYTES,
@@ -101,9 +102,7 @@ class LambdaFunction:
     def _start(self, invocation: Invocation | None) -> ExecutionEnvironment:
         self.counters.started += 1
         number = self.counters.started
-        log = self._log_dir / f"{self.config.function_name}-{number:05d}.log"
-        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        environment = ExecutionEnvironment(number, self.config, self, log_fd)
+        environment = ExecutionEnvironment(number, self.config, self, self._log(number))
         if invocation is not None:
             invocation.cold = True
             invocation.environment = environment.name
@@ -120,18 +119,22 @@ class LambdaFunction:
         task.add_done_callback(self._starting.discard)
         return environment
 
+    def _log(self, number: int) -> Path:
+        return self._log_dir / f"{self.config.function_name}-{number:05d}.log"
+
     def _limit_init(self, environment: ExecutionEnvironment) -> None:
         limit_s = self.config.init_limit_s
         invocation = environment.invocation
         if invocation is not None and invocation.init_retried:
             limit_s = self.config.timeout_s
-        environment.init_limit = asyncio.get_running_loop().call_later(
-            limit_s, self._init_took_too_long, environment
-        )
+        environment.limit(limit_s, partial(self._init_took_too_long, environment))
 
     def _init_took_too_long(self, environment: ExecutionEnvironment) -> None:
         """Try the init phase once more as part of the invoke, as Lambda does; then give up."""
         invocation = environment.invocation
+        if invocation is None:
+            why = f"it took longer than init_limit_s, {self.config.init_limit_s} s"
+            self._fail_prewarming(environment, why)
         if invocation is None or invocation.init_retried:
             self.on_answer(environment, Status.TIMEOUT, b"", "Sandbox.Timedout")
             return
@@ -184,6 +187,8 @@ class LambdaFunction:
         if environment.state is State.BUSY:
             environment.state = State.FINISHING
             self._finishing[environment] = None
+            # The time that the runtime takes to come back is the function's too.
+            environment.limit(self.config.timeout_s, environment.kill)
         self._finish(environment, status, payload, error_type)
 
     def on_init_error(
@@ -257,8 +262,14 @@ class LambdaFunction:
     async def prewarm(self, count: int) -> None:
         """Start `count` execution environments without an invoke and wait until they are idle.
 
-        Raises `FunctionInitError` when one of them fails to.
+        Raises `FunctionInitError` when one of them fails to, and `FunctionConfigError` when the
+        reserved concurrency does not allow so many.
         """
+        if count > self.config.reserved_concurrency:
+            raise FunctionConfigError(
+                f"cannot start {count} execution environments with a reserved_concurrency of "
+                f"{self.config.reserved_concurrency}; lower the one or raise the other"
+            )
         loop = asyncio.get_running_loop()
         ready = []
         for _ in range(count):
@@ -273,7 +284,7 @@ class LambdaFunction:
     def _fail_prewarming(self, environment: ExecutionEnvironment, why: str) -> None:
         ready = self._prewarming.pop(environment, None)
         if ready is not None and not ready.done():
-            log = self._log_dir / f"{self.config.function_name}-{environment.name}.log"
+            log = self._log(int(environment.name))
             ready.set_exception(
                 FunctionInitError(
                     f"the init phase of {self.config.handler!r} failed: {why} (its output: {log})"
@@ -285,6 +296,8 @@ class LambdaFunction:
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
+        self._idle.clear()
+        self._finishing.clear()
         for environment in tuple(self._environments):
             environment.shut_down()
         await self._all_ended.wait()
@@ -316,5 +329,5 @@ class LambdaFunction:
 def _message(payload: bytes) -> str:
     try:
         return str(json.loads(payload)["errorMessage"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return payload.decode("utf-8", "replace")[:200]

@@ -1,5 +1,6 @@
 """What clients see: an HTTP API in front of the function, Lambda's Invoke, and `/_fleet`."""
 
+import asyncio
 import base64
 import json
 
@@ -19,7 +20,7 @@ from poolkit.local.lambda_fleet.invocation import (
     new_trace_id,
 )
 from poolkit.local.lambda_fleet.records import Status, as_csv
-from poolkit.local.lambda_fleet.usage import usage
+from poolkit.local.lambda_fleet.usage import Usage, usage
 
 # Lambda's message: "Request must be smaller than 6291456 bytes for the InvokeFunction operation".
 MAX_EVENT_BYTES = 6_291_456
@@ -42,7 +43,9 @@ class Gateway:
 
     def on_request(self, connection: HttpProtocol, request: Request) -> None:
         """Answer one request, now or when its invoke is done."""
-        if request.target.startswith(b"/_fleet/"):
+        if request.target == b"/_fleet/usage":
+            self._look_at_usage(connection)
+        elif request.target.startswith(b"/_fleet/"):
             connection.respond(self._look_in(request.target.partition(b"?")[0]))
         elif request.target.startswith(_INVOKE_PREFIX):
             self._invoke(connection, request)
@@ -123,12 +126,24 @@ class Gateway:
             return _lambda_error(413, "RequestTooLargeException", text)
         try:
             json.loads(request.body or b"{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             text = f"Could not parse request body into json: {error}"
             return _lambda_error(400, "InvalidRequestContentException", text)
         return None
 
     # The fleet itself
+
+    def _look_at_usage(self, connection: HttpProtocol) -> None:
+        # In a thread: the kernel walks every page table for it, and invokes must not wait.
+        def answer(looked: asyncio.Future[list[Usage]]) -> None:
+            if looked.cancelled() or looked.exception() is not None:
+                connection.respond(_INTERNAL_SERVER_ERROR)
+            else:
+                rows = [row._asdict() for row in looked.result()]
+                connection.respond(response(200, json.dumps(rows).encode()))
+
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, usage, self._function.pids()).add_done_callback(answer)
 
     def _look_in(self, path: bytes) -> bytes:
         match path:
@@ -136,9 +151,6 @@ class Gateway:
                 return response(200, b'{"status":"ok"}')
             case b"/_fleet/stats":
                 return response(200, json.dumps(self._function.stats()).encode())
-            case b"/_fleet/usage":
-                rows = [row._asdict() for row in usage(self._function.pids())]
-                return response(200, json.dumps(rows).encode())
             case b"/_fleet/invokes.csv":
                 text = as_csv(self._function.counters.records)
                 return response(200, text.encode(), b"content-type: text/csv\r\n")
@@ -172,7 +184,7 @@ def _client_context(encoded: bytes) -> bytes:
         return b""
     try:
         return json.dumps(json.loads(base64.b64decode(encoded))).encode()
-    except ValueError:
+    except (ValueError, RecursionError):
         return b""
 
 

@@ -68,6 +68,7 @@ class HttpProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[Request] = deque()
+        self._peer = ""
         self._busy = False
         self._head_only = False
         self._last = False
@@ -89,10 +90,8 @@ class HttpProtocol(asyncio.Protocol):
 
     @property
     def peer(self) -> str:
-        """The peer's IP address, or an empty string once it has gone."""
-        if self._transport is None:
-            return ""
-        return str(self._transport.get_extra_info("peername")[0])
+        """The peer's IP address; empty when it had gone before it could be asked."""
+        return self._peer
 
     # asyncio calls these
 
@@ -100,6 +99,7 @@ class HttpProtocol(asyncio.Protocol):
         """Take part in the server's list of connections."""
         # asyncio and uvloop both set TCP_NODELAY on the sockets they accept.
         self._transport = transport  # type: ignore[assignment]  # always a stream transport
+        self._peer = str((transport.get_extra_info("peername") or ("",))[0])
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -58,13 +58,7 @@ def event(request: Request, *, request_id: str, trace_id: str, source_ip: str) -
         result["queryStringParameters"] = _joined(parse_qsl(query, keep_blank_values=True))
     result["requestContext"] = _context(request, headers, path, request_id, source_ip)
     _add_body(result, request.body, headers.get("content-type", ""))
-    return _utf8(_encode(result))
-
-
-def _utf8(text: str) -> bytes:
-    # A path may hold bytes that are not UTF-8; unquote has put U+FFFD in their place, but
-    # surrogates may still come in through a body's escapes.
-    return text.encode("utf-8", "surrogatepass")
+    return _encode(result).encode()
 
 
 def _headers(request: Request) -> tuple[dict[str, str], list[str]]:
@@ -138,14 +132,14 @@ def http_response(payload: bytes, *, request_id: str) -> bytes:
     """
     try:
         return _http_response(json.loads(payload), payload, request_id)
-    except (MalformedResponse, ValueError):
+    except (ValueError, RecursionError):
         return _INTERNAL_SERVER_ERROR
 
 
 def _http_response(answer: Any, payload: bytes, request_id: str) -> bytes:
     requestid_line = f"apigw-requestid: {request_id}\r\n"
     if not isinstance(answer, dict) or "statusCode" not in answer:
-        body = answer.encode() if isinstance(answer, str) else payload
+        body = answer.encode("utf-8", "replace") if isinstance(answer, str) else payload
         return response(200, body, f"content-type: application/json\r\n{requestid_line}".encode())
     lines = _header_lines(answer.get("headers") or {})
     lines += [f"set-cookie: {_value(cookie)}\r\n" for cookie in _list(answer.get("cookies"))]
@@ -206,7 +200,8 @@ def _body(answer: dict[str, Any]) -> bytes:
     if not isinstance(body, str):
         raise MalformedResponse(f"body must be a string, found {type(body).__name__}")
     if not answer.get("isBase64Encoded"):
-        return _utf8(body)
+        # JSON's escapes can hold half a surrogate pair, which UTF-8 cannot.
+        return body.encode("utf-8", "replace")
     try:
         return base64.b64decode(body, validate=True)
     except binascii.Error as error:

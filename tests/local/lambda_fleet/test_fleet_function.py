@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from poolkit.errors import FunctionInitError
+from poolkit.errors import FunctionConfigError, FunctionInitError
 from poolkit.local.lambda_fleet import Status
 
 PID = """
@@ -276,6 +276,22 @@ def test_prewarming_says_why_a_handler_does_not_import(start):
         fleet.prewarm(1)
 
 
+def test_prewarming_ends_at_the_init_limit(start, wait_until):
+    """A module that takes too long to import is said to."""
+    fleet = start("import time; time.sleep(60)", init_limit_s=0.1)
+    with pytest.raises(FunctionInitError, match=r"took longer than init_limit_s, 0\.1 s"):
+        fleet.prewarm(1)
+    wait_until(lambda: fleet.pids() == {})
+
+
+def test_prewarming_stays_within_the_reserved_concurrency(start):
+    """More than may run at once are not started."""
+    fleet = start(PID, reserved_concurrency=2)
+    with pytest.raises(FunctionConfigError, match=r"cannot start 3 .* reserved_concurrency of 2"):
+        fleet.prewarm(3)
+    assert fleet.pids() == {}
+
+
 def test_a_slow_init_phase_is_tried_again_within_the_invoke(start):
     """Past the init limit Lambda starts over, with the function's timeout as the new limit."""
     fleet = start(
@@ -382,4 +398,44 @@ def test_the_runtime_api_refuses_what_is_out_of_turn(start):
         """
     )
     assert json.loads(fleet.invoke({}).payload) == [400, 403, 403, 404]
+    assert fleet.invoke({}).status is Status.OK
+
+
+def test_a_runtime_that_does_not_come_back_is_ended(start):
+    """An invoke that waits for it is served by another execution environment instead."""
+    fleet = start(
+        """
+        import os, time
+        from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
+
+        polls = 0
+        poll = LambdaRuntimeClient.wait_next_invocation
+
+        def poll_once(client):
+            global polls
+            polls += 1
+            if polls > 1:
+                time.sleep(60)
+            return poll(client)
+
+        LambdaRuntimeClient.wait_next_invocation = poll_once
+
+        def handler(event, context):
+            return os.getpid()
+        """,
+        timeout_s=0.2,
+    )
+    first = pid_of(fleet.invoke({}))
+    assert pid_of(fleet.invoke({})) != first
+    assert [record.cold for record in fleet.records()] == [True, True]
+
+
+def test_a_log_that_cannot_be_made_is_reported(start, tmp_path):
+    """The invoke fails with the reason, and the fleet goes on once the directory is back."""
+    fleet = start(PID)
+    (tmp_path / "logs").rmdir()
+    outcome = fleet.invoke({})
+    assert outcome.status is Status.INIT_ERROR
+    assert b"No such file or directory" in outcome.payload
+    (tmp_path / "logs").mkdir()
     assert fleet.invoke({}).status is Status.OK

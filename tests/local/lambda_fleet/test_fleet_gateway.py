@@ -127,6 +127,39 @@ def test_what_cannot_be_a_response_is_a_500(start, call):
     assert fleet.stats()["by_status"]["ok"] == 11
 
 
+def test_json_that_is_nested_too_deeply_is_refused(start, call):
+    """Neither a function's answer nor an Invoke payload of that kind breaks the fleet."""
+    fleet = start(
+        """
+        def handler(event, context):
+            return b"[" * 100_000 + b"]" * 100_000
+        """
+    )
+    answer = call(fleet)
+    assert (answer.status, answer.body) == INTERNAL_SERVER_ERROR
+    path = "/2015-03-31/functions/function/invocations"
+    assert call(fleet, path, method="POST", body=b"[" * 100_000).status == 400
+    assert call(fleet, path, method="POST", body=b"{}").status == 200
+    assert fleet.stats()["execution_environments_started"] == 1
+
+
+def test_half_a_surrogate_pair_is_replaced(start, call):
+    """JSON can hold what UTF-8 cannot; the client gets valid UTF-8."""
+    source = r"""
+        def handler(event, context):
+            return b'{"statusCode": 200, "body": "a\ud800b"}'
+    """
+    answer = call(start(source))
+    assert (answer.status, answer.body) == (200, b"a?b")
+
+
+def test_text_that_the_runtime_cannot_send_ends_it(start, call):
+    """awslambdaric itself fails on half a surrogate pair, so on Lambda too it costs a cold start."""
+    fleet = start("def handler(event, context): return 'a\\ud800b'")
+    assert call(fleet).status == 500
+    assert fleet.records()[0].error_type == "Runtime.ExitError"
+
+
 def test_a_binary_answer_is_decoded(start, call):
     """`isBase64Encoded` gives the client the bytes."""
     data = bytes(range(256))

@@ -74,6 +74,18 @@ def test_killing_it_in_a_cold_start_kills_its_children(
     wait_until(lambda: not any(process_state(pid) for pid in pids))
 
 
+def test_a_signal_ends_it_while_it_is_starting(command, task_root, process_state, wait_until):
+    """It does not wait for a handler that is still being imported."""
+    (task_root / "app.py").write_text("import time; time.sleep(60)")
+    with subprocess.Popen([*command, "--prewarm", "1"], stdout=subprocess.PIPE) as process:
+        parent = psutil.Process(process.pid)
+        wait_until(parent.children)
+        (child,) = parent.children()
+        process.terminate()
+        assert process.wait(5) == 0
+    assert process_state(child.pid) == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
