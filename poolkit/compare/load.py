@@ -1,0 +1,77 @@
+"""The load: Locust in a process of its own, its rows in a file that grows while it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from poolkit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+_LIST_TIMEOUT_S = 60
+_ANSWER_GRACE_S = 15
+"""Seconds that a request in flight has after the end; what has no answer by then is counted
+as unanswered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """How much load a target gets, and where the rows go. Times are in seconds."""
+
+    locustfile: Path
+    host: str
+    users: int
+    rate_per_user: float
+    warm_up_s: float
+    duration_s: float
+    requests: Path
+
+    @property
+    def command(self) -> list[str]:
+        """The command line of Locust."""
+        plugin = find_spec("poolkit.compare.locust_plugin")
+        assert plugin is not None  # noqa: S101  (it is a module of this package)
+        return [
+            *(sys.executable, "-m", "locust", "--headless", "--only-summary"),
+            *("-f", f"{plugin.origin},{self.locustfile}"),
+            *("--host", self.host),
+            *("--users", str(self.users)),
+            # All users are there after half of the warm-up.
+            *("--spawn-rate", f"{max(1.0, self.users / max(0.5, self.warm_up_s / 2)):.3f}"),
+            *("--run-time", f"{self.warm_up_s + self.duration_s:.3f}s"),
+            *("--stop-timeout", str(_ANSWER_GRACE_S)),
+            # Failed requests are results, not a failure of the run.
+            *("--exit-code-on-error", "0"),
+        ]
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The variables that direct the plugin."""
+        return {
+            "POOLKIT_LOAD_REQUESTS": str(self.requests),
+            "POOLKIT_LOAD_RATE": str(self.rate_per_user),
+        }
+
+
+def check_locustfiles(files: Iterable[Path], root: Path) -> None:
+    """Import each locustfile once, so that a mistake in it is found before anything starts.
+
+    Raises:
+        ConfigurationError: one does not import, or has no user class; the message quotes
+            Python's last line.
+    """
+    for file in sorted(set(files)):
+        command = [sys.executable, "-m", "locust", "-f", str(file), "--list"]
+        listed = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, timeout=_LIST_TIMEOUT_S, check=False
+        )
+        if listed.returncode:
+            said = (listed.stderr or listed.stdout).strip().splitlines()
+            last = said[-1] if said else f"exit status {listed.returncode}"
+            raise ConfigurationError(f"locustfile {file} cannot be used: {last}")

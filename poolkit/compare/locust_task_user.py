@@ -1,0 +1,122 @@
+"""A Locust user for queue workers: a task counts as done when its result is committed.
+
+The time runs from the moment the task is due (see `locust_plugin`) to the moment another
+session sees its row, asked for every 5 ms; so latencies of workers are exact to 5 ms.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gevent
+from gevent.event import Event
+from locust import User
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from poolkit.config.presets import preset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+ASK_EVERY_S = 0.005
+
+
+class CommittedRows:
+    """One connection that waits for many keys; it is named `loadtest:…` on the server."""
+
+    def __init__(self, url: str, query: str) -> None:
+        self._connection = _connect(url)
+        self._query = text(query)
+        self._waiting: dict[str, Event] = {}
+        self._any = Event()
+        gevent.spawn(self._ask)
+
+    def wait(self, key: str, timeout_s: float) -> bool:
+        """Wait until the query returns the key; False if it did not in time."""
+        event = self._waiting.setdefault(key, Event())
+        self._any.set()
+        try:
+            return bool(event.wait(timeout_s))
+        finally:
+            self._waiting.pop(key, None)
+
+    def _ask(self) -> None:
+        while True:
+            self._any.wait()
+            if not self._waiting:
+                self._any.clear()
+                continue
+            rows = self._connection.execute(self._query, {"keys": list(self._waiting)})
+            for (key,) in rows:
+                if key in self._waiting:
+                    self._waiting[key].set()
+            gevent.sleep(ASK_EVERY_S)
+
+
+def _connect(url: str) -> Connection:
+    script = preset("script")
+    engine = create_engine(
+        script.url(url),
+        poolclass=NullPool,
+        connect_args={"application_name": f"loadtest:{os.getpid()}"},
+    )
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
+class TaskUser(User):
+    """Sends tasks and waits for their committed results.
+
+    A subclass sets `committed`: a query that returns those of `:keys` that are there, such as
+    `SELECT id FROM documents WHERE id = ANY(:keys)`. `DATABASE_URL` says where to ask.
+    """
+
+    abstract = True
+    committed: ClassVar[str]
+    result_timeout = 30.0
+    """Seconds after which a task counts as failed."""
+
+    rows: ClassVar[CommittedRows | None] = None
+
+    def on_start(self) -> None:
+        """Open the one connection that all users of a class ask over."""
+        kind = type(self)
+        if kind.rows is None:
+            kind.rows = CommittedRows(os.environ["DATABASE_URL"], kind.committed)
+
+    def submit(self, name: str, key: str, send: Callable[[], object]) -> None:
+        """Send a task, wait until `key` is committed, and report both as one request."""
+        context = self.context()
+        started, began = time.time(), time.perf_counter()
+        error: Exception | None = None
+        try:
+            send()
+            assert self.rows is not None  # noqa: S101  (on_start)
+            if not self.rows.wait(key, self.result_timeout):
+                error = TimeoutError(f"no result within {self.result_timeout:g} s")
+        except Exception as failure:  # noqa: BLE001  (whatever it is, it is this request's result)
+            error = failure
+        self._report(name, started, time.perf_counter() - began, error, context)
+
+    def _report(
+        self,
+        name: str,
+        started: float,
+        seconds: float,
+        error: Exception | None,
+        context: dict[str, Any],
+    ) -> None:
+        self.environment.events.request.fire(
+            request_type="TASK",
+            name=name,
+            response_time=seconds * 1000,
+            response_length=0,
+            response=None,
+            context=context,
+            exception=error,
+            start_time=started,
+        )

@@ -1,0 +1,131 @@
+"""Starting a target: its command, its variables, and how to see that it is ready."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from poolkit.local.ports import LOOPBACK, free_port
+from poolkit.local.readiness import Probe, answers_http, has_logged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from poolkit.compare.targets import Target
+    from poolkit.local.processes import Supervised, Supervisor
+    from poolkit.local.stack import EmbeddedStack
+
+START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A target that runs: where it answers, and its process."""
+
+    target: Target
+    url: str
+    process: Supervised
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """Starts targets of one project on one stack.
+
+    Args:
+        root: the project's folder; commands run there.
+        environment: which preset numbers, such as `prod`.
+        logs: where a target's logs go.
+    """
+
+    root: Path
+    environment: str
+    supervisor: Supervisor
+    stack: EmbeddedStack
+    logs: Path
+
+    def start(self, target: Target, instances: int, **environ: str) -> Running:
+        """Start a target and wait until it is ready.
+
+        Args:
+            target: what to start.
+            instances: the most execution environments of a Lambda function.
+            environ: further variables for it.
+
+        Raises:
+            LocalStackError: it did not become ready; the message quotes the end of its log.
+        """
+        port = free_port()
+        url = f"http://{LOOPBACK}:{port}"
+        variables = self.environ(target, port) | environ
+        commands = {"lambda": self._lambda, "web": self._web, "worker": self._worker}
+        command, ready = commands[target.kind](target, port, instances, variables)
+        started = self.supervisor.start(
+            target.name,
+            command,
+            environ=variables,
+            cwd=self.root,
+            ready=ready,
+            timeout_s=START_TIMEOUT_S,
+        )
+        return Running(target=target, url=url, process=started)
+
+    def environ(self, target: Target, port: int = 0) -> dict[str, str]:
+        """Return the variables that the target's deployable reads."""
+        broker = self.stack.broker
+        words = {
+            "python": sys.executable,
+            "port": str(port),
+            "processes": str(target.processes),
+            "broker_url": broker.url if broker is not None else "",
+        }
+        return {
+            "POOLKIT_TARGET": target.preset,
+            "POOLKIT_ENVIRONMENT": self.environment,
+            "DATABASE_URL": self._database_url(target),
+            # A deployable of the project's own is imported from its folder.
+            "PYTHONPATH": str(self.root),
+            **{name: text.format(**words) for name, text in target.env.items()},
+        }
+
+    def _database_url(self, target: Target) -> str:
+        if target.through == "pgbouncer" and self.stack.pgbouncer is not None:
+            return self.stack.pgbouncer.url(driver="")
+        return self.stack.database_url
+
+    def _lambda(
+        self, target: Target, port: int, instances: int, variables: dict[str, str]
+    ) -> tuple[list[str], Probe]:
+        command = [
+            *(sys.executable, "-m", "poolkit.local.lambda_fleet"),
+            *("--handler", str(target.handler), "--task-root", str(self.root)),
+            *("--function-name", target.name, "--port", str(port)),
+            *("--reserved-concurrency", str(instances)),
+            *("--log-dir", str(self.logs / f"{target.name}-execution-environments")),
+        ]
+        # Names only: values would be on show in the list of processes.
+        for name in variables:
+            command += ["--env", name]
+        return command, answers_http(f"http://{LOOPBACK}:{port}/_fleet/healthz")
+
+    def _web(
+        self, target: Target, port: int, instances: int, variables: dict[str, str]
+    ) -> tuple[list[str], Probe]:
+        if target.command:
+            command = self._words(target, port)
+        else:
+            command = [
+                *(sys.executable, "-m", "uvicorn", str(target.app)),
+                *("--host", LOOPBACK, "--port", str(port), "--workers", str(target.processes)),
+                *("--no-access-log", "--log-level", "warning"),
+            ]
+        return command, answers_http(f"http://{LOOPBACK}:{port}{target.ready or '/'}")
+
+    def _worker(
+        self, target: Target, port: int, instances: int, variables: dict[str, str]
+    ) -> tuple[list[str], Probe]:
+        return self._words(target, port), has_logged(target.ready or r"ready\.")
+
+    def _words(self, target: Target, port: int) -> list[str]:
+        words = {"python": sys.executable, "port": port, "processes": target.processes}
+        return [word.format(**words, broker_url="") for word in target.command]

@@ -1,0 +1,87 @@
+"""The embedded stack: PostgreSQL, and the broker and PgBouncer where a target needs them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from poolkit.local.broker import EmbeddedBroker
+from poolkit.local.pgbouncer import EmbeddedPgBouncer
+from poolkit.local.postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackNeeds:
+    """What of the stack is wanted.
+
+    `database_url` names a server that is there already; it is used and never stopped.
+    """
+
+    broker: bool = False
+    pgbouncer: bool = False
+    max_connections: int = 100
+    database_url: str | None = None
+
+
+class EmbeddedStack:
+    """The servers of one run, started together and ended in reverse order.
+
+    Args:
+        state_dir: where their files go.
+        needs: which of them.
+    """
+
+    def __init__(self, state_dir: Path, needs: StackNeeds) -> None:
+        self.needs = needs
+        self.postgres: EmbeddedPostgres | None = None
+        self.broker: EmbeddedBroker | None = None
+        self.pgbouncer: EmbeddedPgBouncer | None = None
+        self._state_dir = state_dir
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as starting:
+            if self.needs.database_url is None:
+                self.postgres = starting.enter_context(
+                    EmbeddedPostgres(self._state_dir, max_connections=self.needs.max_connections)
+                )
+            if self.needs.broker:
+                self.broker = starting.enter_context(EmbeddedBroker(self._state_dir))
+            if self.needs.pgbouncer and self.postgres is not None:
+                self.pgbouncer = starting.enter_context(
+                    EmbeddedPgBouncer(self.postgres, self._state_dir)
+                )
+            self._open = starting.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    @property
+    def database_url(self) -> str:
+        """The application's URL."""
+        if self.postgres is not None:
+            return self.postgres.url(driver="")
+        assert self.needs.database_url is not None  # noqa: S101  (one of the two is there)
+        return self.needs.database_url
+
+    @property
+    def monitor_url(self) -> str:
+        """The URL for watching: a role that may read statistics and nothing else."""
+        return self.database_url if self.postgres is None else self.postgres.monitor_url(driver="")
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The pids of the servers that run here, by role."""
+        servers = {"database": self.postgres, "broker": self.broker, "pooler": self.pgbouncer}
+        return {role: server.pid for role, server in servers.items() if server is not None}
