@@ -151,6 +151,20 @@ def test_of_two_deliveries_at_once_one_waits_and_one_result_is_left(
     assert found.chunks == tuple(chunk.text for chunk in cut(second.text))
 
 
+def test_of_two_equal_replacements_at_once_the_second_changes_nothing(run, migrated_database):
+    """A delivery that waited compares itself with what it waited for, not with what was before."""
+    run(ingest_document(DOCUMENT))
+    changed = replace(DOCUMENT, text="Other.")
+    with _open_transaction(migrated_database) as connection, ThreadPoolExecutor(1) as thread:
+        first = perform(connection, ingest_document(changed))
+        waiting = thread.submit(run, ingest_document(changed))
+        _wait_until_one_waits_for_a_lock(migrated_database)
+        connection.commit()
+        second = waiting.result(timeout=10)
+    assert (first.outcome, second.outcome) == ("replaced", "unchanged")
+    assert second.document == first.document
+
+
 def test_many_deliveries_at_once_leave_one_result(migrated_database):
     """Of eight deliveries in eight threads exactly one creates the document."""
     engine = create_engine(migrated_database.url(), pool_size=8)
