@@ -1,0 +1,14 @@
+"""The composition root of the HTTP function: `lambda_handler.app.handler`."""
+
+from lambda_handler.init_phase import without_garbage_collection
+
+with without_garbage_collection():
+    import os
+
+    from lambda_handler.configuration import FunctionSettings
+    from lambda_handler.execution_environment import ExecutionEnvironment, dispose_at_end
+    from lambda_handler.http_api import make_handler
+
+    environment = ExecutionEnvironment.open(os.environ)
+    dispose_at_end(environment)
+    handler = make_handler(environment, FunctionSettings.from_environ(os.environ))

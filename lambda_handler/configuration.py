@@ -1,0 +1,53 @@
+"""The functions' own settings; those of the database are `poolkit.config.settings`.
+
+| variable | meaning | default |
+|---|---|---|
+| `LAMBDA_MAX_BODY_BYTES` | a longer request body is answered with 413 | 1 MiB |
+| `POWERTOOLS_SERVICE_NAME` | `service` in logs and metrics | `articles` |
+| `POWERTOOLS_METRICS_NAMESPACE` | the metrics' namespace | `poolkit` |
+| `POWERTOOLS_LOG_LEVEL` | read by Powertools' Logger itself | `INFO` |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from articles.validation import MAX_BODY_BYTES
+from poolkit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TARGETS: Final = ("lambda", "lambda_warm", "lambda_proxy")
+"""The presets that a function can run with; the first is the default."""
+
+
+class FunctionSettings(NamedTuple):
+    """What the table above says."""
+
+    max_body_bytes: int
+    service: str
+    namespace: str
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> FunctionSettings:
+        """Read the variables above.
+
+        Raises:
+            ConfigurationError: a value is not what the variable wants.
+        """
+        return cls(
+            max_body_bytes=_max_body_bytes(environ),
+            service=environ.get("POWERTOOLS_SERVICE_NAME") or "articles",
+            namespace=environ.get("POWERTOOLS_METRICS_NAMESPACE") or "poolkit",
+        )
+
+
+def _max_body_bytes(environ: Mapping[str, str]) -> int:
+    text = (environ.get("LAMBDA_MAX_BODY_BYTES") or str(MAX_BODY_BYTES)).strip()
+    # isdecimal alone is true of digits of other scripts, too.
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MAX_BODY_BYTES:
+        raise ConfigurationError(
+            f"LAMBDA_MAX_BODY_BYTES must be a whole number from 1 to {MAX_BODY_BYTES}, not {text!r}"
+        )
+    return int(text)

@@ -1,0 +1,99 @@
+"""Which service sent an HTTP event, and what the request was.
+
+Powertools' event classes split values at commas and decode bodies as text; an API that
+tells `?limit=1&limit=2` from `?limit=1,2`, and bad UTF-8 from good, needs what was sent.
+
+Sources: API Gateway Developer Guide, "Create AWS Lambda proxy integrations for HTTP APIs"
+and "Input format of a Lambda function for proxy integration"; Elastic Load Balancing,
+"Use Lambda functions as targets of an Application Load Balancer"; AWS Lambda Developer
+Guide, "Invoking Lambda function URLs".
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import parse_qs, unquote, unquote_plus
+
+from lambda_handler.errors import UnknownEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Source: TypeAlias = Literal["http_api", "rest_api", "function_url", "load_balancer"]
+Event: TypeAlias = "dict[str, Any]"
+
+_WANTED = (
+    "an event of an HTTP API (payload format 2.0 or 1.0), a REST API, "
+    "a Lambda function URL or an Application Load Balancer"
+)
+
+
+def source_of(event: object) -> Source:
+    """Tell from an event's shape which service sent it.
+
+    Raises:
+        UnknownEvent: it is not an HTTP request.
+    """
+    context = event.get("requestContext") if isinstance(event, dict) else None
+    if not isinstance(event, dict) or not isinstance(context, dict):
+        raise UnknownEvent(_WANTED, event)
+    if "elb" in context:
+        return "load_balancer"
+    if event.get("version") == "2.0" and "http" in context:
+        # Both have payload format 2.0.
+        is_url = ".lambda-url." in (context.get("domainName") or "")
+        return "function_url" if is_url else "http_api"
+    if "httpMethod" in event and "path" in event:
+        return "rest_api"
+    raise UnknownEvent(_WANTED, event)
+
+
+def with_decoded_path(event: Event, source: Source) -> Event:
+    """Return the event with its path percent-decoded, as API Gateway alone does by itself."""
+    if source == "load_balancer":
+        return {**event, "path": unquote(event["path"])}
+    if source == "function_url":
+        return {**event, "rawPath": unquote(event["rawPath"])}
+    return event
+
+
+def query_of(event: Event, source: Source) -> Mapping[str, Sequence[str]]:
+    """Return each parameter's values, decoded, in the order in which they were sent."""
+    if source in ("http_api", "function_url"):
+        # queryStringParameters joins the values by commas that a value may have, too.
+        return parse_qs(event.get("rawQueryString") or "", keep_blank_values=True)
+    values = _values(event)
+    if source == "rest_api":
+        return values
+    return {unquote_plus(k): [unquote_plus(v) for v in found] for k, found in values.items()}
+
+
+def _values(event: Event) -> dict[str, list[str]]:
+    several = event.get("multiValueQueryStringParameters")
+    if several is not None:
+        return dict(several)
+    # A load balancer without multi-value headers, which keeps the last value only.
+    single = event.get("queryStringParameters") or {}
+    return {name: [value] for name, value in single.items()}
+
+
+def body_of(event: Event) -> bytes:
+    """Return the body's bytes; none is empty."""
+    body = event.get("body") or ""
+    if event.get("isBase64Encoded"):
+        return base64.b64decode(body)
+    # A lone surrogate, which only a made-up event has, must reach the check for UTF-8.
+    encoded: bytes = body.encode("utf-8", "surrogatepass")
+    return encoded
+
+
+def correlation_id_of(event: Event, source: Source) -> str | None:
+    """Return the id under which the sender logs the request: its own, or the trace's."""
+    found: str | None
+    if source != "load_balancer":
+        found = event["requestContext"].get("requestId")
+        return found
+    several = (event.get("multiValueHeaders") or {}).get("x-amzn-trace-id") or (None,)
+    found = (event.get("headers") or {}).get("x-amzn-trace-id", several[0])
+    return found
