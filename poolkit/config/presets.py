@@ -372,7 +372,7 @@ def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
     import difflib  # noqa: PLC0415  (only a mistake needs it, and every import needs time)
 
     begins = [name for name in allowed if str(value).startswith(name)]  # production -> prod
-    close = begins or difflib.get_close_matches(str(value), allowed, n=1)
+    close = difflib.get_close_matches(str(value), allowed, n=1) or begins
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise ValueError(f"{what} {value!r} is unknown{hint}; allowed: {', '.join(allowed)}")
 

@@ -1,0 +1,113 @@
+"""Clients of each driver, and servers of the tests' own."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import Client, TcpProxy, small_preset, wait_until
+
+from poolkit.local.accounts import server_account
+from poolkit.local.ports import free_port
+
+DRIVERS = ("psycopg2", "psycopg", "psycopg_async", "asyncpg")
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> str:
+    """Each way to reach PostgreSQL; `psycopg_async` is psycopg under asyncio."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_client(driver: str) -> Iterator[Callable[..., Client]]:
+    """Make clients of the driver by URL and preset fields; they are closed afterwards."""
+    made: list[Client] = []
+
+    def make(url: str, *, options: dict[str, Any] | None = None, **changes: Any) -> Client:
+        url = url.replace("+psycopg2", "+" + driver.removesuffix("_async"))
+        made.append(Client(small_preset(driver, **changes), url, **(options or {})))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()
+
+
+@pytest.fixture
+def make_proxy() -> Iterator[Callable[[int], TcpProxy]]:
+    """Make proxies in front of a port; they are closed afterwards."""
+    made: list[TcpProxy] = []
+
+    def make(port: int) -> TcpProxy:
+        made.append(TcpProxy(port))
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        proxy.close()
+
+
+@dataclass(frozen=True)
+class MariaDB:
+    """A MariaDB on the loopback address."""
+
+    port: int
+
+    def url(self, driver: str) -> str:
+        return f"mysql+{driver}://poolkit:of-this-test@127.0.0.1:{self.port}/test"
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+    """Start a MariaDB of the session's own, from the programs on PATH."""
+    if not shutil.which("mariadbd") or not shutil.which("mariadb-install-db"):
+        pytest.skip("no mariadbd and mariadb-install-db on PATH (Debian: mariadb-server)")
+    account = server_account()
+    home = tmp_path_factory.mktemp("mariadb")
+    for parent in [home, *home.parents][:3]:  # pytest's own directories are closed to others
+        if parent.stat().st_uid == os.getuid():
+            parent.chmod(parent.stat().st_mode | 0o011)
+    data, script = home / "data", home / "init.sql"
+    script.write_text(
+        "CREATE DATABASE IF NOT EXISTS test;\n"
+        "CREATE USER poolkit@'%' IDENTIFIED BY 'of-this-test';\nGRANT ALL ON *.* TO poolkit@'%';\n"
+    )
+    account.give(home)
+    identity = account.credentials()
+    subprocess.run(
+        ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"],
+        **identity, cwd="/", check=True, capture_output=True, timeout=90,
+    )  # fmt: skip
+    port = free_port()
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen(
+            ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={home}/s",
+             f"--port={port}", "--bind-address=127.0.0.1", f"--init-file={script}",
+             f"--pid-file={home}/pid", "--innodb-buffer-pool-size=16M"],
+            **identity, cwd="/", stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        _wait_for_mariadb(port, server, home / "log")
+        yield MariaDB(port)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _wait_for_mariadb(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    import pymysql
+
+    def answers() -> bool:
+        assert server.poll() is None, log.read_text()
+        try:
+            pymysql.connect(host="127.0.0.1", port=port, user="poolkit", password="of-this-test").close()
+        except pymysql.OperationalError:
+            return False
+        return True
+
+    wait_until(answers, timeout_s=60)

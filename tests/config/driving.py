@@ -1,0 +1,142 @@
+"""One way to drive an engine, whatever its driver, and a proxy that falls silent on demand."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import event, text
+
+from poolkit.config.presets import EnginePreset, preset
+
+
+class Client:
+    """An engine behind plain calls: `scalar` checks out, executes, commits, checks in."""
+
+    def __init__(self, preset: EnginePreset, url: str, **options: Any) -> None:
+        self.preset = preset
+        self.runner = asyncio.Runner() if preset.is_async else None
+        make = preset.create_async_engine if preset.is_async else preset.create_engine
+        self.engine: Any = make(url, **options)
+        self.sync_engine = getattr(self.engine, "sync_engine", self.engine)
+        self.pings = 0
+        self._count_pings()
+
+    def _count_pings(self) -> None:
+        dialect = self.sync_engine.dialect
+        real_ping = dialect.do_ping
+
+        def do_ping(connection: Any) -> Any:
+            self.pings += 1
+            return real_ping(connection)
+
+        dialect.do_ping = do_ping
+
+    @property
+    def pool(self) -> Any:
+        return self.sync_engine.pool
+
+    def run(self, work: Callable[[Any], Any]) -> Any:
+        """Call `work` with a connection, synchronous or seen through `run_sync`."""
+        if self.runner is None:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        async def work_async() -> Any:
+            async with self.engine.begin() as connection:
+                return await connection.run_sync(work)
+
+        return self.runner.run(work_async())
+
+    def scalar(self, statement: str) -> Any:
+        return self.run(lambda connection: connection.execute(text(statement)).scalar())
+
+    def backend(self) -> int:
+        return self.scalar("SELECT pg_backend_pid()")
+
+    def start(self) -> int:
+        if self.runner is None:
+            return self.preset.start(self.engine)
+        return self.runner.run(self.preset.start_async(self.engine))
+
+    def listen_connects(self) -> list[Any]:
+        """Return a list that grows by each connection opened from now on."""
+        opened: list[Any] = []
+        event.listen(self.pool, "connect", lambda connection, record: opened.append(connection))
+        return opened
+
+    def close(self) -> None:
+        if self.runner is None:
+            self.engine.dispose()
+            return
+        self.runner.run(self.engine.dispose())
+        self.runner.close()
+
+
+def small_preset(driver: str, **changes: Any) -> EnginePreset:
+    """Return a web preset for the driver, with a pool that a test can fill."""
+    target = "web_async" if driver in ("asyncpg", "psycopg_async") else "web"
+    small: dict[str, Any] = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 2, "echo": False}
+    return preset(target, "prod").replace(**(small | changes))
+
+
+def wait_until(condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
+    """Ask until it is true, or fail."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+class TcpProxy:
+    """Forwards to a port on loopback until told to fall silent, connections still open."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self.stopped = False
+        self.sockets: list[socket.socket] = []
+        self.threads = [threading.Thread(target=self._accept)]
+        self.threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self.sockets += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    thread = threading.Thread(target=self._forward, args=(source, sink))
+                    self.threads.append(thread)
+                    thread.start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self.flowing.wait()
+                if self.stopped:
+                    return
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def fall_silent(self) -> None:
+        self.flowing.clear()
+
+    def resume(self) -> None:
+        self.flowing.set()
+
+    def close(self) -> None:
+        self.stopped = True
+        self.flowing.set()
+        for plug in [self.listener, *self.sockets]:
+            with contextlib.suppress(OSError):
+                plug.shutdown(socket.SHUT_RDWR)
+            plug.close()
+        for thread in self.threads:
+            thread.join(5)

@@ -1,0 +1,140 @@
+"""What a preset makes of a URL: its driver, its TLS words, and what it must not reveal."""
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from poolkit.config.presets import preset
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "driver"),
+    [
+        ("web", "postgresql://h/d", "postgresql+psycopg2"),
+        ("web", "postgres://h/d", "postgresql+psycopg2"),
+        ("web", "postgresql+psycopg://h/d", "postgresql+psycopg"),
+        ("web_async", "postgresql://h/d", "postgresql+asyncpg"),
+        ("web_async", "postgresql+psycopg://h/d", "postgresql+psycopg"),
+        ("web", "mysql://h/d", "mysql+pymysql"),
+        ("web_async", "mariadb://h/d", "mariadb+asyncmy"),
+        ("web", "sqlite://", "sqlite+pysqlite"),
+        ("web_async", "sqlite:///f.db", "sqlite+aiosqlite"),
+    ],
+)
+def test_a_bare_url_gets_the_targets_driver(target, given, driver):
+    """A URL that names no driver gets the preset's own, and one that does keeps it."""
+    assert preset(target).url(given).drivername == driver
+
+
+@pytest.mark.parametrize(
+    ("target", "url", "message"),
+    [
+        ("web", "postgresql+asyncpg://h/d", "does not fit the synchronous target 'web'; use one"),
+        ("web_async", "postgresql+psycopg2://h/d", "does not fit the asynchronous target"),
+        ("web", "postgresql+pg8000://h/d", "postgresql.psycopg2, postgresql.psycopg"),
+        ("web", "oracle://h/d", "database 'oracle' is unknown"),
+        ("web", "no url at all", "not a database URL; wanted driver://user"),
+    ],
+)
+def test_a_url_that_does_not_fit_is_refused(target, url, message):
+    """A driver of the wrong kind, or an unknown one, is named with those that would do."""
+    with pytest.raises(ValueError, match=message):
+        preset(target).url(url)
+
+
+def test_a_broken_url_does_not_reveal_its_password():
+    """The message and its cause are free of the URL's text."""
+    with pytest.raises(ValueError) as caught:
+        preset("web").url("postgresql//me:hunter2@h/d")
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "query"),
+    [
+        ("web_async", "?sslmode=require", {"ssl": "require"}),
+        ("web_async", "?sslmode=verify-full&sslrootcert=ca.pem", {}),
+        ("web_async", "?sslmode=disable&sslrootcert=ca.pem", {"ssl": "disable"}),
+        ("web_async", "?application_name=x&connect_timeout=3&keepalives_idle=9", {}),
+        ("web", "?ssl=require", {"sslmode": "require"}),
+        ("web", "?sslmode=verify-full&sslrootcert=ca.pem",
+         {"sslmode": "verify-full", "sslrootcert": "ca.pem"}),
+    ],
+)  # fmt: skip
+def test_tls_is_said_in_the_drivers_own_words(target, given, query):
+    """One URL serves libpq and asyncpg, whose parameters differ."""
+    assert dict(preset(target).url(f"postgresql://h/d{given}").query) == query
+
+
+def test_what_the_url_says_wins():
+    """A parameter in the URL is not overruled by the preset, except for the name."""
+    url = "postgresql://h/d?connect_timeout=9&options=-c%20jit%3Doff&application_name=mine"
+    arguments = preset("web").engine_options(url, application_name="web:1")["connect_args"]
+    assert "connect_timeout" not in arguments
+    assert "options" not in arguments
+    assert arguments["application_name"] == "web:1"
+
+
+def test_asyncpg_gets_what_it_has_no_parameter_for():
+    """libpq's `connect_timeout` and `options` are passed on in asyncpg's words."""
+    url = "postgresql://h/d?connect_timeout=9&options=-c%20jit%3Doff"
+    arguments = preset("web_async").engine_options(url)["connect_args"]
+    assert arguments["timeout"] == 9
+    assert arguments["server_settings"]["options"] == "-c jit=off"
+
+
+def test_the_application_name_is_cut_at_63_bytes():
+    """The name fits PostgreSQL's limit, which counts bytes, and no character is halved."""
+    options = preset("web").engine_options("postgresql://h/d", application_name="w:" + "é" * 60)
+    name = options["connect_args"]["application_name"]
+    assert len(name.encode()) == 62
+    assert name == "w:" + "é" * 30
+
+
+def test_the_default_application_name_says_target_and_process():
+    """Without a name given it is `<target>:<host>-<pid>`."""
+    name = preset("worker").engine_options("postgresql://h/d")["connect_args"]["application_name"]
+    assert name.startswith("worker:")
+
+
+def test_the_proxy_preset_sends_no_startup_options():
+    """RDS Proxy and PgBouncer refuse `options`; nothing is prepared by name."""
+    sync = preset("lambda_proxy").engine_options("postgresql://h/d")["connect_args"]
+    assert "options" not in sync
+    three = preset("lambda_proxy").engine_options("postgresql+psycopg://h/d")["connect_args"]
+    assert three["prepare_threshold"] is None
+    pooled = preset("web_async").replace(transaction_pooling=True)
+    arguments = pooled.engine_options("postgresql://h/d")["connect_args"]
+    assert set(arguments["server_settings"]) == {"application_name"}
+    assert arguments["statement_cache_size"] == 0
+    assert arguments["prepared_statement_name_func"]() == ""
+
+
+# The parameters of MySQLdb.connect() (mysqlclient, MySQLdb/connections.py; the two timeouts are
+# passed on to _mysql.c's connect()).
+MYSQLCLIENT = {
+    "host", "user", "password", "database", "port", "unix_socket", "conv", "connect_timeout",
+    "compress", "named_pipe", "init_command", "read_default_file", "read_default_group",
+    "cursorclass", "use_unicode", "charset", "auth_plugin", "sql_mode", "client_flag", "ssl",
+    "local_infile", "autocommit", "binary_prefix", "read_timeout", "write_timeout",
+}  # fmt: skip
+
+
+def test_mysqlclient_gets_arguments_it_documents():
+    """Every argument for mysqlclient is one of its own."""
+    options = preset("web", "prod").engine_options("mysql+mysqldb://h/d")
+    assert set(options["connect_args"]) <= MYSQLCLIENT
+
+
+def test_a_url_object_does_as_well():
+    """`engine_options` takes SQLAlchemy's URL, too."""
+    text = "postgresql://h/d"
+    assert preset("web").url(make_url(text)) == preset("web").url(text)
+
+
+def test_the_wrong_kind_of_engine_is_refused():
+    """A synchronous target makes no asynchronous engine, and the other way round."""
+    with pytest.raises(ValueError, match="use create_async_engine"):
+        preset("web_async").create_engine("postgresql://h/d")
+    with pytest.raises(ValueError, match="use create_engine"):
+        preset("web").create_async_engine("postgresql://h/d")

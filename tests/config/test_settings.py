@@ -1,0 +1,266 @@
+"""Settings: each variable, what is refused and in which words, and what is never shown."""
+
+import subprocess
+import sys
+import traceback
+
+import pytest
+
+from poolkit.config.presets import preset
+from poolkit.config.settings import Settings
+from poolkit.errors import ConfigurationError
+
+URL = "postgresql://me:hunter2@db.example.com/app"
+TLS = URL + "?sslmode=require"
+ARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:db-AbCdEf"
+SECRET = {"DATABASE_SECRET_ARN": ARN, "DATABASE_HOST": "db.example.com", "DATABASE_NAME": "app"}
+IAM = {
+    "DATABASE_IAM_AUTH": "true",
+    "DATABASE_HOST": "db.example.com",
+    "DATABASE_NAME": "app",
+    "DATABASE_USER": "me",
+}
+
+
+def read(**environ):
+    return Settings.from_environ({"DATABASE_URL": TLS, **environ})
+
+
+def read_only(environ, **more):
+    return Settings.from_environ({**environ, **more})
+
+
+def test_the_url_alone_is_enough():
+    """Without any other variable it is the web preset in dev."""
+    settings = Settings.from_environ({"DATABASE_URL": URL})
+    assert settings.preset == preset("web", "dev")
+    assert (settings.target, settings.environment, settings.credentials) == ("web", "dev", "url")
+    assert settings.url.host == "db.example.com"
+
+
+def test_target_environment_and_instance_are_read():
+    """The three variables that choose the preset and the name."""
+    settings = read(
+        POOLKIT_TARGET="worker", POOLKIT_ENVIRONMENT="prod", POOLKIT_INSTANCE="queue-7"
+    )
+    assert settings.preset == preset("worker", "prod")
+    assert settings.application_name() == "worker:queue-7"
+
+
+def test_the_default_target_is_the_deployables():
+    """A deployable says what it is where the environment does not."""
+    environ = {"DATABASE_URL": URL}
+    assert Settings.from_environ(environ, default_target="lambda").target == "lambda"
+
+
+def test_a_target_that_does_not_run_here_is_refused():
+    """A web service cannot be told to be a worker."""
+    with pytest.raises(ConfigurationError, match="POOLKIT_TARGET=worker does not run here; allow"):
+        Settings.from_environ(
+            {"DATABASE_URL": URL, "POOLKIT_TARGET": "worker"}, allowed_targets=("web",)
+        )
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("POOLKIT_POOL_SIZE", "7", "pool_size", 7),
+        ("POOLKIT_POOL_SIZE", " 7 ", "pool_size", 7),
+        ("POOLKIT_POOL_TIMEOUT", "2.5", "pool_timeout", 2.5),
+        ("POOLKIT_POOL_RECYCLE", "-1", "pool_recycle", -1),
+        ("POOLKIT_ECHO", "off", "echo", False),
+        ("POOLKIT_FAIL_FAST", "Yes", "fail_fast", True),
+        ("POOLKIT_POOL", "null", "pool", "null"),
+        ("POOLKIT_DRIVER", "psycopg", "driver", "psycopg"),
+        ("POOLKIT_POOL_SIZE", "", "pool_size", 5),
+    ],
+)
+def test_any_field_of_the_preset_can_be_overridden(variable, text, field, value):
+    """`POOLKIT_<FIELD>` replaces the preset's value; an empty one is not set."""
+    assert getattr(read(**{variable: text}).preset, field) == value
+
+
+def test_every_field_has_a_variable():
+    """No number of the preset is out of reach, except what names it."""
+    fixed = {"target", "environment", "why"}
+    for name, value in vars(preset("web", "dev")).items():
+        if name not in fixed:
+            assert read(**{f"POOLKIT_{name.upper()}": str(value)}).preset == preset("web")
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"POOLKIT_TARGET": "wbe"}, r"POOLKIT_TARGET.*'wbe' is unknown \(did you mean 'web'"),
+        ({"POOLKIT_ENVIRONMENT": "live"}, "POOLKIT_ENVIRONMENT.*'live' is unknown; allowed: dev"),
+        ({"POOLKIT_POOL_SIZE": "-1"}, "POOLKIT_POOL_SIZE: pool_size must be .* from 1 .*not -1"),
+        ({"POOLKIT_POOL_SIZE": "many"}, "POOLKIT_POOL_SIZE must be a whole number, not 'many'"),
+        ({"POOLKIT_POOL_SIZE": "5.0"}, "POOLKIT_POOL_SIZE must be a whole number, not '5.0'"),
+        ({"POOLKIT_POOL_TIMEOUT": "soon"}, "POOLKIT_POOL_TIMEOUT must be a number, not 'soon'"),
+        ({"POOLKIT_POOL_TIMEOUT": "nan"}, "POOLKIT_POOL_TIMEOUT: pool_timeout must be a number"),
+        ({"POOLKIT_ECHO": "maybe"}, "POOLKIT_ECHO must be true or false, not 'maybe'"),
+        ({"POOLKIT_POOL": "static"}, "POOLKIT_POOL: pool 'static' is unknown; allowed: queue, nul"),
+        ({"POOLKIT_DRIVER": "odbc"}, "POOLKIT_DRIVER: driver 'odbc' is unknown; allowed: psycopg2"),
+        ({"POOLKIT_PREWARM": "9"}, "POOLKIT_PREWARM: prewarm must not exceed pool_size"),
+        ({"POOLKIT_POOLSIZE": "9"}, "POOLKIT_POOLSIZE is not a setting; did you mean POOLKIT_POOL"),
+        ({"POOLKIT_ENVIRONMNET": "prod"}, "did you mean POOLKIT_ENVIRONMENT"),
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL: not a database URL; wanted driver://"),
+        ({"DATABASE_URL": "oracle://h/d"}, "DATABASE_URL: database 'oracle' is unknown"),
+        ({"DATABASE_URL": "postgresql+asyncpg://h/d"}, "DATABASE_URL: driver .* does not fit the"),
+        ({"DATABASE_URL": ""}, "exactly one of DATABASE_URL, .*; found none"),
+        ({"DATABASE_SECRET_ARN": ARN}, "found DATABASE_URL and DATABASE_SECRET_ARN"),
+        ({"DATABASE_IAM_AUTH": "maybe"}, "DATABASE_IAM_AUTH must be true or false, not 'maybe'"),
+    ],
+)
+def test_a_wrong_value_is_named(environ, message):
+    """The message has the variable, what was found and what is allowed."""
+    with pytest.raises(ConfigurationError, match=message):
+        read(**environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        (SECRET | {"DATABASE_HOST": ""}, "DATABASE_SECRET_ARN also needs DATABASE_HOST"),
+        (IAM | {"DATABASE_USER": "", "DATABASE_NAME": ""}, "DATABASE_IAM_AUTH also needs DATABASE"),
+        (SECRET | {"DATABASE_PORT": "0"}, "DATABASE_PORT must be from 1 to 65535, not 0"),
+        (SECRET | {"DATABASE_PORT": "x"}, "DATABASE_PORT must be a whole number, not 'x'"),
+        (SECRET | {"DATABASE_SSLMODE": "on"}, "DATABASE_SSLMODE 'on' is unknown; allowed: disable"),
+        (IAM | {"DATABASE_SSLMODE": "prefer"}, "DATABASE_SSLMODE must be require, .* over TLS only"),
+        (IAM | {"DATABASE_SSLMODE": "disable"}, "DATABASE_SSLMODE must be"),
+    ],
+)
+def test_what_a_secret_or_token_needs(environ, message):
+    """Parts that are missing or wrong are named; a token is refused without TLS, even in dev."""
+    with pytest.raises(ConfigurationError, match=message):
+        read_only(environ)
+
+
+def test_the_parts_become_a_url_with_tls():
+    """Host, port, name and certificate end up where the driver finds them."""
+    more = {"DATABASE_PORT": "6432", "DATABASE_SSLROOTCERT": "/ca.pem"}
+    settings = read_only(IAM | more)
+    assert settings.credentials == "iam"
+    assert settings.url.render_as_string() == (
+        "postgresql://me@db.example.com:6432/app?sslmode=verify-full&sslrootcert=%2Fca.pem"
+    )
+    assert read_only(SECRET).url.query == {"sslmode": "require"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("POOLKIT_PORT", "tcp://10.0.0.1:80"),
+        ("POOLKIT_SERVICE_HOST", "10.0.0.1"),
+        ("POOLKIT_SERVICE_PORT", "80"),
+        ("POOLKIT_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("POOLKIT_PORT_80_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_what_kubernetes_adds_is_no_setting(names):
+    """A Kubernetes service called poolkit adds variables with the kit's prefix."""
+    assert read(**dict([names])).preset == preset("web")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        URL,
+        URL + "?sslmode=prefer",
+        URL + "?sslrootcert=/ca.pem",
+        "postgresql://me:hunter2@/app?host=db.example.com",
+        "postgresql://me:hunter2@localhost/app?host=db.example.com:5432",
+        "postgresql://me:hunter2@127.evil.example/app",
+        "mysql://me:hunter2@db.example.com/app",
+        "mysql://me:hunter2@db.example.com/app?ssl_mode=DISABLED",
+    ],
+)
+@pytest.mark.parametrize("environment", ["staging", "prod", "high_traffic"])
+def test_no_tls_is_refused_outside_dev(url, environment):
+    """A connection that leaves the machine is encrypted, wherever the URL names its host."""
+    with pytest.raises(ConfigurationError, match=f"no TLS, which .*={environment}"):
+        read(DATABASE_URL=url, POOLKIT_ENVIRONMENT=environment)
+    read(DATABASE_URL=url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        TLS,
+        URL + "?sslmode=verify-full&sslrootcert=/ca.pem",
+        "postgresql://me:hunter2@127.0.0.1:6432/app",
+        "postgresql://me:hunter2@localhost/app",
+        "postgresql://me:hunter2@[::1]/app",
+        "postgresql://me:hunter2@/app",
+        "postgresql://me:hunter2@/app?host=/var/run/postgresql",
+        "mysql://me:hunter2@db.example.com/app?ssl_ca=/ca.pem",
+        "sqlite:///app.db",
+    ],
+)
+def test_what_needs_no_tls_is_let_through(url):
+    """Encrypted, on this machine, or no network at all."""
+    assert read(DATABASE_URL=url, POOLKIT_ENVIRONMENT="prod").environment == "prod"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:password@127.0.0.1/app",
+        "postgresql://postgres:postgres@db.example.com/app?sslmode=require",
+        "postgresql://me@127.0.0.1/app?password=changeme",
+    ],
+)
+def test_a_sample_password_is_refused_outside_dev(url):
+    """What tutorials write into compose files does not reach production."""
+    with pytest.raises(ConfigurationError, match="sample password"):
+        read(DATABASE_URL=url, POOLKIT_ENVIRONMENT="prod")
+    read(DATABASE_URL=url)
+
+
+@pytest.mark.parametrize(
+    "url", [TLS, "postgresql://db.example.com/app?sslmode=require&user=me&password=hunter2"]
+)
+def test_the_password_is_not_shown(url):
+    """Neither repr nor str nor a format shows it, wherever the URL has it; the engine gets it."""
+    settings = read(DATABASE_URL=url)
+    assert "hunter2" not in f"{settings!r} {settings} {settings.url} {settings.url!r}"
+    assert (settings.url.username, settings.url.password) == ("me", "hunter2")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"DATABASE_URL": URL, "POOLKIT_ENVIRONMENT": "prod"},
+        {"DATABASE_URL": "postgresql//me:hunter2@h/d"},
+        {"DATABASE_URL": "postgresql://me:hunter2@h:port/d"},
+        {"DATABASE_URL": "oracle://me:hunter2@h/d"},
+    ],
+)
+def test_a_traceback_does_not_show_the_password(environ):
+    """What ends in a log when the start is refused is free of it."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_environ(environ)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_lambda_instances_are_told_apart_by_their_log_stream():
+    """Each execution environment has a log stream of its own; host name and pid repeat."""
+    stream = "2026/11/21/[$LATEST]0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+    settings = read(AWS_LAMBDA_LOG_STREAM_NAME=stream, POOLKIT_TARGET="lambda")
+    assert settings.application_name() == "lambda:0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+
+
+def test_nothing_is_read_at_import():
+    """Importing the config module with wrong variables is no error: only reading them is."""
+    code = (
+        "import poolkit.config.engine, poolkit.config.session, sys\n"
+        "from poolkit.config.settings import Settings\n"
+        "assert not {'boto3', 'greenlet', 'pydantic', 'sqlalchemy.orm'} & set(sys.modules)\n"
+        "try: Settings.from_environ()\n"
+        "except ValueError as error: print(error)"
+    )
+    environ = {"POOLKIT_TARGET": "wrong", "DATABASE_URL": "wrong", "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert "POOLKIT_TARGET" in done.stdout, done.stderr
