@@ -1,12 +1,12 @@
 """What a sender of documents does: put one on the worker's queue, see it ingested."""
 
+import os
 from uuid import uuid4
 
+from celery import Celery
 from locust import between, task
 
 from poolkit.compare.locust_task_user import TaskUser
-from worker.app import app
-from worker.client import enqueue_ingest
 
 TEXT = "A chunk is a piece of a text that fits into one question. " * 60
 
@@ -17,12 +17,20 @@ class Sender(TaskUser):
     wait_time = between(0.2, 0.8)
     committed = "SELECT id FROM documents WHERE id = ANY(:keys)"
 
+    def on_start(self) -> None:
+        """Know the broker by the worker's own variables."""
+        super().on_start()
+        self.queue = os.environ.get("WORKER_QUEUE", "articles")
+        self.sender = Celery("loadtests", broker=os.environ["WORKER_BROKER_URL"])
+
     @task
     def ingest(self) -> None:
         """Have one document ingested."""
-        document = f"load-{uuid4()}"
+        document = {"document_id": f"load-{uuid4()}", "title": "Load", "text": TEXT}
         self.submit(
             "ingest",
-            key=document,
-            send=lambda: enqueue_ingest(app, document_id=document, title="Load", text=TEXT),
+            key=document["document_id"],
+            send=lambda: self.sender.send_task(
+                "worker.ingest_document", kwargs=document, queue=self.queue
+            ),
         )

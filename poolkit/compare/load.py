@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import ceil
 from typing import TYPE_CHECKING
 
 from poolkit.errors import ConfigurationError
@@ -44,7 +45,8 @@ class Load:
             *("--users", str(self.users)),
             # All users are there after half of the warm-up.
             *("--spawn-rate", f"{max(1.0, self.users / max(0.5, self.warm_up_s / 2)):.3f}"),
-            *("--run-time", f"{self.warm_up_s + self.duration_s:.3f}s"),
+            # Locust knows whole seconds; the load should not end before the measuring does.
+            *("--run-time", str(ceil(self.warm_up_s + self.duration_s) + 1)),
             *("--stop-timeout", str(_ANSWER_GRACE_S)),
             # Failed requests are results, not a failure of the run.
             *("--exit-code-on-error", "0"),
