@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,9 +66,23 @@ def no_process_is_left() -> Iterator[None]:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """One PostgreSQL for the session, with 100 connections; not durable, hence fast."""
     with EmbeddedPostgres(
-        tmp_path_factory.mktemp("postgres"), durable=False, cache_dir=CACHE
+        _fast_directory() or tmp_path_factory.mktemp("postgres"),
+        durable=False,
+        settings={"max_wal_size": "128MB"},
+        cache_dir=CACHE,
     ) as server:
         yield server
+
+
+def _fast_directory() -> Path | None:
+    """Find a file system in memory with room enough, where there is one.
+
+    CREATE DATABASE copies 300 files: 25 ms there, 300 ms on a virtual disk.
+    """
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30:
+        return memory
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -57,7 +58,7 @@ def make_cluster(
     key = hashlib.sha256(f"{binaries.version()} {_HBA}".encode()).hexdigest()[:16]
     template = cache / f"postgres-{key}"
     try:
-        if template.is_dir():
+        if os.access(template / "PG_VERSION", os.R_OK):
             shutil.copytree(template, data)
             data.chmod(0o700)
             account.give(data)
@@ -78,11 +79,14 @@ def _initdb(data: Path, *, binaries: PostgresBinaries, account: Account, log: Pa
 
 
 def _keep_template(data: Path, template: Path) -> None:
-    """Keep a copy for the next start; whoever is second in making it discards his."""
-    template.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Keep a copy for the next start, if there is a place to keep it.
+
+    Whoever is second in making it discards his.
+    """
     partial = template.with_name(f"{template.name}.{data.parent.name}")
-    shutil.copytree(data, partial)
     with contextlib.suppress(OSError):
+        template.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copytree(data, partial)
         partial.rename(template)
     shutil.rmtree(partial, ignore_errors=True)
 

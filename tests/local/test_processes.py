@@ -219,8 +219,10 @@ def test_usage_counts_the_whole_tree(supervisor):
 
 def test_missing_program_is_one_line(supervisor):
     """A command that cannot be run is named."""
-    with pytest.raises(BinaryMissingError, match=r"cannot run no-such-program in .*: No such file"):
-        supervisor.start("x", ["no-such-program"])
+    with pytest.raises(
+        BinaryMissingError, match=r"cannot run /no/such/program in .*: No such file"
+    ):
+        supervisor.start("x", ["/no/such/program"])
     assert supervisor.names == []
 
 
