@@ -6,6 +6,8 @@
     ├── PoolExhausted (TimeoutError)         no connection became free within pool_timeout
     ├── StatementTimeout (TimeoutError)      a statement took longer than statement_timeout
     ├── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
+    ├── MonitoringNotAllowed (PermissionError)  the role may not read the server's activity
+    ├── RunFolderError (ValueError)          a folder is no run, or a file in it is broken
     └── LocalStackError                      the embedded stack cannot start or keep running
         ├── StateDirectoryError              a directory cannot be made, written or reached
         ├── BinaryMissingError               a server's program is missing or does not run
@@ -58,6 +60,14 @@ class DatabaseUnavailable(PoolkitError, ConnectionError):
 
     retry_after = 5
     """Seconds after which trying again makes sense: a restart or failover takes longer."""
+
+
+class MonitoringNotAllowed(PoolkitError, PermissionError):
+    """The role lacks `pg_monitor`, so the server hides other roles' activity from it."""
+
+
+class RunFolderError(PoolkitError, ValueError):
+    """A folder is no run of `poolkit compare`, or a file in it is missing or broken."""
 
 
 # The embedded stack (poolkit.local).

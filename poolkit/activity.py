@@ -1,0 +1,465 @@
+"""What the server says: who is connected, in which state, for how long.
+
+`pg_stat_activity` is the truth for connection counts. Everything here is read over one
+connection of its own, named `poolkit:activity`, which is left out of all counts; a role with
+`pg_monitor` may do it. Times are in seconds, moments are Unix times of this machine.
+
+What cannot be seen: a connection that opens and closes between two samples (the counter
+`sessions` still counts it), and one that the server is still authenticating (until then it
+belongs to no database).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg2
+from psycopg2.extensions import make_dsn
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from poolkit.config.presets import preset
+from poolkit.errors import ConfigurationError, DatabaseUnavailable, MonitoringNotAllowed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from sqlalchemy.engine import URL
+
+APPLICATION_NAME = "poolkit:activity"
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_MS = 2_000
+RECONNECT_EVERY_S = 0.25
+
+_LIMITS = """
+SELECT current_setting('max_connections')::int,
+       current_setting('superuser_reserved_connections')::int,
+       coalesce(current_setting('reserved_connections', true)::int, 0),
+       current_setting('server_version'),
+       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+       current_user
+"""
+
+# The functions under the views pg_stat_activity and pg_stat_database (PostgreSQL, 27.2): the
+# views join three catalogs and read thirty columns more. One row at least, for the counters.
+_SAMPLE = """
+SELECT d.sessions, d.xacts, a.pid, a.application_name, a.state, a.wait_event,
+       extract(epoch FROM clock_timestamp() - a.backend_start)::float8,
+       extract(epoch FROM clock_timestamp() - a.state_change)::float8
+FROM (SELECT oid, pg_stat_get_db_sessions(oid) AS sessions,
+             pg_stat_get_db_xact_commit(oid) + pg_stat_get_db_xact_rollback(oid) AS xacts
+      FROM pg_database WHERE datname = current_database()) AS d
+LEFT JOIN pg_stat_get_activity(NULL) AS a
+       ON a.datid = d.oid AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """One client backend of the database at one moment.
+
+    `target` and `instance` are the two halves of `application_name`; what is not named
+    `<target>:<instance>` has its whole name as target and no instance.
+    """
+
+    target: str
+    instance: str
+    pid: int
+    state: str
+    age_s: float
+    state_age_s: float
+    wait_event: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """All client backends of the database at one moment, and its counters.
+
+    `sessions` counts the connections made to the database since its statistics began, the
+    watching ones excepted; PostgreSQL 18 adds a session when it is first idle, in measurements
+    within 2 ms. `xacts` counts transactions; a backend reports them once a second at most.
+    """
+
+    time: float
+    backends: tuple[Backend, ...]
+    sessions: int
+    xacts: int
+
+    def groups(self) -> Counter[tuple[str, str, str]]:
+        """Count the backends by target, instance and state."""
+        return Counter((b.target, b.instance, b.state) for b in self.backends)
+
+    def of(self, prefix: str) -> tuple[Backend, ...]:
+        """Return the backends whose `<target>:<instance>` begins with `prefix`."""
+        return tuple(b for b in self.backends if f"{b.target}:{b.instance}".startswith(prefix))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """How many connections the server takes, and its version."""
+
+    max_connections: int
+    superuser_reserved: int
+    reserved: int
+    version: str
+
+    @property
+    def usable(self) -> int:
+        """What a role without a share in the reserve can have (PostgreSQL, 19.3.1)."""
+        return self.max_connections - self.superuser_reserved - self.reserved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """A time without samples: the server could not be asked."""
+
+    begin: float
+    end: float
+    reason: str
+
+
+class ActivityConnection:
+    """The one connection over which the server is asked; not safe for several threads.
+
+    Args:
+        url: a SQLAlchemy URL of the database to watch, or libpq's `postgresql://`.
+
+    Raises:
+        ConfigurationError: it is no URL of a PostgreSQL database.
+
+    """
+
+    def __init__(self, url: str | URL) -> None:
+        self._parameters = _libpq_parameters(url)
+        self._connection: psycopg2.extensions.connection | None = None
+        self._opened = 0
+        self.limits: ServerLimits | None = None
+        """Set by `connect`."""
+
+    def connect(self) -> ServerLimits:
+        """Connect, or connect again, and return the server's limits.
+
+        Raises:
+            DatabaseUnavailable: the server cannot be reached, or has no connection left.
+            MonitoringNotAllowed: the role may not see other roles' activity.
+        """
+        self.close()
+        try:
+            connection = psycopg2.connect(**self._parameters)
+        except psycopg2.Error as error:
+            raise DatabaseUnavailable(f"cannot watch the database: {_said(error)}") from None
+        self._connection, self._opened = connection, self._opened + 1
+        connection.autocommit = True
+        self.limits = self._read_limits()
+        return self.limits
+
+    def _read_limits(self) -> ServerLimits:
+        try:
+            ((total, superuser, reserved, version, allowed, role),) = self._rows(_LIMITS)
+        except DatabaseUnavailable:
+            self.close()
+            raise
+        if not allowed:
+            self.close()
+            raise MonitoringNotAllowed(
+                f"role {role} may not read other roles' activity; "
+                f'as a superuser run: GRANT pg_monitor TO "{role}"'
+            )
+        return ServerLimits(
+            max_connections=total,
+            superuser_reserved=superuser,
+            reserved=reserved,
+            version=version.partition(" ")[0],
+        )
+
+    def sample(self) -> Sample:
+        """Ask the server once.
+
+        Raises:
+            DatabaseUnavailable: it did not answer; `connect` may help.
+        """
+        rows = self._rows(_SAMPLE)
+        asked = time.time()
+        sessions, xacts = rows[0][:2]
+        return Sample(
+            time=asked,
+            backends=tuple(_backend(row[2:]) for row in rows if row[2] is not None),
+            sessions=sessions - self._opened,
+            xacts=xacts,
+        )
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        if self._connection is None:
+            raise DatabaseUnavailable("not connected to the database")
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(query)
+                return cursor.fetchall()
+        except psycopg2.Error as error:
+            raise DatabaseUnavailable(f"the database did not answer: {_said(error)}") from None
+
+    def close(self) -> None:
+        """Close the connection; nothing happens without one."""
+        if self._connection is not None:
+            with contextlib.suppress(psycopg2.Error):
+                self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ActivitySampler:
+    """Samples the server in a thread of its own, at fixed moments, for as long as it is open.
+
+    It connects before anything else fills the server and keeps that connection. When the
+    server goes away it notes the gap and connects again. When a sample takes longer than the
+    interval, the moments it missed are counted and the schedule stays.
+
+    Args:
+        url: as of `ActivityConnection`.
+        interval_s: the time from one sample to the next.
+        sink: called with every sample, in the sampler's thread; what it raises ends the
+            sampling and is raised again by `stop`.
+
+    """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        interval_s: float = 0.1,
+        sink: Callable[[Sample], None] | None = None,
+    ) -> None:
+        if not interval_s > 0:
+            raise ValueError(f"interval_s must be above 0, not {interval_s!r}")
+        self.interval_s = interval_s
+        self.missed = 0
+        """Moments of the schedule that went by without a sample."""
+        self._activity = ActivityConnection(url)
+        self._sink = sink
+        self._gaps: deque[Gap] = deque()
+        self._latest: Sample | None = None
+        self._failure: BaseException | None = None
+        self._news = threading.Condition()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._cpu_s = 0.0
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """The times during which the server could not be asked, so far."""
+        return tuple(self._gaps)
+
+    @property
+    def latest(self) -> Sample | None:
+        """The newest sample."""
+        return self._latest
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time that the sampling thread has used, in seconds."""
+        return self._cpu_s
+
+    def start(self) -> ServerLimits:
+        """Connect, begin to sample, and return the server's limits.
+
+        Raises:
+            DatabaseUnavailable: the server cannot be reached, or has no connection left.
+            MonitoringNotAllowed: the role may not see other roles' activity.
+        """
+        limits = self._activity.connect()
+        self._thread = threading.Thread(target=self._run, name="activity", daemon=True)
+        self._thread.start()
+        return limits
+
+    def stop(self) -> None:
+        """Stop sampling and close the connection.
+
+        Raises:
+            Exception: what the sink raised, if it did.
+        """
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._activity.close()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def wait_for(
+        self, condition: Callable[[Sample], bool], timeout_s: float
+    ) -> tuple[bool, Sample | None]:
+        """Wait for a sample, taken from now on, that meets the condition.
+
+        Returns:
+            Whether there was one within `timeout_s`, and the newest sample.
+
+        """
+        asked, deadline = time.time(), time.monotonic() + timeout_s
+        with self._news:
+            while True:
+                latest = self._latest
+                if latest is not None and latest.time > asked and condition(latest):
+                    return True, latest
+                left = deadline - time.monotonic()
+                if left <= 0 or self._thread is None or not self._thread.is_alive():
+                    return False, latest
+                self._news.wait(min(left, 1.0))
+
+    def wait_until_no_backends(self, prefix: str = "", timeout_s: float = 5.0) -> int:
+        """Wait until no backend's `<target>:<instance>` begins with `prefix`.
+
+        Returns:
+            How many were left when the time was over; 0 when all had ended.
+
+        """
+        found, latest = self.wait_for(lambda sample: not sample.of(prefix), timeout_s)
+        return 0 if found or latest is None else len(latest.of(prefix))
+
+    def settled_sessions(self, still_s: float = 0.3, timeout_s: float = 5.0) -> int | None:
+        """Wait until nobody has connected for `still_s`, and return the counter `sessions`.
+
+        Returns:
+            The newest value if the time was over first; None without any sample.
+
+        """
+        seen: list[tuple[float, int]] = []
+
+        def is_still(sample: Sample) -> bool:
+            if not seen or seen[-1][1] != sample.sessions:
+                seen.append((sample.time, sample.sessions))
+            return sample.time - seen[-1][0] >= still_s
+
+        _, latest = self.wait_for(is_still, timeout_s)
+        return None if latest is None else latest.sessions
+
+    def _run(self) -> None:
+        try:
+            for due in self._moments():
+                self._take()
+                self._cpu_s = time.thread_time()
+                if self._stopping.wait(max(0.0, due - time.monotonic())):
+                    return
+        except BaseException as failure:  # noqa: BLE001  (raised again by stop())
+            self._failure = failure
+        finally:
+            with self._news:
+                self._news.notify_all()
+
+    def _moments(self) -> Iterable[float]:
+        """Give the moment of the next sample each time, skipping those that have gone by."""
+        start = time.monotonic()
+        number = 0
+        while True:
+            passed = int((time.monotonic() - start) / self.interval_s)
+            self.missed += max(0, passed - number)
+            number = max(number, passed) + 1
+            yield start + number * self.interval_s
+
+    def _take(self) -> None:
+        try:
+            sample = self._activity.sample()
+        except DatabaseUnavailable as error:
+            self._reconnect(str(error))
+            return
+        if self._sink is not None:
+            self._sink(sample)
+        with self._news:
+            self._latest = sample
+            self._news.notify_all()
+
+    def _reconnect(self, reason: str) -> None:
+        begin = self._latest.time if self._latest else time.time()
+        while not self._stopping.is_set():
+            with contextlib.suppress(DatabaseUnavailable):
+                self._activity.connect()
+                break
+            self._stopping.wait(RECONNECT_EVERY_S)
+        self._gaps.append(Gap(begin=begin, end=time.time(), reason=reason))
+
+
+def snapshot(url: str | URL) -> Sample:
+    """Ask the server once, over a connection opened for it.
+
+    Raises:
+        DatabaseUnavailable: the server cannot be reached, or has no connection left.
+        MonitoringNotAllowed: the role may not see other roles' activity.
+    """
+    with ActivityConnection(url) as activity:
+        return activity.sample()
+
+
+def _libpq_parameters(url: str | URL) -> dict[str, Any]:
+    """Translate a URL into libpq's parameters; what the URL names itself wins."""
+    script = preset("script").replace(
+        connect_timeout=CONNECT_TIMEOUT_S, statement_timeout=STATEMENT_TIMEOUT_MS
+    )
+    bare = script.url(_without_driver(url))
+    options = script.engine_options(bare, application_name=APPLICATION_NAME)
+    dsn = bare.set(drivername="postgresql").render_as_string(hide_password=False)
+    return {"dsn": make_dsn(dsn), **options["connect_args"], "application_name": APPLICATION_NAME}
+
+
+def _without_driver(url: str | URL) -> URL:
+    """Watching goes over psycopg2, whatever the deployables use."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # The cause would print the URL, and so the password.
+        raise ConfigurationError(
+            "not a database URL; wanted postgresql://user:password@host:port/database"
+        ) from None
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise ConfigurationError(
+            f"connections can be watched on PostgreSQL only, not on {parsed.get_backend_name()}"
+        )
+    return parsed.set(drivername="postgresql+psycopg2")
+
+
+def _backend(row: tuple[Any, ...]) -> Backend:
+    pid, name, state, wait_event, age_s, state_age_s = row
+    target, _, instance = (name or "").partition(":")
+    return Backend(
+        target=target,
+        instance=instance,
+        pid=pid,
+        state=state or "unknown",
+        age_s=max(0.0, age_s or 0.0),
+        state_age_s=max(0.0, state_age_s or 0.0),
+        wait_event=wait_event or "",
+    )
+
+
+def _said(error: psycopg2.Error) -> str:
+    """The first line of what the driver says: the others repeat it for each address."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,205 @@
+"""The server's own account of its connections, read from a real PostgreSQL."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from poolkit.activity import (
+    APPLICATION_NAME,
+    ActivityConnection,
+    ActivitySampler,
+    Sample,
+    snapshot,
+)
+from poolkit.errors import ConfigurationError, DatabaseUnavailable, MonitoringNotAllowed
+from poolkit.local.postgres import EmbeddedPostgres
+
+
+@contextlib.contextmanager
+def connected(database, name, count=1):
+    """Hold some connections of the application's role, in autocommit."""
+    with contextlib.ExitStack() as held:
+        connections = []
+        for _ in range(count):
+            connection = psycopg2.connect(database.url(""), application_name=name)
+            connection.autocommit = True
+            connections.append(held.enter_context(contextlib.closing(connection)))
+        yield connections
+
+
+@pytest.fixture
+def sampler(database) -> Iterator[ActivitySampler]:
+    with ActivitySampler(database.monitor_url(), interval_s=0.02) as running:
+        yield running
+
+
+def url_of_new_role(database, request) -> str:
+    """Make a role that may log in and nothing more, for one test."""
+    database.execute("CREATE ROLE nobody_special LOGIN PASSWORD 'x'")
+    request.addfinalizer(lambda: database.execute("DROP ROLE nobody_special"))
+    _, _, rest = database.url().partition("@")
+    return f"postgresql+psycopg2://nobody_special:x@{rest}"
+
+
+def test_a_snapshot_names_target_instance_and_state(database):
+    """Connections are grouped by the two halves of their name, and by state."""
+    with connected(database, "web:host-1", 2), connected(database, "lambda:ee-7") as (busy,):
+        busy.autocommit = False
+        busy.cursor().execute("SELECT 1")
+        found = snapshot(database.monitor_url()).groups()
+    assert found == {
+        ("web", "host-1", "idle"): 2,
+        ("lambda", "ee-7", "idle in transaction"): 1,
+    }
+
+
+def test_the_watching_connection_is_in_no_count(database):
+    """Neither the backends nor the sessions include the one that asks."""
+    with ActivityConnection(database.monitor_url()) as activity:
+        before = activity.sample()
+        (own,) = database.backends(APPLICATION_NAME)
+        activity.connect()
+        after = activity.sample()
+    assert own["usename"] == "poolkit_monitor"
+    assert before.backends == after.backends == ()
+    # The fixture's own look at pg_stat_activity was a session.
+    assert after.sessions == before.sessions + 1
+
+
+def test_ages_are_those_of_the_connection_and_of_its_state(database):
+    """A connection that becomes busy keeps its age and starts a new time in state."""
+    with connected(database, "web:1") as (one,):
+        time.sleep(0.15)
+        one.cursor().execute("SELECT 1")
+        (backend,) = snapshot(database.monitor_url()).of("web:")
+    assert backend.age_s >= 0.15
+    assert backend.state_age_s < backend.age_s
+
+
+def test_a_name_without_an_instance_is_the_target(database):
+    """Strangers are listed under the name they gave themselves."""
+    with connected(database, "psql"), connected(database, ""):
+        groups = snapshot(database.monitor_url()).groups()
+    assert groups == {("psql", "", "idle"): 1, ("", "", "idle"): 1}
+
+
+def test_connections_of_other_databases_are_not_counted(database, postgres):
+    """Only the database in the URL is watched."""
+    with contextlib.closing(psycopg2.connect(postgres.admin_url(driver=""))):
+        assert snapshot(database.monitor_url()).backends == ()
+
+
+def test_sessions_count_every_connection_exactly(database, sampler):
+    """Short connections between two samples are missed by samples, never by the counter."""
+    before = sampler.settled_sessions()
+
+    def connect_and_leave():
+        for _ in range(15):
+            with connected(database, "lambda:1") as (one,):
+                one.cursor().execute("SELECT 1")
+
+    threads = [threading.Thread(target=connect_and_leave) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sampler.settled_sessions() - before == 60
+
+
+def test_samples_keep_to_their_schedule(database):
+    """The moments do not drift by what a sample costs; those missed are counted."""
+    samples: list[Sample] = []
+    with ActivitySampler(database.monitor_url(), interval_s=0.05, sink=samples.append) as sampler:
+        sampler.wait_for(lambda _: len(samples) >= 20, timeout_s=10)
+    took = samples[19].time - samples[0].time
+    assert took == pytest.approx((19 + sampler.missed) * 0.05, abs=0.05)
+
+
+def test_the_limits_are_the_servers_own(database, sampler):
+    """max_connections, and what of it an ordinary role can have."""
+    with ActivityConnection(database.monitor_url()) as activity:
+        limits = activity.limits
+    assert (limits.max_connections, limits.superuser_reserved, limits.usable) == (100, 3, 97)
+    assert limits.version.startswith("18.")
+
+
+def test_waiting_until_a_target_has_no_connection_left(database, sampler):
+    """It ends with the sample in which the last backend is gone."""
+    with connected(database, "web:1", 3):
+        assert sampler.wait_until_no_backends("web:", timeout_s=0.2) == 3
+        assert sampler.wait_until_no_backends("worker:", timeout_s=2) == 0
+    assert sampler.wait_until_no_backends("web:", timeout_s=5) == 0
+
+
+def test_a_role_without_pg_monitor_is_told_what_to_grant(database, request):
+    """It would see only its own connections, so nothing is sampled at all."""
+    with pytest.raises(MonitoringNotAllowed, match=r'GRANT pg_monitor TO "nobody_special"'):
+        snapshot(url_of_new_role(database, request))
+    assert database.backends(APPLICATION_NAME) == []
+
+
+def test_a_server_that_is_not_there_is_named_in_one_line():
+    """The error has the driver's reason and no password."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        free_port = listener.getsockname()[1]
+    url = f"postgresql+asyncpg://me:secret@127.0.0.1:{free_port}/nothing"
+    with pytest.raises(DatabaseUnavailable, match="cannot watch the database") as caught:
+        snapshot(url)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["no url, secret", "mysql://me:secret@127.0.0.1/nothing"])
+def test_what_is_no_postgresql_url_is_refused_without_repeating_it(url):
+    """The URL may hold a password."""
+    with pytest.raises(ConfigurationError) as caught:
+        ActivitySampler(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_connection_is_kept_while_the_server_is_full(database, sampler):
+    """It was there first, so it can say what filled the server."""
+    with contextlib.ExitStack() as held:
+        with pytest.raises(psycopg2.OperationalError):
+            held.enter_context(connected(database, "lambda:1", count=101))
+        found, latest = sampler.wait_for(lambda sample: len(sample.backends) > 80, timeout_s=5)
+        assert found
+        assert {b.target for b in latest.backends} == {"lambda"}
+    assert sampler.gaps == ()
+
+
+def test_sampling_goes_on_after_the_server_was_restarted(tmp_path, cache_dir):
+    """The time without an answer is noted, and the samples begin again."""
+    with EmbeddedPostgres(tmp_path, durable=False, cache_dir=cache_dir) as server:
+        with ActivitySampler(server.monitor_url(), interval_s=0.02) as sampler:
+            assert sampler.wait_for(lambda _: True, timeout_s=5)[0]
+            server.restart()
+            assert sampler.wait_for(lambda _: True, timeout_s=10)[0]
+        (gap,) = sampler.gaps
+    assert gap.end > gap.begin
+    assert gap.reason.startswith("the database did not answer")
+
+
+def test_a_sink_that_fails_ends_the_sampling_and_is_reported(database):
+    """A full disk must not look like a quiet server."""
+
+    def full(_: Sample) -> None:
+        raise OSError(28, "No space left on device")
+
+    sampler = ActivitySampler(database.monitor_url(), sink=full)
+    sampler.start()
+    assert sampler.wait_for(lambda _: True, timeout_s=5) == (False, None)
+    with pytest.raises(OSError, match="No space left"):
+        sampler.stop()
+    sampler.stop()
+
+
+@pytest.fixture
+def cache_dir() -> Path:
+    return Path(__file__).parents[1] / ".poolkit" / "cache"
