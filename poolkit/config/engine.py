@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,6 @@ def _off_the_loop(dialect: Dialect, ask: Callable[[], Any]) -> Any:
     """Ask AWS; in a thread where waiting here would stop an event loop."""
     if not dialect.is_async:
         return ask()
-    import asyncio  # noqa: PLC0415  (a Lambda function has no event loop)
-
     from sqlalchemy.util import await_only  # noqa: PLC0415
 
     return await_only(asyncio.to_thread(ask))

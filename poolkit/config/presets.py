@@ -16,12 +16,14 @@ full or still starting.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import os
 import random
 import select
 import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
@@ -33,7 +35,6 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, Invali
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, StaticPool
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import Dialect, Engine
@@ -617,8 +618,6 @@ def _names_certificate(url: URL) -> bool:
 
 
 def _tls_context(url: URL) -> ssl.SSLContext:
-    import ssl  # noqa: PLC0415  (libpq brings its own)
-
     named = {key: str(value) for key, value in url.query.items()}
     authority = named.get("sslrootcert", "system")
     context = ssl.create_default_context(cafile=None if authority == "system" else authority)
@@ -782,8 +781,6 @@ def _sleep(dialect: Dialect, seconds: float) -> None:
     if not dialect.is_async:
         time.sleep(seconds)
         return
-    import asyncio  # noqa: PLC0415  (a Lambda function has no event loop)
-
     from sqlalchemy.util import await_only  # noqa: PLC0415
 
     await_only(asyncio.sleep(seconds))
@@ -890,8 +887,6 @@ class _Cutoff:
         # A duplicate: should the driver close its own, the number may become another file's.
         self.plug = socket.socket(fileno=os.dup(self.fileno))
         if self.is_async:
-            import asyncio  # noqa: PLC0415  (a Lambda function has no event loop)
-
             self.timer = asyncio.get_running_loop().call_later(self.seconds, self._shut_down)
         else:
             self.timer = threading.Timer(self.seconds, self._shut_down)

@@ -126,13 +126,11 @@ def _is_unavailable(code: str | int | None, error: exc.DBAPIError) -> bool:
 
 def _code(error: BaseException | None) -> str | int | None:
     """Return PostgreSQL's SQLSTATE, or the error number of SQLite or MySQL, or None."""
-    for name in ("sqlstate", "pgcode", "sqlite_errorcode"):
+    number = error.args[0] if error is not None and error.args else None
+    if isinstance(number, int):  # before SQLSTATE, which PyMySQL's errors have too, but vaguer
+        return number
+    for name in ("sqlite_errorcode", "sqlstate", "pgcode"):
         code = getattr(error, name, None)
         if isinstance(code, str | int):
             return code
-    number = error.args[0] if error is not None and error.args else None
-    return number if isinstance(number, int) else None
-
-
-def _first_line(error: BaseException | None) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return None

@@ -105,7 +105,9 @@ def _wait_for_mariadb(port: int, server: "subprocess.Popen[bytes]", log: Path) -
     def answers() -> bool:
         assert server.poll() is None, log.read_text()
         try:
-            pymysql.connect(host="127.0.0.1", port=port, user="poolkit", password="of-this-test").close()
+            pymysql.connect(
+                host="127.0.0.1", port=port, user="poolkit", password="of-this-test"
+            ).close()
         except pymysql.OperationalError:
             return False
         return True

@@ -40,9 +40,7 @@ def test_the_url_alone_is_enough():
 
 def test_target_environment_and_instance_are_read():
     """The three variables that choose the preset and the name."""
-    settings = read(
-        POOLKIT_TARGET="worker", POOLKIT_ENVIRONMENT="prod", POOLKIT_INSTANCE="queue-7"
-    )
+    settings = read(POOLKIT_TARGET="worker", POOLKIT_ENVIRONMENT="prod", POOLKIT_INSTANCE="queue-7")
     assert settings.preset == preset("worker", "prod")
     assert settings.application_name() == "worker:queue-7"
 
@@ -126,7 +124,10 @@ def test_a_wrong_value_is_named(environ, message):
         (SECRET | {"DATABASE_PORT": "0"}, "DATABASE_PORT must be from 1 to 65535, not 0"),
         (SECRET | {"DATABASE_PORT": "x"}, "DATABASE_PORT must be a whole number, not 'x'"),
         (SECRET | {"DATABASE_SSLMODE": "on"}, "DATABASE_SSLMODE 'on' is unknown; allowed: disable"),
-        (IAM | {"DATABASE_SSLMODE": "prefer"}, "DATABASE_SSLMODE must be require, .* over TLS only"),
+        (
+            IAM | {"DATABASE_SSLMODE": "prefer"},
+            "DATABASE_SSLMODE must be require, .* over TLS only",
+        ),
         (IAM | {"DATABASE_SSLMODE": "disable"}, "DATABASE_SSLMODE must be"),
     ],
 )

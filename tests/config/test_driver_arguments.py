@@ -1,0 +1,141 @@
+"""Each driver really takes the preset's arguments, and they are in force on server and socket."""
+
+import socket
+import threading
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.pool import StaticPool
+
+from poolkit.config.presets import _driver_connection, _fileno, preset
+
+
+@pytest.mark.parametrize("pool", ["queue", "null"])
+def test_the_servers_timeouts_are_in_force(database, make_client, pool):
+    """The server reports the preset's limits for the connection."""
+    client = make_client(
+        database.url(),
+        pool=pool,
+        statement_timeout=4_321,
+        idle_in_transaction_session_timeout=5_432,
+        idle_session_timeout=65_432,
+    )
+    assert client.scalar("SHOW statement_timeout") == "4321ms"
+    assert client.scalar("SHOW idle_in_transaction_session_timeout") == "5432ms"
+    assert client.scalar("SHOW idle_session_timeout") == "65432ms"
+
+
+def test_the_server_ends_a_long_statement(database, make_client):
+    """A statement that exceeds `statement_timeout` fails with SQLSTATE 57014."""
+    client = make_client(database.url(), statement_timeout=100)
+    with pytest.raises(Exception, match="statement timeout"):
+        client.scalar("SELECT pg_sleep(5)")
+    assert client.scalar("SELECT 1") == 1
+
+
+def test_the_server_shows_who_is_connected(database, make_client):
+    """pg_stat_activity has the application's name."""
+    client = make_client(database.url(), options={"application_name": "web:here"})
+    client.scalar("SELECT 1")
+    assert [row["application_name"] for row in database.backends("web:")] == ["web:here"]
+
+
+@pytest.mark.parametrize("pool", ["queue", "null"])
+def test_the_socket_has_keepalives_and_a_user_timeout(database, make_client, pool):
+    """The kernel reports the preset's TCP limits for the connection's socket."""
+    client = make_client(
+        database.url(),
+        pool=pool,
+        keepalives_idle=31,
+        keepalives_interval=11,
+        keepalives_count=4,
+        tcp_user_timeout=32_000,
+    )
+
+    def options(connection):
+        number = _fileno(_driver_connection(connection.connection.dbapi_connection))
+        plug = socket.socket(fileno=number)
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        found = [plug.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+        found.append(plug.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        plug.detach()
+        return found
+
+    assert client.run(options) == [31, 11, 4, 32_000, 1]
+
+
+def test_the_options_are_plain_sqlalchemy(database):
+    """`engine_options` is enough for SQLAlchemy's own create_engine."""
+    from sqlalchemy import create_engine
+
+    p = preset("web", "prod")
+    engine = create_engine(p.url(database.url()), **p.engine_options(database.url()))
+    with engine.connect() as connection:
+        assert connection.scalar(text("SHOW statement_timeout")) == "15s"
+    assert (engine.pool.size(), engine.pool._pre_ping, engine.pool._recycle) == (20, True, 3600)
+    engine.dispose()
+
+
+def test_further_options_win(database):
+    """What the caller passes to `create_engine` overrules the preset, argument by argument."""
+    engine = preset("web").create_engine(
+        database.url(), echo=False, pool_size=3, connect_args={"connect_timeout": 9}
+    )
+    with engine.connect() as connection:
+        parameters = connection.connection.dbapi_connection.get_dsn_parameters()
+    assert (engine.pool.size(), parameters["connect_timeout"]) == (3, "9")
+    assert parameters["keepalives_idle"] == "30"
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory"])
+def test_sqlite_in_memory_is_one_database_for_all_threads(url):
+    """One connection serves every thread: a second one would see an empty database."""
+    if "file:" in url:
+        url = "sqlite:///file::memory:?cache=shared&uri=true"
+    engine = preset("web", "prod").create_engine(url)
+    assert isinstance(engine.pool, StaticPool)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t AS SELECT 42 AS n"))
+    found = []
+
+    def read():
+        with engine.connect() as connection:
+            found.append(connection.scalar(text("SELECT n FROM t")))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    engine.dispose()
+    assert found == [42]
+
+
+def test_a_sqlite_file_has_a_connection_for_each_checkout(tmp_path):
+    """Two checkouts of a file are two connections, and another thread may use either."""
+    engine = preset("web", "prod").create_engine(f"sqlite:///{tmp_path}/file.db")
+    with engine.connect() as one, engine.connect() as two:
+        assert one.connection.dbapi_connection is not two.connection.dbapi_connection
+    found = []
+    thread = threading.Thread(target=lambda: found.append(_one(engine)))
+    thread.start()
+    thread.join()
+    engine.dispose()
+    assert found == [1]
+
+
+def _one(engine):
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT 1"))
+
+
+@pytest.mark.parametrize("name", ["", "/{tmp_path}/file.db"])
+def test_aiosqlite_in_memory_and_in_a_file(tmp_path, name):
+    """The asynchronous driver takes the same arguments."""
+    from driving import Client
+
+    client = Client(
+        preset("web_async", "prod"), "sqlite://" + name.replace("/{tmp_path}", f"/{tmp_path}")
+    )
+    client.run(lambda connection: connection.execute(text("CREATE TABLE t AS SELECT 42 AS n")))
+    assert client.scalar("SELECT n FROM t") == 42
+    client.close()
