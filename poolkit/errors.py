@@ -8,6 +8,7 @@
     ├── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
     ├── MonitoringNotAllowed (PermissionError)  the role may not read the server's activity
     ├── RunFolderError (ValueError)          a folder is no run, or a file in it is broken
+    ├── LoadFailedError                      the load generator did not do its work
     └── LocalStackError                      the embedded stack cannot start or keep running
         ├── StateDirectoryError              a directory cannot be made, written or reached
         ├── BinaryMissingError               a server's program is missing or does not run
@@ -71,6 +72,10 @@ class RunFolderError(PoolkitError, ValueError):
 
 
 # The embedded stack (poolkit.local).
+
+
+class LoadFailedError(PoolkitError):
+    """The load generator did not start, or ended by itself; the message names its log."""
 
 
 class LocalStackError(PoolkitError):

@@ -101,6 +101,8 @@ class Launcher:
             *("--handler", str(target.handler), "--task-root", str(self.root)),
             *("--function-name", target.name, "--port", str(port)),
             *("--reserved-concurrency", str(instances)),
+            # A handler that does not import is found here, before any request.
+            *("--prewarm", "1"),
             *("--log-dir", str(self.logs / f"{target.name}-execution-environments")),
         ]
         # Names only: values would be on show in the list of processes.

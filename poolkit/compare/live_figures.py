@@ -1,0 +1,62 @@
+"""Figures of this moment, read from the file of requests while it grows."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import deque
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OVER_S = 3.0
+"""The seconds that the figures look back."""
+
+
+class LiveFigures:
+    """Requests per second and p95 latency of the last seconds; both 0 without requests."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+        self._rest = ""
+        self._recent: deque[tuple[float, float]] = deque()
+        self.first = 0.0
+        """The moment when the first request was sent."""
+        self.count = 0
+
+    def update(self) -> int:
+        """Read what is new, and return how many requests there have been."""
+        if self._file is None:
+            if not self._path.exists():
+                return 0
+            self._file = self._path.open(encoding="utf-8", newline="")
+        text = self._rest + self._file.read()
+        complete, newline, self._rest = text.rpartition("\n")
+        if newline:
+            self._take(complete.splitlines())
+        return self.count
+
+    def _take(self, lines: list[str]) -> None:
+        for row in csv.reader(lines):
+            if row[0] == "due":
+                continue
+            started, latency_ms = float(row[1]), float(row[2])
+            self.first = min(self.first or started, started)
+            self.count += 1
+            self._recent.append((started, latency_ms))
+        oldest = time.time() - OVER_S
+        while self._recent and self._recent[0][0] < oldest:
+            self._recent.popleft()
+
+    @property
+    def per_s(self) -> float:
+        """Requests per second."""
+        return len(self._recent) / OVER_S
+
+    @property
+    def p95_ms(self) -> float:
+        """The latency that 95 of 100 requests did not exceed, in ms."""
+        latencies = sorted(latency for _, latency in self._recent)
+        return latencies[int(len(latencies) * 0.95)] if latencies else 0.0

@@ -1,0 +1,336 @@
+"""One target under load: start it, warm it up, measure, stop it, look what is left.
+
+Everything seen goes into the target's folder as raw rows (docs/results.md); nothing is
+computed here but what the next moment needs.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+import time
+import urllib.request
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from poolkit.activity import ActivitySampler, Backend, Sample
+from poolkit.compare.live_figures import LiveFigures
+from poolkit.compare.load import Load
+from poolkit.errors import LoadFailedError
+from poolkit.local.readiness import end_of, exit_words
+from poolkit.local.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from poolkit.compare.plan import Options, PlannedTarget
+    from poolkit.compare.progress import Progress
+    from poolkit.compare.running import Launcher, Running
+    from poolkit.local.processes import Supervised
+
+USAGE_EVERY_S = 0.5
+_DRAIN_S = 20.0
+"""Seconds for requests in flight when the load ends; Locust itself gives up after 15."""
+_LEAVE_S = 5.0
+"""Seconds that a stopped target's backends may take to end before they count as left over."""
+
+
+@dataclass(kw_only=True)
+class Window:
+    """When things happened, and what the counters said then; window.json.
+
+    `from_`/`to` bound the measuring; `started`/`stopped` the target's whole life.
+    """
+
+    started: float = 0.0
+    warm_from: float = 0.0
+    from_: float = 0.0
+    to: float = 0.0
+    stopped: float = 0.0
+    partial: bool = False
+    left_over: int = 0
+    cold_starts: int | None = None
+    warm_invokes: int | None = None
+    throttled: int | None = None
+    execution_environments: int | None = None
+    instances: int = 1
+    warnings: list[str] = field(default_factory=list)
+    sessions_before: int | None = None
+    sessions_from: int | None = None
+    sessions_to: int | None = None
+    sessions_after: int | None = None
+    pool_opened: int | None = None
+    pool_closed: int | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write window.json."""
+        content = {key.rstrip("_"): value for key, value in asdict(self).items()}
+        (folder / "window.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+class Measurement:
+    """The measuring of one target.
+
+    Args:
+        planned: the target and its limits.
+        options: load and duration.
+        launcher: starts it.
+        folder: where its rows go; it exists.
+    """
+
+    def __init__(
+        self, planned: PlannedTarget, options: Options, launcher: Launcher, folder: Path
+    ) -> None:
+        self.planned = planned
+        self.options = options
+        self.launcher = launcher
+        self.folder = folder
+        self.window = Window(instances=planned.instances_max)
+        self._load_pid: int | None = None
+
+    def run(self, progress: Progress) -> Window:
+        """Measure, and leave nothing running.
+
+        Raises:
+            LocalStackError: the target did not start, or ended by itself.
+            LoadFailedError: Locust ended by itself.
+            DatabaseUnavailable, MonitoringNotAllowed: the server cannot be watched.
+        """
+        try:
+            with self._sampling() as sampler:
+                self._run(sampler, progress)
+        except BaseException:
+            self.window.partial = True
+            raise
+        finally:
+            self.window.write(self.folder)
+        return self.window
+
+    def _run(self, sampler: ActivitySampler, progress: Progress) -> None:
+        window = self.window
+        supervisor = self.launcher.supervisor
+        window.sessions_before = sampler.settled_sessions(still_s=0.2)
+        window.started = time.time()
+        running = self.launcher.start(self.planned.target, self.planned.instances_max)
+        try:
+            with self._measuring_usage(running):
+                self._load(running, sampler, progress)
+            progress.stage("stopping")
+            window.sessions_after = sampler.settled_sessions(still_s=0.2)
+            self._ask_the_fleet(running)
+        finally:
+            supervisor.stop(self.planned.target.name)
+            window.stopped = time.time()
+        window.left_over = sampler.wait_until_no_backends(
+            f"{self.planned.preset.target}:", timeout_s=_LEAVE_S
+        )
+        window.warnings += [f"no samples: {gap.reason}" for gap in sampler.gaps]
+
+    # -- the load ---------------------------------------------------------------------------
+
+    def _load(self, running: Running, sampler: ActivitySampler, progress: Progress) -> None:
+        load = self._load_of(running)
+        live = LiveFigures(load.requests)
+        window, options = self.window, self.options
+        environ = {**self.launcher.environ(self.planned.target), **load.environ}
+        # The load generator is no instance of the target.
+        environ.pop("POOLKIT_TARGET")
+        window.warm_from = time.time()
+        started = self.launcher.supervisor.start(
+            "load", load.command, environ=environ, cwd=self.launcher.root
+        )
+        self._load_pid = started.pid
+        try:
+            begun = self._wait_for_load(live)
+            window.from_ = begun + options.warm_up_s
+            window.to = window.from_ + options.duration_s
+            progress.stage("warming up")
+            self._watch(window.from_, begun, sampler, live, progress)
+            window.sessions_from = _sessions(sampler)
+            before = self._pool_events(running)
+            progress.stage("measuring")
+            self._watch(window.to, window.from_, sampler, live, progress)
+            self._count_window(running, sampler, before)
+            progress.stage("draining")
+            self._drain(started)
+        finally:
+            window.to = min(window.to, time.time())
+            self.launcher.supervisor.stop("load")
+
+    def _load_of(self, running: Running) -> Load:
+        target, options = self.planned.target, self.options
+        return Load(
+            locustfile=self.launcher.root / target.locustfile,
+            host=running.url,
+            users=options.users,
+            rate_per_user=options.rate_per_user,
+            warm_up_s=options.warm_up_s,
+            duration_s=options.duration_s,
+            requests=self.folder / "requests.csv",
+        )
+
+    def _wait_for_load(self, live: LiveFigures) -> float:
+        """Return the moment of the first request: Locust takes a second to start."""
+        deadline = time.monotonic() + 30
+        while live.update() == 0:
+            self.launcher.supervisor.check()
+            if time.monotonic() > deadline:
+                log = self.launcher.logs / "load.log"
+                raise LoadFailedError(f"Locust sent no request within 30 s; see {log}")
+            time.sleep(0.05)
+        return live.first
+
+    def _watch(
+        self,
+        until: float,
+        since: float,
+        sampler: ActivitySampler,
+        live: LiveFigures,
+        progress: Progress,
+    ) -> None:
+        while (left := until - time.time()) > 0:
+            self.launcher.supervisor.check()
+            live.update()
+            latest = sampler.latest
+            progress.figures(
+                done=min(1.0, (time.time() - since) / max(0.001, until - since)),
+                per_s=live.per_s,
+                p95_ms=live.p95_ms,
+                connections=len(_of_target(latest)) if latest is not None else 0,
+            )
+            time.sleep(min(0.25, left))
+
+    def _drain(self, load: Supervised) -> None:
+        """Let the requests in flight be answered, and Locust end by itself."""
+        deadline = time.monotonic() + _DRAIN_S
+        while (status := load.process.exit_status) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if status:
+            raise LoadFailedError(f"Locust ended with {exit_words(status)}; {end_of(load.log)}")
+
+    # -- the witnesses ----------------------------------------------------------------------
+
+    def _count_window(
+        self, running: Running, sampler: ActivitySampler, before: tuple[int, int] | None
+    ) -> None:
+        self.window.sessions_to = _sessions(sampler)
+        after = self._pool_events(running)
+        if before is not None and after is not None:
+            self.window.pool_opened = after[0] - before[0]
+            self.window.pool_closed = after[1] - before[1]
+
+    def _pool_events(self, running: Running) -> tuple[int, int] | None:
+        """Return the connections that the pool has opened and closed, if the target says."""
+        path = running.target.metrics
+        if path is None:
+            return None
+        text = _get(running.url + path).decode()
+        return _metric(text, "opened"), _metric(text, "closed")
+
+    def _ask_the_fleet(self, running: Running) -> None:
+        if running.target.kind != "lambda":
+            return
+        stats = json.loads(_get(f"{running.url}/_fleet/stats"))
+        self.window.cold_starts = stats["execution_environments_started"]
+        self.window.warm_invokes = stats["warm"]
+        self.window.throttled = stats["throttled"]
+        self.window.execution_environments = stats["execution_environments_started"]
+
+    @contextmanager
+    def _sampling(self) -> Iterator[ActivitySampler]:
+        with ExitStack() as files:
+            connections = files.enter_context(_rows(self.folder / "connections.csv", _CONNECTIONS))
+            samples = files.enter_context(_rows(self.folder / "samples.csv", _SAMPLES))
+
+            def keep(sample: Sample) -> None:
+                backends = _of_target(sample)
+                samples.writerow(
+                    (f"{sample.time:.3f}", len(backends), sample.sessions, sample.xacts)
+                )
+                connections.writerows(_connection_row(sample.time, b) for b in backends)
+
+            url = self.launcher.stack.monitor_url
+            with ActivitySampler(url, interval_s=self.options.interval_s, sink=keep) as sampler:
+                yield sampler
+
+    @contextmanager
+    def _measuring_usage(self, running: Running) -> Iterator[None]:
+        ended = threading.Event()
+        with _rows(self.folder / "processes.csv", _PROCESSES) as rows:
+            thread = threading.Thread(
+                target=self._measure_usage, args=(running, rows, ended), name="usage", daemon=True
+            )
+            thread.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
+
+    def _measure_usage(self, running: Running, rows: Any, ended: threading.Event) -> None:
+        while not ended.wait(USAGE_EVERY_S):
+            now = time.time()
+            for role, pid in self._pids(running).items():
+                used = Usage.of_tree(pid)
+                cpu_s, rss_mb = f"{used.cpu_s:.3f}", f"{used.rss_bytes / 1e6:.1f}"
+                rows.writerow((f"{now:.3f}", role, used.processes, cpu_s, rss_mb))
+            cpu = time.process_time()
+            rows.writerow((f"{now:.3f}", "sampler", 1, f"{cpu:.3f}", "0.0"))
+
+    def _pids(self, running: Running) -> dict[str, int]:
+        pids = {"target": running.process.pid, **self.launcher.stack.pids}
+        return pids if self._load_pid is None else {**pids, "load": self._load_pid}
+
+
+_CONNECTIONS = ("time", "target", "instance", "pid", "state", "age_s", "state_age_s", "wait_event")
+_SAMPLES = ("time", "backends", "sessions", "xacts")
+_PROCESSES = ("time", "role", "processes", "cpu_s", "rss_mb")
+
+
+@contextmanager
+def _rows(path: Path, header: tuple[str, ...]) -> Iterator[Any]:
+    file: TextIO
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(header)
+        yield rows
+
+
+def _of_target(sample: Sample) -> tuple[Backend, ...]:
+    """Everybody but the load generator, which asks for the worker's results."""
+    return tuple(b for b in sample.backends if b.target != "loadtest")
+
+
+def _connection_row(moment: float, backend: Backend) -> tuple[Any, ...]:
+    return (
+        f"{moment:.3f}",
+        backend.target,
+        backend.instance,
+        backend.pid,
+        backend.state,
+        f"{backend.age_s:.3f}",
+        f"{backend.state_age_s:.3f}",
+        backend.wait_event,
+    )
+
+
+def _sessions(sampler: ActivitySampler) -> int | None:
+    return None if sampler.latest is None else sampler.latest.sessions
+
+
+def _metric(text: str, word: str) -> int:
+    """Sum the Prometheus samples of `poolkit_pool_<word>_total`."""
+    name = f"poolkit_pool_{word}_total"
+    lines = [line for line in text.splitlines() if line.startswith(name)]
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+
+def _get(url: str) -> bytes:
+    # A proxy set in the environment has no business on the loopback address.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=5) as answer:
+        body: bytes = answer.read()
+    return body

@@ -1,0 +1,146 @@
+"""Progress of a run: a live line on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import RenderableType
+
+LOG_EVERY_S = 5.0
+
+
+class Progress(Protocol):
+    """What a run tells while it runs."""
+
+    def stage(self, words: str) -> None:
+        """Say what begins now."""
+
+    def target(self, name: str, number: int, of: int) -> None:
+        """Say which target it is."""
+
+    def figures(self, done: float, per_s: float, p95_ms: float, connections: int) -> None:
+        """Show how far the target is (0 to 1), and what it does right now."""
+
+    def finished(self, name: str, words: str) -> None:
+        """Say what came out of a target."""
+
+
+class LiveProgress:
+    """Redraws a few lines in place; what is finished stays above."""
+
+    def __init__(self, console: Console, seconds: float) -> None:
+        self._console = console
+        self._ends = time.monotonic() + seconds
+        self._stage = "starting"
+        self._done = 0.0
+        self._figures = ""
+        self._name = ""
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def stage(self, words: str) -> None:
+        """Show the stage in place of the last one's figures."""
+        self._stage, self._figures, self._done = words, "", 0.0
+        self._draw()
+
+    def target(self, name: str, number: int, of: int) -> None:
+        """Show the target's name and number."""
+        self._name = f"{name} ({number} of {of})"
+        self.stage("starting")
+
+    def figures(self, done: float, per_s: float, p95_ms: float, connections: int) -> None:
+        """Show the bar and the figures of this moment."""
+        self._done = done
+        self._figures = (
+            f"{per_s:5.0f} requests/s   p95 {p95_ms:7.1f} ms   {connections:3d} connections"
+        )
+        self._draw()
+
+    def finished(self, name: str, words: str) -> None:
+        """Leave a line above."""
+        self._live.console.print(f"  [bold]{name:<13}[/] {words}", highlight=False)
+
+    def _draw(self) -> None:
+        self._live.update(self._lines())
+
+    def _lines(self) -> RenderableType:
+        line = Table.grid(padding=(0, 2))
+        line.add_row(
+            Text(f"  {self._name}", style="bold"),
+            Text(self._stage),
+            ProgressBar(total=1.0, completed=self._done, width=24),
+            Text(self._figures),
+        )
+        return Group(line)
+
+
+class LoggedProgress:
+    """Writes a line when something begins or ends, and one every few seconds in between."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._name = ""
+        self._next = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def stage(self, words: str) -> None:
+        """Write the stage."""
+        self._write(f"{self._name}{words}")
+
+    def target(self, name: str, number: int, of: int) -> None:
+        """Remember the target for the lines that follow."""
+        self._name = f"{name} ({number} of {of}): "
+        self._next = time.monotonic() + LOG_EVERY_S
+        self.stage("starting")
+
+    def figures(self, done: float, per_s: float, p95_ms: float, connections: int) -> None:
+        """Write the figures, when it is time again."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LOG_EVERY_S
+            self._write(
+                f"{self._name}{done:.0%}, {per_s:.0f} requests/s, p95 {p95_ms:.1f} ms, "
+                f"{connections} connections"
+            )
+
+    def finished(self, name: str, words: str) -> None:
+        """Write what came out."""
+        self._write(f"{name}: {words}")
+
+    def _write(self, words: str) -> None:
+        self._console.print(words, highlight=False, soft_wrap=True)
+
+
+def progress_on(console: Console, seconds: float) -> LiveProgress | LoggedProgress:
+    """Return the progress that suits the console: live on a terminal, lines elsewhere."""
+    return LiveProgress(console, seconds) if console.is_terminal else LoggedProgress(console)
