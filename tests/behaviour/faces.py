@@ -1,0 +1,21 @@
+"""The deployables that the behaviour suite runs over; another one joins by one line."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from behaviour.face import Face
+
+FACES = {
+    "web": "behaviour.web_face:open_web_face",
+    "web_async": "behaviour.web_face:open_web_async_face",
+    "lambda": "behaviour.lambda_face:open_face",
+}
+
+
+@contextmanager
+def opened(name: str, database_url: str, **environ: str) -> Iterator[Face]:
+    """Open a face by its name; what more it needs to know is in `environ`."""
+    module, function = FACES[name].split(":")
+    with getattr(importlib.import_module(module), function)(database_url, **environ) as face:
+        yield face

@@ -1,0 +1,118 @@
+"""What every endpoint does with good input."""
+
+import re
+import threading
+
+import pytest
+from behaviour.face import media_type
+
+ARTICLE = {"title": "Title", "body": "Body"}
+DOCUMENT = {"id": "report-1", "title": "Report", "text": "One sentence. " * 200}
+
+
+def test_an_article_is_created_with_its_place_and_version(face):
+    """POST answers 201 with the article, its Location and its ETag."""
+    answer = face.request("POST", "/articles", body=ARTICLE)
+    assert answer.status == 201
+    assert media_type(answer) == "application/json"
+    assert answer.headers["location"] == f"/articles/{answer.json()['id']}"
+    assert answer.headers["etag"] == '"1"'
+    assert {name: answer.json()[name] for name in ARTICLE} == ARTICLE
+    assert answer.json()["version"] == 1
+
+
+def test_an_article_reads_as_it_was_answered_when_created(face):
+    """GET answers the very bytes that POST answered."""
+    created = face.request("POST", "/articles", body={"title": "Zürich 🚋", "body": "a\tb\n"})
+    read = face.request("GET", created.headers["location"])
+    assert (read.status, read.body) == (200, created.body)
+
+
+def test_times_are_in_utc_to_the_microsecond(face):
+    """Whatever the driver gives, times are RFC 3339 in UTC."""
+    created = face.request("POST", "/articles", body=ARTICLE)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", created.json()["created_at"])
+
+
+def test_an_update_changes_what_was_sent_and_raises_the_version(face):
+    """PATCH with the right version changes that member alone."""
+    path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
+    answer = face.request("PATCH", path, body={"version": 1, "title": "New"})
+    assert answer.status == 200
+    assert (answer.json()["title"], answer.json()["body"], answer.json()["version"]) == (
+        "New",
+        "Body",
+        2,
+    )
+    assert face.request("GET", path).body == answer.body
+
+
+def test_a_stale_update_is_refused_and_nothing_is_lost(face):
+    """PATCH with an old version answers 409 with the current one and changes nothing."""
+    path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
+    face.request("PATCH", path, body={"version": 1, "title": "First"})
+    answer = face.request("PATCH", path, body={"version": 1, "title": "Second"})
+    assert answer.status == 409
+    assert media_type(answer) == "application/problem+json"
+    assert answer.json()["type"] == "/problems/stale-version"
+    assert answer.json()["current_version"] == 2
+    assert face.request("GET", path).json()["title"] == "First"
+
+
+def test_pages_show_every_article_once_though_more_are_written(face):
+    """Keyset pages, newest first, neither repeat nor miss while articles are inserted."""
+    ids = [face.request("POST", "/articles", body=ARTICLE).json()["id"] for _ in range(7)]
+    seen, query = [], {"limit": "3"}
+    while True:
+        page = face.request("GET", "/articles", query=query)
+        assert page.status == 200
+        seen += [item["id"] for item in page.json()["items"]]
+        face.request("POST", "/articles", body=ARTICLE)
+        if page.json()["next_page_token"] is None:
+            break
+        query = {"limit": "3", "page_token": page.json()["next_page_token"]}
+    assert seen == sorted(ids, reverse=True)
+
+
+def test_a_list_shows_no_bodies(face):
+    """A page stays small: its items have no body."""
+    face.request("POST", "/articles", body=ARTICLE)
+    page = face.request("GET", "/articles").json()
+    assert set(page["items"][0]) == {"id", "title", "version", "created_at", "updated_at"}
+    assert page["next_page_token"] is None
+
+
+def test_a_document_is_cut_into_chunks_once(face):
+    """The same document sent twice is stored once: 201, then 200 with the same content."""
+    first = face.request("POST", "/documents", body=DOCUMENT)
+    second = face.request("POST", "/documents", body=DOCUMENT)
+    assert (first.status, second.status) == (201, 200)
+    assert first.headers["location"] == "/documents/report-1"
+    assert first.body == second.body
+    read = face.request("GET", "/documents/report-1").json()
+    assert read["chunk_count"] == len(read["chunks"]) > 1
+
+
+def test_of_two_updates_at_once_one_succeeds(face, migrated_database):
+    """Two PATCHes for one version: one 200 and one 409, never two of a kind."""
+    path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
+    answers = []
+
+    def update(title: str) -> None:
+        answers.append(face.request("PATCH", path, body={"version": 1, "title": title}))
+
+    threads = [threading.Thread(target=update, args=(title,)) for title in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answer.status for answer in answers) == [200, 409]
+
+
+@pytest.mark.parametrize("path", ["/articles/1", "/documents/none"])
+def test_what_is_not_there_is_404(face, path):
+    """GET of what does not exist answers a 404 that says what was looked for."""
+    answer = face.request("GET", path)
+    assert answer.status == 404
+    assert media_type(answer) == "application/problem+json"
+    assert answer.json()["detail"].startswith("there is no ")

@@ -1,0 +1,94 @@
+"""A database that is full, away or back again: 503 with Retry-After, then 200."""
+
+import pytest
+from behaviour.face import media_type
+from psycopg2 import sql
+
+from articles.migrations import upgrade
+from poolkit.local.postgres import EmbeddedPostgres
+
+QUICKLY = {"POOLKIT_CONNECT_TIMEOUT": "1", "POOLKIT_POOL_TIMEOUT": "1"}
+
+
+def assert_unavailable(answer):
+    assert answer.status == 503, answer.body
+    assert media_type(answer) == "application/problem+json"
+    assert answer.json()["status"] == 503
+    assert int(answer.headers["retry-after"]) > 0
+    # Neither the host nor the role nor the driver's words are a client's business.
+    assert "127.0.0.1" not in answer.body.decode()
+    assert "poolkit" not in answer.body.decode()
+
+
+@pytest.fixture(scope="module")
+def stoppable(tmp_path_factory):
+    """Give a PostgreSQL of this module's own, which its tests may stop."""
+    with EmbeddedPostgres(tmp_path_factory.mktemp("stoppable"), durable=False) as server:
+        upgrade(server.url())
+        yield server
+
+
+def limit_connections(database, number):
+    statement = sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}")
+    database.execute(statement.format(sql.Identifier(database.name), sql.Literal(number)))
+
+
+def test_a_database_without_free_connections_is_503_until_there_is_one(
+    open_face, migrated_database
+):
+    """The server refuses for lack of connections: 503, and 200 as soon as it does not."""
+    limit_connections(migrated_database, 0)
+    with open_face(migrated_database.url(driver=""), **QUICKLY) as face:
+        assert_unavailable(face.request("GET", "/articles"))
+        limit_connections(migrated_database, -1)
+        assert face.request("GET", "/articles").status == 200
+
+
+def test_a_stopped_database_is_503_until_it_is_back(open_face, stoppable):
+    """A stop in between is 503, for reads and writes; after the start requests succeed again."""
+    with open_face(stoppable.url(driver=""), **QUICKLY) as face:
+        assert face.request("GET", "/articles").status == 200
+        stoppable.stop()
+        try:
+            assert_unavailable(face.request("GET", "/articles"))
+            assert_unavailable(face.request("POST", "/articles", body={"title": "x", "body": ""}))
+        finally:
+            stoppable.start()
+        assert face.request("GET", "/articles").status == 200
+
+
+def test_a_bad_request_needs_no_database(open_face, stoppable):
+    """Bad input is answered as such while the database is away."""
+    with open_face(stoppable.url(driver=""), **QUICKLY) as face:
+        stoppable.stop()
+        try:
+            assert face.request("POST", "/articles", body=b"{").status == 400
+            assert face.request("GET", "/articles/0").status == 422
+        finally:
+            stoppable.start()
+
+
+def test_a_statement_that_waits_too_long_is_503(open_face, migrated_database):
+    """A statement over statement_timeout, here one that waits for a lock, answers 503."""
+    url = migrated_database.url(driver="")
+    with open_face(url, POOLKIT_STATEMENT_TIMEOUT="200") as face:
+        path = face.request("POST", "/articles", body={"title": "x", "body": ""}).headers[
+            "location"
+        ]
+        with migrated_database.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("BEGIN; SELECT * FROM articles FOR UPDATE")
+            assert_unavailable(face.request("PATCH", path, body={"version": 1, "title": "y"}))
+            cursor.execute("ROLLBACK")
+        assert face.request("PATCH", path, body={"version": 1, "title": "y"}).status == 200
+
+
+def test_backends_that_are_killed_between_requests_fail_none(face, migrated_database):
+    """Connections that the server ended are replaced; no request notices."""
+    for _ in range(5):
+        assert face.request("GET", "/articles").status == 200
+        migrated_database.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        created = face.request("POST", "/articles", body={"title": "x", "body": ""})
+        assert created.status == 201
