@@ -134,3 +134,7 @@ def _code(error: BaseException | None) -> str | int | None:
         if isinstance(code, str | int):
             return code
     return None
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
