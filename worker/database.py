@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from poolkit.config.settings import Settings
 
-CLIENT_CHECK_INTERVAL = 5_000
+CLIENT_CHECK_INTERVAL = 1_000
 """Milliseconds between the server's looks at whether its client still lives.
 
 Without it a backend whose client was killed in the middle of a statement runs that

@@ -18,6 +18,7 @@ Anything else is the message's own fault: trying again would fail again.
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Task
@@ -51,6 +52,8 @@ OPERATIONAL = (
 _TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03"})
 # 2 to the power of it exceeds any bound, and is still a float.
 _MOST_DOUBLINGS = 30
+# Seconds; far from any soft time limit.
+_LONGEST_PAUSE = 5.0
 
 
 class DeliveredTask(Task):  # type: ignore[type-arg]
@@ -60,9 +63,21 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
     settings: WorkerSettings
     # Counted here, because giving up has to reach the dead-letter table first.
     max_retries = None
+    # Celery would check a signature when it publishes a message again, too late for that.
+    typing = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task once; see the module's docstring."""
+        try:
+            return self._deliver(*args, **kwargs)
+        except (Ignore, Reject, Retry):
+            raise
+        except Exception as error:
+            # The soft time limit, say, while a failure was being dealt with. Celery would
+            # acknowledge the message.
+            raise Reject(error, requeue=True) from error
+
+    def _deliver(self, *args: Any, **kwargs: Any) -> Any:
         if is_redelivered(self.request):
             self._count_lost_worker()
         try:
@@ -91,7 +106,9 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
         try:
             self.retry(exc=error, countdown=wait)
         except Reject as rejected:
-            # The broker did not take the new message. Celery would drop the old one, too.
+            # The broker did not take the new message. Celery would drop the old one, too; at
+            # once it would come back at once.
+            time.sleep(random.uniform(0, min(self.settings.retry_backoff_max, _LONGEST_PAUSE)))
             raise Reject(rejected, requeue=True) from error
         raise AssertionError("retry() always raises")  # pragma: no cover
 

@@ -77,7 +77,7 @@ class Lifecycle:
         """
         try:
             self._prepare(_pool_name(sender.pool_cls), sender.concurrency)
-        except PoolkitError as error:
+        except Exception as error:
             # Celery logs what a receiver raises, and goes on; only this ends the worker.
             raise SystemExit(f"the worker does not start: {error}") from error
 
@@ -101,7 +101,8 @@ class Lifecycle:
     def _fitted(self, preset: EnginePreset, concurrency: int) -> EnginePreset:
         """Return the preset with a connection for each task, and no statement without end."""
         # psycopg2 waits in C, where the soft limit's signal is not seen: let the server strike.
-        soft_limit = self.settings.task_soft_time_limit * 1000
+        # A little before it, or the signal would be what the task sees when the wait ends.
+        soft_limit = self.settings.task_soft_time_limit * 900
         preset = preset.replace(
             statement_timeout=min(preset.statement_timeout or soft_limit, soft_limit)
         )
@@ -123,6 +124,7 @@ class Lifecycle:
     def on_child_end(self, **kwargs: Any) -> None:
         """Close a prefork child's connections, as long as anything of it still runs."""
         self.database.close()
+        logger.debug("the child's connections are closed")
 
     def on_worker_ready(self, **kwargs: Any) -> None:
         """Say that tasks are being taken: in the log, and by the ready file."""

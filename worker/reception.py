@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 class KeepingConsumer(Consumer):
     """Celery's consumer, which would drop what it cannot decode, and end on a malformed body."""
 
+    connection_errors: tuple[type[Exception], ...]
+
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Send the undecodable message to the dead-letter table, then acknowledge it."""
         bury_unreadable(self.app, message, exc)
@@ -55,7 +57,8 @@ def bury_unreadable(app: Celery, message: Message, error: Any) -> None:
     Raises:
         kombu.exceptions.OperationalError: the broker does not take it.
     """
-    headers = message.headers if isinstance(message.headers, dict) else {}
+    found: Any = message.headers
+    headers = found if isinstance(found, dict) else {}
     app.send_task(
         RECORD_DEAD_LETTER,
         kwargs={

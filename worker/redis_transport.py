@@ -24,7 +24,7 @@ class Channel(redis.Channel):
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             found = error.doc if isinstance(error, json.JSONDecodeError) else error.object
             _drop(found, error)

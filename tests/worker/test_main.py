@@ -1,0 +1,97 @@
+"""`python -m worker` and `celery -A worker.app`."""
+
+import os
+import subprocess
+import sys
+
+from working import ROOT, wait_until
+
+
+def _run(*arguments, environ, text=""):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | environ,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_start_without_a_broker_says_what_is_missing():
+    """Status 2 and one line, not a traceback."""
+    ended = _run("worker", environ={"WORKER_BROKER_URL": ""})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("WORKER_BROKER_URL is not set")
+
+
+def test_start_without_a_database_says_what_is_missing(broker):
+    """The database's settings are checked before any task is taken."""
+    ended = _run("worker", environ={"WORKER_BROKER_URL": broker.url, "DATABASE_URL": ""})
+    assert ended.returncode == 1
+    assert "the worker does not start: set exactly one of DATABASE_URL" in ended.stderr
+
+
+def test_database_that_is_away_stops_the_start_where_asked(broker):
+    """With POOLKIT_FAIL_FAST the worker ends instead of taking tasks that it cannot do."""
+    environ = {
+        "WORKER_BROKER_URL": broker.url,
+        "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x",
+        "POOLKIT_FAIL_FAST": "true",
+    }
+    ended = _run("worker", environ=environ)
+    assert ended.returncode == 1
+    assert "the worker does not start: the database is not available" in ended.stderr
+
+
+def test_greenlet_pools_are_refused(broker):
+    """Celery's own command line cannot choose a pool that psycopg2 would block."""
+    environ = {"WORKER_BROKER_URL": broker.url, "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x"}
+    code = (
+        "from worker.app import app; "
+        "app.Worker(pool='celery.concurrency.gevent:TaskPool', loglevel='INFO')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "the pool 'gevent' does not run here" in ended.stderr
+
+
+def test_enqueue_prints_the_task_s_id(site):
+    """The text comes from standard input; bad input ends with status 2 and its errors."""
+    command = ("worker", "enqueue", "--title", "T", "--id")
+    sent = _run(*command, "d1", environ=site.environ, text="hello")
+    assert sent.returncode == 0
+    refused = _run(*command, "not an id", environ=site.environ, text="hello")
+    assert refused.returncode == 2
+    assert "#/id" in refused.stderr
+    worker = site.start()
+    wait_until(lambda: worker.logged(sent.stdout.strip()), "the task's id in the log")
+    site.wait_for_document("d1")
+
+
+def test_import_connects_to_nothing():
+    """`worker.app` can be imported where neither broker nor database is."""
+    code = (
+        "import socket; socket.socket.connect = None; from worker.app import app; "
+        "print(sorted(n for n in app.tasks if n.startswith('worker.')))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"WORKER_BROKER_URL": "redis://127.0.0.1:1/0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout.strip() == "['worker.ingest_document', 'worker.record_dead_letter']"

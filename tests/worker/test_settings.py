@@ -1,0 +1,66 @@
+"""WORKER_* variables."""
+
+from pathlib import Path
+
+import pytest
+
+from poolkit.errors import ConfigurationError
+from worker.settings import WorkerSettings
+
+REDIS = {"WORKER_BROKER_URL": "redis://:hidden@localhost:6379/0"}
+SQS = {"WORKER_BROKER_URL": "sqs://", "WORKER_QUEUE_URL": "https://sqs.example/1/articles"}
+
+
+def test_defaults_need_only_a_broker():
+    """With a broker's URL alone, everything else has a value that fits the rest."""
+    settings = WorkerSettings.from_environ(REDIS)
+    assert settings.transport == "redis"
+    assert settings.pool == "prefork"
+    assert settings.visibility_timeout > settings.task_time_limit + settings.retry_backoff_max
+
+
+def test_each_variable_is_read_as_its_field_s_type():
+    """Numbers, words and paths arrive as such."""
+    settings = WorkerSettings.from_environ(
+        REDIS
+        | {
+            "WORKER_CONCURRENCY": " 7 ",
+            "WORKER_RETRY_BACKOFF": "0.5",
+            "WORKER_READY_FILE": "/tmp/ready",
+            "WORKER_QUEUE": "other",
+        }
+    )
+    assert (settings.concurrency, settings.retry_backoff) == (7, 0.5)
+    assert (settings.ready_file, settings.queue) == (Path("/tmp/ready"), "other")
+
+
+def test_repr_shows_no_password():
+    """The broker's URL is not in the settings' representation."""
+    assert "hidden" not in repr(WorkerSettings.from_environ(REDIS))
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({}, "WORKER_BROKER_URL is not set"),
+        ({"WORKER_BROKER_URL": "kafka://x"}, "WORKER_BROKER_URL must be one of redis"),
+        (REDIS | {"WORKER_CONCURRENCY": "many"}, "WORKER_CONCURRENCY must be a whole number"),
+        (REDIS | {"WORKER_CONCURRENCY": "0"}, "WORKER_CONCURRENCY must be from 1 to 256"),
+        (REDIS | {"WORKER_RETRY_BACKOFF": "nan"}, "WORKER_RETRY_BACKOFF must be from 0"),
+        (REDIS | {"WORKER_POOL": "gevent"}, "WORKER_POOL must be one of prefork, threads, solo"),
+        (REDIS | {"WORKER_LOG_LEVEL": "loud"}, "WORKER_LOG_LEVEL must be one of DEBUG"),
+        (REDIS | {"WORKER_TASK_SOFT_TIME_LIMIT": "300"}, "must be less than WORKER_TASK_TIME"),
+        (REDIS | {"WORKER_VISIBILITY_TIMEOUT": "360"}, "must exceed WORKER_TASK_TIME_LIMIT"),
+        ({"WORKER_BROKER_URL": "sqs://"}, "WORKER_QUEUE_URL is not set"),
+        (SQS | {"WORKER_VISIBILITY_TIMEOUT": "43201"}, "12 hours"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(environ, words):
+    """A missing, malformed or contradictory value names its variable and what is allowed."""
+    with pytest.raises(ConfigurationError, match=words):
+        WorkerSettings.from_environ(environ)
+
+
+def test_rabbitmq_has_no_visibility_timeout_to_check():
+    """RabbitMQ redelivers when a connection ends, not after a time."""
+    WorkerSettings.from_environ({"WORKER_BROKER_URL": "amqp://x", "WORKER_VISIBILITY_TIMEOUT": "1"})

@@ -1,0 +1,72 @@
+"""The worker on SQS: moto's server speaks its protocol."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from working import Site, open_site, wait_until
+
+
+@pytest.fixture
+def queue_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give a queue on a server of the test's own, found through AWS_ENDPOINT_URL."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    sqs = boto3.client("sqs")
+    yield sqs.create_queue(QueueName="articles")["QueueUrl"]
+    sqs.close()
+    server.stop()
+
+
+@pytest.fixture
+def sqs_site(queue_url: str, migrated_database: Any, tmp_path: Path) -> Iterator[Site]:
+    """Give a site whose broker is SQS."""
+    environ = {
+        "WORKER_BROKER_URL": "sqs://",
+        "WORKER_QUEUE_URL": queue_url,
+        "DATABASE_URL": migrated_database.url(),
+    }
+    with open_site(migrated_database, environ, tmp_path) as site:
+        yield site
+
+
+def test_worker_on_sqs_ingests_and_gives_up_bad_input(sqs_site, queue_url):
+    """Tasks go through a queue named by its URL, and each message is deleted once it is done or recorded."""
+    worker = sqs_site.start()
+    sqs_site.enqueue("by-sqs")
+    sqs_site.wait_for_document("by-sqs")
+    sent = sqs_site.app.send_task("worker.ingest_document", kwargs={"document_id": "x"})
+    assert sqs_site.wait_for_dead_letter()["message_id"] == sent.id
+    sqs = boto3.client("sqs")
+    kinds = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+
+    def is_empty() -> bool:
+        found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=list(kinds))
+        return [found["Attributes"][kind] for kind in kinds] == ["0", "0"]
+
+    wait_until(is_empty, "an empty queue")
+    sqs.close()
+    assert worker.stop() == 0
+    sqs_site.database.wait_for_backends(0, "worker:")
+
+
+def test_sqs_counts_a_receive_as_a_delivery(sqs_site, queue_url):
+    """A message that SQS hands out again is counted before it is worked on, though SQS sets no flag."""
+    sqs_site.enqueue("again")
+    sqs = boto3.client("sqs")
+    (received,) = sqs.receive_message(QueueUrl=queue_url)["Messages"]
+    handle = received["ReceiptHandle"]
+    sqs.change_message_visibility(QueueUrl=queue_url, ReceiptHandle=handle, VisibilityTimeout=0)
+    sqs.close()
+    worker = sqs_site.start()
+    sqs_site.wait_for_document("again", timeout_s=30)
+    wait_until(lambda: worker.logged("WorkerLostError"), "the count of the lost worker")
