@@ -7,11 +7,11 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlencode
 
 from awslambdaric.lambda_context import LambdaContext
+from behaviour.face import Answer, encoded
 
 from lambda_handler.configuration import FunctionSettings
 from lambda_handler.execution_environment import ExecutionEnvironment
@@ -21,32 +21,6 @@ from poolkit.local.lambda_fleet.payload import event
 
 # Powertools' loggers live as long as the process and are known by their service's name.
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer; header names are lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Face(Protocol):
-    """One way into the API."""
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, Any] | str | None = None,
-        body: bytes | Any = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer: ...
 
 
 class LambdaFace:
@@ -70,7 +44,7 @@ class LambdaFace:
         path: str,
         *,
         query: Mapping[str, Any] | str | None = None,
-        body: bytes | Any = None,
+        body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         return answer_of(self.invoke(http_api_event(method, path, query, body, headers)))
@@ -80,15 +54,15 @@ def http_api_event(
     method: str,
     path: str,
     query: Mapping[str, Any] | str | None = None,
-    body: bytes | Any = None,
+    body: Any = None,
     headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Make the event that an HTTP API makes of a request; a body that is not bytes is JSON."""
-    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    raw = encoded(body) or b""
     text = query if isinstance(query, str) else urlencode(query or {}, doseq=True)
     sent = {"host": "abc.execute-api.us-east-1.amazonaws.com", "user-agent": "tests"}
     if body is not None:
-        sent["content-type"] = "application/json"
+        sent["content-type"] = _content_type(raw)
     sent |= {name.lower(): value for name, value in (headers or {}).items()}
     target = f"{path}?{text}" if text else path
     request = Request(
@@ -103,6 +77,16 @@ def http_api_event(
     return json.loads(made)
 
 
+def _content_type(body: bytes) -> str:
+    # What is called JSON is handed over as text, in which API Gateway has replaced what was
+    # not UTF-8 by U+FFFD; what is called binary arrives as it was sent.
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return "application/octet-stream"
+    return "application/json"
+
+
 def answer_of(result: Mapping[str, Any]) -> Answer:
     """Read what the function returned as API Gateway does."""
     headers = {name.lower(): value for name, value in result["headers"].items()}
@@ -115,7 +99,9 @@ def new_context(timeout_s: float = 30.0) -> LambdaContext:
     """Make the very object that the runtime interface client gives to a handler."""
     arn = "arn:aws:lambda:us-east-1:123456789012:function:articles"
     deadline_ms = int((time.time() + timeout_s) * 1000)
-    return LambdaContext(f"8476a536-e9f4-11e8-9739-{next(_numbers):012}", None, None, deadline_ms, arn)
+    return LambdaContext(
+        f"8476a536-e9f4-11e8-9739-{next(_numbers):012}", None, None, deadline_ms, arn
+    )
 
 
 @contextmanager
