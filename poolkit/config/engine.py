@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from poolkit.config.credentials import Credentials, CredentialSource
+    from poolkit.config.presets import EnginePreset
+    from poolkit.config.presets import EnginePreset
     from poolkit.config.settings import Settings
 
 
@@ -33,7 +35,7 @@ def make_engine(settings: Settings, metrics: PoolMetrics | None = None) -> Engin
     Raises:
         ValueError: the target is asynchronous.
     """
-    preset = settings.preset
+    preset = _without_connector(settings, metrics)
     options = _measured_pool(settings, metrics)
     engine = preset.create_engine(
         settings.url, application_name=settings.application_name(), **options
@@ -48,7 +50,7 @@ def make_async_engine(settings: Settings, metrics: PoolMetrics | None = None) ->
     Raises:
         ValueError: the target is synchronous.
     """
-    preset = settings.preset
+    preset = _without_connector(settings, metrics)
     options = _measured_pool(settings, metrics)
     engine = preset.create_async_engine(
         settings.url, application_name=settings.application_name(), **options
@@ -77,6 +79,23 @@ async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
         raise translate(error) or error from error
 
 
+def _without_connector(settings: Settings, metrics: PoolMetrics | None) -> EnginePreset:
+    """Return the preset without its own `do_connect` listener where `_Opener` takes its place.
+
+    The first listener that returns a connection decides, and SQLAlchemy takes no notice of
+    `insert=True` for this event.
+    """
+    if metrics is None and settings.credentials == "url":
+        return settings.preset
+    return settings.preset.replace(retry_connect=False)
+
+
+def _without_connector(preset: EnginePreset) -> EnginePreset:
+    # SQLAlchemy asks do_connect listeners in the order of their registration, whatever
+    # `insert` says, and stops at the first connection: there must be one listener only.
+    return preset.replace(retry_connect=False)
+
+
 def _measured_pool(settings: Settings, metrics: PoolMetrics | None) -> dict[str, Any]:
     if metrics is None:
         return {}
@@ -85,13 +104,9 @@ def _measured_pool(settings: Settings, metrics: PoolMetrics | None) -> dict[str,
 
 
 def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> None:
-    source = source_for(settings)
     if metrics is not None:
         metrics.listen(engine.pool)
-    if metrics is not None or source is not None:
-        # First, and it returns a connection: the preset's own listener is not asked.
-        opener = _Opener(settings, source, metrics)
-        event.listen(engine, "do_connect", opener, insert=True)
+    event.listen(engine, "do_connect", _Opener(settings, source_for(settings), metrics))
 
 
 class _Opener:

@@ -1,0 +1,222 @@
+"""The unit of work, written once for engines and session factories, threads and event loop."""
+
+import asyncio
+import socket
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
+
+from poolkit.config.session import unit_of_work, unit_of_work_async
+from poolkit.errors import DatabaseUnavailable, PoolExhausted, StatementTimeout
+
+KINDS = ("engine", "sessionmaker", "async engine", "async sessionmaker", "async psycopg engine")
+OPTIONS = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.2}
+
+
+class Work:
+    """A unit of work of one kind: `run` gives `execute` to a function and returns its result."""
+
+    def __init__(self, kind: str, database) -> None:
+        self.is_async = kind.startswith("async")
+        driver = "psycopg" if "psycopg" in kind else "asyncpg" if self.is_async else "psycopg2"
+        make = create_async_engine if self.is_async else create_engine
+        self.engine = make(database.url(driver), **OPTIONS)
+        self.pool = getattr(self.engine, "sync_engine", self.engine).pool
+        self.runner = asyncio.Runner()
+        factory = async_sessionmaker if self.is_async else sessionmaker
+        self.source = factory(self.engine) if "sessionmaker" in kind else self.engine
+
+    def run(self, work, then=lambda: None):
+        """Run `work(execute)` in a unit of work, and `then` inside it afterwards."""
+        if self.is_async:
+            return self.runner.run(self._run_async(work, then))
+        with unit_of_work(self.source) as connection:
+            result = work(lambda statement: connection.execute(text(statement)))
+            then()
+            return result
+
+    async def _run_async(self, work, then):
+        async with unit_of_work_async(self.source) as connection:
+            sync = getattr(connection, "sync_session", None) or connection.sync_connection
+            result = await connection.run_sync(
+                lambda _: work(lambda statement: sync.execute(text(statement)))
+            )
+            then()
+            return result
+
+    def scalar(self, statement):
+        return self.run(lambda execute: execute(statement).scalar())
+
+    def close(self) -> None:
+        if self.is_async:
+            self.runner.run(self.engine.dispose())
+        else:
+            self.engine.dispose()
+        self.runner.close()
+
+
+@pytest.fixture(params=KINDS)
+def work(request, database):
+    database.execute("CREATE TABLE t (n int PRIMARY KEY)")
+    database.execute("GRANT ALL ON t TO PUBLIC")
+    work = Work(request.param, database)
+    yield work
+    assert work.pool.checkedout() == 0, "a connection was not given back"
+    work.close()
+
+
+def insert(execute):
+    execute("INSERT INTO t VALUES (1)")
+
+
+def test_success_commits(work, database):
+    """What the block did is there for others once it has ended."""
+    work.run(insert)
+    assert len(database.execute("SELECT * FROM t")) == 1
+    assert work.pool.checkedout() == 0
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("mine"), KeyError("mine"), SystemExit(3), asyncio.CancelledError()]
+)
+def test_any_exception_rolls_back(work, database, error):
+    """Nothing of a failed block stays, the exception is the caller's own."""
+
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        work.run(insert, fail)
+    assert caught.value is error
+    assert work.pool.checkedout() == 0
+    assert database.execute("SELECT * FROM t") == []
+
+
+def test_an_interrupt_rolls_back(work, database):
+    """Ctrl-C inside the block leaves no transaction open."""
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work.run(insert, interrupt)
+    assert work.pool.checkedout() == 0
+    assert database.execute("SELECT * FROM t") == []
+
+
+def test_an_exhausted_pool_is_named(work):
+    """No free connection within pool_timeout is PoolExhausted, which is a TimeoutError."""
+    if work.is_async:
+        with pytest.raises(PoolExhausted) as caught:
+            work.runner.run(_two_at_once_async(work.source))
+    else:
+        with pytest.raises(PoolExhausted) as caught, unit_of_work(work.source) as outer:
+            outer.execute(text("SELECT 1"))
+            work.scalar("SELECT 1")
+    assert isinstance(caught.value, TimeoutError)
+
+
+async def _two_at_once_async(source):
+    async with unit_of_work_async(source) as outer:
+        await outer.execute(text("SELECT 1"))
+        async with unit_of_work_async(source) as inner:
+            await inner.execute(text("SELECT 1"))
+
+
+def test_a_statement_timeout_is_named(work):
+    """SQLSTATE 57014 is StatementTimeout."""
+
+    def slow(execute):
+        execute("SET LOCAL statement_timeout = 50")
+        execute("SELECT pg_sleep(5)")
+
+    with pytest.raises(StatementTimeout):
+        work.run(slow)
+
+
+def test_a_connection_lost_in_the_middle_is_named(work, database):
+    """A backend that is terminated during the work is DatabaseUnavailable."""
+
+    def lose(execute):
+        pid = execute("SELECT pg_backend_pid()").scalar()
+        database.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+        execute("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable):
+        work.run(lose)
+    assert work.scalar("SELECT 1") == 1
+
+
+def test_a_connection_lost_before_the_commit_is_named(work, database):
+    """So is one that is gone when the block ends."""
+
+    def lose(execute):
+        pid = execute("SELECT pg_backend_pid()").scalar()
+        database.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+
+    with pytest.raises(DatabaseUnavailable):
+        work.run(lose)
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [("SELECT no_such_column", ProgrammingError), ("INSERT INTO t VALUES (1), (1)", IntegrityError)],
+)
+def test_other_database_errors_stay(work, statement, error):
+    """A mistake in the work is no failure of the database's."""
+    with pytest.raises(error):
+        work.run(lambda execute: execute(statement))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionRefusedError("another service"), TimeoutError("another"), OSError("a file"),
+     socket.gaierror("another name")],
+)  # fmt: skip
+def test_the_works_own_socket_errors_stay(work, error):
+    """A call to another service that fails inside the block is not taken for the database."""
+
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        work.run(lambda execute: execute("SELECT 1"), fail)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("where", ["refused", "no such host", "wrong password"])
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg", "psycopg async"])
+def test_a_database_that_cannot_be_reached_is_named(database, driver, where):
+    """Refused, not found or not let in: DatabaseUnavailable, a ConnectionError, for any driver."""
+    port = database.server.port
+    url = database.url(driver.split()[0])
+    url = {
+        "refused": url.replace(f":{port}/", ":1/"),
+        "no such host": url.replace("127.0.0.1", "no-such-host.invalid"),
+        "wrong password": url.replace(f":{database.server.password()}@", ":wrong@"),
+    }[where]
+    if driver in ("asyncpg", "psycopg async"):
+        with pytest.raises(DatabaseUnavailable) as caught:
+            asyncio.run(_one_async(url))
+    else:
+        with pytest.raises(DatabaseUnavailable) as caught, unit_of_work(create_engine(url)) as c:
+            c.execute(text("SELECT 1"))
+    assert isinstance(caught.value, ConnectionError)
+
+
+async def _one_async(url):
+    async with unit_of_work_async(create_async_engine(url)) as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+def test_a_mistake_on_sqlite_is_no_unavailable_database():
+    """SQLite calls a missing table an OperationalError, which it is not here."""
+    from sqlalchemy.exc import OperationalError
+
+    engine = create_engine("sqlite://")
+    with pytest.raises(OperationalError), unit_of_work(engine) as connection:
+        connection.execute(text("SELECT * FROM missing"))
+    engine.dispose()
