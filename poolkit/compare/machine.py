@@ -6,9 +6,10 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from poolkit.compare.run_folder import Machine
 
 _PACKAGES = (
     "poolkit",
@@ -23,19 +24,24 @@ _PACKAGES = (
 )
 
 
-def describe(postgresql: str) -> dict[str, Any]:
+def describe(postgresql: str) -> Machine:
     """Return what machine.json says; `postgresql` is the server's version."""
     versions = {"postgresql": postgresql, **{p: v for p in _PACKAGES if (v := _version(p))}}
-    return {
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "os": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "versions": versions,
-    }
+    return Machine(
+        cpu=_cpu(),
+        cores=_cores(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        versions=versions,
+    )
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, which may be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:

@@ -6,28 +6,38 @@ computed here but what the next moment needs.
 
 from __future__ import annotations
 
-import csv
 import json
+import os
 import threading
 import time
 import urllib.request
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from poolkit.activity import ActivitySampler, Backend, Sample
 from poolkit.compare.live_figures import LiveFigures
 from poolkit.compare.load import Load
+from poolkit.compare.run_folder import (
+    ConnectionRow,
+    InvokeRow,
+    ProcessRow,
+    Request,
+    SampleRow,
+    Window,
+)
 from poolkit.errors import LoadFailedError
 from poolkit.local.readiness import end_of, exit_words
 from poolkit.local.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from poolkit.compare.plan import Options, PlannedTarget
     from poolkit.compare.progress import Progress
+    from poolkit.compare.run_folder import RowWriter, TargetFolder
     from poolkit.compare.running import Launcher, Running
     from poolkit.local.processes import Supervised
 
@@ -39,36 +49,30 @@ _LEAVE_S = 5.0
 
 
 @dataclass(kw_only=True)
-class Window:
-    """When things happened, and what the counters said then; window.json.
-
-    `from_`/`to` bound the measuring; `started`/`stopped` the target's whole life.
-    """
+class Marks:
+    """What of a Window is known so far; nothing of it is guessed when a run is cut short."""
 
     started: float = 0.0
     warm_from: float = 0.0
     from_: float = 0.0
     to: float = 0.0
-    stopped: float = 0.0
-    partial: bool = False
-    left_over: int = 0
-    cold_starts: int | None = None
-    warm_invokes: int | None = None
-    throttled: int | None = None
-    execution_environments: int | None = None
-    instances: int = 1
+    counts: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    sessions_before: int | None = None
-    sessions_from: int | None = None
-    sessions_to: int | None = None
-    sessions_after: int | None = None
-    pool_opened: int | None = None
-    pool_closed: int | None = None
 
-    def write(self, folder: Path) -> None:
-        """Write window.json."""
-        content = {key.rstrip("_"): value for key, value in asdict(self).items()}
-        (folder / "window.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    def window(self, *, partial: bool, instances: int) -> Window:
+        """Return the window as of now."""
+        now = time.time()
+        return Window(
+            started=self.started or now,
+            warm_from=self.warm_from or now,
+            from_=min(self.from_ or now, now),
+            to=min(self.to or now, now),
+            stopped=now,
+            partial=partial,
+            instances=instances,
+            warnings=tuple(self.warnings),
+            **self.counts,
+        )
 
 
 class Measurement:
@@ -78,17 +82,17 @@ class Measurement:
         planned: the target and its limits.
         options: load and duration.
         launcher: starts it.
-        folder: where its rows go; it exists.
+        folder: where its rows go.
     """
 
     def __init__(
-        self, planned: PlannedTarget, options: Options, launcher: Launcher, folder: Path
+        self, planned: PlannedTarget, options: Options, launcher: Launcher, folder: TargetFolder
     ) -> None:
         self.planned = planned
         self.options = options
         self.launcher = launcher
         self.folder = folder
-        self.window = Window(instances=planned.instances_max)
+        self.marks = Marks()
         self._load_pid: int | None = None
 
     def run(self, progress: Progress) -> Window:
@@ -99,65 +103,62 @@ class Measurement:
             LoadFailedError: Locust ended by itself.
             DatabaseUnavailable, MonitoringNotAllowed: the server cannot be watched.
         """
+        partial = True
         try:
             with self._sampling() as sampler:
                 self._run(sampler, progress)
-        except BaseException:
-            self.window.partial = True
-            raise
+            partial = False
         finally:
-            self.window.write(self.folder)
-        return self.window
+            window = self.marks.window(partial=partial, instances=self.planned.instances_max)
+            self.folder.write_window(window)
+        return window
 
     def _run(self, sampler: ActivitySampler, progress: Progress) -> None:
-        window = self.window
-        supervisor = self.launcher.supervisor
-        window.sessions_before = sampler.settled_sessions(still_s=0.2)
-        window.started = time.time()
+        marks = self.marks
+        marks.counts["sessions_before"] = sampler.settled_sessions(still_s=0.2)
+        marks.started = time.time()
         running = self.launcher.start(self.planned.target, self.planned.instances_max)
         try:
             with self._measuring_usage(running):
                 self._load(running, sampler, progress)
             progress.stage("stopping")
-            window.sessions_after = sampler.settled_sessions(still_s=0.2)
+            marks.counts["sessions_after"] = sampler.settled_sessions(still_s=0.2)
             self._ask_the_fleet(running)
         finally:
-            supervisor.stop(self.planned.target.name)
-            window.stopped = time.time()
-        window.left_over = sampler.wait_until_no_backends(
+            self.launcher.supervisor.stop(self.planned.target.name)
+        marks.counts["left_over"] = sampler.wait_until_no_backends(
             f"{self.planned.preset.target}:", timeout_s=_LEAVE_S
         )
-        window.warnings += [f"no samples: {gap.reason}" for gap in sampler.gaps]
+        marks.warnings += [f"no samples: {gap.reason}" for gap in sampler.gaps]
 
     # -- the load ---------------------------------------------------------------------------
 
     def _load(self, running: Running, sampler: ActivitySampler, progress: Progress) -> None:
         load = self._load_of(running)
         live = LiveFigures(load.requests)
-        window, options = self.window, self.options
+        marks, options = self.marks, self.options
         environ = {**self.launcher.environ(self.planned.target), **load.environ}
         # The load generator is no instance of the target.
         environ.pop("POOLKIT_TARGET")
-        window.warm_from = time.time()
+        marks.warm_from = time.time()
         started = self.launcher.supervisor.start(
             "load", load.command, environ=environ, cwd=self.launcher.root
         )
         self._load_pid = started.pid
         try:
             begun = self._wait_for_load(live)
-            window.from_ = begun + options.warm_up_s
-            window.to = window.from_ + options.duration_s
+            marks.from_ = begun + options.warm_up_s
+            marks.to = marks.from_ + options.duration_s
             progress.stage("warming up")
-            self._watch(window.from_, begun, sampler, live, progress)
-            window.sessions_from = _sessions(sampler)
+            self._watch(marks.from_, begun, sampler, live, progress)
+            marks.counts["sessions_from"] = _sessions(sampler)
             before = self._pool_events(running)
             progress.stage("measuring")
-            self._watch(window.to, window.from_, sampler, live, progress)
+            self._watch(marks.to, marks.from_, sampler, live, progress)
             self._count_window(running, sampler, before)
             progress.stage("draining")
             self._drain(started)
         finally:
-            window.to = min(window.to, time.time())
             self.launcher.supervisor.stop("load")
 
     def _load_of(self, running: Running) -> Load:
@@ -169,7 +170,7 @@ class Measurement:
             rate_per_user=options.rate_per_user,
             warm_up_s=options.warm_up_s,
             duration_s=options.duration_s,
-            requests=self.folder / "requests.csv",
+            requests=self.folder.path / Request.FILE,
         )
 
     def _wait_for_load(self, live: LiveFigures) -> float:
@@ -216,11 +217,12 @@ class Measurement:
     def _count_window(
         self, running: Running, sampler: ActivitySampler, before: tuple[int, int] | None
     ) -> None:
-        self.window.sessions_to = _sessions(sampler)
+        counts = self.marks.counts
+        counts["sessions_to"] = _sessions(sampler)
         after = self._pool_events(running)
         if before is not None and after is not None:
-            self.window.pool_opened = after[0] - before[0]
-            self.window.pool_closed = after[1] - before[1]
+            counts["pool_opened"] = after[0] - before[0]
+            counts["pool_closed"] = after[1] - before[1]
 
     def _pool_events(self, running: Running) -> tuple[int, int] | None:
         """Return the connections that the pool has opened and closed, if the target says."""
@@ -234,32 +236,44 @@ class Measurement:
         if running.target.kind != "lambda":
             return
         stats = json.loads(_get(f"{running.url}/_fleet/stats"))
-        self.window.cold_starts = stats["execution_environments_started"]
-        self.window.warm_invokes = stats["warm"]
-        self.window.throttled = stats["throttled"]
-        self.window.execution_environments = stats["execution_environments_started"]
+        self.marks.counts |= {
+            # Each was a new process, whether a request waited for it or not.
+            "cold_starts": stats["execution_environments_started"],
+            "warm_invokes": stats["warm"],
+            "throttled": stats["throttled"],
+            "execution_environments": stats["execution_environments_started"],
+        }
+        invokes = self.folder.path / InvokeRow.FILE
+        invokes.write_bytes(_get(f"{running.url}/_fleet/invokes.csv"))
 
     @contextmanager
     def _sampling(self) -> Iterator[ActivitySampler]:
-        with ExitStack() as files:
-            connections = files.enter_context(_rows(self.folder / "connections.csv", _CONNECTIONS))
-            samples = files.enter_context(_rows(self.folder / "samples.csv", _SAMPLES))
+        url, interval_s = self.launcher.stack.monitor_url, self.options.interval_s
+        with (
+            self.folder.writer(ConnectionRow) as connections,
+            self.folder.writer(SampleRow) as samples,
+        ):
 
             def keep(sample: Sample) -> None:
                 backends = _of_target(sample)
-                samples.writerow(
-                    (f"{sample.time:.3f}", len(backends), sample.sessions, sample.xacts)
+                samples.write(
+                    SampleRow(
+                        time=sample.time,
+                        backends=len(backends),
+                        sessions=sample.sessions,
+                        xacts=sample.xacts,
+                    )
                 )
-                connections.writerows(_connection_row(sample.time, b) for b in backends)
+                for backend in backends:
+                    connections.write(_connection_row(sample.time, backend))
 
-            url = self.launcher.stack.monitor_url
-            with ActivitySampler(url, interval_s=self.options.interval_s, sink=keep) as sampler:
+            with ActivitySampler(url, interval_s=interval_s, sink=keep) as sampler:
                 yield sampler
 
     @contextmanager
     def _measuring_usage(self, running: Running) -> Iterator[None]:
         ended = threading.Event()
-        with _rows(self.folder / "processes.csv", _PROCESSES) as rows:
+        with self.folder.writer(ProcessRow) as rows:
             thread = threading.Thread(
                 target=self._measure_usage, args=(running, rows, ended), name="usage", daemon=True
             )
@@ -270,33 +284,21 @@ class Measurement:
                 ended.set()
                 thread.join()
 
-    def _measure_usage(self, running: Running, rows: Any, ended: threading.Event) -> None:
+    def _measure_usage(
+        self, running: Running, rows: RowWriter[ProcessRow], ended: threading.Event
+    ) -> None:
+        own = os.getpid()
         while not ended.wait(USAGE_EVERY_S):
             now = time.time()
             for role, pid in self._pids(running).items():
-                used = Usage.of_tree(pid)
-                cpu_s, rss_mb = f"{used.cpu_s:.3f}", f"{used.rss_bytes / 1e6:.1f}"
-                rows.writerow((f"{now:.3f}", role, used.processes, cpu_s, rss_mb))
-            cpu = time.process_time()
-            rows.writerow((f"{now:.3f}", "sampler", 1, f"{cpu:.3f}", "0.0"))
+                rows.write(_process_row(now, role, Usage.of_tree(pid)))
+            # Alone: everything that runs is this process's descendant.
+            used = Usage(processes=1, rss_bytes=_rss(own), cpu_s=time.process_time())
+            rows.write(_process_row(now, "sampler", used))
 
     def _pids(self, running: Running) -> dict[str, int]:
         pids = {"target": running.process.pid, **self.launcher.stack.pids}
         return pids if self._load_pid is None else {**pids, "load": self._load_pid}
-
-
-_CONNECTIONS = ("time", "target", "instance", "pid", "state", "age_s", "state_age_s", "wait_event")
-_SAMPLES = ("time", "backends", "sessions", "xacts")
-_PROCESSES = ("time", "role", "processes", "cpu_s", "rss_mb")
-
-
-@contextmanager
-def _rows(path: Path, header: tuple[str, ...]) -> Iterator[Any]:
-    file: TextIO
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(header)
-        yield rows
 
 
 def _of_target(sample: Sample) -> tuple[Backend, ...]:
@@ -304,17 +306,22 @@ def _of_target(sample: Sample) -> tuple[Backend, ...]:
     return tuple(b for b in sample.backends if b.target != "loadtest")
 
 
-def _connection_row(moment: float, backend: Backend) -> tuple[Any, ...]:
-    return (
-        f"{moment:.3f}",
-        backend.target,
-        backend.instance,
-        backend.pid,
-        backend.state,
-        f"{backend.age_s:.3f}",
-        f"{backend.state_age_s:.3f}",
-        backend.wait_event,
+def _connection_row(moment: float, backend: Backend) -> ConnectionRow:
+    return ConnectionRow(time=moment, **asdict(backend))
+
+
+def _process_row(moment: float, role: str, used: Usage) -> ProcessRow:
+    return ProcessRow(
+        time=moment,
+        role=role,
+        processes=used.processes,
+        cpu_s=used.cpu_s,
+        rss_mb=used.rss_bytes / 1e6,
     )
+
+
+def _rss(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss)
 
 
 def _sessions(sampler: ActivitySampler) -> int | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
+from poolkit.compare import run_folder
+from poolkit.compare.run_folder import Absent
 from poolkit.config.presets import preset
 from poolkit.errors import ConfigurationError
 from poolkit.local.pgbouncer import find_pgbouncer
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from poolkit.compare.targets import Target
     from poolkit.config.presets import EnginePreset
 
-SCHEMA = 1
 # Kept free for the sampler, an operator, and whoever asks whether the server is there.
 SPARE_CONNECTIONS = 3
 
@@ -46,10 +47,6 @@ class Options:
         _within("--warm-up", self.warm_up_s, 1, 3_600)
         _within("--max-connections", self.max_connections, 10, 10_000)
 
-    def quick(self) -> Options:
-        """Return the same with a short run of each target."""
-        return replace(self, duration_s=6.0, warm_up_s=4.0)
-
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
@@ -66,18 +63,18 @@ class PlannedTarget:
     ceiling: int
     ceiling_reason: str
 
-    def as_json(self) -> dict[str, Any]:
+    def record(self) -> run_folder.PlannedTarget:
         """Return it as plan.json has it."""
-        return {
-            "name": self.target.name,
-            "kind": self.target.kind,
-            "preset": self.preset.target,
-            "locustfile": self.target.locustfile,
-            "preset_fields": asdict(self.preset),
-            "ceiling": self.ceiling,
-            "ceiling_reason": self.ceiling_reason,
-            "instances_max": self.instances_max,
-        }
+        return run_folder.PlannedTarget(
+            name=self.target.name,
+            kind=self.target.kind,
+            preset=self.preset.target,
+            locustfile=self.target.locustfile,
+            preset_fields=asdict(self.preset),
+            ceiling=self.ceiling,
+            ceiling_reason=self.ceiling_reason,
+            instances_max=self.instances_max,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,24 +91,23 @@ class Plan:
         """How long the load will run in all; starts, stops and the report come on top."""
         return len(self.targets) * (self.options.warm_up_s + self.options.duration_s)
 
-    def as_json(self) -> dict[str, Any]:
+    def record(self) -> run_folder.Plan:
         """Return it as plan.json has it."""
         options = self.options
-        return {
-            "schema": SCHEMA,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "command": options.command,
-            "environment": options.environment,
-            "users": options.users,
-            "rate_per_user": options.rate_per_user,
-            "offered_per_s": options.users * options.rate_per_user,
-            "duration_s": options.duration_s,
-            "warm_up_s": options.warm_up_s,
-            "max_connections": options.max_connections,
-            "interval_s": options.interval_s,
-            "targets": [planned.as_json() for planned in self.targets],
-            "absent": [{"name": name, "reason": reason} for name, reason in self.absent],
-        }
+        return run_folder.Plan(
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            command=options.command,
+            environment=options.environment,
+            users=options.users,
+            rate_per_user=options.rate_per_user,
+            offered_per_s=options.users * options.rate_per_user,
+            duration_s=options.duration_s,
+            warm_up_s=options.warm_up_s,
+            max_connections=options.max_connections,
+            interval_s=options.interval_s,
+            targets=tuple(planned.record() for planned in self.targets),
+            absent=tuple(Absent(name=name, reason=reason) for name, reason in self.absent),
+        )
 
 
 def make_plan(targets: Sequence[Target], options: Options) -> Plan:

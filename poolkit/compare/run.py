@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from poolkit.activity import ActivityConnection
 from poolkit.compare.load import check_locustfiles
 from poolkit.compare.machine import describe
 from poolkit.compare.measure import Measurement
 from poolkit.compare.plan import make_plan
+from poolkit.compare.run_folder import RunFolder
 from poolkit.compare.running import Launcher
 from poolkit.compare.targets import choose, targets_of
 from poolkit.config.settings import Settings
@@ -24,9 +24,9 @@ from poolkit.migrations import Migrations
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from poolkit.compare.measure import Window
     from poolkit.compare.plan import Options, Plan, PlannedTarget
     from poolkit.compare.progress import Progress
+    from poolkit.compare.run_folder import Window
     from poolkit.project import Project
 
 STATE = ".poolkit"
@@ -64,18 +64,18 @@ def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
     Raises:
         PoolkitError: a part of the stack or a target did not do its work.
     """
-    folder = _make_folder(project, plan)
-    _write(folder / "plan.json", plan.as_json())
+    folder = RunFolder(_make_folder(project, plan))
+    folder.write_plan(plan.record())
     try:
         with ExitStack() as parts:
             launcher = _start(parts, project, plan, folder, progress)
             for number, planned in enumerate(plan.targets, start=1):
                 progress.target(planned.target.name, number, len(plan.targets))
                 window = _measure(planned, plan, launcher, folder, progress)
-                progress.finished(planned.target.name, _summary(window, folder, planned))
+                progress.finished(planned.target.name, _summary(window))
     except KeyboardInterrupt:
-        return Outcome(folder=folder, interrupted=True)
-    return Outcome(folder=folder, interrupted=False)
+        return Outcome(folder=folder.path, interrupted=True)
+    return Outcome(folder=folder.path, interrupted=False)
 
 
 def _make_folder(project: Project, plan: Plan) -> Path:
@@ -93,10 +93,10 @@ def _make_folder(project: Project, plan: Plan) -> Path:
 
 
 def _start(
-    parts: ExitStack, project: Project, plan: Plan, folder: Path, progress: Progress
+    parts: ExitStack, project: Project, plan: Plan, folder: RunFolder, progress: Progress
 ) -> Launcher:
     options = plan.options
-    logs = folder / "log"
+    logs = folder.path / "log"
     supervisor = parts.enter_context(Supervisor(logs))
     progress.stage("starting PostgreSQL")
     needs = StackNeeds(
@@ -108,7 +108,7 @@ def _start(
     stack = parts.enter_context(EmbeddedStack(project.root / STATE, needs))
     with ActivityConnection(stack.monitor_url) as activity:
         limits = activity.connect()
-    _write(folder / "machine.json", describe(limits.version))
+    folder.write_machine(describe(limits.version))
     progress.stage("preparing the schema")
     _prepare_schema(project, stack)
     return Launcher(
@@ -137,18 +137,13 @@ def _prepare_schema(project: Project, stack: EmbeddedStack) -> None:
 
 
 def _measure(
-    planned: PlannedTarget, plan: Plan, launcher: Launcher, folder: Path, progress: Progress
+    planned: PlannedTarget, plan: Plan, launcher: Launcher, folder: RunFolder, progress: Progress
 ) -> Window:
-    own = folder / "targets" / planned.target.name
-    own.mkdir(parents=True)
+    own = folder.target(planned.target.name)
     return Measurement(planned, plan.options, launcher, own).run(progress)
 
 
-def _summary(window: Window, folder: Path, planned: PlannedTarget) -> str:
+def _summary(window: Window) -> str:
     opened = (window.sessions_to or 0) - (window.sessions_from or 0)
-    starts = f", {window.cold_starts} cold starts" if window.cold_starts is not None else ""
+    starts = "" if window.cold_starts is None else f", {window.cold_starts} cold starts"
     return f"{opened} connections opened in {window.to - window.from_:.0f} s{starts}"
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
