@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from poolkit.config.credentials import Credentials, CredentialSource
     from poolkit.config.presets import EnginePreset
-    from poolkit.config.presets import EnginePreset
     from poolkit.config.settings import Settings
 
 
@@ -35,7 +34,7 @@ def make_engine(settings: Settings, metrics: PoolMetrics | None = None) -> Engin
     Raises:
         ValueError: the target is asynchronous.
     """
-    preset = _without_connector(settings, metrics)
+    preset = _without_connector(settings.preset)
     options = _measured_pool(settings, metrics)
     engine = preset.create_engine(
         settings.url, application_name=settings.application_name(), **options
@@ -50,7 +49,7 @@ def make_async_engine(settings: Settings, metrics: PoolMetrics | None = None) ->
     Raises:
         ValueError: the target is synchronous.
     """
-    preset = _without_connector(settings, metrics)
+    preset = _without_connector(settings.preset)
     options = _measured_pool(settings, metrics)
     engine = preset.create_async_engine(
         settings.url, application_name=settings.application_name(), **options
@@ -79,20 +78,12 @@ async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
         raise translate(error) or error from error
 
 
-def _without_connector(settings: Settings, metrics: PoolMetrics | None) -> EnginePreset:
-    """Return the preset without its own `do_connect` listener where `_Opener` takes its place.
+def _without_connector(preset: EnginePreset) -> EnginePreset:
+    """Return the preset without its own `do_connect` listener: `_Opener` takes its place.
 
     The first listener that returns a connection decides, and SQLAlchemy takes no notice of
     `insert=True` for this event.
     """
-    if metrics is None and settings.credentials == "url":
-        return settings.preset
-    return settings.preset.replace(retry_connect=False)
-
-
-def _without_connector(preset: EnginePreset) -> EnginePreset:
-    # SQLAlchemy asks do_connect listeners in the order of their registration, whatever
-    # `insert` says, and stops at the first connection: there must be one listener only.
     return preset.replace(retry_connect=False)
 
 
