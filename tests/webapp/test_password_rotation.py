@@ -1,0 +1,124 @@
+"""A password that is rotated while requests come: no request fails."""
+
+import json
+import secrets
+import threading
+import time
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from psycopg2 import sql
+
+from poolkit.local.postgres import APP_ROLE
+
+AWS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+}
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    """Give the address of a Secrets Manager."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+class RotatedRole:
+    """A role whose password is rotated as AWS does it: pending, set, current."""
+
+    def __init__(self, endpoint, database):
+        self.name = f"rotated_{secrets.token_hex(4)}"
+        self._database = database
+        self._secrets = boto3.client(
+            "secretsmanager",
+            endpoint_url=endpoint,
+            region_name=AWS["AWS_DEFAULT_REGION"],
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )
+        password = secrets.token_hex(16)
+        self._execute("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}", password, APP_ROLE)
+        created = self._secrets.create_secret(Name=self.name, SecretString=self._json(password))
+        self.arn, self._version = created["ARN"], created["VersionId"]
+
+    def rotate(self):
+        password = secrets.token_hex(16)
+        version = self._secrets.put_secret_value(
+            SecretId=self.arn, SecretString=self._json(password), VersionStages=["AWSPENDING"]
+        )["VersionId"]
+        self._execute("ALTER ROLE {} PASSWORD {}", password)
+        time.sleep(0.2)  # the time between "set" and "finish", when AWSCURRENT is out of date
+        self._secrets.update_secret_version_stage(
+            SecretId=self.arn,
+            VersionStage="AWSCURRENT",
+            MoveToVersionId=version,
+            RemoveFromVersionId=self._version,
+        )
+        self._version = version
+
+    def drop(self):
+        self._execute("DROP ROLE {}")
+
+    def close(self):
+        self._secrets.close()
+
+    def _json(self, password):
+        return json.dumps({"username": self.name, "password": password})
+
+    def _execute(self, statement, password=None, member_of=None):
+        parts = [sql.Identifier(self.name)]
+        parts += [sql.Literal(password)] if password else []
+        parts += [sql.Identifier(member_of)] if member_of else []
+        self._database.execute(sql.SQL(statement).format(*parts))
+
+
+@pytest.fixture
+def role(endpoint, migrated_database):
+    rotated = RotatedRole(endpoint, migrated_database)
+    yield rotated
+    rotated.drop()
+    rotated.close()
+
+
+def test_a_rotation_during_traffic_fails_no_request(serve, endpoint, role, migrated_database):
+    """While every request logs in anew, the password changes three times: all answer 200."""
+    server = migrated_database.server
+    variables = {
+        **AWS,
+        "AWS_ENDPOINT_URL": endpoint,
+        "DATABASE_SECRET_ARN": role.arn,
+        "DATABASE_HOST": server.host,
+        "DATABASE_PORT": str(server.port),
+        "DATABASE_NAME": migrated_database.name,
+        "DATABASE_SSLMODE": "disable",
+        "POOLKIT_POOL_RECYCLE": "0",  # each checkout replaces its connection: a new login
+    }
+    statuses, done = [], threading.Event()
+    with serve("", **variables) as served:
+
+        def traffic():
+            while not done.is_set():
+                statuses.append(served.get("/articles"))
+
+        clients = [threading.Thread(target=traffic) for _ in range(4)]
+        for client in clients:
+            client.start()
+        try:
+            for _ in range(3):
+                role.rotate()
+                before = len(statuses)
+                while len(statuses) < before + 20 and any(c.is_alive() for c in clients):
+                    time.sleep(0.01)
+        finally:
+            done.set()
+            for client in clients:
+                client.join()
+        assert served.metric("opened_total") >= len(statuses)
+        assert served.metric("connect_failures_total") == 0
+    assert set(statuses) == {200}

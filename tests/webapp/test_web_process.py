@@ -1,0 +1,230 @@
+"""The web services as processes, over real HTTP: what may fail, and what must not."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+ARTICLE = {"title": "Title", "body": ""}
+SMALL = {"POOLKIT_POOL_SIZE": "1", "POOLKIT_MAX_OVERFLOW": "0", "POOLKIT_POOL_TIMEOUT": "0.5"}
+
+
+def wait_for_lock(database, count=1):
+    """Wait until so many backends wait for a lock."""
+    deadline = time.monotonic() + 10
+    while sum(b["wait_event_type"] == "Lock" for b in database.backends()) < count:
+        assert time.monotonic() < deadline, "nobody waits for a lock"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def locked(migrated_database):
+    """Give a cursor whose transaction holds a lock on every article."""
+    with migrated_database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO articles (title, body) VALUES ('x', '')")
+        cursor.execute("BEGIN; SELECT * FROM articles FOR UPDATE")
+        yield cursor
+
+
+def update():
+    return "PATCH", "/articles/1", {"version": 1, "title": "new"}
+
+
+def test_an_exhausted_pool_is_503_at_once_for_readiness_and_after_pool_timeout_for_work(
+    serve, migrated_database, locked
+):
+    """With every connection in use: 503 with Retry-After, counted; healthz still answers."""
+    with serve(migrated_database.url(driver=""), **SMALL) as served:
+        blocked = served.start(*update())
+        wait_for_lock(migrated_database)
+        began = time.monotonic()
+        assert served.get("/readyz") == 503
+        assert time.monotonic() - began < 0.5
+        waiting = served.start("GET", "/articles/1")
+        while served.metric("waiting") < 1:
+            assert time.monotonic() - began < 10, "nobody waits"
+        status, headers, body = waiting.answer()
+        assert (status, headers["Retry-After"]) == (503, "1"), body
+        assert headers.get_content_type() == "application/problem+json"
+        assert served.metric("checkout_timeouts_total") == 1
+        assert served.metric("waiting") == 0
+        assert served.metric("checked_out") == 1
+        assert served.get("/healthz") == 200
+        locked.execute("ROLLBACK")
+        assert blocked.answer()[0] == 200
+        assert served.get("/readyz") == 200
+
+
+def test_the_wait_for_a_connection_is_one_checkout(serve, migrated_database, locked):
+    """A request that waits and then gets its connection counts once, with its whole wait."""
+    patient = {**SMALL, "POOLKIT_POOL_TIMEOUT": "20"}
+    with serve(migrated_database.url(driver=""), **patient) as served:
+        blocked = served.start(*update())
+        wait_for_lock(migrated_database)
+        before = served.metric("checkout_wait_seconds_sum")
+        waiting = served.start("GET", "/articles/1")
+        began = time.monotonic()
+        while served.metric("waiting") < 1:
+            assert time.monotonic() - began < 10, "nobody waits"
+        seen = time.monotonic()
+        time.sleep(0.2)  # the very time that is to be measured
+        held = time.monotonic() - seen
+        locked.execute("ROLLBACK")
+        assert (blocked.answer()[0], waiting.answer()[0]) == (200, 200)
+        assert served.metric("checkouts_total") == 2
+        assert served.metric("checkout_wait_seconds_sum") - before >= held
+
+
+def test_a_server_that_stands_still_is_503_and_gives_its_connection_up(serve, migrated_database):
+    """A stopped backend keeps no statement_timeout; the request ends all the same."""
+    url = migrated_database.url(driver="")
+    limits = {
+        **SMALL,
+        "POOLKIT_CONNECT_TIMEOUT": "1",
+        "POOLKIT_STATEMENT_TIMEOUT": "500",
+        "POOLKIT_PING_AFTER_IDLE": "60",
+    }
+    with serve(url, **limits) as served:
+        assert served.request("POST", "/articles", ARTICLE)[0] == 201
+        (backend,) = migrated_database.backends()
+        os.kill(backend["pid"], signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            status, headers, body = served.request("GET", "/articles/1")
+            assert (status, headers["Retry-After"]) == (503, "5"), body
+            assert time.monotonic() - began < 8
+            # The one connection of this pool is free for a backend that does answer.
+            deadline = time.monotonic() + 8
+            while served.get("/articles/1") != 200:
+                assert time.monotonic() < deadline, "the pool did not recover"
+        finally:
+            os.kill(backend["pid"], signal.SIGCONT)
+
+
+def test_a_shutdown_does_not_wait_for_a_server_that_stands_still(serve, migrated_database):
+    """SIGTERM ends the process though a backend that it waits for is stopped."""
+    limits = {"POOLKIT_CONNECT_TIMEOUT": "1", "WEBAPP_GRACEFUL_TIMEOUT": "1"}
+    with serve(migrated_database.url(driver=""), **limits) as served:
+        assert served.request("POST", "/articles", ARTICLE)[0] == 201
+        (backend,) = migrated_database.backends()
+        os.kill(backend["pid"], signal.SIGSTOP)
+        try:
+            stuck = served.start("GET", "/articles/1")
+            deadline = time.monotonic() + 5
+            while served.metric("checked_out") + served.metric("waiting") < 1:
+                assert time.monotonic() < deadline
+            assert served.terminate(timeout_s=15) == 0
+        finally:
+            os.kill(backend["pid"], signal.SIGCONT)
+        stuck.ended()
+
+
+def test_a_shutdown_drains_what_is_in_flight(serve, migrated_database, locked):
+    """After SIGTERM a request that waits for a lock is answered; then no backend is left."""
+    with serve(migrated_database.url(driver="")) as served:
+        blocked = served.start(*update())
+        wait_for_lock(migrated_database)
+        served.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while _accepts(served):
+            assert time.monotonic() < deadline, "it still takes connections"
+        locked.execute("ROLLBACK")
+        assert blocked.answer()[0] == 200
+        assert served.process.wait(20) == 0
+        migrated_database.wait_for_backends(0, f"{served.target}:")
+
+
+def _accepts(served):
+    host, port = served.address.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:  # refused, or reset because the listening socket was closed meanwhile
+        return False
+    return True
+
+
+def test_a_killed_process_leaves_no_backend(serve, migrated_database):
+    """After SIGKILL the server finds the sockets closed, and ends its backends."""
+    with serve(migrated_database.url(driver="")) as served:
+        assert served.get("/articles") == 200
+        migrated_database.wait_for_backends(1, f"{served.target}:")
+        served.process.kill()
+        served.process.wait()
+        migrated_database.wait_for_backends(0, f"{served.target}:")
+
+
+def test_backends_killed_during_traffic_between_requests_fail_none(serve, migrated_database):
+    """Terminated between requests again and again, over many connections: no failure."""
+    with serve(migrated_database.url(driver="")) as served:
+        for _ in range(10):
+            burst = [served.start("GET", "/articles") for _ in range(4)]
+            assert [started.answer()[0] for started in burst] == [200] * 4
+            migrated_database.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert served.metric("opened_total") >= 10
+
+
+def test_two_processes_serve_one_address_with_a_pool_each(serve, migrated_database):
+    """--processes says what it multiplies, serves, and ends with status 0."""
+    with serve(migrated_database.url(driver=""), "--processes", "2") as served:
+        deadline = time.monotonic() + 20
+        while not _answers(served):
+            assert time.monotonic() < deadline, "no process answers"
+            time.sleep(0.05)
+        assert served.terminate() == 0
+        migrated_database.wait_for_backends(0, f"{served.target}:")
+
+
+def _answers(served):
+    try:
+        return served.get("/articles") == 200
+    except OSError:
+        return False
+
+
+def failed_start(target, environ):
+    command = [sys.executable, "-m", "webapp", "--port", "0"]
+    command += ["--async"] if target == "web_async" else []
+    return subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_a_wrong_setting_is_one_line(target):
+    """A wrong value ends the start with status 2 and one line that names the variable."""
+    environ = {"PATH": os.environ["PATH"], "DATABASE_URL": "sqlite+x:///", "POOLKIT_PORT": "1"}
+    ended = failed_start(target, environ)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("webapp: DATABASE_URL: ")
+
+
+def test_a_start_without_a_database_is_one_line_when_it_is_to_fail_fast(target):
+    """fail_fast ends the start with a line that says what is missing, and no traceback."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x",
+        "POOLKIT_FAIL_FAST": "true",
+        "POOLKIT_CONNECT_TIMEOUT": "1",
+    }
+    ended = failed_start(target, environ)
+    assert ended.returncode == 3
+    assert "cannot start: the database " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_start_without_a_database_serves_health_and_says_it_is_not_ready(serve):
+    """Without fail_fast the process starts, is healthy, and not ready within seconds."""
+    url = "postgresql://u:p@127.0.0.1:1/x"
+    with serve(url, POOLKIT_CONNECT_TIMEOUT="1") as served:
+        assert served.get("/healthz") == 200
+        began = time.monotonic()
+        assert served.get("/readyz") == 503
+        assert time.monotonic() - began < 5
+        assert served.metric("connect_failures_total") > 0
