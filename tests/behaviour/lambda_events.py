@@ -1,0 +1,210 @@
+"""Events as AWS documents them, of each service that can invoke the HTTP function."""
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote_plus, urlencode
+
+Query = Sequence[tuple[str, str]]
+Event = dict[str, Any]
+
+HTTP_API_REQUEST_ID = "JKJaXmPLvHcESHA="
+REST_API_REQUEST_ID = "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"
+FUNCTION_URL_REQUEST_ID = "e1506fd5-9e7b-434f-bd42-4f8fa224b599"
+TRACE_ID = "Root=1-5c536348-3d683b8b04734faae651f476"
+
+
+def _body(body: bytes | None, *, binary: bool) -> dict[str, Any]:
+    if body is None:
+        return {"isBase64Encoded": False}
+    if binary:
+        return {"body": base64.b64encode(body).decode(), "isBase64Encoded": True}
+    return {"body": body.decode(), "isBase64Encoded": False}
+
+
+def _joined(query: Query) -> dict[str, str]:
+    joined: dict[str, str] = {}
+    for name, value in query:
+        joined[name] = f"{joined[name]},{value}" if name in joined else value
+    return joined
+
+
+def _several(query: Query) -> dict[str, list[str]]:
+    several: dict[str, list[str]] = {}
+    for name, value in query:
+        several.setdefault(name, []).append(value)
+    return several
+
+
+def http_api(
+    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
+) -> Event:
+    """API Gateway Developer Guide, "AWS Lambda proxy integrations for HTTP APIs", format 2.0."""
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": urlencode(query),
+        "cookies": ["cookie1", "cookie2"],
+        "headers": {"accept": "*/*", "content-type": "application/json", "header2": "a,b"},
+        **({"queryStringParameters": _joined(query)} if query else {}),
+        "requestContext": {
+            "accountId": "123456789012",
+            "apiId": "api-id",
+            "authentication": None,
+            "domainName": "id.execute-api.us-east-1.amazonaws.com",
+            "domainPrefix": "id",
+            "http": {
+                "method": method,
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": "192.0.2.1",
+                "userAgent": "agent",
+            },
+            "requestId": HTTP_API_REQUEST_ID,
+            "routeKey": "$default",
+            "stage": "$default",
+            "time": "12/Mar/2020:19:03:58 +0000",
+            "timeEpoch": 1583348638390,
+        },
+        "stageVariables": {"stageVariable1": "value1"},
+        **_body(body, binary=binary),
+    }
+
+
+def function_url(
+    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
+) -> Event:
+    """AWS Lambda Developer Guide, "Invoking Lambda function URLs", request payload."""
+    event = http_api(method, path, query, body, binary=binary)
+    event["requestContext"] |= {
+        "accountId": "anonymous",
+        "apiId": "urlid1234",
+        "domainName": "urlid1234.lambda-url.us-west-2.on.aws",
+        "domainPrefix": "urlid1234",
+        "requestId": FUNCTION_URL_REQUEST_ID,
+    }
+    del event["stageVariables"]
+    return event
+
+
+def rest_api(
+    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
+) -> Event:
+    """API Gateway Developer Guide, "Input format of a Lambda function for proxy integration"."""
+    return {
+        "resource": "/{proxy+}",
+        "path": path,
+        "httpMethod": method,
+        "headers": {"Accept": "*/*", "Content-Type": "application/json"},
+        "multiValueHeaders": {"Accept": ["*/*"], "Content-Type": ["application/json"]},
+        "queryStringParameters": dict(query) or None,
+        "multiValueQueryStringParameters": _several(query) or None,
+        "pathParameters": {"proxy": path.lstrip("/")},
+        "stageVariables": None,
+        "requestContext": {
+            "accountId": "123456789012",
+            "apiId": "1234567890",
+            "authorizer": None,
+            "domainName": "1234567890.execute-api.us-east-1.amazonaws.com",
+            "domainPrefix": "1234567890",
+            "extendedRequestId": "JHcmEJ8RIAMFbDg=",
+            "httpMethod": method,
+            "identity": {"sourceIp": "192.0.2.1", "userAgent": "agent", "user": None},
+            "path": f"/prod{path}",
+            "protocol": "HTTP/1.1",
+            "requestId": REST_API_REQUEST_ID,
+            "requestTime": "09/Apr/2015:12:34:56 +0000",
+            "requestTimeEpoch": 1428582896000,
+            "resourceId": "123456",
+            "resourcePath": "/{proxy+}",
+            "stage": "prod",
+        },
+        "body": None,
+        **_body(body, binary=binary),
+    }
+
+
+def load_balancer(
+    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
+) -> Event:
+    """Elastic Load Balancing, "Use Lambda functions as targets": values come undecoded."""
+    return {
+        "requestContext": {
+            "elb": {
+                "targetGroupArn": "arn:aws:elasticloadbalancing:us-east-2:123456789012:"
+                "targetgroup/articles/abcdef0123456789"
+            }
+        },
+        "httpMethod": method,
+        "path": path,
+        "queryStringParameters": {quote_plus(k): quote_plus(v) for k, v in query},
+        "headers": {
+            "accept": "*/*",
+            "content-type": "application/json",
+            "x-amzn-trace-id": TRACE_ID,
+            "x-forwarded-for": "192.0.2.1",
+            "x-forwarded-port": "80",
+            "x-forwarded-proto": "http",
+        },
+        "body": "",
+        **_body(body, binary=binary),
+    }
+
+
+def load_balancer_multi(
+    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
+) -> Event:
+    """The same with the target group's multi-value headers switched on."""
+    event = load_balancer(method, path, query, body, binary=binary)
+    headers = event.pop("headers")
+    del event["queryStringParameters"]
+    quoted = [(quote_plus(name), quote_plus(value)) for name, value in query]
+    return {
+        **event,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "multiValueQueryStringParameters": _several(quoted),
+    }
+
+
+MAKERS: dict[str, Callable[..., Event]] = {
+    "http_api": http_api,
+    "rest_api": rest_api,
+    "function_url": function_url,
+    "load_balancer": load_balancer,
+    "load_balancer_multi": load_balancer_multi,
+}
+CORRELATION_IDS = {
+    "http_api": HTTP_API_REQUEST_ID,
+    "rest_api": REST_API_REQUEST_ID,
+    "function_url": FUNCTION_URL_REQUEST_ID,
+    "load_balancer": TRACE_ID,
+    "load_balancer_multi": TRACE_ID,
+}
+
+
+def sqs(*bodies: str, queue: str = "documents", receive_count: int = 1) -> Event:
+    """AWS Lambda Developer Guide, "Using Lambda with Amazon SQS", a batch of messages."""
+    return {"Records": [_message(n, body, queue, receive_count) for n, body in enumerate(bodies)]}
+
+
+def _message(number: int, body: str, queue: str, receive_count: int) -> Event:
+    attributes = {
+        "ApproximateReceiveCount": str(receive_count),
+        "SentTimestamp": "1545082649183",
+        "SenderId": "AIDAIENQZJOLO23YVJ4VO",
+        "ApproximateFirstReceiveTimestamp": "1545082649185",
+    }
+    if queue.endswith(".fifo"):
+        attributes |= {"MessageGroupId": "1", "SequenceNumber": f"1884957277512601{number:04}"}
+    return {
+        "messageId": f"059f36b4-87a3-44ab-83d2-{number:012}",
+        "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a",
+        "body": body,
+        "attributes": attributes,
+        "messageAttributes": {},
+        "md5OfBody": "e4e68fb7bd0e697a0ae8f1bb342846b3",
+        "eventSource": "aws:sqs",
+        "eventSourceARN": f"arn:aws:sqs:us-east-2:123456789012:{queue}",
+        "awsRegion": "us-east-2",
+    }

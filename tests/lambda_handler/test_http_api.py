@@ -1,0 +1,182 @@
+"""The HTTP function behind every service that can invoke it, against a real PostgreSQL."""
+
+import json
+
+import pytest
+from behaviour.lambda_events import CORRELATION_IDS, MAKERS, http_api, rest_api, sqs
+from behaviour.lambda_face import open_face
+
+from lambda_handler.errors import UnknownEvent
+from poolkit.errors import ConfigurationError
+
+NEW = b'{"title":"A title","body":"gr\xc3\xbc\xc3\x9fe"}'
+
+
+@pytest.fixture(params=MAKERS)
+def source(request):
+    """Name each kind of event in turn."""
+    return request.param
+
+
+@pytest.fixture
+def make_event(source):
+    return MAKERS[source]
+
+
+@pytest.fixture
+def face(migrated_database):
+    with open_face(migrated_database.url(driver="")) as face:
+        yield face
+
+
+def header(result, name):
+    """Read a header of an answer, whichever of the two forms it has."""
+    single = {k.lower(): v for k, v in (result.get("headers") or {}).items()}
+    several = {k.lower(): v for k, v in (result.get("multiValueHeaders") or {}).items()}
+    return single[name] if single else ",".join(several[name])
+
+
+def test_an_article_is_created_and_read(face, make_event):
+    """Each kind of event reaches the endpoints, and the answer's body is text."""
+    created = face.invoke(make_event("POST", "/articles", body=NEW))
+    assert (created["statusCode"], created["isBase64Encoded"]) == (201, False)
+    assert header(created, "location") == "/articles/1"
+    read = face.invoke(make_event("GET", "/articles/1"))
+    assert read["statusCode"] == 200
+    assert header(read, "content-type") == "application/json"
+    assert header(read, "etag") == '"1"'
+    assert json.loads(read["body"])["body"] == "grüße"
+    assert read["body"] == created["body"]
+
+
+def test_answers_have_the_form_that_the_service_wants(face, source, make_event):
+    """Multi-value headers go to a REST API and to a load balancer that uses them itself."""
+    answer = face.invoke(make_event("GET", "/articles"))
+    several = source in ("rest_api", "load_balancer_multi")
+    assert ("multiValueHeaders" in answer, "headers" in answer) == (several, not several)
+
+
+def test_a_base64_body_is_decoded(face, make_event):
+    """A body that came as bytes is the same body."""
+    created = face.invoke(make_event("POST", "/articles", body=NEW, binary=True))
+    assert created["statusCode"] == 201
+    assert json.loads(created["body"])["body"] == "grüße"
+
+
+def test_bytes_that_are_no_utf8_are_malformed(face, make_event):
+    """A binary body reaches the check for UTF-8 as it was sent."""
+    answer = face.invoke(make_event("POST", "/articles", body=b'{"title":"\xff"}', binary=True))
+    assert answer["statusCode"] == 400
+
+
+def test_query_parameters_are_decoded_once(face, make_event):
+    """An escaped value is decoded, and a plus sign is a space."""
+    answer = face.invoke(make_event("GET", "/articles", [("limit", "1"), ("page_token", "a b%41")]))
+    assert answer["statusCode"] == 422
+    (error,) = json.loads(answer["body"])["errors"]
+    assert error["parameter"] == "page_token"
+    assert face.invoke(make_event("GET", "/articles", [("limit", "1")]))["statusCode"] == 200
+
+
+def test_a_repeated_parameter_is_an_error(face, source, make_event):
+    """Values given twice are two values, where the service does not drop the first."""
+    answer = face.invoke(make_event("GET", "/articles", [("limit", "1"), ("limit", "2")]))
+    assert answer["statusCode"] == (200 if source == "load_balancer" else 422)
+
+
+def test_an_unknown_path_is_404(face, make_event):
+    """The problem names the path."""
+    answer = face.invoke(make_event("GET", "/nowhere"))
+    assert answer["statusCode"] == 404
+    assert header(answer, "content-type") == "application/problem+json"
+    assert json.loads(answer["body"])["detail"] == "there is nothing at /nowhere"
+
+
+def test_a_wrong_method_is_405(face, make_event):
+    """The answer says which methods there are."""
+    answer = face.invoke(make_event("DELETE", "/articles/1"))
+    assert answer["statusCode"] == 405
+    assert header(answer, "allow") == "GET, PATCH"
+
+
+def test_a_path_beyond_powertools_alphabet_is_routed(face, make_event):
+    """An id with a quotation mark is a bad id, not an unknown path."""
+    answer = face.invoke(make_event("GET", '/articles/"'))
+    assert answer["statusCode"] == 422
+
+
+def test_escaped_paths_are_decoded(face):
+    """A load balancer and a function URL leave the path as the client sent it."""
+    for name in ("load_balancer", "load_balancer_multi", "function_url"):
+        assert face.invoke(MAKERS[name]("GET", "/%61rticles"))["statusCode"] == 200
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_body_over_the_limit_is_413(migrated_database, make_event, binary):
+    """The limit counts the body's bytes, not its base64 or its characters."""
+    with open_face(migrated_database.url(), LAMBDA_MAX_BODY_BYTES=str(len(NEW))) as face:
+        event = make_event("POST", "/articles", body=NEW, binary=binary)
+        assert face.invoke(event)["statusCode"] == 201
+        event = make_event("POST", "/articles", body=NEW + b" ", binary=binary)
+        answer = face.invoke(event)
+        assert answer["statusCode"] == 413
+        assert f"{len(NEW)} bytes at most" in json.loads(answer["body"])["detail"]
+        assert face.invoke(make_event("POST", "/nowhere", body=NEW * 2))["statusCode"] == 413
+
+
+def test_a_stage_is_no_part_of_the_path(face):
+    """An HTTP API with a named stage puts it before the path."""
+    event = http_api("GET", "/prod/articles")
+    event["requestContext"]["stage"] = "prod"
+    assert face.invoke(event)["statusCode"] == 200
+
+
+def test_payload_format_1_of_an_http_api_is_understood(face):
+    """It has a REST API's shape and a version."""
+    assert face.invoke({"version": "1.0", **rest_api("GET", "/articles")})["statusCode"] == 200
+
+
+@pytest.mark.parametrize("event", [{}, [], "text", {"requestContext": {}}, sqs("{}")], ids=str)
+def test_an_unknown_event_is_an_error(face, event):
+    """The message says what was wanted and what was found."""
+    with pytest.raises(UnknownEvent, match=r"wanted an event of an HTTP API .* found an? "):
+        face.invoke(event)
+
+
+def test_a_request_is_logged_under_the_senders_id(face, source, make_event, migrated_database):
+    """What the function logs can be found by the id in the service's own log."""
+    migrated_database.execute("DROP TABLE articles")
+    answer = face.invoke(make_event("GET", "/articles"))
+    assert answer["statusCode"] == 500
+    assert "articles" not in json.loads(answer["body"])["detail"]
+    (line,) = face.logs()
+    assert line["correlation_id"] == CORRELATION_IDS[source]
+    assert line["level"] == "ERROR"
+    assert "UndefinedTable" in line["exception"]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1e3", "1048577", "²"])
+def test_a_wrong_body_limit_stops_the_start(migrated_database, text):
+    """The message names the variable and what is allowed."""
+    with (
+        pytest.raises(ConfigurationError, match=r"LAMBDA_MAX_BODY_BYTES .* 1 to 1048576"),
+        open_face(migrated_database.url(), LAMBDA_MAX_BODY_BYTES=text),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("target", ["web", "worker", "script"])
+def test_a_target_that_is_no_function_stops_the_start(migrated_database, target):
+    """The message lists the targets that a function can run with."""
+    with (
+        pytest.raises(ConfigurationError, match="lambda, lambda_warm, lambda_proxy"),
+        open_face(migrated_database.url(), POOLKIT_TARGET=target),
+    ):
+        pass
+
+
+def test_a_malformed_base64_body_is_no_crash(face):
+    """AWS sends none; an event made by hand gets an answer all the same."""
+    event = http_api("POST", "/articles", body=b"")
+    answer = face.invoke({**event, "body": "a", "isBase64Encoded": True})
+    assert answer["statusCode"] == 500
