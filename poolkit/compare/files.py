@@ -1,0 +1,151 @@
+"""Dataclasses to JSON and CSV and back, with errors that name the file, the key or the line."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+from poolkit.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+Data = TypeVar("Data")
+
+# -- JSON -----------------------------------------------------------------------------------
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write an object, readable by people; NaN is refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    file.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read an object.
+
+    Raises:
+        RunFolderError: there is none, or it is broken.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except OSError as error:
+        raise RunFolderError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{file} is broken: {error}") from None
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{file} is broken: wanted an object, found {found!r:.40}")
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """Turn a dataclass into an object; a field called after a keyword loses its underscore."""
+    return {name.rstrip("_"): found for name, found in dataclasses.asdict(value).items()}
+
+
+def from_json(kind: type[Data], found: Mapping[str, Any], where: str) -> Data:
+    """Make a dataclass of an object; keys it does not know are left alone.
+
+    Raises:
+        RunFolderError: a key is missing or of another type; the message begins with `where`.
+    """
+    values: dict[str, Any] = {}
+    types = get_type_hints(kind)
+    for spec in dataclasses.fields(kind):  # type: ignore[arg-type]  # a dataclass, by contract
+        key = spec.name.rstrip("_")
+        if key in found:
+            values[spec.name] = _converted(types[spec.name], found[key], f"{where}: {key}")
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise RunFolderError(f"{where}: {key} is missing")
+    return kind(**values)
+
+
+def _converted(wanted: Any, value: Any, where: str) -> Any:
+    arguments = get_args(wanted)
+    is_tuple = arguments[1:] == (...,)
+    if isinstance(wanted, UnionType):
+        return None if value is None else _converted(arguments[0], value, where)
+    if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
+        return from_json(wanted, value, where)  # type: ignore[arg-type]  # from annotations: a type
+    if is_tuple and isinstance(value, list):
+        return tuple(_converted(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if arguments and isinstance(value, dict):
+        return {key: _converted(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
+    if wanted is Any or type(value) is wanted or (wanted is float and type(value) is int):
+        return value
+    name = "list" if is_tuple else getattr(wanted, "__name__", "object")
+    raise RunFolderError(f"{where} must be of type {name}, not {value!r:.60}")
+
+
+# -- CSV ------------------------------------------------------------------------------------
+
+
+def as_text(value: Any) -> Any:
+    """Return what a CSV file holds for a value: microseconds are enough, None is empty."""
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return "" if value is None else value
+
+
+def _text(text: str | None) -> str:
+    if text is None:
+        raise ValueError("it has too few columns")
+    return text
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a number")
+    return value
+
+
+_PARSERS: dict[Any, Any] = {
+    "str": _text,
+    "int": int,
+    "float": _number,
+    "bool": lambda text: {"True": True, "False": False}[text],
+    "float | None": lambda text: _number(text) if text else None,
+}
+"""By annotation, as `from __future__ import annotations` leaves it: a text."""
+
+
+def read_rows(file: Path, kind: type[Data]) -> tuple[tuple[Data, ...], tuple[str, ...]]:
+    """Read the rows of a CSV file, and warnings: it is missing, or its last line was cut.
+
+    Raises:
+        RunFolderError: it cannot be read, or a row is broken; the message names the line.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return (), (f"{file.name} is missing",)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{file} cannot be read: {error}") from None
+    # Whoever wrote it was killed in the middle of a line.
+    whole, newline, cut = text.rpartition("\n")
+    warnings = (f"the last line of {file.name} was cut short",) if cut else ()
+    return tuple(_rows(file, whole + newline, kind)), warnings
+
+
+def _rows(file: Path, text: str, kind: type[Data]) -> Iterator[Data]:
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    parsers = [(f.name, _PARSERS[f.type]) for f in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass, by contract
+    missing = {name for name, _ in parsers} - set(reader.fieldnames or ())
+    if missing and text:
+        raise RunFolderError(f"{file} has no column {', '.join(sorted(missing))}")
+    try:
+        for values in reader:
+            yield kind(**{name: parse(values[name]) for name, parse in parsers})
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise RunFolderError(f"{file}, line {reader.line_num} is broken: {error}") from None

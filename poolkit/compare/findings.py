@@ -1,0 +1,302 @@
+"""What the numbers say, in plain sentences.
+
+Each sentence is drawn from facts and is left out where its fact is not there. Two targets
+count as tied where their latencies' 95 % intervals overlap, or differ by less than 10 %:
+those intervals take requests for independent of each other, which neighbours are not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from poolkit.compare.wording import (
+    count,
+    figure,
+    join,
+    milliseconds,
+    percent,
+    times_as_long,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from poolkit.compare.results import Latency, Results, TargetResult
+    from poolkit.compare.run_folder import Plan
+
+TIE = 0.10
+"""A smaller difference between two latencies is none, whatever their intervals say."""
+EVERY_REQUEST = 0.9
+"""Connections per request from which "every request paid for a connect" is true."""
+LONG_TAIL = 4.0
+"""p95 in multiples of p50 from which a tail is worth a sentence."""
+QUEUED_SHARE = 0.05
+"""The share of samples with every connection busy from which requests queued for one."""
+BUSY_MACHINE = 0.9
+"""The share of all cores from which latencies include waiting for a processor."""
+SENTENCES = 3
+
+
+def with_findings(results: Results) -> Results:
+    """Return the results with a finding for every target and a headline above them."""
+    targets = tuple(
+        dataclasses.replace(target, finding=finding(target, results)) for target in results.targets
+    )
+    return dataclasses.replace(results, targets=targets, headline=headline(targets))
+
+
+def finding(target: TargetResult, results: Results) -> str:
+    """Return the sentences about one target, the weightiest first, three at most."""
+    if not target.requests:
+        return "No request was due in the time measured."
+    said = [*_failures(target), *_connections(target, results.targets), *_reservations(target)]
+    said += [*_machine(target, results), *_tail(target), *_room(target, results.plan)]
+    return " ".join(said[:SENTENCES])
+
+
+# -- failures -------------------------------------------------------------------------------
+
+_KINDS = {
+    "429": "429, no execution environment was free",
+    "503": "503, no connection or no database was to be had",
+    "unsent": "never sent",
+    "unanswered": "never answered",
+}
+
+
+def _failures(target: TargetResult) -> Iterator[str]:
+    if target.errors:
+        share = percent(target.errors / target.requests)
+        kinds = [f"{n:,} x {_KINDS.get(kind, kind)}" for kind, n in target.error_kinds.items()]
+        more = [f"{len(kinds) - 3} other kinds"] if len(kinds) > 3 else []
+        yield (
+            f"{target.errors:,} of {count(target.requests, 'request')} failed ({share}): "
+            f"{join([*kinds[:3], *more], ';')}."
+        )
+    if target.connections.left_over:
+        left = count(target.connections.left_over, "connection")
+        yield f"{left} stayed behind on the server after it was stopped."
+
+
+# -- connections ----------------------------------------------------------------------------
+
+
+def _connections(target: TargetResult, others: Sequence[TargetResult]) -> Iterator[str]:
+    opened = target.connections.opened
+    if target.preset.get("transaction_pooling"):
+        yield _through_pooler(target)
+    elif opened is None:
+        yield f"How many connections it opened is not known; {_peak(target)}."
+    elif opened == 0:
+        yield _kept(target)
+    elif (target.per_request or 0) >= EVERY_REQUEST:
+        yield _one_each(target, others)
+    else:
+        yield _some(target)
+
+
+def _peak(target: TargetResult) -> str:
+    peak = target.connections.peak
+    if peak is None:
+        return "how many were open at once is not known either"
+    ceiling = target.connections.ceiling
+    at_most = f" of at most {ceiling:,}" if ceiling and ceiling >= peak else ""
+    return f"{peak:,}{at_most} {'was' if peak == 1 else 'were'} open at once"
+
+
+def _kept(target: TargetResult) -> str:
+    environments, peak = target.execution_environments, target.connections.peak
+    if environments and peak is not None:
+        held = count(peak, "connection")
+        return f"{count(environments, 'execution environment')} held {held}, none opened after the warm-up."
+    ceiling = target.connections.ceiling
+    at_most = f" of at most {ceiling:,}" if ceiling and peak is not None and ceiling >= peak else ""
+    held = "its connections" if peak is None else count(peak, "connection")
+    return f"Kept {held}{at_most} and opened none after the warm-up."
+
+
+def _one_each(target: TargetResult, others: Sequence[TargetResult]) -> str:
+    opened = count(target.connections.opened or 0, "connection")
+    said = f"Opened {opened}, {target.per_request:.2f} a request: every request paid for a connect"
+    kept = _same_but_kept(target, others)
+    if target.latency_ms is None or kept is None or kept.latency_ms is None:
+        return f"{said}; {_peak(target)}."
+    mine, theirs = target.latency_ms, kept.latency_ms
+    if is_tie(mine.p50, theirs.p50, mine.p50_interval, theirs.p50_interval):
+        return f"{said}, yet p50 ({milliseconds(mine.p50)}) is no different from {kept.name}'s."
+    return (
+        f"{said}; p50 is {milliseconds(mine.p50)}, against {milliseconds(theirs.p50)} for "
+        f"{kept.name}, which kept its connections."
+    )
+
+
+def _same_but_kept(target: TargetResult, others: Sequence[TargetResult]) -> TargetResult | None:
+    """Find the same kind of deployable that kept its connections: what connecting costs."""
+    kept = (o for o in others if o.kind == target.kind and (o.per_request or 0) < 0.1)
+    return next((o for o in kept if not o.preset.get("transaction_pooling")), None)
+
+
+def _some(target: TargetResult) -> str:
+    opened = target.connections.opened or 0
+    said = f"Opened {count(opened, 'connection')}, one for every {figure(target.requests / opened)} requests"
+    size = target.preset.get("pool_size")
+    if target.preset.get("pool") == "queue" and isinstance(size, int):
+        peak, instances = target.connections.peak or 0, target.instances or 1
+        if peak > size * instances and opened > peak:
+            return f"{said}: what overflows a pool of {size} is closed again after each use."
+    return f"{said}; {_peak(target)}."
+
+
+def _through_pooler(target: TargetResult) -> str:
+    opened, events = target.connections.opened, target.connections.pool_events_opened
+    to_server = "an unknown number of" if opened is None else f"{opened:,}"
+    plural = "connection" if opened == 1 else "connections"
+    said = f"the pooler opened {to_server} {plural} to the server; {_peak(target)}"
+    if events is None:
+        return f"Whatever was asked of it, {said}."
+    return (
+        f"Connected {events:,} times to the pooler for {target.requests:,} requests, while {said}."
+    )
+
+
+# -- what limits the meaning of the figures ------------------------------------------------
+
+
+def _reservations(target: TargetResult) -> Iterator[str]:
+    if target.saturated:
+        yield (
+            f"Its latency is an upper bound: {target.saturated_by}, "
+            "and what the generator waits is counted."
+        )
+    if target.partial:
+        yield f"Stopped early: the figures are from {figure(target.measured_s)} s."
+
+
+def _machine(target: TargetResult, results: Results) -> Iterator[str]:
+    used, cores = sum(target.cpu_share.values()), results.machine.cores
+    if cores and not target.saturated and used > BUSY_MACHINE * cores:
+        most = max(target.cpu_share, key=lambda role: target.cpu_share[role])
+        yield (
+            f"{used:.1f} of {cores} cores were busy (most of it the {most}), "
+            "so latencies include waiting for a processor."
+        )
+
+
+# -- the tail -------------------------------------------------------------------------------
+
+
+def _tail(target: TargetResult) -> Iterator[str]:
+    latency, cold = target.latency_ms, target.cold
+    if latency is None:
+        return
+    if cold and cold.slowest and cold.among_slowest * 2 >= cold.slowest:
+        yield (
+            f"Cold starts are {percent(cold.among_slowest / cold.slowest)} of the slowest 1 % "
+            f"(p99 {milliseconds(latency.p99)}): {cold.count:,} of them, {_init(cold.init_ms_p50)}each."
+        )
+    elif latency.p95 >= LONG_TAIL * latency.p50:
+        yield _long_tail(target, latency)
+    elif cold and cold.count:
+        yield f"{count(cold.count, 'cold start')} in the time measured, {_init(cold.init_ms_p50)}each."
+    else:
+        yield f"p50 {milliseconds(latency.p50)}, p95 {milliseconds(latency.p95)}."
+
+
+def _init(init_ms: float | None) -> str:
+    return "" if init_ms is None else f"about {milliseconds(init_ms)} "
+
+
+def _long_tail(target: TargetResult, latency: Latency) -> str:
+    connections = target.connections
+    said = f"p95 ({milliseconds(latency.p95)}) is {figure(latency.p95 / latency.p50)} times p50"
+    if (connections.at_ceiling_share or 0) >= QUEUED_SHARE:
+        return (
+            f"{said}, and in {percent(connections.at_ceiling_share or 0)} of the samples all "
+            f"{connections.ceiling} connections were in use: requests queued for one."
+        )
+    if connections.ceiling and connections.busy_peak is not None:
+        return (
+            f"{said}, though never more than {connections.busy_peak} of {connections.ceiling} "
+            "connections were in use: it did not wait for the pool."
+        )
+    return f"{said}."
+
+
+# -- room in the server ---------------------------------------------------------------------
+
+
+def _room(target: TargetResult, plan: Plan) -> Iterator[str]:
+    ceiling, peak = target.connections.ceiling, target.connections.peak
+    if ceiling and ceiling > plan.max_connections:
+        yield f"Its ceiling of {ceiling:,} is more than max_connections ({plan.max_connections:,}) allows."
+    elif ceiling and target.kind != "lambda":
+        fit = plan.max_connections // ceiling
+        yield (
+            f"max_connections {plan.max_connections:,} has room for {fit:,} such "
+            f"{'deployment' if fit == 1 else 'deployments'} of {ceiling:,}."
+        )
+    elif not ceiling and peak:
+        yield f"Nothing bounds its connections; the peak was {peak:,} of max_connections {plan.max_connections:,}."
+
+
+# -- all targets ----------------------------------------------------------------------------
+
+
+def is_tie(
+    a: float, b: float, a_interval: tuple[float, float], b_interval: tuple[float, float]
+) -> bool:
+    """Tell whether two latencies are too close to call."""
+    overlap = a_interval[0] <= b_interval[1] and b_interval[0] <= a_interval[1]
+    return overlap or abs(a - b) < TIE * max(a, b)
+
+
+def headline(targets: Sequence[TargetResult]) -> str:
+    """Return who opened how many connections, and who was fastest."""
+    said = [_who_opened(targets), _who_was_fastest(targets), _who_failed(targets)]
+    return " ".join(sentence for sentence in said if sentence)
+
+
+def _who_opened(targets: Sequence[TargetResult]) -> str:
+    known = [t for t in targets if t.connections.opened is not None and t.requests]
+    if len(known) < 2:
+        return ""
+    ordered = sorted(known, key=lambda t: t.per_request or 0)
+    none = [t.name for t in ordered if not t.connections.opened]
+    most = ordered[-1]
+    if len(none) == len(known):
+        return "No target opened a connection after the warm-up."
+    said = (
+        f"{most.name} opened {count(most.connections.opened or 0, 'connection')} for "
+        f"{count(most.requests, 'request')}"
+    )
+    if none:
+        return f"{said}; {join(none)} opened none after the warm-up."
+    least = ordered[0]
+    return f"{said}, {least.name} {least.connections.opened:,} for {least.requests:,}."
+
+
+def _who_was_fastest(targets: Sequence[TargetResult]) -> str:
+    """Workers answer to nobody: their time from enqueue to commit is another thing."""
+    timed = [(t, t.latency_ms) for t in targets if t.latency_ms and t.kind != "worker"]
+    if len(timed) < 2:
+        return ""
+    timed.sort(key=lambda pair: pair[1].p95)
+    (fastest, best), (slowest, worst) = timed[0], timed[-1]
+    tied = [t.name for t, latency in timed[1:] if _p95_tie(best, latency)]
+    if len(tied) == len(timed) - 1:
+        return f"Their p95 latencies are too close to call ({milliseconds(best.p95)} to {milliseconds(worst.p95)})."
+    also = f", too close to {join(tied)} to call" if tied else ""
+    return (
+        f"At p95 {fastest.name} was fastest ({milliseconds(best.p95)}{also}), "
+        f"{slowest.name} took {times_as_long(worst.p95 / best.p95)} ({milliseconds(worst.p95)})."
+    )
+
+
+def _p95_tie(a: Latency, b: Latency) -> bool:
+    return is_tie(a.p95, b.p95, a.p95_interval, b.p95_interval)
+
+
+def _who_failed(targets: Sequence[TargetResult]) -> str:
+    failed = [f"{t.name} ({t.errors:,} of {t.requests:,})" for t in targets if t.errors]
+    return f"Requests failed in {join(failed)}." if failed else ""

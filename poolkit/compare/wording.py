@@ -1,0 +1,54 @@
+"""How figures read in sentences and tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NOTHING = "–"  # noqa: RUF001  (a dash in a table, not a minus)
+
+
+def figure(value: float) -> str:
+    """Return a number with the digits that it deserves: 0.42, 4.2, 42, 4,200."""
+    size = abs(value)
+    if size >= 9.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 0.995 else f"{value:.2g}"
+
+
+def milliseconds(value: float) -> str:
+    """Return a duration given in ms, from a second on in s."""
+    return f"{value / 1000:.1f} s" if value >= 1000 else f"{figure(value)} ms"
+
+
+def percent(share: float) -> str:
+    """Return a share as per cent; what is not nothing is not shown as 0."""
+    if 0 < share < 0.001:
+        return "under 0.1 %"
+    return f"{share * 100:.0f} %" if share >= 0.0995 or share == 0 else f"{share * 100:.1f} %"
+
+
+def count(number: int, thing: str) -> str:
+    """Return a number of things, in singular or plural."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def join(parts: Sequence[str], separator: str = ",") -> str:
+    """Return a, b and c."""
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{f'{separator} '.join(parts[:-1])} and {parts[-1]}"
+
+
+def times_as_long(ratio: float) -> str:
+    """Return "2.1 times as long"."""
+    return f"{figure(ratio)} times as long"
+
+
+def optional(value: float | None, decimals: int | None = None) -> str:
+    """Return a figure for a table, a dash where there is none."""
+    if value is None:
+        return NOTHING
+    return figure(value) if decimals is None else f"{value:,.{decimals}f}"
