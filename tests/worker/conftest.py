@@ -49,3 +49,14 @@ class OwnDatabase:
                 return [dict(row) for row in cursor]
         finally:
             connection.close()
+
+
+@pytest.fixture
+def own_broker_site(migrated_database: Any, tmp_path: Path) -> Iterator[tuple[Site, Any]]:
+    """Give a site and its broker, which the test may stop."""
+    from poolkit.local.broker import EmbeddedBroker
+
+    with EmbeddedBroker(tmp_path / "broker") as broker:
+        environ = {"WORKER_BROKER_URL": broker.url, "DATABASE_URL": migrated_database.url()}
+        with open_site(migrated_database, environ, tmp_path) as site:
+            yield site, broker

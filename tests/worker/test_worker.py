@@ -1,6 +1,9 @@
 """Workers as they run: real processes, a real broker, a real PostgreSQL."""
 
+import base64
+import json
 import os
+import secrets
 import signal
 import threading
 
@@ -100,6 +103,36 @@ def test_database_that_is_away_costs_no_task(own_server_site):
     assert letter["error_type"] == "builtins.TypeError"
 
 
+def test_broker_that_restarts_does_not_end_the_worker(own_broker_site):
+    """A task that runs while the broker is away is finished, and the worker takes tasks again afterwards."""
+    site, broker = own_broker_site
+    worker = site.start()
+    with site.locked("running"):
+        site.enqueue("running")
+        site.wait_for_waiting()
+        broker.stop()
+        wait_until(lambda: worker.logged("Cannot connect to redis"), "the worker to notice")
+    site.wait_for_document("running")
+    broker.start()
+    site.enqueue("after")
+    site.wait_for_document("after", timeout_s=30)
+    assert worker.process.poll() is None
+
+
+def test_retry_that_the_broker_does_not_take_is_not_lost(own_broker_site):
+    """A task that fails while the broker's memory is full stays with the broker and comes again, instead of being dropped."""
+    site, broker = own_broker_site
+    worker = site.start(**TIMED)
+    with redis.from_url(broker.url) as client, site.locked("fails"):
+        site.enqueue("fails")
+        site.wait_for_waiting()
+        client.config_set("maxmemory", 1)
+        wait_until(lambda: worker.logged("reject requeue=True"), "the refused retry")
+        client.config_set("maxmemory", 0)
+    site.wait_for_document("fails", timeout_s=30)
+    assert worker.process.poll() is None
+
+
 def test_backends_terminated_between_tasks_fail_no_task(site):
     """After `pg_terminate_backend` the next task finds a new connection, without a retry."""
     worker = site.start(WORKER_CONCURRENCY="1")
@@ -186,6 +219,36 @@ def test_messages_that_are_no_task_do_not_end_the_worker(site, broker):
     assert worker.process.poll() is None
 
 
+def test_malformed_tasks_become_dead_letters(site, broker):
+    """A message that names a task but cannot be read as one is kept, whatever is wrong with it."""
+    worker = site.start()
+    queue = site.environ["WORKER_QUEUE"]
+    malformed = {
+        "not base64": _message(queue, body="!"),
+        "not JSON": _message(queue, "not JSON"),
+        "too short": _message(queue, "[1]"),
+        "an object": _message(queue, '{"a": 1}'),
+        "keywords no object": _message(queue, "[[], 5, {}]"),
+        "no moment": _message(queue, "[[], {}, {}]", eta="soon"),
+        "retries no number": _message(queue, "[[], {}, {}]", retries="many"),
+        "name no string": _message(queue, "[[], {}, {}]", task=["x"]),
+        "pickled": _message(queue, "[[], {}, {}]", content_type="application/x-python-serialize"),
+    }
+    with redis.from_url(broker.url) as client:
+        for name, message in malformed.items():
+            message["headers"]["id"] = name
+            client.lpush(queue, json.dumps(message))
+
+    def kept():
+        rows = site.database.execute("SELECT message_id FROM dead_letters")
+        return {row["message_id"] for row in rows} >= malformed.keys()
+
+    wait_until(kept, "a dead letter of each")
+    assert worker.process.poll() is None
+    with redis.from_url(broker.url) as client:
+        assert client.llen(queue) == 0
+
+
 def test_threads_share_one_engine_with_a_connection_each(site):
     """In a worker of threads the pool is as large as the concurrency, and the connections end with it."""
     worker = site.start(WORKER_POOL="threads", WORKER_CONCURRENCY="6")
@@ -197,6 +260,20 @@ def test_threads_share_one_engine_with_a_connection_each(site):
     assert {child_pid(row) for row in site.database.backends("worker:")} == {worker.process.pid}
     assert worker.stop() == 0
     site.database.wait_for_backends(0, "worker:")
+
+
+def _message(queue, arguments="", *, body=None, content_type="application/json", **headers):
+    return {
+        "body": base64.b64encode(arguments.encode()).decode() if body is None else body,
+        "content-type": content_type,
+        "content-encoding": "utf-8",
+        "headers": {"task": "worker.ingest_document", **headers},
+        "properties": {
+            "delivery_tag": secrets.token_hex(8),
+            "delivery_info": {"exchange": queue, "routing_key": queue},
+            "body_encoding": "base64",
+        },
+    }
 
 
 def _succeeded(worker):
