@@ -1,5 +1,6 @@
 """The worker on SQS: moto's server speaks its protocol."""
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def queue_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     sqs = boto3.client("sqs")
-    yield sqs.create_queue(QueueName="articles")["QueueUrl"]
+    # The last test's worker may be gone, its long poll is not: it would take a message.
+    yield sqs.create_queue(QueueName=f"articles-{secrets.token_hex(4)}")["QueueUrl"]
     sqs.close()
     server.stop()
 
