@@ -737,6 +737,7 @@ _BY_MESSAGE: tuple[tuple[str, ConnectFailure], ...] = (
     ("too many connections for", "full"),
     ("no more connections allowed", "full"),  # PgBouncer, max_client_conn
     ("database system is starting up", "starting"),
+    ("database system is not accepting connections", "starting"),  # about to be promoted
     ("not yet accepting connections", "starting"),
     ("database system is in recovery mode", "starting"),
     ("database system is shutting down", "starting"),

@@ -68,12 +68,16 @@ class Client:
         event.listen(self.pool, "connect", lambda connection, record: opened.append(connection))
         return opened
 
-    def close(self) -> None:
+    def dispose(self) -> None:
         if self.runner is None:
             self.engine.dispose()
-            return
-        self.runner.run(self.engine.dispose())
-        self.runner.close()
+        else:
+            self.runner.run(self.engine.dispose())
+
+    def close(self) -> None:
+        self.dispose()
+        if self.runner is not None:
+            self.runner.close()
 
 
 def small_preset(driver: str, **changes: Any) -> EnginePreset:

@@ -163,7 +163,10 @@ def test_a_connection_lost_before_the_commit_is_named(work, database):
 
 @pytest.mark.parametrize(
     ("statement", "error"),
-    [("SELECT no_such_column", ProgrammingError), ("INSERT INTO t VALUES (1), (1)", IntegrityError)],
+    [
+        ("SELECT no_such_column", ProgrammingError),
+        ("INSERT INTO t VALUES (1), (1)", IntegrityError),
+    ],
 )
 def test_other_database_errors_stay(work, statement, error):
     """A mistake in the work is no failure of the database's."""
