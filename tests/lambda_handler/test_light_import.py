@@ -1,0 +1,75 @@
+"""What a cold start does not import."""
+
+import json
+import os
+import subprocess
+import sys
+
+HEAVY = {
+    "asyncpg",
+    "boto3",
+    "celery",
+    "fastapi",
+    "greenlet",
+    "prometheus_client",
+    "psycopg",
+    "pydantic",
+    "pydantic_settings",
+    "sqlalchemy.ext.asyncio",
+    "sqlalchemy.orm",
+    "starlette",
+    "webapp",
+    "worker",
+    "poolkit.local",
+    "poolkit.compare",
+    "poolkit.cli",
+}
+SCRIPT = """
+import json, sys
+import lambda_handler.app
+imported = list(sys.modules)
+for method, path, body in [
+    ("POST", "/articles", '{"title": "t", "body": "b"}'),
+    ("GET", "/articles/1", None),
+    ("GET", "/articles/x", None),
+    ("DELETE", "/articles/1", None),
+    ("POST", "/documents", '{"id": "d", "title": "t", "text": "x"}'),
+]:
+    event = json.loads(sys.argv[1])
+    event["requestContext"]["http"]["method"] = method
+    event["rawPath"] = path
+    event["body"] = body
+    class Context:
+        aws_request_id = "1"
+    lambda_handler.app.handler(event, Context())
+json.dump([imported, list(sys.modules)], sys.stderr)
+"""
+EVENT = {
+    "version": "2.0",
+    "rawQueryString": "",
+    "headers": {},
+    "requestContext": {"http": {}, "stage": "$default", "requestId": "1"},
+}
+
+
+def test_neither_the_import_nor_a_request_loads_what_is_heavy(migrated_database):
+    """Nor does anything of botocore, whose bare package Powertools itself looks for."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(EVENT)],
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": migrated_database.url(driver="")},
+        capture_output=True,
+        check=True,
+    )
+    statuses = [json.loads(line).get("ConnectionsOpened") for line in done.stdout.splitlines()]
+    assert statuses == [[1.0], [1.0], [0.0], [0.0], [1.0]]
+    for names in json.loads(done.stderr):
+        assert "psycopg2" in names
+        assert not HEAVY & set(names)
+        assert not [name for name in names if name.startswith("botocore.")]
+
+
+def test_the_logic_can_be_imported_without_settings():
+    """Only the two composition roots read the environment when they are imported."""
+    modules = "http_api, ingest_queue, idempotency, execution_environment, telemetry"
+    script = f"from lambda_handler import {modules}"
+    subprocess.run([sys.executable, "-c", script], env={"PATH": os.environ["PATH"]}, check=True)
