@@ -17,6 +17,9 @@
 | `WORKER_LOG_LEVEL` | `INFO` | `DEBUG`, `INFO`, `WARNING` or `ERROR` |
 | `WORKER_READY_FILE` | none | a file that exists while the worker takes tasks |
 
+Celery enforces the two time limits in `prefork` alone: a thread cannot be killed. In the
+other pools `statement_timeout` is what ends a task that hangs in the database.
+
 Where the database is stands in poolkit's own variables (`poolkit.config.settings`).
 """
 

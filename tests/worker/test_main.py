@@ -79,6 +79,19 @@ def test_enqueue_prints_the_task_s_id(site):
     site.wait_for_document("d1")
 
 
+def test_celery_s_own_command_line_runs_the_worker(site):
+    """`celery -A worker.app worker` is the same worker."""
+    site.environ["WORKER_READY_FILE"] = str(site.directory / "ready")
+    site.enqueue("by-celery")
+    command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--concurrency", "1"]
+    environ = os.environ | site.environ
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.DEVNULL) as process:
+        site.wait_for_document("by-celery")
+        process.terminate()
+        assert process.wait(30) == 0
+    site.database.wait_for_backends(0, "worker:")
+
+
 def test_import_connects_to_nothing():
     """`worker.app` can be imported where neither broker nor database is."""
     code = (

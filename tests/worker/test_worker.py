@@ -178,6 +178,16 @@ def test_statement_that_waits_too_long_is_tried_again(site):
     site.wait_for_document("waits")
 
 
+def test_task_whose_tries_are_used_up_is_given_up(site):
+    """An operational error that does not pass ends in the dead-letter table after the last try."""
+    site.start(**TIMED, WORKER_MAX_RETRIES="1")
+    with site.locked("waits"):
+        site.enqueue("waits")
+        letter = site.wait_for_dead_letter()
+    assert letter["error_type"] == "poolkit.errors.StatementTimeout"
+    assert letter["attempts"] == 2
+
+
 def test_warm_shutdown_finishes_the_running_task(site):
     """SIGTERM takes the ready file away and waits for the running task."""
     worker = site.start()
