@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from aws_lambda_powertools.utilities.idempotency import BasePersistenceLayer
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
@@ -158,8 +158,15 @@ class SqlPersistenceLayer(BasePersistenceLayer):
             row = connection.execute(_PUT, parameters).one_or_none()
             existing = None if row else self._existing(connection, key)
         if row is None:
-            raise IdempotencyItemAlreadyExistsError(old_data_record=existing)
-        self._held[key] = row[0]
+            self._refuse(data_record, existing)
+        else:
+            self._held[key] = row[0]
+
+    def _refuse(self, data_record: DataRecord, existing: DataRecord | None) -> NoReturn:
+        if existing is not None:
+            self._validate_payload(data_payload=data_record, stored_data_record=existing)
+            self._save_to_cache(data_record=existing)
+        raise IdempotencyItemAlreadyExistsError(old_data_record=existing)
 
     def _get_record(self, idempotency_key: str) -> DataRecord:
         with self._begin() as connection:

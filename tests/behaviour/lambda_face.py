@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
@@ -34,9 +34,10 @@ class LambdaFace:
     def logs(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._log.getvalue().splitlines()]
 
-    def invoke(self, event: Any) -> dict[str, Any]:
+    def invoke(self, event: Any, timeout_s: float = 30.0) -> dict[str, Any]:
         # Through JSON and back, as the runtime interface client does it.
-        return json.loads(json.dumps(self._handler(json.loads(json.dumps(event)), new_context())))
+        event = json.loads(json.dumps(event))
+        return json.loads(json.dumps(self._handler(event, new_context(timeout_s))))
 
     def request(
         self,
@@ -105,14 +106,19 @@ def new_context(timeout_s: float = 30.0) -> LambdaContext:
 
 
 @contextmanager
-def open_face(database_url: str, **environ: str) -> Iterator[LambdaFace]:
-    """Give the face of a function whose environment variables are these."""
+def open_face(
+    database_url: str, make: Callable[..., Any] = make_handler, **environ: str
+) -> Iterator[LambdaFace]:
+    """Give the face of a function whose environment variables are these.
+
+    `make` makes its handler: that of the HTTP API, unless it is another one's.
+    """
     variables = {"DATABASE_URL": database_url, **environ}
     variables.setdefault("POWERTOOLS_SERVICE_NAME", f"face-{next(_numbers)}")
     log = io.StringIO()
     environment = ExecutionEnvironment.open(variables)
     try:
-        handler = make_handler(environment, FunctionSettings.from_environ(variables), log)
+        handler = make(environment, FunctionSettings.from_environ(variables), log)
         yield LambdaFace(handler, environment, log)
     finally:
         environment.dispose()

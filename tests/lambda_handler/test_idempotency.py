@@ -1,0 +1,192 @@
+"""The records of Powertools' Idempotency in PostgreSQL."""
+
+import datetime as dt
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig, idempotent_function
+from aws_lambda_powertools.utilities.idempotency.exceptions import (
+    IdempotencyAlreadyInProgressError,
+    IdempotencyItemAlreadyExistsError,
+    IdempotencyItemNotFoundError,
+    IdempotencyValidationError,
+)
+from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import DataRecord
+from behaviour.lambda_face import new_context
+from sqlalchemy import create_engine
+
+from lambda_handler.idempotency import SqlPersistenceLayer
+from poolkit.config.session import unit_of_work
+
+
+@pytest.fixture
+def engine(migrated_database):
+    engine = create_engine(migrated_database.url(), pool_size=8)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def layer(engine):
+    return SqlPersistenceLayer(lambda: unit_of_work(engine))
+
+
+def in_progress(key="k", lifetime=60.0, in_progress_lifetime=30.0):
+    now = time.time()
+    return DataRecord(
+        idempotency_key=key,
+        status="INPROGRESS",
+        expiry_timestamp=int(now + lifetime),
+        in_progress_expiry_timestamp=int((now + in_progress_lifetime) * 1000),
+    )
+
+
+def completed(key="k", lifetime=60.0, data='{"done": 1}'):
+    expiry = int(time.time() + lifetime)
+    return DataRecord(key, "COMPLETED", expiry_timestamp=expiry, response_data=data)
+
+
+def test_a_record_is_what_was_put(layer):
+    """Status and both ends come back as they were written, to the second."""
+    put = in_progress()
+    layer._put_record(put)
+    got = layer._get_record("k")
+    assert got.status == "INPROGRESS"
+    assert abs(got.expiry_timestamp - put.expiry_timestamp) <= 1
+    assert abs(got.in_progress_expiry_timestamp - put.in_progress_expiry_timestamp) < 1_000
+
+
+def test_a_record_that_is_there_stays(layer):
+    """The refusal brings the record that is there, which saves asking for it."""
+    layer._put_record(in_progress())
+    layer._update_record(completed())
+    with pytest.raises(IdempotencyItemAlreadyExistsError) as refused:
+        layer._put_record(in_progress())
+    assert refused.value.old_data_record.status == "COMPLETED"
+    assert refused.value.old_data_record.response_json_as_dict() == {"done": 1}
+
+
+@pytest.mark.parametrize(
+    "expired", [{"lifetime": -5}, {"in_progress_lifetime": -0.1}], ids=["expired", "timed out"]
+)
+def test_an_expired_record_gives_way(layer, expired):
+    """Whether it is too old, or in progress for longer than its invoke can live."""
+    layer._put_record(in_progress(**expired))
+    layer._put_record(in_progress())
+    assert layer._get_record("k").status == "INPROGRESS"
+
+
+def test_a_completed_record_does_not_time_out(layer):
+    """The end of its progress no longer counts."""
+    layer._put_record(in_progress(in_progress_lifetime=-0.1))
+    layer._update_record(completed())
+    with pytest.raises(IdempotencyItemAlreadyExistsError):
+        layer._put_record(in_progress())
+
+
+def test_a_missing_record_is_not_found(layer):
+    """Powertools then tries again."""
+    with pytest.raises(IdempotencyItemNotFoundError):
+        layer._get_record("k")
+
+
+def test_of_writers_at_the_same_time_one_wins(layer):
+    """Also where all of them find an expired record."""
+    for round_ in range(5):
+        if round_ % 2:
+            layer._put_record(in_progress(f"k{round_}", in_progress_lifetime=-0.1))
+        barrier = Barrier(8)
+
+        def put(key, barrier=barrier):
+            barrier.wait(10)
+            try:
+                layer._put_record(in_progress(key))
+            except IdempotencyItemAlreadyExistsError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(put, [f"k{round_}"] * 8))
+        assert won.count(True) == 1
+
+
+def test_a_failure_makes_way_for_the_next_attempt(layer):
+    """What raised is forgotten."""
+    layer._put_record(in_progress())
+    layer._delete_record(DataRecord("k"))
+    layer._put_record(in_progress())
+
+
+def test_a_late_failure_does_not_delete_a_later_attempts_record(engine, layer):
+    """An attempt whose time is up has lost its record to the one that took over."""
+    later = SqlPersistenceLayer(lambda: unit_of_work(engine))
+    layer._put_record(in_progress(in_progress_lifetime=-0.1))
+    later._put_record(in_progress())
+    layer._delete_record(DataRecord("k"))
+    assert layer._get_record("k").status == "INPROGRESS"
+
+
+def test_a_late_clock_does_not_make_records_live_longer(layer, migrated_database, monkeypatch):
+    """Ends are durations from the database's now; the local clock is never compared with it."""
+    offset = 7_200
+    real_time, real_datetime = time.time, dt.datetime
+
+    class Late(real_datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return real_datetime.now(tz) - dt.timedelta(seconds=offset)
+
+    monkeypatch.setattr(time, "time", lambda: real_time() - offset)
+    monkeypatch.setattr(dt, "datetime", Late)
+    layer._put_record(in_progress())
+    assert layer._get_record("k").status == "INPROGRESS"
+    (row,) = migrated_database.execute(
+        "SELECT extract(epoch FROM in_progress_expires_at - now()) AS held FROM idempotency_records"
+    )
+    assert 25 < row["held"] <= 30
+
+
+def test_purging_deletes_what_has_expired(layer, migrated_database):
+    """At most as many as asked for, the oldest first, and nothing that still counts."""
+    for number in range(5):
+        layer._put_record(in_progress(f"old-{number}", lifetime=-100 + number))
+    layer._put_record(in_progress("new"))
+    assert layer.purge(limit=2) == 2
+    left = {row["id"] for row in migrated_database.execute("SELECT id FROM idempotency_records")}
+    assert left == {"old-2", "old-3", "old-4", "new"}
+    assert layer.purge() == 3
+    assert layer.purge() == 0
+
+
+def test_it_serves_powertools_decorator(layer):
+    """A function's answer is remembered by its payload; another payload is refused."""
+    config = IdempotencyConfig(
+        event_key_jmespath="id", payload_validation_jmespath="amount", lambda_context=new_context()
+    )
+    calls = []
+
+    @idempotent_function(data_keyword_argument="order", persistence_store=layer, config=config)
+    def pay(order):
+        calls.append(order)
+        return {"paid": order["amount"]}
+
+    assert pay(order={"id": 1, "amount": 5}) == {"paid": 5}
+    assert pay(order={"id": 1, "amount": 5}) == {"paid": 5}
+    assert len(calls) == 1
+    with pytest.raises(IdempotencyValidationError):
+        pay(order={"id": 1, "amount": 6})
+
+
+def test_a_second_call_meanwhile_is_refused(layer):
+    """By Powertools' own error, which leaves the message to a later delivery."""
+    config = IdempotencyConfig(lambda_context=new_context())
+
+    @idempotent_function(data_keyword_argument="order", persistence_store=layer, config=config)
+    def pay(order, again):
+        if again:
+            pay(order=order, again=False)
+
+    with pytest.raises(IdempotencyAlreadyInProgressError):
+        pay(order={"id": 1}, again=True)

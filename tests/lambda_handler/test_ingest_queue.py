@@ -1,0 +1,269 @@
+"""Batches of SQS messages: what is ingested, what is given up, what comes again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from behaviour.lambda_events import http_api, sqs
+from behaviour.lambda_face import open_face
+
+from lambda_handler.errors import UnknownEvent
+from lambda_handler.ingest_queue import make_handler
+from poolkit.errors import DatabaseUnavailable
+
+NOTHING_FAILED = {"batchItemFailures": []}
+
+
+def document(document_id, text="Some text."):
+    return json.dumps({"id": document_id, "title": "A title", "text": text})
+
+
+def failures(event, *numbers):
+    """Return the answer that names these of the batch's messages as failed."""
+    ids = [event["Records"][number]["messageId"] for number in numbers]
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in ids]}
+
+
+def open_queue(url, **environ):
+    return open_face(url, make_handler, **environ)
+
+
+@pytest.fixture
+def queue(migrated_database):
+    with open_queue(migrated_database.url(driver="")) as queue:
+        yield queue
+
+
+def documents(database):
+    return {row["id"] for row in database.execute("SELECT id FROM documents")}
+
+
+def ingests(*queues):
+    """Count the documents that were really ingested, and not remembered."""
+    return sum(line["message"] == "ingested" for queue in queues for line in queue.logs())
+
+
+@contextmanager
+def held(database, statement):
+    """Keep a statement's locks until the block ends."""
+    with database.connect() as connection, connection.cursor() as cursor:
+        connection.autocommit = False
+        cursor.execute(statement)
+        yield
+        connection.rollback()
+
+
+def wait_for_lock(database):
+    deadline = time.monotonic() + 10
+    while not any(row["wait_event_type"] == "Lock" for row in database.backends("lambda")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+INSERTED = "INSERT INTO documents (id, title, content_sha256, chunk_count) VALUES ('{}', '', '', 0)"
+
+
+def test_each_message_becomes_a_document(queue, migrated_database):
+    """A batch takes one connection, and nothing is reported as failed."""
+    assert queue.invoke(sqs(document("a"), document("b"), document("c"))) == NOTHING_FAILED
+    assert documents(migrated_database) == {"a", "b", "c"}
+    assert queue.environment.snapshot().opened == 1
+    migrated_database.wait_for_backends(0, "lambda:")
+
+
+POISON = {
+    "no JSON": "{",
+    "no object": "[]",
+    "an unknown field": '{"id":"x","title":"t","text":"t","more":1}',
+    "a bad id": '{"id":"/","title":"t","text":"t"}',
+    "NUL": '{"id":"x","title":"t","text":"\\u0000"}',
+    "a lone surrogate": '{"id":"x","title":"t","text":"\\ud800"}',
+    "a lone surrogate, not escaped": '{"id":"x","title":"t","text":"\ud800"}',
+    "empty": "",
+    "too large": json.dumps({"id": "x", "title": "t", "text": "x" * 1_100_000}),
+}
+
+
+@pytest.mark.parametrize("body", POISON.values(), ids=POISON)
+def test_a_poison_message_is_kept_with_its_error_and_not_delivered_again(
+    queue, migrated_database, body
+):
+    """The messages beside it are ingested; SQS is told that all are done."""
+    event = sqs(document("before"), body, document("after"), receive_count=2)
+    assert queue.invoke(event) == NOTHING_FAILED
+    assert documents(migrated_database) == {"before", "after"}
+    (letter,) = migrated_database.execute("SELECT * FROM dead_letters")
+    assert letter["source"] == "arn:aws:sqs:us-east-2:123456789012:documents"
+    assert letter["message_id"] == event["Records"][1]["messageId"]
+    assert letter["attempts"] == 2
+    assert letter["error_type"].startswith("articles.errors.")
+    assert letter["error"]
+
+
+def test_a_poison_message_delivered_twice_leaves_one_record(queue, migrated_database):
+    """The later delivery's record replaces the earlier one."""
+    queue.invoke(sqs("{", receive_count=1))
+    queue.invoke(sqs("{", receive_count=2))
+    (letter,) = migrated_database.execute("SELECT * FROM dead_letters")
+    assert letter["attempts"] == 2
+
+
+def test_only_the_message_that_failed_is_delivered_again(migrated_database):
+    """The database's own failure is no fault of the message's, nor of its neighbours."""
+    event = sqs(document("a"), document("b"), document("c"))
+    with open_queue(migrated_database.url(), POOLKIT_STATEMENT_TIMEOUT="300") as queue:
+        with held(migrated_database, INSERTED.format("b")):
+            assert queue.invoke(event) == failures(event, 1)
+        assert documents(migrated_database) == {"a", "c"}
+        assert migrated_database.execute("SELECT * FROM dead_letters") == []
+        assert queue.invoke(event) == NOTHING_FAILED
+    assert documents(migrated_database) == {"a", "b", "c"}
+    assert ingests(queue) == 3
+
+
+def test_a_fifo_queue_stops_at_the_first_failure(migrated_database):
+    """A later message of the queue must not overtake the one that failed."""
+    event = sqs(document("a"), document("b"), document("c"), queue="documents.fifo")
+    with open_queue(migrated_database.url(), POOLKIT_STATEMENT_TIMEOUT="300") as queue:
+        with held(migrated_database, INSERTED.format("b")):
+            assert queue.invoke(event) == failures(event, 1, 2)
+        assert documents(migrated_database) == {"a"}
+        assert queue.invoke(event) == NOTHING_FAILED
+    assert documents(migrated_database) == {"a", "b", "c"}
+
+
+def test_every_message_that_failed_is_named(migrated_database):
+    """Also if that is all of them: no exception, for both mean the same to SQS."""
+    for name in ("documents", "documents.fifo"):
+        event = sqs(document("a"), document("b"), queue=name)
+        with (
+            open_queue(migrated_database.url(), POOLKIT_STATEMENT_TIMEOUT="200") as queue,
+            held(migrated_database, "LOCK TABLE documents"),
+        ):
+            assert queue.invoke(event) == failures(event, 0, 1)
+
+
+def test_a_backend_that_dies_costs_its_message_and_no_other(queue, migrated_database):
+    """The next message's unit of work opens another connection."""
+    event = sqs(document("a"), document("b"), document("c"))
+    with ThreadPoolExecutor(1) as pool, held(migrated_database, INSERTED.format("b")):
+        answer = pool.submit(queue.invoke, event)
+        wait_for_lock(migrated_database)
+        (backend,) = migrated_database.backends("lambda:")
+        migrated_database.execute("SELECT pg_terminate_backend(%s)", backend["pid"])
+        assert answer.result(20) == failures(event, 1)
+    assert documents(migrated_database) == {"a", "c"}
+
+
+def test_without_a_database_the_whole_batch_comes_again(migrated_database):
+    """One attempt to connect, and then an error rather than one attempt per message."""
+    url = migrated_database.url().replace(migrated_database.name, "no_such_database")
+    with open_queue(url) as queue, pytest.raises(DatabaseUnavailable):
+        queue.invoke(sqs(document("a"), document("b")))
+
+
+def test_a_message_delivered_twice_is_ingested_once(queue, migrated_database):
+    """The second delivery is done without being worked on; so it is by another function."""
+    event = sqs(document("a"))
+    with open_queue(migrated_database.url()) as other:
+        for _ in range(2):
+            assert queue.invoke(event) == NOTHING_FAILED
+            assert other.invoke(event) == NOTHING_FAILED
+        assert ingests(queue, other) == 1
+
+
+def test_an_old_version_can_be_sent_again(queue, migrated_database):
+    """What is remembered is the message, not its content."""
+    first, second, third = (document("a", text) for text in ("one", "two", "one"))
+    assert queue.invoke(sqs(first, second, third)) == NOTHING_FAILED
+    (chunk,) = migrated_database.execute("SELECT text FROM chunks")
+    assert chunk["text"] == "one"
+    assert ingests(queue) == 3
+
+
+def test_duplicates_at_the_same_time_are_ingested_once(migrated_database):
+    """While one invoke works on a message, the others give it back."""
+    event = sqs(document("a"))
+    with (
+        open_queue(migrated_database.url()) as first,
+        open_queue(migrated_database.url()) as second,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with held(migrated_database, INSERTED.format("a")):
+            working = pool.submit(first.invoke, event)
+            wait_for_lock(migrated_database)
+            assert second.invoke(event) == failures(event, 0)
+        assert working.result(20) == NOTHING_FAILED
+        assert second.invoke(event) == NOTHING_FAILED
+        assert ingests(first, second) == 1
+
+
+CRASHING = """
+import json, sys
+from behaviour.lambda_face import new_context
+from lambda_handler.queue import handler
+handler(json.loads(sys.argv[1]), new_context(timeout_s=1.5))
+"""
+
+
+def test_after_a_crash_a_later_delivery_takes_over(queue, migrated_database):
+    """The record in progress holds until the crashed invoke would have timed out, not longer."""
+    event = sqs(document("a"))
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": "tests",
+        "DATABASE_URL": migrated_database.url(),
+    }
+    with held(migrated_database, INSERTED.format("a")):
+        command = [sys.executable, "-c", CRASHING, json.dumps(event)]
+        process = subprocess.Popen(command, env=environ)
+        try:
+            wait_for_lock(migrated_database)
+            process.send_signal(signal.SIGKILL)
+        finally:
+            process.kill()
+            process.wait(10)
+        migrated_database.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'lambda:%%' AND pid <> pg_backend_pid()"
+        )
+    (record,) = migrated_database.execute(
+        "SELECT status, in_progress_expires_at - now() AS held FROM idempotency_records"
+    )
+    assert record["status"] == "INPROGRESS"
+    assert 0 < record["held"].total_seconds() <= 1.5
+    assert queue.invoke(event) == failures(event, 0)
+    deadline = time.monotonic() + 10
+    while queue.invoke(event) != NOTHING_FAILED:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert documents(migrated_database) == {"a"}
+    assert ingests(queue) == 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{}, {"Records": []}, {"Records": [{"eventSource": "aws:s3"}]}, http_api("GET", "/")],
+    ids=["empty", "no messages", "S3", "HTTP"],
+)
+def test_an_unknown_event_is_an_error(queue, event):
+    """The message says what was wanted and what was found."""
+    with pytest.raises(UnknownEvent, match=r"wanted a batch of SQS messages, found an object"):
+        queue.invoke(event)
+
+
+def test_a_log_line_names_the_message(queue):
+    """What was done with a message can be found by its id."""
+    event = sqs(document("a"), "{")
+    queue.invoke(event)
+    ingested, given_up = queue.logs()
+    assert (ingested["message"], ingested["document_id"]) == ("ingested", "a")
+    assert given_up["message"] == "given up"
+    ids = [record["messageId"] for record in event["Records"]]
+    assert [ingested["message_id"], given_up["message_id"]] == ids
