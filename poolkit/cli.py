@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 try:
     import click
@@ -78,6 +78,50 @@ def _copy_presets(file: Path) -> None:
     except FileExistsError:
         raise FileExistsError(f"{file} exists already; it was left as it is") from None
     click.echo(f"{file}: needs SQLAlchemy and your driver, nothing else")
+
+
+@main.command()
+@click.option("--targets", help="names from pyproject.toml, with commas; default: all")
+@click.option("--users", type=int, default=20, show_default=True, help="users at once")
+@click.option(
+    "--rate", type=float, default=2.0, show_default=True, help="tasks per user and second"
+)
+@click.option("--duration", type=float, help="seconds of measuring a target  [default: 20]")
+@click.option("--warm-up", type=float, help="seconds of load before that  [default: 6]")
+@click.option("--quick", is_flag=True, help="6 s a target instead of 20")
+@click.option("--environment", "-e", default="prod", show_default=True, help="preset numbers")
+@click.option("--max-connections", type=int, default=100, show_default=True)
+@click.option("--database-url", help="a server that is there, in place of the embedded one")
+@click.option("--out", type=click.Path(path_type=Path), help="a new folder for the run")
+def compare(*, targets: str | None, quick: bool, **values: Any) -> None:
+    """Run every target under the same load; report connections and latency."""
+    from poolkit.compare.command import compare  # noqa: PLC0415
+    from poolkit.compare.plan import Options  # noqa: PLC0415
+
+    timed = {"duration": "duration_s", "warm_up": "warm_up_s", "rate": "rate_per_user"}
+    given = {timed.get(name, name): value for name, value in values.items() if value is not None}
+    options = Options(
+        **(QUICK if quick else {}) | given,
+        targets=tuple(name.strip() for name in (targets or "").split(",") if name.strip()),
+        command=" ".join(["poolkit", *sys.argv[1:]]),
+    )
+    sys.exit(compare(options))
+
+
+QUICK = {"duration_s": 6.0, "warm_up_s": 4.0}
+
+
+@main.command()
+@click.option("--targets", help="names from pyproject.toml, with commas; default: all")
+@click.option("--environment", "-e", default="dev", show_default=True, help="preset numbers")
+@click.option("--max-connections", type=int, default=100, show_default=True)
+def up(*, targets: str | None, environment: str, max_connections: int) -> None:
+    """Run the embedded stack and every target until Ctrl-C, and print the addresses."""
+    from poolkit.compare.command import up  # noqa: PLC0415
+    from poolkit.compare.plan import Options  # noqa: PLC0415
+
+    names = tuple(name.strip() for name in (targets or "").split(",") if name.strip())
+    up(Options(targets=names, environment=environment, max_connections=max_connections))
 
 
 @main.group()

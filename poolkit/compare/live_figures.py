@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections import deque
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,7 @@ class LiveFigures:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: TextIO | None = None
-        self._rest = ""
+        self._read = 0
         self._recent: deque[tuple[float, float]] = deque()
         self.first = 0.0
         """The moment when the first request was sent."""
@@ -28,14 +27,16 @@ class LiveFigures:
 
     def update(self) -> int:
         """Read what is new, and return how many requests there have been."""
-        if self._file is None:
-            if not self._path.exists():
-                return 0
-            self._file = self._path.open(encoding="utf-8", newline="")
-        text = self._rest + self._file.read()
-        complete, newline, self._rest = text.rpartition("\n")
-        if newline:
-            self._take(complete.splitlines())
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                text = file.read()
+        except FileNotFoundError:
+            return 0
+        # A line that is not whole yet is read again when its end has come.
+        complete = text[: text.rfind(b"\n") + 1]
+        self._read += len(complete)
+        self._take(complete.decode().splitlines())
         return self.count
 
     def _take(self, lines: list[str]) -> None:

@@ -77,3 +77,5 @@ def check_locustfiles(files: Iterable[Path], root: Path) -> None:
             said = (listed.stderr or listed.stdout).strip().splitlines()
             last = said[-1] if said else f"exit status {listed.returncode}"
             raise ConfigurationError(f"locustfile {file} cannot be used: {last}")
+        if not listed.stdout.partition("Available Users:")[2].strip():
+            raise ConfigurationError(f"locustfile {file} cannot be used: no user class in it")

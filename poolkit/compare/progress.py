@@ -38,9 +38,8 @@ class Progress(Protocol):
 class LiveProgress:
     """Redraws a few lines in place; what is finished stays above."""
 
-    def __init__(self, console: Console, seconds: float) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._ends = time.monotonic() + seconds
         self._stage = "starting"
         self._done = 0.0
         self._figures = ""
@@ -141,6 +140,6 @@ class LoggedProgress:
         self._console.print(words, highlight=False, soft_wrap=True)
 
 
-def progress_on(console: Console, seconds: float) -> LiveProgress | LoggedProgress:
+def progress_on(console: Console) -> LiveProgress | LoggedProgress:
     """Return the progress that suits the console: live on a terminal, lines elsewhere."""
-    return LiveProgress(console, seconds) if console.is_terminal else LoggedProgress(console)
+    return LiveProgress(console) if console.is_terminal else LoggedProgress(console)

@@ -68,7 +68,8 @@ def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
     folder.write_plan(plan.record())
     try:
         with ExitStack() as parts:
-            launcher = _start(parts, project, plan, folder, progress)
+            launcher = start_stack(parts, project, plan, folder.path / "log", progress)
+            folder.write_machine(describe(_server_version(launcher.stack)))
             for number, planned in enumerate(plan.targets, start=1):
                 progress.target(planned.target.name, number, len(plan.targets))
                 window = _measure(planned, plan, launcher, folder, progress)
@@ -92,11 +93,15 @@ def _make_folder(project: Project, plan: Plan) -> Path:
     return folder
 
 
-def _start(
-    parts: ExitStack, project: Project, plan: Plan, folder: RunFolder, progress: Progress
+def start_stack(
+    parts: ExitStack, project: Project, plan: Plan, logs: Path, progress: Progress
 ) -> Launcher:
+    """Start the servers that the plan's targets need, and return what starts the targets.
+
+    Raises:
+        PoolkitError: a server did not start, or the database does not have the schema.
+    """
     options = plan.options
-    logs = folder.path / "log"
     supervisor = parts.enter_context(Supervisor(logs))
     progress.stage("starting PostgreSQL")
     needs = StackNeeds(
@@ -106,9 +111,6 @@ def _start(
         database_url=options.database_url,
     )
     stack = parts.enter_context(EmbeddedStack(project.root / STATE, needs))
-    with ActivityConnection(stack.monitor_url) as activity:
-        limits = activity.connect()
-    folder.write_machine(describe(limits.version))
     progress.stage("preparing the schema")
     _prepare_schema(project, stack)
     return Launcher(
@@ -118,6 +120,12 @@ def _start(
         stack=stack,
         logs=logs,
     )
+
+
+def _server_version(stack: EmbeddedStack) -> str:
+    """Ask, and find out early whether the server may be watched at all."""
+    with ActivityConnection(stack.monitor_url) as activity:
+        return activity.connect().version
 
 
 def _prepare_schema(project: Project, stack: EmbeddedStack) -> None:

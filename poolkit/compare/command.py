@@ -1,0 +1,111 @@
+"""What `poolkit compare` and `poolkit up` do, from options to exit status."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from poolkit.compare.plan import make_plan
+from poolkit.compare.progress import progress_on
+from poolkit.compare.report import print_run, write_report
+from poolkit.compare.run import STATE, plan_run, run, start_stack
+from poolkit.compare.targets import choose, targets_of
+from poolkit.project import Project
+
+if TYPE_CHECKING:
+    from poolkit.compare.plan import Options, Plan
+    from poolkit.compare.progress import Progress
+    from poolkit.compare.running import Launcher, Running
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
+
+def compare(options: Options) -> int:
+    """Run, report, and return the exit status.
+
+    Raises:
+        PoolkitError: something was wrong; nothing is left running.
+    """
+    console = Console()
+    project = Project.find()
+    plan = plan_run(project, options)
+    console.print(_announcement(plan), highlight=False)
+    with progress_on(console) as progress:
+        outcome = run(project, plan, progress)
+        progress.stage("writing the report")
+        results = write_report(outcome.folder)
+    print_run(results, console)
+    console.print(f"\nReport: {_shown(outcome.folder / 'report.html')}", highlight=False)
+    if outcome.interrupted:
+        console.print("Interrupted: the report shows what was measured until then.")
+    return INTERRUPTED if outcome.interrupted else 0
+
+
+def _announcement(plan: Plan) -> str:
+    options = plan.options
+    names = ", ".join(planned.target.name for planned in plan.targets)
+    lines = [
+        (
+            f"{options.users} users, {options.rate_per_user:g} tasks/s each, preset numbers of "
+            f"{options.environment}, max_connections {options.max_connections}: {names}"
+        )
+    ]
+    lines += [f"{name} is not there: {reason}" for name, reason in plan.absent]
+    return "\n".join(lines)
+
+
+def up(options: Options) -> None:
+    """Run the stack and all targets at once until Ctrl-C.
+
+    Raises:
+        PoolkitError: something was wrong, or ended by itself; nothing is left running.
+    """
+    console = Console()
+    project = Project.find()
+    plan = make_plan(choose(targets_of(project), options.targets), options)
+    logs = project.root / STATE / "up"
+    with ExitStack() as parts:
+        with progress_on(console) as progress:
+            launcher = start_stack(parts, project, plan, logs, progress)
+            running = _start_all(plan, launcher, progress)
+        _print_addresses(console, launcher, running)
+        try:
+            launcher.supervisor.wait()
+        except KeyboardInterrupt:
+            console.print("stopping")
+
+
+def _start_all(plan: Plan, launcher: Launcher, progress: Progress) -> list[Running]:
+    started = []
+    for planned in plan.targets:
+        progress.stage(f"starting {planned.target.name}")
+        started.append(launcher.start(planned.target, planned.instances_max))
+    return started
+
+
+def _print_addresses(console: Console, launcher: Launcher, running: list[Running]) -> None:
+    stack = launcher.stack
+    rows = [("PostgreSQL", stack.database_url)]
+    rows += [("PgBouncer", stack.pgbouncer.url(driver=""))] if stack.pgbouncer else []
+    rows += [("broker", stack.broker.url)] if stack.broker else []
+    rows += [(r.target.name, _address(r)) for r in running]
+    width = max(len(name) for name, _ in rows)
+    for name, address in rows:
+        console.print(f"  {name:<{width}}  {address}", highlight=False, soft_wrap=True)
+    console.print(f"Logs are in {_shown(launcher.logs)}. Ctrl-C stops everything.")
+
+
+def _address(running: Running) -> str:
+    if running.target.kind == "worker":
+        return f"takes tasks from the broker (pid {running.process.pid})"
+    return running.url
+
+
+def _shown(path: Path) -> str:
+    """Return the path as short as it can be typed from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,45 @@
+"""Figures read from the file of requests while it grows."""
+
+import time
+
+from poolkit.compare.live_figures import OVER_S, LiveFigures
+
+HEADER = "due,started,latency_ms,service_ms,method,name,status,error\n"
+
+
+def row(started, latency_ms):
+    return f"{started},{started},{latency_ms},{latency_ms},GET,/,200,\n"
+
+
+def test_there_are_no_figures_without_a_file(tmp_path):
+    """Before Locust has written anything there is nothing to show, and that is no error."""
+    figures = LiveFigures(tmp_path / "requests.csv")
+    assert figures.update() == 0
+    assert (figures.per_s, figures.p95_ms) == (0, 0)
+
+
+def test_rows_are_counted_as_they_come_and_half_a_row_waits(tmp_path):
+    """A line that is not whole yet is read when its end has come."""
+    file = tmp_path / "requests.csv"
+    figures = LiveFigures(file)
+    now = time.time()
+    first, second = row(now, 5), row(now + 0.1, 7)
+    file.write_text(HEADER + first + second[:10])
+    assert figures.update() == 1
+    assert figures.first == now
+    with file.open("a") as more:
+        more.write(second[10:])
+    assert figures.update() == 2
+
+
+def test_figures_look_back_a_few_seconds(tmp_path):
+    """Old rows count for the total only."""
+    file = tmp_path / "requests.csv"
+    now = time.time()
+    old = "".join(row(now - 60 + i / 100, 1000) for i in range(50))
+    new = "".join(row(now - 0.5, latency) for latency in range(1, 101))
+    file.write_text(HEADER + old + new)
+    figures = LiveFigures(file)
+    assert figures.update() == 150
+    assert figures.per_s == 100 / OVER_S
+    assert figures.p95_ms == 96

@@ -1,0 +1,199 @@
+"""The schedule and the rows that the kit adds to Locust."""
+
+import csv
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from poolkit.compare.load import Load, check_locustfiles
+from poolkit.errors import ConfigurationError
+
+LOCUSTFILE = """
+from locust import FastHttpUser, task
+
+class Visitor(FastHttpUser):
+    @task
+    def visit(self):
+        self.client.get("/")
+"""
+
+
+class Server(ThreadingHTTPServer):
+    """Answers at once, but for a time in which it does not answer at all."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.opened = threading.Event()
+        self.opened.set()
+        self.status = 200
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.server.opened.wait(20)
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    """Serve on a free port."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.opened.set()
+        server.shutdown()
+        thread.join()
+
+
+def load_on(server, folder, **values):
+    locustfile = folder / "visitors.py"
+    locustfile.write_text(LOCUSTFILE)
+    return Load(
+        **{
+            "locustfile": locustfile,
+            "host": f"http://127.0.0.1:{server.server_port}",
+            "users": 4,
+            "rate_per_user": 10.0,
+            "warm_up_s": 1.0,
+            "duration_s": 2.0,
+            "requests": folder / "requests.csv",
+        }
+        | values
+    )
+
+
+def start(load, command=None):
+    return subprocess.Popen(
+        command or load.command,
+        env={**os.environ, **load.environ},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def but_the_last(rows):
+    """Leave the last moment out: Locust may end a user that has just begun a request."""
+    end = max(float(row["due"]) for row in rows)
+    return [row for row in rows if float(row["due"]) < end - 0.2]
+
+
+def rows_of(load):
+    with Path(load.requests).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_user_follows_its_schedule(server, tmp_path):
+    """Requests are due at one steady rate, and their latency counts from then."""
+    load = load_on(server, tmp_path)
+    process = start(load)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    rows = rows_of(load)
+    assert len(rows) == pytest.approx(4 * 10 * 4, rel=0.25)
+    assert {row["error"] for row in but_the_last(rows)} == {""}
+    for row in but_the_last(rows):
+        late = float(row["started"]) - float(row["due"])
+        assert late >= 0
+        expected = late * 1000 + float(row["service_ms"])
+        assert float(row["latency_ms"]) == pytest.approx(expected, abs=0.1)
+
+
+def test_a_stall_does_not_hide_the_requests_behind_it(server, tmp_path):
+    """What waited behind a stall is sent afterwards, late, and counted from when it was due."""
+    load = load_on(server, tmp_path, users=1, duration_s=4.0)
+    process = start(load)
+    while not (Path(load.requests).exists() and len(rows_of(load)) > 5):
+        assert process.poll() is None
+        time.sleep(0.02)
+    server.opened.clear()
+    time.sleep(1.0)
+    server.opened.set()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    rows = sorted(rows_of(load), key=lambda row: float(row["due"]))
+    waited = [row for row in rows if float(row["latency_ms"]) > 100]
+    # One request hung for the whole second; the nine due in it began late.
+    assert 8 <= len(waited) <= 14
+    assert sum(float(row["service_ms"]) > 100 for row in waited) == 1
+    gaps = [float(b["due"]) - float(a["due"]) for a, b in pairwise(rows)]
+    assert max(gaps) < 0.11
+
+
+def test_failures_are_rows_with_their_status(server, tmp_path):
+    """A 503 is a row with its status and error, and no failure of the load generator."""
+    server.status = 503
+    load = load_on(server, tmp_path, users=1, duration_s=1.0)
+    process = start(load)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    rows = but_the_last(rows_of(load))
+    assert {(row["status"], row["error"]) for row in rows} == {("503", "503")}
+
+
+def test_what_the_end_cuts_off_counts_as_failed(server, tmp_path):
+    """A request without an answer, and those that were never sent, are in the rows."""
+    load = load_on(server, tmp_path, users=1)
+    command = list(load.command)
+    command[command.index("--stop-timeout") + 1] = "1"
+    server.opened.clear()
+    process = start(load, command)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    errors = [row["error"] for row in rows_of(load)]
+    assert "" not in errors
+    assert errors.count("unsent") > 20
+    assert len(errors) - errors.count("unsent") == 1, "the one that was sent"
+
+
+def test_a_refused_connection_is_a_row_without_status(tmp_path, server):
+    """Nobody listens: status 0, and the kind of error."""
+    load = load_on(server, tmp_path, host="http://127.0.0.1:1", users=1, duration_s=1.0)
+    process = start(load)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    errors = {(row["status"], row["error"]) for row in rows_of(load)}
+    assert {status for status, _ in errors} == {"0"}
+    assert "" not in {error for _, error in errors}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import no_such_module_at_all\n", "No module named 'no_such_module_at_all'"),
+        ("def broken(:\n", "SyntaxError"),
+        ("x = 1\n", "no user class in it"),
+    ],
+)
+def test_a_locustfile_that_cannot_be_used_is_found_before_the_run(tmp_path, content, message):
+    """The message names the file and quotes the last line that Python said."""
+    file = tmp_path / "load.py"
+    file.write_text(content)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        check_locustfiles([file], tmp_path)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_kit_s_own_locustfiles_can_be_used():
+    """Both import, and have users."""
+    root = Path(__file__).parents[2]
+    check_locustfiles([root / "loadtests/articles.py", root / "loadtests/ingest.py"], root)
+    assert sys.modules.get("gevent") is None, "Locust's monkey-patching stays in its process"

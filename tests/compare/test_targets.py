@@ -1,0 +1,81 @@
+"""The targets that a project's pyproject.toml names."""
+
+from pathlib import Path
+
+import pytest
+
+from poolkit.compare.targets import choose, targets_of
+from poolkit.errors import ConfigurationError
+from poolkit.project import Project
+
+ROOT = Path(__file__).parents[2]
+WEB = {"kind": "web", "app": "m:app", "locustfile": "load.py", "preset": "web"}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Make a project with one locustfile from a table of targets."""
+    (tmp_path / "load.py").touch()
+    return lambda **targets: Project(root=tmp_path, table={"targets": targets})
+
+
+def test_the_kit_s_own_targets_are_read_in_order():
+    """This project compares six targets, each with a preset and a locustfile that is there."""
+    targets = targets_of(Project.find(ROOT))
+    assert list(targets) == ["lambda", "lambda_warm", "lambda_proxy", "web", "web_async", "worker"]
+    assert targets["worker"].needs_broker
+    assert not targets["web"].needs_broker
+
+
+def test_the_preset_is_the_target_s_name_unless_said(project):
+    """A table without `preset` means the preset that is called like the target."""
+    table = {key: value for key, value in WEB.items() if key != "preset"}
+    assert targets_of(project(web=table))["web"].preset == "web"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "wbe"}, r"kind must be one of lambda, web, worker, not 'wbe'"),
+        ({"preset": "website"}, r"preset must be one of web, .*not 'website'"),
+        ({"locustfil": "x"}, r"unknown key locustfil; did you mean locustfile"),
+        ({"locustfile": "no.py"}, r"there is no file no.py"),
+        ({"locustfile": None}, r"locustfile must be a string"),
+        ({"app": ""}, r"needs app or command"),
+        ({"processes": 0}, r"processes must be from 1 to 64, not 0"),
+        ({"processes": True}, r"processes must be from 1 to 64, not True"),
+        ({"command": "python"}, r"command must be a list of strings"),
+        ({"env": {"A": 1}}, r"env must be a table of strings"),
+        ({"env": {"A": "{prot}"}}, r"unknown placeholder; there are \{python\}"),
+        ({"command": ["{"]}, r"unknown placeholder"),
+        ({"through": "pgbuoncer"}, r"through must be one of postgresql, pgbouncer"),
+        ({"reserved_concurrency": "all"}, r'reserved_concurrency must be "fit" or a whole number'),
+    ],
+)
+def test_a_wrong_table_is_refused_by_key(project, change, message):
+    """The message names the file, the table and the key, and what is allowed."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        targets_of(project(web={**WEB, **change}))
+    assert "pyproject.toml: [tool.poolkit.targets.web]" in str(caught.value)
+
+
+@pytest.mark.parametrize("table", [{}, {"targets": {}}, {"targets": "web"}])
+def test_a_project_without_targets_says_so(tmp_path, table):
+    """There is nothing to compare, and the message names the table to write."""
+    with pytest.raises(ConfigurationError, match=r"no \[tool.poolkit.targets.NAME\] table"):
+        targets_of(Project(root=tmp_path, table=table))
+
+
+def test_a_target_that_is_no_table_is_refused(project):
+    """`targets.web = 1` is named as what it is."""
+    with pytest.raises(ConfigurationError, match="must be a table, not 1"):
+        targets_of(project(web=1))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(project):
+    """`--targets wbe` gets the name that was meant and the list of all."""
+    targets = targets_of(project(web=WEB, web2=WEB))
+    with pytest.raises(ConfigurationError, match=r"did you mean web.*there are: web, web2"):
+        choose(targets, ["wbe"])
+    assert [target.name for target in choose(targets, [])] == ["web", "web2"]
+    assert [target.name for target in choose(targets, ["web2"])] == ["web2"]
