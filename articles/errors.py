@@ -10,11 +10,10 @@ ArticlesError
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class InputError:
+class InputError(NamedTuple):
     """One thing wrong with the input, and where: in the body or in a parameter.
 
     `pointer` is a JSON Pointer in URI fragment form (RFC 6901, section 6), as RFC 9457

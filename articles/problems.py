@@ -9,9 +9,9 @@ is a name and need not lead anywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from articles.contract import dump
 from articles.errors import (
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 PROBLEM_SCHEMA: Final[Mapping[str, Any]] = {
     "type": "object",
@@ -54,8 +56,7 @@ PROBLEM_SCHEMA: Final[Mapping[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """A problem document, and the headers that go with its answer."""
 
     status: int
@@ -63,8 +64,8 @@ class Problem:
     detail: str
     type: str = "about:blank"
     errors: tuple[InputError, ...] = ()
-    extensions: Mapping[str, object] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    extensions: Mapping[str, object] = _NOTHING
+    headers: Mapping[str, str] = _NOTHING
 
     def body(self, instance: str | None = None) -> bytes:
         """Encode it; `instance` names this occurrence, such as `urn:uuid:` and a request id."""

@@ -10,7 +10,7 @@ import threading
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import event, exc
 
@@ -43,8 +43,7 @@ class Histogram:
         return Histogram(list(self.counts), self.total)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PoolSnapshot:
+class PoolSnapshot(NamedTuple):
     """The counters at one moment. Times are in seconds.
 
     `waiting` counts the callers that have asked for a connection and do not have it yet,
