@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -107,8 +106,10 @@ def test_every_user_follows_its_schedule(server, tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     rows = rows_of(load)
-    assert len(rows) == pytest.approx(4 * 10 * 4, rel=0.25)
     assert {row["error"] for row in but_the_last(rows)} == {""}
+    end = max(float(row["due"]) for row in rows)
+    last_second = [row for row in rows if end - 1 < float(row["due"]) <= end]
+    assert abs(len(last_second) - 4 * 10) <= 4, "ten a second from each of the four"
     for row in but_the_last(rows):
         late = float(row["started"]) - float(row["due"])
         assert late >= 0
@@ -124,17 +125,18 @@ def test_a_stall_does_not_hide_the_requests_behind_it(server, tmp_path):
         assert process.poll() is None
         time.sleep(0.02)
     server.opened.clear()
+    begin = time.time()
     time.sleep(1.0)
+    end = time.time()
     server.opened.set()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
-    rows = sorted(rows_of(load), key=lambda row: float(row["due"]))
-    waited = [row for row in rows if float(row["latency_ms"]) > 100]
-    # One request hung for the whole second; the nine due in it began late.
-    assert 8 <= len(waited) <= 14
-    assert sum(float(row["service_ms"]) > 100 for row in waited) == 1
-    gaps = [float(b["due"]) - float(a["due"]) for a, b in pairwise(rows)]
-    assert max(gaps) < 0.11
+    due_in_stall = [row for row in rows_of(load) if begin + 0.15 < float(row["due"]) < end - 0.05]
+    assert len(due_in_stall) >= 7, "sent, though late"
+    for row in due_in_stall:
+        assert float(row["latency_ms"]) >= (end - float(row["due"])) * 1000
+    hung = [row for row in due_in_stall if float(row["started"]) < end]
+    assert len(hung) <= 1, "one request hung, the others waited behind it"
 
 
 def test_failures_are_rows_with_their_status(server, tmp_path):
