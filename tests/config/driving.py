@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, text
@@ -113,12 +116,18 @@ class TcpProxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self.listener.accept()
-                far = socket.create_connection(("127.0.0.1", self.target))
-                self.sockets += [near, far]
-                for source, sink in ((near, far), (far, near)):
-                    thread = threading.Thread(target=self._forward, args=(source, sink))
-                    self.threads.append(thread)
-                    thread.start()
+                self._in_thread(self._serve, near)
+
+    def _in_thread(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        thread = threading.Thread(target=work, args=arguments)
+        self.threads.append(thread)
+        thread.start()
+
+    def _serve(self, near: socket.socket) -> None:
+        far = socket.create_connection(("127.0.0.1", self.target))
+        self.sockets += [near, far]
+        self._in_thread(self._forward, far, near)
+        self._forward(near, far)
 
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -144,3 +153,43 @@ class TcpProxy:
             plug.close()
         for thread in self.threads:
             thread.join(5)
+
+
+class TlsFront(TcpProxy):
+    """Stands before a PostgreSQL without TLS and speaks TLS for it.
+
+    It answers the SSLRequest message (PostgreSQL, 54.2.11), and closes on who does not ask.
+    """
+
+    ssl_request = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
+
+    def __init__(self, port: int, certificate: Path, key: Path) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(certificate, key)
+        self.handshakes = 0
+        super().__init__(port)
+
+    def _serve(self, near: socket.socket) -> None:
+        # A TLS socket is not for two threads at once, so one waits for both directions.
+        with contextlib.suppress(OSError), near:
+            if near.recv(8, socket.MSG_WAITALL) != self.ssl_request:
+                return
+            near.sendall(b"S")
+            with (
+                self.context.wrap_socket(near, server_side=True) as inner,
+                socket.create_connection(("127.0.0.1", self.target)) as far,
+            ):
+                self.handshakes += 1
+                self.sockets += [inner, far]
+                while self._pass_on(inner, far):
+                    pass
+
+    @staticmethod
+    def _pass_on(inner: ssl.SSLSocket, far: socket.socket) -> bool:
+        ready = [inner] if inner.pending() else select.select([inner, far], [], [])[0]
+        for source in ready:
+            data = source.recv(65536)
+            if not data:
+                return False
+            (far if source is inner else inner).sendall(data)
+        return True

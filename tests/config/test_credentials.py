@@ -1,0 +1,457 @@
+"""Credentials: fetched when a connection is opened, and rotated without a failed request."""
+
+import asyncio
+import json
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+from driving import TlsFront, wait_until
+from moto.server import ThreadedMotoServer
+from psycopg2 import sql
+from sqlalchemy import text
+
+from poolkit.config import engine as engine_module
+from poolkit.config.credentials import (
+    Credentials,
+    IamTokenCredentials,
+    SecretsManagerCredentials,
+    source_for,
+)
+from poolkit.config.engine import make_async_engine, make_engine
+from poolkit.config.session import unit_of_work, unit_of_work_async
+from poolkit.config.settings import Settings
+from poolkit.errors import ConfigurationError, CredentialsError, DatabaseUnavailable
+from poolkit.local.ports import free_port
+
+REGION = "eu-central-1"
+
+
+@pytest.fixture(scope="module")
+def moto():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def aws(moto):
+    """Point boto3 at moto, for the module: making a client takes it a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": moto,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        client = boto3.client("secretsmanager")
+        yield client
+        client.close()
+
+
+class Role:
+    """A login role whose password lies in Secrets Manager, as RDS keeps it."""
+
+    def __init__(self, database, aws) -> None:
+        self.database = database
+        self.aws = aws
+        self.name = f"rotated_{secrets.token_hex(4)}"
+        self.password = secrets.token_urlsafe(12)
+        self._execute("CREATE ROLE {} LOGIN PASSWORD {}", self.password)
+        self.arn = aws.create_secret(Name=self.name, SecretString=self.secret())["ARN"]
+
+    def _execute(self, statement, password=None) -> None:
+        values = [sql.Identifier(self.name)] + ([sql.Literal(password)] if password else [])
+        with self.database.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(sql.SQL(statement).format(*values))
+
+    def secret(self) -> str:
+        # What RDS puts there (Amazon RDS User Guide, "Password management").
+        return json.dumps({"username": self.name, "password": self.password})
+
+    def set_password(self) -> None:
+        """Change it in the database, and nowhere else."""
+        self.password = secrets.token_urlsafe(12)
+        self._execute("ALTER ROLE {} PASSWORD {}", self.password)
+
+    def put_pending(self) -> str:
+        version = secrets.token_hex(16)
+        self.aws.put_secret_value(
+            SecretId=self.arn,
+            ClientRequestToken=version,
+            SecretString=self.secret(),
+            VersionStages=["AWSPENDING"],
+        )
+        return version
+
+    def put_current(self) -> None:
+        self.aws.put_secret_value(SecretId=self.arn, SecretString=self.secret())
+
+    def settings(self, **more) -> Settings:
+        return Settings.from_environ(
+            {
+                "DATABASE_SECRET_ARN": self.arn,
+                "DATABASE_HOST": "127.0.0.1",
+                "DATABASE_PORT": str(self.database.server.port),
+                "DATABASE_NAME": self.database.name,
+                "DATABASE_SSLMODE": "prefer",
+                "POOLKIT_ECHO": "off",
+                **more,
+            }
+        )
+
+    def drop(self) -> None:
+        self.database.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
+            self.name,
+        )
+        self._execute("DROP ROLE {}")
+
+
+@pytest.fixture
+def role(database, aws):
+    role = Role(database, aws)
+    yield role
+    role.drop()
+
+
+def _fetches(source):
+    """Count the calls that reach Secrets Manager."""
+    calls = []
+    client = source._secrets_manager()
+    client.meta.events.register("before-send.*", lambda **_: calls.append(1))
+    return calls
+
+
+def test_the_secret_opens_the_connection(role):
+    """User and password come from the secret; the engine's URL has neither."""
+    engine = make_engine(role.settings(POOLKIT_TARGET="lambda"))
+    assert engine.url.password is None
+    with unit_of_work(engine) as connection:
+        assert connection.scalar(text("SELECT current_user")) == role.name
+    assert role.password not in repr(role.settings())
+
+
+def test_many_threads_fetch_once(role):
+    """Threads that all need the secret make one call; it is kept for its time, no longer."""
+    source = SecretsManagerCredentials(role.arn, ttl=0.3)
+    calls = _fetches(source)
+    with ThreadPoolExecutor(8) as threads:
+        found = set(threads.map(lambda _: source.fetch(), range(32)))
+    assert found == {Credentials(role.name, role.password)}
+    assert len(calls) == 1
+    assert source.cached() is not None
+    wait_until(lambda: source.cached() is None)
+    source.fetch()
+    assert len(calls) == 2
+
+
+def test_the_password_is_not_shown():
+    """Credentials can be logged by accident without harm."""
+    assert "hunter2" not in repr(Credentials("me", "hunter2"))
+
+
+def test_a_refused_password_is_fetched_anew_once(role):
+    """A rotated password is found behind AWSCURRENT; if nothing else is known, nothing is tried."""
+    source = SecretsManagerCredentials(role.arn)
+    old = source.fetch()
+    assert source.renew(old) is None
+    role.set_password()
+    role.put_current()
+    assert source.cached() == old
+    new = source.renew(old)
+    assert new == source.cached() == Credentials(role.name, role.password)
+    calls = _fetches(source)
+    assert source.renew(old) == new
+    assert calls == []
+
+
+def test_the_pending_password_bridges_the_rotation(role):
+    """Between the change in the database and that of the label, the new one is AWSPENDING."""
+    settings = role.settings(POOLKIT_TARGET="lambda")
+    engine = make_engine(settings)
+    with unit_of_work(engine) as connection:
+        connection.execute(text("SELECT 1"))
+    role.set_password()
+    role.put_pending()
+    with unit_of_work(engine) as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+
+
+def _rotate(role):
+    """Rotate twice in the order that AWS's rotation functions keep."""
+    for _ in range(2):
+        role.password = secrets.token_urlsafe(12)
+        version = role.put_pending()
+        role._execute("ALTER ROLE {} PASSWORD {}", role.password)
+        time.sleep(0.3)
+        current = role.aws.describe_secret(SecretId=role.arn)["VersionIdsToStages"]
+        old = next(v for v, stages in current.items() if "AWSCURRENT" in stages)
+        role.aws.update_secret_version_stage(
+            SecretId=role.arn, VersionStage="AWSCURRENT", MoveToVersionId=version,
+            RemoveFromVersionId=old,
+        )  # fmt: skip
+        time.sleep(0.3)
+
+
+def test_rotation_under_traffic_fails_no_request_in_threads(role):
+    """Four threads connect anew for each request while the password is rotated twice."""
+    engine = make_engine(role.settings(POOLKIT_TARGET="lambda"))
+    over, errors, done = threading.Event(), [], []
+
+    def traffic():
+        while not over.is_set():
+            try:
+                with unit_of_work(engine) as connection:
+                    connection.execute(text("SELECT 1"))
+                done.append(1)
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=traffic) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(done) > 10)
+        _rotate(role)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert len(done) > 30
+
+
+def test_rotation_under_traffic_fails_no_request_on_the_loop(role):
+    """The same for tasks on an event loop, which is not stopped by the calls to AWS."""
+    settings = role.settings(POOLKIT_TARGET="web_async", POOLKIT_POOL="null")
+    done = []
+
+    async def traffic(engine, over):
+        while not over.is_set():
+            async with unit_of_work_async(engine) as connection:
+                await connection.execute(text("SELECT 1"))
+            done.append(1)
+
+    async def main():
+        engine, over = make_async_engine(settings), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(traffic(engine, over))
+            try:
+                await asyncio.to_thread(_rotate, role)
+            finally:
+                over.set()
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert len(done) > 30
+
+
+def test_a_wrong_password_stays_an_error(role):
+    """If Secrets Manager has no other password, the server's refusal is raised."""
+    engine = make_engine(role.settings(POOLKIT_TARGET="lambda"))
+    role.set_password()
+    with pytest.raises(DatabaseUnavailable, match="password authentication failed"):
+        with unit_of_work(engine) as connection:  # noqa: SIM117  (the block is what fails)
+            connection.execute(text("SELECT 1"))
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["hunter2", '{"username": "me"', '{"username": "hunter2"}', '["hunter2"]', '"hunter2"',
+     '{"username": "me", "password": 12345}'],
+)  # fmt: skip
+def test_a_broken_secret_is_named_and_not_shown(aws, secret):
+    """The message has the ARN and what is wanted; nothing of the secret, not in the cause."""
+    arn = aws.create_secret(Name=f"broken-{secrets.token_hex(4)}", SecretString=secret)["ARN"]
+    with pytest.raises(CredentialsError, match="must be a JSON object with username and") as caught:
+        SecretsManagerCredentials(arn).fetch()
+    assert arn in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_a_missing_secret_is_named(aws):
+    """The message has the ARN and AWS's own words."""
+    arn = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:missing-AbCdEf"
+    with pytest.raises(CredentialsError, match="secret:missing-AbCdEf could not be read: .*find"):
+        SecretsManagerCredentials(arn).fetch()
+
+
+def test_an_unreachable_endpoint_is_an_error_in_bounded_time(aws, monkeypatch):
+    """AWS out of reach fails within seconds, and threads that waited share the failure."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    source = SecretsManagerCredentials(
+        f"arn:aws:secretsmanager:{REGION}:123456789012:secret:x-AbCdEf"
+    )
+    began = time.perf_counter()
+
+    def fetch(_):
+        with pytest.raises(CredentialsError, match="could not be read"):
+            source.fetch()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(fetch, range(8)))
+    assert time.perf_counter() - began < 12
+
+
+def test_boto3_is_imported_only_where_it_is_needed(role):
+    """Neither the import of the kit nor an engine without secrets pays for boto3."""
+    code = (
+        "import sys\n"
+        "from poolkit.config.engine import make_engine\n"
+        "from poolkit.config.settings import Settings\n"
+        "make_engine(Settings.from_environ({'DATABASE_URL': 'postgresql://h/d'}))\n"
+        f"secret = {{'DATABASE_SECRET_ARN': {role.arn!r}}}\n"
+        "make_engine(Settings.from_environ(secret | "
+        "{'DATABASE_HOST': 'h', 'DATABASE_NAME': 'd'}))\n"
+        "assert not {'boto3', 'botocore'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- IAM --------------------------------------------------------------------------------------
+
+
+def _certificate(directory, name):
+    """Make a self-signed certificate for 127.0.0.1, and for no other name, and its key."""
+    certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+@pytest.fixture(scope="module")
+def tls_server(postgres, tmp_path_factory):
+    """The real server behind TLS: the embedded build has none of its own."""
+    certificate, key = _certificate(tmp_path_factory.mktemp("tls"), "server")
+    front = TlsFront(postgres.port, certificate, key)
+    yield front, certificate
+    front.close()
+
+
+def _iam_settings(server, certificate, database, **more):
+    return Settings.from_environ(
+        {
+            "DATABASE_IAM_AUTH": "true",
+            "DATABASE_HOST": "127.0.0.1",
+            "DATABASE_PORT": str(server.port),
+            "DATABASE_NAME": database.name,
+            "DATABASE_USER": "iam_user",
+            "DATABASE_SSLROOTCERT": str(certificate),
+            "POOLKIT_ECHO": "off",
+            **more,
+        }
+    )
+
+
+@pytest.fixture
+def iam(tls_server, database, aws, monkeypatch):
+    """Make the server's role take the token that boto3 signs, as RDS would."""
+    source = source_for(_iam_settings(*tls_server, database))
+    token = source.fetch()
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE ROLE iam_user LOGIN PASSWORD '{token.password}'")
+    monkeypatch.setattr(engine_module, "source_for", lambda settings: source)
+    yield token.password
+    database.wait_for_backends(0, "web")
+    database.execute("DROP ROLE iam_user")
+
+
+def test_the_token_is_boto3s_own(iam, tls_server):
+    """It is a signed request for `rds-db:connect` to this host, port and user."""
+    server, _ = tls_server
+    assert iam.startswith(f"127.0.0.1:{server.port}/?Action=connect&DBUser=iam_user&")
+    assert "X-Amz-Expires=900" in iam
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_token_opens_a_connection_over_tls(iam, tls_server, database, driver):
+    """The server checks the token, the client the server's certificate and name."""
+    more = {"POOLKIT_TARGET": "lambda", "POOLKIT_DRIVER": driver}
+    engine = make_engine(_iam_settings(*tls_server, database, **more))
+    handshakes = tls_server[0].handshakes
+    with unit_of_work(engine) as connection:
+        assert connection.scalar(text("SELECT current_user")) == "iam_user"
+    assert tls_server[0].handshakes == handshakes + 1
+
+
+def test_asyncpg_takes_token_and_certificate(iam, tls_server, database):
+    """`sslmode=verify-full` and `sslrootcert` become an SSLContext."""
+
+    async def ask(settings):
+        engine = make_async_engine(settings)
+        try:
+            async with unit_of_work_async(engine) as connection:
+                return await connection.scalar(text("SELECT current_user"))
+        finally:
+            await engine.dispose()
+
+    handshakes = tls_server[0].handshakes
+    settings = _iam_settings(*tls_server, database, POOLKIT_TARGET="web_async")
+    assert asyncio.run(ask(settings)) == "iam_user"
+    assert tls_server[0].handshakes == handshakes + 1
+
+
+@pytest.mark.parametrize("target", ["lambda", "web_async"])
+@pytest.mark.parametrize("wrong", ["name", "certificate"])
+def test_another_server_is_refused(iam, tls_server, database, tmp_path, target, wrong):
+    """verify-full does not talk to a server of another name, or one nobody vouches for."""
+    server, certificate = tls_server
+    more = {"POOLKIT_TARGET": target}
+    if wrong == "name":
+        more["DATABASE_HOST"] = "localhost"
+    else:
+        certificate, _ = _certificate(tmp_path, "other")
+    settings = _iam_settings(server, certificate, database, **more)
+
+    async def ask():
+        async with make_async_engine(settings).connect():
+            pass
+
+    with pytest.raises(Exception, match="certificate"):
+        if target == "web_async":
+            asyncio.run(ask())
+        else:
+            make_engine(settings).connect()
+
+
+def test_a_token_is_refused_without_tls(tls_server, database):
+    """RDS would refuse it; and it would travel in the clear."""
+    with pytest.raises(ConfigurationError, match="over TLS only"):
+        _iam_settings(*tls_server, database, DATABASE_SSLMODE="prefer")
+
+
+def test_a_refused_token_is_signed_anew(aws):
+    """An expired token is replaced once by one with a later signature."""
+    source = IamTokenCredentials("127.0.0.1", 5432, "me")
+    first = source.fetch()
+    assert source.fetch() == first
+    time.sleep(1.01)  # the signature's time is in whole seconds
+    second = source.renew(first)
+    assert second != first
+    assert source.renew(first) == second
+
+
+def test_a_token_needs_a_region(aws, monkeypatch):
+    """What boto3 lacks is named."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(CredentialsError, match="no IAM token for me at h: .*region"):
+        IamTokenCredentials("h", 5432, "me").fetch()
