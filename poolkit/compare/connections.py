@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from poolkit.compare.run_folder import Plan, PlannedTarget, TargetFolder, Window
 
 LOAD = "loadtest"
-"""The target's name in connections of the load generator itself."""
+"""What the load generator's own connections are called."""
 LONGEST_STEP = 3
 """Intervals: a longer time between two samples is a gap, in which nothing is known."""
 IDLE = "idle"
@@ -33,6 +33,8 @@ class ConnectionFigures:
     peak: int | None
     mean: float | None
     opened: int | None
+    opened_warm_up: int | None
+    """Those opened before the window, while the target started and warmed up."""
     opened_per_1000_requests: float | None
     pool_events_opened: int | None
     idle_seconds: float | None
@@ -66,7 +68,14 @@ class Moment:
 
 
 def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRow]) -> list[Moment]:
-    """Return the target's connections in every sample, also in those without any."""
+    """Return the target's connections in every sample, also in those without any.
+
+    Args:
+        name: what its connections are called on the server: its preset's name.
+        samples: the rows of samples.csv.
+        rows: the rows of connections.csv.
+
+    """
     states: dict[float, Counter[str]] = defaultdict(Counter)
     for row in rows:
         if row.target == name:
@@ -76,11 +85,11 @@ def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRo
 
 
 def connection_figures(
-    plan: Plan, target: PlannedTarget, folder: TargetFolder, window: Window, requests: int
+    plan: Plan, target: PlannedTarget, folder: TargetFolder, window: Window, served: int
 ) -> tuple[ConnectionFigures, tuple[str, ...]]:
     """Return the figures of one target, and the notes that belong beside them."""
     samples, rows = folder.rows(SampleRow), folder.rows(ConnectionRow)
-    seen = moments(target.name, samples.rows, rows.rows)
+    seen = moments(target.preset, samples.rows, rows.rows)
     inside = [m for m in seen if window.from_ <= m.time <= window.to]
     opened = _opened(window, samples.rows)
     ceiling = target.ceiling
@@ -88,7 +97,8 @@ def connection_figures(
         peak=max((m.total for m in inside), default=None),
         mean=_mean([m.total for m in inside]),
         opened=opened,
-        opened_per_1000_requests=_per_1000(opened, requests),
+        opened_warm_up=_difference(window.sessions_before, window.sessions_from),
+        opened_per_1000_requests=_per_1000(opened, served),
         pool_events_opened=window.pool_opened,
         idle_seconds=_idle_seconds(inside, plan.interval_s, window.to),
         busy_peak=max((m.busy for m in inside), default=None),
@@ -111,8 +121,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _per_1000(opened: int | None, requests: int) -> float | None:
-    return None if opened is None or not requests else opened * 1000 / requests
+def _per_1000(opened: int | None, served: int) -> float | None:
+    return None if opened is None or not served else opened * 1000 / served
 
 
 def _by_state(inside: Sequence[Moment]) -> dict[str, float]:
@@ -132,14 +142,15 @@ def _idle_seconds(inside: Sequence[Moment], interval_s: float, end: float) -> fl
 
 
 def _opened(window: Window, samples: Sequence[SampleRow]) -> int | None:
-    """Return the server's count; None if it was reset in between, as by a crash."""
-    begin, end = window.sessions_from, window.sessions_to
-    if begin is None or end is None:
-        inside = [s.sessions for s in samples if window.from_ <= s.time <= window.to]
-        begin, end = (inside[0], inside[-1]) if inside else (None, None)
-    if begin is None or end is None:
-        return window.pool_opened
-    return end - begin if end >= begin else None
+    if window.sessions_from is not None and window.sessions_to is not None:
+        return _difference(window.sessions_from, window.sessions_to)
+    inside = [s.sessions for s in samples if window.from_ <= s.time <= window.to]
+    return _difference(inside[0], inside[-1]) if inside else window.pool_opened
+
+
+def _difference(begin: int | None, end: int | None) -> int | None:
+    """Return how far the server's counter went; None if it was reset, as after a crash."""
+    return None if begin is None or end is None or end < begin else end - begin
 
 
 def _second_witness(target: PlannedTarget, opened: int | None, window: Window) -> list[str]:
@@ -162,7 +173,7 @@ def _strangers(target: PlannedTarget, rows: Sequence[ConnectionRow], window: Win
     at: Counter[float] = Counter()
     names: set[str] = set()
     for row in rows:
-        if window.from_ <= row.time <= window.to and row.target not in (target.name, LOAD):
+        if window.from_ <= row.time <= window.to and row.target not in (target.preset, LOAD):
             at[row.time] += 1
             names.add(row.target or "unnamed")
     if not at:

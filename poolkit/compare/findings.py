@@ -118,7 +118,10 @@ def _kept(target: TargetResult) -> str:
 
 def _one_each(target: TargetResult, others: Sequence[TargetResult]) -> str:
     opened = count(target.connections.opened or 0, "connection")
-    said = f"Opened {opened}, {target.per_request:.2f} a request: every request paid for a connect"
+    said = (
+        f"Opened {opened} for {count(target.served, 'request')} "
+        f"({target.per_request:.2f} each): every request paid for a connect"
+    )
     kept = _same_but_kept(target, others)
     if target.latency_ms is None or kept is None or kept.latency_ms is None:
         return f"{said}; {_peak(target)}."
@@ -139,7 +142,7 @@ def _same_but_kept(target: TargetResult, others: Sequence[TargetResult]) -> Targ
 
 def _some(target: TargetResult) -> str:
     opened = target.connections.opened or 0
-    said = f"Opened {count(opened, 'connection')}, one for every {figure(target.requests / opened)} requests"
+    said = f"Opened {count(opened, 'connection')}, one for every {figure(target.served / opened)} requests"
     size = target.preset.get("pool_size")
     if target.preset.get("pool") == "queue" and isinstance(size, int):
         peak, instances = target.connections.peak or 0, target.instances or 1
@@ -155,9 +158,7 @@ def _through_pooler(target: TargetResult) -> str:
     said = f"the pooler opened {to_server} {plural} to the server; {_peak(target)}"
     if events is None:
         return f"Whatever was asked of it, {said}."
-    return (
-        f"Connected {events:,} times to the pooler for {target.requests:,} requests, while {said}."
-    )
+    return f"Connected {events:,} times to the pooler for {target.served:,} requests, while {said}."
 
 
 # -- what limits the meaning of the figures ------------------------------------------------
@@ -258,7 +259,7 @@ def headline(targets: Sequence[TargetResult]) -> str:
 
 
 def _who_opened(targets: Sequence[TargetResult]) -> str:
-    known = [t for t in targets if t.connections.opened is not None and t.requests]
+    known = [t for t in targets if t.connections.opened is not None and t.served]
     if len(known) < 2:
         return ""
     ordered = sorted(known, key=lambda t: t.per_request or 0)
@@ -268,12 +269,12 @@ def _who_opened(targets: Sequence[TargetResult]) -> str:
         return "No target opened a connection after the warm-up."
     said = (
         f"{most.name} opened {count(most.connections.opened or 0, 'connection')} for "
-        f"{count(most.requests, 'request')}"
+        f"{count(most.served, 'request')}"
     )
     if none:
         return f"{said}; {join(none)} opened none after the warm-up."
     least = ordered[0]
-    return f"{said}, {least.name} {least.connections.opened:,} for {least.requests:,}."
+    return f"{said}, {least.name} {least.connections.opened:,} for {least.served:,}."
 
 
 def _who_was_fastest(targets: Sequence[TargetResult]) -> str:

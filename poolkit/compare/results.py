@@ -38,6 +38,9 @@ SATURATED_CORES = 0.9
 """Locust is one Python process: beyond this it has no time left to be on time."""
 LATE_MS = 50.0
 """Starting this much too late, though half of the users were free, is the generator's doing."""
+LATE_S = 1.0
+UNSENT = "unsent"
+"""The error of a request that was due and never sent."""
 SLOWEST = 0.01
 """The share of requests that a p99 is about."""
 
@@ -109,6 +112,10 @@ class TargetResult:
     preset: Mapping[str, Any]
     instances: int | None
     requests: int
+    """Those due inside the window, failed ones too."""
+    served: int
+    """Those that ended inside the window, whenever they were due: what connections opened
+    inside the window were opened for."""
     errors: int
     error_kinds: Mapping[str, int]
     requests_per_s: float
@@ -135,7 +142,7 @@ class TargetResult:
     def per_request(self) -> float | None:
         """Connections opened for each request."""
         opened = self.connections.opened
-        return None if opened is None or not self.requests else opened / self.requests
+        return None if opened is None or not self.served else opened / self.served
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +196,7 @@ def compute(run: RunFolder) -> Results:
     absent = list(plan.absent)
     for target in plan.targets:
         window = run.target(target.name).window()
-        if window is None:
+        if window is None or not window.to > window.from_:
             absent.append(Absent(name=target.name, reason="the run was stopped before its end"))
         else:
             measured.append(_target_result(plan, target, run.target(target.name), window))
@@ -202,13 +209,12 @@ def _target_result(
     plan: Plan, target: PlannedTarget, folder: TargetFolder, window: Window
 ) -> TargetResult:
     seconds = window.to - window.from_
-    if not seconds > 0:
-        raise RunFolderError(f"{folder.path / 'window.json'}: to must be after from")
     requests, processes = folder.rows(Request), folder.rows(ProcessRow)
     inside = [r for r in requests.rows if window.from_ <= r.due < window.to]
     answered, failed = [r for r in inside if not r.error], [r for r in inside if r.error]
     cpu = _cpu_share(processes.rows, window)
-    connections, notes = connection_figures(plan, target, folder, window, len(inside))
+    served = _served(requests.rows, window)
+    connections, notes = connection_figures(plan, target, folder, window, len(served))
     late = _saturated_by(cpu, inside, plan)
     cold = _cold_starts(folder, window, answered)
     return TargetResult(
@@ -217,6 +223,7 @@ def _target_result(
         preset=target.preset_fields,
         instances=window.instances,
         requests=len(inside),
+        served=len(served),
         errors=len(failed),
         error_kinds=dict(Counter(r.error for r in failed).most_common()),
         requests_per_s=len(answered) / seconds,
@@ -236,8 +243,30 @@ def _target_result(
         saturated=bool(late),
         saturated_by=late,
         partial=window.partial,
-        warnings=(*window.warnings, *requests.warnings, *processes.warnings, *notes),
+        warnings=(
+            *window.warnings,
+            *requests.warnings,
+            *processes.warnings,
+            *notes,
+            *_backlog(served, window),
+        ),
     )
+
+
+def _ended(request: Request) -> float:
+    return request.started + request.service_ms / 1000
+
+
+def _served(rows: Sequence[Request], window: Window) -> list[Request]:
+    return [r for r in rows if window.from_ <= _ended(r) < window.to and r.error != UNSENT]
+
+
+def _backlog(served: Sequence[Request], window: Window) -> list[str]:
+    """Say when the warm-up was too short: what it left undone was done inside the window."""
+    late = sum(r.due < window.from_ - LATE_S for r in served)
+    if not late:
+        return []
+    return [f"{late} requests of the warm-up were answered only after it; a longer one is better"]
 
 
 def _cpu_share(rows: Sequence[ProcessRow], window: Window) -> dict[str, float]:
@@ -295,8 +324,8 @@ def _cold_starts(
 
 def _waited_for_one(request: Request, cold: Sequence[InvokeRow]) -> bool:
     """Tell whether a cold start began while this request was under way, and took less."""
-    end = request.started + request.service_ms / 1000
     return any(
-        request.started - 0.005 <= i.arrived <= end and (i.init_ms or 0.0) <= request.service_ms
+        request.started - 0.005 <= i.arrived <= _ended(request)
+        and (i.init_ms or 0.0) <= request.service_ms
         for i in cold
     )

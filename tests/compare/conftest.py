@@ -1,0 +1,246 @@
+"""A run folder made up from a few numbers, for tests of what reads one. No measurement."""
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pytest
+
+from poolkit.compare.run_folder import (
+    Absent,
+    ConnectionRow,
+    InvokeRow,
+    Machine,
+    Plan,
+    PlannedTarget,
+    ProcessRow,
+    Request,
+    RunFolder,
+    SampleRow,
+    TargetFolder,
+    Window,
+)
+from poolkit.config.presets import preset
+
+STARTED = 1_800_000_000.0
+WARM_UP_S, MEASURED_S, INTERVAL_S = 4.0, 10.0, 0.1
+FROM = STARTED + WARM_UP_S
+TO = FROM + MEASURED_S
+
+
+@dataclass(kw_only=True)
+class MadeUp:
+    """What a target is to look like; latencies in ms around `p50`, with a tail."""
+
+    preset: str
+    kind: str
+    p50: float = 5.0
+    tail: float = 1.5
+    kept: int = 0
+    """Connections open all the time."""
+    per_request: float = 0.0
+    """Connections opened and closed for each request."""
+    busy: int = 0
+    """How many of the kept are in a transaction."""
+    ceiling: int | None = 20
+    errors: dict[str, int] = field(default_factory=dict)
+    cold: int = 0
+    cold_inside: int = 0
+    cpu: dict[str, float] = field(
+        default_factory=lambda: {"load": 0.2, "target": 0.4, "database": 0.2}
+    )
+    pool_opened: int | None = None
+    left_over: int = 0
+    late_ms: float = 0.0
+    partial: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+EVERY_TARGET = {
+    "lambda": MadeUp(preset="lambda", kind="lambda", p50=24, tail=2, per_request=1, cold=18),
+    "lambda_warm": MadeUp(
+        preset="lambda_warm", kind="lambda", p50=4.6, kept=18, cold=18, cold_inside=3
+    ),
+    "web": MadeUp(preset="web", kind="web", p50=4, kept=9, busy=2, ceiling=30, pool_opened=0),
+    "web_async": MadeUp(preset="web_async", kind="web", p50=4.1, kept=12, ceiling=60),
+    "worker": MadeUp(preset="worker", kind="worker", p50=17, tail=2.5, kept=4, ceiling=4),
+    "lambda_proxy": MadeUp(preset="lambda_proxy", kind="lambda", p50=9, kept=5, cold=17),
+}
+
+
+def make_run(path: Path, targets: dict[str, MadeUp], **plan: object) -> RunFolder:
+    """Write a run folder that looks as told."""
+    run = RunFolder(path)
+    run.write_plan(_plan(targets, **plan))
+    run.write_machine(
+        Machine(
+            cpu="Made-up CPU",
+            cores=2,
+            memory_gib=8.0,
+            os="Linux",
+            python="3.11.7",
+            versions={"postgresql": "18.6", "sqlalchemy": "2.1.9", "poolkit": "0.1.0"},
+        )
+    )
+    for name, target in targets.items():
+        _write_target(run.target(name), target, random.Random(name))
+    return run
+
+
+def _plan(targets: dict[str, MadeUp], **changes: object) -> Plan:
+    values = {
+        "created": "2027-01-15T08:00:00Z",
+        "command": "poolkit compare",
+        "environment": "prod",
+        "users": 20,
+        "rate_per_user": 2.0,
+        "offered_per_s": 40.0,
+        "duration_s": MEASURED_S,
+        "warm_up_s": WARM_UP_S,
+        "max_connections": 100,
+        "interval_s": INTERVAL_S,
+        "targets": tuple(
+            PlannedTarget(
+                name=name,
+                kind=target.kind,
+                preset=target.preset,
+                locustfile="loadtests/articles.py",
+                preset_fields=asdict(preset(target.preset, "prod")),
+                ceiling=target.ceiling,
+                ceiling_reason="made up",
+                instances_max=20 if target.kind == "lambda" else 1,
+            )
+            for name, target in targets.items()
+        ),
+        "absent": (Absent(name="lambda_pgbouncer", reason="pgbouncer is not on PATH"),),
+    }
+    return Plan(**{**values, **changes})
+
+
+def _write_target(folder: TargetFolder, target: MadeUp, chance: random.Random) -> None:
+    requests = _requests(target, chance)
+    with folder.writer(Request) as rows:
+        for request in requests:
+            rows.write(request)
+    _write_samples(folder, target, chance, requests)
+    with folder.writer(ProcessRow) as rows:
+        for second in range(int(WARM_UP_S + MEASURED_S) + 1):
+            for role, share in target.cpu.items():
+                rows.write(
+                    ProcessRow(
+                        time=STARTED + second,
+                        role=role,
+                        processes=3,
+                        cpu_s=5 + share * second,
+                        rss_mb=200.0 + second,
+                    )
+                )
+    if target.cold:
+        _write_invokes(folder, target, chance)
+    inside = sum(FROM <= r.started + r.service_ms / 1000 < TO for r in requests)
+    opened = round(inside * target.per_request)
+    folder.write_window(
+        Window(
+            started=STARTED,
+            warm_from=STARTED,
+            from_=FROM,
+            to=TO,
+            stopped=TO + 1,
+            partial=target.partial,
+            left_over=target.left_over,
+            cold_starts=target.cold if target.kind == "lambda" else None,
+            execution_environments=18 if target.kind == "lambda" else None,
+            throttled=0 if target.kind == "lambda" else None,
+            instances=20 if target.kind == "lambda" else 1,
+            sessions_before=100,
+            sessions_from=100 + target.kept,
+            sessions_to=100 + target.kept + opened,
+            sessions_after=100 + target.kept + opened,
+            pool_opened=target.pool_opened,
+            warnings=target.warnings,
+        )
+    )
+
+
+def _requests(target: MadeUp, chance: random.Random) -> list[Request]:
+    made = []
+    failures = [kind for kind, number in target.errors.items() for _ in range(number)]
+    total = int((WARM_UP_S + MEASURED_S) * 40)
+    for number in range(total):
+        due = STARTED + number / 40 + chance.random() * 0.001
+        error = failures.pop() if failures and due > FROM and number % 3 == 0 else ""
+        service = target.p50 * (0.8 + 0.4 * chance.random()) * target.tail ** chance.expovariate(2)
+        if target.cold_inside and due > FROM and number % (total // target.cold_inside) == 50:
+            service += 800
+        started = due + target.late_ms / 1000
+        made.append(
+            Request(
+                due=due,
+                started=started,
+                latency_ms=(started - due) * 1000 + service,
+                service_ms=service,
+                method="GET",
+                name="/articles",
+                status=int(error) if error.isdigit() else 0 if error else 200,
+                error=error,
+            )
+        )
+    return made
+
+
+def _write_samples(
+    folder: TargetFolder, target: MadeUp, chance: random.Random, requests: list[Request]
+) -> None:
+    ticks = int((WARM_UP_S + MEASURED_S + 1) / INTERVAL_S)
+    with folder.writer(ConnectionRow) as connections, folder.writer(SampleRow) as samples:
+        for tick in range(ticks):
+            time = STARTED + tick * INTERVAL_S
+            kept = min(target.kept, tick // 2) if time < TO + 0.5 else 0
+            short = chance.choice([0, 0, 1, 1, 2, 3, 5]) if target.per_request and time < TO else 0
+            for number in range(kept + short):
+                state = "idle in transaction" if number < target.busy else "idle"
+                connections.write(
+                    ConnectionRow(
+                        time=time,
+                        target=target.preset,
+                        instance=f"host-{number}",
+                        pid=1000 + number,
+                        state="active" if number >= kept else state,
+                        age_s=1.0,
+                        state_age_s=0.5,
+                        wait_event="ClientRead",
+                    )
+                )
+            samples.write(SampleRow(time=time, backends=kept + short, sessions=100, xacts=tick))
+
+
+def _write_invokes(folder: TargetFolder, target: MadeUp, chance: random.Random) -> None:
+    slow = [r for r in _requests(target, random.Random(folder.path.name)) if r.service_ms > 700]
+    moments = [STARTED + chance.random() for _ in range(target.cold)]
+    moments += [r.started for r in slow[: target.cold_inside]]
+    with folder.writer(InvokeRow) as rows:
+        for number, moment in enumerate(moments):
+            rows.write(
+                InvokeRow(
+                    request_id=str(number),
+                    execution_environment=f"ee-{number}",
+                    arrived=moment,
+                    cold=True,
+                    init_ms=600 + 150 * chance.random(),
+                    queue_ms=1.0,
+                    duration_ms=5.0,
+                    status="ok",
+                    error_type="",
+                )
+            )
+
+
+@pytest.fixture
+def made_up_run(tmp_path: Path) -> Callable[..., RunFolder]:
+    """Give a function that makes up a run of some targets; of all six by default."""
+
+    def make(name: str = "run", targets: dict[str, MadeUp] | None = None, **plan: object):
+        return make_run(tmp_path / name, EVERY_TARGET if targets is None else targets, **plan)
+
+    return make
