@@ -9,6 +9,7 @@ thread to the next, and threads without a bound would follow).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from queue import SimpleQueue
@@ -47,16 +48,14 @@ class Job(Generic[T]):
 
         Shutting a socket down, unlike closing it, is safe while another thread reads it.
         """
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # the other side may have been faster
             if self._socket is None:
                 return
-            with socket.socket(fileno=self._socket) as plug:
-                try:
-                    plug.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # the other side was faster
-                finally:
-                    plug.detach()
+            plug = socket.socket(fileno=self._socket)
+            try:
+                plug.shutdown(socket.SHUT_RDWR)
+            finally:
+                plug.detach()  # it is the driver's to close
 
 
 class WorkerThreads:

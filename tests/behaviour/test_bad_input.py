@@ -66,7 +66,8 @@ def test_a_body_of_10_mib_is_413(shared_face, path):
 
 
 @pytest.mark.parametrize(
-    "number", ["0", "-1", "9223372036854775808", "1" * 100, "1.0", "x", "%00", "1e3", "%D9%A3", "01"]
+    "number",
+    ["0", "-1", "9223372036854775808", "1" * 100, "1.0", "x", "%00", "1e3", "%D9%A3", "01"],
 )
 def test_an_id_that_no_article_can_have_is_422(shared_face, number):
     """An id out of range, or no number at all, answers 422 and not a database's error."""

@@ -160,14 +160,14 @@ def test_a_killed_process_leaves_no_backend(serve, migrated_database):
 def test_backends_killed_during_traffic_between_requests_fail_none(serve, migrated_database):
     """Terminated between requests again and again, over many connections: no failure."""
     with serve(migrated_database.url(driver="")) as served:
-        for _ in range(10):
+        for _ in range(5):
             burst = [served.start("GET", "/articles") for _ in range(4)]
             assert [started.answer()[0] for started in burst] == [200] * 4
             migrated_database.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        assert served.metric("opened_total") >= 10
+        assert served.metric("opened_total") >= 5
 
 
 def test_two_processes_serve_one_address_with_a_pool_each(serve, migrated_database):
