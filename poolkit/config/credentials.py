@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from poolkit.errors import CredentialsError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from poolkit.config.settings import Settings
 
 SECRET_TTL = 300.0
@@ -59,6 +62,16 @@ def source_for(settings: Settings) -> CredentialSource | None:
     return None
 
 
+def _boto3() -> Any:
+    try:
+        import boto3  # noqa: PLC0415
+    except ImportError:
+        raise CredentialsError(
+            "DATABASE_SECRET_ARN and DATABASE_IAM_AUTH need boto3: install poolkit[aws]"
+        ) from None
+    return boto3
+
+
 class _Cache:
     """Credentials with an end; one thread fetches while the others wait for its result."""
 
@@ -88,14 +101,20 @@ class _Cache:
             known = self.cached()
             if known is not None:
                 return known
-            message, failed = self._failure
-            if failed >= asked:
-                raise CredentialsError(message)
-            try:
+            with self._shared_failure(asked):
                 return self._keep(self._load())
-            except CredentialsError as error:
-                self._failure = (str(error), time.monotonic())
-                raise
+
+    @contextmanager
+    def _shared_failure(self, asked: float) -> Iterator[None]:
+        """Raise the failure of an attempt that ended after `asked`, or remember this one's."""
+        message, failed = self._failure
+        if failed >= asked:
+            raise CredentialsError(message)
+        try:
+            yield
+        except CredentialsError as error:
+            self._failure = (str(error), time.monotonic())
+            raise
 
     def _keep(self, credentials: Credentials) -> Credentials:
         self._entry = (credentials, time.time() + self.ttl)
@@ -121,7 +140,8 @@ class SecretsManagerCredentials(_Cache):
         (AWS Secrets Manager User Guide, "Lambda rotation functions"): in between, the new
         password is the one labelled AWSPENDING.
         """
-        with self._lock:
+        asked = time.monotonic()
+        with self._lock, self._shared_failure(asked):
             if self._current is not None and self._current != refused:
                 return self._current  # another thread was here first
             for stage in ("AWSCURRENT", "AWSPENDING"):
@@ -136,11 +156,11 @@ class SecretsManagerCredentials(_Cache):
         return found
 
     def _load_stage(self, stage: str, *, required: bool) -> Credentials | None:
+        _boto3()
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         try:
-            client = self._secrets_manager()
-            answer = client.get_secret_value(SecretId=self.arn, VersionStage=stage)
+            answer = self._secrets_manager().get_secret_value(SecretId=self.arn, VersionStage=stage)
         except (BotoCoreError, ClientError) as error:
             if not required:
                 return None  # no rotation is under way
@@ -192,7 +212,7 @@ class IamTokenCredentials(_Cache):
             return self._keep(fresh) if fresh != refused else None
 
     def _load(self) -> Credentials:
-        import boto3  # noqa: PLC0415
+        boto3 = _boto3()
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         try:

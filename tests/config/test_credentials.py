@@ -215,7 +215,7 @@ def test_rotation_under_traffic_fails_no_request_in_threads(role):
                 with unit_of_work(engine) as connection:
                     connection.execute(text("SELECT 1"))
                 done.append(1)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  (any is a failure of the test)
                 errors.append(error)
 
     threads = [threading.Thread(target=traffic) for _ in range(4)]
@@ -262,9 +262,11 @@ def test_a_wrong_password_stays_an_error(role):
     """If Secrets Manager has no other password, the server's refusal is raised."""
     engine = make_engine(role.settings(POOLKIT_TARGET="lambda"))
     role.set_password()
-    with pytest.raises(DatabaseUnavailable, match="password authentication failed"):
-        with unit_of_work(engine) as connection:  # noqa: SIM117  (the block is what fails)
-            connection.execute(text("SELECT 1"))
+    with (
+        pytest.raises(DatabaseUnavailable, match="password authentication failed"),
+        unit_of_work(engine) as connection,
+    ):
+        connection.execute(text("SELECT 1"))
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_a_broken_secret_is_named_and_not_shown(aws, secret):
 def test_a_missing_secret_is_named(aws):
     """The message has the ARN and AWS's own words."""
     arn = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:missing-AbCdEf"
-    with pytest.raises(CredentialsError, match="secret:missing-AbCdEf could not be read: .*find"):
+    with pytest.raises(CredentialsError, match=r"secret:missing-AbCdEf could not be read: .*find"):
         SecretsManagerCredentials(arn).fetch()
 
 
@@ -320,6 +322,16 @@ def test_boto3_is_imported_only_where_it_is_needed(role):
         "assert not {'boto3', 'botocore'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "source", [SecretsManagerCredentials("x"), IamTokenCredentials("h", 5432, "me")]
+)
+def test_without_boto3_the_message_says_what_to_install(source, monkeypatch):
+    """The extra is named, not a missing module."""
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(CredentialsError, match=r"need boto3: install poolkit\[aws\]"):
+        source.fetch()
 
 
 # -- IAM --------------------------------------------------------------------------------------
@@ -409,27 +421,33 @@ def test_asyncpg_takes_token_and_certificate(iam, tls_server, database):
     assert tls_server[0].handshakes == handshakes + 1
 
 
-@pytest.mark.parametrize("target", ["lambda", "web_async"])
-@pytest.mark.parametrize("wrong", ["name", "certificate"])
-def test_another_server_is_refused(iam, tls_server, database, tmp_path, target, wrong):
-    """verify-full does not talk to a server of another name, or one nobody vouches for."""
-    server, certificate = tls_server
-    more = {"POOLKIT_TARGET": target}
-    if wrong == "name":
-        more["DATABASE_HOST"] = "localhost"
-    else:
-        certificate, _ = _certificate(tmp_path, "other")
-    settings = _iam_settings(server, certificate, database, **more)
+@pytest.fixture(params=["another name", "another certificate"])
+def impostor(request, iam, tls_server, database, tmp_path):
+    """Settings for a server that is not who it should be."""
+    front, certificate = tls_server
+    if request.param == "another name":
+        return {"DATABASE_HOST": "localhost"}, (front, certificate, database)
+    return {}, (front, _certificate(tmp_path, "other")[0], database)
 
-    async def ask():
-        async with make_async_engine(settings).connect():
-            pass
+
+def test_an_impostor_is_refused_by_libpq(impostor):
+    """verify-full does not talk to a server of another name, or one nobody vouches for."""
+    more, where = impostor
+    engine = make_engine(_iam_settings(*where, POOLKIT_TARGET="lambda", **more))
+    with pytest.raises(Exception, match="certificate"):
+        engine.connect()
+
+
+def test_an_impostor_is_refused_by_asyncpg(impostor):
+    """Nor does the SSLContext that is made for asyncpg."""
+    more, where = impostor
+    settings = _iam_settings(*where, POOLKIT_TARGET="web_async", **more)
+
+    async def connect():
+        await make_async_engine(settings).connect()
 
     with pytest.raises(Exception, match="certificate"):
-        if target == "web_async":
-            asyncio.run(ask())
-        else:
-            make_engine(settings).connect()
+        asyncio.run(connect())
 
 
 def test_a_token_is_refused_without_tls(tls_server, database):
@@ -449,9 +467,17 @@ def test_a_refused_token_is_signed_anew(aws):
     assert source.renew(first) == second
 
 
+def test_a_secret_without_its_arn_needs_a_region(aws, monkeypatch):
+    """A secret given by its name alone does not say where it is."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(CredentialsError, match=r"secret by-name could not be read: .*region"):
+        SecretsManagerCredentials("by-name").fetch()
+
+
 def test_a_token_needs_a_region(aws, monkeypatch):
     """What boto3 lacks is named."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    with pytest.raises(CredentialsError, match="no IAM token for me at h: .*region"):
+    with pytest.raises(CredentialsError, match=r"no IAM token for me at h: .*region"):
         IamTokenCredentials("h", 5432, "me").fetch()

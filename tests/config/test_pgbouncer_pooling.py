@@ -48,7 +48,7 @@ def test_threads_share_two_server_connections(bouncer, database, driver):
             for number in range(offset, offset + 5):
                 with engine.begin() as connection:
                     _transaction(connection, number)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (any is a failure of the test)
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(10 * n,)) for n in range(8)]

@@ -29,8 +29,8 @@ def kit(database):
 
 
 def test_connections_are_counted_as_the_server_sees_them(kit, database):
-    """Opened less closed is the number of backends, overflow, dispose and kills included."""
-    engine, metrics, settings = kit
+    """Opened less closed is the number of backends, overflow and dispose included."""
+    engine, metrics, _ = kit
     held = [engine.connect() for _ in range(3)]
     snapshot = metrics.snapshot(engine.pool)
     assert (snapshot.size, snapshot.checked_out, snapshot.overflow) == (2, 3, 1)

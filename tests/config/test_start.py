@@ -27,7 +27,7 @@ def test_fail_fast_asks_the_database_once(database, make_client):
 def test_without_a_database_fail_fast_is_an_error(make_client):
     """The start ends with the driver's error instead of the first request."""
     client = make_client("postgresql+psycopg2://me:x@127.0.0.1:1/d", fail_fast=True)
-    with pytest.raises((DBAPIError, OSError), match="refused|Connect call failed"):
+    with pytest.raises((DBAPIError, OSError), match=r"refused|Connect call failed"):
         client.start()
 
 
