@@ -61,6 +61,8 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
 
     database: Database
     settings: WorkerSettings
+    # Where the parent process finds its side of a delivery.
+    Request = "worker.reception:DeliveredRequest"
     # Counted here, because giving up has to reach the dead-letter table first.
     max_retries = None
     # Celery would check a signature when it publishes a message again, too late for that.

@@ -1,5 +1,6 @@
-"""Messages that arrive but are no task of this worker: kept as dead letters, one way or another.
+"""The parent process's side: what arrives and is no task, and a failure outside of a task.
 
+A message that is no task of this worker becomes a dead letter, one way or another.
 The parent process, which receives messages, has no database; so it puts such a message on
 its way as a task of its own, and a child records it.
 """
@@ -9,7 +10,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.worker.consumer import Consumer
+from celery.worker.request import Request
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from worker.tasks import RECORD_DEAD_LETTER
@@ -49,6 +53,29 @@ class KeepingConsumer(Consumer):
                     message.ack_log_error(logger, self.connection_errors)
 
         return on_task_received
+
+
+class DeliveredRequest(Request):
+    """A delivery as the parent process sees it."""
+
+    def on_failure(self, exc_info: ExceptionInfo, *args: Any, **kwargs: Any) -> None:
+        """Requeue a task that the soft time limit struck just outside of it.
+
+        Its signal may come while Celery packs up how the task ended, a refused retry say;
+        Celery takes that for the task's failure, and would acknowledge the message.
+        """
+        error = exc_info.exception
+        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        if isinstance(error, SoftTimeLimitExceeded):
+            exc_info = _requeued(error)
+        super().on_failure(exc_info, *args, **kwargs)
+
+
+def _requeued(error: Exception) -> ExceptionInfo:
+    try:
+        raise Reject(error, requeue=True) from error  # noqa: TRY301  (what is wanted is its traceback)
+    except Reject:
+        return ExceptionInfo()
 
 
 def bury_unreadable(app: Celery, message: Message, error: Any) -> None:

@@ -1,4 +1,4 @@
-"""Kombu's Redis transport, for a queue into which anybody may have pushed anything.
+"""Kombu's Redis transport, for a Redis that is full, or that anybody may have pushed anything into.
 
 In kombu 5.7 a list entry that is no message raises in the middle of the event loop: the
 worker ends, and with it every task it was running. There is no message to keep here, no
@@ -13,14 +13,32 @@ from queue import Empty
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
+from redis.exceptions import ResponseError
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 2_000  # characters
 
 
+class QoS(redis.QoS):
+    """Leaves a message where it is, when a full Redis does not let it be put back."""
+
+    def restore_by_tag(self, tag: str, *args: Any, **kwargs: Any) -> None:
+        """Put an unacknowledged message back, or leave that to the visibility timeout.
+
+        Putting back is one MULTI, which Redis refused as a whole: the message is still among
+        the unacknowledged ones. In kombu 5.7 the refusal would end the worker.
+        """
+        try:
+            super().restore_by_tag(tag, *args, **kwargs)
+        except ResponseError as error:
+            logger.error("a message comes again only after the visibility timeout: %s", error)  # noqa: TRY400  (the traceback says no more)
+
+
 class Channel(redis.Channel):
     """Passes over entries that are not JSON."""
+
+    QoS = QoS
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
