@@ -62,7 +62,7 @@ def by_percentile(run: RunFolder, results: Results) -> Picture | None:
         axis=alt.Axis(values=decades(domain), labelExpr=AS_DURATION, title=None),
     )
     base = alt.Chart(data(rows)).encode(x, y, colour_of_target(results))
-    line = base.mark_line(strokeWidth=2.5, interpolate="monotone", clip=True)
+    line = base.mark_line(strokeWidth=2.5, interpolate="monotone")
     labels = _line_labels(results, [line[-1] for line in lines], domain)
     says = [f"{line[0]['target']} {_said(line)}" for line in lines]
     return Picture(

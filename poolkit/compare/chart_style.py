@@ -41,6 +41,8 @@ def configuration(*, background: str | None) -> dict[str, Any]:
         "background": background or "transparent",
         "padding": 20 if background else 4,
         "font": FONT,
+        # The words for those who cannot see it are the picture's, not every mark's.
+        "aria": False,
         "view": {"stroke": None},
         "title": {
             "anchor": "start",

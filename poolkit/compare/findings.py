@@ -47,12 +47,13 @@ def with_findings(results: Results) -> Results:
 
 
 def finding(target: TargetResult, results: Results) -> str:
-    """Return the sentences about one target, the weightiest first, three at most."""
+    """Return the sentences about one target: its connections, what went wrong, what stands out."""
     if not target.requests:
         return "No request was due in the time measured."
-    said = [*_failures(target), *_connections(target, results.targets), *_reservations(target)]
-    said += [*_machine(target, results), *_tail(target), *_room(target, results.plan)]
-    return " ".join(said[:SENTENCES])
+    must = [*_failures(target), *_reservations(target)]
+    said = [*_connections(target, results.targets), *must, *_machine(target, results)]
+    said += [*_tail(target), *_room(target, results.plan)]
+    return " ".join(said[: max(SENTENCES, len(must) + 1)])
 
 
 # -- failures -------------------------------------------------------------------------------
@@ -153,12 +154,15 @@ def _some(target: TargetResult) -> str:
 
 def _through_pooler(target: TargetResult) -> str:
     opened, events = target.connections.opened, target.connections.pool_events_opened
-    to_server = "an unknown number of" if opened is None else f"{opened:,}"
-    plural = "connection" if opened == 1 else "connections"
-    said = f"the pooler opened {to_server} {plural} to the server; {_peak(target)}"
+    if opened is None:
+        return f"How many connections the pooler opened is not known; {_peak(target)}."
     if events is None:
-        return f"Whatever was asked of it, {said}."
-    return f"Connected {events:,} times to the pooler for {target.served:,} requests, while {said}."
+        new = count(opened, "connection") if opened else "no new connection"
+        return f"The pooler opened {new} to the server; {_peak(target)}."
+    return (
+        f"Connected {events:,} times to the pooler for {count(target.served, 'request')}, which "
+        f"opened {count(opened, 'connection') if opened else 'none'} to the server; {_peak(target)}."
+    )
 
 
 # -- what limits the meaning of the figures ------------------------------------------------
@@ -200,8 +204,10 @@ def _tail(target: TargetResult) -> Iterator[str]:
         yield _long_tail(target, latency)
     elif cold and cold.count:
         yield f"{count(cold.count, 'cold start')} in the time measured, {_init(cold.init_ms_p50)}each."
-    else:
+    elif (target.per_request or 0) < EVERY_REQUEST:
         yield f"p50 {milliseconds(latency.p50)}, p95 {milliseconds(latency.p95)}."
+    else:
+        yield f"p95 {milliseconds(latency.p95)}, p99 {milliseconds(latency.p99)}."
 
 
 def _init(init_ms: float | None) -> str:

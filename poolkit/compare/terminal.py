@@ -1,0 +1,99 @@
+"""The report on a terminal: 100 columns if there are so many, 80 otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from poolkit.compare.wording import figure, milliseconds, optional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rich.console import Console, JustifyMethod, RenderableType
+
+    from poolkit.compare.results import Results, TargetResult
+
+WIDE = 100
+WARN = "yellow"
+
+Column = tuple[str, "Callable[[TargetResult], str]"]
+
+
+def print_run(results: Results, console: Console) -> None:
+    """Print the table of a run, and under it what was found."""
+    console.print(_table(results, wide=console.width >= WIDE))
+    for part in _sentences(results):
+        console.print(part)
+
+
+def new_table(headings: Iterable[str]) -> Table:
+    """Return an empty table: names at the left, figures at the right."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        left = number == 0
+        # The name may fold, the figures may not: half a number is a wrong one.
+        justify: JustifyMethod = "left" if left else "right"
+        table.add_column(heading, justify=justify, no_wrap=not left, overflow="fold")
+    return table
+
+
+def _table(results: Results, *, wide: bool) -> Table:
+    columns = [c for c, in_narrow in _COLUMNS if wide or in_narrow]
+    table = new_table(["target", *(name for name, _ in columns)])
+    for target in results.targets:
+        cells = [Text(cell(target)) for _, cell in columns]
+        style = WARN if target.errors or target.saturated or target.partial else ""
+        table.add_row(Text(target.name, style="bold"), *cells, style=style)
+    return table
+
+
+def _peak(target: TargetResult) -> str:
+    peak, ceiling = target.connections.peak, target.connections.ceiling
+    return optional(peak, 0) + (f"/{ceiling:,}" if ceiling else "")
+
+
+def _latency(name: str) -> Callable[[TargetResult], str]:
+    def cell(target: TargetResult) -> str:
+        return (
+            milliseconds(getattr(target.latency_ms, name)) if target.latency_ms else optional(None)
+        )
+
+    return cell
+
+
+_COLUMNS: tuple[tuple[Column, bool], ...] = (
+    (("requests", lambda t: f"{t.requests:,}"), True),
+    (("failed", lambda t: f"{t.errors:,}"), True),
+    (("per s", lambda t: figure(t.requests_per_s)), False),
+    (("p50", _latency("p50")), True),
+    (("p95", _latency("p95")), True),
+    (("p99", _latency("p99")), True),
+    (("opened", lambda t: optional(t.connections.opened, 0)), True),
+    (("peak/of", _peak), True),
+    (("idle s", lambda t: optional(t.connections.idle_seconds, 0)), False),
+    (("cold", lambda t: optional(t.cold_starts, 0)), True),
+    (("MB", lambda t: optional(t.rss_mb, 0)), False),
+)
+
+
+def _sentences(results: Results) -> Iterable[RenderableType]:
+    if results.headline:
+        yield Text(results.headline + "\n", style="bold")
+    for target in results.targets:
+        yield Text(target.name, style="bold")
+        yield indented(target.finding)
+        for note in target.warnings:
+            yield indented(f"Note: {note}.", style=WARN)
+    for absent in results.absent:
+        yield Text(absent.name, style="bold")
+        yield indented(f"Not measured: {absent.reason}.", style="dim")
+
+
+def indented(text: str, style: str = "") -> Padding:
+    """Return a paragraph under a name; brackets in it mean nothing to rich."""
+    return Padding(Text(text, style=style), (0, 0, 0, 2))
