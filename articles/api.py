@@ -20,8 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from articles.contract import (
     ARTICLE_SCHEMA,
+    ARTICLE_UPDATE_SCHEMA,
     DOCUMENT_SCHEMA,
     DOCUMENT_WITH_CHUNKS_SCHEMA,
+    NEW_ARTICLE_SCHEMA,
+    NEW_DOCUMENT_SCHEMA,
+    PAGE_PARAMETERS,
     PAGE_SCHEMA,
     ArticleUpdate,
     NewArticle,
@@ -156,7 +160,7 @@ def _article_id(request: Request) -> int:
 
 
 _ARTICLE_ID = {"article_id": ARTICLE_SCHEMA["properties"]["id"]}
-_DOCUMENT_ID = {"document_id": NewDocument.schema["properties"]["id"]}
+_DOCUMENT_ID = {"document_id": NEW_DOCUMENT_SCHEMA["properties"]["id"]}
 
 API: tuple[Endpoint, ...] = (
     Endpoint(
@@ -167,7 +171,7 @@ API: tuple[Endpoint, ...] = (
         handle=_list_articles,
         responses={200: PAGE_SCHEMA},
         problems=(422,),
-        query_parameters=PageRequest.parameters,
+        query_parameters=PAGE_PARAMETERS,
     ),
     Endpoint(
         name="create_article",
@@ -177,7 +181,7 @@ API: tuple[Endpoint, ...] = (
         handle=_create_article,
         responses={201: ARTICLE_SCHEMA},
         problems=(400, 413, 422),
-        request_schema=NewArticle.schema,
+        request_schema=NEW_ARTICLE_SCHEMA,
     ),
     Endpoint(
         name="get_article",
@@ -197,7 +201,7 @@ API: tuple[Endpoint, ...] = (
         handle=_update_article,
         responses={200: ARTICLE_SCHEMA},
         problems=(400, 404, 409, 413, 422),
-        request_schema=ArticleUpdate.schema,
+        request_schema=ARTICLE_UPDATE_SCHEMA,
         path_parameters=_ARTICLE_ID,
     ),
     Endpoint(
@@ -208,7 +212,7 @@ API: tuple[Endpoint, ...] = (
         handle=_ingest_document,
         responses={200: DOCUMENT_SCHEMA, 201: DOCUMENT_SCHEMA},
         problems=(400, 413, 422),
-        request_schema=NewDocument.schema,
+        request_schema=NEW_DOCUMENT_SCHEMA,
     ),
     Endpoint(
         name="get_document",

@@ -1,6 +1,6 @@
 """What comes in and goes out, the same whether over HTTP or through a queue.
 
-Each way in is a frozen dataclass with its JSON Schema beside it; each way out is a
+Each way in is a named tuple with its JSON Schema beside it; each way out is a
 function from a record to a dict. Names, limits and errors are therefore the same in every
 deployable.
 """
@@ -11,9 +11,8 @@ import base64
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from articles.errors import InputError, InvalidInput
 from articles.models import (
@@ -67,14 +66,30 @@ def _object(properties: dict[str, Any], **more: object) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class NewArticle:
+NEW_ARTICLE_SCHEMA: Final[Mapping[str, Any]] = _object({"title": _TITLE, "body": _BODY})
+ARTICLE_UPDATE_SCHEMA: Final[Mapping[str, Any]] = _object(
+    {"version": _VERSION, "title": _TITLE, "body": _BODY},
+    required=["version"],
+    minProperties=2,
+)
+NEW_DOCUMENT_SCHEMA: Final[Mapping[str, Any]] = _object(
+    {
+        "id": _DOCUMENT_ID,
+        "title": _TITLE,
+        "text": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARACTERS},
+    }
+)
+PAGE_PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+    "page_token": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16}$"},
+}
+
+
+class NewArticle(NamedTuple):
     """An article to be created."""
 
     title: str
     body: str
-
-    schema: ClassVar[Mapping[str, Any]] = _object({"title": _TITLE, "body": _BODY})
 
     @classmethod
     def from_json(cls, raw: bytes) -> NewArticle:
@@ -83,22 +98,15 @@ class NewArticle:
         Raises:
             TooLarge, MalformedJson, InvalidInput: see `parse_json_object`.
         """
-        return cls(**_checked(parse_json_object(raw), cls.schema))
+        return cls(**_checked(parse_json_object(raw), NEW_ARTICLE_SCHEMA))
 
 
-@dataclass(frozen=True, slots=True)
-class ArticleUpdate:
+class ArticleUpdate(NamedTuple):
     """A change to the article's `version`; None leaves the title or the body as it is."""
 
     version: int
     title: str | None = None
     body: str | None = None
-
-    schema: ClassVar[Mapping[str, Any]] = _object(
-        {"version": _VERSION, "title": _TITLE, "body": _BODY},
-        required=["version"],
-        minProperties=2,
-    )
 
     @classmethod
     def from_json(cls, raw: bytes) -> ArticleUpdate:
@@ -107,24 +115,15 @@ class ArticleUpdate:
         Raises:
             TooLarge, MalformedJson, InvalidInput: see `parse_json_object`.
         """
-        return cls(**_checked(parse_json_object(raw), cls.schema))
+        return cls(**_checked(parse_json_object(raw), ARTICLE_UPDATE_SCHEMA))
 
 
-@dataclass(frozen=True, slots=True)
-class NewDocument:
+class NewDocument(NamedTuple):
     """A document to be ingested, under the id that its sender chose."""
 
     id: str
     title: str
     text: str
-
-    schema: ClassVar[Mapping[str, Any]] = _object(
-        {
-            "id": _DOCUMENT_ID,
-            "title": _TITLE,
-            "text": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARACTERS},
-        }
-    )
 
     @classmethod
     def from_json(cls, raw: bytes) -> NewDocument:
@@ -142,7 +141,7 @@ class NewDocument:
         Raises:
             InvalidInput: it breaks the schema.
         """
-        return cls(**_checked(value, cls.schema))
+        return cls(**_checked(value, NEW_DOCUMENT_SCHEMA))
 
     @property
     def content_sha256(self) -> str:
@@ -150,17 +149,11 @@ class NewDocument:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class PageRequest:
+class PageRequest(NamedTuple):
     """At most `limit` articles, of those whose id is `newest` or lower."""
 
     limit: int = DEFAULT_LIMIT
     newest: int = MAX_ID
-
-    parameters: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-        "page_token": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16}$"},
-    }
 
     @classmethod
     def from_query(cls, query: Mapping[str, Sequence[str]]) -> PageRequest:
@@ -170,9 +163,9 @@ class PageRequest:
             InvalidInput: a parameter is unknown, given twice, out of range or damaged.
         """
         errors = [
-            InputError(f"is not known; known are {', '.join(cls.parameters)}", parameter=name)
+            InputError(f"is not known; known are {', '.join(PAGE_PARAMETERS)}", parameter=name)
             for name in query
-            if name not in cls.parameters
+            if name not in PAGE_PARAMETERS
         ]
         request = cls(
             limit=_limit(query.get("limit", ()), errors),

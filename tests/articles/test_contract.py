@@ -31,7 +31,7 @@ MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def test_bodies_become_what_they_describe():
-    """Each kind of body is read into its dataclass, absent members of a change into None."""
+    """Each kind of body is read into its record, absent members of a change into None."""
     assert NewArticle.from_json(b'{"title": "a", "body": ""}') == NewArticle("a", "")
     assert ArticleUpdate.from_json(b'{"version": 1, "body": "b"}') == ArticleUpdate(1, None, "b")
     document = NewDocument.from_json(b'{"id": "a", "title": "b", "text": "\\u00e9"}')

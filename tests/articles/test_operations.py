@@ -3,7 +3,6 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 from sqlalchemy import create_engine, event
@@ -109,7 +108,7 @@ def test_ingesting_the_same_again_changes_nothing(run):
 def test_ingesting_other_content_replaces_the_document(run, change):
     """Title, chunks, count and digest are those of the new content, with nothing left over."""
     first = run(ingest_document(DOCUMENT))
-    changed = replace(DOCUMENT, **change)
+    changed = DOCUMENT._replace(**change)
     second = run(ingest_document(changed))
     found = run(get_document(DOCUMENT.id))
     assert second.outcome == "replaced"
@@ -130,7 +129,7 @@ def test_an_unknown_document_is_not_found(run):
     ("first_commits", "second", "outcome"),
     [
         (True, DOCUMENT, "unchanged"),
-        (True, replace(DOCUMENT, text="Other."), "replaced"),
+        (True, DOCUMENT._replace(text="Other."), "replaced"),
         (False, DOCUMENT, "created"),
     ],
 )
@@ -154,7 +153,7 @@ def test_of_two_deliveries_at_once_one_waits_and_one_result_is_left(
 def test_a_delivery_that_compares_keeps_others_from_comparing(run, migrated_database):
     """Between comparing and replacing, no other delivery of the document comes in between."""
     run(ingest_document(DOCUMENT))
-    changed = replace(DOCUMENT, text="Other.")
+    changed = DOCUMENT._replace(text="Other.")
     with _open_transaction(migrated_database) as connection, ThreadPoolExecutor(1) as thread:
         first = ingest_document(changed)
         rows = connection.execute(*next(first)).all()
