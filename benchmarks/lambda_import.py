@@ -39,6 +39,9 @@ ARMS = {
         "import gc; gc.disable()\nimport sqlalchemy, psycopg2, aws_lambda_powertools\ngc.enable()"
     ),
     "lambda_handler.app": "import lambda_handler.app",
+    "lambda_handler.app, collector on": (
+        "import gc; gc.disable = gc.freeze = lambda: None\nimport lambda_handler.app"
+    ),
     "lambda_handler.queue": "import lambda_handler.queue",
 }
 TIMED = """
@@ -72,7 +75,9 @@ def measure(title, options, rounds):
     arms = {name: importing(ARMS[name], options, walls[name]) for name in ARMS}
     cpu = compare(arms, rounds=rounds, warmup=1)
     wall = Comparison(figures={name: figures[1:] for name, figures in walls.items()})
-    print(f"\n{title}, CPU time, {rounds} rounds\n{cpu.table(baseline=FLOOR, unit='ms', scale=1e3)}")
+    print(
+        f"\n{title}, CPU time, {rounds} rounds\n{cpu.table(baseline=FLOOR, unit='ms', scale=1e3)}"
+    )
     print(f"\n{title}, wall time\n{wall.table(baseline=FLOOR, unit='ms', scale=1e3)}")
     ratio = cpu.ratio("lambda_handler.app", to=FLOOR)
     verdict = "kept" if ratio <= LIMIT else "MISSED"

@@ -15,8 +15,8 @@ def without_garbage_collection() -> Iterator[None]:
     """Keep the garbage collector from running inside the block, and from what was made there.
 
     What an import makes stays: classes, functions, statements. Looking through all of it for
-    garbage took 40 of 270 ms (`benchmarks/lambda_import.py` measures it). `gc.freeze` then spares
-    collections during invokes the same walk.
+    garbage costs an eighth of the import (`benchmarks/lambda_import.py` has both arms).
+    `gc.freeze` then spares collections during invokes the same walk.
     """
     was_enabled = gc.isenabled()
     gc.disable()
