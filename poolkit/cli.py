@@ -124,6 +124,24 @@ def up(*, targets: str | None, environment: str, max_connections: int) -> None:
     up(Options(targets=names, environment=environment, max_connections=max_connections))
 
 
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("other", type=click.Path(path_type=Path), required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="the page's file, with two runs")
+def report(*, run: Path, other: Path | None, out: Path | None) -> None:
+    """Make the report of RUN again, or put the runs RUN and OTHER side by side."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from poolkit.compare.report import report, report_two  # noqa: PLC0415
+
+    if other is not None:
+        report_two(run, other, Console(), out)
+    elif out is not None:
+        raise click.UsageError("--out is for two runs; the report of one is in its folder")
+    else:
+        report(run, Console())
+
+
 @main.group()
 def db() -> None:
     """Bring the database's schema up to date."""

@@ -148,8 +148,9 @@ def _page(pair: Pair) -> Iterable[str]:
         yield f'<section><h2>Before comparing</h2><ul class="warnings">{items}</ul></section>'
     yield from _pair_table(pair)
     yield "<section><h2>Charts</h2>"
-    for letter, run in (("A", pair.first), ("B", pair.second)):
-        yield embedded(overview(run), f"Run {letter}: {overview(run).title.lower()}")
+    for letter, run, other in (("A", pair.first, pair.second), ("B", pair.second, pair.first)):
+        picture = overview(run, beside=other)
+        yield embedded(picture, f"Run {letter}: {picture.title.lower()}")
     yield "</section>"
 
 
