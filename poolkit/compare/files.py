@@ -79,7 +79,7 @@ def _converted(wanted: Any, value: Any, where: str) -> Any:
         return from_json(wanted, value, where)  # type: ignore[arg-type]  # from annotations: a type
     if is_tuple and isinstance(value, list):
         return tuple(_converted(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if arguments and isinstance(value, dict):
+    if arguments and not is_tuple and isinstance(value, dict):
         return {key: _converted(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
     if wanted is Any or type(value) is wanted or (wanted is float and type(value) is int):
         return value

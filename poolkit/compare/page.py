@@ -83,9 +83,9 @@ def _header(results: Results) -> str:
 def load_words(plan: Plan) -> str:
     """Return the load in a sentence."""
     return (
-        f"{plan.users:,} users with {figure(plan.rate_per_user)} tasks a second each, so "
-        f"{figure(plan.offered_per_s)} a second offered to every target, for "
-        f"{figure(plan.duration_s)} s after {figure(plan.warm_up_s)} s of warm-up; presets of "
+        f"{plan.users:,} users with {plan.rate_per_user:g} tasks a second each, so "
+        f"{plan.offered_per_s:g} a second offered to every target, for "
+        f"{plan.duration_s:g} s after {plan.warm_up_s:g} s of warm-up; presets of "
         f"{plan.environment}, max_connections {plan.max_connections:,}."
     )
 
@@ -223,7 +223,7 @@ def how(results: Results) -> Mapping[str, str]:
             f"Python {machine.python}; load, target and database share it"
         ),
         "Versions": ", ".join(versions) or "unknown",
-        "Samples": f"every {figure(plan.interval_s)} s",
+        "Samples": f"every {plan.interval_s:g} s",
         "Ceilings": "; ".join(_ceiling(target) for target in results.targets),
     }
     facts |= {f"Note on {t.name}": "; ".join(t.warnings) for t in results.targets if t.warnings}

@@ -314,7 +314,7 @@ class RunFolder:
         plan = from_json(Plan, found, str(file))
         for target in plan.targets:
             # The name becomes a path, and the folder may be somebody else's.
-            if target.name in ("", ".", "..") or set(target.name) & set('/\\"\0'):
+            if target.name in ("", ".", "..") or set(target.name) & set("/\\\0"):
                 raise RunFolderError(f"{file} names a target {target.name!r}; that is no name")
         return plan
 

@@ -20,7 +20,7 @@ def figure(value: float) -> str:
 
 def milliseconds(value: float) -> str:
     """Return a duration given in ms, from a second on in s."""
-    return f"{value / 1000:.1f} s" if value >= 1000 else f"{figure(value)} ms"
+    return f"{figure(value / 1000)} s" if value >= 1000 else f"{figure(value)} ms"
 
 
 def percent(share: float) -> str:

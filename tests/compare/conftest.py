@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from poolkit.compare.report import write_report
 from poolkit.compare.run_folder import (
     Absent,
     ConnectionRow,
@@ -236,11 +237,30 @@ def _write_invokes(folder: TargetFolder, target: MadeUp, chance: random.Random) 
             )
 
 
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of all six targets with its report, made once: drawing takes seconds."""
+    run = make_run(tmp_path_factory.mktemp("reported") / "run", EVERY_TARGET)
+    write_report(run.path)
+    return run
+
+
 @pytest.fixture
 def made_up_run(tmp_path: Path) -> Callable[..., RunFolder]:
     """Give a function that makes up a run of some targets; of all six by default."""
 
     def make(name: str = "run", targets: dict[str, MadeUp] | None = None, **plan: object):
         return make_run(tmp_path / name, EVERY_TARGET if targets is None else targets, **plan)
+
+    return make
+
+
+@pytest.fixture
+def made_up() -> Callable[..., MadeUp]:
+    """Give a function that makes up a target of a preset."""
+
+    def make(name: str, **changes: object) -> MadeUp:
+        kind = "lambda" if name.startswith("lambda") else "worker" if name == "worker" else "web"
+        return MadeUp(**{"preset": name, "kind": kind, **changes})
 
     return make

@@ -1,0 +1,142 @@
+"""Findings: sentences that are there because their facts are."""
+
+import pytest
+
+from poolkit.compare.findings import is_tie, with_findings
+from poolkit.compare.results import compute
+from poolkit.compare.wording import count, figure, join, milliseconds, percent
+
+
+@pytest.fixture
+def findings(made_up_run):
+    """Give a function from made-up targets to findings by name, the headline under ''."""
+
+    def find(targets=None, **plan):
+        results = with_findings(compute(made_up_run(targets=targets, **plan)))
+        return {"": results.headline} | {t.name: t.finding for t in results.targets}
+
+    return find
+
+
+def test_a_connection_for_every_request_is_said_with_its_price(findings):
+    """Against the same kind of deployable that kept its connections."""
+    said = findings()["lambda"]
+    assert said.startswith("Opened 399 connections for 399 requests (1.00 each): every request")
+    assert "against 5.4 ms for lambda_warm, which kept its connections" in said
+
+
+def test_kept_connections_are_counted_against_execution_environments(findings):
+    """What lambda_warm is for, in its own words."""
+    said = findings()["lambda_warm"]
+    assert "18 execution environments held 18 connections, none opened after the warm-up" in said
+    assert "Cold starts are 50 % of the slowest 1 %" in said
+
+
+def test_a_pool_that_kept_its_connections_says_how_many_fit(findings):
+    """Peak, ceiling, and what the server has room for."""
+    said = findings()["web"]
+    assert said.startswith("Kept 9 connections of at most 30 and opened none after the warm-up.")
+    assert "max_connections 100 has room for 3 such deployments of 30" in said
+
+
+def test_a_queue_at_the_pool_is_told_from_a_slow_answer(findings, made_up):
+    """Both have a long tail; only one has every connection in use."""
+    slow = made_up("web", kept=9, busy=2, tail=12, ceiling=30)
+    queued = made_up("web_async", kept=4, busy=4, tail=12, ceiling=4)
+    said = findings({"web": slow, "web_async": queued})
+    assert "all 4 connections were in use: requests queued for one" in said["web_async"]
+    assert "it did not wait for the pool" in said["web"]
+
+
+def test_failures_come_with_their_kinds(findings, made_up):
+    """By number and by what they mean."""
+    target = made_up("lambda", errors={"429": 30, "unsent": 1})
+    said = findings({"lambda": target})["lambda"]
+    assert "31 of 400 requests failed (7.8 %): 30 x 429, no execution environment was free" in said
+    assert "1 x never sent" in said
+
+
+def test_connections_left_over_are_never_left_out(findings, made_up):
+    """However much else there is to say."""
+    target = made_up("lambda", left_over=1, errors={"503": 5}, cpu={"load": 1.0}, partial=True)
+    said = findings({"lambda": target})["lambda"]
+    assert "1 connection stayed behind on the server" in said
+    assert "upper bound" in said
+    assert "Stopped early" in said
+
+
+def test_a_saturated_generator_makes_latency_an_upper_bound(findings, made_up):
+    """What it waits itself is in the figure."""
+    said = findings({"web": made_up("web", kept=3, cpu={"load": 0.97})})["web"]
+    assert "Its latency is an upper bound: the load generator used 0.97 of a core" in said
+
+
+def test_overflow_that_is_opened_again_and_again_is_named(findings, made_up):
+    """What is above pool_size is closed at checkin."""
+    said = findings({"web": made_up("web", kept=25, per_request=0.2, ceiling=30)})["web"]
+    assert "what overflows a pool of 20 is closed again after each use" in said
+
+
+def test_a_ceiling_above_the_servers_limit_is_named(findings, made_up):
+    """It fits today and not on the day when all of it is used."""
+    said = findings({"web": made_up("web", kept=3, ceiling=60)}, max_connections=50)["web"]
+    assert "Its ceiling of 60 is more than max_connections (50) allows" in said
+
+
+def test_a_pooler_is_told_from_the_server(findings, made_up):
+    """Connections to the one are not connections to the other."""
+    said = findings({"lambda_proxy": made_up("lambda_proxy", kept=5, pool_opened=400)})
+    assert (
+        "Connected 400 times to the pooler for 400 requests, which opened none to the server"
+        in (said["lambda_proxy"])
+    )
+
+
+def test_different_facts_make_different_sentences(findings):
+    """No two of six targets are told the same."""
+    said = findings()
+    del said[""]
+    shapes = {"".join(c for c in text if not c.isdigit()) for text in said.values()}
+    assert len(shapes) >= 5
+
+
+def test_the_headline_has_the_most_and_the_fastest(findings):
+    """A worker answers nobody, so it is not in the race; a tie is called one."""
+    said = findings()[""]
+    assert "lambda opened 399 connections for 399 requests" in said
+    assert "At p95 web was fastest (7.4 ms, too close to web_async to call)" in said
+    assert "worker took" not in said
+
+
+def test_one_target_has_no_headline(findings, made_up):
+    """There is nothing to compare it with."""
+    assert findings({"web": made_up("web", kept=2)})[""] == ""
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "tie"),
+    [
+        ((10.0, (9.0, 11.0)), (20.0, (18.0, 22.0)), False),
+        ((10.0, (9.0, 19.0)), (20.0, (18.0, 22.0)), True),
+        ((10.0, (10.0, 10.1)), (10.5, (10.4, 10.6)), True),
+    ],
+)
+def test_what_the_noise_explains_is_a_tie(a, b, tie):
+    """Overlapping intervals, or a difference under 10 %."""
+    assert is_tie(a[0], b[0], a[1], b[1]) is tie
+    assert is_tie(b[0], a[0], b[1], a[1]) is tie
+
+
+def test_figures_have_the_digits_they_deserve():
+    """Neither 4.18237 ms nor 0 for something."""
+    assert [figure(x) for x in (0, 0.004, 0.999, 4.18, 9.96, 41.8, 4180)] == [
+        *("0", "0.004", "1.0", "4.2", "10", "42", "4,180")
+    ]
+    assert [milliseconds(x) for x in (0.42, 999, 1000, 61_000)] == [
+        *("0.42 ms", "999 ms", "1.0 s", "61 s")
+    ]
+    assert [percent(x) for x in (0, 0.00001, 0.0123, 0.1, 1)] == [
+        *("0 %", "under 0.1 %", "1.2 %", "10 %", "100 %")
+    ]
+    assert (count(1, "request"), count(2000, "request")) == ("1 request", "2,000 requests")
+    assert [join(list(x)) for x in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]

@@ -1,0 +1,224 @@
+"""The report: a page that opens offline, pictures, tables, two runs side by side."""
+
+import io
+import json
+import re
+import struct
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from poolkit.cli import main
+from poolkit.compare.charts import pictures
+from poolkit.compare.labels import spread
+from poolkit.compare.report import read_results, report_two, write_report
+from poolkit.compare.run_folder import Machine, RunFolder
+from poolkit.compare.terminal import print_run
+from poolkit.errors import RunFolderError
+
+EVIL = '<script>alert("1")</script>&amp;[bold]'
+
+
+class Page(HTMLParser):
+    """What a browser would fetch or run, and the headings; fails on unbalanced tags."""
+
+    VOID = ("meta",)
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.fetched, self.headings, self.labels = [], [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href", "data")]
+        self.labels += [v for k, v in attrs if k == "aria-label"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2", "h3"):
+            self.headings.append((self.open[-1], data))
+
+
+def lines_of(results, width):
+    out = io.StringIO()
+    print_run(results, Console(file=out, width=width, force_terminal=False))
+    return out.getvalue().splitlines()
+
+
+def test_a_report_is_made_from_the_raw_files_alone(reported):
+    """results.json, the page and the four pictures; made again they are the same."""
+    names = sorted(file.name for file in (reported.path / "charts").iterdir())
+    assert names == ["cold_starts.png", "connections.png", "latency.png", "overview.png"]
+    before = (reported.path / "results.json").read_text()
+    assert json.loads(before)["schema"] == 1
+    again = json.dumps(read_results(reported.path).as_json())
+    assert json.loads(again) == json.loads(before)
+
+
+def test_the_page_fetches_nothing_and_runs_nothing(reported):
+    """One file, which opens without a network, in well under a megabyte."""
+    text = (reported.path / "report.html").read_text()
+    page = Page(text)
+    assert page.fetched == []
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert "default-src 'none'" in text
+    assert len(text) < 600_000
+
+
+def test_the_page_has_headings_tables_and_words_for_its_pictures(reported):
+    """For those who cannot see them."""
+    page = Page((reported.path / "report.html").read_text())
+    assert [text for tag, text in page.headings if tag == "h2"] == [
+        *("What it found", "Figures", "Charts", "How it was measured")
+    ]
+    assert page.tags.count("svg") == page.tags.count("figure") == 4
+    assert any("lambda: peak 5, opened 399 for 399 requests" in label for label in page.labels)
+
+
+def test_no_identifier_occurs_twice_in_the_page(reported):
+    """Every picture counts its own from 0."""
+    identifiers = re.findall(r'\bid="([^"]*)"', (reported.path / "report.html").read_text())
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_pictures_are_as_wide_as_a_readme(reported):
+    """At twice the resolution, for sharp text."""
+    for file in (reported.path / "charts").iterdir():
+        width, height = struct.unpack(">II", file.read_bytes()[16:24])
+        assert 1400 < width < 1720
+        assert 300 < height < 1000
+
+
+def test_text_from_a_run_folder_is_never_markup(made_up_run, made_up):
+    """Names, reasons, warnings and versions may come from anywhere."""
+    target = made_up("web", kept=2, warnings=(EVIL,))
+    run = made_up_run(targets={EVIL.replace("/", "|"): target}, command=EVIL, created=EVIL)
+    run.write_machine(Machine(cpu=EVIL, versions={EVIL: EVIL}))
+    results = write_report(run.path)
+    assert "script" not in Page((run.path / "report.html").read_text()).tags
+    assert "[bold]" in "".join(lines_of(results, 100))
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_table_fits_the_terminal(reported, width):
+    """No line is longer, and every target's name is whole."""
+    lines = lines_of(read_results(reported.path), width)
+    assert max(len(line) for line in lines) <= width
+    assert {line.split()[0] for line in lines[3:9]} == set(read_names(reported))
+
+
+def read_names(run):
+    return [target.name for target in run.plan().targets]
+
+
+def test_one_target_and_no_invokes_make_fewer_pictures(made_up_run, made_up):
+    """A chart without anything to show is not drawn."""
+    run = made_up_run(targets={"web": made_up("web", kept=3)})
+    results = read_results(run.path)
+    assert [p.name for p in pictures(run, results)] == ["overview", "connections", "latency"]
+
+
+def test_a_target_that_answered_nothing_still_has_its_rows(made_up_run, made_up):
+    """Everything failed: no latency, no crash."""
+    target = made_up("lambda", errors={"503": 1000})
+    run = made_up_run(targets={"lambda": target, "web": made_up("web", kept=2)})
+    folder = run.target("lambda")
+    text = (folder.path / "requests.csv").read_text().replace("200,\n", "503,503\n")
+    (folder.path / "requests.csv").write_text(text)
+    results = write_report(run.path)
+    assert results.targets[0].latency_ms is None
+    assert "400 of 400 requests failed (100 %)" in results.targets[0].finding
+
+
+def test_a_chart_of_an_earlier_report_does_not_stay(made_up_run, made_up):
+    """It would be taken for this one's."""
+    run = made_up_run(targets={"web": made_up("web", kept=1)})
+    (run.path / "charts").mkdir()
+    (run.path / "charts" / "cold_starts.png").touch()
+    write_report(run.path)
+    assert not (run.path / "charts" / "cold_starts.png").exists()
+
+
+def test_a_page_that_cannot_be_written_is_one_line(made_up_run, made_up):
+    """The command ends with status 2 and the reason."""
+    run = made_up_run(targets={"web": made_up("web")})
+    (run.path / "report.html").mkdir()
+    result = CliRunner().invoke(main, ["report", str(run.path)])
+    assert result.exit_code == 2
+    assert "Is a directory" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_wrong_folder_is_one_line_and_status_2(tmp_path):
+    """Not a traceback."""
+    result = CliRunner().invoke(main, ["report", str(tmp_path / "nothing")])
+    assert result.exit_code == 2
+    assert result.output.startswith("poolkit: ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_two_runs_side_by_side_name_what_makes_them_unlike(made_up_run, made_up):
+    """Other load, other machine, other versions, other targets; ratios where they are none."""
+    first = made_up_run("a", {"web": made_up("web", kept=5), "worker": made_up("worker", kept=4)})
+    second = made_up_run("b", {"web": made_up("web", kept=7, p50=9)}, users=40)
+    second.write_machine(replace(second.machine(), cores=8, versions={"postgresql": "16.4"}))
+    out = io.StringIO()
+    file = report_two(first.path, second.path, Console(file=out, width=80))
+    said = " ".join(out.getvalue().split())
+    for part in ("users 20 and 40", "cores 2 and 8", "postgresql 18.6 and 16.4"):
+        assert part in said
+    assert "only one of the runs has worker" in said
+    assert "5 → 7" in said
+    assert "x1.8" in said
+    assert max(len(line) for line in out.getvalue().splitlines() if "/" not in line) <= 80
+    assert file == second.path / "against-a.html"
+    assert Page(file.read_text()).fetched == []
+
+
+def test_a_run_against_itself_is_a_tie_throughout(reported, tmp_path):
+    """Noise is no difference."""
+    out = io.StringIO()
+    page = tmp_path / "page.html"
+    report_two(reported.path, reported.path, Console(file=out, width=100), page)
+    assert out.getvalue().count("tie") == 12
+    assert "Before comparing" not in page.read_text()
+
+
+def test_runs_without_a_common_target_are_not_compared(made_up_run, made_up):
+    """The message names what each of them has."""
+    first = made_up_run("a", {"web": made_up("web", kept=5)})
+    second = made_up_run("b", {"worker": made_up("worker", kept=4)})
+    with pytest.raises(RunFolderError, match=r"no target in common: .*a has web, .*b has worker"):
+        report_two(first.path, second.path, Console(file=io.StringIO()))
+
+
+def test_a_run_of_another_schema_is_not_compared(made_up_run, made_up):
+    """Its figures may mean something else."""
+    first = made_up_run("a", {"web": made_up("web", kept=5)})
+    second = made_up_run("b", {"web": made_up("web", kept=5)}, schema=2)
+    with pytest.raises(RunFolderError, match="schema 2"):
+        report_two(first.path, RunFolder(second.path).path, Console(file=io.StringIO()))
+
+
+def test_labels_that_would_touch_are_moved_apart_in_their_order():
+    """As little as needed, and never outside."""
+    assert spread([10, 50, 90], gap=17, low=0, high=100) == [10, 50, 90]
+    moved = spread([50, 51, 49], gap=10, low=0, high=100)
+    assert moved == [50, 60, 40]
+    crowded = spread([99, 99, 99, 98, 20], gap=10, low=0, high=100)
+    assert max(crowded) == 100
+    assert all(b - a >= 10 - 1e-9 for a, b in pairwise(sorted(crowded)))

@@ -1,0 +1,205 @@
+"""The figures of a run, checked against raw rows written down by hand."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from poolkit.compare.connections import Moment, _idle_seconds
+from poolkit.compare.findings import with_findings
+from poolkit.compare.results import Latency, compute, percentile
+from poolkit.compare.run_folder import Request
+
+
+def target_of(run, name):
+    return next(t for t in compute(run).targets if t.name == name)
+
+
+def request(due, latency_ms=10.0, error=""):
+    return Request(
+        due=due,
+        started=due,
+        latency_ms=latency_ms,
+        service_ms=latency_ms,
+        method="GET",
+        name="/",
+        status=200,
+        error=error,
+    )
+
+
+def write_requests(folder, requests):
+    with folder.writer(Request) as rows:
+        for each in requests:
+            rows.write(each)
+
+
+@pytest.mark.parametrize(
+    ("p", "value"), [(50, 500), (90, 900), (95, 950), (99, 990), (99.9, 999), (100, 1000), (0, 1)]
+)
+def test_a_percentile_is_the_nearest_rank(p, value):
+    """Of 1 to 1000, the 99.9th percentile is 999, not what binary fractions make of it."""
+    assert percentile(list(range(1, 1001)), p) == value
+
+
+def test_a_percentile_is_always_a_value_that_occurred():
+    """Nothing is interpolated."""
+    values = sorted(random.Random(7).expovariate(1) for _ in range(137))
+    assert all(percentile(values, p) in values for p in range(101))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 20, 1000])
+def test_the_interval_holds_the_percentile(number):
+    """Also for so few values that it is the whole range."""
+    latency = Latency.of([float(n) for n in range(number)])
+    assert latency.p50_interval[0] <= latency.p50 <= latency.p50_interval[1]
+    assert latency.p95_interval[0] <= latency.p95 <= latency.p95_interval[1]
+
+
+def test_the_interval_holds_the_true_percentile_about_95_times_in_100():
+    """Checked on a distribution whose p95 is known: 1 - e^-x = 0.95."""
+    chance = random.Random(1)
+    held = 0
+    for _ in range(300):
+        latency = Latency.of([chance.expovariate(1) for _ in range(400)])
+        low, high = latency.p95_interval
+        held += low <= 2.9957 <= high
+    assert held / 300 > 0.92
+
+
+def test_only_requests_due_inside_the_window_count(made_up_run):
+    """Neither the warm-up nor what came after is in any figure."""
+    run = made_up_run()
+    window = run.target("web").window()
+    begin, end = window.from_, window.to
+    inside = [request(begin, 10), request(begin + 5, 20), request(end - 0.001, 30)]
+    outside = [request(begin - 0.001, 9000), request(end, 9000)]
+    write_requests(run.target("web"), [*outside[:1], *inside, *outside[1:]])
+    web = target_of(run, "web")
+    assert (web.requests, web.latency_ms.p50, web.latency_ms.max) == (3, 20, 30)
+    assert web.requests_per_s == pytest.approx(3 / (end - begin))
+
+
+def test_failed_requests_count_but_do_not_flatter_the_latency(made_up_run):
+    """A 429 after 1 ms is no fast answer: it has a summary of its own."""
+    run = made_up_run()
+    begin = run.target("web").window().from_
+    rows = [request(begin + n / 10, 50) for n in range(8)]
+    rows += [request(begin + 1, 1, error="429"), request(begin + 2, 30_000, error="unanswered")]
+    write_requests(run.target("web"), rows)
+    web = target_of(run, "web")
+    assert (web.requests, web.errors, web.error_kinds) == (10, 2, {"429": 1, "unanswered": 1})
+    assert (web.latency_ms.p50, web.latency_ms.max) == (50, 50)
+    assert web.error_latency_ms.max == 30_000
+
+
+def test_without_any_request_there_is_no_latency(made_up_run):
+    """A target that got no load is reported, not divided by zero."""
+    run = made_up_run()
+    write_requests(run.target("web"), [])
+    results = with_findings(compute(run))
+    (web,) = (t for t in results.targets if t.name == "web")
+    assert web.latency_ms is None
+    assert web.finding == "No request was due in the time measured."
+
+
+def test_opened_is_the_servers_own_count_over_the_window(made_up_run):
+    """Per request it is over those answered inside the window."""
+    found = target_of(made_up_run(), "lambda")
+    assert found.connections.opened == found.served
+    assert found.connections.opened_per_1000_requests == 1000
+    assert target_of(made_up_run("again"), "web").connections.opened_warm_up == 9
+
+
+def test_disagreeing_pool_events_are_noted(made_up_run, made_up):
+    """The server is right, and the report says that the second witness is not of its opinion."""
+    target = made_up("web", per_request=1, pool_opened=100)
+    web = target_of(made_up_run(targets={"web": target}), "web")
+    assert web.connections.opened == web.served
+    assert any("the pools' events 100" in note for note in web.warnings)
+
+
+def test_a_counter_that_was_reset_gives_no_count(made_up_run):
+    """After a crash the server counts from 0 again: a negative number is not a number."""
+    run = made_up_run()
+    file = run.target("web").path / "window.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sessions_to": 3}))
+    assert target_of(run, "web").connections.opened is None
+
+
+def test_peak_mean_and_states_are_those_of_the_samples(made_up_run):
+    """A made-up pool of nine with two in a transaction shows as that."""
+    found = target_of(made_up_run(), "web").connections
+    assert (found.peak, found.mean, found.busy_peak) == (9, 9, 2)
+    assert found.by_state == {"idle": 7, "idle in transaction": 2}
+    assert found.idle_seconds == pytest.approx(7 * 10, rel=0.03)
+    assert found.at_ceiling_share == 0
+
+
+def test_a_gap_between_samples_is_not_idle_time():
+    """While the server could not be asked, nothing is known."""
+    seen = [Moment(0.0, {"idle": 4}), Moment(0.1, {"idle": 4}), Moment(60.0, {"idle": 4})]
+    assert _idle_seconds(seen, 0.1, 60.1) == pytest.approx(4 * (0.1 + 0.3 + 0.1))
+
+
+def test_cpu_is_cores_used_inside_the_window(made_up_run):
+    """From the cumulative times of each role's processes."""
+    web = target_of(made_up_run(), "web")
+    assert web.cpu_share == pytest.approx({"load": 0.2, "target": 0.4, "database": 0.2})
+    assert web.rss_mb == 214
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"cpu": {"load": 0.95}}, "used 0.95 of a core"),
+        ({"late_ms": 80.0}, "80 ms late"),
+    ],
+)
+def test_a_saturated_load_generator_is_marked(made_up_run, made_up, changes, why):
+    """By its processor time, or by starting late though its users were free."""
+    web = target_of(made_up_run(targets={"web": made_up("web", **changes)}), "web")
+    assert web.saturated
+    assert why in web.saturated_by
+
+
+def test_waiting_for_a_slow_target_is_not_the_generators_fault(made_up_run, made_up):
+    """Users that wait for answers start late too; that is what the latency is to show."""
+    web = target_of(made_up_run(targets={"web": made_up("web", p50=600, late_ms=80)}), "web")
+    assert not web.saturated
+
+
+def test_cold_starts_are_counted_apart_and_found_in_the_tail(made_up_run):
+    """Those inside the window, those before it, and how many of the slowest waited for one."""
+    cold = target_of(made_up_run(), "lambda_warm").cold
+    assert (cold.count, cold.warm_up, cold.among_slowest, cold.slowest) == (2, 18, 2, 4)
+    assert 600 < cold.init_ms_p50 < 750
+
+
+def test_results_are_plain_json_of_the_documented_shape(made_up_run):
+    """With the keys that docs/results.md promises."""
+    found = json.loads(json.dumps(with_findings(compute(made_up_run())).as_json()))
+    assert found["schema"] == 1
+    assert list(found["targets"]) == [
+        *("lambda", "lambda_warm", "web", "web_async", "worker", "lambda_proxy")
+    ]
+    web = found["targets"]["web"]
+    assert web["preset"]["pool_size"] == 20
+    assert {"p50", "p90", "p95", "p99", "max", "mean"} <= set(web["latency_ms"])
+    assert {"peak", "mean", "opened", "opened_per_1000_requests", "idle_seconds", "left_over"} <= (
+        set(web["connections"])
+    )
+    assert found["targets"]["lambda_warm"]["cold_starts"] == 2
+
+
+def test_every_key_of_the_results_is_documented(made_up_run):
+    """docs/results.md names each figure, so that nobody has to guess."""
+    document = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
+    named = set(re.findall(r"[a-z_0-9]+", document))
+    found = compute(made_up_run()).as_json()
+    web, warm = found["targets"]["web"], found["targets"]["lambda_warm"]
+    for keys in (found, found["plan"], found["machine"], web, web["connections"], warm["cold"]):
+        assert set(keys) <= named
+    assert set(web["latency_ms"]) <= named

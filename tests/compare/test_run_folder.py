@@ -1,0 +1,164 @@
+"""Reading a run folder: easy about what is not there, strict about what is."""
+
+import json
+
+import pytest
+
+from poolkit.compare.results import compute
+from poolkit.compare.run_folder import Request, RunFolder, SampleRow
+from poolkit.errors import RunFolderError
+
+
+def test_what_is_written_is_read_back(made_up_run):
+    """Plan, machine, window and rows come back as they were."""
+    run = made_up_run()
+    again = RunFolder.open(run.path)
+    assert again.plan() == run.plan()
+    assert again.plan().targets[0].preset_fields["pool"] == "null"
+    assert again.machine().versions["postgresql"] == "18.6"
+    assert again.target("web").window().sessions_before == 100
+    row = again.target("web").rows(Request).rows[0]
+    assert (row.method, row.name, row.status, row.error) == ("GET", "/articles", 200, "")
+
+
+def test_a_row_survives_commas_quotes_and_line_breaks(made_up_run, tmp_path):
+    """Errors and wait events are free text."""
+    folder = made_up_run().target("web")
+    error = 'said "no", twice\nand left'
+    row = Request(
+        due=1.5,
+        started=1.5,
+        latency_ms=2.0,
+        service_ms=2.0,
+        method="GET",
+        name="/",
+        status=0,
+        error=error,
+    )
+    with folder.writer(Request) as rows:
+        rows.write(row)
+    assert folder.rows(Request).rows == (row,)
+
+
+@pytest.mark.parametrize("name", ["nothing", "a_file"])
+def test_what_is_no_folder_is_named(tmp_path, name):
+    """The message has the path."""
+    (tmp_path / "a_file").touch()
+    with pytest.raises(RunFolderError, match=f"{name} is not a folder"):
+        RunFolder.open(tmp_path / name)
+
+
+def test_a_folder_without_a_plan_is_no_run(tmp_path):
+    """Somebody's other folder is refused before anything is read."""
+    with pytest.raises(RunFolderError, match=r"not a run of .*no plan\.json"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "schema 2, but this version of poolkit reads schema 1"),
+        ({"users": "20"}, "users must be of type int, not '20'"),
+        ({"users": None}, "users must be of type int, not None"),
+        ({"targets": {}}, "targets must be of type list"),
+        ({"targets": [{"name": "web"}]}, r"targets\[0\]: kind is missing"),
+        ({"absent": [7]}, r"absent\[0\] must be of type Absent"),
+    ],
+)
+def test_a_wrong_plan_is_named_by_its_key(made_up_run, change, message):
+    """One line says what is wrong, and where."""
+    run = made_up_run()
+    file = run.path / "plan.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(RunFolderError, match=message):
+        run.plan()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "..", "", "a/b", "a\\b"])
+def test_a_target_cannot_name_a_path(made_up_run, name):
+    """A run folder from somebody else does not make a report read outside it."""
+    run = made_up_run()
+    file = run.path / "plan.json"
+    plan = json.loads(file.read_text())
+    plan["targets"][0]["name"] = name
+    file.write_text(json.dumps(plan))
+    with pytest.raises(RunFolderError, match="that is no name"):
+        run.plan()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": NaN}', "\ud800", "[" * 100_000])
+def test_a_broken_json_file_is_named(made_up_run, text):
+    """Whatever is in it, the message is one line with the file's name."""
+    run = made_up_run()
+    (run.path / "plan.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(RunFolderError, match=r"plan\.json is broken") as caught:
+        run.plan()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_last_line_cut_short_is_left_out_with_a_warning(made_up_run):
+    """A killed run loses the row that was being written, nothing else."""
+    folder = made_up_run().target("web")
+    file = folder.path / "samples.csv"
+    whole = folder.rows(SampleRow).rows
+    file.write_bytes(file.read_bytes()[:-3])
+    cut = folder.rows(SampleRow)
+    assert cut.rows == whole[:-1]
+    assert cut.warnings == ("the last line of samples.csv was cut short",)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1.0,2", "line 3 is broken: it has too few columns|line 3 is broken"),
+        ("1.0,two,3,4", "line 3 is broken: invalid literal"),
+        ("nan,2,3,4", "line 3 is broken: 'nan' is not a number"),
+    ],
+)
+def test_a_broken_row_is_named_by_its_line(made_up_run, line, message):
+    """A row in the middle is not left out in silence."""
+    folder = made_up_run().target("web")
+    file = folder.path / "samples.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:2], line + "\n", *lines[2:]]))
+    with pytest.raises(RunFolderError, match=message):
+        folder.rows(SampleRow)
+
+
+def test_a_missing_column_is_named(made_up_run):
+    """A file of another tool is not read as zeros."""
+    folder = made_up_run().target("web")
+    (folder.path / "samples.csv").write_text("time,backends\n1.0,2\n")
+    with pytest.raises(RunFolderError, match=r"samples\.csv has no column sessions, xacts"):
+        folder.rows(SampleRow)
+
+
+def test_a_target_without_a_window_is_reported_as_not_measured(made_up_run):
+    """A run that was stopped half-way still has a report of what it measured."""
+    run = made_up_run()
+    (run.target("worker").path / "window.json").unlink()
+    results = compute(run)
+    assert "worker" not in [t.name for t in results.targets]
+    assert ("worker", "the run was stopped before its end") in [
+        (a.name, a.reason) for a in results.absent
+    ]
+
+
+def test_missing_raw_files_leave_gaps_and_warnings(made_up_run):
+    """What cannot be known is not made up."""
+    run = made_up_run()
+    for name in ("samples.csv", "connections.csv", "processes.csv"):
+        (run.target("web").path / name).unlink()
+    (web,) = (t for t in compute(run).targets if t.name == "web")
+    assert web.connections.peak is web.connections.idle_seconds is web.rss_mb is None
+    assert web.connections.opened == 0
+    assert {"samples.csv is missing", "processes.csv is missing"} <= set(web.warnings)
+
+
+def test_a_run_without_any_measured_target_is_refused(made_up_run):
+    """There is nothing to report, and the message says so."""
+    run = made_up_run()
+    for target in run.plan().targets:
+        (run.target(target.name).path / "window.json").unlink()
+    with pytest.raises(RunFolderError, match="stopped before any target was measured"):
+        compute(run)
