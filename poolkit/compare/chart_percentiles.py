@@ -123,6 +123,7 @@ def _line_labels(results: Results, ends: Rows, domain: list[float]) -> alt.Chart
         for end, height in zip(ends, moved, strict=True)
     ]
     text = alt.Chart(data(rows)).mark_text(align="left", dx=8, fontSize=12.5, fontWeight="bold")
-    return text.encode(
+    labels: alt.Chart = text.encode(
         alt.X("nines:Q"), alt.Y("at:Q"), text="label:N", color=colour_of_target(results)
     )
+    return labels

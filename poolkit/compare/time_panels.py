@@ -61,7 +61,7 @@ class Measured:
         if share < _ROOM_FOR_NAME:
             return alt.layer(rect)
         name = shaded.mark_text(align="left", dx=5, fontSize=10.5, color=SOFT)
-        return alt.layer(rect, name.encode(x, alt.YValue(name_at), text=alt.value("warm-up")))
+        return alt.layer(rect, name.encode(x, y=alt.value(name_at), text=alt.value("warm-up")))
 
 
 def measured(run: RunFolder, results: Results) -> list[Measured]:
