@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from poolkit.compare.run_folder import ConnectionRow, SampleRow
+from poolkit.compare.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -179,4 +180,5 @@ def _strangers(target: PlannedTarget, rows: Sequence[ConnectionRow], window: Win
     if not at:
         return []
     who = ", ".join(sorted(names)[:3])
-    return [f"up to {max(at.values())} connections of others were open too ({who})"]
+    most = count(max(at.values()), "connection")
+    return [f"up to {most} of others at once ({who})"]

@@ -75,7 +75,8 @@ def _failures(target: TargetResult) -> Iterator[str]:
             f"{target.errors:,} of {count(target.requests, 'request')} failed ({share}): "
             f"{join([*kinds[:3], *more], ';')}."
         )
-    if target.connections.left_over:
+    # A pooler keeps its connections; that is what it is for.
+    if target.connections.left_over and not _has_pooler(target):
         left = count(target.connections.left_over, "connection")
         yield f"{left} stayed behind on the server after it was stopped."
 
@@ -85,7 +86,7 @@ def _failures(target: TargetResult) -> Iterator[str]:
 
 def _connections(target: TargetResult, others: Sequence[TargetResult]) -> Iterator[str]:
     opened = target.connections.opened
-    if target.preset.get("transaction_pooling"):
+    if _has_pooler(target):
         yield _through_pooler(target)
     elif opened is None:
         yield f"How many connections it opened is not known; {_peak(target)}."
@@ -95,6 +96,10 @@ def _connections(target: TargetResult, others: Sequence[TargetResult]) -> Iterat
         yield _one_each(target, others)
     else:
         yield _some(target)
+
+
+def _has_pooler(target: TargetResult) -> bool:
+    return bool(target.preset.get("transaction_pooling"))
 
 
 def _peak(target: TargetResult) -> str:
@@ -138,7 +143,7 @@ def _one_each(target: TargetResult, others: Sequence[TargetResult]) -> str:
 def _same_but_kept(target: TargetResult, others: Sequence[TargetResult]) -> TargetResult | None:
     """Find the same kind of deployable that kept its connections: what connecting costs."""
     kept = (o for o in others if o.kind == target.kind and (o.per_request or 0) < 0.1)
-    return next((o for o in kept if not o.preset.get("transaction_pooling")), None)
+    return next((o for o in kept if not _has_pooler(o)), None)
 
 
 def _some(target: TargetResult) -> str:
@@ -173,6 +178,12 @@ def _reservations(target: TargetResult) -> Iterator[str]:
         yield (
             f"Its latency is an upper bound: {target.saturated_by}, "
             "and what the generator waits is counted."
+        )
+    if target.backlog:
+        late = count(target.backlog, "request")
+        yield (
+            f"The warm-up was too short: {late} of it had to be answered inside the time measured, "
+            "and those behind them waited."
         )
     if target.partial:
         yield f"Stopped early: the figures are from {figure(target.measured_s)} s."
@@ -222,7 +233,8 @@ def _long_tail(target: TargetResult, latency: Latency) -> str:
             f"{said}, and in {percent(connections.at_ceiling_share or 0)} of the samples all "
             f"{connections.ceiling} connections were in use: requests queued for one."
         )
-    if connections.ceiling and connections.busy_peak is not None:
+    pooled = target.preset.get("pool") == "queue" and not target.backlog
+    if pooled and connections.ceiling and connections.busy_peak is not None:
         return (
             f"{said}, though never more than {connections.busy_peak} of {connections.ceiling} "
             "connections were in use: it did not wait for the pool."
@@ -260,7 +272,8 @@ def is_tie(
 
 def headline(targets: Sequence[TargetResult]) -> str:
     """Return who opened how many connections, and who was fastest."""
-    said = [_who_opened(targets), _who_was_fastest(targets), _who_failed(targets)]
+    said = [_who_opened(targets), _who_was_fastest(targets), _not_ranked(targets)]
+    said.append(_who_failed(targets))
     return " ".join(sentence for sentence in said if sentence)
 
 
@@ -285,7 +298,8 @@ def _who_opened(targets: Sequence[TargetResult]) -> str:
 
 def _who_was_fastest(targets: Sequence[TargetResult]) -> str:
     """Workers answer to nobody: their time from enqueue to commit is another thing."""
-    timed = [(t, t.latency_ms) for t in targets if t.latency_ms and t.kind != "worker"]
+    ranked = [t for t in targets if t.kind != "worker" and not _is_doubtful(t)]
+    timed = [(t, t.latency_ms) for t in ranked if t.latency_ms]
     if len(timed) < 2:
         return ""
     timed.sort(key=lambda pair: pair[1].p95)
@@ -298,6 +312,16 @@ def _who_was_fastest(targets: Sequence[TargetResult]) -> str:
         f"At p95 {fastest.name} was fastest ({milliseconds(best.p95)}{also}), "
         f"{slowest.name} took {times_as_long(worst.p95 / best.p95)} ({milliseconds(worst.p95)})."
     )
+
+
+def _is_doubtful(target: TargetResult) -> bool:
+    """Tell whether its latency is about something else than the target."""
+    return target.saturated or target.backlog > 0
+
+
+def _not_ranked(targets: Sequence[TargetResult]) -> str:
+    names = [t.name for t in targets if _is_doubtful(t)]
+    return f"Not ranked by latency, for the reason given below: {join(names)}." if names else ""
 
 
 def _p95_tie(a: Latency, b: Latency) -> bool:

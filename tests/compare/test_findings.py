@@ -1,9 +1,12 @@
 """Findings: sentences that are there because their facts are."""
 
+from dataclasses import replace
+
 import pytest
 
 from poolkit.compare.findings import is_tie, with_findings
 from poolkit.compare.results import compute
+from poolkit.compare.run_folder import Request
 from poolkit.compare.wording import count, figure, join, milliseconds, percent
 
 
@@ -108,6 +111,15 @@ def test_the_headline_has_the_most_and_the_fastest(findings):
     assert "worker took" not in said
 
 
+def test_a_doubtful_latency_is_not_ranked(findings, made_up):
+    """Nobody is called slow for what the load generator did."""
+    targets = {name: made_up(name, kept=3) for name in ("web", "web_async", "lambda_warm")}
+    targets["lambda"] = made_up("lambda", p50=90, per_request=1, cpu={"load": 0.99})
+    said = findings(targets)[""]
+    assert "lambda took" not in said
+    assert "Not ranked by latency, for the reason given below: lambda." in said
+
+
 def test_one_target_has_no_headline(findings, made_up):
     """There is nothing to compare it with."""
     assert findings({"web": made_up("web", kept=2)})[""] == ""
@@ -140,3 +152,23 @@ def test_figures_have_the_digits_they_deserve():
     ]
     assert (count(1, "request"), count(2000, "request")) == ("1 request", "2,000 requests")
     assert [join(list(x)) for x in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_a_warm_up_that_was_too_short_is_told_from_a_slow_target(made_up_run, made_up):
+    """What it left undone makes the first requests of the window late."""
+    run = made_up_run(targets={"lambda": made_up("lambda", per_request=1)})
+    folder = run.target("lambda")
+    begin = folder.window().from_
+    rows = [
+        replace(row, started=begin + 0.1, latency_ms=(begin + 0.1 - row.due) * 1000 + 5)
+        if begin - 2 < row.due < begin + 0.1
+        else row
+        for row in folder.rows(Request).rows
+    ]
+    with folder.writer(Request) as out:
+        for row in rows:
+            out.write(row)
+    (found,) = with_findings(compute(run)).targets
+    assert found.backlog == 40
+    assert not found.saturated
+    assert "The warm-up was too short: 40 requests of it" in found.finding
