@@ -8,7 +8,12 @@
     ├── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
     ├── MonitoringNotAllowed (PermissionError)  the role may not read the server's activity
     ├── RunFolderError (ValueError)          a folder is no run, or a file in it is broken
+    ├── BudgetError (ValueError)             the connection budget cannot be computed
+    │   └── TemplateError                    a template, or a parameter of one, is wrong
     ├── LoadFailedError                      the load generator did not do its work
+    ├── PackageError (ValueError)            a package cannot be made, or would not be taken
+    ├── DeployError                          a deployment was refused before anything was changed
+    │   └── DeploymentFailed                 AWS began, and did not come to a good end
     └── LocalStackError                      the embedded stack cannot start or keep running
         ├── StateDirectoryError              a directory cannot be made, written or reached
         ├── BinaryMissingError               a server's program is missing or does not run
@@ -69,6 +74,29 @@ class MonitoringNotAllowed(PoolkitError, PermissionError):
 
 class RunFolderError(PoolkitError, ValueError):
     """A folder is no run of `poolkit compare`, or a file in it is missing or broken."""
+
+
+# Packages and stacks (poolkit.deploy).
+
+
+class PackageError(PoolkitError, ValueError):
+    """A package cannot be made, or AWS would not take it; the message says what is wrong."""
+
+
+class DeployError(PoolkitError):
+    """A deployment or deletion was refused before anything was changed."""
+
+
+class DeploymentFailed(DeployError):
+    """AWS began with a stack and did not come to a good end; the message has the first cause."""
+
+
+class BudgetError(PoolkitError, ValueError):
+    """The connection budget cannot be computed from what was given; the message says why."""
+
+
+class TemplateError(BudgetError):
+    """A template or a parameter file is wrong; the message begins with its file and line."""
 
 
 # The embedded stack (poolkit.local).

@@ -1,0 +1,113 @@
+"""What `[tool.poolkit.package.TARGET]` in pyproject.toml says.
+
+[tool.poolkit.package.lambda]
+include = ["my_function", "my_models"]   # files and folders of the project
+exclude = ["my_models/migrations"]       # less these
+extras = ["lambda"]                      # of [project.optional-dependencies]
+architecture = "arm64"                   # or "x86_64"
+python = "3.13"                          # the runtime's minor version
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+from poolkit.errors import PackageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from poolkit.project import Project
+
+ARCHITECTURES: Final = {"arm64": "aarch64", "x86_64": "x86_64"}
+"""AWS's name of an instruction set to the one that wheels carry."""
+
+PROVIDED: Final = ("boto3", "botocore", "s3transfer")
+"""Distributions that Lambda's Python runtimes bring (Developer Guide, "Lambda runtimes",
+Python, Runtime-included SDK versions). What botocore needs is not listed: it may also be
+needed by somebody else."""
+
+OUT: Final = {"lambda": "build/lambda.zip", "web": "build/web", "worker": "build/worker"}
+_MINOR = re.compile(r"3\.\d{1,2}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageSettings:
+    """How one target is packaged; paths are relative to the project's folder."""
+
+    target: str
+    root: Path
+    include: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    architecture: str = "arm64"
+    python: str = "3.13"
+    lock: str = "requirements.lock"
+    provided: tuple[str, ...] = PROVIDED
+    """Distributions that the runtime has already; for Lambda only."""
+    dockerfile: str = ""
+    """For web and worker; empty: looked for in infra/."""
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            allowed = " or ".join(ARCHITECTURES)
+            raise PackageError(f"architecture must be {allowed}, not {self.architecture!r}")
+        if not _MINOR.fullmatch(self.python):
+            raise PackageError(f"python must be a minor version such as 3.13, not {self.python!r}")
+        if not self.include:
+            raise PackageError(
+                f"[tool.poolkit.package.{self.target}] include must name the files and folders "
+                f"to package, but is empty in {self.root / 'pyproject.toml'}"
+            )
+
+    @property
+    def lock_file(self) -> Path:
+        """The lock file. Raises `PackageError` when it is not there."""
+        file = self.root / self.lock
+        if not file.is_file():
+            raise PackageError(f"{file} is missing; a package is made from a lock file only")
+        return file
+
+    @property
+    def out_path(self) -> Path:
+        """Where the package goes."""
+        return self.root / (self.out or OUT.get(self.target, f"build/{self.target}"))
+
+
+def package_settings(project: Project, target: str, **given: str | None) -> PackageSettings:
+    """Return the settings of a target; `given` are the command line's, which win.
+
+    Raises:
+        PackageError: the table is missing, or says something it cannot say.
+    """
+    tables = project.table.get("package", {})
+    table = tables.get(target) if isinstance(tables, dict) else None
+    if not isinstance(table, dict):
+        raise PackageError(
+            f"[tool.poolkit.package.{target}] is missing in {project.root / 'pyproject.toml'}; "
+            'it must say at least include = ["folder", …]'
+        )
+    values = {"include": ()} | table | {k: v for k, v in given.items() if v is not None}
+    return PackageSettings(
+        target=target,
+        root=project.root,
+        **{name: _value(target, name, value) for name, value in values.items()},
+    )
+
+
+def _value(target: str, name: str, value: object) -> Any:
+    kinds = {field.name: str(field.type) for field in fields(PackageSettings)}
+    where = f"[tool.poolkit.package.{target}] {name}"
+    if name not in kinds or name in {"target", "root"}:
+        known = ", ".join(sorted(kinds.keys() - {"target", "root"}))
+        raise PackageError(f"{where} is not known; known are {known}")
+    if not kinds[name].startswith("tuple"):
+        if not isinstance(value, str):
+            raise PackageError(f"{where} must be a string, not {value!r}")
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise PackageError(f"{where} must be a list of strings, not {value!r}")
+    return tuple(value)

@@ -1,0 +1,120 @@
+"""Which files of a project travel, and what a project may say about it."""
+
+import pytest
+
+PROJECT = """\
+[project]
+name = "stranger"
+version = "1"
+dependencies = []
+
+[tool.poolkit.package.worker]
+include = ["shop"]
+exclude = ["shop/old"]
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Make a project that has never heard of this one, with things that must stay at home."""
+    files = {
+        "pyproject.toml": PROJECT,
+        "requirements.lock": "",
+        "shop/__init__.py": "",
+        "shop/rates.json": "{}",
+        "shop/old/module.py": "",
+        "shop/.env": "PASSWORD=secret",
+        "shop/prod.env": "PASSWORD=secret",
+        "shop/server.pem": "secret",
+        "shop/tests/test_shop.py": "",
+        "shop/__pycache__/stale.cpython-311.pyc": "",
+        "elsewhere.py": "",
+    }
+    for name, text in files.items():
+        file = tmp_path / "project" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path / "project"
+
+
+def test_a_context_has_what_is_included_and_no_secret(project, run):
+    """Hidden files, keys and tests are left out and named; what was not included is not there."""
+    answer = run("package", "worker", cwd=project)
+    assert answer.returncode == 0, answer.stderr
+    context = project / "build" / "worker"
+    found = {path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file()}
+    wanted = {"requirements.txt", "shop/__init__.py", "shop/rates.json", ".poolkit-context"}
+    assert found == wanted
+    for name in ("shop/.env", "shop/prod.env", "shop/server.pem", "shop/tests/test_shop.py"):
+        assert name in answer.stdout
+    assert "no Dockerfile" in answer.stdout
+
+
+def test_the_dockerfile_comes_along(project, run):
+    """Found in infra/, it stands at the context's top, and a second run replaces the first."""
+    for text in ("FROM scratch\n", "FROM scratch\nUSER 1000\n"):
+        (project / "infra").mkdir(exist_ok=True)
+        (project / "infra/Dockerfile.worker").write_text(text)
+        assert run("package", "worker", cwd=project).returncode == 0
+        assert (project / "build/worker/Dockerfile").read_text() == text
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(project, run):
+    """Only what an earlier run wrote is removed."""
+    (project / "build/worker").mkdir(parents=True)
+    precious = project / "build/worker/precious.txt"
+    precious.write_text("mine")
+    answer = run("package", "worker", cwd=project)
+    assert answer.returncode == 2
+    assert "did not write" in answer.stderr
+    assert precious.read_text() == "mine"
+
+
+def test_this_projects_own_contexts_pin_with_hashes(run, tmp_path):
+    """Each requirement of the image is a locked version with the lock's hashes."""
+    answer = run("package", "worker", "--out", tmp_path / "context")
+    assert answer.returncode == 0, answer.stderr
+    text = (tmp_path / "context/requirements.txt").read_text()
+    assert "celery==" in text
+    assert "moto==" not in text
+    assert text.count("--hash=sha256:") > text.count("==")
+    assert not (tmp_path / "context/poolkit/compare").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('include = ["shop"]', "include = []"), "include must name the files and folders"),
+        (('include = ["shop"]', 'include = ["shpo"]'), "include names 'shpo', but there is no"),
+        (('include = ["shop"]', 'include = [".."]'), "lies outside of"),
+        (('include = ["shop"]', 'include = "shop"'), "must be a list of strings, not 'shop'"),
+        (("exclude =", "exlude ="), "exlude is not known; known are architecture"),
+        (('name = "stranger"', ""), "uv could not find what worker needs"),
+        (("dependencies = []", 'dependencies = ["click"]'), "does not lock click=="),
+        (("package.worker", "package.web"), "[tool.poolkit.package.worker] is missing"),
+    ],
+)
+def test_a_mistake_in_the_table_is_one_line(project, run, change, message):
+    """It says which key of which table is wrong, and what was found."""
+    (project / "pyproject.toml").write_text(PROJECT.replace(*change))
+    answer = run("package", "worker", cwd=project)
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert not list(project.glob("build/*"))
+
+
+def test_a_link_to_the_outside_is_refused(project, run):
+    """A package holds no file that is not the project's."""
+    (project / "shop/passwd").symlink_to("/etc/passwd")
+    answer = run("package", "worker", cwd=project)
+    assert answer.returncode == 2
+    assert "is a link to something outside" in answer.stderr
+
+
+def test_a_missing_lock_is_named(project, run):
+    """Nothing is packaged that is not locked."""
+    (project / "requirements.lock").unlink()
+    answer = run("package", "worker", cwd=project)
+    assert answer.returncode == 2
+    assert "requirements.lock is missing" in answer.stderr
