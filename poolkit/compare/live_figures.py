@@ -20,7 +20,7 @@ class LiveFigures:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read = 0
-        self._recent: deque[tuple[float, float]] = deque()
+        self._recent: deque[tuple[float, float, float]] = deque()
         self.first = 0.0
         """The moment when the first request was sent."""
         self.count = 0
@@ -43,10 +43,10 @@ class LiveFigures:
         for row in csv.reader(lines):
             if row[0] == "due":
                 continue
-            started, latency_ms = float(row[1]), float(row[2])
+            started, latency_ms, service_ms = float(row[1]), float(row[2]), float(row[3])
             self.first = min(self.first or started, started)
             self.count += 1
-            self._recent.append((started, latency_ms))
+            self._recent.append((started, latency_ms, latency_ms - service_ms))
         oldest = time.time() - OVER_S
         while self._recent and self._recent[0][0] < oldest:
             self._recent.popleft()
@@ -59,5 +59,11 @@ class LiveFigures:
     @property
     def p95_ms(self) -> float:
         """The latency that 95 of 100 requests did not exceed, in ms."""
-        latencies = sorted(latency for _, latency in self._recent)
+        latencies = sorted(latency for _, latency, _ in self._recent)
         return latencies[int(len(latencies) * 0.95)] if latencies else 0.0
+
+    @property
+    def late_ms(self) -> float:
+        """How much too late the latest requests were sent, in ms: there is a backlog."""
+        since = time.time() - 1.0
+        return max((late for started, _, late in self._recent if started > since), default=0.0)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+LONGER_WARM_UP_S = 8.0
+"""Seconds by which a warm-up may grow while requests still wait for cold starts."""
 _LIST_TIMEOUT_S = 60
 _ANSWER_GRACE_S = 15
 """Seconds that a request in flight has after the end; what has no answer by then is counted
@@ -45,8 +47,8 @@ class Load:
             *("--users", str(self.users)),
             # All users are there after half of the warm-up.
             *("--spawn-rate", f"{max(1.0, self.users / max(0.5, self.warm_up_s / 2)):.3f}"),
-            # Locust knows whole seconds; the load should not end before the measuring does.
-            *("--run-time", str(ceil(self.warm_up_s + self.duration_s) + 1)),
+            # A bound: whoever measures ends the load earlier. Locust knows whole seconds.
+            *("--run-time", str(ceil(self.warm_up_s + LONGER_WARM_UP_S + self.duration_s) + 5)),
             *("--stop-timeout", str(_ANSWER_GRACE_S)),
             # Failed requests are results, not a failure of the run.
             *("--exit-code-on-error", "0"),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import psutil
 
 from poolkit.activity import ActivitySampler, Backend, Sample
 from poolkit.compare.live_figures import LiveFigures
-from poolkit.compare.load import Load
+from poolkit.compare.load import LONGER_WARM_UP_S, Load
 from poolkit.compare.run_folder import (
     ConnectionRow,
     InvokeRow,
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from poolkit.local.processes import Supervised
 
 USAGE_EVERY_S = 0.5
+LATE_MS = 100.0
+"""A request sent so much too late waited for one before it, so the warm-up is not over."""
+END_MARGIN_S = 0.4
 _DRAIN_S = 20.0
 """Seconds for requests in flight when the load ends; Locust itself gives up after 15."""
 _LEAVE_S = 5.0
@@ -126,10 +130,17 @@ class Measurement:
             self._ask_the_fleet(running)
         finally:
             self.launcher.supervisor.stop(self.planned.target.name)
+        self._end_pooling()
         marks.counts["left_over"] = sampler.wait_until_no_backends(
             f"{self.planned.preset.target}:", timeout_s=_LEAVE_S
         )
         marks.warnings += [f"no samples: {gap.reason}" for gap in sampler.gaps]
+
+    def _end_pooling(self) -> None:
+        """Have the pooler close its connections: they are this target's, not the next one's."""
+        pgbouncer = self.launcher.stack.pgbouncer
+        if pgbouncer is not None and self.planned.target.through == "pgbouncer":
+            pgbouncer.restart()
 
     # -- the load ---------------------------------------------------------------------------
 
@@ -147,19 +158,33 @@ class Measurement:
         self._load_pid = started.pid
         try:
             begun = self._wait_for_load(live)
-            marks.from_ = begun + options.warm_up_s
-            marks.to = marks.from_ + options.duration_s
             progress.stage("warming up")
-            self._watch(marks.from_, begun, sampler, live, progress)
+            self._watch(begun + options.warm_up_s, begun, sampler, live, progress)
+            self._work_off(begun, sampler, live, progress)
+            marks.from_ = time.time()
+            marks.to = marks.from_ + options.duration_s
             marks.counts["sessions_from"] = _sessions(sampler)
             before = self._pool_events(running)
             progress.stage("measuring")
             self._watch(marks.to, marks.from_, sampler, live, progress)
             self._count_window(running, sampler, before)
             progress.stage("draining")
+            # Locust may cut off a request that begins as it ends: not one that counts.
+            time.sleep(END_MARGIN_S)
             self._drain(started)
         finally:
             self.launcher.supervisor.stop("load")
+
+    def _work_off(
+        self, begun: float, sampler: ActivitySampler, live: LiveFigures, progress: Progress
+    ) -> None:
+        """Go on warming up while requests are sent late: they still wait for cold starts.
+
+        A target that cannot keep up is always late; it gets the same time as the others.
+        """
+        latest = begun + self.options.warm_up_s + LONGER_WARM_UP_S
+        while live.late_ms > LATE_MS and time.time() < latest:
+            self._watch(min(latest, time.time() + 0.25), begun, sampler, live, progress)
 
     def _load_of(self, running: Running) -> Load:
         target, options = self.planned.target, self.options
@@ -205,7 +230,9 @@ class Measurement:
             time.sleep(min(0.25, left))
 
     def _drain(self, load: Supervised) -> None:
-        """Let the requests in flight be answered, and Locust end by itself."""
+        """Let the requests in flight be answered; Locust sends no more and ends by itself."""
+        with suppress(ProcessLookupError):
+            os.kill(load.pid, signal.SIGTERM)
         deadline = time.monotonic() + _DRAIN_S
         while (status := load.process.exit_status) is None and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -31,7 +31,7 @@ class Options:
     users: int = 20
     rate_per_user: float = 2.0
     duration_s: float = 20.0
-    warm_up_s: float = 6.0
+    warm_up_s: float = 4.0
     interval_s: float = 0.1
     environment: str = "prod"
     database_url: str | None = None
