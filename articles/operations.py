@@ -35,7 +35,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from articles.chunking import cut
 from articles.contract import Page, PageRequest
 from articles.errors import NotFound, StaleVersion
 from articles.models import (
@@ -241,6 +240,9 @@ def ingest_document(new: NewDocument) -> Operation[Ingested]:
     transaction to end, and then find the row there. A document whose title or text differs
     from the stored one replaces it as a whole.
     """
+    # Not at the top: only who ingests needs its expressions compiled, and all pay for imports.
+    from articles.chunking import cut  # noqa: PLC0415
+
     texts = [chunk.text for chunk in cut(new.text)]
     rows = yield (
         _INSERT_DOCUMENT,

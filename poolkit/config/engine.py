@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, exc
 
-from poolkit.config.credentials import source_for
 from poolkit.config.metrics import PoolMetrics, measured
 from poolkit.config.presets import Connector, classify_connect_failure
 from poolkit.config.session import translate
@@ -97,7 +96,16 @@ def _measured_pool(settings: Settings, metrics: PoolMetrics | None) -> dict[str,
 def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> None:
     if metrics is not None:
         metrics.listen(engine.pool)
-    event.listen(engine, "do_connect", _Opener(settings, source_for(settings), metrics))
+    event.listen(engine, "do_connect", _Opener(settings, _source(settings), metrics))
+
+
+def _source(settings: Settings) -> CredentialSource | None:
+    if settings.credentials == "url":
+        return None
+    # Not at the top: with a URL there is nothing to fetch, and a cold start pays for imports.
+    from poolkit.config.credentials import source_for  # noqa: PLC0415
+
+    return source_for(settings)
 
 
 class _Opener:
