@@ -217,3 +217,46 @@ def _package_image(target: str) -> None:
 
 _package_image("web")
 _package_image("worker")
+
+
+
+@main.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--environment", "-e", default="", help="environments/NAME.toml beside the templates")
+@click.option("--parameters", multiple=True, metavar="KEY=VALUE|FILE", help="for the templates")
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]",
+    help="what the templates do not tell about a service",
+)
+@click.option("--ignore", "ignored", multiple=True, metavar="NAME", help="opens no connection")
+@click.option("--database", default="", help="which one, where there are several")
+@click.option("--database-url", default="", help="ask this server for max_connections")
+@click.option("--max-connections", type=int, help="of the server, where no template says it")
+@click.option("--instance-class", default="", help="such as db.m7g.large; the same")
+@click.option("--migrations", type=int, default=1, show_default=True, help="connections of theirs")
+@click.option("--operators", type=int, default=3, show_default=True, help="psql, monitoring")
+@click.option("--reserve", type=int, help="kept by the server, where it differs from the default")
+@click.option("--pgbouncer-pools", type=int, help="pairs of database and user in PgBouncer")
+@click.option("--allow-unknown", is_flag=True, help="0 too where nothing known speaks against it")
+@click.option("--check-run", type=click.Path(path_type=Path), help="a run of `poolkit compare`")
+@click.option("--json", "form", flag_value="json", help="for programs")
+@click.option("--markdown", "form", flag_value="markdown", help="for pull requests")
+@click.option("--github", "form", flag_value="github", help="annotations of a workflow")
+@click.option("--sarif", "form", flag_value="sarif", help="SARIF 2.1.0")
+def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
+    """Add up the connections that a fleet can open, against what its database takes.
+
+    PATHS are CloudFormation or SAM templates, Kubernetes manifests, compose files, or folders
+    with such; by default infra/. Exit status: 0 it fits, 1 it does not, or that cannot be
+    shown, 2 the input is wrong.
+    """
+    try:
+        from poolkit.budget.command import Options, run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise PoolkitError(
+            f"{error.name} is missing; install it with: pip install 'poolkit[infra]'"
+        ) from None
+    sys.exit(run(Options(**values), form or "table", check_run))

@@ -1,0 +1,234 @@
+"""`poolkit budget`: from options to an exit status."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poolkit.budget.files import read_files
+from poolkit.budget.formats import as_annotations, as_json, as_markdown, as_sarif
+from poolkit.budget.instance_classes import memory_gib, nominal_connections, planned_connections
+from poolkit.budget.inventory import Said, take_inventory
+from poolkit.budget.model import Database
+from poolkit.budget.parameters import Environment, find_environment, read_parameters
+from poolkit.budget.pools import read_assignments
+from poolkit.budget.quantity import Quantity, known, unknown
+from poolkit.budget.rds import RDS_RESERVED, SUPERUSER_RESERVED, by_class_formula
+from poolkit.budget.verdict import Budget
+from poolkit.errors import BudgetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from poolkit.budget.files import Files
+    from poolkit.budget.inventory import Inventory
+
+FITS, DOES_NOT_FIT = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says; docs/budget.md explains each."""
+
+    paths: tuple[Path, ...] = ()
+    environment: str = ""
+    parameters: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    database: str = ""
+    database_url: str = ""
+    max_connections: int | None = None
+    instance_class: str = ""
+    migrations: int = 1
+    operators: int = 3
+    reserve: int | None = None
+    pgbouncer_pools: int | None = None
+    allow_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be.
+
+        Raises:
+            BudgetError: a number is negative, or two options contradict each other.
+        """
+        for name in ("migrations", "operators", "reserve", "max_connections", "pgbouncer_pools"):
+            value = getattr(self, name)
+            if value is not None and value < int(name in ("max_connections", "pgbouncer_pools")):
+                raise BudgetError(f"--{name.replace('_', '-')} must not be {value}")
+        given = ("database_url", "max_connections", "instance_class")
+        several = [f"--{name.replace('_', '-')}" for name in given if getattr(self, name)]
+        if len(several) > 1:
+            raise BudgetError(f"{' and '.join(several)}: give one of them")
+
+
+def compute_budget(options: Options) -> Budget:
+    """Read the files and return the budget that they come to.
+
+    Raises:
+        BudgetError: something that was named is not there, or there is no database.
+        TemplateError: a file is wrong; the message names file and line.
+        DatabaseUnavailable: the server cannot be asked.
+    """
+    paths = options.paths or (_default_path(),)
+    files = read_files(paths)
+    environment = Environment()
+    if options.environment:
+        environment = _environment(options, files, paths)
+    said = Said(
+        parameters=read_parameters(options.parameters),
+        assignments=read_assignments(options.services),
+        ignored=options.ignored,
+        database=options.database,
+        pgbouncer_pools=options.pgbouncer_pools,
+    )
+    inventory = take_inventory(files, environment, said)
+    database = _with_reserve(_database(inventory, options), options.reserve)
+    return Budget(
+        database=database,
+        services=inventory.services,
+        poolers=inventory.poolers,
+        migrations=options.migrations,
+        operators=options.operators,
+        not_counted=inventory.not_counted,
+        unread=inventory.unread,
+        environment=options.environment,
+    )
+
+
+def _default_path() -> Path:
+    return Path("infra") if Path("infra").is_dir() else Path()
+
+
+def _environment(options: Options, files: Files, paths: Iterable[Path]) -> Environment:
+    """Overlays of Kustomize have an environment's name too, and no file for it."""
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    folders += [document.path.parent for document in files.templates]
+    if files.templates:
+        return find_environment(options.environment, dict.fromkeys(folders))
+    return Environment(name=options.environment)
+
+
+def _with_reserve(database: Database, reserve: int | None) -> Database:
+    if reserve is None:
+        return database
+    return dataclasses.replace(database, reserved=known(reserve, "--reserve"))
+
+
+# -- the database ---------------------------------------------------------------------------
+
+
+def _database(inventory: Inventory, options: Options) -> Database:
+    if options.database_url:
+        return _asked(options.database_url)
+    if options.max_connections is not None:
+        return _told(known(options.max_connections, "--max-connections"), "max_connections as told")
+    if options.instance_class:
+        gib = memory_gib(options.instance_class)
+        quantity = known(planned_connections(gib), f"--instance-class {options.instance_class}")
+        told = _told(quantity, by_class_formula(options.instance_class, gib), rds=True)
+        return dataclasses.replace(told, nominal=nominal_connections(gib))
+    found = inventory.databases
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BudgetError(
+            "there is no database in the templates; give --max-connections N, "
+            "--instance-class db.CLASS.SIZE or --database-url URL"
+        )
+    names = ", ".join(f"{each.name} ({each.where})" for each in found)
+    raise BudgetError(f"there are several databases: {names}; name one with --database")
+
+
+def _told(quantity: Quantity, formula: str, *, rds: bool = False) -> Database:
+    reserved = SUPERUSER_RESERVED + (RDS_RESERVED if rds else 0)
+    return Database(
+        name="as told",
+        kind="PostgreSQL",
+        where=None,
+        max_connections=quantity,
+        formula=formula,
+        reserved=known(
+            reserved, "superuser_reserved_connections" + (" and what RDS keeps" if rds else "")
+        ),
+    )
+
+
+def _asked(url: str) -> Database:
+    from poolkit.activity import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
+
+    with ActivityConnection(url) as connection:
+        limits = connection.limits
+    if limits is None:
+        nothing = unknown("the server did not say")
+        return _told(nothing, "")
+    reserved = limits.superuser_reserved + limits.reserved
+    return Database(
+        name="the server asked",
+        kind=f"PostgreSQL {limits.version}",
+        where=None,
+        max_connections=known(limits.max_connections, "SHOW max_connections"),
+        formula="",
+        reserved=known(
+            reserved,
+            f"{limits.superuser_reserved} superuser_reserved_connections + "
+            f"{limits.reserved} reserved_connections",
+        ),
+    )
+
+
+# -- output ---------------------------------------------------------------------------------
+
+
+def exit_status(budget: Budget, *, allow_unknown: bool) -> int:
+    """Return 0 if the fleet fits, or nothing known speaks against it and that is enough."""
+    if budget.verdict == "fits":
+        return FITS
+    if allow_unknown and budget.verdict == "cannot be shown to fit":
+        return FITS
+    return DOES_NOT_FIT
+
+
+def budget_text(budget: Budget, form: str, *, status: int) -> str:
+    """Return the budget as `json`, `markdown`, `github` or `sarif`."""
+    if form == "json":
+        return json.dumps(as_json(budget, status=status), indent=2, ensure_ascii=False) + "\n"
+    if form == "markdown":
+        return as_markdown(budget)
+    if form == "github":
+        return as_annotations(budget)
+    from importlib.metadata import version  # noqa: PLC0415  (for SARIF alone)
+
+    return json.dumps(as_sarif(budget, version("poolkit")), indent=2, ensure_ascii=False) + "\n"
+
+
+def run(options: Options, form: str, check: Path | None) -> int:
+    """Print the budget in one of the forms and return the exit status."""
+    budget = compute_budget(options)
+    status = exit_status(budget, allow_unknown=options.allow_unknown)
+    held: tuple[str, ...] = ()
+    if check is not None:
+        from poolkit.budget.run_check import check_run  # noqa: PLC0415  (reads compare's files)
+
+        found = check_run(budget, check)
+        held = tuple(str(each) for each in found)
+        status = status if all(each.is_within for each in found) else DOES_NOT_FIT
+    _print(budget, form, status, held)
+    return status
+
+
+def _print(budget: Budget, form: str, status: int, held: tuple[str, ...]) -> None:
+    from rich.console import Console  # noqa: PLC0415  (its import takes time)
+
+    console = Console(soft_wrap=False)
+    if form == "table":
+        from poolkit.budget.terminal import print_budget  # noqa: PLC0415  (the same)
+
+        print_budget(budget, console)
+    else:
+        console.file.write(budget_text(budget, form, status=status))
+    errors = console if form == "table" else Console(stderr=True)
+    for line in held:
+        errors.print(line, markup=False, highlight=False, soft_wrap=True)
