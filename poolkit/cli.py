@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ try:
 except ImportError:  # the library alone was installed
     sys.exit("poolkit: the command line needs click; install it with: pip install 'poolkit[cli]'")
 
-from poolkit.errors import PoolkitError
+from poolkit.errors import DeploymentFailed, PoolkitError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from poolkit.migrations import Migrations
 
 
@@ -23,9 +26,16 @@ class _Command(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "poolkit"
+            click.echo(f"poolkit: {error.format_message()} (see {where} --help)", err=True)
+            ctx.exit(2)
         except (PoolkitError, ValueError, OSError) as error:
             click.echo(f"poolkit: {error}", err=True)
             ctx.exit(2)
+        except KeyboardInterrupt:
+            # As a shell reports a program that SIGINT ended.
+            ctx.exit(130)
 
 
 @click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -218,6 +228,67 @@ def _package_image(target: str) -> None:
 _package_image("web")
 _package_image("worker")
 
+
+_environment_option = click.option(
+    "--environment", "-e", required=True, help="infra/environments/NAME.toml"
+)
+
+
+@main.command()
+@click.argument("target")
+@_environment_option
+@click.option("--yes", is_flag=True, help="agree to the plan without being asked, as in CI")
+@click.option("--plan-only", is_flag=True, help="print the plan and change nothing")
+@click.option("--rollback", is_flag=True, help="undo the stack's last, unfinished change")
+@click.option("--allow-data-loss", is_flag=True, help="agree to replace what holds data")
+@click.option("--parameter", "parameters", multiple=True, help="[TEMPLATE.]NAME=VALUE")
+@click.option("--package", type=click.Path(path_type=Path), help="the function's zip")
+@click.option("--lint/--no-lint", default=True, help="run cfn-lint before")
+@click.option("--budget/--no-budget", default=True, help="check the connection budget before")
+def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> None:
+    """Deploy the stack of TARGET, a template's name, or of all in their order."""
+    from poolkit.deploy.deployment import DeployOptions, deploy  # noqa: PLC0415
+    from poolkit.deploy.rollback import roll_back  # noqa: PLC0415
+
+    with _deploying():
+        if rollback:
+            roll_back(target, environment)
+        else:
+            deploy(DeployOptions(target=target, environment=environment, **options))
+
+
+@main.command()
+@click.argument("target")
+@_environment_option
+@click.option("--yes-delete", metavar="NAME", help="the name, instead of typing it")
+def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
+    """Remove the stack of TARGET, or all in the reverse order of deployment."""
+    from poolkit.deploy.removal import destroy  # noqa: PLC0415
+
+    with _deploying():
+        destroy(target, environment, yes_delete=yes_delete)
+
+
+@main.command()
+@click.option("--environment", "-e", help="one alone; default: all of infra/environments")
+def status(environment: str | None) -> None:
+    """Print every stack and how it is."""
+    from poolkit.deploy.overview import print_status  # noqa: PLC0415
+
+    print_status(environment)
+
+
+@contextmanager
+def _deploying() -> Iterator[None]:
+    """Tell a failure in AWS (exit status 1) from a refusal (2) and from Ctrl-C (130)."""
+    try:
+        yield
+    except DeploymentFailed as error:
+        click.echo(f"poolkit: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        # As a shell reports a program that SIGINT ended.
+        sys.exit(130)
 
 
 @main.command()

@@ -41,6 +41,8 @@ class PackageSettings:
     root: Path
     include: tuple[str, ...]
     exclude: tuple[str, ...] = ()
+    include_if_there: tuple[str, ...] = ()
+    """As include, but may be missing, such as the database's CA certificates."""
     extras: tuple[str, ...] = ()
     architecture: str = "arm64"
     python: str = "3.13"

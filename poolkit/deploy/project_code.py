@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NEVER: Final = (
     *(".*", "__pycache__", "*.py[cod]", "*.egg-info"),
     *("tests", "test_*.py", "conftest.py"),
-    *("*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ed25519*", "credentials.json"),
+    *("*.key", "*.p12", "*.pfx", "id_rsa*", "id_ed25519*", "credentials.json"),
     *("*.env", "*.sqlite", "*.sqlite3", "*.db"),
 )
 """Names of files and folders that are left out wherever they are: hidden ones (among them
@@ -33,7 +33,7 @@ def copy_project_code(settings: PackageSettings, folder: Path) -> list[str]:
     left_out = []
     for path in _included(settings):
         name = path.relative_to(settings.root).as_posix()
-        if _never(name):
+        if _never(name) or _holds_private_key(path):
             left_out.append(name)
         elif not any(_within(name, excluded) for excluded in settings.exclude):
             target = folder / name
@@ -44,7 +44,8 @@ def copy_project_code(settings: PackageSettings, folder: Path) -> list[str]:
 
 def _included(settings: PackageSettings) -> Iterator[Path]:
     root = settings.root.resolve()
-    for name in settings.include:
+    there = [name for name in settings.include_if_there if (root / name).exists()]
+    for name in (*settings.include, *there):
         path = root / name
         if not path.resolve().is_relative_to(root):
             raise PackageError(f"include names {name!r}, which lies outside of {root}")
@@ -65,6 +66,11 @@ def _inside(root: Path, file: Path) -> Path:
 def _never(name: str) -> bool:
     parts = name.split("/")
     return any(fnmatch.fnmatchcase(part, pattern) for part in parts for pattern in NEVER)
+
+
+def _holds_private_key(file: Path) -> bool:
+    # Certificates are public and have the same endings.
+    return b"PRIVATE KEY-----" in file.read_bytes()
 
 
 def _within(name: str, folder: str) -> bool:

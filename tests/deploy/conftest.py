@@ -1,13 +1,18 @@
 """What the tests of packaging and deploying share: one package, an interpreter of its own."""
 
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from deploy.moto_gaps import Gate, fill_gaps
+from deploy.stacks_project import FILES
+from moto.server import ThreadedMotoServer
 
 from poolkit.deploy.locked_wheels import find_uv, install_wheels, locked_requirements
 from poolkit.deploy.package_lambda import LambdaPackage, package_lambda
@@ -91,3 +96,65 @@ def bare_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = environment / "lib" / f"python{MINOR}" / "site-packages"
     install_wheels(settings, locked_requirements(settings), site)
     return environment / "bin" / "python"
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Hold AWS's work until the test lets it go on; open at first."""
+    gate = Gate()
+    yield gate
+    gate.end()
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> Iterator[dict[str, str]]:
+    """Serve AWS on a loopback port, the gaps filled; give the variables that lead there."""
+    fill_gaps(monkeypatch, gate)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    try:
+        yield variables
+    finally:
+        gate.end()
+        reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset, timeout=10).close()
+        server.stop()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Make the small project, with a package in its place."""
+    for name, text in FILES.items():
+        file = tmp_path / "shop" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    write_package(tmp_path / "shop/build/lambda.zip", "first")
+    return tmp_path / "shop"
+
+
+def write_package(file: Path, content: str) -> None:
+    """Write what stands for a function's package."""
+    file.parent.mkdir(exist_ok=True)
+    manifest = {"architecture": "arm64", "python": "3.13", "bytecode": True, "requirements": []}
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("poolkit-package.json", json.dumps(manifest))
+        archive.writestr("app.py", content)
+
+
+@pytest.fixture
+def poolkit(run: Run, aws: dict[str, str], shop: Path) -> Run:
+    """Run `poolkit` in the small project against the served AWS."""
+
+    def run_there(*arguments, **options):
+        return run(*arguments, cwd=options.pop("cwd", shop), **aws | options)
+
+    return run_there

@@ -11,6 +11,7 @@ dependencies = []
 [tool.poolkit.package.worker]
 include = ["shop"]
 exclude = ["shop/old"]
+include_if_there = ["certificates", "elsewhere"]
 """
 
 
@@ -25,7 +26,8 @@ def project(tmp_path):
         "shop/old/module.py": "",
         "shop/.env": "PASSWORD=secret",
         "shop/prod.env": "PASSWORD=secret",
-        "shop/server.pem": "secret",
+        "shop/server.pem": "-----BEGIN PRIVATE KEY-----",
+        "certificates/ca.pem": "-----BEGIN CERTIFICATE-----",
         "shop/tests/test_shop.py": "",
         "shop/__pycache__/stale.cpython-311.pyc": "",
         "elsewhere.py": "",
@@ -43,8 +45,13 @@ def test_a_context_has_what_is_included_and_no_secret(project, run):
     assert answer.returncode == 0, answer.stderr
     context = project / "build" / "worker"
     found = {path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file()}
-    wanted = {"requirements.txt", "shop/__init__.py", "shop/rates.json", ".poolkit-context"}
-    assert found == wanted
+    assert found == {
+        ".poolkit-context",
+        "certificates/ca.pem",
+        "requirements.txt",
+        "shop/__init__.py",
+        "shop/rates.json",
+    }
     for name in ("shop/.env", "shop/prod.env", "shop/server.pem", "shop/tests/test_shop.py"):
         assert name in answer.stdout
     assert "no Dockerfile" in answer.stdout

@@ -1,0 +1,178 @@
+"""What moto's CloudFormation leaves out, filled in as AWS documents it.
+
+Each entry of GAPS is something that AWS does and moto 5.2 does not; the functions below do it
+for the tests, and everything else is moto's own. `test_moto_gaps.py` shows each gap, so that
+the filling goes when moto has closed it.
+"""
+
+import threading
+
+import yaml
+from moto.cloudformation.models import CloudFormationBackend, Event
+from moto.cloudformation.responses import CloudFormationResponse
+from moto.core.responses import ActionResult, EmptyResult
+from samtranslator.translator.transform import transform
+
+GAPS = {
+    "outputs": "a stack made or updated by a change set has no new outputs",
+    "failures": "a failing resource is an error of ExecuteChangeSet: no events, no rollback",
+    "resource events": "only the stack itself has events",
+    "duration": "a change set is executed within the call",
+    "transforms": "the SAM transform is not run",
+    "protection": "UpdateTerminationProtection is not there, and DeleteStack ignores it",
+    "rollback": "CancelUpdateStack, RollbackStack, ContinueUpdateRollback are not there",
+    "plans": "change sets know neither replacements nor what parameters alone change",
+    "conditions": "a change set lists resources whose condition is false",
+}
+"""Plans and conditions are not filled: how a plan with replacements is shown is tested on
+answers in AWS's documented form."""
+
+
+class Gate:
+    """Holds executions until it is opened, as AWS takes minutes."""
+
+    def __init__(self):
+        self.opened = threading.Event()
+        self.reached = threading.Event()
+        self.opened.set()
+        self.threads = []
+
+    def start(self, work):
+        def run():
+            self.reached.set()
+            self.opened.wait(60)
+            work()
+
+        thread = threading.Thread(target=run)
+        self.threads.append(thread)
+        thread.start()
+
+    def close(self):
+        self.opened.clear()
+        self.reached.clear()
+
+    def end(self):
+        self.opened.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def fill_gaps(monkeypatch, gate):
+    create = CloudFormationBackend.create_change_set
+    delete = CloudFormationBackend.delete_stack
+
+    def create_change_set(self, **arguments):
+        arguments["template"] = _transformed(arguments["template"])
+        return create(self, **arguments)
+
+    def execute_change_set(self, change_set_name, stack_name=None):
+        change_set = self.describe_change_set(change_set_name)
+        stack = change_set.stack
+        _stack_event(stack, f"{change_set.change_set_type}_IN_PROGRESS")
+        gate.start(lambda: _execute(stack, change_set))
+
+    def delete_stack(self, name_or_stack_id):
+        if self.get_stack(name_or_stack_id).enable_termination_protection:
+            raise AssertionError("DeleteStack was asked of a protected stack")
+        delete(self, name_or_stack_id)
+
+    monkeypatch.setattr(CloudFormationBackend, "create_change_set", create_change_set)
+    monkeypatch.setattr(CloudFormationBackend, "execute_change_set", execute_change_set)
+    monkeypatch.setattr(CloudFormationBackend, "delete_stack", delete_stack)
+    for name, action in {
+        "update_termination_protection": _update_termination_protection,
+        "rollback_stack": _roll_back,
+        "cancel_update_stack": _roll_back,
+        "continue_update_rollback": _roll_back,
+    }.items():
+        monkeypatch.setattr(CloudFormationResponse, name, action, raising=False)
+
+
+def _transformed(template):
+    from moto.cloudformation.models import Stack
+
+    parsed = Stack.parse_template(template)
+    if "Transform" not in parsed:
+        return template
+
+    class NoManagedPolicies:
+        def load(self):
+            return {}
+
+    return yaml.safe_dump(transform(parsed, {}, NoManagedPolicies()))
+
+
+def _execute(stack, change_set):
+    resources = stack.resource_map
+    before = resources._template, resources._resource_json_map, resources.input_parameters
+    kind = change_set.change_set_type
+    for change in change_set.changes:
+        _resource_event(stack, change, f"{_verb(change)}_IN_PROGRESS")
+    try:
+        change_set.apply()
+    except Exception as error:  # noqa: BLE001 - whatever moto refuses a resource with
+        _fail(stack, change_set, str(getattr(error, "description", error)))
+        resources._template, resources._resource_json_map, resources.input_parameters = before
+        return
+    for change in change_set.changes:
+        _resource_event(stack, change, f"{_verb(change)}_COMPLETE")
+    stack.template, stack.parameters = change_set.template, change_set.parameters
+    stack._parse_template()
+    stack.description = stack.template_dict.get("Description")
+    stack.tags = change_set.tags or stack.tags
+    stack.output_map = stack._create_output_map()
+    _stack_event(stack, f"{kind}_COMPLETE")
+
+
+def _fail(stack, change_set, reason):
+    kind = change_set.change_set_type
+    done = stack.resource_map._parsed_resources
+    left = [change for change in change_set.changes if change.logical_resource_id not in done]
+    for number, change in enumerate(left):
+        said = f"Resource handler returned message: {reason}" if number == 0 else None
+        said = said or f"Resource {_verb(change).lower()} cancelled".replace("create", "creation")
+        _resource_event(stack, change, f"{_verb(change)}_FAILED", said)
+    names = ", ".join(change.logical_resource_id for change in left)
+    rollback = "ROLLBACK" if kind == "CREATE" else "UPDATE_ROLLBACK"
+    said = f"The following resource(s) failed to {kind.lower()}: [{names}]. "
+    _stack_event(stack, f"{rollback}_IN_PROGRESS", said)
+    _stack_event(stack, f"{rollback}_COMPLETE")
+
+
+def _verb(change):
+    return {"Add": "CREATE", "Modify": "UPDATE", "Remove": "DELETE"}[change.action]
+
+
+def _stack_event(stack, status, reason=None):
+    stack._add_stack_event(status, resource_status_reason=reason)
+    # After the event: whoever sees the status finds the event, too.
+    stack.status = status
+
+
+def _resource_event(stack, change, status, reason=None):
+    stack.events.append(
+        Event(
+            stack_id=stack.stack_id,
+            stack_name=stack.name,
+            logical_resource_id=change.logical_resource_id,
+            physical_resource_id=f"physical-{change.logical_resource_id}",
+            resource_type=change.resource_type,
+            resource_status=status,
+            resource_status_reason=reason,
+            resource_properties=None,
+        )
+    )
+
+
+def _update_termination_protection(self):
+    stack = self.cloudformation_backend.get_stack(self._get_param("StackName"))
+    stack.enable_termination_protection = self._get_bool_param("EnableTerminationProtection")
+    return ActionResult({"StackId": stack.stack_id})
+
+
+def _roll_back(self):
+    stack = self.cloudformation_backend.get_stack(self._get_param("StackName"))
+    prefix = "ROLLBACK" if stack.status.startswith("CREATE") else "UPDATE_ROLLBACK"
+    _stack_event(stack, f"{prefix}_IN_PROGRESS", "User Initiated")
+    _stack_event(stack, f"{prefix}_COMPLETE")
+    return EmptyResult()

@@ -1,0 +1,230 @@
+"""`poolkit deploy`, `status` and `destroy` as a user runs them, against moto's server."""
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+
+import boto3
+import pytest
+from deploy.conftest import POOLKIT, write_package
+from deploy.stacks_project import ORDER
+
+STACKS = [f"shop-dev-{template}" for template in ORDER]
+
+
+@pytest.fixture(autouse=True)
+def bucket(aws):
+    """Make the bucket that packages go to."""
+    s3 = boto3.client("s3")
+    s3.create_bucket(
+        Bucket="shop-code", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+    )
+    return s3
+
+
+def deploy(poolkit, target, *words, environment="dev", **options):
+    return poolkit(
+        "deploy", target, "-e", environment, "--no-lint", "--no-budget", "--yes", *words, **options
+    )
+
+
+def statuses():
+    return {
+        stack["StackName"]: stack["StackStatus"]
+        for stack in boto3.client("cloudformation").describe_stacks()["Stacks"]
+    }
+
+
+def test_the_whole_sequence(poolkit, shop, bucket):
+    """Everything is deployed in order, deployed again, updated, shown, and removed."""
+    first = deploy(poolkit, "all")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert [
+        line.split()[-1] for line in first.stdout.splitlines() if "Plan: create" in line
+    ] == STACKS
+    assert set(statuses().values()) == {"CREATE_COMPLETE"}
+    assert "ok credentials: account 123456789012" in first.stdout
+    assert "CREATE_COMPLETE" in first.stdout
+    assert "QueueUrl" in first.stdout
+    (code,) = bucket.list_objects_v2(Bucket="shop-code")["Contents"]
+    assert f"s3://shop-code/{code['Key']}" in first.stdout
+
+    again = deploy(poolkit, "all")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("nothing to change") == len(STACKS)
+    assert "already at s3://shop-code" in again.stdout
+
+    template = shop / "infra/worker.yaml"
+    template.write_text(template.read_text().replace("shop-jobs,", "shop-jobs, DelaySeconds: 5,"))
+    write_package(shop / "build/lambda.zip", "second")
+    updated = deploy(poolkit, "all")
+    assert updated.returncode == 0, updated.stdout + updated.stderr
+    assert "modify" in updated.stdout
+    assert statuses()["shop-dev-worker"] == "UPDATE_COMPLETE"
+    assert statuses()["shop-dev-lambda"] == "UPDATE_COMPLETE"
+    assert bucket.list_objects_v2(Bucket="shop-code")["KeyCount"] == 2
+
+    status = poolkit("status", "-e", "dev")
+    assert status.stdout.count("_COMPLETE") == len(STACKS)
+
+    gone = poolkit("destroy", "all", "-e", "dev", "--yes-delete", "shop-dev")
+    assert gone.returncode == 0, gone.stdout + gone.stderr
+    removed = [line for line in gone.stdout.splitlines() if line.endswith(": removed")]
+    assert [line.split(":")[0] for line in removed] == STACKS[::-1]
+    assert statuses() == {}
+    assert poolkit("status").stdout.count("not deployed") == 2 * len(STACKS)
+
+
+FAILING = """\
+  ABucket:
+    Type: AWS::S3::Bucket
+    Properties: {BucketName: x}
+  Second: {Type: AWS::SQS::Queue}
+  Third: {Type: AWS::SQS::Queue}
+"""
+
+
+def break_template(shop, name):
+    """Put a resource that AWS refuses first, and two that are cancelled because of it."""
+    file = shop / f"infra/{name}.yaml"
+    file.write_text(file.read_text().replace("Resources:\n", f"Resources:\n{FAILING}"))
+
+
+def test_a_failed_creation_says_the_first_cause_once(poolkit, shop):
+    """Exit status 1 and one cause; the cancelled resources are not taken for it."""
+    break_template(shop, "network")
+    answer = deploy(poolkit, "all")
+    assert answer.returncode == 1
+    assert "shop-dev-network ended in ROLLBACK_COMPLETE. First cause: ABucket" in answer.stderr
+    assert "AWS::S3::Bucket) CREATE_FAILED: Resource handler returned message" in answer.stderr
+    assert "cancelled" not in answer.stderr
+    assert "cancelled" in answer.stdout  # the events themselves are not hidden
+    assert list(statuses()) == ["shop-dev-network"]  # nothing after it was begun
+
+    again = deploy(poolkit, "network")
+    assert again.returncode == 2
+    assert "is in ROLLBACK_COMPLETE: its creation failed" in again.stderr
+    assert "poolkit destroy network --environment dev" in again.stderr
+
+    removed = poolkit("destroy", "network", "-e", "dev", "--yes-delete", "shop-dev-network")
+    assert removed.returncode == 0, removed.stderr
+    assert statuses() == {}
+
+
+def test_a_failed_update_leaves_what_was_there(poolkit, shop):
+    """The stack is as before, and a repaired template is deployed the ordinary way."""
+    assert deploy(poolkit, "network").returncode == 0
+    good = (shop / "infra/network.yaml").read_text()
+    break_template(shop, "network")
+    answer = deploy(poolkit, "network")
+    assert answer.returncode == 1
+    assert "ended in UPDATE_ROLLBACK_COMPLETE. First cause: ABucket" in answer.stderr
+    (shop / "infra/network.yaml").write_text(good + "  Again: {Value: 1}\n")
+    assert deploy(poolkit, "network").returncode == 0
+
+
+def test_without_a_terminal_agreement_must_be_given(poolkit):
+    """CI gets an error that names --yes; nothing is asked of AWS."""
+    answer = poolkit("deploy", "network", "-e", "dev", "--no-lint")
+    assert answer.returncode == 2
+    assert "no terminal to ask for agreement to the plan; pass --yes" in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_a_plan_alone_leaves_nothing(poolkit):
+    """--plan-only prints what would be made, and neither stack nor change set remain."""
+    answer = poolkit("deploy", "network", "-e", "dev", "--no-lint", "--plan-only")
+    assert answer.returncode == 0, answer.stderr
+    assert "Plan: create shop-dev-network" in answer.stdout
+    assert "1 to add" in answer.stdout
+    assert statuses() == {}
+    assert boto3.client("cloudformation").list_change_sets(StackName="x")["Summaries"] == []
+
+
+@pytest.mark.parametrize(("typed", "made"), [("y\n", True), ("n\n", False), ("\x03", False)])
+def test_on_a_terminal_the_plan_is_agreed_to(shop, aws, typed, made):
+    """Yes deploys; no and Ctrl-C leave nothing behind."""
+    code, shown = on_terminal(["deploy", "network", "-e", "dev", "--no-lint"], shop, aws, typed)
+    assert "Deploy this? [y/N]" in shown
+    assert (code == 0) is (typed != "\x03")
+    assert list(statuses().values()) == (["CREATE_COMPLETE"] if made else [])
+
+
+def test_ctrl_c_says_what_goes_on(shop, aws, gate):
+    """Watching ends, AWS does not; the message has the commands to follow and to undo."""
+    gate.close()
+    process = subprocess.Popen(
+        [POOLKIT, "deploy", "network", "-e", "dev", "--no-lint", "--no-budget", "--yes"],
+        cwd=shop,
+        env=os.environ | {"COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert gate.reached.wait(30)
+    first = read_until(process.stdout, "CREATE_IN_PROGRESS")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, first + out + err
+    assert "stopped watching. AWS goes on with shop-dev-network." in out
+    assert "poolkit status --environment dev" in out
+    assert "poolkit deploy network --environment dev --rollback" in out
+    assert "Traceback" not in err
+    busy = boto3.client("cloudformation").describe_stacks()["Stacks"][0]["StackStatus"]
+    assert busy == "CREATE_IN_PROGRESS"
+
+
+def test_a_stack_at_work_is_left_alone(poolkit, shop, gate):
+    """A second deployment is refused with the status."""
+    assert deploy(poolkit, "network").returncode == 0
+    cloudformation, at_work = boto3.client("cloudformation"), {"StackName": "shop-dev-network"}
+    template = (shop / "infra/network.yaml").read_text() + "  More: {Value: 1}\n"
+    cloudformation.create_change_set(
+        ChangeSetName="mine", ChangeSetType="UPDATE", TemplateBody=template, **at_work
+    )
+    gate.close()
+    cloudformation.execute_change_set(ChangeSetName="mine", **at_work)
+    answer = deploy(poolkit, "network")
+    assert answer.returncode == 2
+    assert "is being changed already (UPDATE_IN_PROGRESS)" in answer.stderr
+    rolled_back = poolkit("deploy", "network", "-e", "dev", "--rollback")
+    assert rolled_back.returncode == 0, rolled_back.stderr
+    assert "shop-dev-network: UPDATE_ROLLBACK_COMPLETE" in rolled_back.stdout
+
+
+def test_a_rollback_without_a_change_to_undo_is_refused(poolkit):
+    """What is whole stays as it is."""
+    assert "there is no stack" in poolkit("deploy", "network", "-e", "dev", "--rollback").stderr
+    assert deploy(poolkit, "network").returncode == 0
+    answer = poolkit("deploy", "network", "-e", "dev", "--rollback")
+    assert answer.returncode == 2
+    assert "no unfinished change to undo" in answer.stderr
+
+
+def read_until(stream, word):
+    text = ""
+    while word not in text:
+        line = stream.readline()
+        assert line, f"ended before {word}: {text}"
+        text += line
+    return text
+
+
+def on_terminal(arguments, cwd, environ, typed):
+    """Run poolkit on a terminal of its own and type once it asks."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(cwd)
+        os.execvpe(POOLKIT, ["poolkit", *arguments], os.environ | environ | {"COLUMNS": "200"})
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal's output with an error
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+            if typed and re.search(rb"(\[y/N\]|Type .* to remove it): ?$", shown):
+                os.write(terminal, typed.encode())
+                typed = ""
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()

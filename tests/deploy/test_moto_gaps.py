@@ -1,0 +1,89 @@
+"""Each gap of moto that `moto_gaps.py` fills is still there; a failure here is good news."""
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from deploy.stacks_project import NETWORK
+from moto import mock_aws
+
+FAILING = """\
+Resources:
+  Bucket: {Type: AWS::S3::Bucket, Properties: {BucketName: x}}
+"""
+
+
+@pytest.fixture
+def cloudformation(monkeypatch):
+    """Give a client of moto as it is."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        yield boto3.client("cloudformation", region_name="eu-central-1")
+
+
+def make(cloudformation, template):
+    named = {"StackName": "s", "ChangeSetName": "c"}
+    cloudformation.create_change_set(**named, ChangeSetType="CREATE", TemplateBody=template)
+    cloudformation.execute_change_set(**named)
+    (stack,) = cloudformation.describe_stacks(StackName="s")["Stacks"]
+    events = cloudformation.describe_stack_events(StackName="s")["StackEvents"]
+    return stack, events
+
+
+def test_outputs_events_and_duration(cloudformation):
+    """A stack made by a change set is there at once, without outputs and resources' events."""
+    stack, events = make(cloudformation, NETWORK)
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    assert "Outputs" not in stack
+    assert {event["LogicalResourceId"] for event in events} == {"s"}
+
+
+@pytest.mark.filterwarnings("ignore:Exception.InvalidBucketName")
+def test_failures(cloudformation):
+    """A failing resource fails the call."""
+    with pytest.raises(ClientError, match="bucket is not valid"):
+        make(cloudformation, FAILING)
+
+
+def test_transforms(cloudformation):
+    """A serverless function is a resource of an unknown type."""
+    template = (
+        "Transform: AWS::Serverless-2016-10-31\nResources:\n  F:\n"
+        "    Type: AWS::Serverless::Function\n"
+        "    Properties: {Runtime: python3.13, Handler: a.b, InlineCode: ''}\n"
+    )
+    with pytest.warns(UserWarning, match="AWS::Serverless::Function"):
+        make(cloudformation, template)
+
+
+@pytest.mark.parametrize(
+    "method", ["cancel_update_stack", "rollback_stack", "continue_update_rollback"]
+)
+def test_rollback(cloudformation, method):
+    """The calls are not there."""
+    make(cloudformation, NETWORK)
+    with pytest.raises((NotImplementedError, ClientError)):
+        getattr(cloudformation, method)(StackName="s")
+
+
+def test_protection(cloudformation):
+    """A protected stack is deleted."""
+    cloudformation.create_stack(
+        StackName="s", TemplateBody=NETWORK, EnableTerminationProtection=True
+    )
+    cloudformation.delete_stack(StackName="s")
+    assert cloudformation.describe_stacks()["Stacks"] == []
+
+
+def test_plans_know_no_replacement(cloudformation):
+    """Another CIDR replaces a VPC; moto says no more than that it changes."""
+    make(cloudformation, NETWORK)
+    cloudformation.create_change_set(
+        StackName="s",
+        ChangeSetName="d",
+        ChangeSetType="UPDATE",
+        TemplateBody=NETWORK.replace("CidrBlock: !Ref VpcCidr", "CidrBlock: 10.9.0.0/16"),
+    )
+    found = cloudformation.describe_change_set(StackName="s", ChangeSetName="d")
+    (change,) = found["Changes"]
+    assert change["ResourceChange"]["Action"] == "Modify"
+    assert not change["ResourceChange"].get("Replacement")

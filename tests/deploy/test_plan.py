@@ -1,0 +1,141 @@
+"""The plan as AWS's answers lead to it: what is replaced stands out, and data is not lost."""
+
+import io
+
+import pytest
+from deploy.stacks_project import FILES
+from rich.console import Console
+
+from poolkit.deploy.change_set import ChangeSet, _change
+from poolkit.deploy.deployment import Deployment, DeployOptions
+from poolkit.deploy.events import first_cause, in_words
+from poolkit.deploy.plan import losses, print_plan
+from poolkit.errors import DeployError
+from poolkit.project import Project
+
+
+def resource_change(action, logical_id, type_, replacement=None, *properties):
+    """Give a ResourceChange as DescribeChangeSet documents it."""
+    found = {"Action": action, "LogicalResourceId": logical_id, "ResourceType": type_}
+    if replacement:
+        found["Replacement"] = replacement
+    found["Details"] = [{"Target": {"Attribute": "Properties", "Name": n}} for n in properties]
+    return found
+
+
+CHANGES = [
+    resource_change("Add", "Alarm", "AWS::CloudWatch::Alarm"),
+    resource_change("Modify", "Service", "AWS::ECS::Service", "False", "DesiredCount"),
+    resource_change("Modify", "Task", "AWS::ECS::TaskDefinition", "True", "Cpu"),
+    resource_change("Modify", "Instance", "AWS::RDS::DBInstance", "True", "Engine", "Port"),
+    resource_change("Modify", "Proxy", "AWS::RDS::DBProxy", "Conditional", "Auth"),
+    resource_change("Remove", "Queue", "AWS::SQS::Queue"),
+    resource_change("Dynamic", "Nested", "AWS::CloudFormation::Stack"),
+]
+
+
+def change_set(*changes):
+    return ChangeSet(
+        stack="shop-prod-web",
+        stack_id="arn:stack",
+        id="arn:set",
+        is_new=False,
+        changes=tuple(map(_change, changes)),
+    )
+
+
+def printed(found):
+    out = io.StringIO()
+    print_plan(Console(file=out, width=120, highlight=False), found)
+    return out.getvalue()
+
+
+def test_replacements_come_first_and_in_capitals():
+    """Whoever reads the first lines only has seen the dangerous ones."""
+    lines = printed(change_set(*CHANGES)).splitlines()
+    actions = [line.split("  ")[0].strip() for line in lines[3:10]]
+    assert actions == [
+        "REPLACE",
+        "REPLACE",
+        "MAY REPLACE",
+        "MAY REPLACE",
+        "remove",
+        "modify",
+        "add",
+    ]
+    assert "Engine, Port" in lines[3]
+    assert "2 to replace, 2 to may replace, 1 to remove, 1 to modify, 1 to add" in lines[10]
+
+
+def test_what_holds_data_and_would_lose_it_is_named():
+    """A replaced database and a removed queue; not a replaced task definition."""
+    assert [change.logical_id for change in losses(change_set(*CHANGES))] == ["Instance", "Queue"]
+    assert "Instance (AWS::RDS::DBInstance) holds data" in printed(change_set(*CHANGES))
+
+
+def test_a_change_of_outputs_alone_is_said():
+    """An empty table would look like nothing at all."""
+    assert "no resource changes" in printed(change_set())
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_yes_alone_does_not_agree_to_the_loss_of_data(tmp_path, allowed):
+    """CI needs --allow-data-loss as well, which nobody passes by habit."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    options = DeployOptions(target="web", environment="dev", yes=True, allow_data_loss=allowed)
+    deployment = Deployment(options, Project.find(tmp_path))
+    if allowed:
+        assert deployment._ask(change_set(*CHANGES))
+    else:
+        with pytest.raises(DeployError, match="Instance would lose its data"):
+            deployment._ask(change_set(*CHANGES))
+
+
+def event(logical_id, status, reason="", type_="AWS::SQS::Queue", physical="id"):
+    return {
+        "StackId": "arn:stack",
+        "PhysicalResourceId": physical,
+        "LogicalResourceId": logical_id,
+        "ResourceType": type_,
+        "ResourceStatus": status,
+        "ResourceStatusReason": reason,
+    }
+
+
+STACK = "AWS::CloudFormation::Stack"
+
+
+class Nested:
+    """Answers with one nested stack's events, newest first, as the paginator does."""
+
+    def __init__(self, *events):
+        self.events = events
+
+    def get_paginator(self, name):
+        assert name == "describe_stack_events"
+        return self
+
+    def paginate(self, StackName):  # noqa: N803 - boto3's name
+        assert StackName == "arn:nested"
+        return [{"StackEvents": list(self.events)[::-1]}]
+
+
+def test_the_first_cause_is_found_inside_a_nested_stack():
+    """The outer stack's event says no more than that the nested one failed."""
+    inner = [
+        event("Topic", "CREATE_FAILED", "Resource creation cancelled"),
+        event("Key", "CREATE_FAILED", "no permission\nto make it", "AWS::KMS::Key"),
+    ]
+    outer = [
+        event("Web", "CREATE_FAILED", "Embedded stack was not made", STACK, "arn:nested"),
+        event("s", "ROLLBACK_IN_PROGRESS", "failed: [Web]", STACK, "arn:stack"),
+    ]
+    cause = first_cause(Nested(*inner), outer)
+    assert in_words(cause) == "Key (AWS::KMS::Key) CREATE_FAILED: no permission to make it"
+
+
+def test_without_a_failed_resource_there_is_no_cause():
+    """A stack that was rolled back by somebody has no failed resource."""
+    assert first_cause(None, [event("s", "ROLLBACK_IN_PROGRESS", "", STACK, "arn:stack")]) is None

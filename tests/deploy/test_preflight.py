@@ -1,0 +1,168 @@
+"""What stops a deployment before anything is changed: one line, exit status 2, nothing made."""
+
+import boto3
+import pytest
+from deploy.conftest import write_package
+from deploy.test_deploy import bucket, deploy, statuses
+
+__all__ = ["bucket"]  # a fixture
+
+ENVIRONMENT = "infra/environments/dev.toml"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("web", "infra/web.yaml", ("Resources:", "Resources: ["), "infra/web.yaml:"),
+        ("web", ENVIRONMENT, ("[web]", "[web"), "dev.toml:"),
+        ("web", ENVIRONMENT, ("{network.VpcId}", "{nework.VpcId}"), "there is no table [nework]"),
+        ("web", ENVIRONMENT, ("[web]", "[web]\nVpc = 1"), "[web] gives Vpc, which"),
+        (
+            "web",
+            "infra/web.yaml",
+            ("VpcId:", "SubnetId: {Type: String}\n  VpcId:"),
+            "SubnetId has no",
+        ),
+        ("web", ENVIRONMENT, ("[web]", "[wob]"), "has no table [web]; it has"),
+        ("web", "infra/web.yaml", (" ", " "), "shop-dev-network is not deployed; deploy network"),
+        (
+            "lambda",
+            ENVIRONMENT,
+            ("[lambda]", '[lambda]\nArchitecture = "arm"'),
+            "allows arm64, x86",
+        ),
+        (
+            "lambda",
+            ENVIRONMENT,
+            ("[lambda]", '[lambda]\nArchitecture = "x86_64"'),
+            "was made for arm64",
+        ),
+        ("lambda", ENVIRONMENT, ('code_bucket = "shop-code"', ""), "name the bucket that packages"),
+        ("worker", ENVIRONMENT, ("{database.GroupId}", "{dashboard.X}"), "in a circle"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_made(poolkit, shop, case):
+    """It names the file, and the line where there is one."""
+    target, file, change, message = case
+    path = shop / file
+    assert change[0] in path.read_text()
+    path.write_text(path.read_text().replace(*change))
+    answer = deploy(poolkit, target)
+    assert answer.returncode == 2, answer.stdout + answer.stderr
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert statuses() == {}
+
+
+def test_an_output_that_is_not_there_is_named(poolkit, shop):
+    """With those that are."""
+    assert deploy(poolkit, "network").returncode == 0
+    file = shop / ENVIRONMENT
+    file.write_text(file.read_text().replace("{network.VpcId}", "{network.Vpc}"))
+    answer = deploy(poolkit, "web")
+    assert answer.returncode == 2
+    assert "shop-dev-network has no such output; it has Cidr, VpcId" in answer.stderr
+
+
+def test_a_missing_package_is_named(poolkit, shop):
+    """With the command that makes it."""
+    (shop / "build/lambda.zip").unlink()
+    answer = deploy(poolkit, "lambda")
+    assert answer.returncode == 2
+    assert "make it with: poolkit package lambda" in answer.stderr
+
+
+def test_a_missing_bucket_is_named(poolkit, shop):
+    """The upload fails before a change set is made."""
+    for target in ("network", "database"):
+        assert deploy(poolkit, target).returncode == 0
+    file = shop / ENVIRONMENT
+    file.write_text(file.read_text().replace('"shop-code"', '"no-such-bucket"'))
+    answer = deploy(poolkit, "lambda")
+    assert answer.returncode == 2
+    assert "uploading to the bucket no-such-bucket: NoSuchBucket" in answer.stderr
+    assert "shop-dev-lambda" not in statuses()
+
+
+def test_a_file_that_a_parameter_names_must_be_in_the_package(poolkit, shop):
+    """A function that looks for its CA certificates below the task root gets them."""
+    template = shop / "infra/lambda.yaml"
+    declared = "Parameters:\n  Root: {Type: String, Default: /var/task/certificates/ca.pem}"
+    template.write_text(template.read_text().replace("Parameters:", declared))
+    answer = deploy(poolkit, "lambda")
+    assert answer.returncode == 2
+    assert "Root is /var/task/certificates/ca.pem, but" in answer.stderr
+
+
+def test_web_needs_a_certificate_outside_dev(poolkit, bucket):
+    """Without one prod is refused; an issued one is named; one that waits is refused."""
+    refused = deploy(poolkit, "web", environment="prod")
+    assert refused.returncode == 2
+    assert "web would serve without TLS: give the certificate's ARN" in refused.stderr
+    assert deploy(poolkit, "network", environment="prod").returncode == 0
+    acm = boto3.client("acm")
+    arn = acm.request_certificate(DomainName="shop.example")["CertificateArn"]
+    parameter = ("--parameter", f"CertificateArn={arn}")
+    waiting = deploy(poolkit, "web", *parameter, environment="prod")
+    assert waiting.returncode == 2
+    assert "is PENDING_VALIDATION, not ISSUED" in waiting.stderr
+
+
+def test_a_large_template_goes_by_way_of_the_bucket(poolkit, shop, bucket):
+    """CloudFormation takes 51,200 bytes in a request."""
+    template = shop / "infra/network.yaml"
+    template.write_text(template.read_text() + "# " + "x" * 51_200 + "\n")
+    answer = deploy(poolkit, "network")
+    assert answer.returncode == 0, answer.stderr
+    (uploaded,) = bucket.list_objects_v2(Bucket="shop-code")["Contents"]
+    assert uploaded["Key"].startswith("templates/")
+
+
+def test_cfn_lint_stops_a_template_that_is_wrong(poolkit, shop):
+    """Its first finding has file and line."""
+    template = shop / "infra/network.yaml"
+    template.write_text(template.read_text().replace("CidrBlock", "CidrBlok"))
+    answer = poolkit("deploy", "network", "-e", "dev", "--yes", "--no-budget")
+    assert answer.returncode == 2
+    assert "cfn-lint: " in answer.stderr
+    assert "network.yaml:" in answer.stderr
+    assert "CidrBlok" in answer.stderr
+    assert statuses() == {}
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_EC2_METADATA_DISABLED": "true"}, "no AWS credentials"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Could not connect to the endpoint URL"),
+        ({"AWS_PROFILE": "nobody"}, "The config profile (nobody) could not be found"),
+    ],
+)
+def test_credentials_that_are_no_use_are_one_line(poolkit, tmp_path, environ, message):
+    """Missing ones and an endpoint that is not there are named."""
+    home = {"HOME": str(tmp_path), "AWS_MAX_ATTEMPTS": "1"}
+    answer = deploy(poolkit, "network", **home, **environ)
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_placeholder_must_be_replaced(poolkit, shop):
+    """The account of twelve zeros is nobody's."""
+    file = shop / ENVIRONMENT
+    file.write_text(file.read_text().replace('"shop-code"', '"shop-000000000000"'))
+    answer = deploy(poolkit, "lambda")
+    assert answer.returncode == 2
+    assert "[lambda] CodeBucket is still the placeholder shop-000000000000" in answer.stderr
+
+
+def test_a_parameter_of_the_command_line_wins(poolkit, shop):
+    """CI hands over the image's digest this way."""
+    write_package(shop / "build/lambda.zip", "x")
+    assert deploy(poolkit, "network", "--parameter", "VpcCidr=10.9.0.0/16").returncode == 0
+    (stack,) = boto3.client("cloudformation").describe_stacks()["Stacks"]
+    assert {"ParameterKey": "VpcCidr", "ParameterValue": "10.9.0.0/16"} in stack["Parameters"]
+    for words in (("--parameter", "VpcCidr"), ("--parameter", "=1")):
+        assert "must be Name=Value" in deploy(poolkit, "network", *words).stderr
+    answer = deploy(poolkit, "all", "--parameter", "VpcCidr=10.9.0.0/16")
+    assert "say of which template: TEMPLATE.VpcCidr" in answer.stderr
