@@ -16,7 +16,6 @@ from moto.server import ThreadedMotoServer
 from psycopg2 import sql
 from sqlalchemy import text
 
-from poolkit.config import engine as engine_module
 from poolkit.config.credentials import (
     Credentials,
     IamTokenCredentials,
@@ -380,7 +379,7 @@ def iam(tls_server, database, aws, monkeypatch):
     token = source.fetch()
     with database.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE ROLE iam_user LOGIN PASSWORD '{token.password}'")
-    monkeypatch.setattr(engine_module, "source_for", lambda settings: source)
+    monkeypatch.setattr("poolkit.config.credentials.source_for", lambda settings: source)
     yield token.password
     database.wait_for_backends(0, "web")
     database.execute("DROP ROLE iam_user")
