@@ -77,6 +77,10 @@ def compute_budget(options: Options) -> Budget:
     environment = Environment()
     if options.environment:
         environment = _environment(options, files, paths)
+    if environment.tables:
+        # Its tables name what it deploys: the templates. A compose file beside them, or
+        # manifests, are the same services deployed in another way, not more of them.
+        files = dataclasses.replace(files, compose=[], kubernetes=[])
     said = Said(
         parameters=read_parameters(options.parameters),
         assignments=read_assignments(options.services),

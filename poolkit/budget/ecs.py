@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from poolkit.budget.model import Overlap, Variable, Workload
 from poolkit.budget.quantity import unknown
 from poolkit.budget.stacks import dig
-from poolkit.budget.values import Joined, Reference, Unknown, references, why_unknown
+from poolkit.budget.values import Joined, Reference, Unknown, as_text, references, why_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -111,7 +111,8 @@ def _command(task: Resource, number: int) -> tuple[str, ...] | None:
     for name in ("EntryPoint", "Command"):
         found = task.get("ContainerDefinitions", number, name)
         if isinstance(found, list):
-            words += [each if isinstance(each, str) else _shown(each) or "?" for each in found]
+            texts = (as_text(each) for each in found)
+            words += [each if isinstance(each, str) else _shown(each) or "?" for each in texts]
     return tuple(words) or None
 
 

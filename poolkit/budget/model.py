@@ -133,10 +133,18 @@ class Pooler:
         """Return the most connections to the server, during a deployment of it."""
         if self.percent is not None:
             share = product(max_connections, self.percent.value)
-            return None if share is None else share // 100
+            # AWS does not say how it rounds; up is on the safe side.
+            return None if share is None else -(-share // 100)
         more = self.overlap.more(self.instances.value)
         each = self.server_connections.value if self.server_connections else None
         return product(total(self.instances.value, more), each)
+
+    def steady(self, max_connections: int | None) -> int | None:
+        """Return the most connections to the server while nothing is being deployed."""
+        if self.percent is not None:
+            return self.ceiling(max_connections)
+        each = self.server_connections.value if self.server_connections else None
+        return product(self.instances.value, each)
 
     def client_limit(self) -> int | None:
         """Return how many clients all instances take together; None: unknown or no limit."""

@@ -195,9 +195,8 @@ def _overridden(override: tuple[Any, str, Resource], gib: float | None) -> tuple
     where = group.where("Parameters", "max_connections")
     text = str(found)
     if "DBInstanceClassMemory" not in text:
-        return whole(
-            found, "max_connections", origin, where
-        ), f"max_connections of {group.logical_id}"
+        quantity = whole(found, "max_connections", origin, where)
+        return quantity, f"set in {group.logical_id}{_against_memory(quantity.value, gib)}"
     if gib is None:
         return unknown("max_connections is a formula of an unknown class's memory", where), text
     # The same share of the memory is missing as in the default formula.
@@ -206,6 +205,17 @@ def _overridden(override: tuple[Any, str, Resource], gib: float | None) -> tuple
     if value is None:
         return unknown(f"max_connections is {text!r}, which is not understood", where), text
     return known(value, origin, where), f"{text} for about {memory / GIB:.1f} GiB"
+
+
+def _against_memory(value: int | None, gib: float | None) -> str:
+    """Say what the memory would give, and when that is less than what is set."""
+    if gib is None or value is None:
+        return ""
+    planned = planned_connections(gib)
+    above = (
+        ", which is LESS: a server that runs out of memory takes none" if value > planned else ""
+    )
+    return f"; RDS's own formula would give about {planned:,} for {gib:g} GiB{above}"
 
 
 def _evaluated(text: str, memory: float) -> int | None:

@@ -32,7 +32,11 @@ def rows(budget: Budget) -> Iterator[Row]:
         ceiling = pooler.ceiling(budget.max_connections)
         formula = pooler.formula(budget.max_connections)
         yield Row(
-            name=pooler.name, what=pooler.kind, formula=formula, steady=ceiling, ceiling=ceiling
+            name=pooler.name,
+            what=pooler.kind,
+            formula=formula,
+            steady=pooler.steady(budget.max_connections),
+            ceiling=ceiling,
         )
         for service in budget.clients_of(pooler.name):
             yield _service_row(service, counts=False)

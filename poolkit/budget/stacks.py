@@ -231,12 +231,26 @@ class Stack:
             given = self.parameters.get(argument)
             source = given.origin if given else str(self.where("Parameters", argument, "Default"))
             return f"{where}, parameter {argument} from {source}"
-        if function == "Fn::If" and isinstance(argument, list) and len(argument) == 3:
-            holds = self.condition(argument[0], self.where(*steps))
-            if isinstance(holds, bool):
-                chosen = 1 if holds else 2
-                return self.origin(argument[chosen], (*steps, function, chosen))
+        if function == "Fn::If":
+            branch, inside = self.chosen(node, steps)
+            return where if branch is node else self.origin(branch, inside)
         return where
+
+    def chosen(self, node: Any, steps: Steps) -> tuple[Any, Steps]:
+        """Follow `Fn::If` to the branch that holds; without one that is known, stay."""
+        while isinstance(node, dict) and set(node) == {"Fn::If"} and len(node["Fn::If"]) == 3:
+            holds = self.condition(node["Fn::If"][0], self.where(*steps))
+            if not isinstance(holds, bool):
+                break
+            branch = 1 if holds else 2
+            node, steps = node["Fn::If"][branch], (*steps, "Fn::If", branch)
+        return node, steps
+
+    def places(self, items: list[Any], steps: Steps) -> list[int]:
+        """Return the places of those items of a list that do not come to AWS::NoValue."""
+        nothing = {"Ref": "AWS::NoValue"}
+        found = (self.chosen(item, (*steps, number))[0] for number, item in enumerate(items))
+        return [number for number, item in enumerate(found) if item != nothing]
 
 
 def _truth(value: Any) -> bool | Unknown:
@@ -282,7 +296,7 @@ class Resource:
 
     def where(self, *steps: str | int) -> Where:
         """Return the place of a property."""
-        return self.stack.where(*self._steps(*steps))
+        return self.stack.where(*self._written(steps)[1])
 
     def get(self, *steps: str | int) -> Any:
         """Return an evaluated property, None if it is not there; Unknown if one above it is."""
@@ -290,13 +304,23 @@ class Resource:
 
     def origin(self, *steps: str | int) -> str:
         """Return where a property's value comes from."""
+        node, written = self._written(steps)
+        return self.stack.origin(node, written)
+
+    def _written(self, steps: Steps) -> tuple[Any, Steps]:
+        """Follow the steps of an evaluated property through the template as it was written."""
         node: Any = self.definition.get("Properties") or {}
+        written = self._steps()
         for step in steps:
+            node, written = self.stack.chosen(node, written)
             try:
-                node = node[step]
+                if isinstance(node, list) and isinstance(step, int):
+                    # What comes to AWS::NoValue is not counted any more.
+                    step = self.stack.places(node, written)[step]  # noqa: PLW2901  (is renumbered)
+                node, written = node[step], (*written, step)
             except (KeyError, IndexError, TypeError):
-                return str(self.where(*steps))
-        return self.stack.origin(node, self._steps(*steps))
+                return None, (*written, step)
+        return node, written
 
     def quantity(self, *steps: str | int, default: int | None = None, why: str = "") -> Quantity:
         """Return a property as a whole number.

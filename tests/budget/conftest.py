@@ -1,0 +1,53 @@
+"""What the budget's tests share: templates written into a folder, and the command line."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from poolkit.budget.command import Options, compute_budget
+
+
+class Folder:
+    """A folder of templates and the budget that they come to."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def write(self, name, text):
+        """Write a file; its common indentation goes away."""
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text).lstrip("\n"))
+        return file
+
+    def budget(self, *paths, **options):
+        """Compute the budget of the folder, or of files in it."""
+        named = tuple(self.path / each for each in paths) or (self.path,)
+        return compute_budget(Options(paths=named, **options))
+
+    def run(self, *arguments, columns="80"):
+        """Run `poolkit budget` inside the folder."""
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("poolkit")), "budget", *arguments],
+            cwd=self.path,
+            env={"PATH": "/usr/bin:/bin", "COLUMNS": columns, "LANG": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder."""
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def ceilings():
+    """Give each service's ceiling by its name."""
+    return lambda budget: {service.name: service.ceiling for service in budget.services}

@@ -1,0 +1,427 @@
+"""CloudFormation and SAM templates, each with the ceiling computed by hand."""
+
+import json
+
+import pytest
+
+DATABASE = """
+  Db:
+    Type: AWS::RDS::DBInstance
+    Properties: {Engine: postgres, DBInstanceClass: db.m7g.large}
+"""
+ECS = """
+  Task:
+    Type: AWS::ECS::TaskDefinition
+    Properties:
+      ContainerDefinitions:
+        - Name: app
+          Image: example.org/app:1
+          Command: [%(command)s]
+          Environment:
+            - {Name: DATABASE_HOST, Value: !GetAtt Db.Endpoint.Address}
+            %(environment)s
+  Web:
+    Type: AWS::ECS::Service
+    Properties:
+      TaskDefinition: !Ref Task
+      DesiredCount: 2
+      %(service)s
+"""
+
+
+def stack(*resources, parameters=""):
+    """Put resources into a template."""
+    head = f"Parameters:\n{parameters}" if parameters else ""
+    return f"AWSTemplateFormatVersion: '2010-09-09'\n{head}\nResources:\n" + "\n".join(resources)
+
+
+def ecs(command="gunicorn, -w, 2, app", environment="- {Name: X, Value: y}", service=""):
+    """Give a task definition and its service."""
+    return ECS % {"command": command, "environment": environment, "service": service}
+
+
+def function(name="Fn", extra="", target="lambda_warm"):
+    """Give a plain Lambda function."""
+    return f"""
+  {name}:
+    Type: AWS::Lambda::Function
+    Properties:
+      Code: {{S3Bucket: b, S3Key: k}}
+      {extra}
+      Environment:
+        Variables:
+          POOLKIT_TARGET: {target}
+          POOLKIT_ENVIRONMENT: prod
+          DATABASE_HOST: !GetAtt Db.Endpoint.Address
+"""
+
+
+def test_two_workers_a_task_and_a_deployment(folder, ceilings):
+    """A stranger's gunicorn: (2 + 2) tasks x 2 workers x (5 + 10) = 120."""
+    folder.write("app.yaml", stack(DATABASE, ecs()))
+    budget = folder.budget(services=("Web=5+10",))
+    assert ceilings(budget) == {"Web": 120}
+    assert (budget.services[0].steady, budget.needed, budget.verdict) == (60, 124, "fits")
+
+
+def test_autoscaling_from_2_to_50(folder, ceilings):
+    """Autoscaling's maximum counts: 50 tasks, 75 by maximumPercent 150, x 2 x 15 = 2,250."""
+    service = "DeploymentConfiguration: {MaximumPercent: 150, MinimumHealthyPercent: 100}"
+    scaling = """
+  Scaling:
+    Type: AWS::ApplicationAutoScaling::ScalableTarget
+    Properties:
+      ServiceNamespace: ecs
+      ScalableDimension: ecs:service:DesiredCount
+      ResourceId: !Join ["/", [service, cluster, !GetAtt Web.Name]]
+      MinCapacity: 2
+      MaxCapacity: 50
+"""
+    folder.write("app.yaml", stack(DATABASE, ecs(service=service), scaling))
+    budget = folder.budget(services=("Web=5+10",))
+    assert ceilings(budget) == {"Web": 2250}
+    # 8 GiB: 823 connections, less the 5 that are reserved.
+    assert (budget.available, budget.verdict) == (818, "does not fit")
+
+
+def test_an_odd_share_of_tasks_is_rounded_down(folder, ceilings):
+    """ECS rounds maximumPercent down: 3 tasks at 150 % are 4."""
+    service = "DeploymentConfiguration: {MaximumPercent: 150}"
+    text = ecs(service=service).replace("DesiredCount: 2", "DesiredCount: 3")
+    folder.write("app.yaml", stack(DATABASE, text))
+    assert ceilings(folder.budget(services=("Web=1+0x1",))) == {"Web": 4}
+
+
+def test_blue_green_runs_both_fleets(folder, ceilings):
+    """CodeDeploy keeps the old tasks until the traffic has moved."""
+    service = "DeploymentController: {Type: CODE_DEPLOY}"
+    folder.write("app.yaml", stack(DATABASE, ecs(service=service)))
+    assert ceilings(folder.budget(services=("Web=1+0x1",))) == {"Web": 4}
+
+
+def test_a_function_without_reserved_concurrency_has_no_ceiling(folder):
+    """Nothing of its own bounds it, so no number is made up, and the largest is suggested."""
+    folder.write("app.yaml", stack(DATABASE, function()))
+    budget = folder.budget()
+    (gap,) = budget.gaps
+    assert (gap.of, gap.number, budget.verdict) == ("Fn", "instances", "cannot be shown to fit")
+    assert "ReservedConcurrentExecutions" in gap.reason
+    answer = folder.run("app.yaml")
+    assert answer.returncode == 1
+    # 818 available, 4 for migrations and operators; old and new together: 814 / 2.
+    assert "reserved concurrency 407 at most" in answer.stdout
+    assert folder.run("app.yaml", "--allow-unknown").returncode == 0
+
+
+def test_kept_connections_overlap_and_others_do_not(folder, ceilings):
+    """A frozen old version keeps its connection with a pool, and has none with NullPool."""
+    extra = "ReservedConcurrentExecutions: 10"
+    both = [function("Warm", extra), function("Cold", extra, target="lambda")]
+    folder.write("app.yaml", stack(DATABASE, *both))
+    assert ceilings(folder.budget()) == {"Warm": 20, "Cold": 10}
+
+
+def test_sam_globals_and_a_parameter(folder, ceilings):
+    """SAM's Globals are expanded, and a parameter's line is named as the origin."""
+    folder.write(
+        "app.yaml",
+        """
+        Transform: AWS::Serverless-2016-10-31
+        Parameters:
+          Concurrency: {Type: Number, Default: 30}
+        Globals:
+          Function:
+            Runtime: python3.12
+            Handler: app.handler
+            CodeUri: src/
+            ReservedConcurrentExecutions: !Ref Concurrency
+            Environment: {Variables: {POOLKIT_TARGET: lambda_proxy, POOLKIT_ENVIRONMENT: prod}}
+        Resources:
+          Api:
+            Type: AWS::Serverless::Function
+            Properties:
+              AutoPublishAlias: live
+              Events: {Http: {Type: HttpApi}}
+        """,
+    )
+    budget = folder.budget(max_connections=100)
+    assert ceilings(budget) == {"Api": 30}
+    given = folder.budget(max_connections=100, parameters=("Concurrency=7",))
+    assert ceilings(given) == {"Api": 7}
+    assert "--parameters Concurrency=7" in given.services[0].instances.origin
+
+
+def test_a_cdk_template_in_json(folder, ceilings):
+    """What CDK synthesises: JSON, Fn::Join for the resource id, a secret for the password."""
+    template = {
+        "Resources": {
+            "DbF00": {
+                "Type": "AWS::RDS::DBInstance",
+                "Properties": {"Engine": "postgres", "DBInstanceClass": "db.t3.medium"},
+            },
+            "TaskDef54694570": {
+                "Type": "AWS::ECS::TaskDefinition",
+                "Properties": {
+                    "ContainerDefinitions": [
+                        {
+                            "Name": "web",
+                            "Image": {"Fn::Sub": "${AWS::AccountId}.dkr.ecr/x:1"},
+                            "Command": ["sh", "-c", "uvicorn app:app --workers ${WORKERS:-3}"],
+                            "Secrets": [{"Name": "DB_PASSWORD", "ValueFrom": {"Ref": "DbF00"}}],
+                        }
+                    ]
+                },
+            },
+            "Service9571FDD8": {
+                "Type": "AWS::ECS::Service",
+                "Properties": {
+                    "TaskDefinition": {"Ref": "TaskDef54694570"},
+                    "DeploymentConfiguration": {"MaximumPercent": 100},
+                },
+            },
+            "Target3191CF44": {
+                "Type": "AWS::ApplicationAutoScaling::ScalableTarget",
+                "Properties": {
+                    "MaxCapacity": 4,
+                    "ServiceNamespace": "ecs",
+                    "ResourceId": {
+                        "Fn::Join": [
+                            "",
+                            [
+                                "service/",
+                                {"Ref": "C"},
+                                "/",
+                                {"Fn::GetAtt": ["Service9571FDD8", "Name"]},
+                            ],
+                        ]
+                    },
+                },
+            },
+            "C": {"Type": "AWS::ECS::Cluster"},
+        }
+    }
+    folder.write("stack.template.json", json.dumps(template, indent=1))
+    budget = folder.budget(services=("Service9571FDD8=5+5",))
+    assert ceilings(budget) == {"Service9571FDD8": 4 * 3 * 10}
+    # 4 GiB: 400, less 5.
+    assert budget.available == 395
+
+
+def test_a_proxy_in_front_counts_instead_of_its_clients(folder, ceilings):
+    """The proxy's share of max_connections counts; its clients' ceiling is shown beside it."""
+    proxy = """
+  Proxy:
+    Type: AWS::RDS::DBProxy
+    Properties: {EngineFamily: POSTGRESQL, DBProxyName: p}
+  Targets:
+    Type: AWS::RDS::DBProxyTargetGroup
+    Properties:
+      DBProxyName: !Ref Proxy
+      DBInstanceIdentifiers: [!Ref Db]
+      ConnectionPoolConfigurationInfo: {MaxConnectionsPercent: 60}
+"""
+    text = function(extra="ReservedConcurrentExecutions: 900", target="lambda_proxy")
+    text = text.replace("!GetAtt Db.Endpoint.Address", "!GetAtt Proxy.Endpoint")
+    folder.write("app.yaml", stack(DATABASE, proxy, text))
+    budget = folder.budget()
+    assert (ceilings(budget), budget.services[0].through) == ({"Fn": 900}, "Proxy")
+    # 60 % of 823 = 494 (rounded up), and 1 + 3.
+    assert (budget.needed, budget.verdict) == (498, "fits")
+
+
+def test_a_proxy_that_may_take_everything_does_not_fit(folder):
+    """MaxConnectionsPercent is 100 by default, which leaves nothing for anybody else."""
+    proxy = "  Proxy:\n    Type: AWS::RDS::DBProxy\n    Properties: {EngineFamily: POSTGRESQL}\n"
+    folder.write("app.yaml", stack(DATABASE, proxy))
+    answer = folder.run("app.yaml")
+    assert answer.returncode == 1
+    # 818 - 4 = 814 are left, which is 98.9 % of 823.
+    assert "MaxConnectionsPercent 98 at most" in answer.stdout
+
+
+def test_nested_stacks_are_read_with_their_parameters(folder, ceilings):
+    """A nested template is part of its parent, and no stack of its own."""
+    parent = stack(
+        DATABASE,
+        """
+  App:
+    Type: AWS::CloudFormation::Stack
+    Properties:
+      TemplateURL: nested/app.yaml
+      Parameters: {Concurrency: 25, Host: !GetAtt Db.Endpoint.Address}
+""",
+    )
+    folder.write("parent.yaml", parent)
+    nested = function(extra="ReservedConcurrentExecutions: !Ref Concurrency", target="lambda")
+    nested = nested.replace("!GetAtt Db.Endpoint.Address", "!Ref Host")
+    parameters = "  Concurrency: {Type: Number}\n  Host: {Type: String}\n"
+    folder.write("nested/app.yaml", stack(nested, parameters=parameters))
+    assert ceilings(folder.budget()) == {"Fn": 25}
+    assert ceilings(folder.budget("parent.yaml")) == {"Fn": 25}
+
+
+def test_a_nested_stack_that_cannot_be_read_is_an_open_question(folder):
+    """It may hold services, so the sum of the others proves nothing."""
+    nested = """
+  App:
+    Type: AWS::CloudFormation::Stack
+    Properties: {TemplateURL: https://example.org/app.yaml}
+"""
+    folder.write("app.yaml", stack(DATABASE, nested))
+    budget = folder.budget()
+    assert budget.verdict == "cannot be shown to fit"
+    assert "https://example.org/app.yaml" in budget.unread[0].reason
+
+
+def test_a_parameter_without_a_value_is_named_with_its_line(folder):
+    """The number stays unknown, and the answer says which parameter would make it known."""
+    text = function(extra="ReservedConcurrentExecutions: !Ref Concurrency")
+    file = folder.write(
+        "app.yaml", stack(DATABASE, text, parameters="  Concurrency: {Type: Number}\n")
+    )
+    budget = folder.budget()
+    assert budget.verdict == "cannot be shown to fit"
+    assert f"parameter Concurrency has no value ({file}:3)" in budget.gaps[0].reason
+
+
+def test_a_condition_decides_what_is_there(folder, ceilings):
+    """A resource whose condition is false is not counted; Fn::If and FindInMap give numbers."""
+    folder.write(
+        "app.yaml",
+        """
+        Parameters:
+          Stage: {Type: String, Default: prod}
+        Mappings:
+          Sizes: {prod: {Concurrency: 40}, dev: {Concurrency: 2}}
+        Conditions:
+          IsProd: !Equals [!Ref Stage, prod]
+          IsDev: !Not [!Condition IsProd]
+        Resources:
+          Db:
+            Type: AWS::RDS::DBInstance
+            Properties:
+              Engine: postgres
+              DBInstanceClass: !If [IsProd, db.m7g.large, db.t4g.micro]
+          Debug:
+            Type: AWS::Lambda::Function
+            Condition: IsDev
+            Properties:
+              Environment: {Variables: {POOLKIT_TARGET: lambda, DATABASE_HOST: !GetAtt Db.Endpoint.Address}}
+          Fn:
+            Type: AWS::Lambda::Function
+            Properties:
+              ReservedConcurrentExecutions: !FindInMap [Sizes, !Ref Stage, Concurrency]
+              Environment:
+                Variables: {POOLKIT_TARGET: lambda, DATABASE_HOST: !GetAtt Db.Endpoint.Address}
+        """,
+    )
+    budget = folder.budget()
+    assert (ceilings(budget), budget.available) == ({"Fn": 40}, 818)
+    in_dev = folder.budget(parameters=("Stage=dev",))
+    assert ceilings(in_dev) == {"Fn": 2, "Debug": None}
+
+
+def test_environments_and_outputs_of_other_stacks(folder, ceilings):
+    """An environment's file gives parameters, and `{database.Host}` leads to the database."""
+    database = stack(DATABASE) + "\nOutputs:\n  Host: {Value: !GetAtt Db.Endpoint.Address}\n"
+    folder.write("database.yaml", database)
+    text = function(extra="ReservedConcurrentExecutions: !Ref Reserved", target="lambda")
+    text = text.replace("!GetAtt Db.Endpoint.Address", "!Ref Host")
+    parameters = "  Reserved: {Type: Number}\n  Host: {Type: String}\n"
+    folder.write("app.yaml", stack(text, parameters=parameters))
+    folder.write("unused.yaml", stack(function("Unused")))
+    file = folder.write(
+        "environments/prod.toml",
+        """
+        [stack]
+        name_prefix = "shop"
+        [database]
+        [app]
+        Host = "{database.Host}"
+        Reserved = 12
+        """,
+    )
+    budget = folder.budget(environment="prod")
+    assert ceilings(budget) == {"Fn": 12}
+    assert f"{file}:6" in budget.services[0].instances.origin
+    changed = folder.budget(environment="prod", parameters=("Reserved=3",))
+    assert ceilings(changed) == {"Fn": 3}
+
+
+def test_imports_lead_to_what_another_stack_exports(folder):
+    """Fn::ImportValue finds the proxy that another template exports."""
+    proxy = "  Proxy:\n    Type: AWS::RDS::DBProxy\n    Properties: {EngineFamily: POSTGRESQL}\n"
+    exported = "Outputs:\n  P: {Value: !GetAtt Proxy.Endpoint, Export: {Name: shop-proxy}}\n"
+    folder.write("database.yaml", stack(DATABASE, proxy) + "\n" + exported)
+    text = function(extra="ReservedConcurrentExecutions: 9", target="lambda_proxy")
+    text = text.replace("!GetAtt Db.Endpoint.Address", "!ImportValue shop-proxy")
+    folder.write("app.yaml", stack(text))
+    assert folder.budget().services[0].through == "Proxy"
+
+
+def test_a_worker_counts_a_connection_for_each_child(folder, ceilings):
+    """Prefork: (2 + 2) tasks x 8 children x (1 + 0); threads share one pool of 8."""
+    names = [
+        "- {Name: POOLKIT_TARGET, Value: worker}",
+        "- {Name: POOLKIT_ENVIRONMENT, Value: prod}",
+        "- {Name: WORKER_CONCURRENCY, Value: '8'}",
+    ]
+    for more in ([], ["- {Name: WORKER_POOL, Value: threads}"]):
+        environment = "\n            ".join(names + more)
+        folder.write("app.yaml", stack(DATABASE, ecs("python, -m, worker", environment)))
+        assert ceilings(folder.budget()) == {"Web": 32}
+
+
+def test_an_unset_optional_variable_keeps_the_lines_of_the_others(folder):
+    """AWS::NoValue in a list moves nothing: each number still names its own line."""
+    environment = """- !If [Never, {Name: A, Value: b}, !Ref AWS::NoValue]
+            - {Name: POOLKIT_TARGET, Value: web}
+            - {Name: POOLKIT_ENVIRONMENT, Value: prod}
+            - {Name: POOLKIT_POOL_SIZE, Value: "7"}"""
+    text = stack(DATABASE, ecs(environment=environment))
+    text += "\nConditions:\n  Never: !Equals [a, b]\n"
+    file = folder.write("app.yaml", text)
+    line = next(n for n, each in enumerate(text.splitlines(), 1) if "POOLKIT_POOL_SIZE" in each)
+    (service,) = folder.budget().services
+    assert (service.pool_size.value, service.pool_size.origin) == (
+        7,
+        f"{file}:{line} (POOLKIT_POOL_SIZE)",
+    )
+
+
+def test_what_speaks_of_no_database_is_listed_and_not_counted(folder):
+    """A function without any such variable is named, with the way to count it."""
+    plain = "  Mail:\n    Type: AWS::Lambda::Function\n    Properties: {Handler: a.b}\n"
+    folder.write("app.yaml", stack(DATABASE, plain))
+    budget = folder.budget()
+    assert ([each.name for each in budget.not_counted], budget.verdict) == (["Mail"], "fits")
+    counted = folder.budget(services=("Mail=1+0@20",))
+    assert [service.ceiling for service in counted.services] == [40]
+
+
+@pytest.mark.parametrize(
+    ("command", "processes"),
+    [
+        ("gunicorn, --workers=3, app", 3),
+        ("gunicorn, -w4, app", 4),
+        ("gunicorn, app", 1),
+        ("sh, -c, 'exec gunicorn -k uvicorn.workers.UvicornWorker -w 5 app'", 5),
+        ("uvicorn, app:app, --workers, '2'", 2),
+        ("poetry, run, uvicorn, app:app", 1),
+        ("celery, -A, app, worker, --concurrency, '6'", 6),
+        ("celery, -A, app, worker, -c6", 6),
+        ("celery, -A, app, worker", None),
+        ("celery, -A, app, worker, -P, threads, -c, '6'", 1),
+        ("celery, -A, app, worker, --autoscale=10,3", 10),
+        ("celery, -A, app, beat", 1),
+        ("gunicorn, -c, gunicorn.conf.py, app", None),
+        ("granian, --workers, '3', app:app", 3),
+        ("uwsgi, -p, '4'", 4),
+        ("python, manage.py, runserver", 1),
+    ],
+)
+def test_command_lines_say_how_many_processes(folder, command, processes):
+    """What a well-known server starts is read off its command line, or left unknown."""
+    folder.write("app.yaml", stack(DATABASE, ecs(command=command)))
+    (service,) = folder.budget(services=("Web=5+10",)).services
+    assert service.processes.value == processes

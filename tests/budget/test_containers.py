@@ -1,0 +1,203 @@
+"""Compose files, Kubernetes manifests and Kustomize, each with the ceiling computed by hand."""
+
+import pytest
+
+from poolkit.errors import BudgetError
+
+COMPOSE = """
+    services:
+      db:
+        image: postgres:17
+        command: postgres -c max_connections=200
+      web:
+        image: example.org/web
+        command: gunicorn app:app --workers 2
+        environment:
+          DATABASE_URL: postgresql://app:${PASSWORD}@%(host)s:5432/app
+        deploy: {replicas: 4}
+      worker:
+        build: .
+        command: [celery, -A, app, worker, --concurrency, "${TASKS:-8}"]
+        environment: [DATABASE_URL=postgresql://app@db/app]
+      redis: {image: valkey/valkey:8}
+"""
+
+DEPLOYMENT = """
+    apiVersion: apps/v1
+    kind: Deployment
+    metadata: {name: web}
+    spec:
+      replicas: 3
+      template:
+        metadata: {labels: {app: web}}
+        spec:
+          containers:
+            - name: web
+              image: example.org/web
+              envFrom: [{configMapRef: {name: settings}}]
+              env:
+                - {name: POOLKIT_TARGET, value: web}
+                - name: DATABASE_PASSWORD
+                  valueFrom: {secretKeyRef: {name: s, key: p}}
+    ---
+    apiVersion: v1
+    kind: ConfigMap
+    metadata: {name: settings}
+    data: {POOLKIT_ENVIRONMENT: prod, DATABASE_HOST: postgres}
+"""
+HPA = """
+    apiVersion: autoscaling/v2
+    kind: HorizontalPodAutoscaler
+    metadata: {name: web}
+    spec:
+      scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
+      minReplicas: 2
+      maxReplicas: 10
+"""
+
+
+def test_compose_replicas(folder, ceilings):
+    """4 replicas x 2 workers x 15, and 8 children x 1: 128 of 200 less 3."""
+    folder.write("compose.yaml", COMPOSE % {"host": "db"})
+    budget = folder.budget(services=("web=5+10", "worker=1+0"))
+    assert ceilings(budget) == {"web": 120, "worker": 8}
+    assert (budget.needed, budget.available, budget.verdict) == (132, 197, "fits")
+    assert [each.name for each in budget.not_counted] == ["redis"]
+
+
+def test_pgbouncer_in_compose_counts_for_its_clients(folder):
+    """The pooler's 20 + 5 server connections count; its clients are held to max_client_conn."""
+    pooler = """
+      pgbouncer:
+        image: edoburu/pgbouncer:1.23
+        environment: {DATABASE_URL: "postgres://a@db/app", DEFAULT_POOL_SIZE: 20,
+                      RESERVE_POOL_SIZE: "5", MAX_CLIENT_CONN: "%s"}
+    """
+    for limit, verdict in (("100", "does not fit"), ("120", "fits")):
+        text = COMPOSE % {"host": "pgbouncer"} + (pooler % limit)[1:]
+        folder.write("compose.yaml", text.rstrip())
+        budget = folder.budget(services=("web=5+10", "worker=1+0"))
+        assert budget.services[0].through == "pgbouncer"
+        assert (budget.known, budget.verdict) == (25 + 8 + 4, verdict)
+
+
+def test_pgbouncer_by_its_ini_file(folder):
+    """Two databases with a forced user are two pools; a wildcard is any number of them."""
+    folder.write(
+        "compose.yaml",
+        """
+        services:
+          pool:
+            image: bitnami/pgbouncer
+            volumes: ["./pgbouncer.ini:/etc/pgbouncer/pgbouncer.ini:ro"]
+        """,
+    )
+    ini = "[databases]\na = host=db user=app\nb = host=db user=app\n[pgbouncer]\ndefault_pool_size = 30\n"
+    folder.write("pgbouncer.ini", ini)
+    assert folder.budget(max_connections=100).needed == 64
+    folder.write("pgbouncer.ini", "[databases]\n* = host=db\n[pgbouncer]\ndefault_pool_size = 30\n")
+    assert folder.budget(max_connections=100).verdict == "cannot be shown to fit"
+    assert folder.budget(max_connections=100, pgbouncer_pools=3).needed == 94
+
+
+def test_kubernetes_hpa_and_surge(folder, ceilings):
+    """(10 pods + 25 % rounded up) x (20 + 10) = 13 x 30."""
+    folder.write("web.yaml", DEPLOYMENT)
+    folder.write("hpa.yaml", HPA)
+    budget = folder.budget(max_connections=500)
+    assert ceilings(budget) == {"web": 390}
+    assert budget.services[0].steady == 300
+
+
+@pytest.mark.parametrize(
+    ("strategy", "pods"),
+    [
+        ("{type: Recreate}", 3),
+        ("{rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}", 3),
+        ("{rollingUpdate: {maxSurge: 2}}", 5),
+        ("{rollingUpdate: {maxSurge: 100%}}", 6),
+    ],
+)
+def test_a_rollout_adds_max_surge(folder, ceilings, strategy, pods):
+    """maxSurge is a number or a share; Recreate stops the old pods first."""
+    text = DEPLOYMENT.replace("replicas: 3", f"replicas: 3\n      strategy: {strategy}")
+    folder.write("web.yaml", text)
+    assert ceilings(folder.budget(max_connections=500)) == {"web": pods * 30}
+
+
+def test_keda_and_cron_jobs(folder):
+    """KEDA's maximum counts; a CronJob whose runs may overlap has no ceiling, Forbid has one."""
+    folder.write("web.yaml", DEPLOYMENT)
+    folder.write(
+        "keda.yaml",
+        """
+        apiVersion: keda.sh/v1alpha1
+        kind: ScaledObject
+        metadata: {name: web}
+        spec: {scaleTargetRef: {name: web}, maxReplicaCount: 8}
+        """,
+    )
+    job = """
+        apiVersion: batch/v1
+        kind: CronJob
+        metadata: {name: nightly}
+        spec:
+          schedule: "0 3 * * *"
+          %s
+          jobTemplate:
+            spec:
+              template:
+                spec:
+                  containers: [{name: c, image: i, command: [python, run.py], env: [{name: PGHOST, value: x}]}]
+    """
+    folder.write("job.yaml", job % "")
+    open_ended = folder.budget(max_connections=500, services=("nightly=1+0",))
+    assert [gap.of for gap in open_ended.gaps] == ["nightly"]
+    folder.write("job.yaml", job % "concurrencyPolicy: Forbid")
+    budget = folder.budget(max_connections=500, services=("nightly=1+0",))
+    # (8 + 2) x 30 + 1, and 4.
+    assert budget.needed == 305
+
+
+def test_a_kustomize_overlay_changes_the_numbers(folder, ceilings):
+    """The overlay of the environment is rendered: its patches and its maximum count, with lines."""
+    folder.write("base/web.yaml", DEPLOYMENT)
+    folder.write("base/hpa.yaml", HPA)
+    folder.write("base/kustomization.yaml", "resources: [web.yaml, hpa.yaml]\n")
+    overlay = """
+        resources: [../../base]
+        patches:
+          - path: pool.yaml
+          - target: {kind: HorizontalPodAutoscaler, name: web}
+            patch: |-
+              - {op: replace, path: /spec/maxReplicas, value: %s}
+    """
+    pool = """
+        apiVersion: apps/v1
+        kind: Deployment
+        metadata: {name: web}
+        spec:
+          template:
+            spec:
+              containers:
+                - name: web
+                  env: [{name: POOLKIT_POOL_SIZE, value: "4"}]
+    """
+    for name, most in (("prod", 20), ("staging", 4)):
+        folder.write(f"overlays/{name}/kustomization.yaml", overlay % most)
+        folder.write(f"overlays/{name}/pool.yaml", pool)
+    prod = folder.budget(max_connections=900, environment="prod")
+    # (20 + 5) x (4 + 10)
+    assert ceilings(prod) == {"web": 350}
+    assert "overlays/prod/pool.yaml" in prod.services[0].pool_size.origin
+    assert ceilings(folder.budget("overlays/staging", max_connections=900)) == {"web": 70}
+    with pytest.raises(BudgetError, match="several kustomizations"):
+        folder.budget(max_connections=900)
+
+
+def test_web_with_null_pool_has_no_ceiling(folder):
+    """NullPool caps nothing in a process that serves many requests at once."""
+    text = DEPLOYMENT.replace("data: {", "data: {POOLKIT_POOL: 'null', ")
+    folder.write("web.yaml", text)
+    (gap,) = folder.budget(max_connections=500).gaps
+    assert "NullPool caps nothing" in gap.reason

@@ -1,0 +1,170 @@
+"""What max_connections comes to: classes, ACU, parameter groups, a real server."""
+
+import gzip
+import json
+from pathlib import Path
+
+import moto
+import pytest
+
+from poolkit.budget.instance_classes import (
+    memory_gib,
+    nominal_connections,
+    planned_connections,
+    serverless_connections,
+    smallest_class,
+)
+from poolkit.errors import BudgetError
+
+CLUSTER = """
+AWSTemplateFormatVersion: '2010-09-09'
+Resources:
+  Cluster:
+    Type: AWS::RDS::DBCluster
+    Properties:
+      Engine: aurora-postgresql
+      %s
+  Writer:
+    Type: AWS::RDS::DBInstance
+    Properties: {Engine: aurora-postgresql, DBClusterIdentifier: !Ref Cluster, DBInstanceClass: %s}
+  Reader:
+    Type: AWS::RDS::DBInstance
+    Properties: {Engine: aurora-postgresql, DBClusterIdentifier: !Ref Cluster, DBInstanceClass: %s}
+  Group:
+    Type: AWS::RDS::DBClusterParameterGroup
+    Properties: {Parameters: {max_connections: "%s"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "nominal", "planned"),
+    [
+        ("db.t4g.micro", 1, 112, 83),
+        ("db.t4g.small", 2, 225, 189),
+        ("db.t4g.medium", 4, 450, 400),
+        ("db.m7g.large", 8, 901, 823),
+        ("db.r6g.large", 16, 1802, 1669),
+        ("db.r4.large", 15.25, 1717, 1589),
+        ("db.m7g.2xlarge", 32, 3604, 3360),
+        ("db.r7g.2xlarge", 64, 5000, 5000),
+        ("db.r8g.48xlarge", 1536, 5000, 5000),
+    ],
+)
+def test_a_class_gives_less_than_its_whole_memory(name, gib, nominal, planned):
+    """The formula for all of the memory, and the same for what RDS leaves of it."""
+    assert memory_gib(name) == gib
+    assert (nominal_connections(gib), planned_connections(gib)) == (nominal, planned)
+
+
+def test_memory_agrees_with_the_ec2_types_of_the_same_name():
+    """Every class of the table has the memory of its EC2 type."""
+    file = Path(moto.__file__).parent / "ec2" / "resources" / "instance_types.json.gz"
+    types = json.loads(gzip.decompress(file.read_bytes()))
+    compared = 0
+    for name, found in types.items():
+        if "metal" in name or "nano" in name or "6xlarge" in name or "3xlarge" in name:
+            continue
+        try:
+            gib = memory_gib(f"db.{name}")
+        except BudgetError:
+            continue
+        assert gib == found["MemoryInfo"]["SizeInMiB"] / 1024, name
+        compared += 1
+    assert compared > 200
+
+
+def test_an_acu_range_gives_what_aws_publishes():
+    """The published points, a straight line between them, and never more than 5,000."""
+    published = {1: 189, 4: 823, 8: 1669, 16: 3360, 32: 5000, 256: 5000}
+    assert {acu: serverless_connections(acu) for acu in published} == published
+    assert 189 < serverless_connections(2) < 823
+
+
+def test_the_smallest_class_of_a_family_is_found():
+    """The next class that takes so many, None where none does."""
+    assert smallest_class("db.t4g.micro", 609) == "db.t4g.large"
+    assert smallest_class("db.m7g.large", 3000) == "db.m7g.2xlarge"
+    assert smallest_class("db.m7g.large", 6000) is None
+
+
+@pytest.mark.parametrize(
+    ("scaling", "connections"),
+    [
+        ("{MinCapacity: 2, MaxCapacity: 16}", 3360),
+        ("{MinCapacity: 0.5, MaxCapacity: 16}", 2000),
+        ("{MinCapacity: 0, MaxCapacity: 64}", 2000),
+        ("{MinCapacity: 0.5, MaxCapacity: 4}", 823),
+    ],
+)
+def test_aurora_serverless_goes_by_its_maximum(folder, scaling, connections):
+    """The maximum ACU decide; a minimum of 0 or 0.5 caps it at 2,000."""
+    text = CLUSTER % (
+        f"ServerlessV2ScalingConfiguration: {scaling}",
+        "db.serverless",
+        "db.serverless",
+        10,
+    )
+    folder.write("db.yaml", text)
+    budget = folder.budget()
+    assert (budget.max_connections, budget.available) == (connections, connections - 5)
+
+
+def test_the_smallest_instance_of_a_cluster_counts(folder):
+    """After a failover a reader is the writer."""
+    folder.write(
+        "db.yaml",
+        CLUSTER % ("DBClusterParameterGroupName: default", "db.r6g.xlarge", "db.r6g.large", 1),
+    )
+    assert folder.budget().max_connections == 1669
+
+
+@pytest.mark.parametrize(
+    ("value", "connections"),
+    [
+        ("350", 350),
+        ("LEAST({DBInstanceClassMemory/9531392},5000)", 1669),
+        ("LEAST({DBInstanceClassMemory/9531392},500)", 500),
+        ("GREATEST({DBInstanceClassMemory/95313920},100)", 166),
+        ("{log(DBInstanceClassMemory)}", None),
+    ],
+)
+def test_a_parameter_group_overrides(folder, value, connections):
+    """A number, or RDS's formulas; what is not understood stays unknown."""
+    text = CLUSTER % (
+        "DBClusterParameterGroupName: !Ref Group",
+        "db.r6g.large",
+        "db.r6g.large",
+        value,
+    )
+    folder.write("db.yaml", text)
+    assert folder.budget().max_connections == connections
+
+
+def test_an_instance_class_that_nobody_gave_is_unknown(folder):
+    """A parameter without a value makes the limit unknown, and so the verdict."""
+    text = CLUSTER % ("DBClusterParameterGroupName: default", "!Ref Size", "!Ref Size", 1)
+    folder.write("db.yaml", text + "Parameters: {Size: {Type: String}}\n")
+    budget = folder.budget()
+    assert (budget.max_connections, budget.verdict) == (None, "cannot be shown to fit")
+
+
+def test_the_server_itself_is_asked(folder, postgres):
+    """`--database-url` takes max_connections and the reserve from the server."""
+    folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
+    url = postgres.admin_url("postgres", "psycopg2")
+    budget = folder.budget(database_url=url, services=("web=5+10x2@3",))
+    assert (budget.max_connections, budget.available) == (100, 97)
+    assert (budget.needed, budget.verdict) == (94, "fits")
+    answer = folder.run("compose.yaml", "--database-url", url, "--service", "web=5+10x2@4")
+    assert answer.returncode == 1
+    assert "SHOW max_connections" in answer.stdout
+
+
+def test_a_server_that_is_not_there_is_one_line(folder):
+    """Nothing is assumed about a server that does not answer."""
+    folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
+    # Port 1 is reserved (tcpmux) and nobody listens there.
+    answer = folder.run("compose.yaml", "--database-url", "postgresql://u:secret@127.0.0.1:1/d")
+    assert answer.returncode == 2
+    assert "secret" not in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1

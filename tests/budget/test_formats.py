@@ -1,0 +1,168 @@
+"""What the command prints: on terminals, for programs, for pull requests, for code scanning."""
+
+import json
+import resource
+
+import pytest
+
+from poolkit.compare.files import to_json, write_json
+from poolkit.compare.run_folder import Plan, PlannedTarget, RunFolder
+
+COMPOSE = """
+    services:
+      db: {image: "postgres:17"}
+      web:
+        image: web
+        command: [gunicorn, -w, "%d", app]
+        environment: {POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: prod}
+      odd[bold]name|: {image: x, environment: {DATABASE_URL: "x"}, deploy: {replicas: 2}}
+"""
+ODD = "odd[bold]name|"
+
+
+@pytest.fixture
+def fleet(folder):
+    """A compose file whose two services need 90 + 2 + 4 of 97."""
+    folder.write("compose.yaml", COMPOSE % 3)
+    return folder
+
+
+KNOWN = ("compose.yaml", "--service", f"{ODD}=1+0x1")
+
+
+def test_the_exit_status_tells_the_verdict(fleet):
+    """0 it fits, 1 it does not or that cannot be shown; --allow-unknown forgives the latter."""
+    assert fleet.run(*KNOWN).returncode == 0
+    assert fleet.run("compose.yaml").returncode == 1
+    assert fleet.run("compose.yaml", "--allow-unknown").returncode == 0
+    fleet.write("compose.yaml", COMPOSE % 4)
+    assert fleet.run("compose.yaml", "--allow-unknown").returncode == 1
+
+
+@pytest.mark.parametrize("columns", ["80", "100", "160"])
+def test_no_line_is_wider_than_the_terminal(fleet, columns):
+    """Tables and sentences fold; names with brackets are no markup."""
+    answer = fleet.run("compose.yaml", columns=columns)
+    assert max(map(len, answer.stdout.splitlines())) <= int(columns)
+    assert ODD in answer.stdout
+    assert "(20 + 10)" in answer.stdout
+
+
+def test_every_number_names_its_line(fleet):
+    """The terminal says where each number comes from."""
+    answer = fleet.run(*KNOWN, columns="160")
+    assert "processes 3: compose.yaml:5 (--workers)" in answer.stdout
+    assert "pool size 20: compose.yaml:6 (preset web in prod)" in answer.stdout
+    assert "Fits: 96 of 97 connections, 1 to spare." in answer.stdout
+
+
+def test_json_holds_the_whole_budget(fleet):
+    """The keys that docs/budget.md promises, with numbers as numbers."""
+    found = json.loads(fleet.run(*KNOWN, "--json").stdout)
+    assert (found["version"], found["verdict"], found["exit_status"]) == (1, "fits", 0)
+    assert (found["available"], found["needed"], found["known"]) == (97, 96, 96)
+    web, odd = found["services"]
+    assert (web["name"], web["ceiling"], web["running"], odd["ceiling"]) == ("web", 90, 90, 2)
+    assert web["processes"] == {"value": 3, "origin": "compose.yaml:5 (--workers)"}
+    unknown = json.loads(fleet.run("compose.yaml", "--json").stdout)
+    assert unknown["needed"] is None
+    assert unknown["services"][1]["pool_size"]["value"] is None
+    assert {gap["of"] for gap in unknown["unknown"]} == {ODD}
+
+
+def test_markdown_is_a_table_that_names_do_not_break(fleet):
+    """A pipe or bracket in a name is escaped, so every row has the same columns."""
+    text = fleet.run("compose.yaml", "--markdown").stdout
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in table} == {6}
+    assert (
+        "**Cannot be shown to fit: at least 94 of 97 connections, and not all is known.**" in text
+    )
+
+
+def test_github_annotations_stand_at_the_line(fleet):
+    """One workflow command a finding, with the file and the line of the service."""
+    fleet.write("compose.yaml", COMPOSE % 4)
+    lines = fleet.run("compose.yaml", "--github").stdout.splitlines()
+    assert lines[0].startswith(
+        "::error title=Connection budget,file=compose.yaml,line=3::Does not fit"
+    )
+    assert any(
+        line.startswith("::warning title=Connection budget,file=compose.yaml,line=7::odd")
+        for line in lines
+    )
+
+
+def test_sarif_is_what_code_scanning_takes(fleet):
+    """Version, driver, rules, and results that point at rules and places (SARIF 2.1.0)."""
+    fleet.write("compose.yaml", COMPOSE % 4)
+    log = json.loads(fleet.run("compose.yaml", "--sarif").stdout)
+    assert (log["version"], list(log)) == ("2.1.0", ["$schema", "version", "runs"])
+    (run,) = log["runs"]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    for result in run["results"]:
+        assert rules[result["ruleIndex"]] == result["ruleId"]
+        assert result["level"] in {"none", "note", "warning", "error"}
+        assert result["message"]["text"]
+        (location,) = result["locations"]
+        place = location["physicalLocation"]
+        assert place["artifactLocation"]["uri"] == "compose.yaml"
+        assert place["region"]["startLine"] >= 1
+    assert run["results"][0]["ruleId"] == "does-not-fit"
+
+
+def test_it_answers_within_two_seconds(fleet):
+    """Processor time, because the machine has other things to do."""
+
+    def used():
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return spent.ru_utime + spent.ru_stime
+
+    before = used()
+    fleet.run(*KNOWN)
+    assert used() - before < 2
+
+
+# -- --check-run ----------------------------------------------------------------------------
+
+
+def a_run(path, peak):
+    """Write the two files of a run that are read."""
+    target = PlannedTarget(name="web", kind="web", preset="web", locustfile="x")
+    plan = Plan(
+        created="2026-01-01T00:00:00Z",
+        command="poolkit compare",
+        environment="prod",
+        users=1,
+        rate_per_user=1,
+        offered_per_s=1,
+        duration_s=1,
+        warm_up_s=1,
+        max_connections=100,
+        interval_s=0.1,
+        targets=(target,),
+    )
+    folder = RunFolder(path)
+    path.mkdir()
+    write_json(path / "plan.json", to_json(plan))
+    folder.write_results({"targets": {"web": {"instances": 1, "connections": {"peak": peak}}}})
+    return path
+
+
+def test_a_run_is_held_against_the_ceilings(fleet):
+    """One process may hold 30: a peak of 30 is within, 31 is not, and then the status is 1."""
+    a_run(fleet.path / "good", 30)
+    a_run(fleet.path / "bad", 31)
+    good = fleet.run(*KNOWN, "--check-run", "good", columns="160")
+    assert good.returncode == 0
+    assert "web: 30 open at most with 1 process(es), within the 30 that web allows" in good.stdout
+    bad = fleet.run(*KNOWN, "--check-run", "bad", "--json")
+    assert (bad.returncode, json.loads(bad.stdout)["verdict"]) == (1, "fits")
+    assert "ABOVE the 30" in bad.stderr
+
+
+def test_a_folder_that_is_no_run_is_refused(fleet):
+    """The message says what was wanted."""
+    answer = fleet.run(*KNOWN, "--check-run", ".")
+    assert answer.returncode == 2
+    assert "not a run of `poolkit compare`" in answer.stderr
