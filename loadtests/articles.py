@@ -4,6 +4,10 @@ import random
 
 from locust import FastHttpUser, between, task
 
+from poolkit.loadtest import watch_connections
+
+watch_connections()
+
 
 class Reader(FastHttpUser):
     """Lists articles, opens one of them, sometimes writes or corrects one."""

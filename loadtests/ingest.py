@@ -7,6 +7,9 @@ from celery import Celery
 from locust import between, task
 
 from poolkit.compare.locust_task_user import TaskUser
+from poolkit.loadtest import watch_connections
+
+watch_connections()
 
 TEXT = "A chunk is a piece of a text that fits into one question. " * 60
 

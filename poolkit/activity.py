@@ -1,8 +1,9 @@
 """What the server says: who is connected, in which state, for how long.
 
 `pg_stat_activity` is the truth for connection counts. Everything here is read over one
-connection of its own, named `poolkit:activity`, which is left out of all counts; a role with
-`pg_monitor` may do it. Times are in seconds, moments are Unix times of this machine.
+connection of its own, named `poolkit:activity`; no connection of that name is in any list of
+backends. A role with `pg_monitor` may do it. Times are in seconds, moments are Unix times of
+this machine.
 
 What cannot be seen: a connection that opens and closes between two samples (the counter
 `sessions` still counts it), and one that the server is still authenticating (until then it
@@ -57,6 +58,16 @@ FROM (SELECT oid, pg_stat_get_db_sessions(oid) AS sessions,
       FROM pg_database WHERE datname = current_database()) AS d
 LEFT JOIN pg_stat_get_activity(NULL) AS a
        ON a.datid = d.oid AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+          AND a.application_name IS DISTINCT FROM 'poolkit:activity'
+"""
+
+# query holds the last statement of a backend that is idle in a transaction.
+_OLDEST_IDLE_IN_TRANSACTION = """
+SELECT a.pid, a.application_name, extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
+       extract(epoch FROM clock_timestamp() - a.state_change)::float8, a.query
+FROM pg_stat_get_activity(NULL) AS a JOIN pg_database AS d ON d.oid = a.datid
+WHERE d.datname = current_database() AND a.state LIKE 'idle in transaction%'
+ORDER BY a.state_change LIMIT 1
 """
 
 
@@ -98,6 +109,21 @@ class Sample:
     def of(self, prefix: str) -> tuple[Backend, ...]:
         """Return the backends whose `<target>:<instance>` begins with `prefix`."""
         return tuple(b for b in self.backends if f"{b.target}:{b.instance}".startswith(prefix))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdleTransaction:
+    """A backend that has a transaction open and does nothing in it.
+
+    `query` is the last statement it ran, as long as the server keeps it
+    (`track_activity_query_size`, 1 kB unless set).
+    """
+
+    pid: int
+    application_name: str
+    transaction_age_s: float
+    idle_s: float
+    query: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +220,24 @@ class ActivityConnection:
             xacts=xacts,
         )
 
+    def oldest_idle_in_transaction(self) -> IdleTransaction | None:
+        """Return the backend that has been idle in a transaction for longest; None if none is.
+
+        Raises:
+            DatabaseUnavailable: the server did not answer; `connect` may help.
+        """
+        rows = self._rows(_OLDEST_IDLE_IN_TRANSACTION)
+        if not rows:
+            return None
+        pid, name, transaction_age_s, idle_s, query = rows[0]
+        return IdleTransaction(
+            pid=pid,
+            application_name=name or "",
+            transaction_age_s=max(0.0, transaction_age_s or 0.0),
+            idle_s=max(0.0, idle_s or 0.0),
+            query=query or "",
+        )
+
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         if self._connection is None:
             raise DatabaseUnavailable("not connected to the database")
@@ -232,7 +276,7 @@ class ActivitySampler:
     interval, the moments it missed are counted and the schedule stays.
 
     Args:
-        url: as of `ActivityConnection`.
+        url: as of `ActivityConnection`, or a connection made already, but not connected.
         interval_s: the time from one sample to the next.
         sink: called with every sample, in the sampler's thread; what it raises ends the
             sampling and is raised again by `stop`.
@@ -241,7 +285,7 @@ class ActivitySampler:
 
     def __init__(
         self,
-        url: str | URL,
+        url: str | URL | ActivityConnection,
         *,
         interval_s: float = 0.1,
         sink: Callable[[Sample], None] | None = None,
@@ -251,7 +295,7 @@ class ActivitySampler:
         self.interval_s = interval_s
         self.missed = 0
         """Moments of the schedule that went by without a sample."""
-        self._activity = ActivityConnection(url)
+        self._activity = url if isinstance(url, ActivityConnection) else ActivityConnection(url)
         self._sink = sink
         self._gaps: deque[Gap] = deque()
         self._latest: Sample | None = None

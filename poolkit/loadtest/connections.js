@@ -1,0 +1,359 @@
+// <poolkit-connections>: charts of one load test, connections beside requests and latency.
+//
+//   <poolkit-connections src="connections.json">      asks for the document again and again
+//   <poolkit-connections><script type="application/json">…   draws the document inside it
+//
+// Attributes: theme ("light" or "dark"; else what the system prefers), without-table.
+// Nothing is fetched but `src`. Names come from the server: they are set as text, never as HTML.
+(() => {
+  const EVERY_MS = 1000;
+  const HEIGHT = 168, LEFT = 48, RIGHT = 12, TOP = 10, BOTTOM = 22;
+  const SVG = "http://www.w3.org/2000/svg";
+
+  // As in the reports of `poolkit compare`: at least 3:1 on white and on black.
+  const TARGETS = {
+    lambda: "#d1552b", lambda_warm: "#b58900", lambda_proxy: "#b4609f",
+    web: "#2f7ac0", web_async: "#2a9db5", worker: "#3b9460",
+  };
+  const SPARE = ["#8768c8", "#7d7a40", "#c2506b", "#6b7f94"];
+  const STATES = {
+    active: ["active", "#3b9460"],
+    idle_in_transaction: ["idle in transaction", "#d1552b"],
+    other: ["other", "#8768c8"],
+    idle: ["idle", "#8a97a5"],
+  };
+
+  const CSS = `
+    :host { color-scheme: light dark; display: block; }
+    :host([theme="light"]) { color-scheme: light; }
+    :host([theme="dark"]) { color-scheme: dark; }
+    .all {
+      --ink: light-dark(#1f2328, #e6edf3); --soft: light-dark(#59636e, #9aa4af);
+      --faint: light-dark(#e4e7eb, #2d333b); --card: light-dark(#f6f8fa, #161b22);
+      --warn: light-dark(#9a5b00, #e0a84a); --warn-card: light-dark(#fff6e5, #2a2113);
+      color: var(--ink); font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif;
+    }
+    h2 { font-size: 1.375rem; line-height: 1.2; margin: 1.25rem 0 .25rem; }
+    h3 { font-size: .9375rem; margin: 0; }
+    p { margin: 0; } .soft { color: var(--soft); }
+    .note { background: var(--warn-card); color: var(--warn); border-radius: 6px; padding: .6rem .9rem; margin: .75rem 0; }
+    .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem; margin: 1rem 0 1.5rem; padding: 0; }
+    .tiles > div { background: var(--card); border-radius: 8px; padding: .75rem 1rem; }
+    dt { color: var(--soft); font-size: .8125rem; }
+    dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.25; }
+    dd small { font-size: .8125rem; font-weight: 400; color: var(--soft); }
+    meter { display: block; width: 100%; height: .5rem; margin-top: .35rem; }
+    .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem 2rem; }
+    figure { margin: 0; min-width: 0; }
+    figcaption { display: flex; flex-wrap: wrap; gap: .15rem 1rem; align-items: baseline; justify-content: space-between; }
+    .legend { display: flex; flex-wrap: wrap; gap: 0 .9rem; font-size: .8125rem; color: var(--soft); }
+    .legend i { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .4em; }
+    .legend b { color: var(--ink); font-weight: 600; font-variant-numeric: tabular-nums; }
+    svg { display: block; width: 100%; height: ${HEIGHT}px; overflow: visible; margin-top: .35rem; }
+    svg text { font: 11px system-ui, sans-serif; fill: var(--soft); font-variant-numeric: tabular-nums; }
+    .grid { stroke: var(--faint); shape-rendering: crispEdges; }
+    .limit { stroke: var(--warn); stroke-dasharray: 5 4; } .limit-name { fill: var(--warn); }
+    .cursor { stroke: var(--soft); shape-rendering: crispEdges; }
+    .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+    .scroll { overflow-x: auto; margin-top: 1.75rem; }
+    table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
+    caption { text-align: left; font-weight: 600; padding-bottom: .35rem; font-size: .9375rem; }
+    th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--faint); }
+    th { font-weight: 500; color: var(--soft); } tbody th { color: var(--ink); font-weight: 600; }
+    th:first-child { text-align: left; padding-left: 0; }
+  `;
+
+  // -- small pieces -------------------------------------------------------------------------
+
+  function html(name, attributes = {}, ...children) {
+    const element = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.append(...children);
+    return element;
+  }
+
+  function svg(name, attributes = {}, text = "") {
+    const element = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.textContent = text;
+    return element;
+  }
+
+  const last = (values) => (values?.length ? values[values.length - 1] : null);
+
+  function figure(value) {
+    if (value === null || value === undefined) return "–";
+    const digits = Math.abs(value) >= 100 || Number.isInteger(value) ? 0 : 1;
+    return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  }
+
+  function span(seconds) {
+    const s = Math.round(seconds);
+    if (s < 60) return `${s} s`;
+    const rest = (value) => String(value).padStart(2, "0");
+    if (s < 3600) return `${Math.floor(s / 60)}:${rest(s % 60)}`;
+    return `${Math.floor(s / 3600)}:${rest(Math.floor(s / 60) % 60)}:${rest(s % 60)}`;
+  }
+
+  function colours(names) {
+    const others = names.filter((name) => !(name in TARGETS));
+    return names.map((name) => TARGETS[name] ?? SPARE[others.indexOf(name) % SPARE.length]);
+  }
+
+  // Round steps, so that there are about `count` lines from 0 to the highest value.
+  function ticks(highest, count) {
+    const rough = Math.max(highest, 1e-9) / count;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, ...(power >= 10 ? [2.5] : []), 5, 10].map((f) => f * power).find((s) => s >= rough);
+    return Array.from({ length: Math.ceil(highest / step - 1e-9) + 1 }, (_, i) => i * step);
+  }
+
+  function timeTicks(seconds, width) {
+    const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
+    const most = Math.max(2, Math.floor(width / 70));
+    const step = steps.find((s) => seconds / s <= most) ?? 86400;
+    return Array.from({ length: Math.floor(seconds / step) + 1 }, (_, i) => i * step);
+  }
+
+  // -- one chart ----------------------------------------------------------------------------
+
+  // series: [{name, colour, values}], drawn on one another when `stacked`.
+  class Chart {
+    constructor(title, unit, { stacked = false, least = 1 } = {}) {
+      Object.assign(this, { title, unit, stacked, least });
+      this.legend = html("span", { class: "legend" });
+      this.picture = svg("svg", { role: "img" });
+      this.figure = html("figure", {}, html("figcaption", {}, html("h3", {}, title), this.legend), this.picture);
+    }
+
+    draw(times, started, series, limit, at) {
+      const width = this.picture.clientWidth || 480;
+      const tops = this.stacked ? stack(series) : series.map(({ values }) => ({ low: null, high: values }));
+      const highest = Math.max(this.least, ...tops.flatMap(({ high }) => high.filter((v) => v !== null)));
+      // A limit far above what is there would press the chart flat: it is shown once it is near.
+      const near = limit && limit <= 2.5 * highest ? limit : 0;
+      const lines = ticks(Math.max(highest, near) * 1.04, 4);
+      const end = Math.max(last(times) - started, 10);
+      this.x = (t) => LEFT + ((t - started) / end) * (width - LEFT - RIGHT);
+      const y = (v) => HEIGHT - BOTTOM - (v / last(lines)) * (HEIGHT - TOP - BOTTOM);
+      this.picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+      this.picture.replaceChildren(
+        ...this.axes(lines, y, width, started, end),
+        ...series.flatMap((one, i) => this.marks(one, tops[i], times, y)).reverse(),
+        ...(near ? this.limit(near, y, width) : []),
+      );
+      this.cursor(times, at);
+      this.say(series, at);
+    }
+
+    axes(lines, y, width, started, end) {
+      const rows = lines.flatMap((v) => [
+        svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(v), y2: y(v) }),
+        svg("text", { x: LEFT - 8, y: y(v) + 4, "text-anchor": "end" }, v.toLocaleString("en")),
+      ]);
+      const moments = timeTicks(end, width - LEFT - RIGHT).map((s) =>
+        svg("text", { x: this.x(started + s), y: HEIGHT - 4, "text-anchor": "middle" }, span(s)));
+      return [...rows, ...moments];
+    }
+
+    marks({ name, colour }, { low, high }, times, y) {
+      const paths = [];
+      for (const [from, to] of known(high)) {
+        const upper = points(times, high, from, to, this.x, y);
+        if (this.stacked) {
+          const lower = points(times, low, from, to, this.x, y).reverse();
+          paths.push(svg("path", { d: `M${upper.concat(lower).join("L")}Z`, fill: colour, "fill-opacity": 0.55 }));
+        }
+        paths.push(svg("path", { class: "line", d: `M${upper.join("L")}`, stroke: colour, "data-series": name }));
+      }
+      return paths;
+    }
+
+    limit(value, y, width) {
+      return [
+        svg("line", { class: "limit", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
+        svg("text", { class: "limit-name", x: width - RIGHT, y: y(value) - 4, "text-anchor": "end" }, `usable: ${value}`),
+      ];
+    }
+
+    cursor(times, at) {
+      if (at === null) return;
+      const x = this.x(times[at]);
+      this.picture.append(svg("line", { class: "cursor", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }));
+    }
+
+    say(series, at) {
+      const value = ({ values }) => figure(at === null ? last(values) : values[at]);
+      this.legend.replaceChildren(...series.map((one) =>
+        html("span", {}, html("i", { style: `background:${one.colour}` }), `${one.name} `, html("b", {}, value(one)))));
+      const words = series.map((one) => `${one.name} ${value(one)}`).join(", ");
+      this.picture.setAttribute("aria-label", `${this.title}: ${words || "nothing yet"}${this.unit ? ` (${this.unit})` : ""}`);
+    }
+  }
+
+  function stack(series) {
+    let low = series[0]?.values.map((v) => (v === null ? null : 0)) ?? [];
+    return series.map(({ values }) => {
+      const high = values.map((v, i) => (v === null ? null : low[i] + v));
+      const layer = { low, high };
+      low = high;
+      return layer;
+    });
+  }
+
+  // The stretches without a gap, as pairs of indices.
+  function known(values) {
+    const stretches = [];
+    values.forEach((value, i) => {
+      if (value === null) return;
+      if (last(stretches)?.[1] === i - 1) last(stretches)[1] = i;
+      else stretches.push([i, i]);
+    });
+    return stretches;
+  }
+
+  function points(times, values, from, to, x, y) {
+    const found = [];
+    for (let i = from; i <= to; i++) found.push(`${x(times[i]).toFixed(1)},${y(values[i]).toFixed(1)}`);
+    return from === to ? [...found, `${(x(times[from]) + 1).toFixed(1)},${y(values[from]).toFixed(1)}`] : found;
+  }
+
+  // -- the element --------------------------------------------------------------------------
+
+  class Connections extends HTMLElement {
+    connectedCallback() {
+      if (!this.shadowRoot) this.build();
+      this.resized = new ResizeObserver(() => this.draw());
+      this.resized.observe(this);
+      if (this.hasAttribute("src")) this.follow();
+      else this.show(JSON.parse(this.querySelector("script").textContent));
+    }
+
+    disconnectedCallback() {
+      this.resized.disconnect();
+      clearTimeout(this.timer);
+    }
+
+    build() {
+      this.at = null;
+      this.charts = {
+        targets: new Chart("Connections by target", "", { stacked: true, least: 4 }),
+        states: new Chart("Connections by state", "", { stacked: true, least: 4 }),
+        requests: new Chart("Requests per second", "a second"),
+        latency: new Chart("Latency", "ms"),
+      };
+      this.heading = html("h2", {}, "Connections and latency");
+      this.about = html("p", { class: "soft" }, "Waiting for the first second.");
+      this.note = html("p", { class: "note", role: "status", hidden: "" });
+      this.tiles = html("dl", { class: "tiles" });
+      this.table = html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Connections by target" });
+      const figures = Object.values(this.charts).map((chart) => chart.figure);
+      const all = html("div", { class: "all" }, this.heading, this.about, this.note, this.tiles,
+        html("div", { class: "charts" }, ...figures), this.table);
+      this.attachShadow({ mode: "open" }).append(html("style", {}, CSS), all);
+      for (const chart of Object.values(this.charts)) this.point(chart);
+    }
+
+    // The charts have one cursor: what happened elsewhere at this moment?
+    point(chart) {
+      chart.picture.addEventListener("pointermove", (event) => {
+        const times = this.found?.series.time ?? [];
+        const x = event.clientX - chart.picture.getBoundingClientRect().left;
+        const far = times.map((t) => Math.abs(chart.x(t) - x));
+        this.at = far.length ? far.indexOf(Math.min(...far)) : null;
+        this.draw();
+      });
+      chart.picture.addEventListener("pointerleave", () => { this.at = null; this.draw(); });
+    }
+
+    async follow() {
+      try {
+        const answer = await fetch(this.getAttribute("src"), { cache: "no-store" });
+        if (!answer.ok) throw new Error(`status ${answer.status}`);
+        this.show(await answer.json());
+      } catch (error) {
+        this.tell(`Locust does not answer (${error.message}); the charts show what was known before.`);
+      }
+      if (this.isConnected) this.timer = setTimeout(() => this.follow(), document.hidden ? 5 * EVERY_MS : EVERY_MS);
+    }
+
+    show(found) {
+      this.found = found;
+      this.dataset.points = found.series.time.length;
+      this.describe();
+      this.draw();
+    }
+
+    tell(words) {
+      this.note.hidden = !words;
+      if (this.note.textContent !== words) this.note.textContent = words;
+    }
+
+    describe() {
+      const { note, server, partial, step_s: step } = this.found;
+      const every = step > 1 ? ` A point stands for ${step} s.` : "";
+      this.about.textContent = server
+        ? `PostgreSQL ${server.version}, ${server.usable} of ${server.max_connections} connections usable. Each second shows its fullest sample.${every}`
+        : `HTTP only.${every}`;
+      const ended = partial ? "Partial: the run was ended before its time. " : "";
+      this.tell(note ? `${ended}Connections are not measured: ${note}.` : ended.trim());
+      this.fillTiles();
+      if (!this.hasAttribute("without-table")) this.fillTable();
+    }
+
+    fillTiles() {
+      const { now, server, run, series } = this.found;
+      const tile = (name, value, unit, ...more) =>
+        html("div", {}, html("dt", {}, name), html("dd", {}, value, html("small", {}, ` ${unit}`)), ...more);
+      const live = this.hasAttribute("src");
+      const count = live ? now?.connections : run?.peak;
+      const meter = html("meter", { min: 0, max: server?.usable ?? 1, high: (server?.usable ?? 1) * 0.8, value: count ?? 0, "aria-label": "share of the usable connections" });
+      const database = server ? [
+        tile(live ? "Connections" : "Connections, peak", figure(count), `of ${server.usable}`, meter),
+        live ? tile("Peak", figure(run?.peak), "connections") : tile("Mean", figure(run?.mean), "connections"),
+        live ? tile("Opened", figure(last(series.opened_per_s)), "a second") : tile("Opened", figure(run?.opened), "connections"),
+      ] : [];
+      const http = live ? [
+        tile("Requests", figure(last(series.requests_per_s)), "a second"),
+        tile("p95", figure(last(series.p95_ms)), "ms"),
+        tile("Users", figure(last(series.users)), ""),
+      ] : [];
+      this.tiles.replaceChildren(...database, ...http);
+    }
+
+    fillTable() {
+      const rows = this.found.now?.targets ?? [];
+      const columns = { instances: "Instances", active: "Active", idle_in_transaction: "Idle in transaction",
+        other: "Other", idle: "Idle", connections: "Connections", peak: "Peak" };
+      const head = html("tr", {}, ...["Target", ...Object.values(columns)].map((name) => html("th", { scope: "col" }, name)));
+      const body = rows.map((row) => html("tr", {}, html("th", { scope: "row" }, row.name),
+        ...Object.keys(columns).map((key) => html("td", {}, figure(row[key])))));
+      this.table.hidden = !rows.length;
+      this.table.replaceChildren(html("table", {}, html("caption", {}, this.hasAttribute("src") ? "Now" : "At the end"),
+        html("thead", {}, head), html("tbody", {}, ...body)));
+    }
+
+    draw() {
+      if (!this.found?.series.time.length) return;
+      const { series, server, step_s: step } = this.found;
+      const started = series.time[0] - step;
+      const at = this.at !== null && this.at < series.time.length ? this.at : null;
+      const names = Object.keys(series.targets);
+      const shades = colours(names);
+      const drawn = {
+        targets: [names.map((name, i) => ({ name, colour: shades[i], values: series.targets[name] })), server?.usable],
+        states: [Object.keys(STATES).filter((key) => series.states[key].some((v) => v))
+          .map((key) => ({ name: STATES[key][0], colour: STATES[key][1], values: series.states[key] })), server?.usable],
+        requests: [[{ name: "requests", colour: TARGETS.web, values: series.requests_per_s },
+          { name: "failures", colour: TARGETS.lambda, values: series.failures_per_s }]],
+        latency: [[{ name: "p95, ms", colour: TARGETS.lambda_proxy, values: series.p95_ms }]],
+      };
+      for (const [key, [lines, limit]] of Object.entries(drawn)) {
+        this.charts[key].figure.hidden = !server && limit === undefined && ["targets", "states"].includes(key);
+        this.charts[key].draw(series.time, started, lines, limit, at);
+      }
+    }
+  }
+
+  if (!customElements.get("poolkit-connections")) customElements.define("poolkit-connections", Connections);
+})();

@@ -1,0 +1,50 @@
+"""What a run without a web page says: a line between Locust's tables, a table at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from poolkit.connected import STATES, Connected, total
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from poolkit.loadtest.recording import Recording
+    from poolkit.loadtest.series import Second
+
+_WORDS = {"idle_in_transaction": "idle in transaction"}
+
+
+def line(second: Second, usable: int | None) -> str:
+    """Return what is connected in a second, in one line."""
+    if second.targets is None:
+        return "Connections: not known, the database does not answer"
+    count = total(second.targets).total
+    of = "" if usable is None else f" of {usable}"
+    each = "; ".join(_target(one) for one in second.targets)
+    return f"Connections: {count}{of}{f' ({each})' if each else ''}, {second.opened or 0} opened/s"
+
+
+def _target(one: Connected) -> str:
+    states = [(getattr(one, state), _WORDS.get(state, state)) for state in STATES]
+    return f"{one.target} {one.total}: " + ", ".join(f"{n} {word}" for n, word in states if n)
+
+
+def summary(recording: Recording) -> Iterable[str]:
+    """Return the lines of the table at the end, in the manner of Locust's own."""
+    tally = recording.tally
+    if not tally.samples:
+        yield f"Connections: not measured, {recording.note}"
+        return
+    rule = f"{'-' * 41}|{'-' * 11}|{'-' * 12}"
+    yield f"{'Connections':<40} | {'peak':>9} | {'mean':>10}"
+    yield rule
+    for name, peak in sorted(tally.peaks.items()):
+        yield f"{name[:40]:<40} | {peak:>9} | {tally.mean_of(name):>10.1f}"
+    yield rule
+    yield f"{'Aggregated':<40} | {tally.peak:>9} | {tally.mean or 0:>10.1f}"
+    limits = recording.limits
+    if limits is not None:
+        yield f"{'usable (max_connections less its reserve)':<40} | {limits.usable:>9} |"
+    yield f"{'opened':<40} | {tally.opened:>9} |"
+    yield ""

@@ -1,0 +1,84 @@
+"""What was measured, as the one JSON document that page, report and file share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from poolkit.connected import STATES, Connected, total
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from poolkit.loadtest.recording import Recording
+
+SCHEMA = 1
+
+
+def document(recording: Recording, *, partial: bool = False) -> dict[str, Any]:
+    """Return the document; `partial` says that the run ended before it was to.
+
+    Moments are Unix times in seconds; null is "not known".
+    """
+    last = recording.series.points[-1] if recording.series.points else None
+    return {
+        "schema": SCHEMA,
+        "started": round(recording.started, 3),
+        "partial": partial,
+        "note": recording.note,
+        "server": _server(recording),
+        "now": None if last is None or last.targets is None else _now(recording, last.targets),
+        "run": _run(recording),
+        "step_s": recording.series.step_s,
+        "series": recording.series.columns(),
+    }
+
+
+def target_rows(recording: Recording) -> list[dict[str, Any]]:
+    """Return the table of this moment: a row a target, and their sum as "Aggregated"."""
+    points = recording.series.points
+    if not points or points[-1].targets is None:
+        return []
+    now = {one.target: one for one in points[-1].targets}
+    gone = Connected(target="", instances=0)
+    rows = [
+        {**_row(now.get(name, gone)), "name": name, "peak": recording.tally.peaks[name]}
+        for name in sorted({*now, *recording.tally.peaks})
+    ]
+    everybody = _row(total(now.values()))
+    return [*rows, {**everybody, "name": "Aggregated", "peak": recording.tally.peak}]
+
+
+def _server(recording: Recording) -> Mapping[str, Any] | None:
+    limits = recording.limits
+    if limits is None:
+        return None
+    return {
+        "version": limits.version,
+        "max_connections": limits.max_connections,
+        "usable": limits.usable,
+    }
+
+
+def _now(recording: Recording, targets: tuple[Connected, ...]) -> Mapping[str, Any]:
+    return {"connections": total(targets).total, "targets": target_rows(recording)[:-1]}
+
+
+def _run(recording: Recording) -> Mapping[str, Any] | None:
+    tally = recording.tally
+    if not tally.samples:
+        return None
+    return {
+        "samples": tally.samples,
+        "peak": tally.peak,
+        "mean": round(tally.mean or 0.0, 3),
+        "opened": tally.opened,
+        "targets": {
+            name: {"peak": peak, "mean": round(tally.mean_of(name), 3)}
+            for name, peak in sorted(tally.peaks.items())
+        },
+    }
+
+
+def _row(one: Connected) -> dict[str, Any]:
+    states = {state: getattr(one, state) for state in STATES}
+    return {"instances": one.instances, **states, "connections": one.total}

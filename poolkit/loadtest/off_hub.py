@@ -1,0 +1,54 @@
+"""Asking the server without stopping gevent: each question is put in a thread of its own.
+
+psycopg2 waits inside libpq, where gevent cannot switch: asked from a greenlet, a server that
+does not answer would stop every user of the load test until the time limit. Locust makes
+`threading` give greenlets, so the thread comes from gevent's pool of real ones.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from gevent.threadpool import ThreadPool
+
+from poolkit.activity import ActivityConnection, Sample, ServerLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import URL
+
+Answer = TypeVar("Answer")
+
+
+class OffHubActivity(ActivityConnection):
+    """An `ActivityConnection` for a greenlet: other greenlets run while it waits."""
+
+    def __init__(self, url: str | URL) -> None:
+        super().__init__(url)
+        self._threads = ThreadPool(1)
+        self.cpu_s = 0.0
+        """Processor time that the thread has used, in seconds."""
+
+    def connect(self) -> ServerLimits:
+        """Connect, or connect again; see `ActivityConnection.connect`."""
+        return self._in_thread(super().connect)
+
+    def sample(self) -> Sample:
+        """Ask the server once; see `ActivityConnection.sample`."""
+        return self._in_thread(super().sample)
+
+    def _in_thread(self, ask: Callable[[], Answer]) -> Answer:
+        # The pool prints the traceback of whatever a thread raises, also of what is expected.
+        answer, error, self.cpu_s = self._threads.apply(_answer_or_error, (ask,))
+        if error is not None:
+            raise error
+        return answer  # type: ignore[no-any-return]
+
+
+def _answer_or_error(ask: Callable[[], Answer]) -> tuple[Answer | None, Exception | None, float]:
+    try:
+        return ask(), None, time.thread_time()
+    except Exception as error:  # noqa: BLE001  (raised again where it was asked)
+        return None, error, time.thread_time()

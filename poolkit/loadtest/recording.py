@@ -1,0 +1,169 @@
+"""One run seen from the database: samples ten times a second, made into one row a second."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import gevent
+
+from poolkit.activity import ActivitySampler
+from poolkit.connected import by_target
+from poolkit.errors import ConfigurationError, DatabaseUnavailable, PoolkitError
+from poolkit.loadtest.off_hub import OffHubActivity
+from poolkit.loadtest.recent_requests import RecentRequests
+from poolkit.loadtest.series import Second, Series
+from poolkit.loadtest.tally import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locust.runners import Runner
+
+    from poolkit.activity import Sample, ServerLimits
+    from poolkit.connected import Connected
+
+INTERVAL_S = 0.1
+RETRY_EVERY_S = 5.0
+NO_URL = "no DATABASE_URL and no --database-url was given"
+HTTP_ONLY = "this run measures HTTP only"
+
+logger = logging.getLogger("poolkit.loadtest")
+
+
+class Recording:
+    """Watches the server for as long as Locust runs, and never stops a load test.
+
+    What cannot be watched is said once, in `note` and in the log; a server that cannot be
+    reached is tried again.
+    """
+
+    def __init__(self, runner: Runner, url: str | None) -> None:
+        self.limits: ServerLimits | None = None
+        """The server's; None until it was reached."""
+        self.note: str | None = None
+        """Why connections are not measured; None when they are."""
+        self.started = time.time()
+        self.series, self.tally = Series(), Tally()
+        self._listeners: list[Callable[[Second], None]] = []
+        self._runner = runner
+        self._requests = RecentRequests(runner)
+        self._sampler: ActivitySampler | None = None
+        self._greenlets: list[gevent.Greenlet] = []
+        self._fullest: tuple[Connected, ...] | None = None
+        self._most = -1
+        self._opened = 0
+        self._watch(url)
+
+    # -- connecting -------------------------------------------------------------------------
+
+    def _watch(self, url: str | None) -> None:
+        if not url:
+            self.note = NO_URL
+            logger.info("connections are not measured: %s; %s", self.note, HTTP_ONLY)
+            return
+        try:
+            self._sampler = ActivitySampler(
+                OffHubActivity(url), interval_s=INTERVAL_S, sink=self._take
+            )
+        except ConfigurationError as error:
+            self._give_up(error)
+            return
+        if not self._connected():
+            self._greenlets.append(gevent.spawn(self._try_again))
+
+    def _connected(self) -> bool:
+        """Try to connect; True when there is nothing more to try."""
+        assert self._sampler is not None  # noqa: S101  (_watch)
+        try:
+            self.limits = self._sampler.start()
+        except DatabaseUnavailable as error:
+            if self.note is None:
+                logger.warning(
+                    "connections are not measured yet: %s; trying again every %g s",
+                    *(error, RETRY_EVERY_S),
+                )
+            self.note = str(error)
+            return False
+        except PoolkitError as error:
+            self._give_up(error)
+            return True
+        if self.note is not None:
+            logger.info("connections are measured from now on")
+        self.note = None
+        return True
+
+    def _try_again(self) -> None:
+        while True:
+            gevent.sleep(RETRY_EVERY_S)
+            if self._connected():
+                return
+
+    def _give_up(self, error: Exception) -> None:
+        self.note, self._sampler = str(error), None
+        logger.warning("connections are not measured: %s; %s", error, HTTP_ONLY)
+
+    # -- recording --------------------------------------------------------------------------
+
+    def start(self, *listeners: Callable[[Second], None]) -> None:
+        """Begin to make a row each second and hand it to the listeners."""
+        self._listeners = list(listeners)
+        self._greenlets.append(gevent.spawn(self._each_second))
+
+    def begin_again(self) -> None:
+        """Forget what was seen: a new test starts. The sampling goes on."""
+        self.started = time.time()
+        self.series, self.tally = Series(), Tally()
+
+    def stop(self) -> None:
+        """Stop sampling and give the connection back."""
+        gevent.killall(self._greenlets)
+        if self._sampler is None or self.limits is None:
+            return
+        try:
+            self._sampler.stop()
+        except (PoolkitError, OSError) as error:
+            logger.warning("watching the connections had ended early: %s", error)
+
+    def _take(self, sample: Sample) -> None:
+        targets = by_target(sample)
+        self._opened += self.tally.add(sample, targets)
+        if len(sample.backends) > self._most:
+            self._most, self._fullest = len(sample.backends), targets
+
+    def _each_second(self) -> None:
+        due = time.monotonic()
+        while True:
+            due = max(due + 1, time.monotonic())
+            gevent.sleep(max(0.0, due - time.monotonic()))
+            second = self._second()
+            self.series.add(second)
+            self._say_when_silent(second)
+            for listener in self._listeners:
+                listener(second)
+
+    def _second(self) -> Second:
+        now = time.time()
+        rates = self._requests.look(now)
+        targets, opened = self._fullest, self._opened
+        self._fullest, self._most, self._opened = None, -1, 0
+        return Second(
+            time=now,
+            targets=targets,
+            opened=None if targets is None else opened,
+            users=self._runner.user_count,
+            requests_per_s=rates.requests_per_s,
+            failures_per_s=rates.failures_per_s,
+            p95_ms=rates.p95_ms,
+        )
+
+    def _say_when_silent(self, second: Second) -> None:
+        if self.limits is None:
+            return
+        if second.targets is not None and self.note is not None:
+            self.note = None
+            logger.info("the database answers again")
+        elif second.targets is None and self.note is None:
+            self.note = "the database does not answer"
+            logger.warning("%s; its connections are not measured meanwhile", self.note)

@@ -1,0 +1,55 @@
+"""Peaks, means and connections opened, over every sample of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from poolkit.activity import Sample
+    from poolkit.connected import Connected
+
+
+class Tally:
+    """Adds up samples: a chart shows one a second, these figures are about all of them."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.peak = 0
+        """The most connections at once, all targets together."""
+        self.peaks: Counter[str] = Counter()
+        """The most connections at once, by target."""
+        self.opened = 0
+        """Connections opened since the first sample, by the server's own counter."""
+        self._sum = 0
+        self._sums: Counter[str] = Counter()
+        self._sessions: int | None = None
+
+    def add(self, sample: Sample, targets: Sequence[Connected]) -> int:
+        """Add a sample, and return how many connections were opened since the one before."""
+        self.samples += 1
+        count = len(sample.backends)
+        self.peak = max(self.peak, count)
+        self._sum += count
+        for one in targets:
+            self.peaks[one.target] = max(self.peaks[one.target], one.total)
+            self._sums[one.target] += one.total
+        return self._add_opened(sample.sessions)
+
+    def _add_opened(self, sessions: int) -> int:
+        # The counter goes back to zero when the server crashed or its statistics were reset.
+        opened = max(0, sessions - self._sessions) if self._sessions is not None else 0
+        self._sessions = sessions
+        self.opened += opened
+        return opened
+
+    @property
+    def mean(self) -> float | None:
+        """Connections at once, on average; None without a sample."""
+        return self._sum / self.samples if self.samples else None
+
+    def mean_of(self, target: str) -> float:
+        """Return one target's connections at once, on average."""
+        return self._sums[target] / self.samples if self.samples else 0.0

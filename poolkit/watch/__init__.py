@@ -1,0 +1,1 @@
+"""`poolkit watch`: who is connected, live."""
