@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poolkit.budget.files import read_files
+from poolkit.budget.files import Files, read_files
 from poolkit.budget.formats import as_annotations, as_json, as_markdown, as_sarif
 from poolkit.budget.instance_classes import memory_gib, nominal_connections, planned_connections
 from poolkit.budget.inventory import Said, take_inventory
@@ -23,7 +23,6 @@ from poolkit.errors import BudgetError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from poolkit.budget.files import Files
     from poolkit.budget.inventory import Inventory
 
 FITS, DOES_NOT_FIT = 0, 1
@@ -77,6 +76,8 @@ def compute_budget(options: Options) -> Budget:
     environment = Environment()
     if options.environment:
         environment = _environment(options, files, paths)
+    if environment.file:
+        files = _of_environment(files, paths)
     if environment.tables:
         # Its tables name what it deploys: the templates. A compose file beside them, or
         # manifests, are the same services deployed in another way, not more of them.
@@ -110,9 +111,23 @@ def _environment(options: Options, files: Files, paths: Iterable[Path]) -> Envir
     """Overlays of Kustomize have an environment's name too, and no file for it."""
     folders = [path if path.is_dir() else path.parent for path in paths]
     folders += [document.path.parent for document in files.templates]
-    if files.templates:
-        return find_environment(options.environment, dict.fromkeys(folders))
-    return Environment(name=options.environment)
+    if any(document.path.stem == "kustomization" for document in files.kubernetes):
+        has_file = any(
+            (f / "environments" / f"{options.environment}.toml").is_file() for f in folders
+        )
+        if not has_file:
+            return Environment(name=options.environment)
+    return find_environment(options.environment, dict.fromkeys(folders))
+
+
+def _of_environment(files: Files, paths: Iterable[Path]) -> Files:
+    """An environment's file says which templates it deploys; other ways beside them are not it."""
+    named = set(paths)
+    return Files(
+        templates=files.templates,
+        compose=[document for document in files.compose if document.path in named],
+        kubernetes=[document for document in files.kubernetes if document.path in named],
+    )
 
 
 def _with_reserve(database: Database, reserve: int | None) -> Database:

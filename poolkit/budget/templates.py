@@ -73,7 +73,7 @@ def make_stacks(
     nested = _named_by_others(documents)
     for document in documents:
         name = _stack_name(document, stacks)
-        deployed = not environment.name or name in environment.tables
+        deployed = not environment.file or name in environment.tables
         if document.path.resolve() in nested or not deployed:
             continue
         table = environment.tables.get(name, {})

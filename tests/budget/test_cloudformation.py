@@ -348,6 +348,15 @@ def test_environments_and_outputs_of_other_stacks(folder, ceilings):
     assert ceilings(changed) == {"Fn": 3}
 
 
+def test_an_environment_is_what_its_file_names(folder, ceilings):
+    """A compose file in the same folder is another way to run it, and no part of the stacks."""
+    folder.write("app.yaml", stack(DATABASE, function(extra="ReservedConcurrentExecutions: 4")))
+    folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
+    folder.write("environments/prod.toml", "[app]\n")
+    assert ceilings(folder.budget(environment="prod")) == {"Fn": 8}
+    assert ceilings(folder.budget()) == {"Fn": 8, "web": None}
+
+
 def test_imports_lead_to_what_another_stack_exports(folder):
     """Fn::ImportValue finds the proxy that another template exports."""
     proxy = "  Proxy:\n    Type: AWS::RDS::DBProxy\n    Properties: {EngineFamily: POSTGRESQL}\n"

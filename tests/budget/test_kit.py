@@ -19,7 +19,7 @@ def budget(request):
 
 def test_every_environment_of_the_presets_is_deployed():
     """An environment has a file of parameters, and a file is an environment's."""
-    assert DEPLOYED == sorted(ENVIRONMENTS)
+    assert sorted(ENVIRONMENTS) == DEPLOYED
 
 
 def test_the_kits_own_fleet_fits(budget):

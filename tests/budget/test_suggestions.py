@@ -175,8 +175,10 @@ def test_suggestions_by_hand():
         "web: a pool of 4+0 at most (now 20+10)",
         "web: 1 task at most (now 10)",
         "database: max_connections 609 at least (604 and 5 reserved), which db.t4g.large has",
-        "web behind RDS Proxy or PgBouncer with 96 server connections for its 600 clients: pays "
-        "off if no more than 96 of them are in a transaction at once",
+        (
+            "web behind RDS Proxy or PgBouncer with 96 server connections for its 600 clients: "
+            "pays off if no more than 96 of them are in a transaction at once"
+        ),
     ]
 
 
