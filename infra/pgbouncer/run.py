@@ -1,0 +1,271 @@
+# ruff: noqa: INP001  (a program alone in its image)
+"""Run PgBouncer with a password that rotates: written to its files, never to a variable.
+
+| variable | meaning | default |
+|---|---|---|
+| `DATABASE_HOST`, `DATABASE_NAME` | the server and the database behind PgBouncer | required |
+| `DATABASE_PORT` | its port | 5432 |
+| `DATABASE_SECRET_ARN` | a secret with `username` and `password`, as RDS keeps it | |
+| `DATABASE_USER`, `DATABASE_PASSWORD_FILE` | in place of a secret | |
+| `DATABASE_SSLMODE`, `DATABASE_SSLROOTCERT` | towards the server | `verify-full`; beside this file |
+| `CERTIFICATE_SECRET_ARN` | a secret with `certificate` and `private_key`, for clients | self-signed |
+| `STATEMENT_TIMEOUT` | ms; set by PgBouncer in each connection that it opens | 15000 |
+| `REFRESH_SECONDS` | between two looks at the password | 15 |
+| `PGBOUNCER_<SETTING>` | any setting of pgbouncer.ini | |
+
+SIGTERM and SIGINT let transactions end (PgBouncer's "safe shutdown"), then PgBouncer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_DEFAULTS = {
+    "listen_addr": "0.0.0.0",
+    "listen_port": "6432",
+    "unix_socket_dir": "",
+    "pool_mode": "transaction",
+    "auth_type": "scram-sha-256",
+    "default_pool_size": "50",
+    "max_client_conn": "5000",
+    # A client that waits longer hears so, and answers 503 while its own client still listens.
+    "query_wait_timeout": "10",
+    "client_tls_sslmode": "require",
+    "client_tls_protocols": "secure",
+    "server_tls_protocols": "secure",
+    # psycopg2 sends it, and every pooled session has the same.
+    "ignore_startup_parameters": "extra_float_digits",
+    "log_connections": "0",
+    "log_disconnections": "0",
+}
+
+
+class WrongSetting(ValueError):
+    """A variable is missing or wrong; PgBouncer is not started."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who logs in, to PgBouncer and by PgBouncer to the server."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+def main(program: str, environ: Mapping[str, str]) -> int:
+    """Run PgBouncer until told to stop; return its exit status, 2 for wrong settings."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with tempfile.TemporaryDirectory(prefix="pgbouncer-") as folder:
+        try:
+            files = Files(Path(folder), environ)
+            files.write(read_login(environ))
+        except (WrongSetting, OSError) as error:
+            sys.stderr.write(f"pgbouncer: {error}\n")
+            return 2
+        with subprocess.Popen([program, str(files.configuration)]) as pgbouncer:
+            return _supervise(pgbouncer, files, stopping)
+
+
+def _supervise(pgbouncer: subprocess.Popen[bytes], files: Files, stopping: threading.Event) -> int:
+    refresh = float(files.environ.get("REFRESH_SECONDS", "15"))
+    threading.Thread(target=_stop_when_ended, args=(pgbouncer, stopping), daemon=True).start()
+    while not stopping.wait(refresh):
+        if files.renew():
+            pgbouncer.send_signal(signal.SIGHUP)
+    if pgbouncer.poll() is None:
+        pgbouncer.send_signal(signal.SIGINT)
+    return pgbouncer.wait()
+
+
+def _stop_when_ended(pgbouncer: subprocess.Popen[bytes], stopping: threading.Event) -> None:
+    pgbouncer.wait()
+    stopping.set()
+
+
+class Files:
+    """What PgBouncer reads: settings, users and certificates, for nobody else's eyes."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.configuration = folder / "pgbouncer.ini"
+        self._users = folder / "users.txt"
+        self._certificate = folder / "certificate.crt"
+        self._key = folder / "certificate.key"
+        self._login: Login | None = None
+
+    def write(self, login: Login) -> None:
+        """Write all files.
+
+        Raises:
+            WrongSetting: a variable is missing or wrong.
+        """
+        if self._settings()["client_tls_sslmode"] != "disable":
+            self._write_certificate()
+        self._write_users(login)
+        _write_private(self.configuration, self._ini())
+
+    def renew(self) -> bool:
+        """Write the users anew if the password is another one; tell whether it was."""
+        try:
+            login = read_login(self.environ)
+        except (WrongSetting, OSError) as error:
+            # The old password serves until it is refused; the next look may succeed.
+            sys.stderr.write(f"pgbouncer: the password could not be read: {error}\n")
+            return False
+        if login == self._login:
+            return False
+        self._write_users(login)
+        return True
+
+    def _write_users(self, login: Login) -> None:
+        words = (part.replace('"', '""') for part in (login.user, login.password))
+        _write_private(self._users, '"{}" "{}"\n'.format(*words))
+        self._login = login
+
+    def _settings(self) -> dict[str, str]:
+        prefix = "PGBOUNCER_"
+        own = {
+            name.removeprefix(prefix).lower(): value
+            for name, value in self.environ.items()
+            if name.startswith(prefix) and value
+        }
+        return _DEFAULTS | own
+
+    def _ini(self) -> str:
+        settings = self._settings() | {"auth_file": str(self._users)} | self._server_tls()
+        if settings["client_tls_sslmode"] != "disable":
+            settings["client_tls_cert_file"] = str(self._certificate)
+            settings["client_tls_key_file"] = str(self._key)
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        return "\n".join(["[databases]", self._database(), "[pgbouncer]", *lines, ""])
+
+    def _database(self) -> str:
+        host, name = (
+            _required(self.environ, "DATABASE_HOST"),
+            _required(self.environ, "DATABASE_NAME"),
+        )
+        port = self.environ.get("DATABASE_PORT") or "5432"
+        timeout = self.environ.get("STATEMENT_TIMEOUT") or "15000"
+        if not timeout.isdecimal():
+            raise WrongSetting(f"STATEMENT_TIMEOUT must be a whole number of ms, not {timeout!r}")
+        # Said once by PgBouncer: a client's own SET would stay in a session that others share.
+        query = f"SET statement_timeout = {timeout}"
+        return f"{name} = host={host} port={port} dbname={name} connect_query='{query}'"
+
+    def _server_tls(self) -> dict[str, str]:
+        mode = self.environ.get("DATABASE_SSLMODE") or "verify-full"
+        if not mode.startswith("verify-"):
+            return {"server_tls_sslmode": mode}
+        beside = str(Path(__file__).with_name("database-ca.crt"))
+        authorities = self.environ.get("DATABASE_SSLROOTCERT") or beside
+        if not Path(authorities).is_file():
+            raise WrongSetting(
+                f"DATABASE_SSLMODE {mode} needs certificate authorities, but there is no "
+                f"{authorities}; run scripts/database-certificates before the image is built"
+            )
+        return {"server_tls_sslmode": mode, "server_tls_ca_file": authorities}
+
+    def _write_certificate(self) -> None:
+        arn = self.environ.get("CERTIFICATE_SECRET_ARN")
+        if not arn:
+            self._sign_own_certificate()
+            return
+        secret = _secret(arn, "certificate", "private_key")
+        _write_private(self._certificate, secret["certificate"])
+        _write_private(self._key, secret["private_key"])
+
+    def _sign_own_certificate(self) -> None:
+        command = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ]
+        files = ["-nodes", "-keyout", str(self._key), "-out", str(self._certificate)]
+        made = subprocess.run(
+            [*command, *files, "-days", "825", "-subj", "/CN=pgbouncer"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise WrongSetting(f"openssl made no certificate: {made.stderr.strip()}")
+
+
+def read_login(environ: Mapping[str, str]) -> Login:
+    """Return the user and the password of now.
+
+    Raises:
+        WrongSetting: a variable is missing, or the secret cannot be read.
+        OSError: the password's file cannot be read.
+    """
+    arn, file = environ.get("DATABASE_SECRET_ARN"), environ.get("DATABASE_PASSWORD_FILE")
+    if bool(arn) == bool(file):
+        found = "both are set" if arn else "neither is set"
+        raise WrongSetting(f"set DATABASE_SECRET_ARN or DATABASE_PASSWORD_FILE; {found}")
+    if arn:
+        secret = _secret(arn, "username", "password")
+        return Login(secret["username"], secret["password"])
+    password = Path(str(file)).read_text(encoding="utf-8").rstrip("\r\n")
+    return Login(_required(environ, "DATABASE_USER"), password)
+
+
+def _secret(arn: str, *names: str) -> dict[str, str]:
+    # Not at the top: a password that is in a file needs no AWS.
+    import boto3  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        answer = boto3.client("secretsmanager").get_secret_value(SecretId=arn)
+    except (BotoCoreError, ClientError) as error:
+        raise WrongSetting(f"secret {arn} could not be read: {error}") from None
+    found = _object(answer.get("SecretString", ""))
+    if not all(isinstance(found.get(name), str) for name in names):
+        raise WrongSetting(
+            f"secret {arn} must be a JSON object with {' and '.join(names)}, both text"
+        )
+    return {name: found[name] for name in names}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _required(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name)
+    if not value:
+        raise WrongSetting(f"{name} is not set")
+    return value
+
+
+def _write_private(file: Path, text: str) -> None:
+    partial = file.with_suffix(".new")
+    partial.touch(mode=0o600)
+    partial.write_text(text, encoding="utf-8")
+    # At once: PgBouncer may be told to read it at any time.
+    partial.replace(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "pgbouncer", os.environ))
