@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,16 +11,18 @@ from rich.console import Console
 
 from poolkit.compare.plan import make_plan
 from poolkit.compare.progress import progress_on
-from poolkit.compare.report import print_run, write_report
 from poolkit.compare.run import STATE, plan_run, run, start_stack
 from poolkit.compare.targets import choose, targets_of
+from poolkit.local.processes import sigterm_exits
 from poolkit.project import Project
 
 if TYPE_CHECKING:
     from poolkit.compare.plan import Options, Plan
     from poolkit.compare.progress import Progress
+    from poolkit.compare.run import Outcome
     from poolkit.compare.running import Launcher, Running
 
+LOOK_EVERY_S = 0.1
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 
@@ -28,21 +31,36 @@ def compare(options: Options) -> int:
     """Run, report, and return the exit status.
 
     Raises:
-        PoolkitError: something was wrong; nothing is left running.
+        PoolkitError: something was wrong; nothing is left running, and what was measured
+            until then is reported.
     """
     console = Console()
-    project = Project.find()
-    plan = plan_run(project, options)
-    console.print(_announcement(plan), highlight=False)
+    with sigterm_exits():
+        plan = plan_run(Project.find(), options)
+        console.print(_announcement(plan), highlight=False, soft_wrap=True)
+        with progress_on(console) as progress:
+            outcome = run(Project.find(), plan, progress)
+        _report(outcome, console)
+    if outcome.failure is not None:
+        raise outcome.failure
+    return INTERRUPTED if outcome.interrupted else 0
+
+
+def _report(outcome: Outcome, console: Console) -> None:
+    if not outcome.measured:
+        console.print("Nothing was measured, so there is no report.")
+        return
     with progress_on(console) as progress:
-        outcome = run(project, plan, progress)
         progress.stage("writing the report")
+        # Drawing takes a second to import, which no mistake in a command should wait for.
+        from poolkit.compare.report import print_run, write_report  # noqa: PLC0415
+
         results = write_report(outcome.folder)
     print_run(results, console)
-    console.print(f"\nReport: {_shown(outcome.folder / 'report.html')}", highlight=False)
+    file = _shown(outcome.folder / "report.html")
+    console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
     if outcome.interrupted:
         console.print("Interrupted: the report shows what was measured until then.")
-    return INTERRUPTED if outcome.interrupted else 0
 
 
 def _announcement(plan: Plan) -> str:
@@ -67,14 +85,17 @@ def up(options: Options) -> None:
     console = Console()
     project = Project.find()
     plan = make_plan(choose(targets_of(project), options.targets), options)
-    logs = project.root / STATE / "up"
+    # A folder of its own: a worker's readiness is read from its log, and must be today's.
+    logs = project.root / STATE / "up" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     with ExitStack() as parts:
         with progress_on(console) as progress:
             launcher = start_stack(parts, project, plan, logs, progress)
             running = _start_all(plan, launcher, progress)
         _print_addresses(console, launcher, running)
         try:
-            launcher.supervisor.wait()
+            while True:
+                launcher.check()
+                time.sleep(LOOK_EVERY_S)
         except KeyboardInterrupt:
             console.print("stopping")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections import deque
+from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,13 +13,29 @@ if TYPE_CHECKING:
 
 OVER_S = 3.0
 """The seconds that the figures look back."""
+SETTLING_S = 0.5
+"""A request of that age has been answered and written by now, or is slow."""
+LATE_MS = 100.0
+"""A request sent so much too late waited for one before it."""
 
 
 class LiveFigures:
-    """Requests per second and p95 latency of the last seconds; both 0 without requests."""
+    """Requests per second and p95 latency of the last seconds; both 0 without requests.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file of requests.
+        users: how many there are.
+        rate_per_user: tasks per second of each.
+
+    """
+
+    def __init__(self, path: Path, *, users: int = 1, rate_per_user: float = 1.0) -> None:
         self._path = path
+        period = 1 / rate_per_user
+        # Whole periods: in each of them every user has one task.
+        self._span_s = period * ceil(SETTLING_S / period)
+        self._due_in_span = users * rate_per_user * self._span_s
+        self._keep_s = max(OVER_S, self._span_s + 2 * SETTLING_S)
         self._read = 0
         self._recent: deque[tuple[float, float, float]] = deque()
         self.first = 0.0
@@ -47,23 +64,34 @@ class LiveFigures:
             self.first = min(self.first or started, started)
             self.count += 1
             self._recent.append((started, latency_ms, latency_ms - service_ms))
-        oldest = time.time() - OVER_S
+        oldest = time.time() - self._keep_s
         while self._recent and self._recent[0][0] < oldest:
             self._recent.popleft()
 
     @property
     def per_s(self) -> float:
         """Requests per second."""
-        return len(self._recent) / OVER_S
+        return len(self._last()) / OVER_S
 
     @property
     def p95_ms(self) -> float:
         """The latency that 95 of 100 requests did not exceed, in ms."""
-        latencies = sorted(latency for _, latency, _ in self._recent)
+        latencies = sorted(latency for _, latency, _ in self._last())
         return latencies[int(len(latencies) * 0.95)] if latencies else 0.0
 
+    def _last(self) -> list[tuple[float, float, float]]:
+        since = time.time() - OVER_S
+        return [row for row in self._recent if row[0] >= since]
+
     @property
-    def late_ms(self) -> float:
-        """How much too late the latest requests were sent, in ms: there is a backlog."""
-        since = time.time() - 1.0
-        return max((late for started, _, late in self._recent if started > since), default=0.0)
+    def is_steady(self) -> bool:
+        """True if every user's tasks of a moment ago were sent in time and are answered.
+
+        Looking at the answers alone would take a target of which nothing is heard, because
+        each user waits for a cold start, for one that answers everything at once.
+        """
+        until = time.time() - SETTLING_S
+        since = until - self._span_s
+        rows = [row for row in self._recent if since <= row[0] - row[2] / 1000 < until]
+        # The last users may have come a moment later than asked for.
+        return len(rows) >= 0.97 * self._due_in_span and all(row[2] <= LATE_MS for row in rows)

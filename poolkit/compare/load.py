@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import ceil
@@ -25,10 +26,13 @@ as unanswered."""
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """How much load a target gets, and where the rows go. Times are in seconds."""
+    """How much load a target gets, and where the rows go. Times are in seconds.
+
+    Locust starts without a host, and waits until `begin` names one: it takes a second to
+    start, which a target needs too.
+    """
 
     locustfile: Path
-    host: str
     users: int
     rate_per_user: float
     warm_up_s: float
@@ -43,7 +47,6 @@ class Load:
         return [
             *(sys.executable, "-m", "locust", "--headless", "--only-summary"),
             *("-f", f"{plugin.origin},{self.locustfile}"),
-            *("--host", self.host),
             *("--users", str(self.users)),
             # All users are there after half of the warm-up.
             *("--spawn-rate", f"{max(1.0, self.users / max(0.5, self.warm_up_s / 2)):.3f}"),
@@ -60,7 +63,23 @@ class Load:
         return {
             "POOLKIT_LOAD_REQUESTS": str(self.requests),
             "POOLKIT_LOAD_RATE": str(self.rate_per_user),
+            "POOLKIT_LOAD_HOST": str(self._host_file),
         }
+
+    def begin(self, host: str) -> None:
+        """Let Locust begin, on this URL.
+
+        Raises:
+            OSError: the folder of the rows cannot be written to.
+        """
+        # Whole or not there at all: Locust looks for it all the time.
+        partial = self._host_file.with_suffix(".partial")
+        partial.write_text(host, encoding="utf-8")
+        partial.replace(self._host_file)
+
+    @property
+    def _host_file(self) -> Path:
+        return self.requests.with_suffix(".host")
 
 
 def check_locustfiles(files: Iterable[Path], root: Path) -> None:
@@ -70,14 +89,37 @@ def check_locustfiles(files: Iterable[Path], root: Path) -> None:
         ConfigurationError: one does not import, or has no user class; the message quotes
             Python's last line.
     """
-    for file in sorted(set(files)):
-        command = [sys.executable, "-m", "locust", "-f", str(file), "--list"]
-        listed = subprocess.run(
-            command, cwd=root, capture_output=True, text=True, timeout=_LIST_TIMEOUT_S, check=False
-        )
-        if listed.returncode:
-            said = (listed.stderr or listed.stdout).strip().splitlines()
-            last = said[-1] if said else f"exit status {listed.returncode}"
-            raise ConfigurationError(f"locustfile {file} cannot be used: {last}")
-        if not listed.stdout.partition("Available Users:")[2].strip():
-            raise ConfigurationError(f"locustfile {file} cannot be used: no user class in it")
+    with ExitStack() as ending:
+        listing = [(file, _list_users(file, root, ending)) for file in sorted(set(files))]
+        for file, process in listing:
+            _check_listed(file, process)
+
+
+def _list_users(file: Path, root: Path, ending: ExitStack) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "locust", "-f", str(file), "--list"],
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ending.enter_context(process)
+    # After a mistake in another file, or Ctrl-C, nobody reads what this one says.
+    ending.callback(process.kill)
+    return process
+
+
+def _check_listed(file: Path, process: subprocess.Popen[str]) -> None:
+    try:
+        listed, errors = process.communicate(timeout=_LIST_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(
+            f"locustfile {file} cannot be used: it did not import within {_LIST_TIMEOUT_S} s"
+        ) from None
+    if process.returncode:
+        said = (errors or listed).strip().splitlines()
+        last = said[-1] if said else f"exit status {process.returncode}"
+        raise ConfigurationError(f"locustfile {file} cannot be used: {last}")
+    if not listed.partition("Available Users:")[2].strip():
+        raise ConfigurationError(f"locustfile {file} cannot be used: no user class in it")

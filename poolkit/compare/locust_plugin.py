@@ -1,12 +1,13 @@
 """What `poolkit compare` adds to Locust: a schedule for every user, a row for every request.
 
 Locust loads this file beside a locustfile (`-f locust_plugin.py,loadtests/articles.py`), so a
-locustfile says what a user does and nothing about measuring. Two variables direct it:
+locustfile says what a user does and nothing about measuring. Three variables direct it:
 
 - `POOLKIT_LOAD_REQUESTS`: the CSV file to write; without it nothing here happens.
 - `POOLKIT_LOAD_RATE`: tasks per second and user. Each user then follows a fixed schedule
   instead of its own think time, and a request's latency counts from the moment it was due,
   so a server that stalls cannot hide the requests that waited behind the stall.
+- `POOLKIT_LOAD_HOST`: a file; Locust waits until it is there, and takes the host from it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import csv
 import os
 import random
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import gevent
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 FIELDS = ("due", "started", "latency_ms", "service_ms", "method", "name", "status", "error")
 _FLUSH_EVERY_S = 0.25
+_LOOK_EVERY_S = 0.02
 
 
 class Schedule:
@@ -70,6 +74,7 @@ class Recorder:
     """Writes every request as a row, and at the end those that were never sent or answered."""
 
     def __init__(self, environment: Environment, file: TextIO, rate: float | None) -> None:
+        self.environment = environment
         self.file = file
         self.rows = csv.DictWriter(file, FIELDS)
         self.rows.writeheader()
@@ -143,13 +148,17 @@ class Recorder:
 
     def on_quitting(self, **_: Any) -> None:
         """Write what the end of the run cut off: it counts as failed, not as never there."""
+        asked = time.time()
+        if self.environment.runner is not None:
+            # Locust stops its users after this event; what is in flight may be answered yet.
+            self.environment.runner.stop()
         now = time.time()
         for schedule in self.schedules.values():
             if schedule.in_flight is not None:
                 due, started = schedule.in_flight
                 self._write_lost(due, started, now, "unanswered")
-            for due in schedule.unsent(now) if self.rate is not None else ():
-                self._write_lost(due, now, now, "unsent")
+            for due in schedule.unsent(asked) if self.rate is not None else ():
+                self._write_lost(due, asked, asked, "unsent")
         self.file.close()
 
     def _write_lost(self, due: float, started: float, now: float, error: str) -> None:
@@ -164,7 +173,12 @@ class Recorder:
     def _flush_regularly(self) -> None:
         # Whoever shows progress reads the file while it grows; a kill loses a moment, not all.
         while not self.file.closed:
-            self.file.flush()
+            try:
+                self.file.flush()
+            except OSError as error:
+                # Rows that are lost are no rows to draw conclusions from.
+                sys.stderr.write(f"{self.file.name} cannot be written: {error.strerror}\n")
+                os._exit(os.EX_IOERR)
             gevent.sleep(_FLUSH_EVERY_S)
 
 
@@ -176,3 +190,14 @@ def _record(environment: Environment, **_: Any) -> None:
     rate = os.environ.get("POOLKIT_LOAD_RATE")
     file = open(path, "w", newline="", encoding="utf-8")  # noqa: PTH123, SIM115  (closed at quit)
     Recorder(environment, file, float(rate) if rate else None)
+    if "POOLKIT_LOAD_HOST" in os.environ:
+        environment.host = _wait_for_host(Path(os.environ["POOLKIT_LOAD_HOST"]))
+
+
+def _wait_for_host(file: Path) -> str:
+    """Wait for the target; whoever started this Locust ends it if there will be none."""
+    while not file.exists():
+        time.sleep(_LOOK_EVERY_S)
+    host = file.read_text(encoding="utf-8")
+    file.unlink()
+    return host

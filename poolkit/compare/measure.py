@@ -6,13 +6,14 @@ computed here but what the next moment needs.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ from poolkit.compare.run_folder import (
     SampleRow,
     Window,
 )
-from poolkit.errors import LoadFailedError
+from poolkit.compare.running import inherited_variables
+from poolkit.errors import LoadFailedError, ProcessEndedError
 from poolkit.local.readiness import end_of, exit_words
 from poolkit.local.usage import Usage
 
@@ -40,11 +42,10 @@ if TYPE_CHECKING:
     from poolkit.compare.progress import Progress
     from poolkit.compare.run_folder import RowWriter, TargetFolder
     from poolkit.compare.running import Launcher, Running
+    from poolkit.compare.targets import Target
     from poolkit.local.processes import Supervised
 
 USAGE_EVERY_S = 0.5
-LATE_MS = 100.0
-"""A request sent so much too late waited for one before it, so the warm-up is not over."""
 END_MARGIN_S = 0.4
 _DRAIN_S = 20.0
 """Seconds for requests in flight when the load ends; Locust itself gives up after 15."""
@@ -62,6 +63,19 @@ class Marks:
     to: float = 0.0
     counts: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def is_measured(self) -> bool:
+        """True if there is a measured time, be it cut short."""
+        return self.to > self.from_ > 0
+
+    def cut_short(self, sessions: int | None) -> None:
+        """End the measured time now, with the server's count of sessions as of now.
+
+        What was in flight a moment ago may never have had the chance of an answer.
+        """
+        self.to = max(self.from_, min(self.to, time.time() - END_MARGIN_S))
+        self.counts.setdefault("sessions_to", sessions)
 
     def window(self, *, partial: bool, instances: int) -> Window:
         """Return the window as of now."""
@@ -97,15 +111,19 @@ class Measurement:
         self.launcher = launcher
         self.folder = folder
         self.marks = Marks()
+        # Also the name of its log.
+        self._locust = f"locust@{planned.target.name}"
         self._load_pid: int | None = None
+        self._write_failure: OSError | None = None
 
     def run(self, progress: Progress) -> Window:
         """Measure, and leave nothing running.
 
         Raises:
-            LocalStackError: the target did not start, or ended by itself.
-            LoadFailedError: Locust ended by itself.
+            LocalStackError: the target, Locust or a server did not start, or ended by itself.
+            LoadFailedError: Locust did not do its work.
             DatabaseUnavailable, MonitoringNotAllowed: the server cannot be watched.
+            OSError: the folder cannot be written to.
         """
         partial = True
         try:
@@ -121,20 +139,31 @@ class Measurement:
         marks = self.marks
         marks.counts["sessions_before"] = sampler.settled_sessions(still_s=0.2)
         marks.started = time.time()
-        running = self.launcher.start(self.planned.target, self.planned.instances_max)
         try:
+            load, locust = self._start_load()
+            running = self.launcher.start(self.planned.target, self.planned.instances_max)
+            # Before there is load, so that a wrong path is found early.
+            self._pool_events(running)
             with self._measuring_usage(running):
-                self._load(running, sampler, progress)
+                self._load(load, locust, running, sampler, progress)
             progress.stage("stopping")
             marks.counts["sessions_after"] = sampler.settled_sessions(still_s=0.2)
             self._ask_the_fleet(running)
         finally:
-            self.launcher.supervisor.stop(self.planned.target.name)
+            self._stop_all()
         self._end_pooling()
         marks.counts["left_over"] = sampler.wait_until_no_backends(
             f"{self.planned.preset.target}:", timeout_s=_LEAVE_S
         )
         marks.warnings += [f"no samples: {gap.reason}" for gap in sampler.gaps]
+
+    def _stop_all(self) -> None:
+        """End the load first, so that what it has in flight is answered."""
+        supervisor = self.launcher.supervisor
+        with ExitStack() as ending:
+            for name in (self.planned.target.name, self._locust):
+                if name in supervisor.names:
+                    ending.callback(supervisor.stop, name)
 
     def _end_pooling(self) -> None:
         """Have the pooler close its connections: they are this target's, not the next one's."""
@@ -144,53 +173,74 @@ class Measurement:
 
     # -- the load ---------------------------------------------------------------------------
 
-    def _load(self, running: Running, sampler: ActivitySampler, progress: Progress) -> None:
-        load = self._load_of(running)
-        live = LiveFigures(load.requests)
-        marks, options = self.marks, self.options
+    def _start_load(self) -> tuple[Load, Supervised]:
+        """Start Locust, which waits until it is told to begin."""
+        load = self._load_of(self.planned.target)
         environ = {**self.launcher.environ(self.planned.target), **load.environ}
         # The load generator is no instance of the target.
         environ.pop("POOLKIT_TARGET")
-        marks.warm_from = time.time()
         started = self.launcher.supervisor.start(
-            "load", load.command, environ=environ, cwd=self.launcher.root
+            self._locust,
+            load.command,
+            environ=environ,
+            inherited=inherited_variables(),
+            cwd=self.launcher.root,
         )
         self._load_pid = started.pid
+        return load, started
+
+    def _load(
+        self,
+        load: Load,
+        locust: Supervised,
+        running: Running,
+        sampler: ActivitySampler,
+        progress: Progress,
+    ) -> None:
+        live = LiveFigures(load.requests, users=load.users, rate_per_user=load.rate_per_user)
+        self.marks.warm_from = time.time()
+        load.begin(running.url)
+        begun = self._wait_for_load(live)
+        progress.stage("warming up")
+        self._watch(begun + self.options.warm_up_s, begun, sampler, live, progress)
+        self._work_off(begun, sampler, live, progress)
         try:
-            begun = self._wait_for_load(live)
-            progress.stage("warming up")
-            self._watch(begun + options.warm_up_s, begun, sampler, live, progress)
-            self._work_off(begun, sampler, live, progress)
-            marks.from_ = time.time()
-            marks.to = marks.from_ + options.duration_s
-            marks.counts["sessions_from"] = _sessions(sampler)
-            before = self._pool_events(running)
-            progress.stage("measuring")
-            self._watch(marks.to, marks.from_, sampler, live, progress)
-            self._count_window(running, sampler, before)
-            progress.stage("draining")
-            # Locust may cut off a request that begins as it ends: not one that counts.
-            time.sleep(END_MARGIN_S)
-            self._drain(started)
-        finally:
-            self.launcher.supervisor.stop("load")
+            self._measure(running, sampler, live, progress)
+        except BaseException:
+            self.marks.cut_short(_sessions(sampler))
+            raise
+        progress.stage("draining")
+        # Locust may cut off a request that begins as it ends: not one that counts.
+        time.sleep(END_MARGIN_S)
+        self._drain(locust)
+
+    def _measure(
+        self, running: Running, sampler: ActivitySampler, live: LiveFigures, progress: Progress
+    ) -> None:
+        marks = self.marks
+        marks.from_ = time.time()
+        marks.to = marks.from_ + self.options.duration_s
+        marks.counts["sessions_from"] = _sessions(sampler)
+        before = self._pool_events(running)
+        progress.stage("measuring")
+        self._watch(marks.to, marks.from_, sampler, live, progress)
+        self._count_window(running, sampler, before)
 
     def _work_off(
         self, begun: float, sampler: ActivitySampler, live: LiveFigures, progress: Progress
     ) -> None:
-        """Go on warming up while requests are sent late: they still wait for cold starts.
+        """Go on warming up while requests wait, as they do for cold starts.
 
-        A target that cannot keep up is always late; it gets the same time as the others.
+        A target that cannot keep up is never steady; it gets the same time as the others.
         """
         latest = begun + self.options.warm_up_s + LONGER_WARM_UP_S
-        while live.late_ms > LATE_MS and time.time() < latest:
+        while not live.is_steady and time.time() < latest:
             self._watch(min(latest, time.time() + 0.25), begun, sampler, live, progress)
 
-    def _load_of(self, running: Running) -> Load:
-        target, options = self.planned.target, self.options
+    def _load_of(self, target: Target) -> Load:
+        options = self.options
         return Load(
             locustfile=self.launcher.root / target.locustfile,
-            host=running.url,
             users=options.users,
             rate_per_user=options.rate_per_user,
             warm_up_s=options.warm_up_s,
@@ -202,9 +252,9 @@ class Measurement:
         """Return the moment of the first request: Locust takes a second to start."""
         deadline = time.monotonic() + 30
         while live.update() == 0:
-            self.launcher.supervisor.check()
+            self._check()
             if time.monotonic() > deadline:
-                log = self.launcher.logs / "load.log"
+                log = self.launcher.logs / f"{self._locust}.log"
                 raise LoadFailedError(f"Locust sent no request within 30 s; see {log}")
             time.sleep(0.05)
         return live.first
@@ -218,7 +268,7 @@ class Measurement:
         progress: Progress,
     ) -> None:
         while (left := until - time.time()) > 0:
-            self.launcher.supervisor.check()
+            self._check()
             live.update()
             latest = sampler.latest
             progress.figures(
@@ -229,15 +279,27 @@ class Measurement:
             )
             time.sleep(min(0.25, left))
 
-    def _drain(self, load: Supervised) -> None:
+    def _check(self) -> None:
+        """Look whether everything still runs and writes.
+
+        Raises:
+            LocalStackError: something has ended; the message names it.
+            OSError: rows could not be written.
+        """
+        if self._write_failure is not None:
+            raise self._write_failure
+        self.launcher.check()
+
+    def _drain(self, locust: Supervised) -> None:
         """Let the requests in flight be answered; Locust sends no more and ends by itself."""
         with suppress(ProcessLookupError):
-            os.kill(load.pid, signal.SIGTERM)
+            os.kill(locust.pid, signal.SIGTERM)
         deadline = time.monotonic() + _DRAIN_S
-        while (status := load.process.exit_status) is None and time.monotonic() < deadline:
+        while (status := locust.process.exit_status) is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if status:
-            raise LoadFailedError(f"Locust ended with {exit_words(status)}; {end_of(load.log)}")
+            raise LoadFailedError(f"Locust ended with {exit_words(status)}; {end_of(locust.log)}")
+        self.launcher.supervisor.stop(self._locust)
 
     # -- the witnesses ----------------------------------------------------------------------
 
@@ -256,13 +318,13 @@ class Measurement:
         path = running.target.metrics
         if path is None:
             return None
-        text = _get(running.url + path).decode()
+        text = self._ask(running, path).decode()
         return _metric(text, "opened"), _metric(text, "closed")
 
     def _ask_the_fleet(self, running: Running) -> None:
         if running.target.kind != "lambda":
             return
-        stats = json.loads(_get(f"{running.url}/_fleet/stats"))
+        stats = json.loads(self._ask(running, "/_fleet/stats"))
         self.marks.counts |= {
             # Each was a new process, whether a request waited for it or not.
             "cold_starts": stats["execution_environments_started"],
@@ -271,7 +333,16 @@ class Measurement:
             "execution_environments": stats["execution_environments_started"],
         }
         invokes = self.folder.path / InvokeRow.FILE
-        invokes.write_bytes(_get(f"{running.url}/_fleet/invokes.csv"))
+        invokes.write_bytes(self._ask(running, "/_fleet/invokes.csv"))
+
+    def _ask(self, running: Running, path: str) -> bytes:
+        try:
+            return _get(running.url + path)
+        except (OSError, http.client.HTTPException) as error:
+            self.launcher.check()
+            raise ProcessEndedError(
+                f"{running.target.name} runs but does not answer {path}: {error}"
+            ) from None
 
     @contextmanager
     def _sampling(self) -> Iterator[ActivitySampler]:
@@ -283,19 +354,22 @@ class Measurement:
 
             def keep(sample: Sample) -> None:
                 backends = _of_target(sample)
-                samples.write(
-                    SampleRow(
-                        time=sample.time,
-                        backends=len(backends),
-                        sessions=sample.sessions,
-                        xacts=sample.xacts,
-                    )
-                )
-                for backend in backends:
-                    connections.write(_connection_row(sample.time, backend))
+                with self._noting_failure():
+                    samples.write(_sample_row(sample, len(backends)))
+                    for backend in backends:
+                        connections.write(_connection_row(sample.time, backend))
 
             with ActivitySampler(url, interval_s=interval_s, sink=keep) as sampler:
                 yield sampler
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Tell the main thread, which waits for the end of the measured time."""
+        try:
+            yield
+        except OSError as error:
+            self._write_failure = error
+            raise
 
     @contextmanager
     def _measuring_usage(self, running: Running) -> Iterator[None]:
@@ -314,14 +388,17 @@ class Measurement:
     def _measure_usage(
         self, running: Running, rows: RowWriter[ProcessRow], ended: threading.Event
     ) -> None:
-        own = os.getpid()
-        while not ended.wait(USAGE_EVERY_S):
+        while self._write_failure is None and not ended.wait(USAGE_EVERY_S):
             now = time.time()
-            for role, pid in self._pids(running).items():
-                rows.write(_process_row(now, role, Usage.of_tree(pid)))
+            used = {role: Usage.of_tree(pid) for role, pid in self._pids(running).items()}
             # Alone: everything that runs is this process's descendant.
-            used = Usage(processes=1, rss_bytes=_rss(own), cpu_s=time.process_time())
-            rows.write(_process_row(now, "sampler", used))
+            used["sampler"] = Usage(
+                processes=1, rss_bytes=_rss(os.getpid()), cpu_s=time.process_time()
+            )
+            # Noted, the failure has done its work here; a thread has nobody to raise it to.
+            with suppress(OSError), self._noting_failure():
+                for role, of_role in used.items():
+                    rows.write(_process_row(now, role, of_role))
 
     def _pids(self, running: Running) -> dict[str, int]:
         pids = {"target": running.process.pid, **self.launcher.stack.pids}
@@ -331,6 +408,12 @@ class Measurement:
 def _of_target(sample: Sample) -> tuple[Backend, ...]:
     """Everybody but the load generator, which asks for the worker's results."""
     return tuple(b for b in sample.backends if b.target != "loadtest")
+
+
+def _sample_row(sample: Sample, backends: int) -> SampleRow:
+    return SampleRow(
+        time=sample.time, backends=backends, sessions=sample.sessions, xacts=sample.xacts
+    )
 
 
 def _connection_row(moment: float, backend: Backend) -> ConnectionRow:

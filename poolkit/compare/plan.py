@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from poolkit.compare import run_folder
 from poolkit.compare.run_folder import Absent
 from poolkit.config.presets import preset
+from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
 from poolkit.local.pgbouncer import find_pgbouncer
 
@@ -143,7 +144,7 @@ def _why_absent(target: Target, options: Options) -> str | None:
 
 
 def _planned(target: Target, options: Options) -> PlannedTarget:
-    chosen = preset(target.preset, options.environment)
+    chosen = _preset_of(target, options.environment)
     if target.kind == "lambda":
         return _planned_lambda(target, chosen, options)
     # A prefork child runs one task at a time: a pool of 1+0.
@@ -155,6 +156,30 @@ def _planned(target: Target, options: Options) -> PlannedTarget:
         ceiling=target.processes * each,
         ceiling_reason=f"{_count(target.processes, 'process', 'processes')} x {each}",
     )
+
+
+def _preset_of(target: Target, environment: str) -> EnginePreset:
+    """Return the preset with what the target's own table changes of it.
+
+    Raises:
+        ConfigurationError: a variable in `env` is wrong.
+        ValueError: there is no such environment.
+    """
+    chosen = preset(target.preset, environment)
+    changes = {name: text for name, text in target.env.items() if name.startswith("POOLKIT_")}
+    if not changes:
+        return chosen
+    variables = {
+        "POOLKIT_TARGET": target.preset,
+        "POOLKIT_ENVIRONMENT": environment,
+        # Where the database is has no say in it.
+        "DATABASE_URL": "postgresql://127.0.0.1/any",
+        **changes,
+    }
+    try:
+        return Settings.from_environ(variables).preset
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[tool.poolkit.targets.{target.name}] env: {error}") from None
 
 
 def _planned_lambda(target: Target, chosen: EnginePreset, options: Options) -> PlannedTarget:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from poolkit.activity import ActivityConnection
@@ -16,7 +17,7 @@ from poolkit.compare.run_folder import RunFolder
 from poolkit.compare.running import Launcher
 from poolkit.compare.targets import choose, targets_of
 from poolkit.config.settings import Settings
-from poolkit.errors import ConfigurationError, StateDirectoryError
+from poolkit.errors import ConfigurationError, PoolkitError, StateDirectoryError
 from poolkit.local.processes import Supervisor
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 from poolkit.migrations import Migrations
@@ -24,7 +25,7 @@ from poolkit.migrations import Migrations
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from poolkit.compare.plan import Options, Plan, PlannedTarget
+    from poolkit.compare.plan import Options, Plan
     from poolkit.compare.progress import Progress
     from poolkit.compare.run_folder import Window
     from poolkit.project import Project
@@ -34,10 +35,13 @@ STATE = ".poolkit"
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A run that ended: its folder, and whether it was cut short."""
+    """A run that ended: its folder, what was measured, and why it ended early if it did."""
 
     folder: Path
-    interrupted: bool
+    measured: tuple[str, ...]
+    """The targets with a measured time, be it cut short."""
+    interrupted: bool = False
+    failure: PoolkitError | None = None
 
 
 def plan_run(project: Project, options: Options) -> Plan:
@@ -46,51 +50,97 @@ def plan_run(project: Project, options: Options) -> Plan:
     Raises:
         ConfigurationError: an unknown target, a wrong table, a locustfile that does not
             import, an option out of range.
+        DatabaseUnavailable, MonitoringNotAllowed: the server of --database-url cannot be
+            reached, or may not be watched.
         ValueError: there is no such environment.
     """
-    plan = make_plan(choose(targets_of(project), options.targets), options)
+    targets = choose(targets_of(project), options.targets)
+    plan = make_plan(targets, _of_the_server(options))
     check_locustfiles(
         [project.root / planned.target.locustfile for planned in plan.targets], project.root
     )
     return plan
 
 
-def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
-    """Measure every target of the plan, one after the other.
+def _of_the_server(options: Options) -> Options:
+    """Take the limit of a server that is there from the server itself."""
+    if options.database_url is None:
+        return options
+    try:
+        with ActivityConnection(options.database_url) as activity:
+            limits = activity.connect()
+    except PoolkitError as error:
+        raise type(error)(f"--database-url: {error}") from None
+    return replace(options, max_connections=limits.max_connections)
 
-    Ctrl-C ends the run early: what was measured stays, the target of that moment is marked
-    partial, and nothing is left running.
+
+def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
+    """Measure every target of the plan, one after the other, and leave nothing running.
+
+    Ctrl-C and a failure end the run early: what was measured stays, and the target of that
+    moment is marked partial.
 
     Raises:
-        PoolkitError: a part of the stack or a target did not do its work.
+        ConfigurationError, StateDirectoryError: there can be no run folder.
     """
     folder = RunFolder(_make_folder(project, plan))
-    folder.write_plan(plan.record())
+    measured: list[str] = []
     try:
-        with ExitStack() as parts:
-            launcher = start_stack(parts, project, plan, folder.path / "log", progress)
-            folder.write_machine(describe(_server_version(launcher.stack)))
-            for number, planned in enumerate(plan.targets, start=1):
-                progress.target(planned.target.name, number, len(plan.targets))
-                window = _measure(planned, plan, launcher, folder, progress)
-                progress.finished(planned.target.name, _summary(window))
+        folder.write_plan(plan.record())
+        _run_all(project, plan, folder, measured, progress)
     except KeyboardInterrupt:
-        return Outcome(folder=folder.path, interrupted=True)
-    return Outcome(folder=folder.path, interrupted=False)
+        return Outcome(folder=folder.path, measured=tuple(measured), interrupted=True)
+    except PoolkitError as error:
+        return Outcome(folder=folder.path, measured=tuple(measured), failure=error)
+    except OSError as error:
+        failure = _cannot_write(folder.path, error)
+        return Outcome(folder=folder.path, measured=tuple(measured), failure=failure)
+    return Outcome(folder=folder.path, measured=tuple(measured))
+
+
+def _run_all(
+    project: Project, plan: Plan, folder: RunFolder, measured: list[str], progress: Progress
+) -> None:
+    with ExitStack() as parts:
+        launcher = start_stack(parts, project, plan, folder.path / "log", progress)
+        folder.write_machine(describe(_server_version(launcher.stack)))
+        for number, planned in enumerate(plan.targets, start=1):
+            name = planned.target.name
+            progress.target(name, number, len(plan.targets))
+            measurement = Measurement(planned, plan.options, launcher, folder.target(name))
+            try:
+                window = measurement.run(progress)
+            finally:
+                if measurement.marks.is_measured:
+                    measured.append(name)
+            progress.finished(name, _summary(window))
 
 
 def _make_folder(project: Project, plan: Plan) -> Path:
-    name = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    folder = plan.options.out or project.root / STATE / "runs" / name
+    folder = plan.options.out or _new_name(project.root / STATE / "runs")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigurationError(f"{folder} is not empty; name a new folder with --out")
+        # A file system may be read-only beneath a folder that is there.
+        (folder / "log").mkdir()
     except OSError as error:
-        raise StateDirectoryError(
-            f"cannot write to {folder}: {error.strerror}; name another folder with --out"
-        ) from None
-    return folder
+        raise _cannot_write(folder, error) from None
+    return folder.resolve()
+
+
+def _new_name(runs: Path) -> Path:
+    """Return a folder that is not there yet, named after the time."""
+    stem = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    return next(runs / name for name in names if not (runs / name).exists())
+
+
+def _cannot_write(folder: Path, error: OSError) -> StateDirectoryError:
+    reason = error.strerror or str(error)
+    return StateDirectoryError(
+        f"cannot write to {folder}: {reason}; name a folder with room for it with --out"
+    )
 
 
 def start_stack(
@@ -103,7 +153,7 @@ def start_stack(
     """
     options = plan.options
     supervisor = parts.enter_context(Supervisor(logs))
-    progress.stage("starting PostgreSQL")
+    progress.stage("starting PostgreSQL" if options.database_url is None else "starting servers")
     needs = StackNeeds(
         broker=any(planned.target.needs_broker for planned in plan.targets),
         pgbouncer=any(planned.target.through == "pgbouncer" for planned in plan.targets),
@@ -142,13 +192,6 @@ def _prepare_schema(project: Project, stack: EmbeddedStack) -> None:
             "the database of --database-url does not have the latest schema; "
             "run `poolkit db upgrade` there first"
         )
-
-
-def _measure(
-    planned: PlannedTarget, plan: Plan, launcher: Launcher, folder: RunFolder, progress: Progress
-) -> Window:
-    own = folder.target(planned.target.name)
-    return Measurement(planned, plan.options, launcher, own).run(progress)
 
 
 def _summary(window: Window) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poolkit.local.ports import LOOPBACK, free_port
+from poolkit.config.presets import EnginePreset
+from poolkit.errors import LocalStackError
+from poolkit.local.ports import LOOPBACK, free_port, is_free
 from poolkit.local.readiness import Probe, answers_http, has_logged
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from poolkit.compare.targets import Target
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
     from poolkit.local.stack import EmbeddedStack
 
 START_TIMEOUT_S = 60.0
+PORT_ATTEMPTS = 3
+"""A free port is found before a target binds it, so another process may be quicker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +60,40 @@ class Launcher:
             environ: further variables for it.
 
         Raises:
-            LocalStackError: it did not become ready; the message quotes the end of its log.
+            LocalStackError: it did not become ready; the message quotes its log's last line.
         """
-        port = free_port()
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            port = free_port()
+            try:
+                return self._start(target, instances, port, environ)
+            except LocalStackError:
+                # A target fails without its database too: then that is what to tell.
+                self.stack.check()
+                if is_free(port) or attempt == PORT_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def check(self) -> None:
+        """Look whether everything that was started still runs.
+
+        Raises:
+            ProcessEndedError: a target or a server has ended; the message names it.
+        """
+        self.stack.check()
+        self.supervisor.check()
+
+    def _start(
+        self, target: Target, instances: int, port: int, environ: Mapping[str, str]
+    ) -> Running:
         url = f"http://{LOOPBACK}:{port}"
-        variables = self.environ(target, port) | environ
+        variables = {**self.environ(target, port), **environ}
         commands = {"lambda": self._lambda, "web": self._web, "worker": self._worker}
         command, ready = commands[target.kind](target, port, instances, variables)
         started = self.supervisor.start(
             target.name,
             command,
             environ=variables,
+            inherited=inherited_variables(),
             cwd=self.root,
             ready=ready,
             timeout_s=START_TIMEOUT_S,
@@ -108,7 +138,8 @@ class Launcher:
         # Names only: values would be on show in the list of processes.
         for name in variables:
             command += ["--env", name]
-        return command, answers_http(f"http://{LOOPBACK}:{port}/_fleet/healthz")
+        # It says so when the first execution environment is there, after it answers.
+        return command, has_logged(r'^\{"url": ')
 
     def _web(
         self, target: Target, port: int, instances: int, variables: dict[str, str]
@@ -131,3 +162,18 @@ class Launcher:
     def _words(self, target: Target, port: int) -> list[str]:
         words = {"python": sys.executable, "port": port, "processes": target.processes}
         return [word.format(**words, broker_url="") for word in target.command]
+
+
+def inherited_variables() -> dict[str, str]:
+    """Return this process's variables without those that say what a deployable is.
+
+    A `POOLKIT_POOL_SIZE` from somebody's shell would have web and worker run with other
+    settings than the plan and the report say; a target's own table is the place for it.
+    """
+    fields = {f"POOLKIT_{field.name.upper()}" for field in dataclasses.fields(EnginePreset)}
+    own = fields | {"POOLKIT_TARGET", "POOLKIT_ENVIRONMENT", "POOLKIT_INSTANCE"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in own and not name.startswith("DATABASE_")
+    }

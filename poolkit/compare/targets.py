@@ -74,6 +74,11 @@ def targets_of(project: Project) -> dict[str, Target]:
     """
     tables = project.table.get("targets")
     file = project.root / "pyproject.toml"
+    if not tables and not file.is_file():
+        raise ConfigurationError(
+            f"there is no pyproject.toml in {project.root} or above it; go to the project whose "
+            "[tool.poolkit.targets.NAME] tables say what to compare"
+        )
     if not isinstance(tables, dict) or not tables:
         raise ConfigurationError(
             f"{file} has no [tool.poolkit.targets.NAME] table, so there is nothing to compare"

@@ -6,14 +6,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from poolkit.errors import PortInUseError, ServerStartError
+from poolkit.errors import PortInUseError, ProcessEndedError, ServerStartError
 from poolkit.local.accounts import Account
 from poolkit.local.claim import Claim
 from poolkit.local.directories import last_lines, private_directory
 from poolkit.local.leftovers import clean_leftovers
 from poolkit.local.owned_process import OwnedProcess
 from poolkit.local.ports import LOOPBACK, free_port, is_free
-from poolkit.local.readiness import satisfies, wait_until_ready
+from poolkit.local.readiness import exit_words, satisfies, wait_until_ready
 
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
@@ -165,6 +165,18 @@ class LoopbackServer(ABC):
             f"port {self.port} of {self.host} is in use: stop what listens there, or choose "
             "another port (0 takes any that is free)"
         )
+
+    def check(self) -> None:
+        """Look whether the server still runs.
+
+        Raises:
+            ProcessEndedError: it has ended, though nobody stopped it.
+            ServerStartError: it was never started.
+
+        """
+        status = self._parts()[1].exit_status
+        if status is not None:
+            raise ProcessEndedError(f"{self.name} ended by itself with {exit_words(status)}")
 
     def stop(self) -> None:
         """Stop the server, ending every connection."""

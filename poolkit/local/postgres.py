@@ -152,6 +152,16 @@ class EmbeddedPostgres:
             raise
         return self
 
+    def check(self) -> None:
+        """Look whether the server still runs.
+
+        Raises:
+            ProcessEndedError: it has ended, though nobody stopped it.
+            ServerStartError: it was never started.
+
+        """
+        self._started_server().check()
+
     def stop(self) -> None:
         """Stop the server, ending every connection; its data stay for the next start."""
         self._started_server().stop(signal.SIGINT)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from poolkit.errors import PortInUseError, ServerStartError
+from poolkit.errors import PortInUseError, ProcessEndedError, ServerStartError
 from poolkit.local.accounts import server_account
 from poolkit.local.claim import Claim
 from poolkit.local.directories import last_lines, private_directory
@@ -13,6 +13,7 @@ from poolkit.local.owned_process import OwnedProcess
 from poolkit.local.ports import LOOPBACK, free_port
 from poolkit.local.postgres_binaries import find_binaries
 from poolkit.local.postgres_cluster import configure, make_cluster, reason, server_settings
+from poolkit.local.readiness import exit_words
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
@@ -160,6 +161,16 @@ class PostgresServer:
                 "another port (0 takes any that is free)"
             )
         return ServerStartError(f"PostgreSQL did not start: {reason(output)}")
+
+    def check(self) -> None:
+        """Look whether the postmaster still runs.
+
+        Raises:
+            ProcessEndedError: it has ended, though nobody stopped it.
+        """
+        status = self._process.exit_status
+        if status is not None:
+            raise ProcessEndedError(f"PostgreSQL ended by itself with {exit_words(status)}")
 
     def stop(self, number: int) -> None:
         """Stop the postmaster with SIGINT (fast) or SIGQUIT (immediate), for sure."""

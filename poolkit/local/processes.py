@@ -77,6 +77,7 @@ class Supervisor:
         command: Sequence[str],
         *,
         environ: Mapping[str, str] | None = None,
+        inherited: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         ready: Probe | None = None,
         timeout_s: float = 30.0,
@@ -86,20 +87,22 @@ class Supervisor:
         Args:
             name: what it is called here; also its log's name.
             command: the program and its arguments.
-            environ: variables on top of this process's own.
+            environ: variables on top of the inherited ones.
+            inherited: this process's own if None.
             cwd: its working directory; this process's own if None.
             ready: how to see that it is ready; None does not wait.
             timeout_s: seconds it may take to be ready.
 
         Raises:
             BinaryMissingError: the program cannot be run.
-            NotReadyError: it was not ready in time; the message ends with its log's end.
+            NotReadyError: it was not ready in time; the message quotes its log's last line.
             ServerStartError: it ended before it was ready; the same.
             StateDirectoryError: its log cannot be written.
             ValueError: the name is taken, or cannot be a file's name.
 
         """
-        started = self._launch(name, command, environ=environ or {}, cwd=cwd or Path.cwd())
+        variables = {**(os.environ if inherited is None else inherited), **(environ or {})}
+        started = self._launch(name, command, environ=variables, cwd=cwd or Path.cwd())
         self._running[name] = started
         try:
             if ready is not None:
@@ -116,9 +119,7 @@ class Supervisor:
     ) -> Supervised:
         log = self._log_of(name)
         claim = Claim(what=f"{name} ({command[0]})").at_exit(self.stop_all)
-        process = OwnedProcess(
-            command, claim=claim, log=log, environ={**os.environ, **environ}, cwd=cwd
-        )
+        process = OwnedProcess(command, claim=claim, log=log, environ=environ, cwd=cwd)
         try:
             pid = process.start()
         except BaseException:
@@ -145,7 +146,7 @@ class Supervisor:
         """Look whether all still run.
 
         Raises:
-            ProcessEndedError: one has ended by itself; the message ends with its log's end.
+            ProcessEndedError: one has ended by itself; the message quotes its log's last line.
 
         """
         for name, found in self._running.items():
@@ -158,7 +159,7 @@ class Supervisor:
         """Wait until one ends by itself, or a signal comes.
 
         Raises:
-            ProcessEndedError: one has ended; the message ends with its log's end.
+            ProcessEndedError: one has ended; the message quotes its log's last line.
 
         """
         while True:

@@ -89,6 +89,6 @@ def exit_words(status: int) -> str:
 
 
 def end_of(log: Path) -> str:
-    """Quote the end of a log for an error message."""
-    lines = last_lines(log, count=10)
-    return f"the end of {log}:\n{lines}" if lines else f"it wrote nothing to {log}"
+    """Quote a log's last line for an error message: of a traceback, it is what matters."""
+    said = [line for line in last_lines(log, count=10).splitlines() if line.strip()]
+    return f"its log {log} ends: {said[-1].strip()}" if said else f"it wrote nothing to {log}"

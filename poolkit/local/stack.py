@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from poolkit.errors import ServerStartError
 from poolkit.local.broker import EmbeddedBroker
 from poolkit.local.pgbouncer import EmbeddedPgBouncer
 from poolkit.local.postgres import EmbeddedPostgres
@@ -82,6 +83,23 @@ class EmbeddedStack:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The pids of the servers that run here, by role."""
+        """The pids of the servers that run here, by role; one that has ended is left out."""
+        found = {}
+        for role, server in self._servers.items():
+            with suppress(ServerStartError):
+                found[role] = server.pid
+        return found
+
+    def check(self) -> None:
+        """Look whether all servers still run.
+
+        Raises:
+            ProcessEndedError: one has ended, though nobody stopped it; the message names it.
+        """
+        for server in self._servers.values():
+            server.check()
+
+    @property
+    def _servers(self) -> dict[str, EmbeddedPostgres | EmbeddedBroker | EmbeddedPgBouncer]:
         servers = {"database": self.postgres, "broker": self.broker, "pooler": self.pgbouncer}
-        return {role: server.pid for role, server in servers.items() if server is not None}
+        return {role: server for role, server in servers.items() if server is not None}

@@ -43,3 +43,35 @@ def test_figures_look_back_a_few_seconds(tmp_path):
     assert figures.update() == 150
     assert figures.per_s == 100 / OVER_S
     assert figures.p95_ms == 96
+
+
+def steady(tmp_path, rows):
+    """Ask whether 4 users with 2 tasks a second are steady with these rows."""
+    file = tmp_path / "requests.csv"
+    file.write_text(HEADER + "".join(rows))
+    figures = LiveFigures(file, users=4, rate_per_user=2.0)
+    figures.update()
+    return figures.is_steady
+
+
+def test_a_target_that_answers_every_user_in_time_is_steady(tmp_path):
+    """All tasks due in the last whole period are there, and none was sent late."""
+    now = time.time()
+    every_125_ms = [now - 2 + i / 8 for i in range(16)]
+    assert steady(tmp_path, [row(started, 5) for started in every_125_ms])
+
+
+def test_a_target_that_one_user_waits_for_is_not_steady(tmp_path):
+    """Of a user that waits for a cold start nothing is heard: that is the sign."""
+    now = time.time()
+    every_125_ms = [now - 2 + i / 8 for i in range(16)]
+    of_three = [row(started, 5) for i, started in enumerate(every_125_ms) if i % 4]
+    assert not steady(tmp_path, of_three)
+    assert not steady(tmp_path, [])
+
+
+def test_a_target_that_works_off_a_backlog_is_not_steady(tmp_path):
+    """What is sent late waited for something before it."""
+    now = time.time()
+    late = [f"{now - 2 + i / 8},{now - 1.8 + i / 8},205,5,GET,/,200,\n" for i in range(16)]
+    assert not steady(tmp_path, late)

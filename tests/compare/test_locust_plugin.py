@@ -64,10 +64,10 @@ def server():
 def load_on(server, folder, **values):
     locustfile = folder / "visitors.py"
     locustfile.write_text(LOCUSTFILE)
-    return Load(
+    host = values.pop("host", f"http://127.0.0.1:{server.server_port}")
+    load = Load(
         **{
             "locustfile": locustfile,
-            "host": f"http://127.0.0.1:{server.server_port}",
             "users": 4,
             "rate_per_user": 10.0,
             "warm_up_s": 1.0,
@@ -76,11 +76,18 @@ def load_on(server, folder, **values):
         }
         | values
     )
+    load.begin(host)
+    return load
 
 
-def start(load, command=None):
+def start(load, **options):
+    """Run Locust for so long as the load says; a run's own bound is for others to undercut."""
+    options = {"run_time": load.warm_up_s + load.duration_s, **options}
+    command = list(load.command)
+    for name, value in options.items():
+        command[command.index(f"--{name.replace('_', '-')}") + 1] = f"{value:g}"
     return subprocess.Popen(
-        command or load.command,
+        command,
         env={**os.environ, **load.environ},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -139,6 +146,55 @@ def test_a_stall_does_not_hide_the_requests_behind_it(server, tmp_path):
     assert len(hung) <= 1, "one request hung, the others waited behind it"
 
 
+def test_what_is_in_flight_at_the_end_is_waited_for(server, tmp_path):
+    """SIGTERM ends the sending, not the answers: a slow request is a slow row, not a lost one."""
+    load = load_on(server, tmp_path, users=2, duration_s=20.0)
+    process = start(load)
+    while not (Path(load.requests).exists() and len(rows_of(load)) > 5):
+        assert process.poll() is None
+        time.sleep(0.02)
+    server.opened.clear()
+    time.sleep(0.5)
+    process.terminate()
+    time.sleep(1.0)
+    assert process.poll() is None
+    server.opened.set()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    slow = [row for row in rows_of(load) if float(row["service_ms"]) > 1000]
+    assert [row["error"] for row in slow] == ["", ""]
+
+
+def test_locust_waits_until_it_is_told_to_begin(server, tmp_path):
+    """It starts beside the target, and sends nothing before it has a host."""
+    load = load_on(server, tmp_path, users=1, duration_s=1.0)
+    host_file = tmp_path / "requests.host"
+    host = host_file.read_text()
+    host_file.unlink()
+    process = start(load)
+    while not Path(load.requests).exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    assert rows_of(load) == []
+    load.begin(host)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert {row["error"] for row in but_the_last(rows_of(load))} == {""}
+    assert not host_file.exists(), "the run folder keeps what docs/results.md describes"
+
+
+def test_rows_that_cannot_be_written_end_locust(server, tmp_path):
+    """A full disk is an exit status and one line, not a run with fewer requests."""
+    load = load_on(server, tmp_path)
+    (tmp_path / "requests.csv").symlink_to("/dev/full")
+    process = start(load)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == os.EX_IOERR
+    assert "requests.csv cannot be written: No space left on device" in said
+
+
 def test_failures_are_rows_with_their_status(server, tmp_path):
     """A 503 is a row with its status and error, and no failure of the load generator."""
     server.status = 503
@@ -153,10 +209,8 @@ def test_failures_are_rows_with_their_status(server, tmp_path):
 def test_what_the_end_cuts_off_counts_as_failed(server, tmp_path):
     """A request without an answer, and those that were never sent, are in the rows."""
     load = load_on(server, tmp_path, users=1)
-    command = list(load.command)
-    command[command.index("--stop-timeout") + 1] = "1"
     server.opened.clear()
-    process = start(load, command)
+    process = start(load, stop_timeout=1)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     errors = [row["error"] for row in rows_of(load)]

@@ -38,6 +38,14 @@ def test_a_function_without_reserved_concurrency_grows_with_its_users():
     assert ceiling_of(target(), users=50) == (50, "concurrency 50 x 1")
 
 
+def test_what_a_target_s_own_table_changes_is_in_the_plan():
+    """A pool made larger by a target's `env` has the larger ceiling."""
+    wanted = target("web", env={"POOLKIT_POOL_SIZE": "7", "POOLKIT_MAX_OVERFLOW": "1"})
+    assert ceiling_of(wanted) == (8, "1 process x 8")
+    with pytest.raises(ConfigurationError, match=r"targets.web\] env: POOLKIT_POOL_SIZE must be"):
+        ceiling_of(target("web", env={"POOLKIT_POOL_SIZE": "many"}))
+
+
 def test_fit_leaves_the_reserve_free():
     """`fit` takes what max_connections has left, and never more than there are users."""
     fit = target(name="lambda_warm", preset="lambda_warm", reserved_concurrency="fit")

@@ -62,8 +62,15 @@ def test_a_wrong_table_is_refused_by_key(project, change, message):
 @pytest.mark.parametrize("table", [{}, {"targets": {}}, {"targets": "web"}])
 def test_a_project_without_targets_says_so(tmp_path, table):
     """There is nothing to compare, and the message names the table to write."""
+    (tmp_path / "pyproject.toml").touch()
     with pytest.raises(ConfigurationError, match=r"no \[tool.poolkit.targets.NAME\] table"):
         targets_of(Project(root=tmp_path, table=table))
+
+
+def test_a_folder_that_is_no_project_says_so(tmp_path):
+    """Somebody who stands in the wrong folder is not told to edit a file that is not there."""
+    with pytest.raises(ConfigurationError, match=r"there is no pyproject.toml in .* or above it"):
+        targets_of(Project.find(tmp_path))
 
 
 def test_a_target_that_is_no_table_is_refused(project):
