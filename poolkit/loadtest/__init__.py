@@ -9,6 +9,17 @@ A locustfile says it in one line, and nothing more about measuring:
 `DATABASE_URL` or `--database-url` names the server. See docs/loadtests.md.
 """
 
-from poolkit.loadtest.plugin import watch_connections
+from __future__ import annotations
 
-__all__ = ["watch_connections"]
+
+def watch_connections() -> None:
+    """Have Locust watch the connections of the database that a load test is about.
+
+    A locustfile calls this once at its top; calling it again does nothing. The database is named
+    by `DATABASE_URL` or `--database-url`; without one, or when it cannot be watched, the run
+    measures HTTP as ever and says so in one line.
+    """
+    # Importing Locust replaces half of the standard library by gevent's.
+    from poolkit.loadtest.plugin import register  # noqa: PLC0415
+
+    register()

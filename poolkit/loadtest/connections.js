@@ -1,7 +1,7 @@
 // <poolkit-connections>: charts of one load test, connections beside requests and latency.
 //
-//   <poolkit-connections src="connections.json">      asks for the document again and again
-//   <poolkit-connections><script type="application/json">…   draws the document inside it
+// With an attribute src it asks for the document there, again and again; without one it draws
+// the JSON in the script element inside it.
 //
 // Attributes: theme ("light" or "dark"; else what the system prefers), without-table.
 // Nothing is fetched but `src`. Names come from the server: they are set as text, never as HTML.

@@ -39,13 +39,8 @@ _EARLY_S = 0.5
 
 
 @cache
-def watch_connections() -> None:
-    """Have Locust watch the connections of the database that a load test is about.
-
-    A locustfile calls this once at its top; calling it again does nothing. The database is named
-    by `DATABASE_URL` or `--database-url`; without one, or when it cannot be watched, the run
-    measures HTTP as ever and says so in one line.
-    """
+def register() -> None:
+    """Listen to Locust's events, once; see `poolkit.loadtest.watch_connections`."""
     events.init_command_line_parser.add_listener(_add_option)  # type: ignore[no-untyped-call]
     events.init.add_listener(_begin)  # type: ignore[no-untyped-call]
 

@@ -1,0 +1,101 @@
+"""The rows of a run, thinned out for a chart."""
+
+import pytest
+
+from poolkit.activity import Backend, Sample
+from poolkit.connected import Connected, by_target, total
+from poolkit.loadtest.series import MOST_POINTS, Second, Series
+from poolkit.loadtest.tally import Tally
+
+
+def second(number, connections=1, *, opened=0, p95=None):
+    targets = (
+        None if connections is None else (Connected(target="web", instances=1, idle=connections),)
+    )
+    return Second(
+        time=float(number),
+        targets=targets,
+        opened=None if connections is None else opened,
+        users=1,
+        requests_per_s=10.0,
+        failures_per_s=0.0,
+        p95_ms=p95,
+    )
+
+
+def backend(target, instance, state):
+    return Backend(
+        target=target, instance=instance, pid=1, state=state, age_s=1, state_age_s=1, wait_event=""
+    )
+
+
+def sample(*backends, sessions=0):
+    return Sample(time=1.0, backends=backends, sessions=sessions, xacts=0)
+
+
+def test_backends_are_counted_by_target_and_state():
+    """An aborted transaction is idle in transaction, a rare state is "other", no name has one."""
+    found = by_target(
+        sample(
+            backend("web", "1", "active"),
+            backend("web", "2", "idle in transaction (aborted)"),
+            backend("web", "2", "fastpath function call"),
+            backend("", "", "idle"),
+        )
+    )
+    web = Connected(target="web", instances=2, active=1, idle_in_transaction=1, other=1)
+    unnamed = Connected(target="(unnamed)", instances=1, idle=1)
+    assert found == (unnamed, web)
+    assert total(found).total == 4
+
+
+def test_a_long_run_needs_no_more_room_and_keeps_its_peak():
+    """Neighbours become one point, the fuller of the two; opened connections are not lost."""
+    series = Series()
+    for number in range(5 * MOST_POINTS):
+        series.add(second(number, 40 if number == 777 else 3, opened=2))
+    columns = series.columns()
+    assert MOST_POINTS <= len(series.points) < 2 * MOST_POINTS
+    assert series.step_s == 4
+    assert max(columns["targets"]["web"]) == 40
+    assert set(columns["opened_per_s"]) == {2.0}
+    assert {len(columns[name]) for name in ("time", "users", "p95_ms")} == {len(series.points)}
+
+
+def test_a_spike_of_latency_survives_the_thinning():
+    """The higher p95 of two neighbours is kept."""
+    series = Series()
+    for number in range(2 * MOST_POINTS):
+        series.add(second(number, p95=900.0 if number == 5 else 10.0))
+    assert max(series.columns()["p95_ms"]) == 900
+
+
+def test_a_second_without_an_answer_is_a_gap():
+    """It is null in every column of connections, not zero."""
+    series = Series()
+    series.add(second(1, 2))
+    series.add(second(2, None))
+    columns = series.columns()
+    assert columns["targets"] == {"web": [2, None]}
+    assert columns["states"]["idle"] == [2, None]
+    assert columns["opened_per_s"] == [0.0, None]
+
+
+def test_peaks_and_means_are_about_all_samples():
+    """Also about those that no chart shows."""
+    tally = Tally()
+    for count in (1, 5, 3):
+        one = sample(*[backend("web", "1", "idle")] * count)
+        tally.add(one, by_target(one))
+    assert (tally.peak, tally.peaks["web"]) == (5, 5)
+    assert tally.mean == pytest.approx(3.0)
+    assert tally.mean_of("web") == pytest.approx(3.0)
+    assert tally.mean_of("nobody") == 0
+
+
+def test_a_counter_that_was_reset_opens_nothing():
+    """A server that crashed begins to count at zero again."""
+    tally = Tally()
+    opened = [tally.add(sample(sessions=n), ()) for n in (100, 103, 0, 2)]
+    assert opened == [0, 3, 0, 2]
+    assert tally.opened == 5

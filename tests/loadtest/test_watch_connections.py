@@ -1,0 +1,249 @@
+"""Locust with the plugin, as a person starts it: what it says and what it leaves."""
+
+import contextlib
+import csv
+import itertools
+import json
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from poolkit.activity import APPLICATION_NAME
+
+HEADLESS = ("--headless", "--users", "2", "--spawn-rate", "10")
+FILES = ("--csv", "out/run", "--html", "out/report.html", "--json-file", "out/result")
+
+
+def series(folder):
+    with (folder / "out/run_connections.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_its_connections_beside_every_file_of_locust(locust, database, held):
+    """CSV, JSON and HTML have the targets, and the console a line and a table."""
+    held("web:host-1", 2)
+    held("web:host-2")
+    held("lambda:ee-1")
+    run = locust(*HEADLESS, *FILES, "--run-time", "4s", url=database.monitor_url(""))
+    assert run.wait() == 0, run.said
+    rows = [row for row in series(run.folder) if row["Target"] == "web"]
+    assert {(row["Connections"], row["Instances"], row["Idle"]) for row in rows} == {
+        ("3", "2", "3")
+    }
+    last = [row for row in series(run.folder) if row["Target"] == "Aggregated"][-1]
+    assert last["Connections"] == "4"
+    assert float(last["Requests/s"]) > 10
+    assert float(last["95%"]) >= 0
+    found = json.loads((run.folder / "out/result_connections.json").read_text())
+    assert (found["schema"], found["partial"], found["note"]) == (1, False, None)
+    assert found["run"]["targets"]["web"] == {"peak": 3, "mean": 3.0}
+    assert found["server"]["usable"] == 97
+    report = (run.folder / "out/report.html").read_text()
+    assert report.count('<poolkit-connections><script type="application/json">{') == 1
+    assert "Connections: 4 of 97 (lambda 1: 1 idle; web 3: 3 idle), 0 opened/s" in run.said
+    assert run.said.count("usable (max_connections less its reserve)") == 1
+
+
+def requests_per_s(folder):
+    return [float(row["Requests/s"]) for row in series(folder) if row["Requests/s"]]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (None, "no DATABASE_URL and no --database-url was given; this run measures HTTP only"),
+        ("mysql://me:secret@127.0.0.1/x", "on PostgreSQL only, not on mysql; this run measures"),
+        ("me:secret", "not a database URL; wanted postgresql://"),
+        ("postgresql://me:secret@no-such-host.invalid/x", "could not translate host name"),
+        ("postgresql://me:secret@127.0.0.1:1/x", "cannot watch the database"),
+        ("without pg_monitor", "GRANT pg_monitor TO"),
+    ],
+)
+def test_what_cannot_be_watched_is_one_line_and_the_run_goes_on(
+    locust, server, database, url, said
+):
+    """HTTP is measured as ever, and nothing repeats the password."""
+    if url == "without pg_monitor":
+        url = database.url("")
+    run = locust(*HEADLESS, *FILES, "--run-time", "2s", url=url)
+    assert run.wait() == 0, run.said
+    lines = [line for line in run.said.splitlines() if "connections are not measured" in line]
+    assert len(lines) == 1, run.said
+    assert said in lines[0]
+    assert "secret" not in run.said
+    assert "Traceback" not in run.said
+    assert len(server.moments) > 10
+    assert {row["Connections"] for row in series(run.folder)} == {""}
+    assert "Connections: not measured" in run.said
+
+
+def test_the_option_goes_before_the_variable(locust, database, held):
+    """--database-url is what a person said last."""
+    held("web:1")
+    run = locust(
+        *(*HEADLESS, "--run-time", "2s", "--csv", "out/run"),
+        *("--database-url", database.monitor_url("")),
+        url="postgresql://me@127.0.0.1:1/nothing",
+    )
+    assert run.wait() == 0, run.said
+    assert series(run.folder)[-1]["Connections"] == "1"
+
+
+def test_processes_are_watched_once(locust, server, database, held):
+    """With --processes only the master asks the server, and the requests of all are counted."""
+    held("web:1")
+    run = locust(
+        *(*HEADLESS, "--processes", "2", "--run-time", "12s", "--csv", "out/run"),
+        url=database.monitor_url(""),
+    )
+    run.wait_until(lambda: len(server.moments) > 20)
+    assert len(database.backends(APPLICATION_NAME)) == 1
+    run.wait_until(lambda: max(requests_per_s(run.folder), default=0) > 0, timeout_s=10)
+    run.interrupt()
+    run.wait()
+    assert series(run.folder)[-1]["Connections"] == "1"
+    assert "Traceback" not in run.said
+
+
+WORKER_LISTENS = """
+from locust import events
+
+@events.test_start.add_listener
+def tell(environment, **_):
+    print("options:", sorted(vars(environment.parsed_options)), flush=True)
+"""
+
+
+def test_a_master_watches_for_its_workers_and_keeps_the_password(
+    locust, server, database, held, free_port
+):
+    """Workers have no connection to the server, and are not sent its URL."""
+    held("web:1")
+    port = str(free_port())
+    run = locust(
+        *(*HEADLESS, "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port),
+        *("--expect-workers", "1", "--run-time", "3s", "--csv", "out/run"),
+        url=database.monitor_url(""),
+    )
+    with (run.folder / "visitors.py").open("a") as file:
+        file.write(WORKER_LISTENS)
+    worker = locust(
+        *("--worker", "--master-host", "127.0.0.1", "--master-port", port),
+        url=database.monitor_url(""),
+    )
+    run.wait_until(lambda: len(server.moments) > 5)
+    assert len(database.backends(APPLICATION_NAME)) == 1
+    assert run.wait() == 0, run.said
+    worker.wait()
+    assert series(run.folder)[-1]["Connections"] == "1"
+    assert "options: [" in worker.said
+    assert "database_url" not in worker.said
+    assert "poolkit" not in worker.said
+
+
+def test_ctrl_c_leaves_what_was_measured_and_says_partial(locust, database, held):
+    """All files are there, and each says that the run had another end."""
+    held("web:1")
+    run = locust(*HEADLESS, *FILES, "--run-time", "60s", url=database.monitor_url(""))
+    run.wait_until((run.folder / "out/run_connections.csv").exists)
+    run.wait_until(lambda: len(series(run.folder)) >= 4)
+    run.interrupt()
+    run.wait()
+    found = json.loads((run.folder / "out/result_connections.json").read_text())
+    assert found["partial"] is True
+    assert found["run"]["peak"] == 1
+    assert '"partial": true' in (run.folder / "out/report.html").read_text()
+    assert len(database.wait_for_backends(0, APPLICATION_NAME)) == 0
+
+
+def test_a_run_within_poolkit_compare_is_watched_by_poolkit_compare(locust, server, database):
+    """Two samplers would each count the other's connections as opened."""
+    run = locust(
+        *(*HEADLESS, "--run-time", "2s"),
+        url=database.monitor_url(""),
+        POOLKIT_LOAD_REQUESTS="requests.csv",
+    )
+    run.wait_until(lambda: len(server.moments) > 5)
+    assert database.backends(APPLICATION_NAME) == []
+    assert run.wait() == 0, run.said
+    assert "onnections" not in run.said
+
+
+def test_a_server_that_does_not_answer_stops_no_user(locust, server, database):
+    """The wait is in a thread of its own: requests go on, and the gap is said and shown."""
+    run = locust(
+        *(*HEADLESS, "--run-time", "60s", "--csv", "out/run"), url=database.monitor_url("")
+    )
+    run.wait_until(lambda: len(server.moments) > 20)
+    ((watching),) = database.backends(APPLICATION_NAME)
+    os.kill(watching["pid"], signal.SIGSTOP)
+    try:
+        stopped = time.monotonic()
+        run.wait_for("the database does not answer; its connections are not measured meanwhile")
+        before = [moment for moment in server.moments if moment > stopped]
+    finally:
+        os.kill(watching["pid"], signal.SIGCONT)
+    run.wait_for("the database answers again")
+    longest = max(b - a for a, b in itertools.pairwise(before))
+    assert longest < 0.5, "2 users, a request each every 0.05 s"
+    run.interrupt()
+    run.wait()
+    connections = [row["Connections"] for row in series(run.folder)]
+    assert "" in connections
+    assert connections[-1] == "0"
+
+
+@pytest.mark.slow
+def test_a_database_that_comes_later_is_watched_then(locust, database, free_port, held):
+    """It is tried again, without a line each time."""
+    held("web:1")
+    port = free_port()
+    url = database.monitor_url("")
+    head, _, rest = url.rpartition(":")
+    _, _, name = rest.partition("/")
+    run = locust(*(*HEADLESS, "--run-time", "60s", "--csv", "out/run"), url=f"{head}:{port}/{name}")
+    run.wait_for("connections are not measured yet")
+    with forwarded(port, int(rest.partition("/")[0])):
+        run.wait_for("connections are measured from now on", timeout_s=15)
+        run.wait_until(lambda: series(run.folder)[-1]["Connections"] == "1")
+        run.interrupt()
+        run.wait()
+    assert run.said.count("connections are not measured yet") == 1
+
+
+def forwarded(port, to):
+    """Listen on one port and pass everything on to another."""
+
+    def copy(source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    @contextlib.contextmanager
+    def forward():
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", port)))
+
+            def accept():
+                with contextlib.suppress(OSError):
+                    while True:
+                        near, _ = listener.accept()
+                        far = socket.create_connection(("127.0.0.1", to))
+                        stack.callback(near.close)
+                        stack.callback(far.close)
+                        for pair in ((near, far), (far, near)):
+                            threading.Thread(target=copy, args=pair, daemon=True).start()
+
+            thread = threading.Thread(target=accept, daemon=True)
+            thread.start()
+            yield
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+
+    return forward()

@@ -1,0 +1,167 @@
+"""The page, the tab and the report, as a person sees them: in Chromium."""
+
+import json
+import urllib.request
+from urllib.parse import urlsplit
+
+import pytest
+from loadtest.browser import PROGRAM, chromium
+
+CHARTS = "document.querySelector('poolkit-connections')"
+SHADOW = f"{CHARTS}.shadowRoot"
+WEB_LINE = f"{SHADOW}.querySelector('path[data-series=web]').getAttribute('d')"
+REQUESTS_LINE = f"{SHADOW}.querySelector('path[data-series=requests]').getAttribute('d')"
+
+
+@pytest.fixture
+def web_ui(locust, free_port):
+    """Give a function that starts Locust with its web UI and a running test."""
+
+    def start(*arguments, **variables):
+        port = free_port()
+        run = locust(
+            *("--web-host", "127.0.0.1", "--web-port", str(port), "--autostart"),
+            *("--users", "2", "--spawn-rate", "10", *arguments),
+            **variables,
+        )
+        run.address = f"http://127.0.0.1:{port}"
+        run.wait_for("All users spawned")
+        return run
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for the tests of this file."""
+    with chromium() as page:
+        yield page
+
+
+@pytest.fixture
+def page(browser):
+    """The tab, light at first."""
+    browser.dark(dark=False)
+    yield browser
+    browser.open("about:blank")
+
+
+def get(address):
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def rows_of_tab(run):
+    (table,) = json.loads(get(f"{run.address}/stats/requests"))["extended_stats"]
+    return {row["name"]: row for row in table["data"]}
+
+
+def test_the_table_of_the_tab_and_the_json_have_the_same_targets(web_ui, database, held):
+    """`/stats/requests` has Locust's extended table, `/connections.json` all there is."""
+    held("web:1", 3)
+    run = web_ui(url=database.monitor_url(""))
+    run.wait_until(lambda: "web" in rows_of_tab(run))
+    assert rows_of_tab(run)["web"]["connections"] == 3
+    assert rows_of_tab(run)["Aggregated"]["connections"] == 3
+    found = json.loads(get(f"{run.address}/connections.json"))
+    (web,) = found["now"]["targets"]
+    assert (web["name"], web["connections"], web["instances"], web["idle"]) == ("web", 3, 1, 3)
+    assert found["series"]["targets"]["web"][-1] == 3
+    assert "poolkit-connections" in get(f"{run.address}/stats/report")
+
+
+def test_the_pages_stand_under_the_base_path(web_ui, database):
+    """With --web-base-path, too, and without a database they say so."""
+    run = web_ui("--web-base-path", "/load")
+    assert "poolkit-connections" in get(f"{run.address}/load/connections")
+    assert "charts.js" in get(f"{run.address}/load/")
+    found = json.loads(get(f"{run.address}/load/connections.json"))
+    assert found["server"] is None
+    assert found["note"].startswith("no DATABASE_URL")
+
+
+def in_chromium(test):
+    """Mark a test of what only a browser can tell."""
+    missing = pytest.mark.skipif(PROGRAM is None, reason="chromium is not on PATH")
+    return pytest.mark.slow(missing(test))
+
+
+@in_chromium
+def test_the_chart_moves_with_the_connections(web_ui, database, held, page):
+    """Two more connections are in the figures, the legend and the line within seconds."""
+    held("web:1", 3)
+    run = web_ui(url=database.monitor_url(""))
+    page.open(f"{run.address}/connections")
+    page.wait_for(f"{SHADOW}.querySelector('tbody')?.innerText.includes('web')")
+    page.wait_for(f"{SHADOW}.querySelector('dd').innerText === '3 of 97'")
+    before, requests = page.evaluate(WEB_LINE), page.evaluate(REQUESTS_LINE)
+    held("web:2", 2)
+    page.wait_for(f"{SHADOW}.querySelector('dd').innerText === '5 of 97'")
+    label = page.evaluate(f"{SHADOW}.querySelector('svg').getAttribute('aria-label')")
+    assert label == "Connections by target: web 5"
+    after = page.evaluate(WEB_LINE)
+    assert heights(before) == {heights(before).pop()}, "level as long as nothing happens"
+    assert len(heights(after)) == 2, "and a step up"
+    assert page.evaluate(REQUESTS_LINE) != requests
+    assert {urlsplit(asked).netloc for asked in page.requested} == {urlsplit(run.address).netloc}, (
+        "nothing came from elsewhere"
+    )
+
+
+@in_chromium
+def test_the_page_is_light_or_dark_as_the_system_is(web_ui, database, page):
+    """Text and paper change together."""
+    run = web_ui(url=database.monitor_url(""))
+    page.open(f"{run.address}/connections")
+    page.wait_for(f"Number({CHARTS}.dataset.points) > 0")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    ink = f"getComputedStyle({SHADOW}.querySelector('.all')).color"
+    assert (page.evaluate(paper), page.evaluate(ink)) == (
+        "rgb(255, 255, 255)",
+        "rgb(31, 35, 40)",
+    )
+    page.dark(dark=True)
+    assert (page.evaluate(paper), page.evaluate(ink)) == (
+        "rgb(13, 17, 23)",
+        "rgb(230, 237, 243)",
+    )
+
+
+@in_chromium
+def test_locusts_own_page_has_a_tab_with_table_and_charts(web_ui, database, held, page):
+    """They come and go with the tab, and follow Locust's own switch between light and dark."""
+    held("web:1", 3)
+    run = web_ui(url=database.monitor_url(""))
+    page.open(f"{run.address}/?tab=stats")
+    tab = "[...document.querySelectorAll('[role=tab]')].find(t => t.innerText.match(/{}/i))"
+    page.wait_for(f"!!{tab.format('connections')}")
+    assert page.evaluate(f"{CHARTS} === null") is True
+    page.evaluate(f"{tab.format('connections')}.click()")
+    page.wait_for("document.querySelector('table tbody')?.innerText.includes('web')")
+    page.wait_for(f"{SHADOW}.querySelectorAll('path.line').length >= 4")
+    assert page.evaluate(f"{CHARTS}.getAttribute('theme')") == "light"
+    page.evaluate("[...document.querySelectorAll('header button')].at(-1).click()")
+    page.wait_for(f"{CHARTS}.getAttribute('theme') === 'dark'")
+    page.evaluate(f"{tab.format('statistics')}.click()")
+    page.wait_for(f"{CHARTS} === null")
+
+
+@in_chromium
+def test_the_report_draws_its_charts_from_the_file_alone(locust, database, held, page):
+    """Locust's report and the connections are one file that asks for nothing."""
+    held("web:1", 3)
+    run = locust(
+        *("--headless", "--users", "2", "--run-time", "3s", "--html", "report.html"),
+        url=database.monitor_url(""),
+    )
+    assert run.wait() == 0, run.said
+    page.open(f"file://{run.folder}/report.html")
+    page.wait_for(f"{SHADOW}.querySelectorAll('path.line').length >= 4")
+    assert page.evaluate(f"{SHADOW}.querySelector('dd').innerText") == "3 of 97"
+    assert page.evaluate(f"{SHADOW}.querySelector('caption').innerText") == "At the end"
+    assert [asked for asked in page.requested if not asked.startswith(("file:", "data:"))] == []
+
+
+def heights(path):
+    """Return the different heights of a line."""
+    return {point.partition(",")[2] for point in path.removeprefix("M").split("L")}
