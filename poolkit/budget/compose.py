@@ -18,6 +18,7 @@ from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from poolkit.budget.located import Document
     from poolkit.budget.stacks import Given
@@ -42,7 +43,14 @@ def compose_workloads(document: Document, given: Mapping[str, Given]) -> Iterato
 
 def _dot_env(document: Document) -> dict[str, str]:
     file = document.path.parent / ".env"
-    return _read_env(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return _read_env(_content(file)) if file.is_file() else {}
+
+
+def _content(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"{file}: cannot be read: {error}") from None
 
 
 def _read_env(text: str) -> dict[str, str]:
@@ -52,6 +60,11 @@ def _read_env(text: str) -> dict[str, str]:
         if separator and not line.lstrip().startswith("#"):
             found[name.strip().removeprefix("export ").strip()] = value.strip().strip("'\"")
     return found
+
+
+def _source(found: Any) -> str:
+    """Return what a config or volume is of: its short form is `source:target`."""
+    return str(found.get("source")) if isinstance(found, dict) else str(found).partition(":")[0]
 
 
 class _Reading:
@@ -76,7 +89,7 @@ class _Reading:
             command=self._command(service),
             command_origin=str(self._document.where("services", name, "command")),
             unread_variables=unread,
-            mounted=self._mounted(service),
+            mounted=self._mounted(name, service),
             hosts=self._hosts(name, service),
         )
 
@@ -139,19 +152,20 @@ class _Reading:
 
     def _environment(self, name: str, service: dict[str, Any]) -> tuple[dict[str, Variable], str]:
         found, unread = self._env_files(service)
-        listed = service.get("environment") or {}
-        if isinstance(listed, list):
-            pairs = [(str(each).partition("=")) for each in listed]
-            items = [
-                (key, value if sep else None, number)
-                for number, (key, sep, value) in enumerate(pairs)
-            ]
-        else:
-            items = [(key, value, key) for key, value in listed.items()]
-        for key, value, step in items:
+        for key, value, step in self._pairs(name, service):
             origin = str(self._document.where("services", name, "environment", step))
             found[key] = self._variable(key, value, origin)
         return found, unread
+
+    def _pairs(self, name: str, service: dict[str, Any]) -> Iterator[tuple[str, Any, str | int]]:
+        """Give the variables of both forms: a mapping, or a list of NAME=value."""
+        if not isinstance(service.get("environment"), list):
+            for key, value in self._document.mapping("services", name, "environment").items():
+                yield key, value, key
+            return
+        for number, each in enumerate(service["environment"]):
+            key, separator, value = str(each).partition("=")
+            yield key, value if separator else None, number
 
     def _variable(self, name: str, value: Any, origin: str) -> Variable:
         if value is None:  # passed on from the shell that starts it
@@ -176,52 +190,41 @@ class _Reading:
             if not file.is_file():
                 unread = f"{named} is not there"
                 continue
-            for key, text in _read_env(file.read_text(encoding="utf-8")).items():
+            for key, text in _read_env(_content(file)).items():
                 found[key] = Variable(text=text, origin=str(file))
         return found, unread
 
     def _command(self, service: dict[str, Any]) -> tuple[str, ...] | None:
-        words: list[str] = []
+        words: list[Any] = []
         for key in ("entrypoint", "command"):
             found = service.get(key)
-            each = found if isinstance(found, list) else [found] if found else []
-            words += [
-                str(text) if not isinstance(text := self._text(word), Unknown) else "?"
-                for word in each
-            ]
-        if len(words) == 1 and " " not in words[0] and isinstance(service.get("command"), str):
-            return (words[0],)
-        return tuple(words) or None
+            words += found if isinstance(found, list) else [found] if found else []
+        texts = (self._text(word) for word in words)
+        return tuple("?" if isinstance(text, Unknown) else str(text) for text in texts) or None
 
-    def _mounted(self, service: dict[str, Any]) -> dict[str, str]:
+    def _mounted(self, name: str, service: dict[str, Any]) -> dict[str, str]:
         found: dict[str, str] = {}
-        configs = self._document.data.get("configs") or {}
-        for each in service.get("configs") or []:
-            source = each.get("source") if isinstance(each, dict) else each
-            target = str(each.get("target", source)) if isinstance(each, dict) else str(source)
-            config = configs.get(source) or {}
-            text = config.get("content") or self._file(config.get("file"))
-            if text:
-                found[target if target.endswith(".ini") else f"{target}.ini"] = str(
-                    self._text(text)
-                )
-        for each in service.get("volumes") or []:
-            source = each.get("source") if isinstance(each, dict) else str(each).partition(":")[0]
-            if str(source).endswith((".ini", ".conf")) and (text := self._file(source)):
-                found[str(source)] = text
+        for each in self._document.items("services", name, "configs"):
+            source, target = _source(each), str(dig(each, "target") or _source(each))
+            config = self._document.mapping("configs", source)
+            text = str(self._text(config.get("content") or self._file(config.get("file"))))
+            found[target if target.endswith(".ini") else f"{target}.ini"] = text
+        for each in self._document.items("services", name, "volumes"):
+            source = _source(each)
+            if source.endswith((".ini", ".conf")):
+                found[source] = self._file(source)
         return found
 
     def _file(self, name: Any) -> str:
         file = self._document.path.parent / str(name)
-        return file.read_text(encoding="utf-8") if name and file.is_file() else ""
+        return _content(file) if name and file.is_file() else ""
 
     def _hosts(self, name: str, service: dict[str, Any]) -> tuple[str, ...]:
         networks = service.get("networks")
+        named = list(networks) if isinstance(networks, dict) else []
+        steps = ("services", name, "networks")
         aliases = [
-            alias
-            for network in (networks.values() if isinstance(networks, dict) else [])
-            if isinstance(network, dict)
-            for alias in network.get("aliases") or []
+            alias for each in named for alias in self._document.items(*steps, each, "aliases")
         ]
         own = [str(service[key]) for key in ("hostname", "container_name") if key in service]
         return (name, *own, *(str(alias) for alias in aliases))

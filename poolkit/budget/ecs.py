@@ -7,6 +7,7 @@ Reference, RegisterScalableTarget (ResourceId `service/<cluster>/<service>`).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import Overlap, Variable, Workload
@@ -37,13 +38,16 @@ def ecs_workloads(stack: Stack) -> Iterator[Workload]:
             yield _opaque(service, instances, overlap)
             continue
         for number, container in enumerate(containers):
-            if isinstance(container, dict):
-                name = _name(service)
-                if len(containers) > 1:
-                    name = f"{name}/{container.get('Name', number)}"
-                yield _container(
-                    service, task, number, name=name, instances=instances, overlap=overlap
+            name = _name(service)
+            if len(containers) > 1:
+                name = f"{name}/{dig(container, 'Name') or number}"
+            if not isinstance(container, dict):
+                opaque = _opaque(service, instances, overlap)
+                yield dataclasses.replace(
+                    opaque, name=name, unread_variables=why_unknown(container)
                 )
+                continue
+            yield _container(service, task, number, name=name, instances=instances, overlap=overlap)
 
 
 def _name(service: Resource) -> str:
@@ -120,7 +124,9 @@ def _unread(task: Resource, number: int) -> str:
     if task.get("ContainerDefinitions", number, "EnvironmentFiles"):
         return f"its environment files ({task.where('ContainerDefinitions', number, 'EnvironmentFiles')})"
     environment = task.get("ContainerDefinitions", number, "Environment")
-    return environment.reason if isinstance(environment, Unknown) else ""
+    # One that may or may not be there could hold any of the numbers.
+    unclear = [environment, *(environment if isinstance(environment, list) else [])]
+    return next((each.reason for each in unclear if isinstance(each, Unknown)), "")
 
 
 def _variables(task: Resource, number: int) -> Mapping[str, Variable]:

@@ -13,6 +13,7 @@ from poolkit.budget.functions import FUNCTION, function_workloads
 from poolkit.budget.kubernetes import kubernetes_workloads
 from poolkit.budget.kustomize import rendered
 from poolkit.budget.model import Overlap, Service
+from poolkit.budget.other_compute import ONE_OFF_TASK, other_workloads
 from poolkit.budget.own_servers import is_pgbouncer, is_postgres, pgbouncer, postgres
 from poolkit.budget.pools import is_database_variable, pool, uses_database
 from poolkit.budget.quantity import known, unknown
@@ -95,6 +96,7 @@ def _of_stacks(stacks: Stacks) -> Iterable[Workload]:
     for stack in stacks.by_name.values():
         yield from ecs_workloads(stack)
         yield from function_workloads(stack)
+        yield from other_workloads(stack)
         for name, found in stack.section("Resources").items():
             if name.startswith("Fn::ForEach"):
                 where = stack.where("Resources", name)
@@ -197,7 +199,9 @@ def _why_not(
         return ""
     if leads_to & servers:
         return ""
-    return "no variable speaks of a database; count it with --service if it uses one"
+    if workload.platform == ONE_OFF_TASK:
+        return "no service runs it; migrations are counted apart"
+    return "nothing speaks of a database; count it with --service if it uses one"
 
 
 # -- services -------------------------------------------------------------------------------
@@ -212,7 +216,7 @@ def _service(
 ) -> Service:
     assignment = said.assignments.get(workload.name)
     numbers = pool(workload, assignment)
-    if workload.unread_variables and not numbers.target and assignment is None:
+    if workload.unread_variables and assignment is None:
         nothing = unknown(f"its variables: {workload.unread_variables}", workload.where)
         numbers = dataclasses.replace(numbers, pool_size=nothing, max_overflow=nothing)
     instances = workload.instances

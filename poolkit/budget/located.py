@@ -53,6 +53,50 @@ class Document:
             return self.elsewhere[steps]
         return Where(self.file, self.lines.get(steps))
 
+    def at(self, *steps: str | int) -> Any:
+        """Return a value, None if the steps lead nowhere."""
+        found = self.data
+        for step in steps:
+            try:
+                found = found[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return found
+
+    def mapping(self, *steps: str | int) -> dict[str, Any]:
+        """Return a mapping, an empty one if there is none.
+
+        Raises:
+            TemplateError: something else is there.
+        """
+        found = self.at(*steps)
+        if found is not None and not isinstance(found, dict):
+            raise TemplateError(
+                f"{self.where(*steps)}: {steps[-1]} must be a mapping, not {found!r:.40}"
+            )
+        return found or {}
+
+    def items(self, *steps: str | int) -> list[Any]:
+        """Return a list, an empty one if there is none.
+
+        Raises:
+            TemplateError: something else is there.
+        """
+        found = self.at(*steps)
+        if found is not None and not isinstance(found, list):
+            raise TemplateError(
+                f"{self.where(*steps)}: {steps[-1]} must be a list, not {found!r:.40}"
+            )
+        return found or []
+
+    def mappings(self, *steps: str | int) -> list[dict[str, Any]]:
+        """Return a list of mappings, an empty one if there is none.
+
+        Raises:
+            TemplateError: something else is there.
+        """
+        return [self.mapping(*steps, number) for number in range(len(self.items(*steps)))]
+
 
 def read_documents(path: Path) -> list[Document]:
     """Read every document of a YAML or JSON file; CloudFormation's short forms are written out.

@@ -485,7 +485,7 @@ def _find_in_map(stack: Stack, argument: Any, steps: Steps) -> Any:
         key = as_text(stack.value(written, (*steps, number)))
         if why := why_unknown(key):
             return Unknown(why)
-        if not isinstance(found, dict) or key not in found:
+        if not isinstance(found, dict) or not isinstance(key, str) or key not in found:
             return _map_default(stack, argument, key, steps)
         found = found[key]
     return found

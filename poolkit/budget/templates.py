@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from poolkit.budget.located import Document, Where
 
 _DEEPEST_NESTING = 8
+_NESTED = {
+    "AWS::CloudFormation::Stack": "TemplateURL",
+    "AWS::Serverless::Application": "Location",
+}
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,12 @@ def _stack_name(document: Document, stacks: Stacks) -> str:
 
 
 def _of(document: Document, given: Mapping[str, Given]) -> dict[str, Given]:
-    declared = document.data.get("Parameters") or {}
+    declared = document.mapping("Parameters")
     return {name: value for name, value in given.items() if name in declared}
 
 
 def _refuse_unlisted(table: Mapping[str, Given], document: Document) -> None:
-    declared = list(document.data.get("Parameters") or {})
+    declared = list(document.mapping("Parameters"))
     for name, value in table.items():
         if name not in declared:
             close = difflib.get_close_matches(name, declared, n=1)
@@ -104,7 +108,7 @@ def _refuse_unlisted(table: Mapping[str, Given], document: Document) -> None:
 
 
 def _refuse_unknown(documents: Sequence[Document], given: Mapping[str, Given]) -> None:
-    declared = {name for each in documents for name in each.data.get("Parameters") or {}}
+    declared = {name for each in documents for name in each.mapping("Parameters")}
     for name, value in given.items():
         if name not in declared and not value.where:
             close = difflib.get_close_matches(name, declared, n=1)
@@ -198,13 +202,12 @@ def _named_by_others(documents: Sequence[Document]) -> set[object]:
     return {
         (document.path.parent / url).resolve()
         for document in documents
-        for resource in (document.data.get("Resources") or {}).values()
-        if isinstance(resource, dict)
-        and resource.get("Type") in ("AWS::CloudFormation::Stack", "AWS::Serverless::Application")
-        and isinstance(url := _local_url(resource), str)
+        for name in document.mapping("Resources")
+        for url in (_local_url(document, name),)
+        if isinstance(url, str)
     }
 
 
-def _local_url(resource: Mapping[str, Any]) -> Any:
-    properties = resource.get("Properties") or {}
-    return properties.get("TemplateURL", properties.get("Location"))
+def _local_url(document: Document, name: str) -> Any:
+    key = _NESTED.get(str(document.at("Resources", name, "Type")))
+    return document.at("Resources", name, "Properties", key) if key else None

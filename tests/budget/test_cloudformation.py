@@ -408,6 +408,28 @@ def test_what_speaks_of_no_database_is_listed_and_not_counted(folder):
     assert [service.ceiling for service in counted.services] == [40]
 
 
+def test_compute_of_other_kinds_is_listed(folder):
+    """An EC2 instance or a one-off task is named, and counted where somebody says what it holds."""
+    others = "  Box:\n    Type: AWS::EC2::Instance\n"
+    others += "  Migrate:\n    Type: AWS::ECS::TaskDefinition\n"
+    folder.write("app.yaml", stack(DATABASE, others))
+    assert [each.name for each in folder.budget().not_counted] == ["Box", "Migrate"]
+    assert folder.budget(services=("Box=5+5x2@3",)).needed == 64
+    assert folder.budget(services=("Box=5+5x2",)).verdict == "cannot be shown to fit"
+
+
+def test_a_variable_that_may_be_there_makes_the_pool_unknown(folder):
+    """An item under an open condition could be POOLKIT_POOL_SIZE, so the preset's is no answer."""
+    environment = """- !If [Maybe, {Name: POOLKIT_POOL_SIZE, Value: "90"}, !Ref AWS::NoValue]
+            - {Name: POOLKIT_TARGET, Value: web}
+            - {Name: POOLKIT_ENVIRONMENT, Value: prod}"""
+    text = stack(DATABASE, ecs(environment=environment), parameters="  P: {Type: String}\n")
+    folder.write("app.yaml", text + "\nConditions:\n  Maybe: !Equals [!Ref P, a]\n")
+    assert folder.budget().services[0].pool_size.value is None
+    assert folder.budget(parameters=("P=a",)).services[0].pool_size.value == 90
+    assert folder.budget(parameters=("P=b",)).services[0].pool_size.value == 20
+
+
 @pytest.mark.parametrize(
     ("command", "processes"),
     [

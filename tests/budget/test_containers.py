@@ -195,6 +195,23 @@ def test_a_kustomize_overlay_changes_the_numbers(folder, ceilings):
         folder.budget(max_connections=900)
 
 
+def test_a_kind_that_nobody_here_knows_is_not_overlooked(folder):
+    """A custom resource with a pod's template is counted once somebody says how many there are."""
+    text = DEPLOYMENT.replace("kind: Deployment", "kind: Rollout")
+    folder.write("web.yaml", text)
+    assert folder.budget(max_connections=500).gaps[0].number == "instances"
+    assert folder.budget(max_connections=500, services=("web=5+5x1@4",)).needed == 44
+
+
+def test_variables_that_could_not_be_read_make_the_pool_unknown(folder):
+    """A ConfigMap that is not among the manifests could hold any of the numbers."""
+    folder.write(
+        "web.yaml", DEPLOYMENT.replace("name: settings}\n    data", "name: other}\n    data")
+    )
+    (gap,) = folder.budget(max_connections=500).gaps
+    assert "ConfigMap settings is not in the manifests" in gap.reason
+
+
 def test_web_with_null_pool_has_no_ceiling(folder):
     """NullPool caps nothing in a process that serves many requests at once."""
     text = DEPLOYMENT.replace("data: {", "data: {POOLKIT_POOL: 'null', ")

@@ -1,7 +1,9 @@
 """What the command prints: on terminals, for programs, for pull requests, for code scanning."""
 
 import json
+import re
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +70,19 @@ def test_json_holds_the_whole_budget(fleet):
     assert unknown["needed"] is None
     assert unknown["services"][1]["pool_size"]["value"] is None
     assert {gap["of"] for gap in unknown["unknown"]} == {ODD}
+
+
+def test_the_document_names_every_key(fleet):
+    """docs/budget.md describes what `--json` prints, and nothing else."""
+    found = json.loads(fleet.run(*KNOWN, "--json").stdout)
+    text = (Path(__file__).resolve().parents[2] / "docs" / "budget.md").read_text()
+    table = text[text.index("| key | meaning |") :].partition("\n\n")[0].splitlines()[2:]
+    documented = {key for line in table for key in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert documented == set(found)
+    for name in ("services", "database"):
+        inside = found[name][0] if name == "services" else found[name]
+        line = next(line for line in table if f"`{name}`" in line.split("|")[1])
+        assert set(re.findall(r"`(\w+)`", line.split("|")[2])) >= set(inside)
 
 
 def test_markdown_is_a_table_that_names_do_not_break(fleet):
