@@ -111,6 +111,9 @@ def _suggestions(budget: Budget) -> Iterator[Suggestion]:
         return
     over = budget.known > (budget.available or 0)
     yield from _client_limits(budget)
+    for crowd in budget.crowded:
+        for service in budget.clients_of(crowd.pooler):
+            yield from _changes(budget, service)
     if not over:
         return
     alone = [found for service in budget.direct for found in _changes(budget, service)]
