@@ -148,6 +148,7 @@ def write_package(file: Path, content: str) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("poolkit-package.json", json.dumps(manifest))
         archive.writestr("app.py", content)
+        archive.writestr("certificates/database-ca.crt", "")
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ for the tests, and everything else is moto's own. `test_moto_gaps.py` shows each
 the filling goes when moto has closed it.
 """
 
+import ipaddress
+import itertools
 import threading
 
 import yaml
-from moto.cloudformation.models import CloudFormationBackend, Event
+from moto.cloudformation import parsing
+from moto.cloudformation.models import Change, CloudFormationBackend, Event
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.core.responses import ActionResult, EmptyResult
 from samtranslator.translator.transform import transform
@@ -16,12 +19,15 @@ from samtranslator.translator.transform import transform
 GAPS = {
     "outputs": "a stack made or updated by a change set has no new outputs",
     "failures": "a failing resource is an error of ExecuteChangeSet: no events, no rollback",
+    "deletions": "a resource that cannot be removed is an error of DeleteStack: no events",
     "resource events": "only the stack itself has events",
     "duration": "a change set is executed within the call",
     "transforms": "the SAM transform is not run",
     "protection": "UpdateTerminationProtection is not there, and DeleteStack ignores it",
     "rollback": "CancelUpdateStack, RollbackStack, ContinueUpdateRollback are not there",
     "plans": "change sets know neither replacements nor what parameters alone change",
+    "functions": "no Fn::Cidr; Fn::GetAZs knows one region; AWS::NoValue stays in lists",
+    "types": "many types and attributes are unknown; references to them come to nothing",
     "conditions": "a change set lists resources whose condition is false",
 }
 """Plans and conditions are not filled: how a plan with replacements is shown is tested on
@@ -72,13 +78,19 @@ def fill_gaps(monkeypatch, gate):
         gate.start(lambda: _execute(stack, change_set))
 
     def delete_stack(self, name_or_stack_id):
-        if self.get_stack(name_or_stack_id).enable_termination_protection:
+        stack = self.get_stack(name_or_stack_id)
+        if stack.enable_termination_protection:
             raise AssertionError("DeleteStack was asked of a protected stack")
-        delete(self, name_or_stack_id)
+        try:
+            delete(self, stack.stack_id)
+        except Exception as error:  # noqa: BLE001 - whatever moto refuses with
+            self.stacks[stack.stack_id] = stack
+            _fail_deletion(stack, str(getattr(error, "description", error)))
 
     monkeypatch.setattr(CloudFormationBackend, "create_change_set", create_change_set)
     monkeypatch.setattr(CloudFormationBackend, "execute_change_set", execute_change_set)
     monkeypatch.setattr(CloudFormationBackend, "delete_stack", delete_stack)
+    monkeypatch.setattr(parsing, "clean_json", _with_functions(parsing.clean_json))
     for name, action in {
         "update_termination_protection": _update_termination_protection,
         "rollback_stack": _roll_back,
@@ -86,6 +98,43 @@ def fill_gaps(monkeypatch, gate):
         "continue_update_rollback": _roll_back,
     }.items():
         monkeypatch.setattr(CloudFormationResponse, name, action, raising=False)
+
+
+def _with_functions(clean):
+    """Return moto's evaluation with the functions it lacks, and names for what it lacks."""
+
+    def evaluate(node, resources):
+        if isinstance(node, list):
+            return [value for value in clean(node, resources) if value is not None]
+        if not (isinstance(node, dict) and len(node) == 1):
+            return clean(node, resources)
+        ((name, argument),) = node.items()
+        if name == "Fn::Cidr":
+            return _cidr(*parsing.clean_json(argument, resources))
+        if name == "Fn::GetAZs":
+            return [f"{resources['AWS::Region']}{letter}" for letter in "abc"]
+        if name == "Fn::GetAtt":
+            return _attribute(clean, argument, resources)
+        found = clean(node, resources)
+        if found is None and name == "Ref" and argument != "AWS::NoValue":
+            return f"id-of-{argument}".lower()
+        return found
+
+    return evaluate
+
+
+def _cidr(block, count, bits):
+    subnets = ipaddress.ip_network(block).subnets(new_prefix=32 - int(bits))
+    return [str(subnet) for subnet in itertools.islice(subnets, int(count))]
+
+
+def _attribute(clean, argument, resources):
+    parts = argument.split(".", 1) if isinstance(argument, str) else argument
+    try:
+        found = clean({"Fn::GetAtt": parts}, resources)
+    except Exception:  # noqa: BLE001 - each type of moto's has its own way not to know
+        found = None
+    return "-".join(parts).lower() if found is None or isinstance(found, dict) else found
 
 
 def _transformed(template):
@@ -111,7 +160,8 @@ def _execute(stack, change_set):
     try:
         change_set.apply()
     except Exception as error:  # noqa: BLE001 - whatever moto refuses a resource with
-        _fail(stack, change_set, str(getattr(error, "description", error)))
+        said = str(getattr(error, "description", "") or f"{type(error).__name__}: {error}")
+        _fail(stack, change_set, said)
         resources._template, resources._resource_json_map, resources.input_parameters = before
         return
     for change in change_set.changes:
@@ -137,6 +187,16 @@ def _fail(stack, change_set, reason):
     said = f"The following resource(s) failed to {kind.lower()}: [{names}]. "
     _stack_event(stack, f"{rollback}_IN_PROGRESS", said)
     _stack_event(stack, f"{rollback}_COMPLETE")
+
+
+def _fail_deletion(stack, reason):
+    left = [
+        Change("Remove", name, stack.resource_map._resource_json_map[name]["Type"])
+        for name in stack.resource_map._resource_json_map
+        if name in stack.resource_map._parsed_resources
+    ]
+    _resource_event(stack, left[0], "DELETE_FAILED", f"Resource handler returned message: {reason}")
+    _stack_event(stack, "DELETE_FAILED", f"The following resource(s) failed to delete: [{left}].")
 
 
 def _verb(change):

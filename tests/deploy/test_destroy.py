@@ -96,3 +96,19 @@ def test_removing_nothing_is_a_success(poolkit):
         0,
         "nothing to remove: none of the stacks is there\n",
     )
+
+
+def test_a_failed_removal_says_the_first_cause(poolkit):
+    """Exit status 1; the stack is finished off once the cause is gone."""
+    assert deploy(poolkit, "network").returncode == 0
+    ec2 = boto3.client("ec2")
+    (vpc,) = ec2.describe_vpcs(Filters=[{"Name": "cidr", "Values": ["10.7.0.0/16"]}])["Vpcs"]
+    subnet = ec2.create_subnet(VpcId=vpc["VpcId"], CidrBlock="10.7.1.0/24")["Subnet"]
+    answer = destroy(poolkit, "network", "shop-dev-network")
+    assert answer.returncode == 1
+    assert "ended in DELETE_FAILED. First cause: Vpc (AWS::EC2::VPC)" in answer.stderr
+    assert "has dependencies and cannot be deleted" in answer.stderr
+    again = deploy(poolkit, "network")
+    assert "is in DELETE_FAILED: its deletion failed" in again.stderr
+    ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+    assert destroy(poolkit, "network", "shop-dev-network").returncode == 0

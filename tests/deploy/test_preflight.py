@@ -166,3 +166,26 @@ def test_a_parameter_of_the_command_line_wins(poolkit, shop):
         assert "must be Name=Value" in deploy(poolkit, "network", *words).stderr
     answer = deploy(poolkit, "all", "--parameter", "VpcCidr=10.9.0.0/16")
     assert "say of which template: TEMPLATE.VpcCidr" in answer.stderr
+
+
+CROWDED = """\
+  Database:
+    Type: AWS::RDS::DBInstance
+    Properties: {DBInstanceClass: db.t4g.micro, Engine: postgres, AllocatedStorage: "20"}
+  Crowd:
+    Type: AWS::Lambda::Function
+    Properties:
+      ReservedConcurrentExecutions: 5000
+      Environment: {Variables: {POOLKIT_TARGET: lambda_warm, POOLKIT_ENVIRONMENT: prod}}
+"""
+
+
+def test_a_fleet_that_does_not_fit_is_not_deployed(poolkit, shop):
+    """The budget of the whole environment is checked, whichever stack is deployed."""
+    template = shop / "infra/worker.yaml"
+    template.write_text(template.read_text().replace("Resources:\n", f"Resources:\n{CROWDED}"))
+    answer = poolkit("deploy", "network", "-e", "dev", "--yes", "--no-lint")
+    assert answer.returncode == 2
+    assert "Does not fit: " in answer.stderr
+    assert "to deploy all the same: --no-budget" in answer.stderr
+    assert statuses() == {}
