@@ -6,6 +6,7 @@
 
 BIN := .venv/bin
 ARGS ?=
+BENCHMARKS := checkout lambda_import web_get_article lambda_fleet activity_cost compare_cost package_cold_start
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -36,7 +37,7 @@ lock: install ## renew requirements.lock from pyproject.toml; it names no packag
 	scripts/lock
 
 bench: install ## every benchmark, one after the other
-	@for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean: ## remove what the commands above made
 	rm -rf .venv .tools .poolkit .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
