@@ -28,7 +28,8 @@ class _Command(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else "poolkit"
-            click.echo(f"poolkit: {error.format_message()} (see {where} --help)", err=True)
+            words = error.format_message().rstrip(".")
+            click.echo(f"poolkit: {words} (see {where} --help)", err=True)
             ctx.exit(2)
         except (PoolkitError, ValueError, OSError) as error:
             click.echo(f"poolkit: {error}", err=True)
@@ -149,6 +150,21 @@ def report(*, run: Path, other: Path | None, out: Path | None) -> None:
         raise click.UsageError("--out is for two runs; the report of one is in its folder")
     else:
         report(run, Console())
+
+
+@main.command()
+@click.argument("url", metavar="[DATABASE_URL]", required=False)
+@click.option("--interval", type=float, default=1.0, show_default=True, help="seconds")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document a line, for scripts")
+@click.option("--once", is_flag=True, help="look once and end")
+def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> None:
+    """Show live who is connected to the database: targets, states, the oldest transaction.
+
+    Without DATABASE_URL the variable of that name is taken. The role needs pg_monitor.
+    """
+    from poolkit.watch.command import watch  # noqa: PLC0415
+
+    watch(url, interval_s=interval, as_json=as_json, once=once)
 
 
 @main.group()

@@ -1,0 +1,148 @@
+"""Which way to ask the server from inside Locust: in a greenlet, a real thread, or a process.
+
+Asks ten times a second while greenlets keep the hub busy, then while the server does not
+answer (SIGSTOP for a second), and measures what each way costs and how long the hub stood still,
+which is how long no user of a load test could do anything.
+
+    python benchmarks/locust_sampling.py [seconds per row]
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import contextlib  # noqa: E402  (gevent must come first)
+import os  # noqa: E402
+import signal  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import gevent  # noqa: E402
+import psycopg2  # noqa: E402
+
+from poolkit.activity import APPLICATION_NAME, ActivityConnection, ActivitySampler  # noqa: E402
+from poolkit.loadtest.off_hub import OffHubActivity  # noqa: E402
+from poolkit.local.postgres import EmbeddedPostgres  # noqa: E402
+
+INTERVAL_S = 0.1
+CACHE = Path(__file__).parents[1] / ".poolkit" / "cache"
+PROCESS = """
+import sys, time
+from poolkit.activity import ActivitySampler
+with ActivitySampler(sys.argv[1], interval_s=0.1, sink=lambda s: print(s.time, flush=True)):
+    time.sleep(600)
+"""
+
+
+class Sampled:
+    """Moments of samples, however they were taken."""
+
+    def __init__(self):
+        self.moments = []
+
+    def latest(self):
+        """Return how late the samples were, in ms, against a steady beat: the highest."""
+        steps = [b - a for a, b in zip(self.moments, self.moments[1:], strict=False)]
+        return max((step - INTERVAL_S for step in steps), default=float("nan")) * 1000
+
+
+@contextlib.contextmanager
+def within(connection):
+    sampled = Sampled()
+    with ActivitySampler(
+        connection, interval_s=INTERVAL_S, sink=lambda sample: sampled.moments.append(sample.time)
+    ):
+        yield sampled
+
+
+@contextlib.contextmanager
+def process(url):
+    sampled = Sampled()
+    child = subprocess.Popen([sys.executable, "-c", PROCESS, url], stdout=subprocess.PIPE)
+    reader = gevent.spawn(
+        lambda: [sampled.moments.append(float(line)) for line in iter(child.stdout.readline, b"")]
+    )
+    while len(sampled.moments) < 3:
+        gevent.sleep(0.05)
+    sampled.moments.clear()
+    try:
+        yield sampled
+    finally:
+        child.kill()
+        child.wait()
+        reader.kill()
+        child.stdout.close()
+
+
+def keep_busy(share):
+    """Use a share of a core in slices of a millisecond, as answers to requests would."""
+    while True:
+        end = time.perf_counter() + 0.001
+        while time.perf_counter() < end:
+            pass
+        gevent.sleep(0.001 * (1 - share) / share)
+
+
+def watch_hub(longest):
+    while True:
+        before = time.perf_counter()
+        gevent.sleep(0.01)
+        longest[0] = max(longest[0], time.perf_counter() - before - 0.01)
+
+
+def measure(postgres, sampling, share, seconds):
+    """Return the longest stand-still while busy, how late samples were, and with a silent server."""
+    longest = [0.0]
+    greenlets = [gevent.spawn(keep_busy, share), gevent.spawn(watch_hub, longest)]
+    with sampling as sampled:
+        gevent.sleep(0.5)
+        longest[0] = 0.0
+        gevent.sleep(seconds)
+        busy, late = longest[0], sampled.latest()
+        pid = pid_of_watching(postgres)
+        os.kill(pid, signal.SIGSTOP)
+        longest[0] = 0.0
+        # From outside: a hub that stands still cannot wake anybody.
+        waker = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {pid}"])
+        gevent.sleep(1.5)
+        waker.wait()
+        silent = longest[0]
+    gevent.killall(greenlets)
+    return busy * 1000, late, silent * 1000
+
+
+def pid_of_watching(postgres):
+    with contextlib.closing(psycopg2.connect(postgres.admin_url(driver=""))) as connection:
+        cursor = connection.cursor()
+        query = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
+        cursor.execute(query, (APPLICATION_NAME,))
+        return cursor.fetchone()[0]
+
+
+def main():
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+    print(
+        f"{'way':<10} {'hub busy':>8}  {'longest stand-still':>19}  {'sample late':>11}  silent server"
+    )
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        EmbeddedPostgres(Path(folder), durable=False, cache_dir=CACHE) as postgres,
+    ):
+        url = postgres.monitor_url(driver="")
+        for share in (0.3, 0.8):
+            for name, sampling in (
+                ("greenlet", within(ActivityConnection(url))),
+                ("thread", within(OffHubActivity(url))),
+                ("process", process(url)),
+            ):
+                busy, late, silent = measure(postgres, sampling, share, seconds)
+                print(
+                    f"{name:<10} {share:>8.0%}  {busy:>16.1f} ms  {late:>8.1f} ms  {silent:>10.0f} ms"
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What `poolkit watch` knows at one moment, and how it asks for it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from poolkit.activity import ActivityConnection
+from poolkit.connected import Connected, by_target, total
+from poolkit.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+    from poolkit.activity import IdleTransaction, Sample, ServerLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """The server at one moment; `problem` says why it could not be asked, and then the rest is old.
+
+    `opened_per_s` is None at first, and after the server's counter began again.
+    """
+
+    time: float
+    limits: ServerLimits
+    targets: tuple[Connected, ...] = ()
+    opened_per_s: float | None = None
+    oldest: IdleTransaction | None = None
+    problem: str | None = None
+    silent_s: float = 0.0
+    """Seconds since the last answer."""
+
+    @property
+    def connections(self) -> int:
+        """All targets' connections together."""
+        return total(self.targets).total
+
+    @property
+    def share(self) -> float:
+        """The connections as a share of `max_connections`, 0 to 1."""
+        return self.connections / self.limits.max_connections
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for one line of JSON; null where nothing is known."""
+        known = self.problem is None
+        return {
+            "time": round(self.time, 3),
+            "connections": self.connections if known else None,
+            "max_connections": self.limits.max_connections,
+            "usable": self.limits.usable,
+            "share": round(self.share, 4) if known else None,
+            "opened_per_s": self.opened_per_s,
+            "targets": [asdict(one) | {"total": one.total} for one in self.targets if known],
+            "oldest_idle_in_transaction": asdict(self.oldest) if self.oldest and known else None,
+            "problem": self.problem,
+        }
+
+
+class Observer:
+    """Asks the server, and connects again when it was away.
+
+    Raises:
+        ConfigurationError: the URL is not that of a PostgreSQL database.
+        DatabaseUnavailable: the server cannot be reached now, at the start.
+        MonitoringNotAllowed: the role may not see other roles' activity.
+
+    """
+
+    def __init__(self, url: str | URL) -> None:
+        self._activity = ActivityConnection(url)
+        self._limits = self._activity.connect()
+        self._answered = time.time()
+        self._last: Sample | None = None
+        self._lost = False
+
+    def observe(self) -> Observation:
+        """Ask once; a server that does not answer is an observation, too.
+
+        Raises:
+            MonitoringNotAllowed: after a restart, the role may no longer see others' activity.
+        """
+        try:
+            if self._lost:
+                self._limits = self._activity.connect()
+                self._lost, self._last = False, None
+            sample = self._activity.sample()
+            oldest = self._activity.oldest_idle_in_transaction()
+        except DatabaseUnavailable as error:
+            self._lost = True
+            now = time.time()
+            return Observation(
+                time=now, limits=self._limits, problem=str(error), silent_s=now - self._answered
+            )
+        self._answered = sample.time
+        return Observation(
+            time=sample.time,
+            limits=self._limits,
+            targets=by_target(sample),
+            opened_per_s=self._opened_per_s(sample),
+            oldest=oldest,
+        )
+
+    def _opened_per_s(self, sample: Sample) -> float | None:
+        last, self._last = self._last, sample
+        if last is None or sample.sessions < last.sessions or sample.time <= last.time:
+            return None
+        return round((sample.sessions - last.sessions) / (sample.time - last.time), 3)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._activity.close()
