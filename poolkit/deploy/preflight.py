@@ -9,8 +9,6 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from poolkit.budget.command import Options, compute_budget
-from poolkit.budget.report import headline
 from poolkit.deploy.aws import in_plain_words
 from poolkit.deploy.bytecode import TASK_ROOT
 from poolkit.deploy.package_lambda import read_manifest
@@ -146,6 +144,10 @@ def check_budget(root: Path, environment: str) -> str:
         DeployError: it does not.
         TemplateError: a template is broken; file and line are named.
     """
+    # A third of the time that the whole command takes to start.
+    from poolkit.budget.command import Options, compute_budget  # noqa: PLC0415
+    from poolkit.budget.report import headline  # noqa: PLC0415
+
     options = Options(paths=(root / "infra",), environment=environment)
     try:
         budget = compute_budget(options)

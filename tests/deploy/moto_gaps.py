@@ -116,9 +116,8 @@ def _with_functions(clean):
         if name == "Fn::GetAtt":
             return _attribute(clean, argument, resources)
         found = clean(node, resources)
-        if found is None and name == "Ref" and argument != "AWS::NoValue":
-            return f"id-of-{argument}".lower()
-        return found
+        is_unknown = found is None and name == "Ref" and argument != "AWS::NoValue"
+        return f"id-of-{argument}".lower() if is_unknown else found
 
     return evaluate
 

@@ -11,7 +11,7 @@ def destroy(poolkit, target, name, environment="dev"):
     return poolkit("destroy", target, "-e", environment, "--yes-delete", name)
 
 
-@pytest.mark.parametrize("name", ["shop-prod-network", "", "yes", "shop-dev"])
+@pytest.mark.parametrize("name", ["shop-prod-network", ""])
 def test_another_name_removes_nothing(poolkit, name):
     """The name that is asked for is the stack's own."""
     assert deploy(poolkit, "network").returncode == 0

@@ -128,6 +128,7 @@ def test_a_handler_that_is_not_included_is_named(this_machine, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_without_an_interpreter_of_that_minor_it_says_so(run, tmp_path):
     """Made for a Python that is not here, the zip has no bytecode, and the output says why."""
     minor = next(
