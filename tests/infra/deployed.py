@@ -1,0 +1,95 @@
+"""The kit's templates as each environment deploys them, and the containers and functions in them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from poolkit.budget.files import read_files
+from poolkit.budget.parameters import find_environment
+from poolkit.budget.templates import make_stacks
+from poolkit.config.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+INFRA = ROOT / "infra"
+ENVIRONMENTS = ("dev", "staging", "prod", "high_traffic")
+
+# What stands for a value that only a deployment knows.
+PLACEHOLDERS = {"DATABASE_SECRET_ARN": "arn:aws:secretsmanager:eu-central-1:0:secret:s"}
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """One container or function: its template, its variables, and what surrounds them."""
+
+    template: str
+    name: str
+    variables: dict
+    definition: dict
+
+    @property
+    def settings(self):
+        """What the deployable itself reads from its variables."""
+        return Settings.from_environ(self.text())
+
+    def text(self):
+        """Give the variables as text, with a placeholder for what is not known yet."""
+        return {
+            name: value if isinstance(value, str | int) else PLACEHOLDERS.get(name, "later")
+            for name, value in self.variables.items()
+        } | {name: str(value) for name, value in self.variables.items() if isinstance(value, int)}
+
+
+class Fleet:
+    """The stacks of one environment."""
+
+    def __init__(self, environment):
+        self.environment = environment
+        chosen = find_environment(environment, [INFRA])
+        self.tables = chosen.tables
+        self.stacks = make_stacks(read_files([INFRA]).templates, chosen, {}).by_name
+
+    def of_type(self, *types):
+        """Give every resource of some types, in all stacks."""
+        return [each for stack in self.stacks.values() for each in stack.of_type(*types)]
+
+    def resource(self, template, name):
+        """Give the resource of a template by its logical id."""
+        return self.stacks[template].resources[name]
+
+    def containers(self):
+        """Give every container of every task definition."""
+        return [
+            Deployable(
+                task.stack.name,
+                container["Name"],
+                {each["Name"]: each["Value"] for each in container.get("Environment", [])},
+                container,
+            )
+            for task in self.of_type("AWS::ECS::TaskDefinition")
+            for container in task.get("ContainerDefinitions")
+        ]
+
+    def functions(self):
+        """Give every function."""
+        return [
+            Deployable(
+                function.stack.name,
+                function.logical_id,
+                function.get("Environment", "Variables"),
+                function.properties,
+            )
+            for function in self.of_type("AWS::Lambda::Function")
+        ]
+
+    def container(self, name):
+        """Give the container with a name."""
+        return next(each for each in self.containers() if each.name == name)
+
+
+_fleets = {}
+
+
+def fleet_of(environment):
+    """Give the stacks of an environment, read once: expanding a SAM template takes a while."""
+    if environment not in _fleets:
+        _fleets[environment] = Fleet(environment)
+    return _fleets[environment]

@@ -1,0 +1,255 @@
+"""Images, the compose file and the Kubernetes manifests keep the rules that the templates keep."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from infra.deployed import INFRA, ROOT
+
+from poolkit.budget.command import Options, compute_budget
+from poolkit.budget.files import read_files
+from poolkit.budget.kustomize import rendered
+from poolkit.config.settings import Settings
+from webapp.configuration import WebSettings
+from webapp.database import deadline_of
+from worker.settings import WorkerSettings
+
+DOCKERFILES = sorted([*INFRA.glob("Dockerfile.*"), INFRA / "pgbouncer" / "Dockerfile"])
+OVERLAYS = ("dev", "prod")
+
+
+def answer_of(environ):
+    """How long the application takes for its slowest answer."""
+    chosen = Settings.from_environ(environ).preset
+    return chosen.pool_timeout + (deadline_of(chosen) or 0)
+
+
+# -- images ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_images_are_built_in_two_stages(file):
+    """What builds does not run: the last stage copies from the first."""
+    text = file.read_text()
+    assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 2
+    assert "COPY --from=build" in text.rpartition("FROM ")[2]
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_images_install_from_the_lock_alone(file):
+    """Every wheel has its hash, and no address of an index is written down."""
+    text = file.read_text()
+    for command in re.findall(r"pip .*?install(?:.*\\\n)*.*", text):
+        assert "--require-hashes" in command
+        assert "--only-binary :all:" in command
+    assert "index-url" not in text
+
+
+@pytest.mark.parametrize("file", [f for f in DOCKERFILES if f.suffix != ".lambda"], ids=str)
+def test_images_run_as_nobody_in_particular(file):
+    """The account is the one that the task definitions and the manifests name."""
+    last = file.read_text().rpartition("FROM ")[2]
+    assert "USER 10001" in last
+    assert 'VOLUME ["/tmp"]' in last
+    assert "HEALTHCHECK" in last
+
+
+def test_pgbouncers_wheels_are_those_of_the_lock():
+    """Its own list pins the versions that the project's lock has."""
+    pin = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
+    locked = set(pin.findall((ROOT / "requirements.lock").read_text()))
+    own = set(pin.findall((INFRA / "pgbouncer" / "requirements.txt").read_text()))
+    assert own
+    assert own <= locked
+
+
+# -- compose --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compose():
+    """The compose file."""
+    return yaml.safe_load((INFRA / "compose.yaml").read_text())
+
+
+def seconds(text):
+    return int(text.removesuffix("s"))
+
+
+def environ_of(service):
+    text = {name: str(value) for name, value in service["environment"].items()}
+    url = text.get("DATABASE_URL", "")
+    return text | ({"DATABASE_URL": re.sub(r"\$\{.*?\}", "generated", url)} if url else {})
+
+
+def test_compose_has_every_part(compose):
+    """Both services, the database, PgBouncer, the broker, and the migration before all."""
+    names = {"postgres", "pgbouncer", "valkey", "migrate", "web", "worker"}
+    assert set(compose["services"]) == names
+    for name in ("web", "worker"):
+        assert compose["services"][name]["depends_on"]["migrate"] == {
+            "condition": "service_completed_successfully"
+        }
+
+
+def test_compose_has_no_password_of_its_own(compose):
+    """The password comes from the shell, and a file without it says so."""
+    text = (INFRA / "compose.yaml").read_text()
+    assert text.count("poolkit:${POSTGRES_PASSWORD:?") == text.count("postgresql://")
+    assert compose["secrets"]["database_password"] == {"environment": "POSTGRES_PASSWORD"}
+
+
+def test_compose_opens_no_port_to_the_network(compose):
+    """Only web has a port, and on the loopback address."""
+    ports = {name: each["ports"] for name, each in compose["services"].items() if "ports" in each}
+    assert ports == {"web": ["127.0.0.1:8000:8000"]}
+
+
+def test_composes_settings_are_accepted(compose):
+    """Web, worker and migration start with what is written; stopping lasts long enough."""
+    web, worker = compose["services"]["web"], compose["services"]["worker"]
+    for service in (web, worker, compose["services"]["migrate"]):
+        Settings.from_environ(environ_of(service))
+    graceful = WebSettings.from_environ(environ_of(web)).graceful_timeout
+    assert answer_of(environ_of(web)) <= graceful < seconds(web["stop_grace_period"])
+    limit = WorkerSettings.from_environ(environ_of(worker)).task_time_limit
+    assert limit < seconds(worker["stop_grace_period"])
+
+
+def test_composes_fleet_fits_its_database():
+    """PgBouncer and the worker are within max_connections of the server beside them."""
+    budget = compute_budget(Options(paths=(INFRA / "compose.yaml",)))
+    assert budget.verdict == "fits"
+    assert not budget.crowded
+
+
+# -- Kubernetes -----------------------------------------------------------------------------
+
+
+@pytest.fixture(params=OVERLAYS)
+def manifests(request):
+    """The manifests of an overlay, by kind and name."""
+    documents = rendered(read_files([INFRA / "kubernetes"]).kubernetes, request.param)
+    return {(each.data["kind"], each.data["metadata"]["name"]): each.data for each in documents}
+
+
+def pods(manifests):
+    return {
+        name: each["spec"]["template"]["spec"]
+        for (kind, name), each in manifests.items()
+        if kind in ("Deployment", "Job")
+    }
+
+
+def environ_in(manifests, pod):
+    """What a container gets: ConfigMaps, and its own variables over them."""
+    (container,) = pod["containers"]
+    found = {}
+    for source in container.get("envFrom", []):
+        found |= manifests["ConfigMap", source["configMapRef"]["name"]]["data"]
+    return found | {each["name"]: str(each["value"]) for each in container["env"]}
+
+
+def test_pods_are_restricted(manifests):
+    """No root, no capability, no writable root, no token of the cluster's API; limits for all."""
+    for pod in pods(manifests).values():
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+
+
+def test_no_manifest_holds_a_secret(manifests):
+    """Pods read the password from Secrets Manager by the role of their account."""
+    assert not [name for kind, name in manifests if kind == "Secret"]
+    for pod in pods(manifests).values():
+        environ = environ_in(manifests, pod)
+        assert environ["DATABASE_SECRET_ARN"].startswith("arn:aws:secretsmanager:")
+        assert not [name for name in environ if re.search(r"PASSWORD|TOKEN|DATABASE_URL", name)]
+
+
+def test_manifests_settings_are_accepted(manifests):
+    """What a pod is given is what its program accepts, TLS included."""
+    found = pods(manifests)
+    for name in ("web", "worker", "migration"):
+        Settings.from_environ(environ_in(manifests, found[name]))
+    web, worker = environ_in(manifests, found["web"]), environ_in(manifests, found["worker"])
+    WebSettings.from_environ(web)
+    WorkerSettings.from_environ(worker)
+    assert (web["DATABASE_HOST"], web["DATABASE_SSLMODE"]) == ("pgbouncer", "require")
+    assert worker["DATABASE_SSLMODE"] == "verify-full"
+
+
+def test_pods_get_the_time_to_stop(manifests):
+    """The grace period covers the pause before SIGTERM and the slowest answer or task."""
+    found = pods(manifests)
+    web = environ_in(manifests, found["web"])
+    (container,) = found["web"]["containers"]
+    pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    graceful = WebSettings.from_environ(web).graceful_timeout
+    assert answer_of(web) <= graceful
+    assert pause + graceful < found["web"]["terminationGracePeriodSeconds"]
+    limit = WorkerSettings.from_environ(environ_in(manifests, found["worker"])).task_time_limit
+    assert limit < found["worker"]["terminationGracePeriodSeconds"]
+
+
+def test_a_full_pool_takes_a_pod_out_and_does_not_kill_it(manifests):
+    """Readiness asks the database, liveness the process alone."""
+    (web,) = pods(manifests)["web"]["containers"]
+    assert web["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert web["livenessProbe"]["httpGet"]["path"] == "/healthz"
+
+
+def test_disruptions_are_bounded(manifests):
+    """Web, worker and PgBouncer lose one pod at a time; web and worker scale between bounds."""
+    for name in ("web", "worker", "pgbouncer"):
+        assert manifests["PodDisruptionBudget", name]["spec"]["maxUnavailable"] == 1
+        strategy = manifests["Deployment", name]["spec"]["strategy"]["rollingUpdate"]
+        assert strategy == {"maxSurge": 1, "maxUnavailable": 0}
+    for name in ("web", "worker"):
+        assert "replicas" not in manifests["Deployment", name]["spec"]
+        bounds = manifests["HorizontalPodAutoscaler", name]["spec"]
+        assert 1 <= bounds["minReplicas"] <= bounds["maxReplicas"]
+
+
+@pytest.mark.parametrize(("overlay", "most"), [("dev", 70), ("prod", 800)])
+def test_the_pods_fit_the_database(overlay, most):
+    """An overlay's ceiling is within max_connections of the environment of its name."""
+    options = Options(paths=(INFRA / "kubernetes",), environment=overlay, max_connections=most)
+    budget = compute_budget(options)
+    assert budget.verdict == "fits"
+    assert not budget.crowded
+    toml = (INFRA / "environments" / f"{overlay}.toml").read_text()
+    assert f"MaxConnections = {most}\n" in toml
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kustomize_makes_the_same_of_them(overlay):
+    """Kustomize itself renders every resource, with the overlay's image and bounds in it."""
+    answer = subprocess.run(
+        ["kubectl", "kustomize", str(INFRA / "kubernetes" / "overlays" / overlay)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    made = list(yaml.safe_load_all(answer.stdout))
+    images = {
+        container["image"]
+        for each in made
+        if each["kind"] in ("Deployment", "Job")
+        for container in each["spec"]["template"]["spec"]["containers"]
+    }
+    assert all(image.startswith("000000000000.dkr.ecr.") for image in images)
+    assert {each["metadata"].get("namespace", "poolkit") for each in made} == {"poolkit"}
+    ours = rendered(read_files([INFRA / "kubernetes"]).kubernetes, overlay)
+    assert sorted(each["kind"] for each in made) == sorted(each.data["kind"] for each in ours)

@@ -1,0 +1,43 @@
+"""The linters that others wrote, with every check on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from infra.deployed import INFRA, ROOT
+
+CFN_LINT = Path(sys.executable).with_name("cfn-lint")
+
+
+def test_cfn_lint_looks_at_every_template():
+    """Its configuration names them all, and switches nothing off."""
+    settings = yaml.safe_load((ROOT / ".cfnlintrc.yaml").read_text())
+    templates = {f"infra/{file.name}" for file in INFRA.glob("*.yaml")} - {"infra/compose.yaml"}
+    assert set(settings["templates"]) == templates
+    assert set(settings) == {"templates", "include_checks"}
+
+
+def test_cfn_lint_finds_nothing():
+    """No error, no warning, not even a remark."""
+    answer = subprocess.run(
+        [str(CFN_LINT)], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (answer.stdout, answer.returncode) == ("", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_checkov_finds_nothing():
+    """Templates, manifests and Dockerfiles pass, or say why not."""
+    answer = subprocess.run(
+        [str(ROOT / "scripts" / "checkov")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout
+    assert answer.stdout.count("Failed checks: 0") == 3

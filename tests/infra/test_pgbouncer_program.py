@@ -1,0 +1,235 @@
+"""infra/pgbouncer/run.py with a real PgBouncer before a real PostgreSQL."""
+
+import importlib.util
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psycopg2
+import pytest
+from infra.deployed import INFRA
+from moto.server import ThreadedMotoServer
+
+from poolkit.local.accounts import server_account
+from poolkit.local.pgbouncer import find_pgbouncer
+from poolkit.local.ports import free_port
+
+PROGRAM = INFRA / "pgbouncer" / "run.py"
+needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+
+# PgBouncer refuses to run as root, and root's interpreter may be where others cannot go: it is
+# loaded first, and then the account is changed.
+AS_ACCOUNT = """
+import importlib.util, os, sys
+spec = importlib.util.spec_from_file_location("run", sys.argv[1])
+run = importlib.util.module_from_spec(spec)
+sys.modules["run"] = run
+spec.loader.exec_module(run)
+uid, gid = map(int, sys.argv[3:5])
+if os.geteuid() == 0:
+    os.setgroups([]), os.setgid(gid), os.setuid(uid)
+sys.exit(run.main(sys.argv[2], os.environ))
+"""
+
+
+@pytest.fixture
+def program():
+    """The program as a module."""
+    spec = importlib.util.spec_from_file_location("pgbouncer_run", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pgbouncer_run"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["pgbouncer_run"]
+
+
+class Bouncer:
+    """The program as a process, and connections through it."""
+
+    def __init__(self, database, role, password_file):
+        self.database, self.role, self.password_file = database, role, password_file
+        self.port = free_port()
+        self.process = None
+
+    def start(self, **variables):
+        """Start it and wait until it listens."""
+        account = server_account()
+        environ = {
+            "PATH": "/usr/bin:/bin",
+            "DATABASE_HOST": self.database.server.host,
+            "DATABASE_PORT": str(self.database.server.port),
+            "DATABASE_NAME": self.database.name,
+            "DATABASE_USER": self.role,
+            "DATABASE_PASSWORD_FILE": str(self.password_file),
+            "DATABASE_SSLMODE": "disable",
+            "PGBOUNCER_LISTEN_ADDR": "127.0.0.1",
+            "PGBOUNCER_LISTEN_PORT": str(self.port),
+            "PGBOUNCER_DEFAULT_POOL_SIZE": "2",
+            "REFRESH_SECONDS": "0.1",
+            "STATEMENT_TIMEOUT": "4321",
+        }
+        arguments = [str(PROGRAM), str(find_pgbouncer()), str(account.uid), str(account.gid)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", AS_ACCOUNT, *arguments],
+            env=environ | variables,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def connect(self, password=None, **options):
+        """Connect through it; by default with the password of now, over TLS."""
+        wanted = {"sslmode": "require", "connect_timeout": 5} | options
+        return psycopg2.connect(
+            host="127.0.0.1",
+            port=self.port,
+            dbname=self.database.name,
+            user=self.role,
+            password=password or self.password_file.read_text().strip(),
+            **wanted,
+        )
+
+    def wait(self, **options):
+        """Connect as soon as it is possible."""
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                return self.connect(**options)
+            except psycopg2.OperationalError:
+                assert self.process.poll() is None, self.process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+    def stop(self):
+        """Tell it to stop and return the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(15)
+
+
+@pytest.fixture
+def bouncer(database):
+    """A PgBouncer of the test's own, with a role whose password it may change."""
+    role, password = f"bouncer_{secrets.token_hex(4)}", secrets.token_hex(12)
+    database.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
+    file = Path("/tmp") / f"poolkit-test-{role}"
+    file.write_text(f"{password}\n")
+    file.chmod(0o644)
+    made = Bouncer(database, role, file)
+    yield made
+    if made.process is not None:
+        # Not killed: PgBouncer, its child, would stay.
+        if made.process.poll() is None:
+            made.stop()
+        made.process.stderr.close()
+    file.unlink()
+    database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", role
+    )
+    database.execute(f"DROP ROLE {role}")
+
+
+@needs_pgbouncer
+def test_clients_are_encrypted_and_limited(bouncer):
+    """TLS is there without a certificate of ours, and the statement timeout is PgBouncer's."""
+    connection = bouncer.start().wait()
+    assert connection.info.ssl_in_use
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SHOW statement_timeout")
+        assert cursor.fetchone() == ("4321ms",)
+    connection.close()
+    with pytest.raises(psycopg2.OperationalError, match="SSL required"):
+        bouncer.connect(sslmode="disable")
+
+
+@needs_pgbouncer
+def test_a_new_password_is_followed(bouncer):
+    """A rotated password is taken within moments, and no client that is connected is cut off."""
+    kept = bouncer.start().wait()
+    password = secrets.token_hex(12)
+    bouncer.database.execute(f"ALTER ROLE {bouncer.role} PASSWORD '{password}'")
+    bouncer.password_file.write_text(password)
+    bouncer.wait(password=password).close()
+    with kept, kept.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    kept.close()
+
+
+@needs_pgbouncer
+def test_stopping_lets_a_transaction_end(bouncer):
+    """SIGTERM in the middle of a transaction: it commits, and then PgBouncer ends with 0."""
+    connection = bouncer.start().wait()
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1")
+    ended = threading.Event()
+    status = []
+
+    def stop():
+        status.append(bouncer.stop())
+        ended.set()
+
+    threading.Thread(target=stop, daemon=True).start()
+    assert not ended.wait(0.5)
+    cursor.execute("SELECT 2")
+    connection.commit()
+    assert ended.wait(10)
+    assert status == [0]
+    connection.close()
+
+
+def test_its_files_are_for_nobody_else(program, tmp_path):
+    """The list of users is written for the account alone, with quotes doubled."""
+    environ = {"DATABASE_HOST": "h", "DATABASE_NAME": "d", "DATABASE_SSLMODE": "require"}
+    files = program.Files(tmp_path, environ | {"PGBOUNCER_CLIENT_TLS_SSLMODE": "disable"})
+    files.write(program.Login("u", 'p"w'))
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    assert (tmp_path / "users.txt").read_text() == '"u" "p""w"\n'
+    assert 'p"w' not in repr(program.Login("u", 'p"w'))
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"DATABASE_HOST": ""}, "DATABASE_HOST is not set"),
+        ({"DATABASE_PASSWORD_FILE": ""}, "neither is set"),
+        ({"DATABASE_SECRET_ARN": "arn:aws:x"}, "both are set"),
+        ({"DATABASE_SSLMODE": ""}, "run scripts/database-certificates"),
+        ({"STATEMENT_TIMEOUT": "15s"}, "STATEMENT_TIMEOUT must be a whole number of ms"),
+        ({"DATABASE_PASSWORD_FILE": "/nowhere"}, "No such file"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(bouncer, variables, message):
+    """It says what is wrong and ends with 2; PgBouncer is not started."""
+    bouncer.start(**variables)
+    _, said = bouncer.process.communicate(timeout=20)
+    assert bouncer.process.returncode == 2
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_the_password_comes_from_a_secret(program, monkeypatch):
+    """A secret as RDS keeps it is read; one that is not of that form is refused without its text."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        client = boto3.client("secretsmanager")
+        text = json.dumps({"username": "u", "password": "p-w"})
+        good = client.create_secret(Name="good", SecretString=text)["ARN"]
+        bad = client.create_secret(Name="bad", SecretString="only-p-w")["ARN"]
+        assert program.read_login({"DATABASE_SECRET_ARN": good}) == program.Login("u", "p-w")
+        with pytest.raises(program.WrongSetting, match="must be a JSON object") as refused:
+            program.read_login({"DATABASE_SECRET_ARN": bad})
+        assert "p-w" not in str(refused.value)
+    finally:
+        server.stop()

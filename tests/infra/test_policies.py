@@ -1,0 +1,593 @@
+"""What a linter does not look for: the rules that the templates keep in every environment."""
+
+import json
+import re
+
+import pytest
+from infra.deployed import ENVIRONMENTS, INFRA, ROOT, fleet_of
+
+from lambda_handler.configuration import FunctionSettings
+from poolkit.budget.command import Options, compute_budget
+from poolkit.budget.values import Reference, references
+from poolkit.config.presets import TARGETS, preset
+from poolkit.config.settings import Settings
+from poolkit.errors import ConfigurationError
+from webapp.configuration import WebSettings
+from webapp.database import deadline_of
+from worker.settings import WorkerSettings
+
+HTTP_API_LIMIT = 30.0  # s; API Gateway Developer Guide, "Quotas for HTTP APIs"
+CLIENT_PATIENCE = 65.0  # s; docs/infrastructure.md, "Timeouts"
+LONGEST_STOP = 120  # s; Amazon ECS API Reference, ContainerDefinition, stopTimeout on Fargate
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def statements(fleet):
+    """Give every statement of every role and policy, with where it stands."""
+    for role in fleet.of_type("AWS::IAM::Role", "AWS::IAM::ManagedPolicy"):
+        policies = [each["PolicyDocument"] for each in role.get("Policies") or []]
+        policies += [role.get("PolicyDocument")] if role.get("PolicyDocument") else []
+        for policy in policies:
+            for statement in policy["Statement"]:
+                yield f"{role.stack.name}.{role.logical_id}", statement
+
+
+# -- secrets and TLS ------------------------------------------------------------------------
+
+SECRET_NAME = re.compile(
+    r"PASSWORD|PASSWD|TOKEN|PRIVATE|CREDENTIAL|API_?KEY|(SECRET(?!_ARN))|_URL$"
+)
+HOLDS_NO_SECRET = {"WORKER_BROKER_URL": "sqs://", "WORKER_QUEUE_URL": Reference}
+
+
+def test_no_password_is_in_a_variable(fleet):
+    """Containers and functions are told where a secret is, never what it is."""
+    for each in [*fleet.containers(), *fleet.functions()]:
+        assert "Secrets" not in each.definition, "ECS would put the secret into a variable"
+        for name, value in each.variables.items():
+            if name in HOLDS_NO_SECRET:
+                wanted = HOLDS_NO_SECRET[name]
+                assert value == wanted or isinstance(value, wanted)
+            else:
+                assert not SECRET_NAME.search(name), name
+
+
+def test_rds_makes_and_rotates_the_password(fleet):
+    """No template has a master password: RDS keeps it in Secrets Manager."""
+    for database in fleet.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster"):
+        assert database.get("ManageMasterUserPassword") is True
+        assert database.get("MasterUserPassword") is None
+
+
+def test_the_server_refuses_connections_without_tls(fleet):
+    """rds.force_ssl is on, and so is RequireTLS of a proxy."""
+    groups = fleet.of_type("AWS::RDS::DBParameterGroup", "AWS::RDS::DBClusterParameterGroup")
+    assert [group.get("Parameters", "rds.force_ssl") for group in groups] == ["1"]
+    assert all(proxy.get("RequireTLS") is True for proxy in fleet.of_type("AWS::RDS::DBProxy"))
+
+
+def test_clients_verify_the_server(fleet):
+    """sslmode is verify-full with a certificate; only PgBouncer's own is taken unverified."""
+    for each in [*fleet.containers(), *fleet.functions()]:
+        if "DATABASE_SSLMODE" not in each.variables:
+            assert each.name in {"pgbouncer", "metrics"}
+            continue
+        host = each.variables["DATABASE_HOST"]
+        if any(found.stack == "pgbouncer" for found in references(host)):
+            assert each.variables["DATABASE_SSLMODE"] == "require"
+            assert "DATABASE_SSLROOTCERT" not in each.variables
+        else:
+            assert each.variables["DATABASE_SSLMODE"] == "verify-full"
+            assert each.variables["DATABASE_SSLROOTCERT"].endswith("certificates/database-ca.crt")
+
+
+def test_every_preset_wants_tls_outside_dev():
+    """A URL without TLS to another machine is refused, whatever the target."""
+    for target in TARGETS:
+        for environment in ENVIRONMENTS[1:]:
+            environ = {"POOLKIT_TARGET": target, "POOLKIT_ENVIRONMENT": environment}
+            with pytest.raises(ConfigurationError, match="no TLS"):
+                Settings.from_environ(
+                    environ | {"DATABASE_URL": "postgresql://u:long@db.example/d"}
+                )
+
+
+# -- networks -------------------------------------------------------------------------------
+
+
+def test_only_the_load_balancer_is_open_to_addresses(fleet):
+    """Everything else lets in other security groups by reference."""
+    for group in fleet.of_type("AWS::EC2::SecurityGroup"):
+        for rule in group.get("SecurityGroupIngress") or []:
+            if "CidrIp" in rule or "CidrIpv6" in rule:
+                assert (group.stack.name, group.logical_id) == ("web", "LoadBalancerSecurityGroup")
+                assert rule["FromPort"] == rule["ToPort"]
+                assert rule["FromPort"] in (80, 443)
+    for rule in fleet.of_type("AWS::EC2::SecurityGroupIngress"):
+        assert rule.get("CidrIp") is None
+        assert isinstance(rule.get("SourceSecurityGroupId"), Reference)
+
+
+def test_the_database_is_reached_by_its_clients_alone(fleet):
+    """Its group lets in the clients' group and the proxy's, on its port."""
+    allowed = {("network", "DatabaseClientSecurityGroup"), ("database", "ProxySecurityGroup")}
+    rules = [
+        rule
+        for rule in fleet.of_type("AWS::EC2::SecurityGroupIngress")
+        if rule.get("GroupId") == Reference("database", "DatabaseSecurityGroup")
+    ]
+    assert rules
+    for rule in rules:
+        assert rule.get("SourceSecurityGroupId").resource in allowed
+        assert rule.get("FromPort") == rule.get("ToPort") == 5432
+    for database in fleet.of_type("AWS::RDS::DBInstance"):
+        assert database.get("PubliclyAccessible") is False
+
+
+def test_tasks_and_functions_have_no_public_address(fleet):
+    """They run in private subnets."""
+    private = {("network", f"PrivateSubnet{zone}") for zone in "ABC"}
+    for service in fleet.of_type("AWS::ECS::Service"):
+        where = service.get("NetworkConfiguration", "AwsvpcConfiguration")
+        assert where["AssignPublicIp"] == "DISABLED"
+        assert {each.resource for each in references(where["Subnets"])} <= private
+    for function in fleet.of_type("AWS::Lambda::Function"):
+        assert {
+            each.resource for each in references(function.get("VpcConfig", "SubnetIds"))
+        } <= private
+
+
+def test_nothing_needs_a_nat_gateway(fleet):
+    """No environment has one; the AWS APIs that tasks and functions call have endpoints."""
+    assert fleet.of_type("AWS::EC2::NatGateway") == []
+    services = {
+        str(each.get("ServiceName")).rpartition("eu-central-1.")[2]
+        for each in fleet.of_type("AWS::EC2::VPCEndpoint")
+    }
+    called = {
+        action.partition(":")[0]
+        for where, statement in statements(fleet)
+        for action in as_list(statement["Action"])
+        if not where.startswith(("network.", "database.ProxyRole"))
+    }
+    # Signed without a call (rds-db), called by Lambda itself (ec2, xray), or by AWS for us (kms).
+    endpoint = {"ecr": "ecr.api", "logs": "logs", "secretsmanager": "secretsmanager", "sqs": "sqs"}
+    assert {endpoint[name] for name in called - {"rds-db", "ec2", "xray", "kms"}} <= services
+    assert {"ecr.dkr", "s3"} <= services
+
+
+# -- IAM ------------------------------------------------------------------------------------
+
+WITHOUT_RESOURCES = {
+    "ecr:GetAuthorizationToken",
+    "xray:PutTelemetryRecords",
+    "xray:PutTraceSegments",
+}
+
+
+def test_no_action_is_a_wildcard(fleet):
+    """Every action that is allowed is named."""
+    found = list(statements(fleet))
+    assert found
+    for where, statement in found:
+        assert not any("*" in action for action in as_list(statement["Action"])), where
+
+
+def test_resources_are_named_where_a_service_has_any(fleet):
+    """A resource is `*` only for actions that know no resources, and joining a VPC."""
+    for where, statement in statements(fleet):
+        if "*" in as_list(statement["Resource"]) and statement["Effect"] == "Allow":
+            actions = set(as_list(statement["Action"]))
+            assert actions <= WITHOUT_RESOURCES or statement.get("Sid") == "JoinVpc", where
+
+
+def test_the_functions_code_may_not_use_what_lambda_needs(fleet):
+    """What joins the VPC is denied to the code itself."""
+    by_sid = {s["Sid"]: s for _, s in statements(fleet) if "Sid" in s}
+    denied = by_sid["NotFromTheCode"]
+    assert denied["Effect"] == "Deny"
+    assert denied["Action"] == by_sid["JoinVpc"]["Action"]
+    assert "lambda:SourceFunctionArn" in denied["Condition"]["ArnLike"]
+
+
+def test_managed_policies_of_aws_are_the_one_that_is_needed(fleet):
+    """Enhanced Monitoring alone has a managed policy of AWS."""
+    for role in fleet.of_type("AWS::IAM::Role"):
+        for arn in role.get("ManagedPolicyArns") or []:
+            if not isinstance(arn, Reference):
+                parts = getattr(arn, "parts", (arn,))
+                assert parts[-1].endswith(
+                    ("AmazonRDSEnhancedMonitoringRole", "AWSCodeDeployRoleForLambda")
+                ), role
+
+
+# -- connections ----------------------------------------------------------------------------
+
+
+def test_reserved_concurrency_is_what_the_budget_counts(fleet):
+    """Every function has it, and the budget's ceiling comes from the same number."""
+    budget = compute_budget(Options(paths=(INFRA,), environment=fleet.environment))
+    counted = {each.name: each.instances.value for each in budget.services}
+    for function in fleet.of_type("AWS::Lambda::Function"):
+        reserved = int(function.get("ReservedConcurrentExecutions"))
+        assert counted[function.get("FunctionName")] == reserved
+
+
+def test_the_sum_in_each_environments_file_is_the_budgets(fleet):
+    """The comment's total, worked out by hand, is what `poolkit budget` finds."""
+    text = (INFRA / "environments" / f"{fleet.environment}.toml").read_text()
+    written = re.search(r"^#\s+(\d+) of (\d+), less (\d+) reserved$", text, re.MULTILINE)
+    budget = compute_budget(Options(paths=(INFRA,), environment=fleet.environment))
+    found = (budget.needed, budget.database.max_connections.value, budget.database.reserved.value)
+    assert tuple(map(int, written.groups())) == found
+
+
+def test_max_connections_is_one_number(fleet):
+    """The server, its alarm and the dashboard have the same one."""
+    (group,) = fleet.of_type("AWS::RDS::DBParameterGroup")
+    most = group.get("Parameters", "max_connections")
+    alarm = fleet.resource("database", "ConnectionsAlarm")
+    assert alarm.get("Metrics", 1, "Expression") == f"100 * connections / {most}"
+    body = json.loads(dashboard(fleet))
+    lines = body["widgets"][0]["properties"]["annotations"]["horizontal"]
+    assert [line["value"] for line in lines] == [int(most)]
+
+
+def test_a_server_ends_idle_sessions_later_than_a_pool_recycles(fleet):
+    """idle_session_timeout exceeds pool_recycle, so that a pool is not surprised."""
+    (group,) = fleet.of_type("AWS::RDS::DBParameterGroup")
+    idle = int(group.get("Parameters", "idle_session_timeout"))
+    for target in TARGETS:
+        assert idle > preset(target, fleet.environment).pool_recycle * 1000
+
+
+def test_pgbouncer_and_the_proxy_take_all_clients(fleet):
+    """One PgBouncer alone takes every client, because its sisters may be away."""
+    budget = compute_budget(Options(paths=(INFRA,), environment=fleet.environment))
+    for pooler in budget.poolers:
+        if pooler.kind == "PgBouncer":
+            clients = sum(each.ceiling for each in budget.clients_of(pooler.name))
+            assert clients <= pooler.clients.value
+
+
+def test_services_behind_a_pooler_use_transaction_pooling(fleet):
+    """Whoever connects to PgBouncer or RDS Proxy sends no startup options; others do."""
+    for each in [*fleet.containers(), *fleet.functions()]:
+        if "POOLKIT_TARGET" in each.variables:
+            host = next(references(each.variables["DATABASE_HOST"]))
+            pooled = host.stack == "pgbouncer" or host.logical_id == "Proxy"
+            assert each.settings.preset.transaction_pooling is pooled, each.name
+
+
+# -- settings -------------------------------------------------------------------------------
+
+
+def test_every_deployable_starts_with_its_variables(fleet):
+    """What the templates set is what the deployables accept, in their own words."""
+    for each in [*fleet.containers(), *fleet.functions()]:
+        if "POOLKIT_TARGET" in each.variables:
+            assert each.settings.environment == fleet.environment
+            assert each.settings.credentials == "secret"
+    WebSettings.from_environ(fleet.container("web").text())
+    WorkerSettings.from_environ(fleet.container("worker").text())
+    for function in fleet.functions():
+        FunctionSettings.from_environ(function.text())
+
+
+def test_the_command_is_the_presets_application(fleet):
+    """web_async runs the asynchronous application, web the other one."""
+    web = fleet.container("web")
+    asynchronous = web.variables["POOLKIT_TARGET"] == "web_async"
+    assert ("--async" in web.definition["Command"]) is asynchronous
+
+
+# -- timeouts, from the inside out ----------------------------------------------------------
+
+
+def answer_of(settings):
+    """How long the application takes for its slowest answer: its turn, and then its deadline."""
+    return settings.preset.pool_timeout + (deadline_of(settings.preset) or 0)
+
+
+def test_timeouts_of_the_web_service_grow_outwards(fleet):
+    """statement < checkout + statement < application < load balancer < client."""
+    settings = fleet.container("web").settings
+    statement = settings.preset.statement_timeout / 1000
+    balancer = attribute(fleet.resource("web", "LoadBalancer"), "idle_timeout.timeout_seconds")
+    chain = [
+        statement,
+        settings.preset.pool_timeout + statement,
+        answer_of(settings),
+        balancer,
+        CLIENT_PATIENCE,
+    ]
+    assert chain == sorted(set(chain))
+
+
+def test_timeouts_of_the_functions_grow_outwards(fleet):
+    """statement < checkout + statement <= connect too < function < HTTP API < client."""
+    integration = fleet.resource("lambda", "ApiIntegration").get("TimeoutInMillis") / 1000
+    for function in fleet.functions():
+        chosen = function.settings.preset
+        statement = chosen.statement_timeout / 1000
+        waits = chosen.pool_timeout if chosen.pool == "queue" else chosen.connect_timeout
+        chain = [statement, waits + statement, function.definition["Timeout"]]
+        assert chain == sorted(set(chain))
+    api = fleet.resource("lambda", "ApiFunction").get("Timeout")
+    assert api < integration < HTTP_API_LIMIT < CLIENT_PATIENCE
+
+
+def test_timeouts_of_the_worker_grow_outwards(fleet):
+    """statement < soft limit < hard limit < stop, and the queue waits longest."""
+    container = fleet.container("worker")
+    worker = WorkerSettings.from_environ(container.text())
+    chain = [
+        container.settings.preset.statement_timeout / 1000,
+        worker.task_soft_time_limit * 0.9,  # where the worker itself would cut it off
+        worker.task_time_limit,
+        container.definition["StopTimeout"],
+        worker.visibility_timeout,
+    ]
+    assert chain == sorted(set(chain))
+    queue = fleet.resource("worker", "Queue")
+    assert queue.get("VisibilityTimeout") == worker.visibility_timeout
+    assert worker.visibility_timeout >= 6 * worker.task_time_limit
+
+
+def test_pooled_sessions_have_the_presets_statement_timeout(fleet):
+    """What a client behind a pooler cannot say, the pooler says with the same number."""
+    if fleet.environment != "high_traffic":
+        assert fleet.of_type("AWS::RDS::DBProxy") == []
+        return
+    proxied = fleet.functions()[0].settings.preset.statement_timeout
+    query = fleet.resource("database", "ProxyToInstance").get(
+        "ConnectionPoolConfigurationInfo", "InitQuery"
+    )
+    assert f"statement_timeout = {proxied}" in query
+    pooled = fleet.container("web").settings.preset.statement_timeout
+    assert int(fleet.container("pgbouncer").variables["STATEMENT_TIMEOUT"]) == pooled
+
+
+def test_an_idle_connection_outlives_the_load_balancers(fleet):
+    """The application keeps a connection longer than the load balancer, or it would answer 502."""
+    web = WebSettings.from_environ(fleet.container("web").text())
+    balancer = attribute(fleet.resource("web", "LoadBalancer"), "idle_timeout.timeout_seconds")
+    assert web.keep_alive_timeout > balancer
+
+
+def test_stopping_lasts_longer_than_draining(fleet):
+    """Whoever is told to stop gets the time to answer, to drain and to close its pool."""
+    web = fleet.container("web")
+    graceful = WebSettings.from_environ(web.text()).graceful_timeout
+    slowest = answer_of(web.settings)
+    group = fleet.resource("web", "TargetGroup")
+    assert attribute(group, "deregistration_delay.timeout_seconds") >= slowest
+    assert slowest <= graceful < web.definition["StopTimeout"] <= LONGEST_STOP
+    for container in fleet.containers():
+        if container.name == "pgbouncer":
+            timeout = int(container.variables["STATEMENT_TIMEOUT"]) / 1000
+            assert container.definition["StopTimeout"] > timeout
+
+
+def test_a_message_stays_invisible_for_six_times_the_functions_timeout(fleet):
+    """And for the batching window on top of it."""
+    queues = {queue.logical_id: queue for queue in fleet.of_type("AWS::SQS::Queue")}
+    for source in fleet.of_type("AWS::Lambda::EventSourceMapping"):
+        (function,) = references(source.get("FunctionName"))
+        name = function.logical_id.replace("Aliaslive", "")
+        timeout = fleet.resource("lambda", name).get("Timeout")
+        (queue,) = references(source.get("EventSourceArn"))
+        window = source.get("MaximumBatchingWindowInSeconds")
+        assert queues[queue.logical_id].get("VisibilityTimeout") >= 6 * timeout + window
+        assert source.get("FunctionResponseTypes") == ["ReportBatchItemFailures"]
+        most = int(source.get("ScalingConfig", "MaximumConcurrency"))
+        assert most <= int(fleet.resource("lambda", name).get("ReservedConcurrentExecutions"))
+
+
+def attribute(resource, key):
+    """Give a whole number among a load balancer's or a target group's attributes."""
+    name = (
+        "LoadBalancerAttributes"
+        if resource.type.rpartition("::")[2] == "LoadBalancer"
+        else "TargetGroupAttributes"
+    )
+    return int(next(each["Value"] for each in resource.get(name) if each["Key"] == key))
+
+
+# -- keeping data, and coming back from a bad deployment ------------------------------------
+
+
+def test_every_queue_has_a_dead_letter_queue_that_stays(fleet):
+    """What cannot be worked off is kept for two weeks, and not deleted with the stack."""
+    for queue in fleet.of_type("AWS::SQS::Queue"):
+        if queue.get("RedrivePolicy") is None:
+            assert queue.definition["DeletionPolicy"] == "Retain"
+            assert queue.get("MessageRetentionPeriod") == 1_209_600
+
+
+def test_the_database_outlives_its_stack(fleet):
+    """A snapshot is made when it goes, and outside dev it does not go."""
+    instance = fleet.resource("database", "Instance")
+    assert instance.definition["DeletionPolicy"] == "Snapshot"
+    assert instance.definition["UpdateReplacePolicy"] == "Snapshot"
+    protected = "false" if fleet.environment == "dev" else "true"
+    assert instance.get("DeletionProtection") == protected
+    assert instance.get("StorageEncrypted") is True
+
+
+def test_logs_end_and_can_have_a_key_of_ones_own(fleet):
+    """Every log group has a retention, and a key by parameter."""
+    for group in fleet.of_type("AWS::Logs::LogGroup"):
+        assert group.get("RetentionInDays")
+        assert group.definition["Properties"]["KmsKeyId"]["Fn::If"][1] == {"Ref": "KmsKeyArn"}
+
+
+def test_a_bad_deployment_goes_back(fleet):
+    """Circuit breakers for services, alarms for aliases; old tasks stay until new ones are healthy."""
+    for service in fleet.of_type("AWS::ECS::Service"):
+        deployment = service.get("DeploymentConfiguration")
+        assert deployment["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
+        assert (deployment["MinimumHealthyPercent"], deployment["MaximumPercent"]) == (100, 200)
+    for group in fleet.of_type("AWS::CodeDeploy::DeploymentGroup"):
+        assert group.get("AlarmConfiguration", "Enabled") is True
+        assert group.get("AutoRollbackConfiguration", "Enabled") is True
+
+
+def test_a_stack_update_leaves_autoscalings_count_alone(fleet):
+    """A scaled service has no DesiredCount of its own."""
+    scaled = {
+        found.resource
+        for target in fleet.of_type("AWS::ApplicationAutoScaling::ScalableTarget")
+        for found in references(target.get("ResourceId"))
+    }
+    for service in fleet.of_type("AWS::ECS::Service"):
+        assert (service.get("DesiredCount") is None) is (service.key in scaled)
+
+
+def test_everything_runs_on_arm(fleet):
+    """Functions and tasks, which is also what the images and the zip are built for."""
+    for function in fleet.of_type("AWS::Lambda::Function"):
+        assert function.get("Architectures") == ["arm64"]
+    for task in fleet.of_type("AWS::ECS::TaskDefinition"):
+        assert task.get("RuntimePlatform", "CpuArchitecture") == "ARM64"
+
+
+def test_containers_can_write_nowhere_but_tmp(fleet):
+    """They are no root, have no capabilities, and their file system is read-only."""
+    for container in fleet.containers():
+        assert container.definition["ReadonlyRootFilesystem"] is True
+        assert container.definition["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
+        if container.name != "metrics":
+            assert container.definition["User"] == "10001"
+
+
+def test_migrations_go_straight_to_the_database(fleet):
+    """They need a session of their own, with the secret and without a pooler."""
+    migration = fleet.container("migration")
+    (host,) = references(migration.variables["DATABASE_HOST"])
+    assert host == Reference("database", "Instance", "Endpoint.Address")
+    assert migration.definition["Command"][-2:] == ["db", "upgrade"]
+
+
+def test_dev_is_cheap(fleet):
+    """One small instance in one zone, endpoints in one zone, one task of each service."""
+    if fleet.environment != "dev":
+        return
+    assert fleet.resource("database", "Instance").get("DBInstanceClass") == "db.t4g.micro"
+    assert fleet.resource("database", "Instance").get("MultiAZ") == "false"
+    for endpoint in fleet.of_type("AWS::EC2::VPCEndpoint"):
+        assert len(endpoint.get("SubnetIds") or []) <= 1
+    for target in fleet.of_type("AWS::ApplicationAutoScaling::ScalableTarget"):
+        assert target.get("MaxCapacity") == "1"
+
+
+# -- alarms and the dashboard ---------------------------------------------------------------
+
+
+def test_what_must_wake_somebody_has_an_alarm(fleet):
+    """Connections, processor, storage, pinning, errors, throttles, ages and dead letters."""
+    metrics = {alarm.get("MetricName") for alarm in fleet.of_type("AWS::CloudWatch::Alarm")}
+    wanted = {"CPUUtilization", "FreeStorageSpace", "FreeableMemory", "Errors", "Throttles"}
+    wanted |= {"ApproximateAgeOfOldestMessage", "ApproximateNumberOfMessagesVisible"}
+    wanted |= {"HTTPCode_Target_5XX_Count", "UnHealthyHostCount", "TargetResponseTime"}
+    if fleet.of_type("AWS::RDS::DBProxy"):
+        wanted |= {"DatabaseConnectionsCurrentlySessionPinned"}
+    assert wanted <= metrics
+
+
+def test_alarms_notify_a_topic_where_there_is_one(fleet):
+    """Every alarm has actions by parameter, or drives autoscaling."""
+    for alarm in fleet.of_type("AWS::CloudWatch::Alarm"):
+        actions = alarm.definition["Properties"]["AlarmActions"]
+        by_topic = {
+            "Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]
+        }
+        assert actions in (by_topic, [{"Ref": "ScaleOut"}], [{"Ref": "ScaleIn"}])
+
+
+def dashboard(fleet):
+    """Give the dashboard's text, with a name for what only a deployment knows."""
+    body = fleet.resource("dashboard", "Dashboard").get("DashboardBody")
+    parts = getattr(body, "parts", (body,))
+    return "".join(part if isinstance(part, str) else "later" for part in parts)
+
+
+def test_the_dashboard_draws_metrics_that_the_deployables_write(fleet):
+    """Names in the namespace poolkit are those of the code."""
+    text = (ROOT / "lambda_handler/telemetry.py").read_text()
+    pool = (ROOT / "webapp/exposition.py").read_text()
+    for widget in json.loads(dashboard(fleet))["widgets"]:
+        for metric in widget["properties"]["metrics"]:
+            namespace, name = metric[0], metric[1]
+            if namespace == "poolkit" and name.startswith("poolkit_pool_"):
+                short = (
+                    name.removeprefix("poolkit_pool_")
+                    .removesuffix("_total")
+                    .removesuffix("_seconds")
+                )
+                assert f'"{short}"' in pool
+            elif namespace == "poolkit":
+                assert f'"{name}"' in text
+
+
+# -- parameters and suppressions ------------------------------------------------------------
+
+
+def test_every_parameter_without_a_default_is_given(fleet):
+    """An environment's file is all that a deployment needs to be told."""
+    for name, table in fleet.tables.items():
+        declared = fleet.stacks[name].section("Parameters")
+        needed = {key for key, each in declared.items() if "Default" not in each}
+        assert needed <= set(table), name
+
+
+def test_every_value_is_one_that_its_parameter_allows(fleet):
+    """Allowed values, patterns and bounds hold for what an environment's file says."""
+    for name, table in fleet.tables.items():
+        declared = fleet.stacks[name].section("Parameters")
+        for key, given in table.items():
+            if not str(given.value).startswith("{"):
+                check_allowed(
+                    declared[key],
+                    str(given.value).lower() if isinstance(given.value, bool) else given.value,
+                )
+
+
+def check_allowed(declared, value):
+    allowed = declared.get("AllowedValues")
+    assert allowed is None or str(value) in map(str, allowed)
+    assert re.search(declared.get("AllowedPattern", ""), str(value))
+    if declared["Type"] == "Number":
+        assert declared.get("MinValue", value) <= value <= declared.get("MaxValue", value)
+
+
+def test_parameters_and_outputs_are_described():
+    """Who deploys by hand reads what each is for."""
+    for stack in fleet_of("high_traffic").stacks.values():
+        for section in ("Parameters", "Outputs"):
+            for name, each in stack.section(section).items():
+                assert each.get("Description"), name
+
+
+@pytest.mark.parametrize("file", sorted(INFRA.glob("*.yaml")), ids=lambda file: file.name)
+def test_templates_are_plain_cloudformation(file):
+    """No anchors, which CloudFormation does not read, and no reference to another stack."""
+    text = file.read_text()
+    assert not re.search(r"^\s*[\w.-]+: [&*]\w", text, re.MULTILINE)
+    assert "Fn::ImportValue" not in text
+    assert "!ImportValue" not in text
+
+
+def test_every_suppression_says_why():
+    """A check that is switched off has its reason beside it."""
+    texts = [file.read_text() for file in [*INFRA.rglob("*.yaml"), *INFRA.rglob("Dockerfile*")]]
+    text = "\n".join(texts)
+    skipped = re.findall(r"- id: CKV\w+\n\s+comment: (.*)", text)
+    assert len(skipped) == text.count("- id: CKV")
+    skipped += re.findall(r"checkov[:.]\S*?skip\S*?[:=] ?CKV\w+[:=] ?(.*)", text)
+    assert len(skipped) == text.count("CKV") - len(re.findall(r"[Aa]s CKV", text))
+    assert all(len(reason.split()) >= 4 for reason in skipped)
+    assert "ignore_checks" not in text
