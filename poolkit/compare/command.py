@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from poolkit.compare.plan import make_plan
 from poolkit.compare.progress import progress_on
 from poolkit.compare.run import STATE, plan_run, run, start_stack
 from poolkit.compare.targets import choose, targets_of
+from poolkit.errors import PoolkitError
 from poolkit.local.processes import sigterm_exits
 from poolkit.project import Project
 
@@ -40,9 +41,12 @@ def compare(options: Options) -> int:
         console.print(_announcement(plan), highlight=False, soft_wrap=True)
         with progress_on(console) as progress:
             outcome = run(Project.find(), plan, progress)
+        if outcome.failure is not None:
+            # Why the run ended matters more than why its report cannot be written.
+            with suppress(PoolkitError, OSError):
+                _report(outcome, console)
+            raise outcome.failure
         _report(outcome, console)
-    if outcome.failure is not None:
-        raise outcome.failure
     return INTERRUPTED if outcome.interrupted else 0
 
 

@@ -24,7 +24,13 @@ Data = TypeVar("Data")
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Write an object, readable by people; NaN is refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    file.write_text(text + "\n", encoding="utf-8")
+    # Whole or not at all: a disk may be full.
+    partial = file.with_suffix(".partial")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_json(file: Path) -> dict[str, Any]:

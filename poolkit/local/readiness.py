@@ -16,6 +16,7 @@ from poolkit.local.ports import is_listening
 Probe = Callable[[Path], bool]
 
 _POLL_S = 0.05
+_ERROR = re.compile(r"error|exception|fatal|failed|cannot", re.IGNORECASE)
 _ANSWER_TIMEOUT_S = 2.0
 
 
@@ -89,6 +90,12 @@ def exit_words(status: int) -> str:
 
 
 def end_of(log: Path) -> str:
-    """Quote a log's last line for an error message: of a traceback, it is what matters."""
-    said = [line for line in last_lines(log, count=10).splitlines() if line.strip()]
-    return f"its log {log} ends: {said[-1].strip()}" if said else f"it wrote nothing to {log}"
+    """Quote one line of a log's end for an error message: the last error, or the last line.
+
+    The last line of a traceback is what matters in it; servers go on to say that they stop.
+    """
+    said = [line.strip() for line in last_lines(log, count=20).splitlines() if line.strip()]
+    if not said:
+        return f"it wrote nothing to {log}"
+    told = next((line for line in reversed(said) if _ERROR.search(line)), said[-1])
+    return f"its log {log} ends: {told}"

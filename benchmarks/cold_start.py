@@ -1,6 +1,6 @@
 """What the package of `poolkit package lambda` spares a cold start.
 
-`python benchmarks/package_cold_start.py [--rounds 9]`
+`python benchmarks/cold_start.py [--rounds 9]`
 
 Each figure is one cold start of the HTTP function on the local fleet: a new process of the real
 runtime interface client, until it asks for its first event (init), and until it has answered
