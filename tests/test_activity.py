@@ -72,6 +72,25 @@ def test_the_watching_connection_is_in_no_count(database):
     assert after.sessions == before.sessions + 1
 
 
+def test_several_watchers_do_not_see_each_other(database, sampler):
+    """A load test and a person may watch at the same time."""
+    assert snapshot(database.monitor_url()).backends == ()
+
+
+def test_the_oldest_idle_transaction_has_its_last_statement(database):
+    """Of several it is the one that has done nothing for longest; without any it is None."""
+    with ActivityConnection(database.monitor_url()) as activity:
+        assert activity.oldest_idle_in_transaction() is None
+        with connected(database, "web:1", 2) as (first, second):
+            for number, one in enumerate((first, second)):
+                one.autocommit = False
+                one.cursor().execute(f"SELECT {number}")
+                time.sleep(0.05)
+            found = activity.oldest_idle_in_transaction()
+    assert (found.application_name, found.query) == ("web:1", "SELECT 0")
+    assert found.transaction_age_s >= found.idle_s >= 0.05
+
+
 def test_ages_are_those_of_the_connection_and_of_its_state(database):
     """A connection that becomes busy keeps its age and starts a new time in state."""
     with connected(database, "web:1") as (one,):

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 
+import psutil
 import pytest
 
 from poolkit.activity import APPLICATION_NAME
@@ -94,15 +95,19 @@ def test_the_option_goes_before_the_variable(locust, database, held):
 
 
 def test_processes_are_watched_once(locust, server, database, held):
-    """With --processes only the master asks the server, and the requests of all are counted."""
+    """With --processes only the master asks the server, also when a worker dies in the middle."""
     held("web:1")
     run = locust(
-        *(*HEADLESS, "--processes", "2", "--run-time", "12s", "--csv", "out/run"),
+        *(*HEADLESS, "--processes", "2", "--run-time", "30s", "--csv", "out/run"),
         url=database.monitor_url(""),
     )
     run.wait_until(lambda: len(server.moments) > 20)
     assert len(database.backends(APPLICATION_NAME)) == 1
     run.wait_until(lambda: max(requests_per_s(run.folder), default=0) > 0, timeout_s=10)
+    # A worker that dies takes nothing with it but its users.
+    psutil.Process(run.process.pid).children()[0].kill()
+    seconds = len(requests_per_s(run.folder))
+    run.wait_until(lambda: len(requests_per_s(run.folder)) >= seconds + 2)
     run.interrupt()
     run.wait()
     assert series(run.folder)[-1]["Connections"] == "1"
