@@ -1,0 +1,198 @@
+"""What is wrong is told in one line that says what to do; nothing runs afterwards."""
+
+import socket
+
+import pytest
+
+LAMBDA = '[tool.poolkit.targets.function]\nkind = "lambda"\nhandler = "mine.handler"\npreset = "lambda"\n'
+WEB = '[tool.poolkit.targets.web]\nkind = "web"\napp = "mine:app"\n'
+WORKER = '[tool.poolkit.targets.worker]\nkind = "worker"\ncommand = ["{python}", "-m", "mine"]\n'
+QUICK = ("--users", "2", "--rate", "5", "--duration", "1", "--warm-up", "1")
+
+
+def refused(command):
+    """Wait for the end, and return the one line that it wrote to standard error."""
+    status = command.end()
+    assert (status, len(command.errors)) == (2, 1), (status, command.errors, command.said)
+    assert command.left() == []
+    return command.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--targets", "wbe"),
+            "target 'wbe' is not in pyproject.toml (did you mean web?); there are:",
+        ),
+        (("--users", "abc"), "'abc' is not a valid integer (see poolkit compare --help)"),
+        (("--rate", "0"), "--rate must be from 0.01 to 1000, not 0"),
+        (("--duration", "nan"), "--duration must be from 1"),
+        (("--environment", "production"), "did you mean 'prod'?"),
+        (("--no-such-option",), "No such option '--no-such-option' (see"),
+        (("--out", "."), "is not empty; name a new folder with --out"),
+        (("--out", "/proc/run"), "cannot write to /proc/run"),
+        (
+            ("--database-url", "nonsense"),
+            "--database-url: not a database URL; wanted postgresql://",
+        ),
+    ],
+)
+def test_a_wrong_option_is_named(start, stranger, arguments, message):
+    """Nothing is started for it."""
+    command = start("compare", *arguments, cwd=stranger())
+    assert message in refused(command)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ("", "has no [tool.poolkit.targets.NAME] table"),
+        ("[tool.poolkit", "pyproject.toml: "),
+        (
+            WEB.replace('web"\napp', 'wbe"\napp'),
+            "kind must be one of lambda, web, worker, not 'wbe'",
+        ),
+        (WEB.replace("app =", "ap ="), "unknown key ap; did you mean app?"),
+    ],
+)
+def test_a_wrong_pyproject_is_named(start, stranger, tables, message):
+    """File, table and key are in the message."""
+    line = refused(start("compare", cwd=stranger(tables)))
+    assert message in line
+    assert "pyproject.toml" in line
+
+
+def test_a_folder_without_a_project_is_named(start, tmp_path):
+    """There is no pyproject.toml in it or above it."""
+    assert f"no pyproject.toml in {tmp_path}" in refused(start("compare", cwd=tmp_path))
+
+
+def test_a_locustfile_that_does_not_import_is_found_before_anything_starts(start, stranger):
+    """Python's last line says why."""
+    command = start("compare", cwd=stranger(load="import no_such_thing\n"))
+    assert (
+        "load.py cannot be used: ModuleNotFoundError: No module named 'no_such_thing'"
+        in refused(command)
+    )
+    assert command.said == []
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (LAMBDA, "function ended with exit status 2 before it was ready"),
+        (WEB, "web ended with exit status 1 before it was ready"),
+        (WORKER, "worker ended with exit status 1 before it was ready"),
+    ],
+)
+def test_a_target_that_fails_at_import_is_named_with_python_s_last_line(
+    start, stranger, tables, message
+):
+    """The log has the rest, and its path is in the message."""
+    project = stranger(tables, mine="import no_such_thing\n")
+    line = refused(start("compare", *QUICK, cwd=project))
+    assert line.startswith(f"poolkit: {message}; its log {project}"), line
+    assert "No module named 'no_such_thing'" in line
+
+
+@pytest.mark.slow
+def test_a_worker_whose_program_is_not_there_is_named(start, stranger):
+    """The program, and where it was to be run."""
+    project = stranger(WORKER.replace("{python}", "no-such-program"))
+    assert f"cannot run no-such-program in {project}" in refused(
+        start("compare", *QUICK, cwd=project)
+    )
+
+
+@pytest.mark.slow
+def test_a_wrong_path_of_metrics_is_found_before_the_load(start, stranger):
+    """The target runs but does not answer there."""
+    project = stranger(WEB + 'metrics = "/metrics"\n', mine=NO_METRICS)
+    line = refused(start("compare", *QUICK, cwd=project))
+    assert "web runs but does not answer /metrics: HTTP Error 404" in line
+
+
+NO_METRICS = """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        status = 404 if scope["path"] == "/metrics" else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+"""
+
+
+@pytest.mark.slow
+def test_a_port_that_a_target_wants_for_itself_and_is_taken_is_named(start, stranger):
+    """A command with a port of its own, which somebody else has: uvicorn's own words."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = f'["{{python}}", "-m", "uvicorn", "plain:app", "--port", "{port}"]'
+        project = stranger(WEB.replace('app = "mine:app"', f"command = {words}"))
+        assert "address already in use" in refused(start("compare", *QUICK, cwd=project))
+
+
+def test_a_database_that_is_not_there_is_named(start, stranger):
+    """Nothing is started on this machine either."""
+    url = "postgresql://me:secret@127.0.0.1:1/nothing"
+    command = start("compare", *QUICK, "--database-url", url, cwd=stranger())
+    line = refused(command)
+    assert line.startswith(
+        "poolkit: --database-url: cannot watch the database: connection to server"
+    )
+    assert "secret" not in line
+    assert command.said == []
+
+
+def test_a_wrong_password_is_told_without_it(start, stranger, database):
+    """The server's own words."""
+    url = database.url("").replace(database.server.password(), "not-the-password")
+    line = refused(start("compare", *QUICK, "--database-url", url, cwd=stranger()))
+    assert "password authentication failed" in line
+    assert "not-the-password" not in line
+
+
+def test_a_role_that_may_not_watch_is_told_what_to_grant(start, stranger, database):
+    """The application's role alone cannot see who is connected."""
+    line = refused(start("compare", *QUICK, "--database-url", database.url(""), cwd=stranger()))
+    assert 'GRANT pg_monitor TO "poolkit"' in line
+
+
+def test_a_database_without_the_schema_is_told_to_upgrade(start, database):
+    """Somebody else's database is only looked at, never changed."""
+    command = start("compare", "--targets", "web", *QUICK, "--database-url", database.admin_url(""))
+    assert "run `poolkit db upgrade` there first" in refused(command)
+    assert database.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
+
+
+def test_a_read_only_folder_is_named(start, stranger, read_only_disk):
+    """With the reason, and with what to do."""
+    command = start("compare", *QUICK, "--out", str(read_only_disk), cwd=stranger())
+    line = refused(command)
+    assert f"cannot write to {read_only_disk}: Read-only file system; name a folder" in line
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_is_an_error_not_a_shorter_run(start, stranger, disk):
+    """Rows that could not be written are never missing in silence."""
+    command = start(
+        "compare",
+        *("--users", "20", "--rate", "20", "--duration", "30", "--warm-up", "1"),
+        *("--out", str(disk / "run")),
+        cwd=stranger(),
+    )
+    assert "No space left on device" in refused(command)
+
+
+@pytest.mark.slow
+def test_a_migrated_database_of_one_s_own_is_measured_and_left_alone(
+    start, migrated_database, tmp_path
+):
+    """--database-url: the server is used, its limit is the plan's, and it is not stopped."""
+    out = tmp_path / "run"
+    url = migrated_database.admin_url("")
+    command = start("compare", "--targets", "web", *QUICK, "--database-url", url, "--out", str(out))
+    assert command.end() == 0, command.error
+    assert command.left() == []
+    assert "max_connections 100" in command.said[0]
+    assert migrated_database.backends("web:") == []

@@ -1,0 +1,153 @@
+"""What a short real run of every target shows: the findings as equalities and bounds.
+
+The counts are the server's own for the whole run, warm-up included, so nothing has to be
+guessed about what was in flight at the borders of the measured time.
+"""
+
+import csv
+import json
+
+import pytest
+
+from poolkit.compare.run_folder import InvokeRow, Request, RunFolder, SampleRow
+from poolkit.config.presets import preset
+from poolkit.local.pgbouncer import find_pgbouncer
+
+USERS = 6
+PROXY = ["lambda_proxy"] if find_pgbouncer() else []
+TARGETS = ["lambda", "lambda_warm", *PROXY, "web", "web_async", "worker"]
+
+
+@pytest.fixture(scope="module")
+def command(start, tmp_path_factory):
+    """Run every target once, for 2 s each, and keep what the command said."""
+    out = tmp_path_factory.mktemp("short") / "run"
+    options = f"--users {USERS} --rate 5 --duration 2 --warm-up 1 --out {out}"
+    command = start("compare", *options.split())
+    for name in TARGETS:
+        command.wait_until_it_says(rf"^{name}: ")
+    assert command.end() == 0, command.error
+    command.out = out
+    return command
+
+
+@pytest.fixture(scope="module")
+def results(command):
+    return json.loads((command.out / "results.json").read_text())
+
+
+def whole_run(command, name):
+    """Return a target's window, its rows, and the connections of the whole run."""
+    target = RunFolder.open(command.out).target(name)
+    window = target.window()
+    with (target.path / Request.FILE).open() as file:
+        rows = list(csv.DictReader(file))
+    return window, rows, window.sessions_after - window.sessions_before
+
+
+def peak(command, name):
+    target = RunFolder.open(command.out).target(name)
+    with (target.path / SampleRow.FILE).open() as file:
+        return max(int(row["backends"]) for row in csv.DictReader(file))
+
+
+def test_every_target_was_measured_without_a_failure(results):
+    """All requests of the measured time were answered, by all targets, at the same load."""
+    assert sorted(results["targets"]) == sorted(TARGETS)
+    for name, target in results["targets"].items():
+        assert (target["errors"], target["error_kinds"]) == (0, {}), name
+        assert target["offered_per_s"] == pytest.approx(USERS * 5, rel=0.15), name
+        assert target["requests_per_s"] == pytest.approx(USERS * 5, rel=0.15), name
+        assert not target["partial"], name
+
+
+def test_with_null_pool_every_request_opens_a_connection(command):
+    """`lambda`: connections opened equal invokes of the handler, each of which asks the database.
+
+    The first execution environment's init phase touches no database. Of the requests that
+    Locust cut off as it ended, some had reached the function: the fleet's list has those.
+    """
+    invokes = [row for row in _invokes(command, "lambda") if row["status"] == "ok"]
+    _, rows, opened = whole_run(command, "lambda")
+    assert opened == len(invokes)
+    answered = sum(row["error"] == "" for row in rows)
+    cut_off = sum(row["error"] == "unanswered" for row in rows)
+    assert answered <= opened <= answered + cut_off
+    assert cut_off <= USERS
+
+
+def test_lambda_warm_opens_one_connection_for_each_execution_environment(command):
+    """Each keeps its connection as long as it lives, so both numbers are the same."""
+    window, rows, opened = whole_run(command, "lambda_warm")
+    used = {row["execution_environment"] for row in _invokes(command, "lambda_warm")}
+    assert opened == len(used) <= window.execution_environments <= USERS
+    assert peak(command, "lambda_warm") == opened
+    assert len(rows) > 3 * opened
+
+
+def _invokes(command, name):
+    path = RunFolder.open(command.out).target(name).path / InvokeRow.FILE
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", ["web", "web_async"])
+def test_web_stays_under_its_pool_and_overflow(command, name):
+    """No more connections than there are users at once, and never more than the pool allows."""
+    _, _, opened = whole_run(command, name)
+    chosen = preset(name, "prod")
+    # The readiness probe is a user too, and may have been the first to open one.
+    assert 1 <= opened <= USERS + 1
+    assert peak(command, name) <= chosen.pool_size + chosen.max_overflow
+
+
+def test_the_worker_opens_one_connection_for_each_of_its_children(command):
+    """Four children, four connections; the fifth is the load generator's, which looks for results."""
+    _, _, opened = whole_run(command, "worker")
+    assert opened <= 4 + 1
+    assert peak(command, "worker") <= 4
+
+
+@pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+def test_behind_a_pooler_connections_stay_below_those_of_the_function_alone(command):
+    """`lambda_proxy` connects for every request too, but to the pooler; few reach the server."""
+    _, rows, opened = whole_run(command, "lambda_proxy")
+    assert 1 <= opened <= USERS
+    assert peak(command, "lambda_proxy") <= USERS
+    assert len(rows) > 5 * opened
+
+
+def test_no_connection_is_left_after_a_target(command):
+    """The server said so after each of them was stopped."""
+    run = RunFolder.open(command.out)
+    assert {name: run.target(name).window().left_over for name in TARGETS} == dict.fromkeys(
+        TARGETS, 0
+    )
+
+
+def test_no_process_and_no_port_is_left(command):
+    """Everything that ran at some time of the run has ended, and its ports are closed."""
+    assert len(command.seen.processes) > 30, "there was something to see"
+    assert len(command.seen.ports) > 5
+    assert command.left() == []
+
+
+def test_the_run_folder_has_what_is_documented(command):
+    """The files of docs/results.md are there, and no others."""
+    files = {str(f.relative_to(command.out)) for f in command.out.rglob("*") if f.is_file()}
+    expected = {"plan.json", "machine.json", "results.json", "report.html"}
+    rows = ["window.json", "requests.csv", "connections.csv", "samples.csv", "processes.csv"]
+    for name in TARGETS:
+        expected |= {f"targets/{name}/{row}" for row in rows}
+        expected |= {f"targets/{name}/invokes.csv"} if name.startswith("lambda") else set()
+    assert {f for f in files if not f.startswith(("log/", "charts/"))} == expected
+    assert any(f.startswith("charts/") for f in files)
+
+
+def test_the_terminal_shows_table_findings_and_where_the_report_is(command):
+    """A line for each target, a finding for each, and the path of the page."""
+    said = "\n".join(command.said)
+    for name in TARGETS:
+        assert sum(line.startswith(f"{name} ") for line in command.said) >= 1, name
+    assert f"Report: {command.out / 'report.html'}" in said
+    assert command.error == ""
