@@ -287,24 +287,24 @@ def test_the_command_is_the_presets_application(fleet):
 # -- timeouts, from the inside out ----------------------------------------------------------
 
 
-def answer_of(settings):
+def answer_of(chosen):
     """How long the application takes for its slowest answer: its turn, and then its deadline."""
-    return settings.preset.pool_timeout + (deadline_of(settings.preset) or 0)
+    return chosen.pool_timeout + (deadline_of(chosen) or 0)
+
+
+def web_presets(fleet):
+    """Give both presets that the web template can run with: `Preset` changes nothing else."""
+    return [preset(target, fleet.environment) for target in ("web", "web_async")]
 
 
 def test_timeouts_of_the_web_service_grow_outwards(fleet):
     """statement < checkout + statement < application < load balancer < client."""
-    settings = fleet.container("web").settings
-    statement = settings.preset.statement_timeout / 1000
     balancer = attribute(fleet.resource("web", "LoadBalancer"), "idle_timeout.timeout_seconds")
-    chain = [
-        statement,
-        settings.preset.pool_timeout + statement,
-        answer_of(settings),
-        balancer,
-        CLIENT_PATIENCE,
-    ]
-    assert chain == sorted(set(chain))
+    for chosen in [fleet.container("web").settings.preset, *web_presets(fleet)]:
+        statement = chosen.statement_timeout / 1000
+        waited = chosen.pool_timeout + statement
+        chain = [statement, waited, answer_of(chosen), balancer, CLIENT_PATIENCE]
+        assert chain == sorted(set(chain))
 
 
 def test_timeouts_of_the_functions_grow_outwards(fleet):
@@ -362,7 +362,7 @@ def test_stopping_lasts_longer_than_draining(fleet):
     """Whoever is told to stop gets the time to answer, to drain and to close its pool."""
     web = fleet.container("web")
     graceful = WebSettings.from_environ(web.text()).graceful_timeout
-    slowest = answer_of(web.settings)
+    slowest = max(map(answer_of, [web.settings.preset, *web_presets(fleet)]))
     group = fleet.resource("web", "TargetGroup")
     assert attribute(group, "deregistration_delay.timeout_seconds") >= slowest
     assert slowest <= graceful < web.definition["StopTimeout"] <= LONGEST_STOP
