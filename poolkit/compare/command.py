@@ -38,7 +38,7 @@ def compare(options: Options) -> int:
     console = Console()
     with sigterm_exits():
         plan = plan_run(Project.find(), options)
-        console.print(_announcement(plan), highlight=False, soft_wrap=True)
+        console.print(_announcement(plan), highlight=False, soft_wrap=not console.is_terminal)
         with progress_on(console) as progress:
             outcome = run(Project.find(), plan, progress)
         if outcome.failure is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol, Self
 
-from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -14,9 +13,13 @@ from rich.text import Text
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 LOG_EVERY_S = 5.0
+GAP = 2
+"""Columns between the parts of the live line."""
+BARS = (6, 24)
+"""The shortest and the longest bar, in columns."""
 
 
 class Progress(Protocol):
@@ -42,7 +45,7 @@ class LiveProgress:
         self._console = console
         self._stage = "starting"
         self._done = 0.0
-        self._figures = ""
+        self._figures: tuple[float, float, int] | None = None
         self._name = ""
         self._live = Live(console=console, refresh_per_second=8, transient=True)
 
@@ -60,7 +63,7 @@ class LiveProgress:
 
     def stage(self, words: str) -> None:
         """Show the stage in place of the last one's figures."""
-        self._stage, self._figures, self._done = words, "", 0.0
+        self._stage, self._figures, self._done = words, None, 0.0
         self._draw()
 
     def target(self, name: str, number: int, of: int) -> None:
@@ -70,28 +73,43 @@ class LiveProgress:
 
     def figures(self, done: float, per_s: float, p95_ms: float, connections: int) -> None:
         """Show the bar and the figures of this moment."""
-        self._done = done
-        self._figures = (
-            f"{per_s:5.0f} requests/s   p95 {p95_ms:7.1f} ms   {connections:3d} connections"
-        )
+        self._done, self._figures = done, (per_s, p95_ms, connections)
         self._draw()
 
     def finished(self, name: str, words: str) -> None:
         """Leave a line above."""
-        self._live.console.print(f"  [bold]{name:<13}[/] {words}", highlight=False)
+        line = Text.assemble("  ", (f"{name:<13}", "bold"), f" {words}", no_wrap=True)
+        self._live.console.print(line, overflow="ellipsis")
 
     def _draw(self) -> None:
-        self._live.update(self._lines())
+        self._live.update(self._line(self._live.console.width))
 
-    def _lines(self) -> RenderableType:
-        line = Table.grid(padding=(0, 2))
-        line.add_row(
-            Text(f"  {self._name}", style="bold"),
-            Text(self._stage),
-            ProgressBar(total=1.0, completed=self._done, width=24),
-            Text(self._figures),
-        )
-        return Group(line)
+    def _line(self, width: int) -> RenderableType:
+        """Return one line that is never wider than the terminal: a wrapped one would flicker."""
+        words = [f"  {self._name}", f"{self._stage:<10}"] if self._name else [f"  {self._stage}"]
+        parts: list[RenderableType] = [Text(words[0], style="bold" if self._name else "")]
+        parts += [Text(word) for word in words[1:]]
+        if self._figures is not None:
+            used = sum(len(word) + GAP for word in words)
+            parts += self._bar_and_figures(self._figures, width - 1 - used)
+        line = Table.grid(padding=(0, GAP, 0, 0))
+        for _ in parts:
+            line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(*parts)
+        return line
+
+    def _bar_and_figures(
+        self, figures: tuple[float, float, int], room: int
+    ) -> list[RenderableType]:
+        per_s, p95_ms, connections = figures
+        long = f"{per_s:4.0f} requests/s   p95 {p95_ms:6.0f} ms   {connections:4d} connections"
+        short = f"{per_s:3.0f}/s  p95 {p95_ms:4.0f} ms  {connections:3d} open"
+        for words in (long, short):
+            bar = min(BARS[1], room - len(words) - 2 * GAP)
+            if bar >= BARS[0]:
+                return [ProgressBar(total=1.0, completed=self._done, width=bar), Text(words)]
+        # The figures tell more than the bar.
+        return [Text(short)]
 
 
 class LoggedProgress:

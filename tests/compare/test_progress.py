@@ -1,0 +1,68 @@
+"""Progress on terminals of several widths, and in a log."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from poolkit.compare.progress import LiveProgress, LoggedProgress, progress_on
+
+
+def drawn(width, **figures):
+    """Return the line of a busy moment, as the terminal shows it."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    progress = LiveProgress(console)
+    progress.target("lambda_proxy", 10, 12)
+    progress.stage("warming up")
+    progress.figures(0.5, **{"per_s": 412.0, "p95_ms": 1044.8, "connections": 120} | figures)
+    with console.capture() as said:
+        console.print(progress._line(width))
+    return said.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 76, 80, 100, 110, 120, 200])
+def test_the_live_line_is_one_line_that_fits(width):
+    """A line that wraps would flicker and leave half of itself behind."""
+    (line,) = drawn(width)
+    assert len(line) <= width
+    assert "lambda_proxy (10 of" in line
+
+
+def test_all_figures_are_there_at_80_and_at_120_columns():
+    """The narrow form shortens the words, not the figures."""
+    for width in (80, 120):
+        (line,) = drawn(width)
+        assert all(text in line for text in ("warming up", "412", "1045 ms", "120"))
+        assert "━" in line
+
+
+def test_a_narrow_terminal_cuts_words_and_does_not_wrap():
+    """Even 40 columns have one line."""
+    assert len(drawn(40)) == 1
+
+
+def test_a_finished_target_stays_above_the_live_line():
+    """It is printed once, also where it has to be shortened."""
+    file = io.StringIO()
+    console = Console(file=file, width=40, force_terminal=True, color_system=None)
+    with LiveProgress(console) as progress:
+        progress.target("web", 1, 1)
+        progress.finished("web", "3 connections opened in 20 s, 12 cold starts")
+    assert file.getvalue().count("web           3 connections") == 1
+
+
+def test_without_a_terminal_there_are_plain_lines_now_and_then():
+    """A log gets each stage, and not four lines a second."""
+    file = io.StringIO()
+    with progress_on(Console(file=file, width=80)) as progress:
+        assert isinstance(progress, LoggedProgress)
+        progress.target("web", 1, 2)
+        progress.stage("measuring")
+        for _ in range(50):
+            progress.figures(0.5, 40.0, 12.0, 7)
+        progress.finished("web", "done")
+    assert file.getvalue().splitlines() == [
+        "web (1 of 2): starting",
+        "web (1 of 2): measuring",
+        "web: done",
+    ]
