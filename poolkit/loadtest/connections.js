@@ -3,7 +3,7 @@
 // With an attribute src it asks for the document there, again and again; without one it draws
 // the JSON in the script element inside it.
 //
-// Attributes: theme ("light" or "dark"; else what the system prefers), without-table.
+// Attributes: theme ("page": as dark as the page around it; else as the system is), without-table.
 // Nothing is fetched but `src`. Names come from the server: they are set as text, never as HTML.
 (() => {
   const EVERY_MS = 1000;
@@ -25,8 +25,8 @@
 
   const CSS = `
     :host { color-scheme: light dark; display: block; }
-    :host([theme="light"]) { color-scheme: light; }
-    :host([theme="dark"]) { color-scheme: dark; }
+    :host([data-shade="light"]) { color-scheme: light; }
+    :host([data-shade="dark"]) { color-scheme: dark; }
     .all {
       --ink: light-dark(#1f2328, #e6edf3); --soft: light-dark(#59636e, #9aa4af);
       --faint: light-dark(#e4e7eb, #2d333b); --card: light-dark(#f6f8fa, #161b22);
@@ -77,6 +77,12 @@
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
     element.textContent = text;
     return element;
+  }
+
+  // Of a page that somebody else made, and that may change while it is looked at.
+  function shadeOfPage() {
+    const [red, green, blue, alpha = 1] = getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g).map(Number);
+    return alpha > 0 && 0.2126 * red + 0.7152 * green + 0.0722 * blue < 128 ? "dark" : "light";
   }
 
   const last = (values) => (values?.length ? values[values.length - 1] : null);
@@ -132,7 +138,7 @@
       const highest = Math.max(this.least, ...tops.flatMap(({ high }) => high.filter((v) => v !== null)));
       // A limit far above what is there would press the chart flat: it is shown once it is near.
       const near = limit && limit <= 2.5 * highest ? limit : 0;
-      const lines = ticks(Math.max(highest, near) * 1.04, 4);
+      const lines = ticks(Math.max(highest * 1.04, near), 4);
       const end = Math.max(last(times) - started, 10);
       this.x = (t) => LEFT + ((t - started) / end) * (width - LEFT - RIGHT);
       const y = (v) => HEIGHT - BOTTOM - (v / last(lines)) * (HEIGHT - TOP - BOTTOM);
@@ -225,6 +231,8 @@
       if (!this.shadowRoot) this.build();
       this.resized = new ResizeObserver(() => this.draw());
       this.resized.observe(this);
+      this.adapt();
+      addEventListener("load", () => this.adapt());
       if (this.hasAttribute("src")) this.follow();
       else this.show(JSON.parse(this.querySelector("script").textContent));
     }
@@ -277,7 +285,12 @@
       if (this.isConnected) this.timer = setTimeout(() => this.follow(), document.hidden ? 5 * EVERY_MS : EVERY_MS);
     }
 
+    adapt() {
+      if (this.getAttribute("theme") === "page") this.dataset.shade = shadeOfPage();
+    }
+
     show(found) {
+      this.adapt();
       this.found = found;
       this.dataset.points = found.series.time.length;
       this.describe();

@@ -45,6 +45,6 @@ def summary(recording: Recording) -> Iterable[str]:
     yield f"{'Aggregated':<40} | {tally.peak:>9} | {tally.mean or 0:>10.1f}"
     limits = recording.limits
     if limits is not None:
-        yield f"{'usable (max_connections less its reserve)':<40} | {limits.usable:>9} |"
+        yield f"{'usable (max_connections less reserve)':<40} | {limits.usable:>9} |"
     yield f"{'opened':<40} | {tally.opened:>9} |"
     yield ""

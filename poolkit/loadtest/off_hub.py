@@ -7,7 +7,6 @@ does not answer would stop every user of the load test until the time limit. Loc
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, TypeVar
 
 from gevent.threadpool import ThreadPool
@@ -28,8 +27,6 @@ class OffHubActivity(ActivityConnection):
     def __init__(self, url: str | URL) -> None:
         super().__init__(url)
         self._threads = ThreadPool(1)
-        self.cpu_s = 0.0
-        """Processor time that the thread has used, in seconds."""
 
     def connect(self) -> ServerLimits:
         """Connect, or connect again; see `ActivityConnection.connect`."""
@@ -41,14 +38,14 @@ class OffHubActivity(ActivityConnection):
 
     def _in_thread(self, ask: Callable[[], Answer]) -> Answer:
         # The pool prints the traceback of whatever a thread raises, also of what is expected.
-        answer, error, self.cpu_s = self._threads.apply(_answer_or_error, (ask,))
+        answer, error = self._threads.apply(_answer_or_error, (ask,))
         if error is not None:
             raise error
         return answer  # type: ignore[no-any-return]
 
 
-def _answer_or_error(ask: Callable[[], Answer]) -> tuple[Answer | None, Exception | None, float]:
+def _answer_or_error(ask: Callable[[], Answer]) -> tuple[Answer | None, Exception | None]:
     try:
-        return ask(), None, time.thread_time()
+        return ask(), None
     except Exception as error:  # noqa: BLE001  (raised again where it was asked)
-        return None, error, time.thread_time()
+        return None, error

@@ -45,7 +45,7 @@ def section(found: Mapping[str, Any]) -> str:
     data = json.dumps(found).replace("<", "\\u003c")
     return (
         '<section style="max-width:76rem;margin:0 auto;padding:0 1.5rem 3rem">'
-        f'<poolkit-connections><script type="application/json">{data}</script>'
+        f'<poolkit-connections theme="page"><script type="application/json">{data}</script>'
         f"</poolkit-connections></section><script>{source('connections.js')}</script>\n"
     )
 

@@ -7,12 +7,8 @@
   const TAB = "connections";
   const charts = document.createElement("poolkit-connections");
   charts.setAttribute("src", "connections.json");
+  charts.setAttribute("theme", "page");
   charts.setAttribute("without-table", "");
-
-  function isDark() {
-    const parts = getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g) ?? [255, 255, 255];
-    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] < 128;
-  }
 
   function place() {
     const chosen = new URL(location.href).searchParams.get("tab") === TAB;
@@ -22,13 +18,10 @@
       charts.remove();
       return;
     }
-    const theme = isDark() ? "dark" : "light";
-    if (charts.getAttribute("theme") !== theme) charts.setAttribute("theme", theme);
     if (charts.parentNode !== container || container.lastElementChild !== charts) container.append(charts);
   }
 
   new MutationObserver(place).observe(document.getElementById("root"), { childList: true, subtree: true });
-  new MutationObserver(place).observe(document.head, { childList: true, characterData: true, subtree: true });
   addEventListener("popstate", place);
   place();
 })();

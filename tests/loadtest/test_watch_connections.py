@@ -44,9 +44,9 @@ def test_a_run_leaves_its_connections_beside_every_file_of_locust(locust, databa
     assert found["run"]["targets"]["web"] == {"peak": 3, "mean": 3.0}
     assert found["server"]["usable"] == 97
     report = (run.folder / "out/report.html").read_text()
-    assert report.count('<poolkit-connections><script type="application/json">{') == 1
+    assert report.count('<poolkit-connections theme="page"><script type="application/json">{') == 1
     assert "Connections: 4 of 97 (lambda 1: 1 idle; web 3: 3 idle), 0 opened/s" in run.said
-    assert run.said.count("usable (max_connections less its reserve)") == 1
+    assert run.said.count("usable (max_connections less reserve)") == 1
 
 
 def requests_per_s(folder):
@@ -70,14 +70,14 @@ def test_what_cannot_be_watched_is_one_line_and_the_run_goes_on(
     """HTTP is measured as ever, and nothing repeats the password."""
     if url == "without pg_monitor":
         url = database.url("")
-    run = locust(*HEADLESS, *FILES, "--run-time", "2s", url=url)
+    run = locust(*HEADLESS, *FILES, "--run-time", "1s", url=url)
     assert run.wait() == 0, run.said
     lines = [line for line in run.said.splitlines() if "connections are not measured" in line]
     assert len(lines) == 1, run.said
     assert said in lines[0]
     assert "secret" not in run.said
     assert "Traceback" not in run.said
-    assert len(server.moments) > 10
+    assert len(server.moments) > 5
     assert {row["Connections"] for row in series(run.folder)} == {""}
     assert "Connections: not measured" in run.said
 

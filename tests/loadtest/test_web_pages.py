@@ -139,9 +139,9 @@ def test_locusts_own_page_has_a_tab_with_table_and_charts(web_ui, database, held
     page.evaluate(f"{tab.format('connections')}.click()")
     page.wait_for("document.querySelector('table tbody')?.innerText.includes('web')")
     page.wait_for(f"{SHADOW}.querySelectorAll('path.line').length >= 4")
-    assert page.evaluate(f"{CHARTS}.getAttribute('theme')") == "light"
+    assert page.evaluate(f"{CHARTS}.dataset.shade") == "light"
     page.evaluate("[...document.querySelectorAll('header button')].at(-1).click()")
-    page.wait_for(f"{CHARTS}.getAttribute('theme') === 'dark'")
+    page.wait_for(f"{CHARTS}.dataset.shade === 'dark'")
     page.evaluate(f"{tab.format('statistics')}.click()")
     page.wait_for(f"{CHARTS} === null")
 
@@ -155,9 +155,11 @@ def test_the_report_draws_its_charts_from_the_file_alone(locust, database, held,
         url=database.monitor_url(""),
     )
     assert run.wait() == 0, run.said
+    page.dark(dark=True)
     page.open(f"file://{run.folder}/report.html")
     page.wait_for(f"{SHADOW}.querySelectorAll('path.line').length >= 4")
     assert page.evaluate(f"{SHADOW}.querySelector('dd').innerText") == "3 of 97"
+    assert page.evaluate(f"{CHARTS}.dataset.shade") == "light", "as Locust's report, on white"
     assert page.evaluate(f"{SHADOW}.querySelector('caption').innerText") == "At the end"
     assert [asked for asked in page.requested if not asked.startswith(("file:", "data:"))] == []
 
