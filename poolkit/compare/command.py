@@ -11,7 +11,7 @@ from rich.console import Console
 
 from poolkit.compare.plan import make_plan
 from poolkit.compare.progress import progress_on
-from poolkit.compare.run import STATE, plan_run, run, start_stack
+from poolkit.compare.run import STATE, new_folder, plan_run, run, start_stack
 from poolkit.compare.targets import choose, targets_of
 from poolkit.errors import PoolkitError
 from poolkit.local.processes import sigterm_exits
@@ -90,7 +90,7 @@ def up(options: Options) -> None:
     project = Project.find()
     plan = make_plan(choose(targets_of(project), options.targets), options)
     # A folder of its own: a worker's readiness is read from its log, and must be today's.
-    logs = project.root / STATE / "up" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    logs = new_folder(project.root / STATE / "up")
     with ExitStack() as parts:
         with progress_on(console) as progress:
             launcher = start_stack(parts, project, plan, logs, progress)

@@ -137,10 +137,11 @@ class Measurement:
 
     def _run(self, sampler: ActivitySampler, progress: Progress) -> None:
         marks = self.marks
-        marks.counts["sessions_before"] = sampler.settled_sessions(still_s=0.2)
         marks.started = time.time()
         try:
+            # Locust opens no connection before it is told to begin.
             load, locust = self._start_load()
+            marks.counts["sessions_before"] = sampler.settled_sessions(still_s=0.2)
             running = self.launcher.start(self.planned.target, self.planned.instances_max)
             # Before there is load, so that a wrong path is found early.
             self._pool_events(running)

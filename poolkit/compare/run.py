@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING
@@ -117,8 +117,11 @@ def _run_all(
 
 
 def _make_folder(project: Project, plan: Plan) -> Path:
-    folder = plan.options.out or _new_name(project.root / STATE / "runs")
+    runs = project.root / STATE / "runs"
+    folder = plan.options.out or runs
     try:
+        if plan.options.out is None:
+            folder = new_folder(runs)
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigurationError(f"{folder} is not empty; name a new folder with --out")
@@ -129,11 +132,18 @@ def _make_folder(project: Project, plan: Plan) -> Path:
     return folder.resolve()
 
 
-def _new_name(runs: Path) -> Path:
-    """Return a folder that is not there yet, named after the time."""
+def new_folder(parent: Path) -> Path:
+    """Make a folder named after the time, one that no other run has.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     stem = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
-    return next(runs / name for name in names if not (runs / name).exists())
+    for name in chain([stem], (f"{stem}-{number}" for number in count(2))):
+        with suppress(FileExistsError):
+            (parent / name).mkdir(parents=True)
+            break
+    return parent / name
 
 
 def _cannot_write(folder: Path, error: OSError) -> StateDirectoryError:

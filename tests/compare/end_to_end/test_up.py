@@ -1,0 +1,75 @@
+"""`poolkit up`: the whole stack and every target, until Ctrl-C."""
+
+import re
+import signal
+import urllib.request
+
+import psycopg2
+import pytest
+
+from poolkit.local.pgbouncer import find_pgbouncer
+
+
+def get(url):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=20) as answer:
+        return answer.status
+
+
+def addresses(command):
+    """Return name and address of each line between the stages and the last line."""
+    command.wait_until_it_says("Ctrl-C stops everything")
+    found = (re.fullmatch(r"  (\S+) +(\S.*)", line) for line in command.said)
+    return {match[1]: match[2] for match in found if match}
+
+
+def test_every_address_that_is_printed_answers_until_ctrl_c(start):
+    """PostgreSQL, PgBouncer, the broker, each HTTP target, and a worker that takes tasks."""
+    names = ["lambda", "web", "worker"] + (["lambda_proxy"] if find_pgbouncer() else [])
+    command = start("up", "--targets", ",".join(names))
+    shown = addresses(command)
+    assert {"PostgreSQL", "broker", *names} <= set(shown)
+    for name in ["PostgreSQL"] + (["PgBouncer"] if find_pgbouncer() else []):
+        psycopg2.connect(shown[name], connect_timeout=5).close()
+    for name in names:
+        if name != "worker":
+            assert get(f"{shown[name]}/articles?limit=1") == 200, name
+    assert "takes tasks" in shown["worker"]
+    assert command.end(signal.SIGINT) == 0, command.error
+    assert command.left() == []
+    assert (command.said[-1], command.error) == ("stopping", "")
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_starts_ends_what_was_started(start):
+    """There are no addresses yet, and nothing is left."""
+    command = start("up", "--targets", "lambda,web")
+    command.wait_until_it_says("starting web")
+    assert command.end(signal.SIGINT) == 130
+    assert command.left() == []
+    assert command.error == ""
+
+
+@pytest.mark.slow
+def test_a_target_that_dies_ends_the_rest(start, stranger):
+    """One line names it, with exit status 2."""
+    command = start("up", cwd=stranger())
+    command.wait_until_it_says("Ctrl-C stops everything")
+    command.find("uvicorn").kill()
+    assert command.end() == 2
+    assert command.errors[0].startswith("poolkit: web ended by itself with signal 9")
+    assert command.left() == []
+
+
+@pytest.mark.slow
+def test_two_at_once_do_not_disturb_each_other(start, stranger):
+    """Each has servers and ports of its own; the end of one is not the other's."""
+    project = stranger()
+    first, second = start("up", cwd=project), start("up", cwd=project)
+    shown = addresses(first), addresses(second)
+    assert shown[0]["web"] != shown[1]["web"]
+    assert first.end(signal.SIGINT) == 0
+    assert first.left() == []
+    assert get(shown[1]["web"]) == 200
+    assert second.end(signal.SIGINT) == 0
+    assert second.left() == []

@@ -1,0 +1,75 @@
+"""The servers of one run, started together and ended together."""
+
+import psutil
+import psycopg2
+import pytest
+
+from poolkit.errors import BinaryMissingError, ProcessEndedError
+from poolkit.local.pgbouncer import find_pgbouncer
+from poolkit.local.ports import is_listening
+from poolkit.local.stack import EmbeddedStack, StackNeeds
+
+needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+
+
+@pytest.fixture
+def state_dir(open_dir, cache_dir):
+    """Give a state directory that starts with the session's template of PostgreSQL's data."""
+    (open_dir / "cache").symlink_to(cache_dir)
+    return open_dir
+
+
+@pytest.fixture(scope="session")
+def cache_dir(pytestconfig):
+    return pytestconfig.rootpath / ".poolkit" / "cache"
+
+
+def test_only_what_is_needed_is_started(state_dir):
+    """PostgreSQL alone, unless a target wants more; everything has ended afterwards."""
+    with EmbeddedStack(state_dir, StackNeeds(max_connections=20)) as stack:
+        assert (stack.broker, stack.pgbouncer, list(stack.pids)) == (None, None, ["database"])
+        postmaster, port = psutil.Process(stack.pids["database"]), stack.postgres.port
+        with psycopg2.connect(stack.database_url) as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW max_connections")
+            assert cursor.fetchone() == ("20",)
+        connection.close()
+        stack.check()
+    assert not postmaster.is_running()
+    assert not is_listening(port)
+
+
+@needs_pgbouncer
+def test_all_servers_start_and_end_together(state_dir):
+    """Three servers, each with a pid and a port; a dead one is named, and the others still end."""
+    with EmbeddedStack(state_dir, StackNeeds(broker=True, pgbouncer=True)) as stack:
+        processes = {role: psutil.Process(pid) for role, pid in stack.pids.items()}
+        assert list(processes) == ["database", "broker", "pooler"]
+        ports = [stack.postgres.port, stack.broker.port, stack.pgbouncer.port]
+        assert all(is_listening(port) for port in ports)
+        processes["broker"].kill()
+        stack.broker._parts()[1]._process.wait(5)
+        with pytest.raises(ProcessEndedError, match="the broker ended by itself with signal 9"):
+            stack.check()
+        assert list(stack.pids) == ["database", "pooler"]
+    assert not any(process.is_running() for process in processes.values())
+    assert not any(is_listening(port) for port in ports)
+
+
+def test_a_database_that_is_there_is_used_and_left_alone(state_dir, database):
+    """With a URL no PostgreSQL is started, and the one that is there is not stopped."""
+    url = database.admin_url("")
+    with EmbeddedStack(state_dir, StackNeeds(database_url=url)) as stack:
+        assert (stack.database_url, stack.monitor_url, stack.pids) == (url, url, {})
+        stack.check()
+    assert database.execute("SELECT 1 AS one") == [{"one": 1}]
+
+
+def test_what_was_started_ends_when_a_later_server_does_not_start(state_dir, monkeypatch):
+    """A broker whose program is missing takes PostgreSQL down with it."""
+    before = set(psutil.Process().children(recursive=True))
+    monkeypatch.setattr("poolkit.local.broker.find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    stack = EmbeddedStack(state_dir, StackNeeds(broker=True))
+    with pytest.raises(BinaryMissingError, match="broker's program is not installed"):
+        stack.__enter__()
+    assert {p for p in psutil.Process().children(recursive=True) if p not in before} == set()
