@@ -160,4 +160,5 @@ class LoggedProgress:
 
 def progress_on(console: Console) -> LiveProgress | LoggedProgress:
     """Return the progress that suits the console: live on a terminal, lines elsewhere."""
-    return LiveProgress(console) if console.is_terminal else LoggedProgress(console)
+    live = console.is_terminal and not console.is_dumb_terminal
+    return LiveProgress(console) if live else LoggedProgress(console)

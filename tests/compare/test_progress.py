@@ -8,9 +8,15 @@ from rich.console import Console
 from poolkit.compare.progress import LiveProgress, LoggedProgress, progress_on
 
 
+# Whatever terminal the tests are started from.
+TERMINAL = {"TERM": "xterm-256color"}
+
+
 def drawn(width, **figures):
     """Return the line of a busy moment, as the terminal shows it."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=True, color_system=None, _environ=TERMINAL
+    )
     progress = LiveProgress(console)
     progress.target("lambda_proxy", 10, 12)
     progress.stage("warming up")
@@ -44,7 +50,9 @@ def test_a_narrow_terminal_cuts_words_and_does_not_wrap():
 def test_a_finished_target_stays_above_the_live_line():
     """It is printed once, also where it has to be shortened."""
     file = io.StringIO()
-    console = Console(file=file, width=40, force_terminal=True, color_system=None)
+    console = Console(
+        file=file, width=40, force_terminal=True, color_system=None, _environ=TERMINAL
+    )
     with LiveProgress(console) as progress:
         progress.target("web", 1, 1)
         progress.finished("web", "3 connections opened in 20 s, 12 cold starts")
@@ -66,3 +74,9 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then():
         "web (1 of 2): measuring",
         "web: done",
     ]
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines():
+    """TERM=dumb, as in an editor's shell: nothing can be drawn again in place."""
+    console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
+    assert isinstance(progress_on(console), LoggedProgress)
