@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -70,6 +71,19 @@ def test_ctrl_c_keeps_the_targets_that_were_finished(start, tmp_path, moment):
     if "report" not in moment:
         assert not results(out)["targets"]["lambda_warm"]["partial"]
         assert results(out)["targets"]["lambda_warm"]["requests"] > 30
+
+
+@pytest.mark.slow
+def test_an_impatient_second_ctrl_c_leaves_nothing_either(start, tmp_path):
+    """It may cost the report; what the interrupted clean-up did not end, the keeper ends."""
+    command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(tmp_path / "run"))
+    command.wait_until_it_says("measuring")
+    command.wait_until_it_says("requests/s")
+    command.process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        command.process.wait(0.15)
+    assert command.end(signal.SIGINT) == 130, command.error
+    command.wait_until_nothing_is_left()
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from poolkit.compare.run_folder import InvokeRow, Request, RunFolder, SampleRow
 from poolkit.config.presets import preset
 from poolkit.local.pgbouncer import find_pgbouncer
 
+# The first test waits for the whole run, which a busy machine may take its time for.
+pytestmark = pytest.mark.timeout(300)
 USERS = 6
 PROXY = ["lambda_proxy"] if find_pgbouncer() else []
 TARGETS = ["lambda", "lambda_warm", *PROXY, "web", "web_async", "worker"]

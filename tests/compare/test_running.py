@@ -1,0 +1,100 @@
+"""Starting one target: its port, its variables, its readiness."""
+
+import json
+import socket
+import urllib.request
+
+import pytest
+
+from poolkit.compare import running
+from poolkit.compare.running import Launcher
+from poolkit.compare.targets import Target
+from poolkit.errors import ServerStartError
+from poolkit.local.ports import free_port
+from poolkit.local.processes import Supervisor
+from poolkit.local.stack import EmbeddedStack, StackNeeds
+
+# Answers with its variables: what a deployable sees.
+SERVER = """
+import http.server, json, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps(dict(os.environ)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+class Server(http.server.HTTPServer):
+    allow_reuse_address = False
+
+Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path):
+    """Give a launcher of a project with one small server, on a stack that starts nothing."""
+    (tmp_path / "server.py").write_text(SERVER)
+    needs = StackNeeds(database_url="postgresql://me:word@127.0.0.1/there")
+    with Supervisor(tmp_path / "log") as supervisor, EmbeddedStack(tmp_path, needs) as stack:
+        yield Launcher(
+            root=tmp_path,
+            environment="prod",
+            supervisor=supervisor,
+            stack=stack,
+            logs=tmp_path / "log",
+        )
+
+
+def web(**values):
+    command = ("{python}", "server.py", "{port}")
+    return Target(
+        **{"name": "web", "kind": "web", "preset": "web", "locustfile": "-", "command": command}
+        | values
+    )
+
+
+def variables_of(started):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(started.url, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_a_target_gets_its_preset_its_database_and_its_own_variables(launcher):
+    """What the plan says is what the deployable reads; placeholders are filled in."""
+    seen = variables_of(launcher.start(web(processes=3, env={"N": "{processes}"}), 1))
+    assert seen["POOLKIT_TARGET"] == "web"
+    assert seen["POOLKIT_ENVIRONMENT"] == "prod"
+    assert seen["DATABASE_URL"] == "postgresql://me:word@127.0.0.1/there"
+    assert seen["N"] == "3"
+
+
+def test_settings_of_somebody_s_shell_do_not_reach_a_target(launcher, monkeypatch):
+    """Else a run would measure other settings than its report says; all else is handed on."""
+    monkeypatch.setenv("POOLKIT_POOL_SIZE", "1")
+    monkeypatch.setenv("DATABASE_SECRET_ARN", "arn:of:another")
+    monkeypatch.setenv("WEBAPP_MINE", "kept")
+    seen = variables_of(launcher.start(web(), 1))
+    assert "POOLKIT_POOL_SIZE" not in seen
+    assert "DATABASE_SECRET_ARN" not in seen
+    assert seen["WEBAPP_MINE"] == "kept"
+
+
+def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(launcher, monkeypatch):
+    """Between finding a free port and binding it, another process may be quicker."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = iter([taken.getsockname()[1], free_port()])
+        monkeypatch.setattr(running, "free_port", lambda: next(ports))
+        assert variables_of(launcher.start(web(), 1))
+    assert next(ports, None) is None, "both were tried"
+
+
+def test_a_target_that_ends_for_another_reason_is_not_tried_again(launcher, monkeypatch):
+    """One start, one line, with the last error of its log."""
+    asked = []
+    monkeypatch.setattr(running, "free_port", lambda: asked.append(1) or free_port())
+    with pytest.raises(ServerStartError, match=r"web ended with exit status 1 .*SyntaxError"):
+        launcher.start(web(command=("{python}", "-c", "broken(")), 1)
+    assert len(asked) == 1
