@@ -7,7 +7,6 @@ from rich.console import Console
 
 from poolkit.compare.progress import LiveProgress, LoggedProgress, progress_on
 
-
 # Whatever terminal the tests are started from.
 TERMINAL = {"TERM": "xterm-256color"}
 
