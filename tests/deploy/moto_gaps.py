@@ -14,6 +14,7 @@ from moto.cloudformation import parsing
 from moto.cloudformation.models import Change, CloudFormationBackend, Event
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.core.responses import ActionResult, EmptyResult
+from moto.rds.models import DBParameterGroup
 from samtranslator.translator.transform import transform
 
 GAPS = {
@@ -28,6 +29,8 @@ GAPS = {
     "plans": "change sets know neither replacements nor what parameters alone change",
     "functions": "no Fn::Cidr; Fn::GetAZs knows one region; AWS::NoValue stays in lists",
     "types": "many types and attributes are unknown; references to them come to nothing",
+    "aliases": "AWS::Lambda::Alias is one of them: what is meant for it gets its function",
+    "parameter groups": "a reference to one is an object where RDS instances want its name",
     "conditions": "a change set lists resources whose condition is false",
 }
 """Plans and conditions are not filled: how a plan with replacements is shown is tested on
@@ -91,6 +94,8 @@ def fill_gaps(monkeypatch, gate):
     monkeypatch.setattr(CloudFormationBackend, "execute_change_set", execute_change_set)
     monkeypatch.setattr(CloudFormationBackend, "delete_stack", delete_stack)
     monkeypatch.setattr(parsing, "clean_json", _with_functions(parsing.clean_json))
+    named = _naming_what_fails(parsing.parse_and_create_resource)
+    monkeypatch.setattr(parsing, "parse_and_create_resource", named)
     for name, action in {
         "update_termination_protection": _update_termination_protection,
         "rollback_stack": _roll_back,
@@ -98,6 +103,18 @@ def fill_gaps(monkeypatch, gate):
         "continue_update_rollback": _roll_back,
     }.items():
         monkeypatch.setattr(CloudFormationResponse, name, action, raising=False)
+
+
+def _naming_what_fails(create):
+    def create_resource(logical_id, *arguments, **where):
+        try:
+            return create(logical_id, *arguments, **where)
+        except Exception as error:
+            # The innermost: one resource is made on the way to another that refers to it.
+            error.logical_id = getattr(error, "logical_id", logical_id)
+            raise
+
+    return create_resource
 
 
 def _with_functions(clean):
@@ -116,10 +133,22 @@ def _with_functions(clean):
         if name == "Fn::GetAtt":
             return _attribute(clean, argument, resources)
         found = clean(node, resources)
-        is_unknown = found is None and name == "Ref" and argument != "AWS::NoValue"
-        return f"id-of-{argument}".lower() if is_unknown else found
+        return (
+            found
+            if name != "Ref" or argument == "AWS::NoValue"
+            else _reference(argument, found, resources)
+        )
 
     return evaluate
+
+
+def _reference(name, found, resources):
+    if found is not None:
+        return found.name if isinstance(found, DBParameterGroup) else found
+    declared = resources._resource_json_map.get(name, {})
+    if declared.get("Type") == "AWS::Lambda::Alias":
+        return parsing.clean_json(declared["Properties"]["FunctionName"], resources)
+    return f"id-of-{name}".lower()
 
 
 def _cidr(block, count, bits):
@@ -128,12 +157,17 @@ def _cidr(block, count, bits):
 
 
 def _attribute(clean, argument, resources):
-    parts = argument.split(".", 1) if isinstance(argument, str) else argument
+    words = argument.split(".") if isinstance(argument, str) else argument
+    parts = [words[0], ".".join(words[1:])]
     try:
         found = clean({"Fn::GetAtt": parts}, resources)
     except Exception:  # noqa: BLE001 - each type of moto's has its own way not to know
         found = None
-    return "-".join(parts).lower() if found is None or isinstance(found, dict) else found
+    if not (found is None or isinstance(found, dict)):
+        return found
+    name = "-".join(parts).replace(".", "-").lower()
+    is_arn = parts[1].endswith("Arn")
+    return f"arn:aws:unknown:{resources['AWS::Region']}:123456789012:{name}" if is_arn else name
 
 
 def _transformed(template):
@@ -160,7 +194,9 @@ def _execute(stack, change_set):
         change_set.apply()
     except Exception as error:  # noqa: BLE001 - whatever moto refuses a resource with
         said = str(getattr(error, "description", "") or f"{type(error).__name__}: {error}")
-        _fail(stack, change_set, said)
+        if kind == "CREATE":
+            _undo(resources)
+        _fail(stack, change_set, getattr(error, "logical_id", None), said)
         resources._template, resources._resource_json_map, resources.input_parameters = before
         return
     for change in change_set.changes:
@@ -173,10 +209,20 @@ def _execute(stack, change_set):
     _stack_event(stack, f"{kind}_COMPLETE")
 
 
-def _fail(stack, change_set, reason):
+def _undo(resources):
+    """Remove what was made, in the reverse order, but what a failed creation leaves behind."""
+    made = [name for name in resources._parsed_resources if name in resources._resource_json_map]
+    for name in reversed(made):
+        declared = resources._resource_json_map[name]
+        if declared.get("DeletionPolicy") != "Retain":
+            resources._delete_resource(resources._parsed_resources[name], declared)
+
+
+def _fail(stack, change_set, failed, reason):
     kind = change_set.change_set_type
     done = stack.resource_map._parsed_resources
     left = [change for change in change_set.changes if change.logical_resource_id not in done]
+    left.sort(key=lambda change: change.logical_resource_id != failed)
     for number, change in enumerate(left):
         said = f"Resource handler returned message: {reason}" if number == 0 else None
         said = said or f"Resource {_verb(change).lower()} cancelled".replace("create", "creation")

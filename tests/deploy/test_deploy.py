@@ -4,6 +4,7 @@ import contextlib
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 
@@ -213,18 +214,28 @@ def read_until(stream, word):
     return text
 
 
+ASKS = re.compile(rb"(\[y/N\]|Type .* to remove it): ?$")
+
+
 def on_terminal(arguments, cwd, environ, typed):
     """Run poolkit on a terminal of its own and type once it asks."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(cwd)
         os.execvpe(POOLKIT, ["poolkit", *arguments], os.environ | environ | {"COLUMNS": "200"})
-    shown = b""
+    shown, wait_s = b"", None
     with contextlib.suppress(OSError):  # Linux ends a terminal's output with an error
-        while chunk := os.read(terminal, 4096):
-            shown += chunk
-            if typed and re.search(rb"(\[y/N\]|Type .* to remove it): ?$", shown):
+        while True:
+            is_silent = not select.select([terminal], [], [], wait_s)[0]
+            if not is_silent:
+                chunk = os.read(terminal, 4096)
+                if not chunk:
+                    break
+                shown += chunk
+            if typed and (is_silent or (wait_s is None and ASKS.search(shown))):
                 os.write(terminal, typed.encode())
-                typed = ""
+                # readline loses an interrupt that comes after the prompt is drawn and before it
+                # waits for a key; whoever sees nothing happen presses Ctrl-C again.
+                wait_s, typed = (5, typed) if typed == "\x03" else (None, "")
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()

@@ -87,3 +87,36 @@ def test_plans_know_no_replacement(cloudformation):
     (change,) = found["Changes"]
     assert change["ResourceChange"]["Action"] == "Modify"
     assert not change["ResourceChange"].get("Replacement")
+
+
+PARAMETER_GROUP = """\
+Resources:
+  Group:
+    Type: AWS::RDS::DBParameterGroup
+    Properties: {Family: postgres17, Description: x}
+  Instance:
+    Type: AWS::RDS::DBInstance
+    Properties:
+      DBInstanceClass: db.t4g.micro
+      Engine: postgres
+      AllocatedStorage: "20"
+      MasterUsername: x
+      ManageMasterUserPassword: true
+      DBParameterGroupName: !Ref Group
+"""
+
+
+def test_parameter_groups(cloudformation):
+    """An RDS instance fails on the reference to its parameter group."""
+    with pytest.raises(Exception, match="has no attribute 'startswith'"):
+        make(cloudformation, PARAMETER_GROUP)
+
+
+def test_aliases(cloudformation):
+    """An alias is a resource of an unknown type."""
+    template = (
+        "Resources:\n  Live:\n    Type: AWS::Lambda::Alias\n"
+        "    Properties: {FunctionName: f, FunctionVersion: '1', Name: live}\n"
+    )
+    with pytest.warns(UserWarning, match="AWS::Lambda::Alias"):
+        make(cloudformation, template)

@@ -4,28 +4,23 @@ import shutil
 
 import boto3
 import pytest
-from deploy.conftest import ROOT
-from deploy.test_deploy import deploy, statuses
+from deploy.conftest import ROOT, write_package
+from deploy.test_deploy import break_template, deploy, statuses
 from moto.cloudformation import parsing
 
 from poolkit.deploy.environment import StackEnvironment
 
 ENVIRONMENTS = sorted(file.stem for file in ROOT.glob("infra/environments/*.toml"))
 ACCOUNT = "123456789012"
-MOTO_CANNOT_MAKE = {
-    "AWS::IAM::ManagedPolicy",
-    "AWS::Lambda::EventSourceMapping",
-    "AWS::Lambda::Permission",
-    "AWS::RDS::DBInstance",
-}
-"""Types of which moto has a model that fails on what these templates say."""
-
 MOTO_CANNOT_REMOVE = {
     "AWS::EC2::VPC",
 }
 """Types whose removal it refuses, because it removes in no order."""
 
-CERTIFICATE = f"arn:aws:iam::{ACCOUNT}:server-certificate/articles"
+WORDS = ("--parameter", f"web.CertificateArn=arn:aws:iam::{ACCOUNT}:server-certificate/articles")
+
+# Of the types that moto does not know, it says so and makes nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWarning:moto")
 
 
 @pytest.fixture
@@ -37,22 +32,6 @@ def project(shop, monkeypatch):
         text = file.read_text().replace("000000000000", ACCOUNT)
         file.write_text(text)
     return shop
-
-
-@pytest.fixture
-def not_made(monkeypatch):
-    """Go on where moto's own model of a resource fails; collect the types."""
-    create, types = parsing.parse_and_create_resource, set()
-
-    def tolerant(logical_id, resource_json, resources_map, **where):
-        try:
-            return create(logical_id, resource_json, resources_map, **where)
-        except Exception:  # noqa: BLE001 - each model has its own way to fail
-            types.add(resource_json["Type"])
-            return None
-
-    monkeypatch.setattr(parsing, "parse_and_create_resource", tolerant)
-    return types
 
 
 @pytest.fixture
@@ -70,28 +49,118 @@ def not_removed(monkeypatch):
     return types
 
 
-# Of the types that moto does not know, it says so and makes nothing.
-@pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWarning:moto")
-def test_production_is_deployed_updated_and_removed(poolkit, project, not_made, not_removed):
-    """From the network to the dashboard, with every reference between the stacks resolved."""
+@pytest.fixture
+def production(project):
+    """Give production as its file describes it, with the bucket that its packages go to."""
     environment = StackEnvironment.read(project, "prod")
-    bucket = environment.tables["lambda"]["CodeBucket"]
     boto3.client("s3").create_bucket(
-        Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": environment.region}
+        Bucket=environment.tables["lambda"]["CodeBucket"],
+        CreateBucketConfiguration={"LocationConstraint": environment.region},
     )
-    words = ("--parameter", f"web.CertificateArn={CERTIFICATE}")
-    made = deploy(poolkit, "all", *words, environment="prod")
-    assert made.returncode == 0, made.stdout[-3000:] + made.stderr
-    names = [environment.stack_name(template) for template in environment.order()]
-    assert list(statuses()) == names
-    assert not_made == MOTO_CANNOT_MAKE
-    again = deploy(poolkit, "all", *words, environment="prod")
-    assert again.stdout.count("nothing to change") == len(names), again.stdout + again.stderr
-    status = poolkit("status", "-e", "prod")
-    assert status.stdout.count("CREATE_COMPLETE") == len(names)
-    gone = poolkit("destroy", "all", "-e", "prod", "--yes-delete", "poolkit-prod")
+    return environment
+
+
+def deploy_production(poolkit):
+    return deploy(poolkit, "all", *WORDS, environment="prod")
+
+
+def replace(file, *changes):
+    text = file.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    file.write_text(text)
+
+
+def parameters(stack):
+    (found,) = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    return {each["ParameterKey"]: each["ParameterValue"] for each in found["Parameters"]}
+
+
+def destroy_production(poolkit, target="all", typed="poolkit-prod"):
+    gone = poolkit("destroy", target, "-e", "prod", "--yes-delete", typed)
     assert gone.returncode == 0, gone.stdout[-3000:] + gone.stderr
-    removed = [line for line in gone.stdout.splitlines() if line.endswith(": removed")]
-    assert removed == [f"{name}: removed" for name in reversed(names)]
+    return [line for line in gone.stdout.splitlines() if line.endswith(": removed")]
+
+
+def test_production_is_deployed_updated_and_removed(poolkit, project, production, not_removed):
+    """From the network to the dashboard, with every reference between the stacks resolved."""
+    names = [production.stack_name(template) for template in production.order()]
+    made = deploy_production(poolkit)
+    assert made.returncode == 0, made.stdout[-3000:] + made.stderr
+    assert list(statuses()) == names
+    mappings = boto3.client("lambda").list_event_source_mappings()["EventSourceMappings"]
+    assert [each["FunctionResponseTypes"] for each in mappings] == [["ReportBatchItemFailures"]]
+    assert len(boto3.client("rds").describe_db_instances()["DBInstances"]) == 1
+
+    again = deploy_production(poolkit)
+    assert again.stdout.count("nothing to change") == len(names), again.stdout + again.stderr
+
+    update_production(poolkit, project, production)
+
+    status = poolkit("status", "-e", "prod")
+    assert status.stdout.count("_COMPLETE") == len(names)
+    assert destroy_production(poolkit) == [f"{name}: removed" for name in reversed(names)]
     assert statuses() == {}
     assert not_removed == MOTO_CANNOT_REMOVE
+
+
+def update_production(poolkit, project, production):
+    """Change numbers in the environment's file, code, and a template: three ways to update."""
+    changes = (
+        ("ApiReservedConcurrency = 100", "ApiReservedConcurrency = 90"),
+        ("ApiMemory = 512", "ApiMemory = 1024"),
+        ("MaxTasks = 10", "MaxTasks = 12"),
+    )
+    replace(production.file, *changes)
+    write_package(project / "build/lambda.zip", "second")
+    replace(project / "infra/worker.yaml", ("VisibilityTimeout: 630", "VisibilityTimeout: 660"))
+    before = parameters("poolkit-prod-lambda")
+    updated = deploy_production(poolkit)
+    assert updated.returncode == 0, updated.stdout[-3000:] + updated.stderr
+    by_status = statuses()
+    changed = [name for name in by_status if by_status[name] == "UPDATE_COMPLETE"]
+    assert changed == ["poolkit-prod-lambda", "poolkit-prod-worker"]
+    assert updated.stdout.count("nothing to change") == len(by_status) - len(changed)
+    after = parameters("poolkit-prod-lambda")
+    different = {name for name in after if after[name] != before[name]}
+    assert different == {"ApiMemory", "ApiReservedConcurrency", "CodeKey"}
+    assert parameters("poolkit-prod-worker")["MaxTasks"] == "12"
+    # The resources themselves, where moto's models take an update.
+    function = boto3.client("lambda").get_function(FunctionName="poolkit-prod-lambda-api")
+    assert function["Configuration"]["MemorySize"] == 1024
+    queue = boto3.client("sqs").get_queue_attributes(
+        QueueUrl=updated_queue(), AttributeNames=["VisibilityTimeout"]
+    )
+    assert queue["Attributes"] == {"VisibilityTimeout": "660"}
+
+
+def updated_queue():
+    resources = boto3.client("cloudformation").describe_stack_resource(
+        StackName="poolkit-prod-worker", LogicalResourceId="Queue"
+    )
+    return resources["StackResourceDetail"]["PhysicalResourceId"]
+
+
+@pytest.mark.slow
+def test_a_resource_of_production_that_fails(poolkit, project, production, not_removed):
+    """What comes before stays, what comes after is not begun; repaired, the rest follows."""
+    names = [production.stack_name(template) for template in production.order()]
+    logs, group = boto3.client("logs"), "/aws/lambda/poolkit-prod-lambda-ingest"
+    logs.create_log_group(logGroupName=group)  # somebody's, left over
+    answer = deploy_production(poolkit)
+    assert answer.returncode == 1, answer.stdout[-3000:] + answer.stderr
+    assert "poolkit-prod-lambda ended in ROLLBACK_COMPLETE. First cause: " in answer.stderr
+    assert "AWS::Logs::LogGroup) CREATE_FAILED" in answer.stderr
+    assert list(statuses()) == names[: names.index("poolkit-prod-lambda") + 1]
+
+    logs.delete_log_group(logGroupName=group)
+    destroy_production(poolkit, "lambda", "poolkit-prod-lambda")
+    assert deploy_production(poolkit).returncode == 0
+    assert set(statuses().values()) == {"CREATE_COMPLETE"}
+
+    break_template(project, "worker")
+    answer = deploy_production(poolkit)
+    assert answer.returncode == 1
+    assert "poolkit-prod-worker ended in UPDATE_ROLLBACK_COMPLETE" in answer.stderr
+    assert statuses()["poolkit-prod-dashboard"] == "CREATE_COMPLETE"

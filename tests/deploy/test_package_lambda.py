@@ -63,6 +63,7 @@ def test_the_unpacked_zip_answers_with_nothing_else_to_import(
     assert sorted(unpacked.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_two_builds_are_the_same_bytes(built, this_machine, tmp_path):
     """Nothing of the time, the place or the order of the build is in the zip."""
     again = package_lambda(replace(this_machine, out=str(tmp_path / "again.zip")))
