@@ -1,0 +1,86 @@
+"""How long `poolkit budget` takes, from a shell's view: each run is a process of its own.
+
+`python benchmarks/budget.py [--rounds 5]`
+
+The templates are those whose numbers `tests/budget` has computed by hand, left behind by its
+tests, and this project's own production. Exit status 1 when a median is 2 s or more.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pairwise import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+POOLKIT = Path(sys.executable).with_name("poolkit")
+LIMIT_S = 2.0
+HAND_MADE = {
+    "two_workers_a_task_and_a_deployment": ("--service", "Web=5+10"),
+    "autoscaling_from_2_to_50": ("--service", "Web=5+10"),
+    "a_function_without_reserved_concurrency_has_no_ceiling": (),
+    "sam_globals_and_a_parameter": ("--max-connections", "500"),
+    "a_proxy_in_front_counts_instead_of_its_clients": (),
+    "nested_stacks_are_read_with_their_parameters": (),
+    "a_parameter_without_a_value_is_named_with_its_line": (),
+    "compose_replicas": ("--service", "web=5+10", "--service", "worker=1+0"),
+    "kubernetes_hpa_and_surge": ("--max-connections", "500"),
+    "a_kustomize_overlay_changes_the_numbers": (
+        "--environment",
+        "prod",
+        "--max-connections",
+        "500",
+    ),
+}
+"""The tests that leave the templates, and the options that answer what these leave open."""
+
+
+def leave_templates(folder):
+    """Run the tests that write the templates; return the folders by the tests' names."""
+    names = " or ".join(HAND_MADE)
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--basetemp", folder, "-k", names, "tests/budget"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    # pytest cuts long names and numbers them.
+    return {
+        name: next(each for each in folder.iterdir() if f"test_{name}".startswith(each.name[:-1]))
+        for name in HAND_MADE
+    }
+
+
+def run_s(folder, words):
+    """Return the seconds of one run. Raises `SystemExit` when it gave no verdict."""
+    began = time.perf_counter()
+    done = subprocess.run([POOLKIT, "budget", *words], cwd=folder, capture_output=True, check=False)
+    if done.returncode not in {0, 1}:
+        raise SystemExit(f"{folder}: {done.stderr.decode()}")
+    return time.perf_counter() - began
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    print(machine())
+    slowest = 0.0
+    with tempfile.TemporaryDirectory() as work:
+        folders = leave_templates(Path(work) / "left")
+        cases = [(name, folders[name], (".", *words)) for name, words in HAND_MADE.items()]
+        cases.append(("this project, prod", ROOT, ("infra", "--environment", "prod")))
+        for name, folder, words in cases:
+            taken = [run_s(folder, words) for _ in range(rounds)]
+            slowest = max(slowest, statistics.median(taken))
+            print(f"{statistics.median(taken):6.2f} s (to {max(taken):.2f})  {name}")
+    print(f"slowest median {slowest:.2f} s; at most {LIMIT_S:.0f} s")
+    return int(slowest >= LIMIT_S)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
