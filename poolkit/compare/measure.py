@@ -113,11 +113,26 @@ class Measurement:
         self.marks = Marks()
         # Also the name of its log.
         self._locust = f"locust@{planned.target.name}"
+        self._prepared: tuple[Load, Supervised] | None = None
         self._load_pid: int | None = None
         self._write_failure: OSError | None = None
 
-    def run(self, progress: Progress) -> Window:
-        """Measure, and leave nothing running.
+    def prepare(self) -> None:
+        """Start this target's Locust, which waits: a second less when its turn has come.
+
+        Raises:
+            LocalStackError: it cannot be started.
+            OSError: the folder cannot be written to.
+        """
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        self._prepared = self._start_load()
+
+    def run(self, progress: Progress, following: Measurement | None = None) -> Window:
+        """Measure, and leave nothing of this target running.
+
+        Args:
+            progress: is told how far it is.
+            following: is prepared while this target is stopped.
 
         Raises:
             LocalStackError: the target, Locust or a server did not start, or ended by itself.
@@ -128,19 +143,21 @@ class Measurement:
         partial = True
         try:
             with self._sampling() as sampler:
-                self._run(sampler, progress)
+                self._run(sampler, progress, following)
             partial = False
         finally:
             window = self.marks.window(partial=partial, instances=self.planned.instances_max)
             self.folder.write_window(window)
         return window
 
-    def _run(self, sampler: ActivitySampler, progress: Progress) -> None:
+    def _run(
+        self, sampler: ActivitySampler, progress: Progress, following: Measurement | None
+    ) -> None:
         marks = self.marks
         marks.started = time.time()
         try:
             # Locust opens no connection before it is told to begin.
-            load, locust = self._start_load()
+            load, locust = self._prepared or self._start_load()
             marks.counts["sessions_before"] = sampler.settled_sessions(still_s=0.2)
             running = self.launcher.start(self.planned.target, self.planned.instances_max)
             # Before there is load, so that a wrong path is found early.
@@ -148,6 +165,8 @@ class Measurement:
             with self._measuring_usage(running):
                 self._load(load, locust, running, sampler, progress)
             progress.stage("stopping")
+            if following is not None:
+                following.prepare()
             marks.counts["sessions_after"] = sampler.settled_sessions(still_s=0.2)
             self._ask_the_fleet(running)
         finally:

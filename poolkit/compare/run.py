@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from itertools import chain, count, zip_longest
 from typing import TYPE_CHECKING
 
 from poolkit.activity import ActivityConnection
@@ -104,12 +104,15 @@ def _run_all(
     with ExitStack() as parts:
         launcher = start_stack(parts, project, plan, folder.path / "log", progress)
         folder.write_machine(describe(_server_version(launcher.stack)))
-        for number, planned in enumerate(plan.targets, start=1):
-            name = planned.target.name
-            progress.target(name, number, len(plan.targets))
-            measurement = Measurement(planned, plan.options, launcher, folder.target(name))
+        every = [
+            Measurement(planned, plan.options, launcher, folder.target(planned.target.name))
+            for planned in plan.targets
+        ]
+        for number, (measurement, following) in enumerate(zip_longest(every, every[1:]), start=1):
+            name = measurement.planned.target.name
+            progress.target(name, number, len(every))
             try:
-                window = measurement.run(progress)
+                window = measurement.run(progress, following)
             finally:
                 if measurement.marks.is_measured:
                     measured.append(name)
