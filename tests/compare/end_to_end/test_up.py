@@ -23,6 +23,7 @@ def addresses(command):
     return {match[1]: match[2] for match in found if match}
 
 
+@pytest.mark.slow
 def test_every_address_that_is_printed_answers_until_ctrl_c(start):
     """PostgreSQL, PgBouncer, the broker, each HTTP target, and a worker that takes tasks."""
     names = ["lambda", "web", "worker"] + (["lambda_proxy"] if find_pgbouncer() else [])
