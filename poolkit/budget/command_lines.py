@@ -181,11 +181,6 @@ def _number(text: str, name: str, origin: str, workload: Workload) -> Quantity:
     return unknown(f"{name} is {text!r}, which is no number here", workload.where)
 
 
-def option_of(workload: Workload, names: Sequence[str]) -> str | None:
-    """Return an option of a workload's command line."""
-    return _option(_words(workload) or (), names)
-
-
 def names_program(workload: Workload, programs: Mapping[str, object] | frozenset[str]) -> bool:
     """Tell whether the command line names one of the programs."""
     return any(PurePosixPath(word).name in programs for word in _words(workload) or ())

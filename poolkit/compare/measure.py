@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from poolkit.local.processes import Supervised
 
 USAGE_EVERY_S = 0.5
+MISSED_SHARE = 0.05
+"""The share of samples that may be missing before a report says so."""
 END_MARGIN_S = 0.4
 _DRAIN_S = 20.0
 """Seconds for requests in flight when the load ends; Locust itself gives up after 15."""
@@ -176,6 +178,14 @@ class Measurement:
             f"{self.planned.preset.target}:", timeout_s=_LEAVE_S
         )
         marks.warnings += [f"no samples: {gap.reason}" for gap in sampler.gaps]
+        marks.warnings += self._missed(sampler)
+
+    def _missed(self, sampler: ActivitySampler) -> list[str]:
+        """Say so where the sampler was late so often that a peak may have gone unseen."""
+        moments = (time.time() - self.marks.started) / self.options.interval_s
+        if sampler.missed <= MISSED_SHARE * moments:
+            return []
+        return [f"{sampler.missed} of {moments:.0f} samples were not taken: peaks may be higher"]
 
     def _stop_all(self) -> None:
         """End the load first, so that what it has in flight is answered."""

@@ -84,11 +84,6 @@ class HttpProtocol(asyncio.Protocol):
         self._in_head = True
 
     @property
-    def is_open(self) -> bool:
-        """Whether the peer can still be answered."""
-        return self._transport is not None
-
-    @property
     def peer(self) -> str:
         """The peer's IP address; empty when it had gone before it could be asked."""
         return self._peer
