@@ -126,7 +126,7 @@ def test_every_user_follows_its_schedule(server, tmp_path):
 
 def test_a_stall_does_not_hide_the_requests_behind_it(server, tmp_path):
     """What waited behind a stall is sent afterwards, late, and counted from when it was due."""
-    load = load_on(server, tmp_path, users=1, duration_s=4.0)
+    load = load_on(server, tmp_path, users=1, duration_s=20.0)
     process = start(load)
     while not (Path(load.requests).exists() and len(rows_of(load)) > 5):
         assert process.poll() is None
@@ -136,6 +136,10 @@ def test_a_stall_does_not_hide_the_requests_behind_it(server, tmp_path):
     time.sleep(1.0)
     end = time.time()
     server.opened.set()
+    while float(rows_of(load)[-1]["due"]) <= end:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     due_in_stall = [row for row in rows_of(load) if begin + 0.15 < float(row["due"]) < end - 0.05]
@@ -208,7 +212,7 @@ def test_failures_are_rows_with_their_status(server, tmp_path):
 
 def test_what_the_end_cuts_off_counts_as_failed(server, tmp_path):
     """A request without an answer, and those that were never sent, are in the rows."""
-    load = load_on(server, tmp_path, users=1)
+    load = load_on(server, tmp_path, users=1, rate_per_user=20.0, duration_s=1.0)
     server.opened.clear()
     process = start(load, stop_timeout=1)
     _, said = process.communicate(timeout=60)

@@ -84,7 +84,9 @@ def test_settings_of_somebody_s_shell_do_not_reach_a_target(launcher, monkeypatc
 
 def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(launcher, monkeypatch):
     """Between finding a free port and binding it, another process may be quicker."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    # Bound, but nobody listens: the readiness probe is refused, and does not wait for an answer.
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
         ports = iter([taken.getsockname()[1], free_port()])
         monkeypatch.setattr(running, "free_port", lambda: next(ports))
         assert variables_of(launcher.start(web(), 1))

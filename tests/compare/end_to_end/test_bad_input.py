@@ -3,6 +3,9 @@
 import socket
 
 import pytest
+from click.testing import CliRunner
+
+from poolkit.cli import main
 
 LAMBDA = '[tool.poolkit.targets.function]\nkind = "lambda"\nhandler = "mine.handler"\npreset = "lambda"\n'
 WEB = '[tool.poolkit.targets.web]\nkind = "web"\napp = "mine:app"\n'
@@ -16,6 +19,15 @@ def refused(command):
     assert (status, len(command.errors)) == (2, 1), (status, command.errors, command.said)
     assert command.left() == []
     return command.errors[0]
+
+
+def refused_at_once(monkeypatch, folder, *arguments):
+    """Run the command in this process: what it refuses before it starts anything."""
+    monkeypatch.chdir(folder)
+    answer = CliRunner().invoke(main, ["compare", *arguments], prog_name="poolkit")
+    lines = answer.stderr.splitlines()
+    assert (answer.exit_code, len(lines)) == (2, 1), answer.output
+    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -38,10 +50,9 @@ def refused(command):
         ),
     ],
 )
-def test_a_wrong_option_is_named(start, stranger, arguments, message):
+def test_a_wrong_option_is_named(monkeypatch, stranger, arguments, message):
     """Nothing is started for it."""
-    command = start("compare", *arguments, cwd=stranger())
-    assert message in refused(command)
+    assert message in refused_at_once(monkeypatch, stranger(), *arguments)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +67,9 @@ def test_a_wrong_option_is_named(start, stranger, arguments, message):
         (WEB.replace("app =", "ap ="), "unknown key ap; did you mean app?"),
     ],
 )
-def test_a_wrong_pyproject_is_named(start, stranger, tables, message):
+def test_a_wrong_pyproject_is_named(monkeypatch, stranger, tables, message):
     """File, table and key are in the message."""
-    line = refused(start("compare", cwd=stranger(tables)))
+    line = refused_at_once(monkeypatch, stranger(tables))
     assert message in line
     assert "pyproject.toml" in line
 
@@ -81,9 +92,13 @@ def test_a_locustfile_that_does_not_import_is_found_before_anything_starts(start
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        (LAMBDA, "function ended with exit status 2 before it was ready"),
+        pytest.param(
+            LAMBDA, "function ended with exit status 2 before it was ready", marks=pytest.mark.slow
+        ),
         (WEB, "web ended with exit status 1 before it was ready"),
-        (WORKER, "worker ended with exit status 1 before it was ready"),
+        pytest.param(
+            WORKER, "worker ended with exit status 1 before it was ready", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_target_that_fails_at_import_is_named_with_python_s_last_line(
