@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from poolkit.compare.run_folder import Level
+
 OVER_S = 3.0
 """The seconds that the figures look back."""
 SETTLING_S = 0.5
@@ -24,17 +26,15 @@ class LiveFigures:
 
     Args:
         path: the file of requests.
-        users: how many there are.
-        rate_per_user: tasks per second of each.
-
+        level: how much load there is.
     """
 
-    def __init__(self, path: Path, *, users: int = 1, rate_per_user: float = 1.0) -> None:
+    def __init__(self, path: Path, level: Level) -> None:
         self._path = path
-        period = 1 / rate_per_user
+        period = 1 / (level.rate_per_user or 1.0)
         # Whole periods: in each of them every user has one task.
         self._span_s = period * ceil(SETTLING_S / period)
-        self._due_in_span = users * rate_per_user * self._span_s
+        self._due_in_span = level.offered_per_s * self._span_s
         self._keep_s = max(OVER_S, self._span_s + 2 * SETTLING_S)
         self._read = 0
         self._recent: deque[tuple[float, float, float]] = deque()

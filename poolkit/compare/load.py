@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from poolkit.compare.run_folder import Level
+
 LONGER_WARM_UP_S = 8.0
 """Seconds by which a warm-up may grow while requests still wait for cold starts."""
 _LIST_TIMEOUT_S = 60
@@ -33,8 +35,7 @@ class Load:
     """
 
     locustfile: Path
-    users: int
-    rate_per_user: float
+    level: Level
     warm_up_s: float
     duration_s: float
     requests: Path
@@ -42,14 +43,15 @@ class Load:
     @property
     def command(self) -> list[str]:
         """The command line of Locust."""
+        users = self.level.users
         plugin = find_spec("poolkit.compare.locust_plugin")
         assert plugin is not None  # noqa: S101  (it is a module of this package)
         return [
             *(sys.executable, "-m", "locust", "--headless", "--only-summary"),
             *("-f", f"{plugin.origin},{self.locustfile}"),
-            *("--users", str(self.users)),
+            *("--users", str(users)),
             # All users are there after half of the warm-up.
-            *("--spawn-rate", f"{max(1.0, self.users / max(0.5, self.warm_up_s / 2)):.3f}"),
+            *("--spawn-rate", f"{max(1.0, users / max(0.5, self.warm_up_s / 2)):.3f}"),
             # A bound: whoever measures ends the load earlier. Locust knows whole seconds.
             *("--run-time", str(ceil(self.warm_up_s + LONGER_WARM_UP_S + self.duration_s) + 5)),
             *("--stop-timeout", str(_ANSWER_GRACE_S)),
@@ -62,7 +64,7 @@ class Load:
         """The variables that direct the plugin."""
         return {
             "POOLKIT_LOAD_REQUESTS": str(self.requests),
-            "POOLKIT_LOAD_RATE": str(self.rate_per_user),
+            "POOLKIT_LOAD_RATE": str(self.level.rate_per_user),
             "POOLKIT_LOAD_HOST": str(self._host_file),
         }
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from poolkit.compare.plan import Options, PlannedTarget
     from poolkit.compare.progress import Progress
-    from poolkit.compare.run_folder import RowWriter, TargetFolder
+    from poolkit.compare.run_folder import Level, RowWriter, TargetFolder
     from poolkit.compare.running import Launcher, Running
     from poolkit.compare.targets import Target
     from poolkit.local.processes import Supervised
@@ -100,15 +100,22 @@ class Measurement:
 
     Args:
         planned: the target and its limits.
-        options: load and duration.
+        level: how much load it gets.
+        options: for how long.
         launcher: starts it.
         folder: where its rows go.
     """
 
     def __init__(
-        self, planned: PlannedTarget, options: Options, launcher: Launcher, folder: TargetFolder
+        self,
+        planned: PlannedTarget,
+        level: Level,
+        options: Options,
+        launcher: Launcher,
+        folder: TargetFolder,
     ) -> None:
         self.planned = planned
+        self.level = level
         self.options = options
         self.launcher = launcher
         self.folder = folder
@@ -227,7 +234,7 @@ class Measurement:
         sampler: ActivitySampler,
         progress: Progress,
     ) -> None:
-        live = LiveFigures(load.requests, users=load.users, rate_per_user=load.rate_per_user)
+        live = LiveFigures(load.requests, self.level)
         self.marks.warm_from = time.time()
         load.begin(running.url)
         begun = self._wait_for_load(live)
@@ -271,8 +278,7 @@ class Measurement:
         options = self.options
         return Load(
             locustfile=self.launcher.root / target.locustfile,
-            users=options.users,
-            rate_per_user=options.rate_per_user,
+            level=self.level,
             warm_up_s=options.warm_up_s,
             duration_s=options.duration_s,
             requests=self.folder.path / Request.FILE,

@@ -82,9 +82,10 @@ def _header(results: Results) -> str:
 
 def load_words(plan: Plan) -> str:
     """Return the load in a sentence."""
+    level = plan.levels[0]
     return (
-        f"{plan.users:,} users with {plan.rate_per_user:g} tasks a second each, so "
-        f"{plan.offered_per_s:g} a second offered to every target, for "
+        f"{level.users:,} users with {level.rate_per_user or 0:g} tasks a second each, so "
+        f"{level.offered_per_s:g} a second offered to every target, for "
         f"{plan.duration_s:g} s after {plan.warm_up_s:g} s of warm-up; presets of "
         f"{plan.environment}, max_connections {plan.max_connections:,}."
     )

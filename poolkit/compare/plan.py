@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from poolkit.compare import run_folder
-from poolkit.compare.run_folder import Absent
+from poolkit.compare.run_folder import Absent, Level
 from poolkit.config.presets import preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
@@ -47,6 +47,11 @@ class Options:
         _within("--duration", self.duration_s, 1, 86_400)
         _within("--warm-up", self.warm_up_s, 1, 3_600)
         _within("--max-connections", self.max_connections, 10, 10_000)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The loads to measure at, from the lowest."""
+        return (Level(users=self.users, rate_per_user=self.rate_per_user),)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -99,9 +104,7 @@ class Plan:
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             command=options.command,
             environment=options.environment,
-            users=options.users,
-            rate_per_user=options.rate_per_user,
-            offered_per_s=options.users * options.rate_per_user,
+            levels=options.levels,
             duration_s=options.duration_s,
             warm_up_s=options.warm_up_s,
             max_connections=options.max_connections,

@@ -34,6 +34,8 @@ from poolkit.errors import RunFolderError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from poolkit.compare.run_folder import Level
+
 SATURATED_CORES = 0.9
 """Locust is one Python process: beyond this it has no time left to be on time."""
 LATE_MS = 50.0
@@ -218,7 +220,7 @@ def _target_result(
     cpu = _cpu_share(processes.rows, window)
     served = _served(requests.rows, window)
     connections, notes = connection_figures(plan, target, folder, window, len(served))
-    late = _saturated_by(cpu, inside, plan)
+    late = _saturated_by(cpu, inside, plan.levels[0])
     backlog = sum(r.due < window.from_ - LATE_S for r in served)
     cold = _cold_starts(folder, window, answered)
     return TargetResult(
@@ -285,7 +287,7 @@ def _peak_rss_mb(rows: Sequence[ProcessRow], window: Window) -> float | None:
     return max((r.rss_mb for r in inside), default=None)
 
 
-def _saturated_by(cpu: Mapping[str, float], inside: Sequence[Request], plan: Plan) -> str:
+def _saturated_by(cpu: Mapping[str, float], inside: Sequence[Request], level: Level) -> str:
     """Say how the load generator was too slow; empty if it was not."""
     if (load := cpu.get("load", 0.0)) > SATURATED_CORES:
         return f"the load generator used {load:.2f} of a core"
@@ -293,8 +295,8 @@ def _saturated_by(cpu: Mapping[str, float], inside: Sequence[Request], plan: Pla
         return ""
     # The median: what the warm-up left undone makes some late, the generator makes all late.
     lag_ms = percentile(sorted((r.started - r.due) * 1000 for r in inside), 50)
-    busy_users = plan.offered_per_s * math.fsum(r.service_ms for r in inside) / len(inside) / 1000
-    if lag_ms > LATE_MS and busy_users < plan.users / 2:
+    busy_users = level.offered_per_s * math.fsum(r.service_ms for r in inside) / len(inside) / 1000
+    if lag_ms > LATE_MS and busy_users < level.users / 2:
         return f"the load generator sent half of the requests {lag_ms:.0f} ms late or more"
     return ""
 

@@ -104,9 +104,17 @@ def _run_all(
     with ExitStack() as parts:
         launcher = start_stack(parts, project, plan, folder.path / "log", progress)
         folder.write_machine(describe(_server_version(launcher.stack)))
+        planned = {planned.target.name: planned for planned in plan.targets}
+        record = plan.record()
         every = [
-            Measurement(planned, plan.options, launcher, folder.target(planned.target.name))
-            for planned in plan.targets
+            Measurement(
+                planned[step.target],
+                step.level,
+                plan.options,
+                launcher,
+                folder.step(record, step),
+            )
+            for step in record.steps
         ]
         for number, (measurement, following) in enumerate(zip_longest(every, every[1:]), start=1):
             name = measurement.planned.target.name

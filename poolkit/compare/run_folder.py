@@ -41,6 +41,58 @@ class PlannedTarget:
     ceiling_reason: str = ""
     instances_max: int | None = None
     """The most processes or execution environments that may hold connections."""
+    url: str | None = None
+    """Where it was deployed before the run; none where the run itself started it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One load. Rates are in tasks per second."""
+
+    users: int
+    """Closed loop: how many there are. Open loop: how many stand ready from the start."""
+    rate_per_user: float | None = None
+    """Closed loop: how often each user begins a task."""
+    arrival_rate: float | None = None
+    """Open loop: how many tasks begin, whatever the target does; then there is no rate of a user."""
+    arrivals: str = "constant"
+    """Open loop: `constant` or `poisson`."""
+    max_users: int | None = None
+    """Open loop: the most users that there may be."""
+
+    @property
+    def is_open(self) -> bool:
+        """True if tasks arrive whatever the target does."""
+        return self.arrival_rate is not None
+
+    @property
+    def offered_per_s(self) -> float:
+        """Tasks that begin each second."""
+        if self.arrival_rate is not None:
+            return self.arrival_rate
+        return self.users * (self.rate_per_user or 0.0)
+
+    @property
+    def name(self) -> str:
+        """What a report calls it, such as `20 users` or `200/s`."""
+        if self.arrival_rate is not None:
+            return f"{self.arrival_rate:g}/s"
+        return "1 user" if self.users == 1 else f"{self.users} users"
+
+    @property
+    def slug(self) -> str:
+        """The same as part of a path."""
+        return self.name.replace("/", "-per-").replace(" ", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One measurement: a target at one of the plan's levels, for the first, second … time."""
+
+    target: str
+    level: Level
+    repeat: int
+    """From 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +111,32 @@ class Plan:
     created: str
     command: str
     environment: str
-    users: int
-    rate_per_user: float
-    offered_per_s: float
+    levels: tuple[Level, ...]
+    """From the lowest to the highest load."""
+    repeat: int = 1
+    """How often each target is measured at each level."""
     duration_s: float
     warm_up_s: float
     max_connections: int
     interval_s: float
     targets: tuple[PlannedTarget, ...]
     absent: tuple[Absent, ...] = ()
+    thresholds: tuple[str, ...] = ()
+    """As they were given; `poolkit.thresholds` reads them."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every measurement, in the order of measuring.
+
+        Targets take turns at each level, and levels in each round, so that whatever drifts
+        meanwhile (a warmer processor, a fuller table) meets all of them alike.
+        """
+        return tuple(
+            Step(target=target.name, level=level, repeat=repeat)
+            for repeat in range(1, self.repeat + 1)
+            for level in self.levels
+            for target in self.targets
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +182,26 @@ class Window:
     """Connections that the pools say they opened between `from_` and `to`."""
     pool_closed: int | None = None
     warnings: tuple[str, ...] = ()
+    aborted_by: str = ""
+    """The threshold that ended the measurement early; the target's higher levels are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What the load generator says of itself at the end: load.json."""
+
+    loop: str
+    """`open` or `closed`."""
+    arrivals: int
+    """Tasks that were due."""
+    late: int
+    """Those handed out so late that it shows in a latency."""
+    latest_ms: float
+    unsent: int
+    unanswered: int
+    users_max: int
+    saturated_by: str = ""
+    """How the generator failed to keep its schedule; empty if it kept it."""
 
 
 # -- rows -----------------------------------------------------------------------------------
@@ -252,6 +341,15 @@ class TargetFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "window.json", to_json(window))
 
+    def load_report(self) -> LoadReport | None:
+        """Read load.json; None if the load generator did not come to write it.
+
+        Raises:
+            RunFolderError: it is there and broken.
+        """
+        file = self.path / "load.json"
+        return from_json(LoadReport, read_json(file), str(file)) if file.exists() else None
+
     def window(self) -> Window | None:
         """Read window.json; None if the target was stopped before it was written.
 
@@ -282,8 +380,15 @@ class RunFolder:
         return cls(path)
 
     def target(self, name: str) -> TargetFolder:
-        """Return the folder of one target."""
+        """Return the folder of one target: that of its measurement, if there is but one."""
         return TargetFolder(self.path / "targets" / name)
+
+    def step(self, plan: Plan, step: Step) -> TargetFolder:
+        """Return the folder of one measurement."""
+        folder = self.target(step.target).path
+        if len(plan.levels) > 1 or plan.repeat > 1:
+            folder /= step.level.slug if plan.repeat == 1 else f"{step.level.slug}-{step.repeat}"
+        return TargetFolder(folder)
 
     def write_plan(self, plan: Plan) -> None:
         """Write plan.json, and the folder if need be."""

@@ -58,10 +58,9 @@ def compare_runs(first: Results, second: Results, names: tuple[str, str]) -> Pai
     return Pair(first=first, second=second, names=names, cautions=(*cautions, *only))
 
 
+_LEVEL = {"users": "users", "rate_per_user": "tasks per user and second"}
 _LOAD = {
     "environment": "presets of",
-    "users": "users",
-    "rate_per_user": "tasks per user and second",
     "duration_s": "seconds measured",
     "warm_up_s": "seconds of warm-up",
     "max_connections": "max_connections",
@@ -69,8 +68,15 @@ _LOAD = {
 
 
 def _load_cautions(first: Results, second: Results) -> Iterator[str]:
-    for field, words in _LOAD.items():
-        a, b = getattr(first.plan, field), getattr(second.plan, field)
+    ours, theirs = first.plan.levels[0], second.plan.levels[0]
+    compared = [
+        *((words, getattr(ours, field), getattr(theirs, field)) for field, words in _LEVEL.items()),
+        *(
+            (words, getattr(first.plan, field), getattr(second.plan, field))
+            for field, words in _LOAD.items()
+        ),
+    ]
+    for words, a, b in compared:
         if a != b:
             yield f"different load: {words} {a} and {b}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from poolkit.compare.files import to_json, write_json
-from poolkit.compare.run_folder import Plan, PlannedTarget, RunFolder
+from poolkit.compare.run_folder import Level, Plan, PlannedTarget, RunFolder
 
 COMPOSE = """
     services:
@@ -148,9 +148,7 @@ def a_run(path, peak):
         created="2026-01-01T00:00:00Z",
         command="poolkit compare",
         environment="prod",
-        users=1,
-        rate_per_user=1,
-        offered_per_s=1,
+        levels=(Level(users=1, rate_per_user=1),),
         duration_s=1,
         warm_up_s=1,
         max_connections=100,

@@ -3,8 +3,10 @@
 import time
 
 from poolkit.compare.live_figures import OVER_S, LiveFigures
+from poolkit.compare.run_folder import Level
 
 HEADER = "due,started,latency_ms,service_ms,method,name,status,error\n"
+ONE_USER = Level(users=1, rate_per_user=1.0)
 
 
 def row(started, latency_ms):
@@ -13,7 +15,7 @@ def row(started, latency_ms):
 
 def test_there_are_no_figures_without_a_file(tmp_path):
     """Before Locust has written anything there is nothing to show, and that is no error."""
-    figures = LiveFigures(tmp_path / "requests.csv")
+    figures = LiveFigures(tmp_path / "requests.csv", ONE_USER)
     assert figures.update() == 0
     assert (figures.per_s, figures.p95_ms) == (0, 0)
 
@@ -21,7 +23,7 @@ def test_there_are_no_figures_without_a_file(tmp_path):
 def test_rows_are_counted_as_they_come_and_half_a_row_waits(tmp_path):
     """A line that is not whole yet is read when its end has come."""
     file = tmp_path / "requests.csv"
-    figures = LiveFigures(file)
+    figures = LiveFigures(file, ONE_USER)
     now = time.time()
     first, second = row(now, 5), row(now + 0.1, 7)
     file.write_text(HEADER + first + second[:10])
@@ -39,7 +41,7 @@ def test_figures_look_back_a_few_seconds(tmp_path):
     old = "".join(row(now - 60 + i / 100, 1000) for i in range(50))
     new = "".join(row(now - 0.5, latency) for latency in range(1, 101))
     file.write_text(HEADER + old + new)
-    figures = LiveFigures(file)
+    figures = LiveFigures(file, ONE_USER)
     assert figures.update() == 150
     assert figures.per_s == 100 / OVER_S
     assert figures.p95_ms == 96
@@ -49,7 +51,7 @@ def steady(tmp_path, rows):
     """Ask whether 4 users with 2 tasks a second are steady with these rows."""
     file = tmp_path / "requests.csv"
     file.write_text(HEADER + "".join(rows))
-    figures = LiveFigures(file, users=4, rate_per_user=2.0)
+    figures = LiveFigures(file, Level(users=4, rate_per_user=2.0))
     figures.update()
     return figures.is_steady
 

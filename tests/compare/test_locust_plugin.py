@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from poolkit.compare.load import Load, check_locustfiles
+from poolkit.compare.run_folder import Level
 from poolkit.errors import ConfigurationError
 
 LOCUSTFILE = """
@@ -65,11 +66,11 @@ def load_on(server, folder, **values):
     locustfile = folder / "visitors.py"
     locustfile.write_text(LOCUSTFILE)
     host = values.pop("host", f"http://127.0.0.1:{server.server_port}")
+    level = Level(users=values.pop("users", 4), rate_per_user=values.pop("rate_per_user", 10.0))
     load = Load(
         **{
             "locustfile": locustfile,
-            "users": 4,
-            "rate_per_user": 10.0,
+            "level": level,
             "warm_up_s": 1.0,
             "duration_s": 2.0,
             "requests": folder / "requests.csv",

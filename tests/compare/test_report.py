@@ -16,7 +16,7 @@ from poolkit.cli import main
 from poolkit.compare.charts import pictures
 from poolkit.compare.labels import spread
 from poolkit.compare.report import read_results, report_two, write_report
-from poolkit.compare.run_folder import Machine, RunFolder
+from poolkit.compare.run_folder import Level, Machine, RunFolder
 from poolkit.compare.terminal import print_run
 from poolkit.errors import RunFolderError
 
@@ -174,7 +174,8 @@ def test_a_wrong_folder_is_one_line_and_status_2(tmp_path):
 def test_two_runs_side_by_side_name_what_makes_them_unlike(made_up_run, made_up):
     """Other load, other machine, other versions, other targets; ratios where they are none."""
     first = made_up_run("a", {"web": made_up("web", kept=5), "worker": made_up("worker", kept=4)})
-    second = made_up_run("b", {"web": made_up("web", kept=7, p50=9)}, users=40)
+    level = Level(users=40, rate_per_user=2.0)
+    second = made_up_run("b", {"web": made_up("web", kept=7, p50=9)}, levels=(level,))
     second.write_machine(replace(second.machine(), cores=8, versions={"postgresql": "16.4"}))
     out = io.StringIO()
     file = report_two(first.path, second.path, Console(file=out, width=80))

@@ -58,8 +58,8 @@ def test_a_folder_without_a_plan_is_no_run(tmp_path):
     ("change", "message"),
     [
         ({"schema": 2}, "schema 2, but this version of poolkit reads schema 1"),
-        ({"users": "20"}, "users must be of type int, not '20'"),
-        ({"users": None}, "users must be of type int, not None"),
+        ({"levels": [{"users": "20"}]}, r"levels\[0\]: users must be of type int, not '20'"),
+        ({"levels": [{"users": None}]}, r"levels\[0\]: users must be of type int, not None"),
         ({"targets": {}}, "targets must be of type list"),
         ({"targets": [{"name": "web"}]}, r"targets\[0\]: kind is missing"),
         ({"absent": [7]}, r"absent\[0\] must be of type Absent"),
