@@ -1,0 +1,36 @@
+"""Thresholds: what a load test must hold to pass, in the manner of k6.
+
+    http.p95 < 200
+    http.errors < 0.1%
+    lambda,web: db.connections.max < 80 abort after 10s
+
+They stand in `[tool.poolkit] thresholds` of pyproject.toml or behind `--threshold`. This package reads them,
+holds them against figures and says what came out; it measures nothing. See docs/thresholds.md.
+"""
+
+from __future__ import annotations
+
+from poolkit.thresholds.github import github_annotations
+from poolkit.thresholds.junit import junit
+from poolkit.thresholds.lines import lines, plain_lines, takes_marks
+from poolkit.thresholds.metrics import METRICS, Metric
+from poolkit.thresholds.threshold import Threshold, check_targets, thresholds_of
+from poolkit.thresholds.verdict import Verdict, check, check_all, should_abort, unmet
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "Threshold",
+    "Verdict",
+    "check",
+    "check_all",
+    "check_targets",
+    "github_annotations",
+    "junit",
+    "lines",
+    "plain_lines",
+    "should_abort",
+    "takes_marks",
+    "thresholds_of",
+    "unmet",
+]

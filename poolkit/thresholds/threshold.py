@@ -1,0 +1,163 @@
+"""A threshold, and which of several apply to a target."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from poolkit.errors import ConfigurationError
+from poolkit.thresholds.metrics import METRICS, shown
+from poolkit.thresholds.parse import parts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from poolkit.thresholds.metrics import Metric
+    from poolkit.thresholds.parse import Operator
+
+KEY = "thresholds"
+"""The key of `[tool.poolkit]`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Threshold:
+    """A limit for one metric; two of the same meaning are equal, however they were written."""
+
+    text: str = field(compare=False)
+    """As it was written."""
+    targets: tuple[str, ...]
+    """The targets it is for; empty means all."""
+    metric: str
+    operator: Operator
+    limit: float
+    """In ms, as a share from 0 to 1, per second, or a plain number; see `Metric`."""
+    abort: bool = False
+    delay_s: float = 0.0
+    """Seconds of load before which it does not abort."""
+    except_for: tuple[str, ...] = ()
+    """Targets that have another threshold for this metric, if it is for all others."""
+
+    @classmethod
+    def parse(cls, text: str) -> Threshold:
+        """Return the threshold that a text says, such as `lambda: http.p95 < 0.2s abort after 10s`.
+
+        Raises:
+            ConfigurationError: it is none; one line that says what is wrong.
+        """
+        said = parts(text)
+        return cls(
+            text=text,
+            targets=said.targets,
+            metric=said.metric.name,
+            operator=said.operator,
+            limit=said.limit,
+            abort=said.abort,
+            delay_s=said.delay_s,
+        )
+
+    @property
+    def measure(self) -> Metric:
+        """What it is about."""
+        return METRICS[self.metric]
+
+    @property
+    def wanted(self) -> str:
+        """The limit in words, such as "< 200 ms"."""
+        return f"{self.operator} {shown(self.limit, self.measure, beside=self.limit)}"
+
+    @property
+    def expression(self) -> str:
+        """Metric and limit in words, such as "http.p95 < 200 ms"."""
+        return f"{self.metric} {self.wanted}"
+
+    def applies_to(self, target: str) -> bool:
+        """Tell whether it is for a target."""
+        if self.targets:
+            return target in self.targets
+        return target not in self.except_for
+
+    def __str__(self) -> str:
+        """Return a text that `parse` takes and that means the same, but for `except_for`."""
+        targets = f"{','.join(self.targets)}: " if self.targets else ""
+        after = f" after {Decimal(repr(self.delay_s)):f}s" if self.delay_s else ""
+        return f"{targets}{self.expression}{f' abort{after}' if self.abort else ''}"
+
+
+def thresholds_of(table: Mapping[str, Any], given: Sequence[str] = ()) -> tuple[Threshold, ...]:
+    """Return the thresholds of `[tool.poolkit]` and those of `--threshold`.
+
+    For one target and metric, those of the command line replace the table's; within either,
+    those for named targets go before those for all. Where two are left, both are to hold. They
+    come in the order of `METRICS`.
+
+    Raises:
+        ConfigurationError: one of them is none; the line says where it stands.
+    """
+    here = tuple(_parsed("--threshold: ", text) for text in given)
+    return _effective([*_by_precision(here), *_by_precision(_of_table(table))])
+
+
+def _of_table(table: Mapping[str, Any]) -> tuple[Threshold, ...]:
+    texts = table.get(KEY, [])
+    where = f"pyproject.toml: [tool.poolkit] {KEY}"
+    if not isinstance(texts, list):
+        raise ConfigurationError(
+            f'{where} must be a list of texts such as "http.p95 < 200", not {texts!r}'
+        )
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str):
+            raise ConfigurationError(
+                f'{where}, number {number}, must be a text such as "http.p95 < 200", not {text!r}'
+            )
+    return tuple(_parsed(f"{where}, number {n}: ", text) for n, text in enumerate(texts, 1))
+
+
+def _parsed(where: str, text: str) -> Threshold:
+    try:
+        return Threshold.parse(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}{error}") from None
+
+
+def _by_precision(thresholds: Sequence[Threshold]) -> list[list[Threshold]]:
+    return [[t for t in thresholds if t.targets], [t for t in thresholds if not t.targets]]
+
+
+def _effective(layers: Sequence[Sequence[Threshold]]) -> tuple[Threshold, ...]:
+    found: list[Threshold] = []
+    for layer in layers:
+        left = [_without(threshold, found) for threshold in layer]
+        found += [threshold for threshold in left if threshold is not None]
+    order = list(METRICS)
+    return tuple(sorted(dict.fromkeys(found), key=lambda each: order.index(each.metric)))
+
+
+def _without(threshold: Threshold, better: Iterable[Threshold]) -> Threshold | None:
+    """Return what of a threshold is left beside better ones; None if nothing is."""
+    same = [other for other in better if other.metric == threshold.metric]
+    if any(not other.targets for other in same):
+        return None
+    taken = dict.fromkeys(name for other in same for name in other.targets)
+    if not threshold.targets:
+        return dataclasses.replace(threshold, except_for=tuple(taken))
+    left = tuple(name for name in threshold.targets if name not in taken)
+    return dataclasses.replace(threshold, targets=left) if left else None
+
+
+def check_targets(thresholds: Iterable[Threshold], known: Collection[str]) -> None:
+    """Refuse a threshold for a target that there is not.
+
+    Raises:
+        ConfigurationError: the line names the threshold, the target and the nearest name.
+    """
+    for threshold in thresholds:
+        for name in threshold.targets:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+                raise ConfigurationError(
+                    f"threshold {threshold.text!r}: there is no target {name}; {hint}"
+                )

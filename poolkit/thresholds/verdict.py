@@ -1,0 +1,160 @@
+"""Thresholds held against the figures of a run, at its end or while it goes on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from poolkit.thresholds.metrics import shown
+from poolkit.thresholds.parse import COMPARE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from poolkit.thresholds.threshold import Threshold
+
+Status: TypeAlias = Literal["passed", "failed", "unknown", "not applicable"]
+Figures: TypeAlias = "Mapping[str, float | None]"
+"""Values by the names of metrics, in the units of `Metric`; a share is from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What became of one threshold at one target and load."""
+
+    threshold: Threshold
+    target: str
+    """Empty when a run has no target's name."""
+    load: str = ""
+    """Such as "50 users" or "200/s"; empty when there was one load only."""
+    value: float | None
+    """In the unit of the metric; None when it is not known."""
+    status: Status
+    reason: str = ""
+    """Why it is not known or does not apply, if that can be said."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it passed or does not apply; what is not known is not ok."""
+        return self.status in ("passed", "not applicable")
+
+    @property
+    def place(self) -> str:
+        """Target and load in words; empty if there is neither."""
+        return " at ".join(part for part in (self.target, self.load) if part)
+
+    @property
+    def words(self) -> str:
+        """One line, such as "web at 50 users: http.p95 is 243 ms, wanted < 200 ms"."""
+        place = f"{self.place}: " if self.place else ""
+        return f"{place}{self.threshold.metric} {self.found}, wanted {self.threshold.wanted}"
+
+    @property
+    def found(self) -> str:
+        """What was found in words, such as "is 243 ms" or "is not known"."""
+        if self.value is not None and self.status in ("passed", "failed"):
+            threshold = self.threshold
+            return f"is {shown(self.value, threshold.measure, beside=threshold.limit)}"
+        what = "is not known" if self.status == "unknown" else "does not apply"
+        return f"{what} ({' '.join(self.reason.split())})" if self.reason else what
+
+
+def check(
+    threshold: Threshold,
+    target: str,
+    figures: Figures,
+    not_applicable: Collection[str] = (),
+    *,
+    load: str = "",
+    reason: str = "",
+) -> Verdict:
+    """Hold one threshold against the figures of one target.
+
+    Args:
+        threshold: for a target that it is not for, it does not apply.
+        target: its name, or "" in a run without one.
+        figures: by the names of metrics; None, nan or absent is "not known".
+        not_applicable: metrics that this target does not have, such as `lambda.cold_starts`.
+        load: words for the load, if there are several.
+        reason: why figures are not known, or metrics do not apply, if that can be said.
+
+    """
+    value = figures.get(threshold.metric)
+    if value is not None and math.isnan(value):
+        value = None
+    status = _status(threshold, value)
+    if threshold.metric in not_applicable or not threshold.applies_to(target):
+        value, status = None, "not applicable"
+    return Verdict(
+        threshold=threshold,
+        target=target,
+        load=load,
+        value=value,
+        status=status,
+        reason=reason if value is None else "",
+    )
+
+
+def _status(threshold: Threshold, value: float | None) -> Status:
+    if value is None:
+        return "unknown"
+    return "passed" if COMPARE[threshold.operator](value, threshold.limit) else "failed"
+
+
+def check_all(
+    thresholds: Iterable[Threshold],
+    target: str,
+    figures: Figures,
+    not_applicable: Collection[str] = (),
+    *,
+    load: str = "",
+    reason: str = "",
+) -> tuple[Verdict, ...]:
+    """Hold all thresholds that are for a target against its figures; see `check`."""
+    return tuple(
+        check(threshold, target, figures, not_applicable, load=load, reason=reason)
+        for threshold in thresholds
+        if threshold.applies_to(target)
+    )
+
+
+def should_abort(
+    thresholds: Iterable[Threshold],
+    target: str,
+    figures_so_far: Figures,
+    elapsed_s: float,
+    *,
+    load: str = "",
+) -> Verdict | None:
+    """Return the first verdict that ends a run before its time; None when it may go on.
+
+    What is not known yet aborts nothing, nor does a count that may still come up to what it is
+    to equal.
+
+    Args:
+        thresholds: those without `abort` are passed over.
+        target: its name, or "" in a run without one.
+        figures_so_far: as of `check`, from the beginning of the load to this moment.
+        elapsed_s: seconds since the load began.
+        load: words for the load, if there are several.
+
+    """
+    for threshold in thresholds:
+        if not threshold.abort or elapsed_s < threshold.delay_s:
+            continue
+        verdict = check(threshold, target, figures_so_far, load=load)
+        if verdict.status == "failed" and not _may_still_pass(verdict):
+            return verdict
+    return None
+
+
+def _may_still_pass(verdict: Verdict) -> bool:
+    threshold = verdict.threshold
+    below = verdict.value is not None and verdict.value < threshold.limit
+    return threshold.measure.grows and threshold.operator == "==" and below
+
+
+def unmet(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
+    """Return the verdicts that make a run fail: failed or not known."""
+    return tuple(verdict for verdict in verdicts if not verdict.ok)
