@@ -1,0 +1,245 @@
+"""Latencies as HdrHistograms: 1 µs to 1 h to three significant digits, and they add up.
+
+A histogram of several processes is the sum of theirs, count by count: nothing is averaged. What
+is shown is the upper end of a bucket, at most 0.1 % above what was measured.
+
+The buckets, the encoding and the decoding are those of HdrHistogram (hdrhistogram.org), so other
+tools read what is written here. The counts are kept by bucket in a dict: recording then costs
+about a fifth of the package's own `record_value` (0.6 against 2.8 µs), and a percentile needs only
+the buckets that have something in them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from hdrh.histogram import HdrHistogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+LOWEST_US = 1
+HIGHEST_US = 3_600_000_000
+DIGITS = 3
+
+# For three digits HdrHistogram has 2048 steps of 1 µs, then 1024 steps each of 2, 4, 8 ... µs.
+_HALF_BITS = 10
+_HALF = 1 << _HALF_BITS
+
+
+class LatencyHistogram:
+    """How many requests took how long; all times in ms.
+
+    A time below 1 µs counts as 0, one above an hour as an hour.
+    """
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def record(self, ms: float) -> None:
+        """Count one request."""
+        us = int(ms * 1000 + 0.5)
+        if not 0 <= us <= HIGHEST_US:
+            us = 0 if us < 0 else HIGHEST_US
+        shift = us.bit_length() - 1 - _HALF_BITS
+        bucket = us if shift <= 0 else (shift << _HALF_BITS) + (us >> shift)
+        self._counts[bucket] = self._counts.get(bucket, 0) + 1
+
+    def add(self, other: LatencyHistogram) -> None:
+        """Count everything that another histogram has counted, too."""
+        self.add_buckets(other._counts.items())
+
+    def add_buckets(self, buckets: Iterable[tuple[int, int]]) -> None:
+        """Add counts by HdrHistogram's index of the bucket."""
+        counts = self._counts
+        for bucket, count in buckets:
+            counts[bucket] = counts.get(bucket, 0) + count
+
+    def buckets(self) -> list[tuple[int, int]]:
+        """Return index and count of every bucket that has something in it, in order."""
+        return sorted(self._counts.items())
+
+    @property
+    def count(self) -> int:
+        """How many requests there were."""
+        return sum(self._counts.values())
+
+    @property
+    def max(self) -> float | None:
+        """The longest; None without a request."""
+        return _highest_us(max(self._counts)) / 1000 if self._counts else None
+
+    @property
+    def mean(self) -> float | None:
+        """The mean, each request taken as the middle of its bucket; None without a request."""
+        if not self._counts:
+            return None
+        total = sum(_middle_us(bucket) * count for bucket, count in self._counts.items())
+        return total / self.count / 1000
+
+    def percentile(self, p: float) -> float | None:
+        """Return the smallest latency with `p` percent of the requests at or below it.
+
+        Nearest rank, as in the reports of `poolkit compare`; None without a request.
+
+        Raises:
+            ValueError: `p` is not from 0 to 100.
+        """
+        return self.percentiles((p,))[0]
+
+    def percentiles(self, wanted: Sequence[float]) -> list[float | None]:
+        """Return several percentiles, given in rising order; see `percentile`."""
+        if not all(0 <= p <= 100 for p in wanted):
+            raise ValueError(f"a percentile is from 0 to 100, not {wanted!r}")
+        count = self.count
+        if not count:
+            return [None] * len(wanted)
+        # 99.9 * 1000 / 100 is a little above 999 in floating point, and means 999.
+        ranks = [max(1, math.ceil(p * count / 100 - 1e-9)) for p in wanted]
+        return [_highest_us(bucket) / 1000 for bucket in self._at(ranks)]
+
+    def _at(self, ranks: Iterable[int]) -> Iterator[int]:
+        """Give the bucket of each rank; ranks rise."""
+        buckets = iter(self.buckets())
+        bucket, seen = next(buckets)
+        for rank in ranks:
+            while seen < rank:
+                bucket, count = next(buckets)
+                seen += count
+            yield bucket
+
+    def encode(self) -> str:
+        """Return it in HdrHistogram's compressed form V2, in base64; values are in µs."""
+        histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
+        if self._counts:
+            for bucket, count in self._counts.items():
+                histogram.counts[bucket] = count
+            histogram.set_internal_tacking_values(min(self._counts), max(self._counts), self.count)
+        encoded: bytes = histogram.encode()
+        return encoded.decode("ascii")
+
+    @classmethod
+    def decode(cls, encoded: str) -> Self:
+        """Return a histogram that `encode` has encoded.
+
+        Raises:
+            ValueError: it is not one, or has other buckets.
+        """
+        try:
+            found = HdrHistogram.decode(encoded)
+        except Exception as error:  # noqa: BLE001  (binascii's, zlib's, its own: one each)
+            raise ValueError(f"not an HdrHistogram in base64 (V2): {error}") from None
+        _check_buckets(found)
+        histogram = cls()
+        histogram.add_buckets((i, count) for i, count in enumerate(found.counts) if count)
+        return histogram
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LatencyHistogram) and self._counts == other._counts
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        return f"<LatencyHistogram of {self.count} requests>"
+
+
+def _check_buckets(found: Any) -> None:
+    had = (found.lowest_trackable_value, found.highest_trackable_value, found.significant_figures)
+    if had != (LOWEST_US, HIGHEST_US, DIGITS):
+        raise ValueError(
+            f"wanted a histogram from {LOWEST_US} to {HIGHEST_US} µs to {DIGITS} digits, "
+            f"found one from {had[0]} to {had[1]} to {had[2]}"
+        )
+
+
+def _lowest_and_width_us(bucket: int) -> tuple[int, int]:
+    shift = max(0, (bucket >> _HALF_BITS) - 1)
+    return (bucket - (shift << _HALF_BITS)) << shift, 1 << shift
+
+
+def _highest_us(bucket: int) -> int:
+    lowest, width = _lowest_and_width_us(bucket)
+    return lowest + width - 1
+
+
+def _middle_us(bucket: int) -> float:
+    lowest, width = _lowest_and_width_us(bucket)
+    return lowest + (width - 1) / 2
+
+
+class Name(NamedTuple):
+    """What Locust counts by: a method and a name, "GET" and "/articles/[id]"."""
+
+    method: str
+    name: str
+
+
+class Latencies:
+    """Histograms by method and name, answered and failed requests apart."""
+
+    def __init__(self) -> None:
+        self._histograms: dict[tuple[str, str, bool], LatencyHistogram] = {}
+
+    def record(self, method: str, name: str, ms: float, *, failed: bool = False) -> None:
+        """Count one request."""
+        key = (method, name, failed)
+        histogram = self._histograms.get(key)
+        if histogram is None:
+            histogram = self._histograms[key] = LatencyHistogram()
+        histogram.record(ms)
+
+    def add(self, other: Latencies) -> None:
+        """Count everything that another has counted, too."""
+        for key, histogram in other._histograms.items():
+            self._histograms.setdefault(key, LatencyHistogram()).add(histogram)
+
+    def names(self) -> list[Name]:
+        """Return every method and name that there is, by name."""
+        return sorted(
+            {Name(method, name) for method, name, _ in self._histograms},
+            key=lambda one: (one.name, one.method),
+        )
+
+    def answered(self, name: Name | None = None) -> LatencyHistogram:
+        """Return a copy of the histogram of answered requests; of all of them without a name."""
+        return self._sum(name, failed=False)
+
+    def failed(self, name: Name | None = None) -> LatencyHistogram:
+        """Return a copy of the histogram of failed requests; of all of them without a name."""
+        return self._sum(name, failed=True)
+
+    def _sum(self, name: Name | None, *, failed: bool) -> LatencyHistogram:
+        total = LatencyHistogram()
+        for (method, called, has_failed), histogram in self._histograms.items():
+            if has_failed is failed and name in (None, (method, called)):
+                total.add(histogram)
+        return total
+
+    def to_message(self) -> list[Any]:
+        """Return it as lists, for a message from one process to another."""
+        return [
+            [*key, [number for bucket in histogram.buckets() for number in bucket]]
+            for key, histogram in self._histograms.items()
+        ]
+
+    @classmethod
+    def from_message(cls, message: Iterable[Sequence[Any]]) -> Self:
+        """Return what `to_message` was called on."""
+        found = cls()
+        for method, name, failed, numbers in message:
+            histogram = found._histograms.setdefault(
+                (method, name, bool(failed)), LatencyHistogram()
+            )
+            histogram.add_buckets(zip(numbers[::2], numbers[1::2], strict=True))
+        return found
+
+    def __bool__(self) -> bool:
+        return bool(self._histograms)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Latencies) and self._histograms == other._histograms
+
+    __hash__ = None  # type: ignore[assignment]  # it changes

@@ -1,0 +1,145 @@
+"""Histograms of latencies: HdrHistogram's buckets, and sums that lose nothing."""
+
+import json
+import timeit
+
+import pytest
+from hdrh.histogram import HdrHistogram
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poolkit.compare.results import percentile as exact_percentile
+from poolkit.loadtest.latency import Latencies, LatencyHistogram, Name
+
+microseconds = st.one_of(
+    st.integers(0, 5_000), st.integers(0, 5_000_000), st.integers(0, 3_600_000_000)
+)
+several = st.lists(microseconds, min_size=1, max_size=60)
+
+
+def histogram(values_us):
+    found = LatencyHistogram()
+    for us in values_us:
+        found.record(us / 1000)
+    return found
+
+
+def hdr(values_us):
+    found = HdrHistogram(1, 3_600_000_000, 3)
+    for us in values_us:
+        assert found.record_value(us)
+    return found
+
+
+@given(values=several)
+def test_buckets_are_those_of_hdrhistogram(values):
+    """Every value is counted where the reference implementation counts it."""
+    counts = enumerate(hdr(values).counts)
+    assert histogram(values).buckets() == [(i, count) for i, count in counts if count]
+
+
+@given(values=several, p=st.sampled_from([0, 1, 50, 90, 95, 99, 99.9, 100]))
+def test_a_percentile_is_the_exact_one_to_three_digits(values, p):
+    """It is the upper end of the bucket that nearest rank over the raw values falls into."""
+    exact = exact_percentile(sorted(values), p)
+    found = histogram(values).percentile(p)
+    assert found == pytest.approx(hdr([exact]).get_highest_equivalent_value(exact) / 1000)
+    assert exact / 1000 <= found <= exact / 1000 * 1.001 + 0.001
+
+
+@given(values=several)
+def test_mean_and_maximum_are_those_of_the_values_to_three_digits(values):
+    """A bucket is a thousandth wide at most."""
+    found = histogram(values)
+    assert found.count == len(values)
+    assert found.mean == pytest.approx(sum(values) / len(values) / 1000, rel=0.0006, abs=0.0006)
+    assert found.max == pytest.approx(max(values) / 1000, rel=0.001, abs=0.001)
+    assert found.max == found.percentile(100)
+
+
+@given(first=several, second=several)
+def test_a_sum_is_the_histogram_of_all_values(first, second):
+    """Count by count, whoever recorded them."""
+    total = histogram(first)
+    total.add(histogram(second))
+    assert total == histogram(first + second)
+
+
+@given(values=st.lists(microseconds, max_size=60))
+def test_what_is_encoded_is_read_by_others_and_by_us(values):
+    """The package's own decoder finds the same counts; ours finds the same histogram."""
+    found = histogram(values)
+    read = HdrHistogram.decode(found.encode())
+    assert read.get_total_count() == len(values)
+    assert [(i, count) for i, count in enumerate(read.counts) if count] == found.buckets()
+    assert LatencyHistogram.decode(found.encode()) == found
+
+
+@pytest.mark.parametrize(
+    ("encoded", "said"),
+    [
+        ("", "not an HdrHistogram"),
+        ("HISTFAAAAA", "not an HdrHistogram"),
+        ("not base64 at all", "not an HdrHistogram"),
+        (HdrHistogram(1, 1000, 2).encode(), "wanted a histogram from 1 to 3600000000 µs"),
+    ],
+)
+def test_what_is_no_such_histogram_is_refused(encoded, said):
+    """In one line, whatever is wrong with it."""
+    with pytest.raises(ValueError, match=said) as refused:
+        LatencyHistogram.decode(encoded)
+    assert "\n" not in str(refused.value)
+
+
+def test_times_out_of_range_are_counted_at_its_ends():
+    """A request that took longer than an hour is not lost, nor one before its own start."""
+    found = LatencyHistogram()
+    for ms in (-5.0, 0.0, 9e9):
+        found.record(ms)
+    assert found.count == 3
+    assert found.percentile(50) == 0
+    assert found.max == pytest.approx(3_600_000, rel=0.001)
+
+
+def test_nothing_measured_has_no_figures():
+    """None, not zero: a zero would be a very fast server."""
+    empty = LatencyHistogram()
+    assert (empty.count, empty.percentile(99), empty.max, empty.mean) == (0, None, None, None)
+
+
+def test_a_percentile_beyond_100_is_refused():
+    """It would be asked for by mistake."""
+    with pytest.raises(ValueError, match="from 0 to 100"):
+        LatencyHistogram().percentile(101)
+
+
+def test_names_and_failures_are_apart():
+    """A fast failure makes no latency look better; the totals are over all names."""
+    found = Latencies()
+    found.record("GET", "/", 10)
+    found.record("GET", "/", 1, failed=True)
+    found.record("POST", "/", 30)
+    assert found.names() == [Name("GET", "/"), Name("POST", "/")]
+    assert found.answered(Name("GET", "/")).buckets() == histogram([10_000]).buckets()
+    assert found.failed(Name("POST", "/")).count == 0
+    assert (found.answered().count, found.failed().count) == (2, 1)
+
+
+def test_a_message_between_processes_loses_nothing():
+    """Also when it went over the wire, where tuples become lists."""
+    found = Latencies()
+    for number in range(500):
+        found.record("GET", f"/{number % 3}", number**1.7, failed=number % 7 == 0)
+    sent = json.loads(json.dumps(found.to_message()))
+    assert Latencies.from_message(sent) == found
+    twice = Latencies()
+    twice.add(found)
+    twice.add(Latencies.from_message(sent))
+    assert twice.answered().count == 2 * found.answered().count
+
+
+def test_recording_is_cheap():
+    """A request costs Locust some 300 µs: a hundredth of that is the most this may cost."""
+    found = Latencies()
+    best = min(timeit.repeat(lambda: found.record("GET", "/", 12.345), number=20_000, repeat=5))
+    assert best / 20_000 < 3e-6
