@@ -1,4 +1,8 @@
-"""Verdicts as GitHub's annotations (GitHub Docs, "Workflow commands for GitHub Actions")."""
+"""Verdicts as GitHub's annotations.
+
+The commands are those of GitHub Docs, "Workflow commands for GitHub Actions"; how their data and
+properties are escaped is said by GitHub's toolkit (actions/toolkit, packages/core/src/command.ts).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
     from poolkit.thresholds.verdict import Verdict
 
 MOST = 10
-"""Errors that GitHub shows of one step; of more it shows none (GitHub Docs, "Usage limits")."""
+"""Errors of one step that GitHub shows (actions/toolkit, docs/problem-matchers.md, Limitations)."""
 
 
 def github_annotations(verdicts: Iterable[Verdict]) -> list[str]:

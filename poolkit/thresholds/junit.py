@@ -1,7 +1,8 @@
 """Verdicts as JUnit XML, which CI servers read: a suite a target, a case a threshold.
 
-The elements and attributes are those that the readers agree on: Ant's JUnit task, which
-has written such files first, Maven Surefire's `surefire-test-report.xsd`, and Jenkins' xUnit plugin.
+There is no one standard. The elements and attributes here are those that both published schemas
+take: that of Ant's JUnit task (`JUnit.xsd` by Windy Road, which wants every element that is here)
+and that of Jenkins' xUnit plugin (`junit-10.xsd`).
 """
 
 from __future__ import annotations
@@ -39,13 +40,12 @@ def junit(
     grouped: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         grouped.setdefault(verdict.target, []).append(verdict)
-    everything = [verdict for group in grouped.values() for verdict in group]
-    root = ET.Element("testsuites", {"name": _text(name), **_counts(everything), "time": "0"})
+    root = ET.Element("testsuites")
     moment = (when or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     for number, (target, group) in enumerate(grouped.items()):
         named = {"name": _text(target or name), "package": _text(name), "id": str(number)}
-        given = {"timestamp": moment, "hostname": "localhost", **_counts(group), "time": "0"}
-        suite = ET.SubElement(root, "testsuite", {**named, **given})
+        given = {"timestamp": moment, "hostname": "localhost", "time": "0"}
+        suite = ET.SubElement(root, "testsuite", {**named, **_counts(group), **given})
         _fill(suite, group, ".".join(part for part in (name, target) if part), properties or {})
     ET.indent(root)
     body = ET.tostring(root, encoding="us-ascii", xml_declaration=False).decode("ascii")
@@ -63,7 +63,7 @@ def _counts(verdicts: Sequence[Verdict]) -> dict[str, str]:
 
 
 def _fill(
-    suite: ET.Element, verdicts: Iterable[Verdict], where: str, properties: Mapping[str, str]
+    suite: ET.Element, verdicts: Sequence[Verdict], where: str, properties: Mapping[str, str]
 ) -> None:
     listed = ET.SubElement(suite, "properties")
     for key, value in properties.items():
@@ -72,19 +72,19 @@ def _fill(
         at = f" at {verdict.load}" if verdict.load else ""
         name = {"name": _text(f"{verdict.threshold.expression}{at}"), "classname": _text(where)}
         _say(ET.SubElement(suite, "testcase", {**name, "time": "0"}), verdict)
+    ET.SubElement(suite, "system-out").text = _text("\n".join(v.words for v in verdicts))
+    ET.SubElement(suite, "system-err")
 
 
 def _say(case: ET.Element, verdict: Verdict) -> None:
-    words = _text(verdict.words)
+    """Add what a case that did not simply pass has to say: one element, as Ant's schema wants."""
+    message = {"message": _text(verdict.words)}
     if verdict.status == "not applicable":
-        ET.SubElement(case, "skipped", {"message": words})
-        return
-    if verdict.status == "passed":
-        ET.SubElement(case, "system-out").text = words
-        return
-    tag = "failure" if verdict.status == "failed" else "error"
-    written = _text(f"{verdict.words}\nthreshold: {verdict.threshold.text}")
-    ET.SubElement(case, tag, {"message": words, "type": "threshold"}).text = written
+        ET.SubElement(case, "skipped", message)
+    elif verdict.status != "passed":
+        tag = "failure" if verdict.status == "failed" else "error"
+        said = ET.SubElement(case, tag, {**message, "type": "threshold"})
+        said.text = _text(f"{verdict.words}\nthreshold: {verdict.threshold.text}")
 
 
 def _text(text: str) -> str:

@@ -67,7 +67,7 @@ def check(
     not_applicable: Collection[str] = (),
     *,
     load: str = "",
-    reason: str = "",
+    reasons: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Hold one threshold against the figures of one target.
 
@@ -77,7 +77,7 @@ def check(
         figures: by the names of metrics; None, nan or absent is "not known".
         not_applicable: metrics that this target does not have, such as `lambda.cold_starts`.
         load: words for the load, if there are several.
-        reason: why figures are not known, or metrics do not apply, if that can be said.
+        reasons: by metric, why it is not known or does not apply, where that can be said.
 
     """
     value = figures.get(threshold.metric)
@@ -92,7 +92,7 @@ def check(
         load=load,
         value=value,
         status=status,
-        reason=reason if value is None else "",
+        reason=(reasons or {}).get(threshold.metric, "") if value is None else "",
     )
 
 
@@ -109,11 +109,11 @@ def check_all(
     not_applicable: Collection[str] = (),
     *,
     load: str = "",
-    reason: str = "",
+    reasons: Mapping[str, str] | None = None,
 ) -> tuple[Verdict, ...]:
     """Hold all thresholds that are for a target against its figures; see `check`."""
     return tuple(
-        check(threshold, target, figures, not_applicable, load=load, reason=reason)
+        check(threshold, target, figures, not_applicable, load=load, reasons=reasons)
         for threshold in thresholds
         if threshold.applies_to(target)
     )
