@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 import boto3
 import pytest
 from driving import TlsFront, wait_until
-from moto.server import ThreadedMotoServer
 from psycopg2 import sql
 from sqlalchemy import text
 
@@ -32,19 +31,11 @@ REGION = "eu-central-1"
 
 
 @pytest.fixture(scope="module")
-def moto():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def aws(moto):
+def aws(moto_server):
     """Point boto3 at moto, for the module: making a client takes it a second."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
-            "AWS_ENDPOINT_URL": moto,
+            "AWS_ENDPOINT_URL": moto_server,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": REGION,

@@ -1,19 +1,20 @@
 """What the tests of packaging and deploying share: one package, an interpreter of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from deploy.moto_gaps import Gate, fill_gaps
 from deploy.stacks_project import FILES
-from moto.server import ThreadedMotoServer
 
+from poolkit.cli import main
 from poolkit.deploy.locked_wheels import find_uv, install_wheels, locked_requirements
 from poolkit.deploy.package_lambda import LambdaPackage, package_lambda
 from poolkit.deploy.package_settings import PackageSettings, package_settings
@@ -107,27 +108,13 @@ def gate() -> Iterator[Gate]:
 
 
 @pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> Iterator[dict[str, str]]:
-    """Serve AWS on a loopback port, the gaps filled; give the variables that lead there."""
+def aws(
+    monkeypatch: pytest.MonkeyPatch, gate: Gate, served_aws: dict[str, str]
+) -> Iterator[dict[str, str]]:
+    """Give an AWS with nothing in it and moto's gaps filled: the variables that lead there."""
     fill_gaps(monkeypatch, gate)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    try:
-        yield variables
-    finally:
-        gate.end()
-        reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
-        urllib.request.urlopen(reset, timeout=10).close()
-        server.stop()
+    yield served_aws
+    gate.end()  # before the gaps open again under what AWS is still at
 
 
 @pytest.fixture
@@ -152,10 +139,32 @@ def write_package(file: Path, content: str) -> None:
 
 
 @pytest.fixture
-def poolkit(run: Run, aws: dict[str, str], shop: Path) -> Run:
+def poolkit_process(run: Run, aws: dict[str, str], shop: Path) -> Run:
     """Run `poolkit` in the small project against the served AWS."""
 
     def run_there(*arguments, **options):
         return run(*arguments, cwd=options.pop("cwd", shop), **aws | options)
 
     return run_there
+
+
+@pytest.fixture
+def poolkit(aws: dict[str, str], shop: Path) -> Run:
+    """Do the same without a process, which takes half a second to import boto3."""
+
+    def run_here(*arguments, typed="", **environ):
+        ours = [name for name in os.environ if name.startswith(("AWS_", "DATABASE_", "POOLKIT_"))]
+        with contextlib.chdir(shop):
+            answer = CliRunner().invoke(
+                main,
+                [str(word) for word in arguments],
+                input=typed,
+                env=dict.fromkeys(ours) | {"COLUMNS": "200"} | aws | environ,
+                catch_exceptions=False,
+                prog_name="poolkit",
+            )
+        return subprocess.CompletedProcess(
+            arguments, answer.exit_code, answer.stdout, answer.stderr
+        )
+
+    return run_here

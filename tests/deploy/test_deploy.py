@@ -39,8 +39,9 @@ def statuses():
     }
 
 
-def test_the_whole_sequence(poolkit, shop, bucket):
+def test_the_whole_sequence(poolkit_process, shop, bucket):
     """Everything is deployed in order, deployed again, updated, shown, and removed."""
+    poolkit = poolkit_process
     first = deploy(poolkit, "all")
     assert first.returncode == 0, first.stdout + first.stderr
     assert [

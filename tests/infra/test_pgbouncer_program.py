@@ -13,7 +13,6 @@ from pathlib import Path
 import psycopg2
 import pytest
 from infra.deployed import INFRA
-from moto.server import ThreadedMotoServer
 
 from poolkit.local.accounts import server_account
 from poolkit.local.pgbouncer import find_pgbouncer
@@ -211,25 +210,15 @@ def test_a_wrong_setting_is_one_line(bouncer, variables, message):
     assert said.count("\n") == 1
 
 
-def test_the_password_comes_from_a_secret(program, monkeypatch):
+def test_the_password_comes_from_a_secret(program, served_aws):
     """A secret as RDS keeps it is read; one that is not of that form is refused without its text."""
     import boto3
 
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        client = boto3.client("secretsmanager")
-        text = json.dumps({"username": "u", "password": "p-w"})
-        good = client.create_secret(Name="good", SecretString=text)["ARN"]
-        bad = client.create_secret(Name="bad", SecretString="only-p-w")["ARN"]
-        assert program.read_login({"DATABASE_SECRET_ARN": good}) == program.Login("u", "p-w")
-        with pytest.raises(program.WrongSetting, match="must be a JSON object") as refused:
-            program.read_login({"DATABASE_SECRET_ARN": bad})
-        assert "p-w" not in str(refused.value)
-    finally:
-        server.stop()
+    client = boto3.client("secretsmanager")
+    text = json.dumps({"username": "u", "password": "p-w"})
+    good = client.create_secret(Name="good", SecretString=text)["ARN"]
+    bad = client.create_secret(Name="bad", SecretString="only-p-w")["ARN"]
+    assert program.read_login({"DATABASE_SECRET_ARN": good}) == program.Login("u", "p-w")
+    with pytest.raises(program.WrongSetting, match="must be a JSON object") as refused:
+        program.read_login({"DATABASE_SECRET_ARN": bad})
+    assert "p-w" not in str(refused.value)

@@ -1,11 +1,9 @@
 """What the Lambda functions' tests share: AWS Secrets Manager, as moto serves it."""
 
 import json
-from collections.abc import Iterator
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 
 class SecretsManager:
@@ -27,16 +25,6 @@ def _secret(user: str, password: str) -> str:
 
 
 @pytest.fixture
-def secrets_manager(monkeypatch) -> Iterator[SecretsManager]:
-    """Serve Secrets Manager on a loopback port, and let boto3 find it there."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield SecretsManager()
-    finally:
-        server.stop()
+def secrets_manager(served_aws: dict[str, str]) -> SecretsManager:
+    """Give the Secrets Manager that boto3 finds."""
+    return SecretsManager()

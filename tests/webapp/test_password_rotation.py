@@ -7,41 +7,18 @@ import time
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from psycopg2 import sql
 
 from poolkit.local.postgres import APP_ROLE
-
-AWS = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
-    "AWS_DEFAULT_REGION": "eu-central-1",
-}
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    """Give the address of a Secrets Manager."""
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 class RotatedRole:
     """A role whose password is rotated as AWS does it: pending, set, current."""
 
-    def __init__(self, endpoint, database):
+    def __init__(self, database):
         self.name = f"rotated_{secrets.token_hex(4)}"
         self._database = database
-        self._secrets = boto3.client(
-            "secretsmanager",
-            endpoint_url=endpoint,
-            region_name=AWS["AWS_DEFAULT_REGION"],
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )
+        self._secrets = boto3.client("secretsmanager")
         password = secrets.token_hex(16)
         self._execute("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}", password, APP_ROLE)
         created = self._secrets.create_secret(Name=self.name, SecretString=self._json(password))
@@ -79,19 +56,18 @@ class RotatedRole:
 
 
 @pytest.fixture
-def role(endpoint, migrated_database):
-    rotated = RotatedRole(endpoint, migrated_database)
+def role(served_aws, migrated_database):
+    rotated = RotatedRole(migrated_database)
     yield rotated
     rotated.drop()
     rotated.close()
 
 
-def test_a_rotation_during_traffic_fails_no_request(serve, endpoint, role, migrated_database):
+def test_a_rotation_during_traffic_fails_no_request(serve, served_aws, role, migrated_database):
     """While every request logs in anew, the password changes three times: all answer 200."""
     server = migrated_database.server
     variables = {
-        **AWS,
-        "AWS_ENDPOINT_URL": endpoint,
+        **served_aws,
         "DATABASE_SECRET_ARN": role.arn,
         "DATABASE_HOST": server.host,
         "DATABASE_PORT": str(server.port),

@@ -7,26 +7,16 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from working import Site, open_site, wait_until
 
 
 @pytest.fixture
-def queue_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Give a queue on a server of the test's own, found through AWS_ENDPOINT_URL."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+def queue_url(served_aws: dict[str, str]) -> Iterator[str]:
+    """Give a queue of the test's own, found through AWS_ENDPOINT_URL."""
     sqs = boto3.client("sqs")
     # The last test's worker may be gone, its long poll is not: it would take a message.
     yield sqs.create_queue(QueueName=f"articles-{secrets.token_hex(4)}")["QueueUrl"]
     sqs.close()
-    server.stop()
 
 
 @pytest.fixture
