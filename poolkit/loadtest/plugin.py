@@ -1,7 +1,7 @@
 """The plugin: what of a Locust run it listens to, and what it does then.
 
 Only the process that has all the figures watches the server: the master, or the one process of a
-run without workers. A worker's part in this is nothing at all.
+run without workers. A worker's part in this is nothing at all, but to end at Ctrl-C as the others do.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from locust.runners import WorkerRunner
 from poolkit.loadtest.console import line, summary
 from poolkit.loadtest.document import document
 from poolkit.loadtest.files import ConnectionsCsv, add_to_report, write_json
+from poolkit.loadtest.interrupt import interrupt_the_main_greenlet
 from poolkit.loadtest.recording import Recording
 from poolkit.loadtest.web_pages import WebPages
 
@@ -57,6 +58,7 @@ def _add_option(parser: LocustArgumentParser, **_: Any) -> None:
 
 
 def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: Any) -> None:
+    interrupt_the_main_greenlet()
     options = environment.parsed_options
     # Taken out: a master sends all its options to its workers, and the URL has a password.
     url = vars(options).pop("database_url", None) if options is not None else None

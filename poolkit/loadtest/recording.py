@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 0.1
 RETRY_EVERY_S = 5.0
+STOP_WITHIN_S = 3.0
+"""A server that was stopped itself answers no question and keeps no time limit of its own."""
 NO_URL = "no DATABASE_URL and no --database-url was given"
 HTTP_ONLY = "this run measures HTTP only"
 
@@ -117,12 +119,16 @@ class Recording:
         self.series, self.tally = Series(), Tally()
 
     def stop(self) -> None:
-        """Stop sampling and give the connection back."""
+        """Stop sampling and give the connection back.
+
+        A question that has no answer after `STOP_WITHIN_S` is left to the end of the process.
+        """
         gevent.killall(self._greenlets)
         if self._sampler is None or self.limits is None:
             return
         try:
-            self._sampler.stop()
+            with gevent.Timeout(STOP_WITHIN_S, False):
+                self._sampler.stop()
         except (PoolkitError, OSError) as error:
             logger.warning("watching the connections had ended early: %s", error)
 

@@ -1,0 +1,32 @@
+"""Ctrl-C ends a run, whichever greenlet it meets.
+
+Python raises KeyboardInterrupt in whatever runs at that moment, and only Locust's main greenlet ends
+the run because of it. Locust's own writers of CSV files, history and tables catch it and merely end
+themselves, as `threading` does around a thread, which is a greenlet there: Locust goes on
+without them, for good. Here the interrupt is handed to the main greenlet, and nobody else has it.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import gevent
+
+
+def interrupt_the_main_greenlet() -> None:
+    """Have the first SIGINT raise KeyboardInterrupt in the main greenlet, and no other.
+
+    The second one is raised wherever it arrives, as without this: a greenlet that never lets the
+    hub run would keep the first from everybody. Who has a handler already, or ignores SIGINT,
+    keeps that.
+    """
+    hub = gevent.get_hub()
+    if not hub.main_hub or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+
+    def pass_on(*_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        hub.loop.run_callback_threadsafe(hub.parent.throw, KeyboardInterrupt)
+
+    signal.signal(signal.SIGINT, pass_on)

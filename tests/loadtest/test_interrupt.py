@@ -1,0 +1,83 @@
+"""Ctrl-C, at moments that a person hits only by chance."""
+
+import csv
+import json
+import os
+import signal
+from contextlib import contextmanager
+
+import pytest
+
+from poolkit.activity import APPLICATION_NAME
+
+FILES = ("--csv", "run", "--html", "report.html", "--json-file", "result")
+
+INTERRUPTED_IN = """
+import os, signal, time
+import locust.contrib.fasthttp, locust.stats, poolkit.loadtest.series, poolkit.loadtest.tally
+
+sent = []
+
+def interrupted_in(owner, name):
+    called, begin = getattr(owner, name), time.monotonic()
+
+    def call(*arguments, **named):
+        if not sent and time.monotonic() > begin + 2:
+            sent.append(name)
+            print("interrupted", flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return called(*arguments, **named)
+
+    setattr(owner, name, call)
+
+"""
+
+
+def assert_ended_with_its_files(run):
+    """Ten seconds are a busy machine's few; a run that did not hear it has most of a minute left."""
+    assert run.wait(10) == 0, run.said
+    assert "Traceback" not in run.said
+    assert "Shutting down" in run.said
+    with (run.folder / "run_connections.csv").open() as file:
+        assert len(list(csv.DictReader(file))) > 0
+    assert json.loads((run.folder / "result_connections.json").read_text())["partial"] is True
+    assert "poolkit-connections" in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "locust.stats.StatsCSVFileWriter, '_requests_data_rows'",
+        "locust.stats, 'print_stats'",
+        "locust.contrib.fasthttp.FastHttpSession, 'request'",
+        "poolkit.loadtest.tally.Tally, 'add'",
+        "poolkit.loadtest.series.Series, 'add'",
+    ],
+)
+def test_it_ends_the_run_whichever_greenlet_it_meets(locust, tmp_path, database, where):
+    """Locust's writer of CSV files, its tables, a user, the sampling, the row of a second."""
+    with (tmp_path / "visitors.py").open("a") as file:
+        file.write(f"{INTERRUPTED_IN}interrupted_in({where})\n")
+    run = locust("--headless", "--run-time", "60s", *FILES, url=database.monitor_url(""))
+    run.wait_for("interrupted")
+    assert_ended_with_its_files(run)
+
+
+@contextmanager
+def stopped(pid):
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_it_ends_the_run_while_the_database_is_silent(locust, database):
+    """Nobody waits for an answer that does not come."""
+    run = locust("--headless", "--run-time", "60s", *FILES, url=database.monitor_url(""))
+    run.wait_for("Connections: 0 of 97")
+    (watching,) = database.backends(APPLICATION_NAME)
+    with stopped(watching["pid"]):
+        run.wait_for("the database does not answer")
+        run.interrupt()
+        assert_ended_with_its_files(run)
