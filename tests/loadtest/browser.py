@@ -62,7 +62,7 @@ class Page:
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return None if "exceptionDetails" in found else found["result"].get("value")
 
-    def wait_for(self, expression: str, timeout_s: float = 20.0) -> Any:
+    def wait_for(self, expression: str, timeout_s: float = 45.0) -> Any:
         """Wait until an expression is true, and return its value."""
         deadline = time.monotonic() + timeout_s
         while not (found := self.evaluate(expression)):

@@ -70,6 +70,10 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
+PATIENCE_S = 45.0
+"""For what takes a moment: two busy cores start Locust in ten seconds, and a test has 120."""
+
+
 class LocustRun:
     """Locust in a process of its own; what it says is in `log`."""
 
@@ -91,7 +95,7 @@ class LocustRun:
     def said(self) -> str:
         return self.log.read_text()
 
-    def wait_until(self, condition, timeout_s: float = 20.0):
+    def wait_until(self, condition, timeout_s: float = PATIENCE_S):
         """Wait until a condition gives something true, and return it."""
         deadline = time.monotonic() + timeout_s
         while not (found := condition()):
@@ -100,7 +104,7 @@ class LocustRun:
             time.sleep(0.05)
         return found
 
-    def wait_for(self, words: str, timeout_s: float = 20.0) -> None:
+    def wait_for(self, words: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until Locust has said something."""
         self.wait_until(lambda: words in self.said, timeout_s)
 
@@ -108,7 +112,7 @@ class LocustRun:
         """Press Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for the end, and return the exit status."""
         return self.process.wait(timeout_s)
 

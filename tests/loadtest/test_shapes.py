@@ -73,7 +73,9 @@ def test_a_shape_ends_by_itself(locust):
     run = spiking(locust, "6s")
     assert run.wait() == 0, run.said
     users = users_of(run)
-    assert (users[0], max(users)) == (2, 20)
+    assert max(users) == 20
+    # Not the first row of all: on a busy machine nobody is there yet after a second.
+    assert users.index(2) < users.index(20)
     assert "ignored" not in run.said
     assert partial(run) is False
 

@@ -47,7 +47,7 @@ def page(browser):
 
 
 def get(address):
-    with urllib.request.urlopen(address, timeout=10) as answer:
+    with urllib.request.urlopen(address, timeout=30) as answer:
         return answer.read().decode()
 
 
@@ -88,17 +88,17 @@ def in_chromium(test):
 
 @in_chromium
 def test_the_chart_moves_with_the_connections(web_ui, database, held, page):
-    """Two more connections are in the figures, the legend and the line within seconds."""
+    """One more connection is in the figures, the legend and the line within seconds."""
     held("web:1", 3)
     run = web_ui(url=database.monitor_url(""))
     page.open(f"{run.address}/connections")
     page.wait_for(f"{SHADOW}.querySelector('tbody')?.innerText.includes('web')")
     page.wait_for(f"{SHADOW}.querySelector('dd').innerText === '3 of 97'")
     before, requests = page.evaluate(WEB_LINE), page.evaluate(REQUESTS_LINE)
-    held("web:2", 2)
-    page.wait_for(f"{SHADOW}.querySelector('dd').innerText === '5 of 97'")
+    held("web:2")  # one: of two, the first could end one second and the second begin the next
+    page.wait_for(f"{SHADOW}.querySelector('dd').innerText === '4 of 97'")
     label = page.evaluate(f"{SHADOW}.querySelector('svg').getAttribute('aria-label')")
-    assert label == "Connections by target: web 5"
+    assert label == "Connections by target: web 4"
     after = page.evaluate(WEB_LINE)
     assert heights(before) == {heights(before).pop()}, "level as long as nothing happens"
     assert len(heights(after)) == 2, "and a step up"

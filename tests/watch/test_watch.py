@@ -58,7 +58,7 @@ class Terminal:
         )
         self.seen = ""
 
-    def wait_for(self, pattern, timeout_s=15.0):
+    def wait_for(self, pattern, timeout_s=45.0):
         """Read until the pattern is there; what was read before it is forgotten."""
         deadline = time.monotonic() + timeout_s
         while not (match := re.search(pattern, self.seen)):
@@ -136,12 +136,14 @@ def test_connections_opened_per_second_are_the_servers_own_count(database):
         for _ in range(6):
             with connected(database.url(""), "lambda:1"):
                 pass
-        for _ in range(4):
+        made = time.time()
+        # Lines may lie ready from before, if connecting took its time.
+        while last < made + 0.3:
             found = json.loads(process.stdout.readline())
             opened += found["opened_per_s"] * (found["time"] - last)
             last = found["time"]
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()
@@ -162,7 +164,7 @@ def test_a_reader_that_has_enough_ends_it(database):
     process.stdout.readline()
     process.stdout.close()
     said = process.stderr.read()
-    assert process.wait(20) == 0
+    assert process.wait(30) == 0
     process.stderr.close()
     assert said == ""
 
@@ -209,7 +211,7 @@ def test_the_terminal_shows_targets_and_the_oldest_transaction(database, termina
         assert max(len(line) for line in shown.seen.splitlines()) <= 80
     shown.wait_for("0 of 100")
     shown.press("q")
-    assert shown.process.wait(10) == 0
+    assert shown.process.wait(30) == 0
     assert termios.tcgetattr(shown.far)[3] == shown.before[3], "as it was"
 
 
@@ -218,7 +220,7 @@ def test_ctrl_c_ends_it_like_q(database, terminal):
     shown = terminal(DATABASE_URL=database.monitor_url(""))
     shown.wait_for("of 100")
     shown.process.send_signal(signal.SIGINT)
-    assert shown.process.wait(10) == 0
+    assert shown.process.wait(30) == 0
     assert termios.tcgetattr(shown.far)[3] == shown.before[3]
 
 
@@ -247,4 +249,4 @@ def test_a_restart_of_the_server_is_shown_and_survived(tmp_path, terminal):
             lines.wait()
             lines.stdout.close()
         shown.press("q")
-        assert shown.process.wait(10) == 0
+        assert shown.process.wait(30) == 0
