@@ -125,6 +125,11 @@ def in_unit(value: float, kind: Kind) -> Decimal:
     return exact * 100 if kind == "share" else exact
 
 
+def plain(number: Decimal) -> str:
+    """Return a number without exponent and without zeros behind its last digit."""
+    return format(number.normalize() if number else Decimal(0), "f")
+
+
 def shown(value: float, of: Metric, *, beside: float | None = None) -> str:
     """Return a value in words, such as "243 ms" or "0.12%".
 
@@ -143,7 +148,7 @@ def shown(value: float, of: Metric, *, beside: float | None = None) -> str:
 def _rounded(exact: Decimal, digits: int) -> str:
     if exact:
         exact = round(exact, digits - 1 - exact.adjusted())
-    return format(exact.normalize() if exact else Decimal(0), "f")
+    return plain(exact)
 
 
 def _reads_as(text: str, beside: float, of: Metric) -> int:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 from poolkit.errors import ConfigurationError
-from poolkit.thresholds.metrics import METRICS, Metric, metric, shown
+from poolkit.thresholds.metrics import METRICS, Metric, metric, plain, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,8 +161,8 @@ def _factor(unit: str, number: Decimal, of: Metric) -> Decimal:
         _refuse(f"{unit!r} is no unit of {of.name} ({of.meaning}); {wanted}")
     # 0.5 could be half of all or half a percent.
     if of.kind == "share" and number:
-        either = f" or {100 * number:.6g}%" if number <= 1 else ""
-        _refuse(f"{of.name} is a share, so write {number:.6g}%{either}")
+        either = f" or {plain(100 * number)}%" if number <= 1 else ""
+        _refuse(f"{of.name} is a share, so write {number}%{either}")
     return Decimal(1)
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from poolkit.errors import ConfigurationError
-from poolkit.thresholds.metrics import METRICS, shown
+from poolkit.thresholds.metrics import METRICS, plain, shown
 from poolkit.thresholds.parse import parts
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Threshold:
     def __str__(self) -> str:
         """Return a text that `parse` takes and that means the same, but for `except_for`."""
         targets = f"{','.join(self.targets)}: " if self.targets else ""
-        after = f" after {Decimal(repr(self.delay_s)):f}s" if self.delay_s else ""
+        after = f" after {plain(Decimal(repr(self.delay_s)))}s" if self.delay_s else ""
         return f"{targets}{self.expression}{f' abort{after}' if self.abort else ''}"
 
 

@@ -48,7 +48,8 @@ class Verdict:
     def words(self) -> str:
         """One line, such as "web at 50 users: http.p95 is 243 ms, wanted < 200 ms"."""
         place = f"{self.place}: " if self.place else ""
-        return f"{place}{self.threshold.metric} {self.found}, wanted {self.threshold.wanted}"
+        words = f"{place}{self.threshold.metric} {self.found}, wanted {self.threshold.wanted}"
+        return " ".join(words.split())
 
     @property
     def found(self) -> str:
@@ -57,7 +58,7 @@ class Verdict:
             threshold = self.threshold
             return f"is {shown(self.value, threshold.measure, beside=threshold.limit)}"
         what = "is not known" if self.status == "unknown" else "does not apply"
-        return f"{what} ({' '.join(self.reason.split())})" if self.reason else what
+        return f"{what} ({self.reason})" if self.reason else what
 
 
 def check(
