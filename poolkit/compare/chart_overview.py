@@ -15,7 +15,8 @@ from poolkit.compare.wording import figure, milliseconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poolkit.compare.results import Results, TargetResult
+    from poolkit.compare.results import Results
+    from poolkit.compare.target_result import TargetResult
 
 _ROW_HEIGHT = 34
 

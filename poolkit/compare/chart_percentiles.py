@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import altair as alt
 
@@ -10,9 +11,13 @@ from poolkit.compare.chart_style import WIDTH
 from poolkit.compare.labels import spread
 from poolkit.compare.log_axis import AS_DURATION, decades, log_domain
 from poolkit.compare.picture import Picture, Rows, colour_of_target, data
-from poolkit.compare.results import Results, TargetResult, percentile
 from poolkit.compare.run_folder import Request, RunFolder
+from poolkit.compare.target_result import percentile
 from poolkit.compare.wording import milliseconds
+
+if TYPE_CHECKING:
+    from poolkit.compare.results import Results
+    from poolkit.compare.target_result import TargetResult
 
 _PERCENTILES = (
     50,
@@ -49,7 +54,7 @@ def _nines(p: float) -> float:
 
 def by_percentile(run: RunFolder, results: Results) -> Picture | None:
     """Return the picture, none where nothing was answered."""
-    lines = [line for t in results.targets if (line := _percentile_rows(run, t))]
+    lines = [line for t in results.targets if (line := _percentile_rows(run, results, t))]
     if not lines:
         return None
     rows = [row for line in lines for row in line]
@@ -73,8 +78,8 @@ def by_percentile(run: RunFolder, results: Results) -> Picture | None:
     )
 
 
-def _percentile_rows(run: RunFolder, target: TargetResult) -> Rows:
-    folder = run.target(target.name)
+def _percentile_rows(run: RunFolder, results: Results, target: TargetResult) -> Rows:
+    folder = run.step(results.plan, target.step)
     window = folder.window()
     inside = sorted(
         r.latency_ms

@@ -25,6 +25,8 @@ LOAD = "loadtest"
 LONGEST_STEP = 3
 """Intervals: a longer time between two samples is a gap, in which nothing is known."""
 IDLE = "idle"
+IN_TRANSACTION = "idle in transaction"
+"""Also the beginning of `idle in transaction (aborted)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ class ConnectionFigures:
     """None where nothing is known. Means are over the samples of the window."""
 
     peak: int | None
+    peak_share: float | None
+    """The peak as a share of max_connections."""
     mean: float | None
     opened: int | None
     opened_warm_up: int | None
@@ -42,6 +46,8 @@ class ConnectionFigures:
     """Over all connections, the time that they spent in the state `idle`."""
     busy_peak: int | None
     """The most that were not idle at once."""
+    idle_in_transaction_peak: int | None
+    """The most that waited at once inside a transaction, be it an aborted one."""
     at_ceiling_share: float | None
     """The share of samples in which as many as the ceiling were not idle."""
     left_over: int | None
@@ -66,6 +72,11 @@ class Moment:
     def busy(self) -> int:
         """Those that are not idle: in a query, or in a transaction between two."""
         return self.total - self.states.get(IDLE, 0)
+
+    @property
+    def idle_in_transaction(self) -> int:
+        """Those that hold a transaction open and do nothing."""
+        return sum(n for state, n in self.states.items() if state.startswith(IN_TRANSACTION))
 
 
 def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRow]) -> list[Moment]:
@@ -94,8 +105,10 @@ def connection_figures(
     inside = [m for m in seen if window.from_ <= m.time <= window.to]
     opened = _opened(window, samples.rows)
     ceiling = target.ceiling
+    peak = max((m.total for m in inside), default=None)
     figures = ConnectionFigures(
-        peak=max((m.total for m in inside), default=None),
+        peak=peak,
+        peak_share=None if peak is None else peak / plan.max_connections,
         mean=_mean([m.total for m in inside]),
         opened=opened,
         opened_warm_up=_difference(window.sessions_before, window.sessions_from),
@@ -103,6 +116,7 @@ def connection_figures(
         pool_events_opened=window.pool_opened,
         idle_seconds=_idle_seconds(inside, plan.interval_s, window.to),
         busy_peak=max((m.busy for m in inside), default=None),
+        idle_in_transaction_peak=max((m.idle_in_transaction for m in inside), default=None),
         at_ceiling_share=_mean([m.busy >= ceiling for m in inside]) if ceiling else None,
         left_over=window.left_over,
         ceiling=ceiling,

@@ -1,15 +1,18 @@
 """What the numbers say, in plain sentences.
 
 Each sentence is drawn from facts and is left out where its fact is not there. Two targets
-count as tied where their latencies' 95 % intervals overlap, or differ by less than 10 %:
+count as tied where the repeats of one differ from each other as much as from the other's.
+Without repeats, where their latencies' 95 % intervals overlap, or differ by less than 10 %:
 those intervals take requests for independent of each other, which neighbours are not.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from poolkit.compare.level_findings import load_finding, load_headline, reference_words
+from poolkit.compare.levels import is_tie_of_repeats
 from poolkit.compare.wording import (
     count,
     figure,
@@ -22,8 +25,9 @@ from poolkit.compare.wording import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from poolkit.compare.results import Latency, Results, TargetResult
+    from poolkit.compare.results import Results
     from poolkit.compare.run_folder import Plan
+    from poolkit.compare.target_result import Latency, TargetResult
 
 TIE = 0.10
 """A smaller difference between two latencies is none, whatever their intervals say."""
@@ -41,9 +45,17 @@ SENTENCES = 3
 def with_findings(results: Results) -> Results:
     """Return the results with a finding for every target and a headline above them."""
     targets = tuple(
-        dataclasses.replace(target, finding=finding(target, results)) for target in results.targets
+        dataclasses.replace(
+            target,
+            finding=finding(target, results),
+            load_finding=load_finding(target.name, results),
+        )
+        for target in results.targets
     )
-    return dataclasses.replace(results, targets=targets, headline=headline(targets))
+    at = reference_words(results)
+    said = headline(targets)
+    words = [load_headline(results), f"{at}: {said}" if at and said else said]
+    return dataclasses.replace(results, targets=targets, headline=" ".join(filter(None, words)))
 
 
 def finding(target: TargetResult, results: Results) -> str:
@@ -132,7 +144,7 @@ def _one_each(target: TargetResult, others: Sequence[TargetResult]) -> str:
     if target.latency_ms is None or kept is None or kept.latency_ms is None:
         return f"{said}; {_peak(target)}."
     mine, theirs = target.latency_ms, kept.latency_ms
-    if is_tie(mine.p50, theirs.p50, mine.p50_interval, theirs.p50_interval):
+    if tied(target, kept, "p50"):
         return f"{said}, yet p50 ({milliseconds(mine.p50)}) is no different from {kept.name}'s."
     return (
         f"{said}; p50 is {milliseconds(mine.p50)}, against {milliseconds(theirs.p50)} for "
@@ -262,10 +274,29 @@ def _room(target: TargetResult, plan: Plan) -> Iterator[str]:
 # -- all targets ----------------------------------------------------------------------------
 
 
+def tied(a: TargetResult, b: TargetResult, name: Literal["p50", "p95"]) -> bool:
+    """Tell whether a percentile of two targets, or of one in two runs, is too close to call.
+
+    Two that were measured repeatedly are told apart by their repeats, others by intervals.
+    """
+    mine, theirs = a.spread.get(f"http.{name}"), b.spread.get(f"http.{name}")
+    if mine is not None and theirs is not None:
+        return is_tie_of_repeats(mine, theirs)
+    if a.latency_ms is None or b.latency_ms is None:
+        return a.latency_ms is b.latency_ms
+    first, second = a.latency_ms, b.latency_ms
+    return is_tie(
+        getattr(first, name),
+        getattr(second, name),
+        getattr(first, f"{name}_interval"),
+        getattr(second, f"{name}_interval"),
+    )
+
+
 def is_tie(
     a: float, b: float, a_interval: tuple[float, float], b_interval: tuple[float, float]
 ) -> bool:
-    """Tell whether two latencies are too close to call."""
+    """Tell whether two latencies, each measured once, are too close to call."""
     overlap = a_interval[0] <= b_interval[1] and b_interval[0] <= a_interval[1]
     return overlap or abs(a - b) < TIE * max(a, b)
 
@@ -304,10 +335,10 @@ def _who_was_fastest(targets: Sequence[TargetResult]) -> str:
         return ""
     timed.sort(key=lambda pair: pair[1].p95)
     (fastest, best), (slowest, worst) = timed[0], timed[-1]
-    tied = [t.name for t, latency in timed[1:] if _p95_tie(best, latency)]
-    if len(tied) == len(timed) - 1:
+    close = [t.name for t, _ in timed[1:] if tied(fastest, t, "p95")]
+    if len(close) == len(timed) - 1:
         return f"Their p95 latencies are too close to call ({milliseconds(best.p95)} to {milliseconds(worst.p95)})."
-    also = f", too close to {join(tied)} to call" if tied else ""
+    also = f", too close to {join(close)} to call" if close else ""
     return (
         f"At p95 {fastest.name} was fastest ({milliseconds(best.p95)}{also}), "
         f"{slowest.name} took {times_as_long(worst.p95 / best.p95)} ({milliseconds(worst.p95)})."
@@ -322,10 +353,6 @@ def _is_doubtful(target: TargetResult) -> bool:
 def _not_ranked(targets: Sequence[TargetResult]) -> str:
     names = [t.name for t in targets if _is_doubtful(t)]
     return f"Not ranked by latency, for the reason given below: {join(names)}." if names else ""
-
-
-def _p95_tie(a: Latency, b: Latency) -> bool:
-    return is_tie(a.p95, b.p95, a.p95_interval, b.p95_interval)
 
 
 def _who_failed(targets: Sequence[TargetResult]) -> str:

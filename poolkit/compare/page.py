@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from poolkit.compare.picture import Picture
-    from poolkit.compare.results import Results, TargetResult
+    from poolkit.compare.results import Results
     from poolkit.compare.run_folder import Plan
+    from poolkit.compare.target_result import TargetResult
 
 HOW = (
     "Latency counts from the moment a request was due, not from when it could be sent, and is that "

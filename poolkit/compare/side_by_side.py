@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from poolkit.compare.results import Latency, Results, TargetResult
+    from poolkit.compare.results import Results
+    from poolkit.compare.target_result import Latency, TargetResult
 
 
 @dataclass(frozen=True, kw_only=True)

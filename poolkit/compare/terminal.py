@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, JustifyMethod, RenderableType
 
-    from poolkit.compare.results import Results, TargetResult
+    from poolkit.compare.results import Results
+    from poolkit.compare.target_result import TargetResult
 
 WIDE = 100
 WARN = "yellow"

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from poolkit.compare.picture import Panel
-    from poolkit.compare.results import Results, TargetResult
+    from poolkit.compare.results import Results
     from poolkit.compare.run_folder import RunFolder, TargetFolder, Window
+    from poolkit.compare.target_result import TargetResult
 
 _GAP = 24
 _ROOM_FOR_NAME = 0.22
@@ -70,7 +71,7 @@ def measured(run: RunFolder, results: Results) -> list[Measured]:
     names = {planned.name: planned.preset for planned in results.plan.targets}
     found = []
     for target in results.targets:
-        folder = run.target(target.name)
+        folder = run.step(results.plan, target.step)
         window = folder.window()
         if window is not None:
             found.append(

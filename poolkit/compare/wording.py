@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,3 +54,14 @@ def optional(value: float | None, decimals: int | None = None) -> str:
     if value is None:
         return NOTHING
     return figure(value) if decimals is None else f"{value:,.{decimals}f}"
+
+
+def without_credentials(text: str) -> str:
+    """Return a text, such as a command, without what stands before the @ of URLs in it."""
+    return re.sub(r"(?<=://)\S*@", "***@", text)
+
+
+def origin(url: str) -> str:
+    """Return scheme, host and port of an URL: neither the credentials in it nor its path."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

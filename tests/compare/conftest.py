@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from poolkit.compare.run_folder import (
     Request,
     RunFolder,
     SampleRow,
+    Step,
     TargetFolder,
     Window,
 )
@@ -56,6 +57,10 @@ class MadeUp:
     left_over: int = 0
     late_ms: float = 0.0
     partial: bool = False
+    aborted_by: str = ""
+    url: str | None = None
+    capacity: float = 1e9
+    """Tasks a second: what a queue before it makes of latencies near and beyond that."""
     warnings: tuple[str, ...] = ()
 
 
@@ -71,10 +76,16 @@ EVERY_TARGET = {
 }
 
 
-def make_run(path: Path, targets: dict[str, MadeUp], **plan: object) -> RunFolder:
-    """Write a run folder that looks as told."""
+Change = Callable[[Step, MadeUp], MadeUp | None]
+
+
+def make_run(
+    path: Path, targets: dict[str, MadeUp], *, change: Change | None = None, **plan: object
+) -> RunFolder:
+    """Write a run folder that looks as told; `change` says what a step has else, if it is there."""
     run = RunFolder(path)
-    run.write_plan(_plan(targets, **plan))
+    written = _plan(targets, **plan)
+    run.write_plan(written)
     run.write_machine(
         Machine(
             cpu="Made-up CPU",
@@ -85,9 +96,25 @@ def make_run(path: Path, targets: dict[str, MadeUp], **plan: object) -> RunFolde
             versions={"postgresql": "18.6", "sqlalchemy": "2.1.9", "poolkit": "0.1.0"},
         )
     )
-    for name, target in targets.items():
-        _write_target(run.target(name), target, random.Random(name))
+    for step in written.steps:
+        target = targets[step.target]
+        target = change(step, target) if change else target
+        if target is None:
+            continue
+        seed = step.target
+        if len(written.levels) > 1 or written.repeat > 1:
+            seed = f"{step.target} {step.level.name} {step.repeat}"
+            target = _under_load(target, step.level, random.Random(seed))
+        _write_target(run.step(written, step), target, seed, step.level.offered_per_s)
     return run
+
+
+def _under_load(target: MadeUp, level: Level, chance: random.Random) -> MadeUp:
+    """Make it as slow as a queue would, and no two repeats alike."""
+    left = max(0.1, 1 - level.offered_per_s / target.capacity)
+    kept = min(target.kept, 1 + round(target.kept * level.offered_per_s / 100))
+    p50 = target.p50 / left * chance.lognormvariate(0, 0.06)
+    return replace(target, p50=p50, kept=kept)
 
 
 def _plan(targets: dict[str, MadeUp], **changes: object) -> Plan:
@@ -110,6 +137,7 @@ def _plan(targets: dict[str, MadeUp], **changes: object) -> Plan:
                 ceiling=target.ceiling,
                 ceiling_reason="made up",
                 instances_max=20 if target.kind == "lambda" else 1,
+                url=target.url,
             )
             for name, target in targets.items()
         ),
@@ -118,8 +146,9 @@ def _plan(targets: dict[str, MadeUp], **changes: object) -> Plan:
     return Plan(**{**values, **changes})
 
 
-def _write_target(folder: TargetFolder, target: MadeUp, chance: random.Random) -> None:
-    requests = _requests(target, chance)
+def _write_target(folder: TargetFolder, target: MadeUp, seed: str, rate: float) -> None:
+    chance = random.Random(seed)
+    requests = _requests(target, chance, rate)
     with folder.writer(Request) as rows:
         for request in requests:
             rows.write(request)
@@ -137,7 +166,7 @@ def _write_target(folder: TargetFolder, target: MadeUp, chance: random.Random) -
                     )
                 )
     if target.cold:
-        _write_invokes(folder, target, chance)
+        _write_invokes(folder, target, chance, [r for r in requests if r.service_ms > 700])
     inside = sum(FROM <= r.started + r.service_ms / 1000 < TO for r in requests)
     opened = round(inside * target.per_request)
     folder.write_window(
@@ -159,20 +188,23 @@ def _write_target(folder: TargetFolder, target: MadeUp, chance: random.Random) -
             sessions_after=100 + target.kept + opened,
             pool_opened=target.pool_opened,
             warnings=target.warnings,
+            aborted_by=target.aborted_by,
         )
     )
 
 
-def _requests(target: MadeUp, chance: random.Random) -> list[Request]:
+def _requests(target: MadeUp, chance: random.Random, rate: float) -> list[Request]:
     made = []
     failures = [kind for kind, number in target.errors.items() for _ in range(number)]
-    total = int((WARM_UP_S + MEASURED_S) * 40)
+    total = int((WARM_UP_S + MEASURED_S) * rate)
     for number in range(total):
-        due = STARTED + number / 40 + chance.random() * 0.001
+        due = STARTED + number / rate + chance.random() * 0.001
         error = failures.pop() if failures and due > FROM and number % 3 == 0 else ""
         service = target.p50 * (0.8 + 0.4 * chance.random()) * target.tail ** chance.expovariate(2)
         if target.cold_inside and due > FROM and number % (total // target.cold_inside) == 50:
             service += 800
+        # What is offered beyond the capacity waits behind all that came before it.
+        service += (due - STARTED) * 1000 * max(0.0, rate / target.capacity - 1)
         started = due + target.late_ms / 1000
         made.append(
             Request(
@@ -215,8 +247,9 @@ def _write_samples(
             samples.write(SampleRow(time=time, backends=kept + short, sessions=100, xacts=tick))
 
 
-def _write_invokes(folder: TargetFolder, target: MadeUp, chance: random.Random) -> None:
-    slow = [r for r in _requests(target, random.Random(folder.path.name)) if r.service_ms > 700]
+def _write_invokes(
+    folder: TargetFolder, target: MadeUp, chance: random.Random, slow: list[Request]
+) -> None:
     moments = [STARTED + chance.random() for _ in range(target.cold)]
     moments += [r.started for r in slow[: target.cold_inside]]
     with folder.writer(InvokeRow) as rows:

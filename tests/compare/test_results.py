@@ -9,8 +9,9 @@ import pytest
 
 from poolkit.compare.connections import Moment, _idle_seconds
 from poolkit.compare.findings import with_findings
-from poolkit.compare.results import Latency, compute, percentile
+from poolkit.compare.results import compute
 from poolkit.compare.run_folder import Request
+from poolkit.compare.target_result import Latency, percentile
 
 
 def target_of(run, name):
