@@ -1,12 +1,15 @@
-"""What `poolkit compare` adds to Locust: a schedule for every user, a row for every request.
+"""What `poolkit compare` adds to Locust: a schedule, and a row for every request.
 
 Locust loads this file beside a locustfile (`-f locust_plugin.py,loadtests/articles.py`), so a
-locustfile says what a user does and nothing about measuring. Three variables direct it:
+locustfile says what a user does and nothing about measuring. Variables direct it:
 
 - `POOLKIT_LOAD_REQUESTS`: the CSV file to write; without it nothing here happens.
 - `POOLKIT_LOAD_RATE`: tasks per second and user. Each user then follows a fixed schedule
   instead of its own think time, and a request's latency counts from the moment it was due,
   so a server that stalls cannot hide the requests that waited behind the stall.
+- `POOLKIT_LOAD_ARRIVAL_RATE`: tasks per second of all users together, each begun when it is due
+  by a user that is free, of whom there are as many as it takes; goes before `POOLKIT_LOAD_RATE`.
+  `POOLKIT_LOAD_ARRIVALS` (constant or poisson) and `POOLKIT_LOAD_MAX_USERS` say more about it.
 - `POOLKIT_LOAD_HOST`: a file; Locust waits until it is there, and takes the host from it.
 """
 
@@ -21,10 +24,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import gevent
-from locust import User, events
+from locust import events
+
+from poolkit.loadtest.arrivals import ArrivalRate
+from poolkit.loadtest.due import Turns
+from poolkit.loadtest.open_loop import MAX_USERS, OpenLoop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from locust import User
     from locust.env import Environment
+
+    from poolkit.loadtest.due import Turn
 
 FIELDS = ("due", "started", "latency_ms", "service_ms", "method", "name", "status", "error")
 _FLUSH_EVERY_S = 0.25
@@ -34,84 +46,75 @@ _LOOK_EVERY_S = 0.02
 class Schedule:
     """When one user's tasks are due: a first moment, and then one every 1/rate seconds."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, begin: float) -> None:
         self.period = 1 / rate  # s
         # Users must not tick in step, or each tick would be a burst.
-        self.due = time.time() + random.uniform(0, self.period)
-        self.current: float | None = None
-        """The due time of the task that runs, until its first request has taken it."""
-        self.in_flight: tuple[float, float] | None = None
-        """Due and start of the request that has no answer yet."""
+        self.due = begin + random.uniform(0, self.period)
 
-    def wait(self) -> float:
+    def wait(self, turn: Turn) -> float:
         """Return the seconds until the next task is due; 0 when it is late already."""
-        self.current = self.due
+        turn.begin(self.due)
+        wait_s = max(0.0, self.due - time.time())
         self.due += self.period
-        return max(0.0, self.current - time.time())
+        return wait_s
 
-    def take(self) -> float:
-        """Return the due time of a request that starts now.
+    def unsent(self, turn: Turn, now: float) -> Iterator[float]:
+        """Yield the due times of tasks that should have begun and have not."""
+        if turn.untaken is not None and turn.untaken <= now:
+            yield turn.untaken
+        while self.due <= now:
+            yield self.due
+            self.due += self.period
 
-        A task's first request was due with the task; the later ones when the one before
-        them was answered, which is now.
-        """
-        now = time.time()
-        due, self.current = self.current or now, None
-        self.in_flight = (due, now)
-        return due
 
-    def unsent(self, now: float) -> list[float]:
-        """Return the due times of tasks that should have begun and have not."""
-        late = [] if self.current is None or self.current > now else [self.current]
-        due = self.due
-        while due <= now:
-            late.append(due)
-            due += self.period
-        return late
+class Schedules:
+    """A closed loop with a schedule for every user; without a rate, with its own think time."""
+
+    def __init__(self, environment: Environment, rate: float | None) -> None:
+        self.turns = Turns(environment)
+        self.rate = rate
+        self._schedules: dict[User, Schedule] = {}
+        for user_class in self.turns.follow(environment.user_classes):
+            if rate is not None:
+                self._direct(user_class)
+
+    def _direct(self, user_class: type[User]) -> None:
+        def wait_time(user: User) -> float:
+            turn = self.turns.of(user)
+            return self._schedule(turn).wait(turn)
+
+        user_class.wait_time = wait_time
+
+    def _schedule(self, turn: Turn) -> Schedule:
+        if turn.user not in self._schedules:
+            self._schedules[turn.user] = Schedule(self.rate or 1.0, turn.since)
+        return self._schedules[turn.user]
+
+    @property
+    def unanswered(self) -> list[tuple[float, float]]:
+        """Due and start of the requests that have no answer."""
+        return [turn.in_flight for turn in self.turns.all() if turn.in_flight is not None]
+
+    def unsent(self, now: float) -> Iterator[float]:
+        """Yield when the tasks were due that should have begun by now and have not."""
+        for turn in self.turns.all() if self.rate is not None else ():
+            yield from self._schedule(turn).unsent(turn, now)
 
 
 class Recorder:
     """Writes every request as a row, and at the end those that were never sent or answered."""
 
-    def __init__(self, environment: Environment, file: TextIO, rate: float | None) -> None:
+    def __init__(
+        self, environment: Environment, file: TextIO, schedules: Schedules | OpenLoop
+    ) -> None:
         self.environment = environment
         self.file = file
         self.rows = csv.DictWriter(file, FIELDS)
         self.rows.writeheader()
-        self.rate = rate
-        self.schedules: dict[User, Schedule] = {}
-        for user_class in environment.user_classes:
-            self._direct(user_class)
+        self.schedules = schedules
         environment.events.request.add_listener(self.on_request)  # type: ignore[no-untyped-call]
         environment.events.quitting.add_listener(self.on_quitting)  # type: ignore[no-untyped-call]
         gevent.spawn(self._flush_regularly)
-
-    def _direct(self, user_class: type[User]) -> None:
-        recorder = self
-
-        def context(user: User) -> dict[str, Any]:
-            return recorder.context(user)
-
-        def wait_time(user: User) -> float:
-            return recorder.schedule(user).wait()
-
-        # Locust's own places for a user class to say what it does about either.
-        user_class.context = context  # type: ignore[assignment,method-assign]
-        if self.rate is not None:
-            user_class.wait_time = wait_time
-
-    def schedule(self, user: User) -> Schedule:
-        """Return a user's schedule, which begins when it is first asked for."""
-        if user not in self.schedules:
-            self.schedules[user] = Schedule(self.rate or 1.0)
-        return self.schedules[user]
-
-    def context(self, user: User) -> dict[str, Any]:
-        """Locust asks for this when a request starts, and hands it to `on_request`."""
-        if self.rate is None:
-            return {}
-        schedule = self.schedule(user)
-        return {"due": schedule.take(), "schedule": schedule}
 
     def on_request(
         self,
@@ -128,8 +131,6 @@ class Recorder:
         """Write the row of a request that was answered or failed; times are in ms."""
         started = start_time or time.time() - response_time / 1000
         due = min(context.get("due", started), started)
-        if "schedule" in context:
-            context["schedule"].in_flight = None
         status = getattr(response, "status_code", 0) or 0
         self._write(
             due=due,
@@ -153,12 +154,10 @@ class Recorder:
             # Locust stops its users after this event; what is in flight may be answered yet.
             self.environment.runner.stop()
         now = time.time()
-        for schedule in self.schedules.values():
-            if schedule.in_flight is not None:
-                due, started = schedule.in_flight
-                self._write_lost(due, started, now, "unanswered")
-            for due in schedule.unsent(asked) if self.rate is not None else ():
-                self._write_lost(due, asked, asked, "unsent")
+        for due, started in self.schedules.unanswered:
+            self._write_lost(due, started, now, "unanswered")
+        for due in self.schedules.unsent(asked):
+            self._write_lost(due, asked, asked, "unsent")
         self.file.close()
 
     def _write_lost(self, due: float, started: float, now: float, error: str) -> None:
@@ -187,11 +186,21 @@ def _record(environment: Environment, **_: Any) -> None:
     path = os.environ.get("POOLKIT_LOAD_REQUESTS")
     if path is None:
         return
-    rate = os.environ.get("POOLKIT_LOAD_RATE")
+    schedules = _schedules(environment)
     file = open(path, "w", newline="", encoding="utf-8")  # noqa: PTH123, SIM115  (closed at quit)
-    Recorder(environment, file, float(rate) if rate else None)
+    Recorder(environment, file, schedules)
     if "POOLKIT_LOAD_HOST" in os.environ:
         environment.host = _wait_for_host(Path(os.environ["POOLKIT_LOAD_HOST"]))
+
+
+def _schedules(environment: Environment) -> Schedules | OpenLoop:
+    arrivals = os.environ.get("POOLKIT_LOAD_ARRIVAL_RATE")
+    if arrivals:
+        rate = ArrivalRate.parse(arrivals, os.environ.get("POOLKIT_LOAD_ARRIVALS", "constant"))
+        most = os.environ.get("POOLKIT_LOAD_MAX_USERS")
+        return OpenLoop(environment, rate, max_users=int(most) if most else MAX_USERS)
+    rate_per_user = os.environ.get("POOLKIT_LOAD_RATE")
+    return Schedules(environment, float(rate_per_user) if rate_per_user else None)
 
 
 def _wait_for_host(file: Path) -> str:

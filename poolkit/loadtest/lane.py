@@ -1,0 +1,125 @@
+"""The arrivals of one user class, and its users that wait for them."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from itertools import chain, takewhile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from locust import User
+
+    from poolkit.loadtest.due import Turn
+
+LATE_MS = 50.0
+"""How late a task may begin: a few turns of a busy process, and well under what a person feels."""
+TOLERATED_SHARE = 0.01
+"""Late arrivals that do not yet touch the p99."""
+TOLERATED_MS = 1000.0
+
+BUSY, USERS, STARTING = "busy", "users", "starting"
+
+
+class Lane:
+    """The arrivals of a user class, handed out in the order in which they are due.
+
+    The stream is read only when somebody is there to serve an arrival: what is overdue is a
+    moment in it, not a list that grows.
+    """
+
+    def __init__(self, user_class: type[User], per_s: float, stream: Iterator[float]) -> None:
+        self.user_class = user_class
+        self.per_s = per_s
+        self.idle: dict[Turn, None] = {}
+        """The users that wait; the last to come is the first to go, so connections stay warm."""
+        self.starting: set[User] = set()
+        """Users that were made for this lane and have not waited yet."""
+        self.no_growth_before = -math.inf
+        self.begun = self.finished = 0
+        self.unsent = array("d")
+        """When the arrivals were due that nobody took; known at the end."""
+        self.late = 0
+        self.latest_ms = 0.0
+        self.causes: Counter[str] = Counter()
+        self._stream = stream
+        self.next_due = next(stream)
+
+    def take(self, now: float, cause: str) -> float:
+        """Return the due moment of the next arrival, which begins now; late, for this cause."""
+        due = self.next_due
+        self.next_due = next(self._stream)
+        self.begun += 1
+        late_ms = (now - due) * 1000
+        if late_ms > LATE_MS:
+            self._be_late(late_ms, cause)
+        return due
+
+    def overdue(self, now: float) -> int:
+        """Return about how many arrivals are due now."""
+        return 0 if self.next_due > now else int((now - self.next_due) * self.per_s) + 1
+
+    def continue_with(self, stream: Iterator[float], since: float, per_s: float) -> None:
+        """Go on with another stream from this moment on; what was due before it stays due."""
+        before = takewhile(lambda due: due < since, chain([self.next_due], self._stream))
+        self._stream = chain(before, stream)
+        self.next_due = next(self._stream)
+        self.per_s = per_s
+
+    def close(self, now: float, cause: str) -> None:
+        """Take no more arrivals: those that are due by now and were not taken are unsent."""
+        while self.next_due <= now:
+            self.give_up(self.next_due, now, cause)
+            self.next_due = next(self._stream)
+        self.next_due = math.inf
+
+    def give_up(self, due: float, now: float, cause: str) -> None:
+        """Count an arrival that nobody began."""
+        self.unsent.append(due)
+        late_ms = (now - due) * 1000
+        if late_ms > LATE_MS:
+            self._be_late(late_ms, cause)
+
+    @property
+    def arrivals(self) -> int:
+        """How many tasks were due and are begun, or given up."""
+        return self.begun + len(self.unsent)
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether its schedule was not kept, by more than what does not matter."""
+        return self.latest_ms > TOLERATED_MS or self.late > TOLERATED_SHARE * self.arrivals
+
+    def words(self, reasons: Mapping[str, str]) -> str:
+        """Return what was not kept, and why."""
+        reason = reasons[self.causes.most_common(1)[0][0]]
+        return (
+            f"class {self.user_class.__name__} began {self.late:,} of {self.arrivals:,} arrivals "
+            f"more than {LATE_MS:g} ms late, the latest by {self.latest_ms:,.0f} ms: {reason}"
+        )
+
+    def _be_late(self, late_ms: float, cause: str) -> None:
+        self.late += 1
+        self.latest_ms = max(self.latest_ms, late_ms)
+        self.causes[cause] += 1
+
+
+def shared(stream: Iterator[float], weights: Sequence[float], mine: int) -> Iterator[float]:
+    """Yield those arrivals of a stream that one of several classes serves, in even turns.
+
+    Whoever is furthest behind their share is next, so the shares hold at any moment and each
+    class with the same stream knows its own arrivals without asking.
+    """
+    if len(weights) == 1:
+        yield from stream
+    total = sum(weights)
+    behind = [0.0] * len(weights)
+    for due in stream:
+        behind = [credit + weight for credit, weight in zip(behind, weights, strict=True)]
+        chosen = behind.index(max(behind))
+        behind[chosen] -= total
+        if chosen == mine:
+            yield due

@@ -1,0 +1,78 @@
+"""What Locust's command line says about the arrival rate, and the open loop that it asks for."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from poolkit.errors import ConfigurationError
+from poolkit.loadtest.arrivals import ArrivalRate
+from poolkit.loadtest.open_loop import MAX_USERS, OpenLoop
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from locust.argument_parser import LocustArgumentParser
+    from locust.env import Environment
+
+_SPAWN_RATE = 100.0
+"""The highest that Locust takes without a warning."""
+
+
+def add_open_loop_options(parser: LocustArgumentParser) -> None:
+    """Add `--arrival-rate`, `--arrivals` and `--max-users`."""
+    group = parser.add_argument_group("Open loop (poolkit)")
+    group.add_argument(
+        "--arrival-rate",
+        metavar="<number>",
+        help="Begin so many tasks a second, each when it is due, whatever the server does; latencies "
+        "count from then. --users are ready at the start, more are made when all are busy",
+    )
+    group.add_argument(
+        "--arrivals",
+        metavar="<kind>",
+        default="constant",
+        help="constant (one every 1/rate seconds; the default) or poisson (at random, independent "
+        "of each other)",
+    )
+    group.add_argument(
+        "--max-users",
+        metavar="<int>",
+        type=int,
+        default=MAX_USERS,
+        help=f"With --arrival-rate: never more users than this at once, {MAX_USERS} by default",
+    )
+
+
+def open_loop(environment: Environment) -> OpenLoop | None:
+    """Return the open loop that the options ask for; None when they ask for none.
+
+    Options that cannot be are said in one line, and end Locust with status 2.
+    """
+    options = environment.parsed_options
+    if options is None or options.arrival_rate is None:
+        return None
+    try:
+        rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
+        _check_users(environment, options)
+        return OpenLoop(environment, rate, max_users=options.max_users)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        # Locust takes any other exception for a mistake in a listener, and prints where.
+        sys.exit(2)
+
+
+def _check_users(environment: Environment, options: Namespace) -> None:
+    shape = environment.shape_class
+    if shape is not None:
+        raise ConfigurationError(
+            f"--arrival-rate and the shape {type(shape).__name__} cannot be used together: a shape "
+            f"says how many users wait for their answers, an arrival rate waits for none"
+        )
+    if (options.num_users or 0) > options.max_users:
+        raise ConfigurationError(
+            f"--users is {options.num_users}, more than --max-users {options.max_users}"
+        )
+    if options.spawn_rate is None:
+        # They are to be ready when the arrivals begin.
+        options.spawn_rate = min(_SPAWN_RATE, max(1.0, float(options.num_users or 1)))
