@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg2
 import pytest
@@ -18,7 +17,6 @@ from poolkit.activity import (
     snapshot,
 )
 from poolkit.errors import ConfigurationError, DatabaseUnavailable, MonitoringNotAllowed
-from poolkit.local.postgres import EmbeddedPostgres
 
 
 @contextlib.contextmanager
@@ -201,9 +199,9 @@ def test_the_connection_is_kept_while_the_server_is_full(database, sampler):
     assert sampler.gaps == ()
 
 
-def test_sampling_goes_on_after_the_server_was_restarted(tmp_path, cache_dir):
+def test_sampling_goes_on_after_the_server_was_restarted(new_postgres):
     """The time without an answer is noted, and the samples begin again."""
-    with EmbeddedPostgres(tmp_path, durable=False, cache_dir=cache_dir) as server:
+    with new_postgres() as server:
         with ActivitySampler(server.monitor_url(), interval_s=0.02) as sampler:
             assert sampler.wait_for(lambda _: True, timeout_s=5)[0]
             server.restart()
@@ -225,8 +223,3 @@ def test_a_sink_that_fails_ends_the_sampling_and_is_reported(database):
     with pytest.raises(OSError, match="No space left"):
         sampler.stop()
     sampler.stop()
-
-
-@pytest.fixture
-def cache_dir() -> Path:
-    return Path(__file__).parents[1] / ".poolkit" / "cache"

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 TIME: Final = (1980, 1, 1, 0, 0, 0)
 """The earliest that the format can say."""
 
+LEVEL: Final = 6
+"""zlib's own choice: 9 takes four times as long for less than one percent of the size."""
+
 
 def write_zip(folder: Path, out: Path) -> None:
     """Pack everything below `folder`.
@@ -20,7 +23,7 @@ def write_zip(folder: Path, out: Path) -> None:
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as archive:
         for file in sorted(folder.rglob("*"), key=lambda path: path.as_posix()):
             if file.is_file():
                 _add(archive, file, file.relative_to(folder).as_posix())
@@ -34,7 +37,7 @@ def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
     mode = 0o755 if ".so" in file.suffixes else 0o644
     entry.external_attr = (0o100000 | mode) << 16
     entry.compress_type = zipfile.ZIP_DEFLATED
-    archive.writestr(entry, file.read_bytes(), compresslevel=9)
+    archive.writestr(entry, file.read_bytes(), compresslevel=LEVEL)
 
 
 def sha256(file: Path) -> str:

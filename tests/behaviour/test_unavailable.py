@@ -5,7 +5,6 @@ from behaviour.face import media_type
 from psycopg2 import sql
 
 from articles.migrations import upgrade
-from poolkit.local.postgres import EmbeddedPostgres
 
 QUICKLY = {"POOLKIT_CONNECT_TIMEOUT": "1", "POOLKIT_POOL_TIMEOUT": "1"}
 
@@ -21,9 +20,9 @@ def assert_unavailable(answer):
 
 
 @pytest.fixture(scope="module")
-def stoppable(tmp_path_factory):
+def stoppable(new_postgres):
     """Give a PostgreSQL of this module's own, which its tests may stop."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("stoppable"), durable=False) as server:
+    with new_postgres() as server:
         upgrade(server.url())
         yield server
 

@@ -9,7 +9,6 @@ from driving import small_preset, wait_until
 from sqlalchemy import event, text
 
 from poolkit.config.presets import preset
-from poolkit.local.postgres import EmbeddedPostgres
 
 
 def _terminate(database, pid):
@@ -103,9 +102,9 @@ def test_an_idle_session_timeout_costs_no_request(database, make_client):
     assert client.backend() != first
 
 
-def test_a_restarted_server_costs_no_request(tmp_path, make_client):
+def test_a_restarted_server_costs_no_request(new_postgres, make_client):
     """A server that was restarted between two checkouts fails no statement."""
-    with EmbeddedPostgres(tmp_path, durable=False) as server:
+    with new_postgres() as server:
         client = make_client(server.url(), ping_after_idle=60, prewarm=2)
         client.start()
         server.restart()

@@ -13,16 +13,13 @@ from driving import wait_until
 from sqlalchemy.exc import DBAPIError
 
 from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
-from poolkit.local.postgres import EmbeddedPostgres
 
 
 @pytest.fixture(scope="module")
-def small_server(tmp_path_factory):
+def small_server(new_postgres):
     """A server with ten connections, that can be kept from becoming ready."""
     settings = {"hot_standby": "off", "wal_level": "replica", "max_wal_senders": "0"}
-    with EmbeddedPostgres(
-        tmp_path_factory.mktemp("small"), max_connections=10, durable=False, settings=settings
-    ) as server:
+    with new_postgres(max_connections=10, settings=settings) as server:
         yield server
 
 

@@ -1,6 +1,7 @@
 """What the tests of packaging and deploying share: one package, an interpreter of its own."""
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from click.testing import CliRunner
 from deploy.moto_gaps import Gate, fill_gaps
 from deploy.stacks_project import FILES
@@ -105,6 +107,15 @@ def gate() -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.end()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def descriptions_are_read_once() -> Iterator[None]:
+    """Keep what botocore parses anew for every session: megabytes that describe AWS's services."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = functools.cache(JSONFileLoader().load_file)
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read(path))
+        yield
 
 
 @pytest.fixture

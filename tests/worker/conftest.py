@@ -20,13 +20,11 @@ def site(broker: Any, migrated_database: Any, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def own_server_site(broker: Any, tmp_path: Path) -> Iterator[Site]:
+def own_server_site(broker: Any, new_postgres: Any, tmp_path: Path) -> Iterator[Site]:
     """Give a site whose database server the test may stop."""
     from articles.migrations import upgrade
-    from poolkit.local.postgres import EmbeddedPostgres
 
-    cache = Path(__file__).parents[2] / ".poolkit" / "cache"
-    with EmbeddedPostgres(tmp_path / "postgres", durable=False, cache_dir=cache) as server:
+    with new_postgres() as server:
         upgrade(server.url())
         environ = {"WORKER_BROKER_URL": broker.url, "DATABASE_URL": server.url()}
         with open_site(OwnDatabase(server), environ, tmp_path) as site:
