@@ -21,6 +21,10 @@ class Tally:
         """The most connections at once, all targets together."""
         self.peaks: Counter[str] = Counter()
         """The most connections at once, by target."""
+        self.idle_in_transaction_peak = 0
+        """The most connections at once that were idle in a transaction, all targets together."""
+        self.idle_in_transaction_peaks: Counter[str] = Counter()
+        """The same by target."""
         self.opened = 0
         """Connections opened since the first sample, by the server's own counter."""
         self._sum = 0
@@ -36,7 +40,13 @@ class Tally:
         for one in targets:
             self.peaks[one.target] = max(self.peaks[one.target], one.total)
             self._sums[one.target] += one.total
+        self._add_idle_in_transaction(targets)
         return self._add_opened(sample.sessions)
+
+    def _add_idle_in_transaction(self, targets: Sequence[Connected]) -> None:
+        idle = {one.target: one.idle_in_transaction for one in targets}
+        self.idle_in_transaction_peak = max(self.idle_in_transaction_peak, sum(idle.values()))
+        self.idle_in_transaction_peaks |= Counter(idle)
 
     def _add_opened(self, sessions: int) -> int:
         # The counter goes back to zero when the server crashed or its statistics were reset.
