@@ -36,7 +36,7 @@
     h2 { font-size: 1.375rem; line-height: 1.2; margin: 1.25rem 0 .25rem; }
     h3 { font-size: .9375rem; margin: 0; }
     p { margin: 0; } .soft { color: var(--soft); }
-    .note { background: var(--warn-card); color: var(--warn); border-radius: 6px; padding: .6rem .9rem; margin: .75rem 0; }
+    .note { white-space: pre-line; background: var(--warn-card); color: var(--warn); border-radius: 6px; padding: .6rem .9rem; margin: .75rem 0; }
     .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem; margin: 1rem 0 1.5rem; padding: 0; }
     .tiles > div { background: var(--card); border-radius: 8px; padding: .75rem 1rem; }
     dt { color: var(--soft); font-size: .8125rem; }
@@ -60,7 +60,9 @@
     caption { text-align: left; font-weight: 600; padding-bottom: .35rem; font-size: .9375rem; }
     th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--faint); }
     th { font-weight: 500; color: var(--soft); } tbody th { color: var(--ink); font-weight: 600; }
+    caption small { font-weight: 400; color: var(--soft); }
     th:first-child { text-align: left; padding-left: 0; }
+    .scroll + .scroll { margin-top: 1.25rem; } .total > * { border-top: 1px solid var(--soft); border-bottom: 0; }
   `;
 
   // -- small pieces -------------------------------------------------------------------------
@@ -91,6 +93,23 @@
     if (value === null || value === undefined) return "–";
     const digits = Math.abs(value) >= 100 || Number.isInteger(value) ? 0 : 1;
     return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  }
+
+  // The three digits that a histogram knows.
+  function ms(value) {
+    if (value === null) return "–";
+    const digits = value >= 100 ? 0 : value >= 10 ? 1 : 2;
+    return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  }
+
+  function loop(load) {
+    if (load.loop === "closed") return "Closed loop: a user waits for its answer before it goes on; latency counts from the sending.";
+    const counts = [`${figure(load.arrivals)} due`, `${figure(load.late)} late`, `${figure(load.unsent)} unsent`, `${figure(load.unanswered)} unanswered`];
+    return `Open loop, ${figure(load.rate)} arrivals a second (${load.kind}), whatever the server does; latency counts from the moment a task was due. ${counts.join(", ")}.`;
+  }
+
+  function scrolled(label) {
+    return html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label });
   }
 
   function span(seconds) {
@@ -248,16 +267,17 @@
         targets: new Chart("Connections by target", "", { stacked: true, least: 4 }),
         states: new Chart("Connections by state", "", { stacked: true, least: 4 }),
         requests: new Chart("Requests per second", "a second"),
-        latency: new Chart("Latency", "ms"),
+        latency: new Chart("Latency, ms", "ms"),
       };
       this.heading = html("h2", {}, "Connections and latency");
       this.about = html("p", { class: "soft" }, "Waiting for the first second.");
       this.note = html("p", { class: "note", role: "status", hidden: "" });
       this.tiles = html("dl", { class: "tiles" });
-      this.table = html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Connections by target" });
+      this.table = scrolled("Connections by target");
+      this.latencies = scrolled("Latency by name");
       const figures = Object.values(this.charts).map((chart) => chart.figure);
       const all = html("div", { class: "all" }, this.heading, this.about, this.note, this.tiles,
-        html("div", { class: "charts" }, ...figures), this.table);
+        html("div", { class: "charts" }, ...figures), this.latencies, this.table);
       this.attachShadow({ mode: "open" }).append(html("style", {}, CSS), all);
       for (const chart of Object.values(this.charts)) this.point(chart);
     }
@@ -303,14 +323,20 @@
     }
 
     describe() {
-      const { note, server, partial, step_s: step } = this.found;
+      const { note, server, partial, step_s: step, load, lost } = this.found;
       const every = step > 1 ? ` A point stands for ${step} s.` : "";
       this.about.textContent = server
         ? `PostgreSQL ${server.version}, ${server.usable} of ${server.max_connections} connections usable. Each second shows its fullest sample.${every}`
         : `HTTP only.${every}`;
-      const ended = partial ? "Partial: the run was ended before its time. " : "";
-      this.tell(note ? `${ended}Connections are not measured: ${note}.` : ended.trim());
+      this.about.append(html("br"), loop(load));
+      this.tell([
+        ...(load.saturated_by ? [`Saturated: ${load.saturated_by}.`] : []),
+        ...(partial ? ["Partial: the run was ended before its time."] : []),
+        ...lost.map((words) => `${words}.`),
+        ...(note ? [`Connections are not measured: ${note}.`] : []),
+      ].join("\n"));
       this.fillTiles();
+      this.fillLatencies();
       if (!this.hasAttribute("without-table")) this.fillTable();
     }
 
@@ -332,6 +358,21 @@
         tile("Users", figure(last(series.users)), ""),
       ] : [];
       this.tiles.replaceChildren(...database, ...http);
+    }
+
+    fillLatencies() {
+      const columns = { requests: "Requests", failures: "Failed", p50: "p50", p90: "p90", p95: "p95", p99: "p99",
+        "p99.9": "p99.9", max: "Maximum", mean: "Mean" };
+      const shown = (row, key) => (["requests", "failures"].includes(key) ? figure(row[key]) : ms(row[key]));
+      const head = html("tr", {}, ...["Request", ...Object.values(columns)].map((name) => html("th", { scope: "col" }, name)));
+      const rows = this.found.latency_ms;
+      const body = rows.map((row, i) => html("tr", i < rows.length - 1 ? {} : { class: "total" },
+        html("th", { scope: "row" }, `${row.method} ${row.name}`.trim()),
+        ...Object.keys(columns).map((key) => html("td", {}, shown(row, key)))));
+      this.latencies.hidden = !last(rows).requests;
+      this.latencies.replaceChildren(html("table", {},
+        html("caption", {}, "Latency, ms", html("small", {}, " of answered requests, to three digits")),
+        html("thead", {}, head), html("tbody", {}, ...body)));
     }
 
     fillTable() {
@@ -359,7 +400,9 @@
           .map((key) => ({ name: STATES[key][0], colour: STATES[key][1], values: series.states[key] })), server?.usable],
         requests: [[{ name: "requests", colour: TARGETS.web, values: series.requests_per_s },
           { name: "failures", colour: TARGETS.lambda, values: series.failures_per_s }]],
-        latency: [[{ name: "p95, ms", colour: TARGETS.lambda_proxy, values: series.p95_ms }]],
+        latency: [[{ name: "p50", colour: TARGETS.web_async, values: series.p50_ms },
+          { name: "p95", colour: TARGETS.lambda_proxy, values: series.p95_ms },
+          { name: "p99", colour: TARGETS.lambda, values: series.p99_ms }]],
       };
       for (const [key, [lines, limit]] of Object.entries(drawn)) {
         this.charts[key].figure.hidden = !server && limit === undefined && ["targets", "states"].includes(key);

@@ -1,10 +1,11 @@
-"""What a run without a web page says: a line between Locust's tables, a table at the end."""
+"""What a run without a web page says: lines between Locust's tables, two tables at the end."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from poolkit.connected import STATES, Connected, total
+from poolkit.loadtest.latency_report import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +32,13 @@ def _target(one: Connected) -> str:
 
 
 def summary(recording: Recording) -> Iterable[str]:
-    """Return the lines of the table at the end, in the manner of Locust's own."""
+    """Return the lines of the tables at the end, in the manner of Locust's own."""
+    yield from table(recording.latencies, recording.loop())
+    yield from recording.lost
+    yield from _connections(recording)
+
+
+def _connections(recording: Recording) -> Iterable[str]:
     tally = recording.tally
     if not tally.samples:
         yield f"Connections: not measured, {recording.note}"

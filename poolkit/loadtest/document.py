@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from poolkit.connected import STATES, Connected, total
+from poolkit.loadtest.latency_report import rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,9 @@ def document(recording: Recording, *, partial: bool = False) -> dict[str, Any]:
         "server": _server(recording),
         "now": None if last is None or last.targets is None else _now(recording, last.targets),
         "run": _run(recording),
+        "load": recording.loop().plain(),
+        "latency_ms": rows(recording.latencies),
+        "lost": recording.lost,
         "step_s": recording.series.step_s,
         "series": recording.series.columns(),
     }

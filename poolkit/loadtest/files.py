@@ -1,4 +1,7 @@
-"""The files of a run: one more of `--csv`, one beside `--json-file`, a part of `--html`."""
+"""The files of a run: one more of `--csv`, one beside `--json-file`, a part of `--html`.
+
+Those of `--csv` about latencies are in latency_files.py.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.connected import STATES, Connected, total
+from poolkit.loadtest.latency_report import AGGREGATED
 from poolkit.loadtest.page import section
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from poolkit.loadtest.series import Second
-
-AGGREGATED = "Aggregated"
-"""What Locust calls the row about everything."""
 
 logger = logging.getLogger("poolkit.loadtest")
 
@@ -31,7 +32,7 @@ class ConnectionsCsv:
     FIELDS = (
         *("Timestamp", "Target", "Instances", "Connections"),
         *("Active", "Idle in transaction", "Other", "Idle"),
-        *("Opened", "User Count", "Requests/s", "Failures/s", "95%"),
+        *("Opened", "User Count", "Requests/s", "Failures/s", "50%", "95%", "99%"),
     )
 
     def __init__(self, prefix: str) -> None:
@@ -54,10 +55,11 @@ class ConnectionsCsv:
 def _rows(second: Second) -> Iterable[list[Any]]:
     moment = f"{second.time:.3f}"
     for one in second.targets or ():
-        yield [moment, one.target, *_counts(one), *[""] * 5]
+        yield [moment, one.target, *_counts(one), *[""] * 7]
     counts = [""] * (2 + len(STATES)) if second.targets is None else _counts(total(second.targets))
     load = [second.users, f"{second.requests_per_s:.3f}", f"{second.failures_per_s:.3f}"]
-    yield [moment, AGGREGATED, *counts, _known(second.opened), *load, _known(second.p95_ms)]
+    latency = [_known(ms) for ms in (second.p50_ms, second.p95_ms, second.p99_ms)]
+    yield [moment, AGGREGATED, *counts, _known(second.opened), *load, *latency]
 
 
 def _counts(one: Connected) -> list[Any]:

@@ -1,7 +1,8 @@
 """The plugin: what of a Locust run it listens to, and what it does then.
 
-Only the process that has all the figures watches the server: the master, or the one process of a
-run without workers. A worker's part in this is nothing at all, but to end at Ctrl-C as the others do.
+Only the process that has all the figures watches the server and writes files: the master, or the
+one process of a run without workers. A worker reports its latencies, and ends at Ctrl-C as the
+others do.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locust import events, stats
-from locust.runners import WorkerRunner
+from locust.runners import MasterRunner, WorkerRunner
 
+from poolkit.loadtest import latency_report
 from poolkit.loadtest.console import line, summary
 from poolkit.loadtest.document import document
 from poolkit.loadtest.files import ConnectionsCsv, add_to_report, write_json
+from poolkit.loadtest.host_guard import HostGuard, add_host_option
 from poolkit.loadtest.interrupt import interrupt_the_main_greenlet
+from poolkit.loadtest.latency_collection import OwnLatencies, WorkerReports, WorkersLatencies
+from poolkit.loadtest.latency_files import LatencyFiles
 from poolkit.loadtest.recording import Recording
 from poolkit.loadtest.web_pages import WebPages
 
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from locust.runners import Runner
     from locust.web import WebUI
 
+    from poolkit.loadtest.latency import Latencies
+    from poolkit.loadtest.latency_collection import Source
     from poolkit.loadtest.series import Second
 
 console = logging.getLogger("locust.stats_logger")
@@ -55,6 +62,7 @@ def _add_option(parser: LocustArgumentParser, **_: Any) -> None:
         help="The PostgreSQL database whose connections to watch, as a role with pg_monitor: "
         "postgresql://user:password@host:port/database",
     )
+    add_host_option(parser)
 
 
 def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: Any) -> None:
@@ -62,9 +70,33 @@ def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: 
     options = environment.parsed_options
     # Taken out: a master sends all its options to its workers, and the URL has a password.
     url = vars(options).pop("database_url", None) if options is not None else None
-    if options is None or isinstance(runner, WorkerRunner) or MEASURED_ELSEWHERE in os.environ:
+    if options is None or MEASURED_ELSEWHERE in os.environ:
         return
-    Watched(environment, options, Recording(runner, url), web_ui)
+    if isinstance(runner, WorkerRunner):
+        _begin_worker(environment, options, runner)
+        return
+    guard = HostGuard(environment, agreed=options.yes_load_this_host)
+    guard.exit_if_refused(quiet=False)
+    source = _source(environment, runner)
+    reported = isinstance(runner, MasterRunner)
+    recording = Recording(runner, url, source, reported=reported)
+    Watched(environment, options, recording)
+    if web_ui is not None:
+        WebPages(web_ui, recording, guard, options.web_base_path or "")
+
+
+def _begin_worker(environment: Environment, options: Namespace, runner: WorkerRunner) -> None:
+    # The processes of --processes would wait for a master that is gone.
+    if options.processes:
+        guard = HostGuard(environment, agreed=options.yes_load_this_host)
+        guard.exit_if_refused(quiet=True)
+    WorkerReports(environment, runner)
+
+
+def _source(environment: Environment, runner: Runner) -> Source:
+    if isinstance(runner, MasterRunner):
+        return WorkersLatencies(environment, runner)
+    return OwnLatencies(environment)
 
 
 class Watched:
@@ -75,18 +107,19 @@ class Watched:
         environment: Environment,
         options: Namespace,
         recording: Recording,
-        web_ui: WebUI | None,
     ) -> None:
         self._environment, self._options, self._recording = environment, options, recording
         self._began = time.time()
         self._ended: float | None = None
         self._seconds = 0
-        self._csv = ConnectionsCsv(options.csv_prefix) if options.csv_prefix else None
-        if web_ui is not None:
-            WebPages(web_ui, recording, options.web_base_path or "")
+        prefix = options.csv_prefix
+        self._csv = ConnectionsCsv(prefix) if prefix else None
+        self._latency_files = LatencyFiles(prefix, self._began) if prefix else None
         for event, listener in (
             (environment.events.test_start, self._on_start),
             (environment.events.test_stop, self._on_stop),
+            (environment.events.reset_stats, self._on_reset),
+            (environment.events.spawning_complete, self._on_spawning_complete),
             (environment.events.quitting, self._on_quitting),
             (environment.events.quit, self._on_quit),
         ):
@@ -96,17 +129,35 @@ class Watched:
     def _on_start(self, **_: Any) -> None:
         self._ended = None
         self._recording.begin_again()
+        if self._latency_files is not None:
+            self._latency_files.begin_again(self._recording.started)
 
     def _on_stop(self, **_: Any) -> None:
         self._ended = time.time()
 
-    def _on_second(self, second: Second) -> None:
+    def _on_spawning_complete(self, **_: Any) -> None:
+        if self._environment.reset_stats:
+            self._on_reset()
+
+    def _on_reset(self, **_: Any) -> None:
+        self._recording.forget_latencies()
+        if self._latency_files is not None:
+            self._latency_files.begin_again(time.time())
+
+    def _on_second(self, second: Second, latencies: Latencies) -> None:
         self._seconds += 1
         if self._csv is not None:
             self._csv.write(second)
-        limits = self._recording.limits
-        if limits and self._prints and self._seconds % stats.CONSOLE_STATS_INTERVAL_SEC == 0:
-            console.info(line(second, limits.usable))
+        if self._latency_files is not None:
+            self._latency_files.add(latencies, second.time)
+        if self._prints and self._seconds % stats.CONSOLE_STATS_INTERVAL_SEC == 0:
+            self._print(second)
+
+    def _print(self, second: Second) -> None:
+        recording = self._recording
+        console.info(latency_report.line(second, recording.latencies, recording.loop()))
+        if recording.limits:
+            console.info(line(second, recording.limits.usable))
 
     @property
     def _prints(self) -> bool:
@@ -115,10 +166,14 @@ class Watched:
         return not options.only_summary and bool(options.print_stats or options.headless)
 
     def _on_quitting(self, **_: Any) -> None:
+        rest = self._recording.take_rest()
         found = document(self._recording, partial=self._is_partial())
         self._recording.stop()
         if self._csv is not None:
             self._csv.close()
+        if self._latency_files is not None:
+            self._latency_files.add(rest, time.time())
+            self._latency_files.close(time.time())
         if self._options.json_file:
             write_json(self._options.json_file, found)
         if self._options.html_file:

@@ -1,4 +1,4 @@
-"""One run seen from the database: samples ten times a second, made into one row a second."""
+"""One run: samples of the database ten times a second, and latencies, made into a row a second."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import gevent
 from poolkit.activity import ActivitySampler
 from poolkit.connected import by_target
 from poolkit.errors import ConfigurationError, DatabaseUnavailable, PoolkitError
+from poolkit.loadtest.latency import Latencies
+from poolkit.loadtest.loop_report import LoopReport
 from poolkit.loadtest.off_hub import OffHubActivity
 from poolkit.loadtest.recent_requests import RecentRequests
 from poolkit.loadtest.series import Second, Series
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from poolkit.activity import Sample, ServerLimits
     from poolkit.connected import Connected
+    from poolkit.loadtest.latency_collection import Source
 
 INTERVAL_S = 0.1
 RETRY_EVERY_S = 5.0
@@ -39,18 +42,31 @@ class Recording:
 
     What cannot be watched is said once, in `note` and in the log; a server that cannot be
     reached is tried again.
+
+    Args:
+        runner: Locust's.
+        url: of the database; None without one.
+        source: where the latencies come from.
+        reported: whether workers report them.
+
     """
 
-    def __init__(self, runner: Runner, url: str | None) -> None:
+    def __init__(
+        self, runner: Runner, url: str | None, source: Source, *, reported: bool = False
+    ) -> None:
         self.limits: ServerLimits | None = None
         """The server's; None until it was reached."""
         self.note: str | None = None
         """Why connections are not measured; None when they are."""
         self.started = time.time()
         self.series, self.tally = Series(), Tally()
-        self._listeners: list[Callable[[Second], None]] = []
-        self._runner = runner
-        self._requests = RecentRequests(runner)
+        self.latencies = Latencies()
+        """Those of the run so far."""
+        self.loop: Callable[[], LoopReport] = LoopReport
+        """How the run is loaded; a closed loop unless somebody says otherwise."""
+        self._listeners: list[Callable[[Second, Latencies], None]] = []
+        self._runner, self._source, self._reported = runner, source, reported
+        self._requests = RecentRequests(reported=reported, now=self.started)
         self._sampler: ActivitySampler | None = None
         self._greenlets: list[gevent.Greenlet] = []
         self._fullest: tuple[Connected, ...] | None = None
@@ -108,8 +124,13 @@ class Recording:
 
     # -- recording --------------------------------------------------------------------------
 
-    def start(self, *listeners: Callable[[Second], None]) -> None:
-        """Begin to make a row each second and hand it to the listeners."""
+    @property
+    def lost(self) -> list[str]:
+        """What of the latencies is missing, a line a worker."""
+        return list(self._source.lost.values())
+
+    def start(self, *listeners: Callable[[Second, Latencies], None]) -> None:
+        """Begin to make a row each second and hand it on, with the latencies of that second."""
         self._listeners = list(listeners)
         self._greenlets.append(gevent.spawn(self._each_second))
 
@@ -117,6 +138,22 @@ class Recording:
         """Forget what was seen: a new test starts. The sampling goes on."""
         self.started = time.time()
         self.series, self.tally = Series(), Tally()
+        self.forget_latencies()
+
+    def forget_latencies(self) -> None:
+        """Forget what was answered so far: somebody has reset Locust's statistics."""
+        self._source.take()
+        self.latencies = Latencies()
+        self._requests = RecentRequests(reported=self._reported, now=time.time())
+
+    def take_rest(self) -> Latencies:
+        """End the run, and return its last latencies, which are in `latencies` too."""
+        self._source.collect_rest()
+        # Locust ends its users later, and what they do until then would be missing.
+        self._runner.quit()
+        rest = self._source.take()
+        self.latencies.add(rest)
+        return rest
 
     def stop(self) -> None:
         """Stop sampling and give the connection back.
@@ -143,15 +180,18 @@ class Recording:
         while True:
             due = max(due + 1, time.monotonic())
             gevent.sleep(max(0.0, due - time.monotonic()))
-            second = self._second()
+            self._source.look_for_lost()
+            latencies = self._source.take()
+            self.latencies.add(latencies)
+            second = self._second(latencies)
             self.series.add(second)
             self._say_when_silent(second)
             for listener in self._listeners:
-                listener(second)
+                listener(second, latencies)
 
-    def _second(self) -> Second:
+    def _second(self, latencies: Latencies) -> Second:
         now = time.time()
-        rates = self._requests.look(now)
+        rates = self._requests.look(now, latencies)
         targets, opened = self._fullest, self._opened
         self._fullest, self._most, self._opened = None, -1, 0
         return Second(
@@ -161,7 +201,9 @@ class Recording:
             users=self._runner.user_count,
             requests_per_s=rates.requests_per_s,
             failures_per_s=rates.failures_per_s,
+            p50_ms=rates.p50_ms,
             p95_ms=rates.p95_ms,
+            p99_ms=rates.p99_ms,
         )
 
     def _say_when_silent(self, second: Second) -> None:

@@ -31,7 +31,9 @@ class Second:
     requests_per_s: float
     failures_per_s: float
     p95_ms: float | None
-    """Requests, failures and p95 are Locust's own, over its last ten seconds."""
+    """The rates and percentiles are those of the last seconds, see `RecentRequests`."""
+    p50_ms: float | None = None
+    p99_ms: float | None = None
 
     @property
     def connections(self) -> int | None:
@@ -78,7 +80,9 @@ class Series:
             "users": [point.users for point in self.points],
             "requests_per_s": [round(point.requests_per_s, 3) for point in self.points],
             "failures_per_s": [round(point.failures_per_s, 3) for point in self.points],
+            "p50_ms": [point.p50_ms for point in self.points],
             "p95_ms": [point.p95_ms for point in self.points],
+            "p99_ms": [point.p99_ms for point in self.points],
         }
 
 
@@ -95,8 +99,14 @@ def fuller(first: Second, second: Second) -> Second:
         requests_per_s=second.requests_per_s,
         failures_per_s=second.failures_per_s,
         # A spike of latency must survive just as one of connections does.
-        p95_ms=max((p for p in (first.p95_ms, second.p95_ms) if p is not None), default=None),
+        p50_ms=_higher(first.p50_ms, second.p50_ms),
+        p95_ms=_higher(first.p95_ms, second.p95_ms),
+        p99_ms=_higher(first.p99_ms, second.p99_ms),
     )
+
+
+def _higher(first: float | None, second: float | None) -> float | None:
+    return max((one for one in (first, second) if one is not None), default=None)
 
 
 def _names(points: Sequence[Second]) -> list[str]:

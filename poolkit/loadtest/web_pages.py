@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flask import Response, request
+from flask import Response, jsonify, request
 
 from poolkit.connected import STATES
 from poolkit.loadtest.document import document, target_rows
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from locust.web import WebUI
 
+    from poolkit.loadtest.host_guard import HostGuard
     from poolkit.loadtest.recording import Recording
 
 TAB = "connections"
@@ -36,12 +37,15 @@ class WebPages:
     Args:
         web_ui: Locust's.
         recording: what they show.
+        guard: knows which host may be loaded.
         base_path: of `--web-base-path`; empty without one.
 
     """
 
-    def __init__(self, web_ui: WebUI, recording: Recording, base_path: str) -> None:
-        self._recording = recording
+    def __init__(
+        self, web_ui: WebUI, recording: Recording, guard: HostGuard, base_path: str
+    ) -> None:
+        self._recording, self._guard = recording, guard
         self._base = base_path.rstrip("/")
         self._web_ui = web_ui
         self._route("/connections", lambda: Response(live_page(), mimetype="text/html"))
@@ -77,7 +81,16 @@ class WebPages:
             ],
         }
         assert web_ui.app is not None  # noqa: S101  (made by its constructor)
+        web_ui.app.before_request(self._refuse)
         web_ui.app.after_request(self._add)
+
+    def _refuse(self) -> Response | None:
+        """Answer instead of Locust where a host is to be loaded that may not be."""
+        if (request.method, request.path) != ("POST", f"{self._base}/swarm"):
+            return None
+        host = request.form.get("host", "")
+        why = self._guard.refusal(host)
+        return jsonify({"success": False, "message": why, "host": host}) if why else None
 
     def _add(self, response: Response) -> Response:
         """Add what Locust has no place for, to those of its answers that need it."""
