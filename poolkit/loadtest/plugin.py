@@ -26,6 +26,11 @@ from poolkit.loadtest.interrupt import interrupt_the_main_greenlet
 from poolkit.loadtest.latency_collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency_files import LatencyFiles
 from poolkit.loadtest.recording import Recording
+from poolkit.loadtest.threshold_checks import (
+    ThresholdChecks,
+    add_threshold_options,
+    run_thresholds,
+)
 from poolkit.loadtest.web_pages import WebPages
 
 if TYPE_CHECKING:
@@ -63,6 +68,7 @@ def _add_option(parser: LocustArgumentParser, **_: Any) -> None:
         "postgresql://user:password@host:port/database",
     )
     add_host_option(parser)
+    add_threshold_options(parser)
 
 
 def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: Any) -> None:
@@ -77,10 +83,11 @@ def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: 
         return
     guard = HostGuard(environment, agreed=options.yes_load_this_host)
     guard.exit_if_refused(quiet=False)
+    thresholds = run_thresholds(options)
     source = _source(environment, runner)
     reported = isinstance(runner, MasterRunner)
     recording = Recording(runner, url, source, reported=reported)
-    Watched(environment, options, recording)
+    Watched(environment, options, recording, ThresholdChecks(environment, recording, thresholds))
     if web_ui is not None:
         WebPages(web_ui, recording, guard, options.web_base_path or "")
 
@@ -90,6 +97,7 @@ def _begin_worker(environment: Environment, options: Namespace, runner: WorkerRu
     if options.processes:
         guard = HostGuard(environment, agreed=options.yes_load_this_host)
         guard.exit_if_refused(quiet=True)
+        run_thresholds(options, quiet=True)
     WorkerReports(environment, runner)
 
 
@@ -107,8 +115,10 @@ class Watched:
         environment: Environment,
         options: Namespace,
         recording: Recording,
+        checks: ThresholdChecks,
     ) -> None:
         self._environment, self._options, self._recording = environment, options, recording
+        self._checks = checks
         self._began = time.time()
         self._ended: float | None = None
         self._seconds = 0
@@ -167,6 +177,7 @@ class Watched:
 
     def _on_quitting(self, **_: Any) -> None:
         rest = self._recording.take_rest()
+        self._checks.conclude()
         found = document(self._recording, partial=self._is_partial())
         self._recording.stop()
         if self._csv is not None:
@@ -184,9 +195,12 @@ class Watched:
         if not self._options.json:
             for words in summary(self._recording):
                 console.info(words)
+        self._checks.say()
 
     def _is_partial(self) -> bool:
         """Tell whether the run ended before its own end: a shape's, or `--run-time`."""
+        if self._checks.aborted_by is not None:
+            return True
         shape = self._environment.shape_class
         if shape is not None:
             return shape.tick() is not None

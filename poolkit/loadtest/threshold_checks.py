@@ -33,6 +33,7 @@ from poolkit.thresholds import (
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Sequence
 
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
@@ -111,13 +112,17 @@ def _check_target(options: Namespace) -> None:
 class ThresholdChecks:
     """Holds a run to its thresholds while it goes on and at its end."""
 
-    def __init__(self, environment: Environment, options: Namespace, recording: Recording) -> None:
+    def __init__(
+        self, environment: Environment, recording: Recording, thresholds: Sequence[Threshold]
+    ) -> None:
         self.verdicts: tuple[Verdict, ...] = ()
         """Those of the last test, once it has ended."""
         self.aborted_by: Verdict | None = None
         """What ended the test before its time."""
-        self._thresholds = run_thresholds(options)
+        options = environment.parsed_options
+        assert options is not None  # noqa: S101  (a run from the command line has them)
         self._environment, self._options, self._recording = environment, options, recording
+        self._thresholds = thresholds
         self._started: float | None = None
         self._ended: float | None = None
         self._counted_from = time.time()
