@@ -1,32 +1,13 @@
-"""The command line, run as a user runs it."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The command line, as a user sees it."""
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-POOLKIT = Path(sys.executable).with_name("poolkit")
-
-
-def run(*arguments, cwd=ROOT, **environ):
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("DATABASE_", "POOLKIT_"))}
-    return subprocess.run(
-        [str(POOLKIT), *arguments],
-        cwd=cwd,
-        env=keep | environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from poolkit_command import ROOT, run_process
+from poolkit_command import run_here as run
 
 
 def test_preset_prints_code():
     """`poolkit preset TARGET` prints code that starts with what the preset is for."""
-    answer = run("preset", "web", "--environment", "prod")
+    answer = run_process("preset", "web", "--environment", "prod")
     assert answer.returncode == 0
     assert answer.stdout.startswith("# web in prod.")
     assert "pool_size=20" in answer.stdout
@@ -75,7 +56,7 @@ def test_db_upgrade_brings_an_empty_database_up_to_date(database):
     url = database.url(driver="psycopg2")
     before = run("db", "current", DATABASE_URL=url)
     assert before.stdout.startswith("empty (behind")
-    first = run("db", "upgrade", DATABASE_URL=url)
+    first = run_process("db", "upgrade", DATABASE_URL=url)
     assert (first.returncode, first.stdout[:19]) == (0, "upgraded from empty"), first.stderr
     second = run("db", "upgrade", DATABASE_URL=url)
     assert (second.returncode, second.stdout[:10]) == (0, "already at")
@@ -85,7 +66,7 @@ def test_db_upgrade_brings_an_empty_database_up_to_date(database):
 def test_db_upgrade_without_a_database_is_one_line():
     """A server that is not there is named, with exit status 2."""
     # Port 1 is reserved (tcpmux) and nobody listens there.
-    answer = run("db", "upgrade", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
+    answer = run_process("db", "upgrade", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
     assert answer.returncode == 2
     assert "database is not available" in answer.stderr
     assert "Traceback" not in answer.stderr

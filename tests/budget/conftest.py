@@ -1,11 +1,9 @@
 """What the budget's tests share: templates written into a folder, and the command line."""
 
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from poolkit_command import run_here
 
 from poolkit.budget.command import Options, compute_budget
 
@@ -30,15 +28,7 @@ class Folder:
 
     def run(self, *arguments, columns="80"):
         """Run `poolkit budget` inside the folder."""
-        return subprocess.run(
-            [str(Path(sys.executable).with_name("poolkit")), "budget", *arguments],
-            cwd=self.path,
-            env={"PATH": "/usr/bin:/bin", "COLUMNS": columns, "LANG": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_here("budget", *arguments, cwd=self.path, COLUMNS=columns)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What the tests of packaging and deploying share: one package, an interpreter of its own."""
 
-import contextlib
 import functools
 import json
 import os
@@ -12,46 +11,25 @@ from pathlib import Path
 
 import pytest
 from botocore.loaders import JSONFileLoader
-from click.testing import CliRunner
 from deploy.moto_gaps import Gate, fill_gaps
 from deploy.stacks_project import FILES
+from poolkit_command import ROOT, Answer, run_here, run_process
 
-from poolkit.cli import main
 from poolkit.deploy.locked_wheels import find_uv, install_wheels, locked_requirements
 from poolkit.deploy.package_lambda import LambdaPackage, package_lambda
 from poolkit.deploy.package_settings import PackageSettings, package_settings
 from poolkit.project import Project
 
-ROOT = Path(__file__).resolve().parents[2]
-POOLKIT = Path(sys.executable).with_name("poolkit")
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 MACHINE = {"aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Answer]
 
 
 @pytest.fixture
 def run() -> Run:
-    """Run `poolkit` as a user does, without a terminal; keywords are variables."""
-
-    def run_poolkit(*arguments, cwd=ROOT, typed="", **environ):
-        keep = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "DATABASE_", "POOLKIT_"))
-        }
-        return subprocess.run(
-            [str(POOLKIT), *map(str, arguments)],
-            cwd=cwd,
-            env=keep | {"COLUMNS": "200"} | environ,
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-
-    return run_poolkit
+    """Run `poolkit` without a terminal; keywords are variables."""
+    return run_here
 
 
 @pytest.fixture(scope="session")
@@ -150,32 +128,12 @@ def write_package(file: Path, content: str) -> None:
 
 
 @pytest.fixture
-def poolkit_process(run: Run, aws: dict[str, str], shop: Path) -> Run:
+def poolkit_process(aws: dict[str, str], shop: Path) -> Run:
     """Run `poolkit` in the small project against the served AWS."""
-
-    def run_there(*arguments, **options):
-        return run(*arguments, cwd=options.pop("cwd", shop), **aws | options)
-
-    return run_there
+    return lambda *words, **variables: run_process(*words, cwd=shop, **aws | variables)
 
 
 @pytest.fixture
 def poolkit(aws: dict[str, str], shop: Path) -> Run:
-    """Do the same without a process, which takes half a second to import boto3."""
-
-    def run_here(*arguments, typed="", **environ):
-        ours = [name for name in os.environ if name.startswith(("AWS_", "DATABASE_", "POOLKIT_"))]
-        with contextlib.chdir(shop):
-            answer = CliRunner().invoke(
-                main,
-                [str(word) for word in arguments],
-                input=typed,
-                env=dict.fromkeys(ours) | {"COLUMNS": "200"} | aws | environ,
-                catch_exceptions=False,
-                prog_name="poolkit",
-            )
-        return subprocess.CompletedProcess(
-            arguments, answer.exit_code, answer.stdout, answer.stderr
-        )
-
-    return run_here
+    """Do the same without a process."""
+    return lambda *words, **variables: run_here(*words, cwd=shop, **aws | variables)

@@ -10,8 +10,9 @@ import subprocess
 
 import boto3
 import pytest
-from deploy.conftest import POOLKIT, write_package
+from deploy.conftest import write_package
 from deploy.stacks_project import ORDER
+from poolkit_command import POOLKIT
 
 STACKS = [f"shop-dev-{template}" for template in ORDER]
 

@@ -4,9 +4,10 @@ import shutil
 
 import boto3
 import pytest
-from deploy.conftest import ROOT, write_package
+from deploy.conftest import write_package
 from deploy.test_deploy import break_template, deploy, statuses
 from moto.cloudformation import parsing
+from poolkit_command import ROOT
 
 from poolkit.deploy.environment import StackEnvironment
 
