@@ -91,34 +91,36 @@ def _copy_presets(file: Path) -> None:
     click.echo(f"{file}: needs SQLAlchemy and your driver, nothing else")
 
 
-# Fewer users at the same load: half the cold starts to wait for.
-QUICK = {"duration_s": 6.0, "warm_up_s": 3.0, "users": 10, "rate_per_user": 4.0}
-
-
 @main.command()
 @click.option("--targets", help="names from pyproject.toml, with commas; default: all")
-@click.option("--users", type=int, help="users at once  [default: 20; quick: 10]")
+@click.option("--users", help="users at once, or levels: 1,5,20  [default: 20; quick: 10]")
 @click.option("--rate", type=float, help="tasks per user and second  [default: 2; quick: 4]")
+@click.option("--rates", help="open loop: tasks per second, or levels: 50,100,200")
+@click.option("--arrivals", help="open loop: constant or poisson  [default: constant]")
+@click.option("--max-users", type=int, help="open loop: the most users  [default: 2000]")
+@click.option("--repeat", type=int, help="measure everything so often  [default: 1]")
 @click.option("--duration", type=float, help="seconds of measuring a target  [default: 20]")
 @click.option("--warm-up", type=float, help="seconds of load before that, at least  [default: 4]")
 @click.option("--quick", is_flag=True, help="6 s a target instead of 20")
 @click.option("--environment", "-e", default="prod", show_default=True, help="preset numbers")
 @click.option("--max-connections", type=int, default=100, show_default=True)
 @click.option("--database-url", help="a server that is there, in place of the embedded one")
+@click.option("--target", multiple=True, metavar="NAME[@LABEL]=URL", help="deployed already")
+@click.option("--yes-load-this-host", is_flag=True, help="agree to load another machine")
+@click.option("--threshold", multiple=True, help="what is to hold, such as 'http.p95 < 200'")
+@click.option("--junit", type=click.Path(path_type=Path), help="write the verdicts as JUnit XML")
+@click.option("--github", is_flag=True, help="print failures as annotations of a workflow")
 @click.option("--out", type=click.Path(path_type=Path), help="a new folder for the run")
-def compare(*, targets: str | None, quick: bool, **values: Any) -> None:
-    """Run every target under the same load; report connections and latency."""
-    from poolkit.compare.command import compare  # noqa: PLC0415
-    from poolkit.compare.plan import Options  # noqa: PLC0415
+def compare(*, quick: bool, **given: Any) -> None:
+    """Run every target under the same load; report connections and latency.
 
-    timed = {"duration": "duration_s", "warm_up": "warm_up_s", "rate": "rate_per_user"}
-    given = {timed.get(name, name): value for name, value in values.items() if value is not None}
-    options = Options(
-        **(QUICK if quick else {}) | given,
-        targets=tuple(name.strip() for name in (targets or "").split(",") if name.strip()),
-        command=" ".join(["poolkit", *sys.argv[1:]]),
-    )
-    sys.exit(compare(options))
+    Exit status: 0, 1 a threshold does not hold, 2 wrong input or a failure, 130 Ctrl-C.
+    """
+    from poolkit.compare.command import compare  # noqa: PLC0415
+    from poolkit.compare.options import options_of  # noqa: PLC0415
+
+    command = " ".join(["poolkit", *sys.argv[1:]])
+    sys.exit(compare(options_of(given, command=command, quick=quick)))
 
 
 @main.command()
@@ -128,10 +130,10 @@ def compare(*, targets: str | None, quick: bool, **values: Any) -> None:
 def up(*, targets: str | None, environment: str, max_connections: int) -> None:
     """Run the embedded stack and every target until Ctrl-C, and print the addresses."""
     from poolkit.compare.command import up  # noqa: PLC0415
-    from poolkit.compare.plan import Options  # noqa: PLC0415
+    from poolkit.compare.options import Options, names  # noqa: PLC0415
 
-    names = tuple(name.strip() for name in (targets or "").split(",") if name.strip())
-    up(Options(targets=names, environment=environment, max_connections=max_connections))
+    chosen = names(targets or "")
+    up(Options(targets=chosen, environment=environment, max_connections=max_connections))
 
 
 @main.command()
@@ -243,6 +245,7 @@ def _package_image(target: str) -> None:
 
 _package_image("web")
 _package_image("worker")
+_package_image("loadtest")
 
 
 _environment_option = click.option(
@@ -262,7 +265,10 @@ _environment_option = click.option(
 @click.option("--lint/--no-lint", default=True, help="run cfn-lint before")
 @click.option("--budget/--no-budget", default=True, help="check the connection budget before")
 def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> None:
-    """Deploy the stack of TARGET, a template's name, or of all in their order."""
+    """Deploy the stack of TARGET, a template's name, or of all in their order.
+
+    Stacks in `by_name_only` of the environment's file are not part of all.
+    """
     from poolkit.deploy.deployment import DeployOptions, deploy  # noqa: PLC0415
     from poolkit.deploy.rollback import roll_back  # noqa: PLC0415
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from poolkit.compare.announcement import announcement
 from poolkit.compare.plan import make_plan
 from poolkit.compare.progress import progress_on
 from poolkit.compare.run import STATE, new_folder, plan_run, run, start_stack
@@ -18,7 +19,8 @@ from poolkit.local.processes import sigterm_exits
 from poolkit.project import Project
 
 if TYPE_CHECKING:
-    from poolkit.compare.plan import Options, Plan
+    from poolkit.compare.options import Options
+    from poolkit.compare.plan import Plan
     from poolkit.compare.progress import Progress
     from poolkit.compare.run import Outcome
     from poolkit.compare.running import Launcher, Running
@@ -38,7 +40,7 @@ def compare(options: Options) -> int:
     console = Console()
     with sigterm_exits():
         plan = plan_run(Project.find(), options)
-        console.print(_announcement(plan), highlight=False, soft_wrap=not console.is_terminal)
+        console.print(announcement(plan), highlight=False, soft_wrap=not console.is_terminal)
         with progress_on(console) as progress:
             outcome = run(Project.find(), plan, progress)
         if outcome.failure is not None:
@@ -65,19 +67,6 @@ def _report(outcome: Outcome, console: Console) -> None:
     console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
     if outcome.interrupted:
         console.print("Interrupted: the report shows what was measured until then.")
-
-
-def _announcement(plan: Plan) -> str:
-    options = plan.options
-    names = ", ".join(planned.target.name for planned in plan.targets)
-    lines = [
-        (
-            f"{options.users} users, {options.rate_per_user:g} tasks/s each, preset numbers of "
-            f"{options.environment}, max_connections {options.max_connections}: {names}"
-        )
-    ]
-    lines += [f"{name} is not there: {reason}" for name, reason in plan.absent]
-    return "\n".join(lines)
 
 
 def up(options: Options) -> None:
@@ -108,7 +97,7 @@ def _start_all(plan: Plan, launcher: Launcher, progress: Progress) -> list[Runni
     started = []
     for planned in plan.targets:
         progress.stage(f"starting {planned.target.name}")
-        started.append(launcher.start(planned.target, planned.instances_max))
+        started.append(launcher.enter(planned, planned.target.name))
     return started
 
 
@@ -125,7 +114,7 @@ def _print_addresses(console: Console, launcher: Launcher, running: list[Running
 
 
 def _address(running: Running) -> str:
-    if running.target.kind == "worker":
+    if running.target.kind == "worker" and running.process is not None:
         return f"takes tasks from the broker (pid {running.process.pid})"
     return running.url
 

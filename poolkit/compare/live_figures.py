@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import time
 from collections import deque
-from math import ceil
+from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from poolkit.compare.run_folder import Level
+    from poolkit.compare.window_figures import WindowFigures
 
 OVER_S = 3.0
 """The seconds that the figures look back."""
@@ -31,10 +32,12 @@ class LiveFigures:
 
     def __init__(self, path: Path, level: Level) -> None:
         self._path = path
-        period = 1 / (level.rate_per_user or 1.0)
-        # Whole periods: in each of them every user has one task.
+        self.window: WindowFigures | None = None
+        """Is given every request too."""
+        # Whole periods: in each of them every user has one task. An open loop has but one.
+        period = 1 / (level.rate_per_user or level.offered_per_s)
         self._span_s = period * ceil(SETTLING_S / period)
-        self._due_in_span = level.offered_per_s * self._span_s
+        self._due_in_span = _least_due(level, self._span_s)
         self._keep_s = max(OVER_S, self._span_s + 2 * SETTLING_S)
         self._read = 0
         self._recent: deque[tuple[float, float, float]] = deque()
@@ -64,6 +67,9 @@ class LiveFigures:
             self.first = min(self.first or started, started)
             self.count += 1
             self._recent.append((started, latency_ms, latency_ms - service_ms))
+            if self.window is not None:
+                ended = started + service_ms / 1000
+                self.window.take_request(float(row[0]), ended, latency_ms, row[7])
         oldest = time.time() - self._keep_s
         while self._recent and self._recent[0][0] < oldest:
             self._recent.popleft()
@@ -93,5 +99,13 @@ class LiveFigures:
         until = time.time() - SETTLING_S
         since = until - self._span_s
         rows = [row for row in self._recent if since <= row[0] - row[2] / 1000 < until]
-        # The last users may have come a moment later than asked for.
-        return len(rows) >= 0.97 * self._due_in_span and all(row[2] <= LATE_MS for row in rows)
+        return len(rows) >= self._due_in_span and all(row[2] <= LATE_MS for row in rows)
+
+
+def _least_due(level: Level, span_s: float) -> float:
+    """Return how many tasks there are in such a time at least, if all goes well."""
+    due = level.offered_per_s * span_s
+    if level.arrivals == "poisson":
+        return due - 3 * sqrt(due)
+    # The last users may have come a moment later than asked for.
+    return 0.97 * due - (1 if level.is_open else 0)

@@ -50,8 +50,7 @@ class Load:
             *(sys.executable, "-m", "locust", "--headless", "--only-summary"),
             *("-f", f"{plugin.origin},{self.locustfile}"),
             *("--users", str(users)),
-            # All users are there after half of the warm-up.
-            *("--spawn-rate", f"{max(1.0, users / max(0.5, self.warm_up_s / 2)):.3f}"),
+            *("--spawn-rate", f"{self._spawn_rate:.3f}"),
             # A bound: whoever measures ends the load earlier. Locust knows whole seconds.
             *("--run-time", str(ceil(self.warm_up_s + LONGER_WARM_UP_S + self.duration_s) + 5)),
             *("--stop-timeout", str(_ANSWER_GRACE_S)),
@@ -60,12 +59,26 @@ class Load:
         ]
 
     @property
+    def _spawn_rate(self) -> float:
+        """Users per second: all are there after half of the warm-up, or stand ready at once."""
+        users = self.level.users
+        return users if self.level.is_open else max(1.0, users / max(0.5, self.warm_up_s / 2))
+
+    @property
     def environ(self) -> Mapping[str, str]:
         """The variables that direct the plugin."""
+        level = self.level
+        rates = {"POOLKIT_LOAD_RATE": str(level.rate_per_user)}
+        if level.is_open:
+            rates = {
+                "POOLKIT_LOAD_ARRIVAL_RATE": str(level.arrival_rate),
+                "POOLKIT_LOAD_ARRIVALS": level.arrivals,
+                "POOLKIT_LOAD_MAX_USERS": str(level.max_users),
+            }
         return {
             "POOLKIT_LOAD_REQUESTS": str(self.requests),
-            "POOLKIT_LOAD_RATE": str(self.level.rate_per_user),
             "POOLKIT_LOAD_HOST": str(self._host_file),
+            **rates,
         }
 
     def begin(self, host: str) -> None:

@@ -1,73 +1,85 @@
-"""The plan of a run: which targets, how much load, for how long, on which database."""
+"""The plan of a run: which targets, at which loads, how often, on which database."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from poolkit.compare import run_folder
-from poolkit.compare.run_folder import Absent, Level
+from poolkit.compare.options import without_passwords
+from poolkit.compare.run_folder import Absent
 from poolkit.config.presets import preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
 from poolkit.local.pgbouncer import find_pgbouncer
+from poolkit.thresholds import Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
+    from poolkit.compare.deployed import Deployed
+    from poolkit.compare.options import Options
+    from poolkit.compare.run_folder import Level
     from poolkit.compare.targets import Target
     from poolkit.config.presets import EnginePreset
 
 # Kept free for the sampler, an operator, and whoever asks whether the server is there.
 SPARE_CONNECTIONS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the command line says. Times are in seconds, the rate is in tasks per second."""
-
-    targets: tuple[str, ...] = ()
-    users: int = 20
-    rate_per_user: float = 2.0
-    duration_s: float = 20.0
-    warm_up_s: float = 4.0
-    interval_s: float = 0.1
-    environment: str = "prod"
-    database_url: str | None = None
-    max_connections: int = 100
-    out: Path | None = None
-    command: str = "poolkit compare"
-
-    def __post_init__(self) -> None:
-        """Refuse what no run can be made of."""
-        _within("--users", self.users, 1, 10_000)
-        _within("--rate", self.rate_per_user, 0.01, 1_000)
-        _within("--duration", self.duration_s, 1, 86_400)
-        _within("--warm-up", self.warm_up_s, 1, 3_600)
-        _within("--max-connections", self.max_connections, 10, 10_000)
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """The loads to measure at, from the lowest."""
-        return (Level(users=self.users, rate_per_user=self.rate_per_user),)
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigurationError(f"{name} must be from {low:g} to {high:g}, not {value:g}")
+STEP_S = 5.0
+"""What starting and stopping a target takes on top of its load, about."""
+START_S = 10.0
+"""The same for the servers, and for the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTarget:
-    """A target, its preset, how many instances it may have, and its connection ceiling."""
+    """A target, its preset, how many instances it may have, and its connection ceiling.
+
+    The limits are those at the highest level; `at` gives those of another.
+    """
 
     target: Target
     preset: EnginePreset
-    instances_max: int
-    ceiling: int
-    ceiling_reason: str
+    max_connections: int
+    """Of the database that it uses."""
+    url: str | None = None
+    """Where it was deployed before the run; none where the run starts it."""
+    instances_max: int | None = None
+    ceiling: int | None = None
+    ceiling_reason: str = ""
+
+    def at(self, level: Level) -> PlannedTarget:
+        """Return it with its limits at a level; of a deployed one none are known."""
+        if self.url is not None:
+            return self
+        if self.target.kind == "lambda":
+            return self._function_at(level)
+        # A prefork child runs one task at a time: a pool of 1+0.
+        each = 1 if self.target.kind == "worker" else self.preset.max_connections_per_process
+        processes = self.target.processes
+        return replace(
+            self,
+            instances_max=processes,
+            ceiling=processes * each,
+            ceiling_reason=f"{_count(processes, 'process', 'processes')} x {each}",
+        )
+
+    def _function_at(self, level: Level) -> PlannedTarget:
+        each = self.preset.max_connections_per_process
+        reserved = self.target.reserved_concurrency
+        if reserved == "fit":
+            # 3 is PostgreSQL's own reserve (superuser_reserved_connections).
+            room = (self.max_connections - 3 - SPARE_CONNECTIONS) // each
+            reserved = max(1, min(level.users, room))
+        elif reserved is None:
+            reserved = level.users
+        return replace(
+            self,
+            instances_max=reserved,
+            ceiling=reserved * each,
+            ceiling_reason=f"concurrency {reserved} x {each}",
+        )
 
     def record(self) -> run_folder.PlannedTarget:
         """Return it as plan.json has it."""
@@ -80,7 +92,22 @@ class PlannedTarget:
             ceiling=self.ceiling,
             ceiling_reason=self.ceiling_reason,
             instances_max=self.instances_max,
+            url=None if self.url is None else without_passwords(self.url),
+            max_connections=self.max_connections,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStep:
+    """One measurement: a target with its limits at a level, for the first, second ... time."""
+
+    planned: PlannedTarget
+    level: Level
+    repeat: int
+    label: str
+    """What its logs are called."""
+    words: str
+    """What a person is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +118,43 @@ class Plan:
     targets: tuple[PlannedTarget, ...]
     absent: tuple[tuple[str, str], ...] = ()
     """Targets that cannot run here, each with its reason."""
+    thresholds: tuple[Threshold, ...] = ()
+
+    @property
+    def local(self) -> tuple[PlannedTarget, ...]:
+        """The targets that the run starts itself."""
+        return tuple(planned for planned in self.targets if planned.url is None)
+
+    @property
+    def deployed(self) -> tuple[PlannedTarget, ...]:
+        """The others."""
+        return tuple(planned for planned in self.targets if planned.url is not None)
 
     @property
     def seconds(self) -> float:
-        """How long the load will run in all; starts, stops and the report come on top."""
-        return len(self.targets) * (self.options.warm_up_s + self.options.duration_s)
+        """How long it will take in all, about."""
+        options = self.options
+        steps = len(self.targets) * len(options.levels) * options.repeat
+        return START_S + steps * (options.warm_up_s + options.duration_s + STEP_S)
+
+    def steps(self, record: run_folder.Plan) -> list[PlannedStep]:
+        """Return the measurements in their order, which is that of the plan's record."""
+        by_name = {planned.target.name: planned for planned in self.targets}
+        return [self._step(by_name[step.target], step) for step in record.steps]
+
+    def _step(self, planned: PlannedTarget, step: run_folder.Step) -> PlannedStep:
+        label = words = step.target
+        if len(self.options.levels) > 1:
+            label, words = f"{label}-{step.level.slug}", f"{words}, {step.level.name}"
+        if self.options.repeat > 1:
+            label, words = f"{label}-{step.repeat}", f"{words}, round {step.repeat}"
+        return PlannedStep(
+            planned=planned.at(step.level),
+            level=step.level,
+            repeat=step.repeat,
+            label=label,
+            words=words,
+        )
 
     def record(self) -> run_folder.Plan:
         """Return it as plan.json has it."""
@@ -105,17 +164,43 @@ class Plan:
             command=options.command,
             environment=options.environment,
             levels=options.levels,
+            repeat=options.repeat,
             duration_s=options.duration_s,
             warm_up_s=options.warm_up_s,
             max_connections=options.max_connections,
             interval_s=options.interval_s,
             targets=tuple(planned.record() for planned in self.targets),
             absent=tuple(Absent(name=name, reason=reason) for name, reason in self.absent),
+            thresholds=tuple(self._text(t) for t in self.thresholds if self._concerns(t)),
         )
 
+    def _concerns(self, threshold: Threshold) -> bool:
+        return any(threshold.applies_to(planned.target.name) for planned in self.targets)
 
-def make_plan(targets: Sequence[Target], options: Options) -> Plan:
+    def _text(self, threshold: Threshold) -> str:
+        """Return a text that stands for a threshold alone, without those that go before it."""
+        if threshold.except_for:
+            names = (planned.target.name for planned in self.targets)
+            targets = tuple(name for name in names if threshold.applies_to(name))
+            return str(replace(threshold, targets=targets))
+        same = Threshold.parse(threshold.text) == threshold
+        return threshold.text if same else str(threshold)
+
+
+def make_plan(
+    targets: Sequence[Target],
+    options: Options,
+    *,
+    deployed: Sequence[Deployed] = (),
+    thresholds: tuple[Threshold, ...] = (),
+) -> Plan:
     """Return the plan for these targets.
+
+    Args:
+        targets: those to start.
+        options: what the command line says; its max_connections are those of their database.
+        deployed: those that are there already.
+        thresholds: what is to hold.
 
     Raises:
         ConfigurationError: a target that was asked for by name cannot run here, or no
@@ -126,20 +211,22 @@ def make_plan(targets: Sequence[Target], options: Options) -> Plan:
     for name in options.targets:
         if name in absent:
             raise ConfigurationError(f"target {name} cannot run: {absent[name]}")
-    present = [target for target in targets if target.name not in absent]
-    if not present:
+    planned = [_planned(target, options) for target in targets if target.name not in absent]
+    planned += [_planned_deployed(each, options) for each in deployed]
+    if not planned:
         raise ConfigurationError("none of the targets can run here")
     return Plan(
         options=options,
-        targets=tuple(_planned(target, options) for target in present),
+        targets=tuple(planned),
         absent=tuple(absent.items()),
+        thresholds=thresholds,
     )
 
 
 def _why_absent(target: Target, options: Options) -> str | None:
     if target.through != "pgbouncer":
         return None
-    if options.database_url is not None:
+    if options.local_database_url is not None:
         return "PgBouncer is put before the embedded PostgreSQL only, not before --database-url"
     if find_pgbouncer() is None:
         return "pgbouncer is not on PATH (Debian, Ubuntu: apt-get install pgbouncer)"
@@ -147,17 +234,20 @@ def _why_absent(target: Target, options: Options) -> str | None:
 
 
 def _planned(target: Target, options: Options) -> PlannedTarget:
-    chosen = _preset_of(target, options.environment)
-    if target.kind == "lambda":
-        return _planned_lambda(target, chosen, options)
-    # A prefork child runs one task at a time: a pool of 1+0.
-    each = 1 if target.kind == "worker" else chosen.max_connections_per_process
-    return PlannedTarget(
+    planned = PlannedTarget(
         target=target,
-        preset=chosen,
-        instances_max=target.processes,
-        ceiling=target.processes * each,
-        ceiling_reason=f"{_count(target.processes, 'process', 'processes')} x {each}",
+        preset=_preset_of(target, options.environment),
+        max_connections=options.max_connections,
+    )
+    return planned.at(options.levels[-1])
+
+
+def _planned_deployed(deployed: Deployed, options: Options) -> PlannedTarget:
+    return PlannedTarget(
+        target=deployed.target,
+        preset=_preset_of(deployed.target, options.environment),
+        max_connections=deployed.max_connections,
+        url=deployed.url,
     )
 
 
@@ -183,24 +273,6 @@ def _preset_of(target: Target, environment: str) -> EnginePreset:
         return Settings.from_environ(variables).preset
     except ConfigurationError as error:
         raise ConfigurationError(f"[tool.poolkit.targets.{target.name}] env: {error}") from None
-
-
-def _planned_lambda(target: Target, chosen: EnginePreset, options: Options) -> PlannedTarget:
-    each = chosen.max_connections_per_process
-    reserved = target.reserved_concurrency
-    if reserved == "fit":
-        # 3 is PostgreSQL's own reserve (superuser_reserved_connections).
-        room = (options.max_connections - 3 - SPARE_CONNECTIONS) // each
-        reserved = max(1, min(options.users, room))
-    elif reserved is None:
-        reserved = options.users
-    return PlannedTarget(
-        target=target,
-        preset=chosen,
-        instances_max=reserved,
-        ceiling=reserved * each,
-        ceiling_reason=f"concurrency {reserved} x {each}",
-    )
 
 
 def _count(number: int, one: str, many: str) -> str:

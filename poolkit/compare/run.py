@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from itertools import chain, count, zip_longest
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from poolkit.activity import ActivityConnection
+from poolkit.compare.deployed import check_answers, check_unlike, deployed_of
 from poolkit.compare.load import check_locustfiles
 from poolkit.compare.machine import describe
 from poolkit.compare.measure import Measurement
+from poolkit.compare.place import Elsewhere
 from poolkit.compare.plan import make_plan
 from poolkit.compare.run_folder import RunFolder
 from poolkit.compare.running import Launcher
@@ -21,13 +24,18 @@ from poolkit.errors import ConfigurationError, PoolkitError, StateDirectoryError
 from poolkit.local.processes import Supervisor
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 from poolkit.migrations import Migrations
+from poolkit.thresholds import check_targets, thresholds_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from poolkit.compare.plan import Options, Plan
+    from poolkit.compare.deployed import Deployed
+    from poolkit.compare.options import Options
+    from poolkit.compare.place import Place
+    from poolkit.compare.plan import Plan, PlannedStep
     from poolkit.compare.progress import Progress
     from poolkit.compare.run_folder import Window
+    from poolkit.compare.targets import Target
     from poolkit.project import Project
 
 STATE = ".poolkit"
@@ -39,7 +47,7 @@ class Outcome:
 
     folder: Path
     measured: tuple[str, ...]
-    """The targets with a measured time, be it cut short."""
+    """The measurements with a measured time, be it cut short."""
     interrupted: bool = False
     failure: PoolkitError | None = None
 
@@ -49,29 +57,47 @@ def plan_run(project: Project, options: Options) -> Plan:
 
     Raises:
         ConfigurationError: an unknown target, a wrong table, a locustfile that does not
-            import, an option out of range.
+            import, a wrong threshold, a deployed target that is not there.
         DatabaseUnavailable, MonitoringNotAllowed: the server of --database-url cannot be
             reached, or may not be watched.
         ValueError: there is no such environment.
     """
-    targets = choose(targets_of(project), options.targets)
-    plan = make_plan(targets, _of_the_server(options))
+    tables = targets_of(project)
+    deployed = deployed_of(options.deployed, tables)
+    # Who names only what is deployed wants nothing started.
+    local = choose(tables, options.targets) if options.targets or not deployed else []
+    check_unlike(deployed, local)
+    thresholds = thresholds_of(project.table, options.thresholds)
+    check_targets(thresholds, [*tables, *(each.target.name for each in deployed)])
+    if deployed and options.database_url is None:
+        raise ConfigurationError(
+            "--target needs --database-url: the connections of what is deployed are seen there; "
+            "a role with pg_monitor is enough"
+        )
+    for each in deployed:
+        check_answers(each, agreed=options.agreed)
+    options, deployed = _with_limits(options, deployed, local)
+    plan = make_plan(local, options, deployed=deployed, thresholds=thresholds)
     check_locustfiles(
         [project.root / planned.target.locustfile for planned in plan.targets], project.root
     )
     return plan
 
 
-def _of_the_server(options: Options) -> Options:
+def _with_limits(
+    options: Options, deployed: tuple[Deployed, ...], local: list[Target]
+) -> tuple[Options, tuple[Deployed, ...]]:
     """Take the limit of a server that is there from the server itself."""
     if options.database_url is None:
-        return options
+        return options, deployed
     try:
         with ActivityConnection(options.database_url) as activity:
-            limits = activity.connect()
+            limit = activity.connect().max_connections
     except PoolkitError as error:
         raise type(error)(f"--database-url: {error}") from None
-    return replace(options, max_connections=limits.max_connections)
+    if not (deployed and local):
+        options = replace(options, max_connections=limit)
+    return options, tuple(replace(each, max_connections=limit) for each in deployed)
 
 
 def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
@@ -86,7 +112,6 @@ def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
     folder = RunFolder(_make_folder(project, plan))
     measured: list[str] = []
     try:
-        folder.write_plan(plan.record())
         _run_all(project, plan, folder, measured, progress)
     except KeyboardInterrupt:
         return Outcome(folder=folder.path, measured=tuple(measured), interrupted=True)
@@ -99,32 +124,78 @@ def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
 
 
 def _run_all(
-    project: Project, plan: Plan, folder: RunFolder, measured: list[str], progress: Progress
+    project: Project,
+    plan: Plan,
+    folder: RunFolder,
+    measured: list[str],
+    progress: Progress,
 ) -> None:
+    record = plan.record()
+    folder.write_plan(record)
     with ExitStack() as parts:
-        launcher = start_stack(parts, project, plan, folder.path / "log", progress)
-        folder.write_machine(describe(_server_version(launcher.stack)))
-        planned = {planned.target.name: planned for planned in plan.targets}
-        record = plan.record()
+        places = _places(parts, project, plan, folder.path / "log", progress)
+        folder.write_machine(describe(_server_version(next(iter(places.values())))))
         every = [
             Measurement(
-                planned[step.target],
-                step.level,
+                step,
                 plan.options,
-                launcher,
-                folder.step(record, step),
+                places[step.planned.target.name],
+                folder.step(record, of_record),
+                plan.thresholds,
             )
-            for step in record.steps
+            for step, of_record in zip(plan.steps(record), record.steps, strict=True)
         ]
-        for number, (measurement, following) in enumerate(zip_longest(every, every[1:]), start=1):
-            name = measurement.planned.target.name
-            progress.target(name, number, len(every))
+        queue = _Queue(every)
+        while (measurement := queue.next()) is not None:
+            words = measurement.step.words
+            progress.target(words, queue.number, len(every))
             try:
-                window = measurement.run(progress, following)
+                window = measurement.run(progress, queue.prepare_next)
             finally:
                 if measurement.marks.is_measured:
-                    measured.append(name)
-            progress.finished(name, _summary(window))
+                    measured.append(words)
+            progress.finished(words, _summary(window))
+
+
+class _Queue:
+    """The measurements that are left to make.
+
+    A load at which a threshold has ended a measurement is the highest that its target gets
+    from then on.
+    """
+
+    def __init__(self, every: list[Measurement]) -> None:
+        self._left = deque(every)
+        self._present: Measurement | None = None
+        self._of = len(every)
+
+    @property
+    def number(self) -> int:
+        """The number of the present one, from 1; those that are left out have one too."""
+        return self._of - len(self._left)
+
+    def next(self) -> Measurement | None:
+        """Return the next one; None if there is none left."""
+        self._leave_out()
+        self._present = self._left.popleft() if self._left else None
+        return self._present
+
+    def prepare_next(self) -> None:
+        """Prepare the one that will be next: the load of the present one has ended."""
+        self._leave_out()
+        if self._left:
+            self._left[0].prepare()
+
+    def _leave_out(self) -> None:
+        if self._present is None or not self._present.marks.aborted_by:
+            return
+        aborted = self._present.step
+        self._left = deque(one for one in self._left if not _is_harder(one.step, aborted))
+
+
+def _is_harder(step: PlannedStep, than: PlannedStep) -> bool:
+    same = step.planned.target.name == than.planned.target.name
+    return same and step.level.offered_per_s > than.level.offered_per_s
 
 
 def _make_folder(project: Project, plan: Plan) -> Path:
@@ -164,6 +235,30 @@ def _cannot_write(folder: Path, error: OSError) -> StateDirectoryError:
     )
 
 
+def _places(
+    parts: ExitStack, project: Project, plan: Plan, logs: Path, progress: Progress
+) -> dict[str, Place]:
+    """Start what has to be started, and return where each target runs."""
+    options = plan.options
+    places: dict[str, Place] = {}
+    if plan.local:
+        launcher = start_stack(parts, project, plan, logs, progress)
+        places |= {planned.target.name: launcher for planned in plan.local}
+        supervisor = launcher.supervisor
+    else:
+        supervisor = parts.enter_context(Supervisor(logs))
+    for planned in plan.deployed:
+        places[planned.target.name] = Elsewhere(
+            root=project.root,
+            logs=logs,
+            supervisor=supervisor,
+            environment=options.environment,
+            database_url=options.database_url or "",
+            url=planned.url or "",
+        )
+    return places
+
+
 def start_stack(
     parts: ExitStack, project: Project, plan: Plan, logs: Path, progress: Progress
 ) -> Launcher:
@@ -173,13 +268,14 @@ def start_stack(
         PoolkitError: a server did not start, or the database does not have the schema.
     """
     options = plan.options
+    url = options.local_database_url
     supervisor = parts.enter_context(Supervisor(logs))
-    progress.stage("starting PostgreSQL" if options.database_url is None else "starting servers")
+    progress.stage("starting PostgreSQL" if url is None else "starting servers")
     needs = StackNeeds(
-        broker=any(planned.target.needs_broker for planned in plan.targets),
-        pgbouncer=any(planned.target.through == "pgbouncer" for planned in plan.targets),
+        broker=any(planned.target.needs_broker for planned in plan.local),
+        pgbouncer=any(planned.target.through == "pgbouncer" for planned in plan.local),
         max_connections=options.max_connections,
-        database_url=options.database_url,
+        database_url=url,
     )
     stack = parts.enter_context(EmbeddedStack(project.root / STATE, needs))
     progress.stage("preparing the schema")
@@ -193,9 +289,9 @@ def start_stack(
     )
 
 
-def _server_version(stack: EmbeddedStack) -> str:
+def _server_version(place: Place) -> str:
     """Ask, and find out early whether the server may be watched at all."""
-    with ActivityConnection(stack.monitor_url) as activity:
+    with ActivityConnection(place.monitor_url) as activity:
         return activity.connect().version
 
 
@@ -218,4 +314,5 @@ def _prepare_schema(project: Project, stack: EmbeddedStack) -> None:
 def _summary(window: Window) -> str:
     opened = (window.sessions_to or 0) - (window.sessions_from or 0)
     starts = "" if window.cold_starts is None else f", {window.cold_starts} cold starts"
-    return f"{opened} connections opened in {window.to - window.from_:.0f} s{starts}"
+    early = f"; ended early: {window.aborted_by}" if window.aborted_by else ""
+    return f"{opened} connections opened in {window.to - window.from_:.0f} s{starts}{early}"

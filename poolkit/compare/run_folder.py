@@ -43,6 +43,8 @@ class PlannedTarget:
     """The most processes or execution environments that may hold connections."""
     url: str | None = None
     """Where it was deployed before the run; none where the run itself started it."""
+    max_connections: int | None = None
+    """Of the database that it uses; that of the plan, unless it was deployed."""
 
 
 @dataclass(frozen=True, kw_only=True)

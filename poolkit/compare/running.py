@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from poolkit.compare.plan import PlannedTarget
     from poolkit.compare.targets import Target
     from poolkit.local.processes import Supervised, Supervisor
     from poolkit.local.stack import EmbeddedStack
@@ -28,11 +29,11 @@ PORT_ATTEMPTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A target that runs: where it answers, and its process."""
+    """A target that runs: where it answers, and its process if it was started here."""
 
     target: Target
     url: str
-    process: Supervised
+    process: Supervised | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +52,48 @@ class Launcher:
     stack: EmbeddedStack
     logs: Path
 
-    def start(self, target: Target, instances: int, **environ: str) -> Running:
+    @property
+    def monitor_url(self) -> str:
+        """The database to watch, for a role that may."""
+        return self.stack.monitor_url
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The servers of the stack, by role."""
+        return self.stack.pids
+
+    def enter(self, planned: PlannedTarget, label: str) -> Running:
+        """Start a target and wait until it is ready; the label names its log.
+
+        Raises:
+            LocalStackError: it did not become ready; the message quotes its log's last line.
+        """
+        return self.start(planned.target, planned.instances_max or 1, label)
+
+    def leave(self, target: Target) -> None:
+        """Have the pooler close its connections: they are this target's, not the next one's."""
+        if self.stack.pgbouncer is not None and target.through == "pgbouncer":
+            self.stack.pgbouncer.restart()
+
+    def start(
+        self, target: Target, instances: int, label: str | None = None, **environ: str
+    ) -> Running:
         """Start a target and wait until it is ready.
 
         Args:
             target: what to start.
             instances: the most execution environments of a Lambda function.
+            label: the name of its process and its log; by default that of the target.
             environ: further variables for it.
 
         Raises:
             LocalStackError: it did not become ready; the message quotes its log's last line.
         """
+        label = label or target.name
         for attempt in range(1, PORT_ATTEMPTS + 1):
             port = free_port()
             try:
-                return self._start(target, instances, port, environ)
+                return self._start(target, label, instances, port, environ)
             except LocalStackError:
                 # A target fails without its database too: then that is what to tell.
                 self.stack.check()
@@ -83,14 +111,16 @@ class Launcher:
         self.supervisor.check()
 
     def _start(
-        self, target: Target, instances: int, port: int, environ: Mapping[str, str]
+        self, target: Target, label: str, instances: int, port: int, environ: Mapping[str, str]
     ) -> Running:
         url = f"http://{LOOPBACK}:{port}"
         variables = {**self.environ(target, port), **environ}
         commands = {"lambda": self._lambda, "web": self._web, "worker": self._worker}
         command, ready = commands[target.kind](target, port, instances, variables)
+        if target.kind == "lambda":
+            command += ["--log-dir", str(self.logs / f"{label}-execution-environments")]
         started = self.supervisor.start(
-            target.name,
+            label,
             command,
             environ=variables,
             inherited=inherited_variables(),
@@ -103,20 +133,14 @@ class Launcher:
     def environ(self, target: Target, port: int = 0) -> dict[str, str]:
         """Return the variables that the target's deployable reads."""
         broker = self.stack.broker
-        words = {
-            "python": sys.executable,
-            "port": str(port),
-            "processes": str(target.processes),
-            "broker_url": broker.url if broker is not None else "",
-        }
-        return {
-            "POOLKIT_TARGET": target.preset,
-            "POOLKIT_ENVIRONMENT": self.environment,
-            "DATABASE_URL": self._database_url(target),
-            # A deployable of the project's own is imported from its folder.
-            "PYTHONPATH": str(self.root),
-            **{name: text.format(**words) for name, text in target.env.items()},
-        }
+        return target_variables(
+            target,
+            environment=self.environment,
+            database_url=self._database_url(target),
+            broker_url=broker.url if broker is not None else "",
+            root=self.root,
+            port=port,
+        )
 
     def _database_url(self, target: Target) -> str:
         if target.through == "pgbouncer" and self.stack.pgbouncer is not None:
@@ -133,7 +157,6 @@ class Launcher:
             *("--reserved-concurrency", str(instances)),
             # A handler that does not import is found here, before any request.
             *("--prewarm", "1"),
-            *("--log-dir", str(self.logs / f"{target.name}-execution-environments")),
         ]
         # Names only: values would be on show in the list of processes.
         for name in variables:
@@ -162,6 +185,32 @@ class Launcher:
     def _words(self, target: Target, port: int) -> list[str]:
         words = {"python": sys.executable, "port": port, "processes": target.processes}
         return [word.format(**words, broker_url="") for word in target.command]
+
+
+def target_variables(
+    target: Target,
+    *,
+    environment: str,
+    database_url: str,
+    broker_url: str,
+    root: Path,
+    port: int,
+) -> dict[str, str]:
+    """Return the variables that a target's deployable reads, its own table's among them."""
+    words = {
+        "python": sys.executable,
+        "port": str(port),
+        "processes": str(target.processes),
+        "broker_url": broker_url,
+    }
+    return {
+        "POOLKIT_TARGET": target.preset,
+        "POOLKIT_ENVIRONMENT": environment,
+        "DATABASE_URL": database_url,
+        # A deployable of the project's own is imported from its folder.
+        "PYTHONPATH": str(root),
+        **{name: text.format(**words) for name, text in target.env.items()},
+    }
 
 
 def inherited_variables() -> dict[str, str]:

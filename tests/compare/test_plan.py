@@ -2,7 +2,8 @@
 
 import pytest
 
-from poolkit.compare.plan import Options, make_plan
+from poolkit.compare.options import Options
+from poolkit.compare.plan import make_plan
 from poolkit.compare.targets import Target
 from poolkit.errors import ConfigurationError
 
@@ -35,7 +36,7 @@ def test_a_worker_s_ceiling_is_one_connection_a_child():
 
 def test_a_function_without_reserved_concurrency_grows_with_its_users():
     """Nothing but the number of users bounds it."""
-    assert ceiling_of(target(), users=50) == (50, "concurrency 50 x 1")
+    assert ceiling_of(target(), users=(50,)) == (50, "concurrency 50 x 1")
 
 
 def test_what_a_target_s_own_table_changes_is_in_the_plan():
@@ -49,8 +50,8 @@ def test_what_a_target_s_own_table_changes_is_in_the_plan():
 def test_fit_leaves_the_reserve_free():
     """`fit` takes what max_connections has left, and never more than there are users."""
     fit = target(name="lambda_warm", preset="lambda_warm", reserved_concurrency="fit")
-    assert ceiling_of(fit, users=30, max_connections=30) == (24, "concurrency 24 x 1")
-    assert ceiling_of(fit, users=10, max_connections=100) == (10, "concurrency 10 x 1")
+    assert ceiling_of(fit, users=(30,), max_connections=30) == (24, "concurrency 24 x 1")
+    assert ceiling_of(fit, users=(10,), max_connections=100) == (10, "concurrency 10 x 1")
 
 
 def test_a_target_behind_pgbouncer_is_absent_where_it_is_missing(without_pgbouncer):
@@ -74,7 +75,7 @@ def test_an_absent_target_that_was_asked_for_by_name_is_an_error(without_pgbounc
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"users": 0}, "--users must be from 1"),
+        ({"users": (0,)}, "--users must be from 1"),
         ({"rate_per_user": 0}, "--rate must be from 0.01"),
         ({"duration_s": 0.5}, "--duration must be from 1"),
         ({"warm_up_s": 0}, "--warm-up must be from 1"),

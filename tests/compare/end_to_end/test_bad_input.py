@@ -37,7 +37,7 @@ def refused_at_once(monkeypatch, folder, *arguments):
             ("--targets", "wbe"),
             "target 'wbe' is not in pyproject.toml (did you mean web?); there are:",
         ),
-        (("--users", "abc"), "'abc' is not a valid integer (see poolkit compare --help)"),
+        (("--users", "abc"), "--users must be a whole number, or several with commas as in 1,5,20, not 'abc'"),
         (("--rate", "0"), "--rate must be from 0.01 to 1000, not 0"),
         (("--duration", "nan"), "--duration must be from 1"),
         (("--environment", "production"), "did you mean 'prod'?"),
