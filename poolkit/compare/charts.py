@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from poolkit.compare.chart_cold_starts import cold_starts
+from poolkit.compare.chart_levels import over_load
 from poolkit.compare.chart_over_time import over_time
 from poolkit.compare.chart_overview import overview
 from poolkit.compare.chart_percentiles import by_percentile
@@ -12,15 +14,24 @@ from poolkit.compare.chart_percentiles import by_percentile
 if TYPE_CHECKING:
     from poolkit.compare.picture import Picture
     from poolkit.compare.results import Results
-    from poolkit.compare.run_folder import RunFolder
+    from poolkit.compare.run_folder import Level, RunFolder
 
 
 def pictures(run: RunFolder, results: Results) -> list[Picture]:
     """Return the charts that this run has something to show for."""
+    by_load = over_load(results)
     drawn = [
         overview(results),
         over_time(run, results),
         by_percentile(run, results),
         cold_starts(run, results),
     ]
-    return [picture for picture in drawn if picture is not None]
+    shown = [picture for picture in drawn if picture is not None]
+    if by_load is None:
+        return shown
+    return [by_load, *(_named(picture, results.reference) for picture in shown)]
+
+
+def _named(picture: Picture, level: Level) -> Picture:
+    """Say in the title which of several loads a chart is about."""
+    return dataclasses.replace(picture, title=f"{picture.title} ({level.name})")

@@ -6,20 +6,21 @@ vl-convert made, which escapes its texts itself.
 
 from __future__ import annotations
 
-import re
 from html import escape
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from poolkit.compare.chart_style import colours
-from poolkit.compare.wording import figure, join, milliseconds, optional, percent
+from poolkit.compare.level_findings import reference_words
+from poolkit.compare.level_page import levels_section, thresholds_section
+from poolkit.compare.load_words import load_words, loop_words
+from poolkit.compare.markup import cell, document, embedded, prose
+from poolkit.compare.wording import figure, join, milliseconds, optional, origin, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from poolkit.compare.picture import Picture
     from poolkit.compare.results import Results
-    from poolkit.compare.run_folder import Plan
     from poolkit.compare.target_result import TargetResult
 
 HOW = (
@@ -31,64 +32,31 @@ HOW = (
 )
 
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-
-
-def document(title: str, body: Iterable[str]) -> str:
-    """Return a whole page around a body that is HTML already."""
-    css = files("poolkit.compare").joinpath("report.css").read_text(encoding="utf-8")
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            # Nothing is fetched and nothing runs, whatever a run folder holds.
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            f"<title>{escape(title)}</title><style>\n{css}</style></head><body><main>",
-            *body,
-            "</main></body></html>\n",
-        ]
-    )
-
-
 def page(results: Results, pictures: Sequence[Picture]) -> str:
     """Return the report of one run."""
     title = f"poolkit compare: {join([t.name for t in results.targets])}"
+    by_load = next((p for p in pictures if p.name == "levels"), None)
     return document(
         title,
         [
             _header(results),
             *_findings(results),
+            *thresholds_section(results),
+            *levels_section(results, by_load),
             *_figures(results),
-            *_charts(pictures),
+            *_charts([p for p in pictures if p is not by_load]),
             *_measured(results),
         ],
     )
-
-
-def _prose(text: str) -> str:
-    """Escape a text, and keep a number and its unit on one line."""
-    return re.sub(r"(?<=\d) (?=(ms|s|%)\b|%)", "&nbsp;", escape(text))
 
 
 def _header(results: Results) -> str:
     headline = results.headline or results.targets[0].finding
     return (
         "<header><h1>Connections and latency, target by target</h1>"
-        f'<p class="lede">{_prose(headline)}</p>'
+        f'<p class="lede">{prose(headline)}</p>'
         f'<p class="soft"><code>{escape(results.plan.command)}</code>, '
         f"{escape(results.plan.created)}. {escape(load_words(results.plan))}</p></header>"
-    )
-
-
-def load_words(plan: Plan) -> str:
-    """Return the load in a sentence."""
-    level = plan.levels[0]
-    return (
-        f"{level.users:,} users with {level.rate_per_user or 0:g} tasks a second each, so "
-        f"{level.offered_per_s:g} a second offered to every target, for "
-        f"{plan.duration_s:g} s after {plan.warm_up_s:g} s of warm-up; presets of "
-        f"{plan.environment}, max_connections {plan.max_connections:,}."
     )
 
 
@@ -97,9 +65,11 @@ def _findings(results: Results) -> Iterable[str]:
     yield '<section><h2>What it found</h2><ul class="findings">'
     for target in results.targets:
         notes = "".join(f'<span class="note">{escape(note)}</span>' for note in target.warnings)
+        at = f"At {results.reference.name}: " if results.has_levels else ""
+        said = "</p><p>".join(map(prose, filter(None, (target.load_finding, at + target.finding))))
         yield (
             f'<li style="--colour:{shades[target.name]}"><strong>{escape(target.name)}</strong>'
-            f"{_prose(target.finding)}{notes}</li>"
+            f"<p>{said}</p>{notes}</li>"
         )
     for absent in results.absent:
         yield f"<li><strong>{escape(absent.name)}</strong>Not measured: {escape(absent.reason)}</li>"
@@ -114,7 +84,9 @@ Cell = tuple[str, bool]
 
 def _figures(results: Results) -> Iterable[str]:
     yield "<section><h2>Figures</h2>"
-    yield '<p class="soft">Inside the measured time; a dash where a figure is not known.</p>'
+    at = f"{reference_words(results)}, inside" if results.has_levels else "Inside"
+    median = " The measurement with the median p95." if results.has_repeats else ""
+    yield f'<p class="soft">{at} the measured time; a dash where a figure is not known.{median}</p>'
     yield from _table(results, "Requests and latency", _latency_cells)
     yield from _table(results, "Connections", _connection_cells)
     yield from _table(results, "Processes", _process_cells)
@@ -130,7 +102,7 @@ def _table(
     yield f'<thead><tr><th scope="col">target</th>{names}</tr></thead><tbody>'
     for target in results.targets:
         swatch = f'<span class="swatch" style="background:{shades[target.name]}"></span>'
-        row = "".join(_cell(text, bad=bad) for text, bad in cells(target).values())
+        row = "".join(cell(text, bad=bad) for text, bad in cells(target).values())
         yield f'<tr><th scope="row">{swatch}{escape(target.name)}</th>{row}</tr>'
     yield "</tbody></table></div>"
 
@@ -177,10 +149,6 @@ def _process_cells(target: TargetResult) -> Mapping[str, Cell]:
     }
 
 
-def _cell(text: str, *, bad: bool = False) -> str:
-    return f'<td class="bad">{escape(text)}</td>' if bad else f"<td>{escape(text)}</td>"
-
-
 # -- charts ---------------------------------------------------------------------------------
 
 
@@ -189,18 +157,6 @@ def _charts(pictures: Sequence[Picture]) -> Iterable[str]:
     for picture in pictures:
         yield embedded(picture, picture.title)
     yield "</section>"
-
-
-def embedded(picture: Picture, title: str) -> str:
-    """Return a picture as HTML, with its words for those who cannot see it."""
-    alt = escape(f"{title}. {picture.description}", quote=True)
-    # Identifiers must be unique in a page, and every picture counts its own from 0.
-    svg = picture.svg().replace('id="clip', f'id="{picture.name}-clip')
-    svg = svg.replace("url(#clip", f"url(#{picture.name}-clip")
-    drawing = svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
-    return (
-        f'<figure><h3>{escape(title)}</h3><div class="scroll" tabindex="0">{drawing}</div></figure>'
-    )
 
 
 # -- how it was measured --------------------------------------------------------------------
@@ -220,16 +176,29 @@ def how(results: Results) -> Mapping[str, str]:
     facts = {
         "Command": plan.command,
         "Load": load_words(plan),
+        "Loop": loop_words(plan),
         "Machine": (
             f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib:.1f} GiB, {machine.os}, "
-            f"Python {machine.python}; load, target and database share it"
+            f"Python {machine.python}; {_who_shares(results)}"
         ),
         "Versions": ", ".join(versions) or "unknown",
         "Samples": f"every {plan.interval_s:g} s",
         "Ceilings": "; ".join(_ceiling(target) for target in results.targets),
     }
+    there = [f"{p.name} at {origin(p.url)}" for p in plan.targets if p.url]
+    facts |= {"Deployed": "; ".join(there)} if there else {}
     facts |= {f"Note on {t.name}": "; ".join(t.warnings) for t in results.targets if t.warnings}
     return facts | {f"Without {a.name}": a.reason for a in results.absent}
+
+
+def _who_shares(results: Results) -> str:
+    """Say what runs on the machine: of a deployed target it has the load generator only."""
+    here = [planned.name for planned in results.plan.targets if planned.url is None]
+    if len(here) == len(results.plan.targets):
+        return "load, target and database share it"
+    if not here:
+        return "the load generator's; the targets and their database run elsewhere"
+    return f"the load generator's, which {join(here)} and their database share; the others run elsewhere"
 
 
 def _ceiling(target: TargetResult) -> str:

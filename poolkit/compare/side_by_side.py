@@ -10,7 +10,8 @@ from rich.text import Text
 
 from poolkit.compare.chart_overview import overview
 from poolkit.compare.findings import is_tie
-from poolkit.compare.page import document, embedded, load_words
+from poolkit.compare.load_words import load_words
+from poolkit.compare.markup import document, embedded
 from poolkit.compare.terminal import WARN, indented, new_table
 from poolkit.compare.wording import NOTHING, figure, join, optional
 from poolkit.errors import RunFolderError

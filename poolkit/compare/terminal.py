@@ -9,6 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from poolkit.compare.level_findings import reference_words
+from poolkit.compare.level_terminal import print_levels, print_thresholds
 from poolkit.compare.wording import figure, milliseconds, optional
 
 if TYPE_CHECKING:
@@ -27,9 +29,13 @@ Column = tuple[str, "Callable[[TargetResult], str]"]
 
 def print_run(results: Results, console: Console) -> None:
     """Print the table of a run, and under it what was found."""
+    print_levels(results, console)
+    if at := reference_words(results):
+        console.print(Text(f"{at}:"))
     console.print(_table(results, wide=console.width >= WIDE))
     for part in _sentences(results):
         console.print(part)
+    print_thresholds(results, console)
 
 
 def new_table(headings: Iterable[str]) -> Table:
@@ -87,7 +93,10 @@ def _sentences(results: Results) -> Iterable[RenderableType]:
         yield Text(results.headline + "\n", style="bold")
     for target in results.targets:
         yield Text(target.name, style="bold")
-        yield indented(target.finding)
+        if target.load_finding:
+            yield indented(target.load_finding)
+        at = f"At {results.reference.name}: " if results.has_levels else ""
+        yield indented(at + target.finding)
         for note in target.warnings:
             yield indented(f"Note: {note}.", style=WARN)
     for absent in results.absent:

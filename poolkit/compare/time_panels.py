@@ -93,7 +93,7 @@ def size(panels: int, *, labels: int) -> dict[str, int]:
     return {"width": width, "height": 120 if panels > 1 else 200}
 
 
-def grid(panels: Sequence[Panel]) -> alt.VConcatChart:
+def grid(panels: Sequence[Panel | alt.VConcatChart]) -> alt.VConcatChart:
     """Put panels into rows."""
     step = _columns(len(panels))
     rows = [alt.hconcat(*panels[i : i + step], spacing=_GAP) for i in range(0, len(panels), step)]

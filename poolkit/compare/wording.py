@@ -25,6 +25,17 @@ def milliseconds(value: float) -> str:
     return f"{figure(value / 1000)} s" if value >= 1000 else f"{figure(value)} ms"
 
 
+def with_range(spread: tuple[float, float, float] | None) -> str:
+    """Return lowest, median and highest in ms as "12 ms (11 to 14)", a dash where unknown."""
+    if spread is None:
+        return NOTHING
+    low, median, high = spread
+    scale = 1000 if median >= 1000 else 1
+    lowest, highest = figure(low / scale), figure(high / scale)
+    said = milliseconds(median)
+    return said if lowest == highest else f"{said} ({lowest}–{highest})"  # noqa: RUF001  (a range)
+
+
 def percent(share: float) -> str:
     """Return a share as per cent; what is not nothing is not shown as 0."""
     if 0 < share < 0.001:

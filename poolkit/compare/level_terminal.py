@@ -1,0 +1,111 @@
+"""Several loads and the thresholds on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from poolkit.compare.level_page import peak_of
+from poolkit.compare.wording import NOTHING, count, figure, join, optional, percent, with_range
+from poolkit.thresholds import lines, takes_marks, unmet
+from poolkit.thresholds.metrics import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console, JustifyMethod
+
+    from poolkit.compare.levels import LevelResult
+    from poolkit.compare.results import Results
+    from poolkit.thresholds import Threshold, Verdict
+
+WARN = "yellow"
+_HEADS = ("target", "load", "per s", "p95", "peak/of", "op/1k", "failed", "held")
+
+
+def print_levels(results: Results, console: Console) -> None:
+    """Print a line for every target and load; nothing where there was one, measured once."""
+    if not results.has_levels and not results.has_repeats:
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for number, heading in enumerate(_HEADS):
+        justify: JustifyMethod = "left" if number < 2 else "right"
+        # The name may fold, the figures may not: half a number is a wrong one.
+        table.add_column(heading, justify=justify, no_wrap=number > 0, overflow="fold")
+    words = not takes_marks(console.encoding)
+    for name, levels in results.levels.items():
+        for number, each in enumerate(levels):
+            row = [name if number == 0 else "", each.level.name, *_cells(each, words=words)]
+            style = WARN if each.repeats and not each.held else ""
+            table.add_row(*(Text(text) for text in row), style=style if each.repeats else "dim")
+        table.add_section()
+    console.print(table)
+    if results.has_repeats:
+        console.print(
+            Text("Medians; in brackets the lowest and the highest repeat.\n", style="dim")
+        )
+
+
+def _cells(each: LevelResult, *, words: bool) -> list[str]:
+    if not each.repeats:
+        return [NOTHING] * 6
+    rate, opened = each.spread.get("http.rate"), each.spread.get("db.opened_per_request")
+    errors = each.spread.get("http.errors", (0.0, 0.0, 0.0))[1]
+    marks = ("yes", "no") if words else ("✓", "✗")
+    return [
+        figure(rate[1]) if rate else NOTHING,
+        with_range(each.spread.get("http.p95")),
+        peak_of(each),
+        optional(opened[1] * 1000 if opened else None),
+        percent(errors) if errors else "0",
+        marks[0] if each.held else marks[1],
+    ]
+
+
+# -- thresholds -----------------------------------------------------------------------------
+
+
+def print_thresholds(results: Results, console: Console) -> None:
+    """Print a tick or a cross for every threshold and target; nothing without thresholds."""
+    judged = [v for v in results.verdicts if v.status != "not applicable"]
+    if not judged:
+        return
+    words = not takes_marks(console.encoding)
+    console.print(Text("thresholds", style="bold"))
+    if not results.has_levels:
+        for line in lines(judged, words=words):
+            console.print(line)
+        return
+    for threshold in results.thresholds:
+        for target in results.levels:
+            at = [v for v in judged if v.threshold == threshold and v.target == target]
+            if at:
+                console.print(_line(threshold, target, at, words=words))
+    if failed := len(unmet(judged)):
+        console.print(Text(f"{failed:,} of {count(len(judged), 'check')} failed."))
+
+
+def _line(threshold: Threshold, target: str, at: Sequence[Verdict], *, words: bool) -> Text:
+    """Return one line for all loads: where it fails, or how near it came."""
+    failed = unmet(at)
+    if not failed:
+        mark = Text("ok" if words else "✓", style="bold green")
+        return Text.assemble(mark, f" {target}: {threshold.expression} at every load{_nearest(at)}")
+    mark = Text("FAILED" if words else "✗", style="bold red")
+    found = [f"{verdict.found} at {verdict.load}" for verdict in failed]
+    said = join([found[0], *(each.removeprefix("is ") for each in found[1:])])
+    return Text.assemble(mark, f" {target}: {threshold.metric} {said}, wanted {threshold.wanted}")
+
+
+def _nearest(at: Sequence[Verdict]) -> str:
+    values = [verdict.value for verdict in at if verdict.value is not None]
+    threshold = at[0].threshold
+    if not values or threshold.operator == "==":
+        return ""
+    is_upper = threshold.operator in ("<", "<=")
+    worst = max(values) if is_upper else min(values)
+    value = shown(worst, threshold.measure, beside=threshold.limit)
+    return f" ({'at most' if is_upper else 'at least'} {value})"
