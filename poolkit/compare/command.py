@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,15 +19,19 @@ from poolkit.compare.targets import choose, targets_of
 from poolkit.errors import PoolkitError
 from poolkit.local.processes import sigterm_exits
 from poolkit.project import Project
+from poolkit.thresholds import github_annotations, junit, unmet
 
 if TYPE_CHECKING:
     from poolkit.compare.options import Options
     from poolkit.compare.plan import Plan
     from poolkit.compare.progress import Progress
+    from poolkit.compare.results import Results
     from poolkit.compare.run import Outcome
     from poolkit.compare.running import Launcher, Running
 
 LOOK_EVERY_S = 0.1
+NOT_MET = 1
+"""The exit status when a threshold does not hold, or it is not known whether it does."""
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 
@@ -46,16 +52,19 @@ def compare(options: Options) -> int:
         if outcome.failure is not None:
             # Why the run ended matters more than why its report cannot be written.
             with suppress(PoolkitError, OSError):
-                _report(outcome, console)
+                _report(outcome, options, console)
             raise outcome.failure
-        _report(outcome, console)
-    return INTERRUPTED if outcome.interrupted else 0
+        is_met = _report(outcome, options, console)
+    if outcome.interrupted:
+        return INTERRUPTED
+    return 0 if is_met else NOT_MET
 
 
-def _report(outcome: Outcome, console: Console) -> None:
+def _report(outcome: Outcome, options: Options, console: Console) -> bool:
+    """Write and print what was measured, and return whether the thresholds are met."""
     if not outcome.measured:
         console.print("Nothing was measured, so there is no report.")
-        return
+        return True
     with progress_on(console) as progress:
         progress.stage("writing the report")
         # Drawing takes a second to import, which no mistake in a command should wait for.
@@ -67,6 +76,21 @@ def _report(outcome: Outcome, console: Console) -> None:
     console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
     if outcome.interrupted:
         console.print("Interrupted: the report shows what was measured until then.")
+    return _judge(results, options)
+
+
+def _judge(results: Results, options: Options) -> bool:
+    """Tell CI what came out, and return whether it is good."""
+    verdicts = results.verdicts
+    if options.junit is not None:
+        properties = {"command": results.plan.command, "created": results.plan.created}
+        text = junit(verdicts, "poolkit compare", properties)
+        options.junit.write_text(text, encoding="utf-8")
+    if options.github or os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in github_annotations(verdicts):
+            # A line of its own, whatever width a terminal would have.
+            sys.stdout.write(f"{line}\n")
+    return not unmet(verdicts)
 
 
 def up(options: Options) -> None:

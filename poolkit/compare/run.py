@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
@@ -74,6 +75,7 @@ def plan_run(project: Project, options: Options) -> Plan:
             "--target needs --database-url: the connections of what is deployed are seen there; "
             "a role with pg_monitor is enough"
         )
+    _check_junit(options)
     for each in deployed:
         check_answers(each, agreed=options.agreed)
     options, deployed = _with_limits(options, deployed, local)
@@ -82,6 +84,13 @@ def plan_run(project: Project, options: Options) -> Plan:
         [project.root / planned.target.locustfile for planned in plan.targets], project.root
     )
     return plan
+
+
+def _check_junit(options: Options) -> None:
+    """Refuse a file that cannot be written before anything is measured for it."""
+    file = options.junit
+    if file is not None and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
+        raise ConfigurationError(f"--junit: {file} cannot be written: name a file in a folder")
 
 
 def _with_limits(
