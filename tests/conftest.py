@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -127,6 +128,18 @@ def served_aws(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, s
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return variables
+
+
+@pytest.fixture
+def data_path(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder for servers' files, in memory where that is possible."""
+    if (memory := _fast_directory()) is None:
+        yield tmp_path
+        return
+    path = Path(tempfile.mkdtemp(prefix="poolkit-test-", dir=memory))
+    path.chmod(0o755)  # the account that runs PostgreSQL under root has to reach it
+    yield path
+    shutil.rmtree(path)
 
 
 @dataclass(frozen=True, kw_only=True)

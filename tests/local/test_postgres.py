@@ -21,8 +21,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has account
 
 
 @pytest.fixture
-def server(tmp_path):
-    with EmbeddedPostgres(tmp_path, durable=False, cache_dir=CACHE) as postgres:
+def server(data_path):
+    with EmbeddedPostgres(data_path, durable=False, cache_dir=CACHE) as postgres:
         yield postgres
 
 
@@ -97,10 +97,10 @@ def test_passwords_stay_out_of_sight(postgres):
         assert not any(postgres.password(role) in text for text in seen)
 
 
-def test_max_connections_and_settings_are_as_configured_and_the_reserve_is_the_default(tmp_path):
+def test_max_connections_and_settings_are_as_configured_and_the_reserve_is_the_default(data_path):
     """The limit and any further setting reach the server; what is not named stays as it is."""
     with EmbeddedPostgres(
-        tmp_path, max_connections=17, settings={"application_name": "it's"}, cache_dir=CACHE
+        data_path, max_connections=17, settings={"application_name": "it's"}, cache_dir=CACHE
     ) as postgres:
         assert show(postgres, "max_connections") == "17"
         assert show(postgres, "application_name") == "it's"
@@ -108,9 +108,9 @@ def test_max_connections_and_settings_are_as_configured_and_the_reserve_is_the_d
         assert show(postgres, "reserved_connections") == "0"
 
 
-def test_durable_unless_asked_otherwise(tmp_path, postgres):
+def test_durable_unless_asked_otherwise(data_path, postgres):
     """A server is durable by default, so that what is measured is true; tests say otherwise."""
-    with EmbeddedPostgres(tmp_path, cache_dir=CACHE) as durable:
+    with EmbeddedPostgres(data_path, cache_dir=CACHE) as durable:
         assert {show(durable, name) for name in ("fsync", "synchronous_commit")} == {"on"}
     assert {show(postgres, name) for name in ("fsync", "synchronous_commit")} == {"off"}
 
@@ -125,9 +125,9 @@ def test_restart_keeps_port_and_data(server):
     assert query(url, "SELECT x FROM kept") == [(1,)]
 
 
-def test_killed_server_recovers_what_was_committed(tmp_path):
+def test_killed_server_recovers_what_was_committed(data_path):
     """After an immediate shutdown the next start replays the write-ahead log."""
-    with EmbeddedPostgres(tmp_path, cache_dir=CACHE) as postgres:
+    with EmbeddedPostgres(data_path, cache_dir=CACHE) as postgres:
         query(postgres.url(driver=""), "CREATE TABLE kept AS SELECT 1 AS x")
         postgres.kill()
         assert not is_listening(postgres.port)
@@ -135,9 +135,9 @@ def test_killed_server_recovers_what_was_committed(tmp_path):
         assert query(postgres.url(driver=""), "SELECT x FROM kept") == [(1,)]
 
 
-def test_closing_leaves_no_process_no_port_and_no_file(tmp_path):
+def test_closing_leaves_no_process_no_port_and_no_file(data_path):
     """At the end even a connected client's backend is gone, and so is the directory."""
-    with EmbeddedPostgres(tmp_path, durable=False, cache_dir=CACHE) as postgres:
+    with EmbeddedPostgres(data_path, durable=False, cache_dir=CACHE) as postgres:
         connection = psycopg2.connect(postgres.url(driver=""))
         tree = [psutil.Process(postgres.pid)]
         tree += tree[0].children(recursive=True)
@@ -148,36 +148,36 @@ def test_closing_leaves_no_process_no_port_and_no_file(tmp_path):
     connection.close()
 
 
-def test_template_of_the_data_directory_is_made_once(tmp_path):
+def test_template_of_the_data_directory_is_made_once(data_path):
     """A second start finds the first one's template; it holds no way in."""
-    cache = tmp_path / "cache"
+    cache = data_path / "cache"
     for _ in range(2):
-        with EmbeddedPostgres(tmp_path / "state", durable=False, cache_dir=cache) as postgres:
+        with EmbeddedPostgres(data_path / "state", durable=False, cache_dir=cache) as postgres:
             assert show(postgres, "server_encoding") == "UTF8"
     (template,) = cache.iterdir()
     rules = (template / "pg_hba.conf").read_text().splitlines()
     assert {line.split()[-1] for line in rules if line and not line.startswith("#")} == {"reject"}
 
 
-def test_port_in_use_is_one_line(tmp_path):
+def test_port_in_use_is_one_line(data_path):
     """A port that somebody listens on is named, and the listener is left alone."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        postgres = EmbeddedPostgres(tmp_path, port=port, durable=False, cache_dir=CACHE)
+        postgres = EmbeddedPostgres(data_path, port=port, durable=False, cache_dir=CACHE)
         with pytest.raises(PortInUseError, match=rf"port {port} of 127.0.0.1 is in use") as caught:
             postgres.start()
         assert "\n" not in str(caught.value)
         assert is_listening(port)
-    assert list(tmp_path.iterdir()) == []
+    assert list(data_path.iterdir()) == []
 
 
-def test_unknown_setting_is_named_and_nothing_is_left(tmp_path):
+def test_unknown_setting_is_named_and_nothing_is_left(data_path):
     """The server's own word about a setting it does not know reaches the caller."""
-    postgres = EmbeddedPostgres(tmp_path, settings={"no_such_setting": "1"}, cache_dir=CACHE)
+    postgres = EmbeddedPostgres(data_path, settings={"no_such_setting": "1"}, cache_dir=CACHE)
     with pytest.raises(ServerStartError, match="no_such_setting") as caught:
         postgres.start()
     assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+    assert list(data_path.iterdir()) == []
 
 
 def test_not_started_server_says_so():

@@ -13,10 +13,10 @@ needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer
 
 
 @pytest.fixture
-def state_dir(open_dir, cache_dir):
+def state_dir(data_path, cache_dir):
     """Give a state directory that starts with the session's template of PostgreSQL's data."""
-    (open_dir / "cache").symlink_to(cache_dir)
-    return open_dir
+    (data_path / "cache").symlink_to(cache_dir)
+    return data_path
 
 
 @pytest.fixture(scope="session")
