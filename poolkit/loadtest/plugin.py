@@ -97,7 +97,6 @@ def _begin_worker(environment: Environment, options: Namespace, runner: WorkerRu
     if options.processes:
         guard = HostGuard(environment, agreed=options.yes_load_this_host)
         guard.exit_if_refused(quiet=True)
-        run_thresholds(options, quiet=True)
     WorkerReports(environment, runner)
 
 

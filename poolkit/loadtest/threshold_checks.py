@@ -70,6 +70,7 @@ def add_threshold_options(parser: LocustArgumentParser) -> None:
     group.add_argument(
         "--junit", metavar="<file>", default="", help="Write the thresholds' verdicts as JUnit XML"
     )
+    _check_when_parsed(parser)
 
 
 def _threshold(text: str) -> str:
@@ -81,19 +82,33 @@ def _threshold(text: str) -> str:
     return text
 
 
-def run_thresholds(options: Namespace, *, quiet: bool = False) -> tuple[Threshold, ...]:
+def _check_when_parsed(parser: LocustArgumentParser) -> None:
+    """Refuse what goes wrong together before the processes of `--processes` are started.
+
+    They would wait for minutes for a master that has ended.
+    """
+    parse = parser.parse_args
+
+    def parse_args(*args: Any, **kwargs: Any) -> Namespace:
+        options: Namespace = parse(*args, **kwargs)
+        try:
+            if not options.worker:
+                run_thresholds(options)
+        except ConfigurationError as error:
+            parser.error(str(error))  # type: ignore[no-untyped-call]
+        return options
+
+    parser.parse_args = parse_args
+
+
+def run_thresholds(options: Namespace) -> tuple[Threshold, ...]:
     """Return the thresholds of pyproject.toml and of the options that a run is held to.
 
-    What cannot be is said in one line, unless `quiet`, and ends Locust with status 2.
+    Raises:
+        ConfigurationError: one of them is none, or is for another target; one line.
     """
-    try:
-        thresholds = thresholds_of(Project.find().table, options.threshold)
-        _check_target(options)
-    except ConfigurationError as error:
-        if not quiet:
-            sys.stderr.write(f"{error}\n")
-        # Locust takes any other exception for a mistake in a listener, and prints where.
-        sys.exit(2)
+    thresholds = thresholds_of(Project.find().table, options.threshold)
+    _check_target(options)
     return tuple(each for each in thresholds if each.applies_to(options.target))
 
 

@@ -1,0 +1,180 @@
+"""Locust held to thresholds, as a person starts it: exit status, files, lines, the early end."""
+
+import json
+from xml.etree import ElementTree as ET
+
+import pytest
+
+USERS = ("--headless", "--only-summary", "--users", "2", "--spawn-rate", "10")
+
+PYPROJECT = """
+[tool.poolkit]
+thresholds = [
+    "http.p95 < 0.001ms",
+    "http.errors < 1%",
+    "web: db.connections.max < 2",
+    "worker: db.connections.max < 1",
+    "lambda.cold_starts < 3",
+]
+"""
+
+FAILING = """with self.client.get("/", catch_response=True) as answer:
+            numbers.append(0)
+            if len(numbers) % 10 == 1:
+                answer.failure("every tenth")
+
+numbers = []
+"""
+
+
+@pytest.fixture
+def port(free_port):
+    """Of the master: with the usual one, another run's workers could come to it."""
+    found = str(free_port())
+    return ("--master-bind-host", "127.0.0.1", "--master-bind-port", found, "--master-port", found)
+
+
+def said(run):
+    """Return the lines with a tick, a cross or a dash."""
+    return [line for line in run.said.splitlines() if line[:2] in ("✓ ", "✗ ", "- ")]
+
+
+def test_a_run_that_does_not_hold_its_thresholds_fails(locust, database, held, tmp_path):
+    """Exit status 1, a line each, JUnit and annotations; the command line goes before the table."""
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    held("web:host-1", 2)
+    held("worker:host-1", 3)
+    run = locust(
+        *(*USERS, "--run-time", "2s", "--target", "web", "--junit", "out/thresholds.xml"),
+        *("--threshold", "http.p95 < 10s", "--threshold", "http.requests > 5"),
+        url=database.monitor_url(""),
+        GITHUB_ACTIONS="true",
+        PYTHONIOENCODING="utf-8",
+    )
+    assert run.wait() == 1, run.said
+    found = said(run)
+    assert [line.split(" is ")[0] for line in found[:3]] == [
+        "✓ web: http.p95",
+        "✓ web: http.errors",
+        "✓ web: http.requests",
+    ]
+    assert found[3:] == [
+        "✗ web: db.connections.max is 2, wanted < 2",
+        "- web: lambda.cold_starts does not apply (only poolkit compare can tell), wanted < 3",
+    ]
+    annotations = [line for line in run.said.splitlines() if line.startswith("::")]
+    assert annotations == [
+        (
+            "::error title=Threshold failed%3A web%3A db.connections.max::"
+            "web: db.connections.max is 2, wanted < 2"
+        )
+    ]
+    (suite,) = ET.parse(run.folder / "out/thresholds.xml").getroot()
+    counts = [suite.get(name) for name in ("name", "tests", "failures", "errors", "skipped")]
+    assert counts == ["web", "5", "1", "0", "1"]
+
+
+def test_a_run_that_holds_them_passes(locust):
+    """Exit status 0, and no word about connections that nobody wants to limit."""
+    run = locust(
+        *(*USERS, "--run-time", "1s", "--threshold", "http.p95 < 10s"), PYTHONIOENCODING="ascii"
+    )
+    assert run.wait() == 0, run.said
+    (line,) = [line for line in run.said.splitlines() if "wanted" in line]
+    assert line.startswith("ok http.p95 is ")
+    assert "::" not in run.said
+
+
+def test_what_is_not_known_fails(locust):
+    """A limit on connections is not held by a run that cannot see them, and it says why."""
+    run = locust(
+        *(*USERS, "--run-time", "1s", "--threshold", "db.opened < 9"), PYTHONIOENCODING="utf-8"
+    )
+    assert run.wait() == 1, run.said
+    assert said(run) == [
+        "✗ db.opened is not known (no DATABASE_URL and no --database-url was given), wanted < 9"
+    ]
+
+
+@pytest.mark.parametrize(("limit", "status"), [("50%", 0), ("5%", 1)])
+def test_a_threshold_says_how_many_requests_may_fail(locust, tmp_path, limit, status):
+    """Locust by itself exits with 1 when any has failed."""
+    file = tmp_path / "visitors.py"
+    file.write_text(file.read_text().replace('self.client.get("/")', FAILING))
+    run = locust(*USERS, "--run-time", "1s", "--threshold", f"http.errors < {limit}")
+    assert run.wait() == status, run.said
+
+
+def test_a_run_is_ended_early_and_says_why(locust, server):
+    """After the delay, in one line; the report says that it is partial."""
+    run = locust(
+        *(*USERS, "--run-time", "60s", "--json-file", "result", "--html", "report.html"),
+        *("--threshold", "http.p95 < 1us abort after 1s"),
+        PYTHONIOENCODING="utf-8",
+    )
+    assert run.wait() == 1, run.said
+    (why,) = [line for line in run.said.splitlines() if "the run ends early" in line]
+    assert "the run ends early: http.p95 is " in why
+    assert said(run)[0].startswith("✗ http.p95 is ")
+    assert server.moments[-1] - server.moments[0] > 0.8
+    found = json.loads((run.folder / "result_connections.json").read_text())
+    assert found["partial"] is True
+    assert '"partial": true' in (run.folder / "report.html").read_text()
+    assert "Traceback" not in run.said
+
+
+def test_only_the_master_checks(locust, port):
+    """Its workers' requests are judged together, once, and it ends them, too."""
+    run = locust(
+        *(*USERS, *port, "--processes", "2", "--run-time", "60s"),
+        *("--threshold", "http.requests <= 20 abort"),
+        PYTHONIOENCODING="utf-8",
+    )
+    assert run.wait() == 1, run.said
+    assert run.said.count("the run ends early") == 1
+    assert len(said(run)) == 1
+    assert "Traceback" not in run.said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--threshold", "http.p95"], "argument --threshold: threshold 'http.p95': an operator"),
+        (
+            ["--threshold", "web: http.p95 < 9"],
+            "is for the target web, and the run has none; say --target web, or leave the name out",
+        ),
+        (
+            ["--target", "wep", "--processes", "2", "--threshold", "web: http.p95 < 9"],
+            "is for the target web, not wep; say --target web",
+        ),
+    ],
+)
+def test_a_mistake_ends_it_before_the_first_request(locust, server, port, arguments, words):
+    """One line, exit status 2; processes do not wait for a master that is gone."""
+    run = locust(*USERS, *port, "--run-time", "60s", *arguments)
+    assert run.wait() == 2, run.said
+    assert len([line for line in run.said.splitlines() if words in line]) == 1, run.said
+    assert "Traceback" not in run.said
+    assert server.moments == []
+
+
+def test_a_mistake_in_pyproject_ends_it_too(locust, server, tmp_path):
+    """The line says where it stands."""
+    (tmp_path / "pyproject.toml").write_text("[tool.poolkit]\nthresholds = ['http.p9 < 1']")
+    run = locust(*USERS, "--run-time", "60s")
+    assert run.wait() == 2, run.said
+    assert "pyproject.toml: [tool.poolkit] thresholds, number 1: threshold 'http.p9" in run.said
+    assert "Traceback" not in run.said
+    assert server.moments == []
+
+
+def test_a_junit_file_that_cannot_be_written_is_said(locust, tmp_path):
+    """The run has its lines all the same, and does not count as passed."""
+    (tmp_path / "out").write_text("a file")
+    run = locust(
+        *(*USERS, "--run-time", "1s", "--threshold", "http.p95 < 10s", "--junit", "out/j.xml")
+    )
+    assert run.wait() == 1, run.said
+    assert "the verdicts cannot be written: " in run.said
+    assert "Traceback" not in run.said
