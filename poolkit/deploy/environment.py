@@ -7,6 +7,7 @@
     region = "eu-central-1"         # default: AWS_REGION or the profile's
     code_bucket = "shop-code"       # where packages and large templates are uploaded
     termination_protection = true   # a stack must be unprotected before it is deleted
+    by_name_only = ["loadtest"]     # deployed when it is named, not with "all"
 
 A value `{network.VpcId}` is the output VpcId of the stack of template network.
 """
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from poolkit.budget.parameters import Environment
 
 ALL: Final = "all"
-"""As a target: every stack of the environment."""
+"""As a target: every stack of the environment, but for those that are deployed by name only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class StackEnvironment:
     region: str = ""
     code_bucket: str = ""
     termination_protection: bool = False
+    by_name_only: tuple[str, ...] = ()
+    """Templates that `all` does not deploy, but removes."""
 
     @classmethod
     def read(cls, root: Path, name: str) -> StackEnvironment:
@@ -61,8 +64,9 @@ class StackEnvironment:
             region=found.region,
             code_bucket=str(stack.get("code_bucket", "")),
             termination_protection=stack.get("termination_protection") is True,
+            by_name_only=_names(stack.get("by_name_only", []), found),
         )
-        environment.order()
+        environment.every()
         return environment
 
     def stack_name(self, template: str) -> str:
@@ -82,11 +86,15 @@ class StackEnvironment:
         if target == ALL:
             return self.order()
         if target not in self.tables:
-            known = ", ".join((*self.order(), ALL))
+            known = ", ".join((*self.every(), ALL))
             raise DeployError(f"{self.file} has no table [{target}]; it has {known}")
         return [target]
 
     def order(self) -> list[str]:
+        """Return the templates that `all` deploys, in the order of `every`."""
+        return [name for name in self.every() if name not in self.by_name_only]
+
+    def every(self) -> list[str]:
         """Return all templates, each after those it refers to, otherwise as in the file.
 
         Raises:
@@ -154,6 +162,15 @@ class StackEnvironment:
         for text in self.tables[template].values():
             for match in OUTPUT.finditer(text):
                 yield match[1], match[2]
+
+
+def _names(listed: object, found: Environment) -> tuple[str, ...]:
+    if not isinstance(listed, list) or not found.tables.keys() >= set(map(str, listed)):
+        raise DeployError(
+            f"{found.file}: by_name_only in [stack] must be a list of templates that have a table "
+            f"here ({', '.join(found.tables)}), not {listed!r}"
+        )
+    return tuple(listed)
 
 
 def _texts(found: Environment) -> dict[str, dict[str, str]]:

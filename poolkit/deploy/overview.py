@@ -40,7 +40,7 @@ def _names(root: Path) -> list[str]:
 
 def _add(table: Table, environment: StackEnvironment) -> None:
     cloudformation = Aws(environment.region).cloudformation
-    for template in environment.order():
+    for template in environment.every():
         name = environment.stack_name(template)
         stack = find_stack(cloudformation, name)
         if stack is None:

@@ -54,7 +54,8 @@ class Removal:
 
     def run(self, target: str, yes_delete: str | None) -> None:
         """Check, ask, and remove. Raises as `destroy`."""
-        chosen = self._environment.chosen(target)[::-1]
+        environment = self._environment
+        chosen = (environment.every() if target == ALL else environment.chosen(target))[::-1]
         found = {name: self._find(name) for name in chosen}
         stacks = {name: stack for name, stack in found.items() if stack is not None}
         if not stacks:
