@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
@@ -38,7 +39,8 @@ def write_image_context(settings: PackageSettings) -> ImageContext:
     Raises:
         PackageError: the lock lacks something, or the folder is not an earlier context.
     """
-    requirements = locked_requirements(settings)
+    # An image has no runtime that would bring boto3.
+    requirements = locked_requirements(dataclasses.replace(settings, provided=()))
     dockerfile = _dockerfile(settings)
     _require_ours(settings.out_path)
     settings.out_path.parent.mkdir(parents=True, exist_ok=True)
