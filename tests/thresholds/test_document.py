@@ -26,7 +26,8 @@ def test_its_examples_are_thresholds():
     ((block),) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     assert len(thresholds_of(tomllib.loads(block)["tool"]["poolkit"])) == 4
     options = re.findall(r"--threshold '(.*?)'", DOCUMENT)
-    inline = [code for code in CODE.findall(DOCUMENT) if re.search(r"\.\w+ [<>=]+ \d", code)]
+    prose = re.sub(r"```.*?```", "", DOCUMENT, flags=re.DOTALL)
+    inline = [code for code in CODE.findall(prose) if re.search(r"\.\w+ [<>=]+ \d", code)]
     assert len(options) >= 4
     assert len(inline) >= 4
     for text in (*options, *inline):
