@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from locust.exception import StopTest
+import gevent
+from locust.runners import MasterRunner
 
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import OPTION, check_host
+from poolkit.loadtest.option_checks import REFUSED, check_when_parsed, refuse
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
 
-_REFUSED = 2
+_PROCESSES_WITHIN_S = 3.0
+
+logger = logging.getLogger("poolkit.loadtest")
 
 
 def add_host_option(parser: LocustArgumentParser) -> None:
@@ -24,6 +31,16 @@ def add_host_option(parser: LocustArgumentParser) -> None:
     group.add_argument(
         OPTION, action="store_true", help="Load the --host though it is not this machine"
     )
+
+
+def check_host_when_parsed(parser: LocustArgumentParser) -> None:
+    """Have a wrong `--host` end Locust with status 2 and one line before anything starts."""
+
+    def check(options: Namespace) -> None:
+        if options.host:
+            check_host(options.host, options.yes_load_this_host)
+
+    check_when_parsed(parser, check)
 
 
 class HostGuard:
@@ -50,18 +67,40 @@ class HostGuard:
             return str(error)
         return ""
 
-    def exit_if_refused(self, *, quiet: bool) -> None:
-        """End Locust with status 2 and one line; quietly where another process says it.
-
-        A status above 1 of a quiet one would make Locust say a second line.
-        """
+    def exit_if_refused(self) -> None:
+        """End Locust with status 2 and one line if the host of a user class is refused."""
         why = self.refusal()
         if why:
-            sys.stderr.write("" if quiet else f"{why}\n")
-            # Locust takes any other exception for a mistake in a listener, and prints where.
-            sys.exit(1 if quiet else _REFUSED)
+            self._let_processes_come()
+            refuse(why)
+
+    def exit_quietly_if_refused(self) -> None:
+        """End a process of `--processes`, whose master says why.
+
+        A status above 1 would make Locust say more.
+        """
+        if self.refusal():
+            sys.exit(1)
+
+    def _let_processes_come(self) -> None:
+        """Wait for the processes of `--processes`: those that come later would wait for minutes."""
+        environment = self._environment
+        runner, options = environment.runner, environment.parsed_options
+        if isinstance(runner, MasterRunner) and options is not None and options.processes:
+            with gevent.Timeout(_PROCESSES_WITHIN_S, False):
+                while len(runner.clients) < options.processes:
+                    gevent.sleep(0.02)
 
     def _on_start(self, **_: Any) -> None:
         why = self.refusal()
         if why:
-            raise StopTest(why)
+            self._stop(why)
+
+    def _stop(self, why: str) -> None:
+        logger.error(why)
+        environment = self._environment
+        environment.process_exit_code = REFUSED
+        if environment.web_ui is None and environment.runner is not None:
+            gevent.spawn(environment.runner.quit)
+        # The one exception that gets out of a listener and is nobody's mistake: users would start.
+        raise gevent.GreenletExit(why)

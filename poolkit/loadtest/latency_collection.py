@@ -106,6 +106,8 @@ class WorkerReports:
     def _on_start(self, **_: Any) -> None:
         self._ended = False
         self._own.take()
+        # The master is to know at once whom it can lose.
+        self._report()
 
     def _on_spawning_complete(self, **_: Any) -> None:
         if self._environment.reset_stats:

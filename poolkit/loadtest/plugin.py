@@ -21,7 +21,7 @@ from poolkit.loadtest import latency_report
 from poolkit.loadtest.console import line, summary
 from poolkit.loadtest.document import document
 from poolkit.loadtest.files import ConnectionsCsv, add_to_report, write_json
-from poolkit.loadtest.host_guard import HostGuard, add_host_option
+from poolkit.loadtest.host_guard import HostGuard, add_host_option, check_host_when_parsed
 from poolkit.loadtest.interrupt import interrupt_the_main_greenlet
 from poolkit.loadtest.latency_collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency_files import LatencyFiles
@@ -68,6 +68,8 @@ def _add_option(parser: LocustArgumentParser, **_: Any) -> None:
         "postgresql://user:password@host:port/database",
     )
     add_host_option(parser)
+    if MEASURED_ELSEWHERE not in os.environ:
+        check_host_when_parsed(parser)
     add_threshold_options(parser)
 
 
@@ -82,7 +84,7 @@ def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: 
         _begin_worker(environment, options, runner)
         return
     guard = HostGuard(environment, agreed=options.yes_load_this_host)
-    guard.exit_if_refused(quiet=False)
+    guard.exit_if_refused()
     thresholds = run_thresholds(options)
     source = _source(environment, runner)
     reported = isinstance(runner, MasterRunner)
@@ -96,7 +98,7 @@ def _begin_worker(environment: Environment, options: Namespace, runner: WorkerRu
     # The processes of --processes would wait for a master that is gone.
     if options.processes:
         guard = HostGuard(environment, agreed=options.yes_load_this_host)
-        guard.exit_if_refused(quiet=True)
+        guard.exit_quietly_if_refused()
     WorkerReports(environment, runner)
 
 

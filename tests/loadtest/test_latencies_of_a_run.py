@@ -1,0 +1,198 @@
+"""Latencies of a whole run, of however many processes: none is lost and all files agree."""
+
+import csv
+import json
+import time
+
+import psutil
+import pytest
+from hdrh.histogram import HdrHistogram
+from hdrh.log import HistogramLogReader
+
+from poolkit.loadtest.latency import LatencyHistogram
+
+HEADLESS = ("--headless", "--users", "8", "--spawn-rate", "100")
+FILES = ("--csv", "run", "--json-file", "result", "--html", "report.html")
+
+# Beside the plugin's own listener, on the same event: what each process saw, as it came.
+VISITORS = """
+import os, time
+from locust import FastHttpUser, constant, events, task
+{imported}
+
+rows = open(f"rows-{{os.getpid()}}.csv", "w", buffering=1)
+
+@events.init.add_listener
+def reopen(**_):
+    # After the fork of --processes.
+    global rows
+    rows = open(f"rows-{{os.getpid()}}.csv", "w", buffering=1)
+
+@events.request.add_listener
+def write(name, response_time, exception, **_):
+    rows.write(f"{{name}},{{response_time!r}},{{int(exception is not None)}},{{time.time()}}\\n")
+
+class Visitor(FastHttpUser):
+    wait_time = constant(0.005)
+
+    @task(5)
+    def visit(self):
+        self.client.get("/")
+
+    @task
+    def fail(self):
+        with self.client.get("/other, one", catch_response=True) as answer:
+            answer.failure("as if")
+"""
+
+
+@pytest.fixture
+def visitors(locust, tmp_path):
+    """The locustfile that writes rows; Locust is started on it."""
+    file = tmp_path / "visitors.py"
+    imported = "".join(line for line in file.read_text().splitlines(True) if "loadtest" in line)
+    file.write_text(VISITORS.format(imported=f"{imported}\n{REGISTERED[imported.split()[-1]]}"))
+    return locust
+
+
+@pytest.fixture
+def port(free_port):
+    """Of the master: with the usual one, another run's workers could come to it."""
+    found = str(free_port())
+    return ("--master-bind-host", "127.0.0.1", "--master-bind-port", found, "--master-port", found)
+
+
+REGISTERED = {"watch_connections": "watch_connections()", "loadtest": "loadtest.register()"}
+
+
+def rows(folder, pid="*"):
+    """What the processes wrote down, each row as name, ms, whether it failed, moment."""
+    for file in folder.glob(f"rows-{pid}.csv"):
+        for line in file.read_text().splitlines():
+            name, ms, failed, moment = line.rsplit(",", 3)
+            yield name, float(ms), failed == "1", float(moment)
+
+
+def histogram_of_rows(folder, name=None, *, failed=False):
+    """One histogram of the raw rows of all processes."""
+    found = LatencyHistogram()
+    for called, ms, has_failed, _ in rows(folder):
+        if has_failed is failed and name in (None, called):
+            found.record(ms)
+    return found
+
+
+def histogram_of_log(folder, tag=None):
+    """The sum of the lines of the log with a tag, read by the package's own reader."""
+    found = LatencyHistogram()
+    reader = HistogramLogReader(str(folder / "run_latency.hlog"), HdrHistogram(1, 3_600_000_000, 3))
+    while line := reader.get_next_interval_histogram():
+        if line.get_tag() == tag:
+            found.add(LatencyHistogram.decode(line.encode().decode()))
+    reader.close()
+    return found
+
+
+def assert_nothing_is_lost(folder):
+    """Log, table and document say what one histogram of all rows says."""
+    total = histogram_of_rows(folder)
+    failed = histogram_of_rows(folder, failed=True)
+    assert total.count > 100
+    assert failed.count > 10
+    assert histogram_of_log(folder).buckets() == total.buckets()
+    assert histogram_of_log(folder, "GET_/").buckets() == total.buckets()
+    assert histogram_of_log(folder, "failed").buckets() == failed.buckets()
+    assert histogram_of_log(folder, "failed_GET_/other_one").buckets() == failed.buckets()
+    with (folder / "run_latency.csv").open() as file:
+        *_, aggregated = csv.DictReader(file)
+    document = json.loads((folder / "result_connections.json").read_text())
+    shown = document["latency_ms"][-1]
+    assert (shown["requests"], shown["failures"]) == (total.count + failed.count, failed.count)
+    for p in (50, 90, 95, 99, 99.9):
+        assert shown[f"p{p}"] == total.percentile(p)
+        assert float(aggregated[f"p{p}"]) == pytest.approx(total.percentile(p), rel=1e-5)
+    assert (shown["max"], shown["mean"]) == (total.max, pytest.approx(total.mean, abs=0.001))
+    assert document["lost"] == []
+    return document
+
+
+def test_four_processes_lose_nothing_at_the_end(visitors, port):
+    """The last reports are there before the master writes its files."""
+    run = visitors(*HEADLESS, *FILES, *port, "--processes", "4", "--run-time", "4s")
+    assert run.wait() == 1, run.said  # as Locust says of a run with failures
+    assert len({file.name for file in run.folder.glob("rows-*.csv")}) >= 4
+    document = assert_nothing_is_lost(run.folder)
+    assert document["partial"] is False
+    assert document["load"]["loop"] == "closed"
+    assert "Closed loop: latencies count from the sending of a request" in run.said
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_loses_nothing(visitors, server, port):
+    """It goes to the master and all its processes at once."""
+    run = visitors(*HEADLESS, *FILES, *port, "--processes", "4", "--run-time", "60s")
+    run.wait_until(lambda: len(server.moments) > 300)
+    workers = psutil.Process(run.process.pid).children()
+    run.interrupt()
+    for worker in workers:
+        worker.send_signal(2)
+    run.wait()
+    assert assert_nothing_is_lost(run.folder)["partial"] is True
+    assert "Traceback" not in run.said
+
+
+def test_ctrl_c_of_the_master_alone_loses_nothing(visitors, server, port):
+    """Its workers, on machines of their own, are asked for what they have."""
+    run = visitors(
+        *(*HEADLESS, *FILES, *port, "--run-time", "60s", "--expect-workers", "4", "--master")
+    )
+    workers = [visitors("--worker", *port) for _ in range(4)]
+    run.wait_until(lambda: len(server.moments) > 300)
+    run.interrupt()
+    run.wait()
+    assert [worker.wait() for worker in workers] == [0] * 4
+    assert assert_nothing_is_lost(run.folder)["partial"] is True
+
+
+def test_a_process_alone_loses_nothing(visitors):
+    """What its users still did while it ended is in the files."""
+    run = visitors(*HEADLESS, *FILES, "--run-time", "2s")
+    run.wait()
+    assert_nothing_is_lost(run.folder)
+
+
+def test_a_worker_that_is_killed_costs_one_report_at_most_and_that_is_said(visitors, server, port):
+    """One clear line, on the console, in the document and in the report."""
+    run = visitors(*HEADLESS, *FILES, *port, "--processes", "2", "--run-time", "60s")
+    run.wait_until(lambda: len(server.moments) > 300)
+    worker = psutil.Process(run.process.pid).children()[0]
+    worker.kill()
+    killed = time.time()
+    run.wait_for("ended in the middle")
+    run.interrupt()
+    run.wait()
+    said = [line for line in run.said.splitlines() if "ended in the middle" in line]
+    assert len(said) == 2, "when it happened, and in the summary"
+    document = json.loads((run.folder / "result_connections.json").read_text())
+    (lost,) = document["lost"]
+    assert all(line.endswith(lost) for line in said)
+    assert lost.endswith("ended in the middle: up to 3 s of its latencies are lost")
+    assert lost in (run.folder / "report.html").read_text()
+    # What was written down within a report's time before its end, and a little for a busy machine.
+    recent = [row for row in rows(run.folder, worker.pid) if row[3] > killed - 4]
+    missing = len(list(rows(run.folder))) - document["latency_ms"][-1]["requests"]
+    assert 0 <= missing <= len(recent)
+
+
+@pytest.mark.slow
+def test_statistics_that_are_reset_begin_again(visitors):
+    """With --reset-stats the time until all users are there does not count, as in Locust's table."""
+    spawning = ("--users", "4", "--spawn-rate", "2", "--reset-stats")
+    run = visitors("--headless", *spawning, *FILES, "--run-time", "5s")
+    run.wait()
+    document = json.loads((run.folder / "result_connections.json").read_text())
+    of_locust = json.loads((run.folder / "result.json").read_text())
+    assert document["latency_ms"][-1]["requests"] < len(list(rows(run.folder)))
+    assert document["latency_ms"][-1]["requests"] == sum(one["num_requests"] for one in of_locust)
+    log = histogram_of_log(run.folder).count + histogram_of_log(run.folder, "failed").count
+    assert document["latency_ms"][-1]["requests"] == log
