@@ -181,6 +181,15 @@ class Database:
             application_name_prefix,
         )
 
+    def terminate_backends(self) -> None:
+        """End every backend but the asking one, and wait until they have."""
+        # pg_terminate_backend's own wait looks every 100 ms.
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        self.wait_for_backends(0)
+
     def wait_for_backends(
         self, count: int, application_name_prefix: str = "", timeout_s: float = 5.0
     ) -> list[dict[str, Any]]:

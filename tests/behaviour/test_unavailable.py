@@ -85,9 +85,6 @@ def test_backends_that_are_killed_between_requests_fail_none(face, migrated_data
     """Connections that the server ended are replaced; no request notices."""
     for _ in range(5):
         assert face.request("GET", "/articles").status == 200
-        migrated_database.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        migrated_database.terminate_backends()
         created = face.request("POST", "/articles", body={"title": "x", "body": ""})
         assert created.status == 201

@@ -40,10 +40,9 @@ def statuses():
     }
 
 
-def test_the_whole_sequence(poolkit_process, shop, bucket):
+def test_the_whole_sequence(poolkit, poolkit_process, shop, bucket):
     """Everything is deployed in order, deployed again, updated, shown, and removed."""
-    poolkit = poolkit_process
-    first = deploy(poolkit, "all")
+    first = deploy(poolkit_process, "all")
     assert first.returncode == 0, first.stdout + first.stderr
     assert [
         line.split()[-1] for line in first.stdout.splitlines() if "Plan: create" in line
@@ -73,7 +72,7 @@ def test_the_whole_sequence(poolkit_process, shop, bucket):
     status = poolkit("status", "-e", "dev")
     assert status.stdout.count("_COMPLETE") == len(STACKS)
 
-    gone = poolkit("destroy", "all", "-e", "dev", "--yes-delete", "shop-dev")
+    gone = poolkit_process("destroy", "all", "-e", "dev", "--yes-delete", "shop-dev")
     assert gone.returncode == 0, gone.stdout + gone.stderr
     removed = [line for line in gone.stdout.splitlines() if line.endswith(": removed")]
     assert [line.split(":")[0] for line in removed] == STACKS[::-1]

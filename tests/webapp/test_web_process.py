@@ -10,7 +10,12 @@ import time
 import pytest
 
 ARTICLE = {"title": "Title", "body": ""}
-SMALL = {"POOLKIT_POOL_SIZE": "1", "POOLKIT_MAX_OVERFLOW": "0", "POOLKIT_POOL_TIMEOUT": "0.5"}
+SMALL = {"POOLKIT_POOL_SIZE": "1", "POOLKIT_MAX_OVERFLOW": "0", "POOLKIT_POOL_TIMEOUT": "1"}
+# What takes seconds or a second process, and goes the same way in both targets: once here,
+# for both in the slow run.
+ONE_OF_THEM = pytest.mark.parametrize(
+    "target", ["web", pytest.param("web_async", marks=pytest.mark.slow)]
+)
 
 
 def wait_for_lock(database, count=1):
@@ -43,7 +48,7 @@ def test_an_exhausted_pool_is_503_at_once_for_readiness_and_after_pool_timeout_f
         wait_for_lock(migrated_database)
         began = time.monotonic()
         assert served.get("/readyz") == 503
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1
         waiting = served.start("GET", "/articles/1")
         while served.metric("waiting") < 1:
             assert time.monotonic() - began < 10, "nobody waits"
@@ -79,6 +84,7 @@ def test_the_wait_for_a_connection_is_one_checkout(serve, migrated_database, loc
         assert served.metric("checkout_wait_seconds_sum") - before >= held
 
 
+@ONE_OF_THEM
 def test_a_server_that_stands_still_is_503_and_gives_its_connection_up(serve, migrated_database):
     """A stopped backend keeps no statement_timeout; the request ends all the same."""
     url = migrated_database.url(driver="")
@@ -163,13 +169,11 @@ def test_backends_killed_during_traffic_between_requests_fail_none(serve, migrat
         for _ in range(5):
             burst = [served.start("GET", "/articles") for _ in range(4)]
             assert [started.answer()[0] for started in burst] == [200] * 4
-            migrated_database.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+            migrated_database.terminate_backends()
         assert served.metric("opened_total") >= 5
 
 
+@ONE_OF_THEM
 def test_two_processes_serve_one_address_with_a_pool_each(serve, migrated_database):
     """--processes says what it multiplies, serves, and ends with status 0."""
     with serve(migrated_database.url(driver=""), "--processes", "2") as served:

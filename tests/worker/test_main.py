@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from working import ROOT, wait_until
 
 
@@ -79,6 +80,7 @@ def test_enqueue_prints_the_task_s_id(site):
     site.wait_for_document("d1")
 
 
+@pytest.mark.slow
 def test_celery_s_own_command_line_runs_the_worker(site):
     """`celery -A worker.app worker` is the same worker."""
     site.environ["WORKER_READY_FILE"] = str(site.directory / "ready")

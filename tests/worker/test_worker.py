@@ -8,6 +8,7 @@ import signal
 import threading
 
 import psutil
+import pytest
 import redis
 from working import child_pid, wait_until
 
@@ -58,6 +59,7 @@ def test_killed_child_costs_one_redelivery(site):
     wait_until(lambda: _succeeded(worker) == 1, "the one success to be logged")
 
 
+@pytest.mark.slow
 def test_killed_worker_costs_one_redelivery(site):
     """A worker killed in the middle of a task, children and all, leaves the task to the next worker."""
     first = site.start(**TIMED)
@@ -147,6 +149,7 @@ def test_backends_terminated_between_tasks_fail_no_task(site):
     assert not worker.logged("Retry in")
 
 
+@pytest.mark.slow
 def test_task_that_always_ends_its_child_is_given_up(site):
     """A child that hangs is killed by the hard time limit; after the last retry the task is a dead letter."""
     site.start(**TIMED, WORKER_MAX_RETRIES="1")

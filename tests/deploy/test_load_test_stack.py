@@ -1,0 +1,222 @@
+"""The load test's stack: started by its name, run as its containers would be, and removed."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import boto3
+import pytest
+from deploy.conftest import ROOT
+from deploy.test_deploy import deploy, statuses
+
+# The network's and the database's outputs, without what a VPC and a server cost to make.
+NETWORK = """\
+Resources:
+  Vpc: {Type: AWS::EC2::VPC, Properties: {CidrBlock: 10.40.0.0/16}}
+Outputs:
+  VpcId: {Value: !Ref Vpc}
+  PublicSubnetIds: {Value: "subnet-0000000a,subnet-0000000b"}
+  PrivateSubnetIds: {Value: "subnet-0000000c,subnet-0000000d"}
+  WorkloadSecurityGroupId: {Value: sg-0000000a}
+  DatabaseClientSecurityGroupId: {Value: sg-0000000b}
+"""
+ENVIRONMENT = """\
+[stack]
+name_prefix = "shop"
+region = "eu-central-1"
+by_name_only = ["loadtest"]
+
+[network]
+
+"""
+GIVEN = ("Host=http://127.0.0.1:1", "YesLoadThisHost=yes", "Run=first", "DatabaseSecretArn=")
+STACK = "shop-dev-loadtest"
+
+# Of the types that moto does not know, it says so and makes nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWarning:moto")
+
+
+@pytest.fixture
+def project(shop):
+    """Put this project's template beside a small network."""
+    shutil.rmtree(shop / "infra")
+    (shop / "infra/environments").mkdir(parents=True)
+    shutil.copy(ROOT / "infra/loadtest.yaml", shop / "infra/loadtest.yaml")
+    (shop / "infra/network.yaml").write_text(NETWORK)
+    own = (ROOT / "infra/environments/dev.toml").read_text().partition("[loadtest]")[2]
+    own = re.sub(r"\{database\.\w+\}", "", own).replace("000000000000", "123456789012")
+    (shop / "infra/environments/dev.toml").write_text(f"{ENVIRONMENT}[loadtest]{own}")
+    return shop
+
+
+def start(poolkit, *more, leave_out=""):
+    given = [word for word in (*GIVEN, *more) if not (leave_out and word.startswith(leave_out))]
+    words = [part for word in given for part in ("--parameter", word)]
+    return deploy(poolkit, "loadtest", *words)
+
+
+def test_a_load_test_is_started_by_name_and_ended_by_name(poolkit, project):
+    """`all` leaves it out; it comes when it is named, is shown, and goes with the rest."""
+    assert deploy(poolkit, "all").returncode == 0
+    assert list(statuses()) == ["shop-dev-network"]
+    made = start(poolkit, "Workers=8")
+    assert made.returncode == 0, made.stdout[-3000:] + made.stderr
+    assert statuses()[STACK] == "CREATE_COMPLETE"
+    assert re.search(r"ResultsUrl +s3://\S+/first ", made.stdout)
+    assert desired_counts() == [1, 8]
+
+    assert f"{STACK} " in poolkit("status", "-e", "dev").stdout
+    refused = poolkit("destroy", "network", "-e", "dev", "--yes-delete", "shop-dev-network")
+    assert f"{STACK} uses outputs of shop-dev-network" in refused.stderr
+    gone = poolkit("destroy", "all", "-e", "dev", "--yes-delete", "shop-dev")
+    assert gone.returncode == 0, gone.stdout[-3000:] + gone.stderr
+    assert statuses() == {}
+
+
+def desired_counts():
+    ecs = boto3.client("ecs")
+    (cluster,) = ecs.list_clusters()["clusterArns"]
+    arns = ecs.list_services(cluster=cluster)["serviceArns"]
+    found = ecs.describe_services(cluster=cluster, services=arns)["services"]
+    return sorted(each["desiredCount"] for each in found)
+
+
+@pytest.mark.parametrize("name", ["YesLoadThisHost", "Host", "Run"])
+def test_nobody_loads_a_host_by_accident(poolkit, project, name):
+    """What is loaded, that it may be, and the run's name are said each time."""
+    answer = start(poolkit, leave_out=name)
+    assert answer.returncode == 2
+    assert f"parameter {name} has no default and no value" in answer.stderr
+    assert f"--parameter {name}=" in answer.stderr
+    assert statuses() == {}
+
+
+class Quiet(BaseHTTPRequestHandler):
+    """Answers at once."""
+
+    def do_GET(self):
+        self.server.paths.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def free_port():
+    """Find a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def host():
+    """Serve something to load."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        server.paths = []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+VISITORS = """
+from locust import FastHttpUser, constant, task
+
+from poolkit import loadtest
+
+loadtest.register()
+
+class Visitor(FastHttpUser):
+    wait_time = constant(0.05)
+
+    @task
+    def visit(self):
+        self.client.get("/")
+"""
+
+
+def task(kind, folder, *more):
+    """Start a container of the stack here as ECS would start it there."""
+    definition = boto3.client("ecs").describe_task_definition(taskDefinition=f"{STACK}-{kind}")
+    (container,) = definition["taskDefinition"]["containerDefinitions"]
+    # The image has the files in /app and the programs on PATH; Cloud Map has the master's name.
+    words = [word.replace("/app/", f"{folder}/") for word in [*container["command"], *more]]
+    words = [re.sub(r"^master\..*\.internal$", "127.0.0.1", word) for word in words]
+    programs = Path(sys.executable).parent
+    with (folder / f"{kind}.log").open("a") as log:
+        return subprocess.Popen(
+            [programs / words[0], *words[1:]],
+            cwd=folder,
+            env=os.environ
+            | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+            | {each["name"]: each["value"] for each in container["environment"]},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    """Give a function that starts a container; all are ended with the test."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "visitors.py").write_text(VISITORS)
+    started = []
+
+    def start_task(kind, *more):
+        started.append(task(kind, folder, *more))
+        return started[-1]
+
+    yield start_task
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+@pytest.mark.usefixtures("project")
+def test_the_commands_of_the_stack_run(poolkit, host, tasks, free_port, tmp_path):
+    """What the template says to its containers is what they need: a whole run, kept in its bucket."""
+    # The loopback address has one port for everybody; in the cloud each stack has its own master.
+    there = f"--master-bind-host 127.0.0.1 --master-bind-port {free_port}"
+    url = f"Host=http://127.0.0.1:{host.server_port}"
+    load = ("Users=2", "RunTime=2s", "LocustFile=/app/visitors.py", f"LocustOptions={there}")
+    words = [part for word in (url, *GIVEN[1:], *load) for part in ("--parameter", word)]
+    assert deploy(poolkit, "all").returncode == 0
+    made = deploy(poolkit, "loadtest", *words)
+    assert made.returncode == 0, made.stdout[-3000:] + made.stderr
+    (bucket,) = re.findall(r"s3://(\S+)/first", made.stdout)
+
+    for _ in range(2):
+        tasks("worker", "--master-port", str(free_port))
+    master, s3 = tasks("master"), boto3.client("s3")
+    log = tmp_path / "app/master.log"
+    wait_for_words("waiting to be stopped", log, master)
+    marker = json.loads(s3.get_object(Bucket=bucket, Key="first/finished.json")["Body"].read())
+    assert marker["status"] == 0, log.read_text()
+    assert {"run.html", "run.json", "run_stats.csv"} <= set(marker["files"])
+    assert host.paths
+    master.terminate()
+    assert master.wait(20) == 0
+
+
+def wait_for_words(words, log, process, timeout_s=40):
+    deadline = time.monotonic() + timeout_s
+    while words not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
