@@ -18,6 +18,8 @@ OVER_S = 3.0
 """The seconds that the figures look back."""
 SETTLING_S = 0.5
 """A request of that age has been answered and written by now, or is slow."""
+THROTTLED = "429"
+"""The status of what a function had no execution environment for."""
 LATE_MS = 100.0
 """A request sent so much too late waited for one before it."""
 
@@ -41,6 +43,7 @@ class LiveFigures:
         self._keep_s = max(OVER_S, self._span_s + 2 * SETTLING_S)
         self._read = 0
         self._recent: deque[tuple[float, float, float]] = deque()
+        self._throttled = 0.0
         self.first = 0.0
         """The moment when the first request was sent."""
         self.count = 0
@@ -66,6 +69,8 @@ class LiveFigures:
             started, latency_ms, service_ms = float(row[1]), float(row[2]), float(row[3])
             self.first = min(self.first or started, started)
             self.count += 1
+            if row[6] == THROTTLED:
+                self._throttled = max(self._throttled, started)
             self._recent.append((started, latency_ms, latency_ms - service_ms))
             if self.window is not None:
                 ended = started + service_ms / 1000
@@ -99,6 +104,9 @@ class LiveFigures:
         until = time.time() - SETTLING_S
         since = until - self._span_s
         rows = [row for row in self._recent if since <= row[0] - row[2] / 1000 < until]
+        # A function answers so at once while its execution environments start.
+        if self._throttled >= since:
+            return False
         return len(rows) >= self._due_in_span and all(row[2] <= LATE_MS for row in rows)
 
 

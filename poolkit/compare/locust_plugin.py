@@ -3,7 +3,8 @@
 Locust loads this file beside a locustfile (`-f locust_plugin.py,loadtests/articles.py`), so a
 locustfile says what a user does and nothing about measuring. Variables direct it:
 
-- `POOLKIT_LOAD_REQUESTS`: the CSV file to write; without it nothing here happens.
+- `POOLKIT_LOAD_REQUESTS`: the CSV file to write; without it nothing here happens. At the end
+  load.json beside it says how the load went.
 - `POOLKIT_LOAD_RATE`: tasks per second and user. Each user then follows a fixed schedule
   instead of its own think time, and a request's latency counts from the moment it was due,
   so a server that stalls cannot hide the requests that waited behind the stall.
@@ -16,10 +17,12 @@ locustfile says what a user does and nothing about measuring. Variables direct i
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,6 +31,8 @@ from locust import events
 
 from poolkit.loadtest.arrivals import ArrivalRate
 from poolkit.loadtest.due import Turns
+from poolkit.loadtest.lane import LATE_MS
+from poolkit.loadtest.loop_report import LoopReport
 from poolkit.loadtest.open_loop import MAX_USERS, OpenLoop
 
 if TYPE_CHECKING:
@@ -74,6 +79,9 @@ class Schedules:
         self.turns = Turns(environment)
         self.rate = rate
         self._schedules: dict[User, Schedule] = {}
+        self._begun = self._late = 0
+        self._latest_ms = 0.0
+        environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
         for user_class in self.turns.follow(environment.user_classes):
             if rate is not None:
                 self._direct(user_class)
@@ -81,6 +89,7 @@ class Schedules:
     def _direct(self, user_class: type[User]) -> None:
         def wait_time(user: User) -> float:
             turn = self.turns.of(user)
+            self._begun += 1
             return self._schedule(turn).wait(turn)
 
         user_class.wait_time = wait_time
@@ -100,6 +109,31 @@ class Schedules:
         for turn in self.turns.all() if self.rate is not None else ():
             yield from self._schedule(turn).unsent(turn, now)
 
+    def _on_request(
+        self, *, context: dict[str, Any], start_time: float | None = None, **_: Any
+    ) -> None:
+        late_ms = ((start_time or 0.0) - context.get("due", start_time or 0.0)) * 1000
+        self._late += late_ms > LATE_MS
+        self._latest_ms = max(self._latest_ms, late_ms)
+
+    def report(self) -> LoopReport:
+        """Return what became of the tasks that were due; final after the users have stopped.
+
+        One that is late waited for its user's answer before it, or for the load generator:
+        which of the two is for the results to say.
+        """
+        turns = self.turns.all()
+        waiting = sum(turn.untaken is not None for turn in turns)
+        return LoopReport(
+            loop="closed",
+            # Locust has a user do its first task before it asks how long to wait.
+            arrivals=len(turns) + self._begun - waiting,
+            late=self._late,
+            latest_ms=self._latest_ms,
+            unanswered=len(self.unanswered),
+            users_max=len(turns),
+        )
+
 
 class Recorder:
     """Writes every request as a row, and at the end those that were never sent or answered."""
@@ -109,8 +143,8 @@ class Recorder:
     ) -> None:
         self.environment = environment
         self.file = file
-        self.rows = csv.DictWriter(file, FIELDS)
-        self.rows.writeheader()
+        self.rows = csv.writer(file, lineterminator="\n")
+        self.rows.writerow(FIELDS)
         self.schedules = schedules
         environment.events.request.add_listener(self.on_request)  # type: ignore[no-untyped-call]
         environment.events.quitting.add_listener(self.on_quitting)  # type: ignore[no-untyped-call]
@@ -132,20 +166,15 @@ class Recorder:
         started = start_time or time.time() - response_time / 1000
         due = min(context.get("due", started), started)
         status = getattr(response, "status_code", 0) or 0
-        self._write(
-            due=due,
-            started=started,
-            latency_ms=(started - due) * 1000 + response_time,
-            service_ms=response_time,
-            method=request_type,
-            name=name,
-            status=status,
-            error="" if exception is None else str(status or type(exception).__name__),
-        )
+        kind = "" if exception is None else str(status or type(exception).__name__)
+        latency_ms = (started - due) * 1000 + response_time
+        self._write((due, started, latency_ms, response_time), (request_type, name, status, kind))
 
-    def _write(self, **row: Any) -> None:
-        rounded = {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()}
-        self.rows.writerow({"method": "", "name": "", "status": 0, **rounded})
+    def _write(
+        self, numbers: tuple[float, float, float, float], rest: tuple[str, str, int, str]
+    ) -> None:
+        # At thousands of rows a second the load generator has no time for a dict of each.
+        self.rows.writerow([*[f"{number:.6f}" for number in numbers], *rest])
 
     def on_quitting(self, **_: Any) -> None:
         """Write what the end of the run cut off: it counts as failed, not as never there."""
@@ -154,20 +183,20 @@ class Recorder:
             # Locust stops its users after this event; what is in flight may be answered yet.
             self.environment.runner.stop()
         now = time.time()
+        report = self.schedules.report()
         for due, started in self.schedules.unanswered:
             self._write_lost(due, started, now, "unanswered")
-        for due in self.schedules.unsent(asked):
+        unsent = list(self.schedules.unsent(asked))
+        for due in unsent:
             self._write_lost(due, asked, asked, "unsent")
         self.file.close()
+        if report.loop == "closed":
+            report = _with_unsent(report, unsent, asked)
+        _write_report(Path(self.file.name).with_name("load.json"), report)
 
     def _write_lost(self, due: float, started: float, now: float, error: str) -> None:
-        self._write(
-            due=due,
-            started=started,
-            latency_ms=(now - due) * 1000,
-            service_ms=(now - started) * 1000,
-            error=error,
-        )
+        times = (due, started, (now - due) * 1000, (now - started) * 1000)
+        self._write(times, ("", "", 0, error))
 
     def _flush_regularly(self) -> None:
         # Whoever shows progress reads the file while it grows; a kill loses a moment, not all.
@@ -179,6 +208,24 @@ class Recorder:
                 sys.stderr.write(f"{self.file.name} cannot be written: {error.strerror}\n")
                 os._exit(os.EX_IOERR)
             gevent.sleep(_FLUSH_EVERY_S)
+
+
+def _with_unsent(report: LoopReport, unsent: list[float], asked: float) -> LoopReport:
+    late_ms = [(asked - due) * 1000 for due in unsent]
+    return replace(
+        report,
+        arrivals=report.arrivals + len(unsent),
+        late=report.late + sum(ms > LATE_MS for ms in late_ms),
+        latest_ms=max([report.latest_ms, *late_ms]),
+        unsent=len(unsent),
+    )
+
+
+def _write_report(file: Path, report: LoopReport) -> None:
+    # Whole or not there at all, as its reader expects.
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(report.plain(), indent=2) + "\n", encoding="utf-8")
+    partial.replace(file)
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
