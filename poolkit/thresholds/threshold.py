@@ -157,7 +157,8 @@ def check_targets(thresholds: Iterable[Threshold], known: Collection[str]) -> No
         for name in threshold.targets:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+                names = ", ".join(known) or "none"
+                hint = f"did you mean {close[0]}?" if close else f"there are: {names}"
                 raise ConfigurationError(
                     f"threshold {threshold.text!r}: there is no target {name}; {hint}"
                 )

@@ -116,3 +116,12 @@ def test_a_target_that_there_is_not_is_refused(name, said):
 def test_targets_that_there_are_pass():
     """A threshold for all needs no name."""
     check_targets(map(Threshold.parse, ["web: http.p95 < 2", "http.p95 < 2"]), {"web"})
+
+
+@given(TEXTS, TEXTS)
+def test_what_they_say_of_themselves_is_the_same_set(table, given_here):
+    """So a run's folder can keep them as texts, without knowing which replaced which."""
+    found = thresholds_of({"thresholds": table}, given_here)
+    again = thresholds_of({"thresholds": [str(threshold) for threshold in found]})
+    for target in ("", "a", "b", "c", "d"):
+        assert limits(again, target) == limits(found, target)
