@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from poolkit.errors import ConfigurationError, PoolkitError, ResultsNotKept
+from poolkit.errors import ConfigurationError, LoadFailedError, PoolkitError, ResultsNotKept
 from poolkit.loadtest.results_bucket import FINISHED, STARTED, ResultsBucket
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Stop:
         self.since: float | None = None
         """When it was heard (`time.monotonic()`); None until then."""
         self._heard = threading.Event()
+        self._insisted = False
         self._process: subprocess.Popen[bytes] | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._hear)
@@ -129,6 +130,19 @@ class Stop:
     def _pass_on(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
+
+    def insist(self, process: subprocess.Popen[bytes]) -> None:
+        """End a process that does not take the hint: SIGTERM after half of GRACE_S, then SIGKILL.
+
+        Ctrl-C may meet a greenlet of Locust's that merely ends itself because of it.
+        """
+        waited = 0.0 if self.since is None else time.monotonic() - self.since
+        if waited > GRACE_S:
+            _say(f"it did not end within {GRACE_S:g} s and is killed")
+            os.killpg(process.pid, signal.SIGKILL)
+        elif waited > GRACE_S / 2 and not self._insisted:
+            self._insisted = True
+            process.terminate()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until it is heard; False if it was not in time."""
@@ -154,6 +168,12 @@ class Keeper:
         self._begin()
         with tempfile.TemporaryDirectory(prefix="poolkit-load-") as work:
             status = self._load(Path(work), environ)
+            if status != 0 and self.stop.since is None and not _left_anything(Path(work)):
+                # Not marked as finished: with the mistake repaired, it may be run.
+                raise LoadFailedError(
+                    f"{self.options.command[0]} ended with status {status} and left nothing, so "
+                    "nothing was loaded; what it said is above"
+                )
             self._keep(Path(work), status)
         return status
 
@@ -185,10 +205,8 @@ class Keeper:
             with suppress(subprocess.TimeoutExpired):
                 status = process.wait(1.0)
                 return status if status >= 0 else 128 - status
-            if self.stop.since is not None and time.monotonic() > self.stop.since + GRACE_S:
-                _say(f"it did not end within {GRACE_S:g} s and is killed")
-                os.killpg(process.pid, signal.SIGKILL)
-            elif time.monotonic() > due:
+            self.stop.insist(process)
+            if time.monotonic() > due:
                 due = time.monotonic() + UPLOAD_EVERY_S
                 self._upload_meanwhile(folder)
 
@@ -219,6 +237,10 @@ class Keeper:
         _say(f"ended with status {status}{early}; {len(files)} files are in {self.results.url}")
 
 
+def _left_anything(folder: Path) -> bool:
+    return any(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -228,7 +250,10 @@ def _say(words: str) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the command and return its exit status: Locust's, or 2 when nothing was loaded."""
+    """Run the command and return its exit status.
+
+    Locust's; or 2 when nothing was loaded, or its files could not be kept.
+    """
     stop = Stop()
     wait = False
     try:

@@ -176,10 +176,18 @@ def test_a_finished_run_is_not_run_again(start, s3, tmp_path):
 
 def test_a_failed_load_is_kept_too(start, s3):
     """Its status is the command's, and the files it left are there."""
-    kept = start(*keeping("-c", "open('a', 'w'); raise SystemExit(3)"))
+    kept = start(*keeping("-c", "open('a', 'w').write('b'); raise SystemExit(3)"))
     assert kept.wait(20) == 3, kept.log.read_text()
     assert json.loads(content(s3, "finished.json"))["status"] == 3
     assert "a" in names(s3)
+
+
+def test_a_command_that_loads_nothing_is_no_run(start, s3):
+    """A mistake in the options ends the task, which stops a deployment, and uses up no name."""
+    kept = start(*keeping("-m", "locust", "--no-such-option", options=["--wait"]))
+    assert kept.wait(20) == 2
+    assert "ended with status 2 and left nothing, so nothing was loaded" in kept.log.read_text()
+    assert names(s3) == {"started.json"}
 
 
 def test_a_master_that_was_lost_is_counted(start, s3):
@@ -204,6 +212,7 @@ def test_what_does_not_end_is_killed_and_kept(start, s3, tmp_path):
     """After the grace period the load's processes are killed, and their files uploaded."""
     stubborn = (
         "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "open('a', 'w').close(); time.sleep(60)"
     )
     # As main(), with less patience than a test has.
