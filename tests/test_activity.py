@@ -131,11 +131,16 @@ def test_sessions_count_every_connection_exactly(database, sampler):
 
 def test_samples_keep_to_their_schedule(database):
     """The moments do not drift by what a sample costs; those missed are counted."""
-    samples: list[Sample] = []
-    with ActivitySampler(database.monitor_url(), interval_s=0.05, sink=samples.append) as sampler:
-        sampler.wait_for(lambda _: len(samples) >= 20, timeout_s=10)
-    took = samples[19].time - samples[0].time
-    assert took == pytest.approx((19 + sampler.missed) * 0.05, abs=0.05)
+    interval, late = 0.02, []
+
+    def note(sample: Sample) -> None:
+        late.append(sample.time - (len(late) + sampler.missed) * interval)
+
+    sampler = ActivitySampler(database.monitor_url(), interval_s=interval, sink=note)
+    with sampler:
+        assert sampler.wait_for(lambda _: len(late) >= 60, timeout_s=20)[0]
+    # A busy machine makes some late and none early: the most punctual ones show the schedule.
+    assert min(late[50:60]) - min(late[:10]) == pytest.approx(0, abs=0.01)
 
 
 def test_the_limits_are_the_servers_own(database, sampler):

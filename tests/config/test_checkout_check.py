@@ -80,7 +80,7 @@ def test_a_terminated_backend_costs_no_request(database, make_client):
     began = time.perf_counter()
     second = client.backend()
     assert second != first
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 3
     assert client.backend() == second
 
 

@@ -57,17 +57,17 @@ def test_a_server_that_stays_full_is_the_original_error(full_server, make_client
     began = time.perf_counter()
     with pytest.raises(DBAPIError, match=r"too many clients|slots are reserved"):
         client.scalar("SELECT 1")
-    assert 0.9 < time.perf_counter() - began < 3
+    assert 0.9 < time.perf_counter() - began < 6
 
 
 def test_without_retry_a_full_server_is_an_error_at_once(full_server, make_client):
     """`retry_connect=False` leaves the decision to the caller."""
     server, _ = full_server
-    client = make_client(server.url(), connect_timeout=5, retry_connect=False)
+    client = make_client(server.url(), connect_timeout=10, retry_connect=False)
     began = time.perf_counter()
     with pytest.raises(DBAPIError, match=r"too many clients|slots are reserved"):
         client.scalar("SELECT 1")
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 4
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
