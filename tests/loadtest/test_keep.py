@@ -182,9 +182,12 @@ def test_a_failed_load_is_kept_too(start, s3):
     assert "a" in names(s3)
 
 
-def test_a_command_that_loads_nothing_is_no_run(start, s3):
+def test_a_command_that_loads_nothing_is_no_run(start, s3, tmp_path):
     """A mistake in the options ends the task, which stops a deployment, and uses up no name."""
-    kept = start(*keeping("-m", "locust", "--no-such-option", options=["--wait"]))
+    file = tmp_path / "visitors.py"
+    file.write_text(VISITORS)
+    locust = ["-m", "locust", "-f", str(file), "--csv", "run", "--no-such-option"]
+    kept = start(*keeping(*locust, options=["--wait"]))
     assert kept.wait(20) == 2
     assert "ended with status 2 and left nothing, so nothing was loaded" in kept.log.read_text()
     assert names(s3) == {"started.json"}
