@@ -50,17 +50,20 @@ class Held:
 def check_run(budget: Budget, path: Path) -> tuple[Held, ...]:
     """Hold a run's peaks against the ceilings of the services with the same preset.
 
+    With several loads, a target's peak is its highest at any of them.
+
     Raises:
         RunFolderError: it is no run, it has no results, or no target of it is in the budget.
     """
     run = RunFolder.open(path)
     presets = {target.name: target.preset for target in run.plan().targets}
-    results = read_json(path / "results.json").get("targets")
+    found = read_json(path / "results.json")
+    results = found.get("targets")
     if not isinstance(results, dict):
         raise RunFolderError(
             f"{path / 'results.json'} has no targets; make it with: poolkit report {path}"
         )
-    held = tuple(_held(budget, results, presets))
+    held = tuple(_held(budget, _fullest(results, found.get("levels")), presets))
     if not any(each.service for each in held):
         names = ", ".join(sorted({service.target for service in budget.services} - {""})) or "none"
         raise RunFolderError(
@@ -69,11 +72,25 @@ def check_run(budget: Budget, path: Path) -> tuple[Held, ...]:
     return held
 
 
+def _fullest(results: Mapping[str, Any], levels: Any) -> dict[str, Any]:
+    """Return of each target the measurement with the highest peak, at whatever load."""
+    every = {name: [at_reference] for name, at_reference in results.items()}
+    # A run of an older poolkit has one load and no such key.
+    for name, of_target in (levels or {}).items():
+        every.setdefault(name, []).extend(r for level in of_target for r in level["repeats"])
+    return {name: max(of, key=lambda each: _peak(each) or 0) for name, of in every.items() if of}
+
+
+def _peak(found: Any) -> int | None:
+    peak = found.get("connections", {}).get("peak") if isinstance(found, dict) else None
+    return peak if isinstance(peak, int) else None
+
+
 def _held(budget: Budget, results: Mapping[str, Any], presets: Mapping[str, str]) -> Iterator[Held]:
     for name, found in results.items():
-        peak = found.get("connections", {}).get("peak") if isinstance(found, dict) else None
+        peak = _peak(found)
         services = [each for each in budget.services if each.target == presets.get(name, name)]
-        if not isinstance(peak, int):
+        if peak is None:
             yield Held(target=name, peak=0, note="no peak was measured")
             continue
         if not services:

@@ -139,9 +139,8 @@ def _peak_line(results: Results) -> _Line:
     ]
     near = [limit for limit in limits if limit[0] <= top * _FAR]
     ceilings = [each for of in results.levels.values() for each in _ceiling(of)]
-    top = max(
-        [top, *(limit for limit, _ in near), *(c for c in ceilings if c <= top * _FAR_CEILING)]
-    )
+    top = max([top, *(limit for limit, _ in near)])
+    top = max([top, *(each for each in ceilings if each <= top * _FAR_CEILING)])
     return _Line(
         metric=_PEAK,
         title="connections at once",

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from poolkit.compare.level_page import peak_of
 from poolkit.compare.wording import NOTHING, count, figure, join, optional, percent, with_range
-from poolkit.thresholds import lines, takes_marks, unmet
+from poolkit.thresholds import lines, unmet
 from poolkit.thresholds.metrics import shown
 
 if TYPE_CHECKING:
@@ -35,10 +35,9 @@ def print_levels(results: Results, console: Console) -> None:
         justify: JustifyMethod = "left" if number < 2 else "right"
         # The name may fold, the figures may not: half a number is a wrong one.
         table.add_column(heading, justify=justify, no_wrap=number > 0, overflow="fold")
-    words = not takes_marks(console.encoding)
     for name, levels in results.levels.items():
         for number, each in enumerate(levels):
-            row = [name if number == 0 else "", each.level.name, *_cells(each, words=words)]
+            row = [name if number == 0 else "", each.level.name, *_cells(each)]
             style = WARN if each.repeats and not each.held else ""
             table.add_row(*(Text(text) for text in row), style=style if each.repeats else "dim")
         table.add_section()
@@ -49,19 +48,18 @@ def print_levels(results: Results, console: Console) -> None:
         )
 
 
-def _cells(each: LevelResult, *, words: bool) -> list[str]:
+def _cells(each: LevelResult) -> list[str]:
     if not each.repeats:
         return [NOTHING] * 6
     rate, opened = each.spread.get("http.rate"), each.spread.get("db.opened_per_request")
     errors = each.spread.get("http.errors", (0.0, 0.0, 0.0))[1]
-    marks = ("yes", "no") if words else ("✓", "✗")
     return [
         figure(rate[1]) if rate else NOTHING,
         with_range(each.spread.get("http.p95")),
         peak_of(each),
         optional(opened[1] * 1000 if opened else None),
         percent(errors) if errors else "0",
-        marks[0] if each.held else marks[1],
+        "✓" if each.held else "✗",
     ]
 
 
@@ -73,28 +71,27 @@ def print_thresholds(results: Results, console: Console) -> None:
     judged = [v for v in results.verdicts if v.status != "not applicable"]
     if not judged:
         return
-    words = not takes_marks(console.encoding)
     console.print(Text("thresholds", style="bold"))
     if not results.has_levels:
-        for line in lines(judged, words=words):
+        for line in lines(judged):
             console.print(line)
         return
     for threshold in results.thresholds:
         for target in results.levels:
             at = [v for v in judged if v.threshold == threshold and v.target == target]
             if at:
-                console.print(_line(threshold, target, at, words=words))
+                console.print(_line(threshold, target, at))
     if failed := len(unmet(judged)):
         console.print(Text(f"{failed:,} of {count(len(judged), 'check')} failed."))
 
 
-def _line(threshold: Threshold, target: str, at: Sequence[Verdict], *, words: bool) -> Text:
+def _line(threshold: Threshold, target: str, at: Sequence[Verdict]) -> Text:
     """Return one line for all loads: where it fails, or how near it came."""
     failed = unmet(at)
     if not failed:
-        mark = Text("ok" if words else "✓", style="bold green")
+        mark = Text("✓", style="bold green")
         return Text.assemble(mark, f" {target}: {threshold.expression} at every load{_nearest(at)}")
-    mark = Text("FAILED" if words else "✗", style="bold red")
+    mark = Text("✗", style="bold red")
     found = [f"{verdict.found} at {verdict.load}" for verdict in failed]
     said = join([found[0], *(each.removeprefix("is ") for each in found[1:])])
     return Text.assemble(mark, f" {target}: {threshold.metric} {said}, wanted {threshold.wanted}")

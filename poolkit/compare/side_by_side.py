@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.text import Text
 
 from poolkit.compare.chart_overview import overview
-from poolkit.compare.findings import is_tie
+from poolkit.compare.findings import tied
 from poolkit.compare.load_words import load_words
 from poolkit.compare.markup import document, embedded
 from poolkit.compare.terminal import WARN, indented, new_table
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from poolkit.compare.results import Results
-    from poolkit.compare.target_result import Latency, TargetResult
+    from poolkit.compare.run_folder import Level
+    from poolkit.compare.target_result import TargetResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,36 +33,98 @@ class Pair:
     first: Results
     second: Results
     names: tuple[str, str]
+    levels: tuple[tuple[Level, Level], ...]
+    """The loads that both have, as each has them, from the lowest."""
     cautions: tuple[str, ...]
 
-    def targets(self) -> Iterator[tuple[TargetResult, TargetResult]]:
-        """Give the targets that both runs have."""
-        others = {target.name: target for target in self.second.targets}
-        for target in self.first.targets:
-            if target.name in others:
-                yield target, others[target.name]
+    def targets(self) -> Iterator[tuple[str, TargetResult, TargetResult]]:
+        """Give what both runs measured: a name for it, the first's figures, the second's."""
+        sides = [(self.first.at(a), self.second.at(b)) for a, b in self.levels]
+        for name in self.first.levels:
+            for ours, theirs in sides:
+                found = [
+                    next((t for t in of.targets if t.name == name), None) for of in (ours, theirs)
+                ]
+                if found[0] is not None and found[1] is not None:
+                    load = f", {ours.reference.name}" if self.has_levels else ""
+                    yield name + load, found[0], found[1]
+
+    @property
+    def has_levels(self) -> bool:
+        """True if one of the runs had more than one load."""
+        return self.first.has_levels or self.second.has_levels
+
+    @property
+    def have_repeats(self) -> bool:
+        """True if both runs measured everything more than once."""
+        return self.first.has_repeats and self.second.has_repeats
+
+    def at_one_load(self) -> tuple[Results, Results]:
+        """Return both runs at the highest common load that all targets of both held."""
+        held = [
+            (ours, theirs)
+            for ours, theirs in self.levels
+            if ours.offered_per_s <= self.first.reference.offered_per_s
+            and theirs.offered_per_s <= self.second.reference.offered_per_s
+        ]
+        ours, theirs = held[-1] if held else self.levels[0]
+        return self.first.at(ours), self.second.at(theirs)
 
 
 def compare_runs(first: Results, second: Results, names: tuple[str, str]) -> Pair:
     """Return the two as a pair.
 
     Raises:
-        RunFolderError: they have no target in common.
+        RunFolderError: they have no target or no load in common.
     """
-    ours, theirs = ([t.name for t in run.targets] for run in (first, second))
+    ours, theirs = (list(run.levels) for run in (first, second))
     if not set(ours) & set(theirs):
         raise RunFolderError(
             f"the runs have no target in common: {names[0]} has {join(ours)}, "
             f"{names[1]} has {join(theirs)}"
         )
     cautions = (*_load_cautions(first, second), *_machine_cautions(first, second))
-    lonely = sorted(set(ours) ^ set(theirs))
+    levels, only_one_has = _common_levels(first, second, names)
+    lonely = [*sorted(set(ours) ^ set(theirs)), *only_one_has]
     only = [f"only one of the runs has {join(lonely)}"] if lonely else []
-    return Pair(first=first, second=second, names=names, cautions=(*cautions, *only))
+    return Pair(first=first, second=second, names=names, levels=levels, cautions=(*cautions, *only))
 
 
-_LEVEL = {"users": "users", "rate_per_user": "tasks per user and second"}
+def _common_levels(
+    first: Results, second: Results, names: tuple[str, str]
+) -> tuple[tuple[tuple[Level, Level], ...], list[str]]:
+    """Return the loads that both have, and the names of the others.
+
+    Two runs with one load each are compared at whatever that was; a caution says so.
+    """
+    ours, theirs = ({_load(level): level for level in r.plan.levels} for r in (first, second))
+    if len(ours) == len(theirs) == 1:
+        return ((first.plan.levels[0], second.plan.levels[0]),), []
+    common = tuple((level, theirs[load]) for load, level in ours.items() if load in theirs)
+    if not common:
+        have = [join([level.name for level in of.values()]) for of in (ours, theirs)]
+        raise RunFolderError(
+            f"the runs have no load in common: {names[0]} has {have[0]}, {names[1]} has {have[1]}"
+        )
+    lonely = [
+        level for load, level in {**ours, **theirs}.items() if not (load in ours and load in theirs)
+    ]
+    return common, [level.name for level in sorted(lonely, key=lambda each: each.offered_per_s)]
+
+
+def _load(level: Level) -> tuple[float | None, float | None, float | None]:
+    """Return what makes two loads the same; how many users stand ready is not part of it."""
+    return (level.arrival_rate, None if level.is_open else level.users, level.rate_per_user)
+
+
+_LEVEL = {
+    "users": "users",
+    "rate_per_user": "tasks per user and second",
+    "arrival_rate": "tasks per second",
+    "arrivals": "arrivals",
+}
 _LOAD = {
+    "repeat": "measurements of each target",
     "environment": "presets of",
     "duration_s": "seconds measured",
     "warm_up_s": "seconds of warm-up",
@@ -71,8 +134,10 @@ _LOAD = {
 
 def _load_cautions(first: Results, second: Results) -> Iterator[str]:
     ours, theirs = first.plan.levels[0], second.plan.levels[0]
+    # Of several loads only those are compared that both have.
+    level = ("arrivals",) if first.has_levels or second.has_levels else tuple(_LEVEL)
     compared = [
-        *((words, getattr(ours, field), getattr(theirs, field)) for field, words in _LEVEL.items()),
+        *((_LEVEL[field], getattr(ours, field), getattr(theirs, field)) for field in level),
         *(
             (words, getattr(first.plan, field), getattr(second.plan, field))
             for field, words in _LOAD.items()
@@ -101,24 +166,21 @@ def _row(a: TargetResult, b: TargetResult) -> list[str]:
     return [
         *(optional(value) for value in opened),
         *(optional(peak, 0) for peak in peaks),
-        *_latencies(a.latency_ms, b.latency_ms, "p50"),
-        *_latencies(a.latency_ms, b.latency_ms, "p95"),
+        *_latencies(a, b, "p50"),
+        *_latencies(a, b, "p95"),
         f"{a.errors:,}",
         f"{b.errors:,}",
     ]
 
 
-def _latencies(a: Latency | None, b: Latency | None, name: str) -> list[str]:
-    values = [figure(getattr(x, name)) if x else NOTHING for x in (a, b)]
-    return [*values, _ratio(a, b, name) if a and b else NOTHING]
-
-
-def _ratio(a: Latency, b: Latency, name: str) -> str:
-    """Return second to first; a tie is one, whatever the quotient."""
-    first, second = getattr(a, name), getattr(b, name)
-    if is_tie(first, second, getattr(a, f"{name}_interval"), getattr(b, f"{name}_interval")):
-        return "tie"
-    return f"x{figure(second / first)}" if first else NOTHING
+def _latencies(a: TargetResult, b: TargetResult, name: Literal["p50", "p95"]) -> list[str]:
+    """Return both, and second to first; a tie is one, whatever the quotient."""
+    values = [getattr(t.latency_ms, name) if t.latency_ms else None for t in (a, b)]
+    first, second = values
+    ratio = NOTHING
+    if first is not None and second is not None:
+        ratio = "tie" if tied(a, b, name) else f"x{figure(second / first)}" if first else NOTHING
+    return [*(optional(value) for value in values), ratio]
 
 
 def print_pair(pair: Pair, console: Console) -> None:
@@ -127,8 +189,8 @@ def print_pair(pair: Pair, console: Console) -> None:
     for caution in pair.cautions:
         console.print(indented(f"Note: {caution}.", style=WARN))
     table = new_table(("target", "opened/1k", "peak", "p50 ms", "B/A", "p95 ms", "B/A", "failed"))
-    for a, b in pair.targets():
-        table.add_row(Text(a.name, style="bold"), *(Text(cell) for cell in _joined(_row(a, b))))
+    for name, a, b in pair.targets():
+        table.add_row(Text(name, style="bold"), *(Text(cell) for cell in _joined(_row(a, b))))
     console.print(table)
 
 
@@ -156,16 +218,23 @@ def _page(pair: Pair) -> Iterable[str]:
         yield f'<section><h2>Before comparing</h2><ul class="warnings">{items}</ul></section>'
     yield from _pair_table(pair)
     yield "<section><h2>Charts</h2>"
-    for letter, run, other in (("A", pair.first, pair.second), ("B", pair.second, pair.first)):
+    ours, theirs = pair.at_one_load()
+    for letter, run, other in (("A", ours, theirs), ("B", theirs, ours)):
         picture = overview(run, beside=other)
-        yield embedded(picture, f"Run {letter}: {picture.title.lower()}")
+        load = f" ({run.reference.name})" if pair.has_levels else ""
+        yield embedded(picture, f"Run {letter}: {picture.title.lower()}{load}")
     yield "</section>"
 
 
 def _pair_table(pair: Pair) -> Iterable[str]:
     yield '<section><h2>Figures</h2><div class="scroll" tabindex="0"><table>'
+    tie = (
+        "the repeats of both overlap, or differ no more than those of one"
+        if pair.have_repeats
+        else "the 95 % intervals overlap, or the difference is under 10 %"
+    )
     yield (
-        "<caption>B to A. A tie: the 95 % intervals overlap, or the difference is under 10 %; "
+        f"<caption>B to A. A tie: {tie}; "
         "two runs on a shared machine may differ by more than that for no reason.</caption>"
     )
     groups = {"opened per 1,000": 2, "peak": 2, "p50, ms": 3, "p95, ms": 3, "failed": 2}
@@ -174,7 +243,7 @@ def _pair_table(pair: Pair) -> Iterable[str]:
         f'<th scope="col">{name}</th>' for n in groups.values() for name in ("A", "B", "B/A")[:n]
     )
     yield f'<thead><tr><th></th>{heads}</tr><tr><th scope="col">target</th>{letters}</tr></thead><tbody>'
-    for a, b in pair.targets():
+    for name, a, b in pair.targets():
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in _row(a, b))
-        yield f'<tr><th scope="row">{escape(a.name)}</th>{cells}</tr>'
+        yield f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
     yield "</tbody></table></div></section>"

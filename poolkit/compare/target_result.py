@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from poolkit.compare.connections import ConnectionFigures, connection_figures
 from poolkit.compare.run_folder import InvokeRow, LoadReport, ProcessRow, Request, Step
+from poolkit.compare.wording import origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ class TargetResult:
     step: Step
     """Which of the target's measurements it is."""
     url: str | None
-    """Where it was deployed; none where the run itself started it."""
+    """Scheme, host and port of a deployed one; none where the run itself started it."""
     kind: str
     preset: Mapping[str, Any]
     instances: int | None
@@ -177,7 +178,7 @@ def target_result(
     return TargetResult(
         name=target.name,
         step=step,
-        url=target.url,
+        url=origin(target.url) if target.url else None,
         kind=target.kind,
         preset=target.preset_fields,
         instances=window.instances,

@@ -26,14 +26,14 @@ def milliseconds(value: float) -> str:
 
 
 def with_range(spread: tuple[float, float, float] | None) -> str:
-    """Return lowest, median and highest in ms as "12 ms (11 to 14)", a dash where unknown."""
+    """Return lowest, median and highest in ms as "12 ms (11 to 14)" with a dash for "to"; a dash where unknown."""
     if spread is None:
         return NOTHING
     low, median, high = spread
     scale = 1000 if median >= 1000 else 1
     lowest, highest = figure(low / scale), figure(high / scale)
     said = milliseconds(median)
-    return said if lowest == highest else f"{said} ({lowest}–{highest})"  # noqa: RUF001  (a range)
+    return said if lowest == highest else f"{said} ({lowest}{NOTHING}{highest})"
 
 
 def percent(share: float) -> str:

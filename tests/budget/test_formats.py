@@ -142,8 +142,8 @@ def test_it_answers_within_two_seconds(fleet):
 # -- --check-run ----------------------------------------------------------------------------
 
 
-def a_run(path, peak):
-    """Write the two files of a run that are read."""
+def a_run(path, peak, *more):
+    """Write the two files of a run that are read; more peaks are those at other loads."""
     target = PlannedTarget(name="web", kind="web", preset="web", locustfile="x")
     plan = Plan(
         created="2026-01-01T00:00:00Z",
@@ -159,8 +159,18 @@ def a_run(path, peak):
     folder = RunFolder(path)
     path.mkdir()
     write_json(path / "plan.json", to_json(plan))
-    folder.write_results({"targets": {"web": {"instances": 1, "connections": {"peak": peak}}}})
+    found, *others = ({"instances": 1, "connections": {"peak": each}} for each in (peak, *more))
+    levels = [{"repeats": [found]}, *({"repeats": [other]} for other in others), {"repeats": []}]
+    folder.write_results({"targets": {"web": found}, "levels": {"web": levels}})
     return path
+
+
+def test_the_highest_peak_of_all_loads_counts(fleet):
+    """What fits at one load may not at the next."""
+    a_run(fleet.path / "loads", 12, 31, 20)
+    answer = fleet.run(*KNOWN, "--check-run", "loads", columns="160")
+    assert answer.returncode == 1
+    assert "web: 31 open at most with 1 process(es), ABOVE the 30" in answer.stdout + answer.stderr
 
 
 def test_a_run_is_held_against_the_ceilings(fleet):

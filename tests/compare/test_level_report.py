@@ -1,0 +1,200 @@
+"""The report of several loads: chart, tables, thresholds, on the page and on a terminal."""
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from poolkit.compare.chart_levels import over_load
+from poolkit.compare.findings import with_findings
+from poolkit.compare.load_words import load_words, loop_words
+from poolkit.compare.report import read_results, report_two, write_report
+from poolkit.compare.results import compute
+from poolkit.compare.run_folder import Level
+from poolkit.compare.terminal import print_run
+from poolkit.compare.wording import NOTHING, origin, with_range, without_credentials
+from poolkit.errors import RunFolderError
+
+USERS = tuple(Level(users=number, rate_per_user=2.0) for number in (1, 10, 40))
+THRESHOLDS = ("http.p95 < 200", "web: http.errors < 1%", "db.connections.max < 15")
+
+
+@pytest.fixture
+def by_load(made_up_run, made_up):
+    """Give a function that makes a run of two targets at three loads."""
+
+    def make(name="run", *, levels=USERS, thresholds=THRESHOLDS, change=None, **plan):
+        targets = {
+            "lambda": made_up("lambda", p50=20, per_request=1, capacity=30, ceiling=20),
+            "web": made_up("web", kept=6),
+        }
+        return made_up_run(
+            name, targets, levels=levels, thresholds=thresholds, change=change, **plan
+        )
+
+    return make
+
+
+def printed(results, width=80):
+    out = io.StringIO()
+    print_run(results, Console(file=out, width=width, force_terminal=False))
+    return out.getvalue()
+
+
+def headings(page):
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def test_the_page_has_a_part_for_loads_and_one_for_thresholds(by_load):
+    """With the chart among the files, and the level in the other charts' titles."""
+    run = by_load(repeat=2)
+    write_report(run.path)
+    page = (run.path / "report.html").read_text()
+    assert headings(page) == [
+        *("What it found", "Thresholds", "Load by load", "Figures"),
+        *("Charts", "How it was measured"),
+    ]
+    assert (run.path / "charts" / "levels.png").stat().st_size > 10_000
+    assert "Connections and latency of each target under the same load (10 users)" in page
+    assert page.count("<figure>") == 4
+    assert "was measured 2 times at each load" in page
+    identifiers = re.findall(r'\bid="([^"]*)"', page)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_a_plain_run_has_neither_part(reported):
+    """No empty section, and no word about loads."""
+    page = (reported.path / "report.html").read_text()
+    assert not {"Thresholds", "Load by load", "Repeats"} & set(headings(page))
+    said = printed(read_results(reported.path))
+    assert "op/1k" not in said
+    assert "At 20 users" not in said + page
+
+
+def test_repeats_of_one_load_are_shown_without_a_chart(by_load):
+    """There is nothing to draw against."""
+    run = by_load(levels=USERS[1:2], repeat=3, thresholds=())
+    results = write_report(run.path)
+    page = (run.path / "report.html").read_text()
+    assert "Repeats" in headings(page)
+    assert over_load(results) is None
+    assert "Medians; in brackets the lowest and the highest repeat." in printed(results)
+
+
+def test_the_chart_says_in_words_what_it_shows(by_load):
+    """Every load of every target that was measured."""
+
+    def change(step, target):
+        return None if step.target == "web" and step.level.users == 40 else target
+
+    picture = over_load(compute(by_load(change=change)))
+    web = picture.description.partition("web: ")[2]
+    assert re.match(r"1 user 1 connections?, p95 [\d.]+ ms, 10 users \d connections", web)
+    assert "40 users" not in web
+
+
+def test_the_chart_has_limits_knee_and_hollow_points(by_load):
+    """Read from its specification: what is drawn, not how."""
+
+    def change(step, target):
+        if step.target == "web" and step.level.users == 40:
+            return replace(target, cpu={"load": 0.97})
+        return target
+
+    spec = str(over_load(compute(by_load(change=change))).chart.to_dict())
+    for drawn in ("< 15", "< 200 ms", "ceiling 20", "knee at 10 users", "'knee'"):
+        assert drawn in spec
+    assert "'saturated': True" in spec
+    assert "'fill': '#ffffff'" in spec
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_of_loads_fits_the_terminal(by_load, width):
+    """A line for every load, a tick where it was held, a cross where not."""
+    said = printed(with_findings(compute(by_load(repeat=2))), width)
+    lines = said.splitlines()
+    assert max(len(line) for line in lines) <= width
+    rows = [line for line in lines if re.match(r"\s*(lambda|web)?\s+\d+ users?\s", line)]
+    assert [line.split()[-1] for line in rows] == ["✓", "✓", "✗", "✓", "✓", "✓"]
+
+
+def test_thresholds_have_a_tick_or_a_cross_for_each_target(by_load):
+    """One line over all loads: how near it came, or where it failed."""
+    said = " ".join(printed(with_findings(compute(by_load())), 200).split())
+    assert re.search(r"✗ lambda: http.p95 is [\d.]+ ms at 40 users, wanted < 200 ms", said)
+    assert re.search(r"✓ web: http.p95 < 200 ms at every load \(at most [\d.]+ ms\)", said)
+    assert "1 of 15 checks failed." in said
+
+
+def test_one_load_has_one_line_a_verdict(made_up_run, made_up):
+    """As the thresholds' own lines are."""
+    run = made_up_run(targets={"web": made_up("web")}, thresholds=("http.p95 < 1", "http.max < 1s"))
+    said = printed(with_findings(compute(run)))
+    assert re.search(r"✗ web: http.p95 is [\d.]+ ms, wanted < 1 ms", said)
+    assert "✓ web: http.max is" in said
+    page = write_report(run.path) and (run.path / "report.html").read_text()
+    assert "1 of 2 checks failed: every threshold for each target that it is for." in page
+
+
+def test_open_and_closed_loop_are_named(by_load, made_up_run, made_up):
+    """In the head, and what it means for a latency."""
+    closed = by_load(repeat=3).plan()
+    assert load_words(closed).startswith(
+        "Closed loop: 1, 10 and 40 users with 2 tasks a second each, so 2 to 80 a second offered "
+        "to every target, each for 10 s after 4 s of warm-up, 3 times in turn"
+    )
+    rates = (Level(users=9, arrival_rate=50.0, arrivals="poisson", max_users=2000),)
+    opened = made_up_run("open", {"web": made_up("web")}, levels=rates)
+    assert load_words(opened.plan()).startswith(
+        "Open loop: 50 tasks a second arrive at every target, at random (Poisson), for at most "
+        "2,000 users at once, for 10 s"
+    )
+    assert loop_words(opened.plan()).startswith("open: tasks begin at their moment")
+    write_report(opened.path)
+    assert "<dt>Loop</dt><dd>open: " in (opened.path / "report.html").read_text()
+
+
+def test_deployed_targets_are_named_with_their_host_alone(made_up_run, made_up):
+    """And the machine is the load generator's, which says nothing about theirs."""
+    deployed = made_up("web", url="https://user:secret@web.example:8443/prod?key=1")
+    run = made_up_run(targets={"web": deployed, "lambda": made_up("lambda")})
+    write_report(run.path)
+    page = (run.path / "report.html").read_text()
+    assert "web at https://web.example:8443" in page
+    assert "secret" not in page.replace("AWS Secrets", "")
+    assert "the load generator&#x27;s, which lambda and their database share" in page
+
+
+def test_two_runs_are_compared_at_the_loads_that_both_have(by_load):
+    """The others are named."""
+    first = by_load("a", levels=USERS[:2])
+    second = by_load("b", levels=USERS[1:])
+    out = io.StringIO()
+    file = report_two(first.path, second.path, Console(file=out, width=100))
+    said = " ".join(out.getvalue().split())
+    assert "only one of the runs has 1 user and 40 users" in said
+    assert "web, 10 users" in said
+    assert "web, 1 user " not in said
+    assert "(10 users)</h3>" in file.read_text()
+
+
+def test_two_runs_without_a_common_load_are_not_compared(by_load):
+    """The message says which each has."""
+    first = by_load("a", levels=USERS[:1])
+    second = by_load("b", levels=USERS[1:])
+    with pytest.raises(RunFolderError, match=r"a has 1 user, .*b has 10 users and 40 users"):
+        report_two(first.path, second.path, Console(file=io.StringIO()))
+
+
+def test_ranges_and_addresses_are_short():
+    """No range of one value, one unit for all three, and nothing of an URL but its origin."""
+    assert with_range(None) == NOTHING
+    assert with_range((12.0, 12.1, 12.2)) == "12 ms"
+    assert with_range((900.0, 1500.0, 2100.0)) == f"1.5 s (0.9{NOTHING}2.1)"
+    assert origin("https://user:pa@ss@host:1/path") == "https://host:1"
+    said = without_credentials(
+        "compare --database-url postgresql://me:x@db/y --target a@b=http://h"
+    )
+    assert said == "compare --database-url postgresql://***@db/y --target a@b=http://h"

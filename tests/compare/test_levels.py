@@ -1,0 +1,250 @@
+"""Several loads and repeats: what is held, the knee, the reference, ties, what is left out."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from poolkit.compare.files import to_json, write_json
+from poolkit.compare.findings import tied, with_findings
+from poolkit.compare.levels import figures_of, is_tie_of_repeats, knee_of
+from poolkit.compare.results import compute
+from poolkit.compare.run_folder import Level, LoadReport
+from poolkit.errors import RunFolderError
+from poolkit.thresholds import METRICS
+
+USERS = tuple(Level(users=number, rate_per_user=2.0) for number in (5, 10, 20))
+RATES = tuple(Level(users=10, arrival_rate=rate, max_users=200) for rate in (20.0, 40.0, 80.0))
+
+
+@pytest.fixture
+def results(made_up_run):
+    """Give a function from made-up targets to the results of a run at several loads."""
+
+    def of(targets, *, levels=USERS, **plan):
+        return with_findings(compute(made_up_run(targets=targets, levels=levels, **plan)))
+
+    return of
+
+
+def held(results, name):
+    return [each.level.name for each in results.levels[name] if each.held]
+
+
+def test_figures_have_the_names_of_the_thresholds_metrics(made_up_run):
+    """Every metric there is has its figure, and no figure has another name."""
+    (web, *_) = compute(made_up_run()).targets
+    assert set(figures_of(web)) == set(METRICS)
+
+
+def test_a_plain_run_has_one_level_that_is_its_reference(made_up_run):
+    """Everything that reads levels can read it too."""
+    found = compute(made_up_run())
+    assert not found.has_levels
+    assert found.reference.name == "20 users"
+    assert [len(of) for of in found.levels.values()] == [1] * 6
+    assert all(of[0].repeats[0].name == name for name, of in found.levels.items())
+    assert found.verdicts == ()
+
+
+def test_the_highest_load_that_all_targets_hold_is_the_reference(results, made_up):
+    """There they are compared; each may hold more by itself."""
+    found = results(
+        {"web": made_up("web", kept=3), "lambda": made_up("lambda", p50=20, capacity=25)},
+        thresholds=("http.p95 < 200",),
+    )
+    assert held(found, "web") == ["5 users", "10 users", "20 users"]
+    assert held(found, "lambda") == ["5 users"]
+    assert found.reference.name == "5 users"
+    assert {t.step.level.name for t in found.targets} == {"5 users"}
+    assert found.headline.startswith(
+        "Highest load held within the thresholds: 20 users by web; 5 users by lambda. "
+        "At 5 users, the highest load that every target held:"
+    )
+
+
+def test_where_targets_hold_no_load_together_the_lowest_is_the_reference(results, made_up):
+    """And the headline says so."""
+    found = results({"web": made_up("web", p50=300)}, thresholds=("http.p95 < 200",))
+    assert held(found, "web") == []
+    assert found.reference.name == "5 users"
+    (web,) = found.targets
+    assert web.load_finding.startswith(
+        "Held none of the loads within its thresholds: at 5 users, http.p95 is "
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"errors": {"503": 20}}, "of the requests failed"),
+        ({"cpu": {"load": 0.95}}, "the load generator used 0.95 of a core"),
+        ({"partial": True}, "it was stopped early"),
+        ({"aborted_by": "http.p95 < 9 abort"}, "ended early by http.p95 < 9 abort"),
+        ({"capacity": 15.0}, "of its load was answered"),
+    ],
+)
+def test_a_load_is_not_held_for_a_reason_that_is_told(results, made_up, changes, why):
+    """Without thresholds: failures, the generator, an early end, or too little answered."""
+    found = results(
+        {"web": made_up("web", kept=2)},
+        change=lambda step, web: replace(web, **changes) if step.level.users == 20 else web,
+    )
+    *lower, top = found.levels["web"]
+    assert all(each.held for each in lower)
+    assert not top.held
+    assert why in top.why_not
+    assert f"at 20 users, {top.why_not}" in found.targets[0].load_finding
+
+
+def test_a_threshold_for_errors_replaces_the_usual_one_per_cent(results, made_up):
+    """Whoever allows 10 % has said what is held."""
+    targets = {"web": made_up("web", errors={"503": 6})}
+    assert held(results(targets), "web") == []
+    found = results(targets, name="again", thresholds=("http.errors < 10%",))
+    assert held(found, "web") == ["5 users", "10 users", "20 users"]
+
+
+def test_every_threshold_is_judged_for_each_target_at_each_load(results, made_up):
+    """With what does not apply told from what is not known."""
+    found = results(
+        {"web": made_up("web"), "lambda": made_up("lambda", cold=3, url="https://lambda.example")},
+        thresholds=("web: http.p95 < 100", "db.left_over == 0", "lambda.cold_starts < 1"),
+    )
+    said = {(v.threshold.metric, v.target, v.load): v.status for v in found.verdicts}
+    assert len(said) == len(found.verdicts) == 3 + 2 * 6
+    assert said["http.p95", "web", "5 users"] == "passed"
+    assert said["db.left_over", "web", "5 users"] == "passed"
+    assert said["db.left_over", "lambda", "5 users"] == "not applicable"
+    assert said["lambda.cold_starts", "web", "20 users"] == "not applicable"
+    assert said["lambda.cold_starts", "lambda", "20 users"] == "passed"
+
+
+def test_with_repeats_the_median_is_judged_and_the_spread_is_kept(results, made_up):
+    """One slow measurement of three is not the target's doing."""
+    found = results(
+        {"web": made_up("web", p50=5)},
+        repeat=3,
+        thresholds=("http.p95 < 50",),
+        change=lambda step, web: replace(web, p50=90) if step.repeat == 2 else web,
+    )
+    top = found.levels["web"][-1]
+    assert top.held
+    low, median, high = top.spread["http.p95"]
+    assert low <= median < 50 < high
+    assert top.middle.latency_ms.p95 == median
+    assert found.targets[0].spread["http.p95"] == (low, median, high)
+    assert "In 3 measurements at 20 users, p95 was from" in found.targets[0].load_finding
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "tie"),
+    [
+        ((10, 11, 12), (11.5, 12, 13), True),
+        ((10, 10.1, 10.2), (10.3, 10.4, 10.5), False),
+        ((10, 11, 15), (15.5, 15.9, 16), True),
+        ((10, 11, 12), (30, 31, 32), False),
+        ((10, 10, 10), (10, 10, 10), True),
+    ],
+)
+def test_what_repeats_differ_by_is_no_difference(a, b, tie):
+    """A tie: ranges overlap, or the medians are no further apart than one range is wide."""
+    assert is_tie_of_repeats(a, b) is tie
+    assert is_tie_of_repeats(b, a) is tie
+
+
+def test_targets_with_repeats_are_told_apart_by_them_alone(results, made_up):
+    """Not by the intervals of one measurement, nor by the rule of ten per cent."""
+    found = results(
+        {"web": made_up("web", p50=5), "web_async": made_up("web_async", p50=5)}, repeat=2
+    )
+    a, b = found.targets
+    near = {"http.p95": (10.0, 10.1, 10.2)}
+    assert not tied(
+        replace(a, spread=near), replace(b, spread={"http.p95": (10.5, 10.6, 10.7)}), "p95"
+    )
+    assert tied(replace(a, spread=near), replace(b, spread={"http.p95": (9.0, 11.0, 30.0)}), "p95")
+
+
+def test_the_knee_is_where_throughput_for_latency_is_highest(results, made_up):
+    """In an open loop too: at half of what the target can take, in the queue made up here."""
+    found = results({"web": made_up("web", capacity=85.0)}, levels=RATES)
+    knee = found.knees["web"]
+    assert knee.level.name == "40/s"
+    assert knee.answered_per_s == pytest.approx(40, abs=1)
+    assert "Its knee is at 40/s: 40 answered a second in" in found.targets[0].load_finding
+
+
+def test_without_a_bend_there_is_no_knee(results, made_up):
+    """Power still rises at the highest load, or too few loads tell."""
+    found = results({"web": made_up("web")})
+    assert found.knees["web"] is None
+    assert "No knee up to 20 users" in found.targets[0].load_finding
+    assert knee_of(found.levels["web"][:2]) is None
+
+
+def test_a_load_that_was_never_measured_says_why(results, made_up):
+    """Left out after an early end, or the run was stopped: not the same."""
+    abort = "http.p95 < 9 abort"
+
+    def change(step, target):
+        if step.target == "lambda" and step.level.users == 10:
+            return replace(target, aborted_by=abort, partial=True)
+        return None if step.level.users == 20 else target
+
+    found = results(
+        {"lambda": made_up("lambda"), "web": made_up("web")}, change=change, thresholds=(abort,)
+    )
+    assert found.levels["lambda"][2].why_not == "left out, since 10 users was ended early"
+    assert found.levels["web"][2].why_not == "the run was stopped before its end"
+    assert not any(v.ok for v in found.verdicts if v.target == "lambda" and v.load == "10 users")
+    assert [a.name for a in found.absent] == ["lambda_pgbouncer"]
+
+
+def test_a_target_that_was_stopped_before_its_first_load_is_absent(results, made_up):
+    """The others are reported."""
+    found = results(
+        {"web": made_up("web"), "worker": made_up("worker")},
+        change=lambda step, target: None if step.target == "worker" else target,
+    )
+    assert list(found.levels) == ["web"]
+    assert found.absent[-1].name == "worker"
+    assert found.absent[-1].reason == "the run was stopped before its end"
+
+
+def test_what_the_load_generator_says_of_itself_is_not_guessed(made_up_run, made_up):
+    """Its report decides; where rows seem late though it kept up, the users waited."""
+    run = made_up_run(targets={"web": made_up("web", late_ms=80)})
+    report = LoadReport(
+        loop="closed", arrivals=400, late=0, latest_ms=2, unsent=0, unanswered=0, users_max=20
+    )
+    file = run.target("web").path / "load.json"
+    write_json(file, to_json(report))
+    (web,) = compute(run).targets
+    assert not web.saturated
+    assert web.load == report
+    write_json(file, to_json(replace(report, saturated_by="9 arrivals were late: all users wait")))
+    (web,) = compute(run).targets
+    assert web.saturated_by == "9 arrivals were late: all users wait"
+
+
+def test_results_keep_every_measurement_and_no_credentials(results, made_up):
+    """The keys are those of a target, for each repeat of each level."""
+    url = "https://user:secret@web.example:8443/prod"
+    found = results(
+        {"web": made_up("web", url=url)}, repeat=2, command=f"poolkit compare --target web={url}"
+    ).as_json()
+    assert "user:secret" not in json.dumps(found)
+    assert found["targets"]["web"]["url"] == "https://web.example:8443"
+    first = found["levels"]["web"][0]
+    assert [repeat["repeat"] for repeat in first["repeats"]] == [1, 2]
+    assert (first["name"], first["offered_per_s"], first["held"]) == ("5 users", 10, True)
+    assert first["repeats"][0]["connections"]["peak"] is not None
+    assert found["targets"]["web"]["level"] == "20 users"
+
+
+def test_a_broken_threshold_in_a_plan_names_the_file(made_up_run, made_up):
+    """Somebody edited it."""
+    run = made_up_run(targets={"web": made_up("web")}, thresholds=("http.p96 < 3",))
+    with pytest.raises(RunFolderError, match=r"plan.json: thresholds, number 1: .*http.p96"):
+        compute(run)
