@@ -6,7 +6,6 @@ workers. See docs/thresholds.md.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from poolkit.errors import ConfigurationError
+from poolkit.loadtest.option_checks import check_when_parsed
 from poolkit.loadtest.run_figures import NOT_HERE, figures, why_not_known
 from poolkit.project import Project
 from poolkit.thresholds import (
@@ -56,7 +56,6 @@ def add_threshold_options(parser: LocustArgumentParser) -> None:
         "--threshold",
         metavar="<text>",
         action="append",
-        type=_threshold,
         default=[],
         help="What must hold for exit status 0, such as 'http.p95 < 200' or 'http.errors < 1%% "
         "abort after 10s'; may be repeated. Replaces one of pyproject.toml for the same metric",
@@ -70,35 +69,11 @@ def add_threshold_options(parser: LocustArgumentParser) -> None:
     group.add_argument(
         "--junit", metavar="<file>", default="", help="Write the thresholds' verdicts as JUnit XML"
     )
-    _check_when_parsed(parser)
+    check_when_parsed(parser, _check_options)
 
 
-def _threshold(text: str) -> str:
-    """Refuse what is no threshold; Locust hands its options on to workers, so it stays a text."""
-    try:
-        Threshold.parse(text)
-    except ConfigurationError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _check_when_parsed(parser: LocustArgumentParser) -> None:
-    """Refuse what goes wrong together before the processes of `--processes` are started.
-
-    They would wait for minutes for a master that has ended.
-    """
-    parse = parser.parse_args
-
-    def parse_args(*args: Any, **kwargs: Any) -> Namespace:
-        options: Namespace = parse(*args, **kwargs)
-        try:
-            if not options.worker:
-                run_thresholds(options)
-        except ConfigurationError as error:
-            parser.error(str(error))  # type: ignore[no-untyped-call]
-        return options
-
-    parser.parse_args = parse_args
+def _check_options(options: Namespace) -> None:
+    run_thresholds(options)
 
 
 def run_thresholds(options: Namespace) -> tuple[Threshold, ...]:

@@ -139,7 +139,7 @@ def test_only_the_master_checks(locust, port):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--threshold", "http.p95"], "argument --threshold: threshold 'http.p95': an operator"),
+        (["--threshold", "http.p95"], "--threshold: threshold 'http.p95': an operator is missing"),
         (
             ["--threshold", "web: http.p95 < 9"],
             "is for the target web, and the run has none; say --target web, or leave the name out",
