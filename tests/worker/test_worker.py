@@ -183,7 +183,7 @@ def test_statement_that_waits_too_long_is_tried_again(site):
 
 def test_task_whose_tries_are_used_up_is_given_up(site):
     """An operational error that does not pass ends in the dead-letter table after the last try."""
-    site.start(**TIMED, WORKER_MAX_RETRIES="1")
+    site.start(POOLKIT_STATEMENT_TIMEOUT="300", WORKER_MAX_RETRIES="1")
     with site.locked("waits"):
         site.enqueue("waits")
         letter = site.wait_for_dead_letter()
