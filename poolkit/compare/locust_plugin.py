@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import gevent
-from locust import events
+from locust import FastHttpUser, events
 
 from poolkit.loadtest.arrivals import ArrivalRate
 from poolkit.loadtest.due import Turns
@@ -36,7 +36,7 @@ from poolkit.loadtest.loop_report import LoopReport
 from poolkit.loadtest.open_loop import MAX_USERS, OpenLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from locust import User
     from locust.env import Environment
@@ -233,11 +233,22 @@ def _record(environment: Environment, **_: Any) -> None:
     path = os.environ.get("POOLKIT_LOAD_REQUESTS")
     if path is None:
         return
+    _verify_certificates(environment.user_classes)
     schedules = _schedules(environment)
     file = open(path, "w", newline="", encoding="utf-8")  # noqa: PTH123, SIM115  (closed at quit)
     Recorder(environment, file, schedules)
     if "POOLKIT_LOAD_HOST" in os.environ:
         environment.host = _wait_for_host(Path(os.environ["POOLKIT_LOAD_HOST"]))
+
+
+def _verify_certificates(user_classes: Iterable[type[User]]) -> None:
+    """Have users look whom they talk to, which Locust's own default does not."""
+    for user_class in user_classes:
+        if not issubclass(user_class, FastHttpUser):
+            continue
+        between = user_class.__mro__[: user_class.__mro__.index(FastHttpUser)]
+        if not any("insecure" in vars(one) for one in between):
+            user_class.insecure = False
 
 
 def _schedules(environment: Environment) -> Schedules | OpenLoop:

@@ -2,17 +2,19 @@
 
 import csv
 import os
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from poolkit.compare.load import Load, check_locustfiles
-from poolkit.compare.run_folder import Level
+from poolkit.compare.run_folder import Level, TargetFolder
 from poolkit.errors import ConfigurationError
 
 LOCUSTFILE = """
@@ -66,7 +68,8 @@ def load_on(server, folder, **values):
     locustfile = folder / "visitors.py"
     locustfile.write_text(LOCUSTFILE)
     host = values.pop("host", f"http://127.0.0.1:{server.server_port}")
-    level = Level(users=values.pop("users", 4), rate_per_user=values.pop("rate_per_user", 10.0))
+    rate_per_user = values.pop("rate_per_user", 10.0)
+    level = Level(users=values.pop("users", 4), rate_per_user=rate_per_user)
     load = Load(
         **{
             "locustfile": locustfile,
@@ -107,6 +110,10 @@ def rows_of(load):
         return list(csv.DictReader(file))
 
 
+def report_of(load):
+    return TargetFolder(load.requests.parent).load_report()
+
+
 def test_every_user_follows_its_schedule(server, tmp_path):
     """Requests are due at one steady rate, and their latency counts from then."""
     load = load_on(server, tmp_path)
@@ -123,6 +130,48 @@ def test_every_user_follows_its_schedule(server, tmp_path):
         assert late >= 0
         expected = late * 1000 + float(row["service_ms"])
         assert float(row["latency_ms"]) == pytest.approx(expected, abs=0.1)
+    report = report_of(load)
+    assert (report.loop, report.users_max, report.unsent) == ("closed", 4, 0)
+    assert report.arrivals == pytest.approx(len(rows), abs=4), "the last may have been cut off"
+
+
+def test_in_an_open_loop_tasks_are_due_at_one_rate_of_all(server, tmp_path):
+    """One every 20 ms, by whichever user is free; all are rows, and load.json counts them."""
+    level = Level(users=2, arrival_rate=50.0, max_users=20)
+    load = load_on(server, tmp_path, level=level, duration_s=1.0)
+    process = start(load)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    dues = sorted(float(row["due"]) for row in rows_of(load))
+    gaps = {round((b - a) * 1000) for a, b in pairwise(dues)}
+    assert gaps == {20}
+    report = report_of(load)
+    assert (report.loop, report.arrivals, report.unanswered) == ("open", len(dues), 0)
+
+
+@pytest.fixture
+def untrusted(server, tmp_path):
+    """Have the server speak TLS with a certificate that nobody vouches for."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    subject = "-subj /CN=localhost -keyout key.pem -out cert.pem"
+    words = f"{command} {subject}".split()
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return f"https://127.0.0.1:{server.server_port}"
+
+
+def test_certificates_are_verified_under_load_too(untrusted, server, tmp_path):
+    """Locust's own default takes any; a failure is a row like any other."""
+    server.handle_error = lambda *_: None
+    load = load_on(server, tmp_path, host=untrusted, users=1, duration_s=1.0)
+    process = start(load)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert {(row["status"], row["error"]) for row in but_the_last(rows_of(load))} == {
+        ("0", "SSLCertVerificationError")
+    }
 
 
 def test_a_stall_does_not_hide_the_requests_behind_it(server, tmp_path):
@@ -222,6 +271,9 @@ def test_what_the_end_cuts_off_counts_as_failed(server, tmp_path):
     assert "" not in errors
     assert errors.count("unsent") > 20
     assert len(errors) - errors.count("unsent") == 1, "the one that was sent"
+    report = report_of(load)
+    assert (report.arrivals, report.unanswered) == (len(errors), 1)
+    assert report.unsent == errors.count("unsent")
 
 
 def test_a_refused_connection_is_a_row_without_status(tmp_path, server):

@@ -1,0 +1,195 @@
+"""What `--target NAME[@LABEL]=URL` may say, and what has to be there."""
+
+import contextlib
+import http.server
+import socket
+import ssl
+import subprocess
+import threading
+
+import pytest
+
+from poolkit.compare.deployed import Deployed, check_answers, check_unlike, deployed_of
+from poolkit.compare.targets import Target
+from poolkit.errors import ConfigurationError
+
+
+def table(name="web", kind="web", **values):
+    return Target(name=name, kind=kind, preset=kind, locustfile="load.py", **values)
+
+
+TABLES = {"web": table(), "worker": table("worker", "worker")}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        self.send_response(self.server.status)
+        if self.server.location:
+            self.send_header("Location", self.server.location)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(status=200, location="", context=None):
+    """Serve HTTP, or HTTPS, on a port of its own; give the server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.status, server.location, server.asked = status, location, []
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def check(url, kind="web", *, agreed=False, **values):
+    check_answers(Deployed(target=table("it", kind, **values), url=url), agreed=agreed)
+
+
+def test_a_target_takes_its_table_and_is_named_after_it():
+    """The label is a part of the name, so that one table may be deployed twice."""
+    one, other = deployed_of(["web=https://a.example/", "web@eu=https://b.example/prod"], TABLES)
+    assert (one.target.name, one.url) == ("web", "https://a.example")
+    assert (other.target.name, other.url) == ("web@eu", "https://b.example/prod")
+    assert other.target.preset == TABLES["web"].preset
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["web"], "must be NAME=URL or NAME@LABEL=URL, .* not 'web'"),
+        (["web="], "must be NAME=URL"),
+        (["=https://a.example"], "must be NAME=URL"),
+        (["web@=https://a.example"], "must be NAME=URL"),
+        (["web@a/b=https://me:secret@a.example"], r"not 'web@a/b=https://me:\*\*\*@a.example'"),
+        (
+            ["wbe=https://a.example"],
+            r"target 'wbe' is not in pyproject.toml \(did you mean web\?\)",
+        ),
+        (["web=https://a.example", "web=https://b.example"], "web twice; give each a label"),
+    ],
+)
+def test_what_is_no_target_is_refused(texts, message):
+    """One line says what was wanted."""
+    with pytest.raises(ConfigurationError, match=message):
+        deployed_of(texts, TABLES)
+
+
+def test_a_deployed_target_and_a_local_one_need_two_names():
+    """In a report they would be one."""
+    with pytest.raises(ConfigurationError, match="web is in --targets and in --target; give"):
+        check_unlike(deployed_of(["web=https://a.example"], TABLES), [TABLES["web"]])
+    check_unlike(deployed_of(["web@eu=https://a.example"], TABLES), [TABLES["web"]])
+
+
+@pytest.mark.parametrize("status", [200, 404, 401])
+def test_a_host_that_answers_is_there(status):
+    """What it says to a path that the load may never ask is no matter; it is asked once."""
+    with serving(status) as server:
+        check(f"http://127.0.0.1:{server.server_port}/prod", ready="/readyz")
+    assert server.asked == ["/prod/readyz"]
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "message"),
+    [
+        (503, "", "--target it: / is answered with status 503"),
+        (301, "https://elsewhere.example/", "it redirects to https://elsewhere.example, so every"),
+    ],
+)
+def test_an_answer_that_would_spoil_every_request_is_refused(status, location, message):
+    """Before there is any load."""
+    with serving(status, location) as server, pytest.raises(ConfigurationError, match=message):
+        check(f"http://127.0.0.1:{server.server_port}")
+
+
+def test_a_redirect_within_the_host_is_no_matter():
+    """Such as to a page for logging in."""
+    with serving(302, "/login") as server:
+        check(f"http://127.0.0.1:{server.server_port}")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:1", "--target it: 127.0.0.1:1 does not answer: Connection refused"),
+        ("http://no-such-host.invalid", "--target it: no-such-host.invalid does not resolve"),
+        ("ftp://127.0.0.1", "wanted an http:// or https:// URL, found 'ftp://127.0.0.1'"),
+        ("127.0.0.1:80", "wanted an http:// or https:// URL"),
+        ("http://", "no host in"),
+        ("http://127.0.0.1:99999", "--target it: Port out of range"),
+        ("http://127.0.0.1/?a=1", "the paths of the load come after the URL"),
+        ("http://198.51.100.7", "198.51.100.7 is not this machine, .* add --yes-load-this-host"),
+    ],
+)
+def test_a_url_that_nothing_can_be_loaded_at_is_refused(url, message):
+    """In one line, which begins with the option."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        check(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_host_that_does_not_speak_http_is_refused():
+    """Such as a database."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def hang_up():
+            connection, _ = server.accept()
+            connection.recv(1000)
+            connection.sendall(b"nonsense\n")
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port} does not answer"):
+            check(f"http://127.0.0.1:{port}")
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Make a certificate for 127.0.0.1 that nobody has signed but itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"),
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+def test_a_certificate_is_verified(certificate, monkeypatch):
+    """One that nobody vouches for is refused; one that the machine trusts is not."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    with serving(context=context) as server:
+        url = f"https://127.0.0.1:{server.server_port}"
+        with pytest.raises(ConfigurationError, match="its certificate is not valid: self-signed"):
+            check(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+        check(url)
+
+
+def test_a_worker_s_url_is_its_broker_s():
+    """It has to be there, and may have to be agreed to, like any other host."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check(f"redis://127.0.0.1:{server.getsockname()[1]}/0", "worker")
+    with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1:1 does not answer"):
+        check("redis://127.0.0.1:1/0", "worker")
+    with pytest.raises(ConfigurationError, match="that of its broker, such as redis://"):
+        check("127.0.0.1", "worker")
+    with pytest.raises(ConfigurationError, match="add --yes-load-this-host"):
+        check("sqs://", "worker")
+    check("sqs://", "worker", agreed=True)
