@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from gevent.hub import Waiter
     from locust import User
     from locust.env import Environment
 
@@ -32,7 +31,8 @@ class Turn:
         """The same, until the task's first request has taken it."""
         self.in_flight: tuple[float, float] | None = None
         """Due and start of the request that has no answer yet."""
-        self.waiter: Waiter | None = None
+        self.waiter: Any = None
+        """gevent's Waiter, while the user waits for an arrival."""
 
     def begin(self, due: float) -> None:
         """Have the next task due at this moment."""

@@ -9,7 +9,7 @@ from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from locust import User
 
@@ -31,9 +31,10 @@ class Lane:
     moment in it, not a list that grows.
     """
 
-    def __init__(self, user_class: type[User], per_s: float, stream: Iterator[float]) -> None:
+    def __init__(self, user_class: type[User]) -> None:
         self.user_class = user_class
-        self.per_s = per_s
+        self.per_s = 0.0
+        self.next_due = math.inf
         self.idle: dict[Turn, None] = {}
         """The users that wait; the last to come is the first to go, so connections stay warm."""
         self.starting: set[User] = set()
@@ -45,10 +46,9 @@ class Lane:
         self.late = 0
         self.latest_ms = 0.0
         self.causes: Counter[str] = Counter()
-        self._stream = stream
-        self.next_due = next(stream)
+        self._stream: Iterator[float] = iter(())
 
-    def take(self, now: float, cause: str) -> float:
+    def take(self, now: float, cause: Callable[[], str]) -> float:
         """Return the due moment of the next arrival, which begins now; late, for this cause."""
         due = self.next_due
         self.next_due = next(self._stream)
@@ -63,20 +63,20 @@ class Lane:
         return 0 if self.next_due > now else int((now - self.next_due) * self.per_s) + 1
 
     def continue_with(self, stream: Iterator[float], since: float, per_s: float) -> None:
-        """Go on with another stream from this moment on; what was due before it stays due."""
+        """Go on with another stream from this moment on; what is due before it stays due."""
         before = takewhile(lambda due: due < since, chain([self.next_due], self._stream))
         self._stream = chain(before, stream)
         self.next_due = next(self._stream)
         self.per_s = per_s
 
-    def close(self, now: float, cause: str) -> None:
+    def close(self, now: float, cause: Callable[[], str]) -> None:
         """Take no more arrivals: those that are due by now and were not taken are unsent."""
         while self.next_due <= now:
             self.give_up(self.next_due, now, cause)
             self.next_due = next(self._stream)
         self.next_due = math.inf
 
-    def give_up(self, due: float, now: float, cause: str) -> None:
+    def give_up(self, due: float, now: float, cause: Callable[[], str]) -> None:
         """Count an arrival that nobody began."""
         self.unsent.append(due)
         late_ms = (now - due) * 1000
@@ -101,10 +101,10 @@ class Lane:
             f"more than {LATE_MS:g} ms late, the latest by {self.latest_ms:,.0f} ms: {reason}"
         )
 
-    def _be_late(self, late_ms: float, cause: str) -> None:
+    def _be_late(self, late_ms: float, cause: Callable[[], str]) -> None:
         self.late += 1
         self.latest_ms = max(self.latest_ms, late_ms)
-        self.causes[cause] += 1
+        self.causes[cause()] += 1
 
 
 def shared(stream: Iterator[float], weights: Sequence[float], mine: int) -> Iterator[float]:

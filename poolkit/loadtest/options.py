@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from locust.runners import MasterRunner, WorkerRunner
+
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.arrivals import ArrivalRate
+from poolkit.loadtest.dealt_loop import MasterLoop, WorkerLoop
 from poolkit.loadtest.open_loop import MAX_USERS, OpenLoop
 
 if TYPE_CHECKING:
@@ -44,22 +47,42 @@ def add_open_loop_options(parser: LocustArgumentParser) -> None:
     )
 
 
-def open_loop(environment: Environment) -> OpenLoop | None:
+def open_loop(environment: Environment) -> OpenLoop | MasterLoop | None:
     """Return the open loop that the options ask for; None when they ask for none.
 
-    Options that cannot be are said in one line, and end Locust with status 2.
+    A worker's is None too: it has its options from its master, when a test starts. Options that
+    cannot be are said in one line, and end Locust with status 2.
     """
-    options = environment.parsed_options
-    if options is None or options.arrival_rate is None:
+    options, runner = environment.parsed_options, environment.runner
+    if options is None:
+        return None
+    if isinstance(runner, WorkerRunner):
+        if options.processes:
+            _rate(environment, options, quiet=True)  # or they would wait for a master that is gone
+        WorkerLoop(environment, runner)
+        return None
+    rate = _rate(environment, options)
+    if rate is None:
+        return None
+    if isinstance(runner, MasterRunner):
+        return MasterLoop(environment, runner, rate, max_users=options.max_users)
+    return OpenLoop(environment, rate, max_users=options.max_users)
+
+
+def _rate(
+    environment: Environment, options: Namespace, *, quiet: bool = False
+) -> ArrivalRate | None:
+    if options.arrival_rate is None:
         return None
     try:
         rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
         _check_users(environment, options)
-        return OpenLoop(environment, rate, max_users=options.max_users)
     except ConfigurationError as error:
-        sys.stderr.write(f"{error}\n")
+        if not quiet:
+            sys.stderr.write(f"{error}\n")
         # Locust takes any other exception for a mistake in a listener, and prints where.
         sys.exit(2)
+    return rate
 
 
 def _check_users(environment: Environment, options: Namespace) -> None:
@@ -69,6 +92,8 @@ def _check_users(environment: Environment, options: Namespace) -> None:
             f"--arrival-rate and the shape {type(shape).__name__} cannot be used together: a shape "
             f"says how many users wait for their answers, an arrival rate waits for none"
         )
+    if options.max_users < 1:
+        raise ConfigurationError(f"--max-users is {options.max_users}; wanted 1 or more")
     if (options.num_users or 0) > options.max_users:
         raise ConfigurationError(
             f"--users is {options.num_users}, more than --max-users {options.max_users}"
