@@ -62,7 +62,8 @@
     th { font-weight: 500; color: var(--soft); } tbody th { color: var(--ink); font-weight: 600; }
     caption small { font-weight: 400; color: var(--soft); }
     th:first-child { text-align: left; padding-left: 0; }
-    .scroll + .scroll { margin-top: 1.25rem; } .total > * { border-top: 1px solid var(--soft); border-bottom: 0; }
+    .scroll + .scroll { margin-top: 1.25rem; }
+    .total > * { border-top: 2px solid var(--faint); border-bottom: 0; }
   `;
 
   // -- small pieces -------------------------------------------------------------------------
@@ -97,7 +98,7 @@
 
   // The three digits that a histogram knows.
   function ms(value) {
-    if (value === null) return "–";
+    if (value === null || value === undefined) return "–";
     const digits = value >= 100 ? 0 : value >= 10 ? 1 : 2;
     return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   }
@@ -144,8 +145,8 @@
 
   // series: [{name, colour, values}], drawn on one another when `stacked`.
   class Chart {
-    constructor(title, unit, { stacked = false, least = 1 } = {}) {
-      Object.assign(this, { title, unit, stacked, least });
+    constructor(title, unit, { stacked = false, least = 1, shown = figure } = {}) {
+      Object.assign(this, { title, unit, stacked, least, shown });
       this.legend = html("span", { class: "legend" });
       this.picture = svg("svg", { role: "img" });
       this.figure = html("figure", {}, html("figcaption", {}, html("h3", {}, title), this.legend), this.picture);
@@ -208,7 +209,7 @@
     }
 
     say(series, at) {
-      const value = ({ values }) => figure(at === null ? last(values) : values[at]);
+      const value = ({ values }) => this.shown(at === null ? last(values) : values[at]);
       this.legend.replaceChildren(...series.map((one) =>
         html("span", {}, html("i", { style: `background:${one.colour}` }), `${one.name} `, html("b", {}, value(one)))));
       const words = series.map((one) => `${one.name} ${value(one)}`).join(", ");
@@ -267,7 +268,7 @@
         targets: new Chart("Connections by target", "", { stacked: true, least: 4 }),
         states: new Chart("Connections by state", "", { stacked: true, least: 4 }),
         requests: new Chart("Requests per second", "a second"),
-        latency: new Chart("Latency, ms", "ms"),
+        latency: new Chart("Latency, ms", "ms", { shown: ms }),
       };
       this.heading = html("h2", {}, "Connections and latency");
       this.about = html("p", { class: "soft" }, "Waiting for the first second.");
@@ -341,7 +342,8 @@
     }
 
     fillTiles() {
-      const { now, server, run, series } = this.found;
+      const { now, server, run, series, latency_ms: latencies } = this.found;
+      const whole = last(latencies);
       const tile = (name, value, unit, ...more) =>
         html("div", {}, html("dt", {}, name), html("dd", {}, value, html("small", {}, ` ${unit}`)), ...more);
       const live = this.hasAttribute("src");
@@ -354,9 +356,13 @@
       ] : [];
       const http = live ? [
         tile("Requests", figure(last(series.requests_per_s)), "a second"),
-        tile("p95", figure(last(series.p95_ms)), "ms"),
+        tile("p95", ms(last(series.p95_ms)), "ms"),
         tile("Users", figure(last(series.users)), ""),
-      ] : [];
+      ] : [
+        tile("Requests", figure(whole.requests), `${figure(whole.failures)} failed`),
+        tile("p95", ms(whole.p95), "ms"),
+        tile("p99", ms(whole.p99), "ms"),
+      ];
       this.tiles.replaceChildren(...database, ...http);
     }
 

@@ -1,0 +1,183 @@
+"""The same latencies on the console, in the files, in the document and on the page."""
+
+import csv
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from loadtest.browser import PROGRAM, chromium
+
+from poolkit.loadtest.console import summary
+from poolkit.loadtest.document import document
+from poolkit.loadtest.latency import Latencies
+from poolkit.loadtest.latency_files import LatencyFiles
+from poolkit.loadtest.latency_report import line, load_words, ms, rows, table
+from poolkit.loadtest.loop_report import LoopReport
+from poolkit.loadtest.page import section
+from poolkit.loadtest.series import Second, Series
+from poolkit.loadtest.tally import Tally
+
+OPEN = LoopReport(
+    loop="open",
+    rate=200.0,
+    kind="poisson",
+    arrivals=1000,
+    late=400,
+    latest_ms=2100.0,
+    unsent=7,
+    unanswered=3,
+    users_max=50,
+)
+SATURATED = replace(OPEN, saturated_by="all 50 users (--max-users) were waiting for answers")
+
+
+@pytest.fixture
+def latencies():
+    """A hundred requests from 1 to 100 ms, a failed one, and one name that only fails."""
+    found = Latencies()
+    for number in range(1, 101):
+        found.record("GET", "/articles/[id]", float(number))
+    found.record("GET", "/articles/[id]", 5000.0, failed=True)
+    found.record("POST", "/articles", 1.0, failed=True)
+    return found
+
+
+def second(**found):
+    return Second(
+        time=1.0,
+        targets=None,
+        opened=None,
+        users=5,
+        requests_per_s=10.0,
+        failures_per_s=0.0,
+        **{"p95_ms": None, **found},
+    )
+
+
+def test_a_row_is_about_answered_requests_and_counts_the_failed(latencies):
+    """A failure that took long, or no time, is no latency."""
+    posts, articles, total = rows(latencies)
+    assert (articles["requests"], articles["failures"]) == (101, 1)
+    assert articles["p50"] == pytest.approx(50, rel=0.001)
+    assert articles["p99.9"] == pytest.approx(100, rel=0.001)
+    assert (posts["failures"], posts["p50"], posts["max"]) == (1, None, None)
+    assert (total["name"], total["requests"], total["failures"]) == ("Aggregated", 102, 2)
+    assert total["p95"] == articles["p95"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "-"), (0.0, "0.00"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")],
+)
+def test_a_figure_has_three_digits(value, shown):
+    """More are not known."""
+    assert ms(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        (LoopReport(), "closed loop"),
+        (OPEN, "open loop, 200/s poisson"),
+        (SATURATED, "open loop, 200/s poisson, SATURATED"),
+    ],
+)
+def test_the_line_of_a_second_names_the_loop(latencies, load, words):
+    """And says so when its schedule is not kept."""
+    assert load_words(load) == words
+    said = line(second(p50_ms=1.5, p95_ms=20.25, p99_ms=300.4), latencies, load)
+    assert said == (
+        f"Latency, ms: p50 1.50, p95 20.2, p99 300 now; p99 99.0, max 100 in the run ({words})"
+    )
+
+
+def test_the_table_at_the_end_names_the_loop_and_why_it_is_saturated(latencies):
+    """Before the figures, for they mean little without it."""
+    said = list(table(latencies, SATURATED))
+    assert said[0].startswith("Open loop, 200/s poisson: 1,000 arrivals, 990 finished")
+    assert said[1] == "SATURATED: all 50 users (--max-users) were waiting for answers"
+    (row,) = [line for line in said if line.startswith("POST")]
+    assert row.split() == ["POST", "|/articles", "|", "1", "|", "1", "|", *"-------"]
+
+
+def recording(latencies, load):
+    """What outputs read of a `Recording`; the real one needs a Locust that runs."""
+    series = Series()
+    series.add(second(p50_ms=1.0, p95_ms=2.0, p99_ms=3.0))
+    return SimpleNamespace(
+        series=series,
+        tally=Tally(),
+        limits=None,
+        note="no DATABASE_URL",
+        started=0.0,
+        latencies=latencies,
+        lost=["worker 1 (one) ended in the middle: up to 3 s of its latencies are lost"],
+        loop=lambda: load,
+    )
+
+
+def test_the_document_has_the_load_and_what_is_lost(latencies):
+    """With all counts of an open loop."""
+    found = document(recording(latencies, SATURATED))
+    assert found["load"] == SATURATED.plain()
+    assert found["latency_ms"] == rows(latencies)
+    assert found["series"]["p99_ms"] == [3.0]
+    (lost,) = found["lost"]
+    assert "worker 1 (one) ended in the middle" in lost
+    assert lost in list(summary(recording(latencies, SATURATED)))
+
+
+def test_files_grow_with_the_run(tmp_path, latencies):
+    """A run that is killed leaves all but the last ten seconds."""
+    files = LatencyFiles(str(tmp_path / "run"), 100.0)
+    files.add(latencies, 101.0)
+    assert files.log.read_text().count("HISTF") == 0
+    files.add(latencies, 110.5)
+    assert read(files.table)[-1]["Request Count"] == "204"
+    files.add(latencies, 111.0)
+    files.close(112.0)
+    assert read(files.table)[-1]["Request Count"] == "306"
+    lines = [one for one in files.log.read_text().splitlines() if "HISTF" in one]
+    moments = [one.split(",")[:2] for one in (lines[0], lines[5])]
+    assert moments == [["0.000", "10.500"], ["10.500", "1.500"]]
+    assert [line.split(",")[0] for line in lines[1:4]] == [
+        "Tag=failed",
+        "Tag=failed_POST_/articles",
+        "Tag=GET_/articles/[id]",
+    ]
+
+
+def test_a_new_test_begins_new_files(tmp_path, latencies):
+    """In Locust's web UI one process runs several."""
+    files = LatencyFiles(str(tmp_path / "run"), 100.0)
+    files.add(latencies, 111.0)
+    files.begin_again(200.0)
+    files.close(201.0)
+    assert "HISTF" not in files.log.read_text()
+    assert [row["Request Count"] for row in read(files.table)] == ["0"]
+
+
+def read(file):
+    with file.open() as opened:
+        return list(csv.DictReader(opened))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROGRAM is None, reason="chromium is not on PATH")
+def test_the_page_shows_loop_saturation_and_percentiles(tmp_path, latencies):
+    """In words, not by colour alone."""
+    file = tmp_path / "report.html"
+    found = document(recording(latencies, SATURATED), partial=True)
+    file.write_text(f"<!doctype html><meta charset=utf-8><body>{section(found)}</body>")
+    shadow = "document.querySelector('poolkit-connections').shadowRoot"
+    with chromium() as page:
+        page.open(f"file://{file}")
+        page.wait_for(f"{shadow}.querySelectorAll('path.line').length >= 3")
+        text = page.evaluate(f"{shadow}.querySelector('.all').innerText")
+        page.picture(tmp_path / "report.png")
+    assert "Open loop, 200 arrivals a second (poisson)" in text
+    assert "1,000 due, 400 late, 7 unsent, 3 unanswered" in text
+    assert "Saturated: all 50 users (--max-users) were waiting for answers." in text
+    assert "Partial: the run was ended before its time." in text
+    assert "worker 1 (one) ended in the middle" in text
+    assert "GET /articles/[id]\t101\t1\t50.0\t90.0\t95.0\t99.0\t100\t100\t50.5" in text
