@@ -34,7 +34,8 @@ def _load(options: Options) -> str:
         rates = _listed([f"{level.arrival_rate:g}" for level in options.levels])
         return f"open loop, {rates} {options.arrivals} arrivals/s"
     users = _listed([f"{level.users:,}" for level in options.levels])
-    return f"{users} users, {options.rate_per_user:g} tasks/s each"
+    noun = "user" if users == "1" else "users"
+    return f"{users} {noun}, {options.rate_per_user:g} tasks/s each"
 
 
 def _time(plan: Plan) -> str:

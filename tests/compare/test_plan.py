@@ -2,10 +2,13 @@
 
 import pytest
 
+from poolkit.compare.announcement import announcement
+from poolkit.compare.deployed import Deployed
 from poolkit.compare.options import Options
 from poolkit.compare.plan import make_plan
 from poolkit.compare.targets import Target
 from poolkit.errors import ConfigurationError
+from poolkit.thresholds import Threshold, thresholds_of
 
 
 @pytest.fixture
@@ -92,3 +95,76 @@ def test_an_unknown_environment_is_refused():
     """The plan takes its numbers from a preset, which knows four environments."""
     with pytest.raises(ValueError, match="did you mean 'prod'"):
         make_plan([target()], Options(environment="production"))
+
+
+def steps_of(plan):
+    return plan.steps(plan.record())
+
+
+def test_targets_take_turns_at_each_level_in_each_round():
+    """So that whatever drifts meets all of them alike."""
+    plan = make_plan([target(), target("web")], Options(users=(1, 20), repeat=2))
+    words = [step.words for step in steps_of(plan)]
+    assert words[:4] == [
+        "lambda, 1 user, round 1",
+        "web, 1 user, round 1",
+        "lambda, 20 users, round 1",
+        "web, 20 users, round 1",
+    ]
+    assert words[4:] == [text.replace("round 1", "round 2") for text in words[:4]]
+    assert len({step.label for step in steps_of(plan)}) == 8
+    assert [step.words for step in steps_of(make_plan([target()], Options()))] == ["lambda"]
+
+
+def test_a_function_has_the_room_that_each_level_needs():
+    """Of a closed loop its users, of an open one those that stand ready; the plan has the most."""
+    plan = make_plan([target()], Options(users=(5, 20)))
+    assert [step.planned.instances_max for step in steps_of(plan)] == [5, 20]
+    assert plan.record().targets[0].instances_max == 20
+    opened = make_plan([target()], Options(rates=(1, 200)))
+    assert [step.planned.instances_max for step in steps_of(opened)] == [10, 50]
+    fixed = make_plan([target(reserved_concurrency=7)], Options(rates=(1, 200)))
+    assert [step.planned.instances_max for step in steps_of(fixed)] == [7, 7]
+
+
+def deployed(name="web", kind="web"):
+    return Deployed(target=target(kind, name=name), url="https://me:secret@x", max_connections=300)
+
+
+def test_of_a_deployed_target_no_limits_are_known(without_pgbouncer):
+    """Only those of its database; and what is deployed behind a pooler needs none here."""
+    proxied = target(name="lambda_proxy", preset="lambda_proxy", through="pgbouncer")
+    there = Deployed(target=proxied, url="https://x", max_connections=300)
+    plan = make_plan([target()], Options(), deployed=[deployed(), there])
+    local, one, other = plan.record().targets
+    assert (local.url, local.max_connections, local.ceiling) == (None, 100, 20)
+    assert (one.url, one.max_connections) == ("https://me:***@x", 300)
+    assert (one.ceiling, one.instances_max, other.ceiling) == (None, None, None)
+    assert [len(plan.local), len(plan.deployed)] == [1, 2]
+
+
+def test_thresholds_stand_in_the_plan_each_by_itself():
+    """A general one that an exact one goes before names those that are left to it."""
+    table = {"thresholds": ["http.p95 < 200", "http.errors < 1%", "worker: db.opened < 9"]}
+    found = thresholds_of(table, ["web: http.p95 < 0.1s"])
+    plan = make_plan([target(), target("web")], Options(), thresholds=found)
+    texts = plan.record().thresholds
+    assert set(texts) == {"http.errors < 1%", "web: http.p95 < 0.1s", "lambda: http.p95 < 200 ms"}
+    again = thresholds_of({}, texts)
+    for name in ("lambda", "web"):
+        assert [str(t) for t in again if t.applies_to(name)] == [
+            str(Threshold.parse(text)) for text in texts if Threshold.parse(text).applies_to(name)
+        ]
+
+
+def test_the_announcement_says_how_long_it_will_take():
+    """Levels, rounds, and what is elsewhere; in one minute or in many."""
+    plan = make_plan([target(), target("web")], Options(users=(1, 5, 20), repeat=3))
+    said = announcement(plan).splitlines()
+    assert said[0].startswith("1, 5 and 20 users, 2 tasks/s each, preset numbers of prod, max")
+    assert said[-1] == "18 measurements of 24 s, in 3 rounds: about 9 min in all"
+    opened = make_plan([], Options(rates=(50,), duration_s=6), deployed=[deployed()])
+    said = announcement(opened).splitlines()
+    assert said[0].startswith("open loop, 50 constant arrivals/s, preset numbers of prod")
+    assert "web is deployed at https://me:***@x, its database takes 300 connections" in said[1]
+    assert said[-1] == "1 measurement of 10 s: about 25 s in all"

@@ -10,6 +10,7 @@ from poolkit.cli import main
 LAMBDA = '[tool.poolkit.targets.function]\nkind = "lambda"\nhandler = "mine.handler"\npreset = "lambda"\n'
 WEB = '[tool.poolkit.targets.web]\nkind = "web"\napp = "mine:app"\n'
 WORKER = '[tool.poolkit.targets.worker]\nkind = "worker"\ncommand = ["{python}", "-m", "mine"]\n'
+ELSEWHERE = ("--database-url", "postgresql://me:secret@127.0.0.1:1/nothing")
 QUICK = ("--users", "2", "--rate", "5", "--duration", "1", "--warm-up", "1")
 
 
@@ -37,8 +38,32 @@ def refused_at_once(monkeypatch, folder, *arguments):
             ("--targets", "wbe"),
             "target 'wbe' is not in pyproject.toml (did you mean web?); there are:",
         ),
-        (("--users", "abc"), "--users must be a whole number, or several with commas as in 1,5,20, not 'abc'"),
+        (
+            ("--users", "abc"),
+            "--users must be a whole number, or several with commas as in 1,5,20, not 'abc'",
+        ),
+        (("--users", "0"), "--users must be from 1 to 10000, not 0"),
         (("--rate", "0"), "--rate must be from 0.01 to 1000, not 0"),
+        (("--rates", "0"), "--rates must be from 0.01 to 100000, not 0"),
+        (("--rates", "50", "--users", "5"), "nobody is waited for: give one of the two"),
+        (("--threshold", "http.p59 < 9"), "'http.p59' is no metric; did you mean"),
+        (("--threshold", "wbe: http.p95 < 9"), "there is no target wbe; did you mean web?"),
+        (("--junit", "no/such/folder.xml"), "--junit: no/such/folder.xml cannot be written"),
+        (("--target", "web=http://127.0.0.1:1"), "--target needs --database-url"),
+        ((*ELSEWHERE, "--target", "wbe=http://127.0.0.1:1"), "target 'wbe' is not in pyproject"),
+        (
+            (*ELSEWHERE, "--target", "web=http://no-such.invalid"),
+            "no-such.invalid does not resolve",
+        ),
+        ((*ELSEWHERE, "--target", "web=http://127.0.0.1:1"), "127.0.0.1:1 does not answer"),
+        (
+            (*ELSEWHERE, "--target", "web=http://198.51.100.7"),
+            "--target web: 198.51.100.7 is not this machine",
+        ),
+        (
+            (*ELSEWHERE, "--target", "web=http://127.0.0.1:1", "--targets", "web"),
+            "web is in --targets and in --target",
+        ),
         (("--duration", "nan"), "--duration must be from 1"),
         (("--environment", "production"), "did you mean 'prod'?"),
         (("--no-such-option",), "No such option '--no-such-option' (see"),

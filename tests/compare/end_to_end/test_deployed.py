@@ -3,14 +3,19 @@
 import contextlib
 import csv
 import json
+import socket
+import sys
+import threading
 import urllib.request
 
 import pytest
 
-from poolkit.compare.run_folder import ProcessRow, Request, RunFolder
+from poolkit.compare.place import Elsewhere
+from poolkit.compare.run_folder import ProcessRow, RunFolder
 from poolkit.compare.running import Launcher
 from poolkit.compare.targets import targets_of
 from poolkit.local.processes import Supervisor
+from poolkit.local.readiness import has_logged
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 from poolkit.project import Project
 from tests.compare.end_to_end.conftest import ROOT
@@ -64,8 +69,86 @@ def test_deployed_targets_are_measured_and_left_alone(start, migrated_database, 
         assert (found["connections"]["ceiling"], found["connections"]["left_over"]) == (None, None)
         folder = RunFolder.open(out).target(name)
         assert {row["role"] for row in rows_of(folder, ProcessRow)} == {"load", "sampler"}
-        assert {row["error"] for row in rows_of(folder, Request)} == {""}
         assert (folder.window().instances, folder.load_report().loop) == (None, "closed")
         plan = RunFolder.open(out).plan()
         (planned,) = [target for target in plan.targets if target.name == name]
         assert (planned.preset, planned.max_connections) == (preset, 100)
+
+
+def test_a_role_that_may_not_watch_a_deployed_database_is_told_what_to_grant(
+    start, stranger, database
+):
+    """Before there is any load; nothing is started on this machine either."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=answer_once, args=(server,))
+        answering.start()
+        command = start(
+            "compare",
+            *("--target", f"web=http://127.0.0.1:{server.getsockname()[1]}", *QUICK),
+            *("--database-url", database.url("")),
+            cwd=stranger(),
+        )
+        assert command.end() == 2
+        answering.join()
+    assert 'GRANT pg_monitor TO "poolkit"' in command.error
+    assert (len(command.errors), command.said) == (1, [])
+
+
+def answer_once(server):
+    connection, _ = server.accept()
+    connection.recv(1000)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    connection.close()
+
+
+@pytest.mark.slow
+def test_local_and_deployed_targets_share_a_report(start, migrated_database, broker, tmp_path):
+    """The local one on the embedded server, the others on the given one: a worker by its broker."""
+    out = tmp_path / "run"
+    with (
+        deployed(migrated_database, tmp_path, "web") as (web,),
+        deployed_worker(migrated_database, tmp_path, broker),
+    ):
+        command = start(
+            "compare",
+            *("--targets", "web", "--target", f"web@there={web}"),
+            *("--target", f"worker@there={broker.url}"),
+            *("--database-url", migrated_database.admin_url("")),
+            *("--max-connections", "50", *QUICK, "--out", str(out)),
+        )
+        assert command.end() == 0, command.error
+        assert command.left() == []
+    plan = RunFolder.open(out).plan()
+    assert {t.name: t.max_connections for t in plan.targets} == {
+        "web": 50,
+        "web@there": 100,
+        "worker@there": 100,
+    }
+    found = json.loads((out / "results.json").read_text())["targets"]
+    assert {name: target["errors"] for name, target in found.items()} == dict.fromkeys(found, 0)
+    left = {name: target["connections"]["left_over"] for name, target in found.items()}
+    assert left == {"web": 0, "web@there": None, "worker@there": None}
+
+
+@contextlib.contextmanager
+def deployed_worker(database, folder, broker):
+    """Run the kit's worker on a database and a broker, as if somebody had deployed it."""
+    worker = targets_of(Project.find(ROOT))["worker"]
+    place = Elsewhere(
+        root=ROOT,
+        logs=folder,
+        supervisor=None,
+        environment="prod",
+        database_url=database.url(""),
+        url=broker.url,
+    )
+    with Supervisor(folder / "worker") as supervisor:
+        supervisor.start(
+            "worker",
+            [sys.executable, "-m", "worker"],
+            environ=place.environ(worker),
+            cwd=ROOT,
+            ready=has_logged(worker.ready),
+        )
+        yield
+        supervisor.check()

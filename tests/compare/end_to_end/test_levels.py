@@ -1,0 +1,95 @@
+"""Several loads in one run, and thresholds that end a target's part of it."""
+
+import json
+import re
+import signal
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from poolkit.compare.run_folder import RunFolder
+
+TWO = """
+[tool.poolkit.targets.weak]
+kind = "web"
+app = "plain:app"
+preset = "web"
+
+[tool.poolkit.targets.strong]
+kind = "web"
+app = "plain:app"
+preset = "web"
+"""
+SHORT = ("--rate", "5", "--duration", "2", "--warm-up", "1")
+
+
+def begun(command):
+    """Return what was measured, in its order."""
+    lines = (re.match(r"(.*) \(\d+ of \d+\): measuring", line) for line in command.said)
+    return [line[1] for line in lines if line]
+
+
+def test_a_threshold_ends_a_target_s_part_and_the_others_go_on(start, stranger, tmp_path):
+    """Its higher loads are left out; status 1, a line for each, and files for CI."""
+    out, junit = tmp_path / "run", tmp_path / "junit.xml"
+    command = start(
+        "compare",
+        *("--users", "2,1", *SHORT, "--out", str(out), "--junit", str(junit), "--github"),
+        *("--threshold", "weak: http.requests < 3 abort", "--threshold", "http.errors < 1%"),
+        cwd=stranger(TWO),
+    )
+    assert command.end() == 1, command.error
+    assert command.left() == []
+    assert "3 measurements" not in command.said[1], "nobody knows before that it will be fewer"
+    assert begun(command) == ["weak, 1 user", "strong, 1 user", "strong, 2 users"]
+    run = RunFolder.open(out)
+    weak, strong, harder, *_ = (run.step(run.plan(), step) for step in run.plan().steps)
+    window = weak.window()
+    assert "http.requests is 3, wanted < 3" in window.aborted_by
+    assert window.partial
+    assert window.to - window.from_ < 1.9
+    assert window.left_over == 0
+    assert harder.window() is None
+    assert not strong.window().partial
+    assert any(line.startswith("✗ weak: http.requests") for line in command.said)
+    assert any(line.startswith("✓ strong: http.errors") for line in command.said)
+    (annotation,) = [line for line in command.said if line.startswith("::")]
+    assert annotation.startswith("::error title=Threshold failed%3A weak at 1 user%3A")
+    suites = {suite.get("name"): suite for suite in ET.parse(junit).getroot()}
+    assert (suites["weak"].get("failures"), suites["strong"].get("failures")) == ("1", "0")
+
+
+@pytest.mark.slow
+def test_ctrl_c_between_two_loads_keeps_what_was_measured(start, stranger, tmp_path):
+    """The finished load is in the report whole, and the rest says that it was stopped."""
+    out = tmp_path / "run"
+    command = start(
+        "compare", "--users", "1,2", "--repeat", "2", *SHORT, "--out", str(out), cwd=stranger(TWO)
+    )
+    command.wait_until_it_says(r"strong, 1 user, round 1 .*measuring")
+    assert command.end(signal.SIGINT) == 130, command.error
+    assert command.left() == []
+    assert command.error == ""
+    assert any("Interrupted" in line for line in command.said)
+    found = json.loads((out / "results.json").read_text())["targets"]
+    assert not found["weak"]["partial"]
+
+
+@pytest.mark.slow
+def test_an_open_loop_offers_its_rate_whatever_becomes_of_it(start, stranger, tmp_path):
+    """Two rates, two rounds: what was due is the rate, and the load generator kept to it."""
+    out = tmp_path / "run"
+    words = ("--rates", "50,20", "--arrivals", "constant", "--repeat", "2")
+    timed = ("--duration", "2", "--warm-up", "1", "--out", str(out))
+    command = start("compare", *words, *timed, cwd=stranger())
+    assert command.end() == 0, command.error
+    assert begun(command) == [
+        *("web, 20/s, round 1", "web, 50/s, round 1", "web, 20/s, round 2", "web, 50/s, round 2")
+    ]
+    run = RunFolder.open(out)
+    for step in run.plan().steps:
+        folder = run.step(run.plan(), step)
+        report, window = folder.load_report(), folder.window()
+        assert (report.loop, report.unsent, report.unanswered) == ("open", 0, 0)
+        length = window.to - window.warm_from
+        assert report.arrivals == pytest.approx(step.level.arrival_rate * length, rel=0.35)
