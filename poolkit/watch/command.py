@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from poolkit.watch.observation import Observation
 
 LEAST_INTERVAL_S = 0.05
+ANSWER_WITHIN_S = 2.0
+"""Seconds without an answer after which the view says so, and asks no more than once meanwhile."""
 
 
 def watch(url: str | None, *, interval_s: float, as_json: bool, once: bool) -> None:
@@ -71,7 +73,7 @@ def _look_once(observer: Observer, *, as_json: bool) -> None:
 def _print_lines(observer: Observer, interval_s: float) -> None:
     for due in _moments(interval_s):
         try:
-            _print_line(observer.observe())
+            _print_line(observer.observe(ANSWER_WITHIN_S))
         except BrokenPipeError:
             # Whoever read has enough, as `head` does. Python would complain when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,7 +89,7 @@ def _show(observer: Observer, interval_s: float) -> None:
     # The screen is a second one: what stood on the terminal before is there again afterwards.
     with keys() as key_within, Live(screen=True, auto_refresh=False) as live:
         for due in _moments(interval_s):
-            live.update(view(observer.observe()), refresh=True)
+            live.update(view(observer.observe(ANSWER_WITHIN_S)), refresh=True)
             while (left := due - time.monotonic()) > 0:
                 if key_within(left) in ("q", "Q", "\x04"):
                     return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import asdict, dataclass
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from poolkit.activity import ActivityConnection
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from poolkit.activity import IdleTransaction, Sample, ServerLimits
+
+    Answer = tuple[Sample, IdleTransaction | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,25 +78,25 @@ class Observer:
         self._answered = time.time()
         self._last: Sample | None = None
         self._lost = False
+        self._asked: SimpleQueue[Answer | Exception] | None = None
 
-    def observe(self) -> Observation:
+    def observe(self, within_s: float | None = None) -> Observation:
         """Ask once; a server that does not answer is an observation, too.
+
+        Args:
+            within_s: how long to wait for the answer, in seconds; without it for as long as it
+                takes. What is still to come then is waited for the next time.
 
         Raises:
             MonitoringNotAllowed: after a restart, the role may no longer see others' activity.
         """
         try:
-            if self._lost:
-                self._limits = self._activity.connect()
-                self._lost, self._last = False, None
-            sample = self._activity.sample()
-            oldest = self._activity.oldest_idle_in_transaction()
+            sample, oldest = self._answer(within_s)
+        except Empty:
+            return self._silent("the database does not answer")
         except DatabaseUnavailable as error:
             self._lost = True
-            now = time.time()
-            return Observation(
-                time=now, limits=self._limits, problem=str(error), silent_s=now - self._answered
-            )
+            return self._silent(str(error))
         self._answered = sample.time
         return Observation(
             time=sample.time,
@@ -102,6 +106,32 @@ class Observer:
             oldest=oldest,
         )
 
+    def _answer(self, within_s: float | None) -> Answer:
+        # libpq waits where Python hears no Ctrl-C; here it does.
+        if self._asked is None:
+            self._asked = SimpleQueue()
+            threading.Thread(target=self._ask, args=(self._asked,), daemon=True).start()
+        answer = self._asked.get(timeout=within_s)
+        self._asked = None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _ask(self, asked: SimpleQueue[Answer | Exception]) -> None:
+        try:
+            if self._lost:
+                self._limits = self._activity.connect()
+                self._lost, self._last = False, None
+            asked.put((self._activity.sample(), self._activity.oldest_idle_in_transaction()))
+        except Exception as error:  # noqa: BLE001  (raised again where the answer is waited for)
+            asked.put(error)
+
+    def _silent(self, problem: str) -> Observation:
+        now = time.time()
+        return Observation(
+            time=now, limits=self._limits, problem=problem, silent_s=now - self._answered
+        )
+
     def _opened_per_s(self, sample: Sample) -> float | None:
         last, self._last = self._last, sample
         if last is None or sample.sessions < last.sessions or sample.time <= last.time:
@@ -109,5 +139,6 @@ class Observer:
         return round((sample.sessions - last.sessions) / (sample.time - last.time), 3)
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._activity.close()
+        """Give the connection back; one that is being waited for ends with the process."""
+        if self._asked is None:
+            self._activity.close()

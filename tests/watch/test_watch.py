@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from poolkit.activity import APPLICATION_NAME
 from poolkit.local.postgres import EmbeddedPostgres
 
 CACHE = Path(__file__).parents[2] / ".poolkit" / "cache"
@@ -221,6 +222,21 @@ def test_ctrl_c_ends_it_like_q(database, terminal):
     shown.wait_for("of 100")
     shown.process.send_signal(signal.SIGINT)
     assert shown.process.wait(30) == 0
+    assert termios.tcgetattr(shown.far)[3] == shown.before[3]
+
+
+def test_a_server_that_keeps_silent_is_shown_and_keeps_nobody(database, terminal):
+    """The wait for an answer ends with Ctrl-C, not with the server's return."""
+    shown = terminal("--interval", "0.2", database.monitor_url(""))
+    shown.wait_for("0 of 100")
+    ((watching),) = database.backends(APPLICATION_NAME)
+    os.kill(watching["pid"], signal.SIGSTOP)
+    try:
+        shown.wait_for(r"No answer for \d+ s; trying again")
+        shown.process.send_signal(signal.SIGINT)
+        assert shown.process.wait(30) == 0
+    finally:
+        os.kill(watching["pid"], signal.SIGCONT)
     assert termios.tcgetattr(shown.far)[3] == shown.before[3]
 
 
