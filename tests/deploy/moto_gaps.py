@@ -13,6 +13,7 @@ import yaml
 from moto.cloudformation import parsing
 from moto.cloudformation.models import Change, CloudFormationBackend, Event
 from moto.cloudformation.responses import CloudFormationResponse
+from moto.cloudformation.utils import yaml_tag_constructor
 from moto.core.responses import ActionResult, EmptyResult
 from moto.rds.models import DBParameterGroup
 from samtranslator.translator.transform import transform
@@ -66,7 +67,15 @@ class Gate:
             thread.join()
 
 
+def _fast(name):
+    """Return a class of PyYAML's, the one in C where there is one: moto reads templates often."""
+    return getattr(yaml, f"C{name}", getattr(yaml, name))
+
+
 def fill_gaps(monkeypatch, gate):
+    loader = type("Loader", (_fast("Loader"),), {})
+    loader.add_multi_constructor("", yaml_tag_constructor)
+    monkeypatch.setattr(yaml, "Loader", loader)
     create = CloudFormationBackend.create_change_set
     delete = CloudFormationBackend.delete_stack
 
@@ -181,7 +190,7 @@ def _transformed(template):
         def load(self):
             return {}
 
-    return yaml.safe_dump(transform(parsed, {}, NoManagedPolicies()))
+    return yaml.dump(transform(parsed, {}, NoManagedPolicies()), Dumper=_fast("SafeDumper"))
 
 
 def _execute(stack, change_set):
