@@ -18,6 +18,10 @@ import pytest
 from deploy.conftest import ROOT
 from deploy.test_deploy import deploy, statuses
 
+from poolkit.deploy.image_context import write_image_context
+from poolkit.deploy.package_settings import package_settings
+from poolkit.project import Project
+
 # The network's and the database's outputs, without what a VPC and a server cost to make.
 NETWORK = """\
 Resources:
@@ -220,3 +224,46 @@ def wait_for_words(words, log, process, timeout_s=40):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    """Write the image's build context."""
+    out = tmp_path_factory.mktemp("loadtest") / "context"
+    write_image_context(package_settings(Project.find(ROOT), "loadtest", out=str(out)))
+    return out
+
+
+def test_the_image_has_what_the_stack_runs(context, tmp_path):
+    """The keeper, every locustfile and the plugin import nothing that was left out."""
+    files = sorted((context / "loadtests").glob("*.py"))
+    assert files
+    assert (context / "Dockerfile").read_text() == (ROOT / "infra/Dockerfile.loadtest").read_text()
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(context), "HOME": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", "import poolkit.loadtest.keep as keep; print(keep.__file__)"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert found.stdout.startswith(str(context))
+    known = subprocess.run(
+        [sys.executable, "-m", "locust", "--list", "-f", ",".join(map(str, files))],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert known.returncode == 0, known.stderr
+    assert {"Reader", "Sender"} <= set(known.stdout.split())
+
+
+@pytest.mark.parametrize("needed", ["boto3", "celery", "hdrhistogram", "locust", "psycopg2-binary"])
+def test_the_image_installs_what_they_need(context, needed):
+    """boto3 too, which only a function's runtime brings by itself."""
+    assert re.search(rf"^{needed}==", (context / "requirements.txt").read_text(), re.MULTILINE)

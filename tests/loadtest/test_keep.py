@@ -18,6 +18,10 @@ from poolkit.loadtest.results_bucket import ResultsBucket
 VISITORS = """
 from locust import FastHttpUser, constant, task
 
+from poolkit import loadtest
+
+loadtest.register()
+
 class Visitor(FastHttpUser):
     wait_time = constant(0.05)
 
