@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 
 from poolkit.compare.chart_style import FAINT, INK, PAPER, SOFT, colours
-from poolkit.compare.levels import highest_held
+from poolkit.compare.levels import HIGHEST, highest_held
 from poolkit.compare.log_axis import AS_DURATION, decades, log_domain
 from poolkit.compare.picture import Panel, Picture, Rows, data
 from poolkit.compare.time_panels import grid, size
@@ -119,7 +119,7 @@ def _words(name: str, levels: Sequence[LevelResult]) -> str:
     said = []
     for each in levels:
         peak, p95 = each.spread.get(_PEAK), each.spread.get(_P95)
-        connections = f"{peak[1]:.0f} connections" if peak else "connections unknown"
+        connections = f"{peak[2]:,.0f} connections" if peak else "connections unknown"
         latency = f"p95 {milliseconds(p95[1])}" if p95 else "nothing answered"
         said.append(f"{each.level.name} {connections}, {latency}" if each.repeats else "")
     return f"{name}: {', '.join(filter(None, said))}"
@@ -138,12 +138,12 @@ def _peak_line(results: Results) -> _Line:
         ),
     ]
     near = [limit for limit in limits if limit[0] <= top * _FAR]
-    ceilings = [each for of in results.levels.values() for each in _ceiling(of)]
+    ceilings = [each for of in results.levels.values() for _, each in _ceilings(of)]
     top = max([top, *(limit for limit, _ in near)])
     top = max([top, *(each for each in ceilings if each <= top * _FAR_CEILING)])
     return _Line(
         metric=_PEAK,
-        title="connections at once",
+        title="most connections at once",
         scale=alt.Scale(domain=[0, top * 1.22], nice=False),
         axis=alt.Axis(format="d", title=None, tickCount=3, tickMinStep=1),
         limits=near,
@@ -175,10 +175,14 @@ def _p95s(each: LevelResult) -> Sequence[float]:
     return each.spread.get(_P95, ())
 
 
-def _ceiling(levels: Sequence[LevelResult]) -> list[int]:
-    measured = (repeat.connections.ceiling for each in levels for repeat in each.repeats)
-    ceiling = next(measured, None)
-    return [ceiling] if ceiling else []
+def _ceilings(levels: Sequence[LevelResult]) -> list[tuple[float, int]]:
+    """Return the ceiling at each load: a function's concurrency may grow with it."""
+    return [
+        (each.level.offered_per_s, ceiling)
+        for each in levels
+        for repeat in each.repeats[:1]
+        if (ceiling := repeat.connections.ceiling)
+    ]
 
 
 def _highs(results: Results, metric: str) -> list[float]:
@@ -237,13 +241,13 @@ def _panel(
 ) -> Panel:
     rows = [_row(each, line.metric) for each in levels if line.metric in each.spread]
     x = alt.X("load:Q", scale=loads.scale(), axis=loads.axis(named=line.named))
-    y = alt.Y("median:Q", scale=line.scale, axis=line.axis)
+    y = alt.Y("shown:Q", scale=line.scale, axis=line.axis)
     base = alt.Chart(data(rows)).encode(x, y)
     layers = [
         *_shade(levels, loads),
         *_knee_mark(knee, loads, named=line.named),
         *_limit_marks(limits, line),
-        *_ceiling_mark(levels, line),
+        *_ceiling_mark(levels, line, x),
         base.mark_line(color=colour, strokeWidth=2),
         base.mark_rule(color=colour, strokeWidth=2, opacity=0.55).encode(
             alt.Y("low:Q", scale=line.scale, axis=line.axis), alt.Y2("high:Q")
@@ -261,11 +265,12 @@ def _panel(
 
 def _row(each: LevelResult, metric: str) -> dict[str, float | bool]:
     low, median, high = (round(value, 3) for value in each.spread[metric])
+    shown = high if metric in HIGHEST else median
     load = each.level.offered_per_s
     return {
         "load": load,
         "low": low,
-        "median": median,
+        "shown": shown,
         "high": high,
         "saturated": each.is_saturated,
     }
@@ -306,17 +311,17 @@ def _limit_marks(limits: Sequence[tuple[float, str]], line: _Line) -> list[alt.C
     return [rule, text.encode(y, x=alt.value(0), text="text:N")]
 
 
-def _ceiling_mark(levels: Sequence[LevelResult], line: _Line) -> list[alt.Chart]:
+def _ceiling_mark(levels: Sequence[LevelResult], line: _Line, x: alt.X) -> list[alt.Chart]:
     """Draw the most connections that there may be, where that is not far above."""
     rows: Rows = [
-        {"ceiling": each, "text": f"ceiling {each:,}"}
-        for each in _ceiling(levels)
+        {"load": load, "ceiling": each, "text": f"ceiling {each:,}"}
+        for load, each in _ceilings(levels)
         if line.metric == _PEAK and each <= line.top
     ]
     if not rows:
         return []
-    marks = alt.Chart(data(rows))
     y = alt.Y("ceiling:Q", scale=line.scale, axis=line.axis)
-    text = marks.mark_text(color=SOFT, fontSize=10, align="right", dx=-3, dy=-6)
-    rule = marks.mark_rule(color=SOFT, strokeWidth=1).encode(y)
-    return [rule, text.encode(y, x=alt.value("width"), text="text:N")]
+    drawn = alt.Chart(data(rows)).mark_line(color=SOFT, strokeWidth=1).encode(x, y)
+    last = alt.Chart(data(rows[-1:]))
+    text = last.mark_text(color=SOFT, fontSize=10, align="right", dx=4, dy=-6)
+    return [drawn, text.encode(x, y, text="text:N")]

@@ -35,7 +35,9 @@ class ConnectionFigures:
 
     peak: int | None
     peak_share: float | None
-    """The peak as a share of max_connections."""
+    """The peak as a share of `max_connections`."""
+    max_connections: int
+    """Of the database that the target uses."""
     mean: float | None
     opened: int | None
     opened_warm_up: int | None
@@ -106,9 +108,11 @@ def connection_figures(
     opened = _opened(window, samples.rows)
     ceiling = target.ceiling
     peak = max((m.total for m in inside), default=None)
+    most = target.max_connections or plan.max_connections
     figures = ConnectionFigures(
         peak=peak,
-        peak_share=None if peak is None else peak / plan.max_connections,
+        peak_share=None if peak is None else peak / most,
+        max_connections=most,
         mean=_mean([m.total for m in inside]),
         opened=opened,
         opened_warm_up=_difference(window.sessions_before, window.sessions_from),

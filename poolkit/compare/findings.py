@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from poolkit.compare.results import Results
-    from poolkit.compare.run_folder import Plan
     from poolkit.compare.target_result import Latency, TargetResult
 
 TIE = 0.10
@@ -64,7 +63,7 @@ def finding(target: TargetResult, results: Results) -> str:
         return "No request was due in the time measured."
     must = [*_failures(target), *_reservations(target)]
     said = [*_connections(target, results.targets), *must, *_machine(target, results)]
-    said += [*_tail(target), *_room(target, results.plan)]
+    said += [*_tail(target), *_room(target)]
     return " ".join(said[: max(SENTENCES, len(must) + 1)])
 
 
@@ -257,18 +256,19 @@ def _long_tail(target: TargetResult, latency: Latency) -> str:
 # -- room in the server ---------------------------------------------------------------------
 
 
-def _room(target: TargetResult, plan: Plan) -> Iterator[str]:
+def _room(target: TargetResult) -> Iterator[str]:
     ceiling, peak = target.connections.ceiling, target.connections.peak
-    if ceiling and ceiling > plan.max_connections:
-        yield f"Its ceiling of {ceiling:,} is more than max_connections ({plan.max_connections:,}) allows."
+    most = target.connections.max_connections
+    if ceiling and ceiling > most:
+        yield f"Its ceiling of {ceiling:,} is more than max_connections ({most:,}) allows."
     elif ceiling and target.kind != "lambda":
-        fit = plan.max_connections // ceiling
+        fit = most // ceiling
         yield (
-            f"max_connections {plan.max_connections:,} has room for {fit:,} such "
+            f"max_connections {most:,} has room for {fit:,} such "
             f"{'deployment' if fit == 1 else 'deployments'} of {ceiling:,}."
         )
     elif not ceiling and peak:
-        yield f"Nothing bounds its connections; the peak was {peak:,} of max_connections {plan.max_connections:,}."
+        yield f"Nothing bounds its connections; the peak was {peak:,} of max_connections {most:,}."
 
 
 # -- all targets ----------------------------------------------------------------------------

@@ -50,7 +50,11 @@ def _summary(results: Results) -> str:
     judged = [v for v in results.verdicts if v.status != "not applicable"]
     failed = len(unmet(judged))
     at = ", each at every load" if results.has_levels else ""
-    of = ", on the median of its measurements" if results.has_repeats else ""
+    of = (
+        ", on the median of its measurements (of peaks, on the highest)"
+        if results.has_repeats
+        else ""
+    )
     said = f"{failed:,} of {count(len(judged), 'check')} failed" if failed else "All passed"
     return f"{said}: every threshold for each target that it is for{at}{of}."
 
@@ -123,7 +127,7 @@ def _how(results: Results) -> str:
     if results.has_repeats:
         said.append(
             f"Every target was measured {results.plan.repeat} times at each load, in turn with the "
-            "others; figures are medians, and in brackets the lowest and the highest p95."
+            "others; figures are medians, peaks the highest, and in brackets the lowest and highest p95."
         )
     rule = "passed every threshold" if results.thresholds else "failed at most 1 % of its requests"
     said.append(
@@ -171,7 +175,8 @@ def _median(each: LevelResult, metric: str) -> str:
 
 
 def peak_of(each: LevelResult) -> str:
-    """Return the most connections at once, and of how many that there may be."""
+    """Return the most connections at once in any repeat, and of how many that there may be."""
     peak = each.spread.get("db.connections.max")
     ceiling = each.repeats[0].connections.ceiling
-    return optional(peak[1] if peak else None, 0) + (f"/{ceiling:,}" if ceiling else "")
+    said = f"{peak[2]:,.0f}" if peak else NOTHING
+    return said + (f"/{ceiling:,}" if ceiling else "")

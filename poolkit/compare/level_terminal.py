@@ -44,7 +44,10 @@ def print_levels(results: Results, console: Console) -> None:
     console.print(table)
     if results.has_repeats:
         console.print(
-            Text("Medians; in brackets the lowest and the highest repeat.\n", style="dim")
+            Text(
+                "Medians, of peaks the highest; in brackets the lowest and the highest repeat.\n",
+                style="dim",
+            )
         )
 
 

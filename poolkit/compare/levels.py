@@ -22,6 +22,16 @@ MOST_ERRORS = 0.01
 """The share of failed requests at which a load still counts as held."""
 LEAST_ANSWERED = 0.95
 """The share of what was due that has to be answered meanwhile, or a queue grows."""
+HIGHEST = frozenset(
+    {
+        "http.max",
+        "db.connections.max",
+        "db.connections.share",
+        "db.idle_in_transaction.max",
+        "db.left_over",
+    }
+)
+"""Figures that are about the worst moment: of several measurements the highest counts."""
 LEAST_FOR_A_KNEE = 3
 """Levels: with fewer there is no bend to be seen."""
 
@@ -41,7 +51,7 @@ class LevelResult:
 
     @property
     def middle(self) -> TargetResult | None:
-        """The median repeat by p95, the lower one of two."""
+        """The median repeat by p95, the slower one of two."""
         return middle_of(self.repeats)
 
     @property
@@ -106,19 +116,24 @@ def spread_of(repeats: Sequence[TargetResult]) -> Mapping[str, Spread]:
             if value is not None:
                 columns.setdefault(name, []).append(value)
     return {
-        name: (min(values), statistics.median_low(values), max(values))
+        name: (min(values), statistics.median(values), max(values))
         for name, values in columns.items()
         if len(values) == len(repeats)
     }
 
 
+def typical(spread: Mapping[str, Spread]) -> Mapping[str, float]:
+    """Return the figure of several measurements: the median, or the highest of what is `HIGHEST`."""
+    return {name: of[2] if name in HIGHEST else of[1] for name, of in spread.items()}
+
+
 def middle_of(repeats: Sequence[TargetResult]) -> TargetResult | None:
-    """Return the median repeat by p95, the lower one of two; none of no repeats."""
+    """Return the median repeat by p95, the slower one of two; none of no repeats."""
 
     def p95(repeat: TargetResult) -> float:
         return repeat.latency_ms.p95 if repeat.latency_ms else float("inf")
 
-    return sorted(repeats, key=p95)[(len(repeats) - 1) // 2] if repeats else None
+    return sorted(repeats, key=p95)[len(repeats) // 2] if repeats else None
 
 
 def is_tie_of_repeats(a: Spread, b: Spread) -> bool:
@@ -155,7 +170,7 @@ def _why_not(
     """
     aborted = next((repeat.aborted_by for repeat in repeats if repeat.aborted_by), "")
     if aborted:
-        return f"ended early by {aborted}"
+        return f"ended early: {aborted}"
     failed = [
         f"{v.threshold.metric} {v.found}, wanted {v.threshold.wanted}" for v in verdicts if not v.ok
     ]
@@ -181,7 +196,7 @@ def _too_few_answered(repeats: Sequence[TargetResult]) -> str:
         return "nothing was due"
     # One more or less is a matter of where the window happens to begin.
     shares = [min(1.0, (repeat.served + 1) / repeat.requests) for repeat in repeats]
-    share = statistics.median_low(shares)
+    share = statistics.median(shares)
     return "" if share >= LEAST_ANSWERED else f"only {percent(share)} of its load was answered"
 
 

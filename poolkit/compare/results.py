@@ -18,11 +18,13 @@ from poolkit.compare.levels import (
     level_result,
     reference_level,
     spread_of,
+    typical,
     without_meaning,
 )
+from poolkit.compare.options import without_passwords
 from poolkit.compare.run_folder import SCHEMA, Absent, Step
 from poolkit.compare.target_result import TargetResult, target_result
-from poolkit.compare.wording import origin, without_credentials
+from poolkit.compare.wording import origin
 from poolkit.errors import ConfigurationError, RunFolderError
 from poolkit.thresholds import check_all, thresholds_of
 
@@ -100,7 +102,7 @@ def compute(run: RunFolder) -> Results:
         RunFolderError: a file is broken, or no target was measured at all.
     """
     plan = run.plan()
-    plan = dataclasses.replace(plan, command=without_credentials(plan.command))
+    plan = dataclasses.replace(plan, command=without_passwords(plan.command))
     thresholds = _thresholds(run, plan)
     levels: dict[str, tuple[LevelResult, ...]] = {}
     verdicts: list[Verdict] = []
@@ -179,7 +181,7 @@ def _repeats(
 
 def _why_left_out(aborted_by: str, lower: Sequence[_At]) -> str:
     if aborted_by:
-        return f"{aborted_by} ended it while it warmed up"
+        return f"ended while it warmed up: {aborted_by}"
     aborted = next((at for at in reversed(lower) if at.aborted_by), None)
     return f"left out, since {aborted.level.name} was ended early" if aborted else STOPPED
 
@@ -189,7 +191,7 @@ def _judged(
 ) -> tuple[LevelResult, tuple[Verdict, ...]]:
     if not at.repeats and not at.aborted_by:
         return left_out(at.level, at.left_out), ()
-    figures = {name: median for name, (_, median, _) in spread_of(at.repeats).items()}
+    figures = typical(spread_of(at.repeats))
     verdicts = check_all(
         thresholds,
         at.planned.name,

@@ -7,6 +7,7 @@ dropped.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -164,6 +165,7 @@ def target_result(
     Raises:
         RunFolderError: a file is broken.
     """
+    target = _as_measured(target, window)
     seconds = window.to - window.from_
     requests, processes = folder.rows(Request), folder.rows(ProcessRow)
     inside = [r for r in requests.rows if window.from_ <= r.due < window.to]
@@ -204,7 +206,8 @@ def target_result(
         saturated=bool(late),
         saturated_by=late,
         partial=window.partial,
-        aborted_by=window.aborted_by,
+        # The place in front is where this stands anyway.
+        aborted_by=window.aborted_by.rpartition(": ")[2],
         load=load,
         warnings=(
             *window.warnings,
@@ -212,6 +215,23 @@ def target_result(
             *processes.warnings,
             *notes,
         ),
+    )
+
+
+def _as_measured(target: PlannedTarget, window: Window) -> PlannedTarget:
+    """Return a target with its limits at the load of a measurement.
+
+    The plan has those at the highest load; a function's concurrency may be lower at others.
+    """
+    most, here = target.instances_max, window.instances
+    if not target.ceiling or not most or not here or here == most:
+        return target
+    each = target.ceiling // most
+    return dataclasses.replace(
+        target,
+        instances_max=here,
+        ceiling=here * each,
+        ceiling_reason=f"concurrency {here} x {each}",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -65,11 +64,6 @@ def optional(value: float | None, decimals: int | None = None) -> str:
     if value is None:
         return NOTHING
     return figure(value) if decimals is None else f"{value:,.{decimals}f}"
-
-
-def without_credentials(text: str) -> str:
-    """Return a text, such as a command, without what stands before the @ of URLs in it."""
-    return re.sub(r"(?<=://)\S*@", "***@", text)
 
 
 def origin(url: str) -> str:

@@ -80,7 +80,7 @@ def test_where_targets_hold_no_load_together_the_lowest_is_the_reference(results
         ({"errors": {"503": 20}}, "of the requests failed"),
         ({"cpu": {"load": 0.95}}, "the load generator used 0.95 of a core"),
         ({"partial": True}, "it was stopped early"),
-        ({"aborted_by": "http.p95 < 9 abort"}, "ended early by http.p95 < 9 abort"),
+        ({"aborted_by": "http.p95 < 9 abort"}, "ended early: http.p95 < 9 abort"),
         ({"capacity": 15.0}, "of its load was answered"),
     ],
 )
@@ -135,6 +135,17 @@ def test_with_repeats_the_median_is_judged_and_the_spread_is_kept(results, made_
     assert top.middle.latency_ms.p95 == median
     assert found.targets[0].spread["http.p95"] == (low, median, high)
     assert "In 3 measurements at 20 users, p95 was from" in found.targets[0].load_finding
+
+
+def test_of_what_is_about_the_worst_moment_the_highest_repeat_counts(results, made_up):
+    """Connections that stayed behind once are not outvoted by two clean ends."""
+    found = results(
+        {"web": made_up("web")},
+        repeat=3,
+        thresholds=("db.left_over == 0",),
+        change=lambda step, web: replace(web, left_over=2) if step.repeat == 3 else web,
+    )
+    assert [(v.value, v.status) for v in found.verdicts] == [(2, "failed")] * 3
 
 
 @pytest.mark.parametrize(
