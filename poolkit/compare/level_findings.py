@@ -22,15 +22,16 @@ def load_finding(name: str, results: Results) -> str:
     levels = results.levels[name]
     said: list[str] = []
     if results.has_levels:
-        said = [*_held(levels, _within(results)), *_knee(levels, results.knees.get(name))]
+        said = [*_held(levels, _within(name, results)), *_knee(levels, results.knees.get(name))]
     if results.has_repeats:
         at = next(each for each in levels if each.level == results.reference)
         said += _repeats(at)
     return " ".join(said)
 
 
-def _within(results: Results) -> str:
-    return " within its thresholds" if results.thresholds else ""
+def _within(name: str, results: Results) -> str:
+    has_some = any(threshold.applies_to(name) for threshold in results.thresholds)
+    return " within its thresholds" if has_some else ""
 
 
 def _held(levels: Sequence[LevelResult], within: str) -> Iterator[str]:

@@ -418,6 +418,10 @@ class RunFolder:
                 f"{file} has schema {found.get('schema')!r}, but this version of poolkit "
                 f"reads schema {SCHEMA}; use the poolkit that made the run"
             )
+        if "users" in found:
+            # Written when a run had one load, in the plan itself.
+            load = {key: found[key] for key in ("users", "rate_per_user") if key in found}
+            found.setdefault("levels", [load])
         plan = from_json(Plan, found, str(file))
         for target in plan.targets:
             # The name becomes a path, and the folder may be somebody else's.

@@ -259,3 +259,14 @@ def test_a_broken_threshold_in_a_plan_names_the_file(made_up_run, made_up):
     run = made_up_run(targets={"web": made_up("web")}, thresholds=("http.p96 < 3",))
     with pytest.raises(RunFolderError, match=r"plan.json: thresholds, number 1: .*http.p96"):
         compute(run)
+
+
+def test_a_run_from_before_there_were_levels_is_read(made_up_run, made_up):
+    """Its plan had the one load itself; the schema is the same."""
+    run = made_up_run(targets={"web": made_up("web")})
+    file = run.path / "plan.json"
+    plan = json.loads(file.read_text())
+    for new in ("levels", "repeat", "thresholds"):
+        del plan[new]
+    write_json(file, plan | {"users": 20, "rate_per_user": 2.0, "offered_per_s": 40.0})
+    assert compute(run).reference == Level(users=20, rate_per_user=2.0)
