@@ -4,9 +4,9 @@ import random
 
 from locust import FastHttpUser, between, task
 
-from poolkit.loadtest import watch_connections
+from poolkit import loadtest
 
-watch_connections()
+loadtest.register()
 
 
 class Reader(FastHttpUser):

@@ -6,10 +6,10 @@ from uuid import uuid4
 from celery import Celery
 from locust import between, task
 
+from poolkit import loadtest
 from poolkit.compare.locust_task_user import TaskUser
-from poolkit.loadtest import watch_connections
 
-watch_connections()
+loadtest.register()
 
 TEXT = "A chunk is a piece of a text that fits into one question. " * 60
 

@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.rpc import Message
 
-WANTED, DEALT, FINISH, FINISHED = (
-    f"poolkit_{word}" for word in ("part_wanted", "part_dealt", "finish", "finished")
-)
+WANTED, DEALT = "poolkit_part_wanted", "poolkit_part_dealt"
 IN_REPORT = "poolkit_open_loop"
 _LOOK_EVERY_S = 0.25
 _ASKING_TAKES_S = 2.0
 """How long the first deal waits for workers that have not asked yet."""
-_REPORTING_TAKES_S = 2.0
+_LEAVING_TAKES_S = 0.5
+"""At Ctrl-C workers may say goodbye before the master has noticed that the test ends."""
 
 logger = logging.getLogger("poolkit.loadtest")
 
@@ -46,13 +45,9 @@ class WorkerLoop:
         self._environment, self._runner = environment, runner
         self._loop: OpenLoop | None = None
         runner.register_message(DEALT, self._on_dealt)
-        runner.register_message(FINISH, self._on_finish, concurrent=True)
-        for event, listener in (
-            (environment.events.test_start, self._on_start),
-            (environment.events.report_to_master, self._on_report),
-            (environment.events.quitting, self._on_quitting),
-        ):
-            event.add_listener(listener)  # type: ignore[no-untyped-call]
+        events = environment.events
+        events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
+        events.report_to_master.add_listener(self._on_report)  # type: ignore[no-untyped-call]
 
     def _on_start(self, **_: Any) -> None:
         options = self._environment.parsed_options
@@ -67,19 +62,6 @@ class WorkerLoop:
     def _on_dealt(self, msg: Message, **_: Any) -> None:
         if self._loop is not None:
             self._loop.take_part(Part.from_message(msg.data))
-
-    def _on_finish(self, **_: Any) -> None:
-        self._finish()
-
-    def _on_quitting(self, **_: Any) -> None:
-        self._finish()
-
-    def _finish(self) -> None:
-        """Stop, and tell the master what was measured while it still listens."""
-        if self._loop is not None:
-            self._runner.stop()
-            self._runner._send_stats()  # noqa: SLF001  (as Locust does before a worker quits)
-            self._runner.send_message(FINISHED, self._loop.report().plain())
 
     def _on_report(self, data: dict[str, Any], **_: Any) -> None:
         if self._loop is not None:
@@ -103,7 +85,6 @@ class MasterLoop:
         self._dealing: Greenlet | None = None
         self._forget()
         runner.register_message(WANTED, self._on_wanted)
-        runner.register_message(FINISHED, self._on_finished)
         for event, listener in (
             (environment.events.test_start, self._on_start),
             (environment.events.worker_report, self._on_report),
@@ -123,7 +104,8 @@ class MasterLoop:
         self._parts: dict[str, Part] = {}
         self._expected: dict[str, int] = {}
         """How many arrivals the parts had that a worker had before its present one."""
-        self._finished: set[str] = set()
+        self._left: dict[str, float] = {}
+        """When it was first seen that a worker is not there any more."""
         self._whole = whole(self._max_users)
         self._said = False
 
@@ -145,12 +127,15 @@ class MasterLoop:
             gevent.sleep(_LOOK_EVERY_S)
 
     def _there(self) -> list[str]:
-        clients = self._runner.clients
-        return [
-            one
-            for one in self._asked
-            if one in clients and clients[one].state != STATE_MISSING and one not in self._finished
-        ]
+        return [one for one in self._asked if self._is_there(one)]
+
+    def _is_there(self, worker: str) -> bool:
+        client = self._runner.clients.get(worker)
+        if client is not None:
+            self._left.pop(worker, None)
+            return bool(client.state != STATE_MISSING)
+        left = self._left.setdefault(worker, time.monotonic())
+        return worker in self._parts and time.monotonic() - left < _LEAVING_TAKES_S
 
     def _all_have_asked(self, there: list[str]) -> bool:
         if not there:
@@ -167,7 +152,7 @@ class MasterLoop:
         gone = [one for one in self._parts if one not in there]
         self._close_parts(since)
         for one in gone:
-            self._lose(one)
+            self._lose(one, there)
         for one, part in zip(there, parts_of(self._whole, len(there) or 1), strict=False):
             self._parts[one] = replace(part, since=since)
             self._runner.send_message(DEALT, self._parts[one].message(), client_id=one)
@@ -181,7 +166,7 @@ class MasterLoop:
             self._expected[one] = self._expected.get(one, 0) + part.count(self.rate, until)
         self._parts.clear()
 
-    def _lose(self, worker: str) -> None:
+    def _lose(self, worker: str, left: list[str]) -> None:
         """Count what a worker that is gone had to do and has not reported, and say it."""
         nothing = LoopReport(loop="open", rate=self.rate.per_s, kind=self.rate.kind)
         last = self._reports.get(worker, nothing)
@@ -190,32 +175,23 @@ class MasterLoop:
         self._reports[worker] = replace(
             last, arrivals=arrivals, unsent=0, unanswered=arrivals - finished
         )
+        index = self._runner.get_worker_index(worker)  # type: ignore[no-untyped-call]
         logger.warning(
-            "the worker %s is gone: what became of %d arrivals since its last report is not known; "
-            "the rate of %g/s is dealt again, to the %d left",
-            *(worker, arrivals - finished, self.rate.per_s, len(self._there())),
+            "worker %d is gone, and the rate of %g/s is dealt again, to %d; what became of %d "
+            "arrivals is not known, they count as unanswered",
+            *(index, self.rate.per_s, len(left), arrivals - finished),
         )
 
     # -- hearing ----------------------------------------------------------------------------
 
     def _on_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
         plain = data.get(IN_REPORT)
-        if plain is not None and (client_id in self._parts or client_id in self._finished):
+        if plain is not None and client_id in self._parts:
             self._reports[client_id] = LoopReport.from_plain(plain)
 
-    def _on_finished(self, msg: Message, **_: Any) -> None:
-        self._reports[msg.node_id] = LoopReport.from_plain(msg.data)
-        self._finished.add(msg.node_id)
-
     def _on_stopping(self, **_: Any) -> None:
-        """Have the workers stop, and wait for what they report: Locust waits half a second."""
         if self._dealing is not None:
             self._dealing.kill(block=False)
-        for one in self._there():
-            self._runner.send_message(FINISH, client_id=one)
-        with gevent.Timeout((self._environment.stop_timeout or 0) + _REPORTING_TAKES_S, False):
-            while self._there():
-                gevent.sleep(0.02)
 
     def _say_when_saturated(self) -> None:
         why = self.report().saturated_by

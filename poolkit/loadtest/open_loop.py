@@ -67,8 +67,7 @@ class OpenLoop:
         self.rate = rate
         self.turns = Turns(environment)
         """When the task of each user was due."""
-        self.unanswered: list[tuple[float, float]] = []
-        """Due and start of the requests without an answer, after the test has stopped."""
+        self._unanswered: list[tuple[float, float]] = []
         self._lanes: dict[type[User], Lane] = {}
         self._environment, self._max_users, self._dealt = environment, max_users, dealt
         self._handing: HandingOut | None = None
@@ -77,11 +76,11 @@ class OpenLoop:
         if not dealt:
             events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
         events.test_stopping.add_listener(self._on_stopping)  # type: ignore[no-untyped-call]
-        events.test_stop.add_listener(self._on_stop)  # type: ignore[no-untyped-call]
         self._keep_users()
 
     def report(self) -> LoopReport:
         """Return what became of the arrivals so far; final after the test has stopped."""
+        self._account_for_ended()
         now = time.monotonic()
         lanes = list(self._lanes.values())
         waiting = 0 if self._stopped else sum(lane.overdue(now) for lane in lanes)
@@ -98,11 +97,18 @@ class OpenLoop:
             saturated_by=self._saturated_by(),
         )
 
+    @property
+    def unanswered(self) -> list[tuple[float, float]]:
+        """Due and start of the requests without an answer, after the test has stopped."""
+        self._account_for_ended()
+        return self._unanswered
+
     def unsent(self, now: float | None = None) -> Iterator[float]:
         """Yield when the arrivals were due that nobody began, after the test has stopped.
 
         `now` is there for whoever has another schedule in its place.
         """
+        self._account_for_ended()
         ahead = wall_clock_s()
         for lane in self._lanes.values():
             yield from (due + ahead for due in lane.unsent)
@@ -114,7 +120,7 @@ class OpenLoop:
         new = self.turns.follow(self._environment.user_classes)
         make_wait(new, arrived=self._on_arrived, wait=self._wait)
         self._lanes = {one: Lane(one) for one in self._environment.user_classes}
-        self.unanswered.clear()
+        self._unanswered.clear()
         self._stopped = self._said = False
         self._handing = HandingOut(
             self._environment,
@@ -148,10 +154,6 @@ class OpenLoop:
         for lane in self._lanes.values():
             # Locust itself takes some 50 ms to get here, in which nothing can be handed out.
             lane.close(self._handing.looked_at, self._handing.cause)
-
-    def _on_stop(self, **_: Any) -> None:
-        for turn in self.turns.all():
-            self._account(turn.user)
 
     # -- the users --------------------------------------------------------------------------
 
@@ -193,6 +195,12 @@ class OpenLoop:
     def _on_end(self, user: User, greenlet: Greenlet) -> None:
         self._account(user)
 
+    def _account_for_ended(self) -> None:
+        """Account for users of whose end gevent has not told yet."""
+        for turn in self.turns.all():
+            if turn.user.greenlet.dead:
+                self._account(turn.user)
+
     def _account(self, user: User) -> None:
         """Count what a user that has ended left open."""
         turn = self.turns.forget(user)
@@ -205,7 +213,7 @@ class OpenLoop:
         elif turn.in_flight is None:
             lane.finished += 1
         else:
-            self.unanswered.append(turn.in_flight)
+            self._unanswered.append(turn.in_flight)
 
     # -- saturation -------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from locust import events, stats
 from locust.runners import MasterRunner, WorkerRunner
 
 from poolkit.loadtest import latency_report
+from poolkit.loadtest.arrival_options import add_open_loop_options, open_loop
 from poolkit.loadtest.console import line, summary
 from poolkit.loadtest.document import document
 from poolkit.loadtest.files import ConnectionsCsv, add_to_report, write_json
@@ -53,7 +54,7 @@ _EARLY_S = 0.5
 
 @cache
 def register() -> None:
-    """Listen to Locust's events, once; see `poolkit.loadtest.watch_connections`."""
+    """Listen to Locust's events, once; see `poolkit.loadtest.register`."""
     events.init_command_line_parser.add_listener(_add_option)  # type: ignore[no-untyped-call]
     events.init.add_listener(_begin)  # type: ignore[no-untyped-call]
 
@@ -71,6 +72,7 @@ def _add_option(parser: LocustArgumentParser, **_: Any) -> None:
     if MEASURED_ELSEWHERE not in os.environ:
         check_host_when_parsed(parser)
     add_threshold_options(parser)
+    add_open_loop_options(parser)
 
 
 def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: Any) -> None:
@@ -89,6 +91,9 @@ def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: 
     source = _source(environment, runner)
     reported = isinstance(runner, MasterRunner)
     recording = Recording(runner, url, source, reported=reported)
+    loop = open_loop(environment)
+    if loop is not None:
+        recording.loop = loop.report
     Watched(environment, options, recording, ThresholdChecks(environment, recording, thresholds))
     if web_ui is not None:
         WebPages(web_ui, recording, guard, options.web_base_path or "")
@@ -100,6 +105,7 @@ def _begin_worker(environment: Environment, options: Namespace, runner: WorkerRu
         guard = HostGuard(environment, agreed=options.yes_load_this_host)
         guard.exit_quietly_if_refused()
     WorkerReports(environment, runner)
+    open_loop(environment)
 
 
 def _source(environment: Environment, runner: Runner) -> Source:

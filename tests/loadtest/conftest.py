@@ -18,10 +18,10 @@ import pytest
 LOCUSTFILE = """
 from locust import FastHttpUser, constant, task
 
-from poolkit.loadtest import watch_connections
+from poolkit import loadtest
 
-watch_connections()
-watch_connections()
+loadtest.register()
+loadtest.register()
 
 class Visitor(FastHttpUser):
     wait_time = constant(0.05)

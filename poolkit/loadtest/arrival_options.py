@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from locust.runners import MasterRunner, WorkerRunner
@@ -11,10 +10,12 @@ from poolkit.errors import ConfigurationError
 from poolkit.loadtest.arrivals import ArrivalRate
 from poolkit.loadtest.dealt_loop import MasterLoop, WorkerLoop
 from poolkit.loadtest.open_loop import MAX_USERS, OpenLoop
+from poolkit.loadtest.option_checks import check_when_parsed, refuse
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from locust import LoadTestShape
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
 
@@ -46,52 +47,40 @@ def add_open_loop_options(parser: LocustArgumentParser) -> None:
         help=f"With --arrival-rate: never more users than this at once, {MAX_USERS} by default",
     )
 
+    check_when_parsed(parser, _check)
+
 
 def open_loop(environment: Environment) -> OpenLoop | MasterLoop | None:
     """Return the open loop that the options ask for; None when they ask for none.
 
-    A worker's is None too: it has its options from its master, when a test starts. Options that
-    cannot be are said in one line, and end Locust with status 2.
+    A worker's is None too: it has its options from its master, when a test starts. Together with
+    a shape the options end Locust with status 2 and one line.
     """
     options, runner = environment.parsed_options, environment.runner
-    if options is None:
-        return None
     if isinstance(runner, WorkerRunner):
-        if options.processes:
-            _rate(environment, options, quiet=True)  # or they would wait for a master that is gone
         WorkerLoop(environment, runner)
         return None
-    rate = _rate(environment, options)
-    if rate is None:
+    if options is None or options.arrival_rate is None:
         return None
+    if environment.shape_class is not None:
+        refuse(_shape_refused(environment.shape_class))
+    rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
     if isinstance(runner, MasterRunner):
         return MasterLoop(environment, runner, rate, max_users=options.max_users)
     return OpenLoop(environment, rate, max_users=options.max_users)
 
 
-def _rate(
-    environment: Environment, options: Namespace, *, quiet: bool = False
-) -> ArrivalRate | None:
+def _shape_refused(shape: LoadTestShape) -> str:
+    return (
+        f"--arrival-rate and the shape {type(shape).__name__} cannot be used together: a shape says "
+        f"how many users wait for their answers, an arrival rate waits for none"
+    )
+
+
+def _check(options: Namespace) -> None:
     if options.arrival_rate is None:
-        return None
-    try:
-        rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
-        _check_users(environment, options)
-    except ConfigurationError as error:
-        if not quiet:
-            sys.stderr.write(f"{error}\n")
-        # Locust takes any other exception for a mistake in a listener, and prints where.
-        sys.exit(2)
-    return rate
-
-
-def _check_users(environment: Environment, options: Namespace) -> None:
-    shape = environment.shape_class
-    if shape is not None:
-        raise ConfigurationError(
-            f"--arrival-rate and the shape {type(shape).__name__} cannot be used together: a shape "
-            f"says how many users wait for their answers, an arrival rate waits for none"
-        )
+        return
+    ArrivalRate.parse(options.arrival_rate, options.arrivals)
     if options.max_users < 1:
         raise ConfigurationError(f"--max-users is {options.max_users}; wanted 1 or more")
     if (options.num_users or 0) > options.max_users:
