@@ -68,7 +68,8 @@ class LiveProgress:
 
     def target(self, name: str, number: int, of: int) -> None:
         """Show the target's name and number."""
-        self._name = f"{name} ({number} of {of})"
+        # 80 columns have to do for a long name, a level, a round and all figures.
+        self._name = f"{name.replace(', round ', ' #')} ({number} of {of})"
         self.stage("starting")
 
     def figures(self, done: float, per_s: float, p95_ms: float, connections: int) -> None:

@@ -11,13 +11,13 @@ from poolkit.compare.progress import LiveProgress, LoggedProgress, progress_on
 TERMINAL = {"TERM": "xterm-256color"}
 
 
-def drawn(width, **figures):
+def drawn(width, name="lambda_proxy", **figures):
     """Return the line of a busy moment, as the terminal shows it."""
     console = Console(
         file=io.StringIO(), width=width, force_terminal=True, color_system=None, _environ=TERMINAL
     )
     progress = LiveProgress(console)
-    progress.target("lambda_proxy", 10, 12)
+    progress.target(name, 10, 12)
     progress.stage("warming up")
     progress.figures(0.5, **{"per_s": 412.0, "p95_ms": 1044.8, "connections": 120} | figures)
     with console.capture() as said:
@@ -39,6 +39,12 @@ def test_all_figures_are_there_at_80_and_at_120_columns():
         (line,) = drawn(width)
         assert all(text in line for text in ("warming up", "412", "1045 ms", "120"))
         assert "━" in line
+
+
+def test_level_and_round_are_there_at_80_columns():
+    """Beside all the figures; the bar is what goes."""
+    (line,) = drawn(80, "lambda_proxy, 200/s, round 3")
+    assert all(text in line for text in ("lambda_proxy, 200/s #3 (10 of 12)", "412", "120 open"))
 
 
 def test_a_narrow_terminal_cuts_words_and_does_not_wrap():

@@ -147,7 +147,14 @@ def test_the_run_folder_has_what_is_documented(command):
     """The files of docs/results.md are there, and no others."""
     files = {str(f.relative_to(command.out)) for f in command.out.rglob("*") if f.is_file()}
     expected = {"plan.json", "machine.json", "results.json", "report.html"}
-    rows = ["window.json", "requests.csv", "connections.csv", "samples.csv", "processes.csv"]
+    rows = [
+        "window.json",
+        "load.json",
+        "requests.csv",
+        "connections.csv",
+        "samples.csv",
+        "processes.csv",
+    ]
     for name in command.targets:
         expected |= {f"targets/{name}/{row}" for row in rows}
         expected |= {f"targets/{name}/invokes.csv"} if name.startswith("lambda") else set()
