@@ -18,19 +18,23 @@ FILES = ("--csv", "run", "--json-file", "result", "--html", "report.html")
 VISITORS = """
 import os, time
 from locust import FastHttpUser, constant, events, task
-{imported}
+from poolkit import loadtest
 
-rows = open(f"rows-{{os.getpid()}}.csv", "w", buffering=1)
+loadtest.register()
+
+rows = open(f"rows-{os.getpid()}.csv", "w", buffering=1)
 
 @events.init.add_listener
 def reopen(**_):
     # After the fork of --processes.
     global rows
-    rows = open(f"rows-{{os.getpid()}}.csv", "w", buffering=1)
+    rows = open(f"rows-{os.getpid()}.csv", "w", buffering=1)
 
 @events.request.add_listener
-def write(name, response_time, exception, **_):
-    rows.write(f"{{name}},{{response_time!r}},{{int(exception is not None)}},{{time.time()}}\\n")
+def write(name, response_time, exception, start_time, context, **_):
+    waited = max(0, start_time - context.get("due", start_time))
+    ms = waited * 1000 + response_time
+    rows.write(f"{name},{ms!r},{int(exception is not None)},{time.time()}\\n")
 
 class Visitor(FastHttpUser):
     wait_time = constant(0.005)
@@ -49,9 +53,7 @@ class Visitor(FastHttpUser):
 @pytest.fixture
 def visitors(locust, tmp_path):
     """The locustfile that writes rows; Locust is started on it."""
-    file = tmp_path / "visitors.py"
-    imported = "".join(line for line in file.read_text().splitlines(True) if "loadtest" in line)
-    file.write_text(VISITORS.format(imported=f"{imported}\n{REGISTERED[imported.split()[-1]]}"))
+    (tmp_path / "visitors.py").write_text(VISITORS)
     return locust
 
 
@@ -60,9 +62,6 @@ def port(free_port):
     """Of the master: with the usual one, another run's workers could come to it."""
     found = str(free_port())
     return ("--master-bind-host", "127.0.0.1", "--master-bind-port", found, "--master-port", found)
-
-
-REGISTERED = {"watch_connections": "watch_connections()", "loadtest": "loadtest.register()"}
 
 
 def rows(folder, pid="*"):
@@ -154,11 +153,13 @@ def test_ctrl_c_of_the_master_alone_loses_nothing(visitors, server, port):
     assert assert_nothing_is_lost(run.folder)["partial"] is True
 
 
-def test_a_process_alone_loses_nothing(visitors):
-    """What its users still did while it ended is in the files."""
-    run = visitors(*HEADLESS, *FILES, "--run-time", "2s")
+@pytest.mark.parametrize(("rate", "loop"), [((), "closed"), (("--arrival-rate", "150"), "open")])
+def test_a_process_alone_loses_nothing(visitors, rate, loop):
+    """What its users still did while it ended is in the files, also in an open loop."""
+    run = visitors(*HEADLESS, *FILES, *rate, "--run-time", "2s")
     run.wait()
-    assert_nothing_is_lost(run.folder)
+    assert assert_nothing_is_lost(run.folder)["load"]["loop"] == loop
+    assert f"({loop} loop" in run.said
 
 
 def test_a_worker_that_is_killed_costs_one_report_at_most_and_that_is_said(visitors, server, port):

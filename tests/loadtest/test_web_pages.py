@@ -10,6 +10,7 @@ from loadtest.browser import PROGRAM, chromium
 CHARTS = "document.querySelector('poolkit-connections')"
 SHADOW = f"{CHARTS}.shadowRoot"
 WEB_LINE = f"{SHADOW}.querySelector('path[data-series=web]').getAttribute('d')"
+CONNECTIONS = f"{SHADOW}.querySelector('[aria-label=\"Connections by target\"]')"
 REQUESTS_LINE = f"{SHADOW}.querySelector('path[data-series=requests]').getAttribute('d')"
 
 
@@ -92,7 +93,7 @@ def test_the_chart_moves_with_the_connections(web_ui, database, held, page):
     held("web:1", 3)
     run = web_ui(url=database.monitor_url(""))
     page.open(f"{run.address}/connections")
-    page.wait_for(f"{SHADOW}.querySelector('tbody')?.innerText.includes('web')")
+    page.wait_for(f"{CONNECTIONS}.querySelector('tbody')?.innerText.includes('web')")
     page.wait_for(f"{SHADOW}.querySelector('dd').innerText === '3 of 97'")
     before, requests = page.evaluate(WEB_LINE), page.evaluate(REQUESTS_LINE)
     held("web:2")  # one: of two, the first could end one second and the second begin the next
@@ -160,7 +161,7 @@ def test_the_report_draws_its_charts_from_the_file_alone(locust, database, held,
     page.wait_for(f"{SHADOW}.querySelectorAll('path.line').length >= 4")
     assert page.evaluate(f"{SHADOW}.querySelector('dd').innerText") == "3 of 97"
     assert page.evaluate(f"{CHARTS}.dataset.shade") == "light", "as Locust's report, on white"
-    assert page.evaluate(f"{SHADOW}.querySelector('caption').innerText") == "At the end"
+    assert page.evaluate(f"{CONNECTIONS}.querySelector('caption').innerText") == "At the end"
     assert [asked for asked in page.requested if not asked.startswith(("file:", "data:"))] == []
 
 
