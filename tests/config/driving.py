@@ -11,9 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import event, text
 
 from poolkit.config.presets import EnginePreset, preset
+
+# For what takes a second or more with each: the drivers of the presets here, the others in the
+# slow run.
+PRESETS_DRIVERS = pytest.mark.parametrize(
+    "driver",
+    [
+        "psycopg2",
+        "asyncpg",
+        pytest.param("psycopg", marks=pytest.mark.slow),
+        pytest.param("psycopg_async", marks=pytest.mark.slow),
+    ],
+)
 
 
 class Client:

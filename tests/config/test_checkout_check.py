@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from driving import small_preset, wait_until
+from driving import PRESETS_DRIVERS, small_preset, wait_until
 from sqlalchemy import event, text
 
 from poolkit.config.presets import preset
@@ -102,6 +102,7 @@ def test_an_idle_session_timeout_costs_no_request(database, make_client):
     assert client.backend() != first
 
 
+@PRESETS_DRIVERS
 def test_a_restarted_server_costs_no_request(new_postgres, make_client):
     """A server that was restarted between two checkouts fails no statement."""
     with new_postgres() as server:
@@ -112,6 +113,7 @@ def test_a_restarted_server_costs_no_request(new_postgres, make_client):
             assert client.scalar("SELECT 1") == 1
 
 
+@PRESETS_DRIVERS
 @pytest.mark.parametrize("pool_size", [2])
 def test_a_silent_peer_is_given_up_in_bounded_time(
     postgres, database, make_client, make_proxy, pool_size

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import psycopg2
 import pytest
-from driving import wait_until
+from driving import PRESETS_DRIVERS, wait_until
 from sqlalchemy.exc import DBAPIError
 
 from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
@@ -38,6 +38,7 @@ def full_server(small_server):
         yield small_server, connections
 
 
+@PRESETS_DRIVERS
 def test_a_slot_that_becomes_free_in_time_is_taken(full_server, make_client):
     """A full server is asked again until connect_timeout; the caller sees no error."""
     server, connections = full_server
@@ -50,6 +51,7 @@ def test_a_slot_that_becomes_free_in_time_is_taken(full_server, make_client):
     closer.join()
 
 
+@PRESETS_DRIVERS
 def test_a_server_that_stays_full_is_the_original_error(full_server, make_client):
     """After about connect_timeout the server's own words are raised."""
     server, _ = full_server
@@ -70,7 +72,9 @@ def test_without_retry_a_full_server_is_an_error_at_once(full_server, make_clien
     assert time.perf_counter() - began < 4
 
 
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
+@pytest.mark.parametrize(
+    "driver", ["asyncpg", pytest.param("psycopg_async", marks=pytest.mark.slow)]
+)
 def test_waiting_for_a_slot_does_not_stop_the_loop(full_server, make_client):
     """Other tasks run while one waits between two attempts."""
     server, _ = full_server
@@ -110,6 +114,7 @@ def test_a_role_at_its_connection_limit_is_waited_for(database, make_client):
         database.execute(f"DROP ROLE {role}")
 
 
+@PRESETS_DRIVERS
 def test_a_server_that_is_starting_up_is_waited_for(small_server, make_client):
     """SQLSTATE 57P03 while a standby is being promoted costs time, not an error."""
     data = small_server._started_server()._data
@@ -157,6 +162,7 @@ def test_a_wrong_password_is_not_tried_again(database, make_client, monkeypatch)
         client.scalar("SELECT 1")
 
 
+@PRESETS_DRIVERS
 @pytest.mark.skipif(find_pgbouncer() is None, reason="no pgbouncer on PATH")
 def test_a_full_pgbouncer_is_waited_for(postgres, tmp_path, make_client):
     """PgBouncer's own limit has another message, and is treated alike."""

@@ -84,6 +84,7 @@ def destroy_production(poolkit, target="all", typed="poolkit-prod"):
     return [line for line in gone.stdout.splitlines() if line.endswith(": removed")]
 
 
+@pytest.mark.slow
 def test_production_is_deployed_updated_and_removed(poolkit, project, production, not_removed):
     """From the network to the dashboard, with every reference between the stacks resolved."""
     names = [production.stack_name(template) for template in production.order()]
