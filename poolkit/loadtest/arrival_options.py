@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from locust.runners import MasterRunner, WorkerRunner
@@ -10,12 +11,11 @@ from poolkit.errors import ConfigurationError
 from poolkit.loadtest.arrivals import ArrivalRate
 from poolkit.loadtest.dealt_loop import MasterLoop, WorkerLoop
 from poolkit.loadtest.open_loop import MAX_USERS, OpenLoop
-from poolkit.loadtest.option_checks import check_when_parsed, refuse
+from poolkit.loadtest.option_checks import check_when_parsed, let_processes_come, refuse
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from locust import LoadTestShape
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
 
@@ -57,21 +57,27 @@ def open_loop(environment: Environment) -> OpenLoop | MasterLoop | None:
     a shape the options end Locust with status 2 and one line.
     """
     options, runner = environment.parsed_options, environment.runner
+    if options is not None and options.arrival_rate is not None:
+        _refuse_shape(environment)
     if isinstance(runner, WorkerRunner):
         WorkerLoop(environment, runner)
         return None
     if options is None or options.arrival_rate is None:
         return None
-    if environment.shape_class is not None:
-        refuse(_shape_refused(environment.shape_class))
     rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
     if isinstance(runner, MasterRunner):
         return MasterLoop(environment, runner, rate, max_users=options.max_users)
     return OpenLoop(environment, rate, max_users=options.max_users)
 
 
-def _shape_refused(shape: LoadTestShape) -> str:
-    return (
+def _refuse_shape(environment: Environment) -> None:
+    shape = environment.shape_class
+    if shape is None:
+        return
+    if isinstance(environment.runner, WorkerRunner):
+        sys.exit(1)  # a process of --processes, whose master says why
+    let_processes_come(environment)
+    refuse(
         f"--arrival-rate and the shape {type(shape).__name__} cannot be used together: a shape says "
         f"how many users wait for their answers, an arrival rate waits for none"
     )

@@ -75,8 +75,8 @@ class HandingOut:
         self._timer = None
         self._hub_time.stop()
 
-    def cause(self) -> str:
-        """Return why an arrival that is late now is late."""
+    def _cause(self) -> str:
+        """Return what an arrival that is overdue now waits for."""
         if self._lag_s * 1000 > LATE_MS or self._hub_time.busy_share > _BUSY_SHARE:
             return BUSY
         if len(self._users) >= self.max_users:
@@ -99,10 +99,11 @@ class HandingOut:
         self._timer.start(self._look)
 
     def _look(self) -> None:
-        now = self.looked_at = time.monotonic()
-        self._lag_s = now - self._planned
+        now, before = time.monotonic(), self.looked_at
+        self.looked_at, self._lag_s = now, now - self._planned
         try:
             self._hub_time.look(now)
+            self._note_overdue(now, now - before)
             self.users_max = max(self.users_max, len(self._users))
             missing = [lane for lane in self._lanes if not self._handed_out(lane)]
             if missing:
@@ -112,6 +113,11 @@ class HandingOut:
             if self._timer is not None:
                 self._plan(self._next_look())
 
+    def _note_overdue(self, now: float, since_last_s: float) -> None:
+        for lane in self._lanes:
+            if now - lane.next_due > _HICCUP_S:
+                lane.wait_for(self._cause(), min(now - lane.next_due, since_last_s))
+
     def _handed_out(self, lane: Lane) -> bool:
         """Hand out what is due; False if users were missing."""
         ahead = wall_clock_s()
@@ -119,7 +125,7 @@ class HandingOut:
             if not lane.idle:
                 return False
             turn, _ = lane.idle.popitem()
-            turn.begin(lane.take(now, self.cause) + ahead)
+            turn.begin(lane.take(now) + ahead)
             turn.waiter.switch(None)
         return True
 

@@ -7,19 +7,21 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from locust.runners import MasterRunner
 
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import OPTION, check_host
-from poolkit.loadtest.option_checks import REFUSED, check_when_parsed, refuse
+from poolkit.loadtest.option_checks import (
+    REFUSED,
+    check_when_parsed,
+    let_processes_come,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
-
-_PROCESSES_WITHIN_S = 3.0
 
 logger = logging.getLogger("poolkit.loadtest")
 
@@ -71,7 +73,7 @@ class HostGuard:
         """End Locust with status 2 and one line if the host of a user class is refused."""
         why = self.refusal()
         if why:
-            self._let_processes_come()
+            let_processes_come(self._environment)
             refuse(why)
 
     def exit_quietly_if_refused(self) -> None:
@@ -81,15 +83,6 @@ class HostGuard:
         """
         if self.refusal():
             sys.exit(1)
-
-    def _let_processes_come(self) -> None:
-        """Wait for the processes of `--processes`: those that come later would wait for minutes."""
-        environment = self._environment
-        runner, options = environment.runner, environment.parsed_options
-        if isinstance(runner, MasterRunner) and options is not None and options.processes:
-            with gevent.Timeout(_PROCESSES_WITHIN_S, False):
-                while len(runner.clients) < options.processes:
-                    gevent.sleep(0.02)
 
     def _on_start(self, **_: Any) -> None:
         why = self.refusal()

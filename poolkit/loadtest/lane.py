@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from locust import User
 
@@ -19,6 +18,7 @@ LATE_MS = 50.0
 """How late a task may begin: a few turns of a busy process, and well under what a person feels."""
 TOLERATED_SHARE = 0.01
 """Late arrivals that do not yet touch the p99."""
+TOLERATED_COUNT = 5
 TOLERATED_MS = 1000.0
 
 BUSY, USERS, STARTING = "busy", "users", "starting"
@@ -45,17 +45,18 @@ class Lane:
         """When the arrivals were due that nobody took; known at the end."""
         self.late = 0
         self.latest_ms = 0.0
-        self.causes: Counter[str] = Counter()
+        self.overdue_s: dict[str, float] = {}
+        """For how many seconds arrivals were overdue, by what they waited for."""
         self._stream: Iterator[float] = iter(())
 
-    def take(self, now: float, cause: Callable[[], str]) -> float:
-        """Return the due moment of the next arrival, which begins now; late, for this cause."""
+    def take(self, now: float) -> float:
+        """Return the due moment of the next arrival, which begins now."""
         due = self.next_due
         self.next_due = next(self._stream)
         self.begun += 1
         late_ms = (now - due) * 1000
         if late_ms > LATE_MS:
-            self._be_late(late_ms, cause)
+            self._be_late(late_ms)
         return due
 
     def overdue(self, now: float) -> int:
@@ -69,42 +70,46 @@ class Lane:
         self.next_due = next(self._stream)
         self.per_s = per_s
 
-    def close(self, now: float, cause: Callable[[], str]) -> None:
+    def close(self, now: float) -> None:
         """Take no more arrivals: those that are due by now and were not taken are unsent."""
         while self.next_due <= now:
-            self.give_up(self.next_due, now, cause)
+            self.give_up(self.next_due, now)
             self.next_due = next(self._stream)
         self.next_due = math.inf
 
-    def give_up(self, due: float, now: float, cause: Callable[[], str]) -> None:
+    def give_up(self, due: float, now: float) -> None:
         """Count an arrival that nobody began."""
         self.unsent.append(due)
         late_ms = (now - due) * 1000
         if late_ms > LATE_MS:
-            self._be_late(late_ms, cause)
+            self._be_late(late_ms)
 
     @property
     def arrivals(self) -> int:
         """How many tasks were due and are begun, or given up."""
         return self.begun + len(self.unsent)
 
+    def wait_for(self, cause: str, seconds: float) -> None:
+        """Note what overdue arrivals have waited for."""
+        self.overdue_s[cause] = self.overdue_s.get(cause, 0.0) + seconds
+
     @property
     def is_saturated(self) -> bool:
         """Whether its schedule was not kept, by more than what does not matter."""
-        return self.latest_ms > TOLERATED_MS or self.late > TOLERATED_SHARE * self.arrivals
+        tolerated = max(TOLERATED_COUNT, TOLERATED_SHARE * self.arrivals)
+        return self.late > tolerated or self.latest_ms > TOLERATED_MS
 
     def words(self, reasons: Mapping[str, str]) -> str:
         """Return what was not kept, and why."""
-        reason = reasons[self.causes.most_common(1)[0][0]]
+        cause = max(self.overdue_s, key=lambda one: self.overdue_s[one], default=BUSY)
         return (
             f"class {self.user_class.__name__} began {self.late:,} of {self.arrivals:,} arrivals "
-            f"more than {LATE_MS:g} ms late, the latest by {self.latest_ms:,.0f} ms: {reason}"
+            f"more than {LATE_MS:g} ms late, the latest by {self.latest_ms:,.0f} ms: {reasons[cause]}"
         )
 
-    def _be_late(self, late_ms: float, cause: Callable[[], str]) -> None:
+    def _be_late(self, late_ms: float) -> None:
         self.late += 1
         self.latest_ms = max(self.latest_ms, late_ms)
-        self.causes[cause()] += 1
 
 
 def shared(stream: Iterator[float], weights: Sequence[float], mine: int) -> Iterator[float]:

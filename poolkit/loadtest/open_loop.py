@@ -153,7 +153,7 @@ class OpenLoop:
         self._handing.stop()
         for lane in self._lanes.values():
             # Locust itself takes some 50 ms to get here, in which nothing can be handed out.
-            lane.close(self._handing.looked_at, self._handing.cause)
+            lane.close(self._handing.looked_at)
 
     # -- the users --------------------------------------------------------------------------
 
@@ -181,8 +181,7 @@ class OpenLoop:
             turn.end()
         now = time.monotonic()
         if lane.next_due <= now:
-            assert self._handing is not None  # noqa: S101  (prepare)
-            turn.begin(lane.take(now, self._handing.cause) + wall_clock_s())
+            turn.begin(lane.take(now) + wall_clock_s())
             return True
         lane.idle[turn] = None
         turn.waiter = Waiter()
@@ -205,11 +204,11 @@ class OpenLoop:
         """Count what a user that has ended left open."""
         turn = self.turns.forget(user)
         lane = self._lanes.get(type(user))
-        if turn is None or turn.due is None or lane is None or self._handing is None:
+        if turn is None or turn.due is None or lane is None:
             return
         if was_waiting(user):  # ended before it could begin
             lane.begun -= 1
-            lane.give_up(turn.due - wall_clock_s(), time.monotonic(), self._handing.cause)
+            lane.give_up(turn.due - wall_clock_s(), time.monotonic())
         elif turn.in_flight is None:
             lane.finished += 1
         else:

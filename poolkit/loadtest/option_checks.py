@@ -9,6 +9,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import gevent
+from locust.runners import MasterRunner
+
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -16,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from locust.argument_parser import LocustArgumentParser
+    from locust.env import Environment
 
 REFUSED = 2
 """The exit status, as of argparse."""
+_PROCESSES_WITHIN_S = 3.0
 
 
 def check_when_parsed(parser: LocustArgumentParser, check: Callable[[Namespace], None]) -> None:
@@ -41,6 +46,15 @@ def check_when_parsed(parser: LocustArgumentParser, check: Callable[[Namespace],
         return options
 
     parser.parse_args = parse_args
+
+
+def let_processes_come(environment: Environment) -> None:
+    """Wait for the processes of `--processes`: those that come later would wait for minutes."""
+    runner, options = environment.runner, environment.parsed_options
+    if isinstance(runner, MasterRunner) and options is not None and options.processes:
+        with gevent.Timeout(_PROCESSES_WITHIN_S, False):
+            while len(runner.clients) < options.processes:
+                gevent.sleep(0.02)
 
 
 def refuse(why: object) -> None:
