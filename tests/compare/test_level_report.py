@@ -80,7 +80,10 @@ def test_repeats_of_one_load_are_shown_without_a_chart(by_load):
     page = (run.path / "report.html").read_text()
     assert "Repeats" in headings(page)
     assert over_load(results) is None
-    assert "Medians, of peaks the highest; in brackets the lowest and the highest repeat." in printed(results)
+    assert (
+        "Medians, of peaks the highest; in brackets the lowest and the highest repeat."
+        in printed(results)
+    )
 
 
 def test_the_chart_says_in_words_what_it_shows(by_load):
