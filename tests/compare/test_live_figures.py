@@ -77,3 +77,33 @@ def test_a_target_that_works_off_a_backlog_is_not_steady(tmp_path):
     now = time.time()
     late = [f"{now - 2 + i / 8},{now - 1.8 + i / 8},205,5,GET,/,200,\n" for i in range(16)]
     assert not steady(tmp_path, late)
+
+
+def steady_in_an_open_loop(tmp_path, rows, arrivals="constant"):
+    """Ask whether 40 tasks a second of an open loop are steady with these rows."""
+    file = tmp_path / "requests.csv"
+    file.write_text(HEADER + "".join(rows))
+    level = Level(users=10, arrival_rate=40.0, arrivals=arrivals, max_users=10)
+    figures = LiveFigures(file, level)
+    figures.update()
+    return figures.is_steady
+
+
+def test_an_open_loop_is_steady_when_all_that_came_is_answered(tmp_path):
+    """There are as many as the rate says; at random, give or take as many as chance does."""
+    now = time.time()
+    rows = [row(now - 2 + i / 40, 5) for i in range(80)]
+    assert steady_in_an_open_loop(tmp_path, rows)
+    fewer = [text for i, text in enumerate(rows) if i % 4]
+    assert not steady_in_an_open_loop(tmp_path, fewer)
+    assert steady_in_an_open_loop(tmp_path, fewer, arrivals="poisson")
+    assert not steady_in_an_open_loop(tmp_path, rows[::4], arrivals="poisson")
+
+
+def test_a_function_that_is_throttled_is_not_steady(tmp_path):
+    """It answers 429 at once while its execution environments start."""
+    now = time.time()
+    rows = [row(now - 2 + i / 40, 5) for i in range(80)]
+    throttled = [text.replace(",200,", ",429,429") for text in rows]
+    assert not steady_in_an_open_loop(tmp_path, [*rows[:-1], throttled[-1]])
+    assert steady_in_an_open_loop(tmp_path, [*throttled[:2], *rows[2:]])

@@ -1,0 +1,72 @@
+"""The order in which a run measures, and what an aborted load leaves out."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from poolkit.compare.marks import Marks
+from poolkit.compare.options import Options
+from poolkit.compare.plan import PlannedStep, make_plan
+from poolkit.compare.run import _Queue
+from poolkit.compare.targets import Target
+
+
+@dataclass
+class Made:
+    """A measurement that measures nothing."""
+
+    step: PlannedStep
+    marks: Marks = field(default_factory=Marks)
+    prepared: bool = False
+
+    def prepare(self):
+        assert not self.prepared, "its Locust would be started twice"
+        self.prepared = True
+
+
+@pytest.fixture
+def queue():
+    """Give the queue of two targets, at two loads, in two rounds."""
+    targets = [
+        Target(name=name, kind="web", preset="web", locustfile="load.py") for name in ("a", "b")
+    ]
+    plan = make_plan(targets, Options(users=(1, 2), repeat=2))
+    return _Queue([Made(step) for step in plan.steps(plan.record())])
+
+
+def measure_all(queue, aborted=()):
+    """Go through the queue; return what was measured, and its number."""
+    seen = []
+    while (made := queue.next()) is not None:
+        assert made.prepared == bool(seen), "all but the first are prepared, by the one before"
+        seen.append((made.step.words, queue.number))
+        if made.step.words in aborted:
+            made.marks.aborted_by = "http.p95"
+        queue.prepare_next()
+    return seen
+
+
+def test_everything_is_measured_once_and_prepared_by_the_one_before(queue):
+    """Eight measurements, numbered from one."""
+    seen = measure_all(queue)
+    assert [number for _, number in seen] == list(range(1, 9))
+    assert len({words for words, _ in seen}) == 8
+
+
+def test_loads_above_an_aborted_one_are_left_out_in_later_rounds_too(queue):
+    """The other target goes on, and the aborted load has its second round."""
+    seen = [words for words, _ in measure_all(queue, aborted=("a, 1 user, round 1",))]
+    assert seen == [
+        *("a, 1 user, round 1", "b, 1 user, round 1", "b, 2 users, round 1"),
+        *("a, 1 user, round 2", "b, 1 user, round 2", "b, 2 users, round 2"),
+    ]
+
+
+def test_an_aborted_last_load_leaves_nothing_to_prepare(queue):
+    """Neither what was left out nor anything twice."""
+    every = {f"{name}, {load}, round 1" for name in "ab" for load in ("1 user", "2 users")}
+    seen = [words for words, _ in measure_all(queue, aborted=every)]
+    assert seen == [
+        *("a, 1 user, round 1", "b, 1 user, round 1"),
+        *("a, 1 user, round 2", "b, 1 user, round 2"),
+    ]
