@@ -19,7 +19,7 @@ from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import check_host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from urllib.parse import SplitResult
 
     from poolkit.compare.targets import Target
@@ -197,9 +197,3 @@ def _check_agreed(option: str, *, agreed: bool) -> None:
             f"{option}: the broker is not this machine; add --yes-load-this-host if the queue and "
             "its workers are yours to load"
         )
-
-
-def words_of(deployed: Iterable[Deployed]) -> Iterator[str]:
-    """Give a line for each, as the announcement has it."""
-    for each in deployed:
-        yield f"{each.target.name} is deployed at {without_passwords(each.url)}"
