@@ -93,18 +93,25 @@ class Lane:
         """Note what overdue arrivals have waited for."""
         self.overdue_s[cause] = self.overdue_s.get(cause, 0.0) + seconds
 
-    @property
-    def is_saturated(self) -> bool:
-        """Whether its schedule was not kept, by more than what does not matter."""
-        tolerated = max(TOLERATED_COUNT, TOLERATED_SHARE * self.arrivals)
-        return self.late > tolerated or self.latest_ms > TOLERATED_MS
+    def lateness(self, now: float) -> tuple[int, float]:
+        """Return how many arrivals were late up to now, and the most in ms; begun or not."""
+        overdue_ms = max(0.0, now - self.next_due) * 1000
+        return self.late + self.overdue(now - LATE_MS / 1000), max(self.latest_ms, overdue_ms)
 
-    def words(self, reasons: Mapping[str, str]) -> str:
+    def is_saturated(self, now: float) -> bool:
+        """Tell whether its schedule was not kept, by more than what does not matter."""
+        late, latest_ms = self.lateness(now)
+        tolerated = max(TOLERATED_COUNT, TOLERATED_SHARE * self.arrivals)
+        return late > tolerated or latest_ms > TOLERATED_MS
+
+    def words(self, now: float, reasons: Mapping[str, str]) -> str:
         """Return what was not kept, and why."""
         cause = max(self.overdue_s, key=lambda one: self.overdue_s[one], default=BUSY)
+        late, latest_ms = self.lateness(now)
         return (
-            f"class {self.user_class.__name__} began {self.late:,} of {self.arrivals:,} arrivals "
-            f"more than {LATE_MS:g} ms late, the latest by {self.latest_ms:,.0f} ms: {reasons[cause]}"
+            f"class {self.user_class.__name__} began {late:,} of "
+            f"{self.arrivals + self.overdue(now):,} arrivals more than {LATE_MS:g} ms late, "
+            f"the latest by {latest_ms:,.0f} ms: {reasons[cause]}"
         )
 
     def _be_late(self, late_ms: float) -> None:

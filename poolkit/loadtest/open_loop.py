@@ -83,14 +83,15 @@ class OpenLoop:
         self._account_for_ended()
         now = time.monotonic()
         lanes = list(self._lanes.values())
-        waiting = 0 if self._stopped else sum(lane.overdue(now) for lane in lanes)
+        waiting = sum(lane.overdue(now) for lane in lanes)
+        lateness = [lane.lateness(now) for lane in lanes]
         return LoopReport(
             loop="open",
             rate=self.rate.per_s,
             kind=self.rate.kind,
             arrivals=sum(lane.arrivals for lane in lanes) + waiting,
-            late=sum(lane.late for lane in lanes),
-            latest_ms=max((lane.latest_ms for lane in lanes), default=0.0),
+            late=sum(late for late, _ in lateness),
+            latest_ms=max((ms for _, ms in lateness), default=0.0),
             unsent=sum(len(lane.unsent) for lane in lanes) + waiting,
             unanswered=sum(lane.begun - lane.finished for lane in lanes),
             users_max=self._handing.users_max if self._handing else 0,
@@ -222,12 +223,15 @@ class OpenLoop:
             USERS: f"all {self._max_users:,} users (--max-users) were waiting for answers",
             STARTING: "new users take long to start (on_start); have more of them ready (--users)",
         }
-        return "; ".join(lane.words(reasons) for lane in self._lanes.values() if lane.is_saturated)
+        now = time.monotonic()
+        saturated = [lane for lane in self._lanes.values() if lane.is_saturated(now)]
+        return "; ".join(lane.words(now, reasons) for lane in saturated)
 
     def _say_when_saturated(self) -> None:
         if self._said or self._dealt:  # a master says it for its workers
             return
-        if any(lane.is_saturated for lane in self._lanes.values()):
+        now = time.monotonic()
+        if any(lane.is_saturated(now) for lane in self._lanes.values()):
             self._said = True
             logger.warning("saturated: %s", self._saturated_by())
 

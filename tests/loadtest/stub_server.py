@@ -25,12 +25,13 @@ class Answering(asyncio.Protocol):
 async def serve(stall_s, every_s):
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Answering, "127.0.0.1", 0, backlog=4096)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
     due = time.monotonic()
     while True:
         due += every_s
         await asyncio.sleep(due - time.monotonic())
-        time.sleep(stall_s)
+        time.sleep(stall_s)  # noqa: ASYNC251  (that it stops everything is what it is for)
 
 
 if __name__ == "__main__":
