@@ -241,7 +241,10 @@ class Measurement:
         """Return what tells whether a threshold ends the measured time, and which."""
         marks, planned = self.marks, self.step.planned
         figures = WindowFigures(
-            marks.from_, backends=planned.preset.target, max_connections=planned.max_connections
+            marks.from_,
+            backends=planned.preset.target,
+            max_connections=planned.max_connections,
+            sessions=marks.counts["sessions_from"],
         )
         scene.live.window = figures
         self._witnesses.listener = figures.take_sample
@@ -249,8 +252,7 @@ class Measurement:
 
         def look() -> bool:
             now = time.time()
-            opened = _opened(marks.counts["sessions_from"], _sessions(scene.sampler))
-            so_far = figures.so_far(now, opened=opened, cold_starts=cold_starts())
+            so_far = figures.so_far(now, cold_starts=cold_starts())
             verdict = should_abort(self._aborting, self._name, so_far, now - marks.from_)
             if verdict is None:
                 return False
@@ -387,10 +389,6 @@ class Measurement:
 
 def _sessions(sampler: ActivitySampler) -> int | None:
     return None if sampler.latest is None else sampler.latest.sessions
-
-
-def _opened(begin: int | None, now: int | None) -> int | None:
-    return None if begin is None or now is None or now < begin else now - begin
 
 
 def _metric(text: str, word: str) -> int:
