@@ -6,7 +6,7 @@
 
 BIN := .venv/bin
 ARGS ?=
-BENCHMARKS := checkout lambda_import web_get_article lambda_fleet activity_cost locust_sampling compare_cost cold_start budget
+BENCHMARKS := checkout lambda_import web_get_article lambda_fleet activity_cost locust_sampling load_generator compare_cost cold_start budget
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'

@@ -1,0 +1,143 @@
+"""What a request costs the load generator: an open loop, plain Locust, and wrk for scale.
+
+    python benchmarks/load_generator.py [rounds] [seconds per round and arm]
+
+The figure is requests per second of processor time of the load generator, taken in turns: what one
+core does that has nothing else to do. Twice: with a core used up, 20 users that always have
+something to do (goal: the open loop has 0.9 of what plain `FastHttpUser` has without think time);
+and at a third of that, where each request wakes the process, against users with
+`constant_throughput`. The server, in a process of its own, does little more than find the end of a
+request. What watching the database costs beside it: `benchmarks/activity_cost.py`.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import logging  # noqa: E402  (gevent must come first)
+import re  # noqa: E402
+import resource  # noqa: E402
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from functools import partial  # noqa: E402
+
+import gevent  # noqa: E402
+from locust import FastHttpUser, constant_throughput, task  # noqa: E402
+from locust.env import Environment  # noqa: E402
+from pairwise import compare, machine  # noqa: E402
+
+from poolkit.loadtest.arrivals import ArrivalRate  # noqa: E402
+from poolkit.loadtest.open_loop import LEAD_S, OpenLoop  # noqa: E402
+
+GOAL = 0.9
+PLAIN, OPEN = "plain FastHttpUser", "open loop"
+MORE_THAN_IT_CAN = 50_000.0
+USERS = 20
+WARM_UP_S = 0.5
+SERVER = """
+import asyncio, uvloop
+
+ANSWER = b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok"
+
+class Answering(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(ANSWER * data.count(b"\\r\\n\\r\\n"))
+
+async def serve():
+    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+uvloop.run(serve())
+"""
+
+
+def visitor(host):
+    """Return a new class, since an open loop changes the class that it is given."""
+
+    class Visitor(FastHttpUser):
+        @task
+        def visit(self):
+            self.client.get("/")
+
+    Visitor.host = host
+    return Visitor
+
+
+def locust(host, seconds, *, arrivals_per_s=None, paced_per_s=None):
+    """Run users for some seconds; return requests per second of processor time, and per second."""
+    user_class = visitor(host)
+    if paced_per_s is not None:
+        user_class.wait_time = constant_throughput(paced_per_s / USERS)
+    environment = Environment(user_classes=[user_class])
+    runner = environment.create_local_runner()
+    if arrivals_per_s is not None:
+        OpenLoop(environment, ArrivalRate(arrivals_per_s), max_users=USERS)
+    runner.start(USERS, spawn_rate=USERS)
+    gevent.sleep(LEAD_S + WARM_UP_S)
+    total = runner.stats.total
+    requests, cpu_s = total.num_requests, time.process_time()
+    gevent.sleep(seconds)
+    requests, cpu_s = total.num_requests - requests, time.process_time() - cpu_s
+    runner.quit()
+    assert not total.num_failures
+    return requests / cpu_s, requests / seconds
+
+
+def per_core(host, seconds, **how):
+    return locust(host, seconds, **how)[0]
+
+
+def wrk(host, seconds):
+    """Run wrk in one thread, over as many connections."""
+    before = _children_cpu_s()
+    command = ["wrk", "-t1", f"-c{USERS}", f"-d{max(1, round(seconds))}s", host]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    requests = int(re.search(r"(\d+) requests in", said)[1])
+    return requests / (_children_cpu_s() - before)
+
+
+def _children_cpu_s():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def main():
+    # That more arrivals are asked for than can be is on purpose.
+    logging.getLogger("poolkit.loadtest").setLevel(logging.ERROR)
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 2.0
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
+    try:
+        host = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        per_s = round(locust(host, seconds)[1] / 3)
+        arms = {
+            PLAIN: partial(per_core, host, seconds),
+            OPEN: partial(per_core, host, seconds, arrivals_per_s=MORE_THAN_IT_CAN),
+        }
+        paced = {
+            PLAIN: partial(per_core, host, seconds, paced_per_s=per_s),
+            OPEN: partial(per_core, host, seconds, arrivals_per_s=per_s),
+        }
+        if shutil.which("wrk"):
+            arms["wrk"] = partial(wrk, host, seconds)
+        full, part = compare(arms, rounds=rounds, warmup=1), compare(paced, rounds=rounds, warmup=1)
+    finally:
+        server.kill()
+        server.wait()
+    print(machine("locust", "gevent", "geventhttpclient"))
+    print("requests per second of processor time of the load generator, a core used up")
+    print(full.table(baseline=PLAIN, unit="1/s", scale=1))
+    print(f"the same at {per_s}/s")
+    print(part.table(baseline=PLAIN, unit="1/s", scale=1))
+    ratio = full.ratio(OPEN, to=PLAIN)
+    print(f"goal {GOAL:g}, measured {ratio:.3f}")
+    return 0 if ratio >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
