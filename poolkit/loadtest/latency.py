@@ -12,9 +12,8 @@ the buckets that have something in them.
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
-
-from hdrh.histogram import HdrHistogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -123,7 +122,13 @@ class LatencyHistogram:
             yield bucket
 
     def encode(self) -> str:
-        """Return it in HdrHistogram's compressed form V2, in base64; values are in µs."""
+        """Return it in HdrHistogram's compressed form V2, in base64; values are in µs.
+
+        Raises:
+            ModuleNotFoundError: hdrhistogram is not installed; see `can_encode`.
+        """
+        from hdrh.histogram import HdrHistogram  # noqa: PLC0415  (not on every machine)
+
         histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
         if self._counts:
             for bucket, count in self._counts.items():
@@ -137,8 +142,11 @@ class LatencyHistogram:
         """Return a histogram that `encode` has encoded.
 
         Raises:
+            ModuleNotFoundError: hdrhistogram is not installed; see `can_encode`.
             ValueError: it is not one, or has other buckets.
         """
+        from hdrh.histogram import HdrHistogram  # noqa: PLC0415  (not on every machine)
+
         try:
             found = HdrHistogram.decode(encoded)
         except Exception as error:  # noqa: BLE001  (binascii's, zlib's, its own: one each)
@@ -155,6 +163,14 @@ class LatencyHistogram:
 
     def __repr__(self) -> str:
         return f"<LatencyHistogram of {self.count} requests>"
+
+
+def can_encode() -> bool:
+    """Tell whether hdrhistogram is there, which the encoding alone needs.
+
+    It is installed where it has a wheel; elsewhere it takes a C compiler.
+    """
+    return find_spec("hdrh") is not None
 
 
 def _check_buckets(found: Any) -> None:

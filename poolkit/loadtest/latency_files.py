@@ -6,13 +6,16 @@ Both are renewed while the run goes on, so whatever ends it, the files have what
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
-from poolkit.loadtest.latency import Latencies, LatencyHistogram
+from poolkit.loadtest.latency import Latencies, LatencyHistogram, can_encode
 from poolkit.loadtest.latency_report import csv_rows
 
 INTERVAL_S = 10
 FAILED = "failed"
+
+logger = logging.getLogger("poolkit.loadtest")
 
 
 class LatencyFiles:
@@ -20,7 +23,7 @@ class LatencyFiles:
 
     The log has a line for every interval of ten seconds and each method and name, tagged with
     them, and an untagged one for all answered requests; failed ones are tagged "failed".
-    Values are in µs. Sums of its lines are exact.
+    Values are in µs. Sums of its lines are exact. Without hdrhistogram there is only the table.
 
     Args:
         prefix: of `--csv`.
@@ -30,19 +33,16 @@ class LatencyFiles:
 
     def __init__(self, prefix: str, started: float) -> None:
         self.table = Path(f"{prefix}_latency.csv")
-        self.log = Path(f"{prefix}_latency.hlog")
+        self.log = Path(f"{prefix}_latency.hlog") if can_encode() else None
+        if self.log is None:
+            logger.info("no %s_latency.hlog: hdrhistogram is not installed on this machine", prefix)
         self._begin(started)
 
     def _begin(self, started: float) -> None:
         self._started = self._since = started
         self._total, self._interval = Latencies(), Latencies()
-        self.log.write_text(
-            "#[Logged by poolkit; values in microseconds]\n"
-            "#[Histogram log format version 1.2]\n"
-            f"#[StartTime: {started:.3f} (seconds since epoch)]\n"
-            '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n',
-            encoding="utf-8",
-        )
+        if self.log is not None:
+            self.log.write_text(_head(started), encoding="utf-8")
         self._write_table()
 
     def begin_again(self, started: float) -> None:
@@ -60,8 +60,9 @@ class LatencyFiles:
         self._write(until)
 
     def _write(self, until: float) -> None:
-        with self.log.open("a", encoding="utf-8") as log:
-            log.writelines(self._lines(until))
+        if self.log is not None:
+            with self.log.open("a", encoding="utf-8") as log:
+                log.writelines(self._lines(until))
         self._total.add(self._interval)
         self._since, self._interval = until, Latencies()
         self._write_table()
@@ -88,3 +89,12 @@ class LatencyFiles:
     def _write_table(self) -> None:
         with self.table.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(csv_rows(self._total))
+
+
+def _head(started: float) -> str:
+    return (
+        "#[Logged by poolkit; values in microseconds]\n"
+        "#[Histogram log format version 1.2]\n"
+        f"#[StartTime: {started:.3f} (seconds since epoch)]\n"
+        '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n'
+    )

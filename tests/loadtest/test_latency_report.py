@@ -1,6 +1,7 @@
 """The same latencies on the console, in the files, in the document and on the page."""
 
 import csv
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,13 +10,15 @@ from loadtest.browser import PROGRAM, chromium
 
 from poolkit.loadtest.console import summary
 from poolkit.loadtest.document import document
-from poolkit.loadtest.latency import Latencies
+from poolkit.loadtest.latency import Latencies, can_encode
 from poolkit.loadtest.latency_files import LatencyFiles
 from poolkit.loadtest.latency_report import line, load_words, ms, rows, table
 from poolkit.loadtest.loop_report import LoopReport
 from poolkit.loadtest.page import section
 from poolkit.loadtest.series import Second, Series
 from poolkit.loadtest.tally import Tally
+
+needs_hdrhistogram = pytest.mark.skipif(not can_encode(), reason="no wheel here")
 
 OPEN = LoopReport(
     loop="open",
@@ -127,6 +130,7 @@ def test_the_document_has_the_load_and_what_is_lost(latencies):
     assert lost in list(summary(recording(latencies, SATURATED)))
 
 
+@needs_hdrhistogram
 def test_files_grow_with_the_run(tmp_path, latencies):
     """A run that is killed leaves all but the last ten seconds."""
     files = LatencyFiles(str(tmp_path / "run"), 100.0)
@@ -147,6 +151,7 @@ def test_files_grow_with_the_run(tmp_path, latencies):
     ]
 
 
+@needs_hdrhistogram
 def test_a_new_test_begins_new_files(tmp_path, latencies):
     """In Locust's web UI one process runs several."""
     files = LatencyFiles(str(tmp_path / "run"), 100.0)
@@ -155,6 +160,18 @@ def test_a_new_test_begins_new_files(tmp_path, latencies):
     files.close(201.0)
     assert "HISTF" not in files.log.read_text()
     assert [row["Request Count"] for row in read(files.table)] == ["0"]
+
+
+def test_without_hdrhistogram_there_is_the_table(tmp_path, latencies, monkeypatch, caplog):
+    """It has no wheel for some machines; all figures are there without it, and it is said."""
+    monkeypatch.setitem(sys.modules, "hdrh", None)
+    with caplog.at_level("INFO", "poolkit.loadtest"):
+        files = LatencyFiles(str(tmp_path / "run"), 100.0)
+    files.add(latencies, 111.0)
+    files.close(112.0)
+    assert read(files.table)[-1]["Request Count"] == "102"
+    assert [file.name for file in tmp_path.iterdir()] == ["run_latency.csv"]
+    assert "hdrhistogram is not installed" in caplog.text
 
 
 def read(file):
