@@ -39,6 +39,8 @@ def check_host_when_parsed(parser: LocustArgumentParser) -> None:
     """Have a wrong `--host` end Locust with status 2 and one line before anything starts."""
 
     def check(options: Namespace) -> None:
+        # Not a worker's options: its --processes get these, and are workers without having said so.
+        options.master_is_here = True
         if options.host:
             check_host(options.host, options.yes_load_this_host)
 
@@ -56,7 +58,10 @@ class HostGuard:
 
     def __init__(self, environment: Environment, *, agreed: bool) -> None:
         self._environment, self._agreed = environment, agreed
-        environment.events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
+
+    def check_each_test(self) -> None:
+        """Refuse a host when a test starts, too: the web page can name another one."""
+        self._environment.events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
 
     def refusal(self, host: str | None = None) -> str:
         """Return why a host may not be loaded, empty if it may be; of none: the test's own."""

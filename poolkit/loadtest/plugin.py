@@ -87,6 +87,7 @@ def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: 
         return
     guard = HostGuard(environment, agreed=options.yes_load_this_host)
     guard.exit_if_refused()
+    guard.check_each_test()
     thresholds = run_thresholds(options)
     source = _source(environment, runner)
     reported = isinstance(runner, MasterRunner)
@@ -100,8 +101,9 @@ def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: 
 
 
 def _begin_worker(environment: Environment, options: Namespace, runner: WorkerRunner) -> None:
-    # The processes of --processes would wait for a master that is gone.
-    if options.processes:
+    # The processes of a master's --processes would wait for one that is gone. Those of a worker have
+    # a master elsewhere, which is asked what may be loaded.
+    if options.processes and getattr(options, "master_is_here", False):
         guard = HostGuard(environment, agreed=options.yes_load_this_host)
         guard.exit_quietly_if_refused()
     WorkerReports(environment, runner)

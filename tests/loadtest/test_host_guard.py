@@ -38,9 +38,40 @@ def test_the_host_of_a_user_class_is_checked_too(locust, tmp_path, free_port, pr
     run = locust("--headless", "--host", "", *ports, *processes)
     assert run.wait() == 2, run.said
     assert [
-        one.pid for one in psutil.process_iter(["cmdline"]) if port in one.info["cmdline"]
+        one.pid for one in psutil.process_iter(["cmdline"]) if port in (one.info["cmdline"] or ())
     ] == []
     assert_one_line(run, "192.0.2.1 is not this machine")
+
+
+SILENT = """
+from pathlib import Path
+from locust import User, constant, task
+from poolkit import loadtest
+
+loadtest.register()
+
+
+class Silent(User):
+    wait_time = constant(0.1)
+
+    @task
+    def nothing_is_sent(self):
+        Path("began").touch()
+"""
+
+
+def test_the_processes_of_a_worker_load_what_their_master_was_told_to(locust, tmp_path, free_port):
+    """Who starts the master has agreed; nobody is asked again on every other machine."""
+    (tmp_path / "silent.py").write_text(SILENT)
+    port, file = str(free_port()), ("-f", str(tmp_path / "silent.py"))
+    run = locust(
+        *(*file, "--headless", "--master", "--master-bind-port", port, "--run-time", "60s"),
+        *("--host", ELSEWHERE, "--yes-load-this-host", "--expect-workers", "2"),
+    )
+    locust(*file, "--host", "", "--worker", "--master-port", port, "--processes", "2")
+    run.wait_until((tmp_path / "began").exists)
+    run.interrupt()
+    assert run.wait() == 0, run.said
 
 
 def assert_one_line(run, words):
