@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +22,30 @@ if TYPE_CHECKING:
     from poolkit.migrations import Migrations
 
 
+# On a terminal that has none of them. One character each, or columns would slip.
+_PLAIN = {"✓": "+", "✗": "x", "–": "-", "·": ".", "…": "."}  # noqa: RUF001  (a dash in a table)
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in text), error.end
+
+
+def _print_on_any_terminal() -> None:
+    """Let no figure be lost because a terminal lacks a character."""
+    codecs.register_error("plain letters", _in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain letters")
+
+
 class _Command(click.Group):
     """A group whose expected failures are one line and exit status 2, not a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
+        _print_on_any_terminal()
         try:
             return super().invoke(ctx)
         except click.UsageError as error:

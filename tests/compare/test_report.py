@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
+from poolkit_command import run_process
 from rich.console import Console
 
 from poolkit.cli import main
@@ -223,3 +224,16 @@ def test_labels_that_would_touch_are_moved_apart_in_their_order():
     crowded = spread([99, 99, 99, 98, 20], gap=10, low=0, high=100)
     assert max(crowded) == 100
     assert all(b - a >= 10 - 1e-9 for a, b in pairwise(sorted(crowded)))
+
+
+def test_a_terminal_that_lacks_a_character_gets_another(made_up_run, made_up):
+    """Dashes, ticks and crosses stay apart from each other, and nothing fails for their sake."""
+    run = made_up_run(
+        targets={"web": made_up("web", kept=1)}, thresholds=("http.p95 < 1", "http.p95 < 1s")
+    )
+    answer = run_process("report", run.path, PYTHONIOENCODING="ascii")
+    assert answer.returncode == 0, answer.stderr
+    (row,) = (line for line in answer.stdout.splitlines() if line.startswith("|web"))
+    assert re.search(r"\| +- \|", row), "no cold starts of a web application: a dash"
+    assert "\nx web: http.p95 is " in answer.stdout
+    assert "\n+ web: http.p95 is " in answer.stdout
