@@ -159,7 +159,8 @@ class HandingOut:
         for lane in lanes:
             missing = lane.overdue(time.monotonic()) - len(lane.starting)
             if missing > 0:
-                self._make(lane, missing + int(len(self._users) * _SPARE))
+                # After a failed start one is enough to see whether the next one fails too.
+                self._make(lane, 1 if lane.failing else missing + int(len(self._users) * _SPARE))
 
     def _make(self, lane: Lane, count: int) -> None:
         for _ in range(min(count, self.max_users - len(self._users))):
@@ -172,6 +173,7 @@ class HandingOut:
     def _on_end(self, lane: Lane, user: User, greenlet: Greenlet) -> None:
         if user in lane.starting:  # its on_start failed, and would again
             lane.starting.discard(user)
+            lane.failing = True
             lane.no_growth_before = time.monotonic() + _AFTER_A_FAILED_START_S
 
 

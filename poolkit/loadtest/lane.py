@@ -39,6 +39,8 @@ class Lane:
         """The users that wait; the last to come is the first to go, so connections stay warm."""
         self.starting: set[User] = set()
         """Users that were made for this lane and have not waited yet."""
+        self.failing = False
+        """Whether the last user that was made ended in its on_start."""
         self.no_growth_before = -math.inf
         self.begun = self.finished = 0
         self.unsent = array("d")

@@ -170,7 +170,9 @@ class OpenLoop:
         runner.stop_users = stop_at_the_end
 
     def _on_arrived(self, user: User) -> None:
-        self._lanes[type(user)].starting.discard(user)
+        lane = self._lanes[type(user)]
+        lane.starting.discard(user)
+        lane.failing = False
         user.greenlet.rawlink(partial(self._on_end, user))
 
     def _wait(self, user: User) -> bool:
@@ -221,7 +223,7 @@ class OpenLoop:
         reasons = {
             BUSY: "this process is busy, a core is used up; use --processes, or do less in a task",
             USERS: f"all {self._max_users:,} users (--max-users) were waiting for answers",
-            STARTING: "new users take long to start (on_start); have more of them ready (--users)",
+            STARTING: "new users take long to start, or fail (on_start); have more of them ready (--users)",
         }
         now = time.monotonic()
         saturated = [lane for lane in self._lanes.values() if lane.is_saturated(now)]
