@@ -29,8 +29,9 @@ IN_REPORT = "poolkit_open_loop"
 _LOOK_EVERY_S = 0.25
 _ASKING_TAKES_S = 2.0
 """How long the first deal waits for workers that have not asked yet."""
-_LEAVING_TAKES_S = 0.5
-"""At Ctrl-C workers may say goodbye before the master has noticed that the test ends."""
+_LEAVING_TAKES_S = 2.0
+"""At Ctrl-C workers say goodbye while the master is still about to end the test: Locust takes a
+second for it."""
 
 logger = logging.getLogger("poolkit.loadtest")
 
