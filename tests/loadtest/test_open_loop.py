@@ -202,6 +202,90 @@ def test_arrivals_keep_one_beat(stub, locust, tmp_path):
     assert max(map(abs, steps)) < 0.02
 
 
+FAMILY = """
+from locust import FastHttpUser, SequentialTaskSet, constant, task
+from poolkit import loadtest
+
+loadtest.register()
+
+class Parent(FastHttpUser):
+    weight = 3
+
+    def on_start(self):
+        self.client.get("/start")
+
+    @task
+    def visit(self):
+        self.client.get("/parent")
+
+class Child(Parent):
+    weight = 1
+
+    class Steps(SequentialTaskSet):
+        wait_time = constant(60)
+
+        @task
+        def one(self):
+            self.client.get("/one")
+
+        @task
+        def two(self):
+            self.client.get("/two")
+
+    tasks = {Parent.visit: 0, Steps: 1}
+
+    def on_start(self):
+        super().on_start()
+"""
+
+
+def test_classes_share_the_rate_and_start_once(stub, locust, tmp_path):
+    """By weight; a class whose parent is another's, and whose tasks are nested, waits no more."""
+    _, url = stub()
+    (tmp_path / "family.py").write_text(FAMILY)
+    run = locust(
+        *("-f", str(tmp_path / "family.py"), "--headless", "--host", url, "--json-file", "out/a"),
+        *open_loop(40, 4, "--users", "4"),
+    )
+    run.name = "a"
+    assert run.wait() == 0, run.said
+    assert "Traceback" not in run.said
+    requests = {row["name"]: row["requests"] for row in found(run)["latency_ms"]}
+    counts = found(run)["load"]
+    assert requests["/start"] == counts["users_max"]
+    assert requests["Aggregated"] - requests["/start"] == counts["arrivals"]
+    assert requests["/one"] + requests["/two"] >= 25
+
+
+@pytest.mark.parametrize("ending", ["SIGSTOP", "SIGKILL"])
+def test_the_rows_of_a_comparison_have_every_arrival(stub, locust, tmp_path, ending):
+    """What was never sent, or never answered, is a row that says so."""
+    server, url = stub()
+    (tmp_path / "host").write_text(url)
+    (tmp_path / "visitor.py").write_text(VISITOR.format(busy_s=0))
+    plugin = Path(sys.modules["poolkit"].__file__).parent / "compare/locust_plugin.py"
+    run = locust(
+        *("-f", f"{plugin},{tmp_path / 'visitor.py'}", "--headless", "--run-time", "3s"),
+        POOLKIT_LOAD_REQUESTS="requests.csv",
+        POOLKIT_LOAD_ARRIVAL_RATE="40",
+        POOLKIT_LOAD_ARRIVALS="poisson",
+        POOLKIT_LOAD_MAX_USERS="10",
+        POOLKIT_LOAD_HOST="host",
+    )
+    run.wait_until(lambda: (tmp_path / "requests.csv").exists() and len(moments(run)) > 10)
+    os.kill(server.pid, getattr(signal, ending))
+    run.wait()
+    os.kill(server.pid, signal.SIGKILL)
+    with (tmp_path / "requests.csv").open() as file:
+        errors = [row["error"] for row in csv.DictReader(file)]
+    assert len(errors) == pytest.approx(2.5 * 40, abs=45), "Poisson: four standard deviations"
+    if ending == "SIGSTOP":
+        assert errors.count("unanswered") == 10
+        assert errors.count("unsent") > 10
+    else:
+        assert errors.count("ConnectionRefusedError") > 10
+
+
 def ports(free_port):
     port = str(free_port())
     return ("--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port)
