@@ -200,6 +200,7 @@ def tasks(image, aws, tmp_path):
             process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("project")
 def test_the_commands_of_the_stack_run(poolkit, host, tasks, free_port, tmp_path):
     """What the template says to its containers is what the image has: a whole run, kept."""

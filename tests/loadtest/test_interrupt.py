@@ -48,10 +48,10 @@ def assert_ended_with_its_files(run):
     "where",
     [
         "locust.stats.StatsCSVFileWriter, '_requests_data_rows'",
-        "locust.stats, 'print_stats'",
-        "locust.contrib.fasthttp.FastHttpSession, 'request'",
+        pytest.param("locust.stats, 'print_stats'", marks=pytest.mark.slow),
+        pytest.param("locust.contrib.fasthttp.FastHttpSession, 'request'", marks=pytest.mark.slow),
         "poolkit.loadtest.tally.Tally, 'add'",
-        "poolkit.loadtest.series.Series, 'add'",
+        pytest.param("poolkit.loadtest.series.Series, 'add'", marks=pytest.mark.slow),
     ],
 )
 def test_it_ends_the_run_whichever_greenlet_it_meets(locust, tmp_path, database, where):
@@ -72,6 +72,7 @@ def stopped(pid):
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_it_ends_the_run_while_the_database_is_silent(locust, database):
     """Nobody waits for an answer that does not come."""
     run = locust("--headless", "--run-time", "60s", *FILES, url=database.monitor_url(""))

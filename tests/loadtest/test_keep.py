@@ -125,6 +125,7 @@ def aggregated(s3):
     return next(row for row in rows if row["Name"] == "Aggregated")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_in_the_middle(fleet, s3):
     """The other one goes on, the run comes to its end, and every file of it is kept."""
     found = fleet("5s")
@@ -140,6 +141,7 @@ def test_a_worker_that_dies_in_the_middle(fleet, s3):
     assert found.workers[1].wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_master_that_is_stopped_in_the_middle(fleet, s3):
     """What was measured until then is kept, the HTML report included, and marked as stopped."""
     found = fleet("5m")

@@ -141,6 +141,7 @@ def test_ctrl_c_in_a_terminal_loses_nothing(visitors, server, port):
     assert "Traceback" not in run.said
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_the_master_alone_loses_nothing(visitors, server, port):
     """Its workers, on machines of their own, are asked for what they have."""
     run = visitors(
@@ -163,6 +164,7 @@ def test_a_process_alone_loses_nothing(visitors, rate, loop):
     assert f"({loop} loop" in run.said
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_one_report_at_most_and_that_is_said(visitors, server, port):
     """One clear line, on the console, in the document and in the report."""
     run = visitors(*HEADLESS, *FILES, *port, "--processes", "2", "--run-time", "60s")

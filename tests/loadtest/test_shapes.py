@@ -68,6 +68,7 @@ def partial(run):
     return json.loads((run.folder / "result_connections.json").read_text())["partial"]
 
 
+@pytest.mark.slow
 def test_a_shape_ends_by_itself(locust):
     """That is no partial run, and Locust takes --users and --run-time with it."""
     run = spiking(locust, "6s")

@@ -123,6 +123,7 @@ def test_a_run_is_ended_early_and_says_why(locust, server):
     assert "Traceback" not in run.said
 
 
+@pytest.mark.slow
 def test_only_the_master_checks(locust, port):
     """Its workers' requests are judged together, once, and it ends them, too."""
     run = locust(

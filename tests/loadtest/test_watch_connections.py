@@ -55,10 +55,24 @@ def requests_per_s(folder):
     ("url", "said"),
     [
         (None, "no DATABASE_URL and no --database-url was given; this run measures HTTP only"),
-        ("mysql://me:secret@127.0.0.1/x", "on PostgreSQL only, not on mysql; this run measures"),
-        ("me:secret", "not a database URL; wanted postgresql://"),
-        ("postgresql://me:secret@no-such-host.invalid/x", "could not translate host name"),
-        ("postgresql://me:secret@127.0.0.1:1/x", "cannot watch the database"),
+        pytest.param(
+            "mysql://me:secret@127.0.0.1/x",
+            "on PostgreSQL only, not on mysql; this run measures",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "me:secret", "not a database URL; wanted postgresql://", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "postgresql://me:secret@no-such-host.invalid/x",
+            "could not translate host name",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "postgresql://me:secret@127.0.0.1:1/x",
+            "cannot watch the database",
+            marks=pytest.mark.slow,
+        ),
         ("without pg_monitor", "GRANT pg_monitor TO"),
     ],
 )
@@ -92,6 +106,7 @@ def test_the_option_goes_before_the_variable(locust, database, held):
     assert series(run.folder)[-1]["Connections"] == "1"
 
 
+@pytest.mark.slow
 def test_processes_are_watched_once(locust, server, database, held, free_port):
     """With --processes only the master asks the server, also when a worker dies in the middle."""
     held("web:1")
@@ -124,6 +139,7 @@ def tell(environment, **_):
 """
 
 
+@pytest.mark.slow
 def test_a_master_watches_for_its_workers_and_keeps_the_password(
     locust, server, database, held, free_port
 ):
@@ -179,6 +195,7 @@ def test_a_run_within_poolkit_compare_is_watched_by_poolkit_compare(locust, serv
     assert "onnections" not in run.said
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_stops_no_user(locust, server, database):
     """The wait is in a thread of its own: requests go on, and the gap is said and shown."""
     run = locust(

@@ -121,6 +121,7 @@ def test_broker_that_restarts_does_not_end_the_worker(own_broker_site):
     assert worker.process.poll() is None
 
 
+@pytest.mark.slow
 def test_retry_that_the_broker_does_not_take_is_not_lost(own_broker_site):
     """A task that fails while the broker's memory is full stays with the broker and comes again, instead of being dropped."""
     site, broker = own_broker_site

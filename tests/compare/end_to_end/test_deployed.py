@@ -47,6 +47,7 @@ def rows_of(folder, kind):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_deployed_targets_are_measured_and_left_alone(start, migrated_database, tmp_path):
     """A service and a function, seen by a role that may only watch; both still run afterwards."""
     out = tmp_path / "run"

@@ -29,6 +29,7 @@ def begun(command):
     return [line[1] for line in lines if line]
 
 
+@pytest.mark.slow
 def test_a_threshold_ends_a_target_s_part_and_the_others_go_on(start, stranger, tmp_path):
     """Its higher loads are left out; status 1, a line for each, and files for CI."""
     out, junit = tmp_path / "run", tmp_path / "junit.xml"
