@@ -60,6 +60,7 @@ class Silent(User):
 """
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_worker_load_what_their_master_was_told_to(locust, tmp_path, free_port):
     """Who starts the master has agreed; nobody is asked again on every other machine."""
     (tmp_path / "silent.py").write_text(SILENT)

@@ -123,6 +123,7 @@ def check_counts(run):
     return counts
 
 
+@pytest.mark.slow
 def test_no_arrival_is_dropped_when_the_server_stands_still(stub, load):
     """Those that it never answered and those for which no user was left are counted."""
     server, url = stub()
@@ -155,6 +156,7 @@ def test_no_arrival_is_dropped_when_the_server_ends(stub, load):
     assert counts["saturated_by"] == ""
 
 
+@pytest.mark.slow
 def test_a_task_that_uses_up_the_core_is_named_as_such(stub, load):
     """No number of users would help: it is this process that has no time."""
     _, url = stub()
@@ -301,6 +303,7 @@ def test_processes_share_the_rate(stub, load, free_port):
     assert counts["saturated_by"] == ""
 
 
+@pytest.mark.slow
 def test_the_rate_is_dealt_again_when_a_worker_dies(stub, load, locust, free_port):
     """One line says so, what it took along is counted, and the one left has the whole rate."""
     _, url = stub()
@@ -407,6 +410,7 @@ class Sender(TaskUser):
 """
 
 
+@pytest.mark.slow
 def test_many_tasks_of_a_queue_are_in_flight_at_once(locust, database, tmp_path):
     """A sender of tasks has an open loop too, though each waits for its committed result."""
     (tmp_path / "sender.py").write_text(TASKS)
