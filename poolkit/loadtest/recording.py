@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 0.1
 RETRY_EVERY_S = 5.0
+FIRST_SAMPLE_WITHIN_S = 1.0
 STOP_WITHIN_S = 3.0
 """A server that was stopped itself answers no question and keeps no time limit of its own."""
 NO_URL = "no DATABASE_URL and no --database-url was given"
@@ -110,6 +111,8 @@ class Recording:
         if self.note is not None:
             logger.info("connections are measured from now on")
         self.note = None
+        # Without it, what the first requests of a run have opened would count as there before.
+        self._sampler.wait_for(lambda _: True, FIRST_SAMPLE_WITHIN_S)
         return True
 
     def _try_again(self) -> None:
@@ -137,7 +140,8 @@ class Recording:
     def begin_again(self) -> None:
         """Forget what was seen: a new test starts. The sampling goes on."""
         self.started = time.time()
-        self.series, self.tally = Series(), Tally()
+        self.series, self.tally = Series(), Tally(self.tally.sessions)
+        self._fullest, self._most, self._opened = None, -1, 0
         self.forget_latencies()
 
     def forget_latencies(self) -> None:

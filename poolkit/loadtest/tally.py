@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Adds up samples: a chart shows one a second, these figures are about all of them."""
+    """Adds up samples: a chart shows one a second, these figures are about all of them.
 
-    def __init__(self) -> None:
+    Args:
+        sessions: the server's counter when the run began; None to count from the first sample on.
+
+    """
+
+    def __init__(self, sessions: int | None = None) -> None:
         self.samples = 0
         self.peak = 0
         """The most connections at once, all targets together."""
@@ -26,10 +31,11 @@ class Tally:
         self.idle_in_transaction_peaks: Counter[str] = Counter()
         """The same by target."""
         self.opened = 0
-        """Connections opened since the first sample, by the server's own counter."""
+        """Connections opened since the run began, by the server's own counter."""
+        self.sessions = sessions
+        """That counter, when last seen."""
         self._sum = 0
         self._sums: Counter[str] = Counter()
-        self._sessions: int | None = None
 
     def add(self, sample: Sample, targets: Sequence[Connected]) -> int:
         """Add a sample, and return how many connections were opened since the one before."""
@@ -50,8 +56,8 @@ class Tally:
 
     def _add_opened(self, sessions: int) -> int:
         # The counter goes back to zero when the server crashed or its statistics were reset.
-        opened = max(0, sessions - self._sessions) if self._sessions is not None else 0
-        self._sessions = sessions
+        opened = max(0, sessions - self.sessions) if self.sessions is not None else 0
+        self.sessions = sessions
         self.opened += opened
         return opened
 

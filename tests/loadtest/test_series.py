@@ -99,3 +99,10 @@ def test_a_counter_that_was_reset_opens_nothing():
     opened = [tally.add(sample(sessions=n), ()) for n in (100, 103, 0, 2)]
     assert opened == [0, 3, 0, 2]
     assert tally.opened == 5
+
+
+def test_what_was_opened_before_the_first_sample_of_a_run_counts():
+    """The counter is known from the moment before the run."""
+    tally = Tally(100)
+    assert tally.add(sample(sessions=105), ()) == 5
+    assert (tally.opened, tally.sessions) == (5, 105)

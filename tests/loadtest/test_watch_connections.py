@@ -47,6 +47,41 @@ def test_a_run_leaves_its_connections_beside_every_file_of_locust(locust, databa
     assert run.said.count("usable (max_connections less reserve)") == 1
 
 
+OPENS_AT_ONCE = """
+import os
+import psycopg2
+from locust import User, constant, task
+from poolkit import loadtest
+
+loadtest.register()
+
+class Greedy(User):
+    wait_time = constant(1)
+
+    def on_start(self):
+        self.connection = psycopg2.connect(os.environ["OPEN_URL"])
+
+    @task
+    def rest(self):
+        pass
+"""
+
+
+def test_connections_opened_by_the_first_users_of_a_run_count(locust, database, tmp_path):
+    """Users come before the run's first sample of the database."""
+    file = tmp_path / "greedy.py"
+    file.write_text(OPENS_AT_ONCE)
+    run = locust(
+        *("-f", str(file), "--headless", "--users", "3", "--spawn-rate", "3"),
+        *("--run-time", "1s", "--json-file", "out/result"),
+        url=database.monitor_url(""),
+        OPEN_URL=database.url(""),
+    )
+    assert run.wait() == 0, run.said
+    found = json.loads((run.folder / "out/result_connections.json").read_text())
+    assert found["run"]["opened"] == 3
+
+
 def requests_per_s(folder):
     return [float(row["Requests/s"]) for row in series(folder) if row["Requests/s"]]
 
