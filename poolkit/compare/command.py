@@ -128,6 +128,7 @@ def _start_all(plan: Plan, launcher: Launcher, progress: Progress) -> list[Runni
 def _print_addresses(console: Console, launcher: Launcher, running: list[Running]) -> None:
     stack = launcher.stack
     rows = [("PostgreSQL", stack.database_url)]
+    rows += [("monitoring", stack.monitor_url)] if stack.monitor_url != stack.database_url else []
     rows += [("PgBouncer", stack.pgbouncer.url(driver=""))] if stack.pgbouncer else []
     rows += [("broker", stack.broker.url)] if stack.broker else []
     rows += [(r.target.name, _address(r)) for r in running]

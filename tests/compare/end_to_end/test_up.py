@@ -25,12 +25,12 @@ def addresses(command):
 
 @pytest.mark.slow
 def test_every_address_that_is_printed_answers_until_ctrl_c(start):
-    """PostgreSQL, PgBouncer, the broker, each HTTP target, and a worker that takes tasks."""
+    """PostgreSQL and the role that watches it, PgBouncer, the broker, each target."""
     names = ["lambda", "web", "worker"] + (["lambda_proxy"] if find_pgbouncer() else [])
     command = start("up", "--targets", ",".join(names))
     shown = addresses(command)
-    assert {"PostgreSQL", "broker", *names} <= set(shown)
-    for name in ["PostgreSQL"] + (["PgBouncer"] if find_pgbouncer() else []):
+    assert {"PostgreSQL", "monitoring", "broker", *names} <= set(shown)
+    for name in ["PostgreSQL", "monitoring"] + (["PgBouncer"] if find_pgbouncer() else []):
         psycopg2.connect(shown[name], connect_timeout=5).close()
     for name in names:
         if name != "worker":
