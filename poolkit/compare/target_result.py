@@ -188,7 +188,8 @@ def target_result(
         served=len(served),
         errors=len(failed),
         error_kinds=dict(Counter(r.error for r in failed).most_common()),
-        requests_per_s=len(answered) / seconds,
+        # By when answers came: those that come after the load has ended are no throughput.
+        requests_per_s=sum(not r.error for r in served) / seconds,
         offered_per_s=len(inside) / seconds,
         measured_s=seconds,
         latency_ms=Latency.of([r.latency_ms for r in answered]),

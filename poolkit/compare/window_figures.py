@@ -40,7 +40,7 @@ class WindowFigures:
         """Newest last; the first is as old as what is known of requests."""
         self._ended: deque[tuple[float, bool]] = deque()
         """When requests ended of which not all of that time are known yet; whether they are
-        answers to what was due in the measured time."""
+        answers."""
         self._backends = backends
         self._max_connections = max_connections
         self._latencies = LatencyHistogram()
@@ -56,7 +56,7 @@ class WindowFigures:
     def take_request(self, due: float, ended: float, latency_ms: float, error: str) -> None:
         """Count a request; what was due before the measured time is only served in it."""
         if ended >= self._begin and error != "unsent":
-            self._ended.append((ended, due >= self._begin and not error))
+            self._ended.append((ended, not error))
         if due < self._begin:
             return
         self._requests += 1

@@ -83,6 +83,18 @@ def test_only_requests_due_inside_the_window_count(made_up_run):
     assert web.requests_per_s == pytest.approx(3 / (end - begin))
 
 
+def test_answers_after_the_load_has_ended_are_no_throughput(made_up_run):
+    """Of a queue that grows, what is worked off while the load drains was not sustained."""
+    run = made_up_run()
+    window = run.target("web").window()
+    seconds = window.to - window.from_
+    waited = [request(window.from_ - 2, 3000), request(window.to - 1, 3000)]
+    write_requests(run.target("web"), [*waited[:1], request(window.from_, 10), *waited[1:] * 5])
+    web = target_of(run, "web")
+    assert (web.requests, web.errors, web.served) == (6, 0, 2)
+    assert web.requests_per_s == pytest.approx(2 / seconds)
+
+
 def test_failed_requests_count_but_do_not_flatter_the_latency(made_up_run):
     """A 429 after 1 ms is no fast answer: it has a summary of its own."""
     run = made_up_run()
