@@ -8,10 +8,18 @@ without them, for good. Here the interrupt is handed to the main greenlet, and n
 
 from __future__ import annotations
 
+import logging
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locust.env import Environment
+
+logger = logging.getLogger("poolkit.loadtest")
 
 
 def interrupt_the_main_greenlet() -> None:
@@ -30,3 +38,17 @@ def interrupt_the_main_greenlet() -> None:
         hub.loop.run_callback_threadsafe(hub.parent.throw, KeyboardInterrupt)
 
     signal.signal(signal.SIGINT, pass_on)
+
+
+def unless_interrupted_again(environment: Environment, end: Callable[[], None]) -> None:
+    """Call what ends a run; at a Ctrl-C meanwhile call it again, and have no user waited for.
+
+    Whoever presses Ctrl-C twice does not want to wait for `--stop-timeout`, nor for a worker's last
+    report, and still wants what was measured.
+    """
+    try:
+        end()
+    except KeyboardInterrupt:
+        logger.warning("interrupted again: users and workers are not waited for")
+        environment.stop_timeout = 0
+        end()

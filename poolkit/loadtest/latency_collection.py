@@ -15,6 +15,7 @@ from locust import runners
 from locust.runners import STATE_MISSING
 
 from poolkit.loadtest.due import latency_ms
+from poolkit.loadtest.interrupt import unless_interrupted_again
 from poolkit.loadtest.latency import Latencies
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ ENDED = "poolkit_ended"
 ASK_FOR_LAST_REPORT = "poolkit_last_report"
 LAST_REPORT_WITHIN_S = 5.0
 """A worker that stops its users at once needs milliseconds; one that died is missing by then."""
+HURRIED_WITHIN_S = 1.0
+"""After a second Ctrl-C; of a terminal it reaches workers too, which then report at once."""
 _LOOK_EVERY_S = 0.02
 
 logger = logging.getLogger("poolkit.loadtest")
@@ -128,7 +131,7 @@ class WorkerReports:
 
     def _on_quitting(self, **_: Any) -> None:
         # A worker that is ended by itself says goodbye without a last report.
-        self._runner.stop()
+        unless_interrupted_again(self._environment, self._runner.stop)
 
     def _report(self) -> None:
         """Send a report as Locust does every three seconds, now."""
@@ -147,6 +150,9 @@ class WorkersLatencies:
         self._new = Latencies()
         self._reporting: set[str] = set()
         self._ended: set[str] = set()
+        self._silent: set[str] = set()
+        """Who is there and sent no last report: its heartbeats do not make up for that."""
+        self._hurried = False
         for event, listener in (
             (environment.events.test_start, self._on_start),
             (environment.events.test_stop, self._on_stop),
@@ -164,19 +170,33 @@ class WorkersLatencies:
         for worker in self._runner.clients.all:
             if worker.state == STATE_MISSING and worker.id in self._reporting - self._ended:
                 self._lose(worker.id)
-            elif worker.state != STATE_MISSING and self.lost.pop(worker.id, None):
-                logger.info("%s answers again: nothing of it is lost", self._called(worker.id))
+            elif worker.state != STATE_MISSING and worker.id not in self._silent:
+                self._find(worker.id)
+
+    def _find(self, worker: str) -> None:
+        if self.lost.pop(worker, None):
+            logger.info("%s answers again: nothing of it is lost", self._called(worker.id))
 
     def collect_rest(self) -> None:
         """Ask every worker for its last report, and wait for it; say who sent none."""
         for worker in self._awaited():
             self._runner.send_message(ASK_FOR_LAST_REPORT, client_id=worker)
-        with gevent.Timeout(self._environment.stop_timeout + LAST_REPORT_WITHIN_S, False):
-            while self._awaited():
-                gevent.sleep(_LOOK_EVERY_S)
-        for worker in self._awaited():
-            self._lose(worker)
+        self._wait_for_last_reports()
         self.look_for_lost()
+        for worker in self._awaited():
+            self._silent.add(worker)
+            self._lose(worker)
+
+    def _wait_for_last_reports(self) -> None:
+        patient_s = self._environment.stop_timeout + LAST_REPORT_WITHIN_S
+        within_s = HURRIED_WITHIN_S if self._hurried else patient_s
+        try:
+            with gevent.Timeout(within_s, False):
+                while self._awaited():
+                    gevent.sleep(_LOOK_EVERY_S)
+        except KeyboardInterrupt:
+            self._hurried = True
+            raise
 
     def _awaited(self) -> set[str]:
         there = {one.id for one in self._runner.clients.all if one.state != STATE_MISSING}
@@ -196,6 +216,8 @@ class WorkersLatencies:
 
     def _on_start(self, **_: Any) -> None:
         self._ended.clear()
+        self._silent.clear()
+        self._hurried = False
         self.lost.clear()
         self._new = Latencies()
 
@@ -209,3 +231,5 @@ class WorkersLatencies:
         self._new.add(Latencies.from_message(data[LATENCIES]))
         if data[ENDED]:
             self._ended.add(client_id)
+            self._silent.discard(client_id)
+            self._find(client_id)

@@ -11,6 +11,7 @@ import gevent
 from poolkit.activity import ActivitySampler
 from poolkit.connected import by_target
 from poolkit.errors import ConfigurationError, DatabaseUnavailable, PoolkitError
+from poolkit.loadtest.interrupt import unless_interrupted_again
 from poolkit.loadtest.latency import Latencies
 from poolkit.loadtest.loop_report import LoopReport
 from poolkit.loadtest.off_hub import OffHubActivity
@@ -152,12 +153,15 @@ class Recording:
 
     def take_rest(self) -> Latencies:
         """End the run, and return its last latencies, which are in `latencies` too."""
-        self._source.collect_rest()
-        # Locust ends its users later, and what they do until then would be missing.
-        self._runner.quit()
+        unless_interrupted_again(self._runner.environment, self._end)
         rest = self._source.take()
         self.latencies.add(rest)
         return rest
+
+    def _end(self) -> None:
+        self._source.collect_rest()
+        # Locust ends its users later, and what they do until then would be missing.
+        self._runner.quit()
 
     def stop(self) -> None:
         """Stop sampling and give the connection back.

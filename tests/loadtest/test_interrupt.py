@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import signal
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 
+import psutil
 import pytest
 
 from poolkit.activity import APPLICATION_NAME
@@ -82,3 +84,55 @@ def test_it_ends_the_run_while_the_database_is_silent(locust, database):
         run.wait_for("the database does not answer")
         run.interrupt()
         assert_ended_with_its_files(run)
+
+
+BUSY = """
+
+import time
+from locust import User, events
+
+@events.test_stopping.add_listener
+def say(**_):
+    print("stopping", flush=True)
+
+class Busy(User):
+    @task
+    def rest(self):
+        print("busy", flush=True)
+        time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize(
+    "processes", [(), pytest.param(("--processes", "2"), marks=pytest.mark.slow)]
+)
+def test_a_second_one_ends_the_waiting_for_users_and_not_the_files(
+    locust, tmp_path, free_port, processes
+):
+    """With a long --stop-timeout; in a terminal it goes to the workers, too."""
+    with (tmp_path / "visitors.py").open("a") as file:
+        file.write(BUSY)
+    port = str(free_port())
+    run = locust(
+        *("--headless", "--users", "2", "--spawn-rate", "2", "--stop-timeout", "60"),
+        *("--run-time", "60s", *FILES),
+        *("--master-bind-port", port, "--master-port", port, *processes),
+    )
+    run.wait_for("busy")
+    run.wait_for("Latency, ms")
+    workers = psutil.Process(run.process.pid).children()
+    press_ctrl_c(run, workers)
+    run.wait_for("stopping")
+    time.sleep(0.5)  # the report of Locust comes before the waiting, or after its beginning
+    press_ctrl_c(run, workers)
+    assert_ended_with_its_files(run)
+    assert "interrupted again" in run.said
+    assert psutil.wait_procs(workers, 5)[1] == []
+
+
+def press_ctrl_c(run, workers):
+    """In a terminal, where it goes to all processes at once."""
+    run.interrupt()
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.send_signal(signal.SIGINT)
