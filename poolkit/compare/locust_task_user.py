@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gevent
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 from locust import User
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from poolkit.config.presets import preset
@@ -32,18 +34,25 @@ class CommittedRows:
     def __init__(self, url: str, query: str) -> None:
         self._connection = _connect(url)
         self._query = text(query)
-        self._waiting: dict[str, Event] = {}
+        self._waiting: dict[str, AsyncResult[None]] = {}
         self._any = Event()
         gevent.spawn(self._ask)
 
     def wait(self, key: str, timeout_s: float) -> bool:
-        """Wait until the query returns the key; False if it did not in time."""
-        event = self._waiting.setdefault(key, Event())
+        """Wait until the query returns the key; False if it did not in time.
+
+        Raises:
+            SQLAlchemyError: the database could not be asked.
+        """
+        found = self._waiting.setdefault(key, AsyncResult())
         self._any.set()
         try:
-            return bool(event.wait(timeout_s))
+            found.get(timeout=timeout_s)
+        except gevent.Timeout:
+            return False
         finally:
             self._waiting.pop(key, None)
+        return True
 
     def _ask(self) -> None:
         while True:
@@ -51,11 +60,25 @@ class CommittedRows:
             if not self._waiting:
                 self._any.clear()
                 continue
-            rows = self._connection.execute(self._query, {"keys": list(self._waiting)})
-            for (key,) in rows:
-                if key in self._waiting:
-                    self._waiting[key].set()
+            try:
+                self._look()
+            except SQLAlchemyError as error:
+                self._give_up(error)
             gevent.sleep(ASK_EVERY_S)
+
+    def _look(self) -> None:
+        rows = self._connection.execute(self._query, {"keys": list(self._waiting)})
+        for (key,) in rows:
+            if key in self._waiting:
+                self._waiting[key].set()
+
+    def _give_up(self, error: SQLAlchemyError) -> None:
+        """Fail those that wait, at once and with the reason; the next are asked for anew."""
+        for found in self._waiting.values():
+            found.set_exception(error)
+        # What was lost is connected again by the next question, after a rollback only.
+        with suppress(SQLAlchemyError):
+            self._connection.rollback()
 
 
 def _connect(url: str) -> Connection:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -310,3 +311,60 @@ def test_the_kit_s_own_locustfiles_can_be_used():
     root = Path(__file__).parents[2]
     check_locustfiles([root / "loadtests/articles.py", root / "loadtests/ingest.py"], root)
     assert sys.modules.get("gevent") is None, "Locust's monkey-patching stays in its process"
+
+
+TASKS = """
+import os
+import psycopg2
+from locust import task
+from poolkit.compare.locust_task_user import TaskUser
+
+class Sender(TaskUser):
+    committed = "SELECT key FROM unnest(CAST(:keys AS text[])) AS key"
+    sent = 0
+
+    @task
+    def send(self):
+        self.submit("task", key=os.urandom(4).hex(), send=self.now_and_then_end_all_backends)
+
+    def now_and_then_end_all_backends(self):
+        Sender.sent += 1
+        if Sender.sent == 10:
+            with psycopg2.connect(os.environ["ADMIN_URL"]) as connection:
+                connection.cursor().execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+"""
+
+
+def test_a_database_that_restarts_fails_the_tasks_of_that_moment_alone(
+    server, tmp_path, database, monkeypatch
+):
+    """Whoever asks for results goes on asking: those of later tasks are found again."""
+    monkeypatch.setenv("DATABASE_URL", database.url(""))
+    monkeypatch.setenv("ADMIN_URL", database.admin_url(""))
+    (tmp_path / "tasks.py").write_text(TASKS)
+    load = load_on(server, tmp_path, locustfile=tmp_path / "tasks.py")
+    _, said = start(load).communicate(timeout=60)
+    rows = but_the_last(rows_of(load))
+    errors = [row["error"] for row in rows if row["error"]]
+    assert set(errors) == {"OperationalError"}, said
+    assert len(errors) <= 4, "no more than there are users"
+    assert rows[-1]["error"] == ""
+    assert len(rows) > 60
+
+
+def test_results_that_may_not_be_read_fail_the_tasks_with_the_reason(
+    server, tmp_path, database, monkeypatch
+):
+    """At once, and not each after the patience for results that nobody looks for."""
+    monkeypatch.setenv("DATABASE_URL", database.url(""))
+    query = '"SELECT rolname AS key FROM pg_authid WHERE rolname = ANY(:keys)"'
+    text = re.sub("committed = .*", f"committed = {query}", TASKS).replace("== 10", "< 0")
+    (tmp_path / "tasks.py").write_text(text)
+    load = load_on(server, tmp_path, locustfile=tmp_path / "tasks.py")
+    _, said = start(load).communicate(timeout=60)
+    rows = but_the_last(rows_of(load))
+    assert {row["error"] for row in rows} == {"ProgrammingError"}, said
+    assert len(rows) > 60
