@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
 
+KIND = "constant"
 _SPAWN_RATE = 100.0
 """The highest that Locust takes without a warning."""
 
@@ -35,7 +36,7 @@ def add_open_loop_options(parser: LocustArgumentParser) -> None:
     group.add_argument(
         "--arrivals",
         metavar="<kind>",
-        default="constant",
+        default=KIND,
         help="constant (one every 1/rate seconds; the default) or poisson (at random, independent "
         "of each other)",
     )
@@ -85,6 +86,7 @@ def _refuse_shape(environment: Environment) -> None:
 
 def _check(options: Namespace) -> None:
     if options.arrival_rate is None:
+        _refuse_without_rate(options)
         return
     ArrivalRate.parse(options.arrival_rate, options.arrivals)
     if options.max_users < 1:
@@ -96,3 +98,12 @@ def _check(options: Namespace) -> None:
     if options.spawn_rate is None:
         # They are to be ready when the arrivals begin.
         options.spawn_rate = min(_SPAWN_RATE, max(1.0, float(options.num_users or 1)))
+
+
+def _refuse_without_rate(options: Namespace) -> None:
+    """Refuse what would be passed over: the run would be a closed loop, and nobody meant that."""
+    given = {"--arrivals": options.arrivals != KIND, "--max-users": options.max_users != MAX_USERS}
+    for option in (name for name, is_given in given.items() if is_given):
+        raise ConfigurationError(
+            f"{option} is for an open loop; say --arrival-rate too, or leave it out"
+        )

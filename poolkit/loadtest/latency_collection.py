@@ -179,13 +179,13 @@ class WorkersLatencies:
 
     def collect_rest(self) -> None:
         """Ask every worker for its last report, and wait for it; say who sent none."""
-        for worker in self._awaited():
-            self._runner.send_message(ASK_FOR_LAST_REPORT, client_id=worker)
+        for awaited in self._awaited():
+            self._runner.send_message(ASK_FOR_LAST_REPORT, client_id=awaited)
         self._wait_for_last_reports()
         self.look_for_lost()
-        for worker in self._awaited():
-            self._silent.add(worker)
-            self._lose(worker)
+        for silent in self._awaited():
+            self._silent.add(silent)
+            self._lose(silent)
 
     def _wait_for_last_reports(self) -> None:
         patient_s = self._environment.stop_timeout + LAST_REPORT_WITHIN_S

@@ -26,6 +26,8 @@ from poolkit.loadtest.host_guard import HostGuard, add_host_option, check_host_w
 from poolkit.loadtest.interrupt import interrupt_the_main_greenlet
 from poolkit.loadtest.latency_collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency_files import LatencyFiles
+from poolkit.loadtest.option_checks import check_when_parsed
+from poolkit.loadtest.output_checks import check_outputs
 from poolkit.loadtest.recording import Recording
 from poolkit.loadtest.threshold_checks import (
     ThresholdChecks,
@@ -73,6 +75,7 @@ def _add_option(parser: LocustArgumentParser, **_: Any) -> None:
         check_host_when_parsed(parser)
     add_threshold_options(parser)
     add_open_loop_options(parser)
+    check_when_parsed(parser, check_outputs)
 
 
 def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: Any) -> None:

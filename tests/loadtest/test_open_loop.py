@@ -345,6 +345,7 @@ def rates_per_s(run):
         (("--arrival-rate=-1",), "--arrival-rate is -1; wanted arrivals per second"),
         (("--arrival-rate", "1e9", "--processes", "2"), "at most 100,000"),
         (("--arrival-rate", "5", "--arrivals", "uniform"), "wanted one of constant, poisson"),
+        (("--arrivals", "poisson"), "--arrivals is for an open loop; say --arrival-rate too"),
         (("--arrival-rate", "5", "--max-users", "0"), "--max-users is 0; wanted 1 or more"),
         (("--arrival-rate", "5", "--max-users", "2", "--users", "3"), "more than --max-users 2"),
     ],
