@@ -175,7 +175,7 @@ class WorkersLatencies:
 
     def _find(self, worker: str) -> None:
         if self.lost.pop(worker, None):
-            logger.info("%s answers again: nothing of it is lost", self._called(worker.id))
+            logger.info("%s answers again: nothing of it is lost", self._called(worker))
 
     def collect_rest(self) -> None:
         """Ask every worker for its last report, and wait for it; say who sent none."""

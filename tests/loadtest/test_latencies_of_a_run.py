@@ -189,6 +189,25 @@ def test_a_worker_that_is_killed_costs_one_report_at_most_and_that_is_said(visit
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_there_and_sends_no_last_report_is_lost(visitors, server, port):
+    """One that stands still is not yet missing; that its figures are is not taken back."""
+    run = visitors(*HEADLESS, *FILES, *port, "--processes", "2", "--run-time", "60s")
+    run.wait_until(lambda: len(server.moments) > 300)
+    worker = psutil.Process(run.process.pid).children()[0]
+    run.interrupt()
+    worker.suspend()
+    try:
+        run.wait_for("ended in the middle")
+    finally:
+        worker.resume()
+    run.wait()
+    assert "Traceback" not in run.said
+    lost = json.loads((run.folder / "result_connections.json").read_text())["lost"]
+    said = "nothing of it is lost" in run.said
+    assert bool(lost) is not said, "one of them, and never both"
+
+
+@pytest.mark.slow
 def test_statistics_that_are_reset_begin_again(visitors):
     """With --reset-stats the time until all users are there does not count, as in Locust's table."""
     spawning = ("--users", "4", "--spawn-rate", "2", "--reset-stats")
