@@ -12,7 +12,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from poolkit.compare.level_findings import load_finding, load_headline, reference_words
-from poolkit.compare.levels import is_tie_of_repeats
+from poolkit.compare.levels import LEAST_ANSWERED, is_tie_of_repeats
 from poolkit.compare.wording import (
     count,
     figure,
@@ -69,18 +69,17 @@ def finding(target: TargetResult, results: Results) -> str:
 
 # -- failures -------------------------------------------------------------------------------
 
-_KINDS = {
-    "429": "429, no execution environment was free",
-    "503": "503, no connection or no database was to be had",
-    "unsent": "never sent",
-    "unanswered": "never answered",
+_KINDS = {"unsent": "never sent", "unanswered": "never answered"}
+_STATUSES = {
+    ("lambda", "429"): "429, no execution environment was free",
+    ("web", "503"): "503, no connection or no database was to be had",
 }
 
 
 def _failures(target: TargetResult) -> Iterator[str]:
     if target.errors:
         share = percent(target.errors / target.requests)
-        kinds = [f"{n:,} x {_KINDS.get(kind, kind)}" for kind, n in target.error_kinds.items()]
+        kinds = [f"{n:,} x {_kind(target, kind)}" for kind, n in target.error_kinds.items()]
         more = [f"{len(kinds) - 3} other kinds"] if len(kinds) > 3 else []
         yield (
             f"{target.errors:,} of {count(target.requests, 'request')} failed ({share}): "
@@ -90,6 +89,12 @@ def _failures(target: TargetResult) -> Iterator[str]:
     if target.connections.left_over and not _has_pooler(target):
         left = count(target.connections.left_over, "connection")
         yield f"{left} stayed behind on the server after it was stopped."
+
+
+def _kind(target: TargetResult, kind: str) -> str:
+    """Return a kind of failure in words; why something that is elsewhere failed is not known."""
+    words = _STATUSES.get((target.kind, kind), kind) if target.url is None else kind
+    return _KINDS.get(kind, words)
 
 
 # -- connections ----------------------------------------------------------------------------
@@ -191,13 +196,20 @@ def _reservations(target: TargetResult) -> Iterator[str]:
             "and what the generator waits is counted."
         )
     if target.backlog:
-        late = count(target.backlog, "request")
-        yield (
-            f"The warm-up was too short: {late} of it had to be answered inside the time measured, "
-            "and those behind them waited."
-        )
+        yield _backlog(target)
     if target.partial:
         yield f"Stopped early: the figures are from {figure(target.measured_s)} s."
+
+
+def _backlog(target: TargetResult) -> str:
+    late = count(target.backlog, "request")
+    if target.served < LEAST_ANSWERED * target.requests:
+        # A longer warm-up would have left more of them.
+        return f"It was given more than it answers: {late} of the warm-up were still waiting."
+    return (
+        f"The warm-up was too short: {late} of it had to be answered inside the time measured, "
+        "and those behind them waited."
+    )
 
 
 def _machine(target: TargetResult, results: Results) -> Iterator[str]:
@@ -268,7 +280,10 @@ def _room(target: TargetResult) -> Iterator[str]:
             f"{'deployment' if fit == 1 else 'deployments'} of {ceiling:,}."
         )
     elif not ceiling and peak:
-        yield f"Nothing bounds its connections; the peak was {peak:,} of max_connections {most:,}."
+        bound = (
+            "Nothing bounds its connections" if target.url is None else "Its ceiling is not known"
+        )
+        yield f"{bound}; the peak was {peak:,} of max_connections {most:,}."
 
 
 # -- all targets ----------------------------------------------------------------------------

@@ -59,6 +59,19 @@ def test_failures_come_with_their_kinds(findings, made_up):
     assert "1 x never sent" in said
 
 
+def test_why_something_elsewhere_failed_is_not_guessed(made_up_run, made_up):
+    """Nor a web service's 429 anywhere; and a ceiling that cannot be seen is not called none."""
+    deployed = made_up("web", kept=9, ceiling=None, errors={"503": 2, "429": 1})
+    results = compute(made_up_run(targets={"web": deployed}))
+    (web,) = results.targets
+    here = with_findings(results).targets[0].finding
+    assert "2 x 503, no connection or no database was to be had and 1 x 429." in here
+    elsewhere = replace(results, targets=(replace(web, url="https://example.org"),))
+    said = with_findings(elsewhere).targets[0].finding
+    assert "2 x 503 and 1 x 429." in said
+    assert "Nothing bounds" not in said
+
+
 def test_connections_left_over_are_never_left_out(findings, made_up):
     """However much else there is to say."""
     target = made_up("lambda", left_over=1, errors={"503": 5}, cpu={"load": 1.0}, partial=True)
@@ -172,3 +185,12 @@ def test_a_warm_up_that_was_too_short_is_told_from_a_slow_target(made_up_run, ma
     assert found.backlog == 40
     assert not found.saturated
     assert "The warm-up was too short: 40 requests of it" in found.finding
+
+
+def test_a_queue_that_grows_is_no_warm_up_that_was_too_short(made_up_run, made_up):
+    """A longer one would leave more behind."""
+    results = compute(made_up_run(targets={"web": made_up("web")}))
+    (web,) = results.targets
+    queue = replace(web, backlog=40, served=int(0.8 * web.requests))
+    said = with_findings(replace(results, targets=(queue,))).targets[0].finding
+    assert "given more than it answers: 40 requests of the warm-up were still waiting." in said
