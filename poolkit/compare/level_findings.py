@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolkit.compare.levels import LEAST_FOR_A_KNEE, highest_held
+from poolkit.compare.levels import LEAST_FOR_A_KNEE, highest_held, those_that_tell
 from poolkit.compare.wording import count, figure, join, milliseconds
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _load(each: LevelResult) -> str:
 
 
 def _knee(levels: Sequence[LevelResult], knee: Knee | None) -> Iterator[str]:
-    told = [each for each in levels if each.repeats and not each.is_saturated]
+    told = those_that_tell(levels)
     if knee is not None:
         below = "at or below" if knee.level == told[0].level else "at"
         yield (
@@ -65,7 +65,7 @@ def _knee(levels: Sequence[LevelResult], knee: Knee | None) -> Iterator[str]:
             "faster than throughput."
         )
     elif len(told) >= LEAST_FOR_A_KNEE:
-        yield f"No knee up to {told[-1].level.name}: throughput still grew faster than latency."
+        yield f"No knee up to {told[-1].level.name}: latency grew no faster than throughput."
 
 
 def _repeats(at: LevelResult) -> Iterator[str]:

@@ -34,6 +34,8 @@ HIGHEST = frozenset(
 """Figures that are about the worst moment: of several measurements the highest counts."""
 LEAST_FOR_A_KNEE = 3
 """Levels: with fewer there is no bend to be seen."""
+LEAST_BEND = 1.1
+"""Times the power of the highest level: a smaller difference is none, as between latencies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,11 @@ class Knee:
     answered_per_s: float
     latency_ms: float
     """The mean, as in the definition."""
+
+    @property
+    def power(self) -> float:
+        """Throughput for latency."""
+        return self.answered_per_s / self.latency_ms
 
 
 def figures_of(target: TargetResult) -> Mapping[str, float | None]:
@@ -226,17 +233,22 @@ def reference_level(
 # -- the knee -------------------------------------------------------------------------------
 
 
+def those_that_tell(levels: Sequence[LevelResult]) -> list[Knee]:
+    """Return throughput and latency of each level at which both are known and the target's."""
+    return [knee for each in levels if not each.is_saturated and (knee := _as_knee(each))]
+
+
 def knee_of(levels: Sequence[LevelResult]) -> Knee | None:
-    """Return the knee; none where too few levels tell, or power still rises at the last one.
+    """Return the knee; none where too few levels tell, or power hardly falls up to the last one.
 
     A level at which the load generator was too slow tells nothing: its latency is not the
     target's.
     """
-    known = [knee for each in levels if not each.is_saturated and (knee := _as_knee(each))]
+    known = those_that_tell(levels)
     if len(known) < LEAST_FOR_A_KNEE:
         return None
-    best = max(known, key=lambda knee: knee.answered_per_s / knee.latency_ms)
-    return None if best is known[-1] else best
+    best = max(known, key=lambda knee: knee.power)
+    return best if best.power > LEAST_BEND * known[-1].power else None
 
 
 def _as_knee(each: LevelResult) -> Knee | None:

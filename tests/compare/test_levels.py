@@ -7,6 +7,7 @@ import pytest
 
 from poolkit.compare.files import to_json, write_json
 from poolkit.compare.findings import tied, with_findings
+from poolkit.compare.level_findings import load_finding
 from poolkit.compare.levels import figures_of, is_tie_of_repeats, knee_of
 from poolkit.compare.results import compute
 from poolkit.compare.run_folder import Level, LoadReport
@@ -192,6 +193,31 @@ def test_without_a_bend_there_is_no_knee(results, made_up):
     assert found.knees["web"] is None
     assert "No knee up to 20 users" in found.targets[0].load_finding
     assert knee_of(found.levels["web"][:2]) is None
+
+
+def test_nothing_is_said_of_a_knee_where_a_level_that_was_ended_early_may_have_it(results, made_up):
+    """Two loads are left that tell, whatever the third was like."""
+    found = results({"web": made_up("web", capacity=85.0)}, levels=RATES[:3])
+    *lower, last = found.levels["web"]
+    cut = [replace(repeat, partial=True) for repeat in last.repeats]
+    levels = (*lower, replace(last, repeats=tuple(cut)))
+    said = load_finding("web", replace(found, levels={"web": levels}, knees={}))
+    assert said
+    assert "knee" not in said
+
+
+def test_a_bend_as_small_as_noise_is_no_knee(results, made_up):
+    """Power of the last load 5 % below the most is no less, as between latencies."""
+    levels = results({"web": made_up("web", capacity=85.0)}, levels=RATES).levels["web"]
+
+    def last_with(power):
+        *lower, last = levels
+        spread = {**last.spread, "http.rate": (power,) * 3, "http.mean": (1.0,) * 3}
+        return [*lower, replace(last, spread=spread)]
+
+    most = knee_of(levels).power
+    assert knee_of(last_with(0.95 * most)) is None
+    assert knee_of(last_with(0.85 * most)) == knee_of(levels)
 
 
 def test_a_load_that_was_never_measured_says_why(results, made_up):
