@@ -12,7 +12,7 @@ from poolkit.compare.chart_overview import overview
 from poolkit.compare.findings import tied
 from poolkit.compare.load_words import load_words
 from poolkit.compare.markup import document, embedded
-from poolkit.compare.terminal import WARN, indented, new_table
+from poolkit.compare.terminal import WARN, indented, new_table, room_for_figures
 from poolkit.compare.wording import NOTHING, figure, join, optional
 from poolkit.errors import RunFolderError
 
@@ -191,7 +191,8 @@ def print_pair(pair: Pair, console: Console) -> None:
     table = new_table(("target", "opened/1k", "peak", "p50 ms", "B/A", "p95 ms", "B/A", "failed"))
     for name, a, b in pair.targets():
         table.add_row(Text(name, style="bold"), *(Text(cell) for cell in _joined(_row(a, b))))
-    console.print(table)
+    with room_for_figures(console):
+        console.print(table)
 
 
 def _joined(row: list[str]) -> list[str]:

@@ -1,7 +1,8 @@
-"""The report on a terminal: 100 columns if there are so many, 80 otherwise."""
+"""The report on a terminal: 100 columns if there are so many, 80 otherwise, and never fewer."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -14,7 +15,7 @@ from poolkit.compare.level_terminal import print_levels, print_thresholds
 from poolkit.compare.wording import figure, milliseconds, optional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.console import Console, JustifyMethod, RenderableType
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from poolkit.compare.target_result import TargetResult
 
 WIDE = 100
+LEAST = 80
 WARN = "yellow"
 
 Column = tuple[str, "Callable[[TargetResult], str]"]
@@ -29,13 +31,25 @@ Column = tuple[str, "Callable[[TargetResult], str]"]
 
 def print_run(results: Results, console: Console) -> None:
     """Print the table of a run, and under it what was found."""
-    print_levels(results, console)
-    if at := reference_words(results):
-        console.print(Text(f"{at}:"))
-    console.print(_table(results, wide=console.width >= WIDE))
+    with room_for_figures(console):
+        print_levels(results, console)
+        if at := reference_words(results):
+            console.print(Text(f"{at}:"))
+        console.print(_table(results, wide=console.width >= WIDE))
     for part in _sentences(results):
         console.print(part)
     print_thresholds(results, console)
+
+
+@contextmanager
+def room_for_figures(console: Console) -> Iterator[None]:
+    """Give tables their 80 columns on a narrower terminal too: it folds lines and cuts nothing."""
+    width = console.width
+    console.width = max(width, LEAST)
+    try:
+        yield
+    finally:
+        console.width = width
 
 
 def new_table(headings: Iterable[str]) -> Table:

@@ -113,6 +113,14 @@ def test_the_chart_has_limits_knee_and_hollow_points(by_load):
     assert "'fill': '#ffffff'" in spec
 
 
+def test_a_narrow_terminal_cuts_no_figure(by_load):
+    """Half a number is a wrong one, and a row without its target's name is nobody's."""
+    results = with_findings(compute(by_load(repeat=2)))
+    wide, narrow = (printed(results, width).partition("\n\n")[0] for width in (80, 50))
+    assert wide.count("✓") + wide.count("✗") > 4
+    assert narrow == wide
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_of_loads_fits_the_terminal(by_load, width):
     """A line for every load, a tick where it was held, a cross where not."""
