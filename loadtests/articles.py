@@ -26,26 +26,26 @@ class Reader(FastHttpUser):
             self.browse()
             return
         article = random.choice(list(self.known))
-        with self.client.get(f"/articles/{article}", name="/articles/{id}") as response:
-            if response.ok:
-                self.known[article] = response.json()["version"]
+        response = self.client.get(f"/articles/{article}", name="/articles/{id}")
+        if response.ok:
+            self.known[article] = response.json()["version"]
 
     @task(3)
     def browse(self) -> None:
         """Look at the newest articles."""
-        with self.client.get("/articles?limit=20", name="/articles") as response:
-            if response.ok:
-                for article in response.json()["items"]:
-                    self.known[article["id"]] = article["version"]
+        response = self.client.get("/articles?limit=20", name="/articles")
+        if response.ok:
+            for article in response.json()["items"]:
+                self.known[article["id"]] = article["version"]
 
     @task(1)
     def create(self) -> None:
         """Write an article."""
         article = {"title": "On waiting", "body": "A queue is a promise. " * 20}
-        with self.client.post("/articles", json=article) as response:
-            if response.ok:
-                created = response.json()
-                self.known[created["id"]] = created["version"]
+        response = self.client.post("/articles", json=article)
+        if response.ok:
+            created = response.json()
+            self.known[created["id"]] = created["version"]
 
     @task(1)
     def update(self) -> None:
