@@ -16,6 +16,7 @@ from poolkit.compare.plan import make_plan
 from poolkit.compare.progress import progress_on
 from poolkit.compare.run import STATE, new_folder, plan_run, run, start_stack
 from poolkit.compare.targets import choose, targets_of
+from poolkit.compare.terminal import print_run
 from poolkit.errors import PoolkitError
 from poolkit.local.processes import sigterm_exits
 from poolkit.project import Project
@@ -65,18 +66,27 @@ def _report(outcome: Outcome, options: Options, console: Console) -> bool:
     if not outcome.measured:
         console.print("Nothing was measured, so there is no report.")
         return True
-    with progress_on(console) as progress:
-        progress.stage("writing the report")
-        # Drawing takes a second to import, which no mistake in a command should wait for.
-        from poolkit.compare.report import print_run, write_report  # noqa: PLC0415
-
-        results = write_report(outcome.folder)
+    try:
+        results = _write(outcome.folder, console)
+    except KeyboardInterrupt:
+        again = f"Interrupted: `poolkit report {_shown(outcome.folder)}` writes the report."
+        console.print(again, highlight=False, soft_wrap=True)
+        raise
     print_run(results, console)
     file = _shown(outcome.folder / "report.html")
     console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
     if outcome.interrupted:
         console.print("Interrupted: the report shows what was measured until then.")
     return _judge(results, options)
+
+
+def _write(folder: Path, console: Console) -> Results:
+    with progress_on(console) as progress:
+        progress.stage("writing the report")
+        # Drawing takes a second to import, which no mistake in a command should wait for.
+        from poolkit.compare.report import write_report  # noqa: PLC0415
+
+        return write_report(folder)
 
 
 def _judge(results: Results, options: Options) -> bool:
