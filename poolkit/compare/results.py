@@ -199,11 +199,23 @@ def _judged(
         without_meaning(at.planned),
         load=at.level.name if len(plan.levels) > 1 else "",
     )
+    if any(repeat.latency_ms is None for repeat in at.repeats):
+        verdicts = _of_unanswered(verdicts)
     if at.aborted_by:
         verdicts = _of_aborted(verdicts)
     if not at.repeats:
         return left_out(at.level, at.left_out), verdicts
     return level_result(at.level, at.repeats, verdicts), verdicts
+
+
+def _of_unanswered(verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
+    """Say why a latency is not known."""
+    return tuple(
+        dataclasses.replace(v, reason="no request was answered without an error")
+        if v.status == "unknown" and v.threshold.metric.startswith("http.") and not v.reason
+        else v
+        for v in verdicts
+    )
 
 
 def _of_aborted(verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:

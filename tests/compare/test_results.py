@@ -83,6 +83,16 @@ def test_only_requests_due_inside_the_window_count(made_up_run):
     assert web.requests_per_s == pytest.approx(3 / (end - begin))
 
 
+def test_a_latency_that_is_not_known_says_why(made_up_run):
+    """Every request failed: the threshold does not pass, and its line has the reason."""
+    run = made_up_run(thresholds=("http.p95 < 200",))
+    begin = run.target("web").window().from_
+    write_requests(run.target("web"), [request(begin, 10, error="404")])
+    (verdict,) = (v for v in compute(run).verdicts if v.target == "web")
+    assert verdict.status == "unknown"
+    assert "http.p95 is not known (no request was answered without an error)" in verdict.words
+
+
 def test_answers_after_the_load_has_ended_are_no_throughput(made_up_run):
     """Of a queue that grows, what is worked off while the load drains was not sustained."""
     run = made_up_run()
