@@ -30,6 +30,9 @@ def server_settings(
     """Return the server's settings; the caller's own come last and win."""
     return {
         "listen_addresses": LOOPBACK,
+        # In the data directory, so that what a killed server leaves goes with it: what it would
+        # leave in /dev/shm stays until the machine is started anew.
+        "dynamic_shared_memory_type": "mmap",
         "port": str(port),
         "unix_socket_directories": "",
         "max_connections": str(max_connections),

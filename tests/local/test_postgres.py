@@ -135,6 +135,11 @@ def test_killed_server_recovers_what_was_committed(data_path):
         assert query(postgres.url(driver=""), "SELECT x FROM kept") == [(1,)]
 
 
+def test_what_a_killed_server_leaves_is_in_its_data_directory(postgres):
+    """Shared memory too: segments in /dev/shm would outlive the run that removes the directory."""
+    assert show(postgres, "dynamic_shared_memory_type") == "mmap"
+
+
 def test_closing_leaves_no_process_no_port_and_no_file(data_path):
     """At the end even a connected client's backend is gone, and so is the directory."""
     with EmbeddedPostgres(data_path, durable=False, cache_dir=CACHE) as postgres:
