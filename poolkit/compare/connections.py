@@ -24,6 +24,8 @@ LOAD = "loadtest"
 """What the load generator's own connections are called."""
 LONGEST_STEP = 3
 """Intervals: a longer time between two samples is a gap, in which nothing is known."""
+UNSEEN_STEP_S = 1.0
+"""A busy machine may be late with a sample, but not so late."""
 IDLE = "idle"
 IN_TRANSACTION = "idle in transaction"
 """Also the beginning of `idle in transaction (aborted)`."""
@@ -56,6 +58,8 @@ class ConnectionFigures:
     ceiling: int | None
     ceiling_reason: str
     by_state: Mapping[str, float]
+    unseen_s: float
+    """Seconds of the window without samples: the server could not be asked."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def connection_figures(
         ceiling=ceiling,
         ceiling_reason=target.ceiling_reason,
         by_state=_by_state(inside),
+        unseen_s=_unseen_s(inside, window),
     )
     notes = (
         *samples.warnings,
@@ -158,6 +163,11 @@ def _idle_seconds(inside: Sequence[Moment], interval_s: float, end: float) -> fl
     times = [*(m.time for m in inside), end]
     steps = [min(b - a, LONGEST_STEP * interval_s) for a, b in pairwise(times)]
     return sum(m.states.get(IDLE, 0) * s for m, s in zip(inside, steps, strict=True))
+
+
+def _unseen_s(inside: Sequence[Moment], window: Window) -> float:
+    times = [window.from_, *(m.time for m in inside), window.to]
+    return sum(b - a for a, b in pairwise(times) if b - a > UNSEEN_STEP_S)
 
 
 def _opened(window: Window, samples: Sequence[SampleRow]) -> int | None:

@@ -26,7 +26,7 @@ from poolkit.compare.run_folder import SCHEMA, Absent, Step
 from poolkit.compare.target_result import TargetResult, target_result
 from poolkit.compare.wording import origin
 from poolkit.errors import ConfigurationError, RunFolderError
-from poolkit.thresholds import check_all, thresholds_of
+from poolkit.thresholds import check_all, thresholds_of, with_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -198,6 +198,9 @@ def _judged(
         figures,
         without_meaning(at.planned),
         load=at.level.name if len(plan.levels) > 1 else "",
+    )
+    verdicts = with_unseen(
+        verdicts, max((repeat.connections.unseen_s for repeat in at.repeats), default=0.0)
     )
     if any(repeat.latency_ms is None for repeat in at.repeats):
         verdicts = _of_unanswered(verdicts)

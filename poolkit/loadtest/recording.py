@@ -61,6 +61,8 @@ class Recording:
         self.note: str | None = None
         """Why connections are not measured; None when they are."""
         self.started = time.time()
+        self.unseen_s = 0
+        """Seconds of the run without a sample."""
         self.series, self.tally = Series(), Tally()
         self.latencies = Latencies()
         """Those of the run so far."""
@@ -141,6 +143,7 @@ class Recording:
     def begin_again(self) -> None:
         """Forget what was seen: a new test starts. The sampling goes on."""
         self.started = time.time()
+        self.unseen_s = 0
         self.series, self.tally = Series(), Tally(self.tally.sessions)
         self._fullest, self._most, self._opened = None, -1, 0
         self.forget_latencies()
@@ -193,6 +196,7 @@ class Recording:
             self.latencies.add(latencies)
             second = self._second(latencies)
             self.series.add(second)
+            self.unseen_s += second.targets is None
             self._say_when_silent(second)
             for listener in self._listeners:
                 listener(second, latencies)

@@ -29,6 +29,7 @@ from poolkit.thresholds import (
     takes_marks,
     thresholds_of,
     unmet,
+    with_unseen,
 )
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ class ThresholdChecks:
             NOT_HERE,
             reasons=why_not_known(self._recording, self._options.target),
         )
-        self.verdicts = tuple(map(self._as_aborted, verdicts))
+        seen = with_unseen(verdicts, self._recording.unseen_s)
+        self.verdicts = tuple(map(self._as_aborted, seen))
         self._set_exit_status()
         self._write()
 

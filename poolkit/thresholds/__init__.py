@@ -15,7 +15,14 @@ from poolkit.thresholds.junit import junit
 from poolkit.thresholds.lines import lines, plain_lines, takes_marks
 from poolkit.thresholds.metrics import METRICS, Metric
 from poolkit.thresholds.threshold import Threshold, check_targets, thresholds_of
-from poolkit.thresholds.verdict import Verdict, check, check_all, should_abort, unmet
+from poolkit.thresholds.verdict import (
+    Verdict,
+    check,
+    check_all,
+    should_abort,
+    unmet,
+    with_unseen,
+)
 
 __all__ = [
     "METRICS",
@@ -33,4 +40,5 @@ __all__ = [
     "takes_marks",
     "thresholds_of",
     "unmet",
+    "with_unseen",
 ]

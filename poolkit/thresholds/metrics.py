@@ -30,6 +30,8 @@ class Metric:
     """Whether it only ever gets larger during a run."""
     at_end: bool = False
     """Whether it is known only when the run has ended."""
+    sampled: bool = False
+    """Whether it comes from samples, so that one which is missing may have been another."""
 
     @property
     def units(self) -> Mapping[str, Decimal]:
@@ -73,13 +75,20 @@ METRICS: Mapping[str, Metric] = {
             kind="count",
             meaning="most connections at once",
             grows=True,
+            sampled=True,
         ),
-        Metric(name="db.connections.mean", kind="ratio", meaning="mean of connections at once"),
+        Metric(
+            name="db.connections.mean",
+            kind="ratio",
+            meaning="mean of connections at once",
+            sampled=True,
+        ),
         Metric(
             name="db.connections.share",
             kind="share",
             meaning="most connections at once, as a share of max_connections",
             grows=True,
+            sampled=True,
         ),
         Metric(name="db.opened", kind="count", meaning="connections opened", grows=True),
         Metric(name="db.opened_per_request", kind="ratio", meaning="connections opened a request"),
@@ -88,6 +97,7 @@ METRICS: Mapping[str, Metric] = {
             kind="count",
             meaning="most connections at once that were idle in a transaction",
             grows=True,
+            sampled=True,
         ),
         Metric(
             name="db.left_over",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from poolkit.thresholds.metrics import shown
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from poolkit.thresholds.threshold import Threshold
+
+UNSEEN_S = 2.0
+"""So long a server may not have been asked, and what its samples show is still believed."""
 
 Status: TypeAlias = Literal["passed", "failed", "unknown", "not applicable"]
 Figures: TypeAlias = "Mapping[str, float | None]"
@@ -118,6 +121,32 @@ def check_all(
         for threshold in thresholds
         if threshold.applies_to(target)
     )
+
+
+def with_unseen(verdicts: Iterable[Verdict], unseen_s: float) -> tuple[Verdict, ...]:
+    """Return the verdicts without those that passed only because nobody could look.
+
+    A server that is full refuses whoever watches it, too: the samples that are missing are the
+    very ones that would have broken a limit.
+
+    Args:
+        verdicts: of one run, or of one target at one load.
+        unseen_s: seconds in which the server could not be asked.
+
+    """
+    if unseen_s <= UNSEEN_S:
+        return tuple(verdicts)
+    reason = f"the server could not be asked for {unseen_s:.0f} s"
+    return tuple(
+        replace(verdict, status="unknown", reason=reason) if _may_still_fail(verdict) else verdict
+        for verdict in verdicts
+    )
+
+
+def _may_still_fail(verdict: Verdict) -> bool:
+    threshold = verdict.threshold
+    has_come_up_to_it = threshold.measure.grows and threshold.operator in (">", ">=")
+    return verdict.status == "passed" and threshold.measure.sampled and not has_come_up_to_it
 
 
 def should_abort(

@@ -167,6 +167,25 @@ def test_a_gap_between_samples_is_not_idle_time():
     assert _idle_seconds(seen, 0.1, 60.1) == pytest.approx(4 * (0.1 + 0.3 + 0.1))
 
 
+def test_a_limit_on_connections_needs_the_samples(made_up_run, made_up):
+    """Three seconds without any may have had the peak."""
+    run = made_up_run(
+        targets={"web": made_up("web", kept=3)}, thresholds=("db.connections.max < 80",)
+    )
+    file = run.target("web").path / "samples.csv"
+    begin = run.target("web").window().from_ + 2
+    head, *rows = file.read_text().splitlines(keepends=True)
+    seen = [row for row in rows if not begin < float(row.split(",")[0]) < begin + 3]
+    other = run.target("web").path / "connections.csv"
+    of_backends = other.read_text().splitlines(keepends=True)
+    kept = [r for r in of_backends[1:] if not begin < float(r.split(",")[0]) < begin + 3]
+    assert compute(run).verdicts[0].status == "passed"
+    file.write_text("".join([head, *seen]))
+    other.write_text("".join([of_backends[0], *kept]))
+    (verdict,) = compute(run).verdicts
+    assert verdict.words.startswith("web: db.connections.max is not known (the server could not")
+
+
 def test_cpu_is_cores_used_inside_the_window(made_up_run):
     """From the cumulative times of each role's processes."""
     web = target_of(made_up_run(), "web")

@@ -1,9 +1,14 @@
 """Locust held to thresholds, as a person starts it: exit status, files, lines, the early end."""
 
 import json
+import os
+import signal
+import time
 from xml.etree import ElementTree as ET
 
 import pytest
+
+from poolkit.activity import APPLICATION_NAME
 
 USERS = ("--headless", "--only-summary", "--users", "2", "--spawn-rate", "10")
 
@@ -94,6 +99,26 @@ def test_what_is_not_known_fails(locust):
     assert said(run) == [
         "✗ db.opened is not known (no DATABASE_URL and no --database-url was given), wanted < 9"
     ]
+
+
+@pytest.mark.slow
+def test_a_peak_that_nobody_could_see_is_not_held(locust, database):
+    """The server keeps silent for four seconds, as one that is full does to whoever comes then."""
+    words = ("--threshold", "db.connections.max < 9")
+    run = locust(*USERS, *words, url=database.monitor_url(""), PYTHONIOENCODING="utf-8")
+    run.wait_until(lambda: database.backends(APPLICATION_NAME))
+    ((watching),) = database.backends(APPLICATION_NAME)
+    os.kill(watching["pid"], signal.SIGSTOP)
+    try:
+        run.wait_for("the database does not answer")
+        time.sleep(4)
+    finally:
+        os.kill(watching["pid"], signal.SIGCONT)
+    run.wait_for("the database answers again")
+    run.interrupt()
+    assert run.wait() == 1, run.said
+    (line,) = said(run)
+    assert line.startswith("✗ db.connections.max is not known (the server could not be asked for")
 
 
 @pytest.mark.parametrize(("limit", "status"), [("50%", 0), ("5%", 1)])

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolkit.thresholds import METRICS, Threshold, check, check_all, should_abort, unmet
+from poolkit.thresholds import (
+    METRICS,
+    Threshold,
+    check,
+    check_all,
+    should_abort,
+    unmet,
+    with_unseen,
+)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +145,25 @@ def test_unmet_are_those_that_make_a_run_fail():
     figures = {"http.p95": 2.0, "http.max": 0.5}
     verdicts = check_all(map(Threshold.parse, texts), "web", figures, ["lambda.cold_starts"])
     assert [v.threshold.metric for v in unmet(verdicts)] == ["http.p95", "http.p50"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "status"),
+    [
+        ("db.connections.share < 90%", 0.08, "unknown"),
+        ("db.connections.max < 80", 81, "failed"),
+        ("db.connections.mean < 80", 3, "unknown"),
+        ("db.connections.max > 5", 6, "passed"),
+        ("db.opened < 80", 79, "passed"),
+        ("http.p95 < 200", 3, "passed"),
+    ],
+)
+def test_what_nobody_could_see_does_not_pass(text, value, status):
+    """A full server lets nobody in who could say so; counters go on without being looked at."""
+    threshold = Threshold.parse(text)
+    verdicts = [check(threshold, "web", {threshold.metric: value})]
+    (verdict,) = with_unseen(verdicts, 7.0)
+    assert verdict.status == status
+    if status == "unknown":
+        assert "is not known (the server could not be asked for 7 s)" in verdict.words
+    assert with_unseen(verdicts, 1.0) == tuple(verdicts), "a moment is forgiven"
