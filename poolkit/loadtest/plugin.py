@@ -162,7 +162,7 @@ class Watched:
             self._on_reset()
 
     def _on_reset(self, **_: Any) -> None:
-        self._recording.forget_latencies()
+        self._recording.forget_totals()
         if self._latency_files is not None:
             self._latency_files.begin_again(time.time())
 

@@ -144,12 +144,13 @@ class Recording:
         """Forget what was seen: a new test starts. The sampling goes on."""
         self.started = time.time()
         self.unseen_s = 0
-        self.series, self.tally = Series(), Tally(self.tally.sessions)
+        self.series = Series()
         self._fullest, self._most, self._opened = None, -1, 0
-        self.forget_latencies()
+        self.forget_totals()
 
-    def forget_latencies(self) -> None:
-        """Forget what was answered so far: somebody has reset Locust's statistics."""
+    def forget_totals(self) -> None:
+        """Forget what was counted so far, as Locust does when its statistics are reset."""
+        self.tally = Tally(self.tally.sessions)
         self._source.take()
         self.latencies = Latencies()
         self._requests = RecentRequests(reported=self._reported, now=time.time())

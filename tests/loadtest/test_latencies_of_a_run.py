@@ -208,10 +208,14 @@ def test_a_worker_that_is_there_and_sends_no_last_report_is_lost(visitors, serve
 
 
 @pytest.mark.slow
-def test_statistics_that_are_reset_begin_again(visitors):
-    """With --reset-stats the time until all users are there does not count, as in Locust's table."""
+def test_statistics_that_are_reset_begin_again(visitors, database):
+    """With --reset-stats the time until all users are there does not count, as in Locust's table.
+
+    Nor do the connections of that time: those opened a request would be of two times.
+    """
     spawning = ("--users", "4", "--spawn-rate", "2", "--reset-stats")
-    run = visitors("--headless", *spawning, *FILES, "--run-time", "5s")
+    url = database.monitor_url("")
+    run = visitors("--headless", *spawning, *FILES, "--run-time", "5s", url=url)
     run.wait()
     document = json.loads((run.folder / "result_connections.json").read_text())
     of_locust = json.loads((run.folder / "result.json").read_text())
@@ -219,3 +223,4 @@ def test_statistics_that_are_reset_begin_again(visitors):
     assert document["latency_ms"][-1]["requests"] == sum(one["num_requests"] for one in of_locust)
     log = histogram_of_log(run.folder).count + histogram_of_log(run.folder, "failed").count
     assert document["latency_ms"][-1]["requests"] == log
+    assert 0 < document["run"]["samples"] < 45, "ten a second, of five seconds"
