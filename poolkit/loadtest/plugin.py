@@ -26,6 +26,7 @@ from poolkit.loadtest.host_guard import HostGuard, add_host_option, check_host_w
 from poolkit.loadtest.interrupt import interrupt_the_main_greenlet
 from poolkit.loadtest.latency_collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency_files import LatencyFiles
+from poolkit.loadtest.locust_csv import end_the_writer_before_its_files
 from poolkit.loadtest.option_checks import check_when_parsed
 from poolkit.loadtest.output_checks import check_outputs
 from poolkit.loadtest.recording import Recording
@@ -57,6 +58,7 @@ _EARLY_S = 0.5
 @cache
 def register() -> None:
     """Listen to Locust's events, once; see `poolkit.loadtest.register`."""
+    end_the_writer_before_its_files()
     events.init_command_line_parser.add_listener(_add_option)  # type: ignore[no-untyped-call]
     events.init.add_listener(_begin)  # type: ignore[no-untyped-call]
 
