@@ -1,4 +1,4 @@
-"""The report on a terminal: 100 columns if there are so many, 80 otherwise, and never fewer."""
+"""The report on a terminal: all columns if there is room for them, 80 otherwise, and never fewer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from poolkit.compare.results import Results
     from poolkit.compare.target_result import TargetResult
 
-WIDE = 100
 LEAST = 80
 WARN = "yellow"
 
@@ -35,7 +35,7 @@ def print_run(results: Results, console: Console) -> None:
         print_levels(results, console)
         if at := reference_words(results):
             console.print(Text(f"{at}:"))
-        console.print(_table(results, wide=console.width >= WIDE))
+        console.print(_table_within(results, console))
     for part in _sentences(results):
         console.print(part)
     print_thresholds(results, console)
@@ -61,6 +61,14 @@ def new_table(headings: Iterable[str]) -> Table:
         justify: JustifyMethod = "left" if left else "right"
         table.add_column(heading, justify=justify, no_wrap=not left, overflow="fold")
     return table
+
+
+def _table_within(results: Results, console: Console) -> Table:
+    """Return the table with all columns, or with fewer where a name would have to fold."""
+    table = _table(results, wide=True)
+    room = console.options.update(width=10_000)
+    fits = Measurement.get(console, room, table).maximum <= console.width
+    return table if fits else _table(results, wide=False)
 
 
 def _table(results: Results, *, wide: bool) -> Table:
