@@ -12,7 +12,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from poolkit.compare.level_findings import load_finding, load_headline, reference_words
-from poolkit.compare.levels import LEAST_ANSWERED, is_tie_of_repeats
+from poolkit.compare.levels import is_tie_of_repeats
 from poolkit.compare.wording import (
     count,
     figure,
@@ -203,8 +203,7 @@ def _reservations(target: TargetResult) -> Iterator[str]:
 
 def _backlog(target: TargetResult) -> str:
     late = count(target.backlog, "request")
-    if target.served < LEAST_ANSWERED * target.requests:
-        # A longer warm-up would have left more of them.
+    if not target.warmed_up_too_short:
         return f"It was given more than it answers: {late} of the warm-up were still waiting."
     return (
         f"The warm-up was too short: {late} of it had to be answered inside the time measured, "

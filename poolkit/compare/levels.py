@@ -9,6 +9,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from poolkit.compare.target_result import LEAST_ANSWERED
 from poolkit.compare.wording import percent
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 MOST_ERRORS = 0.01
 """The share of failed requests at which a load still counts as held."""
-LEAST_ANSWERED = 0.95
-"""The share of what was due that has to be answered meanwhile, or a queue grows."""
 HIGHEST = frozenset(
     {
         "http.max",
@@ -181,6 +180,8 @@ def _why_not(
     failed = [
         f"{v.threshold.metric} {v.found}, wanted {v.threshold.wanted}" for v in verdicts if not v.ok
     ]
+    if failed and any(repeat.warmed_up_too_short for repeat in repeats):
+        failed.append("its warm-up was too short (--warm-up): requests of it were still waiting")
     if failed:
         return "; ".join(failed)
     if any(repeat.partial for repeat in repeats):

@@ -30,6 +30,8 @@ SATURATED_CORES = 0.9
 """Locust is one Python process: beyond this it has no time left to be on time."""
 LATE_MS = 50.0
 """Starting this much too late, though half of the users were free, is the generator's doing."""
+LEAST_ANSWERED = 0.95
+"""The share of what was due that has to be answered meanwhile, or a queue grows."""
 LATE_S = 1.0
 """A request that was due so long before the window and ended in it is a backlog."""
 UNSENT = "unsent"
@@ -152,6 +154,14 @@ class TargetResult:
         """Connections opened for each request."""
         opened = self.connections.opened
         return None if opened is None or not self.served else opened / self.served
+
+    @property
+    def warmed_up_too_short(self) -> bool:
+        """Whether it answers what it is given, and yet had the warm-up's requests to work off.
+
+        Of a target that answers less, a longer warm-up would have left more of them.
+        """
+        return self.backlog > 0 and self.served >= LEAST_ANSWERED * self.requests
 
 
 # -- from rows to figures ---------------------------------------------------------------------

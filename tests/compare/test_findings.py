@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 
 from poolkit.compare.findings import is_tie, with_findings
+from poolkit.compare.levels import figures_of, level_result
 from poolkit.compare.results import compute
 from poolkit.compare.run_folder import Request
 from poolkit.compare.wording import count, figure, join, milliseconds, percent
+from poolkit.thresholds import Threshold, check_all
 
 
 @pytest.fixture
@@ -185,6 +187,11 @@ def test_a_warm_up_that_was_too_short_is_told_from_a_slow_target(made_up_run, ma
     assert found.backlog == 40
     assert not found.saturated
     assert "The warm-up was too short: 40 requests of it" in found.finding
+    broken = check_all([Threshold.parse("http.p95 < 0.001ms")], found.name, figures_of(found))
+    level = level_result(found.step.level, [found], broken)
+    assert level.why_not.endswith(
+        "its warm-up was too short (--warm-up): requests of it were still waiting"
+    )
 
 
 def test_a_queue_that_grows_is_no_warm_up_that_was_too_short(made_up_run, made_up):
