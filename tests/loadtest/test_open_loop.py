@@ -168,6 +168,7 @@ def test_a_task_that_uses_up_the_core_is_named_as_such(stub, load):
     assert counts["users_max"] < 100
 
 
+@pytest.mark.slow
 def test_users_are_made_as_they_are_needed(stub, load):
     """One user is ready; a stall of the server is met with as many as it takes, and no more."""
     _, url = stub(0.5, 2.0)
@@ -293,6 +294,7 @@ def ports(free_port):
     return ("--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port)
 
 
+@pytest.mark.slow
 def test_processes_share_the_rate(stub, load, free_port):
     """Two workers together begin as many tasks as one would, and the counts are of both."""
     _, url = stub()
