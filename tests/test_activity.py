@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import psycopg2
 import pytest
+from held_connections import connected
 
 from poolkit.activity import (
     APPLICATION_NAME,
@@ -17,18 +18,6 @@ from poolkit.activity import (
     snapshot,
 )
 from poolkit.errors import ConfigurationError, DatabaseUnavailable, MonitoringNotAllowed
-
-
-@contextlib.contextmanager
-def connected(database, name, count=1):
-    """Hold some connections of the application's role, in autocommit."""
-    with contextlib.ExitStack() as held:
-        connections = []
-        for _ in range(count):
-            connection = psycopg2.connect(database.url(""), application_name=name)
-            connection.autocommit = True
-            connections.append(held.enter_context(contextlib.closing(connection)))
-        yield connections
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ DIGITS = 3
 
 # For three digits HdrHistogram has 2048 steps of 1 µs, then 1024 steps each of 2, 4, 8 ... µs.
 _HALF_BITS = 10
-_HALF = 1 << _HALF_BITS
 
 
 class LatencyHistogram:

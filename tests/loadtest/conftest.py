@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import psycopg2
 import pytest
+from held_connections import connected
 
 LOCUSTFILE = """
 from locust import FastHttpUser, constant, task
@@ -145,18 +145,6 @@ def locust(tmp_path, server):
     yield start
     for run in reversed(runs):
         run.end()
-
-
-@contextlib.contextmanager
-def connected(database, name: str, count: int = 1):
-    """Hold some connections of the application's role, in autocommit."""
-    with contextlib.ExitStack() as held:
-        connections = []
-        for _ in range(count):
-            connection = psycopg2.connect(database.url(""), application_name=name)
-            connection.autocommit = True
-            connections.append(held.enter_context(contextlib.closing(connection)))
-        yield connections
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from small_disks import small_disk
 
 
 @pytest.fixture
@@ -102,18 +102,6 @@ def runs_fixture() -> Callable[[int], bool]:
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has accounts to change")
-
-
-@contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[None]:
-    """Mount a file system of a given size on a directory."""
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(directory)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(directory)], check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from small_disks import small_disk
 
 ROOT = Path(__file__).parents[3]
 POOLKIT = Path(sys.executable).with_name("poolkit")
@@ -227,18 +228,6 @@ def stranger(open_dir: Path) -> Iterator[Callable[..., Path]]:
 
     yield make
     shutil.rmtree(project)
-
-
-@contextlib.contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[None]:
-    """Mount a file system of a given size on a directory."""
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(directory)], check=True, capture_output=True)
 
 
 @pytest.fixture
