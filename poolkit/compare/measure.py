@@ -230,10 +230,8 @@ class Measurement:
         marks.counts["sessions_from"] = _sessions(sampler)
         before = self._pool_events(scene.running)
         scene.progress.stage("measuring")
-        if self._aborting:
-            self._watch(marks.to, marks.from_, scene, self._breaks_a_threshold(scene))
-        else:
-            self._watch(marks.to, marks.from_, scene)
+        ends = self._breaks_a_threshold(scene) if self._aborting else None
+        self._watch(marks.to, marks.from_, scene, ends)
         marks.counts["sessions_to"] = _sessions(sampler)
         self._count_pool_events(scene.running, before)
 

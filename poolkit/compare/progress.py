@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from poolkit.compare.wording import count
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -148,7 +150,7 @@ class LoggedProgress:
             self._next = time.monotonic() + LOG_EVERY_S
             self._write(
                 f"{self._name}{done:.0%}, {per_s:.0f} requests/s, p95 {p95_ms:.1f} ms, "
-                f"{connections} connections"
+                f"{count(connections, 'connection')}"
             )
 
     def finished(self, name: str, words: str) -> None:

@@ -11,6 +11,7 @@ from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from poolkit.activity import ActivityConnection
+from poolkit.compare import wording
 from poolkit.compare.deployed import check_answers, check_unlike, deployed_of
 from poolkit.compare.load import check_locustfiles
 from poolkit.compare.machine import describe
@@ -322,6 +323,9 @@ def _prepare_schema(project: Project, stack: EmbeddedStack) -> None:
 
 def _summary(window: Window) -> str:
     opened = (window.sessions_to or 0) - (window.sessions_from or 0)
-    starts = "" if window.cold_starts is None else f", {window.cold_starts} cold starts"
+    starts = (
+        "" if window.cold_starts is None else f", {wording.count(window.cold_starts, 'cold start')}"
+    )
     early = f"; ended early: {window.aborted_by}" if window.aborted_by else ""
-    return f"{opened} connections opened in {window.to - window.from_:.0f} s{starts}{early}"
+    seconds = f"{window.to - window.from_:.0f} s"
+    return f"{wording.count(opened, 'connection')} opened in {seconds}{starts}{early}"

@@ -132,7 +132,9 @@ def test_every_user_follows_its_schedule(server, tmp_path):
         expected = late * 1000 + float(row["service_ms"])
         assert float(row["latency_ms"]) == pytest.approx(expected, abs=0.1)
     report = report_of(load)
-    assert (report.loop, report.users_max, report.unsent) == ("closed", 4, 0)
+    assert (report.loop, report.users_max) == ("closed", 4)
+    # On a busy machine a task may be due between the last one sent and the end.
+    assert report.unsent == sum(row["error"] == "unsent" for row in rows) <= 4
     assert report.arrivals == pytest.approx(len(rows), abs=4), "the last may have been cut off"
 
 
