@@ -43,6 +43,11 @@
     dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.25; }
     dd small { font-size: .8125rem; font-weight: 400; color: var(--soft); }
     meter { display: block; width: 100%; height: .5rem; margin-top: .35rem; }
+    .verdicts { list-style: none; margin: -.5rem 0 1.5rem; padding: 0; font-variant-numeric: tabular-nums; }
+    .verdicts li::before { display: inline-block; width: 1.4em; font-weight: 600; color: var(--soft); content: "–"; }
+    .verdicts .passed::before { content: "✓" / "met: "; color: ${STATES.active[1]}; }
+    .verdicts .failed::before { content: "✗" / "not met: "; color: ${TARGETS.lambda}; }
+    .verdicts .unknown::before { content: "?" / "not known: "; color: var(--warn); }
     .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem 2rem; }
     figure { margin: 0; min-width: 0; }
     figcaption { display: flex; flex-wrap: wrap; gap: .15rem 1rem; align-items: baseline; justify-content: space-between; }
@@ -274,10 +279,11 @@
       this.about = html("p", { class: "soft" }, "Waiting for the first second.");
       this.note = html("p", { class: "note", role: "status", hidden: "" });
       this.tiles = html("dl", { class: "tiles" });
+      this.verdicts = html("ul", { class: "verdicts", "aria-label": "Thresholds" });
       this.table = scrolled("Connections by target");
       this.latencies = scrolled("Latency by name");
       const figures = Object.values(this.charts).map((chart) => chart.figure);
-      const all = html("div", { class: "all" }, this.heading, this.about, this.note, this.tiles,
+      const all = html("div", { class: "all" }, this.heading, this.about, this.note, this.tiles, this.verdicts,
         html("div", { class: "charts" }, ...figures), this.latencies, this.table);
       this.attachShadow({ mode: "open" }).append(html("style", {}, CSS), all);
       for (const chart of Object.values(this.charts)) this.point(chart);
@@ -337,6 +343,7 @@
         ...(note ? [`Connections are not measured: ${note}.`] : []),
       ].join("\n"));
       this.fillTiles();
+      this.fillVerdicts();
       this.fillLatencies();
       if (!this.hasAttribute("without-table")) this.fillTable();
     }
@@ -364,6 +371,12 @@
         tile("p99", ms(whole.p99), "ms"),
       ];
       this.tiles.replaceChildren(...database, ...http);
+    }
+
+    fillVerdicts() {
+      const { thresholds } = this.found;
+      this.verdicts.hidden = !thresholds.length;
+      this.verdicts.replaceChildren(...thresholds.map(({ status, words }) => html("li", { class: status }, words)));
     }
 
     fillLatencies() {

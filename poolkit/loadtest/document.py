@@ -8,14 +8,17 @@ from poolkit.connected import STATES, Connected, total
 from poolkit.loadtest.latency_report import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from poolkit.loadtest.recording import Recording
+    from poolkit.thresholds import Verdict
 
 SCHEMA = 1
 
 
-def document(recording: Recording, *, partial: bool = False) -> dict[str, Any]:
+def document(
+    recording: Recording, verdicts: Iterable[Verdict] = (), *, partial: bool = False
+) -> dict[str, Any]:
     """Return the document; `partial` says that the run ended before it was to.
 
     Moments are Unix times in seconds; null is "not known".
@@ -30,6 +33,7 @@ def document(recording: Recording, *, partial: bool = False) -> dict[str, Any]:
         "now": None if last is None or last.targets is None else _now(recording, last.targets),
         "run": _run(recording),
         "load": recording.loop().plain(),
+        "thresholds": [{"status": each.status, "words": each.words} for each in verdicts],
         "latency_ms": rows(recording.latencies),
         "lost": recording.lost,
         "step_s": recording.series.step_s,

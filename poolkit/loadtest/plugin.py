@@ -100,9 +100,10 @@ def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: 
     loop = open_loop(environment)
     if loop is not None:
         recording.loop = loop.report
-    Watched(environment, options, recording, ThresholdChecks(environment, recording, thresholds))
+    checks = ThresholdChecks(environment, recording, thresholds)
+    Watched(environment, options, recording, checks)
     if web_ui is not None:
-        WebPages(web_ui, recording, guard, options.web_base_path or "")
+        WebPages(web_ui, recording, checks, guard, options.web_base_path or "")
 
 
 def _begin_worker(environment: Environment, options: Namespace, runner: WorkerRunner) -> None:
@@ -192,7 +193,7 @@ class Watched:
     def _on_quitting(self, **_: Any) -> None:
         rest = self._recording.take_rest()
         self._checks.conclude()
-        found = document(self._recording, partial=self._is_partial())
+        found = document(self._recording, self._checks.verdicts, partial=self._is_partial())
         self._recording.stop()
         if self._csv is not None:
             self._csv.close()

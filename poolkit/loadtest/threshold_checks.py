@@ -170,8 +170,16 @@ class ThresholdChecks:
 
     def conclude(self) -> None:
         """Judge the run, whose figures are all there, set the exit status and write the files."""
-        if self._started is None and self._environment.web_ui is not None:
+        if self._awaits_a_test:
             return  # a page was opened and closed
+        self.verdicts = self.so_far()
+        self._set_exit_status()
+        self._write()
+
+    def so_far(self) -> tuple[Verdict, ...]:
+        """Hold what has been measured until now against the thresholds."""
+        if self._awaits_a_test:
+            return ()
         verdicts = check_all(
             self._thresholds,
             self._options.target,
@@ -180,9 +188,11 @@ class ThresholdChecks:
             reasons=why_not_known(self._recording, self._options.target),
         )
         seen = with_unseen(verdicts, self._recording.unseen_s)
-        self.verdicts = tuple(map(self._as_aborted, seen))
-        self._set_exit_status()
-        self._write()
+        return tuple(map(self._as_aborted, seen))
+
+    @property
+    def _awaits_a_test(self) -> bool:
+        return self._started is None and self._environment.web_ui is not None
 
     def _as_aborted(self, verdict: Verdict) -> Verdict:
         """What has ended the run has failed, also if its last answers were good ones."""

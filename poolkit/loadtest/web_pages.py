@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from poolkit.loadtest.host_guard import HostGuard
     from poolkit.loadtest.recording import Recording
+    from poolkit.loadtest.threshold_checks import ThresholdChecks
 
 TAB = "connections"
 
@@ -37,15 +38,21 @@ class WebPages:
     Args:
         web_ui: Locust's.
         recording: what they show.
+        checks: what it is held to.
         guard: knows which host may be loaded.
         base_path: of `--web-base-path`; empty without one.
 
     """
 
     def __init__(
-        self, web_ui: WebUI, recording: Recording, guard: HostGuard, base_path: str
+        self,
+        web_ui: WebUI,
+        recording: Recording,
+        checks: ThresholdChecks,
+        guard: HostGuard,
+        base_path: str,
     ) -> None:
-        self._recording, self._guard = recording, guard
+        self._recording, self._checks, self._guard = recording, checks, guard
         self._base = base_path.rstrip("/")
         self._web_ui = web_ui
         self._route("/connections", lambda: Response(live_page(), mimetype="text/html"))
@@ -63,7 +70,7 @@ class WebPages:
         self._route(path, lambda: Response(source(name), mimetype="text/javascript"))
 
     def _json(self) -> Response:
-        found = json.dumps(document(self._recording))
+        found = json.dumps(self._document())
         return Response(found, mimetype="application/json", headers={"Cache-Control": "no-store"})
 
     def _extend(self, web_ui: WebUI) -> None:
@@ -113,4 +120,7 @@ class WebPages:
         return json.dumps(found)
 
     def _add_section(self, html: str) -> str:
-        return with_section(html, document(self._recording))
+        return with_section(html, self._document())
+
+    def _document(self) -> dict[str, Any]:
+        return document(self._recording, self._checks.so_far())

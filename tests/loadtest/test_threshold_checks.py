@@ -144,7 +144,10 @@ def test_a_run_is_ended_early_and_says_why(locust, server):
     assert server.moments[-1] - server.moments[0] > 0.8
     found = json.loads((run.folder / "result_connections.json").read_text())
     assert found["partial"] is True
-    assert '"partial": true' in (run.folder / "report.html").read_text()
+    assert found["thresholds"] == [{"status": "failed", "words": said(run)[0].removeprefix("✗ ")}]
+    report = (run.folder / "report.html").read_text()
+    assert json.dumps(found["thresholds"]).replace("<", "\\u003c") in report
+    assert '"partial": true' in report
     assert "Traceback" not in run.said
 
 

@@ -12,6 +12,9 @@ SHADOW = f"{CHARTS}.shadowRoot"
 WEB_LINE = f"{SHADOW}.querySelector('path[data-series=web]').getAttribute('d')"
 CONNECTIONS = f"{SHADOW}.querySelector('[aria-label=\"Connections by target\"]')"
 REQUESTS_LINE = f"{SHADOW}.querySelector('path[data-series=requests]').getAttribute('d')"
+VERDICT = (
+    f"[...{SHADOW}.querySelectorAll('li')].map(v => `${{v.className}}: ${{v.innerText}}`).join()"
+)
 
 
 @pytest.fixture
@@ -91,13 +94,15 @@ def in_chromium(test):
 def test_the_chart_moves_with_the_connections(web_ui, database, held, page):
     """One more connection is in the figures, the legend and the line within seconds."""
     held("web:1", 3)
-    run = web_ui(url=database.monitor_url(""))
+    run = web_ui("--threshold", "db.connections.max < 4", url=database.monitor_url(""))
     page.open(f"{run.address}/connections")
+    page.wait_for(f"{VERDICT} === 'passed: db.connections.max is 3, wanted < 4'")
     page.wait_for(f"{CONNECTIONS}.querySelector('tbody')?.innerText.includes('web')")
     page.wait_for(f"{SHADOW}.querySelector('dd').innerText === '3 of 97'")
     before, requests = page.evaluate(WEB_LINE), page.evaluate(REQUESTS_LINE)
     held("web:2")  # one: of two, the first could end one second and the second begin the next
     page.wait_for(f"{SHADOW}.querySelector('dd').innerText === '4 of 97'")
+    page.wait_for(f"{VERDICT} === 'failed: db.connections.max is 4, wanted < 4'")
     label = page.evaluate(f"{SHADOW}.querySelector('svg').getAttribute('aria-label')")
     assert label == "Connections by target: web 4"
     after = page.evaluate(WEB_LINE)
