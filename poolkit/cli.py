@@ -136,7 +136,8 @@ def _copy_presets(file: Path) -> None:
 def compare(*, quick: bool, **given: Any) -> None:
     """Run every target under the same load; report connections and latency.
 
-    Exit status: 0, 1 a threshold does not hold, 2 wrong input or a failure, 130 Ctrl-C.
+    Exit status: 0, 1 a threshold does not hold, 2 wrong input or a failure, 130 Ctrl-C,
+    143 SIGTERM.
     """
     from poolkit.compare.command import compare  # noqa: PLC0415
     from poolkit.compare.options import options_of  # noqa: PLC0415

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.1
 NOT_MET = 1
 """The exit status when a threshold does not hold, or it is not known whether it does."""
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
 
 
 def compare(options: Options) -> int:
@@ -56,8 +54,8 @@ def compare(options: Options) -> int:
                 _report(outcome, options, console)
             raise outcome.failure
         is_met = _report(outcome, options, console)
-    if outcome.interrupted:
-        return INTERRUPTED
+    if outcome.stopped:
+        return outcome.stopped
     return 0 if is_met else NOT_MET
 
 
@@ -68,14 +66,14 @@ def _report(outcome: Outcome, options: Options, console: Console) -> bool:
         return True
     try:
         results = _write(outcome.folder, console)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         again = f"Interrupted: `poolkit report {_shown(outcome.folder)}` writes the report."
         console.print(again, highlight=False, soft_wrap=True)
         raise
     print_run(results, console)
     file = _shown(outcome.folder / "report.html")
     console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
-    if outcome.interrupted:
+    if outcome.stopped:
         console.print("Interrupted: the report shows what was measured until then.")
     return _judge(results, options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from poolkit.project import Project
 
 STATE = ".poolkit"
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+"""Exit statuses as shells have them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,8 @@ class Outcome:
     folder: Path
     measured: tuple[str, ...]
     """The measurements with a measured time, be it cut short."""
-    interrupted: bool = False
+    stopped: int = 0
+    """The exit status after what ended it early: Ctrl-C or SIGTERM; 0 if neither did."""
     failure: PoolkitError | None = None
 
 
@@ -113,8 +118,8 @@ def _with_limits(
 def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
     """Measure every target of the plan, one after the other, and leave nothing running.
 
-    Ctrl-C and a failure end the run early: what was measured stays, and the target of that
-    moment is marked partial.
+    Ctrl-C, SIGTERM (where it raises SystemExit) and a failure end the run early: what was
+    measured stays, and the target of that moment is marked partial.
 
     Raises:
         ConfigurationError, StateDirectoryError: there can be no run folder.
@@ -124,7 +129,9 @@ def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
     try:
         _run_all(project, plan, folder, measured, progress)
     except KeyboardInterrupt:
-        return Outcome(folder=folder.path, measured=tuple(measured), interrupted=True)
+        return Outcome(folder=folder.path, measured=tuple(measured), stopped=INTERRUPTED)
+    except SystemExit:
+        return Outcome(folder=folder.path, measured=tuple(measured), stopped=TERMINATED)
     except PoolkitError as error:
         return Outcome(folder=folder.path, measured=tuple(measured), failure=error)
     except OSError as error:

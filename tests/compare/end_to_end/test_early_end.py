@@ -16,10 +16,6 @@ def results(out: Path):
     return json.loads((out / "results.json").read_text())
 
 
-def window(out: Path, name: str):
-    return json.loads((out / "targets" / name / "window.json").read_text())
-
-
 def keepers(command):
     return [
         p for p in psutil.Process(command.process.pid).children() if "keeper" in str(p.cmdline())
@@ -91,14 +87,15 @@ def test_an_impatient_second_ctrl_c_leaves_nothing_either(start, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["starting PostgreSQL", "starting$", "measuring"])
 def test_sigterm_ends_everything_with_its_own_status(start, tmp_path, moment):
-    """143 as shells have it; the raw files stay for `poolkit report`."""
+    """143 as shells have it, and a report of what was measured, as after Ctrl-C."""
     out = tmp_path / "run"
     command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(out))
     command.wait_until_it_says(moment)
     assert command.end(signal.SIGTERM) == 143, command.error
     assert command.left() == []
     if moment == "measuring":
-        assert window(out, "lambda_warm")["partial"]
+        assert results(out)["targets"]["lambda_warm"]["partial"]
+        assert (out / "report.html").exists()
 
 
 @pytest.mark.slow
