@@ -56,7 +56,7 @@ def no_process_is_left() -> Iterator[None]:
     session = secrets.token_hex(8)
     os.environ[SESSION_VARIABLE] = session
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while (left := _started_by(session)) and time.monotonic() < deadline:
         psutil.wait_procs(left, timeout=0.2)
     del os.environ[SESSION_VARIABLE]
@@ -117,7 +117,7 @@ def moto_server() -> Iterator[str]:
 def served_aws(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Give an AWS with nothing in it: boto3 finds it, and other processes do by these variables."""
     reset = urllib.request.Request(f"{moto_server}/moto-api/reset", method="POST")
-    urllib.request.urlopen(reset, timeout=10).close()
+    urllib.request.urlopen(reset, timeout=60).close()
     variables = {
         "AWS_ENDPOINT_URL": moto_server,
         "AWS_ACCESS_KEY_ID": "testing",
@@ -191,7 +191,7 @@ class Database:
         self.wait_for_backends(0)
 
     def wait_for_backends(
-        self, count: int, application_name_prefix: str = "", timeout_s: float = 5.0
+        self, count: int, application_name_prefix: str = "", timeout_s: float = 60.0
     ) -> list[dict[str, Any]]:
         """Wait until there are so many: a closed connection's backend takes a moment to end."""
         deadline = time.monotonic() + timeout_s
@@ -205,7 +205,7 @@ class Database:
 @contextmanager
 def _connect(server: EmbeddedPostgres, database: str = "postgres") -> Iterator[Any]:
     connection = psycopg2.connect(
-        server.admin_url(database, driver=""), cursor_factory=RealDictCursor, connect_timeout=10
+        server.admin_url(database, driver=""), cursor_factory=RealDictCursor, connect_timeout=60
     )
     try:
         connection.autocommit = True
