@@ -1,12 +1,12 @@
 """The supervisor: processes are started, watched, measured, and ended with all they started."""
 
 import os
+import re
 import signal
 import socket
 import sys
 import time
 
-import psutil
 import pytest
 
 from poolkit.errors import (
@@ -16,14 +16,15 @@ from poolkit.errors import (
     ServerStartError,
     StateDirectoryError,
 )
-from poolkit.local.ports import free_port, is_free
+from poolkit.local.ports import free_port, is_free, is_listening
 from poolkit.local.processes import Supervisor
 from poolkit.local.readiness import accepts_tcp, answers_http, has_logged, satisfies
 
 
 @pytest.fixture
 def supervisor(tmp_path):
-    with Supervisor(tmp_path / "run", grace_s=2) as supervisor:
+    # Long: nothing here ignores SIGTERM, and what stands still for a while is not to be killed.
+    with Supervisor(tmp_path / "run", grace_s=60) as supervisor:
         yield supervisor
 
 
@@ -31,40 +32,52 @@ def python(script):
     return [sys.executable, "-c", script]
 
 
+def told(log):
+    """Return the port that a server chose itself: one chosen for it could be taken meanwhile."""
+    said = re.search(r"^port (\d+)$", log.read_text(), re.MULTILINE)
+    return said and int(said[1])
+
+
+def where_told(probe_of):
+    """Give the probe of a port that the process tells."""
+    return lambda log: (port := told(log)) is not None and probe_of(port)(log)
+
+
 SERVER = """
-import http.server, sys
+import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
     asked = 0
     def do_GET(self):
         Handler.asked += 1
         self.send_response(200 if self.path == "/ready?x=1" and Handler.asked > 2 else 503)
         self.end_headers()
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+print("port", server.server_port, flush=True)
+server.serve_forever()
 """
 
 
 def test_http_probe_waits_for_status_200(supervisor, monkeypatch):
     """A server is ready at its first 200, asked directly whatever proxy is configured."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    port = free_port()
     web = supervisor.start(
         "web",
-        [*python(SERVER), str(port)],
-        ready=answers_http(f"http://127.0.0.1:{port}/ready?x=1"),
+        python(SERVER),
+        ready=where_told(lambda port: answers_http(f"http://127.0.0.1:{port}/ready?x=1")),
     )
     assert web.log.read_text().count(" 503 ") == 2
-    assert not is_free(port)
+    assert is_listening(port := told(web.log))
     supervisor.stop("web")
-    assert is_free(port)
+    assert not is_listening(port)
 
 
 def test_tcp_log_and_callable_probes(supervisor, tmp_path):
     """A port that is open, a line in the log, and any condition can mean ready."""
-    port = free_port()
     listen = (
-        f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(300)"
+        "import socket, time; s = socket.create_server(('127.0.0.1', 0)); "
+        "print('port', s.getsockname()[1], flush=True); time.sleep(300)"
     )
-    supervisor.start("tcp", python(listen), ready=accepts_tcp(port))
+    supervisor.start("tcp", python(listen), ready=where_told(accepts_tcp))
     supervisor.start(
         "log",
         python("import time; print('worker@1 ready.', flush=True); time.sleep(300)"),
@@ -80,8 +93,14 @@ def test_tcp_log_and_callable_probes(supervisor, tmp_path):
 def test_not_ready_in_time_tells_the_end_of_the_log(supervisor, runs):
     """A process that hangs is ended, and its last words are in the error."""
     script = "import os, time; print('pid', os.getpid(), 'waiting for Godot', flush=True); time.sleep(300)"
-    with pytest.raises(NotReadyError, match=r"slow was not ready after 0.5 s; .*Godot") as caught:
-        supervisor.start("slow", python(script), ready=satisfies(lambda: False), timeout_s=0.5)
+
+    def never(log):
+        while "Godot" not in log.read_text():
+            time.sleep(0.01)
+        return False
+
+    with pytest.raises(NotReadyError, match=r"slow was not ready after 0.2 s; .*Godot") as caught:
+        supervisor.start("slow", python(script), ready=never, timeout_s=0.2)
     assert isinstance(caught.value, TimeoutError)
     assert not runs(int(str(caught.value).split("pid ")[1].split()[0]))
     assert supervisor.names == []
@@ -130,22 +149,20 @@ def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor, runs)
     """Whoever a process started ends with it, even outside its session."""
     script = (
         "import os, subprocess, sys, time\n"
-        "nap = 'import time; print(\"up\", flush=True); time.sleep(300)'\n"
+        "nap = 'import os, time; print(\"up\", os.getpid(), flush=True); time.sleep(300)'\n"
         "a = subprocess.Popen([sys.executable, '-c', nap])\n"
         "b = subprocess.Popen(['setsid', '--fork', sys.executable, '-c', nap])\n"
         "b.wait(); time.sleep(300)\n"
     )
-    parent = supervisor.start(
-        "parent", python(script), ready=lambda log: log.read_text().count("up") == 2
-    )
-    naps = [
-        process.pid
-        for process in psutil.process_iter()
-        if runs(process.pid) and 'print("up"' in " ".join(process.cmdline())
-    ]
-    assert len(naps) >= 2
+
+    def naps(log):
+        return [int(pid) for pid in re.findall(r"^up (\d+)$", log.read_text(), re.MULTILINE)]
+
+    parent = supervisor.start("parent", python(script), ready=lambda log: len(naps(log)) == 2)
+    pids = [parent.pid, *naps(parent.log)]
+    assert all(runs(pid) for pid in pids)
     supervisor.stop("parent")
-    assert not any(runs(pid) for pid in [parent.pid, *naps])
+    assert not any(runs(pid) for pid in pids)
 
 
 def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor, runs):
@@ -165,7 +182,7 @@ def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path, runs):
         stubborn = supervisor.start("stubborn", python(script), ready=has_logged("up"))
         began = time.monotonic()
     assert not runs(stubborn.pid)
-    assert 0.3 <= time.monotonic() - began < 5
+    assert 0.3 <= time.monotonic() - began < 10
 
 
 def test_first_process_alone_is_asked_first(supervisor):
@@ -173,16 +190,17 @@ def test_first_process_alone_is_asked_first(supervisor):
     script = (
         "import signal, subprocess, sys, time\n"
         "w = subprocess.Popen([sys.executable, '-c', '''\n"
-        "import signal, sys\n"
+        "import signal, sys, time\n"
         "def leave(n, f): print(signal.Signals(n).name, flush=True); sys.exit()\n"
         "signal.signal(signal.SIGTERM, leave); signal.signal(signal.SIGUSR1, leave)\n"
         "print('worker up', flush=True)\n"
-        "while True: signal.pause()\n"
+        # Not pause(): a signal just before it would be waited for in vain.
+        "while True: time.sleep(0.05)\n"
         "'''])\n"
         "def leave(n, f): w.send_signal(signal.SIGUSR1); w.wait(); sys.exit()\n"
         "signal.signal(signal.SIGTERM, leave)\n"
         "print('server up', flush=True)\n"
-        "while True: signal.pause()\n"
+        "while True: time.sleep(0.05)\n"
     )
     server = supervisor.start(
         "server", python(script), ready=lambda log: log.read_text().count(" up") == 2
@@ -195,7 +213,7 @@ def test_all_end_in_reverse_order(tmp_path):
     """What was started last, and may need the others, ends first."""
     order = tmp_path / "order"
     script = "trap 'echo {0} >> {1}; exit' TERM; echo up; while :; do sleep 0.01; done"
-    with Supervisor(tmp_path / "run") as supervisor:
+    with Supervisor(tmp_path / "run", grace_s=60) as supervisor:
         for name in ("first", "second", "third"):
             supervisor.start(name, ["sh", "-c", script.format(name, order)], ready=has_logged("up"))
     assert order.read_text().split() == ["third", "second", "first"]
@@ -214,7 +232,7 @@ def test_usage_counts_the_whole_tree(supervisor):
     usage = supervisor.usage("tree")
     assert usage.processes == 2
     assert usage.rss_bytes > 50_000_000
-    assert 0.3 <= usage.cpu_s < 5
+    assert 0.3 <= usage.cpu_s < 60
 
 
 def test_missing_program_is_one_line(supervisor):
