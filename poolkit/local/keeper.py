@@ -6,7 +6,6 @@ Linux alone. The keeper instead reads a pipe that only its owner holds open for 
 the pipe's end is the owner's end, whatever the reason.
 """
 
-import contextlib
 import os
 import select
 import signal
@@ -23,8 +22,14 @@ _DISMISSED = b"dismissed"
 
 @dataclass(kw_only=True)
 class Keeper:
-    """The keeper of this process: started with its first claim, dismissed with its last."""
+    """The keeper of this process: started with its first claim, dismissed with its last.
 
+    Args:
+        patience_s: seconds that a dismissed keeper has to go by itself.
+
+    """
+
+    patience_s: float = 10.0
     _claims: int = 0
     _owner_pid: int = 0
     _process: subprocess.Popen[bytes] | None = None
@@ -47,8 +52,12 @@ class Keeper:
             if self._claims > 0 or self._process is None:
                 return
             process, self._process = self._process, None
-            with contextlib.suppress(OSError):
-                process.communicate(_DISMISSED, timeout=10)
+            try:
+                process.communicate(_DISMISSED, timeout=self.patience_s)
+            except (OSError, subprocess.TimeoutExpired):
+                # On a busy machine it may not even have started; nothing is left to be kept.
+                process.kill()
+                process.wait()
 
 
 def _start() -> subprocess.Popen[bytes]:

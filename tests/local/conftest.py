@@ -54,9 +54,12 @@ def owner(own_records: Path) -> Iterator[Callable[[str], Owner]]:
 
     def start(script: str) -> Owner:
         prelude = (
-            "import json, signal, sys\n"
+            "import json, time\n"
             "from pathlib import Path\n"
             "def tell(**facts): print(json.dumps(facts), flush=True)\n"
+            "def wait_for_a_signal():\n"
+            # Not pause(): a signal just before it would be waited for in vain.
+            "    while True: time.sleep(0.05)\n"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", prelude + script],
@@ -76,10 +79,10 @@ def owner(own_records: Path) -> Iterator[Callable[[str], Owner]]:
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], None]:
-    """Wait until a condition holds; fail after ten seconds."""
+    """Wait until a condition holds; fail after a minute."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, f"never became true: {condition}"
             time.sleep(0.02)

@@ -35,7 +35,7 @@ with (
         ports=[postgres.port, broker.port],
         directories=[str(postgres.log.parent), str(broker.log.parent)],
     )
-    signal.pause()
+    wait_for_a_signal()
 """
 
 
@@ -77,17 +77,17 @@ def _says(process, own_records):
 def test_ctrl_c_and_sigterm_end_everything_before_the_owner(stack, is_gone, number, status):
     """When the owner is gone after a polite signal, so is all it started, with its files."""
     stack.process.send_signal(signal.Signals[number])
-    assert stack.process.wait(20) == status
+    assert stack.process.wait(60) == status
     assert is_gone(stack.told)
 
 
 def test_crash_of_the_owner_ends_everything(owner, open_dir, is_gone):
     """An exception that nobody catches takes the stack down with the owner."""
-    script = STACK.replace("    signal.pause()", "    raise RuntimeError").format(
+    script = STACK.replace("    wait_for_a_signal()", "    raise RuntimeError").format(
         state=str(open_dir / "state")
     )
     crashed = owner(script)
-    assert crashed.process.wait(20) == 1
+    assert crashed.process.wait(60) == 1
     assert is_gone(crashed.told)
 
 
@@ -116,7 +116,7 @@ def test_keeper_goes_with_the_last_claim(owner, open_dir, runs):
         "from poolkit.local.broker import EmbeddedBroker\n"
         f"with EmbeddedBroker(Path({str(open_dir / 'state')!r})) as broker: pid = broker.pid\n"
         "tell(pid=pid)\n"
-        "signal.pause()\n"
+        "wait_for_a_signal()\n"
     )
     assert not runs(closed.told["pid"])
     assert closed.keepers() == []
@@ -129,7 +129,7 @@ def test_exit_without_closing_ends_the_server_first(owner, open_dir, runs):
         f"broker = EmbeddedBroker(Path({str(open_dir / 'state')!r})).start()\n"
         "tell(pid=broker.pid)\n"
     )
-    assert forgetful.process.wait(20) == 0
+    assert forgetful.process.wait(60) == 0
     assert not runs(forgetful.told["pid"])
 
 
@@ -207,25 +207,31 @@ def test_directory_without_the_records_mark_is_left_alone(own_records, dead_owne
     assert tmp_path.exists()
 
 
-def test_process_that_was_started_but_never_recorded_is_found(own_records, dead_owner):
+@pytest.fixture
+def marked(own_records, dead_owner, eventually):
+    """Start a process that only its environment connects with a record."""
+    record = record_of(dead_owner)
+    process = subprocess.Popen(
+        ["sleep", "300"], env={**os.environ, leftovers.CLAIM_VARIABLE: record.token}
+    )
+    # The kernel shows it a moment after the program has been started.
+    eventually(lambda: leftovers.CLAIM_VARIABLE in psutil.Process(process.pid).environ())
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_process_that_was_started_but_never_recorded_is_found(marked):
     """An owner killed between the start and the record leaves the mark in the environment."""
-    record = record_of(dead_owner)
-    process = subprocess.Popen(
-        ["sleep", "300"], env={**os.environ, leftovers.CLAIM_VARIABLE: record.token}
-    )
     leftovers.clean_leftovers()
-    assert process.wait(5) == -signal.SIGTERM
+    assert marked.wait(60) == -signal.SIGTERM
 
 
-def test_stopped_process_is_ended_too(own_records, dead_owner):
+def test_stopped_process_is_ended_too(marked):
     """A process frozen by SIGSTOP is woken to take notice of its end."""
-    record = record_of(dead_owner)
-    process = subprocess.Popen(
-        ["sleep", "300"], env={**os.environ, leftovers.CLAIM_VARIABLE: record.token}
-    )
-    process.send_signal(signal.SIGSTOP)
+    marked.send_signal(signal.SIGSTOP)
     leftovers.clean_leftovers()
-    assert process.wait(5) == -signal.SIGTERM
+    assert marked.wait(60) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}'])

@@ -1,6 +1,7 @@
 """The embedded PgBouncer."""
 
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -35,8 +36,9 @@ def console(bouncer, statement):
 
 
 @needs_pgbouncer
-def test_clients_share_the_pools_connections(bouncer, database):
+def test_clients_share_the_pools_connections(bouncer, database, eventually):
     """Ten clients at once are served over two connections, one transaction each at a time."""
+    done = threading.Event()
 
     def transact(number):
         connection = psycopg2.connect(
@@ -44,17 +46,24 @@ def test_clients_share_the_pools_connections(bouncer, database):
         )
         try:
             with connection, connection.cursor() as cursor:
-                cursor.execute("SELECT pg_backend_pid(), pg_sleep(0.02)")
+                cursor.execute("SELECT pg_backend_pid()")
+                done.wait(60)
                 return cursor.fetchone()[0]
         finally:
             connection.close()
 
+    def shown(**wanted):
+        pools = [p for p in console(bouncer, "SHOW POOLS") if p["database"] == database.name]
+        return any(wanted.items() <= pool.items() for pool in pools)
+
     with ThreadPoolExecutor(10) as clients:
-        backends = set(clients.map(transact, range(10)))
-    assert len(backends) == 2
-    pool = next(p for p in console(bouncer, "SHOW POOLS") if p["database"] == database.name)
-    assert pool["pool_mode"] == "transaction"
-    assert pool["sv_idle"] == 2
+        backends = clients.map(transact, range(10))
+        try:
+            eventually(lambda: shown(pool_mode="transaction", sv_active=2, cl_waiting=8))
+        finally:
+            done.set()
+    assert len(set(backends)) == 2
+    eventually(lambda: shown(sv_active=0, sv_idle=2, cl_waiting=0))
 
 
 @needs_pgbouncer

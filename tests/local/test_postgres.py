@@ -27,7 +27,7 @@ def server(data_path):
 
 
 def query(url, statement):
-    connection = psycopg2.connect(url, connect_timeout=5)
+    connection = psycopg2.connect(url, connect_timeout=60)
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute(statement)
@@ -290,7 +290,7 @@ def test_ordinary_user_runs_it_as_himself(open_dir):
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
         **account.credentials(),
     )

@@ -47,7 +47,7 @@ def test_all_servers_start_and_end_together(state_dir):
         ports = [stack.postgres.port, stack.broker.port, stack.pgbouncer.port]
         assert all(is_listening(port) for port in ports)
         processes["broker"].kill()
-        stack.broker._parts()[1]._process.wait(5)
+        stack.broker._parts()[1]._process.wait(60)
         with pytest.raises(ProcessEndedError, match="the broker ended by itself with signal 9"):
             stack.check()
         assert list(stack.pids) == ["database", "pooler"]
@@ -66,10 +66,11 @@ def test_a_database_that_is_there_is_used_and_left_alone(state_dir, database):
 
 def test_what_was_started_ends_when_a_later_server_does_not_start(state_dir, monkeypatch):
     """A broker whose program is missing takes PostgreSQL down with it."""
-    before = set(psutil.Process().children(recursive=True))
+    # Not what those have started: PostgreSQL's own processes come and go.
+    before = set(psutil.Process().children())
     monkeypatch.setattr("poolkit.local.broker.find_spec", lambda _: None)
     monkeypatch.setenv("PATH", "/nonexistent")
     stack = EmbeddedStack(state_dir, StackNeeds(broker=True))
     with pytest.raises(BinaryMissingError, match="broker's program is not installed"):
         stack.__enter__()
-    assert {p for p in psutil.Process().children(recursive=True) if p not in before} == set()
+    assert set(psutil.Process().children()) <= before
