@@ -26,8 +26,11 @@ def open_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
-def own_records(open_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_records(
+    open_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Keep the records of this test, and of what it starts, in a directory of its own."""
+    tmp_path_factory.getbasetemp()  # made at first use, and not to be made in here
     temporary = open_dir / "tmp"
     temporary.mkdir(mode=0o755)
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -54,8 +57,10 @@ def owner(own_records: Path) -> Iterator[Callable[[str], Owner]]:
 
     def start(script: str) -> Owner:
         prelude = (
-            "import json, time\n"
+            "import json, signal, time\n"
             "from pathlib import Path\n"
+            # Ignored in what a shell has started in the background, as these tests may be.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def tell(**facts): print(json.dumps(facts), flush=True)\n"
             "def wait_for_a_signal():\n"
             # Not pause(): a signal just before it would be waited for in vain.
