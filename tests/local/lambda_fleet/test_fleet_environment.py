@@ -54,12 +54,12 @@ def test_the_variables_are_lambdas(start, task_root):
 
 def test_the_context_is_the_invokes(start, task_root):
     """Request id, ARN, deadline and limits reach the handler's context."""
-    fleet = start(TELL, function_name="tell", timeout_s=20)
+    fleet = start(TELL, function_name="tell", timeout_s=900)
     outcome = fleet.invoke({})
     told = json.loads(outcome.payload)
     assert told["request_id"] == outcome.request_id
     assert told["arn"] == "arn:aws:lambda:us-east-1:123456789012:function:tell"
-    assert 15_000 < told["remaining_ms"] <= 20_000
+    assert 800_000 < told["remaining_ms"] <= 900_000
     assert (told["version"], told["memory"], told["cwd"]) == ("$LATEST", "128", str(task_root))
 
 
@@ -86,27 +86,42 @@ def test_the_log_holds_output_and_lambdas_lines(start, tmp_path):
     assert [line.count("Init Duration") for line in lines if line.startswith("REPORT")] == [1, 0]
 
 
-@pytest.mark.parametrize(("shutdown_ms", "told"), [(500, True), (0, False)])
-def test_sigterm_only_with_a_shutdown_time(start, tmp_path, shutdown_ms, told):
-    """A frozen function hears SIGTERM when it has an extension's grace; without, it is killed."""
-    fleet = start(
-        f"""
-        import os, signal
+@pytest.fixture
+def hears_sigterm(start, tmp_path):
+    """Start and stop a fleet; tell whether its function heard SIGTERM."""
 
-        def end(*_):
-            open({str(tmp_path / "told")!r}, "w").close()
-            os._exit(0)
+    def ask(shutdown_ms):
+        fleet = start(
+            f"""
+            import os, signal
 
-        signal.signal(signal.SIGTERM, end)
+            def end(*_):
+                open({str(tmp_path / "told")!r}, "w").close()
+                os._exit(0)
 
-        def handler(event, context):
-            return 1
-        """,
-        shutdown_ms=shutdown_ms,
-    )
-    fleet.invoke({})
-    fleet.stop()
-    assert (tmp_path / "told").exists() is told
+            signal.signal(signal.SIGTERM, end)
+
+            def handler(event, context):
+                return 1
+            """,
+            shutdown_ms=shutdown_ms,
+        )
+        fleet.invoke({})
+        fleet.stop()
+        return (tmp_path / "told").exists()
+
+    return ask
+
+
+def test_sigterm_comes_before_the_shutdown_time(hears_sigterm):
+    """A frozen function hears SIGTERM when it has an extension's grace."""
+    # The most there is, and several times: a busy machine may let it pass.
+    assert any(hears_sigterm(shutdown_ms=2_000) for _ in range(5))
+
+
+def test_no_sigterm_without_a_shutdown_time(hears_sigterm):
+    """A function without an extension is killed."""
+    assert not hears_sigterm(shutdown_ms=0)
 
 
 def test_who_ignores_sigterm_is_killed(start, process_state):
@@ -148,7 +163,7 @@ def test_an_invoke_in_flight_is_answered_at_stop(start, threads, wait_until):
     waiting = threads.submit(fleet.invoke, {})
     wait_until(lambda: fleet.stats()["execution_environments"]["busy"] == 1)
     fleet.stop()
-    assert waiting.result(5).status is Status.EXIT
+    assert waiting.result(60).status is Status.EXIT
 
 
 def test_memory_and_cpu_are_told_of_a_frozen_one(start):

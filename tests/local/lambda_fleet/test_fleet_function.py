@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -105,14 +106,27 @@ def test_more_than_the_reserved_concurrency_is_throttled(  # noqa: PLR0917 - fix
     assert fleet.stats()["execution_environments_started"] == 2
 
 
-def test_an_invoke_during_a_cold_start_counts_towards_the_concurrency(start, threads, wait_until):
+def test_an_invoke_during_a_cold_start_counts_towards_the_concurrency(
+    start, threads, wait_until, tmp_path
+):
     """While the only one allowed is still in its init phase, a second invoke is throttled."""
     fleet = start(
-        "import time; time.sleep(0.5)\n" + "def handler(e, c): return 1", reserved_concurrency=1
+        f"""
+        import os, time
+
+        while not os.path.exists({str(tmp_path / "go")!r}):
+            time.sleep(0.005)
+
+        def handler(event, context):
+            return 1
+        """,
+        reserved_concurrency=1,
     )
     first = threads.submit(fleet.invoke, {})
     wait_until(lambda: fleet.stats()["execution_environments"]["init"] == 1)
-    assert fleet.invoke({}).status is Status.THROTTLED
+    second = fleet.invoke({}, timeout_s=60)
+    (tmp_path / "go").touch()
+    assert second.status is Status.THROTTLED
     assert first.result().status is Status.OK
 
 
@@ -193,37 +207,36 @@ def test_an_idle_one_is_reaped(start, wait_until, process_state):
     assert fleet.stats()["cold"] == 2
 
 
-def test_a_used_one_is_not_reaped_before_its_time(start, wait_until):
+def test_a_used_one_is_not_reaped_before_its_time(start):
     """The idle time counts from the last use of each, so the one in use stays."""
     fleet = start(PID, idle_timeout_s=0.5)
     fleet.prewarm(2)
-    used = set()
-
-    def one_left():
+    last_use = {}
+    while len(left := set(fleet.pids().values())) > 1:
         states = fleet.stats()["execution_environments"]
         if states["idle"] == sum(states.values()):
-            used.add(pid_of(fleet.invoke({})))
-        return len(fleet.pids()) == 1
+            began = time.monotonic()
+            last_use[pid_of(fleet.invoke({}))] = began
+    # On a machine that stood still in between, none may be left.
+    now = time.monotonic()
+    assert all(pid in left or now - began >= 0.5 for pid, began in last_use.items())
 
-    wait_until(one_left)
-    assert used == set(fleet.pids().values())
 
-
-def test_an_invoke_that_takes_too_long_is_cut_off(start, call, wait_until, process_state):
+def test_an_invoke_that_takes_too_long_is_cut_off(start, wait_until, process_state, tmp_path):
     """The process is killed, the caller told in Lambda's words, and the next invoke is cold."""
     fleet = start(
-        """
+        f"""
         import os, time
 
+        with open({str(tmp_path / "pids")!r}, "a") as pids:
+            print(os.getpid(), file=pids)
+
         def handler(event, context):
-            if event.get("slow"):
-                time.sleep(60)
-            return os.getpid()
+            time.sleep(600)
         """,
         timeout_s=0.25,
     )
-    pid = pid_of(fleet.invoke({}))
-    outcome = fleet.invoke({"slow": True})
+    outcome = fleet.invoke({})
     assert outcome.status is Status.TIMEOUT
     assert outcome.function_error
     said = json.loads(outcome.payload)["errorMessage"]
@@ -232,9 +245,13 @@ def test_an_invoke_that_takes_too_long_is_cut_off(start, call, wait_until, proce
         r"Task timed out after 0\.25 seconds",
         said,
     )
-    wait_until(lambda: process_state(pid) == "")
-    assert pid_of(fleet.invoke({})) != pid
-    assert fleet.records()[1].duration_ms >= 250
+    first, *others = (tmp_path / "pids").read_text().split()
+    assert others == []
+    wait_until(lambda: process_state(int(first)) == "")
+    fleet.invoke({})
+    assert len(set((tmp_path / "pids").read_text().split())) == 2
+    # The event loop's timers count whole milliseconds.
+    assert all(record.cold and record.duration_ms > 248 for record in fleet.records())
 
 
 def test_a_timeout_is_a_500_to_an_http_client(start, call):
@@ -297,7 +314,7 @@ def test_a_slow_init_phase_is_tried_again_within_the_invoke(start):
     fleet = start(
         "import time; time.sleep(0.4)\ndef handler(e, c): return 'late'",
         init_limit_s=0.1,
-        timeout_s=20,
+        timeout_s=100,
     )
     assert fleet.invoke({}).payload == b'"late"'
     assert fleet.stats()["execution_environments_started"] == 2
@@ -423,11 +440,17 @@ def test_a_runtime_that_does_not_come_back_is_ended(start):
         def handler(event, context):
             return os.getpid()
         """,
-        timeout_s=0.2,
+        timeout_s=0.5,
     )
-    first = pid_of(fleet.invoke({}))
-    assert pid_of(fleet.invoke({})) != first
-    assert [record.cold for record in fleet.records()] == [True, True]
+    # The limit is every invoke's too, and a busy machine may let one pass; not all of them.
+    while fleet.invoke({}).status is Status.TIMEOUT:
+        assert len(fleet.records()) < 20
+    outcome = fleet.invoke({})
+    served, following = fleet.records()[-2:]
+    assert served.status is Status.OK
+    assert outcome.status in (Status.OK, Status.TIMEOUT)
+    assert following.cold
+    assert following.execution_environment != served.execution_environment
 
 
 def test_a_log_that_cannot_be_made_is_reported(start, tmp_path):

@@ -31,7 +31,7 @@ def say(call, fleet, answer):
 def raw(fleet, data, *, until_closed=True):
     """Send bytes as they are; return all that comes back."""
     address = urlsplit(fleet.url)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as client:
+    with socket.create_connection((address.hostname, address.port), timeout=100) as client:
         client.sendall(data)
         if until_closed:
             client.shutdown(socket.SHUT_WR)
@@ -267,7 +267,7 @@ def test_pipelined_requests_are_answered_in_order(start):
 def test_one_connection_serves_many_requests(start):
     """Keep-alive, HEAD without a body among them."""
     fleet = start("def handler(event, context): return 'four'")
-    connection = http.client.HTTPConnection(urlsplit(fleet.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(fleet.url).netloc, timeout=100)
     bodies = []
     for method in ("GET", "HEAD", "GET"):
         connection.request(method, "/")
@@ -277,13 +277,23 @@ def test_one_connection_serves_many_requests(start):
     assert bodies == [("4", b"four"), ("4", b""), ("4", b"four")]
 
 
-def test_a_client_that_leaves_does_not_disturb_the_function(start, wait_until, call):
+def test_a_client_that_leaves_does_not_disturb_the_function(start, wait_until, call, tmp_path):
     """The invoke runs to its end, and the execution environment serves the next client."""
-    fleet = start("import time\ndef handler(event, context): time.sleep(0.1); return 'done'")
+    fleet = start(
+        f"""
+        import os, time
+
+        def handler(event, context):
+            while not os.path.exists({str(tmp_path / "go")!r}):
+                time.sleep(0.005)
+            return "done"
+        """
+    )
     address = urlsplit(fleet.url)
     with socket.create_connection((address.hostname, address.port)) as client:
         client.sendall(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
         wait_until(lambda: fleet.stats()["execution_environments"]["busy"] == 1)
+    (tmp_path / "go").touch()
     wait_until(lambda: fleet.stats()["invokes"] == 1)
     assert call(fleet).body == b"done"
     assert fleet.stats()["execution_environments_started"] == 1
