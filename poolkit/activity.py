@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg2
+from psycopg2.errors import QueryCanceled
 from psycopg2.extensions import make_dsn
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -208,7 +209,7 @@ class ActivityConnection:
         """Ask the server once.
 
         Raises:
-            DatabaseUnavailable: it did not answer; `connect` may help.
+            DatabaseUnavailable: it did not answer; if the connection is lost, `connect` may help.
         """
         rows = self._rows(_SAMPLE)
         asked = time.time()
@@ -246,7 +247,15 @@ class ActivityConnection:
                 cursor.execute(query)
                 return cursor.fetchall()
         except psycopg2.Error as error:
+            # While the server is full, a connection that is given up cannot be had again.
+            if not isinstance(error, QueryCanceled):
+                self.close()
             raise DatabaseUnavailable(f"the database did not answer: {_said(error)}") from None
+
+    @property
+    def is_lost(self) -> bool:
+        """True without a connection; an answer that only took too long does not cost it."""
+        return self._connection is None
 
     def close(self) -> None:
         """Close the connection; nothing happens without one."""
@@ -433,7 +442,7 @@ class ActivitySampler:
         try:
             sample = self._activity.sample()
         except DatabaseUnavailable as error:
-            self._reconnect(str(error))
+            self._recover(str(error))
             return
         if self._sink is not None:
             self._sink(sample)
@@ -441,9 +450,9 @@ class ActivitySampler:
             self._latest = sample
             self._news.notify_all()
 
-    def _reconnect(self, reason: str) -> None:
+    def _recover(self, reason: str) -> None:
         begin = self._latest.time if self._latest else time.time()
-        while not self._stopping.is_set():
+        while self._activity.is_lost and not self._stopping.is_set():
             with contextlib.suppress(DatabaseUnavailable):
                 self._activity.connect()
                 break

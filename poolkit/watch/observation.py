@@ -77,7 +77,6 @@ class Observer:
         self._limits = self._activity.connect()
         self._answered = time.time()
         self._last: Sample | None = None
-        self._lost = False
         self._asked: SimpleQueue[Answer | Exception] | None = None
 
     def observe(self, within_s: float | None = None) -> Observation:
@@ -95,7 +94,6 @@ class Observer:
         except Empty:
             return self._silent("the database does not answer")
         except DatabaseUnavailable as error:
-            self._lost = True
             return self._silent(str(error))
         self._answered = sample.time
         return Observation(
@@ -119,9 +117,8 @@ class Observer:
 
     def _ask(self, asked: SimpleQueue[Answer | Exception]) -> None:
         try:
-            if self._lost:
-                self._limits = self._activity.connect()
-                self._lost, self._last = False, None
+            if self._activity.is_lost:
+                self._limits, self._last = self._activity.connect(), None
             asked.put((self._activity.sample(), self._activity.oldest_idle_in_transaction()))
         except Exception as error:  # noqa: BLE001  (raised again where the answer is waited for)
             asked.put(error)
