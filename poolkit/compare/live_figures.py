@@ -9,6 +9,7 @@ from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from poolkit.compare.run_folder import Level
@@ -30,10 +31,12 @@ class LiveFigures:
     Args:
         path: the file of requests.
         level: how much load there is.
+        clock: gives the Unix time.
     """
 
-    def __init__(self, path: Path, level: Level) -> None:
+    def __init__(self, path: Path, level: Level, clock: Callable[[], float] = time.time) -> None:
         self._path = path
+        self._clock = clock
         self.window: WindowFigures | None = None
         """Is given every request too."""
         # Whole periods: in each of them every user has one task. An open loop has but one.
@@ -75,7 +78,7 @@ class LiveFigures:
             if self.window is not None:
                 ended = started + service_ms / 1000
                 self.window.take_request(float(row[0]), ended, latency_ms, row[7])
-        oldest = time.time() - self._keep_s
+        oldest = self._clock() - self._keep_s
         while self._recent and self._recent[0][0] < oldest:
             self._recent.popleft()
 
@@ -91,7 +94,7 @@ class LiveFigures:
         return latencies[int(len(latencies) * 0.95)] if latencies else 0.0
 
     def _last(self) -> list[tuple[float, float, float]]:
-        since = time.time() - OVER_S
+        since = self._clock() - OVER_S
         return [row for row in self._recent if row[0] >= since]
 
     @property
@@ -101,7 +104,7 @@ class LiveFigures:
         Looking at the answers alone would take a target of which nothing is heard, because
         each user waits for a cold start, for one that answers everything at once.
         """
-        until = time.time() - SETTLING_S
+        until = self._clock() - SETTLING_S
         since = until - self._span_s
         rows = [row for row in self._recent if since <= row[0] - row[2] / 1000 < until]
         # A function answers so at once while its execution environments start.

@@ -1,12 +1,15 @@
 """Figures read from the file of requests while it grows."""
 
-import time
+from functools import partial
 
-from poolkit.compare.live_figures import OVER_S, LiveFigures
+from poolkit.compare import live_figures
+from poolkit.compare.live_figures import OVER_S
 from poolkit.compare.run_folder import Level
 
 HEADER = "due,started,latency_ms,service_ms,method,name,status,error\n"
 ONE_USER = Level(users=1, rate_per_user=1.0)
+NOW = 1_800_000_000.0
+LiveFigures = partial(live_figures.LiveFigures, clock=lambda: NOW + 0.001)
 
 
 def row(started, latency_ms):
@@ -24,11 +27,10 @@ def test_rows_are_counted_as_they_come_and_half_a_row_waits(tmp_path):
     """A line that is not whole yet is read when its end has come."""
     file = tmp_path / "requests.csv"
     figures = LiveFigures(file, ONE_USER)
-    now = time.time()
-    first, second = row(now, 5), row(now + 0.1, 7)
+    first, second = row(NOW, 5), row(NOW + 0.1, 7)
     file.write_text(HEADER + first + second[:10])
     assert figures.update() == 1
-    assert figures.first == now
+    assert figures.first == NOW
     with file.open("a") as more:
         more.write(second[10:])
     assert figures.update() == 2
@@ -37,9 +39,8 @@ def test_rows_are_counted_as_they_come_and_half_a_row_waits(tmp_path):
 def test_figures_look_back_a_few_seconds(tmp_path):
     """Old rows count for the total only."""
     file = tmp_path / "requests.csv"
-    now = time.time()
-    old = "".join(row(now - 60 + i / 100, 1000) for i in range(50))
-    new = "".join(row(now - 0.5, latency) for latency in range(1, 101))
+    old = "".join(row(NOW - 60 + i / 100, 1000) for i in range(50))
+    new = "".join(row(NOW - 0.5, latency) for latency in range(1, 101))
     file.write_text(HEADER + old + new)
     figures = LiveFigures(file, ONE_USER)
     assert figures.update() == 150
@@ -58,15 +59,13 @@ def steady(tmp_path, rows):
 
 def test_a_target_that_answers_every_user_in_time_is_steady(tmp_path):
     """All tasks due in the last whole period are there, and none was sent late."""
-    now = time.time()
-    every_125_ms = [now - 2 + i / 8 for i in range(16)]
+    every_125_ms = [NOW - 2 + i / 8 for i in range(16)]
     assert steady(tmp_path, [row(started, 5) for started in every_125_ms])
 
 
 def test_a_target_that_one_user_waits_for_is_not_steady(tmp_path):
     """Of a user that waits for a cold start nothing is heard: that is the sign."""
-    now = time.time()
-    every_125_ms = [now - 2 + i / 8 for i in range(16)]
+    every_125_ms = [NOW - 2 + i / 8 for i in range(16)]
     of_three = [row(started, 5) for i, started in enumerate(every_125_ms) if i % 4]
     assert not steady(tmp_path, of_three)
     assert not steady(tmp_path, [])
@@ -74,8 +73,7 @@ def test_a_target_that_one_user_waits_for_is_not_steady(tmp_path):
 
 def test_a_target_that_works_off_a_backlog_is_not_steady(tmp_path):
     """What is sent late waited for something before it."""
-    now = time.time()
-    late = [f"{now - 2 + i / 8},{now - 1.8 + i / 8},205,5,GET,/,200,\n" for i in range(16)]
+    late = [f"{NOW - 2 + i / 8},{NOW - 1.8 + i / 8},205,5,GET,/,200,\n" for i in range(16)]
     assert not steady(tmp_path, late)
 
 
@@ -91,8 +89,7 @@ def steady_in_an_open_loop(tmp_path, rows, arrivals="constant"):
 
 def test_an_open_loop_is_steady_when_all_that_came_is_answered(tmp_path):
     """There are as many as the rate says; at random, give or take as many as chance does."""
-    now = time.time()
-    rows = [row(now - 2 + i / 40, 5) for i in range(80)]
+    rows = [row(NOW - 2 + i / 40, 5) for i in range(80)]
     assert steady_in_an_open_loop(tmp_path, rows)
     fewer = [text for i, text in enumerate(rows) if i % 4]
     assert not steady_in_an_open_loop(tmp_path, fewer)
@@ -102,8 +99,7 @@ def test_an_open_loop_is_steady_when_all_that_came_is_answered(tmp_path):
 
 def test_a_function_that_is_throttled_is_not_steady(tmp_path):
     """It answers 429 at once while its execution environments start."""
-    now = time.time()
-    rows = [row(now - 2 + i / 40, 5) for i in range(80)]
+    rows = [row(NOW - 2 + i / 40, 5) for i in range(80)]
     throttled = [text.replace(",200,", ",429,429") for text in rows]
     assert not steady_in_an_open_loop(tmp_path, [*rows[:-1], throttled[-1]])
     assert steady_in_an_open_loop(tmp_path, [*throttled[:2], *rows[2:]])
