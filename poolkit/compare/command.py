@@ -116,8 +116,9 @@ def up(options: Options) -> None:
         with progress_on(console) as progress:
             launcher = start_stack(parts, project, plan, logs, progress)
             running = _start_all(plan, launcher, progress)
-        _print_addresses(console, launcher, running)
         try:
+            # Who reads that Ctrl-C stops everything may press it before the line's end.
+            _print_addresses(console, launcher, running)
             while True:
                 launcher.check()
                 time.sleep(LOOK_EVERY_S)

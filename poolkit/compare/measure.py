@@ -43,9 +43,13 @@ if TYPE_CHECKING:
 MISSED_SHARE = 0.05
 """The share of samples that may be missing before a report says so."""
 LOOK_EVERY_S = 0.25
+_BEGIN_S = 60.0
+"""Seconds that Locust has for its first request."""
+_ANSWER_S = 20.0
+"""Seconds that a target has to say something about itself."""
 _DRAIN_S = 20.0
 """Seconds for requests in flight when the load ends; Locust itself gives up after 15."""
-_LEAVE_S = 5.0
+_LEAVE_S = 15.0
 """Seconds that a stopped target's backends may take to end before they count as left over."""
 _SETTLE_S = 5.0
 """Seconds within which nobody connects to a database of our own any more."""
@@ -279,12 +283,12 @@ class Measurement:
 
     def _wait_for_load(self, live: LiveFigures) -> float:
         """Return the moment of the first request: Locust takes a second to start."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _BEGIN_S
         while live.update() == 0:
             self._check()
             if time.monotonic() > deadline:
                 log = self._place.logs / f"{self._locust}.log"
-                raise LoadFailedError(f"Locust sent no request within 30 s; see {log}")
+                raise LoadFailedError(f"Locust sent no request within {_BEGIN_S:g} s; see {log}")
             time.sleep(0.05)
         return live.first
 
@@ -399,6 +403,6 @@ def _metric(text: str, word: str) -> int:
 def _get(url: str) -> bytes:
     # A proxy set in the environment has no business on the loopback address.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=5) as answer:
+    with opener.open(url, timeout=_ANSWER_S) as answer:
         body: bytes = answer.read()
     return body
