@@ -5,8 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from driving import Client, TcpProxy, small_preset, wait_until
@@ -81,35 +80,47 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
     identity = account.credentials()
     subprocess.run(
         ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"],
-        **identity, cwd="/", check=True, capture_output=True, timeout=90,
+        **identity, cwd="/", check=True, capture_output=True,
     )  # fmt: skip
-    port = free_port()
-    with (home / "log").open("wb") as log:
+    command = [
+        *("mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={home}/s"),
+        *("--bind-address=127.0.0.1", f"--init-file={script}", f"--pid-file={home}/pid"),
+        "--innodb-buffer-pool-size=16M",
+    ]
+    with (home / "log").open("w+b") as log:
+        port, server = _start_mariadb(command, identity, log)
+        try:
+            yield MariaDB(port)
+        finally:
+            server.terminate()
+            server.wait(100)
+
+
+def _start_mariadb(
+    command: list[str], identity: dict[str, Any], log: BinaryIO
+) -> "tuple[int, subprocess.Popen[bytes]]":
+    """Start it on a free port; on another, should somebody have taken that one meanwhile."""
+    while True:
+        port = free_port()
         server = subprocess.Popen(
-            ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={home}/s",
-             f"--port={port}", "--bind-address=127.0.0.1", f"--init-file={script}",
-             f"--pid-file={home}/pid", "--innodb-buffer-pool-size=16M"],
-            **identity, cwd="/", stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        _wait_for_mariadb(port, server, home / "log")
-        yield MariaDB(port)
-    finally:
-        server.terminate()
-        server.wait(30)
+            [*command, f"--port={port}"], **identity, cwd="/", stdout=log, stderr=log
+        )
+        wait_until(lambda port=port, server=server: _answers(port) or server.poll() is not None)
+        if server.poll() is None:
+            return port, server
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+        assert "Address already in use" in said, said
+        log.truncate(0)
 
 
-def _wait_for_mariadb(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
+def _answers(port: int) -> bool:
     import pymysql
 
-    def answers() -> bool:
-        assert server.poll() is None, log.read_text()
-        try:
-            pymysql.connect(
-                host="127.0.0.1", port=port, user="poolkit", password="of-this-test"
-            ).close()
-        except pymysql.OperationalError:
-            return False
-        return True
-
-    wait_until(answers, timeout_s=60)
+    try:
+        pymysql.connect(
+            host="127.0.0.1", port=port, user="poolkit", password="of-this-test"
+        ).close()
+    except pymysql.OperationalError:
+        return False
+    return True

@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import event, text
 
 from poolkit.config.presets import EnginePreset, preset
+
+_Found = TypeVar("_Found")
 
 # For what takes a second or more with each: the drivers of the presets here, the others in the
 # slow run.
@@ -97,18 +99,29 @@ class Client:
 
 
 def small_preset(driver: str, **changes: Any) -> EnginePreset:
-    """Return a web preset for the driver, with a pool that a test can fill."""
+    """Return a web preset for the driver, with a pool that a test can fill.
+
+    Its patience is that of a busy machine; a test that shows a limit sets its own.
+    """
     target = "web_async" if driver in ("asyncpg", "psycopg_async") else "web"
-    small: dict[str, Any] = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 2, "echo": False}
-    return preset(target, "prod").replace(**(small | changes))
+    small = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 2, "echo": False}
+    patience = {"connect_timeout": 60, "statement_timeout": 60_000}
+    return preset(target, "prod").replace(**(small | patience | changes))
 
 
-def wait_until(condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
-    """Ask until it is true, or fail."""
+def patient_driver(driver: str) -> dict[str, Any]:
+    """Return engine options that leave a single connect its time, whatever the preset says."""
+    name = "timeout" if driver == "asyncpg" else "connect_timeout"
+    return {"connect_args": {name: 60}}
+
+
+def wait_until(condition: Callable[[], _Found], *, timeout_s: float = 60.0) -> _Found:
+    """Ask until there is an answer, and return it, or fail."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
+    return found
 
 
 class TcpProxy:
@@ -120,6 +133,7 @@ class TcpProxy:
         self.port = self.listener.getsockname()[1]
         self.flowing = threading.Event()
         self.flowing.set()
+        self.resumes_for_the_next = False
         self.stopped = False
         self.sockets: list[socket.socket] = []
         self.threads = [threading.Thread(target=self._accept)]
@@ -129,6 +143,8 @@ class TcpProxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self.listener.accept()
+                if self.resumes_for_the_next:
+                    self.resume()
                 self._in_thread(self._serve, near)
 
     def _in_thread(self, work: Callable[..., None], *arguments: socket.socket) -> None:
@@ -151,8 +167,10 @@ class TcpProxy:
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
 
-    def fall_silent(self) -> None:
+    def fall_silent_until_the_next(self) -> None:
+        """Pass nothing on until somebody connects anew."""
         self.flowing.clear()
+        self.resumes_for_the_next = True
 
     def resume(self) -> None:
         self.flowing.set()
@@ -165,7 +183,7 @@ class TcpProxy:
                 plug.shutdown(socket.SHUT_RDWR)
             plug.close()
         for thread in self.threads:
-            thread.join(5)
+            thread.join(60)
 
 
 class TlsFront(TcpProxy):

@@ -40,7 +40,8 @@ def _transaction(connection, number):
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 def test_threads_share_two_server_connections(bouncer, database, driver):
     """Many concurrent transactions, no error about a prepared statement, no startup option."""
-    engine = preset("lambda_proxy", "prod").create_engine(bouncer.url(database.name, driver))
+    patient = preset("lambda_proxy", "prod").replace(connect_timeout=60)
+    engine = patient.create_engine(bouncer.url(database.name, driver))
     errors = []
 
     def work(offset):
@@ -66,7 +67,11 @@ def test_threads_share_two_server_connections(bouncer, database, driver):
 def test_tasks_share_two_server_connections(bouncer, database, driver, ping_after_idle):
     """The asynchronous drivers, which prepare everything, prepare without a name here."""
     pooled = preset("web_async", "prod").replace(
-        transaction_pooling=True, pool_size=8, max_overflow=0, ping_after_idle=ping_after_idle
+        transaction_pooling=True,
+        pool_size=8,
+        max_overflow=0,
+        ping_after_idle=ping_after_idle,
+        connect_timeout=60,
     )
     client = Client(pooled, bouncer.url(database.name, driver))
 

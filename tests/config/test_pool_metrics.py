@@ -20,6 +20,7 @@ def kit(database):
         "POOLKIT_POOL_SIZE": "2",
         "POOLKIT_MAX_OVERFLOW": "1",
         "POOLKIT_POOL_TIMEOUT": "0.1",
+        "POOLKIT_CONNECT_TIMEOUT": "60",
         "POOLKIT_ECHO": "off",
     }
     settings, metrics = Settings.from_environ(environ), PoolMetrics()
@@ -62,7 +63,8 @@ def test_checkouts_and_their_waiting_are_counted(kit):
 def test_a_caller_that_waits_is_seen(database):
     """`waiting` has the callers without a connection, while they wait."""
     environ = {"DATABASE_URL": database.url(), "POOLKIT_POOL_SIZE": "1", "POOLKIT_ECHO": "off"}
-    settings = Settings.from_environ(environ | {"POOLKIT_MAX_OVERFLOW": "0"})
+    patient = {"POOLKIT_POOL_TIMEOUT": "100", "POOLKIT_CONNECT_TIMEOUT": "60"}
+    settings = Settings.from_environ(environ | patient | {"POOLKIT_MAX_OVERFLOW": "0"})
     metrics = PoolMetrics()
     engine = make_engine(settings, metrics)
     with engine.connect():

@@ -33,7 +33,9 @@ def test_a_session_holds_its_connection_until_its_transaction_ends(database, end
 
 def test_a_queue_pool_ends_at_size_plus_overflow(database):
     """The next checkout waits, and fails after pool_timeout; no further backend is made."""
-    small = preset("web", "prod").replace(pool_size=2, max_overflow=1, pool_timeout=0.1)
+    small = preset("web", "prod").replace(
+        pool_size=2, max_overflow=1, pool_timeout=0.1, connect_timeout=60
+    )
     engine = small.create_engine(database.url())
     held = [engine.connect() for _ in range(3)]
     with pytest.raises(PoolTimeout):
@@ -47,7 +49,7 @@ def test_a_queue_pool_ends_at_size_plus_overflow(database):
 
 def test_a_null_pool_ends_nowhere(database):
     """NullPool opens one for each checkout; what bounds it is who checks out."""
-    engine = preset("lambda", "prod").create_engine(database.url())
+    engine = preset("lambda", "prod").replace(connect_timeout=60).create_engine(database.url())
     held = [engine.connect() for _ in range(5)]
     assert len(database.backends("lambda")) == 5
     for connection in held:
@@ -57,7 +59,8 @@ def test_a_null_pool_ends_nowhere(database):
 
 def test_lambda_warm_keeps_one(database):
     """One connection per execution environment, the same one at each invoke."""
-    engine = preset("lambda_warm", "prod").create_engine(database.url())
+    warm = preset("lambda_warm", "prod").replace(connect_timeout=60)
+    engine = warm.create_engine(database.url())
     backends = set()
     for _ in range(3):
         with engine.connect() as connection:

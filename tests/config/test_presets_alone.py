@@ -20,7 +20,7 @@ import presets
 from sqlalchemy import text
 
 url = sys.stdin.readline().strip()
-web = presets.preset("web", "prod").replace(ping_after_idle=60)
+web = presets.preset("web", "prod").replace(ping_after_idle=60, connect_timeout=60)
 engine = web.create_engine(url, application_name="copy:1")
 with engine.connect() as connection:
     first = connection.scalar(text("SELECT pg_backend_pid()"))
@@ -33,7 +33,7 @@ with engine.connect() as connection:
     assert connection.scalar(text("SELECT pg_backend_pid()")) == first
 assert not pings
 with other.connect() as connection:
-    connection.execute(text(f"SELECT pg_terminate_backend({first}, 5000)"))
+    connection.execute(text(f"SELECT pg_terminate_backend({first}, 60000)"))
 with engine.connect() as connection:
     assert connection.scalar(text("SELECT pg_backend_pid()")) != first
 engine.dispose()
@@ -71,7 +71,7 @@ def test_the_copy_gives_the_same_engines(copy, database):
     done = subprocess.run(
         [sys._base_executable, "-I", "-S", "-c", start + CHECK],
         input=database.url(""), capture_output=True, text=True, check=False, cwd=alone,
-        env={"PATH": os.environ["PATH"]}, timeout=60,
+        env={"PATH": os.environ["PATH"]}, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     here = {

@@ -136,7 +136,7 @@ def test_a_statement_timeout_is_named(work):
 
     def slow(execute):
         execute("SET LOCAL statement_timeout = 50")
-        execute("SELECT pg_sleep(5)")
+        execute("SELECT pg_sleep(60)")
 
     with pytest.raises(StatementTimeout):
         work.run(slow)
@@ -147,7 +147,7 @@ def test_a_connection_lost_in_the_middle_is_named(work, database):
 
     def lose(execute):
         pid = execute("SELECT pg_backend_pid()").scalar()
-        database.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+        database.execute("SELECT pg_terminate_backend(%s, 60000)", pid)
         execute("SELECT 1")
 
     with pytest.raises(DatabaseUnavailable):
@@ -160,7 +160,7 @@ def test_a_connection_lost_before_the_commit_is_named(work, database):
 
     def lose(execute):
         pid = execute("SELECT pg_backend_pid()").scalar()
-        database.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+        database.execute("SELECT pg_terminate_backend(%s, 60000)", pid)
 
     with pytest.raises(DatabaseUnavailable):
         work.run(lose)
