@@ -67,7 +67,7 @@ def test_a_backend_that_was_terminated_between_invokes_fails_no_request(warm, mi
     assert warm.request("GET", "/articles").status == 200
     for number in (2, 3):
         (backend,) = migrated_database.wait_for_backends(1, "lambda_warm:")
-        migrated_database.execute("SELECT pg_terminate_backend(%s, 5000)", backend["pid"])
+        migrated_database.execute("SELECT pg_terminate_backend(%s, 60000)", backend["pid"])
         assert warm.request("POST", "/articles", body={"title": "t", "body": ""}).status == 201
         assert connections_opened(warm) == number
 
@@ -75,7 +75,7 @@ def test_a_backend_that_was_terminated_between_invokes_fails_no_request(warm, mi
 def test_a_connection_reaped_while_frozen_fails_no_request(migrated_database):
     """The server ends what is idle too long; the thawed environment connects again."""
     with open_face(
-        migrated_database.url(), POOLKIT_TARGET="lambda_warm", POOLKIT_IDLE_SESSION_TIMEOUT="50"
+        migrated_database.url(), POOLKIT_TARGET="lambda_warm", POOLKIT_IDLE_SESSION_TIMEOUT="1000"
     ) as face:
         assert face.request("GET", "/articles").status == 200
         migrated_database.wait_for_backends(0, "lambda_warm:")
@@ -103,7 +103,7 @@ def test_a_rotated_password_fails_no_request(migrated_database, postgres, secret
         _set_password(migrated_database, "ALTER", role, after)
         secrets_manager.rotate(arn, role, after)
         migrated_database.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", role
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = %s", role
         )
         assert face.request("GET", "/articles").status == 200
     migrated_database.wait_for_backends(0, f"{target}:")
