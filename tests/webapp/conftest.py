@@ -35,7 +35,7 @@ class Served:
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, method=method, data=content)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=100) as answer:
                 return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as answer:
             with answer:
@@ -55,7 +55,7 @@ class Served:
         """Send a request from a thread, for what happens meanwhile."""
         return Started(self, request)
 
-    def terminate(self, timeout_s: float = 20) -> int:
+    def terminate(self, timeout_s: float = 60) -> int:
         """Send SIGTERM, and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
@@ -75,12 +75,12 @@ class Started:
 
     def ended(self) -> None:
         """Wait until there is an answer, or until the connection is gone without one."""
-        self._thread.join(40)
+        self._thread.join(100)
         assert not self._thread.is_alive(), "the request hangs"
 
     def answer(self) -> tuple[int, Any, bytes]:
         """Wait for the answer."""
-        self._thread.join(40)
+        self._thread.join(100)
         assert self._answer is not None, "no answer came"
         return self._answer
 
@@ -91,7 +91,16 @@ Serve: TypeAlias = Callable[..., AbstractContextManager[Served]]
 def environment(url: str, **environ: str) -> dict[str, str]:
     """Return the variables of a web service under test."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DATABASE_", "POOLKIT_PO"))}
-    chosen = {"POOLKIT_ENVIRONMENT": "dev", "POOLKIT_ECHO": "false", "DATABASE_URL": url}
+    chosen = {
+        "POOLKIT_ENVIRONMENT": "dev",
+        "POOLKIT_ECHO": "false",
+        "DATABASE_URL": url,
+        # So long that only a test that sets them meets them, however slow the machine is.
+        "POOLKIT_CONNECT_TIMEOUT": "60",
+        "POOLKIT_STATEMENT_TIMEOUT": "90000",
+        "POOLKIT_POOL_TIMEOUT": "60",
+        "WEBAPP_GRACEFUL_TIMEOUT": "60",
+    }
     return {k: v for k, v in {**kept, **chosen, **environ}.items() if v}
 
 
@@ -111,7 +120,7 @@ def serving(target: str, url: str, *options: str, **environ: str) -> Iterator[Se
         yield Served(process, line.split()[-1], target)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.wait(20)
+            process.wait(60)
     finally:
         process.kill()
         process.wait()

@@ -107,7 +107,7 @@ def test_too_large_a_body_is_answered_before_it_is_sent(serve):
     """The head of a request is enough for a 413: not one byte of the body is waited for."""
     with serve(ENVIRON["DATABASE_URL"]) as served:
         host, port = served.address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as client:
+        with socket.create_connection((host, int(port)), timeout=100) as client:
             client.sendall(
                 b"POST /articles HTTP/1.1\r\nHost: x\r\nContent-Length: 10485760\r\n\r\n"
             )

@@ -18,12 +18,20 @@ ONE_OF_THEM = pytest.mark.parametrize(
 )
 
 
-def wait_for_lock(database, count=1):
-    """Wait until so many backends wait for a lock."""
-    deadline = time.monotonic() + 10
-    while sum(b["wait_event_type"] == "Lock" for b in database.backends()) < count:
-        assert time.monotonic() < deadline, "nobody waits for a lock"
+def wait_until(condition, what):
+    """Wait until a condition holds; fail after a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain: {what}"
         time.sleep(0.01)
+
+
+def wait_for_lock(database):
+    """Wait until a backend waits for a lock."""
+    wait_until(
+        lambda: any(b["wait_event_type"] == "Lock" for b in database.backends()),
+        "a backend that waits for a lock",
+    )
 
 
 @pytest.fixture
@@ -46,13 +54,10 @@ def test_an_exhausted_pool_is_503_at_once_for_readiness_and_after_pool_timeout_f
     with serve(migrated_database.url(driver=""), **SMALL) as served:
         blocked = served.start(*update())
         wait_for_lock(migrated_database)
-        began = time.monotonic()
         assert served.get("/readyz") == 503
-        assert time.monotonic() - began < 1
-        waiting = served.start("GET", "/articles/1")
-        while served.metric("waiting") < 1:
-            assert time.monotonic() - began < 10, "nobody waits"
-        status, headers, body = waiting.answer()
+        # At once: nobody has waited for a connection until the pool's time was up.
+        assert served.metric("checkout_timeouts_total") == 0
+        status, headers, body = served.request("GET", "/articles/1")
         assert (status, headers["Retry-After"]) == (503, "1"), body
         assert headers.get_content_type() == "application/problem+json"
         assert served.metric("checkout_timeouts_total") == 1
@@ -61,20 +66,19 @@ def test_an_exhausted_pool_is_503_at_once_for_readiness_and_after_pool_timeout_f
         assert served.get("/healthz") == 200
         locked.execute("ROLLBACK")
         assert blocked.answer()[0] == 200
-        assert served.get("/readyz") == 200
+        # Within seconds, which a machine that stands still may use up.
+        wait_until(lambda: served.get("/readyz") == 200, "the service to be ready")
 
 
 def test_the_wait_for_a_connection_is_one_checkout(serve, migrated_database, locked):
     """A request that waits and then gets its connection counts once, with its whole wait."""
-    patient = {**SMALL, "POOLKIT_POOL_TIMEOUT": "20"}
+    patient = {**SMALL, "POOLKIT_POOL_TIMEOUT": "60"}
     with serve(migrated_database.url(driver=""), **patient) as served:
         blocked = served.start(*update())
         wait_for_lock(migrated_database)
         before = served.metric("checkout_wait_seconds_sum")
         waiting = served.start("GET", "/articles/1")
-        began = time.monotonic()
-        while served.metric("waiting") < 1:
-            assert time.monotonic() - began < 10, "nobody waits"
+        wait_until(lambda: served.metric("waiting") == 1, "a request that waits")
         seen = time.monotonic()
         time.sleep(0.2)  # the very time that is to be measured
         held = time.monotonic() - seen
@@ -95,37 +99,48 @@ def test_a_server_that_stands_still_is_503_and_gives_its_connection_up(serve, mi
         "POOLKIT_PING_AFTER_IDLE": "60",
     }
     with serve(url, **limits) as served:
-        assert served.request("POST", "/articles", ARTICLE)[0] == 201
-        (backend,) = migrated_database.backends()
-        os.kill(backend["pid"], signal.SIGSTOP)
+        backend = stood_still(served, migrated_database)
         try:
             began = time.monotonic()
             status, headers, body = served.request("GET", "/articles/1")
             assert (status, headers["Retry-After"]) == (503, "5"), body
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 40
             # The one connection of this pool is free for a backend that does answer.
-            deadline = time.monotonic() + 8
-            while served.get("/articles/1") != 200:
-                assert time.monotonic() < deadline, "the pool did not recover"
+            wait_until(lambda: served.get("/articles/1") == 200, "the pool to recover")
         finally:
-            os.kill(backend["pid"], signal.SIGCONT)
+            os.kill(backend, signal.SIGCONT)
+
+
+def stood_still(served, database):
+    """Stop the backend of the service's one connection; return its pid."""
+    # Again: the limits of these tests are for a server that stands still, and short.
+    wait_until(
+        lambda: served.request("POST", "/articles", ARTICLE)[0] == 201, "a connection to be used"
+    )
+    (backend,) = database.wait_for_backends(1, f"{served.target}:")
+    os.kill(backend["pid"], signal.SIGSTOP)
+    return backend["pid"]
 
 
 def test_a_shutdown_does_not_wait_for_a_server_that_stands_still(serve, migrated_database):
     """SIGTERM ends the process though a backend that it waits for is stopped."""
-    limits = {"POOLKIT_CONNECT_TIMEOUT": "1", "WEBAPP_GRACEFUL_TIMEOUT": "1"}
+    # Longer than the process may take to end: it would wait for the statement.
+    limits = {
+        "POOLKIT_CONNECT_TIMEOUT": "1",
+        "POOLKIT_STATEMENT_TIMEOUT": "600000",
+        "WEBAPP_GRACEFUL_TIMEOUT": "1",
+    }
     with serve(migrated_database.url(driver=""), **limits) as served:
-        assert served.request("POST", "/articles", ARTICLE)[0] == 201
-        (backend,) = migrated_database.backends()
-        os.kill(backend["pid"], signal.SIGSTOP)
+        backend = stood_still(served, migrated_database)
         try:
             stuck = served.start("GET", "/articles/1")
-            deadline = time.monotonic() + 5
-            while served.metric("checked_out") + served.metric("waiting") < 1:
-                assert time.monotonic() < deadline
-            assert served.terminate(timeout_s=15) == 0
+            wait_until(
+                lambda: served.metric("checked_out") + served.metric("waiting") > 0,
+                "the request to wait",
+            )
+            assert served.terminate(timeout_s=60) == 0
         finally:
-            os.kill(backend["pid"], signal.SIGCONT)
+            os.kill(backend, signal.SIGCONT)
         stuck.ended()
 
 
@@ -135,19 +150,17 @@ def test_a_shutdown_drains_what_is_in_flight(serve, migrated_database, locked):
         blocked = served.start(*update())
         wait_for_lock(migrated_database)
         served.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while _accepts(served):
-            assert time.monotonic() < deadline, "it still takes connections"
+        wait_until(lambda: not _accepts(served), "no more connections to be taken")
         locked.execute("ROLLBACK")
         assert blocked.answer()[0] == 200
-        assert served.process.wait(20) == 0
+        assert served.process.wait(60) == 0
         migrated_database.wait_for_backends(0, f"{served.target}:")
 
 
 def _accepts(served):
     host, port = served.address.removeprefix("http://").split(":")
     try:
-        socket.create_connection((host, int(port)), timeout=1).close()
+        socket.create_connection((host, int(port)), timeout=60).close()
     except OSError:  # refused, or reset because the listening socket was closed meanwhile
         return False
     return True
@@ -177,10 +190,7 @@ def test_backends_killed_during_traffic_between_requests_fail_none(serve, migrat
 def test_two_processes_serve_one_address_with_a_pool_each(serve, migrated_database):
     """--processes says what it multiplies, serves, and ends with status 0."""
     with serve(migrated_database.url(driver=""), "--processes", "2") as served:
-        deadline = time.monotonic() + 20
-        while not _answers(served):
-            assert time.monotonic() < deadline, "no process answers"
-            time.sleep(0.05)
+        wait_until(lambda: _answers(served), "a process that answers")
         assert served.terminate() == 0
         migrated_database.wait_for_backends(0, f"{served.target}:")
 
@@ -196,7 +206,7 @@ def failed_start(target, environ):
     command = [sys.executable, "-m", "webapp", "--port", "0"]
     command += ["--async"] if target == "web_async" else []
     return subprocess.run(
-        command, env=environ, capture_output=True, text=True, timeout=30, check=False
+        command, env=environ, capture_output=True, text=True, timeout=110, check=False
     )
 
 
@@ -230,5 +240,5 @@ def test_a_start_without_a_database_serves_health_and_says_it_is_not_ready(serve
         assert served.get("/healthz") == 200
         began = time.monotonic()
         assert served.get("/readyz") == 503
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 40
         assert served.metric("connect_failures_total") > 0
