@@ -15,11 +15,19 @@ from typing import Any
 import psutil
 import psycopg2
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg2 import sql
 from psycopg2.extras import RealDictCursor
 
 from poolkit.local.broker import EmbeddedBroker
 from poolkit.local.postgres import APP_ROLE, EmbeddedPostgres
+
+# The same inputs in each run, on CI as here, and no limit that a busy machine would exceed. For
+# others: --hypothesis-profile default
+settings.register_profile(
+    "suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 SESSION_VARIABLE = "POOLKIT_TEST_SESSION"
 # Kept between sessions, like pytest's own cache: the template of PostgreSQL's data directory.
@@ -60,8 +68,14 @@ def no_process_is_left() -> Iterator[None]:
     while (left := _started_by(session)) and time.monotonic() < deadline:
         psutil.wait_procs(left, timeout=0.2)
     del os.environ[SESSION_VARIABLE]
-    names = [f"{process.pid} {' '.join(process.cmdline())}" for process in left]
-    assert not left, f"processes left by the tests: {names}"
+    assert not left, f"processes left by the tests: {[_named(process) for process in left]}"
+
+
+def _named(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())}"
+    except psutil.Error:
+        return f"{process.pid}, which has just ended"
 
 
 @pytest.fixture(scope="session")
@@ -174,10 +188,13 @@ class Database:
             return [] if cursor.description is None else [dict(row) for row in cursor]
 
     def backends(self, application_name_prefix: str = "") -> list[dict[str, Any]]:
-        """Return this database's rows of pg_stat_activity, the asking backend's excepted."""
+        """Return this database's clients in pg_stat_activity, the asking one excepted.
+
+        Autovacuum comes by whenever it wants to.
+        """
         return self.execute(
             "SELECT * FROM pg_stat_activity WHERE datname = current_database()"
-            " AND pid <> pg_backend_pid() AND starts_with(application_name, %s)",
+            " AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND starts_with(application_name, %s)",
             application_name_prefix,
         )
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,4 +19,12 @@ def small_disk(directory: Path, size: str) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(directory)], check=True, capture_output=True)
+        _unmount(directory)
+
+
+def _unmount(directory: Path) -> None:
+    """Unmount it, as soon as whoever was using it has ended."""
+    deadline = time.monotonic() + 60
+    while subprocess.run(["umount", str(directory)], capture_output=True, check=False).returncode:
+        assert time.monotonic() < deadline, f"{directory} is still in use"
+        time.sleep(0.1)
