@@ -50,7 +50,7 @@ def test_python_blocks_run(text, migrated_database, tmp_path):
         env={"DATABASE_URL": migrated_database.url(driver=""), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert answer.returncode == 0, answer.stderr

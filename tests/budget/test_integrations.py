@@ -41,7 +41,7 @@ def act(folder, **inputs):
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 

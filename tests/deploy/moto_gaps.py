@@ -50,7 +50,7 @@ class Gate:
     def start(self, work):
         def run():
             self.reached.set()
-            self.opened.wait(60)
+            self.opened.wait(600)
             work()
 
         thread = threading.Thread(target=run)

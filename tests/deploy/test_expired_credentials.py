@@ -41,12 +41,14 @@ class Expiring(BaseHTTPRequestHandler):
             answer = EXPIRED.format(namespace=f"https://amazonaws.com/doc/{version}/").encode()
             self.answer(403, answer)
         else:
-            self.answer(*self.pass_on(body))
-        if action == self.server.expires_after:
-            self.server.is_expired = True
+            status, content = self.pass_on(body)
+            # Before the answer, which may be followed by the next request at once.
+            if action == self.server.expires_after:
+                self.server.is_expired = True
+            self.answer(status, content)
 
     def pass_on(self, body):
-        connection = http.client.HTTPConnection(self.server.behind, timeout=30)
+        connection = http.client.HTTPConnection(self.server.behind, timeout=100)
         connection.request("POST", self.path, body, dict(self.headers))
         answer = connection.getresponse()
         content = answer.status, answer.read()

@@ -21,6 +21,9 @@ from poolkit.local.lambda_fleet import FunctionConfig, LambdaFleet
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Wheels are fetched, installed and compiled.
+pytestmark = pytest.mark.timeout(600)
+
 
 def names(package):
     with zipfile.ZipFile(package.file) as archive:
@@ -28,7 +31,7 @@ def names(package):
 
 
 def request(fleet, method, path, body=None):
-    connection = http.client.HTTPConnection(urlsplit(fleet.url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(fleet.url).netloc, timeout=100)
     try:
         connection.request(
             method, path, body and json.dumps(body), {"content-type": "application/json"}
@@ -54,6 +57,8 @@ def test_the_unpacked_zip_answers_with_nothing_else_to_import(
         python=bare_runtime,
         env={"DATABASE_URL": migrated_database.url()},
         reserved_concurrency=1,
+        timeout_s=100,
+        init_limit_s=100,
     )
     with LambdaFleet(config, log_dir=tmp_path / "logs") as fleet:
         status, created = request(fleet, "POST", "/articles", {"title": "t", "body": "b"})

@@ -239,7 +239,7 @@ def test_kustomize_makes_the_same_of_them(overlay):
         ["kubectl", "kustomize", str(INFRA / "kubernetes" / "overlays" / overlay)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=True,
     )
     made = list(yaml.safe_load_all(answer.stdout))

@@ -150,7 +150,7 @@ def test_locust_takes_every_option(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
         assert answer.returncode == 0, answer.stderr
