@@ -39,7 +39,7 @@ class OwnDatabase:
 
     def execute(self, statement: str) -> list[dict[str, Any]]:
         connection = psycopg2.connect(
-            self.server.admin_url(driver=""), cursor_factory=RealDictCursor, connect_timeout=5
+            self.server.admin_url(driver=""), cursor_factory=RealDictCursor, connect_timeout=60
         )
         try:
             with connection.cursor() as cursor:

@@ -16,7 +16,7 @@ def _run(*arguments, environ, text=""):
         input=text,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
 
@@ -60,7 +60,7 @@ def test_greenlet_pools_are_refused(broker):
         env=os.environ | environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert ended.returncode == 1
@@ -90,7 +90,7 @@ def test_celery_s_own_command_line_runs_the_worker(site):
     with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.DEVNULL) as process:
         site.wait_for_document("by-celery")
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     site.database.wait_for_backends(0, "worker:")
 
 
@@ -106,7 +106,7 @@ def test_import_connects_to_nothing():
         env=os.environ | {"WORKER_BROKER_URL": "redis://127.0.0.1:1/0"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=True,
     )
     assert ended.stdout.strip() == "['worker.ingest_document', 'worker.record_dead_letter']"

@@ -60,5 +60,5 @@ def test_sqs_counts_a_receive_as_a_delivery(sqs_site, queue_url):
     sqs.change_message_visibility(QueueUrl=queue_url, ReceiptHandle=handle, VisibilityTimeout=0)
     sqs.close()
     worker = sqs_site.start()
-    sqs_site.wait_for_document("again", timeout_s=30)
+    sqs_site.wait_for_document("again")
     wait_until(lambda: worker.logged("WorkerLostError"), "the count of the lost worker")
