@@ -86,7 +86,7 @@ def test_two_upgrades_at_once_are_one(database):
     """Both one-off jobs succeed; the second finds nothing left to do."""
     with ThreadPoolExecutor(2) as threads:
         jobs = [threads.submit(_upgrade_in_a_process, database.url()) for _ in range(2)]
-        assert [job.result(timeout=60) for job in jobs] == [(0, ""), (0, "")]
+        assert [job.result(timeout=110) for job in jobs] == [(0, ""), (0, "")]
     assert (current(database.url()),) == heads()
 
 
@@ -108,7 +108,7 @@ def test_an_upgrade_waits_for_another_one(database):
         _wait_for_a_waiter(database)
         assert _tables(database) == []
         cursor.execute(f"SELECT {LOCK.replace('lock(', 'unlock(', 1)}")
-        waiting.result(timeout=20)
+        waiting.result(timeout=100)
     assert (current(database.url()),) == heads()
 
 
@@ -119,19 +119,19 @@ def test_an_engine_made_for_requests_does_not_make_an_upgrade_unsafe(database, i
         database.url(),
         poolclass=NullPool,
         isolation_level=isolation_level,
-        connect_args={"options": "-c statement_timeout=200"},
+        connect_args={"options": "-c statement_timeout=500"},
     )
     with database.connect() as connection, ThreadPoolExecutor(1) as thread:
         cursor = connection.cursor()
         cursor.execute(f"SELECT {LOCK}")
         waiting = thread.submit(upgrade, engine)
         _wait_for_a_waiter(database)
-        cursor.execute("SELECT pg_sleep(0.4)")
+        cursor.execute("SELECT pg_sleep(0.7)")
         # As another upgrade would have done it while this one waited.
         cursor.execute(upgrade_sql())
         cursor.execute("ALTER TABLE alembic_version OWNER TO " + APP_ROLE)
         cursor.execute(f"SELECT {LOCK.replace('lock(', 'unlock(', 1)}")
-        waiting.result(timeout=20)
+        waiting.result(timeout=100)
     assert (current(engine),) == heads()
 
 
@@ -144,7 +144,7 @@ def test_a_database_from_a_later_version_of_the_program_is_left_alone(migrated_d
 
 
 def _wait_for_a_waiter(database):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not any(backend["wait_event"] == "advisory" for backend in database.backends()):
         assert time.monotonic() < deadline, "nobody waits for the lock"
         time.sleep(0.01)
@@ -177,7 +177,7 @@ def test_the_connection_is_given_back_and_names_itself(database):
         _wait_for_a_waiter(database)
         assert len(database.backends("script:migrations")) == 1
         cursor.execute(f"SELECT {LOCK.replace('lock(', 'unlock(', 1)}")
-        waiting.result(timeout=20)
+        waiting.result(timeout=100)
     database.wait_for_backends(0, "script:migrations")
 
 

@@ -145,7 +145,7 @@ def test_of_two_deliveries_at_once_one_waits_and_one_result_is_left(
             connection.commit()
         else:
             connection.rollback()
-        assert waiting.result(timeout=10).outcome == outcome
+        assert waiting.result(timeout=100).outcome == outcome
     found = run(get_document(DOCUMENT.id))
     assert found.chunks == tuple(chunk.text for chunk in cut(second.text))
 
@@ -163,7 +163,7 @@ def test_a_delivery_that_compares_keeps_others_from_comparing(run, migrated_data
         _wait_until_one_waits_for_a_lock(migrated_database)
         outcome = perform(connection, _rest_of(first, rows)).outcome
         connection.commit()
-        assert (outcome, waiting.result(timeout=10).outcome) == ("replaced", "unchanged")
+        assert (outcome, waiting.result(timeout=100).outcome) == ("replaced", "unchanged")
 
 
 def _rest_of(operation, rows):
@@ -199,7 +199,7 @@ def test_of_two_updates_at_once_one_succeeds(run, migrated_database):
         _wait_until_one_waits_for_a_lock(migrated_database)
         connection.commit()
         with pytest.raises(StaleVersion):
-            waiting.result(timeout=10)
+            waiting.result(timeout=100)
     assert run(get_article(created.id)).body == "First"
 
 
@@ -212,7 +212,7 @@ def _open_transaction(database):
 
 
 def _wait_until_one_waits_for_a_lock(database):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not any(backend["wait_event_type"] == "Lock" for backend in database.backends()):
         assert time.monotonic() < deadline, "nobody waits for a lock"
         time.sleep(0.01)
