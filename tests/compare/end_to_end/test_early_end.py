@@ -1,40 +1,129 @@
 """Runs that end early: by Ctrl-C, SIGTERM or SIGKILL, or because something died in the middle."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+pytestmark = pytest.mark.timeout(300)
 SHORT = ("--users", "4", "--rate", "5", "--duration", "3", "--warm-up", "1")
 LONG = ("--users", "4", "--rate", "5", "--duration", "60", "--warm-up", "1")
+WARMING_UP = ("--users", "4", "--rate", "5", "--duration", "5", "--warm-up", "60")
+
+# Two targets, of which the second keeps a run at a certain moment until a file says "go":
+# a signal for that moment then comes in it, however late.
+TWO = """
+[tool.poolkit.targets.first]
+kind = "web"
+app = "plain:app"
+preset = "web"
+
+[tool.poolkit.targets.second]
+kind = "web"
+app = "held:app"
+preset = "web"
+"""
+HELD_AT_ITS_START = """
+import pathlib, time
+from plain import app
+
+while not pathlib.Path("go").exists():
+    time.sleep(0.05)
+"""
+HELD_WHILE_MEASURED = """
+import asyncio, pathlib
+import plain
+
+asked = 0
+
+async def app(scope, receive, send):
+    global asked
+    asked += scope["type"] == "http"
+    while asked > 40 and not pathlib.Path("go").exists():
+        await asyncio.sleep(0.05)
+    await plain.app(scope, receive, send)
+"""
+
+# A function one of whose execution environments answers no more, and says so with a file.
+FUNCTION = """
+[tool.poolkit.targets.function]
+kind = "lambda"
+handler = "held.handler"
+preset = "lambda"
+"""
+HANDLER = """
+import pathlib, time
+
+asked = 0
+
+def handler(event, context):
+    global asked
+    asked += 1
+    while asked > 60:
+        pathlib.Path("held").touch()
+        time.sleep(0.05)
+    return {"statusCode": 200, "body": "ok"}
+"""
 
 
 def results(out: Path):
     return json.loads((out / "results.json").read_text())
 
 
+def have_read_slowly(file: Path):
+    """Let whoever opens a file wait, as on a disk that does not answer."""
+    file.unlink()
+    os.mkfifo(file)
+
+
 def keepers(command):
-    return [
-        p for p in psutil.Process(command.process.pid).children() if "keeper" in str(p.cmdline())
-    ]
+    found = []
+    for process in psutil.Process(command.process.pid).children():
+        with contextlib.suppress(psutil.Error):
+            found += [process] if "keeper" in str(process.cmdline()) else []
+    return found
+
+
+def wait_for(file: Path):
+    deadline = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < deadline, file
+        time.sleep(0.05)
+
+
+def wait_for_process(command, *words: str):
+    """Return a process that is being started."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return command.find(*words)
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def test_ctrl_c_while_measuring_leaves_a_report_and_nothing_else(start, tmp_path):
     """Exit status 130, the target marked partial, its figures those of the time it had."""
     command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(tmp_path / "run"))
     command.wait_until_it_says("measuring")
-    command.wait_until_it_says(r"requests/s")
+    time.sleep(2.5)
     assert command.end(signal.SIGINT) == 130, command.error
     assert command.left() == []
     target = results(tmp_path / "run")["targets"]["lambda_warm"]
     assert target["partial"]
-    assert 0 < target["measured_s"] < 30
-    assert target["errors"] == 0, "what was cut off did not fail"
-    assert target["requests_per_s"] == pytest.approx(20, rel=0.25)
-    assert target["connections"]["opened"] == 0
+    assert 2 < target["measured_s"] < 59
+    # After a stall of the machine some were due and not yet sent.
+    assert set(target["error_kinds"]) <= {"unsent"}, "what was cut off did not fail"
+    # Over the minute that was asked for, it would be one a second.
+    assert target["offered_per_s"] == pytest.approx(20, rel=0.5)
+    assert target["connections"]["opened"] in range(5), "known, and no more than users"
     assert any("Interrupted" in line for line in command.said)
 
 
@@ -44,7 +133,8 @@ def test_ctrl_c_while_measuring_leaves_a_report_and_nothing_else(start, tmp_path
 )
 def test_ctrl_c_before_anything_was_measured_is_status_130_and_no_report(start, tmp_path, moment):
     """There is nothing to report, and it says so in one line."""
-    command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(tmp_path / "run"))
+    options = (*WARMING_UP, "--out", str(tmp_path / "run"))
+    command = start("compare", "--targets", "lambda_warm", *options)
     command.wait_until_it_says(moment)
     assert command.end(signal.SIGINT) == 130, command.error
     assert command.left() == []
@@ -53,33 +143,51 @@ def test_ctrl_c_before_anything_was_measured_is_status_130_and_no_report(start, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "moment", ["web .*starting", "web .*measuring", "web .*draining", "writing the report"]
-)
-def test_ctrl_c_keeps_the_targets_that_were_finished(start, tmp_path, moment):
-    """Later moments: the first target is in the report whole, unless the report is cut itself."""
+@pytest.mark.parametrize("moment", ["second .*starting", "second .*measuring", "second .*draining"])
+def test_ctrl_c_keeps_the_targets_that_were_finished(start, stranger, tmp_path, moment):
+    """Later moments: the first target is in the report whole."""
     out = tmp_path / "run"
-    command = start("compare", "--targets", "lambda_warm,web", *SHORT, "--out", str(out))
+    held = HELD_AT_ITS_START if "starting" in moment else HELD_WHILE_MEASURED
+    project = stranger(TWO, held=held)
+    command = start("compare", *SHORT, "--out", str(out), cwd=project)
     command.wait_until_it_says(moment)
-    assert command.end(signal.SIGINT) == 130, command.error
+    command.send(signal.SIGINT)
+    (project / "go").touch()
+    assert command.end() == 130, command.error
     assert command.left() == []
     assert command.error == ""
-    if "report" in moment:
-        assert command.said[-1] == f"Interrupted: `poolkit report {out}` writes the report."
-    else:
-        assert not results(out)["targets"]["lambda_warm"]["partial"]
-        assert results(out)["targets"]["lambda_warm"]["requests"] > 30
+    first = results(out)["targets"]["first"]
+    assert (first["partial"], first["measured_s"]) == (False, 3)
+    assert first["requests"] > 10
 
 
 @pytest.mark.slow
-def test_an_impatient_second_ctrl_c_leaves_nothing_either(start, tmp_path):
+def test_ctrl_c_while_the_report_is_written_leaves_the_rows(start, stranger, tmp_path):
+    """The report is cut itself, and the last line says how to have it after all."""
+    out = tmp_path / "run"
+    command = start(
+        "compare", *SHORT, "--out", str(out), cwd=stranger(TWO, held="from plain import *")
+    )
+    command.wait_until_it_says("^first: ")
+    have_read_slowly(out / "targets" / "first" / "requests.csv")
+    command.wait_until_it_says("writing the report")
+    assert command.end(signal.SIGINT) == 130, command.error
+    assert command.left() == []
+    assert command.error == ""
+    assert command.said[-1] == f"Interrupted: `poolkit report {out}` writes the report."
+
+
+@pytest.mark.slow
+def test_an_impatient_second_ctrl_c_leaves_nothing_either(start, stranger):
     """It may cost the report; what the interrupted clean-up did not end, the keeper ends."""
-    command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(tmp_path / "run"))
+    project = stranger(FUNCTION, held=HANDLER)
+    command = start("compare", *LONG, cwd=project)
     command.wait_until_it_says("measuring")
-    command.wait_until_it_says("requests/s")
-    command.process.send_signal(signal.SIGINT)
+    wait_for(project / "held")
+    command.send(signal.SIGINT)
+    # Locust waits for an answer that does not come, and the clean-up waits for Locust.
     with pytest.raises(subprocess.TimeoutExpired):
-        command.process.wait(0.15)
+        command.process.wait(0.5)
     assert command.end(signal.SIGINT) == 130, command.error
     command.wait_until_nothing_is_left()
 
@@ -91,6 +199,8 @@ def test_sigterm_ends_everything_with_its_own_status(start, tmp_path, moment):
     out = tmp_path / "run"
     command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(out))
     command.wait_until_it_says(moment)
+    if moment == "measuring":
+        time.sleep(1.0)  # of less there is no report
     assert command.end(signal.SIGTERM) == 143, command.error
     assert command.left() == []
     if moment == "measuring":
@@ -127,7 +237,7 @@ def test_what_sigkill_leaves_without_a_keeper_is_cleaned_up_by_the_next_run(
     assert command.left() != [], "otherwise the next run has nothing to find"
     following = start("compare", *SHORT, cwd=stranger())
     following.wait_until_it_says("measuring")
-    assert command.left() == []
+    assert command.left(following) == []
     assert following.end() == 0, following.error
     assert following.left() == []
 
@@ -154,15 +264,30 @@ DEATHS = [
 def test_what_dies_in_the_middle_is_named_and_the_rest_is_reported(
     start, tmp_path, name, victim, message
 ):
-    """One line, exit status 2, nothing left, and the finished target's report is there."""
+    """One line, exit status 2, nothing left, and what was measured until then is reported."""
     out = tmp_path / "run"
-    command = start("compare", "--targets", f"web,{name}", *SHORT, "--out", str(out))
-    command.wait_until_it_says(f"{name} .*measuring")
+    command = start("compare", "--targets", name, *LONG, "--out", str(out))
+    command.wait_until_it_says("measuring")
+    time.sleep(1.0)  # of less there is no report
     command.find(*victim).kill()
     assert command.end() == 2
     (line,) = command.errors
     assert line.startswith(f"poolkit: {message}"), line
     assert command.left() == []
-    assert not results(out)["targets"]["web"]["partial"]
-    assert results(out)["targets"].get(name, {"partial": True})["partial"]
+    assert results(out)["targets"][name]["partial"]
     assert (out / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_target_that_dies_keeps_those_that_were_finished(start, stranger, tmp_path):
+    """The report of the one before it is there, and whole."""
+    out = tmp_path / "run"
+    project = stranger(TWO, held=HELD_AT_ITS_START)
+    command = start("compare", *SHORT, "--out", str(out), cwd=project)
+    command.wait_until_it_says("second .*starting")
+    wait_for_process(command, "uvicorn", "held:app").kill()
+    assert command.end() == 2
+    assert command.error.startswith("poolkit: second ended with signal 9 before it was ready")
+    assert command.left() == []
+    assert list(results(out)["targets"]) == ["first"]
+    assert not results(out)["targets"]["first"]["partial"]
