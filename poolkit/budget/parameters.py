@@ -37,10 +37,6 @@ class Environment:
     region: str = ""
     tables: Mapping[str, Mapping[str, Given]] = field(default_factory=dict)
 
-    def stack_name(self, template: str) -> str:
-        """Return what the stack of a template is called."""
-        return f"{self.prefix}-{self.name}-{template}" if self.prefix else template
-
 
 def find_environment(name: str, folders: Iterable[Path]) -> Environment:
     """Read `environments/<name>.toml` from the first folder that has it.

@@ -3,7 +3,7 @@
 `infra/environments/<name>.toml` has a table for each template and a table `[stack]`:
 
     [stack]
-    name_prefix = "shop"            # stacks are shop-<environment>-<template>
+    name_prefix = "shop"            # stacks are shop-<environment>-<template>, "_" becoming "-"
     region = "eu-central-1"         # default: AWS_REGION or the profile's
     code_bucket = "shop-code"       # where packages and large templates are uploaded
     termination_protection = true   # a stack must be unprotected before it is deleted
@@ -14,6 +14,7 @@ A value `{network.VpcId}` is the output VpcId of the stack of template network.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +24,15 @@ from poolkit.budget.parameters import OUTPUT, find_environment
 from poolkit.errors import DeployError
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Iterator
 
     from poolkit.budget.parameters import Environment
 
 ALL: Final = "all"
 """As a target: every stack of the environment, but for those that are deployed by name only."""
+
+_STACK_NAME: Final = re.compile(r"[a-zA-Z][-a-zA-Z0-9]{0,127}")
+"""AWS CloudFormation API Reference, CreateStack, StackName."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +70,26 @@ class StackEnvironment:
             by_name_only=_names(stack.get("by_name_only", []), found),
         )
         environment.every()
+        environment._require_names()
         return environment
+
+    @property
+    def family(self) -> str:
+        """What the names of all its stacks begin with; AWS takes no underscore in one."""
+        return f"{self.prefix}-{self.name}".replace("_", "-")
 
     def stack_name(self, template: str) -> str:
         """Return what the stack of a template is called."""
-        return f"{self.prefix}-{self.name}-{template}"
+        return f"{self.family}-{template.replace('_', '-')}"
+
+    def _require_names(self) -> None:
+        for name in map(self.stack_name, self.tables):
+            if not _STACK_NAME.fullmatch(name):
+                raise DeployError(
+                    f"{self.file}: a stack would be called {name!r}, but AWS takes letters, digits "
+                    "and hyphens, a letter first, 128 at the most; name_prefix in [stack], the "
+                    "file's name and the tables make it up"
+                )
 
     def template_file(self, template: str) -> Path:
         """Return where the template is."""

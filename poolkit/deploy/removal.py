@@ -112,8 +112,7 @@ class Removal:
                 yield identifier
 
     def _agree(self, target: str, names: list[str], yes_delete: str | None) -> None:
-        environment = self._environment
-        wanted = f"{environment.prefix}-{environment.name}" if target == ALL else names[0]
+        wanted = self._environment.family if target == ALL else names[0]
         self._console.print(f"to be removed, in this order: {', '.join(names)}", style="bold red")
         typed = yes_delete
         if typed is None:

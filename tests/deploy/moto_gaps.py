@@ -7,10 +7,12 @@ the filling goes when moto has closed it.
 
 import ipaddress
 import itertools
+import re
 import threading
 
 import yaml
 from moto.cloudformation import parsing
+from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import Change, CloudFormationBackend, Event
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.cloudformation.utils import yaml_tag_constructor
@@ -32,6 +34,7 @@ GAPS = {
     "types": "many types and attributes are unknown; references to them come to nothing",
     "aliases": "AWS::Lambda::Alias is one of them: what is meant for it gets its function",
     "parameter groups": "a reference to one is an object where RDS instances want its name",
+    "names": "a stack may have any name",
     "conditions": "a change set lists resources whose condition is false",
 }
 """Plans and conditions are not filled: how a plan with replacements is shown is tested on
@@ -77,9 +80,15 @@ def fill_gaps(monkeypatch, gate):
     loader.add_multi_constructor("", yaml_tag_constructor)
     monkeypatch.setattr(yaml, "Loader", loader)
     create = CloudFormationBackend.create_change_set
+    describe = CloudFormationBackend.describe_stacks
     delete = CloudFormationBackend.delete_stack
 
+    def describe_stacks(self, name_or_stack_id):
+        _require_name(name_or_stack_id)
+        return describe(self, name_or_stack_id)
+
     def create_change_set(self, **arguments):
+        _require_name(arguments["stack_name"])
         arguments["template"] = _transformed(arguments["template"])
         return create(self, **arguments)
 
@@ -100,6 +109,7 @@ def fill_gaps(monkeypatch, gate):
             _fail_deletion(stack, str(getattr(error, "description", error)))
 
     monkeypatch.setattr(CloudFormationBackend, "create_change_set", create_change_set)
+    monkeypatch.setattr(CloudFormationBackend, "describe_stacks", describe_stacks)
     monkeypatch.setattr(CloudFormationBackend, "execute_change_set", execute_change_set)
     monkeypatch.setattr(CloudFormationBackend, "delete_stack", delete_stack)
     monkeypatch.setattr(parsing, "clean_json", _with_functions(parsing.clean_json))
@@ -112,6 +122,18 @@ def fill_gaps(monkeypatch, gate):
         "continue_update_rollback": _roll_back,
     }.items():
         monkeypatch.setattr(CloudFormationResponse, name, action, raising=False)
+
+
+STACK_NAME = r"[a-zA-Z][-a-zA-Z0-9]*"
+
+
+def _require_name(name_or_id):
+    """Refuse what the service's own description refuses, in its words."""
+    if name_or_id and not re.fullmatch(rf"{STACK_NAME}|arn:[-a-zA-Z0-9:/._+]*", name_or_id):
+        raise ValidationError(
+            message=f"1 validation error detected: Value '{name_or_id}' at 'stackName' failed to "
+            f"satisfy constraint: Member must satisfy regular expression pattern: {STACK_NAME}"
+        )
 
 
 def _naming_what_fails(create):

@@ -80,6 +80,18 @@ def test_the_whole_sequence(poolkit, poolkit_process, shop, bucket):
     assert poolkit("status").stdout.count("not deployed") == 2 * len(STACKS)
 
 
+def test_an_environment_may_have_an_underscore_in_its_name(poolkit, shop):
+    """AWS takes none in a stack's name, so the stacks have a hyphen there, from plan to removal."""
+    environments = shop / "infra/environments"
+    (environments / "dev.toml").rename(environments / "high_traffic.toml")
+    assert deploy(poolkit, "network", environment="high_traffic").returncode == 0
+    assert list(statuses()) == ["shop-high-traffic-network"]
+    assert re.search("shop-high-traffic-network +CREATE_COMPLETE", poolkit("status").stdout)
+    removed = poolkit("destroy", "all", "-e", "high_traffic", "--yes-delete", "shop-high-traffic")
+    assert removed.returncode == 0, removed.stderr
+    assert statuses() == {}
+
+
 FAILING = """\
   ABucket:
     Type: AWS::S3::Bucket

@@ -1,8 +1,11 @@
 """Each gap of moto that `moto_gaps.py` fills is still there; a failure here is good news."""
 
+import re
+
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from deploy.moto_gaps import STACK_NAME
 from deploy.stacks_project import NETWORK
 from moto import mock_aws
 
@@ -35,6 +38,16 @@ def test_outputs_events_and_duration(cloudformation):
     assert stack["StackStatus"] == "CREATE_COMPLETE"
     assert "Outputs" not in stack
     assert {event["LogicalResourceId"] for event in events} == {"s"}
+
+
+def test_names(cloudformation):
+    """A name that the service's own description refuses is taken."""
+    shape = cloudformation.meta.service_model.shape_for("StackNameOrId")
+    name = "shop-high_traffic"
+    assert not re.fullmatch(shape.metadata["pattern"], name)
+    assert STACK_NAME in shape.metadata["pattern"]
+    cloudformation.create_stack(StackName=name, TemplateBody=NETWORK)
+    assert cloudformation.describe_stacks(StackName=name)["Stacks"]
 
 
 @pytest.mark.filterwarnings("ignore:Exception.InvalidBucketName")

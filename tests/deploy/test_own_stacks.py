@@ -1,10 +1,12 @@
 """This project's own environments and templates, deployed to moto's server and removed."""
 
+import re
 import shutil
 
 import boto3
 import pytest
 from deploy.conftest import write_package
+from deploy.moto_gaps import STACK_NAME
 from deploy.test_deploy import break_template, deploy, statuses
 from moto.cloudformation import parsing
 from poolkit_command import ROOT
@@ -82,6 +84,14 @@ def destroy_production(poolkit, target="all", typed="poolkit-prod"):
     gone = poolkit("destroy", target, "-e", "prod", "--yes-delete", typed)
     assert gone.returncode == 0, gone.stdout[-3000:] + gone.stderr
     return [line for line in gone.stdout.splitlines() if line.endswith(": removed")]
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_environments_stacks_have_names_that_aws_takes(name):
+    """Letters, digits and hyphens, also where the environment's own name has an underscore."""
+    environment = StackEnvironment.read(ROOT, name)
+    for template in environment.every():
+        assert re.fullmatch(STACK_NAME, environment.stack_name(template))
 
 
 @pytest.mark.slow

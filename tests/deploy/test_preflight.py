@@ -39,6 +39,7 @@ ENVIRONMENT = "infra/environments/dev.toml"
         ),
         ("lambda", ENVIRONMENT, ('code_bucket = "shop-code"', ""), "name the bucket that packages"),
         ("worker", ENVIRONMENT, ("{database.GroupId}", "{dashboard.X}"), "in a circle"),
+        ("web", ENVIRONMENT, ('"shop"', '"my shop"'), "would be called 'my shop-dev-dashboard'"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_made(poolkit, shop, case):
