@@ -49,7 +49,7 @@ def shared_database(postgres, migrated_template) -> Iterator[str]:
 
 
 def execute(server: EmbeddedPostgres, statement: str) -> None:
-    connection = psycopg2.connect(server.admin_url("postgres", driver=""), connect_timeout=10)
+    connection = psycopg2.connect(server.admin_url("postgres", driver=""), connect_timeout=60)
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:

@@ -62,7 +62,7 @@ def _served(
     app = make_application(target, open_database, environ=variables)
     server = uvicorn.Server(
         uvicorn.Config(
-            app, port=0, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=10
+            app, port=0, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=30
         )
     )
     thread = threading.Thread(target=server.run, name=f"face {target}")
@@ -72,9 +72,9 @@ def _served(
             assert thread.is_alive(), "the web service did not start"
             time.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             yield WebFace(client)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)
     assert not thread.is_alive(), "the web service did not end"
