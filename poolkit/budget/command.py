@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from poolkit.budget.verdict import Budget
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from poolkit.budget.inventory import Inventory
 
@@ -35,6 +35,8 @@ class Options:
     paths: tuple[Path, ...] = ()
     environment: str = ""
     parameters: tuple[str, ...] = ()
+    overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Parameters by template, which win over the environment's file; from `poolkit deploy`."""
     services: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     database: str = ""
@@ -75,7 +77,7 @@ def compute_budget(options: Options) -> Budget:
     files = read_files(paths)
     environment = Environment()
     if options.environment:
-        environment = _environment(options, files, paths)
+        environment = _environment(options, files, paths).overridden(options.overrides)
     if environment.file:
         files = _of_environment(files, paths)
     if environment.tables:

@@ -7,6 +7,7 @@ a value `"{network.VpcId}"` is that output of the environment's stack of network
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import tomllib
@@ -36,6 +37,21 @@ class Environment:
     prefix: str = ""
     region: str = ""
     tables: Mapping[str, Mapping[str, Given]] = field(default_factory=dict)
+
+    def overridden(self, given: Mapping[str, Mapping[str, str]]) -> Environment:
+        """Return it with other values of some parameters, by template."""
+        tables = {
+            template: {**table, **_overrides(template, given.get(template, {}))}
+            for template, table in self.tables.items()
+        }
+        return dataclasses.replace(self, tables=tables)
+
+
+def _overrides(template: str, given: Mapping[str, str]) -> dict[str, Given]:
+    return {
+        name: Given(value, f"--parameter {template}.{name}={value}")
+        for name, value in given.items()
+    }
 
 
 def find_environment(name: str, folders: Iterable[Path]) -> Environment:

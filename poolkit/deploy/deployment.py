@@ -101,7 +101,8 @@ class Deployment:
         if self.options.lint:
             self._say([preflight.check_lint(template.file for template in self.templates)])
         if self.options.budget:
-            self._say([preflight.check_budget(self.project.root, self.environment.name)])
+            root, name = self.project.root, self.environment.name
+            self._say([preflight.check_budget(root, name, self._given)])
 
     def _say(self, checked: Iterable[str]) -> None:
         for line in checked:

@@ -15,7 +15,7 @@ from poolkit.deploy.package_lambda import read_manifest
 from poolkit.errors import BudgetError, DeployError, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from poolkit.deploy.aws import Aws
     from poolkit.deploy.environment import StackEnvironment
@@ -137,8 +137,13 @@ def _require_files(file: Path, template: Template, given: dict[str, str]) -> Non
             )
 
 
-def check_budget(root: Path, environment: str) -> str:
+def check_budget(root: Path, environment: str, given: Mapping[str, Mapping[str, str]]) -> str:
     """Check that the fleet of the environment fits its database.
+
+    Args:
+        root: the project.
+        environment: its name.
+        given: parameters of the command line, by template; they win over the environment's file.
 
     Raises:
         DeployError: it does not.
@@ -148,7 +153,7 @@ def check_budget(root: Path, environment: str) -> str:
     from poolkit.budget.command import Options, compute_budget  # noqa: PLC0415
     from poolkit.budget.report import headline  # noqa: PLC0415
 
-    options = Options(paths=(root / "infra",), environment=environment)
+    options = Options(paths=(root / "infra",), environment=environment, overrides=given)
     try:
         budget = compute_budget(options)
     except TemplateError:

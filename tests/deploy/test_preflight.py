@@ -190,3 +190,19 @@ def test_a_fleet_that_does_not_fit_is_not_deployed(poolkit, shop):
     assert "Does not fit: " in answer.stderr
     assert "to deploy all the same: --no-budget" in answer.stderr
     assert statuses() == {}
+
+
+def test_the_budget_counts_the_parameters_of_the_command_line(poolkit, shop):
+    """What the file says fits; what CI hands over beside it does not, and is refused."""
+    template = shop / "infra/worker.yaml"
+    crowd = CROWDED.replace("5000", "!Ref Most")
+    declared = "Parameters:\n  Most: {Type: Number, Default: 10}"
+    text = template.read_text().replace("Resources:\n", f"Resources:\n{crowd}")
+    template.write_text(text.replace("Parameters:", declared))
+    words = ("deploy", "worker", "-e", "dev", "--yes", "--no-lint", "--plan-only")
+    assert "connection budget: Fits: " in poolkit(*words).stdout
+    for name in ("Most", "worker.Most"):
+        answer = poolkit(*words, "--parameter", f"{name}=5000")
+        assert answer.returncode == 2
+        assert "Does not fit: " in answer.stderr
+    assert statuses() == {}
