@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from locust.runners import locust_exception_handler
 
-from poolkit.loadtest.hub_time import HubTime
+from poolkit.loadtest.hub_time import WINDOW_S, HubTime
 from poolkit.loadtest.lane import BUSY, LATE_MS, STARTING, USERS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from poolkit.loadtest.lane import Lane
 
 _LOOK_EVERY_S = 0.01
-_LOOK_AT_LEAST_EVERY_S = 0.05
+_LOOK_AT_LEAST_EVERY_S = WINDOW_S
 _BUSY_SHARE = 0.9
 _CALM_SHARE = 0.5
 _HICCUP_S = 0.01
@@ -76,6 +76,7 @@ class HandingOut:
         self._timer.close()
         self._timer = None
         self._hub_time.stop()
+        self.users_max = max(self.users_max, len(self._users))
 
     def _cause(self) -> str:
         """Return what an arrival that is overdue now waits for."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 REFUSED = 2
 """The exit status, as of argparse."""
-_PROCESSES_WITHIN_S = 3.0
+_PROCESSES_WITHIN_S = 20.0
 
 
 def check_when_parsed(parser: LocustArgumentParser, check: Callable[[Namespace], None]) -> None:
