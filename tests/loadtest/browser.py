@@ -27,7 +27,7 @@ class Page:
     """One tab; `requested` has every address that the open page asked for."""
 
     def __init__(self, address: str) -> None:
-        self._socket = websocket.create_connection(address, suppress_origin=True, timeout=30)
+        self._socket = websocket.create_connection(address, suppress_origin=True, timeout=90)
         self._number = 0
         self.requested: list[str] = []
         for domain in ("Page", "Runtime", "Network"):
@@ -62,7 +62,7 @@ class Page:
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return None if "exceptionDetails" in found else found["result"].get("value")
 
-    def wait_for(self, expression: str, timeout_s: float = 45.0) -> Any:
+    def wait_for(self, expression: str, timeout_s: float = 90.0) -> Any:
         """Wait until an expression is true, and return its value."""
         deadline = time.monotonic() + timeout_s
         while not (found := self.evaluate(expression)):
@@ -100,18 +100,23 @@ def chromium() -> Iterator[Page]:
                 yield page
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _address_of_tab(file: Path, process: subprocess.Popen[bytes]) -> str:
-    deadline = time.monotonic() + 30
-    while not (file.exists() and file.read_text().strip()):
+    deadline = time.monotonic() + 90
+    # Two lines, the port and a path: with the second, the first is whole.
+    while not (file.exists() and len(file.read_text().splitlines()) == 2):
         assert process.poll() is None, "chromium ended by itself"
         assert time.monotonic() < deadline, "chromium opened no DevTools port"
         time.sleep(0.05)
     port = int(file.read_text().split()[0])
     while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=60) as answer:
             tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
         if tabs:
             return tabs[0]["webSocketDebuggerUrl"]

@@ -1,7 +1,9 @@
 """A web server to load, Locust as a person starts it, and connections to be seen."""
 
 import contextlib
+import csv
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -9,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 from held_connections import connected
 
@@ -70,8 +74,11 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-PATIENCE_S = 45.0
-"""For what takes a moment: two busy cores start Locust in ten seconds, and a test has 120."""
+PATIENCE_S = 100.0
+"""For what takes a moment: two busy cores may need half a minute for it, and a test has 120 s.
+
+A run that is to be ended, by its test or by what it finds, has --run-time 10m, so it can only end so.
+"""
 
 
 class LocustRun:
@@ -98,15 +105,57 @@ class LocustRun:
     def wait_until(self, condition, timeout_s: float = PATIENCE_S):
         """Wait until a condition gives something true, and return it."""
         deadline = time.monotonic() + timeout_s
-        while not (found := condition()):
-            assert self.process.poll() is None, self.said
+        while True:
+            # Looked at first: what it has said or written last is there when it has ended.
+            ended = self.process.poll() is not None
+            if found := condition():
+                return found
+            assert not ended, self.said
             assert time.monotonic() < deadline, self.said
             time.sleep(0.05)
-        return found
 
     def wait_for(self, words: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until Locust has said something."""
         self.wait_until(lambda: words in self.said, timeout_s)
+
+    def moment(self, words: str) -> float:
+        """Return when Locust first said something, as Unix time."""
+        line = next(line for line in self.said.splitlines() if words in line)
+        written = line.removeprefix("[").partition("]")[0].partition("/")[0]
+        return datetime.strptime(written, "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+
+    def rows(self, name: str = "run_connections.csv") -> list[dict[str, str]]:
+        """Return the rows that one of its CSV files has by now; of a line half written, none."""
+        file = self.folder / name
+        text = file.read_text() if file.exists() else ""
+        return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+
+    def rows_of(
+        self, target: str = "Aggregated", name: str = "run_connections.csv"
+    ) -> list[dict[str, str]]:
+        """Return the rows of a target; those of seconds in which nobody could look are not among them."""
+        return [one for one in self.rows(name) if one["Target"] == target and one["Connections"]]
+
+    def wait_for_seconds(self, count: int, name: str = "run_connections.csv") -> None:
+        """Wait until it has run for some seconds more, by its own rows; it may stand still as well."""
+
+        def seconds() -> int:
+            return sum(one["Target"] == "Aggregated" for one in self.rows(name))
+
+        # The first may come at once; between any two others is a second.
+        wanted = seconds() + count + 1
+        self.wait_until(lambda: seconds() >= wanted)
+
+    def wait_for_no_process(self, word: str) -> None:
+        """Wait until there is none with a word on its command line; those of --processes have it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while left := [
+            one.pid
+            for one in psutil.process_iter(["cmdline", "status"])
+            if word in (one.info["cmdline"] or ()) and one.info["status"] != psutil.STATUS_ZOMBIE
+        ]:
+            assert time.monotonic() < deadline, f"processes left: {left}"
+            time.sleep(0.05)
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""
@@ -116,12 +165,17 @@ class LocustRun:
         """Wait for the end, and return the exit status."""
         return self.process.wait(timeout_s)
 
+    def stop(self) -> int:
+        """Press Ctrl-C, and wait for the end."""
+        self.interrupt()
+        return self.wait()
+
     def end(self) -> None:
         """End it if it still runs: first as a person would, so that it ends its workers."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(10)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -130,6 +184,9 @@ class LocustRun:
 @pytest.fixture
 def locust(tmp_path, server):
     """Give a function that starts Locust on the server; all are ended with the test."""
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and whatever they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     runs: list[LocustRun] = []
     file = tmp_path / "visitors.py"
     file.write_text(LOCUSTFILE)
@@ -156,10 +213,23 @@ def held(database):
 
 @pytest.fixture
 def free_port():
-    """Give a function that finds a port where nobody listens."""
+    """Give a function that finds a port where nobody listens, and nobody will by chance.
+
+    Some time passes until Locust listens there. Ports from 32768 on go to whoever wants any port, for
+    a server or a connection; so it is one of those below.
+    """
 
     def find() -> int:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            return listener.getsockname()[1]
+        while True:
+            port = random.randrange(20_000, 32_768)
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                return port
 
     return find
+
+
+@pytest.fixture
+def master_port(free_port):
+    """Say the port of a master: with the usual one, another run's workers could come to it."""
+    port = str(free_port())
+    return ("--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port)

@@ -16,11 +16,25 @@ from poolkit.loadtest.keep import database_environ, read_options
 from poolkit.loadtest.results_bucket import ResultsBucket
 
 VISITORS = """
-from locust import FastHttpUser, constant, task
+from pathlib import Path
+
+import gevent
+from locust import FastHttpUser, constant, events, task
+from locust.runners import MasterRunner
 
 from poolkit import loadtest
 
 loadtest.register()
+
+@events.init.add_listener
+def end_it_when_told(environment, **_):
+    def wait():
+        while not Path(__file__).with_name("enough").exists():
+            gevent.sleep(0.05)
+        environment.runner.quit()
+
+    if isinstance(environment.runner, MasterRunner):
+        gevent.spawn(wait)
 
 class Visitor(FastHttpUser):
     wait_time = constant(0.05)
@@ -30,6 +44,8 @@ class Visitor(FastHttpUser):
         self.client.get("/")
 """
 URL = "s3://results/run-1"
+PATIENCE_S = 100
+"""For what takes a moment: a busy machine may need half a minute for it."""
 
 
 @pytest.fixture
@@ -75,7 +91,7 @@ def start(tmp_path):
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -85,8 +101,8 @@ def keeping(*command, options=()):
     return ["-m", "poolkit.loadtest.keep", URL, *options, "--", sys.executable, *command]
 
 
-def wait_until(condition, process, timeout_s=20.0):
-    deadline = time.monotonic() + timeout_s
+def wait_until(condition, process):
+    deadline = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         assert time.monotonic() < deadline, process.log.read_text()
         time.sleep(0.05)
@@ -96,16 +112,16 @@ def wait_until(condition, process, timeout_s=20.0):
 class Fleet:
     """A kept master and two workers on the loopback address."""
 
-    def __init__(self, start, folder, server, port, run_time):
+    def __init__(self, start, folder, server, port):
         file = folder / "visitors.py"
         file.write_text(VISITORS)
         locust = ["-m", "locust", "-f", file]
         master = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
         master += ["--headless", "--expect-workers", 2, "--host", server.url]
-        master += ["--users", 4, "--spawn-rate", 4, "--run-time", run_time]
+        master += ["--users", 4, "--spawn-rate", 4, "--run-time", "10m"]
         master += ["--csv", "run", "--html", "run.html", "--json-file", "run"]
         joining = ["--worker", "--master-host", "127.0.0.1", "--master-port", port]
-        self.server = server
+        self.server, self._enough = server, folder / "enough"
         self.master = start(*map(str, keeping(*locust, *master)))
         self.workers = [start(*locust, *joining) for _ in range(2)]
 
@@ -113,11 +129,15 @@ class Fleet:
         wanted = len(self.server.moments) + count
         wait_until(lambda: len(self.server.moments) >= wanted, self.master)
 
+    def end(self):
+        """Have the run come to its end by itself."""
+        self._enough.touch()
+
 
 @pytest.fixture
 def fleet(start, tmp_path, server, free_port, s3):
-    """Give a function that starts it."""
-    return lambda run_time: Fleet(start, tmp_path, server, free_port(), run_time)
+    """Start it."""
+    return Fleet(start, tmp_path, server, free_port())
 
 
 def aggregated(s3):
@@ -128,32 +148,31 @@ def aggregated(s3):
 @pytest.mark.slow
 def test_a_worker_that_dies_in_the_middle(fleet, s3):
     """The other one goes on, the run comes to its end, and every file of it is kept."""
-    found = fleet("5s")
-    found.wait_for_requests(20)
-    found.workers[0].send_signal(signal.SIGKILL)
-    found.wait_for_requests(20)
-    assert found.master.wait(40) == 0, found.master.log.read_text()
+    fleet.wait_for_requests(20)
+    fleet.workers[0].send_signal(signal.SIGKILL)
+    fleet.wait_for_requests(40)
+    fleet.end()
+    assert fleet.master.wait(PATIENCE_S) == 0, fleet.master.log.read_text()
     marker = json.loads(content(s3, "finished.json"))
     assert (marker["status"], marker["stopped"], marker["attempt"]) == (0, False, 1)
     assert {"run.html", "run.json", "run_stats.csv", "run_failures.csv"} <= set(marker["files"])
     assert names(s3) == {*marker["files"], "started.json", "finished.json"}
     assert int(aggregated(s3)["Request Count"]) >= 20
-    assert found.workers[1].wait(20) == 0
+    assert fleet.workers[1].wait(PATIENCE_S) == 0
 
 
 @pytest.mark.slow
 def test_a_master_that_is_stopped_in_the_middle(fleet, s3):
     """What was measured until then is kept, the HTML report included, and marked as stopped."""
-    found = fleet("5m")
-    found.wait_for_requests(40)
-    found.master.terminate()
-    assert found.master.wait(30) == 0, found.master.log.read_text()
+    fleet.wait_for_requests(40)
+    fleet.master.terminate()
+    assert fleet.master.wait(PATIENCE_S) == 0, fleet.master.log.read_text()
     marker = json.loads(content(s3, "finished.json"))
     assert marker["stopped"] is True
-    assert "ended with status 0, stopped early" in found.master.log.read_text()
+    assert "ended with status 0, stopped early" in fleet.master.log.read_text()
     assert "<html" in content(s3, "run.html")
     assert int(aggregated(s3)["Request Count"]) > 0
-    assert [worker.wait(20) for worker in found.workers] == [0, 0]
+    assert [worker.wait(PATIENCE_S) for worker in fleet.workers] == [0, 0]
 
 
 def test_a_service_waits_when_its_load_has_ended(start, s3):
@@ -162,7 +181,7 @@ def test_a_service_waits_when_its_load_has_ended(start, s3):
     wait_until(lambda: "waiting to be stopped" in kept.log.read_text(), kept)
     assert content(s3, "a") == "b"
     kept.terminate()
-    assert kept.wait(10) == 0
+    assert kept.wait(PATIENCE_S) == 0
 
 
 def test_a_finished_run_is_not_run_again(start, s3, tmp_path):
@@ -170,20 +189,20 @@ def test_a_finished_run_is_not_run_again(start, s3, tmp_path):
     s3.put_object(Bucket="results", Key="run-1/finished.json", Body=b"{}")
     loading = ["-c", f"open({str(tmp_path / 'loaded')!r}, 'w')"]
     told = start(*keeping(*loading))
-    assert told.wait(20) == 2
+    assert told.wait(PATIENCE_S) == 2
     assert told.log.read_text().count("\n") == 1
     assert "s3://results/run-1 has a finished run" in told.log.read_text()
     waiting = start(*keeping(*loading, options=["--wait"]))
     wait_until(lambda: "waiting to be stopped" in waiting.log.read_text(), waiting)
     waiting.terminate()
-    assert waiting.wait(10) == 2
+    assert waiting.wait(PATIENCE_S) == 2
     assert not (tmp_path / "loaded").exists()
 
 
 def test_a_failed_load_is_kept_too(start, s3):
     """Its status is the command's, and the files it left are there."""
     kept = start(*keeping("-c", "open('a', 'w').write('b'); raise SystemExit(3)"))
-    assert kept.wait(20) == 3, kept.log.read_text()
+    assert kept.wait(PATIENCE_S) == 3, kept.log.read_text()
     assert json.loads(content(s3, "finished.json"))["status"] == 3
     assert "a" in names(s3)
 
@@ -194,7 +213,7 @@ def test_a_command_that_loads_nothing_is_no_run(start, s3, tmp_path):
     file.write_text(VISITORS)
     locust = ["-m", "locust", "-f", str(file), "--csv", "run", "--no-such-option"]
     kept = start(*keeping(*locust, options=["--wait"]))
-    assert kept.wait(20) == 2
+    assert kept.wait(PATIENCE_S) == 2
     assert "ended with status 2 and left nothing, so nothing was loaded" in kept.log.read_text()
     assert names(s3) == {"started.json"}
 
@@ -202,7 +221,7 @@ def test_a_command_that_loads_nothing_is_no_run(start, s3, tmp_path):
 def test_a_master_that_was_lost_is_counted(start, s3):
     """A second attempt says that it is one: the first never came to its end."""
     s3.put_object(Bucket="results", Key="run-1/started.json", Body=b'{"attempt": 1}')
-    assert start(*keeping("-c", "")).wait(20) == 0
+    assert start(*keeping("-c", "")).wait(PATIENCE_S) == 0
     assert json.loads(content(s3, "finished.json"))["attempt"] == 2
 
 
@@ -210,7 +229,7 @@ def test_a_missing_bucket_is_one_line_before_the_load(start, served_aws, tmp_pat
     """Nothing is loaded whose results would be lost; a service is not kept alive by it."""
     words = keeping("-c", f"open({str(tmp_path / 'loaded')!r}, 'w')", options=["--wait"])
     kept = start(*words)
-    assert kept.wait(20) == 2
+    assert kept.wait(PATIENCE_S) == 2
     assert kept.log.read_text() == (
         "poolkit.loadtest.keep: s3://results/run-1: there is no such bucket\n"
     )
@@ -232,7 +251,7 @@ def test_what_does_not_end_is_killed_and_kept(start, s3, tmp_path):
     kept = start("-c", program, *keeping("-c", stubborn)[2:])
     wait_until(lambda: "a" in names(s3), kept)  # uploaded while it runs
     kept.terminate()
-    assert kept.wait(20) == 128 + signal.SIGKILL, kept.log.read_text()
+    assert kept.wait(PATIENCE_S) == 128 + signal.SIGKILL, kept.log.read_text()
     assert "is killed" in kept.log.read_text()
     assert json.loads(content(s3, "finished.json"))["stopped"] is True
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 import timeit
 from fractions import Fraction
 
@@ -149,5 +150,8 @@ def test_a_message_between_processes_loses_nothing():
 def test_recording_is_cheap():
     """A request costs Locust some 300 µs: a hundredth of that is the most this may cost."""
     found = Latencies()
-    best = min(timeit.repeat(lambda: found.record("GET", "/", 12.345), number=20_000, repeat=5))
-    assert best / 20_000 < 3e-6
+    # Of the processor's time, and the best of many short tries: others may use the machine, too.
+    tries = timeit.repeat(
+        lambda: found.record("GET", "/", 12.345), timer=time.thread_time, number=1000, repeat=100
+    )
+    assert min(tries) / 1000 < 3e-6

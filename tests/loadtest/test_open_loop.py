@@ -1,26 +1,39 @@
 """Locust in an open loop, as a person starts it, on servers that stall, stop and end."""
 
 import contextlib
-import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
 STUB = Path(__file__).with_name("stub_server.py")
 NEVER_S = 3600
+
+# In files beside it, it says how many of its users wait for an answer, and every 20 ms how long that
+# was: a busy machine lets it stand still.
 VISITOR = """
 import time
-from locust import FastHttpUser, constant, task
+from pathlib import Path
+
+import gevent
+from locust import FastHttpUser, constant, events, task
 from poolkit import loadtest
 
 loadtest.register()
+
+waiting = 0
+
+def note(change):
+    global waiting
+    waiting += change
+    Path(__file__).with_suffix(".waiting").write_text(str(waiting))
 
 class Visitor(FastHttpUser):
     wait_time = constant(0.005)
@@ -30,8 +43,23 @@ class Visitor(FastHttpUser):
         end = time.perf_counter() + {busy_s}
         while time.perf_counter() < end:
             pass
-        self.client.get("/")
+        note(1)
+        try:
+            self.client.get("/")
+        finally:
+            note(-1)
+
+def beat():
+    with Path(__file__).with_suffix(".beats").open("w", buffering=1) as file:
+        while True:
+            began = time.monotonic()
+            gevent.sleep(0.02)
+            file.write(str(time.monotonic() - began) + "\\n")
+
+events.init.add_listener(lambda **_: gevent.spawn(beat))
 """
+BEAT_S = 0.02
+HICCUP_S = 0.03
 
 
 @pytest.fixture
@@ -54,15 +82,36 @@ def load(locust, tmp_path):
     """Give a function that starts Locust on a URL, its results to be read with `found`."""
     names = iter("abcdefgh")
 
-    def start(url, *arguments, busy_s=0.0):
+    def start(url, *arguments, busy_s=0.0, more=""):
         name = next(names)
         file = tmp_path / f"{name}.py"
-        file.write_text(VISITOR.format(busy_s=busy_s))
+        file.write_text(VISITOR.format(busy_s=busy_s) + more)
         run = locust(
             *("-f", str(file), "--headless", "--host", url, "--json-file", f"out/{name}"),
             *arguments,
         )
         run.name = name
+        return run
+
+    return start
+
+
+@pytest.fixture
+def compared(locust, tmp_path):
+    """Give a function that starts Locust on a URL with the plugin of `poolkit compare`."""
+
+    def start(url, **variables):
+        (tmp_path / "host").write_text(url)
+        (tmp_path / "visitor.py").write_text(VISITOR.format(busy_s=0))
+        plugin = Path(sys.modules["poolkit"].__file__).parent / "compare/locust_plugin.py"
+        run = locust(
+            *("-f", f"{plugin},{tmp_path / 'visitor.py'}", "--headless", "--run-time", "10m"),
+            POOLKIT_LOAD_REQUESTS="requests.csv",
+            POOLKIT_LOAD_ARRIVAL_RATE="40",
+            POOLKIT_LOAD_HOST="host",
+            **variables,
+        )
+        run.name = "visitor"
         return run
 
     return start
@@ -76,8 +125,32 @@ def total(run):
     return found(run)["latency_ms"][-1]
 
 
-def open_loop(per_s, run_time_s, *more):
-    return ("--arrival-rate", str(per_s), "--run-time", f"{run_time_s}s", "--users", "5", *more)
+def open_loop(per_s, *more, run_time="10m"):
+    return ("--arrival-rate", str(per_s), "--run-time", run_time, "--users", "5", *more)
+
+
+def waiting(run):
+    """Return how many users wait for an answer now; the file may be about to be written."""
+    file = run.folder / f"{run.name}.waiting"
+    return int((file.read_text() if file.exists() else "") or 0)
+
+
+def beats(run):
+    file = run.folder / f"{run.name}.beats"
+    text = file.read_text() if file.exists() else ""
+    return [float(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def stood_still_s(run):
+    """Return for how long the process could not do what was due, all in all."""
+    return sum(beat - BEAT_S for beat in beats(run) if beat > BEAT_S + HICCUP_S)
+
+
+def wait_while_it_runs(run, seconds):
+    """Wait until it has run for so long, and for longer than it has ever stood still."""
+    run.wait_for("All users spawned")
+    before = len(beats(run))
+    run.wait_until(lambda: (len(beats(run)) - before) * BEAT_S > seconds + stood_still_s(run))
 
 
 def check_stall(stub, load, stall_s, every_s, run_time_s):
@@ -87,33 +160,38 @@ def check_stall(stub, load, stall_s, every_s, run_time_s):
     delayed by what is left of it: evenly between 0 and the stall. One per cent of all arrivals is
     delayed by more than the p99, which is 1 % / (stall/every) of the delayed ones, so
     p99 = stall x (1 - 0.01 x every / stall) = stall - 0.01 x every: 1.9 s for 2 s every 10 s,
-    0.38 s for 0.4 s every 2 s. In a closed loop two users meet each stall with a request each, of
-    several hundred in between: less than one per cent.
+    0.96 s for 1 s every 3.75 s. In a closed loop two users meet each stall with a request each, of
+    several hundred in between: less than one per cent; on a machine that does everything ten times as
+    slowly, or stands still itself now and then, less than five.
     """
-    _, one = stub(stall_s, every_s)
+    stalling, one = stub(stall_s, every_s)
     _, other = stub(stall_s, every_s)
-    opened = load(one, *open_loop(50, run_time_s, "--stop-timeout", "5"))
-    closed = load(other, "--users", "2", "--run-time", f"{run_time_s}s", "--stop-timeout", "5")
-    assert opened.wait(run_time_s + 30) == 0, opened.said
-    assert closed.wait(30) == 0, closed.said
-    expected_ms = (stall_s - 0.01 * every_s) * 1000
+    ending = ("--stop-timeout", "60")
+    opened = load(one, *open_loop(50, *ending, run_time=f"{run_time_s}s"))
+    closed = load(other, "--users", "2", "--run-time", f"{run_time_s}s", *ending)
+    assert opened.wait() == 0, opened.said
+    assert closed.wait() == 0, closed.said
+    by_hand = {p: (stall_s - (1 - p / 100) * every_s) * 1000 for p in (95, 99)}
     # For the documentation, which has these figures; pytest's -s shows them.
     p99 = {
-        "by hand": expected_ms,
+        "by hand": by_hand[99],
         "open loop": total(opened)["p99"],
         "closed": total(closed)["p99"],
     }
     print(f"p99 in ms: {p99}; longest in the closed loop: {total(closed)['max']} ms")  # noqa: T201
-    assert total(opened)["p99"] == pytest.approx(expected_ms, rel=0.1)
-    assert total(closed)["p99"] < expected_ms / 4
+    stalling.kill()
+    more_ms = (stood_still_s(opened) + sum(map(float, stalling.stdout))) * 1000
+    for p, ms in by_hand.items():
+        assert 0.9 * ms < total(opened)[f"p{p}"] < 1.1 * ms + more_ms
+    assert total(closed)["p95"] < by_hand[95] / 4
     # It was there, and one request a user met it.
-    assert total(closed)["max"] > stall_s * 900
+    assert total(closed)["max"] > stall_s * 500
     assert (found(opened)["load"]["loop"], found(closed)["load"]["loop"]) == ("open", "closed")
 
 
 def test_an_open_loop_shows_a_stall_that_a_closed_one_hides(stub, load):
-    """A server that stands still for 0.4 s every 2 s: the p99 of both loops, by hand and measured."""
-    check_stall(stub, load, stall_s=0.4, every_s=2.0, run_time_s=8)
+    """A server that stands still for 1 s every 3.75 s: both loops, by hand and measured."""
+    check_stall(stub, load, stall_s=1.0, every_s=3.75, run_time_s=8)
 
 
 @pytest.mark.slow
@@ -130,45 +208,64 @@ def check_counts(run):
     return counts
 
 
+def check_none_was_left(counts):
+    """What was due was begun, but for what the load generator itself was late with at the end."""
+    assert counts["unanswered"] == 0
+    assert counts["unsent"] <= counts["late"] + 3
+
+
 @pytest.mark.slow
 def test_no_arrival_is_dropped_when_the_server_stands_still(stub, load):
     """Those that it never answered and those for which no user was left are counted."""
     server, url = stub()
-    run = load(url, *open_loop(50, 4, "--max-users", "20"))
-    run.wait_for("All users spawned")
-    time.sleep(1.5)  # of the run
+    run = load(url, *open_loop(50, "--max-users", "20"))
+    wait_while_it_runs(run, 1)
     os.kill(server.pid, signal.SIGSTOP)
-    assert run.wait() == 0, run.said
+    run.wait_until(lambda: waiting(run) == 20)
+    moment = time.time()
+    wait_while_it_runs(run, 1)
+    assert run.stop() == 0, run.said
+    ended = time.time()
     os.kill(server.pid, signal.SIGCONT)
     counts = check_counts(run)
     assert counts["unanswered"] == counts["users_max"] == 20
     assert counts["unsent"] > 20
-    assert counts["arrivals"] == pytest.approx((4 - 0.5) * 50, abs=15)
+    began = found(run)["started"] + 0.5
+    assert (moment - began) * 50 - 2 < counts["arrivals"] < (ended - began) * 50 + 2
     assert "all 20 users (--max-users) were waiting for answers" in counts["saturated_by"]
     assert run.said.count("WARNING/poolkit.loadtest: saturated: class Visitor") == 1
     assert "SATURATED: class Visitor began" in run.said
 
 
+def stats(run, column):
+    """Return a figure of all requests together, as Locust has written it last."""
+    rows = run.rows("out/run_stats.csv")
+    return next((int(row[column]) for row in rows if row["Name"] == "Aggregated"), 0)
+
+
 def test_no_arrival_is_dropped_when_the_server_ends(stub, load):
     """Whom nobody answers any more has failed, at the moment at which it was due."""
     server, url = stub()
-    run = load(url, *open_loop(50, 4, "--exit-code-on-error", "0"))
-    run.wait_for("All users spawned")
-    time.sleep(1.5)  # of the run
+    ending = ("--exit-code-on-error", "0", "--stop-timeout", "60", "--csv", "out/run")
+    run = load(url, *open_loop(50, *ending))
+    wait_while_it_runs(run, 1)
     server.kill()
-    assert run.wait() == 0, run.said
+    run.wait_until(lambda: stats(run, "Failure Count") > 40)
+    assert run.stop() == 0, run.said
     counts = check_counts(run)
-    assert total(run)["failures"] > 40
-    assert counts["unanswered"] + counts["unsent"] <= 5
-    assert counts["saturated_by"] == ""
+    check_none_was_left(counts)
+    assert "were waiting for answers" not in counts["saturated_by"]
 
 
 @pytest.mark.slow
 def test_a_task_that_uses_up_the_core_is_named_as_such(stub, load):
     """No number of users would help: it is this process that has no time."""
     _, url = stub()
-    run = load(url, *open_loop(100, 3), busy_s=0.02)
-    assert run.wait() == 0, run.said
+    run = load(url, *open_loop(100), busy_s=0.02)
+    run.wait_for("saturated: class Visitor")
+    seen = len(beats(run))
+    run.wait_until(lambda: len(beats(run)) > seen + 10)
+    assert run.stop() == 0, run.said
     counts = check_counts(run)
     assert "class Visitor" in counts["saturated_by"]
     assert "this process is busy" in counts["saturated_by"]
@@ -179,37 +276,34 @@ def test_a_task_that_uses_up_the_core_is_named_as_such(stub, load):
 def test_users_are_made_as_they_are_needed(stub, load):
     """One user is ready; a stall of the server is met with as many as it takes, and no more."""
     _, url = stub(0.5, 2.0)
-    run = load(url, *open_loop(50, 4, "--users", "1", "--stop-timeout", "3"))
-    assert run.wait() == 0, run.said
+    run = load(url, *open_loop(50, "--users", "1", "--stop-timeout", "60"))
+    wait_while_it_runs(run, 4)
+    assert run.stop() == 0, run.said
     counts = check_counts(run)
-    assert counts["unanswered"] == counts["unsent"] == 0
-    assert 20 <= counts["users_max"] <= 60
+    check_none_was_left(counts)
+    # Those that are due in the time of the longest answer, and a tenth more.
+    assert 20 <= counts["users_max"] <= 50 * total(run)["max"] / 1000 * 1.2 + 10
 
 
 def moments(run):
     """When requests were due, from the rows that `poolkit compare` has written."""
-    with (run.folder / "requests.csv").open() as file:
-        return sorted(float(row["due"]) for row in csv.DictReader(file))
+    return sorted(float(row["due"]) for row in run.rows("requests.csv"))
 
 
-def test_arrivals_keep_one_beat(stub, locust, tmp_path):
+def check_beat(due, per_s):
     """Each is due 1/rate seconds after the one before it, from the first to the last."""
-    _, url = stub(0.2, 1.0)
-    (tmp_path / "host").write_text(url)
-    (tmp_path / "visitor.py").write_text(VISITOR.format(busy_s=0))
-    plugin = Path(sys.modules["poolkit"].__file__).parent / "compare/locust_plugin.py"
-    run = locust(
-        *("-f", f"{plugin},{tmp_path / 'visitor.py'}", "--headless", "--run-time", "4s"),
-        POOLKIT_LOAD_REQUESTS="requests.csv",
-        POOLKIT_LOAD_ARRIVAL_RATE="40",
-        POOLKIT_LOAD_HOST="host",
-    )
-    assert run.wait() == 0, run.said
-    due = moments(run)
-    assert len(due) >= 120
     # Unix time is set now and then, also while this test runs.
-    steps = [moment - due[0] - number / 40 for number, moment in enumerate(due)]
+    steps = [moment - due[0] - number / per_s for number, moment in enumerate(due)]
     assert max(map(abs, steps)) < 0.02
+
+
+def test_arrivals_keep_one_beat(stub, compared):
+    """Whatever the server does, and whoever is late with them."""
+    _, url = stub(0.2, 1.0)
+    run = compared(url)
+    run.wait_until(lambda: len(moments(run)) >= 120)
+    assert run.stop() == 0, run.said
+    check_beat(moments(run), 40)
 
 
 FAMILY = """
@@ -255,61 +349,83 @@ def test_classes_share_the_rate_and_start_once(stub, locust, tmp_path):
     (tmp_path / "family.py").write_text(FAMILY)
     run = locust(
         *("-f", str(tmp_path / "family.py"), "--headless", "--host", url, "--json-file", "out/a"),
-        *open_loop(40, 4, "--users", "4"),
+        *open_loop(40, "--users", "4", "--stop-timeout", "60", "--csv", "out/run"),
     )
     run.name = "a"
-    assert run.wait() == 0, run.said
+    run.wait_until(lambda: stats(run, "Request Count") > 100)
+    assert run.stop() == 0, run.said
     assert "Traceback" not in run.said
     requests = {row["name"]: row["requests"] for row in found(run)["latency_ms"]}
     counts = found(run)["load"]
+    check_none_was_left(counts)
     assert requests["/start"] == counts["users_max"]
-    assert requests["Aggregated"] - requests["/start"] == counts["arrivals"]
-    assert requests["/one"] + requests["/two"] >= 25
+    assert requests["Aggregated"] - requests["/start"] == counts["arrivals"] - counts["unsent"]
+    share = counts["arrivals"] / 4
+    assert share - counts["unsent"] - 1 <= requests["/one"] + requests["/two"] <= share + 1
+    assert abs(requests["/one"] - requests["/two"]) <= counts["users_max"]
 
 
 @pytest.mark.parametrize("ending", ["SIGSTOP", "SIGKILL"])
-def test_the_rows_of_a_comparison_have_every_arrival(stub, locust, tmp_path, ending):
+def test_the_rows_of_a_comparison_have_every_arrival(stub, compared, ending):
     """What was never sent, or never answered, is a row that says so."""
     server, url = stub()
-    (tmp_path / "host").write_text(url)
-    (tmp_path / "visitor.py").write_text(VISITOR.format(busy_s=0))
-    plugin = Path(sys.modules["poolkit"].__file__).parent / "compare/locust_plugin.py"
-    run = locust(
-        *("-f", f"{plugin},{tmp_path / 'visitor.py'}", "--headless", "--run-time", "3s"),
-        POOLKIT_LOAD_REQUESTS="requests.csv",
-        POOLKIT_LOAD_ARRIVAL_RATE="40",
-        POOLKIT_LOAD_ARRIVALS="poisson",
-        POOLKIT_LOAD_MAX_USERS="10",
-        POOLKIT_LOAD_HOST="host",
-    )
-    run.wait_until(lambda: (tmp_path / "requests.csv").exists() and len(moments(run)) > 10)
+    run = compared(url, POOLKIT_LOAD_ARRIVALS="poisson", POOLKIT_LOAD_MAX_USERS="10")
+    run.wait_until(lambda: len(moments(run)) > 10)
     os.kill(server.pid, getattr(signal, ending))
-    run.wait()
-    os.kill(server.pid, signal.SIGKILL)
-    with (tmp_path / "requests.csv").open() as file:
-        errors = [row["error"] for row in csv.DictReader(file)]
-    assert len(errors) == pytest.approx(2.5 * 40, abs=45), "Poisson: four standard deviations"
     if ending == "SIGSTOP":
-        assert errors.count("unanswered") == 10
-        assert errors.count("unsent") > 10
+        run.wait_until(lambda: waiting(run) == 10)
+        wait_while_it_runs(run, 1)
     else:
-        assert errors.count("ConnectionRefusedError") > 10
+        run.wait_until(lambda: errors(run).count("ConnectionRefusedError") > 10)
+    run.stop()
+    os.kill(server.pid, signal.SIGKILL)
+    arrivals = json.loads((run.folder / "load.json").read_text())["arrivals"]
+    assert len(errors(run)) == arrivals
+    if ending == "SIGSTOP":
+        assert errors(run).count("unanswered") == 10
+        assert errors(run).count("unsent") > 10
 
 
-def ports(free_port):
-    port = str(free_port())
-    return ("--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port)
+def errors(run):
+    return [row["error"] for row in run.rows("requests.csv")]
+
+
+DUE = """
+import os
+
+due = open(f"due-{os.getpid()}", "w", buffering=1)
+
+@events.init.add_listener
+def reopen(**_):
+    # After the fork of --processes.
+    global due
+    due = open(f"due-{os.getpid()}", "w", buffering=1)
+
+@events.request.add_listener
+def write(context, **_):
+    due.write(str(context["due"]) + "\\n")
+"""
 
 
 @pytest.mark.slow
-def test_processes_share_the_rate(stub, load, free_port):
+def test_processes_share_the_rate(stub, load, master_port):
     """Two workers together begin as many tasks as one would, and the counts are of both."""
     _, url = stub()
-    run = load(url, *open_loop(80, 3, "--processes", "2"), *ports(free_port))
-    assert run.wait() == 0, run.said
-    counts = check_counts(run)
-    assert counts["arrivals"] == pytest.approx(2.3 * 80, rel=0.25)
-    assert counts["saturated_by"] == ""
+    ending = ("--processes", "2", "--stop-timeout", "60")
+    run = load(url, *open_loop(80, *ending), *master_port, more=DUE)
+    run.wait_until(lambda: len(dues(run)) == 2 and min(map(len, dues(run))) > 80)
+    assert run.stop() == 0, run.said
+    check_none_was_left(check_counts(run))
+    # Of what one of them did not come to at the end, the other knows nothing.
+    end = min(map(max, dues(run)))
+    check_beat(sorted(due for part in dues(run) for due in part if due <= end), 80)
+
+
+def dues(run):
+    """When the requests of each process were due."""
+    texts = [file.read_text() for file in run.folder.glob("due-*")]
+    whole = [text[: text.rfind("\n") + 1].split() for text in texts]
+    return [list(map(float, found)) for found in whole if found]
 
 
 @pytest.mark.slow
@@ -319,31 +435,38 @@ def test_the_rate_is_dealt_again_when_a_worker_dies(stub, load, locust, free_por
     port = str(free_port())
     master = load(
         url,
-        *open_loop(40, 60, "--master", "--master-bind-host", "127.0.0.1", "--expect-workers", "2"),
+        *open_loop(40, "--master", "--master-bind-host", "127.0.0.1", "--expect-workers", "2"),
         *("--master-bind-port", port, "--csv", "out/run", "--stop-timeout", "2"),
+        more=PATIENT,
     )
     file = str(master.folder / f"{master.name}.py")
     at = ("--master-host", "127.0.0.1", "--master-port", port)
     _, other = (locust("--worker", *at, "-f", file) for _ in range(2))
-    master.wait_for("All users spawned")
-    time.sleep(3.5)  # of the run: until both have reported once
+    master.wait_until(lambda: max(rates_per_s(master), default=0) > 0)
     other.process.kill()
-    master.wait_for("is gone, and the rate of 40/s is dealt again, to 1;", timeout_s=15)
-    assert master.said.count("is dealt again") == 1
+    master.wait_for("is gone, and the rate of 40/s is dealt again, to 1;")
     # A moment until it holds, two reports until the rate shows it.
-    master.wait_until(lambda: rates_per_s(master)[-1] > 32, timeout_s=20)
-    began = time.monotonic()
+    master.wait_until(lambda: rates_per_s(master)[-1] > 32)
+    # For a worker that does not answer Locust itself would wait for a minute.
     master.interrupt()
-    assert master.wait() == 0, master.said
-    assert time.monotonic() - began < 15
+    assert master.wait(45) == 0, master.said
+    gone = Counter(re.findall(r"worker (\d) is gone", master.said))
+    assert list(gone.values()) == [1]
     counts = check_counts(master)
     assert counts["unanswered"] >= 40
     assert "Traceback" not in master.said
 
 
+# A worker that a busy machine lets stand still for some seconds is not gone.
+PATIENT = """
+from locust import runners
+runners.HEARTBEAT_LIVENESS = 8
+"""
+
+
 def rates_per_s(run):
-    with (run.folder / "out/run_connections.csv").open() as file:
-        return [float(row["Requests/s"]) for row in csv.DictReader(file) if row["Requests/s"]]
+    rows = run.rows("out/run_connections.csv")
+    return [float(row["Requests/s"]) for row in rows if row["Requests/s"]]
 
 
 @pytest.mark.parametrize(
@@ -367,32 +490,28 @@ def test_options_that_cannot_be_are_one_line_and_status_2(locust, options, said)
     assert len(run.said.splitlines()) == 1
 
 
-def test_a_shape_beside_an_arrival_rate_is_refused(locust, tmp_path, free_port):
+def test_a_shape_beside_an_arrival_rate_is_refused(locust, tmp_path, master_port):
     """A shape says how many users wait; no process of Locust is left behind."""
     ramp = Path(__file__).parents[2] / "loadtests/ramp.py"
     run = locust(
         *("-f", f"{tmp_path / 'visitors.py'},{ramp}", "--headless", "--processes", "2"),
-        *("--arrival-rate", "5", *ports(free_port)),
+        *("--arrival-rate", "5", *master_port),
     )
-    run.wait_for("--arrival-rate and the shape Ramp cannot be used together")
-    children = psutil.Process(run.process.pid).children()
     assert run.wait() == 2, run.said
-    assert not psutil.wait_procs(children, 5)[1]
+    assert "--arrival-rate and the shape Ramp cannot be used together" in run.said
+    run.wait_for_no_process(master_port[-1])
     assert "Traceback" not in run.said
 
 
 def test_ctrl_c_ends_an_open_loop_at_once_and_leaves_its_counts(stub, load):
     """Also while every user waits for a server that stands still."""
     server, url = stub()
-    run = load(url, *open_loop(50, 60))
-    run.wait_for("All users spawned")
-    time.sleep(1.5)  # of the run
+    run = load(url, *open_loop(50))
+    wait_while_it_runs(run, 1)
     os.kill(server.pid, signal.SIGSTOP)
-    time.sleep(0.5)  # of the run
-    began = time.monotonic()
+    run.wait_until(lambda: waiting(run) > 10)
     run.interrupt()
-    run.wait()
-    assert time.monotonic() - began < 6
+    run.wait(45)  # for an answer it would wait for 60 s
     os.kill(server.pid, signal.SIGCONT)
     assert found(run)["partial"] is True
     assert check_counts(run)["unanswered"] > 10
@@ -426,12 +545,17 @@ def test_many_tasks_of_a_queue_are_in_flight_at_once(locust, database, tmp_path)
     (tmp_path / "sender.py").write_text(TASKS)
     run = locust(
         *("-f", str(tmp_path / "sender.py"), "--headless", "--json-file", "out/a"),
-        *open_loop(40, 4, "--stop-timeout", "3"),
+        *open_loop(40, "--stop-timeout", "60", "--csv", "out/run"),
         url=database.monitor_url(""),
     )
     run.name = "a"
-    assert run.wait() == 0, run.said
+    run.wait_until(lambda: stats(run, "Request Count") > 100)
+    assert run.stop() == 0, run.said
+    took_s = time.time() - found(run)["started"]
     counts = check_counts(run)
-    assert counts["unanswered"] == counts["unsent"] == 0
+    check_none_was_left(counts)
     assert counts["users_max"] >= 12
-    assert 300 <= total(run)["p50"] < 400
+    assert total(run)["p50"] >= 300
+    assert total(run)["requests"] > 3 * took_s / 0.3, (
+        "three times what one after the other could be"
+    )

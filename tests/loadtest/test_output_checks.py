@@ -36,7 +36,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path):
 def test_locust_ends_with_one_line_before_the_first_request(locust, server, tmp_path):
     """The exit status is 2."""
     (tmp_path / "file").write_text("")
-    run = locust("--headless", "--run-time", "60s", "--html", "file/run.html")
+    run = locust("--headless", "--run-time", "10m", "--html", "file/run.html")
     assert run.wait() == 2, run.said
     assert run.said.startswith("--html: file/run.html cannot be written: ")
     assert server.moments == []

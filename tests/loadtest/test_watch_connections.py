@@ -1,7 +1,6 @@
 """Locust with the plugin, as a person starts it: what it says and what it leaves."""
 
 import contextlib
-import csv
 import json
 import os
 import signal
@@ -17,9 +16,7 @@ HEADLESS = ("--headless", "--users", "2", "--spawn-rate", "10")
 FILES = ("--csv", "out/run", "--html", "out/report.html", "--json-file", "out/result")
 
 
-def series(folder):
-    with (folder / "out/run_connections.csv").open() as file:
-        return list(csv.DictReader(file))
+ROWS = "out/run_connections.csv"
 
 
 def test_a_run_leaves_its_connections_beside_every_file_of_locust(locust, database, held):
@@ -27,23 +24,25 @@ def test_a_run_leaves_its_connections_beside_every_file_of_locust(locust, databa
     held("web:host-1", 2)
     held("web:host-2")
     held("lambda:ee-1")
-    run = locust(*HEADLESS, *FILES, "--run-time", "4s", url=database.monitor_url(""))
-    assert run.wait() == 0, run.said
-    rows = [row for row in series(run.folder) if row["Target"] == "web"]
+    # Without --run-time, Ctrl-C is its end.
+    run = locust(*HEADLESS, *FILES, url=database.monitor_url(""))
+    run.wait_for("Connections: 4 of 97 (lambda 1: 1 idle; web 3: 3 idle), 0 opened/s")
+    run.wait_until(lambda: max(requests_per_s(run), default=0) > 1)
+    assert run.stop() == 0, run.said
+    rows = run.rows_of("web", ROWS)
     assert {(row["Connections"], row["Instances"], row["Idle"]) for row in rows} == {
         ("3", "2", "3")
     }
-    last = [row for row in series(run.folder) if row["Target"] == "Aggregated"][-1]
-    assert last["Connections"] == "4"
-    assert float(last["Requests/s"]) > 1
-    assert float(last["95%"]) >= 0
+    together = run.rows_of("Aggregated", ROWS)
+    assert {row["Connections"] for row in together} == {"4"}
+    assert max(float(row["95%"] or 0) for row in together) > 0
     found = json.loads((run.folder / "out/result_connections.json").read_text())
-    assert (found["schema"], found["partial"], found["note"]) == (1, False, None)
+    assert (found["schema"], found["partial"]) == (1, False)
+    assert found["note"] in (None, "the database does not answer"), "which may be in any second"
     assert found["run"]["targets"]["web"] == {"peak": 3, "mean": 3.0}
     assert found["server"]["usable"] == 97
     report = (run.folder / "out/report.html").read_text()
     assert report.count('<poolkit-connections theme="page"><script type="application/json">{') == 1
-    assert "Connections: 4 of 97 (lambda 1: 1 idle; web 3: 3 idle), 0 opened/s" in run.said
     assert run.said.count("usable (max_connections less reserve)") == 1
 
 
@@ -73,17 +72,18 @@ def test_connections_opened_by_the_first_users_of_a_run_count(locust, database, 
     file.write_text(OPENS_AT_ONCE)
     run = locust(
         *("-f", str(file), "--headless", "--users", "3", "--spawn-rate", "3"),
-        *("--run-time", "1s", "--json-file", "out/result"),
+        *("--run-time", "10m", "--json-file", "out/result", "--csv", "out/run"),
         url=database.monitor_url(""),
         OPEN_URL=database.url(""),
     )
-    assert run.wait() == 0, run.said
+    run.wait_until(lambda: sum(int(row["Opened"]) for row in run.rows_of("Aggregated", ROWS)) >= 3)
+    assert run.stop() == 0, run.said
     found = json.loads((run.folder / "out/result_connections.json").read_text())
     assert found["run"]["opened"] == 3
 
 
-def requests_per_s(folder):
-    return [float(row["Requests/s"]) for row in series(folder) if row["Requests/s"]]
+def requests_per_s(run):
+    return [float(row["Requests/s"]) for row in run.rows(ROWS) if row["Requests/s"]]
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ def test_what_cannot_be_watched_is_one_line_and_the_run_goes_on(
     """HTTP is measured as ever, and nothing repeats the password."""
     if url == "without pg_monitor":
         url = database.url("")
-    run = locust(*HEADLESS, *FILES, "--run-time", "2s", url=url)
-    assert run.wait() == 0, run.said
+    run = locust(*HEADLESS, *FILES, "--run-time", "10m", url=url)
+    run.wait_until(lambda: len(server.moments) > 5 and run.rows(ROWS))
+    assert run.stop() == 0, run.said
     lines = [line for line in run.said.splitlines() if "connections are not measured" in line]
     assert len(lines) == 1, run.said
     assert said in lines[0]
     assert "secret" not in run.said
     assert "Traceback" not in run.said
-    assert len(server.moments) > 5
-    assert {row["Connections"] for row in series(run.folder)} == {""}
+    assert {row["Connections"] for row in run.rows(ROWS)} == {""}
     assert "Connections: not measured" in run.said
 
 
@@ -133,36 +133,34 @@ def test_the_option_goes_before_the_variable(locust, database, held):
     """--database-url is what a person said last."""
     held("web:1")
     run = locust(
-        *(*HEADLESS, "--run-time", "2s", "--csv", "out/run"),
+        *(*HEADLESS, "--run-time", "10m", "--csv", "out/run"),
         *("--database-url", database.monitor_url("")),
         url="postgresql://me@127.0.0.1:1/nothing",
     )
-    assert run.wait() == 0, run.said
-    assert series(run.folder)[-1]["Connections"] == "1"
+    run.wait_until(lambda: run.rows_of("Aggregated", ROWS))
+    assert run.stop() == 0, run.said
+    assert {row["Connections"] for row in run.rows_of("Aggregated", ROWS)} == {"1"}
 
 
 @pytest.mark.slow
-def test_processes_are_watched_once(locust, server, database, held, free_port):
+def test_processes_are_watched_once(locust, server, database, held, master_port):
     """With --processes only the master asks the server, also when a worker dies in the middle."""
     held("web:1")
-    port = str(free_port())
     run = locust(
-        *(*HEADLESS, "--processes", "2", "--run-time", "90s", "--csv", "out/run"),
-        *("--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port),
+        *(*HEADLESS, "--processes", "2", "--run-time", "10m", "--csv", "out/run", *master_port),
         url=database.monitor_url(""),
     )
     run.wait_until(lambda: len(server.moments) > 20)
-    assert len(database.backends(APPLICATION_NAME)) == 1
-    run.wait_until(lambda: max(requests_per_s(run.folder), default=0) > 0)
+    database.wait_for_backends(1, APPLICATION_NAME)
+    run.wait_until(lambda: max(requests_per_s(run), default=0) > 0)
     # A worker that dies takes nothing with it but its users.
     psutil.Process(run.process.pid).children()[0].kill()
-    seconds = len(requests_per_s(run.folder))
-    run.wait_until(lambda: len(requests_per_s(run.folder)) >= seconds + 2)
+    seen = len(run.rows_of("Aggregated", ROWS))
+    run.wait_until(lambda: len(run.rows_of("Aggregated", ROWS)) >= seen + 2)
     # Not afterwards: waiting for its workers, Locust may write to a CSV file that it has closed.
     assert "Traceback" not in run.said
-    run.interrupt()
-    run.wait()
-    assert series(run.folder)[-1]["Connections"] == "1"
+    run.stop()
+    assert {row["Connections"] for row in run.rows_of("Aggregated", ROWS)} == {"1"}
 
 
 WORKER_LISTENS = """
@@ -183,20 +181,20 @@ def test_a_master_watches_for_its_workers_and_keeps_the_password(
     port = str(free_port())
     run = locust(
         *(*HEADLESS, "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port),
-        *("--expect-workers", "1", "--run-time", "3s", "--csv", "out/run"),
+        *("--expect-workers", "1", "--run-time", "10m", "--csv", "out/run"),
         url=database.monitor_url(""),
     )
-    with (run.folder / "visitors.py").open("a") as file:
-        file.write(WORKER_LISTENS)
+    listening = run.folder / "listening.py"
+    listening.write_text((run.folder / "visitors.py").read_text() + WORKER_LISTENS)
     worker = locust(
-        *("--worker", "--master-host", "127.0.0.1", "--master-port", port),
+        *("-f", str(listening), "--worker", "--master-host", "127.0.0.1", "--master-port", port),
         url=database.monitor_url(""),
     )
-    run.wait_until(lambda: len(server.moments) > 5)
-    assert len(database.backends(APPLICATION_NAME)) == 1
-    assert run.wait() == 0, run.said
+    run.wait_until(lambda: len(server.moments) > 5 and run.rows_of("Aggregated", ROWS))
+    database.wait_for_backends(1, APPLICATION_NAME)
+    assert run.stop() == 0, run.said
     worker.wait()
-    assert series(run.folder)[-1]["Connections"] == "1"
+    assert {row["Connections"] for row in run.rows_of("Aggregated", ROWS)} == {"1"}
     assert "options: [" in worker.said
     assert "database_url" not in worker.said
     assert "poolkit" not in worker.said
@@ -205,11 +203,9 @@ def test_a_master_watches_for_its_workers_and_keeps_the_password(
 def test_ctrl_c_leaves_what_was_measured_and_says_partial(locust, database, held):
     """All files are there, and each says that the run had another end."""
     held("web:1")
-    run = locust(*HEADLESS, *FILES, "--run-time", "60s", url=database.monitor_url(""))
-    run.wait_until((run.folder / "out/run_connections.csv").exists)
-    run.wait_until(lambda: len(series(run.folder)) >= 4)
-    run.interrupt()
-    run.wait()
+    run = locust(*HEADLESS, *FILES, "--run-time", "10m", url=database.monitor_url(""))
+    run.wait_until(lambda: run.rows_of("web", ROWS))
+    run.stop()
     found = json.loads((run.folder / "out/result_connections.json").read_text())
     assert found["partial"] is True
     assert found["run"]["peak"] == 1
@@ -220,13 +216,13 @@ def test_ctrl_c_leaves_what_was_measured_and_says_partial(locust, database, held
 def test_a_run_within_poolkit_compare_is_watched_by_poolkit_compare(locust, server, database):
     """Two samplers would each count the other's connections as opened."""
     run = locust(
-        *(*HEADLESS, "--run-time", "2s"),
+        *(*HEADLESS, "--run-time", "10m"),
         url=database.monitor_url(""),
         POOLKIT_LOAD_REQUESTS="requests.csv",
     )
     run.wait_until(lambda: len(server.moments) > 5)
     assert database.backends(APPLICATION_NAME) == []
-    assert run.wait() == 0, run.said
+    assert run.stop() == 0, run.said
     assert "onnections" not in run.said
 
 
@@ -234,24 +230,22 @@ def test_a_run_within_poolkit_compare_is_watched_by_poolkit_compare(locust, serv
 def test_a_server_that_does_not_answer_stops_no_user(locust, server, database):
     """The wait is in a thread of its own: requests go on, and the gap is said and shown."""
     run = locust(
-        *(*HEADLESS, "--run-time", "90s", "--csv", "out/run"), url=database.monitor_url("")
+        *(*HEADLESS, "--run-time", "10m", "--csv", "out/run"), url=database.monitor_url("")
     )
     run.wait_until(lambda: len(server.moments) > 20)
-    ((watching),) = database.backends(APPLICATION_NAME)
+    (watching,) = database.wait_for_backends(1, APPLICATION_NAME)
     os.kill(watching["pid"], signal.SIGSTOP)
     try:
         run.wait_for("the database does not answer; its connections are not measured meanwhile")
         # It stays silent until then: users who wait for it would never come to so many.
         silent = len(server.moments)
         run.wait_until(lambda: len(server.moments) >= silent + 40)
+        run.wait_until(lambda: run.rows(ROWS)[-1]["Connections"] == "")
     finally:
         os.kill(watching["pid"], signal.SIGCONT)
     run.wait_for("the database answers again")
-    run.interrupt()
-    run.wait()
-    connections = [row["Connections"] for row in series(run.folder)]
-    assert "" in connections
-    assert connections[-1] == "0"
+    run.wait_until(lambda: run.rows(ROWS)[-1]["Connections"] == "0")
+    run.stop()
 
 
 @pytest.mark.slow
@@ -262,13 +256,12 @@ def test_a_database_that_comes_later_is_watched_then(locust, database, free_port
     url = database.monitor_url("")
     head, _, rest = url.rpartition(":")
     _, _, name = rest.partition("/")
-    run = locust(*(*HEADLESS, "--run-time", "60s", "--csv", "out/run"), url=f"{head}:{port}/{name}")
+    run = locust(*(*HEADLESS, "--run-time", "10m", "--csv", "out/run"), url=f"{head}:{port}/{name}")
     run.wait_for("connections are not measured yet")
     with forwarded(port, int(rest.partition("/")[0])):
         run.wait_for("connections are measured from now on")
-        run.wait_until(lambda: series(run.folder)[-1]["Connections"] == "1")
-        run.interrupt()
-        run.wait()
+        run.wait_until(lambda: "1" in {row["Connections"] for row in run.rows(ROWS)})
+        run.stop()
     assert run.said.count("connections are not measured yet") == 1
 
 
@@ -301,6 +294,6 @@ def forwarded(port, to):
             thread.start()
             yield
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(60)
 
     return forward()
