@@ -23,4 +23,5 @@ deployment.py         `poolkit deploy`: the steps above, stack by stack
 rollback.py           `poolkit deploy --rollback`
 removal.py            `poolkit destroy`
 overview.py           `poolkit status`
+terminal.py           where all of them print
 """

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from poolkit.deploy import preflight
 from poolkit.deploy.aws import Aws
@@ -19,6 +18,7 @@ from poolkit.deploy.package_settings import OUT
 from poolkit.deploy.plan import losses, print_plan
 from poolkit.deploy.stacks import DONE, deployed_outputs, find_stack, stack_outputs
 from poolkit.deploy.template import Template
+from poolkit.deploy.terminal import make_console
 from poolkit.deploy.uploads import template_argument, upload_code
 from poolkit.deploy.watching import failure, watch
 from poolkit.errors import DeployError
@@ -27,6 +27,8 @@ from poolkit.project import Project
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from rich.console import Console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class Deployment:
 
     options: DeployOptions
     project: Project
-    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    console: Console = field(default_factory=make_console)
 
     def __post_init__(self) -> None:
         self.environment = StackEnvironment.read(self.project.root, self.options.environment)
@@ -106,7 +108,7 @@ class Deployment:
 
     def _say(self, checked: Iterable[str]) -> None:
         for line in checked:
-            self.console.print(f"[green]ok[/green] {line}")
+            self.console.print(Text.assemble(("ok", "green"), f" {line}"))
 
     @property
     def _package(self) -> Path:
@@ -215,11 +217,10 @@ class Deployment:
         stack = find_stack(self.aws.cloudformation, name) or {}
         self.console.print(f"{name}: {stack.get('StackStatus')}", style="bold green")
         descriptions = {o["OutputKey"]: o.get("Description", "") for o in stack.get("Outputs", ())}
-        table = Table("output", "value", "", box=None, pad_edge=False)
         for key, value in sorted(stack_outputs(stack).items()):
-            table.add_row(key, value, descriptions[key])
-        if descriptions:
-            self.console.print(table)
+            if descriptions[key]:
+                self.console.print(f"# {descriptions[key]}", style="dim")
+            self.console.print(f"{key} = {value}")
 
 
 def _read_parameters(words: tuple[str, ...], templates: list[str]) -> dict[str, dict[str, str]]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from poolkit.deploy.aws import Aws
 from poolkit.deploy.environment import StackEnvironment
 from poolkit.deploy.stacks import DONE, find_stack
+from poolkit.deploy.terminal import make_console, make_table, print_table
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rich.table import Table
 
 
 def print_status(environment_name: str | None) -> None:
@@ -24,10 +26,10 @@ def print_status(environment_name: str | None) -> None:
         DeployError: there is no environment, or AWS cannot be asked.
     """
     root = Project.find().root
-    table = Table("stack", "status", "changed", "protected", box=None, pad_edge=False)
+    table = make_table("stack", "status", "changed", "protected")
     for name in [environment_name] if environment_name else _names(root):
         _add(table, StackEnvironment.read(root, name))
-    Console(highlight=False, soft_wrap=True).print(table)
+    print_table(make_console(), table)
 
 
 def _names(root: Path) -> list[str]:
@@ -49,10 +51,10 @@ def _add(table: Table, environment: StackEnvironment) -> None:
             table.add_row(name, *_row(stack))
 
 
-def _row(stack: dict[str, Any]) -> tuple[str, str, str]:
+def _row(stack: dict[str, Any]) -> tuple[Text, str, str]:
     status = stack["StackStatus"]
     style = "green" if status in DONE else "yellow" if status.endswith("_IN_PROGRESS") else "red"
     changed = stack.get("LastUpdatedTime") or stack["CreationTime"]
     reason = f" {stack['StackStatusReason']}" if stack.get("StackStatusReason") else ""
     protected = "yes" if stack.get("EnableTerminationProtection") else "no"
-    return f"[{style}]{status}[/]{reason}", f"{changed:%Y-%m-%d %H:%M} UTC", protected
+    return Text.assemble((status, style), reason), f"{changed:%Y-%m-%d %H:%M} UTC", protected

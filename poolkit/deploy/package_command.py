@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from poolkit.deploy.image_context import write_image_context
 from poolkit.deploy.package_lambda import package_lambda
 from poolkit.deploy.package_settings import package_settings
+from poolkit.deploy.terminal import make_console, make_table, print_table
 from poolkit.errors import PackageError
 from poolkit.project import Project
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rich.console import Console
 
     from poolkit.deploy.package_lambda import LambdaPackage
     from poolkit.deploy.package_settings import PackageSettings
@@ -55,7 +55,7 @@ def package_image(target: str, *, architecture: str | None, out: Path | None) ->
         out=None if out is None else str(out.absolute()),
     )
     made = write_image_context(settings)
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     console.print(f"{made.folder}: {made.files} files, {made.requirements} locked distributions")
     if made.dockerfile is None:
         console.print(f"no Dockerfile: infra/Dockerfile.{target} is not there", style="yellow")
@@ -73,8 +73,8 @@ def _handler(project: Project) -> str | None:
 
 
 def _print_function(made: LambdaPackage, settings: PackageSettings, *, wanted: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table("part", box=None, pad_edge=False)
+    console = make_console()
+    table = make_table("part")
     table.add_column("zipped", justify="right")
     table.add_column("unzipped", justify="right")
     for name, plain, zipped in made.rooms[:SHOWN]:
@@ -83,7 +83,7 @@ def _print_function(made: LambdaPackage, settings: PackageSettings, *, wanted: b
     if rest:
         count, zipped, plain = len(rest), sum(r[2] for r in rest), sum(r[1] for r in rest)
         table.add_row(f"{count} smaller ones", _mb(zipped), _mb(plain))
-    console.print(table)
+    print_table(console, table)
     console.print(
         f"\n{made.file}: {_mb(made.zipped)} ({_mb(made.unzipped)} unzipped), "
         f"Python {settings.python}, {settings.architecture}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from rich.table import Table
+from poolkit.deploy.terminal import make_table, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,12 +52,12 @@ def print_plan(console: Console, change_set: ChangeSet) -> None:
     if not change_set.changes:
         console.print("no resource changes; parameters, outputs or tags do")
         return
-    table = Table("action", "resource", "type", "because of", box=None, pad_edge=False)
+    table = make_table("action", "resource", "type", "because of")
     for change in sorted(change_set.changes, key=_rank):
         style = _STYLES.get(change.kind, "")
         name = change.kind.upper() if "replace" in change.kind else change.kind
         table.add_row(name, change.logical_id, change.type, change.because, style=style)
-    console.print(table)
+    print_table(console, table)
     kinds = [change.kind for change in change_set.changes]
     sums = [f"{kinds.count(kind)} to {kind}" for kind in _ORDER if kind in kinds]
     console.print(", ".join(sums))

@@ -6,12 +6,12 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Console
 
 from poolkit.deploy.aws import Aws, in_plain_words
 from poolkit.deploy.environment import ALL, StackEnvironment
 from poolkit.deploy.events import StackEvents
 from poolkit.deploy.stacks import find_stack
+from poolkit.deploy.terminal import make_console
 from poolkit.deploy.watching import failure, watch
 from poolkit.errors import DeployError
 from poolkit.project import Project
@@ -50,7 +50,7 @@ class Removal:
         self._environment = environment
         self._aws = aws
         self._cloudformation = aws.cloudformation
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = make_console()
 
     def run(self, target: str, yes_delete: str | None) -> None:
         """Check, ask, and remove. Raises as `destroy`."""

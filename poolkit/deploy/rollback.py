@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
-
 from poolkit.deploy.aws import Aws, in_plain_words
 from poolkit.deploy.environment import StackEnvironment
 from poolkit.deploy.events import StackEvents
 from poolkit.deploy.stacks import find_stack
+from poolkit.deploy.terminal import make_console
 from poolkit.deploy.watching import failure, watch
 from poolkit.errors import DeployError
 from poolkit.project import Project
@@ -37,7 +36,7 @@ def roll_back(target: str, environment_name: str) -> None:
     (template, *more) = environment.chosen(target)
     if more:
         raise DeployError("--rollback is for one stack; name its target")
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     cloudformation = Aws(environment.region).cloudformation
     name = environment.stack_name(template)
     stack_id, status = _stack(cloudformation, name)

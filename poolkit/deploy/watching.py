@@ -96,5 +96,4 @@ def _print_event(console: Console, event: Event) -> None:
         f"{event['Timestamp']:%H:%M:%S}  {status:<28} {event['LogicalResourceId']} "
         f"({event['ResourceType']}) {reason}".rstrip(),
         style=style,
-        markup=False,
     )

@@ -7,12 +7,16 @@ import re
 import select
 import signal
 import subprocess
+from datetime import UTC, datetime
 
 import boto3
 import pytest
 from deploy.conftest import write_package
 from deploy.stacks_project import ORDER
 from poolkit_command import POOLKIT
+
+from poolkit.deploy.overview import _row
+from poolkit.deploy.terminal import make_console, make_table, print_table
 
 STACKS = [f"shop-dev-{template}" for template in ORDER]
 
@@ -90,6 +94,42 @@ def test_an_environment_may_have_an_underscore_in_its_name(poolkit, shop):
     removed = poolkit("destroy", "all", "-e", "high_traffic", "--yes-delete", "shop-high-traffic")
     assert removed.returncode == 0, removed.stderr
     assert statuses() == {}
+
+
+BRACKETS = """\
+  Configuration:
+    Description: With [brackets] and :smile:, as it is.
+    Value: !Sub awsvpcConfiguration={subnets=[subnet-1,${Vpc}],assignPublicIp=DISABLED}
+  Arn: {Value: "arn:aws:secretsmanager:eu-central-1:123456789012:secret:rds!db-0123-4567-89ab-cdef"}
+"""
+
+
+def test_outputs_are_printed_whole_and_as_aws_says_them(poolkit, shop):
+    """On a narrow terminal, too: no value is cut, and none is read as a style."""
+    template = shop / "infra/network.yaml"
+    template.write_text(template.read_text() + BRACKETS)
+    answer = deploy(poolkit, "network", COLUMNS="80")
+    assert answer.returncode == 0, answer.stderr
+    (stack,) = boto3.client("cloudformation").describe_stacks()["Stacks"]
+    assert len(stack["Outputs"]) == 4
+    lines = answer.stdout.splitlines()
+    assert "# With [brackets] and :smile:, as it is." in lines
+    for output in stack["Outputs"]:
+        assert f"{output['OutputKey']} = {output['OutputValue']}" in lines
+
+
+def test_status_prints_aws_reason_as_it_is(capsys, monkeypatch):
+    """What looks like a closing tag is a log group's name in brackets."""
+    monkeypatch.setenv("COLUMNS", "120")
+    stack = {
+        "StackStatus": "ROLLBACK_COMPLETE",
+        "StackStatusReason": "failed to create [/aws/lambda/x]",
+        "CreationTime": datetime(2026, 1, 1, tzinfo=UTC),
+    }
+    table = make_table("status", "changed", "protected")
+    table.add_row(*_row(stack))
+    print_table(make_console(), table)
+    assert "ROLLBACK_COMPLETE failed to create [/aws/lambda/x]" in capsys.readouterr().out
 
 
 FAILING = """\

@@ -73,7 +73,7 @@ def test_a_load_test_is_started_by_name_and_ended_by_name(poolkit, project):
     made = start(poolkit, "Workers=8")
     assert made.returncode == 0, made.stdout[-3000:] + made.stderr
     assert statuses()[STACK] == "CREATE_COMPLETE"
-    assert re.search(r"ResultsUrl +s3://\S+/first ", made.stdout)
+    assert re.search(r"ResultsUrl = s3://\S+/first$", made.stdout, re.MULTILINE)
     assert desired_counts() == [1, 8]
 
     assert f"{STACK} " in poolkit("status", "-e", "dev").stdout
