@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from poolkit.cli import main
 
+pytestmark = pytest.mark.timeout(300)
 LAMBDA = '[tool.poolkit.targets.function]\nkind = "lambda"\nhandler = "mine.handler"\npreset = "lambda"\n'
 WEB = '[tool.poolkit.targets.web]\nkind = "web"\napp = "mine:app"\n'
 WORKER = '[tool.poolkit.targets.worker]\nkind = "worker"\ncommand = ["{python}", "-m", "mine"]\n'
@@ -235,4 +236,4 @@ def test_a_migrated_database_of_one_s_own_is_measured_and_left_alone(
     assert command.end() == 0, command.error
     assert command.left() == []
     assert "max_connections 100" in command.said[0]
-    assert migrated_database.backends("web:") == []
+    migrated_database.wait_for_backends(0, "web:")

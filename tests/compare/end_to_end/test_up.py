@@ -9,10 +9,24 @@ import pytest
 
 from poolkit.local.pgbouncer import find_pgbouncer
 
+pytestmark = pytest.mark.timeout(300)
+
+SLOW = """
+[tool.poolkit.targets.function]
+kind = "lambda"
+handler = "quick.handler"
+preset = "lambda"
+
+[tool.poolkit.targets.web]
+kind = "web"
+app = "slow:app"
+preset = "web"
+"""
+
 
 def get(url):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=20) as answer:
+    with opener.open(url, timeout=60) as answer:
         return answer.status
 
 
@@ -31,7 +45,7 @@ def test_every_address_that_is_printed_answers_until_ctrl_c(start):
     shown = addresses(command)
     assert {"PostgreSQL", "monitoring", "broker", *names} <= set(shown)
     for name in ["PostgreSQL", "monitoring"] + (["PgBouncer"] if find_pgbouncer() else []):
-        psycopg2.connect(shown[name], connect_timeout=5).close()
+        psycopg2.connect(shown[name], connect_timeout=60).close()
     for name in names:
         if name != "worker":
             assert get(f"{shown[name]}/articles?limit=1") == 200, name
@@ -42,9 +56,10 @@ def test_every_address_that_is_printed_answers_until_ctrl_c(start):
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_it_starts_ends_what_was_started(start):
+def test_ctrl_c_while_it_starts_ends_what_was_started(start, stranger):
     """There are no addresses yet, and nothing is left."""
-    command = start("up", "--targets", "lambda,web")
+    quick = "def handler(event, context): return {}"
+    command = start("up", cwd=stranger(SLOW, quick=quick, slow="import time; time.sleep(60)"))
     command.wait_until_it_says("starting web")
     assert command.end(signal.SIGINT) == 130
     assert command.left() == []
