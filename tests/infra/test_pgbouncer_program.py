@@ -94,10 +94,11 @@ class Bouncer:
 
     def wait(self, **options):
         """Connect as soon as it is possible."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 100
         while True:
             try:
-                return self.connect(**options)
+                # In short attempts: PgBouncer keeps who comes at the wrong moment waiting.
+                return self.connect(**{"connect_timeout": 5} | options)
             except psycopg2.OperationalError:
                 assert self.process.poll() is None, self.process.stderr.read()
                 assert time.monotonic() < deadline
