@@ -134,7 +134,13 @@ class Deployment:
     # -- one stack --------------------------------------------------------------------------
 
     def _deploy(self, template: Template) -> None:
-        request = self._request(template)
+        needs = self.environment.needs(template.name)
+        outputs = deployed_outputs(self.aws.cloudformation, self.environment, needs)
+        if self.options.plan_only and (lacks := self._lacks(template, outputs)):
+            name = self.environment.stack_name(template.name)
+            self.console.print(f"\n{name}: planned once {lacks} is deployed", style="yellow")
+            return
+        request = self._request(template, outputs)
         change_set = prepare(self.aws.cloudformation, request)
         if change_set is None:
             self.console.print(f"\n{request.name}: nothing to change", style="green")
@@ -147,10 +153,14 @@ class Deployment:
             self._protect(request.name)
             self._print_outputs(request.name)
 
-    def _request(self, template: Template) -> StackRequest:
+    def _lacks(self, template: Template, outputs: dict[str, dict[str, str]]) -> str:
+        """Return which stacks a plan waits for, because this run would deploy them before it."""
+        planned = {each.name for each in self.templates}
+        lacking = self.environment.lacks(template.name, outputs)
+        return " and ".join(name for name in lacking if name in planned)
+
+    def _request(self, template: Template, outputs: dict[str, dict[str, str]]) -> StackRequest:
         environment = self.environment
-        needs = environment.needs(template.name)
-        outputs = deployed_outputs(self.aws.cloudformation, environment, needs)
         given = environment.resolved(template.name, outputs) | self._given[template.name]
         if self._takes_code(template):
             bucket = given.get("CodeBucket") or environment.code_bucket

@@ -148,6 +148,16 @@ class StackEnvironment:
         """Return the templates that refer to its outputs."""
         return [name for name in self.tables if template in self.needs(name)]
 
+    def lacks(self, template: str, outputs: dict[str, dict[str, str]]) -> list[str]:
+        """Return the templates that it refers to an output of that is not there yet.
+
+        Args:
+            template: whose references.
+            outputs: of each deployed stack, by template.
+        """
+        references = self._references(template)
+        return sorted({other for other, name in references if name not in outputs.get(other, {})})
+
     def resolved(self, template: str, outputs: dict[str, dict[str, str]]) -> dict[str, str]:
         """Return its parameters with the other stacks' outputs put in.
 

@@ -198,6 +198,36 @@ def test_a_plan_alone_leaves_nothing(poolkit):
     assert boto3.client("cloudformation").list_change_sets(StackName="x")["Summaries"] == []
 
 
+def test_a_plan_of_all_says_what_has_to_be_deployed_first(poolkit, shop):
+    """On an empty account most stacks lack what others are to give; that is no failure."""
+    words = ("deploy", "all", "-e", "dev", "--no-lint", "--no-budget", "--plan-only")
+    answer = poolkit(*words)
+    assert answer.returncode == 0, answer.stderr
+    assert "Plan: create shop-dev-network" in answer.stdout
+    assert "shop-dev-web: planned once network is deployed" in answer.stdout
+    assert "shop-dev-dashboard: planned once worker is deployed" in answer.stdout
+    assert statuses() == {}
+
+    assert deploy(poolkit, "network").returncode == 0
+    assert "Plan: create shop-dev-web" in poolkit(*words).stdout
+    # Alone it could not be deployed, so it cannot be planned either.
+    alone = poolkit("deploy", "lambda", *words[2:])
+    assert alone.returncode == 2
+    assert "shop-dev-database is not deployed; deploy database first" in alone.stderr
+
+
+def test_a_plan_of_all_waits_for_an_output_that_a_stack_is_to_get(poolkit, shop):
+    """A new reference to a stack that is there is planned when that has been updated."""
+    assert deploy(poolkit, "network").returncode == 0
+    network, web = shop / "infra/network.yaml", shop / "infra/environments/dev.toml"
+    network.write_text(network.read_text() + "  Second: {Value: !Ref Vpc}\n")
+    web.write_text(web.read_text().replace("{network.VpcId}", "{network.Second}"))
+    answer = poolkit("deploy", "all", "-e", "dev", "--no-lint", "--no-budget", "--plan-only")
+    assert answer.returncode == 0, answer.stderr
+    assert "Plan: update shop-dev-network" in answer.stdout
+    assert "shop-dev-web: planned once network is deployed" in answer.stdout
+
+
 @pytest.mark.parametrize(("typed", "made"), [("y\n", True), ("n\n", False), ("\x03", False)])
 def test_on_a_terminal_the_plan_is_agreed_to(shop, aws, typed, made):
     """Yes deploys; no and Ctrl-C leave nothing behind."""
