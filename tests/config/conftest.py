@@ -1,10 +1,11 @@
 """Clients of each driver, and servers of the tests' own."""
 
-import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
@@ -62,15 +63,20 @@ class MariaDB:
 
 
 @pytest.fixture(scope="session")
-def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+def mariadb() -> Iterator[MariaDB]:
     """Start a MariaDB of the session's own, from the programs on PATH."""
     if not shutil.which("mariadbd") or not shutil.which("mariadb-install-db"):
         pytest.skip("no mariadbd and mariadb-install-db on PATH (Debian: mariadb-server)")
+    # Not among pytest's own directories, which each session that starts closes to other accounts.
+    home = Path(tempfile.mkdtemp(prefix="poolkit-test-mariadb-"))
+    try:
+        yield from _mariadb_in(home)
+    finally:
+        shutil.rmtree(home)
+
+
+def _mariadb_in(home: Path) -> Iterator[MariaDB]:
     account = server_account()
-    home = tmp_path_factory.mktemp("mariadb")
-    for parent in [home, *home.parents][:3]:  # pytest's own directories are closed to others
-        if parent.stat().st_uid == os.getuid():
-            parent.chmod(parent.stat().st_mode | 0o011)
     data, script = home / "data", home / "init.sql"
     script.write_text(
         "CREATE DATABASE IF NOT EXISTS test;\n"
