@@ -19,12 +19,16 @@ import locust.contrib.fasthttp, locust.stats, poolkit.loadtest.series, poolkit.l
 
 sent = []
 
+def has_begun():
+    # From the second row on, each of the run's greenlets has.
+    rows = Path("run_connections.csv")
+    return rows.exists() and rows.read_text().count("Aggregated") > 1
+
 def interrupted_in(owner, name):
     called = getattr(owner, name)
 
     def call(*arguments, **named):
-        # From the second row on: the run is there, and each of its greenlets has begun.
-        if not sent and Path("run_connections.csv").read_text().count("Aggregated") > 1:
+        if not sent and has_begun():
             sent.append(name)
             print("interrupted", flush=True)
             os.kill(os.getpid(), signal.SIGINT)

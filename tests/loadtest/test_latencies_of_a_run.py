@@ -174,7 +174,7 @@ def test_a_process_alone_loses_nothing(visitors, rate, loop):
     run = visitors(*HEADLESS, *FILES, *rate, REQUESTS="200")
     run.wait()
     assert assert_nothing_is_lost(run.folder)["load"]["loop"] == loop
-    assert f"({loop} loop" in run.said
+    assert f"{loop.capitalize()} loop" in run.said
 
 
 @pytest.mark.slow
