@@ -49,10 +49,12 @@ def program():
 class Bouncer:
     """The program as a process, and connections through it."""
 
-    def __init__(self, database, role, password_file):
+    def __init__(self, database, role, password_file, log):
         self.database, self.role, self.password_file = database, role, password_file
         self.port = free_port()
         self.process = None
+        # No pipe: one that nobody reads is full after some hundred lines, and PgBouncer waits.
+        self.log = log
 
     def start(self, **variables):
         """Start it; `wait` for it."""
@@ -72,12 +74,10 @@ class Bouncer:
             "STATEMENT_TIMEOUT": "43210",
         }
         arguments = [str(PROGRAM), str(find_pgbouncer()), str(account.uid), str(account.gid)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", AS_ACCOUNT, *arguments],
-            env=environ | variables,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", AS_ACCOUNT, *arguments], env=environ | variables, stderr=log
+            )
         return self
 
     def connect(self, password=None, **options):
@@ -100,9 +100,17 @@ class Bouncer:
                 # In short attempts: PgBouncer keeps who comes at the wrong moment waiting.
                 return self.connect(**{"connect_timeout": 5} | options)
             except psycopg2.OperationalError:
-                assert self.process.poll() is None, self.process.stderr.read()
-                assert time.monotonic() < deadline
+                if self.process.poll() is not None:
+                    self._start_elsewhere()
+                assert time.monotonic() < deadline, self.log.read_text()
                 time.sleep(0.05)
+
+    def _start_elsewhere(self):
+        """Start it again: somebody may have taken the free port before PgBouncer did."""
+        said = self.log.read_text()
+        assert "Address already in use" in said, said
+        self.port = free_port()
+        self.start()
 
     def stop(self):
         """Tell it to stop and return the exit status."""
@@ -121,20 +129,18 @@ class Bouncer:
 
 
 @pytest.fixture
-def bouncer(database):
+def bouncer(database, tmp_path):
     """A PgBouncer of the test's own, with a role whose password it may change."""
     role, password = f"bouncer_{secrets.token_hex(4)}", secrets.token_hex(12)
     database.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
     file = Path("/tmp") / f"poolkit-test-{role}"
     file.write_text(f"{password}\n")
     file.chmod(0o644)
-    made = Bouncer(database, role, file)
+    made = Bouncer(database, role, file, tmp_path / "pgbouncer.log")
     yield made
-    if made.process is not None:
-        # Not killed: PgBouncer, its child, would stay.
-        if made.process.poll() is None:
-            made.stop()
-        made.process.stderr.close()
+    # Not killed: PgBouncer, its child, would stay.
+    if made.process is not None and made.process.poll() is None:
+        made.stop()
     file.unlink()
     database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", role
@@ -203,9 +209,9 @@ def test_its_files_are_for_nobody_else(program, tmp_path):
 )
 def test_a_wrong_setting_is_one_line(bouncer, variables, message):
     """It says what is wrong and ends with 2; PgBouncer is not started."""
-    bouncer.start(**variables)
-    _, said = bouncer.process.communicate(timeout=60)
-    assert bouncer.process.returncode == 2
+    status = bouncer.start(**variables).process.wait(60)
+    assert status == 2, bouncer.log.read_text()
+    said = bouncer.log.read_text()
     assert message in said
     assert said.count("\n") == 1
 
