@@ -160,7 +160,7 @@ def test_processes_are_watched_once(locust, server, database, held, master_port)
     # Not afterwards: waiting for its workers, Locust may write to a CSV file that it has closed.
     assert "Traceback" not in run.said
     run.stop()
-    assert {row["Connections"] for row in run.rows_of("Aggregated", ROWS)} == {"1"}
+    assert {row["Connections"] for row in run.rows_of("web", ROWS)} == {"1"}
 
 
 WORKER_LISTENS = """
@@ -194,7 +194,7 @@ def test_a_master_watches_for_its_workers_and_keeps_the_password(
     database.wait_for_backends(1, APPLICATION_NAME)
     assert run.stop() == 0, run.said
     worker.wait()
-    assert {row["Connections"] for row in run.rows_of("Aggregated", ROWS)} == {"1"}
+    assert {row["Connections"] for row in run.rows_of("web", ROWS)} == {"1"}
     assert "options: [" in worker.said
     assert "database_url" not in worker.said
     assert "poolkit" not in worker.said
