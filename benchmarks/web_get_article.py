@@ -107,7 +107,7 @@ def serving(variant: Variant, url: str) -> Iterator[str]:
 
 
 def wait_until_served(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         try:
             status, _ = asyncio.run(get(port))
