@@ -22,6 +22,7 @@ events.py             following AWS at work; the first cause of a failure
 deployment.py         `poolkit deploy`: the steps above, stack by stack
 rollback.py           `poolkit deploy --rollback`
 removal.py            `poolkit destroy`
+protection.py         what AWS would refuse to remove
 overview.py           `poolkit status`
 terminal.py           where all of them print
 """

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import click
 
 from poolkit.deploy.aws import Aws, in_plain_words
 from poolkit.deploy.environment import ALL, StackEnvironment
 from poolkit.deploy.events import StackEvents
+from poolkit.deploy.protection import protected_resources
 from poolkit.deploy.stacks import find_stack
 from poolkit.deploy.terminal import make_console
 from poolkit.deploy.watching import failure, watch
 from poolkit.errors import DeployError
 from poolkit.project import Project
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_DATABASES: Final = {
-    "AWS::RDS::DBInstance": ("describe_db_instances", "DBInstanceIdentifier", "DBInstances"),
-    "AWS::RDS::DBCluster": ("describe_db_clusters", "DBClusterIdentifier", "DBClusters"),
-}
 
 
 def destroy(target: str, environment_name: str, *, yes_delete: str | None) -> None:
@@ -88,28 +81,11 @@ class Removal:
                 f"update-termination-protection --no-enable-termination-protection "
                 f"--stack-name {name}"
             )
-        for database in self._protected_databases(name):
+        for protected in protected_resources(self._aws, name):
             raise DeployError(
-                f"{name}: the database {database} has deletion protection. To lift that, deploy "
-                "with DeletionProtection=false in its table of the environment's file"
+                f"{name}: {protected} has deletion protection. To lift that, deploy with "
+                "DeletionProtection=false in its table of the environment's file"
             )
-
-    def _protected_databases(self, name: str) -> Iterator[str]:
-        with in_plain_words(f"reading the resources of {name}"):
-            pages = self._cloudformation.get_paginator("list_stack_resources")
-            found = [
-                each
-                for page in pages.paginate(StackName=name)
-                for each in page["StackResourceSummaries"]
-                if each["ResourceType"] in _DATABASES and each.get("PhysicalResourceId")
-            ]
-        for each in found:
-            method, key, plural = _DATABASES[each["ResourceType"]]
-            identifier = each["PhysicalResourceId"]
-            with in_plain_words(f"asking whether {identifier} is protected"):
-                answer = getattr(self._aws.client("rds"), method)(**{key: identifier})
-            if answer[plural][0].get("DeletionProtection"):
-                yield identifier
 
     def _agree(self, target: str, names: list[str], yes_delete: str | None) -> None:
         wanted = self._environment.family if target == ALL else names[0]

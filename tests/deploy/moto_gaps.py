@@ -17,6 +17,7 @@ from moto.cloudformation.models import Change, CloudFormationBackend, Event
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.cloudformation.utils import yaml_tag_constructor
 from moto.core.responses import ActionResult, EmptyResult
+from moto.elbv2.models import FakeLoadBalancer
 from moto.rds.models import DBParameterGroup
 from samtranslator.translator.transform import transform
 
@@ -28,6 +29,8 @@ GAPS = {
     "duration": "a change set is executed within the call",
     "transforms": "the SAM transform is not run",
     "protection": "UpdateTerminationProtection is not there, and DeleteStack ignores it",
+    "a database's protection": "an instance's DeletionProtection is not handed on",
+    "a load balancer's": "its attributes are not handed on, and DeleteLoadBalancer heeds none",
     "rollback": "CancelUpdateStack, RollbackStack, ContinueUpdateRollback are not there",
     "plans": "change sets know neither replacements nor what parameters alone change",
     "functions": "no Fn::Cidr; Fn::GetAZs knows one region; AWS::NoValue stays in lists",
@@ -113,8 +116,11 @@ def fill_gaps(monkeypatch, gate):
     monkeypatch.setattr(CloudFormationBackend, "execute_change_set", execute_change_set)
     monkeypatch.setattr(CloudFormationBackend, "delete_stack", delete_stack)
     monkeypatch.setattr(parsing, "clean_json", _with_functions(parsing.clean_json))
-    named = _naming_what_fails(parsing.parse_and_create_resource)
+    named = _naming_what_fails(_protecting(parsing.parse_and_create_resource))
     monkeypatch.setattr(parsing, "parse_and_create_resource", named)
+    updated = _protecting(parsing.parse_and_update_resource)
+    monkeypatch.setattr(parsing, "parse_and_update_resource", updated)
+    monkeypatch.setattr(FakeLoadBalancer, "delete", _unless_protected(FakeLoadBalancer.delete))
     for name, action in {
         "update_termination_protection": _update_termination_protection,
         "rollback_stack": _roll_back,
@@ -124,6 +130,42 @@ def fill_gaps(monkeypatch, gate):
         monkeypatch.setattr(CloudFormationResponse, name, action, raising=False)
 
 
+def _protecting(make):
+    """Hand on what protects a database or a load balancer, when it is made and when it changes."""
+
+    def make_resource(logical_id, declared, resources, *account, **where):
+        # What moto cannot update stays as it is, and there.
+        before = resources._parsed_resources.get(logical_id)
+        made = make(logical_id, declared, resources, *account, **where)
+        if declared["Type"] in {"AWS::RDS::DBInstance", LOAD_BALANCER} and (made or before):
+            made = made or before
+            _protect(made, parsing.clean_json(declared["Properties"], resources))
+        return made
+
+    return make_resource
+
+
+def _protect(made, properties):
+    if isinstance(made, FakeLoadBalancer):
+        attributes = properties.get("LoadBalancerAttributes", ())
+        made.attrs |= {each["Key"]: each["Value"] for each in attributes}
+    else:
+        made.deletion_protection = str(properties.get("DeletionProtection")).lower() == "true"
+
+
+def _unless_protected(delete):
+    def delete_load_balancer(self, account_id, region):
+        if self.attrs["deletion_protection.enabled"] == "true":
+            raise ValidationError(
+                message=f"Load balancer '{self.arn}' cannot be deleted because deletion protection "
+                "is enabled"
+            )
+        delete(self, account_id, region)
+
+    return delete_load_balancer
+
+
+LOAD_BALANCER = "AWS::ElasticLoadBalancingV2::LoadBalancer"
 STACK_NAME = r"[a-zA-Z][-a-zA-Z0-9]*"
 
 

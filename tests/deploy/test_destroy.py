@@ -1,8 +1,13 @@
 """`poolkit destroy` removes only what was meant."""
 
+import re
+
 import boto3
 import pytest
 from deploy.test_deploy import bucket, deploy, on_terminal, statuses
+
+from poolkit.deploy.aws import Aws
+from poolkit.deploy.protection import protected_resources
 
 __all__ = ["bucket"]  # a fixture
 
@@ -61,7 +66,7 @@ def test_a_protected_stack_stays_and_the_way_out_is_shown(poolkit):
     assert destroy(poolkit, "network", "shop-prod-network", environment="prod").returncode == 0
 
 
-PROTECTED = """\
+DATABASE = """\
   Instance:
     Type: AWS::RDS::DBInstance
     Properties:
@@ -71,22 +76,94 @@ PROTECTED = """\
       AllocatedStorage: "20"
       MasterUsername: shop
       MasterUserPassword: for-moto-alone
+      DeletionProtection: true
+Outputs:
+"""
+LOAD_BALANCER = """\
+  Subnet:
+    Type: AWS::EC2::Subnet
+    Properties: {VpcId: !Ref Vpc, CidrBlock: 10.7.0.0/24}
+  Balancer:
+    Type: AWS::ElasticLoadBalancingV2::LoadBalancer
+    Properties:
+      Name: shop
+      Subnets: [!Ref Subnet]
+      LoadBalancerAttributes:
+        - {Key: deletion_protection.enabled, Value: "true"}
 Outputs:
 """
 
 
-def test_a_protected_database_stays_with_its_stack(poolkit, shop):
-    """RDS's own protection is seen before anything is removed."""
+def with_resource(shop, resource):
     template = shop / "infra/network.yaml"
-    template.write_text(template.read_text().replace("Outputs:\n", PROTECTED))
-    made = deploy(poolkit, "network")
-    assert made.returncode == 0, made.stderr
-    # A gap of moto's: the property of that name in a template is not handed on.
-    boto3.client("rds").modify_db_instance(DBInstanceIdentifier="shop", DeletionProtection=True)
+    template.write_text(template.read_text().replace("Outputs:\n", resource))
+    return template
+
+
+@pytest.mark.parametrize(
+    ("resource", "named", "lifted"),
+    [
+        (DATABASE, r"the database shop has deletion", ("tion: true", "tion: false")),
+        (LOAD_BALANCER, r"the load balancer arn:\S+ has deletion", ('"true"', '"false"')),
+    ],
+    ids=["database", "load balancer"],
+)
+def test_what_aws_would_refuse_to_remove_keeps_its_stack_whole(
+    poolkit, shop, resource, named, lifted
+):
+    """A resource's own protection is seen before anything is removed, and lifted by deploying."""
+    template = with_resource(shop, resource)
+    assert deploy(poolkit, "network").returncode == 0
     answer = destroy(poolkit, "network", "shop-dev-network")
     assert answer.returncode == 2
-    assert "the database shop has deletion protection" in answer.stderr
-    assert list(statuses()) == ["shop-dev-network"]
+    assert re.search(named, answer.stderr)
+    assert statuses() == {"shop-dev-network": "CREATE_COMPLETE"}
+
+    template.write_text(template.read_text().replace(*lifted))
+    assert deploy(poolkit, "network").returncode == 0
+    assert not re.search(named, destroy(poolkit, "network", "shop-dev-network").stderr)
+
+
+def test_a_database_that_somebody_removed_protects_nothing(poolkit, shop):
+    """The stack still names it; asking for it, AWS says that there is none."""
+    with_resource(shop, DATABASE.replace("tion: true", "tion: false"))
+    assert deploy(poolkit, "network").returncode == 0
+    boto3.client("rds").delete_db_instance(DBInstanceIdentifier="shop", SkipFinalSnapshot=True)
+    assert list(protected_resources(Aws("eu-central-1"), "shop-dev-network")) == []
+
+
+class Listing:
+    """Answers with a stack's resources, as ListStackResources documents it."""
+
+    def __init__(self, **statuses):
+        self.statuses = statuses
+
+    def get_paginator(self, name):
+        return self
+
+    def paginate(self, StackName):  # noqa: N803 - boto3's name
+        summaries = [
+            {
+                "LogicalResourceId": name,
+                "PhysicalResourceId": name,
+                "ResourceType": "AWS::RDS::DBInstance",
+                "ResourceStatus": status,
+            }
+            for name, status in self.statuses.items()
+        ]
+        return [{"StackResourceSummaries": summaries}]
+
+
+@pytest.mark.parametrize(
+    ("status", "named"), [("CREATE_COMPLETE", ["the database shop"]), ("DELETE_COMPLETE", [])]
+)
+def test_what_a_stack_has_removed_is_not_its_own_any_more(poolkit, shop, status, named):
+    """After a failed creation its database is still listed; a new one may have the name since."""
+    with_resource(shop, DATABASE)
+    assert deploy(poolkit, "network").returncode == 0
+    aws = Aws("eu-central-1")
+    aws.cloudformation = Listing(shop=status)
+    assert list(protected_resources(aws, "shop-dev-network")) == named
 
 
 def test_removing_nothing_is_a_success(poolkit):

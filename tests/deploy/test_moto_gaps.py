@@ -102,6 +102,45 @@ def test_plans_know_no_replacement(cloudformation):
     assert not change["ResourceChange"].get("Replacement")
 
 
+PROTECTED = """\
+Resources:
+  Vpc: {Type: AWS::EC2::VPC, Properties: {CidrBlock: 10.0.0.0/16}}
+  Subnet: {Type: AWS::EC2::Subnet, Properties: {VpcId: !Ref Vpc, CidrBlock: 10.0.0.0/24}}
+  Balancer:
+    Type: AWS::ElasticLoadBalancingV2::LoadBalancer
+    Properties:
+      Name: shop
+      Subnets: [!Ref Subnet]
+      LoadBalancerAttributes: [{Key: deletion_protection.enabled, Value: "true"}]
+  Instance:
+    Type: AWS::RDS::DBInstance
+    Properties:
+      DBInstanceClass: db.t4g.micro
+      Engine: postgres
+      AllocatedStorage: "20"
+      MasterUsername: x
+      ManageMasterUserPassword: true
+      DeletionProtection: true
+"""
+
+
+def test_deletion_protection(cloudformation):
+    """Neither a database nor a load balancer gets its own; the latter is deleted with it, too."""
+    make(cloudformation, PROTECTED)
+    (database,) = boto3.client("rds", region_name="eu-central-1").describe_db_instances()[
+        "DBInstances"
+    ]
+    assert database["DeletionProtection"] is False
+    elb = boto3.client("elbv2", region_name="eu-central-1")
+    (balancer,) = elb.describe_load_balancers()["LoadBalancers"]
+    named = {"LoadBalancerArn": balancer["LoadBalancerArn"]}
+    protected = {"Key": "deletion_protection.enabled", "Value": "true"}
+    assert protected not in elb.describe_load_balancer_attributes(**named)["Attributes"]
+    elb.modify_load_balancer_attributes(**named, Attributes=[protected])
+    elb.delete_load_balancer(**named)
+    assert elb.describe_load_balancers()["LoadBalancers"] == []
+
+
 PARAMETER_GROUP = """\
 Resources:
   Group:

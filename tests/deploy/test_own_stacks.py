@@ -112,6 +112,17 @@ def test_production_is_deployed_updated_and_removed(poolkit, project, production
 
     status = poolkit("status", "-e", "prod")
     assert status.stdout.count("_COMPLETE") == len(names)
+    refused = poolkit("destroy", "all", "-e", "prod", "--yes-delete", "poolkit-prod")
+    assert refused.returncode == 2
+    assert "poolkit-prod-web: the load balancer arn:" in refused.stderr
+    assert list(statuses()) == names
+
+    # As the document says.
+    protection = 'DeletionProtection = "true"'
+    text = production.file.read_text()
+    assert text.count(protection) == 2
+    production.file.write_text(text.replace(protection, protection.replace("true", "false")))
+    assert deploy_production(poolkit).returncode == 0
     assert destroy_production(poolkit) == [f"{name}: removed" for name in reversed(names)]
     assert statuses() == {}
     assert not_removed == MOTO_CANNOT_REMOVE
