@@ -14,7 +14,7 @@ from poolkit.deploy.aws import Aws
 from poolkit.deploy.change_set import ChangeSet, StackRequest, discard, execute, prepare
 from poolkit.deploy.environment import StackEnvironment
 from poolkit.deploy.events import StackEvents
-from poolkit.deploy.package_settings import OUT
+from poolkit.deploy.package_settings import function_package
 from poolkit.deploy.plan import losses, print_plan
 from poolkit.deploy.stacks import DONE, deployed_outputs, find_stack, stack_outputs
 from poolkit.deploy.template import Template
@@ -112,7 +112,7 @@ class Deployment:
 
     @property
     def _package(self) -> Path:
-        return self.options.package or self.project.root / OUT["lambda"]
+        return self.options.package or function_package(self.project)
 
     def _takes_code(self, template: Template) -> bool:
         # A key in the environment's file is for deploying without this command.

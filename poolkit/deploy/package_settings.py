@@ -100,6 +100,18 @@ def package_settings(project: Project, target: str, **given: str | None) -> Pack
     )
 
 
+def function_package(project: Project) -> Path:
+    """Return where the function's zip is put: a project that packages elsewhere has no table.
+
+    Raises:
+        PackageError: the table says something it cannot say.
+    """
+    tables = project.table.get("package")
+    if isinstance(tables, dict) and "lambda" in tables:
+        return package_settings(project, "lambda").out_path
+    return project.root / OUT["lambda"]
+
+
 def _value(target: str, name: str, value: object) -> Any:
     kinds = {field.name: str(field.type) for field in fields(PackageSettings)}
     where = f"[tool.poolkit.package.{target}] {name}"

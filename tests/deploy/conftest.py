@@ -117,10 +117,15 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-def write_package(file: Path, content: str) -> None:
+def write_package(file: Path, content: str, architecture: str = "arm64") -> None:
     """Write what stands for a function's package."""
     file.parent.mkdir(exist_ok=True)
-    manifest = {"architecture": "arm64", "python": "3.13", "bytecode": True, "requirements": []}
+    manifest = {
+        "architecture": architecture,
+        "python": "3.13",
+        "bytecode": True,
+        "requirements": [],
+    }
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("poolkit-package.json", json.dumps(manifest))
         archive.writestr("app.py", content)

@@ -4,6 +4,11 @@ import boto3
 import pytest
 from deploy.conftest import write_package
 from deploy.test_deploy import bucket, deploy, statuses
+from poolkit_command import ROOT
+
+from poolkit.deploy.preflight import check_package
+from poolkit.deploy.template import Template
+from poolkit.errors import DeployError
 
 __all__ = ["bucket"]  # a fixture
 
@@ -71,6 +76,36 @@ def test_a_missing_package_is_named(poolkit, shop):
     answer = deploy(poolkit, "lambda")
     assert answer.returncode == 2
     assert "make it with: poolkit package lambda" in answer.stderr
+
+
+@pytest.mark.parametrize("machine", ["arm64", "x86_64"])
+def test_this_projects_functions_run_on_the_machine_of_their_package(tmp_path, machine):
+    """Its template takes the machine as a parameter, against which the package is held."""
+    template = Template.read("lambda", ROOT / "infra/lambda.yaml")
+    package = tmp_path / "lambda.zip"
+    write_package(package, "", architecture=machine)
+    assert machine in check_package(package, template, {"Architecture": machine})
+    for given in ({}, {"Architecture": "arm64"}):
+        if machine == "x86_64":
+            with pytest.raises(DeployError, match=r"made for x86_64, but .* Architecture is arm64"):
+                check_package(package, template, given)
+    for resource in template.section("Resources").values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            assert resource["Properties"]["Architectures"] == [{"Ref": "Architecture"}]
+
+
+def test_the_package_is_looked_for_where_it_is_put(poolkit, shop):
+    """`out` in pyproject.toml moves it for `poolkit package` and for `poolkit deploy` alike."""
+    (shop / "build/lambda.zip").unlink()
+    write_package(shop / "dist/function.zip", "x")
+    (shop / "pyproject.toml").write_text(
+        '[tool.poolkit.package.lambda]\ninclude = ["shop"]\nout = "dist/function.zip"\n'
+    )
+    for target in ("network", "database"):
+        assert deploy(poolkit, target).returncode == 0
+    answer = deploy(poolkit, "lambda")
+    assert answer.returncode == 0, answer.stderr
+    assert "function.zip: uploaded to s3://shop-code" in answer.stdout
 
 
 def test_a_missing_bucket_is_named(poolkit, shop):
