@@ -40,6 +40,8 @@ class ConnectionFigures:
     """The peak as a share of `max_connections`."""
     max_connections: int
     """Of the database that the target uses."""
+    usable_connections: int | None
+    """The same less the server's reserve."""
     mean: float | None
     opened: int | None
     opened_warm_up: int | None
@@ -117,6 +119,7 @@ def connection_figures(
         peak=peak,
         peak_share=None if peak is None else peak / most,
         max_connections=most,
+        usable_connections=target.usable_connections or plan.usable_connections,
         mean=_mean([m.total for m in inside]),
         opened=opened,
         opened_warm_up=_difference(window.sessions_before, window.sessions_from),

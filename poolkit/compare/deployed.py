@@ -38,6 +38,8 @@ class Deployed:
     url: str
     """web, lambda: where its paths begin. worker: its broker."""
     max_connections: int = 0
+    usable_connections: int = 0
+    """The same less the server's reserve."""
 
 
 def deployed_of(texts: Iterable[str], tables: Mapping[str, Target]) -> tuple[Deployed, ...]:

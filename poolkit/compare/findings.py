@@ -269,20 +269,26 @@ def _long_tail(target: TargetResult, latency: Latency) -> str:
 
 def _room(target: TargetResult) -> Iterator[str]:
     ceiling, peak = target.connections.ceiling, target.connections.peak
-    most = target.connections.max_connections
-    if ceiling and ceiling > most:
-        yield f"Its ceiling of {ceiling:,} is more than max_connections ({most:,}) allows."
-    elif ceiling and target.kind != "lambda":
-        fit = most // ceiling
-        yield (
-            f"max_connections {most:,} has room for {fit:,} such "
-            f"{'deployment' if fit == 1 else 'deployments'} of {ceiling:,}."
-        )
+    most, usable = target.connections.max_connections, target.connections.usable_connections
+    if ceiling and usable is not None:
+        yield from _room_for(ceiling, most, usable, is_function=target.kind == "lambda")
     elif not ceiling and peak:
         bound = (
             "Nothing bounds its connections" if target.url is None else "Its ceiling is not known"
         )
         yield f"{bound}; the peak was {peak:,} of max_connections {most:,}."
+
+
+def _room_for(ceiling: int, most: int, usable: int, *, is_function: bool) -> Iterator[str]:
+    room = f"max_connections {most:,} less the server's reserve of {most - usable:,}"
+    if ceiling > usable:
+        yield f"Its ceiling of {ceiling:,} is more than {room} allows."
+    elif not is_function:
+        fit = usable // ceiling
+        yield (
+            f"{room} has room for {fit:,} such {'deployment' if fit == 1 else 'deployments'} "
+            f"of {ceiling:,}."
+        )
 
 
 # -- all targets ----------------------------------------------------------------------------

@@ -29,6 +29,8 @@ QUICK: Mapping[str, Any] = {
     "rate_per_user": 4.0,
 }
 ARRIVALS = ("constant", "poisson")
+DEFAULT_RESERVE = 3
+"""superuser_reserved_connections, unless set (PostgreSQL, 19.3.1); the embedded server sets none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class Options:
     environment: str = "prod"
     database_url: str | None = None
     max_connections: int = 100
+    reserve: int = DEFAULT_RESERVE
+    """Those of max_connections that the application's role cannot have."""
     thresholds: tuple[str, ...] = ()
     junit: Path | None = None
     github: bool = False
@@ -77,6 +81,11 @@ class Options:
                 f"--arrivals must be one of {', '.join(ARRIVALS)}, not {self.arrivals!r}"
             )
         _each_once("--rates" if self.rates else "--users", (level.name for level in self.levels))
+
+    @property
+    def usable_connections(self) -> int:
+        """What max_connections leaves the application's role."""
+        return self.max_connections - self.reserve
 
     @property
     def levels(self) -> tuple[Level, ...]:

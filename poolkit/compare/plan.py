@@ -43,6 +43,8 @@ class PlannedTarget:
     preset: EnginePreset
     max_connections: int
     """Of the database that it uses."""
+    usable_connections: int
+    """The same less the server's reserve: what the application's role can have."""
     url: str | None = None
     """Where it was deployed before the run; none where the run starts it."""
     instances_max: int | None = None
@@ -69,8 +71,7 @@ class PlannedTarget:
         each = self.preset.max_connections_per_process
         reserved = self.target.reserved_concurrency
         if reserved == "fit":
-            # 3 is PostgreSQL's own reserve (superuser_reserved_connections).
-            room = (self.max_connections - 3 - SPARE_CONNECTIONS) // each
+            room = (self.usable_connections - SPARE_CONNECTIONS) // each
             reserved = max(1, min(level.users, room))
         elif reserved is None:
             reserved = level.users
@@ -94,6 +95,7 @@ class PlannedTarget:
             instances_max=self.instances_max,
             url=None if self.url is None else without_passwords(self.url),
             max_connections=self.max_connections,
+            usable_connections=self.usable_connections,
         )
 
 
@@ -168,6 +170,7 @@ class Plan:
             duration_s=options.duration_s,
             warm_up_s=options.warm_up_s,
             max_connections=options.max_connections,
+            usable_connections=options.usable_connections,
             interval_s=options.interval_s,
             targets=tuple(planned.record() for planned in self.targets),
             absent=tuple(Absent(name=name, reason=reason) for name, reason in self.absent),
@@ -238,6 +241,7 @@ def _planned(target: Target, options: Options) -> PlannedTarget:
         target=target,
         preset=_preset_of(target, options.environment),
         max_connections=options.max_connections,
+        usable_connections=options.usable_connections,
     )
     return planned.at(options.levels[-1])
 
@@ -247,6 +251,7 @@ def _planned_deployed(deployed: Deployed, options: Options) -> PlannedTarget:
         target=deployed.target,
         preset=_preset_of(deployed.target, options.environment),
         max_connections=deployed.max_connections,
+        usable_connections=deployed.usable_connections,
         url=deployed.url,
     )
 

@@ -102,17 +102,21 @@ def _check_junit(options: Options) -> None:
 def _with_limits(
     options: Options, deployed: tuple[Deployed, ...], local: list[Target]
 ) -> tuple[Options, tuple[Deployed, ...]]:
-    """Take the limit of a server that is there from the server itself."""
+    """Take the limits of a server that is there from the server itself."""
     if options.database_url is None:
         return options, deployed
     try:
         with ActivityConnection(options.database_url) as activity:
-            limit = activity.connect().max_connections
+            limits = activity.connect()
     except PoolkitError as error:
         raise type(error)(f"--database-url: {error}") from None
     if not (deployed and local):
-        options = replace(options, max_connections=limit)
-    return options, tuple(replace(each, max_connections=limit) for each in deployed)
+        reserve = limits.max_connections - limits.usable
+        options = replace(options, max_connections=limits.max_connections, reserve=reserve)
+    most, usable = limits.max_connections, limits.usable
+    return options, tuple(
+        replace(each, max_connections=most, usable_connections=usable) for each in deployed
+    )
 
 
 def run(project: Project, plan: Plan, progress: Progress) -> Outcome:

@@ -45,6 +45,8 @@ class PlannedTarget:
     """Where it was deployed before the run; none where the run itself started it."""
     max_connections: int | None = None
     """Of the database that it uses; that of the plan, unless it was deployed."""
+    usable_connections: int | None = None
+    """The same less the server's reserve: what the application's role can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,8 @@ class Plan:
     duration_s: float
     warm_up_s: float
     max_connections: int
+    usable_connections: int | None = None
+    """The same less the server's reserve; not in plans of older versions."""
     interval_s: float
     targets: tuple[PlannedTarget, ...]
     absent: tuple[Absent, ...] = ()

@@ -126,6 +126,7 @@ def _plan(targets: dict[str, MadeUp], **changes: object) -> Plan:
         "duration_s": MEASURED_S,
         "warm_up_s": WARM_UP_S,
         "max_connections": 100,
+        "usable_connections": 97,
         "interval_s": INTERVAL_S,
         "targets": tuple(
             PlannedTarget(

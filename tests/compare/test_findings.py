@@ -41,7 +41,9 @@ def test_a_pool_that_kept_its_connections_says_how_many_fit(findings):
     """Peak, ceiling, and what the server has room for."""
     said = findings()["web"]
     assert said.startswith("Kept 9 connections of at most 30 and opened none after the warm-up.")
-    assert "max_connections 100 has room for 3 such deployments of 30" in said
+    assert said.endswith(
+        "max_connections 100 less the server's reserve of 3 has room for 3 such deployments of 30."
+    )
 
 
 def test_a_queue_at_the_pool_is_told_from_a_slow_answer(findings, made_up):
@@ -97,8 +99,24 @@ def test_overflow_that_is_opened_again_and_again_is_named(findings, made_up):
 
 def test_a_ceiling_above_the_servers_limit_is_named(findings, made_up):
     """It fits today and not on the day when all of it is used."""
-    said = findings({"web": made_up("web", kept=3, ceiling=60)}, max_connections=50)["web"]
-    assert "Its ceiling of 60 is more than max_connections (50) allows" in said
+    said = findings(
+        {"web": made_up("web", kept=3, ceiling=60)}, max_connections=50, usable_connections=47
+    )["web"]
+    assert "Its ceiling of 60 is more than max_connections 50 less the" in said
+
+
+def test_what_the_server_keeps_for_itself_is_no_room(findings, made_up):
+    """Of 100 the application has 97: 24 times 4, and not 98."""
+    said = findings({"worker": made_up("worker", kept=4, ceiling=4)})["worker"]
+    assert "has room for 24 such deployments of 4." in said
+    said = findings({"web": made_up("web", kept=3, ceiling=98)}, name="more")["web"]
+    assert "Its ceiling of 98 is more than max_connections 100 less the server's reserve" in said
+
+
+def test_without_the_reserve_nothing_is_said_about_room(findings, made_up):
+    """A run of an older version does not know it."""
+    said = findings({"worker": made_up("worker", kept=4, ceiling=4)}, usable_connections=None)
+    assert "room" not in said["worker"]
 
 
 def test_a_pooler_is_told_from_the_server(findings, made_up):

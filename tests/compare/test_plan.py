@@ -55,6 +55,7 @@ def test_fit_leaves_the_reserve_free():
     fit = target(name="lambda_warm", preset="lambda_warm", reserved_concurrency="fit")
     assert ceiling_of(fit, users=(30,), max_connections=30) == (24, "concurrency 24 x 1")
     assert ceiling_of(fit, users=(10,), max_connections=100) == (10, "concurrency 10 x 1")
+    assert ceiling_of(fit, users=(30,), max_connections=30, reserve=12)[0] == 15
 
 
 def test_a_target_behind_pgbouncer_is_absent_where_it_is_missing(without_pgbouncer):
@@ -128,7 +129,12 @@ def test_a_function_has_the_room_that_each_level_needs():
 
 
 def deployed(name="web", kind="web"):
-    return Deployed(target=target(kind, name=name), url="https://me:secret@x", max_connections=300)
+    return Deployed(
+        target=target(kind, name=name),
+        url="https://me:secret@x",
+        max_connections=300,
+        usable_connections=290,
+    )
 
 
 def test_of_a_deployed_target_no_limits_are_known(without_pgbouncer):
@@ -139,6 +145,7 @@ def test_of_a_deployed_target_no_limits_are_known(without_pgbouncer):
     local, one, other = plan.record().targets
     assert (local.url, local.max_connections, local.ceiling) == (None, 100, 20)
     assert (one.url, one.max_connections) == ("https://me:***@x", 300)
+    assert (local.usable_connections, one.usable_connections) == (97, 290)
     assert (one.ceiling, one.instances_max, other.ceiling) == (None, None, None)
     assert [len(plan.local), len(plan.deployed)] == [1, 2]
 

@@ -1,14 +1,30 @@
-"""The order in which a run measures, and what an aborted load leaves out."""
+"""What a run learns before it starts, its order of measuring, and what an aborted load leaves out."""
 
 from dataclasses import dataclass, field
 
 import pytest
 
+from poolkit.compare.deployed import Deployed
 from poolkit.compare.marks import Marks
 from poolkit.compare.options import Options
-from poolkit.compare.plan import PlannedStep, make_plan
-from poolkit.compare.run import _Queue
+from poolkit.compare.plan import SPARE_CONNECTIONS, PlannedStep, make_plan
+from poolkit.compare.run import _Queue, _with_limits
 from poolkit.compare.targets import Target
+
+
+def test_a_function_fits_into_what_the_server_leaves_it(new_postgres):
+    """Of 30 connections superusers and reserved roles have 12 to themselves here, not 3."""
+    target = Target(
+        name="f", kind="lambda", preset="lambda", locustfile="-", reserved_concurrency="fit"
+    )
+    reserves = {"superuser_reserved_connections": "8", "reserved_connections": "4"}
+    with new_postgres(max_connections=30, settings=reserves) as server:
+        options = Options(users=(30,), database_url=server.monitor_url())
+        options, (deployed,) = _with_limits(options, (Deployed(target=target, url="x"),), [])
+    assert (options.max_connections, options.usable_connections) == (30, 18)
+    assert (deployed.max_connections, deployed.usable_connections) == (30, 18)
+    (planned,) = make_plan([target], options).targets
+    assert planned.ceiling == 18 - SPARE_CONNECTIONS
 
 
 @dataclass
