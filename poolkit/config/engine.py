@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event, exc
+from sqlalchemy import event
 
 from poolkit.config.metrics import PoolMetrics, measured
 from poolkit.config.presets import Connector, classify_connect_failure
-from poolkit.config.session import translate
+from poolkit.config.session import translate, translate_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 def make_engine(settings: Settings, metrics: PoolMetrics | None = None) -> Engine:
     """Return the engine of a synchronous target; it opens no connection.
+
+    Its checkouts raise DatabaseUnavailable where a connection cannot be opened, for whatever
+    reason the server or the network gives; the driver's own error is the cause.
 
     Args:
         settings: as read by `Settings.from_environ`.
@@ -63,18 +67,25 @@ def start_engine(engine: Engine, settings: Settings) -> int:
     Raises:
         DatabaseUnavailable: there is no database, and the preset says `fail_fast`.
     """
-    try:
+    with _translated():
         return settings.preset.start(engine)
-    except (exc.DBAPIError, OSError) as error:
-        raise translate(error) or error from error
 
 
 async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
     """As `start_engine`, for an asynchronous engine."""
-    try:
+    with _translated():
         return await settings.preset.start_async(engine)
-    except (exc.DBAPIError, OSError) as error:
-        raise translate(error) or error from error
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        translated = translate(error)
+        if translated is None:
+            raise
+        raise translated from error
 
 
 def _without_connector(preset: EnginePreset) -> EnginePreset:
@@ -127,6 +138,13 @@ class _Opener:
         try:
             connection = self._open(dialect, record, cargs, cparams)
             failed = False
+        except Exception as error:
+            # Said here, where it is known that a connection was being opened: afterwards, a
+            # missing database cannot be told from a statement that names a missing thing.
+            refusal = translate_refusal(error, dialect)
+            if refusal is None:
+                raise
+            raise refusal from error
         finally:
             if self.metrics is not None:
                 self.metrics.connected(perf_counter() - began, failed=failed)

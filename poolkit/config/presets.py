@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import random
 import select
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InvalidatePoolError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, InvalidatePoolError
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, StaticPool
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ ENVIRONMENTS = ("dev", "staging", "prod", "high_traffic")
 
 # pg_stat_activity.application_name: NAMEDATALEN - 1 (PostgreSQL, 20.3.1).
 APPLICATION_NAME_BYTES = 63
+
+_log = logging.getLogger(__name__)
 
 PoolKind: TypeAlias = Literal["queue", "null"]
 ConnectFailure: TypeAlias = Literal["full", "starting", "authentication"]
@@ -293,7 +296,8 @@ class EnginePreset:
         """Open the connections that `prewarm` and `fail_fast` ask for, and return how many.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: there is no database, and `fail_fast` is set.
+            Exception: a connection cannot be opened, and `fail_fast` is set. It is what the
+                first checkout would raise: SQLAlchemy's DBAPIError, as a rule.
         """
         opened = 0
         # Held together: one after the other would give the same connection back each time.
@@ -302,30 +306,32 @@ class EnginePreset:
                 for _ in range(self._connections_at_start()):
                     held.enter_context(engine.connect())
                     opened += 1
-            except DBAPIError:
+            except Exception as error:
                 if self.fail_fast:
                     raise
+                self._note_what_is_missing(error, opened)
         return opened
 
     async def start_async(self, engine: AsyncEngine) -> int:
-        """As `start`, for an asynchronous engine.
-
-        Raises:
-            sqlalchemy.exc.DBAPIError, OSError: there is no database, and `fail_fast` is set.
-        """
+        """As `start`, for an asynchronous engine."""
         opened = 0
         async with contextlib.AsyncExitStack() as held:
             try:
                 for _ in range(self._connections_at_start()):
                     await held.enter_async_context(engine.connect())
                     opened += 1
-            except (DBAPIError, OSError):
+            except Exception as error:
                 if self.fail_fast:
                     raise
+                self._note_what_is_missing(error, opened)
         return opened
 
     def _connections_at_start(self) -> int:
         return max(self.prewarm, int(self.fail_fast))
+
+    def _note_what_is_missing(self, error: Exception, opened: int) -> None:
+        # Of any kind: what is wrong for good is an error again at the first request.
+        _log.warning("opened %d of %d connections at start: %s", opened, self.prewarm, error)
 
 
 # Field -> lowest and highest allowed value. pool_size 0 would mean "no limit" to SQLAlchemy,

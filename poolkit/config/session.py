@@ -1,12 +1,12 @@
 """The unit of work: begin, commit or roll back, give the connection back.
 
-A connection is held from the first statement until the commit, the rollback or the close,
-not only while a statement runs. Whatever happens inside the block, it goes back at the end.
+A connection is held until the commit or the rollback, not only while a statement runs: with
+an engine from the beginning of the block, with a sessionmaker from its first statement.
+Whatever happens inside the block, it goes back at the end.
 """
 
 from __future__ import annotations
 
-import socket
 from contextlib import asynccontextmanager, contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -18,6 +18,8 @@ from poolkit.errors import DatabaseUnavailable, PoolExhausted, PoolkitError, Sta
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
+    from sqlalchemy.engine import Dialect
 
 Work = TypeVar("Work", covariant=True)  # noqa: PLC0105  (the word of the domain)
 
@@ -54,7 +56,7 @@ def unit_of_work(source: Beginnable[Work]) -> Iterator[Work]:
     try:
         with source.begin() as work:
             yield work
-    except (exc.TimeoutError, exc.DBAPIError, OSError) as error:
+    except Exception as error:
         translated = translate(error)
         if translated is None:
             raise
@@ -67,7 +69,7 @@ async def unit_of_work_async(source: AsyncBeginnable[Work]) -> AsyncIterator[Wor
     try:
         async with source.begin() as work:
             yield work
-    except (exc.TimeoutError, exc.DBAPIError, OSError) as error:
+    except Exception as error:
         translated = translate(error)
         if translated is None:
             raise
@@ -78,29 +80,66 @@ def translate(error: BaseException) -> PoolkitError | None:
     """Return the kit's word for a failure that is the database's or the pool's, else None."""
     if isinstance(error, exc.TimeoutError):
         return PoolExhausted(f"no connection became free: {error}")
-    if not isinstance(error, exc.DBAPIError):
-        return _translate_os_error(error)
-    code = _code(error.orig)
+    if isinstance(error, exc.DBAPIError):
+        # A failed connect has no SQLSTATE in psycopg2 and psycopg.
+        unnamed = isinstance(error, exc.OperationalError) and _code(error.orig) is None
+        return _translate_drivers(error.orig, lost=error.connection_invalidated or unnamed)
+    if isinstance(error, PoolkitError) or not _came_from_a_connection(error):
+        return None
+    if isinstance(error, OSError):
+        return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
+    # SQLAlchemy 2.0 does not wrap what asyncpg raises while it connects.
+    return _translate_drivers(error) if isinstance(_code(error), str) else None
+
+
+def translate_refusal(error: Exception, dialect: Dialect) -> DatabaseUnavailable | None:
+    """Return the kit's word for an error raised while a connection was opened, else None.
+
+    Whatever keeps the server from letting us in, the database is not available: a missing
+    database, a role without the right to connect, a certificate that is not trusted. What is
+    wrong with the arguments, before any server was asked, stays the driver's own error.
+    """
+    if isinstance(error, PoolkitError):
+        return None
+    if isinstance(error, OSError):
+        return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
+    if not isinstance(error, _drivers_errors(dialect)):
+        return None
+    mistakes = (dialect.loaded_dbapi.ProgrammingError, dialect.loaded_dbapi.InterfaceError)
+    if isinstance(error, mistakes) and _code(error) is None:
+        return None
+    return DatabaseUnavailable(f"the database is not available: {_first_line(error)}")
+
+
+def _drivers_errors(dialect: Dialect) -> tuple[type[BaseException], ...]:
+    dbapi = dialect.loaded_dbapi
+    asyncpg = getattr(dbapi, "asyncpg", None)
+    if asyncpg is None:
+        return (dbapi.Error,)
+    # SQLAlchemy 2.0 passes on what asyncpg raises while it connects.
+    return (dbapi.Error, asyncpg.PostgresError, asyncpg.InternalClientError)
+
+
+def _translate_drivers(error: BaseException | None, *, lost: bool = False) -> PoolkitError | None:
+    code = _code(error)
     if code in _STATEMENT_TIMEOUTS:
         return StatementTimeout("the statement took longer than statement_timeout")
-    if error.connection_invalidated or _is_unavailable(code, error):
-        return DatabaseUnavailable(f"the database is not available: {_first_line(error.orig)}")
+    if lost or _is_unavailable(code, error):
+        return DatabaseUnavailable(f"the database is not available: {_first_line(error)}")
     return None
 
 
-def _translate_os_error(error: BaseException) -> PoolkitError | None:
-    # asyncpg lets the operating system's own errors through: refused, reset, no such host.
-    # The work may have sockets of its own, whose errors are not the database's.
-    known = isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
-    if known and not isinstance(error, PoolkitError) and _passed_through_sqlalchemy(error):
-        return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
-    return None
+def _came_from_a_connection(error: BaseException) -> bool:
+    """Whether SQLAlchemy was opening a connection or using one when this was raised.
 
-
-def _passed_through_sqlalchemy(error: BaseException) -> bool:
+    asyncpg lets the operating system's own errors through: refused, reset, no such host. The
+    work may have sockets and files of its own, whose errors are not the database's.
+    """
     frames = (frame for frame, _ in walk_tb(error.__traceback__))
-    return any(frame.f_globals.get("__name__", "").startswith("sqlalchemy.") for frame in frames)
+    return any(frame.f_globals.get("__name__", "").startswith(_CONNECTION) for frame in frames)
 
+
+_CONNECTION = ("sqlalchemy.pool.", "sqlalchemy.dialects.", "sqlalchemy.connectors.")
 
 # PostgreSQL query_canceled; MySQL ER_QUERY_TIMEOUT; MariaDB ER_STATEMENT_TIMEOUT.
 _STATEMENT_TIMEOUTS = ("57014", 3024, 1969)
@@ -111,16 +150,13 @@ _MYSQL_UNAVAILABLE = (1040, 1203, 1053, 1044, 1045, 2002, 2003, 2005, 2006, 2013
 _SQLITE_UNAVAILABLE = (5, 6, 10, 13, 14)
 
 
-def _is_unavailable(code: str | int | None, error: exc.DBAPIError) -> bool:
-    if code is None:
-        # A failed connect has no SQLSTATE in psycopg2 and psycopg.
-        return isinstance(error, exc.OperationalError)
+def _is_unavailable(code: str | int | None, error: BaseException | None) -> bool:
     if isinstance(code, str):
         # 08 connection exception, 53 insufficient resources, 57P operator intervention,
         # 25P03 idle in transaction too long, 28 credentials refused (PostgreSQL, Appendix A).
         return code[:2] in {"08", "53", "28"} or code[:3] == "57P" or code == "25P03"
-    if hasattr(error.orig, "sqlite_errorcode"):
-        return code & 0xFF in _SQLITE_UNAVAILABLE
+    if hasattr(error, "sqlite_errorcode"):
+        return code is not None and code & 0xFF in _SQLITE_UNAVAILABLE
     return code in _MYSQL_UNAVAILABLE
 
 

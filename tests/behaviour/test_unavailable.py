@@ -4,6 +4,7 @@ import time
 
 import pytest
 from behaviour.face import media_type
+from closed_databases import CLOSED
 from psycopg2 import sql
 
 from articles.migrations import upgrade
@@ -63,6 +64,14 @@ def test_a_stopped_database_is_503_until_it_is_back(open_face, stoppable):
         finally:
             stoppable.start()
         assert face.request("GET", "/articles").status == 200
+
+
+@pytest.mark.parametrize("reason", CLOSED)
+def test_a_database_that_lets_nobody_in_is_503(open_face, migrated_database, reason):
+    """Whatever keeps a connection from being opened is 503, in a transaction or without one."""
+    with open_face(CLOSED[reason](migrated_database)) as face:
+        assert_unavailable(face.request("GET", "/articles/1"))
+        assert_unavailable(face.request("POST", "/articles", body={"title": "x", "body": ""}))
 
 
 def test_a_bad_request_needs_no_database(open_face, stoppable):
