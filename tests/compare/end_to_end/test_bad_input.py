@@ -26,7 +26,8 @@ def refused(command):
 def refused_at_once(monkeypatch, folder, *arguments):
     """Run the command in this process: what it refuses before it starts anything."""
     monkeypatch.chdir(folder)
-    answer = CliRunner().invoke(main, ["compare", *arguments], prog_name="poolkit")
+    words = ["compare", *arguments]
+    answer = CliRunner().invoke(main, words, prog_name="poolkit", catch_exceptions=False)
     lines = answer.stderr.splitlines()
     assert (answer.exit_code, len(lines)) == (2, 1), answer.output
     return lines[0]
