@@ -53,10 +53,19 @@ class ChangeSet:
     """A change set that AWS has computed and nobody has executed."""
 
     stack: str
+    target: str
+    """The words after `poolkit deploy` that stand for it."""
     stack_id: str
     id: str
     is_new: bool
     changes: tuple[Change, ...]
+
+    @property
+    def undo(self) -> str:
+        """The command that undoes its execution; a new stack has nothing to go back to."""
+        if self.is_new:
+            return f"poolkit destroy {self.target}"
+        return f"poolkit deploy {self.target} --rollback"
 
 
 def prepare(cloudformation: Any, request: StackRequest) -> ChangeSet | None:
@@ -74,7 +83,12 @@ def prepare(cloudformation: Any, request: StackRequest) -> ChangeSet | None:
     if made is None:
         return None
     described = ChangeSet(
-        stack=request.name, stack_id=made["StackId"], id=made["Id"], is_new=is_new, changes=()
+        stack=request.name,
+        target=request.target,
+        stack_id=made["StackId"],
+        id=made["Id"],
+        is_new=is_new,
+        changes=(),
     )
     try:
         pages = _wait(cloudformation, described)

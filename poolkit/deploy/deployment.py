@@ -214,6 +214,7 @@ class Deployment:
             events=events,
             total=len(change_set.changes),
             environment=self.environment.name,
+            undo=change_set.undo,
         )
         if status not in DONE:
             raise failure(cloudformation, change_set.stack, status, events)

@@ -41,7 +41,7 @@ def roll_back(target: str, environment_name: str) -> None:
     name = environment.stack_name(template)
     stack_id, status = _stack(cloudformation, name)
     events = StackEvents(cloudformation, stack_id)
-    _begin(cloudformation, name, status)
+    _begin(cloudformation, name, status, f"{template} --environment {environment.name}")
     status = watch(
         console,
         cloudformation,
@@ -56,10 +56,15 @@ def roll_back(target: str, environment_name: str) -> None:
     console.print(f"{name}: {status}", style="bold green")
 
 
-def _begin(cloudformation: Any, name: str, status: str) -> None:
+def _begin(cloudformation: Any, name: str, status: str, target: str) -> None:
     if status in _HOW:
         with in_plain_words(f"rolling {name} back"):
             _HOW[status](cloudformation, name)
+    elif status == "CREATE_IN_PROGRESS":
+        raise DeployError(
+            f"{name} is in CREATE_IN_PROGRESS: there is nothing yet that it could go back to; "
+            f"remove it with: poolkit destroy {target}"
+        )
     elif "ROLLBACK_IN_PROGRESS" not in status:
         raise DeployError(f"{name} is in {status}: there is no unfinished change to undo")
 

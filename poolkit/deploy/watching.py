@@ -23,6 +23,7 @@ def watch(
     events: StackEvents,
     total: int,
     environment: str,
+    undo: str = "",
 ) -> str:
     """Print the events until AWS is done; return the stack's status.
 
@@ -34,6 +35,7 @@ def watch(
         events: those that are new are printed.
         total: how many resources are to change.
         environment: for the commands that are printed after Ctrl-C.
+        undo: the command that undoes what is going on; empty where nothing can.
 
     Raises:
         DeploymentFailed: AWS can no longer be asked, though it goes on.
@@ -54,7 +56,7 @@ def watch(
         try:
             return follow(cloudformation, stack_id, events, show)
         except (KeyboardInterrupt, DeployError) as error:
-            goes_on = _goes_on(stack, environment)
+            goes_on = _goes_on(stack, environment, undo)
             if isinstance(error, DeployError):
                 raise DeploymentFailed(f"{error}\n{goes_on}") from None
             console.print(f"\nstopped watching. {goes_on}", style="yellow")
@@ -76,14 +78,13 @@ def failure(cloudformation: Any, stack: str, status: str, events: StackEvents) -
     return DeploymentFailed(f"{stack} ended in {status}. First cause: {said}")
 
 
-def _goes_on(stack: str, environment: str) -> str:
-    target = stack.rpartition(f"-{environment}-")[2]
-    return (
-        f"AWS goes on with {stack}.\n"
-        f"  follow it: poolkit status --environment {environment}\n"
-        f"  its events: aws cloudformation describe-stack-events --stack-name {stack}\n"
-        f"  undo it: poolkit deploy {target} --environment {environment} --rollback"
-    )
+def _goes_on(stack: str, environment: str, undo: str) -> str:
+    lines = [
+        f"AWS goes on with {stack}.",
+        f"  follow it: poolkit status --environment {environment}",
+        f"  its events: aws cloudformation describe-stack-events --stack-name {stack}",
+    ]
+    return "\n".join([*lines, f"  undo it: {undo}"] if undo else lines)
 
 
 def _print_event(console: Console, event: Event) -> None:

@@ -258,6 +258,8 @@ def _transformed(template):
 
 
 def _execute(stack, change_set):
+    if stack.status.startswith("DELETE"):
+        return  # it was removed before it was made
     resources = stack.resource_map
     before = resources._template, resources._resource_json_map, resources.input_parameters
     kind = change_set.change_set_type

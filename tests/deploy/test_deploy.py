@@ -237,8 +237,11 @@ def test_on_a_terminal_the_plan_is_agreed_to(shop, aws, typed, made):
     assert list(statuses().values()) == (["CREATE_COMPLETE"] if made else [])
 
 
-def test_ctrl_c_says_what_goes_on(shop, aws, gate):
-    """Watching ends, AWS does not; the message has the commands to follow and to undo."""
+UNDO = re.compile(r"undo it: poolkit (.*)")
+
+
+def test_ctrl_c_says_what_goes_on_and_how_to_undo_it(poolkit, shop, aws, gate):
+    """Watching ends, AWS does not; a new stack has nothing to go back to, but can be removed."""
     gate.close()
     process = subprocess.Popen(
         [POOLKIT, "deploy", "network", "-e", "dev", "--no-lint", "--no-budget", "--yes"],
@@ -255,10 +258,16 @@ def test_ctrl_c_says_what_goes_on(shop, aws, gate):
     assert process.returncode == 130, first + out + err
     assert "stopped watching. AWS goes on with shop-dev-network." in out
     assert "poolkit status --environment dev" in out
-    assert "poolkit deploy network --environment dev --rollback" in out
     assert "Traceback" not in err
-    busy = boto3.client("cloudformation").describe_stacks()["Stacks"][0]["StackStatus"]
-    assert busy == "CREATE_IN_PROGRESS"
+    assert statuses() == {"shop-dev-network": "CREATE_IN_PROGRESS"}
+
+    refused = poolkit("deploy", "network", "-e", "dev", "--rollback")
+    assert refused.returncode == 2
+    (undo,) = UNDO.findall(out)
+    assert f"remove it with: poolkit {undo}\n" in refused.stderr
+    undone = poolkit(*undo.split(), "--yes-delete", "shop-dev-network")
+    assert undone.returncode == 0, undone.stdout + undone.stderr
+    assert statuses() == {}
 
 
 def test_a_stack_at_work_is_left_alone(poolkit, shop, gate):
