@@ -9,6 +9,7 @@ from poolkit.deploy.change_set import pauses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
 Event = dict[str, Any]
 
@@ -75,7 +76,12 @@ def first_cause(cloudformation: Any, events: list[Event], depth: int = 3) -> Eve
     """Return the event that the failure began with, None if no resource failed.
 
     What was cancelled because of it is passed over. Where a nested stack failed, its own
-    events are searched.
+    events are searched, as far back as the first of `events`: it may have failed before.
+
+    Args:
+        cloudformation: the client.
+        events: those of this operation, the oldest first.
+        depth: how many stacks may be nested in each other.
 
     Raises:
         DeployError: AWS cannot be asked for a nested stack's events.
@@ -86,7 +92,7 @@ def first_cause(cloudformation: Any, events: list[Event], depth: int = 3) -> Eve
     nested = failed[0]
     if nested["ResourceType"] != STACK or depth == 0 or not nested.get("PhysicalResourceId"):
         return nested
-    inside = _every(cloudformation, nested)
+    inside = _since(events[0]["Timestamp"], _every(cloudformation, nested))
     return first_cause(cloudformation, inside, depth - 1) or nested
 
 
@@ -99,6 +105,10 @@ def _every(cloudformation: Any, nested: Event) -> list[Event]:
             for event in page["StackEvents"]
         ]
     return found[::-1]
+
+
+def _since(begin: datetime, events: list[Event]) -> list[Event]:
+    return [event for event in events if event["Timestamp"] >= begin]
 
 
 def _is_cause(event: Event) -> bool:

@@ -1,6 +1,8 @@
 """The plan as AWS's answers lead to it: what is replaced stands out, and data is not lost."""
 
 import io
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from deploy.stacks_project import FILES
@@ -37,6 +39,7 @@ CHANGES = [
 def change_set(*changes):
     return ChangeSet(
         stack="shop-prod-web",
+        target="web --environment prod",
         stack_id="arn:stack",
         id="arn:set",
         is_new=False,
@@ -73,6 +76,13 @@ def test_what_holds_data_and_would_lose_it_is_named():
     assert "Instance (AWS::RDS::DBInstance) holds data" in printed(change_set(*CHANGES))
 
 
+def test_an_update_is_undone_by_rolling_back_and_a_creation_by_removing():
+    """The command is printed after Ctrl-C, while AWS goes on."""
+    update = change_set()
+    assert update.undo == "poolkit deploy web --environment prod --rollback"
+    assert replace(update, is_new=True).undo == "poolkit destroy web --environment prod"
+
+
 def test_a_change_of_outputs_alone_is_said():
     """An empty table would look like nothing at all."""
     assert "no resource changes" in printed(change_set())
@@ -93,8 +103,9 @@ def test_yes_alone_does_not_agree_to_the_loss_of_data(tmp_path, allowed):
             deployment._ask(change_set(*CHANGES))
 
 
-def event(logical_id, status, reason="", type_="AWS::SQS::Queue", physical="id"):
+def event(logical_id, status, reason="", type_="AWS::SQS::Queue", physical="id", *, day=21):
     return {
+        "Timestamp": datetime(2026, 11, day, tzinfo=UTC),
         "StackId": "arn:stack",
         "PhysicalResourceId": physical,
         "LogicalResourceId": logical_id,
@@ -134,6 +145,19 @@ def test_the_first_cause_is_found_inside_a_nested_stack():
     ]
     cause = first_cause(Nested(*inner), outer)
     assert in_words(cause) == "Key (AWS::KMS::Key) CREATE_FAILED: no permission to make it"
+
+
+def test_what_failed_in_a_nested_stack_months_ago_is_not_the_cause():
+    """Its events are all that it ever had; those before this operation say nothing of it."""
+    inner = [
+        event("Role", "UPDATE_FAILED", "repaired since", "AWS::IAM::Role", day=1),
+        event("Key", "UPDATE_FAILED", "no permission", "AWS::KMS::Key"),
+    ]
+    outer = [
+        event("s", "UPDATE_IN_PROGRESS", "", STACK, "arn:stack", day=20),
+        event("Web", "UPDATE_FAILED", "Embedded stack was not updated", STACK, "arn:nested"),
+    ]
+    assert first_cause(Nested(*inner), outer)["LogicalResourceId"] == "Key"
 
 
 def test_without_a_failed_resource_there_is_no_cause():
