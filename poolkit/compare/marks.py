@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolkit.compare.run_folder import Window
+
+if TYPE_CHECKING:
+    from poolkit.compare.plan import PlannedTarget
 
 END_MARGIN_S = 0.4
 """What was in flight so short a time ago may never have had the chance of an answer."""
@@ -34,8 +37,8 @@ class Marks:
         self.to = max(self.from_, min(self.to, time.time() - END_MARGIN_S))
         self.counts.setdefault("sessions_to", sessions)
 
-    def window(self, *, partial: bool, instances: int | None) -> Window:
-        """Return the window as of now."""
+    def window(self, *, partial: bool, planned: PlannedTarget) -> Window:
+        """Return the window as of now, with the limits that the target had."""
         now = time.time()
         return Window(
             started=self.started or now,
@@ -44,7 +47,9 @@ class Marks:
             to=min(self.to or now, now),
             stopped=now,
             partial=partial or bool(self.aborted_by),
-            instances=instances,
+            instances=planned.instances_max,
+            ceiling=planned.ceiling,
+            ceiling_reason=planned.ceiling_reason,
             warnings=tuple(self.warnings),
             aborted_by=self.aborted_by,
             **self.counts,

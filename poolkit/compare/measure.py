@@ -129,7 +129,7 @@ class Measurement:
                 self._run(sampler, progress, prepare_next)
             partial = False
         finally:
-            window = self.marks.window(partial=partial, instances=self.step.planned.instances_max)
+            window = self.marks.window(partial=partial, planned=self.step.planned)
             self._folder.write_window(window)
         return window
 

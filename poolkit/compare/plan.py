@@ -12,7 +12,7 @@ from poolkit.compare.run_folder import Absent
 from poolkit.config.presets import preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
-from poolkit.local.pgbouncer import find_pgbouncer
+from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, find_pgbouncer
 from poolkit.thresholds import Threshold
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ STEP_S = 5.0
 """What starting and stopping a target takes on top of its load, about."""
 START_S = 10.0
 """The same for the servers, and for the report."""
+
+
+def pool_size_within(usable_connections: int) -> int:
+    """Return how many connections PgBouncer may open to a server that leaves it so many."""
+    return max(1, min(DEFAULT_POOL_SIZE, usable_connections - SPARE_CONNECTIONS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +60,11 @@ class PlannedTarget:
         """Return it with its limits at a level; of a deployed one none are known."""
         if self.url is not None:
             return self
-        if self.target.kind == "lambda":
-            return self._function_at(level)
+        is_function = self.target.kind == "lambda"
+        limited = self._function_at(level) if is_function else self._with_processes()
+        return _behind_pooler(limited) if self.target.through == "pgbouncer" else limited
+
+    def _with_processes(self) -> PlannedTarget:
         # A prefork child runs one task at a time: a pool of 1+0.
         each = 1 if self.target.kind == "worker" else self.preset.max_connections_per_process
         processes = self.target.processes
@@ -97,6 +105,16 @@ class PlannedTarget:
             max_connections=self.max_connections,
             usable_connections=self.usable_connections,
         )
+
+
+def _behind_pooler(planned: PlannedTarget) -> PlannedTarget:
+    """Return it with a ceiling of what the server sees: the pooler's connections."""
+    pool_size = pool_size_within(planned.usable_connections)
+    if planned.ceiling is None or planned.ceiling <= pool_size:
+        reason = f"{planned.ceiling_reason}, within PgBouncer's pool of {pool_size}"
+        return replace(planned, ceiling_reason=reason)
+    reason = f"PgBouncer's pool, which {planned.ceiling_reason} share"
+    return replace(planned, ceiling=pool_size, ceiling_reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)

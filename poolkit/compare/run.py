@@ -18,7 +18,7 @@ from poolkit.compare.load import check_locustfiles
 from poolkit.compare.machine import describe
 from poolkit.compare.measure import Measurement
 from poolkit.compare.place import Elsewhere
-from poolkit.compare.plan import make_plan
+from poolkit.compare.plan import make_plan, pool_size_within
 from poolkit.compare.run_folder import RunFolder
 from poolkit.compare.running import Launcher
 from poolkit.compare.targets import choose, targets_of
@@ -295,6 +295,7 @@ def start_stack(
     needs = StackNeeds(
         broker=any(planned.target.needs_broker for planned in plan.local),
         pgbouncer=any(planned.target.through == "pgbouncer" for planned in plan.local),
+        pool_size=pool_size_within(options.usable_connections),
         max_connections=options.max_connections,
         database_url=url,
     )

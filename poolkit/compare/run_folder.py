@@ -178,6 +178,9 @@ class Window:
     throttled: int | None = None
     execution_environments: int | None = None
     instances: int | None = None
+    ceiling: int | None = None
+    """The most connections that the target could hold at this load."""
+    ceiling_reason: str = ""
     sessions_before: int | None = None
     """The server's counter of sessions before the target was started."""
     sessions_from: int | None = None

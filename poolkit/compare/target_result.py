@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -36,6 +36,8 @@ LATE_S = 1.0
 """A request that was due so long before the window and ended in it is a backlog."""
 UNSENT = "unsent"
 """The error of a request that was due and never sent."""
+CUT_OFF = (UNSENT, "unanswered")
+"""The errors of those that the end of the load cut off: their latencies are how long they waited."""
 SLOWEST = 0.01
 """The share of requests that a p99 is about."""
 
@@ -69,12 +71,33 @@ class Latency:
             p95_interval=_interval(ordered, 95),
         )
 
+    @classmethod
+    def at_least(cls, answered: Sequence[float], waited: Sequence[float]) -> Latency | None:
+        """Return the higher of two for each figure: of what was answered, and of all.
+
+        What was never answered counts with the time that it had waited, in ms: its own latency would
+        have been longer. Without an answer there is none.
+        """
+        of_answered, of_all = cls.of(answered), cls.of([*answered, *waited])
+        if of_answered is None or of_all is None:
+            return None
+        pairs = {
+            f.name: (getattr(of_answered, f.name), getattr(of_all, f.name)) for f in fields(cls)
+        }
+        return cls(**{name: _higher(*pair) for name, pair in pairs.items()})
+
 
 def percentile(ordered: Sequence[float], p: float) -> float:
     """Return the nearest-rank percentile: the smallest value with p % at or below it."""
     # 99.9 * 1000 / 100 is a little more than 999 in binary.
     rank = math.ceil(round(p * len(ordered) / 100, 9))
     return ordered[max(rank, 1) - 1]
+
+
+def _higher(first: Any, second: Any) -> Any:
+    if isinstance(first, tuple):
+        return tuple(map(max, first, second))
+    return max(first, second)
 
 
 def _interval(ordered: Sequence[float], p: float) -> tuple[float, float]:
@@ -202,7 +225,10 @@ def target_result(
         requests_per_s=sum(not r.error for r in served) / seconds,
         offered_per_s=len(inside) / seconds,
         measured_s=seconds,
-        latency_ms=Latency.of([r.latency_ms for r in answered]),
+        latency_ms=Latency.at_least(
+            [r.latency_ms for r in answered],
+            [r.latency_ms for r in failed if r.error in CUT_OFF],
+        ),
         service_ms=Latency.of([r.service_ms for r in answered]),
         error_latency_ms=Latency.of([r.latency_ms for r in failed]),
         cold_starts=cold.count if cold else window.cold_starts,
@@ -234,6 +260,14 @@ def _as_measured(target: PlannedTarget, window: Window) -> PlannedTarget:
 
     The plan has those at the highest load; a function's concurrency may be lower at others.
     """
+    if window.ceiling is not None:
+        return dataclasses.replace(
+            target,
+            instances_max=window.instances,
+            ceiling=window.ceiling,
+            ceiling_reason=window.ceiling_reason,
+        )
+    # Of an older version, before there was anything but concurrency to bound it.
     most, here = target.instances_max, window.instances
     if not target.ceiling or not most or not here or here == most:
         return target

@@ -14,6 +14,8 @@ from poolkit.local.postgres import APP_ROLE, DATABASE, EmbeddedPostgres
 
 # Who may ask PgBouncer about itself (SHOW POOLS); it is no role of PostgreSQL's.
 STATS_USER = "poolkit_stats"
+DEFAULT_POOL_SIZE = 20
+"""default_pool_size, unless set (PgBouncer, config.md)."""
 # Where distributions put it and an ordinary user's PATH does not look.
 _MORE_PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
 
@@ -47,7 +49,7 @@ class EmbeddedPgBouncer(LoopbackServer):
         postgres: EmbeddedPostgres,
         state_dir: Path,
         *,
-        pool_size: int = 20,
+        pool_size: int = DEFAULT_POOL_SIZE,
         max_client_connections: int = 1000,
         port: int = 0,
     ) -> None:

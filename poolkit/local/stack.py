@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from poolkit.errors import ServerStartError
 from poolkit.local.broker import EmbeddedBroker
-from poolkit.local.pgbouncer import EmbeddedPgBouncer
+from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, EmbeddedPgBouncer
 from poolkit.local.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class StackNeeds:
 
     broker: bool = False
     pgbouncer: bool = False
+    pool_size: int = DEFAULT_POOL_SIZE
+    """The most connections that PgBouncer opens to PostgreSQL."""
     max_connections: int = 100
     database_url: str | None = None
 
@@ -55,7 +57,9 @@ class EmbeddedStack:
                 self.broker = starting.enter_context(EmbeddedBroker(self._state_dir))
             if self.needs.pgbouncer and self.postgres is not None:
                 self.pgbouncer = starting.enter_context(
-                    EmbeddedPgBouncer(self.postgres, self._state_dir)
+                    EmbeddedPgBouncer(
+                        self.postgres, self._state_dir, pool_size=self.needs.pool_size
+                    )
                 )
             self._open = starting.pop_all()
         return self

@@ -58,6 +58,19 @@ def test_fit_leaves_the_reserve_free():
     assert ceiling_of(fit, users=(30,), max_connections=30, reserve=12)[0] == 15
 
 
+def test_behind_pgbouncer_the_ceiling_is_what_the_server_sees(monkeypatch):
+    """The lower of what comes to the pooler and of its pool, which leaves others some room."""
+    monkeypatch.setattr("poolkit.compare.plan.find_pgbouncer", lambda: "pgbouncer")
+    function = target(name="f", preset="lambda_proxy", through="pgbouncer")
+    shared = "PgBouncer's pool, which concurrency 40 x 1 share"
+    assert ceiling_of(function, users=(40,)) == (20, shared)
+    assert ceiling_of(function, users=(40,), max_connections=12) == (6, shared)
+    within = (8, "concurrency 8 x 1, within PgBouncer's pool of 20")
+    assert ceiling_of(function, users=(8,)) == within
+    pooled = target("web", processes=2, through="pgbouncer")
+    assert ceiling_of(pooled) == (20, "PgBouncer's pool, which 2 processes x 30 share")
+
+
 def test_a_target_behind_pgbouncer_is_absent_where_it_is_missing(without_pgbouncer):
     """Without the binary the others run, and the plan says why this one does not."""
     proxied = target(name="lambda_proxy", preset="lambda_proxy", through="pgbouncer")

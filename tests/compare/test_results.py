@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,12 +111,37 @@ def test_failed_requests_count_but_do_not_flatter_the_latency(made_up_run):
     run = made_up_run()
     begin = run.target("web").window().from_
     rows = [request(begin + n / 10, 50) for n in range(8)]
-    rows += [request(begin + 1, 1, error="429"), request(begin + 2, 30_000, error="unanswered")]
+    rows += [request(begin + 1, 1, error="429"), request(begin + 2, 30_000, error="TimeoutError")]
     write_requests(run.target("web"), rows)
     web = target_of(run, "web")
-    assert (web.requests, web.errors, web.error_kinds) == (10, 2, {"429": 1, "unanswered": 1})
+    assert (web.requests, web.errors, web.error_kinds) == (10, 2, {"429": 1, "TimeoutError": 1})
     assert (web.latency_ms.p50, web.latency_ms.max) == (50, 50)
     assert web.error_latency_ms.max == 30_000
+
+
+def test_what_was_never_answered_took_at_least_as_long_as_it_had_waited(made_up_run):
+    """A target that dies in the middle must not show the latencies of the time before alone."""
+    run = made_up_run()
+    begin = run.target("web").window().from_
+    rows = [request(begin + n / 10, 50) for n in range(8)]
+    rows += [request(begin + 1, 30_000, error="unanswered"), request(begin + 2, 1, error="unsent")]
+    write_requests(run.target("web"), rows)
+    web = target_of(run, "web")
+    assert (web.latency_ms.p50, web.latency_ms.p95, web.latency_ms.max) == (50, 30_000, 30_000)
+    assert web.latency_ms.mean == (8 * 50 + 30_001) / 10
+    assert web.service_ms.max == 50
+    assert web.errors == 2
+
+
+def test_what_was_cut_off_at_once_lowers_no_latency(made_up_run):
+    """It would have taken longer, and nobody knows how long."""
+    run = made_up_run()
+    begin = run.target("web").window().from_
+    rows = [request(begin + n / 10, 50) for n in range(8)]
+    rows += [request(begin + 1, 1, error="unanswered") for _ in range(9)]
+    write_requests(run.target("web"), rows)
+    web = target_of(run, "web")
+    assert (web.latency_ms.p50, web.latency_ms.mean, web.latency_ms.max) == (50, 50, 50)
 
 
 def test_without_any_request_there_is_no_latency(made_up_run):
@@ -245,3 +271,12 @@ def test_every_key_of_the_results_is_documented(made_up_run):
     for keys in (found, found["plan"], found["machine"], web, web["connections"], warm["cold"]):
         assert set(keys) <= named
     assert set(web["latency_ms"]) <= named
+
+
+def test_a_measurement_s_own_ceiling_is_taken_from_its_window(made_up_run, made_up):
+    """The plan has that of the highest load; behind a pooler one cannot be told from the other."""
+    run = made_up_run(targets={"lambda_proxy": made_up("lambda_proxy", kept=5, ceiling=20)})
+    folder = run.target("lambda_proxy")
+    folder.write_window(replace(folder.window(), instances=40, ceiling=12, ceiling_reason="so"))
+    (found,) = compute(run).targets
+    assert (found.connections.ceiling, found.connections.ceiling_reason) == (12, "so")

@@ -55,6 +55,19 @@ def test_all_servers_start_and_end_together(state_dir):
     assert not any(is_listening(port) for port in ports)
 
 
+@needs_pgbouncer
+def test_pgbouncer_opens_no_more_connections_than_are_wanted(state_dir):
+    """A server with few connections would refuse it those of PgBouncer's default."""
+    with EmbeddedStack(state_dir, StackNeeds(pgbouncer=True, pool_size=3)) as stack:
+        console = psycopg2.connect(stack.pgbouncer.stats_url(), connect_timeout=60)
+        console.autocommit = True
+        with console.cursor() as cursor:
+            cursor.execute("SHOW CONFIG")
+            sizes = [row[1] for row in cursor if row[0] == "default_pool_size"]
+        console.close()
+    assert sizes == ["3"]
+
+
 def test_a_database_that_is_there_is_used_and_left_alone(state_dir, database):
     """With a URL no PostgreSQL is started, and the one that is there is not stopped."""
     url = database.admin_url("")
