@@ -1,0 +1,75 @@
+"""docs/deploying.md from its first command to its last, in this order, as far as moto goes."""
+
+import re
+import shlex
+import shutil
+
+import boto3
+import pytest
+from deploy.test_own_stacks import ACCOUNT, not_removed
+from poolkit_command import ROOT, run_here
+
+__all__ = ["not_removed"]  # a fixture
+
+SOURCES = ("articles", "infra", "lambda_handler", "loadtests", "poolkit", "webapp", "worker")
+BLOCKS = re.findall(
+    r"^```sh\n(.*?)^```$", (ROOT / "docs/deploying.md").read_text(), re.MULTILINE | re.DOTALL
+)
+AGREED = {"deploy": ("--yes",), "destroy": ("--yes-delete", "poolkit-dev")}
+"""What a person does on the terminal: agree to the plan, or type the name."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    # Of the types that moto does not know, it says so and makes nothing.
+    pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWarning:moto"),
+]
+
+
+@pytest.fixture
+def checkout(tmp_path, aws):
+    """Clone the project, with an account's own values where it says "replace"."""
+    folder = tmp_path / "poolkit"
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, folder / name)
+    # scripts/database-certificates fetches it from AWS.
+    (folder / "certificates").mkdir()
+    (folder / "certificates/database-ca.crt").write_text("-----BEGIN CERTIFICATE-----\n")
+    certificate = f"arn:aws:iam::{ACCOUNT}:server-certificate/articles"
+    for file in folder.glob("infra/environments/*.toml"):
+        text = file.read_text().replace("000000000000", ACCOUNT)
+        file.write_text(re.sub('CertificateArn = ".*?"', f'CertificateArn = "{certificate}"', text))
+    boto3.client("s3").create_bucket(
+        Bucket=f"poolkit-packages-{ACCOUNT}",
+        CreateBucketConfiguration={"LocationConstraint": "eu-central-1"},
+    )
+    return folder
+
+
+def run_block(text, checkout, aws, wanted=0):
+    for line in text.splitlines():
+        program, command, *words = shlex.split(line, comments=True)
+        assert program == "poolkit"
+        if "--plan-only" not in words and "--yes" not in words and "--rollback" not in words:
+            words += AGREED.get(command, ())
+        answer = run_here(command, *words, cwd=checkout, **aws)
+        said = f"{line}\n{answer.stdout[-3000:]}{answer.stderr}"
+        assert answer.returncode == wanted, said
+    return said
+
+
+def test_the_commands_of_the_document_run_in_its_order(checkout, aws, not_removed):
+    """From an empty account to a deployment and its removal, step by step, and in CI."""
+    at_a_glance, step_by_step, packages, in_ci, rollback = BLOCKS
+    run_block("poolkit package lambda", checkout, aws)
+    run_block(at_a_glance, checkout, aws)
+    assert boto3.client("cloudformation").describe_stacks()["Stacks"] == []
+    run_block(step_by_step, checkout, aws)
+    run_block(packages, checkout, aws)
+    # CI deploys what has been deployed before.
+    run_block("poolkit deploy all --environment prod", checkout, aws)
+    run_block(in_ci, checkout, aws)
+    refused = run_block(rollback, checkout, aws, wanted=2)
+    assert "no unfinished change to undo" in refused
