@@ -122,7 +122,7 @@ def connection_figures(
         usable_connections=target.usable_connections or plan.usable_connections,
         mean=_mean([m.total for m in inside]),
         opened=opened,
-        opened_warm_up=_difference(window.sessions_before, window.sessions_from),
+        opened_warm_up=difference(window.sessions_before, window.sessions_from),
         opened_per_1000_requests=_per_1000(opened, served),
         pool_events_opened=window.pool_opened,
         idle_seconds=_idle_seconds(inside, plan.interval_s, window.to),
@@ -175,12 +175,12 @@ def _unseen_s(inside: Sequence[Moment], window: Window) -> float:
 
 def _opened(window: Window, samples: Sequence[SampleRow]) -> int | None:
     if window.sessions_from is not None and window.sessions_to is not None:
-        return _difference(window.sessions_from, window.sessions_to)
+        return difference(window.sessions_from, window.sessions_to)
     inside = [s.sessions for s in samples if window.from_ <= s.time <= window.to]
-    return _difference(inside[0], inside[-1]) if inside else window.pool_opened
+    return difference(inside[0], inside[-1]) if inside else window.pool_opened
 
 
-def _difference(begin: int | None, end: int | None) -> int | None:
+def difference(begin: int | None, end: int | None) -> int | None:
     """Return how far the server's counter went; None if it was reset, as after a crash."""
     return None if begin is None or end is None or end < begin else end - begin
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from poolkit.activity import ActivityConnection
 from poolkit.compare import wording
+from poolkit.compare.connections import difference
 from poolkit.compare.deployed import check_answers, check_unlike, deployed_of
 from poolkit.compare.load import check_locustfiles
 from poolkit.compare.machine import describe
@@ -334,10 +335,12 @@ def _prepare_schema(project: Project, stack: EmbeddedStack) -> None:
 
 
 def _summary(window: Window) -> str:
-    opened = (window.sessions_to or 0) - (window.sessions_from or 0)
-    starts = (
-        "" if window.cold_starts is None else f", {wording.count(window.cold_starts, 'cold start')}"
-    )
-    early = f"; ended early: {window.aborted_by}" if window.aborted_by else ""
-    seconds = f"{window.to - window.from_:.0f} s"
-    return f"{wording.count(opened, 'connection')} opened in {seconds}{starts}{early}"
+    opened = difference(window.sessions_from, window.sessions_to)
+    many = "an unknown number of connections"
+    if opened is not None:
+        many = wording.count(opened, "connection")
+    said = f"{many} opened in {window.to - window.from_:.0f} s"
+    if window.cold_starts is not None:
+        # The fleet's count is of the whole time.
+        said += f"; {wording.count(window.cold_starts, 'cold start')}, with those of the warm-up"
+    return f"{said}; ended early: {window.aborted_by}" if window.aborted_by else said

@@ -8,7 +8,8 @@ from poolkit.compare.deployed import Deployed
 from poolkit.compare.marks import Marks
 from poolkit.compare.options import Options
 from poolkit.compare.plan import SPARE_CONNECTIONS, PlannedStep, make_plan
-from poolkit.compare.run import _Queue, _with_limits
+from poolkit.compare.run import _Queue, _summary, _with_limits
+from poolkit.compare.run_folder import Window
 from poolkit.compare.targets import Target
 
 
@@ -86,3 +87,21 @@ def test_an_aborted_last_load_leaves_nothing_to_prepare(queue):
         *("a, 1 user, round 1", "b, 1 user, round 1"),
         *("a, 1 user, round 2", "b, 1 user, round 2"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"sessions_from": 8, "sessions_to": 9}, "1 connection opened in 6 s"),
+        ({"sessions_from": 8, "sessions_to": 2}, "an unknown number of connections opened in 6 s"),
+        ({"sessions_from": None, "sessions_to": 2}, "an unknown number of connections opened"),
+        (
+            {"sessions_from": 8, "sessions_to": 8, "cold_starts": 10},
+            "0 connections opened in 6 s; 10 cold starts, with those of the warm-up",
+        ),
+    ],
+)
+def test_a_measurement_s_last_line_has_no_figure_that_is_not_known(counts, said):
+    """A counter that was reset tells nothing, and cold starts are those of the whole time."""
+    window = Window(started=0, warm_from=1, from_=4, to=10, stopped=11, **counts)
+    assert _summary(window).startswith(said)
