@@ -94,10 +94,11 @@ class Deployment:
         self._say([preflight.check_credentials(self.aws)])
         for template in self.templates:
             given = self._parameters(template)
+            # Before AWS is asked for a certificate of nobody's account.
+            preflight.check_placeholders(template, given, self.environment.file)
             # Before the general check, which would say less of a missing certificate.
             self._say(preflight.check_certificates(self.aws, self.environment, template, given))
             template.require_parameters(given, self.environment.file)
-            preflight.check_placeholders(template, given, self.environment.file)
             if self._takes_code(template):
                 self._say([preflight.check_package(self._package, template, given)])
         if self.options.lint:

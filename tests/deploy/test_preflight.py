@@ -192,6 +192,16 @@ def test_a_placeholder_must_be_replaced(poolkit, shop):
     assert "[lambda] CodeBucket is still the placeholder shop-000000000000" in answer.stderr
 
 
+def test_a_placeholder_certificate_is_called_one(poolkit, shop):
+    """AWS is not asked for it: its answer would be that the certificate of nobody is not found."""
+    file = shop / ENVIRONMENT
+    arn = "arn:aws:acm:eu-central-1:000000000000:certificate/00000000-0000-0000-0000-000000000000"
+    file.write_text(file.read_text().replace("[web]", f'[web]\nCertificateArn = "{arn}"'))
+    answer = deploy(poolkit, "web")
+    assert answer.returncode == 2
+    assert f"[web] CertificateArn is still the placeholder {arn}" in answer.stderr
+
+
 def test_a_parameter_of_the_command_line_wins(poolkit, shop):
     """CI hands over the image's digest this way."""
     write_package(shop / "build/lambda.zip", "x")
