@@ -90,9 +90,11 @@ def choose(targets: Mapping[str, Target], names: Sequence[str]) -> list[Target]:
     """Return the named targets, or all if none is named.
 
     Raises:
-        ConfigurationError: there is no target of that name.
+        ConfigurationError: there is no target of that name, or one is named twice.
     """
     for name in names:
+        if list(names).count(name) > 1:
+            raise ConfigurationError(f"target {name!r} is named twice; name each once")
         if name not in targets:
             close = difflib.get_close_matches(name, targets, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""

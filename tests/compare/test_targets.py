@@ -86,3 +86,10 @@ def test_an_unknown_name_is_answered_with_the_nearest(project):
         choose(targets, ["wbe"])
     assert [target.name for target in choose(targets, [])] == ["web", "web2"]
     assert [target.name for target in choose(targets, ["web2"])] == ["web2"]
+
+
+def test_a_target_that_is_named_twice_is_refused(project):
+    """Two of one name would be one process, one folder and one row."""
+    targets = targets_of(project(web=WEB, web2=WEB))
+    with pytest.raises(ConfigurationError, match="target 'web' is named twice; name each once"):
+        choose(targets, ["web", "web2", "web"])
