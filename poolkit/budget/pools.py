@@ -196,14 +196,6 @@ def _field_origin(workload: Workload, preset: EnginePreset, variable: str) -> st
 
 def _null_pool(workload: Workload, preset: EnginePreset) -> Pool:
     origin = _field_origin(workload, preset, "POOLKIT_POOL")
-    if preset.target in ("web", "web_async"):
-        nothing = unknown(f"NullPool caps nothing in a process with many requests ({origin})")
-        return Pool(
-            processes=_kit_processes(workload),
-            pool_size=nothing,
-            max_overflow=nothing,
-            target=preset.target,
-        )
     return Pool(
         processes=_kit_processes(workload),
         pool_size=known(1, f"{origin}: NullPool, one unit of work at a time"),

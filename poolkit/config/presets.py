@@ -149,6 +149,12 @@ class EnginePreset:
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        if self.pool == "null" and self.target in _MANY_AT_ONCE:
+            raise ValueError(
+                f"pool must be queue for target {self.target!r}: a null pool would open a "
+                "connection for every request in flight, without a limit; behind PgBouncer or "
+                "RDS Proxy use a small pool and transaction_pooling"
+            )
         if self.pool == "queue" and self.prewarm > self.pool_size:
             raise ValueError(
                 f"prewarm must not exceed pool_size ({self.pool_size}), not {self.prewarm}: "
@@ -165,7 +171,8 @@ class EnginePreset:
         """The most connections that one process of this target holds at once.
 
         QueuePool enforces it. NullPool enforces nothing: 1 holds there because a Lambda
-        execution environment runs one invoke at a time and a script one unit of work.
+        execution environment runs one invoke at a time, a script one unit of work and a
+        worker's child one task. Targets that do many things at once have no null pool.
         """
         return self.pool_size + self.max_overflow if self.pool == "queue" else 1
 
@@ -445,6 +452,9 @@ _TARGET: dict[str, dict[str, Any]] = {
     },
     "script": {"why": "Runs once, one unit of work at a time.", **_NULL_POOL},
 }
+
+# Targets whose one process serves many requests at once.
+_MANY_AT_ONCE = ("web", "web_async")
 
 # What an environment changes for a target.
 _ENVIRONMENT: dict[str, dict[str, dict[str, Any]]] = {

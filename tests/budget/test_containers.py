@@ -2,7 +2,7 @@
 
 import pytest
 
-from poolkit.errors import BudgetError
+from poolkit.errors import BudgetError, TemplateError
 
 COMPOSE = """
     services:
@@ -212,9 +212,9 @@ def test_variables_that_could_not_be_read_make_the_pool_unknown(folder):
     assert "ConfigMap settings is not in the manifests" in gap.reason
 
 
-def test_web_with_null_pool_has_no_ceiling(folder):
-    """NullPool caps nothing in a process that serves many requests at once."""
+def test_web_with_a_null_pool_is_refused(folder):
+    """NullPool caps nothing in a process that serves many requests at once; it would not start."""
     text = DEPLOYMENT.replace("data: {", "data: {POOLKIT_POOL: 'null', ")
     folder.write("web.yaml", text)
-    (gap,) = folder.budget(max_connections=500).gaps
-    assert "NullPool caps nothing" in gap.reason
+    with pytest.raises(TemplateError, match=r"web\.yaml.* POOLKIT_POOL: pool must be queue"):
+        folder.budget(max_connections=500)

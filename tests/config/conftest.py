@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from driving import Client, TcpProxy, small_preset, wait_until
+from driving import DRIVERS, Client, TcpProxy, small_preset, wait_until
 
 from poolkit.local.accounts import server_account
 from poolkit.local.ports import free_port
-
-DRIVERS = ("psycopg2", "psycopg", "psycopg_async", "asyncpg")
 
 
 @pytest.fixture(params=DRIVERS)

@@ -18,6 +18,7 @@ from poolkit.config.presets import EnginePreset, preset
 
 _Found = TypeVar("_Found")
 
+DRIVERS = ("psycopg2", "psycopg", "psycopg_async", "asyncpg")
 # For what takes a second or more with each: the drivers of the presets here, the others in the
 # slow run.
 PRESETS_DRIVERS = pytest.mark.parametrize(
@@ -99,11 +100,12 @@ class Client:
 
 
 def small_preset(driver: str, **changes: Any) -> EnginePreset:
-    """Return a web preset for the driver, with a pool that a test can fill.
+    """Return a web preset for the driver, with a pool that a test can fill; a script's if null.
 
     Its patience is that of a busy machine; a test that shows a limit sets its own.
     """
     target = "web_async" if driver in ("asyncpg", "psycopg_async") else "web"
+    target = "script" if changes.get("pool") == "null" else target
     small = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 2, "echo": False}
     patience = {"connect_timeout": 60, "statement_timeout": 60_000}
     return preset(target, "prod").replace(**(small | patience | changes))

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from driving import TlsFront, wait_until
 from psycopg2 import sql
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from poolkit.config.credentials import (
     Credentials,
@@ -238,9 +238,13 @@ def test_rotation_under_traffic_fails_no_request_in_threads(role):
     assert traffic.errors == []
 
 
+def _replace_at_next_checkout(connection, record):
+    record.invalidate(soft=True)
+
+
 def test_rotation_under_traffic_fails_no_request_on_the_loop(role):
     """The same for tasks on an event loop, which is not stopped by the calls to AWS."""
-    settings = role.settings(POOLKIT_TARGET="web_async", POOLKIT_POOL="null")
+    settings = role.settings(POOLKIT_TARGET="web_async")
     traffic = Traffic()
 
     async def call(number, engine, over):
@@ -254,6 +258,7 @@ def test_rotation_under_traffic_fails_no_request_on_the_loop(role):
 
     async def main():
         engine, over = make_async_engine(settings), asyncio.Event()
+        event.listen(engine.sync_engine, "checkin", _replace_at_next_checkout)
         async with asyncio.TaskGroup() as group:
             for number in range(4):
                 group.create_task(call(number, engine, over))

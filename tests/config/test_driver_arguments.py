@@ -4,15 +4,21 @@ import socket
 import threading
 
 import pytest
-from driving import wait_until
+from driving import DRIVERS, wait_until
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 from poolkit.config.presets import _driver_connection, _fileno, preset
 
+# No target has a null pool and an event loop.
+EACH_POOL = pytest.mark.parametrize(
+    ("driver", "pool"),
+    [*((driver, "queue") for driver in DRIVERS), ("psycopg2", "null"), ("psycopg", "null")],
+)
 
-@pytest.mark.parametrize("pool", ["queue", "null"])
+
+@EACH_POOL
 def test_the_servers_timeouts_are_in_force(database, make_client, pool):
     """The server reports the preset's limits for the connection."""
     client = make_client(
@@ -53,7 +59,7 @@ def test_the_server_shows_who_is_connected(database, make_client):
     assert [row["application_name"] for row in database.backends("web:")] == ["web:here"]
 
 
-@pytest.mark.parametrize("pool", ["queue", "null"])
+@EACH_POOL
 def test_the_socket_has_keepalives_and_a_user_timeout(database, make_client, pool):
     """The kernel reports the preset's TCP limits for the connection's socket."""
     client = make_client(

@@ -88,6 +88,7 @@ def test_presets_are_values():
         ({"echo": "yes"}, "echo must be true or false, not 'yes'"),
         ({"driver": "psycopgg"}, r"driver 'psycopgg' is unknown \(did you mean 'psycopg'\?\)"),
         ({"pool": "static"}, "pool 'static' is unknown; allowed: queue, null"),
+        ({"pool": "null"}, "pool must be queue for target 'web': .* every request in flight"),
         ({"pool_sise": 3}, r"preset field 'pool_sise' is unknown \(did you mean 'pool_size'\?\)"),
     ],
 )

@@ -70,12 +70,12 @@ def test_a_target_that_does_not_run_here_is_refused():
         ("POOLKIT_FAIL_FAST", "Yes", "fail_fast", True),
         ("POOLKIT_POOL", "null", "pool", "null"),
         ("POOLKIT_DRIVER", "psycopg", "driver", "psycopg"),
-        ("POOLKIT_POOL_SIZE", "", "pool_size", 5),
+        ("POOLKIT_POOL_SIZE", "", "pool_size", 2),
     ],
 )
 def test_any_field_of_the_preset_can_be_overridden(variable, text, field, value):
     """`POOLKIT_<FIELD>` replaces the preset's value; an empty one is not set."""
-    assert getattr(read(**{variable: text}).preset, field) == value
+    assert getattr(read(POOLKIT_TARGET="worker", **{variable: text}).preset, field) == value
 
 
 def test_every_field_has_a_variable():
@@ -98,6 +98,7 @@ def test_every_field_has_a_variable():
         ({"POOLKIT_POOL_TIMEOUT": "nan"}, "POOLKIT_POOL_TIMEOUT: pool_timeout must be a number"),
         ({"POOLKIT_ECHO": "maybe"}, "POOLKIT_ECHO must be true or false, not 'maybe'"),
         ({"POOLKIT_POOL": "static"}, "POOLKIT_POOL: pool 'static' is unknown; allowed: queue, nul"),
+        ({"POOLKIT_POOL": "null"}, "POOLKIT_POOL: pool must be queue for target 'web'"),
         ({"POOLKIT_DRIVER": "odbc"}, "POOLKIT_DRIVER: driver 'odbc' is unknown; allowed: psycopg2"),
         ({"POOLKIT_PREWARM": "9"}, "POOLKIT_PREWARM: prewarm must not exceed pool_size"),
         ({"POOLKIT_POOLSIZE": "9"}, "POOLKIT_POOLSIZE is not a setting; did you mean POOLKIT_POOL"),
