@@ -23,19 +23,28 @@ logger = logging.getLogger("poolkit.loadtest")
 
 
 def interrupt_the_main_greenlet() -> None:
-    """Have the first SIGINT raise KeyboardInterrupt in the main greenlet, and no other.
+    """Have each SIGINT raise KeyboardInterrupt in the main greenlet, and in no other.
 
-    The second one is raised wherever it arrives, as without this: a greenlet that never lets the
-    hub run would keep the first from everybody. Who has a handler already, or ignores SIGINT,
-    keeps that.
+    One that comes before the last has got there is raised where it arrives, as without this: a
+    greenlet that never lets the hub run would keep both from everybody. Who has a handler already,
+    or ignores SIGINT, keeps that.
     """
     hub = gevent.get_hub()
     if not hub.main_hub or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
+    on_its_way = False
 
     def pass_on(*_: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        hub.loop.run_callback_threadsafe(hub.parent.throw, KeyboardInterrupt)
+        nonlocal on_its_way
+        if on_its_way:
+            raise KeyboardInterrupt
+        on_its_way = True
+        hub.loop.run_callback_threadsafe(arrive)
+
+    def arrive() -> None:
+        nonlocal on_its_way
+        on_its_way = False
+        hub.parent.throw(KeyboardInterrupt)
 
     signal.signal(signal.SIGINT, pass_on)
 

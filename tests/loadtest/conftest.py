@@ -75,7 +75,7 @@ def server() -> Iterator[Server]:
 
 
 PATIENCE_S = 100.0
-"""For what takes a moment: two busy cores may need half a minute for it, and a test has 120 s.
+"""For what takes a moment: two busy cores may need half a minute for it, and a test has 300 s.
 
 A run that is to be ended, by its test or by what it finds, has --run-time 10m, so it can only end so.
 """

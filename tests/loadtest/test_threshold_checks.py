@@ -128,7 +128,7 @@ def test_a_run_is_ended_early_and_says_why(locust):
     """After the delay, in one line; the report says that it is partial."""
     run = locust(
         *(*USERS, "--run-time", "10m", "--json-file", "result", "--html", "report.html"),
-        *("--threshold", "http.p95 < 1us abort after 1s"),
+        *("--threshold", "http.p95 < 1us abort after 3s"),
         PYTHONIOENCODING="utf-8",
     )
     assert run.wait() == 1, run.said
@@ -136,7 +136,7 @@ def test_a_run_is_ended_early_and_says_why(locust):
     assert "the run ends early: http.p95 is " in why
     assert said(run)[0].startswith("✗ http.p95 is ")
     found = json.loads((run.folder / "result_connections.json").read_text())
-    assert run.moment("the run ends early") - found["started"] > 0.99
+    assert run.moment("the run ends early") - found["started"] > 2.99
     assert found["partial"] is True
     assert found["thresholds"] == [{"status": "failed", "words": said(run)[0].removeprefix("✗ ")}]
     report = (run.folder / "report.html").read_text()
