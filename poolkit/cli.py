@@ -287,6 +287,9 @@ _environment_option = click.option(
 @click.option("--package", type=click.Path(path_type=Path), help="the function's zip")
 @click.option("--lint/--no-lint", default=True, help="run cfn-lint before")
 @click.option("--budget/--no-budget", default=True, help="check the connection budget before")
+@click.option(
+    "--allow-unknown-budget", is_flag=True, help="also when the fleet cannot be shown to fit"
+)
 def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> None:
     """Deploy the stack of TARGET, a template's name, or of all in their order.
 

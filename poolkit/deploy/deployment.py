@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from poolkit.deploy.preflight import Checked
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeployOptions:
@@ -42,6 +44,7 @@ class DeployOptions:
     allow_data_loss: bool = False
     lint: bool = True
     budget: bool = True
+    allow_unknown_budget: bool = False
     parameters: tuple[str, ...] = ()
     """`Name=Value` for the one template that is deployed, or `template.Name=Value`."""
     package: Path | None = None
@@ -105,11 +108,14 @@ class Deployment:
             self._say([preflight.check_lint(template.file for template in self.templates)])
         if self.options.budget:
             root, name = self.project.root, self.environment.name
-            self._say([preflight.check_budget(root, name, self._given)])
+            allowed = self.options.allow_unknown_budget
+            checked = preflight.check_budget(root, name, self._given, allow_unknown=allowed)
+            self._say([checked])
 
-    def _say(self, checked: Iterable[str]) -> None:
-        for line in checked:
-            self.console.print(Text.assemble(("ok", "green"), f" {line}"))
+    def _say(self, checked: Iterable[Checked]) -> None:
+        for said, is_shown in checked:
+            word = ("ok", "green") if is_shown else ("warning", "yellow")
+            self.console.print(Text.assemble(word, f" {said}"))
 
     @property
     def _package(self) -> Path:

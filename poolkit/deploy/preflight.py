@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from poolkit.deploy.aws import in_plain_words
 from poolkit.deploy.bytecode import TASK_ROOT
@@ -29,14 +29,22 @@ PLACEHOLDER: Final = "000000000000"
 """The account in values that have to be replaced; no account has this number."""
 
 
-def check_credentials(aws: Aws) -> str:
+class Checked(NamedTuple):
+    """What a check found, in words."""
+
+    said: str
+    is_shown: bool = True
+    """False: nothing speaks against it, and nothing shows it either."""
+
+
+def check_credentials(aws: Aws) -> Checked:
     """Return whose credentials these are. Raises `DeployError` when they are no use."""
     with in_plain_words("asking AWS whose credentials these are"):
         caller = aws.client("sts").get_caller_identity()
-    return f"credentials: account {caller['Account']}, {caller['Arn']}"
+    return Checked(f"credentials: account {caller['Account']}, {caller['Arn']}")
 
 
-def check_lint(files: Iterable[Path]) -> str:
+def check_lint(files: Iterable[Path]) -> Checked:
     """Run cfn-lint, where it is installed, over the templates.
 
     Raises:
@@ -46,7 +54,8 @@ def check_lint(files: Iterable[Path]) -> str:
     program = shutil.which("cfn-lint", path=str(Path(sys.executable).parent))
     program = program or shutil.which("cfn-lint")
     if program is None:
-        return "templates: not linted, because cfn-lint is not installed"
+        said = "templates: not linted, because cfn-lint is not installed"
+        return Checked(said, is_shown=False)
     done = subprocess.run(
         # Errors alone: warnings are the business of whoever writes the template.
         [program, "--format", "parseable", "--ignore-checks", "W", "I", "--", *map(str, files)],
@@ -58,12 +67,13 @@ def check_lint(files: Iterable[Path]) -> str:
         lines = (done.stdout or done.stderr).strip().splitlines()
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise DeployError(f"cfn-lint: {lines[0] if lines else 'failed without a word'}{more}")
-    return f"templates: {', '.join(file.name for file in files)} without a finding of cfn-lint"
+    names = ", ".join(file.name for file in files)
+    return Checked(f"templates: {names} without a finding of cfn-lint")
 
 
 def check_certificates(
     aws: Aws, environment: StackEnvironment, template: Template, given: dict[str, str]
-) -> list[str]:
+) -> list[Checked]:
     """Check that a template that takes a TLS certificate gets one that is issued.
 
     Raises:
@@ -77,7 +87,8 @@ def check_certificates(
         if value.startswith("arn:"):
             said.append(_issued(aws, value))
         elif not value and environment.name == "dev" and "Default" in (declared or {}):
-            said.append(f"TLS: {template.name} has no certificate, which only dev may do")
+            without = f"TLS: {template.name} has no certificate, which only dev may do"
+            said.append(Checked(without, is_shown=False))
         elif not value:
             raise DeployError(
                 f"{template.name} would serve without TLS: give the certificate's ARN as {name} in "
@@ -86,9 +97,9 @@ def check_certificates(
     return said
 
 
-def _issued(aws: Aws, arn: str) -> str:
+def _issued(aws: Aws, arn: str) -> Checked:
     if ":acm:" not in arn:
-        return f"TLS: {arn} is not ACM's; not checked"
+        return Checked(f"TLS: {arn} is not ACM's; not checked", is_shown=False)
     with in_plain_words(f"looking for the certificate {arn}"):
         found = aws.client("acm").describe_certificate(CertificateArn=arn)["Certificate"]
     if found["Status"] != "ISSUED":
@@ -96,10 +107,10 @@ def _issued(aws: Aws, arn: str) -> str:
             f"the certificate {arn} is {found['Status']}, not ISSUED; a load "
             "balancer takes issued ones only"
         )
-    return f"TLS: {found['DomainName']}, issued"
+    return Checked(f"TLS: {found['DomainName']}, issued")
 
 
-def check_package(file: Path, template: Template, given: dict[str, str]) -> str:
+def check_package(file: Path, template: Template, given: dict[str, str]) -> Checked:
     """Check that the function's zip is there and made for what the template runs.
 
     Raises:
@@ -120,7 +131,8 @@ def check_package(file: Path, template: Template, given: dict[str, str]) -> str:
             )
     _require_files(file, template, given)
     without = "" if manifest["bytecode"] else ", WITHOUT bytecode: cold starts take longer"
-    return f"package: {file}, Python {manifest['python']}, {manifest['architecture']}{without}"
+    said = f"package: {file}, Python {manifest['python']}, {manifest['architecture']}{without}"
+    return Checked(said, is_shown=not without)
 
 
 def _require_files(file: Path, template: Template, given: dict[str, str]) -> None:
@@ -137,18 +149,43 @@ def _require_files(file: Path, template: Template, given: dict[str, str]) -> Non
             )
 
 
-def check_budget(root: Path, environment: str, given: Mapping[str, Mapping[str, str]]) -> str:
+def check_budget(
+    root: Path,
+    environment: str,
+    given: Mapping[str, Mapping[str, str]],
+    *,
+    allow_unknown: bool = False,
+) -> Checked:
     """Check that the fleet of the environment fits its database.
 
     Args:
         root: the project.
         environment: its name.
         given: parameters of the command line, by template; they win over the environment's file.
+        allow_unknown: outside dev, too, it is enough that nothing known speaks against it.
 
     Raises:
-        DeployError: it does not.
+        DeployError: it does not, or that cannot be shown.
         TemplateError: a template is broken; file and line are named.
     """
+    verdict, said = _budget(root, environment, given)
+    if verdict == "does not fit":
+        raise DeployError(
+            f"{said} What would fit: poolkit budget --environment {environment}; "
+            "to deploy all the same: --no-budget"
+        )
+    if verdict != "fits" and environment != "dev" and not allow_unknown:
+        raise DeployError(
+            f"connection budget: {said.rstrip('.')}. What is missing: poolkit budget --environment "
+            f"{environment}; to deploy all the same: --allow-unknown-budget"
+        )
+    return Checked(f"connection budget: {said}", is_shown=verdict == "fits")
+
+
+def _budget(
+    root: Path, environment: str, given: Mapping[str, Mapping[str, str]]
+) -> tuple[str, str]:
+    """Return the verdict, empty where none can be computed, and what is to be said of it."""
     # A third of the time that the whole command takes to start.
     from poolkit.budget.command import Options, compute_budget  # noqa: PLC0415
     from poolkit.budget.report import headline  # noqa: PLC0415
@@ -159,13 +196,8 @@ def check_budget(root: Path, environment: str, given: Mapping[str, Mapping[str, 
     except TemplateError:
         raise
     except BudgetError as error:
-        return f"connection budget: not checked: {error}"
-    if budget.verdict == "does not fit":
-        raise DeployError(
-            f"{headline(budget)} What would fit: poolkit budget --environment {environment}; "
-            "to deploy all the same: --no-budget"
-        )
-    return f"connection budget: {headline(budget)}"
+        return "", f"not checked: {error}"
+    return budget.verdict, headline(budget)
 
 
 def check_placeholders(template: Template, given: dict[str, str], origin: Path) -> None:

@@ -1,12 +1,14 @@
 """What stops a deployment before anything is changed: one line, exit status 2, nothing made."""
 
+import sys
+
 import boto3
 import pytest
 from deploy.conftest import write_package
 from deploy.test_deploy import bucket, deploy, statuses
 from poolkit_command import ROOT
 
-from poolkit.deploy.preflight import check_package
+from poolkit.deploy.preflight import Checked, check_lint, check_package
 from poolkit.deploy.template import Template
 from poolkit.errors import DeployError
 
@@ -84,7 +86,7 @@ def test_this_projects_functions_run_on_the_machine_of_their_package(tmp_path, m
     template = Template.read("lambda", ROOT / "infra/lambda.yaml")
     package = tmp_path / "lambda.zip"
     write_package(package, "", architecture=machine)
-    assert machine in check_package(package, template, {"Architecture": machine})
+    assert machine in check_package(package, template, {"Architecture": machine}).said
     for given in ({}, {"Architecture": "arm64"}):
         if machine == "x86_64":
             with pytest.raises(DeployError, match=r"made for x86_64, but .* Architecture is arm64"):
@@ -235,6 +237,37 @@ def test_a_fleet_that_does_not_fit_is_not_deployed(poolkit, shop):
     assert "Does not fit: " in answer.stderr
     assert "to deploy all the same: --no-budget" in answer.stderr
     assert statuses() == {}
+
+
+UNBOUNDED = CROWDED.replace("      ReservedConcurrentExecutions: 5000\n", "")
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [(UNBOUNDED, "Cannot be shown to fit: "), ("", "not checked: there is no database")],
+)
+def test_a_fleet_that_cannot_be_shown_to_fit_is_no_fleet_that_fits(poolkit, shop, resources, said):
+    """In dev that is a warning; elsewhere it is refused, unless it is allowed explicitly."""
+    template = shop / "infra/worker.yaml"
+    template.write_text(template.read_text().replace("Resources:\n", f"Resources:\n{resources}"))
+    words = ("deploy", "network", "--no-lint", "--plan-only", "-e")
+    assert f"warning connection budget: {said}" in poolkit(*words, "dev").stdout
+    refused = poolkit(*words, "prod")
+    assert refused.returncode == 2
+    assert f"connection budget: {said}" in refused.stderr
+    assert "to deploy all the same: --allow-unknown-budget" in refused.stderr
+    allowed = poolkit(*words, "prod", "--allow-unknown-budget")
+    assert allowed.returncode == 0, allowed.stderr
+    assert f"warning connection budget: {said}" in allowed.stdout
+
+
+def test_templates_that_were_not_linted_are_no_templates_without_a_finding(monkeypatch):
+    """Without cfn-lint there is a warning."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert check_lint([]) == Checked(
+        "templates: not linted, because cfn-lint is not installed", is_shown=False
+    )
 
 
 def test_the_budget_counts_the_parameters_of_the_command_line(poolkit, shop):
