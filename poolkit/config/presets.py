@@ -36,7 +36,7 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError, InvalidatePoolErro
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, StaticPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -202,7 +202,7 @@ class EnginePreset:
         Raises:
             ValueError: it is not a URL, or its driver does not fit this target.
         """
-        return _with_driver(_parse_url(url), self)
+        return _with_driver(parse_url(url), self)
 
     def engine_options(
         self, url: str | URL, *, application_name: str | None = None
@@ -213,17 +213,18 @@ class EnginePreset:
         `create_engine` below replaces it by the cheaper check.
 
         Args:
-            url: the URL as configured; a parameter named in it wins over the preset.
+            url: the URL as configured; a parameter named in it wins over the preset, and
+                its `options` are added to the preset's.
             application_name: what `pg_stat_activity` shows, cut to 63 bytes;
                 by default `<target>:<host>-<pid>`.
 
         Raises:
             ValueError: as `url()`.
         """
-        configured, url = _parse_url(url), self.url(url)
+        configured, url = parse_url(url), self.url(url)
         name = _application_name(application_name or f"{self.target}:{_instance()}")
         arguments = _DRIVERS[url.get_driver_name()](self, configured, name)
-        named_in_url = set(url.query) - {"application_name"}
+        named_in_url = set(url.query) - {"application_name", "options"}
         arguments = {k: v for k, v in arguments.items() if k not in named_in_url}
         return {"echo": self.echo, **self._pool_options(url), "connect_args": arguments}
 
@@ -252,6 +253,7 @@ class EnginePreset:
             url: a SQLAlchemy URL.
             application_name: as in `engine_options`.
             options: any further argument of `sqlalchemy.create_engine`; wins over the preset.
+                In `connect_args`, `options` and `server_settings` are added to the preset's.
 
         Raises:
             ValueError: as `url()`, or the target is asynchronous.
@@ -285,7 +287,9 @@ class EnginePreset:
         self, url: str | URL, application_name: str | None, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         merged = self.engine_options(url, application_name=application_name)
-        merged["connect_args"] |= options.get("connect_args", {})
+        merged["connect_args"] = _merged_arguments(
+            merged["connect_args"], options.get("connect_args", {})
+        )
         if self.ping_after_idle > 0:
             merged.pop("pool_pre_ping", None)
         return merged | {k: v for k, v in options.items() if k != "connect_args"}
@@ -508,7 +512,12 @@ _LIBPQ_ONLY = frozenset(
 )
 
 
-def _parse_url(url: str | URL) -> URL:
+def parse_url(url: str | URL) -> URL:
+    """Return SQLAlchemy's URL, as given; `postgres://` is taken for `postgresql://`.
+
+    Raises:
+        ValueError: it is not a URL.
+    """
     if isinstance(url, URL):
         return url
     text = url.strip()
@@ -580,6 +589,27 @@ def _server_timeouts(preset: EnginePreset) -> dict[str, str]:
     return {name: str(value) for name, value in timeouts.items() if value}
 
 
+def _startup_options(preset: EnginePreset, url: URL) -> str:
+    """Return the preset's server settings and what the URL adds; of two, the later one wins."""
+    ours = [] if preset.transaction_pooling else _server_timeouts(preset).items()
+    given = url.query.get("options", ())
+    return " ".join([f"-c {k}={v}" for k, v in ours] + _texts(given))
+
+
+def _texts(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _merged_arguments(ours: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both, what is given winning, and no server setting lost to one of another name."""
+    merged = {**ours, **given}
+    if "options" in ours and "options" in given:
+        merged["options"] = f"{ours['options']} {given['options']}"
+    if "server_settings" in ours and "server_settings" in given:
+        merged["server_settings"] = {**ours["server_settings"], **given["server_settings"]}
+    return merged
+
+
 def _libpq(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
     """psycopg2 and psycopg: libpq's connection parameters (PostgreSQL, 32.1.2)."""
     arguments: dict[str, Any] = {
@@ -591,10 +621,8 @@ def _libpq(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
         "tcp_user_timeout": preset.tcp_user_timeout,
         "application_name": name,
     }
-    if not preset.transaction_pooling:
-        settings = [f"-c {k}={v}" for k, v in _server_timeouts(preset).items()]
-        if settings and "options" not in url.query:
-            arguments["options"] = " ".join(settings)
+    if options := _startup_options(preset, url):
+        arguments["options"] = options
     return arguments
 
 
@@ -613,13 +641,14 @@ def _asyncpg(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
     if _names_certificate(url):
         arguments["ssl"] = _tls_context(url)
     if "options" in url.query:
-        settings["options"] = str(url.query["options"])
+        # All of them there: a setting by its own name would win over the URL's.
+        settings["options"] = _startup_options(preset, url)
+    elif not preset.transaction_pooling:
+        settings.update(_server_timeouts(preset))
     if preset.transaction_pooling:
         arguments["statement_cache_size"] = 0
         arguments["prepared_statement_cache_size"] = 0  # SQLAlchemy's own
         arguments["prepared_statement_name_func"] = _unnamed
-    elif "options" not in url.query:
-        settings.update(_server_timeouts(preset))
     return arguments
 
 

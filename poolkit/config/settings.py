@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sqlalchemy.engine import URL
 
-from poolkit.config.presets import EnginePreset, preset
+from poolkit.config.presets import EnginePreset, parse_url, preset
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -225,8 +225,11 @@ def _credential_kind(environ: Mapping[str, str]) -> CredentialKind:
 
 
 def _database_url(environ: Mapping[str, str], chosen: EnginePreset) -> URL:
+    text = environ["DATABASE_URL"]
     try:
-        return _login_in_place(chosen.url(environ["DATABASE_URL"]))
+        # As configured, but for the driver: the preset still has to see what it says for libpq.
+        url = parse_url(text).set(drivername=chosen.url(text).drivername)
+        return _login_in_place(url)
     except ValueError as error:
         raise ConfigurationError(f"DATABASE_URL: {error}") from None
 

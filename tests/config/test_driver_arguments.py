@@ -33,6 +33,29 @@ def test_the_servers_timeouts_are_in_force(database, make_client, pool):
     assert client.scalar("SHOW idle_session_timeout") == "65432ms"
 
 
+@pytest.mark.parametrize("where", ["url", "connect_args"])
+def test_options_of_ones_own_leave_the_timeouts_in_force(database, make_client, driver, where):
+    """A search path does not remove the limits; a limit given there is the one that counts."""
+    url, options = database.url(), {}
+    if where == "url":
+        given = "-c%20search_path%3Dmine%20-c%20idle_session_timeout%3D7654"
+        url = f"{url}?options={given}"
+    elif driver == "asyncpg":
+        given = {"search_path": "mine", "idle_session_timeout": "7654"}
+        options = {"connect_args": {"server_settings": given}}
+    else:
+        given = "-c search_path=mine -c idle_session_timeout=7654"
+        options = {"connect_args": {"options": given}}
+    client = make_client(
+        url, options=options, statement_timeout=43_210, idle_session_timeout=65_432
+    )
+    assert client.scalar("SHOW search_path") == "mine"
+    assert client.scalar("SHOW statement_timeout") == "43210ms"
+    assert client.scalar("SHOW idle_in_transaction_session_timeout") == "30s"
+    assert client.scalar("SHOW idle_session_timeout") == "7654ms"
+    assert client.scalar("SHOW application_name").startswith("web")
+
+
 def test_the_server_ends_a_long_statement(database, make_client):
     """A statement that exceeds `statement_timeout` fails with SQLSTATE 57014."""
     client = make_client(database.url(), statement_timeout=100)

@@ -68,19 +68,23 @@ def test_tls_is_said_in_the_drivers_own_words(target, given, query):
 
 def test_what_the_url_says_wins():
     """A parameter in the URL is not overruled by the preset, except for the name."""
-    url = "postgresql://h/d?connect_timeout=9&options=-c%20jit%3Doff&application_name=mine"
+    url = "postgresql://h/d?connect_timeout=9&application_name=mine"
     arguments = preset("web").engine_options(url, application_name="web:1")["connect_args"]
     assert "connect_timeout" not in arguments
-    assert "options" not in arguments
     assert arguments["application_name"] == "web:1"
 
 
 def test_asyncpg_gets_what_it_has_no_parameter_for():
-    """libpq's `connect_timeout` and `options` are passed on in asyncpg's words."""
-    url = "postgresql://h/d?connect_timeout=9&options=-c%20jit%3Doff"
-    arguments = preset("web_async").engine_options(url)["connect_args"]
-    assert arguments["timeout"] == 9
-    assert arguments["server_settings"]["options"] == "-c jit=off"
+    """libpq's `connect_timeout` is passed on in asyncpg's words."""
+    arguments = preset("web_async").engine_options("postgresql://h/d?connect_timeout=9")
+    assert arguments["connect_args"]["timeout"] == 9
+
+
+def test_a_poolers_client_sends_the_urls_options_alone():
+    """Where the preset sends no startup options, those of the URL are still the caller's own."""
+    proxy = preset("lambda_proxy")
+    arguments = proxy.engine_options("postgresql://h/d?options=-c%20jit%3Doff")["connect_args"]
+    assert arguments["options"] == "-c jit=off"
 
 
 def test_the_application_name_is_cut_at_63_bytes():

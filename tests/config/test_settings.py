@@ -1,5 +1,6 @@
 """Settings: each variable, what is refused and in which words, and what is never shown."""
 
+import ssl
 import subprocess
 import sys
 import traceback
@@ -149,6 +150,20 @@ def test_the_parts_become_a_url_with_tls():
     assert read_only(SECRET).url.query == {"sslmode": "require"}
 
 
+@pytest.mark.parametrize("target", ["web", "web_async"])
+def test_the_url_reaches_the_engine_whole(target):
+    """What asyncpg has no parameter for is not lost on the way: options, limits, certificates."""
+    said = "connect_timeout=9&options=-c%20jit%3Doff&sslmode=verify-full"
+    settings = read(DATABASE_URL=f"{URL}?{said}&sslrootcert=system", POOLKIT_TARGET=target)
+    arguments = settings.preset.engine_options(settings.url)["connect_args"]
+    query = settings.preset.url(settings.url).query
+    found = arguments | dict(query)
+    assert float(found.get("timeout") or found["connect_timeout"]) == 9
+    options = arguments.get("options") or arguments["server_settings"]["options"]
+    assert options.endswith("-c jit=off")
+    assert found.get("sslrootcert") == "system" or found["ssl"].verify_mode is ssl.CERT_REQUIRED
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -255,9 +270,12 @@ def test_lambda_instances_are_told_apart_by_their_log_stream():
 def test_nothing_is_read_at_import():
     """Importing the config module with wrong variables is no error: only reading them is."""
     code = (
-        "import poolkit.config.engine, poolkit.config.session, sys\n"
+        "import sqlalchemy, sys\n"
+        "before = set(sys.modules)\n"
+        "import poolkit.config.engine, poolkit.config.session\n"
         "from poolkit.config.settings import Settings\n"
-        "assert not {'boto3', 'greenlet', 'pydantic', 'sqlalchemy.orm'} & set(sys.modules)\n"
+        "added = set(sys.modules) - before\n"
+        "assert not {'boto3', 'greenlet', 'pydantic', 'sqlalchemy.orm'} & added\n"
         "try: Settings.from_environ()\n"
         "except ValueError as error: print(error)"
     )
