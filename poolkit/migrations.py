@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from poolkit.config.settings import Settings
 
 
+_FUNCTIONS = {
+    "upgrade": "upgrade(engine)",
+    "current": "current(engine)",
+    "heads": "heads()",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Migrations:
     """A module with `upgrade(engine)`, `current(engine)` and `heads()`, and a database."""
@@ -35,7 +42,7 @@ class Migrations:
         """Return the named module, or the one that `[tool.poolkit] migrations` names.
 
         Raises:
-            ConfigurationError: none is named, or it cannot be imported.
+            ConfigurationError: none is named, it cannot be imported, or it has not what it needs.
         """
         project = Project.find()
         name = name or project.table.get("migrations")
@@ -44,12 +51,7 @@ class Migrations:
                 "no migrations are named; set [tool.poolkit] migrations in pyproject.toml, "
                 "POOLKIT_MIGRATIONS or --migrations"
             )
-        # As `python -m` does: the project's own packages need no installation.
-        sys.path.insert(0, str(project.root))
-        try:
-            return cls(module=importlib.import_module(name), settings=_patient(settings))
-        except ImportError as error:
-            raise ConfigurationError(f"migrations {name!r} do not import: {error}") from None
+        return cls(module=module_named(name, project), settings=_patient(settings))
 
     def upgrade(self) -> tuple[str | None, str | None]:
         """Apply what is missing; return the revision before and after.
@@ -81,6 +83,29 @@ class Migrations:
             raise translate(error) or error from error
         finally:
             engine.dispose()
+
+
+def module_named(name: str, project: Project) -> Any:
+    """Import a project's module of migrations.
+
+    Raises:
+        ConfigurationError: it cannot be imported, or lacks a function; one line.
+    """
+    # As `python -m` does: the project's own packages need no installation.
+    sys.path.insert(0, str(project.root))
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # noqa: BLE001  (whatever somebody's module raises)
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        said = " ".join(str(error).split())
+        raise ConfigurationError(f"migrations {name!r} do not import: {kind}{said}") from None
+    missing = [each for each in _FUNCTIONS if not callable(getattr(module, each, None))]
+    if missing:
+        raise ConfigurationError(
+            f"migrations {name!r} have no {' and no '.join(missing)}; wanted a module with "
+            f"{', '.join(_FUNCTIONS.values())}"
+        )
+    return module
 
 
 def _patient(settings: Settings) -> Settings:

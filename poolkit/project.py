@@ -22,7 +22,7 @@ class Project:
         """Return the nearest project at or above `start` (default: the current folder).
 
         Raises:
-            ConfigurationError: its pyproject.toml cannot be read as TOML.
+            ConfigurationError: its pyproject.toml cannot be read as TOML, or the table is no table.
         """
         start = (start or Path.cwd()).resolve()
         for folder in (start, *start.parents):
@@ -37,7 +37,17 @@ def _poolkit_table(file: Path) -> dict[str, Any]:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file}: {error}") from None
-    table = document.get("tool", {}).get("poolkit", {})
-    if not isinstance(table, dict):
-        raise ConfigurationError(f"{file}: tool.poolkit must be a table, not {table!r}")
+    tools = _table(file, "tool", document.get("tool", {}))
+    table = _table(file, "tool.poolkit", tools.get("poolkit", {}))
+    migrations = table.get("migrations", "")
+    if not isinstance(migrations, str):
+        raise ConfigurationError(
+            f"{file}: [tool.poolkit] migrations must name a module, not {migrations!r}"
+        )
     return table
+
+
+def _table(file: Path, name: str, found: object) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{file}: {name} must be a table, not {found!r}")
+    return found

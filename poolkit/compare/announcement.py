@@ -25,8 +25,12 @@ def announcement(plan: Plan) -> str:
         f"its database takes {planned.max_connections} connections and is only watched"
         for planned in plan.deployed
     ]
-    lines += [f"{name} is not there: {reason}" for name, reason in plan.absent]
-    return "\n".join([*lines, _time(plan)])
+    return "\n".join([*lines, *absences(plan), _time(plan)])
+
+
+def absences(plan: Plan) -> list[str]:
+    """Return a line for each target that cannot run here."""
+    return [f"{name} is not there: {reason}" for name, reason in plan.absent]
 
 
 def _load(options: Options) -> str:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from poolkit.compare.announcement import announcement
+from poolkit.compare.announcement import absences, announcement
 from poolkit.compare.plan import make_plan
 from poolkit.compare.progress import progress_on
-from poolkit.compare.run import STATE, new_folder, plan_run, run, start_stack
+from poolkit.compare.run import STATE, check_migrations, new_folder, plan_run, run, start_stack
 from poolkit.compare.targets import choose, targets_of
 from poolkit.compare.terminal import print_run
 from poolkit.errors import PoolkitError
@@ -110,6 +110,9 @@ def up(options: Options) -> None:
     console = Console()
     project = Project.find()
     plan = make_plan(choose(targets_of(project), options.targets), options)
+    check_migrations(project)
+    for line in absences(plan):
+        console.print(line, highlight=False, soft_wrap=True)
     # A folder of its own: a worker's readiness is read from its log, and must be today's.
     logs = new_folder(project.root / STATE / "up")
     with ExitStack() as parts:

@@ -27,7 +27,7 @@ from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError, PoolkitError, StateDirectoryError
 from poolkit.local.processes import Supervisor
 from poolkit.local.stack import EmbeddedStack, StackNeeds
-from poolkit.migrations import Migrations
+from poolkit.migrations import Migrations, module_named
 from poolkit.thresholds import check_targets, thresholds_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Outcome:
     """The measurements with a measured time, be it cut short."""
     stopped: int = 0
     """The exit status after what ended it early: Ctrl-C or SIGTERM; 0 if neither did."""
-    failure: PoolkitError | None = None
+    failure: Exception | None = None
 
 
 def plan_run(project: Project, options: Options) -> Plan:
@@ -87,10 +87,22 @@ def plan_run(project: Project, options: Options) -> Plan:
         check_answers(each, agreed=options.agreed)
     options, deployed = _with_limits(options, deployed, local)
     plan = make_plan(local, options, deployed=deployed, thresholds=thresholds)
+    if local:
+        check_migrations(project)
     check_locustfiles(
         [project.root / planned.target.locustfile for planned in plan.targets], project.root
     )
     return plan
+
+
+def check_migrations(project: Project) -> None:
+    """Import the migrations that start_stack will run, so that a mistake is found before it.
+
+    Raises:
+        ConfigurationError: they do not import, or are no module of migrations.
+    """
+    if name := project.table.get("migrations"):
+        module_named(name, project)
 
 
 def _check_junit(options: Options) -> None:
@@ -137,7 +149,7 @@ def run(project: Project, plan: Plan, progress: Progress) -> Outcome:
         return Outcome(folder=folder.path, measured=tuple(measured), stopped=INTERRUPTED)
     except SystemExit:
         return Outcome(folder=folder.path, measured=tuple(measured), stopped=TERMINATED)
-    except PoolkitError as error:
+    except (PoolkitError, ValueError) as error:
         return Outcome(folder=folder.path, measured=tuple(measured), failure=error)
     except OSError as error:
         failure = _cannot_write(folder.path, error)
@@ -321,7 +333,7 @@ def _server_version(place: Place) -> str:
 def _prepare_schema(project: Project, stack: EmbeddedStack) -> None:
     """Upgrade the embedded database; somebody else's is only looked at."""
     name = project.table.get("migrations")
-    if name is None:
+    if not name:
         return
     environ = {"DATABASE_URL": stack.database_url}
     migrations = Migrations.find(name, Settings.from_environ(environ, default_target="script"))

@@ -184,7 +184,7 @@ class Launcher:
 
     def _words(self, target: Target, port: int) -> list[str]:
         words = {"python": sys.executable, "port": port, "processes": target.processes}
-        return [word.format(**words, broker_url="") for word in target.command]
+        return [word.format(**words) for word in target.command]
 
 
 def target_variables(

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
+import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -27,15 +29,19 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["lambda", "web", "worker"]
 KINDS: tuple[Kind, ...] = ("lambda", "web", "worker")
-PLACEHOLDERS = ("python", "port", "processes", "broker_url")
+PLACEHOLDERS = ("python", "port", "processes")
+BROKER = "broker_url"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""It names processes, logs and folders; after @ comes a label."""
+_PATH = re.compile(r"/[!-~]*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """How one deployable is started and loaded.
 
-    Strings in `command` and `env` may use `{python}`, `{port}`, `{processes}` and
-    `{broker_url}`; using the last one is what starts the broker.
+    Strings in `command` and `env` may use `{python}`, `{port}` and `{processes}`, those in
+    `env` also `{broker_url}`, which is what starts the broker.
     """
 
     name: str
@@ -62,8 +68,8 @@ class Target:
 
     @property
     def needs_broker(self) -> bool:
-        """True if its command or its variables name the broker."""
-        return any("{broker_url}" in text for text in (*self.command, *self.env.values()))
+        """True if its variables name the broker."""
+        return any(BROKER in _fields(text) for text in self.env.values())
 
 
 def targets_of(project: Project) -> dict[str, Target]:
@@ -105,6 +111,11 @@ def choose(targets: Mapping[str, Target], names: Sequence[str]) -> list[Target]:
 
 
 def _target(file: Path, root: Path, name: str, table: Any) -> Target:
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{file}: [tool.poolkit.targets] {name!r} cannot name a target; "
+            "use letters, digits and . _ -"
+        )
     where = f"{file}: [tool.poolkit.targets.{name}]"
     if not isinstance(table, dict):
         raise ConfigurationError(f"{where} must be a table, not {table!r}")
@@ -112,6 +123,8 @@ def _target(file: Path, root: Path, name: str, table: Any) -> Target:
     _check_keys(where, values)
     _check_types(where, values)
     _check_choices(where, values)
+    _check_needed(where, values)
+    _check_readiness(where, values)
     if not (root / values["locustfile"]).is_file():
         raise ConfigurationError(f"{where} locustfile: there is no file {values['locustfile']}")
     return Target(name=name, **{**values, "command": tuple(values.get("command", ()))})
@@ -124,6 +137,9 @@ def _check_keys(where: str, values: Mapping[str, Any]) -> None:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
             raise ConfigurationError(f"{where} has an unknown key {key}{hint}")
+
+
+def _check_needed(where: str, values: Mapping[str, Any]) -> None:
     needed = {"lambda": ("handler",), "web": ("app", "command"), "worker": ("command",)}
     for key in ("kind", "locustfile"):
         if key not in values:
@@ -149,18 +165,70 @@ def _check_types(where: str, values: Mapping[str, Any]) -> None:
     env = values.get("env", {})
     if not isinstance(env, dict) or not all(isinstance(text, str) for text in env.values()):
         raise ConfigurationError(f"{where} env must be a table of strings, not {env!r}")
-    for text in (*command, *env.values()):
-        _check_placeholders(where, text)
+    _check_command(where, command)
+    _check_env(where, env)
 
 
-def _check_placeholders(where: str, text: str) -> None:
+def _check_command(where: str, command: Sequence[str]) -> None:
+    for word in command:
+        if f"{{{BROKER}}}" in word:
+            # Who may list processes sees their arguments, and the URL has a password.
+            raise ConfigurationError(
+                f"{where} command cannot have {{{BROKER}}}, for everybody can read a process's "
+                f'arguments; hand it over in env, as in env = {{ BROKER_URL = "{{{BROKER}}}" }}'
+            )
+        _check_placeholders(f"{where} command", word, PLACEHOLDERS)
+
+
+def _check_env(where: str, env: Mapping[str, str]) -> None:
+    for name, text in env.items():
+        if not name or set(name) & set("=\0"):
+            raise ConfigurationError(f"{where} env: {name!r} cannot name a variable")
+        _check_placeholders(f"{where} env", text, (*PLACEHOLDERS, BROKER))
+
+
+def _check_placeholders(where: str, text: str, allowed: Sequence[str]) -> None:
     try:
-        text.format(**dict.fromkeys(PLACEHOLDERS, ""))
-    except (KeyError, IndexError, ValueError):
-        names = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        unknown = [name for name in _fields(text) if name not in allowed]
+    except ValueError:
+        unknown = [text]
+    if unknown:
+        names = ", ".join(f"{{{name}}}" for name in allowed)
         raise ConfigurationError(
-            f"{where}: {text!r} has an unknown placeholder; there are {names}"
-        ) from None
+            f"{where}: {text!r} has an unknown placeholder; there are {names} "
+            "(and {{ for a brace itself)"
+        )
+
+
+def _fields(text: str) -> list[str]:
+    """Return what stands in braces, such as `port`, or `port.x` and `port!r`, which are none.
+
+    Raises:
+        ValueError: a brace is not closed.
+    """
+    parts = string.Formatter().parse(text)
+    return [
+        f"{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}"
+        for _, name, form, conversion in parts
+        if name is not None
+    ]
+
+
+def _check_readiness(where: str, values: Mapping[str, Any]) -> None:
+    paths = ["metrics", "ready"]
+    if values["kind"] == "worker" and "ready" in values:
+        paths.remove("ready")
+        try:
+            re.compile(values["ready"])
+        except re.error as error:
+            raise ConfigurationError(
+                f"{where} ready: {values['ready']!r} is no regular expression: {error}"
+            ) from None
+    for key in paths:
+        if key in values and not _PATH.fullmatch(values[key]):
+            raise ConfigurationError(
+                f"{where} {key} must be a path that begins with /, not {values[key]!r}"
+            )
 
 
 def _check_choices(where: str, values: Mapping[str, Any]) -> None:

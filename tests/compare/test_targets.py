@@ -46,8 +46,20 @@ def test_the_preset_is_the_target_s_name_unless_said(project):
         ({"processes": True}, r"processes must be from 1 to 64, not True"),
         ({"command": "python"}, r"command must be a list of strings"),
         ({"env": {"A": 1}}, r"env must be a table of strings"),
-        ({"env": {"A": "{prot}"}}, r"unknown placeholder; there are \{python\}"),
+        ({"kind": ["web"]}, r"kind must be a string"),
+        ({"env": {"A": "{prot}"}}, r"unknown placeholder; there are \{python\}.*\{broker_url\}"),
+        ({"env": {"A=B": "x"}}, r"env: 'A=B' cannot name a variable"),
         ({"command": ["{"]}, r"unknown placeholder"),
+        ({"command": ["{port.x}"]}, r"unknown placeholder; there are \{python\}"),
+        ({"command": ["{port[x]}"]}, r"unknown placeholder"),
+        ({"command": ["{port!r}"]}, r"unknown placeholder"),
+        ({"command": ["{port:x}"]}, r"unknown placeholder"),
+        ({"command": ["{}"]}, r"unknown placeholder"),
+        ({"command": ["-b", "{broker_url}"]}, r"command cannot have \{broker_url\}.*in env"),
+        ({"ready": "readyz"}, r"ready must be a path that begins with /, not 'readyz'"),
+        ({"ready": "/ready yet"}, r"ready must be a path that begins with /"),
+        ({"metrics": "metrics"}, r"metrics must be a path that begins with /, not 'metrics'"),
+        ({"kind": "worker", "command": ["x"], "ready": "("}, r"ready: '\(' is no regular expr"),
         ({"through": "pgbuoncer"}, r"through must be one of postgresql, pgbouncer"),
         ({"reserved_concurrency": "all"}, r'reserved_concurrency must be "fit" or a whole number'),
     ],
@@ -93,3 +105,20 @@ def test_a_target_that_is_named_twice_is_refused(project):
     targets = targets_of(project(web=WEB, web2=WEB))
     with pytest.raises(ConfigurationError, match="target 'web' is named twice; name each once"):
         choose(targets, ["web", "web2", "web"])
+
+
+@pytest.mark.parametrize("name", ["my web", "web@here", "../web", "", ".", "a\nb", "a,b"])
+def test_a_name_that_cannot_name_a_process_is_refused(project, name):
+    """It becomes part of a folder, a log and an option; @ begins a label."""
+    with pytest.raises(ConfigurationError, match=r"cannot name a target; use letters") as caught:
+        targets_of(project(**{name: WEB}))
+    assert "\n" not in str(caught.value)
+
+
+def test_braces_that_are_meant_and_a_worker_s_pattern_are_taken(project):
+    """`{{` is a brace itself, and a regular expression need not begin with a slash."""
+    table = {**WEB, "command": ["sh", "-c", "echo {{}} {port}"], "env": {"A": "{{broker_url}}"}}
+    worker = {**WEB, "kind": "worker", "command": ["x"], "ready": r"ready\.$"}
+    targets = targets_of(project(web=table, worker=worker))
+    assert not targets["web"].needs_broker
+    assert targets["worker"].ready == r"ready\.$"

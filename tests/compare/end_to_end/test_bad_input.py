@@ -92,6 +92,8 @@ def test_a_wrong_option_is_named(monkeypatch, stranger, arguments, message):
             "kind must be one of lambda, web, worker, not 'wbe'",
         ),
         (WEB.replace("app =", "ap ="), "unknown key ap; did you mean app?"),
+        ("tool = 1", "tool must be a table, not 1"),
+        (f"[tool.poolkit]\nmigrations = 3\n{WEB}", "migrations must name a module, not 3"),
     ],
 )
 def test_a_wrong_pyproject_is_named(monkeypatch, stranger, tables, message):
@@ -99,6 +101,33 @@ def test_a_wrong_pyproject_is_named(monkeypatch, stranger, tables, message):
     line = refused_at_once(monkeypatch, stranger(tables))
     assert message in line
     assert "pyproject.toml" in line
+
+
+@pytest.mark.parametrize(
+    ("mine", "message"),
+    [
+        ("def upgrade(engine): ...", "migrations 'mine' have no current and no heads; wanted a"),
+        ("def (", "migrations 'mine' do not import: SyntaxError: invalid syntax"),
+    ],
+)
+@pytest.mark.parametrize("name", ["compare", "up"])
+def test_migrations_that_are_none_are_found_before_anything_starts(
+    start, stranger, mine, message, name
+):
+    """What they lack, and what a module of migrations has."""
+    command = start(name, cwd=stranger(f'[tool.poolkit]\nmigrations = "mine"\n{WEB}', mine=mine))
+    assert message in refused(command)
+    assert command.said == []
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_reported_when_the_next_target_cannot_be_started(start, stranger):
+    """Whatever it is that the system refuses: no process can have this variable."""
+    other = WEB.replace("web]", "other]").replace("mine:app", "plain:app")
+    tables = f'{WEB.replace("mine", "plain")}{other}preset = "web"\nenv = {{ A = "\\u0000" }}\n'
+    command = start("compare", *QUICK, cwd=stranger(tables))
+    assert "null byte" in refused(command)
+    assert any(line.startswith("Report: ") for line in command.said), command.said
 
 
 def test_a_folder_without_a_project_is_named(start, tmp_path):
