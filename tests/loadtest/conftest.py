@@ -40,6 +40,8 @@ class Server(ThreadingHTTPServer):
     """Answers at once, and remembers when."""
 
     daemon_threads = True
+    # With five, a sixth user would wait for a second each time that this process stands still.
+    request_queue_size = 128
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
