@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
@@ -125,8 +125,7 @@ class _Opener:
     def __init__(
         self, settings: Settings, source: CredentialSource | None, metrics: PoolMetrics | None
     ) -> None:
-        patient = settings.preset.retry_connect
-        self.connect: Any = Connector(settings.preset) if patient else _connect_once
+        self.connector = Connector(settings.preset)
         self.source = source
         self.metrics = metrics
 
@@ -136,7 +135,7 @@ class _Opener:
         began = perf_counter()
         failed = True
         try:
-            connection = self._open(dialect, record, cargs, cparams)
+            connection = self._open(dialect, cargs, cparams)
             failed = False
         except Exception as error:
             # Said here, where it is known that a connection was being opened: afterwards, a
@@ -150,26 +149,24 @@ class _Opener:
                 self.metrics.connected(perf_counter() - began, failed=failed)
         return connection
 
-    def _open(
-        self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
-    ) -> Any:
-        source = self.source
+    def _open(self, dialect: Dialect, cargs: list[Any], cparams: dict[str, Any]) -> Any:
+        source, connector = self.source, self.connector
         if source is None:
-            return self.connect(dialect, record, cargs, cparams)
+            return connector(dialect, None, cargs, cparams)
         credentials = source.cached() or _off_the_loop(dialect, source.fetch)
+        # One for both passwords. AWS has limits of its own, and its time is not the database's.
+        deadline = connector.deadline(dialect, cparams)
         try:
-            return self.connect(dialect, record, cargs, cparams | _login(credentials))
+            return connector.connect(dialect, cargs, cparams | _login(credentials), deadline)
         except Exception as error:
             if classify_connect_failure(error) != "authentication":
                 raise
+            asked = monotonic()
             renewed = _off_the_loop(dialect, lambda: source.renew(credentials))
             if renewed is None:
                 raise
-        return self.connect(dialect, record, cargs, cparams | _login(renewed))
-
-
-def _connect_once(dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> Any:
-    return dialect.connect(*cargs, **cparams)
+            deadline += monotonic() - asked
+        return connector.connect(dialect, cargs, cparams | _login(renewed), deadline)
 
 
 def _login(credentials: Credentials) -> dict[str, str]:

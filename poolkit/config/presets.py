@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import random
 import select
@@ -117,7 +118,9 @@ class EnginePreset:
         False, "a start without a database is an error, not a first request that fails"
     )
 
-    connect_timeout: int = _setting(5, "how long opening a connection may take", "s")
+    connect_timeout: int = _setting(
+        5, "how long opening a connection may take, with all attempts and pauses", "s"
+    )
     statement_timeout: int = _setting(15_000, "the server ends a longer statement; 0: never", "ms")
     idle_in_transaction_session_timeout: int = _setting(
         30_000, "the server ends a session that sits in an open transaction; 0: never", "ms"
@@ -794,6 +797,10 @@ _BY_MESSAGE: tuple[tuple[str, ConnectFailure], ...] = (
 class Connector:
     """A `do_connect` listener that is patient with a server that is full or starting up.
 
+    All attempts of a checkout share one deadline, and each may take what is left until then.
+    Drivers that count whole seconds get the next one; libpq makes at least 2 of them
+    (PostgreSQL, 32.1.2), so that an attempt begun just in time may end 2 s late.
+
     Between attempts it sleeps for a random time up to a bound that doubles ("full jitter",
     Exponential Backoff and Jitter, AWS Architecture Blog, 2015), so that a fleet that was
     refused together does not come back together.
@@ -804,23 +811,65 @@ class Connector:
 
     def __init__(self, preset: EnginePreset) -> None:
         self.budget = float(preset.connect_timeout)  # s
+        self.waits_for = ("full", "starting") if preset.retry_connect else ()
 
     def __call__(
         self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
     ) -> Any:
         """Open a DB-API connection, or raise the last error once the budget is spent."""
-        deadline = time.monotonic() + self.budget
+        return self.connect(dialect, cargs, cparams, self.deadline(dialect, cparams))
+
+    def deadline(self, dialect: Dialect, cparams: Mapping[str, Any]) -> float:
+        """Return the monotonic time until which a connection may take, from now on.
+
+        A limit that the URL or `connect_args` name wins over the preset's.
+        """
+        return time.monotonic() + (_connect_limit(dialect, cparams) or self.budget)
+
+    def connect(
+        self, dialect: Dialect, cargs: list[Any], cparams: dict[str, Any], deadline: float
+    ) -> Any:
+        """Open a DB-API connection until the deadline, or raise why there is none."""
         bound = self.first_delay
+        refusal: Exception | None = None
         while True:
             try:
-                return dialect.connect(*cargs, **cparams)
+                return dialect.connect(*cargs, **_limited(dialect, cparams, deadline))
             except Exception as error:
-                delay = random.uniform(0, bound)
-                late = time.monotonic() + delay >= deadline
-                if late or classify_connect_failure(error) not in ("full", "starting"):
+                failure, delay = classify_connect_failure(error), random.uniform(0, bound)
+                if failure is None and refusal is not None and _is_over(deadline):
+                    # This attempt was cut short; what the server said before says more.
+                    raise refusal from error
+                if failure not in self.waits_for or _is_over(deadline - delay):
                     raise
+                refusal = error.with_traceback(None)  # its frames hold this variable
             _sleep(dialect, delay)
             bound = min(bound * 2, self.longest_delay)
+
+
+def _is_over(deadline: float) -> bool:
+    return time.monotonic() >= deadline - 0.01  # an event loop's clock may be that coarse
+
+
+def _limit_name(dialect: Dialect) -> str:
+    return "timeout" if dialect.driver == "asyncpg" else "connect_timeout"
+
+
+def _connect_limit(dialect: Dialect, cparams: Mapping[str, Any]) -> float:
+    """Return the seconds that an attempt is given; 0 if none are said, or none that make sense."""
+    try:
+        return max(float(cparams.get(_limit_name(dialect)) or 0), 0.0)
+    except (TypeError, ValueError):  # the driver has its own words for it
+        return 0.0
+
+
+def _limited(dialect: Dialect, cparams: dict[str, Any], deadline: float) -> dict[str, Any]:
+    """Return the arguments with no more time than there is left; without a limit, as they are."""
+    if not _connect_limit(dialect, cparams):
+        return cparams
+    name, left = _limit_name(dialect), deadline - time.monotonic()
+    # asyncpg takes fractions. A limit of 0 would mean none.
+    return {**cparams, name: max(left, 0.1) if name == "timeout" else max(math.ceil(left), 1)}
 
 
 def _sleep(dialect: Dialect, seconds: float) -> None:

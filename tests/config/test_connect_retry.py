@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import asyncpg
 import psycopg2
 import pytest
-from driving import PRESETS_DRIVERS, patient_driver, wait_until
+from driving import PRESETS_DRIVERS, Clock, wait_until
 from sqlalchemy.exc import DBAPIError
 
 from poolkit.config import presets
@@ -81,20 +81,69 @@ def test_a_slot_that_becomes_free_in_time_is_taken(full_server, make_client, whe
     assert pauses
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Have pauses end at once, and remember them."""
+    clock = Clock()
+    monkeypatch.setattr(presets, "time", clock)
+    monkeypatch.setattr(presets, "_sleep", clock.sleep)
+    return clock
+
+
 @PRESETS_DRIVERS
-def test_a_server_that_stays_full_is_the_original_error(
-    full_server, make_client, when_refused, driver
-):
-    """After about connect_timeout the server's own words are raised."""
+def test_a_server_that_stays_full_is_the_original_error(full_server, make_client, clock):
+    """At the end of connect_timeout, and not before, the server's own words are raised."""
     server, _ = full_server
-    client = make_client(server.url(), options=patient_driver(driver), connect_timeout=2)
-    pauses = when_refused()
-    began = time.perf_counter()
+    client = make_client(server.url(), connect_timeout=20)
+    began = clock.monotonic()
     with pytest.raises(REFUSED, match=r"too many clients|slots are reserved"):
         client.scalar("SELECT 1")
     # The last pause, of a second at most, would have been too long.
-    assert time.perf_counter() - began > 0.9
-    assert sum(pauses) < 2
+    assert clock.monotonic() - began > 18.9
+    assert sum(clock.pauses) < 20
+
+
+@pytest.mark.parametrize("driver", ["psycopg2"])
+def test_pauses_are_random_below_a_bound_that_doubles(full_server, make_client, clock):
+    """Full jitter: what was refused together does not come back together, or in a rush."""
+    server, _ = full_server
+    client = make_client(server.url(), connect_timeout=20)
+    with pytest.raises(REFUSED):
+        client.scalar("SELECT 1")
+    for number, pause in enumerate(clock.pauses):
+        assert 0 <= pause <= min(0.05 * 2**number, 1)
+    assert len(set(clock.pauses)) == len(clock.pauses) > 1
+    assert max(clock.pauses) > 0.05
+
+
+@PRESETS_DRIVERS
+def test_attempts_share_one_deadline(full_server, make_client, make_proxy, clock, monkeypatch):
+    """A server that is silent after a refusal has what is left, and the refusal is the error."""
+    server, _ = full_server
+    proxy = make_proxy(server.port)
+    url = server.url().replace(f":{server.port}/", f":{proxy.port}/")
+
+    def sleep(dialect, seconds):
+        proxy.flowing.clear()
+        clock.sleep(dialect, 98)
+
+    monkeypatch.setattr(presets, "_sleep", sleep)
+    client = make_client(url, connect_timeout=100)
+    began = time.monotonic()
+    with pytest.raises(REFUSED, match=r"too many clients|slots are reserved"):
+        client.scalar("SELECT 1")
+    assert clock.pauses == [98]
+    assert time.monotonic() - began < 50
+
+
+@PRESETS_DRIVERS
+def test_a_limit_of_the_callers_own_is_the_budget(full_server, make_client, clock):
+    """`connect_timeout` in the URL wins over the preset, for all attempts together."""
+    server, _ = full_server
+    client = make_client(f"{server.url()}?connect_timeout=30", connect_timeout=1)
+    with pytest.raises(REFUSED, match=r"too many clients|slots are reserved"):
+        client.scalar("SELECT 1")
+    assert 1 < clock.ahead < 30
 
 
 def test_without_retry_a_full_server_is_an_error_at_once(full_server, make_client, when_refused):

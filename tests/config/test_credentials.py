@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
-from driving import TlsFront, wait_until
+from driving import Clock, TlsFront, wait_until
 from psycopg2 import sql
 from sqlalchemy import event, text
 
+from poolkit.config import presets
 from poolkit.config.credentials import (
     Credentials,
     IamTokenCredentials,
@@ -281,6 +282,28 @@ def test_a_wrong_password_stays_an_error(role):
         unit_of_work(engine) as connection,
     ):
         connection.execute(text("SELECT 1"))
+
+
+def test_a_renewed_password_has_what_is_left_of_the_time(role, monkeypatch):
+    """Both passwords share one deadline, but for the time that AWS takes."""
+    engine = make_engine(role.settings(POOLKIT_TARGET="lambda"))
+    with unit_of_work(engine) as connection:
+        connection.execute(text("SELECT 1"))
+    role.set_password()
+    role.put_current()
+    limits, real_connect, clock = [], engine.dialect.connect, Clock()
+
+    def connect(*arguments, **parameters):
+        limits.append(parameters["connect_timeout"])
+        clock.ahead += 40
+        return real_connect(*arguments, **parameters)
+
+    monkeypatch.setattr(engine.dialect, "connect", connect)
+    monkeypatch.setattr(presets, "time", clock)
+    with unit_of_work(engine) as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+    assert 50 < limits[0] <= 60
+    assert limits[1] <= 20
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,20 @@ def test_a_queue_pool_ends_at_size_plus_overflow(database):
     engine.dispose()
 
 
+@pytest.mark.parametrize(("lifo", "next_one"), [(True, "second"), (False, "first")])
+def test_a_lifo_pool_hands_out_what_came_back_last(database, lifo, next_one):
+    """What a quiet hour does not need stays at the bottom; a FIFO pool keeps all of it busy."""
+    settings = preset("web", "prod").replace(pool_use_lifo=lifo, connect_timeout=60)
+    engine = settings.create_engine(database.url())
+    connections = {"first": engine.connect(), "second": engine.connect()}
+    drivers = {name: c.connection.dbapi_connection for name, c in connections.items()}
+    for connection in connections.values():
+        connection.close()
+    with engine.connect() as connection:
+        assert connection.connection.dbapi_connection is drivers[next_one]
+    engine.dispose()
+
+
 def test_a_null_pool_ends_nowhere(database):
     """NullPool opens one for each checkout; what bounds it is who checks out."""
     engine = preset("lambda", "prod").replace(connect_timeout=60).create_engine(database.url())
