@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from poolkit.compare.charts import pictures
+from poolkit.compare.files import check_writable
 from poolkit.compare.findings import with_findings
 from poolkit.compare.page import page
 from poolkit.compare.results import compute
@@ -74,11 +75,14 @@ def report_two(first: Path, second: Path, console: Console, out: Path | None = N
 
     Raises:
         RunFolderError: a folder is no run, is broken, or the two have no target in common.
-        OSError: the page cannot be written.
+        ConfigurationError: the page cannot be written there.
+        OSError: it cannot be written after all, as on a full disk.
     """
+    RunFolder.open(second)
+    file = out or second / f"against-{first.resolve().name}.html"
+    check_writable(file, "--out")
     pair = compare_runs(read_results(first), read_results(second), (str(first), str(second)))
     print_pair(pair, console)
-    file = out or second / f"against-{first.resolve().name}.html"
     file.write_text(two_run_page(pair), encoding="utf-8")
     console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
     return file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from poolkit.activity import ActivityConnection
 from poolkit.compare import wording
 from poolkit.compare.connections import difference
 from poolkit.compare.deployed import check_answers, check_unlike, deployed_of
+from poolkit.compare.files import check_writable
 from poolkit.compare.load import check_locustfiles
 from poolkit.compare.machine import describe
 from poolkit.compare.measure import Measurement
@@ -82,7 +82,8 @@ def plan_run(project: Project, options: Options) -> Plan:
             "--target needs --database-url: the connections of what is deployed are seen there; "
             "a role with pg_monitor is enough"
         )
-    _check_junit(options)
+    if options.junit is not None:
+        check_writable(options.junit, "--junit")
     for each in deployed:
         check_answers(each, agreed=options.agreed)
     options, deployed = _with_limits(options, deployed, local)
@@ -103,13 +104,6 @@ def check_migrations(project: Project) -> None:
     """
     if name := project.table.get("migrations"):
         module_named(name, project)
-
-
-def _check_junit(options: Options) -> None:
-    """Refuse a file that cannot be written before anything is measured for it."""
-    file = options.junit
-    if file is not None and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
-        raise ConfigurationError(f"--junit: {file} cannot be written: name a file in a folder")
 
 
 def _with_limits(

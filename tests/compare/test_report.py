@@ -19,7 +19,7 @@ from poolkit.compare.labels import spread
 from poolkit.compare.report import read_results, report_two, write_report
 from poolkit.compare.run_folder import Level, Machine, RunFolder
 from poolkit.compare.terminal import print_run
-from poolkit.errors import RunFolderError
+from poolkit.errors import ConfigurationError, RunFolderError
 
 EVIL = '<script>alert("1")</script>&amp;[bold]'
 
@@ -198,6 +198,18 @@ def test_a_run_against_itself_is_a_tie_throughout(reported, tmp_path):
     report_two(reported.path, reported.path, Console(file=out, width=100), page)
     assert out.getvalue().count("tie") == 12
     assert "Before comparing" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [("none/x.html", "there is no folder .*/none"), (".", "it is a folder")],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_the_table(reported, tmp_path, where, why):
+    """The line names the option, and nothing of the table stands above it."""
+    out = io.StringIO()
+    with pytest.raises(ConfigurationError, match=f"--out: .* cannot be written: {why}; name a"):
+        report_two(reported.path, reported.path, Console(file=out), tmp_path / where)
+    assert out.getvalue() == ""
 
 
 def test_runs_without_a_common_target_are_not_compared(made_up_run, made_up):
