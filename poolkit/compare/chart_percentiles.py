@@ -12,7 +12,7 @@ from poolkit.compare.labels import spread
 from poolkit.compare.log_axis import AS_DURATION, decades, log_domain
 from poolkit.compare.picture import Picture, Rows, colour_of_target, data
 from poolkit.compare.run_folder import Request, RunFolder
-from poolkit.compare.target_result import percentile
+from poolkit.compare.target_result import CUT_OFF, percentile
 from poolkit.compare.wording import milliseconds
 
 if TYPE_CHECKING:
@@ -81,16 +81,20 @@ def by_percentile(run: RunFolder, results: Results) -> Picture | None:
 def _percentile_rows(run: RunFolder, results: Results, target: TargetResult) -> Rows:
     folder = run.step(results.plan, target.step)
     window = folder.window()
-    inside = sorted(
-        r.latency_ms
+    inside = [
+        r
         for r in folder.rows(Request).rows
-        if window and window.from_ <= r.due < window.to and not r.error
-    )
+        if window and window.from_ <= r.due < window.to and (not r.error or r.error in CUT_OFF)
+    ]
+    answered = sorted(r.latency_ms for r in inside if not r.error)
+    of_all = sorted(r.latency_ms for r in inside)
     # Beyond this a percentile would be the maximum under another name.
-    known = [p for p in _PERCENTILES if len(inside) * (100 - p) / 100 >= 1]
+    known = [p for p in _PERCENTILES if len(answered) * (100 - p) / 100 >= 1]
+    # As in `Latency.at_least`.
+    at_least = {p: max(percentile(answered, p), percentile(of_all, p)) for p in known}
     return [
-        {"target": target.name, "p": p, "nines": _nines(p), "ms": round(percentile(inside, p), 3)}
-        for p in known
+        {"target": target.name, "p": p, "nines": _nines(p), "ms": round(ms, 3)}
+        for p, ms in at_least.items()
     ]
 
 

@@ -9,6 +9,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.arrivals import ArrivalRate
+from poolkit.loadtest.closed_loop import ClosedLoop
 from poolkit.loadtest.dealt_loop import MasterLoop, WorkerLoop
 from poolkit.loadtest.open_loop import MAX_USERS, OpenLoop
 from poolkit.loadtest.option_checks import check_when_parsed, let_processes_come, refuse
@@ -51,24 +52,42 @@ def add_open_loop_options(parser: LocustArgumentParser) -> None:
     check_when_parsed(parser, _check)
 
 
-def open_loop(environment: Environment) -> OpenLoop | MasterLoop | None:
+def own_loop(environment: Environment) -> OpenLoop | ClosedLoop:
+    """Return the loop of the one process of a run; see `master_loop`."""
+    rate = _rate(environment)
+    if rate is None:
+        return ClosedLoop(environment)
+    return OpenLoop(environment, rate, max_users=_max_users(environment))
+
+
+def master_loop(environment: Environment, runner: MasterRunner) -> MasterLoop | None:
     """Return the open loop that the options ask for; None when they ask for none.
 
-    A worker's is None too: it has its options from its master, when a test starts. Together with
-    a shape the options end Locust with status 2 and one line.
+    Together with a shape an arrival rate ends Locust with status 2 and one line.
     """
-    options, runner = environment.parsed_options, environment.runner
-    if options is not None and options.arrival_rate is not None:
-        _refuse_shape(environment)
-    if isinstance(runner, WorkerRunner):
-        WorkerLoop(environment, runner)
+    rate = _rate(environment)
+    if rate is None:
         return None
+    return MasterLoop(environment, runner, rate, max_users=_max_users(environment))
+
+
+def worker_loop(environment: Environment, runner: WorkerRunner) -> WorkerLoop:
+    """Return the loop of a worker, which has its options from its master when a test starts."""
+    _rate(environment)
+    return WorkerLoop(environment, runner)
+
+
+def _rate(environment: Environment) -> ArrivalRate | None:
+    options = environment.parsed_options
     if options is None or options.arrival_rate is None:
         return None
-    rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
-    if isinstance(runner, MasterRunner):
-        return MasterLoop(environment, runner, rate, max_users=options.max_users)
-    return OpenLoop(environment, rate, max_users=options.max_users)
+    _refuse_shape(environment)
+    return ArrivalRate.parse(options.arrival_rate, options.arrivals)
+
+
+def _max_users(environment: Environment) -> int:
+    options = environment.parsed_options
+    return MAX_USERS if options is None else int(options.max_users)
 
 
 def _refuse_shape(environment: Environment) -> None:

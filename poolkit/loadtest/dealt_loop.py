@@ -15,6 +15,8 @@ import gevent
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from poolkit.loadtest.arrivals import ArrivalRate
+from poolkit.loadtest.closed_loop import ClosedLoop
+from poolkit.loadtest.cut_off import CutOff
 from poolkit.loadtest.loop_report import LoopReport, merged
 from poolkit.loadtest.open_loop import LEAD_S, OpenLoop, whole
 from poolkit.loadtest.parts import Part, parts_of
@@ -37,7 +39,7 @@ logger = logging.getLogger("poolkit.loadtest")
 
 
 class WorkerLoop:
-    """A worker's side: an open loop as soon as a test with an arrival rate starts here.
+    """A worker's side: an open loop as soon as a test with an arrival rate starts here, else a closed.
 
     The rate comes with the master's options, which a worker has before its first test starts.
     """
@@ -45,6 +47,7 @@ class WorkerLoop:
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment, self._runner = environment, runner
         self._loop: OpenLoop | None = None
+        self._closed: ClosedLoop | None = None
         runner.register_message(DEALT, self._on_dealt)
         events = environment.events
         events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
@@ -53,12 +56,19 @@ class WorkerLoop:
     def _on_start(self, **_: Any) -> None:
         options = self._environment.parsed_options
         if options is None or not getattr(options, "arrival_rate", None):
+            self._closed = self._closed or ClosedLoop(self._environment)
+            self._closed.follow()
             return
         if self._loop is None:
             rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
             self._loop = OpenLoop(self._environment, rate, dealt=True)
         self._loop.prepare()
         self._runner.send_message(WANTED)
+
+    def take_cut_off(self) -> CutOff:
+        """Return what was cut off here since the last call."""
+        loop = self._loop or self._closed
+        return CutOff() if loop is None else loop.take_cut_off()
 
     def _on_dealt(self, msg: Message, **_: Any) -> None:
         if self._loop is not None:

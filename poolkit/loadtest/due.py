@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from locust import User
     from locust.env import Environment
@@ -49,15 +49,31 @@ class Turn:
         self.in_flight = (due, now)
         return due
 
+    @property
+    def unanswered(self) -> tuple[float, float] | None:
+        """Due and start of what has no answer: a request, or a task that has told of none yet."""
+        if self.in_flight is None and self.untaken is not None:
+            return self.untaken, self.untaken
+        return self.in_flight
+
     def end(self) -> None:
         """Have no task."""
         self.due = self.untaken = None
 
 
 class Turns:
-    """The turns of all users, which Locust's `User.context()` hands to every request."""
+    """The turns of all users, which Locust's `User.context()` hands to every request.
 
-    def __init__(self, environment: Environment) -> None:
+    Args:
+        environment: Locust's.
+        on_new: is called with a user when its first turn is made.
+
+    """
+
+    def __init__(
+        self, environment: Environment, on_new: Callable[[User], None] = lambda _: None
+    ) -> None:
+        self._on_new = on_new
         self._turns: dict[User, Turn] = {}
         self._followed: set[type[User]] = set()
         environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
@@ -76,6 +92,7 @@ class Turns:
         turn = self._turns.get(user)
         if turn is None:
             turn = self._turns[user] = Turn(user)
+            self._on_new(user)
         return turn
 
     def forget(self, user: User) -> Turn | None:

@@ -45,6 +45,8 @@ class Lane:
         self.begun = self.finished = 0
         self.unsent = array("d")
         """When the arrivals were due that nobody took; known at the end."""
+        self.unsent_ms: list[float] = []
+        """For how long each of them had waited."""
         self.late = 0
         self.latest_ms = 0.0
         self.overdue_s: dict[str, float] = {}
@@ -83,6 +85,7 @@ class Lane:
         """Count an arrival that nobody began."""
         self.unsent.append(due)
         late_ms = (now - due) * 1000
+        self.unsent_ms.append(max(0.0, late_ms))
         if late_ms > LATE_MS:
             self._be_late(late_ms)
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 LOWEST_US = 1
 HIGHEST_US = 3_600_000_000
@@ -72,6 +72,11 @@ class LatencyHistogram:
     def max(self) -> float | None:
         """The longest; None without a request."""
         return _highest_us(max(self._counts)) / 1000 if self._counts else None
+
+    def count_above(self, ms: float) -> int:
+        """Return how many took longer, to the three digits that are known."""
+        us = ms * 1000
+        return sum(count for bucket, count in self._counts.items() if _highest_us(bucket) > us)
 
     @property
     def mean(self) -> float | None:
@@ -194,10 +199,18 @@ class Name(NamedTuple):
 
 
 class Latencies:
-    """Histograms by method and name, answered and failed requests apart."""
+    """Histograms by method and name, answered and failed requests apart.
+
+    Beside them is what the end of a run cut off, whose names are not known: for how long each had
+    waited by then.
+    """
 
     def __init__(self) -> None:
         self._histograms: dict[tuple[str, str, bool], LatencyHistogram] = {}
+        self.unanswered = LatencyHistogram()
+        """Requests that had no answer when their users were ended."""
+        self.unsent = LatencyHistogram()
+        """Arrivals of an open loop that nobody began."""
 
     def record(self, method: str, name: str, ms: float, *, failed: bool = False) -> None:
         """Count one request."""
@@ -211,6 +224,8 @@ class Latencies:
         """Count everything that another has counted, too."""
         for key, histogram in other._histograms.items():
             self._histograms.setdefault(key, LatencyHistogram()).add(histogram)
+        self.unanswered.add(other.unanswered)
+        self.unsent.add(other.unsent)
 
     def names(self) -> list[Name]:
         """Return every method and name that there is, by name."""
@@ -234,28 +249,34 @@ class Latencies:
                 total.add(histogram)
         return total
 
-    def to_message(self) -> list[Any]:
+    def to_message(self) -> dict[str, Any]:
         """Return it as lists, for a message from one process to another."""
-        return [
-            [*key, [number for bucket in histogram.buckets() for number in bucket]]
-            for key, histogram in self._histograms.items()
-        ]
+        return {
+            "ended": [[*key, _numbers(found)] for key, found in self._histograms.items()],
+            "unanswered": _numbers(self.unanswered),
+            "unsent": _numbers(self.unsent),
+        }
 
     @classmethod
-    def from_message(cls, message: Iterable[Sequence[Any]]) -> Self:
+    def from_message(cls, message: Mapping[str, Any]) -> Self:
         """Return what `to_message` was called on."""
         found = cls()
-        for method, name, failed, numbers in message:
-            histogram = found._histograms.setdefault(
-                (method, name, bool(failed)), LatencyHistogram()
-            )
-            histogram.add_buckets(zip(numbers[::2], numbers[1::2], strict=True))
+        for method, name, failed, numbers in message["ended"]:
+            key = (method, name, bool(failed))
+            _add_numbers(found._histograms.setdefault(key, LatencyHistogram()), numbers)
+        _add_numbers(found.unanswered, message["unanswered"])
+        _add_numbers(found.unsent, message["unsent"])
         return found
 
-    def __bool__(self) -> bool:
-        return bool(self._histograms)
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Latencies) and self._histograms == other._histograms
+        return isinstance(other, Latencies) and vars(self) == vars(other)
 
     __hash__ = None  # type: ignore[assignment]  # it changes
+
+
+def _numbers(histogram: LatencyHistogram) -> list[int]:
+    return [number for bucket in histogram.buckets() for number in bucket]
+
+
+def _add_numbers(histogram: LatencyHistogram, numbers: Sequence[int]) -> None:
+    histogram.add_buckets(zip(numbers[::2], numbers[1::2], strict=True))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.runners import MasterRunner, WorkerRunner
 
+    from poolkit.loadtest.cut_off import TakeCutOff
+
 LATENCIES = "poolkit_latencies"
 ENDED = "poolkit_ended"
 ASK_FOR_LAST_REPORT = "poolkit_last_report"
@@ -32,6 +34,7 @@ LAST_REPORT_WITHIN_S = 5.0
 HURRIED_WITHIN_S = 1.0
 """After a second Ctrl-C; of a terminal it reaches workers too, which then report at once."""
 _LOOK_EVERY_S = 0.02
+_HEAR_S = 0.02
 
 logger = logging.getLogger("poolkit.loadtest")
 
@@ -54,23 +57,37 @@ class Source(Protocol):
 
 
 class OwnLatencies:
-    """Those of this process's users."""
+    """Those of this process's users.
 
-    def __init__(self, environment: Environment) -> None:
+    Args:
+        environment: Locust's.
+        take_cut_off: gives what was cut off here since it was called last.
+
+    """
+
+    def __init__(self, environment: Environment, take_cut_off: TakeCutOff) -> None:
         self.lost: Mapping[str, str] = {}
+        self._take_cut_off = take_cut_off
         self._new = Latencies()
         environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
 
     def take(self) -> Latencies:
         """Return what was recorded since the last call."""
         new, self._new = self._new, Latencies()
+        cut_off = self._take_cut_off()
+        for ms in cut_off.unanswered_ms:
+            new.unanswered.record(ms)
+        for ms in cut_off.unsent_ms:
+            new.unsent.record(ms)
         return new
 
     def look_for_lost(self) -> None:
         """Do nothing: there is no worker to lose."""
 
     def collect_rest(self) -> None:
-        """Do nothing: all is here."""
+        """Let users hear the answers that have come while Locust wrote its report."""
+        gevent.sleep(_HEAR_S)
+        gevent.sleep(0)  # and an open loop hand out what was due as they heard them
 
     def _on_request(
         self,
@@ -92,9 +109,11 @@ class OwnLatencies:
 class WorkerReports:
     """A worker's part: it adds its latencies to Locust's reports, and sends a last one in time."""
 
-    def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
+    def __init__(
+        self, environment: Environment, runner: WorkerRunner, take_cut_off: TakeCutOff
+    ) -> None:
         self._environment, self._runner = environment, runner
-        self._own = OwnLatencies(environment)
+        self._own = OwnLatencies(environment, take_cut_off)
         self._ended = False
         runner.register_message(ASK_FOR_LAST_REPORT, self._on_asked)
         for event, listener in (

@@ -22,7 +22,8 @@ class LatencyFiles:
     """`PREFIX_latency.csv`, and `PREFIX_latency.hlog` in HdrHistogram's log format.
 
     The log has a line for every interval of ten seconds and each method and name, tagged with
-    them, and an untagged one for all answered requests; failed ones are tagged "failed".
+    them, and an untagged one for all answered requests; failed ones are tagged "failed". The waiting
+    of what the end cut off is tagged "unanswered" and "unsent".
     Values are in µs. Sums of its lines are exact. Without hdrhistogram there is only the table.
 
     Args:
@@ -69,7 +70,12 @@ class LatencyFiles:
 
     def _lines(self, until: float) -> list[str]:
         interval = self._interval
-        histograms = [("", interval.answered()), (FAILED, interval.failed())]
+        histograms = [
+            ("", interval.answered()),
+            (FAILED, interval.failed()),
+            ("unanswered", interval.unanswered),
+            ("unsent", interval.unsent),
+        ]
         for name in interval.names():
             tag = f"{name.method} {name.name}".strip()
             histograms += [

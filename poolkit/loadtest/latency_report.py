@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from poolkit.loadtest.lower_bounds import LatenciesAtLeast, words
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -17,7 +19,7 @@ AGGREGATED = "Aggregated"
 """What Locust calls the row about everything."""
 
 
-def figures(histogram: LatencyHistogram) -> dict[str, float | None]:
+def figures(histogram: LatencyHistogram | LatenciesAtLeast) -> dict[str, float | None]:
     """Return percentiles, maximum and mean in ms; None each without a request."""
     found = zip(PERCENTILES, histogram.percentiles(tuple(PERCENTILES.values())), strict=True)
     all_of_them = {**dict(found), "max": histogram.max, "mean": histogram.mean}
@@ -27,7 +29,8 @@ def figures(histogram: LatencyHistogram) -> dict[str, float | None]:
 def rows(latencies: Latencies) -> list[dict[str, Any]]:
     """Return a row a method and name, and one for all of them as "Aggregated".
 
-    The latencies are those of answered requests; failed ones are counted beside them.
+    The latencies are those of answered requests; failed ones are counted beside them. Those of all
+    together are at least as long as what the end cut off had waited, whose names are not known.
     """
     return [*(_row(latencies, one) for one in latencies.names()), _row(latencies, None)]
 
@@ -40,7 +43,7 @@ def _row(latencies: Latencies, name: Name | None) -> dict[str, Any]:
         "name": AGGREGATED if name is None else name.name,
         "requests": answered.count + failed,
         "failures": failed,
-        **figures(answered),
+        **figures(LatenciesAtLeast(latencies) if name is None else answered),
     }
 
 
@@ -68,6 +71,7 @@ def line(second: Second, latencies: Latencies, load: LoopReport) -> str:
 def table(latencies: Latencies, load: LoopReport) -> Iterator[str]:
     """Return the lines of the table at the end, in the manner of Locust's own."""
     yield from load.lines()
+    yield from words(latencies)
     rule = f"{'-' * 8}|{'-' * 30}|{'-' * 9}|{'-' * 9}|{'-' * 57}"
     heads = (f"{name:>7}" for name in FIGURES)
     yield "Latency in ms, to three digits"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gevent.hub import Waiter
 
 from poolkit.errors import ConfigurationError
+from poolkit.loadtest.cut_off import CutOff, Waits
 from poolkit.loadtest.due import Turns
 from poolkit.loadtest.handing_out import HandingOut, wall_clock_s
 from poolkit.loadtest.lane import BUSY, STARTING, USERS, Lane, shared
@@ -68,6 +69,7 @@ class OpenLoop:
         self.turns = Turns(environment)
         """When the task of each user was due."""
         self._unanswered: list[tuple[float, float]] = []
+        self._waits = Waits(environment)
         self._lanes: dict[type[User], Lane] = {}
         self._environment, self._max_users, self._dealt = environment, max_users, dealt
         self._handing: HandingOut | None = None
@@ -113,6 +115,15 @@ class OpenLoop:
         ahead = wall_clock_s()
         for lane in self._lanes.values():
             yield from (due + ahead for due in lane.unsent)
+
+    def take_cut_off(self) -> CutOff:
+        """Return how long those without an answer had waited that were cut off since the last call."""
+        self._account_for_ended()
+        unsent_ms: list[float] = []
+        for lane in self._lanes.values():
+            unsent_ms += lane.unsent_ms
+            lane.unsent_ms.clear()
+        return CutOff(unanswered_ms=self._waits.take(), unsent_ms=unsent_ms)
 
     # -- the test ---------------------------------------------------------------------------
 
@@ -212,10 +223,11 @@ class OpenLoop:
         if was_waiting(user):  # ended before it could begin
             lane.begun -= 1
             lane.give_up(turn.due - wall_clock_s(), time.monotonic())
-        elif turn.in_flight is None:
+        elif turn.unanswered is None:
             lane.finished += 1
         else:
-            self._unanswered.append(turn.in_flight)
+            self._unanswered.append(turn.unanswered)
+            self._waits.note(turn.unanswered[0])
 
     # -- saturation -------------------------------------------------------------------------
 

@@ -18,7 +18,12 @@ from locust import events, stats
 from locust.runners import MasterRunner, WorkerRunner
 
 from poolkit.loadtest import latency_report
-from poolkit.loadtest.arrival_options import add_open_loop_options, open_loop
+from poolkit.loadtest.arrival_options import (
+    add_open_loop_options,
+    master_loop,
+    own_loop,
+    worker_loop,
+)
 from poolkit.loadtest.console import line, summary
 from poolkit.loadtest.document import document
 from poolkit.loadtest.files import ConnectionsCsv, add_to_report, write_json
@@ -45,8 +50,11 @@ if TYPE_CHECKING:
     from locust.runners import Runner
     from locust.web import WebUI
 
+    from poolkit.loadtest.closed_loop import ClosedLoop
+    from poolkit.loadtest.dealt_loop import MasterLoop
     from poolkit.loadtest.latency import Latencies
     from poolkit.loadtest.latency_collection import Source
+    from poolkit.loadtest.open_loop import OpenLoop
     from poolkit.loadtest.series import Second
 
 console = logging.getLogger("locust.stats_logger")
@@ -94,12 +102,7 @@ def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: 
     guard.exit_if_refused()
     guard.check_each_test()
     thresholds = run_thresholds(options)
-    source = _source(environment, runner)
-    reported = isinstance(runner, MasterRunner)
-    recording = Recording(runner, url, source, reported=reported)
-    loop = open_loop(environment)
-    if loop is not None:
-        recording.loop = loop.report
+    recording = _recording(environment, runner, url)
     checks = ThresholdChecks(environment, recording, thresholds)
     Watched(environment, options, recording, checks)
     if web_ui is not None:
@@ -112,14 +115,22 @@ def _begin_worker(environment: Environment, options: Namespace, runner: WorkerRu
     if options.processes and getattr(options, "master_is_here", False):
         guard = HostGuard(environment, agreed=options.yes_load_this_host)
         guard.exit_quietly_if_refused()
-    WorkerReports(environment, runner)
-    open_loop(environment)
+    WorkerReports(environment, runner, worker_loop(environment, runner).take_cut_off)
 
 
-def _source(environment: Environment, runner: Runner) -> Source:
+def _recording(environment: Environment, runner: Runner, url: str | None) -> Recording:
+    loop: MasterLoop | OpenLoop | ClosedLoop | None
+    source: Source
     if isinstance(runner, MasterRunner):
-        return WorkersLatencies(environment, runner)
-    return OwnLatencies(environment)
+        loop = master_loop(environment, runner)
+        source = WorkersLatencies(environment, runner)
+    else:
+        loop = own_loop(environment)
+        source = OwnLatencies(environment, loop.take_cut_off)
+    recording = Recording(runner, url, source, reported=isinstance(runner, MasterRunner))
+    if loop is not None:
+        recording.loop = loop.report
+    return recording
 
 
 class Watched:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from poolkit.loadtest.lower_bounds import LatenciesAtLeast, failed_unanswered
 from poolkit.thresholds import METRICS
 
 if TYPE_CHECKING:
@@ -27,22 +28,24 @@ def figures(recording: Recording, target: str, seconds: float) -> dict[str, floa
 
 
 def http_figures(recording: Recording, seconds: float) -> dict[str, float | None]:
-    """Return the figures of requests; latencies are those of answered ones.
+    """Return the figures of requests; what had no answer at the end is in them, see `lower_bounds`.
 
     Arrivals that an open loop could not even send count as errors.
     """
-    answered = recording.latencies.answered()
-    failed, unsent = recording.latencies.failed().count, recording.loop().unsent
-    requests = answered.count + failed
+    latencies, unsent = recording.latencies, recording.loop().unsent
+    answered = latencies.answered().count
+    failed = latencies.failed().count + failed_unanswered(latencies)
+    requests = answered + failed
     wanted = requests + unsent
-    percentiles = answered.percentiles(tuple(_PERCENTILES.values()))
+    shown = LatenciesAtLeast(latencies)
+    percentiles = shown.percentiles(tuple(_PERCENTILES.values()))
     return {
         **dict(zip(_PERCENTILES, percentiles, strict=True)),
-        "http.max": answered.max,
-        "http.mean": answered.mean,
+        "http.max": shown.max,
+        "http.mean": shown.mean,
         "http.errors": (failed + unsent) / wanted if wanted else None,
         "http.requests": float(requests),
-        "http.rate": answered.count / seconds if seconds > 0 else None,
+        "http.rate": answered / seconds if seconds > 0 else None,
     }
 
 

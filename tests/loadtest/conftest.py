@@ -76,6 +76,25 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
+STUB = Path(__file__).with_name("stub_server.py")
+NEVER_S = 3600
+
+
+@pytest.fixture
+def stub():
+    """Give a function that starts a server which stalls so long, every so often: its process, URL."""
+    with contextlib.ExitStack() as ending:
+
+        def start(stall_s=0.0, every_s=NEVER_S):
+            command = [sys.executable, str(STUB), str(stall_s), str(every_s)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            ending.enter_context(process)
+            ending.callback(process.kill)
+            return process, f"http://127.0.0.1:{process.stdout.readline().strip()}"
+
+        yield start
+
+
 PATIENCE_S = 100.0
 """For what takes a moment: two busy cores may need half a minute for it, and a test has 300 s.
 

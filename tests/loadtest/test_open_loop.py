@@ -1,20 +1,15 @@
 """Locust in an open loop, as a person starts it, on servers that stall, stop and end."""
 
-import contextlib
 import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-
-STUB = Path(__file__).with_name("stub_server.py")
-NEVER_S = 3600
 
 # In files beside it, it says how many of its users wait for an answer, and every 20 ms how long that
 # was: a busy machine lets it stand still.
@@ -60,21 +55,6 @@ events.init.add_listener(lambda **_: gevent.spawn(beat))
 """
 BEAT_S = 0.02
 HICCUP_S = 0.03
-
-
-@pytest.fixture
-def stub():
-    """Give a function that starts a server which stalls so long, every so often: its process, URL."""
-    with contextlib.ExitStack() as ending:
-
-        def start(stall_s=0.0, every_s=NEVER_S):
-            command = [sys.executable, str(STUB), str(stall_s), str(every_s)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            ending.enter_context(process)
-            ending.callback(process.kill)
-            return process, f"http://127.0.0.1:{process.stdout.readline().strip()}"
-
-        yield start
 
 
 @pytest.fixture

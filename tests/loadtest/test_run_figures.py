@@ -28,12 +28,14 @@ def tally(*samples, opened=0):
     return found
 
 
-def recording(answered=(), failed=0, found=None, unsent=0, note=None):
+def recording(answered=(), failed=0, found=None, *, unsent=0, note=None, unanswered=()):
     latencies = Latencies()
     for ms in answered:
         latencies.record("GET", "/", ms)
     for _ in range(failed):
         latencies.record("GET", "/", 9_999, failed=True)
+    for ms in unanswered:
+        latencies.unanswered.record(ms)
     return SimpleNamespace(
         latencies=latencies,
         tally=found or Tally(),
@@ -60,6 +62,17 @@ def test_an_arrival_that_was_never_sent_is_an_error():
     found = figures(recording(answered=[5] * 6, failed=1, unsent=1), "", 1)
     assert found["http.errors"] == 0.25
     assert found["http.requests"] == 7
+
+
+def test_what_had_no_answer_at_the_end_is_in_the_figures():
+    """As an error if it had waited for long, and in any case with the time it had waited."""
+    found = figures(recording(answered=[5] * 6, unanswered=[3, 4000, 6000]), "", 2)
+    assert found["http.max"] == pytest.approx(6000, rel=1e-3)
+    assert found["http.p95"] == pytest.approx(6000, rel=1e-3)
+    assert found["http.p50"] == pytest.approx(5, rel=1e-3)
+    assert found["http.errors"] == 0.25
+    assert found["http.requests"] == 8
+    assert found["http.rate"] == 3
 
 
 def test_without_a_request_nothing_is_known():
