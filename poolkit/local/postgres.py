@@ -116,6 +116,13 @@ class EmbeddedPostgres:
         """Return the random password of one of the three roles."""
         return self._passwords[role]
 
+    def scram_secret(self) -> str:
+        """Return what the server keeps in place of the application's password (pg_authid)."""
+        with self._admin("postgres") as cursor:
+            cursor.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (APP_ROLE,))
+            (row,) = cursor.fetchall()
+        return str(row[0])
+
     def start(self) -> Self:
         """Start the server and wait until it takes connections.
 

@@ -77,6 +77,14 @@ def test_wrong_password_and_options_are_refused(bouncer):
 
 
 @needs_pgbouncer
+def test_its_list_of_users_has_no_password_of_the_application(bouncer, postgres):
+    """But the server's own secret, with which no login of a client needs thousands of hashes."""
+    users = (bouncer.log.parent / "users.txt").read_text()
+    assert postgres.password() not in users
+    assert '"SCRAM-SHA-256$' in users.partition("\n")[0]
+
+
+@needs_pgbouncer
 def test_files_with_passwords_are_its_accounts_alone(bouncer):
     """Nobody else can read the passwords, and under root it runs as somebody else."""
     for name in ("users.txt", "pgbouncer.ini"):
