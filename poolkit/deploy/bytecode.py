@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from poolkit.errors import PackageError
 
@@ -21,11 +21,21 @@ if TYPE_CHECKING:
 TASK_ROOT: Final = "/var/task"
 """Where Lambda unpacks the code; the file names in tracebacks."""
 
-_VERSION = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
+_VERSION = (
+    "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2], sys.executable)"
+)
+
+
+class _Found(NamedTuple):
+    version: str
+    executable: Path
 
 
 def find_interpreter(minor: str, uv: Path, named: Path | None = None) -> Path | None:
     """Return an interpreter of that minor version, or None: the running one, on PATH, or uv's.
+
+    It is the program itself: what is found may be a script that starts it, and that needs
+    variables which `compile_folder` does not hand on.
 
     Args:
         minor: such as "3.13".
@@ -36,11 +46,13 @@ def find_interpreter(minor: str, uv: Path, named: Path | None = None) -> Path | 
         PackageError: the interpreter `named` has another version.
     """
     if named is not None:
-        if _version(named) != minor:
-            found = _version(named) or "nothing that answers as CPython"
+        answered = _asked(named)
+        if answered is None or answered.version != minor:
+            found = answered.version if answered else "nothing that answers as CPython"
             raise PackageError(f"{named} should be Python {minor}, but is {found}")
-        return named
-    return next((path for path in _candidates(minor, uv) if _version(path) == minor), None)
+        return answered.executable
+    found_all = filter(None, map(_asked, _candidates(minor, uv)))
+    return next((each.executable for each in found_all if each.version == minor), None)
 
 
 def _candidates(minor: str, uv: Path) -> Iterator[Path]:
@@ -54,14 +66,15 @@ def _candidates(minor: str, uv: Path) -> Iterator[Path]:
         yield Path(done.stdout.strip())
 
 
-def _version(interpreter: Path) -> str | None:
+def _asked(interpreter: Path) -> _Found | None:
     command = [str(interpreter), "-I", "-c", _VERSION]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return None
-    implementation, _, version = done.stdout.strip().partition(" ")
-    return version if implementation == "cpython" else None
+    implementation, _, rest = done.stdout.strip().partition(" ")
+    version, _, executable = rest.partition(" ")
+    return _Found(version, Path(executable)) if implementation == "cpython" else None
 
 
 def compile_folder(folder: Path, interpreter: Path) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from poolkit.deploy.bytecode import find_interpreter
+from poolkit.deploy.bytecode import compile_folder, find_interpreter
 from poolkit.deploy.deterministic_zip import sha256
 from poolkit.deploy.locked_wheels import find_uv
 from poolkit.deploy.package_lambda import LIMIT, package_lambda, read_manifest
@@ -155,6 +155,19 @@ def test_without_an_interpreter_of_that_minor_it_says_so(run, tmp_path):
     }
     with zipfile.ZipFile(out) as archive:
         assert any("aarch64-linux-gnu.so" in name for name in archive.namelist())
+
+
+def test_a_script_that_starts_an_interpreter_is_followed_to_it(tmp_path, monkeypatch):
+    """A version manager's needs variables and PATH; compiling gets neither, so it gets the program."""
+    shim, module = tmp_path / "python", tmp_path / "code/module.py"
+    shim.write_text('#!/bin/sh\nexec "${PYTHON_OF_THE_SHIM:?}" "$@"\n')
+    shim.chmod(0o755)
+    monkeypatch.setenv("PYTHON_OF_THE_SHIM", sys.executable)
+    found = find_interpreter(f"{sys.version_info[0]}.{sys.version_info[1]}", Path("uv"), shim)
+    module.parent.mkdir()
+    module.write_text("ANSWER = 42\n")
+    compile_folder(module.parent, found)
+    assert list(module.parent.rglob("*.pyc"))
 
 
 def test_an_interpreter_of_another_minor_is_refused(run, tmp_path):
