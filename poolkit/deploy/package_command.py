@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from poolkit.deploy.image_context import write_image_context
 from poolkit.deploy.package_lambda import package_lambda
 from poolkit.deploy.package_settings import package_settings
+from poolkit.deploy.project_code import not_there
 from poolkit.deploy.terminal import make_console, make_table, print_table
 from poolkit.errors import PackageError
 from poolkit.project import Project
@@ -61,7 +62,7 @@ def package_image(target: str, *, architecture: str | None, out: Path | None) ->
         console.print(f"no Dockerfile: infra/Dockerfile.{target} is not there", style="yellow")
     else:
         console.print(f"Dockerfile: {made.dockerfile}")
-    _print_left_out(console, made.left_out)
+    _print_not_packaged(console, settings, made.left_out)
 
 
 def _handler(project: Project) -> str | None:
@@ -90,7 +91,7 @@ def _print_function(made: LambdaPackage, settings: PackageSettings, *, wanted: b
     )
     console.print(f"sha256 {made.sha256}")
     _print_bytecode(console, made, settings, wanted=wanted)
-    _print_left_out(console, made.left_out)
+    _print_not_packaged(console, settings, made.left_out)
 
 
 def _print_bytecode(
@@ -109,7 +110,11 @@ def _print_bytecode(
         console.print("bytecode: none, as was asked")
 
 
-def _print_left_out(console: Console, left_out: list[str]) -> None:
+def _print_not_packaged(console: Console, settings: PackageSettings, left_out: list[str]) -> None:
+    for name in not_there(settings):
+        console.print(
+            f"without {name}, which include_if_there names and which is not there", style="yellow"
+        )
     if left_out:
         console.print(f"left out (hidden, secret or a test): {', '.join(left_out)}", style="yellow")
 

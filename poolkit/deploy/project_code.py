@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shutil
 from typing import TYPE_CHECKING, Final
 
@@ -24,27 +25,44 @@ NEVER: Final = (
 .env and .git), secrets, tests, and what tools make."""
 
 
+_PRIVATE_KEY: Final = re.compile(
+    rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+    rb"(?:\s|\\[nr]|[\w-]++: [^\n\\]*+)*+[A-Za-z0-9+/]{16}"
+)
+"""A header and what follows it (RFC 7468), in a file of its own or as a text in JSON or code. The
+header alone is what programs look for that read keys."""
+
+
 def copy_project_code(settings: PackageSettings, folder: Path) -> list[str]:
     """Copy what is included into `folder`; return the names of the secrets left out.
 
     Raises:
-        PackageError: something included is not there, or lies outside the project.
+        PackageError: something included is not there, lies outside the project, or is a module
+            with a private key in it.
     """
     left_out = []
     for path in _included(settings):
         name = path.relative_to(settings.root).as_posix()
+        if any(_within(name, excluded) for excluded in settings.exclude):
+            continue
         if _never(name) or _holds_private_key(path):
             left_out.append(name)
-        elif not any(_within(name, excluded) for excluded in settings.exclude):
+        else:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     return [name for name in left_out if "__pycache__" not in name]
 
 
+def not_there(settings: PackageSettings) -> list[str]:
+    """Return what of `include_if_there` is missing."""
+    return [name for name in settings.include_if_there if not (settings.root / name).exists()]
+
+
 def _included(settings: PackageSettings) -> Iterator[Path]:
     root = settings.root.resolve()
-    there = [name for name in settings.include_if_there if (root / name).exists()]
+    missing = not_there(settings)
+    there = [name for name in settings.include_if_there if name not in missing]
     for name in (*settings.include, *there):
         path = root / name
         if not path.resolve().is_relative_to(root):
@@ -70,7 +88,14 @@ def _never(name: str) -> bool:
 
 def _holds_private_key(file: Path) -> bool:
     # Certificates are public and have the same endings.
-    return b"PRIVATE KEY-----" in file.read_bytes()
+    found = _PRIVATE_KEY.search(file.read_bytes()) is not None
+    if found and file.suffix == ".py":
+        # Left out, the package would lack a module, and the key would stay in the sources.
+        raise PackageError(
+            f"{file} holds a private key, which no package may hold; let the code read it from "
+            "Secrets Manager, or name the file in exclude"
+        )
+    return found
 
 
 def _within(name: str, folder: str) -> bool:

@@ -1,7 +1,19 @@
 """Which files of a project travel, and what a project may say about it."""
 
-import pytest
+import json
 
+import pytest
+from poolkit_command import ROOT
+
+from poolkit.deploy.project_code import _holds_private_key
+
+KEY = """\
+-----BEGIN RSA PRIVATE KEY-----
+Proc-Type: 4,ENCRYPTED
+
+MIIEvQIBADANBgkqhkiG9w0BAQEFAASC
+-----END RSA PRIVATE KEY-----
+"""
 PROJECT = """\
 [project]
 name = "stranger"
@@ -24,9 +36,12 @@ def project(tmp_path):
         "shop/__init__.py": "",
         "shop/rates.json": "{}",
         "shop/old/module.py": "",
+        "shop/old/server.pem": KEY,
         "shop/.env": "PASSWORD=secret",
         "shop/prod.env": "PASSWORD=secret",
-        "shop/server.pem": "-----BEGIN PRIVATE KEY-----",
+        "shop/server.pem": KEY,
+        "shop/account.json": json.dumps({"private_key": KEY}),
+        "shop/jwt.py": f"def is_key(text):\n    return text.startswith({KEY.splitlines()[0]!r})\n",
         "certificates/ca.pem": "-----BEGIN CERTIFICATE-----",
         "shop/tests/test_shop.py": "",
         "shop/__pycache__/stale.cpython-311.pyc": "",
@@ -50,11 +65,30 @@ def test_a_context_has_what_is_included_and_no_secret(project, run):
         "certificates/ca.pem",
         "requirements.txt",
         "shop/__init__.py",
+        "shop/jwt.py",
         "shop/rates.json",
     }
-    for name in ("shop/.env", "shop/prod.env", "shop/server.pem", "shop/tests/test_shop.py"):
+    secret = ("shop/.env", "shop/account.json", "shop/prod.env", "shop/server.pem")
+    for name in (*secret, "shop/tests/test_shop.py"):
         assert name in answer.stdout
+    assert "shop/old" not in answer.stdout
+    assert "without elsewhere, which include_if_there names" in answer.stdout
+    assert "without certificates" not in answer.stdout
     assert "no Dockerfile" in answer.stdout
+
+
+def test_a_module_with_a_private_key_is_refused(project, run):
+    """Left out, it would be missing where it is imported; taken along, the key would travel."""
+    (project / "shop/keys.py").write_text(f'SECRET = """{KEY}"""\n')
+    answer = run("package", "worker", cwd=project)
+    assert answer.returncode == 2
+    assert "shop/keys.py holds a private key" in answer.stderr
+
+
+def test_this_project_names_a_keys_header_and_is_packaged_whole():
+    """What looks for keys is no key."""
+    sources = [*ROOT.glob("poolkit/**/*.py"), *ROOT.glob("webapp/**/*.py")]
+    assert not any(map(_holds_private_key, sources))
 
 
 def test_the_dockerfile_comes_along(project, run):
