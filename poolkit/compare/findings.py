@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from poolkit.compare.results import Results
-    from poolkit.compare.target_result import Latency, TargetResult
+    from poolkit.compare.target_result import Latency, Spread, TargetResult
 
 TIE = 0.10
 """A smaller difference between two latencies is none, whatever their intervals say."""
@@ -101,17 +101,49 @@ def _kind(target: TargetResult, kind: str) -> str:
 
 
 def _connections(target: TargetResult, others: Sequence[TargetResult]) -> Iterator[str]:
-    opened = target.connections.opened
+    opened, each = _opened(target), _per_request(target)
     if _has_pooler(target):
         yield _through_pooler(target)
-    elif opened is None:
+    elif opened is None or each is None:
         yield f"How many connections it opened is not known; {_peak(target)}."
-    elif opened == 0:
+    elif opened[2] == 0:
         yield _kept(target)
-    elif (target.per_request or 0) >= EVERY_REQUEST:
+    elif each[1] >= EVERY_REQUEST:
         yield _one_each(target, others)
     else:
         yield _some(target)
+
+
+def _opened(target: TargetResult) -> Spread | None:
+    """Return the connections opened: lowest, median and highest of the repeats, or one thrice."""
+    return _known(target, "db.opened", target.connections.opened)
+
+
+def _per_request(target: TargetResult) -> Spread | None:
+    return _known(target, "db.opened_per_request", target.per_request)
+
+
+def _known(target: TargetResult, metric: str, measured_once: float | None) -> Spread | None:
+    if target.spread:
+        return target.spread.get(metric)
+    return None if measured_once is None else (measured_once,) * 3
+
+
+def _opened_words(target: TargetResult) -> str:
+    """Return how many it opened and for how many requests, with the range of the repeats."""
+    requests = round(target.spread["http.requests"][1]) if target.spread else target.served
+    return f"{_many(_opened(target) or (0, 0, 0))} for {count(requests, 'request')}"
+
+
+def _many(opened: Spread) -> str:
+    low, median, high = opened
+    said = f"{median:,.0f} {'connection' if median == 1 else 'connections'}"
+    return f"{said} ({low:,.0f} to {high:,.0f})" if low < high else said
+
+
+def _most_at_once(target: TargetResult) -> int | None:
+    of_repeats = target.spread.get("db.connections.max")
+    return round(of_repeats[2]) if of_repeats else target.connections.peak
 
 
 def _has_pooler(target: TargetResult) -> bool:
@@ -119,7 +151,7 @@ def _has_pooler(target: TargetResult) -> bool:
 
 
 def _peak(target: TargetResult) -> str:
-    peak = target.connections.peak
+    peak = _most_at_once(target)
     if peak is None:
         return "how many were open at once is not known either"
     ceiling = target.connections.ceiling
@@ -128,7 +160,7 @@ def _peak(target: TargetResult) -> str:
 
 
 def _kept(target: TargetResult) -> str:
-    environments, peak = target.execution_environments, target.connections.peak
+    environments, peak = target.execution_environments, _most_at_once(target)
     if environments and peak is not None:
         held = count(peak, "connection")
         return f"{count(environments, 'execution environment')} held {held}, none opened after the warm-up."
@@ -139,11 +171,8 @@ def _kept(target: TargetResult) -> str:
 
 
 def _one_each(target: TargetResult, others: Sequence[TargetResult]) -> str:
-    opened = count(target.connections.opened or 0, "connection")
-    said = (
-        f"Opened {opened} for {count(target.served, 'request')} "
-        f"({target.per_request:.2f} each): every request paid for a connect"
-    )
+    _, each, _ = _per_request(target) or (0, 0, 0)
+    said = f"Opened {_opened_words(target)} ({each:.2f} each): every request paid for a connect"
     kept = _same_but_kept(target, others)
     if target.latency_ms is None or kept is None or kept.latency_ms is None:
         return f"{said}; {_peak(target)}."
@@ -158,31 +187,32 @@ def _one_each(target: TargetResult, others: Sequence[TargetResult]) -> str:
 
 def _same_but_kept(target: TargetResult, others: Sequence[TargetResult]) -> TargetResult | None:
     """Find the same kind of deployable that kept its connections: what connecting costs."""
-    kept = (o for o in others if o.kind == target.kind and (o.per_request or 0) < 0.1)
-    return next((o for o in kept if not _has_pooler(o)), None)
+    alike = (o for o in others if o.kind == target.kind and not _has_pooler(o))
+    return next((o for o in alike if (each := _per_request(o)) and each[1] < 0.1), None)
 
 
 def _some(target: TargetResult) -> str:
-    opened = target.connections.opened or 0
-    said = f"Opened {count(opened, 'connection')}, one for every {figure(target.served / opened)} requests"
+    opened, each = _opened(target) or (0, 0, 0), _per_request(target)
+    said = f"Opened {_many(opened)}"
+    said += f", one for every {figure(1 / each[1])} requests" if each and each[1] else ""
     size = target.preset.get("pool_size")
     if target.preset.get("pool") == "queue" and isinstance(size, int):
-        peak, instances = target.connections.peak or 0, target.instances or 1
-        if peak > size * instances and opened > peak:
+        peak, instances = _most_at_once(target) or 0, target.instances or 1
+        if peak > size * instances and opened[1] > peak:
             return f"{said}: what overflows a pool of {size} is closed again after each use."
     return f"{said}; {_peak(target)}."
 
 
 def _through_pooler(target: TargetResult) -> str:
-    opened, events = target.connections.opened, target.connections.pool_events_opened
+    opened, events = _opened(target), target.connections.pool_events_opened
     if opened is None:
         return f"How many connections the pooler opened is not known; {_peak(target)}."
     if events is None:
-        new = count(opened, "connection") if opened else "no new connection"
+        new = _many(opened) if opened[2] else "no new connection"
         return f"The pooler opened {new} to the server; {_peak(target)}."
     return (
         f"Connected {events:,} times to the pooler for {count(target.served, 'request')}, which "
-        f"opened {count(opened, 'connection') if opened else 'none'} to the server; {_peak(target)}."
+        f"opened {_many(opened) if opened[2] else 'none'} to the server; {_peak(target)}."
     )
 
 
@@ -329,22 +359,25 @@ def headline(targets: Sequence[TargetResult]) -> str:
 
 
 def _who_opened(targets: Sequence[TargetResult]) -> str:
-    known = [t for t in targets if t.connections.opened is not None and t.served]
+    known = [(t, each) for t in targets if t.served and (each := _per_request(t)) is not None]
     if len(known) < 2:
         return ""
-    ordered = sorted(known, key=lambda t: t.per_request or 0)
-    none = [t.name for t in ordered if not t.connections.opened]
-    most = ordered[-1]
-    if len(none) == len(known):
+    ordered = sorted(known, key=lambda pair: pair[1][1])
+    (least, _), (most, highest) = ordered[0], ordered[-1]
+    if not highest[2]:
         return "No target opened a connection after the warm-up."
-    said = (
-        f"{most.name} opened {count(most.connections.opened or 0, 'connection')} for "
-        f"{count(most.served, 'request')}"
-    )
+    close = [t.name for t, each in ordered[:-1] if t.spread and is_tie_of_repeats(each, highest)]
+    if len(close) == len(known) - 1:
+        return (
+            "Connections opened are too close to call: "
+            f"{most.name} {_opened_words(most)}, {least.name} {_opened_words(least)}."
+        )
+    also = f", too close to {join(close)} to call" if close else ""
+    said = f"{most.name} opened {_opened_words(most)}{also}"
+    none = [t.name for t, each in ordered if not each[2]]
     if none:
         return f"{said}; {join(none)} opened none after the warm-up."
-    least = ordered[0]
-    return f"{said}, {least.name} {least.connections.opened:,} for {least.served:,}."
+    return f"{said}, {least.name} {_opened_words(least)}."
 
 
 def _who_was_fastest(targets: Sequence[TargetResult]) -> str:

@@ -10,9 +10,8 @@ from poolkit.compare.markup import cell, embedded, prose
 from poolkit.compare.wording import (
     NOTHING,
     count,
-    figure,
+    figure_with_range,
     milliseconds,
-    optional,
     percent,
     with_range,
 )
@@ -127,7 +126,7 @@ def _how(results: Results) -> str:
     if results.has_repeats:
         said.append(
             f"Every target was measured {results.plan.repeat} times at each load, in turn with the "
-            "others; figures are medians, peaks the highest, and in brackets the lowest and highest p95."
+            "others; figures are medians, peaks the highest, and in brackets the lowest and highest."
         )
     rule = "passed every threshold" if results.thresholds else "failed at most 1 % of its requests"
     said.append(
@@ -154,15 +153,14 @@ def _cells(each: LevelResult) -> str:
         empty = cell(NOTHING) * (len(_HEADS) - 2)
         return f'{empty}<td class="why soft">{prose(f"not measured: {each.why_not}")}</td>'
     late, errors = each.is_saturated, each.spread.get("http.errors", (0.0, 0.0, 0.0))[1]
-    rate, opened = each.spread.get("http.rate"), each.spread.get("db.opened_per_request")
     return "".join(
         [
-            cell(figure(rate[1]) if rate else NOTHING, bad=late),
+            cell(figure_with_range(each.spread.get("http.rate")), bad=late),
             cell(_median(each, "http.p50"), bad=late),
             cell(with_range(each.spread.get("http.p95")), bad=late),
             cell(_median(each, "http.p99"), bad=late),
             cell(peak_of(each)),
-            cell(optional(opened[1] * 1000 if opened else None)),
+            cell(figure_with_range(each.spread.get("db.opened_per_request"), times=1000)),
             cell(percent(errors) if errors else "0", bad=bool(errors)),
             '<td class="good">yes</td>' if each.held else why,
         ]

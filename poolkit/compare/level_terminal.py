@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from poolkit.compare.level_page import peak_of
-from poolkit.compare.wording import NOTHING, count, figure, join, optional, percent, with_range
+from poolkit.compare.wording import (
+    NOTHING,
+    count,
+    figure_with_range,
+    join,
+    percent,
+    with_range,
+)
 from poolkit.thresholds import lines, unmet
 from poolkit.thresholds.metrics import shown
 
@@ -30,6 +38,26 @@ def print_levels(results: Results, console: Console) -> None:
     """Print a line for every target and load; nothing where there was one, measured once."""
     if not results.has_levels and not results.has_repeats:
         return
+    console.print(_table_within(results, console))
+    if results.has_repeats:
+        console.print(
+            Text(
+                "Medians, of peaks the highest; in brackets the lowest and the highest repeat. "
+                "In the table below, each target's repeat with the median p95.\n",
+                style="dim",
+            )
+        )
+
+
+def _table_within(results: Results, console: Console) -> Table:
+    """Return the table with ranges beside their medians, or under them where that is too wide."""
+    table = _table(results, between=" ")
+    room = console.options.update(width=10_000)
+    fits = Measurement.get(console, room, table).maximum <= console.width
+    return table if fits else _table(results, between="\n")
+
+
+def _table(results: Results, *, between: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for number, heading in enumerate(_HEADS):
         justify: JustifyMethod = "left" if number < 2 else "right"
@@ -37,30 +65,22 @@ def print_levels(results: Results, console: Console) -> None:
         table.add_column(heading, justify=justify, no_wrap=number > 0, overflow="fold")
     for name, levels in results.levels.items():
         for number, each in enumerate(levels):
-            row = [name if number == 0 else "", each.level.name, *_cells(each)]
+            row = [name if number == 0 else "", each.level.name, *_cells(each, between)]
             style = WARN if each.repeats and not each.held else ""
             table.add_row(*(Text(text) for text in row), style=style if each.repeats else "dim")
         table.add_section()
-    console.print(table)
-    if results.has_repeats:
-        console.print(
-            Text(
-                "Medians, of peaks the highest; in brackets the lowest and the highest repeat.\n",
-                style="dim",
-            )
-        )
+    return table
 
 
-def _cells(each: LevelResult) -> list[str]:
+def _cells(each: LevelResult, between: str) -> list[str]:
     if not each.repeats:
         return [NOTHING] * 6
-    rate, opened = each.spread.get("http.rate"), each.spread.get("db.opened_per_request")
     errors = each.spread.get("http.errors", (0.0, 0.0, 0.0))[1]
     return [
-        figure(rate[1]) if rate else NOTHING,
-        with_range(each.spread.get("http.p95")),
+        figure_with_range(each.spread.get("http.rate"), between),
+        with_range(each.spread.get("http.p95"), between),
         peak_of(each),
-        optional(opened[1] * 1000 if opened else None),
+        figure_with_range(each.spread.get("db.opened_per_request"), between, times=1000),
         percent(errors) if errors else "0",
         "✓" if each.held else "✗",
     ]

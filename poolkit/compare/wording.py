@@ -24,15 +24,28 @@ def milliseconds(value: float) -> str:
     return f"{figure(value / 1000)} s" if value >= 1000 else f"{figure(value)} ms"
 
 
-def with_range(spread: tuple[float, float, float] | None) -> str:
+def with_range(spread: tuple[float, float, float] | None, between: str = " ") -> str:
     """Return lowest, median and highest in ms as "12 ms (11 to 14)" with a dash for "to"; a dash where unknown."""
     if spread is None:
         return NOTHING
     low, median, high = spread
     scale = 1000 if median >= 1000 else 1
-    lowest, highest = figure(low / scale), figure(high / scale)
-    said = milliseconds(median)
-    return said if lowest == highest else f"{said} ({lowest}{NOTHING}{highest})"
+    return f"{milliseconds(median)}{_range(low / scale, high / scale, between)}"
+
+
+def figure_with_range(
+    spread: tuple[float, float, float] | None, between: str = " ", *, times: float = 1
+) -> str:
+    """Return the same of something that has no unit, multiplied."""
+    if spread is None:
+        return NOTHING
+    low, median, high = (value * times for value in spread)
+    return f"{figure(median)}{_range(low, high, between)}"
+
+
+def _range(low: float, high: float, between: str) -> str:
+    lowest, highest = figure(low), figure(high)
+    return "" if lowest == highest else f"{between}({lowest}{NOTHING}{highest})"
 
 
 def percent(share: float) -> str:

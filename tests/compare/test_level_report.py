@@ -14,7 +14,7 @@ from poolkit.compare.report import read_results, report_two, write_report
 from poolkit.compare.results import compute
 from poolkit.compare.run_folder import Level
 from poolkit.compare.terminal import print_run
-from poolkit.compare.wording import NOTHING, origin, with_range
+from poolkit.compare.wording import NOTHING, figure, figure_with_range, origin, with_range
 from poolkit.errors import RunFolderError
 
 USERS = tuple(Level(users=number, rate_per_user=2.0) for number in (1, 10, 40))
@@ -80,10 +80,9 @@ def test_repeats_of_one_load_are_shown_without_a_chart(by_load):
     page = (run.path / "report.html").read_text()
     assert "Repeats" in headings(page)
     assert over_load(results) is None
-    assert (
-        "Medians, of peaks the highest; in brackets the lowest and the highest repeat."
-        in printed(results)
-    )
+    said = " ".join(printed(results).split())
+    assert "Medians, of peaks the highest; in brackets the lowest and the highest repeat." in said
+    assert "below, each target's repeat with the median p95" in said
 
 
 def test_the_chart_says_in_words_what_it_shows(by_load):
@@ -119,6 +118,24 @@ def test_a_narrow_terminal_cuts_no_figure(by_load):
     wide, narrow = (printed(results, width).partition("\n\n")[0] for width in (80, 50))
     assert wide.count("✓") + wide.count("✗") > 4
     assert narrow == wide
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_throughput_and_connections_opened_have_the_range_of_their_repeats(by_load, width):
+    """Beside the median, or under it on a terminal of 80 columns; no figure is cut."""
+
+    def change(step, target):
+        return replace(target, per_request=0.1 * step.repeat) if step.target == "web" else target
+
+    results = with_findings(compute(by_load(levels=USERS[1:2], repeat=3, change=change)))
+    said = printed(results, width).partition("Medians")[0]
+    assert max(len(line) for line in said.splitlines()) <= width
+    (at,) = results.levels["web"]
+    low, median, high = (value * 1000 for value in at.spread["db.opened_per_request"])
+    assert f"({figure(low)}{NOTHING}{figure(high)})" in said
+    assert figure(median) in said
+    rate = at.spread["http.rate"]
+    assert rate[0] == rate[2] or f"({figure(rate[0])}{NOTHING}{figure(rate[2])})" in said
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -204,4 +221,6 @@ def test_ranges_and_addresses_are_short():
     assert with_range(None) == NOTHING
     assert with_range((12.0, 12.1, 12.2)) == "12 ms"
     assert with_range((900.0, 1500.0, 2100.0)) == f"1.5 s (0.9{NOTHING}2.1)"
+    assert figure_with_range(None) == NOTHING
+    assert figure_with_range((0.1, 0.2, 0.3), times=1000) == f"200 (100{NOTHING}300)"
     assert origin("https://user:pa@ss@host:1/path") == "https://host:1"

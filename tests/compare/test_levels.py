@@ -1,6 +1,7 @@
 """Several loads and repeats: what is held, the knee, the reference, ties, what is left out."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,44 @@ def test_a_load_is_not_held_for_a_reason_that_is_told(results, made_up, changes,
     assert not top.held
     assert why in top.why_not
     assert f"at 20 users, {top.why_not}" in found.targets[0].load_finding
+
+
+@pytest.fixture
+def opened(results, made_up):
+    """Give a function from connections a request, round by round, to two targets' findings."""
+
+    def of(web, web_async):
+        rounds = {"web": web, "web_async": web_async}
+        return results(
+            {name: made_up(name, kept=3) for name in rounds},
+            levels=USERS[2:],
+            repeat=3,
+            change=lambda step, target: replace(
+                target, per_request=rounds[step.target][step.repeat - 1]
+            ),
+        )
+
+    return of
+
+
+def test_connections_opened_that_differ_less_than_their_rounds_are_a_tie(opened):
+    """Neither is ranked; both are shown with their ranges, whichever round had the median p95."""
+    found = opened((0.3, 0.02, 0.5), (0.31, 0.6, 0.1))
+    assert found.headline.startswith(
+        "Connections opened are too close to call: web_async 124 connections (40 to 240) "
+        "for 400 requests, web 120 connections (8 to 200) for 400 requests."
+    )
+    web = next(target for target in found.targets if target.name == "web")
+    assert web.finding.startswith("Opened 120 connections (8 to 200), one for every 3.3 requests")
+
+
+def test_connections_opened_that_differ_more_than_their_rounds_are_ranked(opened):
+    """By the median, whatever a single round had."""
+    found = opened((1.0, 1.0, 0.99), (0.01, 0.02, 0.03))
+    assert re.search(
+        r"web opened \d+ connections \(39\d to 40\d\) for 400 requests, web_async 8 conn",
+        found.headline,
+    )
 
 
 def test_a_threshold_for_errors_replaces_the_usual_one_per_cent(results, made_up):
