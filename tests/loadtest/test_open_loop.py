@@ -127,10 +127,10 @@ def stood_still_s(run):
 
 
 def wait_while_it_runs(run, seconds):
-    """Wait until it has run for so long, and for longer than it has ever stood still."""
+    """Wait until it has run for so long; it may stand still as well."""
     run.wait_for("All users spawned")
     before = len(beats(run))
-    run.wait_until(lambda: (len(beats(run)) - before) * BEAT_S > seconds + stood_still_s(run))
+    run.wait_until(lambda: (len(beats(run)) - before) * BEAT_S > seconds)
 
 
 def check_stall(stub, load, stall_s, every_s, run_time_s):
@@ -142,7 +142,7 @@ def check_stall(stub, load, stall_s, every_s, run_time_s):
     p99 = stall x (1 - 0.01 x every / stall) = stall - 0.01 x every: 1.9 s for 2 s every 10 s,
     0.96 s for 1 s every 3.75 s. In a closed loop two users meet each stall with a request each, of
     several hundred in between: less than one per cent; on a machine that does everything ten times as
-    slowly, or stands still itself now and then, less than five.
+    slowly, or stands still itself now and then, less than ten.
     """
     stalling, one = stub(stall_s, every_s)
     _, other = stub(stall_s, every_s)
@@ -151,7 +151,7 @@ def check_stall(stub, load, stall_s, every_s, run_time_s):
     closed = load(other, "--users", "2", "--run-time", f"{run_time_s}s", *ending)
     assert opened.wait() == 0, opened.said
     assert closed.wait() == 0, closed.said
-    by_hand = {p: (stall_s - (1 - p / 100) * every_s) * 1000 for p in (95, 99)}
+    by_hand = {p: (stall_s - (1 - p / 100) * every_s) * 1000 for p in (90, 99)}
     # For the documentation, which has these figures; pytest's -s shows them.
     p99 = {
         "by hand": by_hand[99],
@@ -163,7 +163,7 @@ def check_stall(stub, load, stall_s, every_s, run_time_s):
     more_ms = (stood_still_s(opened) + sum(map(float, stalling.stdout))) * 1000
     for p, ms in by_hand.items():
         assert 0.9 * ms < total(opened)[f"p{p}"] < 1.1 * ms + more_ms
-    assert total(closed)["p95"] < by_hand[95] / 4
+    assert total(closed)["p90"] < by_hand[90] / 2
     # It was there, and one request a user met it.
     assert total(closed)["max"] > stall_s * 500
     assert (found(opened)["load"]["loop"], found(closed)["load"]["loop"]) == ("open", "closed")
@@ -203,7 +203,8 @@ def test_no_arrival_is_dropped_when_the_server_stands_still(stub, load):
     os.kill(server.pid, signal.SIGSTOP)
     run.wait_until(lambda: waiting(run) == 20)
     moment = time.time()
-    wait_while_it_runs(run, 1)
+    # Longer than arrivals waited because the machine was busy, for that would be named instead.
+    wait_while_it_runs(run, 1 + stood_still_s(run))
     assert run.stop() == 0, run.said
     ended = time.time()
     os.kill(server.pid, signal.SIGCONT)
@@ -249,7 +250,8 @@ def test_a_task_that_uses_up_the_core_is_named_as_such(stub, load):
     counts = check_counts(run)
     assert "class Visitor" in counts["saturated_by"]
     assert "this process is busy" in counts["saturated_by"]
-    assert counts["users_max"] < 100
+    # Half of the arrivals are overdue, and would each have a user, if users were made for them.
+    assert counts["users_max"] < max(40, counts["arrivals"] / 4)
 
 
 @pytest.mark.slow
