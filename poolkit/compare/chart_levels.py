@@ -15,12 +15,11 @@ from poolkit.compare.time_panels import grid, size
 from poolkit.compare.wording import milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from poolkit.compare.levels import Knee, LevelResult
     from poolkit.compare.results import Results
     from poolkit.compare.run_folder import Level
-    from poolkit.thresholds import Threshold
 
 _HEIGHT = 96
 _LABELS = 44
@@ -28,7 +27,7 @@ _FAR, _FAR_CEILING = 2.5, 1.5
 """A limit or ceiling at more than so many times what was measured would flatten the rest."""
 _LOG_FROM = 12
 """Times the lowest load: from there even steps would crowd the low ones."""
-_PEAK, _P95 = "db.connections.max", "http.p95"
+_PEAK, _SHARE, _P95 = "db.connections.max", "db.connections.share", "http.p95"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,8 @@ class _Line:
     title: str
     scale: alt.Scale
     axis: alt.Axis
-    limits: Sequence[tuple[float, str]]
+    limits: Mapping[str, Sequence[tuple[float, str]]]
+    """By target: a share of max_connections is another number on another server."""
     top: float
     """The highest value that there is room for."""
     named: bool
@@ -130,16 +130,9 @@ def _words(name: str, levels: Sequence[LevelResult]) -> str:
 
 def _peak_line(results: Results) -> _Line:
     top = max(_highs(results, _PEAK), default=1) or 1
-    limits = [
-        *_limits(results, _PEAK),
-        *(
-            (share * results.plan.max_connections, words)
-            for share, words in _limits(results, "db.connections.share")
-        ),
-    ]
-    near = [limit for limit in limits if limit[0] <= top * _FAR]
+    near = _limits(results, _PEAK, 0, top * _FAR)
     ceilings = [each for of in results.levels.values() for _, each in _ceilings(of)]
-    top = max([top, *(limit for limit, _ in near)])
+    top = max([top, *_values(near)])
     top = max([top, *(each for each in ceilings if each <= top * _FAR_CEILING)])
     return _Line(
         metric=_PEAK,
@@ -154,12 +147,9 @@ def _peak_line(results: Results) -> _Line:
 
 def _p95_line(results: Results) -> _Line:
     values = [value for of in results.levels.values() for each in of for value in _p95s(each)]
-    near = [
-        limit
-        for limit in _limits(results, _P95)
-        if min(values, default=1) / _FAR <= limit[0] <= max(values, default=1) * _FAR
-    ]
-    domain = log_domain([*values, *(limit for limit, _ in near)])
+    lowest, highest = min(values, default=1), max(values, default=1)
+    near = _limits(results, _P95, lowest / _FAR, highest * _FAR)
+    domain = log_domain([*values, *_values(near)])
     return _Line(
         metric=_P95,
         title="p95",
@@ -190,8 +180,29 @@ def _highs(results: Results, metric: str) -> list[float]:
     return [each.spread[metric][2] for each in every if metric in each.spread]
 
 
-def _limits(results: Results, metric: str) -> list[tuple[float, str]]:
-    return [(t.limit, t.wanted) for t in results.thresholds if t.metric == metric]
+def _limits(
+    results: Results, metric: str, lowest: float, highest: float
+) -> dict[str, list[tuple[float, str]]]:
+    """Return the limits of every target that are not too far away to be drawn."""
+    found = {name: _limits_of(name, results, metric) for name in results.levels}
+    return {
+        name: [(limit, words) for limit, words in of if lowest <= limit <= highest]
+        for name, of in found.items()
+    }
+
+
+def _limits_of(name: str, results: Results, metric: str) -> list[tuple[float, str]]:
+    """Return a target's limits; a share of connections is one of its own server's."""
+    units = {metric: 1.0}
+    if metric == _PEAK:
+        (planned,) = (planned for planned in results.plan.targets if planned.name == name)
+        units[_SHARE] = planned.max_connections or results.plan.max_connections
+    mine = [t for t in results.thresholds if t.applies_to(name) and t.metric in units]
+    return [(t.limit * units[t.metric], t.wanted) for t in mine]
+
+
+def _values(limits: Mapping[str, Sequence[tuple[float, str]]]) -> list[float]:
+    return [limit for of in limits.values() for limit, _ in of]
 
 
 # -- one target -----------------------------------------------------------------------------
@@ -202,10 +213,9 @@ def _cell(
 ) -> alt.VConcatChart:
     levels, knee = results.levels[name], results.knees.get(name)
     colour = colours(list(results.levels))[name]
-    mine = [t for t in results.thresholds if t.applies_to(name)]
     room = {**size(len(results.levels), labels=_LABELS), "height": _HEIGHT}
     panels = [
-        _panel(levels, loads, line, colour=colour, knee=knee, limits=_own(line, mine)).properties(
+        _panel(levels, loads, line, colour=colour, knee=knee, limits=line.limits[name]).properties(
             **room,
             title=alt.TitleParams(
                 line.title, fontSize=11, fontWeight="normal", color=SOFT, offset=4
@@ -216,12 +226,6 @@ def _cell(
     subtitle = _subtitle(levels, knee)
     title = alt.TitleParams(name, subtitle=subtitle, offset=8, anchor="start", frame="bounds")
     return alt.vconcat(*panels, spacing=8).properties(title=title)
-
-
-def _own(line: _Line, mine: Sequence[Threshold]) -> list[tuple[float, str]]:
-    """Return those of the limits that are for one target."""
-    wanted = {threshold.wanted for threshold in mine}
-    return [(limit, words) for limit, words in line.limits if words in wanted]
 
 
 def _subtitle(levels: Sequence[LevelResult], knee: Knee | None) -> str:

@@ -59,6 +59,7 @@ class MadeUp:
     partial: bool = False
     aborted_by: str = ""
     url: str | None = None
+    max_connections: int | None = None
     capacity: float = 1e9
     """Tasks a second: what a queue before it makes of latencies near and beyond that."""
     warnings: tuple[str, ...] = ()
@@ -139,6 +140,7 @@ def _plan(targets: dict[str, MadeUp], **changes: object) -> Plan:
                 ceiling_reason="made up",
                 instances_max=20 if target.kind == "lambda" else 1,
                 url=target.url,
+                max_connections=target.max_connections,
             )
             for name, target in targets.items()
         ),

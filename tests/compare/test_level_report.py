@@ -112,6 +112,22 @@ def test_the_chart_has_limits_knee_and_hollow_points(by_load):
     assert "'fill': '#ffffff'" in spec
 
 
+def test_a_share_of_connections_is_drawn_by_each_target_s_own_server(made_up_run, made_up):
+    """30 % of 400 connections are 120, as in the verdict; of 100 they are 30."""
+    targets = {
+        "web": made_up("web", kept=60, max_connections=100),
+        "web@there": made_up("web", kept=60, url="https://x", max_connections=400),
+    }
+    run = made_up_run(
+        targets=targets,
+        levels=USERS,
+        thresholds=("db.connections.share < 30%", "web: http.p95 < 9"),
+    )
+    spec = str(over_load(compute(run)).chart.to_dict())
+    assert set(re.findall(r"'limit': ([\d.]+), 'text': '< 30 ?%'", spec)) == {"30.0", "120.0"}
+    assert spec.count("'text': '< 9 ms'") == 1
+
+
 def test_a_narrow_terminal_cuts_no_figure(by_load):
     """Half a number is a wrong one, and a row without its target's name is nobody's."""
     results = with_findings(compute(by_load(repeat=2)))
