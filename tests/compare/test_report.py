@@ -212,6 +212,13 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_table(reported, tmp
     assert out.getvalue() == ""
 
 
+def test_the_page_says_what_was_not_measured_and_why(reported):
+    """Among what was found: nobody looks for a missing target under how it was measured."""
+    page = (reported.path / "report.html").read_text()
+    found = page.partition("What it found")[2].partition("</section>")[0]
+    assert "lambda_pgbouncer</strong>Not measured: pgbouncer is not on PATH" in found
+
+
 def test_runs_without_a_common_target_are_not_compared(made_up_run, made_up):
     """The message names what each of them has."""
     first = made_up_run("a", {"web": made_up("web", kept=5)})

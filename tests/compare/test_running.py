@@ -4,12 +4,14 @@ import json
 import socket
 import urllib.request
 
+import psycopg2
 import pytest
 
 from poolkit.compare import running
 from poolkit.compare.running import Launcher
 from poolkit.compare.targets import Target
 from poolkit.errors import ServerStartError
+from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
 from poolkit.local.ports import free_port
 from poolkit.local.processes import Supervisor
 from poolkit.local.stack import EmbeddedStack, StackNeeds
@@ -69,6 +71,24 @@ def test_a_target_gets_its_preset_its_database_and_its_own_variables(launcher):
     assert seen["POOLKIT_ENVIRONMENT"] == "prod"
     assert seen["DATABASE_URL"] == "postgresql://me:word@127.0.0.1/there"
     assert seen["N"] == "3"
+
+
+@pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+def test_a_pooler_keeps_no_connection_of_a_target_that_was_left(
+    launcher, postgres, database, tmp_path
+):
+    """They would be counted as the next one's; what does not go through it leaves it alone."""
+    with EmbeddedPgBouncer(postgres, tmp_path) as pooler:
+        launcher.stack.pgbouncer = pooler
+        client = psycopg2.connect(pooler.url(database.name, ""), connect_timeout=60)
+        with client, client.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        client.close()
+        launcher.leave(web())
+        assert len(database.backends()) == 1
+        launcher.leave(web(through="pgbouncer"))
+        database.wait_for_backends(0)
+        launcher.stack.pgbouncer = None
 
 
 def test_settings_of_somebody_s_shell_do_not_reach_a_target(launcher, monkeypatch):
