@@ -59,7 +59,8 @@ def preset_code(chosen: EnginePreset, driver: str | None = None) -> str:
     Raises:
         ValueError: the driver is unknown, or does not fit the target.
     """
-    url = _sample_url(chosen, driver or chosen.driver)
+    chosen = chosen.replace(driver=driver or chosen.driver)
+    url = _sample_url(chosen.driver)
     options = chosen.engine_options(url, application_name=f"{chosen.target}:instance")
     function = "create_async_engine" if chosen.is_async else "create_engine"
     module = "sqlalchemy.ext.asyncio" if chosen.is_async else "sqlalchemy"
@@ -80,11 +81,9 @@ def preset_code(chosen: EnginePreset, driver: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def _sample_url(chosen: EnginePreset, driver: str) -> str:
+def _sample_url(driver: str) -> str:
     backend = _BACKENDS.get(driver, "postgresql")
-    url = _SAMPLE_URLS[backend].format(driver=driver)
-    chosen.url(url)
-    return url
+    return _SAMPLE_URLS[backend].format(driver=driver)
 
 
 def _introduction(chosen: EnginePreset) -> str:

@@ -48,10 +48,18 @@ def test_another_driver_gets_its_own_arguments(driver):
     assert f"+{driver}://" in code
 
 
-def test_a_driver_that_does_not_fit_is_refused():
-    """An asynchronous driver is no choice for a synchronous target, and the message says so."""
-    with pytest.raises(ValueError, match=r"synchronous target 'web'.*psycopg2"):
-        preset_code(preset("web", "prod"), "asyncpg")
+@pytest.mark.parametrize(
+    ("target", "driver", "message"),
+    [
+        ("web", "asyncpg", "fit the synchronous target 'web'; .*: psycopg2, psycopg, pymysql, "),
+        ("web", "foo", "'foo' is unknown; allowed: psycopg2, psycopg, pymysql, mysqldb, pysqlite$"),
+        ("web_async", "foo", "'foo' is unknown; allowed: asyncpg, psycopg, asyncmy, aiosqlite$"),
+    ],
+)
+def test_a_driver_that_does_not_fit_is_refused(target, driver, message):
+    """One of the wrong kind, or of none, is answered with all that fit the target."""
+    with pytest.raises(ValueError, match=message):
+        preset_code(preset(target, "prod"), driver)
 
 
 def test_lines_stay_readable():

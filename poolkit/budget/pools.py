@@ -156,6 +156,8 @@ def _preset(workload: Workload) -> EnginePreset:
         for name, found in workload.variables.items()
         if name.startswith("POOLKIT_") and found.text is not None
     }
+    # Connections are as many with any driver, and which database it goes to is not known here.
+    environ.pop("POOLKIT_DRIVER", None)
     try:
         # The settings' own reading, so that the budget and the deployable cannot disagree.
         return Settings.from_environ({**environ, "DATABASE_URL": "sqlite://"}).preset

@@ -40,7 +40,7 @@ def make_engine(settings: Settings, metrics: PoolMetrics | None = None) -> Engin
     preset = _without_connector(settings.preset)
     options = _measured_pool(settings, metrics)
     engine = preset.create_engine(
-        settings.url, application_name=settings.application_name(), **options
+        settings.engine_url(), application_name=settings.application_name(), **options
     )
     _listen(engine, settings, metrics)
     return engine
@@ -55,7 +55,7 @@ def make_async_engine(settings: Settings, metrics: PoolMetrics | None = None) ->
     preset = _without_connector(settings.preset)
     options = _measured_pool(settings, metrics)
     engine = preset.create_async_engine(
-        settings.url, application_name=settings.application_name(), **options
+        settings.engine_url(), application_name=settings.application_name(), **options
     )
     _listen(engine.sync_engine, settings, metrics)
     return engine

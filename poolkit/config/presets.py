@@ -73,7 +73,7 @@ class EnginePreset:
 
     target: str
     environment: str
-    driver: str = _setting("psycopg2", "the driver a URL gets that names none")
+    driver: str = _setting("", "the driver a URL gets that names none; empty: the target's own")
     why: str = _setting("", "why this target is set up this way")
 
     pool: PoolKind = _setting("queue", "queue keeps connections, null opens one per checkout")
@@ -145,7 +145,9 @@ class EnginePreset:
         """Refuse what no engine should be built from."""
         _choice("target", self.target, TARGETS)
         _choice("environment", self.environment, ENVIRONMENTS)
-        _choice("driver", self.driver, tuple(_DRIVERS))
+        if not self.driver:
+            object.__setattr__(self, "driver", _own_driver(self.target))
+        self._check_driver()
         _choice("pool", self.pool, ("queue", "null"))
         for name, (low, high) in _RANGES.items():
             _in_range(name, getattr(self, name), low, high)
@@ -163,6 +165,12 @@ class EnginePreset:
                 f"prewarm must not exceed pool_size ({self.pool_size}), not {self.prewarm}: "
                 "overflow connections are closed as soon as they come back"
             )
+
+    def _check_driver(self) -> None:
+        fitting = tuple(dict.fromkeys(d for drivers in _drivers_of(self).values() for d in drivers))
+        if self.driver in _DRIVERS and self.driver not in fitting:
+            raise ValueError(_does_not_fit(self.driver, self, fitting))
+        _choice("driver", self.driver, fitting)
 
     @property
     def is_async(self) -> bool:
@@ -491,6 +499,11 @@ _ENVIRONMENT: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+def _own_driver(target: str) -> str:
+    driver: str = _TARGET[target].get("driver", "psycopg2")
+    return driver
+
+
 def preset(target: str, environment: str = "dev") -> EnginePreset:
     """Return the preset of a target in an environment.
 
@@ -538,22 +551,30 @@ def parse_url(url: str | URL) -> URL:
 def _with_driver(url: URL, preset: EnginePreset) -> URL:
     backend, _, driver = url.drivername.partition("+")
     _choice("database", backend, tuple(_SYNC_DRIVERS))
-    drivers = _ASYNC_DRIVERS[backend] if preset.is_async else _SYNC_DRIVERS[backend]
+    drivers = _drivers_of(preset)[backend]
     if not driver:
-        driver = preset.driver if preset.driver in drivers else drivers[0]
+        # A driver that was chosen is kept or refused; only the target's own gives way.
+        chosen = preset.driver in drivers or preset.driver != _own_driver(preset.target)
+        driver = preset.driver if chosen else drivers[0]
     if driver not in drivers:
-        kind = "asynchronous" if preset.is_async else "synchronous"
-        wanted = ", ".join(f"{backend}+{d}" for d in drivers)
-        raise ValueError(
-            f"driver {backend}+{driver} does not fit the {kind} target {preset.target!r}; "
-            f"use one of: {wanted}"
-        )
+        wanted = [f"{backend}+{d}" for d in drivers]
+        raise ValueError(_does_not_fit(f"{backend}+{driver}", preset, wanted))
     return _translate_tls(url.set(drivername=f"{backend}+{driver}"), driver)
 
 
+def _drivers_of(preset: EnginePreset) -> dict[str, tuple[str, ...]]:
+    return _ASYNC_DRIVERS if preset.is_async else _SYNC_DRIVERS
+
+
+def _does_not_fit(driver: str, preset: EnginePreset, fitting: Sequence[str]) -> str:
+    kind = "asynchronous" if preset.is_async else "synchronous"
+    wanted = ", ".join(fitting)
+    return f"driver {driver} does not fit the {kind} target {preset.target!r}; use one of: {wanted}"
+
+
 def _translate_tls(url: URL, driver: str) -> URL:
-    """Turn `sslmode` into asyncpg's `ssl` and back."""
-    query = dict(url.query)
+    """Turn `sslmode` into asyncpg's `ssl` and back, and drop what the engine's URL would show."""
+    query = {k: v for k, v in url.query.items() if k != "sslpassword"}
     if driver == "asyncpg":
         if "sslmode" in query:
             query["ssl"] = query.pop("sslmode")
@@ -568,7 +589,9 @@ def _translate_tls(url: URL, driver: str) -> URL:
 def _is_memory(url: URL) -> bool:
     if url.get_backend_name() != "sqlite":
         return False
-    return url.database in (None, "") or ":memory:" in str(url.database)
+    # SQLite, "URI Filenames": file:any?mode=memory
+    named = url.database in (None, "") or ":memory:" in str(url.database)
+    return named or url.query.get("mode") == "memory"
 
 
 # -- what each driver calls its arguments ---------------------------------------------------
@@ -626,6 +649,8 @@ def _libpq(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
     }
     if options := _startup_options(preset, url):
         arguments["options"] = options
+    if "sslpassword" in url.query:
+        arguments["sslpassword"] = url.query["sslpassword"]
     return arguments
 
 
@@ -674,7 +699,9 @@ def _tls_context(url: URL) -> ssl.SSLContext:
     if "sslrootcert" not in named and not context.check_hostname:
         context.verify_mode = ssl.CERT_NONE
     if "sslcert" in named:
-        context.load_cert_chain(named["sslcert"], named.get("sslkey"))
+        # Without a password it would be asked for, at the terminal of the process.
+        password = named.get("sslpassword", "")
+        context.load_cert_chain(named["sslcert"], named.get("sslkey"), password)
     return context
 
 

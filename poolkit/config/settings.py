@@ -54,11 +54,13 @@ _SAMPLE_PASSWORDS = frozenset(
 class Settings:
     """Where the database is, who connects, and with which preset.
 
-    `repr` shows no password: SQLAlchemy's URL masks its own, and nothing else holds one.
+    `repr` shows no password: SQLAlchemy's URL masks its own, and that of the client's key is
+    kept apart from it.
     """
 
     preset: EnginePreset
     url: URL
+    key_password: str | None = dataclasses.field(default=None, repr=False)
     credentials: CredentialKind = "url"
     secret_arn: str | None = None
     instance: str | None = None
@@ -84,11 +86,13 @@ class Settings:
         environ = os.environ if environ is None else environ
         chosen = _preset(environ, default_target, allowed_targets)
         kind = _credential_kind(environ)
-        url = _database_url(environ, chosen) if kind == "url" else _url_of_parts(environ, kind)
-        url = _checked_driver(url, chosen)
+        url = _database_url(environ) if kind == "url" else _url_of_parts(environ, kind)
+        url, key_password = _without_key_password(url)
+        _check_driver(url, chosen)
         settings = cls(
             preset=chosen,
             url=url,
+            key_password=key_password,
             credentials=kind,
             secret_arn=environ.get("DATABASE_SECRET_ARN") or None,
             instance=_instance(environ),
@@ -105,6 +109,12 @@ class Settings:
     def environment(self) -> str:
         """The environment, such as `prod`."""
         return self.preset.environment
+
+    def engine_url(self) -> URL:
+        """Return the URL with all that it was configured with: for making the engine, only."""
+        if self.key_password is None:
+            return self.url
+        return self.url.update_query_dict({"sslpassword": self.key_password})
 
     def application_name(self) -> str:
         """Return `<target>:<instance>`; the server cuts it to 63 bytes.
@@ -128,12 +138,17 @@ class Settings:
         if remote and not _has_tls(self.url):
             raise ConfigurationError(
                 f"the connection to {' and '.join(remote)} has no TLS, which {where} refuses; "
-                "add sslmode=require (or verify-full with sslrootcert) to DATABASE_URL"
+                + self._how_to_ask_for_tls()
             )
         if self.credentials == "url" and str(self.url.password or "") in _SAMPLE_PASSWORDS:
             raise ConfigurationError(
                 f"DATABASE_URL has a sample password, which {where} refuses; set a generated one"
             )
+
+    def _how_to_ask_for_tls(self) -> str:
+        if self.credentials == "url":
+            return "add sslmode=require (or verify-full with sslrootcert) to DATABASE_URL"
+        return "set DATABASE_SSLMODE to require (or DATABASE_SSLROOTCERT, which means verify-full)"
 
 
 # -- the preset -----------------------------------------------------------------------------
@@ -224,12 +239,9 @@ def _credential_kind(environ: Mapping[str, str]) -> CredentialKind:
     )
 
 
-def _database_url(environ: Mapping[str, str], chosen: EnginePreset) -> URL:
-    text = environ["DATABASE_URL"]
+def _database_url(environ: Mapping[str, str]) -> URL:
     try:
-        # As configured, but for the driver: the preset still has to see what it says for libpq.
-        url = parse_url(text).set(drivername=chosen.url(text).drivername)
-        return _login_in_place(url)
+        return _login_in_place(parse_url(environ["DATABASE_URL"]))
     except ValueError as error:
         raise ConfigurationError(f"DATABASE_URL: {error}") from None
 
@@ -241,6 +253,14 @@ def _login_in_place(url: URL) -> URL:
     if not isinstance(user, str | None) or not isinstance(password, str | None):
         raise ValueError("user or password is given twice")
     return url.set(username=user, password=password, query=query)
+
+
+def _without_key_password(url: URL) -> tuple[URL, str | None]:
+    """Take `?sslpassword=` out of the URL: SQLAlchemy would print it."""
+    found = url.query.get("sslpassword")
+    if isinstance(found, tuple):
+        raise ConfigurationError("DATABASE_URL: sslpassword is given twice")
+    return url.difference_update_query(["sslpassword"]), found
 
 
 def _url_of_parts(environ: Mapping[str, str], kind: CredentialKind) -> URL:
@@ -276,13 +296,22 @@ def _tls_query(environ: Mapping[str, str]) -> dict[str, str]:
     return {"sslmode": mode} | ({"sslrootcert": certificate} if certificate else {})
 
 
-def _checked_driver(url: URL, chosen: EnginePreset) -> URL:
-    """Return the URL as configured, once it is known that a driver can take it."""
+def _check_driver(url: URL, chosen: EnginePreset) -> None:
+    # The URL itself stays as configured: only the preset knows what its parameters, which are
+    # libpq's, mean to another driver.
     try:
         chosen.url(url)
     except ValueError as error:
-        raise ConfigurationError(f"DATABASE_URL: {error}") from None
-    return url
+        variable = "POOLKIT_DRIVER" if _fits(url, preset(chosen.target)) else "DATABASE_URL"
+        raise ConfigurationError(f"{variable}: {error}") from None
+
+
+def _fits(url: URL, chosen: EnginePreset) -> bool:
+    try:
+        chosen.url(url)
+    except ValueError:
+        return False
+    return True
 
 
 def _has_tls(url: URL) -> bool:

@@ -218,3 +218,11 @@ def test_web_with_a_null_pool_is_refused(folder):
     folder.write("web.yaml", text)
     with pytest.raises(TemplateError, match=r"web\.yaml.* POOLKIT_POOL: pool must be queue"):
         folder.budget(max_connections=500)
+
+
+def test_a_driver_of_its_own_changes_no_number(folder):
+    """Whatever it connects with, a service holds as many connections."""
+    folder.write("web.yaml", DEPLOYMENT)
+    plain = folder.budget(max_connections=500).needed
+    folder.write("web.yaml", DEPLOYMENT.replace("data: {", "data: {POOLKIT_DRIVER: psycopg, "))
+    assert folder.budget(max_connections=500).needed == plain

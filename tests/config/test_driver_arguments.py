@@ -130,11 +130,17 @@ def test_further_options_win(database):
     engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "sqlite:///file:any?mode=memory&uri=true",
+    ],
+)
 def test_sqlite_in_memory_is_one_database_for_all_threads(url):
     """One connection serves every thread: a second one would see an empty database."""
-    if "file:" in url:
-        url = "sqlite:///file::memory:?cache=shared&uri=true"
     engine = preset("web", "prod").create_engine(url)
     assert isinstance(engine.pool, StaticPool)
     with engine.begin() as connection:

@@ -1,9 +1,12 @@
 """What a preset makes of a URL: its driver, its TLS words, and what it must not reveal."""
 
+import ssl
+import subprocess
+
 import pytest
 from sqlalchemy.engine import make_url
 
-from poolkit.config.presets import preset
+from poolkit.config.presets import EnginePreset, preset
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,22 @@ def test_a_url_that_does_not_fit_is_refused(target, url, message):
     """A driver of the wrong kind, or an unknown one, is named with those that would do."""
     with pytest.raises(ValueError, match=message):
         preset(target).url(url)
+
+
+def test_a_driver_that_was_chosen_is_not_replaced_by_another():
+    """Only the target's own driver gives way to one of the URL's database."""
+    assert (
+        preset("web").replace(driver="psycopg").url("postgresql://h/d").drivername
+        == "postgresql+psycopg"
+    )
+    with pytest.raises(ValueError, match=r"postgresql\+pymysql does not fit"):
+        preset("web").replace(driver="pymysql").url("postgresql://h/d")
+
+
+def test_a_preset_of_ones_own_has_its_targets_driver():
+    """Without a driver named it is the target's, whoever makes the preset."""
+    assert EnginePreset(target="web", environment="dev").driver == "psycopg2"
+    assert EnginePreset(target="web_async", environment="dev").driver == "asyncpg"
 
 
 def test_a_broken_url_does_not_reveal_its_password():
@@ -85,6 +104,26 @@ def test_a_poolers_client_sends_the_urls_options_alone():
     proxy = preset("lambda_proxy")
     arguments = proxy.engine_options("postgresql://h/d?options=-c%20jit%3Doff")["connect_args"]
     assert arguments["options"] == "-c jit=off"
+
+
+@pytest.mark.parametrize("password", ["right", "wrong", None])
+def test_asyncpg_can_read_a_key_with_a_password(tmp_path, password):
+    """`sslpassword` opens the client's key; without it nobody is asked at the terminal."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=me",
+         "-passout", "pass:right", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    url = f"postgresql://h/d?sslmode=require&sslcert={certificate}&sslkey={key}"
+    url += f"&sslpassword={password}" if password else ""
+    if password == "right":
+        arguments = preset("web_async").engine_options(url)["connect_args"]
+        assert isinstance(arguments["ssl"], ssl.SSLContext)
+        assert "sslpassword" not in arguments
+    else:
+        with pytest.raises(ssl.SSLError):
+            preset("web_async").engine_options(url)
 
 
 def test_the_application_name_is_cut_at_63_bytes():

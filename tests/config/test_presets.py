@@ -87,6 +87,7 @@ def test_presets_are_values():
         ({"prewarm": 21}, r"prewarm must not exceed pool_size \(20\), not 21"),
         ({"echo": "yes"}, "echo must be true or false, not 'yes'"),
         ({"driver": "psycopgg"}, r"driver 'psycopgg' is unknown \(did you mean 'psycopg'\?\)"),
+        ({"driver": "asyncpg"}, "driver asyncpg does not fit the synchronous target 'web'; use"),
         ({"pool": "static"}, "pool 'static' is unknown; allowed: queue, null"),
         ({"pool": "null"}, "pool must be queue for target 'web': .* every request in flight"),
         ({"pool_sise": 3}, r"preset field 'pool_sise' is unknown \(did you mean 'pool_size'\?\)"),

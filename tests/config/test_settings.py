@@ -7,6 +7,7 @@ import traceback
 
 import pytest
 
+from poolkit.config.engine import make_async_engine, make_engine
 from poolkit.config.presets import preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
@@ -104,6 +105,8 @@ def test_every_field_has_a_variable():
         ({"POOLKIT_PREWARM": "9"}, "POOLKIT_PREWARM: prewarm must not exceed pool_size"),
         ({"POOLKIT_POOLSIZE": "9"}, "POOLKIT_POOLSIZE is not a setting; did you mean POOLKIT_POOL"),
         ({"POOLKIT_ENVIRONMNET": "prod"}, "did you mean POOLKIT_ENVIRONMENT"),
+        ({"POOLKIT_DRIVER": "asyncpg"}, "POOLKIT_DRIVER: driver asyncpg does not fit the synchr"),
+        ({"POOLKIT_DRIVER": "pymysql"}, r"POOLKIT_DRIVER: driver postgresql.pymysql does not fit"),
         ({"DATABASE_URL": "nonsense"}, "DATABASE_URL: not a database URL; wanted driver://"),
         ({"DATABASE_URL": "oracle://h/d"}, "DATABASE_URL: database 'oracle' is unknown"),
         ({"DATABASE_URL": "postgresql+asyncpg://h/d"}, "DATABASE_URL: driver .* does not fit the"),
@@ -242,6 +245,33 @@ def test_the_password_is_not_shown(url):
     settings = read(DATABASE_URL=url)
     assert "hunter2" not in f"{settings!r} {settings} {settings.url} {settings.url!r}"
     assert (settings.url.username, settings.url.password) == ("me", "hunter2")
+
+
+@pytest.mark.parametrize("target", ["web", "web_async"])
+def test_the_password_of_the_clients_key_is_not_shown(target):
+    """Nor is that of the key, by the settings or by the engine; the driver gets it."""
+    settings = read(DATABASE_URL=TLS + "&sslpassword=hunter3", POOLKIT_TARGET=target)
+    engine = (make_async_engine if target == "web_async" else make_engine)(settings)
+    shown = f"{settings!r} {settings} {settings.url} {settings.url!r} {engine!r} {engine.url}"
+    assert "hunter3" not in shown
+    assert settings.engine_url().query["sslpassword"] == "hunter3"
+    arguments = preset("web").engine_options(settings.engine_url())["connect_args"]
+    assert arguments["sslpassword"] == "hunter3"
+
+
+@pytest.mark.parametrize("environ", [SECRET, IAM])
+def test_a_driver_that_does_not_fit_the_database_is_named(environ):
+    """The variable that is wrong is the driver's, not one of the database's."""
+    with pytest.raises(ConfigurationError, match=r"^POOLKIT_DRIVER: driver postgresql\+pymysql"):
+        read_only(environ, POOLKIT_DRIVER="pymysql")
+
+
+def test_the_variable_that_lacks_tls_is_named():
+    """With a secret there is no DATABASE_URL to add anything to."""
+    with pytest.raises(
+        ConfigurationError, match=r"no TLS, .* refuses; set DATABASE_SSLMODE to req"
+    ):
+        read_only(SECRET, DATABASE_SSLMODE="prefer", POOLKIT_ENVIRONMENT="prod")
 
 
 @pytest.mark.parametrize(
