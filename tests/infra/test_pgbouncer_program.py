@@ -119,8 +119,9 @@ class Bouncer:
 
     def change_password(self):
         """Change it in the database, and then in its file, where nobody sees half of it."""
-        password = secrets.token_hex(12)
-        self.database.execute(f"ALTER ROLE {self.role} PASSWORD '{password}'")
+        password = f"{secrets.token_hex(12)} '\"\\;#=%"
+        quoted = password.replace("'", "''")
+        self.database.execute(f"ALTER ROLE {self.role} PASSWORD '{quoted}'")
         written = self.password_file.with_suffix(".new")
         written.write_text(password)
         written.chmod(0o644)
