@@ -8,6 +8,7 @@ call AWS, and nowhere else.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from contextlib import contextmanager
@@ -28,6 +29,11 @@ fetched anew at once."""
 TOKEN_TTL = 600.0
 """Seconds that an IAM token is used: it is valid for 15 minutes (Amazon RDS User Guide,
 "IAM database authentication"), and a connect takes its time too."""
+
+RETRY_TTL = 30.0
+"""Seconds that known credentials are used further after AWS could not be asked for new ones."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,17 +98,32 @@ class _Cache:
         return current if time.time() < good_until else None
 
     def fetch(self) -> Credentials:
-        """Return what is good now; whoever waited for another's failed attempt shares it.
+        """Return what is good now, or what was good until now if AWS cannot be asked.
 
-        Otherwise a hundred threads would wait for an unreachable AWS one after the other.
+        A password seldom changes when its time here is over, and one that the server refuses
+        is renewed anyway. So nobody waits for another's attempt to ask who knows one already;
+        who knows none, and waited for a failed attempt, shares its failure. Otherwise a
+        hundred threads would wait for an unreachable AWS one after the other.
         """
         asked = time.monotonic()
-        with self._lock:
-            known = self.cached()
-            if known is not None:
-                return known
+        known = self._current
+        if not self._lock.acquire(blocking=known is None):
+            assert known is not None  # noqa: S101  (or it would have waited)
+            return known
+        try:
+            return self.cached() or self._load_or_keep(asked)
+        finally:
+            self._lock.release()
+
+    def _load_or_keep(self, asked: float) -> Credentials:
+        try:
             with self._shared_failure(asked):
                 return self._keep(self._load())
+        except CredentialsError as error:
+            if self._current is None:
+                raise
+            _log.warning("credentials are used for %g s more: %s", RETRY_TTL, error)
+            return self._keep(self._current, RETRY_TTL)
 
     @contextmanager
     def _shared_failure(self, asked: float) -> Iterator[None]:
@@ -116,8 +137,8 @@ class _Cache:
             self._failure = (str(error), time.monotonic())
             raise
 
-    def _keep(self, credentials: Credentials) -> Credentials:
-        self._entry = (credentials, time.time() + self.ttl)
+    def _keep(self, credentials: Credentials, ttl: float | None = None) -> Credentials:
+        self._entry = (credentials, time.time() + (self.ttl if ttl is None else ttl))
         return credentials
 
     def _load(self) -> Credentials:

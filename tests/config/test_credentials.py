@@ -18,12 +18,14 @@ from sqlalchemy import event, text
 
 from poolkit.config import presets
 from poolkit.config.credentials import (
+    RETRY_TTL,
+    SECRET_TTL,
     Credentials,
     IamTokenCredentials,
     SecretsManagerCredentials,
     source_for,
 )
-from poolkit.config.engine import make_async_engine, make_engine
+from poolkit.config.engine import make_async_engine, make_engine, start_engine
 from poolkit.config.session import unit_of_work, unit_of_work_async
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError, CredentialsError, DatabaseUnavailable
@@ -144,8 +146,7 @@ def test_many_threads_fetch_once(role, monkeypatch):
     assert found == {Credentials(role.name, role.password)}
     assert len(calls) == 1
     assert source.cached() is not None
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 3_601)
+    _put_forward(monkeypatch, 3_601)
     assert source.cached() is None
     source.fetch()
     assert len(calls) == 2
@@ -348,6 +349,66 @@ def test_an_unreachable_endpoint_is_an_error_in_bounded_time(aws, monkeypatch):
     # Who is slow to begin may begin after the first failure.
     assert 1 <= len(calls) < 8
     assert len(attempts) <= 3 * len(calls)
+
+
+def _put_forward(monkeypatch, seconds):
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + seconds)
+
+
+def test_an_outage_of_aws_leaves_the_known_password_in_use(role, monkeypatch, caplog):
+    """After its time a password that cannot be fetched anew serves on, and the log says so."""
+    source = SecretsManagerCredentials(role.arn)
+    known = source.fetch()
+    calls = _fetches(source)
+    source.arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gone-AbCdEf"
+    _put_forward(monkeypatch, SECRET_TTL + 1)
+    assert source.cached() is None
+    assert source.fetch() == source.fetch() == known
+    assert len(calls) == 1
+    assert "could not be read" in caplog.text
+    assert role.password not in caplog.text
+    _put_forward(monkeypatch, RETRY_TTL + 1)
+    source.arn = role.arn
+    role.set_password()
+    role.put_current()
+    assert source.fetch() == Credentials(role.name, role.password)
+
+
+def test_nobody_waits_for_aws_who_knows_a_password(role, monkeypatch):
+    """While one asks, the others go on with what was good until now."""
+    source = SecretsManagerCredentials(role.arn)
+    known = source.fetch()
+    asked, answer = threading.Event(), threading.Event()
+
+    def load():
+        asked.set()
+        assert answer.wait(60)
+        return known
+
+    monkeypatch.setattr(source, "_load", load)
+    _put_forward(monkeypatch, SECRET_TTL + 1)
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(source.fetch)
+        try:
+            assert asked.wait(60)
+            assert source.fetch() == known
+            assert not first.done()
+        finally:
+            answer.set()
+        assert first.result() == known
+
+
+def test_an_outage_does_not_end_a_start_that_only_prewarms(aws, caplog):
+    """Without `fail_fast` the start goes on without credentials; with it, it names the secret."""
+    arn = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:missing-AbCdEf"
+    parts = {"DATABASE_SECRET_ARN": arn, "DATABASE_HOST": "127.0.0.1", "DATABASE_NAME": "d"}
+    settings = Settings.from_environ(parts | {"POOLKIT_PREWARM": "1"})
+    assert start_engine(make_engine(settings), settings) == 0
+    assert "opened 0 of 1 connections at start: secret" in caplog.text
+    settings = Settings.from_environ(parts | {"POOLKIT_FAIL_FAST": "true"})
+    with pytest.raises(CredentialsError, match="missing-AbCdEf could not be read"):
+        start_engine(make_engine(settings), settings)
 
 
 def test_boto3_is_imported_only_where_it_is_needed(role):
