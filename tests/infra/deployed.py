@@ -12,6 +12,18 @@ ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 ENVIRONMENTS = ("dev", "staging", "prod", "high_traffic")
 
+AURORA = {"database": {"Kind": "aurora-serverless", "EnableProxy": "true"}}
+TOKENS = {
+    "DatabaseAuthentication": "iam",
+    "DatabaseUser": "articles_app",
+    "DatabaseResourceId": "{database.ResourceId}",
+}
+VARIANTS = {
+    "aurora": ("prod", AURORA),
+    "iam": ("prod", dict.fromkeys(("lambda", "web", "worker"), TOKENS)),
+}
+"""What the templates offer and no environment of this project chooses."""
+
 # What stands for a value that only a deployment knows.
 PLACEHOLDERS = {"DATABASE_SECRET_ARN": "arn:aws:secretsmanager:eu-central-1:0:secret:s"}
 
@@ -41,9 +53,9 @@ class Deployable:
 class Fleet:
     """The stacks of one environment."""
 
-    def __init__(self, environment):
+    def __init__(self, environment, given):
         self.environment = environment
-        chosen = find_environment(environment, [INFRA])
+        chosen = find_environment(environment, [INFRA]).overridden(given)
         self.tables = chosen.tables
         self.stacks = make_stacks(read_files([INFRA]).templates, chosen, {}).by_name
 
@@ -88,8 +100,8 @@ class Fleet:
 _fleets = {}
 
 
-def fleet_of(environment):
-    """Give the stacks of an environment, read once: expanding a SAM template takes a while."""
-    if environment not in _fleets:
-        _fleets[environment] = Fleet(environment)
-    return _fleets[environment]
+def fleet_of(name):
+    """Give the stacks of an environment or a variant, read once: expanding SAM takes a while."""
+    if name not in _fleets:
+        _fleets[name] = Fleet(*VARIANTS.get(name, (name, {})))
+    return _fleets[name]

@@ -18,6 +18,7 @@ from worker.settings import WorkerSettings
 
 HTTP_API_LIMIT = 30.0  # s; API Gateway Developer Guide, "Quotas for HTTP APIs"
 CLIENT_PATIENCE = 65.0  # s; docs/infrastructure.md, "Timeouts"
+PARAMETER_GROUPS = ("AWS::RDS::DBParameterGroup", "AWS::RDS::DBClusterParameterGroup")
 LONGEST_STOP = 120  # s; Amazon ECS API Reference, ContainerDefinition, stopTimeout on Fargate
 
 
@@ -43,9 +44,9 @@ SECRET_NAME = re.compile(
 HOLDS_NO_SECRET = {"WORKER_BROKER_URL": "sqs://", "WORKER_QUEUE_URL": Reference}
 
 
-def test_no_password_is_in_a_variable(fleet):
+def test_no_password_is_in_a_variable(any_fleet):
     """Containers and functions are told where a secret is, never what it is."""
-    for each in [*fleet.containers(), *fleet.functions()]:
+    for each in [*any_fleet.containers(), *any_fleet.functions()]:
         assert "Secrets" not in each.definition, "ECS would put the secret into a variable"
         for name, value in each.variables.items():
             if name in HOLDS_NO_SECRET:
@@ -55,23 +56,31 @@ def test_no_password_is_in_a_variable(fleet):
                 assert not SECRET_NAME.search(name), name
 
 
-def test_rds_makes_and_rotates_the_password(fleet):
+def test_rds_makes_and_rotates_the_password(any_fleet):
     """No template has a master password: RDS keeps it in Secrets Manager."""
-    for database in fleet.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster"):
-        assert database.get("ManageMasterUserPassword") is True
+    databases = any_fleet.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster")
+    assert databases
+    for database in databases:
+        managed = None if is_of_a_cluster(database) else True
+        assert database.get("ManageMasterUserPassword") is managed
         assert database.get("MasterUserPassword") is None
 
 
-def test_the_server_refuses_connections_without_tls(fleet):
+def is_of_a_cluster(database):
+    """Tell whether an instance is a cluster's, which has the data and the password."""
+    return database.get("DBInstanceClass") == "db.serverless"
+
+
+def test_the_server_refuses_connections_without_tls(any_fleet):
     """rds.force_ssl is on, and so is RequireTLS of a proxy."""
-    groups = fleet.of_type("AWS::RDS::DBParameterGroup", "AWS::RDS::DBClusterParameterGroup")
+    groups = any_fleet.of_type(*PARAMETER_GROUPS)
     assert [group.get("Parameters", "rds.force_ssl") for group in groups] == ["1"]
-    assert all(proxy.get("RequireTLS") is True for proxy in fleet.of_type("AWS::RDS::DBProxy"))
+    assert all(proxy.get("RequireTLS") is True for proxy in any_fleet.of_type("AWS::RDS::DBProxy"))
 
 
-def test_clients_verify_the_server(fleet):
+def test_clients_verify_the_server(any_fleet):
     """sslmode is verify-full with a certificate; only PgBouncer's own is taken unverified."""
-    for each in [*fleet.containers(), *fleet.functions()]:
+    for each in [*any_fleet.containers(), *any_fleet.functions()]:
         if "DATABASE_SSLMODE" not in each.variables:
             assert each.name in {"pgbouncer", "metrics", "load"}
             continue
@@ -98,32 +107,32 @@ def test_every_preset_wants_tls_outside_dev():
 # -- networks -------------------------------------------------------------------------------
 
 
-def test_only_the_load_balancer_is_open_to_addresses(fleet):
+def test_only_the_load_balancer_is_open_to_addresses(any_fleet):
     """Everything else lets in other security groups by reference."""
-    for group in fleet.of_type("AWS::EC2::SecurityGroup"):
+    for group in any_fleet.of_type("AWS::EC2::SecurityGroup"):
         for rule in group.get("SecurityGroupIngress") or []:
             if "CidrIp" in rule or "CidrIpv6" in rule:
                 assert (group.stack.name, group.logical_id) == ("web", "LoadBalancerSecurityGroup")
                 assert rule["FromPort"] == rule["ToPort"]
                 assert rule["FromPort"] in (80, 443)
-    for rule in fleet.of_type("AWS::EC2::SecurityGroupIngress"):
+    for rule in any_fleet.of_type("AWS::EC2::SecurityGroupIngress"):
         assert rule.get("CidrIp") is None
         assert isinstance(rule.get("SourceSecurityGroupId"), Reference)
 
 
-def test_the_database_is_reached_by_its_clients_alone(fleet):
+def test_the_database_is_reached_by_its_clients_alone(any_fleet):
     """Its group lets in the clients' group and the proxy's, on its port."""
     allowed = {("network", "DatabaseClientSecurityGroup"), ("database", "ProxySecurityGroup")}
     rules = [
         rule
-        for rule in fleet.of_type("AWS::EC2::SecurityGroupIngress")
+        for rule in any_fleet.of_type("AWS::EC2::SecurityGroupIngress")
         if rule.get("GroupId") == Reference("database", "DatabaseSecurityGroup")
     ]
     assert rules
     for rule in rules:
         assert rule.get("SourceSecurityGroupId").resource in allowed
         assert rule.get("FromPort") == rule.get("ToPort") == 5432
-    for database in fleet.of_type("AWS::RDS::DBInstance"):
+    for database in any_fleet.of_type("AWS::RDS::DBInstance"):
         assert database.get("PubliclyAccessible") is False
 
 
@@ -140,16 +149,16 @@ def test_tasks_and_functions_have_no_public_address(fleet):
         } <= private
 
 
-def test_nothing_needs_a_nat_gateway(fleet):
+def test_nothing_needs_a_nat_gateway(any_fleet):
     """No environment has one; the AWS APIs that tasks and functions call have endpoints."""
-    assert fleet.of_type("AWS::EC2::NatGateway") == []
+    assert any_fleet.of_type("AWS::EC2::NatGateway") == []
     services = {
         str(each.get("ServiceName")).rpartition("eu-central-1.")[2]
-        for each in fleet.of_type("AWS::EC2::VPCEndpoint")
+        for each in any_fleet.of_type("AWS::EC2::VPCEndpoint")
     }
     called = {
         action.partition(":")[0]
-        for where, statement in statements(fleet)
+        for where, statement in statements(any_fleet)
         for action in as_list(statement["Action"])
         if not where.startswith(("network.", "database.ProxyRole"))
     }
@@ -168,20 +177,69 @@ WITHOUT_RESOURCES = {
 }
 
 
-def test_no_action_is_a_wildcard(fleet):
+def test_no_action_is_a_wildcard(any_fleet):
     """Every action that is allowed is named."""
-    found = list(statements(fleet))
+    found = list(statements(any_fleet))
     assert found
     for where, statement in found:
         assert not any("*" in action for action in as_list(statement["Action"])), where
 
 
-def test_resources_are_named_where_a_service_has_any(fleet):
+def test_resources_are_named_where_a_service_has_any(any_fleet):
     """A resource is `*` only for actions that know no resources, and joining a VPC."""
-    for where, statement in statements(fleet):
+    for where, statement in statements(any_fleet):
         if "*" in as_list(statement["Resource"]) and statement["Effect"] == "Allow":
             actions = set(as_list(statement["Action"]))
             assert actions <= WITHOUT_RESOURCES or statement.get("Sid") == "JoinVpc", where
+
+
+def test_what_may_be_done_with_data_is_bound_to_the_stacks_own(any_fleet):
+    """A resource is another's output, or is spelt out; only objects of a bucket have a wildcard."""
+    for where, statement in statements(any_fleet):
+        for resource in as_list(statement["Resource"]):
+            if isinstance(resource, Reference) or resource == "*":
+                continue  # "*" is what the test above is about
+            assert not isinstance(resource, str), f"{where}: {resource} is nobody's"
+            written = "".join(part for part in resource.parts if isinstance(part, str))
+            own = written.removesuffix("/*") if ":s3:" in written else written
+            assert "*" not in own, where
+
+
+def test_an_endpoint_serves_this_account_alone(fleet):
+    """Whoever asks is of the account, and so is the bucket: no data leaves through the endpoint."""
+    endpoints = fleet.of_type("AWS::EC2::VPCEndpoint")
+    assert endpoints
+    for endpoint in endpoints:
+        wanted = {"aws:PrincipalAccount"}
+        if endpoint.logical_id == "S3Endpoint":
+            wanted |= {"aws:ResourceAccount"}
+        for statement in endpoint.get("PolicyDocument", "Statement"):
+            if statement["Resource"] == "*":
+                assert set(statement["Condition"]["StringEquals"]) == wanted, endpoint.logical_id
+            else:
+                assert statement["Action"] == "s3:GetObject"
+
+
+def test_with_tokens_only_migrations_read_the_secret():
+    """With "iam" the deployables log in as one user of one database, and are told no secret."""
+    fleet = fleet_of("iam")
+    for each in [fleet.container("web"), fleet.container("worker"), *fleet.functions()]:
+        assert each.settings.credentials == "iam"
+        assert each.variables["DATABASE_USER"] == "articles_app"
+        assert "DATABASE_SECRET_ARN" not in each.variables
+    user = (Reference("database", "Instance", "DbiResourceId"), "/", "articles_app", "")
+    connecting = list(allowed(fleet, "rds-db:connect"))
+    assert all(statement["Resource"].parts[-4:] == user for _, statement in connecting)
+    assert {where for where, _ in connecting} == {
+        *("lambda.FunctionPolicy", "web.TaskRole", "worker.TaskRole")
+    }
+    reading = {where for where, _ in allowed(fleet, "secretsmanager:GetSecretValue")}
+    assert reading == {"loadtest.MasterRole", "web.MigrationRole"}
+
+
+def allowed(fleet, action):
+    """Give the statements that allow an action."""
+    return (each for each in statements(fleet) if action in as_list(each[1]["Action"]))
 
 
 def test_the_functions_code_may_not_use_what_lambda_needs(fleet):
@@ -193,9 +251,9 @@ def test_the_functions_code_may_not_use_what_lambda_needs(fleet):
     assert "lambda:SourceFunctionArn" in denied["Condition"]["ArnLike"]
 
 
-def test_managed_policies_of_aws_are_the_one_that_is_needed(fleet):
+def test_managed_policies_of_aws_are_the_one_that_is_needed(any_fleet):
     """Enhanced Monitoring alone has a managed policy of AWS."""
-    for role in fleet.of_type("AWS::IAM::Role"):
+    for role in any_fleet.of_type("AWS::IAM::Role"):
         for arn in role.get("ManagedPolicyArns") or []:
             if not isinstance(arn, Reference):
                 parts = getattr(arn, "parts", (arn,))
@@ -225,23 +283,23 @@ def test_the_sum_in_each_environments_file_is_the_budgets(fleet):
     assert tuple(map(int, written.groups())) == found
 
 
-def test_max_connections_is_one_number(fleet):
+def test_max_connections_is_one_number(any_fleet):
     """The server, its alarm and the dashboard have the same one."""
-    (group,) = fleet.of_type("AWS::RDS::DBParameterGroup")
+    (group,) = any_fleet.of_type(*PARAMETER_GROUPS)
     most = group.get("Parameters", "max_connections")
-    alarm = fleet.resource("database", "ConnectionsAlarm")
+    alarm = any_fleet.resource("database", "ConnectionsAlarm")
     assert alarm.get("Metrics", 1, "Expression") == f"100 * connections / {most}"
-    body = json.loads(dashboard(fleet))
+    body = json.loads(dashboard(any_fleet))
     lines = body["widgets"][0]["properties"]["annotations"]["horizontal"]
     assert [line["value"] for line in lines] == [int(most)]
 
 
-def test_a_server_ends_idle_sessions_later_than_a_pool_recycles(fleet):
+def test_a_server_ends_idle_sessions_later_than_a_pool_recycles(any_fleet):
     """idle_session_timeout exceeds pool_recycle, so that a pool is not surprised."""
-    (group,) = fleet.of_type("AWS::RDS::DBParameterGroup")
+    (group,) = any_fleet.of_type(*PARAMETER_GROUPS)
     idle = int(group.get("Parameters", "idle_session_timeout"))
     for target in TARGETS:
-        assert idle > preset(target, fleet.environment).pool_recycle * 1000
+        assert idle > preset(target, any_fleet.environment).pool_recycle * 1000
 
 
 def test_pgbouncer_and_the_proxy_take_all_clients(fleet):
@@ -253,9 +311,9 @@ def test_pgbouncer_and_the_proxy_take_all_clients(fleet):
             assert clients <= pooler.clients.value
 
 
-def test_services_behind_a_pooler_use_transaction_pooling(fleet):
+def test_services_behind_a_pooler_use_transaction_pooling(any_fleet):
     """Whoever connects to PgBouncer or RDS Proxy sends no startup options; others do."""
-    for each in [*fleet.containers(), *fleet.functions()]:
+    for each in [*any_fleet.containers(), *any_fleet.functions()]:
         if "POOLKIT_TARGET" in each.variables:
             host = next(references(each.variables["DATABASE_HOST"]))
             pooled = host.stack == "pgbouncer" or host.logical_id == "Proxy"
@@ -408,21 +466,36 @@ def test_every_queue_has_a_dead_letter_queue_that_stays(fleet):
             assert queue.get("MessageRetentionPeriod") == 1_209_600
 
 
-def test_the_database_outlives_its_stack(fleet):
+def test_the_database_outlives_its_stack(any_fleet):
     """A snapshot is made when it goes, and outside dev it does not go."""
-    instance = fleet.resource("database", "Instance")
-    assert instance.definition["DeletionPolicy"] == "Snapshot"
-    assert instance.definition["UpdateReplacePolicy"] == "Snapshot"
-    protected = "false" if fleet.environment == "dev" else "true"
-    assert instance.get("DeletionProtection") == protected
-    assert instance.get("StorageEncrypted") is True
+    databases = any_fleet.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster")
+    # An instance of Aurora's holds nothing: the data is the cluster's.
+    (database,) = (each for each in databases if not is_of_a_cluster(each))
+    assert database.definition["DeletionPolicy"] == "Snapshot"
+    assert database.definition["UpdateReplacePolicy"] == "Snapshot"
+    protected = "false" if any_fleet.environment == "dev" else "true"
+    assert database.get("DeletionProtection") == protected
+    assert database.get("StorageEncrypted") is True
+    assert database.get("EnableIAMDatabaseAuthentication") is True
 
 
-def test_logs_end_and_can_have_a_key_of_ones_own(fleet):
+def test_logs_end_and_can_have_a_key_of_ones_own(any_fleet):
     """Every log group has a retention, and a key by parameter."""
-    for group in fleet.of_type("AWS::Logs::LogGroup"):
+    for group in any_fleet.of_type("AWS::Logs::LogGroup"):
         assert group.get("RetentionInDays")
         assert group.definition["Properties"]["KmsKeyId"]["Fn::If"][1] == {"Ref": "KmsKeyArn"}
+
+
+def test_every_log_of_a_database_has_a_group_of_the_stack(any_fleet):
+    """RDS would make one itself: without a retention, and it would outlive the stack."""
+    groups = {each.get("LogGroupName") for each in any_fleet.of_type("AWS::Logs::LogGroup")}
+    exports = set()
+    for database in any_fleet.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster"):
+        kind = database.type.rpartition("::DB")[2].lower()
+        for log in database.get("EnableCloudwatchLogsExports") or []:
+            exports.add(f"/aws/rds/{kind}/{database.stack.name}/{log}")
+    assert exports
+    assert exports <= groups
 
 
 def test_a_bad_deployment_goes_back(fleet):
@@ -467,11 +540,13 @@ def test_containers_can_write_nowhere_but_tmp(fleet):
             assert container.definition["User"] == "10001"
 
 
-def test_migrations_go_straight_to_the_database(fleet):
+def test_migrations_go_straight_to_the_database(any_fleet):
     """They need a session of their own, with the secret and without a pooler."""
-    migration = fleet.container("migration")
+    migration = any_fleet.container("migration")
     (host,) = references(migration.variables["DATABASE_HOST"])
-    assert host == Reference("database", "Instance", "Endpoint.Address")
+    assert host.resource in {("database", "Instance"), ("database", "Cluster")}
+    assert host.attribute == "Endpoint.Address"
+    assert "DATABASE_SECRET_ARN" in migration.variables
     assert migration.definition["Command"][-2:] == ["db", "upgrade"]
 
 
@@ -509,6 +584,28 @@ def test_alarms_notify_a_topic_where_there_is_one(fleet):
             "Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]
         }
         assert actions in (by_topic, [{"Ref": "ScaleOut"}], [{"Ref": "ScaleIn"}])
+
+
+def test_alarms_scale_in_their_own_direction(fleet):
+    """What rises above a threshold adds tasks, what falls below takes some away."""
+    driven = set()
+    for alarm in fleet.of_type("AWS::CloudWatch::Alarm"):
+        for action in alarm.get("AlarmActions") or []:
+            policy = fleet.resource(*action.resource)
+            steps = policy.get("StepScalingPolicyConfiguration", "StepAdjustments")
+            is_above = alarm.get("ComparisonOperator").startswith("GreaterThan")
+            assert all((step["ScalingAdjustment"] > 0) is is_above for step in steps)
+            driven.add(policy.logical_id)
+    assert driven == {"ScaleOut", "ScaleIn"}
+
+
+def test_a_worker_with_a_message_in_its_hands_is_not_idle(fleet):
+    """Tasks are taken away when nothing is queued and nothing is being worked on."""
+    *metrics, total = fleet.resource("worker", "IdleAlarm").get("Metrics")
+    names = {each["MetricStat"]["Metric"]["MetricName"] for each in metrics}
+    visible = "ApproximateNumberOfMessagesVisible"
+    assert names == {visible, visible.replace("Visible", "NotVisible")}
+    assert set(total["Expression"].split(" + ")) == {each["Id"] for each in metrics}
 
 
 def dashboard(fleet):
