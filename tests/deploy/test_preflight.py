@@ -3,6 +3,7 @@
 import sys
 
 import boto3
+import moto.settings
 import pytest
 from deploy.conftest import write_package
 from deploy.test_deploy import bucket, deploy, statuses
@@ -132,7 +133,7 @@ def test_a_file_that_a_parameter_names_must_be_in_the_package(poolkit, shop):
     assert "Root is /var/task/certificates/ca.pem, but" in answer.stderr
 
 
-def test_web_needs_a_certificate_outside_dev(poolkit, bucket):
+def test_web_needs_a_certificate_outside_dev(poolkit, bucket, monkeypatch):
     """Without one prod is refused; an issued one is named; one that waits is refused."""
     refused = deploy(poolkit, "web", environment="prod")
     assert refused.returncode == 2
@@ -144,6 +145,10 @@ def test_web_needs_a_certificate_outside_dev(poolkit, bucket):
     waiting = deploy(poolkit, "web", *parameter, environment="prod")
     assert waiting.returncode == 2
     assert "is PENDING_VALIDATION, not ISSUED" in waiting.stderr
+    monkeypatch.setattr(moto.settings, "ACM_VALIDATION_WAIT", -1)  # s until it is issued
+    issued = deploy(poolkit, "web", *parameter, environment="prod")
+    assert issued.returncode == 0, issued.stderr
+    assert "ok TLS: shop.example, issued" in issued.stdout
 
 
 def test_a_large_template_goes_by_way_of_the_bucket(poolkit, shop, bucket):
