@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gevent
 from gevent.event import AsyncResult, Event
 from locust import User
+from locust.exception import StopTest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -23,6 +24,7 @@ from poolkit.config.presets import preset
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from locust.env import Environment
     from sqlalchemy import Connection
 
 ASK_EVERY_S = 0.005
@@ -105,11 +107,28 @@ class TaskUser(User):
 
     rows: ClassVar[CommittedRows | None] = None
 
-    def on_start(self) -> None:
-        """Open the one connection that all users of a class ask over."""
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
         kind = type(self)
         if kind.rows is None:
-            kind.rows = CommittedRows(os.environ["DATABASE_URL"], kind.committed)
+            kind.rows = self._connect()
+
+    def _connect(self) -> CommittedRows:
+        """Open the one connection that all users of a class ask over.
+
+        Raises:
+            StopTest: it cannot be had; Locust tells why, and ends with exit status 1.
+        """
+        try:
+            return CommittedRows(os.environ["DATABASE_URL"], self.committed)
+        except SQLAlchemyError as error:
+            # No failure of the target, whose tasks nobody would see done.
+            self.environment.process_exit_code = 1
+            said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise StopTest(
+                f"cannot look for the results of tasks: {said}; the load generator needs a "
+                "connection of its own beside the target's: leave it one, or raise max_connections"
+            ) from None
 
     def submit(self, name: str, key: str, send: Callable[[], object]) -> None:
         """Send a task, wait until `key` is committed, and report both as one request."""
@@ -118,7 +137,7 @@ class TaskUser(User):
         error: Exception | None = None
         try:
             send()
-            assert self.rows is not None  # noqa: S101  (on_start)
+            assert self.rows is not None  # noqa: S101  (__init__)
             if not self.rows.wait(key, self.result_timeout):
                 error = TimeoutError(f"no result within {self.result_timeout:g} s")
         except Exception as failure:  # noqa: BLE001  (whatever it is, it is this request's result)

@@ -1,5 +1,6 @@
 """The schedule and the rows that the kit adds to Locust."""
 
+import contextlib
 import csv
 import os
 import re
@@ -12,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from poolkit.compare.load import Load, check_locustfiles
 from poolkit.compare.run_folder import Level, TargetFolder
 from poolkit.errors import ConfigurationError
+from poolkit.local.readiness import end_of
 
 LOCUSTFILE = """
 from locust import FastHttpUser, task
@@ -397,3 +400,24 @@ def test_results_that_may_not_be_read_fail_the_tasks_with_the_reason(
     load = load_on(server, tmp_path, locustfile=tmp_path / "tasks.py")
     rows = begun(run_until(load, more_than(60)))
     assert {row["error"] for row in rows} == {"ProgrammingError"}
+
+
+def test_a_server_without_room_for_the_question_ends_locust_with_its_reason(
+    server, tmp_path, new_postgres, monkeypatch
+):
+    """At once: nobody would see the tasks done, and that is not the target's doing."""
+    with new_postgres(max_connections=5) as full, contextlib.ExitStack() as held:
+        url = full.url(driver="")
+        for _ in range(2):
+            held.callback(psycopg2.connect(url, connect_timeout=60).close)
+        monkeypatch.setenv("DATABASE_URL", url)
+        (tmp_path / "tasks.py").write_text(TASKS)
+        process = start(load_on(server, tmp_path, locustfile=tmp_path / "tasks.py"))
+        errors = process.communicate(timeout=PATIENCE_S)[1]
+    assert process.returncode == 1
+    (tmp_path / "locust.log").write_text(errors)
+    # What `poolkit compare` quotes.
+    said = end_of(tmp_path / "locust.log")
+    assert "cannot look for the results of tasks: connection to server" in said
+    assert "remaining connection slots are reserved" in said
+    assert said.endswith("leave it one, or raise max_connections")
