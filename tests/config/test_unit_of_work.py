@@ -79,6 +79,16 @@ def test_success_commits(work, database):
     assert work.pool.checkedout() == 0
 
 
+def test_a_connection_is_held_until_the_block_ends(work):
+    """By an engine's unit of work from the beginning on, by a session's from its first statement."""
+    held = []
+    work.run(lambda execute: held.append(work.pool.checkedout()))
+    work.run(lambda execute: execute("SELECT 1").all(), lambda: held.append(work.pool.checkedout()))
+    at_once = not isinstance(work.source, sessionmaker | async_sessionmaker)
+    assert held == [int(at_once), 1]
+    assert work.pool.checkedout() == 0
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("mine"), KeyError("mine"), SystemExit(3), asyncio.CancelledError()]
 )
