@@ -38,7 +38,14 @@ _REASONS = {
     "prepared_statement_cache_size": "the same, in SQLAlchemy's own cache",
     "prepared_statement_name_func": "unnamed statements",
 }
-
+# What SQLAlchemy's own arguments cannot say.
+_BEYOND = (
+    "ping_after_idle",
+    "pool_recycle_jitter",
+    "retry_connect",
+    "prewarm",
+    "fail_fast",
+)
 
 _HEADING = (
     "target",
@@ -75,8 +82,9 @@ def preset_code(chosen: EnginePreset, driver: str | None = None) -> str:
         *_arguments(options, indent="    "),
         ")",
         "",
-        "# More than these arguments can say (a check without a round trip, recycling with",
-        "# jitter, patience with a full server): poolkit preset --copy presets.py",
+        "# What the preset does beyond these arguments, for which it has to be there itself",
+        "# (poolkit preset --copy presets.py):",
+        *_beyond(chosen),
     ]
     return "\n".join(lines)
 
@@ -104,6 +112,15 @@ def _arguments(options: dict[str, Any], indent: str) -> Iterator[str]:
     inner = {f"{_value(name)}: ": value for name, value in options["connect_args"].items()}
     yield from _explained(inner, indent + "    ")
     yield f"{indent}}},"
+
+
+def _beyond(chosen: EnginePreset) -> Iterator[str]:
+    width = WIDTH - 2
+    for name in _BEYOND:
+        text = f"{name}={getattr(chosen, name)!r}: {_reason(name)}"
+        yield from (
+            f"# {line}" for line in wrap(text, width, initial_indent="- ", subsequent_indent="  ")
+        )
 
 
 def _explained(settings: dict[str, Any], indent: str) -> Iterator[str]:

@@ -40,6 +40,18 @@ def test_printed_connect_arguments_are_the_preset_s(target, environment):
     assert ast.literal_eval(printed).keys() == options["connect_args"].keys()
 
 
+@pytest.mark.parametrize(("target", "environment"), EVERY)
+def test_what_arguments_cannot_say_stands_below_them(target, environment):
+    """The preset's own checks and its start are printed with their values, as comments."""
+    chosen = preset(target, environment)
+    comments = preset_code(chosen).rpartition("\n)\n")[2]
+    assert all(line.startswith("# ") for line in comments.strip().splitlines())
+    for name in (
+        "ping_after_idle", "pool_recycle_jitter", "retry_connect", "prewarm", "fail_fast",
+    ):  # fmt: skip
+        assert f"# - {name}={getattr(chosen, name)!r}: " in comments
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "pymysql", "mysqldb", "pysqlite"])
 def test_another_driver_gets_its_own_arguments(driver):
     """The code for another driver parses, and names that driver in its URL."""

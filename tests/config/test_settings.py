@@ -1,14 +1,16 @@
 """Settings: each variable, what is refused and in which words, and what is never shown."""
 
+import dataclasses
 import ssl
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 
 from poolkit.config.engine import make_async_engine, make_engine
-from poolkit.config.presets import preset
+from poolkit.config.presets import EnginePreset, preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
 
@@ -22,6 +24,9 @@ IAM = {
     "DATABASE_NAME": "app",
     "DATABASE_USER": "me",
 }
+
+# What no variable changes.
+FIXED = {"target", "environment", "why"}
 
 
 def read(**environ):
@@ -82,10 +87,24 @@ def test_any_field_of_the_preset_can_be_overridden(variable, text, field, value)
 
 def test_every_field_has_a_variable():
     """No number of the preset is out of reach, except what names it."""
-    fixed = {"target", "environment", "why"}
     for name, value in vars(preset("web", "dev")).items():
-        if name not in fixed:
+        if name not in FIXED:
             assert read(**{f"POOLKIT_{name.upper()}": str(value)}).preset == preset("web")
+
+
+def test_every_variable_is_documented():
+    """The table in docs/configuration.md says of each what the preset says, no more and no less."""
+    fields = [f for f in dataclasses.fields(EnginePreset) if f.name not in FIXED]
+    rows = [
+        f"| `POOLKIT_{f.name.upper()}` | {f.metadata['unit']} | {f.metadata['why']} |"
+        for f in fields
+    ]
+    document = Path(__file__).parents[2] / "docs" / "configuration.md"
+    _, heading, after = document.read_text().partition(
+        "| variable | unit | what it is |\n|---|---|---|\n"
+    )
+    assert heading
+    assert after.split("\n\n")[0].splitlines() == rows
 
 
 @pytest.mark.parametrize(
