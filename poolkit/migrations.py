@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exc
-
 from poolkit.config.engine import make_engine
-from poolkit.config.session import translate
+from poolkit.config.session import translated
 from poolkit.errors import ConfigurationError
 from poolkit.project import Project
 
@@ -78,9 +76,8 @@ class Migrations:
     def _engine(self) -> Iterator[Engine]:
         engine = make_engine(self.settings)
         try:
-            yield engine
-        except (exc.DBAPIError, OSError) as error:
-            raise translate(error) or error from error
+            with translated():
+                yield engine
         finally:
             engine.dispose()
 

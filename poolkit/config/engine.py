@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,10 @@ from sqlalchemy import event
 
 from poolkit.config.metrics import PoolMetrics, measured
 from poolkit.config.presets import Connector, classify_connect_failure
-from poolkit.config.session import translate, translate_refusal
+from poolkit.config.session import translate_refusal, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -67,25 +66,14 @@ def start_engine(engine: Engine, settings: Settings) -> int:
     Raises:
         DatabaseUnavailable: there is no database, and the preset says `fail_fast`.
     """
-    with _translated():
+    with translated():
         return settings.preset.start(engine)
 
 
 async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
     """As `start_engine`, for an asynchronous engine."""
-    with _translated():
+    with translated():
         return await settings.preset.start_async(engine)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        translated = translate(error)
-        if translated is None:
-            raise
-        raise translated from error
 
 
 def _without_connector(preset: EnginePreset) -> EnginePreset:

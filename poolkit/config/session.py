@@ -57,10 +57,10 @@ def unit_of_work(source: Beginnable[Work]) -> Iterator[Work]:
         with source.begin() as work:
             yield work
     except Exception as error:
-        translated = translate(error)
-        if translated is None:
+        known = translate(error)
+        if known is None:
             raise
-        raise translated from error
+        raise known from error
 
 
 @asynccontextmanager
@@ -70,10 +70,28 @@ async def unit_of_work_async(source: AsyncBeginnable[Work]) -> AsyncIterator[Wor
         async with source.begin() as work:
             yield work
     except Exception as error:
-        translated = translate(error)
-        if translated is None:
+        known = translate(error)
+        if known is None:
             raise
-        raise translated from error
+        raise known from error
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the kit's word for what is the database's or the pool's failure, and all else as it is.
+
+    For work on connections that is no unit of work.
+
+    Raises:
+        PoolExhausted, DatabaseUnavailable, StatementTimeout: as `unit_of_work`.
+    """
+    try:
+        yield
+    except Exception as error:
+        known = translate(error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def translate(error: BaseException) -> PoolkitError | None:
