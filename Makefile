@@ -2,7 +2,7 @@
 # into this checkout (.venv, and .tools for uv if there is none) before it starts.
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test test-slow check format lock bench clean
+.PHONY: help install compare test test-slow test-oldest check format lock bench clean
 
 BIN := .venv/bin
 ARGS ?=
@@ -22,6 +22,9 @@ test: install ## the tests that fit into ten minutes
 
 test-slow: install ## the tests that do not
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-oldest: install ## the config module's tests under the oldest SQLAlchemy that it allows
+	scripts/test-oldest $(ARGS)
 
 check: install ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
