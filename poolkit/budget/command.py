@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poolkit.budget.files import Files, read_files
+from poolkit.budget.chosen_files import of_environment
+from poolkit.budget.files import read_files
 from poolkit.budget.formats import as_annotations, as_json, as_markdown, as_sarif
 from poolkit.budget.instance_classes import memory_gib, nominal_connections, planned_connections
 from poolkit.budget.inventory import Said, take_inventory
@@ -23,6 +24,7 @@ from poolkit.errors import BudgetError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from poolkit.budget.files import Files
     from poolkit.budget.inventory import Inventory
 
 FITS, DOES_NOT_FIT = 0, 1
@@ -78,12 +80,7 @@ def compute_budget(options: Options) -> Budget:
     environment = Environment()
     if options.environment:
         environment = _environment(options, files, paths).overridden(options.overrides)
-    if environment.file:
-        files = _of_environment(files, paths)
-    if environment.tables:
-        # Its tables name what it deploys: the templates. A compose file beside them, or
-        # manifests, are the same services deployed in another way, not more of them.
-        files = dataclasses.replace(files, compose=[], kubernetes=[])
+    files, left_out = of_environment(files, environment, paths)
     said = Said(
         parameters=read_parameters(options.parameters),
         assignments=read_assignments(options.services),
@@ -99,7 +96,7 @@ def compute_budget(options: Options) -> Budget:
         poolers=inventory.poolers,
         migrations=options.migrations,
         operators=options.operators,
-        not_counted=inventory.not_counted,
+        not_counted=(*inventory.not_counted, *left_out),
         unread=inventory.unread,
         environment=options.environment,
     )
@@ -120,16 +117,6 @@ def _environment(options: Options, files: Files, paths: Iterable[Path]) -> Envir
         if not has_file:
             return Environment(name=options.environment)
     return find_environment(options.environment, dict.fromkeys(folders))
-
-
-def _of_environment(files: Files, paths: Iterable[Path]) -> Files:
-    """An environment's file says which templates it deploys; other ways beside them are not it."""
-    named = set(paths)
-    return Files(
-        templates=files.templates,
-        compose=[document for document in files.compose if document.path in named],
-        kubernetes=[document for document in files.kubernetes if document.path in named],
-    )
 
 
 def _with_reserve(database: Database, reserve: int | None) -> Database:

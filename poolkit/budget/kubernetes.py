@@ -36,7 +36,7 @@ def kubernetes_workloads(documents: Sequence[Document]) -> Iterator[Workload]:
         TemplateError: a number is negative or none.
     """
     for document in documents:
-        if not _has_pods(document):
+        if not has_pods(document):
             continue
         containers = document.mappings(*_pod(document), "containers")
         if not containers:
@@ -49,8 +49,11 @@ def _kind(document: Document) -> str:
     return str(document.data.get("kind"))
 
 
-def _has_pods(document: Document) -> bool:
-    """Kinds that nobody here knows may have a pod's template too: Argo's Rollout, Knative's Service."""
+def has_pods(document: Document) -> bool:
+    """Tell whether pods are made of it.
+
+    Kinds that nobody here knows may have a pod's template too: Argo's Rollout, Knative's Service.
+    """
     return _kind(document) in _PODS or document.at(*_TEMPLATE, "containers") is not None
 
 

@@ -14,7 +14,8 @@ from poolkit.budget.values import NO_VALUE, Unknown, joined
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from poolkit.budget.located import Document, Where
 
@@ -67,19 +68,18 @@ class Stacks:
 def make_stacks(
     documents: Sequence[Document], environment: Environment, given: Mapping[str, Given]
 ) -> Stacks:
-    """Return the stacks that an environment deploys; without one, a stack of each template.
+    """Return a stack of each template, with the parameters that the environment has for it.
 
     Raises:
         BudgetError: a parameter is given that no template has, or a template is missing.
         TemplateError: a template is broken.
     """
     stacks = Stacks()
-    nested = _named_by_others(documents)
+    nested = named_by_others(documents)
     for document in documents:
-        name = _stack_name(document, stacks)
-        deployed = not environment.file or name in environment.tables
-        if document.path.resolve() in nested or not deployed:
+        if document.path.resolve() in nested:
             continue
+        name = _stack_name(document, stacks)
         table = environment.tables.get(name, {})
         _refuse_unlisted(table, document)
         _add(stacks, name, document, {**table, **_of(document, given)}, environment.region)
@@ -197,7 +197,7 @@ def _add_nested(stacks: Stacks, parent: Stack, region: str) -> None:
         _add(stacks, f"{parent.name}/{resource.logical_id}", document, given, region)
 
 
-def _named_by_others(documents: Sequence[Document]) -> set[object]:
+def named_by_others(documents: Iterable[Document]) -> set[Path]:
     """Find the templates that are nested in another one: they are no stacks by themselves."""
     return {
         (document.path.parent / url).resolve()

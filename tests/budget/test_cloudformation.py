@@ -353,8 +353,39 @@ def test_an_environment_is_what_its_file_names(folder, ceilings):
     folder.write("app.yaml", stack(DATABASE, function(extra="ReservedConcurrentExecutions: 4")))
     folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
     folder.write("environments/prod.toml", "[app]\n")
-    assert ceilings(folder.budget(environment="prod")) == {"Fn": 8}
-    assert ceilings(folder.budget()) == {"Fn": 8, "web": None}
+    folder.write(
+        "unused.yaml", stack(function("Unused").replace("!GetAtt Db.Endpoint.Address", "x"))
+    )
+    budget = folder.budget(environment="prod")
+    assert ceilings(budget) == {"Fn": 8}
+    left_out = [str(folder.path / name) for name in ("unused.yaml", "compose.yaml")]
+    assert [each.name for each in budget.not_counted] == left_out
+    assert ceilings(folder.budget()) == {"Fn": 8, "Unused": None, "web": None}
+
+
+@pytest.mark.parametrize("named", ["more/pods.yaml", "more"])
+def test_what_is_named_beside_an_environment_is_counted(folder, ceilings, named):
+    """A file that was named is deployed too, and a folder that has none of its templates."""
+    folder.write(
+        "infra/app.yaml", stack(DATABASE, function(extra="ReservedConcurrentExecutions: 4"))
+    )
+    folder.write("infra/environments/prod.toml", "[app]\n")
+    folder.write(
+        "more/pods.yaml",
+        """
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: reports}
+        spec:
+          containers:
+            - name: reports
+              command: [python, -m, webapp, --processes, "4"]
+              env: [{name: POOLKIT_TARGET, value: web}, {name: POOLKIT_ENVIRONMENT, value: prod}]
+        """,
+    )
+    budget = folder.budget("infra", named, environment="prod")
+    assert ceilings(budget) == {"Fn": 8, "reports": 120}
+    assert budget.not_counted == ()
 
 
 def test_imports_lead_to_what_another_stack_exports(folder):
