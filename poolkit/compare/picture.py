@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import altair as alt
@@ -37,12 +38,17 @@ class Picture:
         return vl_convert.vegalite_to_svg(self._spec(None, title=None))
 
     def _spec(self, background: str | None, *, title: str | None) -> dict[str, Any]:
-        spec: dict[str, Any] = self.chart.to_dict()
-        spec["config"] = configuration(background=background)
+        spec = {**self._described, "config": configuration(background=background)}
         if title is not None:
             head = {"fontSize": 16, "anchor": "start", "frame": "bounds", "offset": 16}
             spec["title"] = {"text": title, **head}
         return spec
+
+    @cached_property
+    def _described(self) -> dict[str, Any]:
+        # Altair copies and checks every row of it, and it is drawn twice.
+        described: dict[str, Any] = self.chart.to_dict()
+        return described
 
 
 def data(rows: Rows) -> alt.InlineData:
