@@ -80,7 +80,7 @@ def write_json(name: str, found: Mapping[str, Any]) -> None:
 def add_to_report(report: Path, found: Mapping[str, Any], *, since: float) -> None:
     """Add the charts to Locust's report, if it was written after `since` (Unix time).
 
-    Locust writes none when it is ended by SIGTERM; an old file is left as it is.
+    Locust writes none when something fails before; an old file is left as it is.
     """
     try:
         if report.stat().st_mtime < since:

@@ -1,9 +1,12 @@
-"""Ctrl-C ends a run, whichever greenlet it meets.
+"""Ctrl-C and SIGTERM end a run once, whichever greenlet they meet.
 
 Python raises KeyboardInterrupt in whatever runs at that moment, and only Locust's main greenlet ends
 the run because of it. Locust's own writers of CSV files, history and tables catch it and merely end
 themselves, as `threading` does around a thread, which is a greenlet there: Locust goes on
 without them, for good. Here the interrupt is handed to the main greenlet, and nobody else has it.
+
+At SIGTERM Locust ends the run in a greenlet of its own, while the main greenlet, whose runner has
+gone, ends it too: reports, tables and verdicts would be there twice, or broken. So that is handed over as well.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from gevent.event import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +51,34 @@ def interrupt_the_main_greenlet() -> None:
         hub.parent.throw(KeyboardInterrupt)
 
     signal.signal(signal.SIGINT, pass_on)
+
+
+def end_in_the_main_greenlet(environment: Environment) -> None:
+    """Have SIGTERM end the run as Ctrl-C does, once: in the main greenlet.
+
+    To be called after all others listen to the end of the run, which Locust tells in reverse order.
+    Another one, which `timeout` sends, changes nothing, nor does one while the run ends anyway.
+    """
+    hub = gevent.get_hub()
+    ending = False
+
+    def hand_over(*_: Any) -> None:
+        nonlocal ending
+        if not ending:
+            ending = True
+            hub.loop.run_callback_threadsafe(hub.parent.throw, KeyboardInterrupt)
+
+    def on_quitting(**_: Any) -> None:
+        nonlocal ending
+        if gevent.getcurrent() is not hub.parent:
+            hand_over()
+            Event().wait()  # for the end of the process, which is the main greenlet's
+        ending = True
+
+    environment.events.quitting.add_listener(on_quitting)  # type: ignore[no-untyped-call]
+    # Locust has its own handler only when the main greenlet waits: with a shape, when that has ended.
+    if hub.main_hub and environment.shape_class is not None:
+        signal.signal(signal.SIGTERM, hand_over)
 
 
 def unless_interrupted_again(environment: Environment, end: Callable[[], None]) -> None:

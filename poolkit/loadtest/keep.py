@@ -4,7 +4,7 @@
 
 Locust works in an empty folder, and every file that it leaves there goes to the prefix: once a
 minute while it runs, and when it has ended, however that came about. SIGTERM, with which ECS
-stops a task, ends Locust as Ctrl-C does, because for SIGTERM alone it writes no HTML report.
+stops a task, ends Locust as Ctrl-C does: once more, it ends the waiting for users and workers.
 
 `DATABASE_SECRET_ARN` with `DATABASE_HOST` and `DATABASE_NAME` becomes Locust's `DATABASE_URL`, so
 that no task definition has a password.
@@ -132,9 +132,9 @@ class Stop:
             self._process.send_signal(signal.SIGINT)
 
     def insist(self, process: subprocess.Popen[bytes]) -> None:
-        """End a process that does not take the hint: SIGTERM after half of GRACE_S, then SIGKILL.
+        """End a process that takes its time: again after half of GRACE_S, then by SIGKILL.
 
-        Ctrl-C may meet a greenlet of Locust's that merely ends itself because of it.
+        Locust may wait for users (`--stop-timeout`) or workers, and at a second Ctrl-C does not.
         """
         waited = 0.0 if self.since is None else time.monotonic() - self.since
         if waited > GRACE_S:
@@ -142,7 +142,7 @@ class Stop:
             os.killpg(process.pid, signal.SIGKILL)
         elif waited > GRACE_S / 2 and not self._insisted:
             self._insisted = True
-            process.terminate()
+            self._pass_on()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until it is heard; False if it was not in time."""

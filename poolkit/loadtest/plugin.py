@@ -28,7 +28,7 @@ from poolkit.loadtest.console import line, summary
 from poolkit.loadtest.document import document
 from poolkit.loadtest.files import ConnectionsCsv, add_to_report, write_json
 from poolkit.loadtest.host_guard import HostGuard, add_host_option, check_host_when_parsed
-from poolkit.loadtest.interrupt import interrupt_the_main_greenlet
+from poolkit.loadtest.interrupt import end_in_the_main_greenlet, interrupt_the_main_greenlet
 from poolkit.loadtest.latency_collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency_files import LatencyFiles
 from poolkit.loadtest.locust_csv import end_the_writer_before_its_files
@@ -90,6 +90,11 @@ def _add_option(parser: LocustArgumentParser, **_: Any) -> None:
 
 def _begin(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: Any) -> None:
     interrupt_the_main_greenlet()
+    _listen(environment, runner, web_ui)
+    end_in_the_main_greenlet(environment)
+
+
+def _listen(environment: Environment, runner: Runner, web_ui: WebUI | None) -> None:
     options = environment.parsed_options
     # Taken out: a master sends all its options to its workers, and the URL has a password.
     url = vars(options).pop("database_url", None) if options is not None else None

@@ -81,7 +81,7 @@ def stopped(pid):
 def test_it_ends_the_run_while_the_database_is_silent(locust, database):
     """Nobody waits for an answer that does not come."""
     run = locust("--headless", "--run-time", "10m", *FILES, url=database.monitor_url(""))
-    run.wait_for("Connections: 0 of 97")
+    run.wait_for(" of 97 (other databases ")
     (watching,) = database.wait_for_backends(1, APPLICATION_NAME)
     with stopped(watching["pid"]):
         run.wait_for("the database does not answer")
@@ -151,3 +151,43 @@ def press_ctrl_c(run, workers):
     for worker in workers:
         with suppress(psutil.NoSuchProcess):
             worker.send_signal(signal.SIGINT)
+
+
+SHAPE = """
+from locust import LoadTestShape
+
+class Level(LoadTestShape):
+    def tick(self):
+        return 2, 10
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ((), ""),
+        pytest.param(("--processes", "2"), "", marks=pytest.mark.slow),
+        pytest.param((), SHAPE, marks=pytest.mark.slow),
+    ],
+)
+def test_sigterm_ends_the_run_once(locust, tmp_path, master_port, options, more):
+    """CI and `timeout` end runs so, the latter with two of them: one report, one verdict."""
+    with (tmp_path / "visitors.py").open("a") as file:
+        file.write(more)
+    run = locust(
+        *("--headless", "--users", "2", *(("--run-time", "10m") if not more else ())),
+        *(*FILES, "--threshold", "http.p95 < 0.0001", *options, *master_port),
+        GITHUB_ACTIONS="true",
+        PYTHONIOENCODING="utf-8",
+    )
+    run.wait_until(lambda: len(run.rows()) > 1)
+    run.wait_for("All users spawned")
+    run.process.terminate()
+    run.process.terminate()
+    assert run.wait() == 1, run.said
+    assert "Traceback" not in run.said
+    for once in ("\n✗ http.p95 is ", "\n::error ", "Latency in ms, to three digits"):
+        assert run.said.count(once) == 1, once
+    assert json.loads((run.folder / "result.json").read_text())[0]["num_requests"] > 0
+    assert json.loads((run.folder / "result_connections.json").read_text())["partial"] is True
+    assert (run.folder / "report.html").read_text().count("</poolkit-connections>") == 1
