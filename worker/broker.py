@@ -10,9 +10,10 @@ from kombu import Exchange, Queue
 if TYPE_CHECKING:
     from worker.settings import WorkerSettings
 
-# Deliveries that RabbitMQ itself counts, beyond those that the task counts: a worker that
-# dies before the task's first line.
-_SPARE_DELIVERIES = 10
+# What RabbitMQ counts is a message coming back as it was, because a worker died before the
+# task's first line; a retry is another message. The same in every worker and sender, whatever
+# its settings: RabbitMQ refuses to declare a queue that is there with other arguments.
+_DELIVERY_LIMIT = 20
 
 
 def celery_config(settings: WorkerSettings) -> dict[str, Any]:
@@ -92,9 +93,24 @@ def _region() -> str | None:
 
 
 def _queue(settings: WorkerSettings) -> Queue:
-    exchange = Exchange(settings.queue, type="direct")
-    arguments = _quorum(settings) if settings.transport == "amqp" else None
-    return Queue(settings.queue, exchange, routing_key=settings.queue, queue_arguments=arguments)
+    if settings.transport == "amqp":
+        return _replicated_queue(settings)
+    return Queue(settings.queue, Exchange(settings.queue), routing_key=settings.queue)
+
+
+def _replicated_queue(settings: WorkerSettings) -> Queue:
+    """Return a queue of RabbitMQ that a message which has to wait does not occupy.
+
+    Celery lets such a message wait in queues of the broker's, from whose exchange it comes
+    back by the end of its routing key. That takes a topic exchange; from a direct one, the
+    message would wait in a worker, in the place of one that could be worked on.
+    """
+    # One word: the end of another queue's name must not be the whole of this one's.
+    routing_key = settings.queue.replace(".", "%2E")
+    exchange = Exchange(settings.queue, type="topic")
+    return Queue(
+        settings.queue, exchange, routing_key=routing_key, queue_arguments=_quorum(settings)
+    )
 
 
 def _quorum(settings: WorkerSettings) -> dict[str, Any]:
@@ -104,7 +120,7 @@ def _quorum(settings: WorkerSettings) -> dict[str, Any]:
     """
     return {
         "x-queue-type": "quorum",
-        "x-delivery-limit": settings.max_retries + _SPARE_DELIVERIES,
+        "x-delivery-limit": _DELIVERY_LIMIT,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": f"{settings.queue}.dead",
     }

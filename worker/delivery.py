@@ -17,6 +17,7 @@ Anything else is the message's own fault: trying again would fail again.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -104,9 +105,8 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
         self._give_up(error)
 
     def _try_again(self, error: Exception) -> NoReturn:
-        wait = full_jitter(self.request.retries, self.settings)
         try:
-            self.retry(exc=error, countdown=wait)
+            self.retry(exc=error, countdown=wait_before_retry(self.request.retries, self.settings))
         except Reject as rejected:
             # The broker did not take the new message. Celery would drop the old one, too; at
             # once it would come back at once.
@@ -161,6 +161,16 @@ def is_redelivered(request: Any) -> bool:
         return True
     received = (request.properties or {}).get("delivery_info", {}).get("sqs_message", {})
     return int(received.get("Attributes", {}).get("ApproximateReceiveCount", 1)) > 1
+
+
+def wait_before_retry(retries: int, settings: WorkerSettings) -> float:
+    """Return the seconds until the next try: random, and whole ones on RabbitMQ.
+
+    There the broker keeps the message meanwhile, in queues for 1, 2, 4 s and so on, and
+    Celery cannot put one into them for a part of a second.
+    """
+    wait = full_jitter(retries, settings)
+    return math.ceil(wait) if settings.transport == "amqp" else wait
 
 
 def full_jitter(retries: int, settings: WorkerSettings) -> float:

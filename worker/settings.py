@@ -17,6 +17,8 @@
 | `WORKER_LOG_LEVEL` | `INFO` | `DEBUG`, `INFO`, `WARNING` or `ERROR` |
 | `WORKER_READY_FILE` | none | a file that exists while the worker takes tasks |
 
+With RabbitMQ a wait is rounded up to a whole second (`worker.delivery.wait_before_retry`).
+
 Celery enforces the two time limits in `prefork` alone: a thread cannot be killed. In the
 other pools `statement_timeout` is what ends a task that hangs in the database.
 

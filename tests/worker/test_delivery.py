@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from articles.errors import InvalidInput
 from poolkit.errors import CredentialsError, DatabaseUnavailable, PoolExhausted, StatementTimeout
-from worker.delivery import full_jitter, is_operational, is_redelivered
+from worker.delivery import full_jitter, is_operational, is_redelivered, wait_before_retry
 from worker.settings import WorkerSettings
 
 
@@ -50,6 +50,16 @@ def test_wait_is_random_up_to_a_bound_that_doubles():
         waits = [full_jitter(retries, settings) for _ in range(300)]
         assert 0 <= min(waits) < bound / 4
         assert bound * 3 / 4 < max(waits) <= bound
+
+
+def test_rabbitmq_is_asked_for_whole_seconds():
+    """Celery refuses to publish what is to wait there for less than one, but for none at all."""
+    broker = {"WORKER_BROKER_URL": "amqp://x"}
+    settings = WorkerSettings.from_environ(broker)
+    waits = {wait_before_retry(retries, settings) for retries in (0, 1, 2) for _ in range(300)}
+    assert waits == {1, 2, 3, 4}
+    at_once = WorkerSettings.from_environ(broker | {"WORKER_RETRY_BACKOFF": "0"})
+    assert wait_before_retry(0, at_once) == 0
 
 
 @pytest.mark.parametrize(
