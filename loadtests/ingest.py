@@ -19,6 +19,7 @@ class Sender(TaskUser):
 
     wait_time = between(0.2, 0.8)
     committed = "SELECT id FROM documents WHERE id = ANY(:keys)"
+    needs = (*TaskUser.needs, ("WORKER_BROKER_URL", "the worker's broker, to send to"))
 
     def on_start(self) -> None:
         """Know the broker by the worker's own variables."""

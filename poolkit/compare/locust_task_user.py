@@ -102,6 +102,13 @@ class TaskUser(User):
 
     abstract = True
     committed: ClassVar[str]
+    needs: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "DATABASE_URL",
+            "to look for results there as a role that may read them; --database-url is who watches",
+        ),
+    )
+    """What it reads from the environment, and what for; looked at before the load."""
     result_timeout = 30.0
     """Seconds after which a task counts as failed."""
 

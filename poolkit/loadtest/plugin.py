@@ -32,6 +32,7 @@ from poolkit.loadtest.interrupt import end_in_the_main_greenlet, interrupt_the_m
 from poolkit.loadtest.latency_collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency_files import LatencyFiles
 from poolkit.loadtest.locust_csv import end_the_writer_before_its_files
+from poolkit.loadtest.needed_variables import exit_if_variables_are_missing
 from poolkit.loadtest.option_checks import check_when_parsed
 from poolkit.loadtest.output_checks import check_outputs
 from poolkit.loadtest.recording import Recording
@@ -100,6 +101,7 @@ def _listen(environment: Environment, runner: Runner, web_ui: WebUI | None) -> N
     url = vars(options).pop("database_url", None) if options is not None else None
     if options is None or MEASURED_ELSEWHERE in os.environ:
         return
+    exit_if_variables_are_missing(environment, options)
     if isinstance(runner, WorkerRunner):
         _begin_worker(environment, options, runner)
         return
