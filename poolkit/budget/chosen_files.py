@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from poolkit.budget.files import Files
 from poolkit.budget.inventory import NotCounted
-from poolkit.budget.kubernetes import has_pods
+from poolkit.budget.pod_containers import has_pods
 from poolkit.budget.templates import named_by_others
 
 if TYPE_CHECKING:

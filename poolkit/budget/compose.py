@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from poolkit.budget.env_files import read_variables
 from poolkit.budget.model import Overlap, Variable, Workload
 from poolkit.budget.quantity import Quantity, known
 from poolkit.budget.stacks import dig, whole
@@ -43,7 +44,7 @@ def compose_workloads(document: Document, given: Mapping[str, Given]) -> Iterato
 
 def _dot_env(document: Document) -> dict[str, str]:
     file = document.path.parent / ".env"
-    return _read_env(_content(file)) if file.is_file() else {}
+    return read_variables(_content(file)) if file.is_file() else {}
 
 
 def _content(file: Path) -> str:
@@ -51,15 +52,6 @@ def _content(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"{file}: cannot be read: {error}") from None
-
-
-def _read_env(text: str) -> dict[str, str]:
-    found = {}
-    for line in text.splitlines():
-        name, separator, value = line.partition("=")
-        if separator and not line.lstrip().startswith("#"):
-            found[name.strip().removeprefix("export ").strip()] = value.strip().strip("'\"")
-    return found
 
 
 def _source(found: Any) -> str:
@@ -190,7 +182,7 @@ class _Reading:
             if not file.is_file():
                 unread = f"{named} is not there"
                 continue
-            for key, text in _read_env(_content(file)).items():
+            for key, text in read_variables(_content(file)).items():
                 found[key] = Variable(text=text, origin=str(file))
         return found, unread
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.located import Document, read_documents
+from poolkit.budget.manifests import objects
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def _in_folder(folder: Path) -> Iterator[Path]:
 
 def _sort_in(files: Files, document: Document) -> None:
     kind = _kind(document)
-    if kind is not None:
+    if kind == "kubernetes":
+        files.kubernetes.extend(objects(document))
+    elif kind is not None:
         getattr(files, kind).append(document)
 
 

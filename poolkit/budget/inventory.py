@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from poolkit.budget.compose import compose_workloads
 from poolkit.budget.ecs import ecs_workloads
 from poolkit.budget.functions import FUNCTION, function_workloads
-from poolkit.budget.kubernetes import kubernetes_workloads
+from poolkit.budget.kubernetes import INIT_CONTAINER, kubernetes_workloads
 from poolkit.budget.kustomize import rendered
 from poolkit.budget.model import Overlap, Service
 from poolkit.budget.other_compute import ONE_OFF_TASK, other_workloads
@@ -77,10 +77,10 @@ def take_inventory(files: Files, environment: Environment, said: Said) -> Invent
     workloads = _unique([*_of_stacks(stacks), *_of_files(files, environment, said)])
     _refuse_unknown_names(workloads, said)
     poolers = [each for stack in stacks.by_name.values() for each in rds_proxies(stack)]
-    poolers += [pgbouncer(each, said.pgbouncer_pools) for each in workloads if is_pgbouncer(each)]
+    poolers += [pgbouncer(each, said.pgbouncer_pools) for each in workloads if _is_pooler(each)]
     databases = [each for stack in stacks.by_name.values() for each in rds_databases(stack)]
     databases += [postgres(each) for each in workloads if _is_server(each)]
-    clients = [each for each in workloads if not is_pgbouncer(each) and not _is_server(each)]
+    clients = [each for each in workloads if not _is_pooler(each) and not _is_server(each)]
     databases, others = _chosen(databases, said.database)
     counted, left_out = _sorted_out(clients, said, _resources(poolers, databases), others)
     return Inventory(
@@ -112,8 +112,14 @@ def _of_files(files: Files, environment: Environment, said: Said) -> Iterable[Wo
         yield from compose_workloads(document, said.parameters)
 
 
+def _is_pooler(workload: Workload) -> bool:
+    return is_pgbouncer(workload) and workload.platform != INIT_CONTAINER
+
+
 def _is_server(workload: Workload) -> bool:
-    return is_postgres(workload) and not is_pgbouncer(workload)
+    if is_pgbouncer(workload) or workload.platform == INIT_CONTAINER:
+        return False
+    return is_postgres(workload)
 
 
 def _unique(workloads: Sequence[Workload]) -> list[Workload]:
@@ -195,9 +201,15 @@ def _why_not(
     leads_to = {each.resource for found in workload.variables.values() for each in found.references}
     if leads_to & others and not leads_to & servers:
         return "it connects to another database"
-    if workload.name in said.assignments or workload.unread_variables or uses_database(workload):
+    if workload.name in said.assignments:
         return ""
-    if leads_to & servers:
+    return _why_no_client(workload, leads_here=bool(leads_to & servers))
+
+
+def _why_no_client(workload: Workload, *, leads_here: bool) -> str:
+    if workload.platform == INIT_CONTAINER:
+        return "it ends before the other containers of its pod start"
+    if workload.unread_variables or leads_here or uses_database(workload):
         return ""
     if workload.platform == ONE_OFF_TASK:
         return "no service runs it; migrations are counted apart"

@@ -2,7 +2,8 @@
 
 Sources: Kubernetes documentation, "Deployments" (maxSurge 25 % by default, rounded up),
 "Horizontal Pod Autoscaling" (maxReplicas), "CronJob" (concurrencyPolicy Allow by default),
-"Jobs" (parallelism); KEDA, "ScaledObject" (maxReplicaCount 100 by default).
+"Jobs" (parallelism); KEDA, "ScaledObject" (maxReplicaCount 100 by default); Argo Rollouts,
+"Migrating to Rollouts" (workloadRef).
 """
 
 from __future__ import annotations
@@ -11,6 +12,16 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import Overlap, Variable, Workload
+from poolkit.budget.pod_containers import (
+    PODS,
+    containers,
+    in_one_namespace,
+    is_part_of_another,
+    kind_of,
+    name_of,
+    pod_of,
+    runs_before,
+)
 from poolkit.budget.quantity import Quantity, known, unknown
 from poolkit.budget.stacks import dig, whole
 from poolkit.errors import TemplateError
@@ -20,12 +31,7 @@ if TYPE_CHECKING:
 
     from poolkit.budget.located import Document, Steps
 
-_TEMPLATE: Steps = ("spec", "template", "spec")
-_PODS: dict[str, Steps] = {
-    **dict.fromkeys(("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"), _TEMPLATE),
-    "CronJob": ("spec", "jobTemplate", "spec", "template", "spec"),
-    "Pod": ("spec",),
-}
+INIT_CONTAINER = "init container"
 _PERCENT = re.compile(r"(\d+)%")
 
 
@@ -36,45 +42,24 @@ def kubernetes_workloads(documents: Sequence[Document]) -> Iterator[Workload]:
         TemplateError: a number is negative or none.
     """
     for document in documents:
-        if not has_pods(document):
+        found = containers(document)
+        if not found or is_part_of_another(document, documents):
             continue
-        containers = document.mappings(*_pod(document), "containers")
-        if not containers:
-            raise TemplateError(f"{document.where('spec')}: {_name(document)} has no containers")
-        for number in range(len(containers)):
-            yield _container(document, number, len(containers), documents)
-
-
-def _kind(document: Document) -> str:
-    return str(document.data.get("kind"))
-
-
-def has_pods(document: Document) -> bool:
-    """Tell whether pods are made of it.
-
-    Kinds that nobody here knows may have a pod's template too: Argo's Rollout, Knative's Service.
-    """
-    return _kind(document) in _PODS or document.at(*_TEMPLATE, "containers") is not None
-
-
-def _pod(document: Document) -> Steps:
-    return _PODS.get(_kind(document), _TEMPLATE)
-
-
-def _name(document: Document) -> str:
-    return str(document.at("metadata", "name") or _kind(document))
+        alone = len([each for each in found if not runs_before(document, each)]) == 1
+        for steps in found:
+            yield _container(document, steps, documents, alone=alone)
 
 
 def _container(
-    document: Document, number: int, count: int, documents: Sequence[Document]
+    document: Document, steps: Steps, documents: Sequence[Document], *, alone: bool
 ) -> Workload:
-    kind, name = _kind(document), _name(document)
-    steps = (*_pod(document), "containers", number)
     container = document.mapping(*steps)
     variables, unread = _variables(document, steps, documents)
+    before = runs_before(document, steps)
+    inner = f"{name_of(document)}/{container.get('name') or steps[-1]}"
     return Workload(
-        name=name if count == 1 else f"{name}/{container.get('name') or number}",
-        platform=kind,
+        name=name_of(document) if alone and not before else inner,
+        platform=INIT_CONTAINER if before else kind_of(document),
         where=document.where("spec"),
         instances=_pods(document, documents),
         overlap=_overlap(document),
@@ -83,7 +68,7 @@ def _container(
         command=_command(document, steps),
         command_origin=str(document.where(*steps, "args" if "args" in container else "command")),
         unread_variables=unread,
-        mounted=_mounted(document, documents),
+        mounted=_mounted(document, steps, documents),
         hosts=_hosts(document, documents),
     )
 
@@ -98,8 +83,11 @@ def _command(document: Document, steps: Steps) -> tuple[str, ...] | None:
 
 
 def _pods(document: Document, documents: Sequence[Document]) -> Quantity:
-    kind = _kind(document)
-    if kind not in _PODS:
+    kind = kind_of(document)
+    if (other := _taken_over(document, documents)) is not None:
+        reason = f"{kind_of(other)} {name_of(other)} runs its pods, and how many is not known here"
+        return unknown(reason, other.where("kind"))
+    if kind not in PODS:
         return unknown(f"how many pods a {kind} has is not known here", document.where("kind"))
     if kind == "DaemonSet":
         return unknown("a DaemonSet has a pod on every node", document.where("spec"))
@@ -108,37 +96,50 @@ def _pods(document: Document, documents: Sequence[Document]) -> Quantity:
     if kind == "Pod":
         return known(1, str(document.where("spec")), document.where("spec"))
     replicas = _number(document, ("spec", "replicas"), 1, "no replicas given: 1")
-    scaled = _scaled(document, documents)
-    if scaled is None:
-        return replicas
-    known_more = replicas.value is not None and scaled.value is not None
     # The autoscaler brings what is above its maximum down to it.
-    return scaled if known_more or scaled.value is None else replicas
+    return _scaled(document, documents) or replicas
 
 
 def _scaled(document: Document, documents: Sequence[Document]) -> Quantity | None:
-    for scaler in documents:
-        kind = _kind(scaler)
-        if kind not in ("HorizontalPodAutoscaler", "ScaledObject"):
-            continue
-        target = scaler.mapping("spec", "scaleTargetRef")
-        same = target.get("name") == _name(document)
-        if not same or target.get("kind", "Deployment") != _kind(document):
-            continue
-        if kind == "HorizontalPodAutoscaler":
-            steps: Steps = ("spec", "maxReplicas")
-            if scaler.at(*steps) is None:
-                raise TemplateError(f"{scaler.where('spec')}: {_name(scaler)} has no maxReplicas")
-            return _number(scaler, steps, 0, "")
+    """Return what the autoscalers of an object bring it to at most; None without any."""
+    found = [_maximum(each) for each in documents if _scales(each, document)]
+    if not found:
+        return None
+    return max(found, key=lambda each: float("inf") if each.value is None else each.value)
+
+
+def _scales(scaler: Document, document: Document) -> bool:
+    if kind_of(scaler) not in ("HorizontalPodAutoscaler", "ScaledObject"):
+        return False
+    target = scaler.mapping("spec", "scaleTargetRef")
+    named = (target.get("kind", "Deployment"), target.get("name"))
+    return named == (kind_of(document), name_of(document)) and in_one_namespace(scaler, document)
+
+
+def _maximum(scaler: Document) -> Quantity:
+    if kind_of(scaler) == "ScaledObject":
         return _number(scaler, ("spec", "maxReplicaCount"), 100, "KEDA's default of 100")
+    steps: Steps = ("spec", "maxReplicas")
+    if scaler.at(*steps) is None:
+        raise TemplateError(f"{scaler.where('spec')}: {name_of(scaler)} has no maxReplicas")
+    return _number(scaler, steps, 0, "")
+
+
+def _taken_over(document: Document, documents: Sequence[Document]) -> Document | None:
+    """Find what makes pods of an object's template in its place, as Argo's Rollout may."""
+    own = (kind_of(document), name_of(document))
+    for each in documents:
+        named = tuple(each.at("spec", "workloadRef", key) for key in ("kind", "name"))
+        if named == own and in_one_namespace(each, document):
+            return each
     return None
 
 
 def _job_pods(document: Document) -> Quantity:
-    before = ("spec", "jobTemplate") if _kind(document) == "CronJob" else ()
+    before = ("spec", "jobTemplate") if kind_of(document) == "CronJob" else ()
     parallel = _number(document, (*before, "spec", "parallelism"), 1, "no parallelism given: 1")
     policy = document.at("spec", "concurrencyPolicy") or "Allow"
-    if _kind(document) == "CronJob" and policy == "Allow":
+    if kind_of(document) == "CronJob" and policy == "Allow":
         return unknown(
             "concurrencyPolicy is Allow, so a run that hangs and the next ones add up; set Forbid",
             document.where("spec", "concurrencyPolicy"),
@@ -154,7 +155,7 @@ def _number(document: Document, steps: Steps, default: int, why: str) -> Quantit
 
 
 def _overlap(document: Document) -> Overlap:
-    if _kind(document) != "Deployment":
+    if kind_of(document) != "Deployment":
         return Overlap()
     if document.mapping("spec", "strategy").get("type") == "Recreate":
         return Overlap()
@@ -174,14 +175,23 @@ def _overlap(document: Document) -> Overlap:
 # -- variables ------------------------------------------------------------------------------
 
 
-def _config_maps(documents: Sequence[Document]) -> dict[str, Document]:
-    return {_name(each): each for each in documents if _kind(each) == "ConfigMap"}
+def _config_maps(document: Document, documents: Sequence[Document]) -> dict[str, Document]:
+    """Return the ConfigMaps that an object can name, without those it cannot tell apart."""
+    found: dict[str, list[Document]] = {}
+    for each in documents:
+        if kind_of(each) == "ConfigMap" and in_one_namespace(each, document):
+            found.setdefault(name_of(each), []).append(each)
+    return {
+        name: several[0]
+        for name, several in found.items()
+        if all(each.at("data") == several[0].at("data") for each in several)
+    }
 
 
 def _variables(
     document: Document, steps: Steps, documents: Sequence[Document]
 ) -> tuple[Mapping[str, Variable], str]:
-    maps = _config_maps(documents)
+    maps = _config_maps(document, documents)
     found: dict[str, Variable] = {}
     unread = ""
     for number, source in enumerate(document.mappings(*steps, "envFrom")):
@@ -189,7 +199,7 @@ def _variables(
         if not isinstance(named, str):
             continue  # a Secret: its names are in nobody's manifest
         if named not in maps:
-            unread = f"ConfigMap {named} is not in the manifests"
+            unread = f"ConfigMap {named} is not in the manifests, or more than once"
             continue
         for key, value in maps[named].mapping("data").items():
             origin = str(maps[named].where("data", key))
@@ -213,10 +223,10 @@ def _variable(each: dict[str, Any], origin: str, maps: Mapping[str, Document]) -
     return Variable(text=None, origin=origin, reason=f"its value is from {source}")
 
 
-def _mounted(document: Document, documents: Sequence[Document]) -> dict[str, str]:
+def _mounted(document: Document, container: Steps, documents: Sequence[Document]) -> dict[str, str]:
     """Return the files of the ConfigMaps that the pod mounts."""
-    maps = _config_maps(documents)
-    volumes = document.mappings(*_pod(document), "volumes")
+    maps = _config_maps(document, documents)
+    volumes = document.mappings(*pod_of(container), "volumes")
     named = {str(dig(volume, "configMap", "name")) for volume in volumes}
     mounted = [config for name, config in maps.items() if name in named]
     return {
@@ -230,8 +240,10 @@ def _hosts(document: Document, documents: Sequence[Document]) -> tuple[str, ...]
     found = []
     for service in documents:
         selector = service.at("spec", "selector")
-        if _kind(service) != "Service" or not isinstance(selector, dict):
+        if kind_of(service) != "Service" or not isinstance(selector, dict):
+            continue
+        if not in_one_namespace(service, document):
             continue
         if selector and all(labels.get(key) == value for key, value in selector.items()):
-            found.append(_name(service))
+            found.append(name_of(service))
     return tuple(found)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poolkit.budget.env_files import read_variables
 from poolkit.budget.located import Document, Where, parse_documents, read_documents
+from poolkit.budget.manifests import objects
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from poolkit.budget.located import Steps
 
@@ -64,7 +66,8 @@ def _render(kustomization: Document, within: tuple[Path, ...]) -> list[Document]
         for number, resource in enumerate(kustomization.data.get(key) or []):
             where = kustomization.where(key, number)
             found += _resource(folder / str(resource), where, (*within, folder.resolve()))
-    found += _generated(kustomization)
+    for made, behavior in _generated(kustomization):
+        found = _with_generated(found, made, behavior)
     found = [_patched_by_all(document, kustomization) for document in found]
     return [_scaled(document, kustomization) for document in found]
 
@@ -76,26 +79,57 @@ def _resource(path: Path, where: Where, within: tuple[Path, ...]) -> list[Docume
             return _render(read_documents(inner)[0], within)
     if "://" in str(path) or not path.is_file():
         raise TemplateError(f"{where}: {path} is not there")
-    return [each for each in read_documents(path) if isinstance(each.data, dict)]
+    found = [each for each in read_documents(path) if isinstance(each.data, dict)]
+    return [each for document in found for each in objects(document)]
 
 
-def _generated(kustomization: Document) -> Iterator[Document]:
+def _with_generated(found: list[Document], made: Document, behavior: str) -> list[Document]:
+    """Add a generated ConfigMap, or put it over the one of its name from the resources."""
+    before = [
+        each
+        for each in found
+        if each.data.get("kind") == "ConfigMap"
+        and each.at("metadata", "name") == made.at("metadata", "name")
+    ]
+    if behavior == "create" or not before:
+        return [*found, made]
+    if behavior == "merge":
+        data = {**before[-1].mapping("data"), **made.mapping("data")}
+        elsewhere: dict[Steps, Where] = {
+            ("data", key): (made if key in made.mapping("data") else before[-1]).where("data", key)
+            for key in data
+        }
+        made = dataclasses.replace(made, data={**made.data, "data": data}, elsewhere=elsewhere)
+    return [*(each for each in found if each not in before), made]
+
+
+def _generated(kustomization: Document) -> Iterator[tuple[Document, str]]:
+    """Give the ConfigMaps that are generated, each with its `behavior`."""
     for number, generator in enumerate(kustomization.data.get("configMapGenerator") or []):
         steps: Steps = ("configMapGenerator", number)
         data: dict[str, str] = {}
         elsewhere: dict[Steps, Where] = {}
+        for named in [generator.get("env"), *(generator.get("envs") or [])]:
+            if named is not None:
+                data |= read_variables(_text(kustomization, steps, str(named)))
         for index, literal in enumerate(generator.get("literals") or []):
             key, _, value = str(literal).partition("=")
             data[key] = value
             elsewhere["data", key] = kustomization.where(*steps, "literals", index)
         for entry in generator.get("files") or []:
             key, separator, name = str(entry).partition("=")
-            file = kustomization.path.parent / (name if separator else key)
-            if not file.is_file():
-                raise TemplateError(f"{kustomization.where(*steps, 'files')}: {file} is not there")
-            data[key if separator else file.name] = file.read_text(encoding="utf-8")
+            named = name if separator else key
+            data[key if separator else Path(named).name] = _text(kustomization, steps, named)
         made = {"kind": "ConfigMap", "metadata": {"name": generator.get("name")}, "data": data}
-        yield Document(kustomization.path, kustomization.file, made, {}, elsewhere)
+        document = Document(kustomization.path, kustomization.file, made, {}, elsewhere)
+        yield document, str(generator.get("behavior") or "create")
+
+
+def _text(kustomization: Document, steps: Steps, named: str) -> str:
+    file = kustomization.path.parent / named
+    if not file.is_file():
+        raise TemplateError(f"{kustomization.where(*steps)}: {file} is not there")
+    return file.read_text(encoding="utf-8")
 
 
 def _scaled(document: Document, kustomization: Document) -> Document:

@@ -135,7 +135,17 @@ DEPLOYMENT = {
         },
     },
 }
-FILES = {"app.json": TEMPLATE, "compose.json": COMPOSE, "web.json": DEPLOYMENT}
+LIST = {
+    "apiVersion": "v1",
+    "kind": "List",
+    "items": [DEPLOYMENT, {**DEPLOYMENT, "kind": "Rollout"}],
+}
+FILES = {
+    "app.json": TEMPLATE,
+    "compose.json": COMPOSE,
+    "web.json": DEPLOYMENT,
+    "list.json": LIST,
+}
 
 rubbish = st.recursive(
     st.none()
