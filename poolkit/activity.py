@@ -5,6 +5,9 @@ connection of its own, named `poolkit:activity`; no connection of that name is i
 backends. A role with `pg_monitor` may do it. Times are in seconds, moments are Unix times of
 this machine.
 
+Backends are those of the one database in the URL. `max_connections` is the whole server's, so
+those of its other databases are counted too; only counted.
+
 What cannot be seen: a connection that opens and closes between two samples (the counter
 `sessions` still counts it), and one that the server is still authenticating (until then it
 belongs to no database).
@@ -50,15 +53,17 @@ SELECT current_setting('max_connections')::int,
 
 # The functions under the views pg_stat_activity and pg_stat_database (PostgreSQL, 27.2): the
 # views join three catalogs and read thirty columns more. One row at least, for the counters.
+# Client backends alone: walsenders have max_wal_senders of their own (PostgreSQL, 19.6.1). Counting
+# those of other databases here and not in the query costs the server nothing while there are none.
 _SAMPLE = """
-SELECT d.sessions, d.xacts, a.pid, a.application_name, a.state, a.wait_event,
+SELECT d.sessions, d.xacts, a.datid = d.oid, a.pid, a.application_name, a.state, a.wait_event,
        extract(epoch FROM clock_timestamp() - a.backend_start)::float8,
        extract(epoch FROM clock_timestamp() - a.state_change)::float8
 FROM (SELECT oid, pg_stat_get_db_sessions(oid) AS sessions,
              pg_stat_get_db_xact_commit(oid) + pg_stat_get_db_xact_rollback(oid) AS xacts
       FROM pg_database WHERE datname = current_database()) AS d
 LEFT JOIN pg_stat_get_activity(NULL) AS a
-       ON a.datid = d.oid AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+       ON a.datid IS NOT NULL AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
           AND a.application_name IS DISTINCT FROM 'poolkit:activity'
 """
 
@@ -102,6 +107,13 @@ class Sample:
     backends: tuple[Backend, ...]
     sessions: int
     xacts: int
+    elsewhere: int = 0
+    """Client backends of the server's other databases, for which there is no room left either."""
+
+    @property
+    def on_server(self) -> int:
+        """All client backends of the server, which is what `max_connections` limits."""
+        return len(self.backends) + self.elsewhere
 
     def groups(self) -> Counter[tuple[str, str, str]]:
         """Count the backends by target, instance and state."""
@@ -216,9 +228,10 @@ class ActivityConnection:
         sessions, xacts = rows[0][:2]
         return Sample(
             time=asked,
-            backends=tuple(_backend(row[2:]) for row in rows if row[2] is not None),
+            backends=tuple(_backend(row[3:]) for row in rows if row[2]),
             sessions=sessions - self._opened,
             xacts=xacts,
+            elsewhere=sum(row[2] is False for row in rows),
         )
 
     def oldest_idle_in_transaction(self) -> IdleTransaction | None:

@@ -10,6 +10,7 @@ from itertools import pairwise
 import psycopg2
 import pytest
 from held_connections import connected
+from psycopg2.extras import LogicalReplicationConnection
 
 from poolkit.activity import (
     APPLICATION_NAME,
@@ -109,10 +110,28 @@ def test_a_name_without_an_instance_is_the_target(database):
     assert groups == {("psql", "", "idle"): 1, ("", "", "idle"): 1}
 
 
-def test_connections_of_other_databases_are_not_counted(database, postgres):
-    """Only the database in the URL is watched."""
-    with contextlib.closing(psycopg2.connect(postgres.admin_url(driver=""))):
-        assert snapshot(database.monitor_url()).backends == ()
+def test_connections_of_other_databases_are_counted_and_no_more(database, postgres):
+    """Only the database in the URL is watched; what fills the server is known all the same."""
+    before = snapshot(database.monitor_url()).elsewhere
+    with contextlib.ExitStack() as held, connected(database, "web:1"):
+        for _ in range(3):
+            other = psycopg2.connect(postgres.admin_url(driver=""))
+            held.enter_context(contextlib.closing(other))
+        found = snapshot(database.monitor_url())
+    assert [backend.target for backend in found.backends] == ["web"]
+    assert (found.elsewhere, found.on_server) == (before + 3, before + 4)
+
+
+def test_what_has_places_of_its_own_takes_none_of_the_clients(database):
+    """A walsender is limited by max_wal_senders, not by max_connections."""
+    before = snapshot(database.monitor_url()).on_server
+    replication = psycopg2.connect(
+        database.admin_url(driver=""), connection_factory=LogicalReplicationConnection
+    )
+    with contextlib.closing(replication):
+        kinds = database.execute("SELECT backend_type FROM pg_stat_activity")
+        assert {"backend_type": "walsender"} in [dict(row) for row in kinds]
+        assert snapshot(database.monitor_url()).on_server == before
 
 
 def test_sessions_count_every_connection_exactly(database, sampler):

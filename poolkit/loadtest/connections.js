@@ -16,6 +16,7 @@
     web: "#2f7ac0", web_async: "#2a9db5", worker: "#3b9460",
   };
   const SPARE = ["#8768c8", "#7d7a40", "#c2506b", "#6b7f94"];
+  const OTHERS = "#8c959f";
   const STATES = {
     active: ["active", "#3b9460"],
     idle_in_transaction: ["idle in transaction", "#d1552b"],
@@ -41,6 +42,7 @@
     .tiles > div { background: var(--card); border-radius: 8px; padding: .75rem 1rem; }
     dt { color: var(--soft); font-size: .8125rem; }
     dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.25; }
+    .tiles .others { font-size: .8125rem; font-weight: 400; color: var(--soft); }
     dd small { font-size: .8125rem; font-weight: 400; color: var(--soft); }
     meter { display: block; width: 100%; height: .5rem; margin-top: .35rem; }
     .verdicts { list-style: none; margin: -.5rem 0 1.5rem; padding: 0; font-variant-numeric: tabular-nums; }
@@ -354,11 +356,16 @@
       const tile = (name, value, unit, ...more) =>
         html("div", {}, html("dt", {}, name), html("dd", {}, value, html("small", {}, ` ${unit}`)), ...more);
       const live = this.hasAttribute("src");
-      const count = live ? now?.connections : run?.peak;
+      // The limit is the server's, so what stands beside it is, too.
+      const count = live ? now && now.connections + now.other_databases : run?.server_peak;
       const meter = html("meter", { min: 0, max: server?.usable ?? 1, high: (server?.usable ?? 1) * 0.8, value: count ?? 0, "aria-label": "share of the usable connections" });
+      const others = last(series.other_databases) || run?.server_peak > run?.peak;
       const database = server ? [
-        tile(live ? "Connections" : "Connections, peak", figure(count), `of ${server.usable}`, meter),
-        live ? tile("Peak", figure(run?.peak), "connections") : tile("Mean", figure(run?.mean), "connections"),
+        tile(live ? "Connections" : "Connections, peak", figure(count), `of ${server.usable}`, meter,
+          ...(live && now?.other_databases ? [html("dd", { class: "others" }, `${figure(now.other_databases)} in other databases`)] : []),
+          ...(!live && others ? [html("dd", { class: "others" }, `in this database ${figure(run.peak)}`)] : [])),
+        live ? tile("Peak", figure(run?.peak), others ? "in this database" : "connections")
+          : tile("Mean", figure(run?.mean), others ? "in this database" : "connections"),
         live ? tile("Opened", figure(last(series.opened_per_s)), "a second") : tile("Opened", figure(run?.opened), "connections"),
       ] : [];
       const http = live ? [
@@ -413,10 +420,12 @@
       const at = this.at !== null && this.at < series.time.length ? this.at : null;
       const names = Object.keys(series.targets);
       const shades = colours(names);
+      const others = series.other_databases.some((v) => v)
+        ? [{ name: "other databases", colour: OTHERS, values: series.other_databases }] : [];
       const drawn = {
-        targets: [names.map((name, i) => ({ name, colour: shades[i], values: series.targets[name] })), server?.usable],
+        targets: [[...names.map((name, i) => ({ name, colour: shades[i], values: series.targets[name] })), ...others], server?.usable],
         states: [Object.keys(STATES).filter((key) => series.states[key].some((v) => v))
-          .map((key) => ({ name: STATES[key][0], colour: STATES[key][1], values: series.states[key] })), server?.usable],
+          .map((key) => ({ name: STATES[key][0], colour: STATES[key][1], values: series.states[key] })).concat(others), server?.usable],
         requests: [[{ name: "requests", colour: TARGETS.web, values: series.requests_per_s },
           { name: "failures", colour: TARGETS.lambda, values: series.failures_per_s }]],
         latency: [[{ name: "p50", colour: TARGETS.web_async, values: series.p50_ms },

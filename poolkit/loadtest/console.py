@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolkit.connected import STATES, Connected, total
+from poolkit.connected import STATES, Connected
 from poolkit.loadtest.latency_report import table
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ def line(second: Second, usable: int | None) -> str:
     """Return what is connected in a second, in one line."""
     if second.targets is None:
         return "Connections: not known, the database does not answer"
-    count = total(second.targets).total
     of = "" if usable is None else f" of {usable}"
-    each = "; ".join(_target(one) for one in second.targets)
-    return f"Connections: {count}{of}{f' ({each})' if each else ''}, {second.opened or 0} opened/s"
+    each = [_target(one) for one in second.targets]
+    if second.elsewhere:
+        each.append(f"other databases {second.elsewhere}")
+    listed = f" ({'; '.join(each)})" if each else ""
+    return f"Connections: {second.on_server}{of}{listed}, {second.opened or 0} opened/s"
 
 
 def _target(one: Connected) -> str:
@@ -50,6 +52,9 @@ def _connections(recording: Recording) -> Iterable[str]:
         yield f"{name[:40]:<40} | {peak:>9} | {tally.mean_of(name):>10.1f}"
     yield rule
     yield f"{'Aggregated':<40} | {tally.peak:>9} | {tally.mean or 0:>10.1f}"
+    if tally.elsewhere_peak:
+        yield f"{'other databases of the server':<40} | {tally.elsewhere_peak:>9} |"
+        yield f"{'all databases of the server':<40} | {tally.server_peak:>9} |"
     limits = recording.limits
     if limits is not None:
         yield f"{'usable (max_connections less reserve)':<40} | {limits.usable:>9} |"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from poolkit.loadtest.recording import Recording
+    from poolkit.loadtest.series import Second
     from poolkit.thresholds import Verdict
 
 SCHEMA = 1
@@ -30,7 +31,7 @@ def document(
         "partial": partial,
         "note": recording.note,
         "server": _server(recording),
-        "now": None if last is None or last.targets is None else _now(recording, last.targets),
+        "now": None if last is None or last.targets is None else _now(recording, last),
         "run": _run(recording),
         "load": recording.loop().plain(),
         "thresholds": [{"status": each.status, "words": each.words} for each in verdicts],
@@ -67,8 +68,12 @@ def _server(recording: Recording) -> Mapping[str, Any] | None:
     }
 
 
-def _now(recording: Recording, targets: tuple[Connected, ...]) -> Mapping[str, Any]:
-    return {"connections": total(targets).total, "targets": target_rows(recording)[:-1]}
+def _now(recording: Recording, last: Second) -> Mapping[str, Any]:
+    return {
+        "connections": last.connections,
+        "other_databases": last.elsewhere,
+        "targets": target_rows(recording)[:-1],
+    }
 
 
 def _run(recording: Recording) -> Mapping[str, Any] | None:
@@ -78,6 +83,7 @@ def _run(recording: Recording) -> Mapping[str, Any] | None:
     return {
         "samples": tally.samples,
         "peak": tally.peak,
+        "server_peak": tally.server_peak,
         "mean": round(tally.mean or 0.0, 3),
         "opened": tally.opened,
         "targets": {

@@ -74,6 +74,7 @@ class Recording:
         self._sampler: ActivitySampler | None = None
         self._greenlets: list[gevent.Greenlet] = []
         self._fullest: tuple[Connected, ...] | None = None
+        self._elsewhere = 0
         self._most = -1
         self._opened = 0
         self._watch(url)
@@ -186,6 +187,7 @@ class Recording:
         self._opened += self.tally.add(sample, targets)
         if len(sample.backends) > self._most:
             self._most, self._fullest = len(sample.backends), targets
+            self._elsewhere = sample.elsewhere
 
     def _each_second(self) -> None:
         due = time.monotonic()
@@ -210,6 +212,7 @@ class Recording:
         return Second(
             time=now,
             targets=targets,
+            elsewhere=self._elsewhere,
             opened=None if targets is None else opened,
             users=self._runner.user_count,
             requests_per_s=rates.requests_per_s,

@@ -21,7 +21,7 @@ def figures(recording: Recording, target: str, seconds: float) -> dict[str, floa
     """Return what a run came to in the seconds since its counting began; None is "not known".
 
     With a target, connections are those of its name alone; those opened are always the whole
-    database's, whose server counts them.
+    database's, whose server counts them. Without one, the share is that of the whole server.
     """
     http = http_figures(recording, seconds)
     return {**http, **_database_figures(recording, target, http["http.requests"] or 0.0)}
@@ -56,11 +56,13 @@ def _database_figures(
     if not tally.samples or (target and target not in tally.peaks):
         return {}
     peak = tally.peaks[target] if target else tally.peak
+    # What is left of a server's limit, all of its databases decide.
+    share_of = peak if target else tally.server_peak
     idle = tally.idle_in_transaction_peaks
     return {
         "db.connections.max": peak,
         "db.connections.mean": tally.mean_of(target) if target else tally.mean,
-        "db.connections.share": None if limits is None else peak / limits.max_connections,
+        "db.connections.share": None if limits is None else share_of / limits.max_connections,
         "db.opened": tally.opened,
         "db.opened_per_request": tally.opened / requests if requests else None,
         "db.idle_in_transaction.max": idle[target] if target else tally.idle_in_transaction_peak,

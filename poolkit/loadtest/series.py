@@ -34,11 +34,18 @@ class Second:
     """The rates and percentiles are those of the last seconds, see `RecentRequests`."""
     p50_ms: float | None = None
     p99_ms: float | None = None
+    elsewhere: int = 0
+    """Connections to the server's other databases, in the sample that `targets` is of."""
 
     @property
     def connections(self) -> int | None:
         """All targets' connections together."""
         return None if self.targets is None else total(self.targets).total
+
+    @property
+    def on_server(self) -> int | None:
+        """The connections to all databases of the server, which its limits are about."""
+        return None if self.connections is None else self.connections + self.elsewhere
 
 
 class Series:
@@ -76,6 +83,9 @@ class Series:
             "time": [round(point.time, 3) for point in self.points],
             "targets": _columns(self.points, _names(self.points), _by_target),
             "states": _columns(self.points, STATES, _by_state),
+            "other_databases": [
+                None if point.targets is None else point.elsewhere for point in self.points
+            ],
             "opened_per_s": [_per_s(point.opened, self.step_s) for point in self.points],
             "users": [point.users for point in self.points],
             "requests_per_s": [round(point.requests_per_s, 3) for point in self.points],
@@ -94,6 +104,7 @@ def fuller(first: Second, second: Second) -> Second:
     return Second(
         time=second.time,
         targets=most.targets,
+        elsewhere=most.elsewhere,
         opened=sum(opened) if opened else None,
         users=second.users,
         requests_per_s=second.requests_per_s,

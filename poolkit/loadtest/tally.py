@@ -24,6 +24,10 @@ class Tally:
         self.samples = 0
         self.peak = 0
         """The most connections at once, all targets together."""
+        self.server_peak = 0
+        """The most connections at once to all databases of the server."""
+        self.elsewhere_peak = 0
+        """The most connections at once to its other databases."""
         self.peaks: Counter[str] = Counter()
         """The most connections at once, by target."""
         self.idle_in_transaction_peak = 0
@@ -42,6 +46,8 @@ class Tally:
         self.samples += 1
         count = len(sample.backends)
         self.peak = max(self.peak, count)
+        self.server_peak = max(self.server_peak, sample.on_server)
+        self.elsewhere_peak = max(self.elsewhere_peak, sample.elsewhere)
         self._sum += count
         for one in targets:
             self.peaks[one.target] = max(self.peaks[one.target], one.total)

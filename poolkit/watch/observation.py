@@ -30,6 +30,8 @@ class Observation:
     time: float
     limits: ServerLimits
     targets: tuple[Connected, ...] = ()
+    elsewhere: int = 0
+    """Connections to the server's other databases."""
     opened_per_s: float | None = None
     oldest: IdleTransaction | None = None
     problem: str | None = None
@@ -42,9 +44,14 @@ class Observation:
         return total(self.targets).total
 
     @property
+    def on_server(self) -> int:
+        """The connections to all databases of the server, which its limits are about."""
+        return self.connections + self.elsewhere
+
+    @property
     def share(self) -> float:
-        """The connections as a share of `max_connections`, 0 to 1."""
-        return self.connections / self.limits.max_connections
+        """The server's connections as a share of `max_connections`, 0 to 1."""
+        return self.on_server / self.limits.max_connections
 
     def to_json(self) -> dict[str, Any]:
         """Return it for one line of JSON; null where nothing is known."""
@@ -52,6 +59,7 @@ class Observation:
         return {
             "time": round(self.time, 3),
             "connections": self.connections if known else None,
+            "other_databases": self.elsewhere if known else None,
             "max_connections": self.limits.max_connections,
             "usable": self.limits.usable,
             "share": round(self.share, 4) if known else None,
@@ -100,6 +108,7 @@ class Observer:
             time=sample.time,
             limits=self._limits,
             targets=by_target(sample),
+            elsewhere=sample.elsewhere,
             opened_per_s=self._opened_per_s(sample),
             oldest=oldest,
         )

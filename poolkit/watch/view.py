@@ -45,7 +45,7 @@ def _title(seen: Observation) -> Text:
 
 def _bar(seen: Observation) -> RenderableType:
     limits = seen.limits
-    count = seen.connections
+    count = seen.on_server
     style = (
         "red" if count >= limits.usable else "yellow" if count >= NEAR * limits.usable else "green"
     )
@@ -75,6 +75,10 @@ def _targets(seen: Observation) -> Table:
     if len(seen.targets) != 1:
         table.add_section()
         table.add_row(Text("together"), *_cells(total(seen.targets)))
+    if seen.elsewhere:
+        table.add_section()
+        unknown = [Text("·", style="dim")] * (1 + len(STATES))
+        table.add_row(Text("other databases"), *unknown, Text(f"{seen.elsewhere:,}"))
     return table
 
 

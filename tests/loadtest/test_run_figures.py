@@ -45,6 +45,19 @@ def recording(answered=(), failed=0, found=None, *, unsent=0, note=None, unanswe
     )
 
 
+def test_the_share_is_of_what_the_whole_server_takes():
+    """Those of other databases take room as well; a target's share is its own."""
+    found = Tally()
+    for elsewhere, count in ((80, 1), (10, 3)):
+        seen = Sample(
+            time=0.0, backends=(backend("web"),) * count, sessions=1, xacts=0, elsewhere=elsewhere
+        )
+        found.add(seen, by_target(seen))
+    everybody = figures(recording(found=found), "", 10)
+    assert (everybody["db.connections.share"], everybody["db.connections.max"]) == (0.81, 3)
+    assert figures(recording(found=found), "web", 10)["db.connections.share"] == 0.03
+
+
 def test_latencies_are_those_of_answered_requests():
     """A request that failed after ten seconds is an error, not a latency."""
     found = figures(recording(answered=range(1, 1001), failed=1000), "", 10)

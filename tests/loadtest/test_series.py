@@ -1,5 +1,7 @@
 """The rows of a run, thinned out for a chart."""
 
+from dataclasses import replace
+
 import pytest
 
 from poolkit.activity import Backend, Sample
@@ -47,6 +49,16 @@ def test_backends_are_counted_by_target_and_state():
     unnamed = Connected(target="(unnamed)", instances=1, idle=1)
     assert found == (unnamed, web)
     assert total(found).total == 4
+
+
+def test_a_point_has_the_other_databases_of_its_own_sample():
+    """What stands on one another in a chart was there at one moment."""
+    series = Series()
+    series.step_s = 2
+    for connections, elsewhere in ((5, 1), (3, 9), (None, 0), (None, 0)):
+        series.add(replace(second(0, connections), elsewhere=elsewhere))
+    assert series.columns()["other_databases"] == [1, None]
+    assert series.points[0].on_server == 6
 
 
 def test_a_long_run_needs_no_more_room_and_keeps_its_peak():

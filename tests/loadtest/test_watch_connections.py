@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -26,7 +27,11 @@ def test_a_run_leaves_its_connections_beside_every_file_of_locust(locust, databa
     held("lambda:ee-1")
     # Without --run-time, Ctrl-C is its end.
     run = locust(*HEADLESS, *FILES, url=database.monitor_url(""))
-    run.wait_for("Connections: 4 of 97 (lambda 1: 1 idle; web 3: 3 idle), 0 opened/s")
+    run.wait_for("(lambda 1: 1 idle; web 3: 3 idle; other databases ")
+    (total, other), *_ = re.findall(
+        r"Connections: (\d+) of 97 \(lambda 1: .*; other databases (\d+)\), 0 opened/s", run.said
+    )
+    assert int(total) == 4 + int(other)
     run.wait_until(lambda: max(requests_per_s(run), default=0) > 1)
     assert run.stop() == 0, run.said
     rows = run.rows_of("web", ROWS)
@@ -41,6 +46,10 @@ def test_a_run_leaves_its_connections_beside_every_file_of_locust(locust, databa
     assert found["note"] in (None, "the database does not answer"), "which may be in any second"
     assert found["run"]["targets"]["web"] == {"peak": 3, "mean": 3.0}
     assert found["server"]["usable"] == 97
+    others = [one for one in found["series"]["other_databases"] if one is not None]
+    assert found["run"]["server_peak"] >= 4 + max(others) >= 5, (
+        "the tests' own has another database"
+    )
     report = (run.folder / "out/report.html").read_text()
     assert report.count('<poolkit-connections theme="page"><script type="application/json">{') == 1
     assert run.said.count("usable (max_connections less reserve)") == 1
