@@ -5,6 +5,7 @@ import shutil
 
 import boto3
 import pytest
+import yaml
 from deploy.conftest import write_package
 from deploy.moto_gaps import STACK_NAME
 from deploy.test_deploy import break_template, deploy, statuses
@@ -20,7 +21,8 @@ MOTO_CANNOT_REMOVE = {
 }
 """Types whose removal it refuses, because it removes in no order."""
 
-WORDS = ("--parameter", f"web.CertificateArn=arn:aws:iam::{ACCOUNT}:server-certificate/articles")
+CERTIFICATE = f"arn:aws:iam::{ACCOUNT}:server-certificate/articles"
+WORDS = ("--parameter", f"web.CertificateArn={CERTIFICATE}")
 
 # Of the types that moto does not know, it says so and makes nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWarning:moto")
@@ -187,3 +189,38 @@ def test_a_resource_of_production_that_fails(poolkit, project, production, not_r
     assert answer.returncode == 1
     assert "poolkit-prod-worker ended in UPDATE_ROLLBACK_COMPLETE" in answer.stderr
     assert statuses()["poolkit-prod-dashboard"] == "CREATE_COMPLETE"
+
+
+@pytest.mark.slow
+def test_the_templates_need_nothing_of_poolkits(aws, project, production):
+    """As `aws cloudformation deploy` and `sam deploy` do it: the file, and what has no default."""
+    code = production.tables["lambda"]
+    package = (project / "build/lambda.zip").read_bytes()
+    boto3.client("s3").put_object(Bucket=code["CodeBucket"], Key=code["CodeKey"], Body=package)
+    outputs = {}
+    for template in production.order():
+        given = production.resolved(template, outputs) | {"CertificateArn": CERTIFICATE}
+        outputs[template] = deploy_by_hand(production.template_file(template), given)
+    assert set(statuses().values()) == {"CREATE_COMPLETE"}
+    assert list(statuses()) == [f"by-hand-{template}" for template in production.order()]
+
+
+def deploy_by_hand(file, known):
+    """Make the change set that both programs make, and execute it; give the stack's outputs."""
+    cloudformation, text = boto3.client("cloudformation"), file.read_text()
+    declared = yaml.load(text, Loader=yaml.Loader)["Parameters"]  # moto's, which knows the tags
+    needed = [key for key, each in declared.items() if "Default" not in each]
+    name = f"by-hand-{file.stem}"
+    made = cloudformation.create_change_set(
+        StackName=name,
+        ChangeSetName=f"of-{name}",
+        ChangeSetType="CREATE",
+        TemplateBody=text,
+        Parameters=[{"ParameterKey": key, "ParameterValue": known[key]} for key in needed],
+        Capabilities=["CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    cloudformation.execute_change_set(ChangeSetName=made["Id"])
+    waiter = cloudformation.get_waiter("stack_create_complete")
+    waiter.wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 100})
+    (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+    return {each["OutputKey"]: each["OutputValue"] for each in stack.get("Outputs", ())}
