@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from poolkit.config.settings import Settings
@@ -21,6 +22,7 @@ from webapp.configuration import WebSettings
 
 if TYPE_CHECKING:
     import socket
+    from asyncio.trsock import TransportSocket
     from collections.abc import Sequence
 
 _LINE = "%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
@@ -37,7 +39,12 @@ COULD_NOT_START: Final = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit status: 0 after a clean end."""
+    """Serve until SIGTERM or SIGINT.
+
+    Returns:
+        The exit status: 0 after a clean end, 2 for wrong settings or options, 3 where the
+        application, or one of several processes, could not start.
+    """
     options = _parser().parse_args(arguments)
     target = "web_async" if options.asynchronous else "web"
     try:
@@ -105,9 +112,29 @@ class _AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            port = self.servers[0].sockets[0].getsockname()[1]
-            # For whoever started this with port 0 and reads its standard output.
-            print(f"listening on http://{self.config.host}:{port}", flush=True)  # noqa: T201
+            _announce(self.config, self.servers[0].sockets[0])
+
+
+class _AnnouncingProcesses(Multiprocess):
+    _announced = False
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        if self._announced or self.should_exit.is_set():
+            return
+        if any(process.is_ready(timeout=1) for process in self.processes):
+            _announce(self.config, self.sockets[0])
+            self._announced = True
+
+    def exit_status(self) -> int:
+        """Tell a child that could not start, for which uvicorn stops all of them, from a clean end."""
+        failed = any(process.exitcode == STARTUP_FAILURE for process in self.processes)
+        return STARTUP_FAILURE if failed else 0
+
+
+def _announce(config: uvicorn.Config, plug: socket.socket | TransportSocket) -> None:
+    # For whoever started this with port 0 and reads its standard output.
+    print(f"listening on http://{config.host}:{plug.getsockname()[1]}", flush=True)  # noqa: T201
 
 
 def _serve(config: uvicorn.Config) -> int:
@@ -116,10 +143,9 @@ def _serve(config: uvicorn.Config) -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
     if config.workers > 1:
-        plug = config.bind_socket()
-        print(f"listening on http://{config.host}:{plug.getsockname()[1]}", flush=True)  # noqa: T201
-        Multiprocess(config, sockets=[plug]).run()
-        return 0
+        processes = _AnnouncingProcesses(config, sockets=[config.bind_socket()])
+        processes.run()
+        return processes.exit_status()
     _AnnouncingServer(config).run()
     return 0
 
