@@ -11,6 +11,12 @@ from poolkit.errors import ConfigurationError
 if TYPE_CHECKING:
     from argparse import Namespace
 
+CSV_ENDS = (
+    *("_stats.csv", "_stats_history.csv", "_failures.csv", "_exceptions.csv"),
+    *("_connections.csv", "_latency.csv", "_latency.hlog"),
+)
+"""What is put behind the prefix of `--csv`, by Locust and by the kit."""
+
 
 def check_outputs(options: Namespace) -> None:
     """Check every file of results that Locust's options name.
@@ -23,6 +29,7 @@ def check_outputs(options: Namespace) -> None:
         ("--html", options.html_file),
         ("--json-file", json_file),
         ("--junit", options.junit),
+        *(("--csv", f"{options.csv_prefix}{end}") for end in CSV_ENDS if options.csv_prefix),
     ):
         if name:
             check_output(option, Path(name))
