@@ -7,8 +7,10 @@ others do.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -155,6 +157,8 @@ class Watched:
         self._began = time.time()
         self._ended: float | None = None
         self._seconds = 0
+        self._document: dict[str, Any] = {}
+        """Of the whole run, once it has ended."""
         prefix = options.csv_prefix
         self._csv = ConnectionsCsv(prefix) if prefix else None
         self._latency_files = LatencyFiles(prefix, self._began) if prefix else None
@@ -212,6 +216,7 @@ class Watched:
         rest = self._recording.take_rest()
         self._checks.conclude()
         found = document(self._recording, self._checks.verdicts, partial=self._is_partial())
+        self._document = found
         self._recording.stop()
         if self._csv is not None:
             self._csv.close()
@@ -224,11 +229,13 @@ class Watched:
             add_to_report(Path(self._options.html_file), found, since=self._began)
 
     def _on_quit(self, **_: Any) -> None:
-        # With --json the standard output is one JSON document, and Locust's.
-        if not self._options.json:
-            for words in summary(self._recording):
-                console.info(words)
+        for words in summary(self._recording):
+            console.info(words)
         self._checks.say()
+        if self._options.json:
+            # The standard output is one JSON array, Locust's, and who reads it expects nothing else.
+            sys.stderr.write(f"{json.dumps(self._document)}\n")
+            sys.stderr.flush()
 
     def _is_partial(self) -> bool:
         """Tell whether the run ended before its own end: a shape's, or `--run-time`."""
