@@ -147,11 +147,15 @@ def test_a_message_between_processes_loses_nothing():
     assert twice.answered().count == 2 * found.answered().count
 
 
+A_REQUEST_S = 100e-6
+"""Of the processor's time, by benchmarks/load_generator.py: 92 to 125 µs."""
+
+
 def test_recording_is_cheap():
-    """A request costs Locust some 300 µs: a hundredth of that is the most this may cost."""
+    """It may cost 3 % of what a request costs Locust, as docs/loadtests.md has it."""
     found = Latencies()
     # Of the processor's time, and the best of many short tries: others may use the machine, too.
     tries = timeit.repeat(
         lambda: found.record("GET", "/", 12.345), timer=time.thread_time, number=1000, repeat=100
     )
-    assert min(tries) / 1000 < 3e-6
+    assert min(tries) / 1000 < 0.03 * A_REQUEST_S
