@@ -10,7 +10,7 @@ from poolkit.loadtest.series import MOST_POINTS, Second, Series
 from poolkit.loadtest.tally import Tally
 
 
-def second(number, connections=1, *, opened=0, p95=None):
+def second(number, connections=1, *, opened=0, ms=None):
     targets = (
         None if connections is None else (Connected(target="web", instances=1, idle=connections),)
     )
@@ -21,7 +21,9 @@ def second(number, connections=1, *, opened=0, p95=None):
         users=1,
         requests_per_s=10.0,
         failures_per_s=0.0,
-        p95_ms=p95,
+        p50_ms=ms,
+        p95_ms=None if ms is None else 2 * ms,
+        p99_ms=None if ms is None else 3 * ms,
     )
 
 
@@ -74,12 +76,14 @@ def test_a_long_run_needs_no_more_room_and_keeps_its_peak():
     assert {len(columns[name]) for name in ("time", "users", "p95_ms")} == {len(series.points)}
 
 
-def test_a_spike_of_latency_survives_the_thinning():
-    """The higher p95 of two neighbours is kept."""
+@pytest.mark.parametrize("spike", [4, 5], ids=["first of a pair", "second of a pair"])
+def test_a_spike_of_latency_survives_the_thinning(spike):
+    """The higher percentiles of two neighbours are kept, whichever of them has them."""
     series = Series()
     for number in range(2 * MOST_POINTS):
-        series.add(second(number, p95=900.0 if number == 5 else 10.0))
-    assert max(series.columns()["p95_ms"]) == 900
+        series.add(second(number, ms=900.0 if number == spike else 10.0))
+    columns = series.columns()
+    assert [max(columns[name]) for name in ("p50_ms", "p95_ms", "p99_ms")] == [900, 1800, 2700]
 
 
 def test_a_second_without_an_answer_is_a_gap():
