@@ -1,14 +1,17 @@
 """A Locust user for queue workers: a task counts as done when its result is committed.
 
 The time runs from the moment the task is due (see `locust_plugin`) to the moment another
-session sees its row, asked for every 5 ms; so latencies of workers are exact to 5 ms.
+session sees its row, asked for every 5 ms; so latencies of workers are exact to 5 ms, and to
+what the database takes to answer. It is said when that is much.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gevent
@@ -20,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from poolkit.config.presets import preset
+from poolkit.loadtest.off_hub import OffHub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +32,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 ASK_EVERY_S = 0.005
+SLOW_S = 0.05
+"""An answer that takes longer is seen in the latencies of the tasks that wait for it."""
+
+SILENT_S = 1.0
+"""A database that answers at all does so sooner."""
+
+logger = logging.getLogger("poolkit.loadtest")
 
 
 class CommittedRows:
@@ -38,7 +49,15 @@ class CommittedRows:
         self._query = text(query)
         self._waiting: dict[str, AsyncResult[None]] = {}
         self._any = Event()
+        self._off_hub = OffHub()
+        self._asked: float | None = None
+        self._slowest_s = SLOW_S
         gevent.spawn(self._ask)
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the database has not answered the present question; 0 without one."""
+        return 0.0 if self._asked is None else time.monotonic() - self._asked
 
     def wait(self, key: str, timeout_s: float) -> bool:
         """Wait until the query returns the key; False if it did not in time.
@@ -62,25 +81,45 @@ class CommittedRows:
             if not self._waiting:
                 self._any.clear()
                 continue
-            try:
-                self._look()
-            except SQLAlchemyError as error:
-                self._give_up(error)
+            self._asked = time.monotonic()
+            self._look(list(self._waiting))
+            self._say_when_slow(self.silent_s)
+            self._asked = None
             gevent.sleep(ASK_EVERY_S)
 
-    def _look(self) -> None:
-        rows = self._connection.execute(self._query, {"keys": list(self._waiting)})
-        for (key,) in rows:
+    def _look(self, keys: list[str]) -> None:
+        """Ask for these; those that came meanwhile are asked for the next time."""
+        try:
+            committed = self._off_hub.ask(partial(self._committed, keys))
+        except SQLAlchemyError as error:
+            self._give_up(keys, error)
+            return
+        for key in committed:
             if key in self._waiting:
                 self._waiting[key].set()
 
-    def _give_up(self, error: SQLAlchemyError) -> None:
-        """Fail those that wait, at once and with the reason; the next are asked for anew."""
-        for found in self._waiting.values():
-            found.set_exception(error)
+    def _committed(self, keys: list[str]) -> list[str]:
+        rows = self._connection.execute(self._query, {"keys": keys})
+        return [key for (key,) in rows]
+
+    def _give_up(self, keys: list[str], error: SQLAlchemyError) -> None:
+        """Fail those that were asked for, at once and with the reason."""
+        for key in keys:
+            if key in self._waiting:
+                self._waiting[key].set_exception(error)
         # What was lost is connected again by the next question, after a rollback only.
         with suppress(SQLAlchemyError):
-            self._connection.rollback()
+            self._off_hub.ask(self._connection.rollback)
+
+    def _say_when_slow(self, took_s: float) -> None:
+        # Each time it is much slower than ever before: some lines a run, however slow.
+        if took_s > self._slowest_s:
+            self._slowest_s = 2 * took_s
+            logger.warning(
+                "the database took %.0f ms to say which tasks are done: the latencies of those that "
+                "waited for it are longer by up to that",
+                took_s * 1000,
+            )
 
 
 def _connect(url: str) -> Connection:
@@ -146,10 +185,15 @@ class TaskUser(User):
             send()
             assert self.rows is not None  # noqa: S101  (__init__)
             if not self.rows.wait(key, self.result_timeout):
-                error = TimeoutError(f"no result within {self.result_timeout:g} s")
+                error = TimeoutError(self._no_result(self.rows))
         except Exception as failure:  # noqa: BLE001  (whatever it is, it is this request's result)
             error = failure
         self._report(name, started, time.perf_counter() - began, error, context)
+
+    def _no_result(self, rows: CommittedRows) -> str:
+        said = f"no result within {self.result_timeout:g} s"
+        is_silent = rows.silent_s > SILENT_S
+        return f"{said}: the database does not answer whether there is one" if is_silent else said
 
     def _report(
         self,

@@ -21,27 +21,39 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
-class OffHubActivity(ActivityConnection):
-    """An `ActivityConnection` for a greenlet: other greenlets run while it waits."""
+class OffHub:
+    """One real thread, which asks one question after the other."""
 
-    def __init__(self, url: str | URL) -> None:
-        super().__init__(url)
+    def __init__(self) -> None:
         self._threads = ThreadPool(1)
 
-    def connect(self) -> ServerLimits:
-        """Connect, or connect again; see `ActivityConnection.connect`."""
-        return self._in_thread(super().connect)
+    def ask(self, ask: Callable[[], Answer]) -> Answer:
+        """Call it in the thread and return what it returns; other greenlets run meanwhile.
 
-    def sample(self) -> Sample:
-        """Ask the server once; see `ActivityConnection.sample`."""
-        return self._in_thread(super().sample)
-
-    def _in_thread(self, ask: Callable[[], Answer]) -> Answer:
+        Raises:
+            Exception: what it raises.
+        """
         # The pool prints the traceback of whatever a thread raises, also of what is expected.
         answer, error = self._threads.apply(_answer_or_error, (ask,))
         if error is not None:
             raise error
         return answer  # type: ignore[no-any-return]
+
+
+class OffHubActivity(ActivityConnection):
+    """An `ActivityConnection` for a greenlet: other greenlets run while it waits."""
+
+    def __init__(self, url: str | URL) -> None:
+        super().__init__(url)
+        self._off_hub = OffHub()
+
+    def connect(self) -> ServerLimits:
+        """Connect, or connect again; see `ActivityConnection.connect`."""
+        return self._off_hub.ask(super().connect)
+
+    def sample(self) -> Sample:
+        """Ask the server once; see `ActivityConnection.sample`."""
+        return self._off_hub.ask(super().sample)
 
 
 def _answer_or_error(ask: Callable[[], Answer]) -> tuple[Answer | None, Exception | None]:

@@ -541,3 +541,50 @@ def test_many_tasks_of_a_queue_are_in_flight_at_once(locust, database, tmp_path)
     assert total(run)["requests"] > 3 * took_s / 0.3, (
         "three times what one after the other could be"
     )
+
+
+def test_a_database_that_is_slow_to_say_what_is_done_stops_nobody(locust, database, tmp_path):
+    """All else goes on while the question waits; whose fault the latency is, is said."""
+    file = tmp_path / "sender.py"
+    _, _, beat = VISITOR.partition("def beat():")
+    file.write_text(
+        f"{TASKS}\nimport gevent\nfrom locust import events\nfrom pathlib import Path\ndef beat():{beat}"
+    )
+    run = locust(
+        *("-f", str(file), "--headless", "--json-file", "out/sender"),
+        *open_loop(40, "--csv", "out/run"),
+        url=database.monitor_url(""),
+    )
+    run.name = "sender"
+    run.wait_until(lambda: stats(run, "Request Count") > 10)
+    (asked,) = database.backends("loadtest:")
+    os.kill(asked["pid"], signal.SIGSTOP)
+    try:
+        before = len(beats(run))
+        run.wait_until(lambda: len(beats(run)) > before + 25)
+    finally:
+        os.kill(asked["pid"], signal.SIGCONT)
+    run.wait_for("WARNING/poolkit.loadtest: the database took ")
+    assert run.stop() == 0, run.said
+
+
+@pytest.mark.slow
+def test_a_database_that_never_says_what_is_done_is_named_as_the_reason(locust, database, tmp_path):
+    """A result that nobody could look for is not called one that is not there."""
+    file = tmp_path / "sender.py"
+    file.write_text(TASKS.replace("wait_time", "result_timeout = 2.0\n    wait_time"))
+    run = locust(
+        *("-f", str(file), "--headless", "--json-file", "out/sender"),
+        *open_loop(10, "--csv", "out/run"),
+        url=database.monitor_url(""),
+    )
+    run.wait_until(lambda: stats(run, "Request Count") > 3)
+    (asked,) = database.backends("loadtest:")
+    os.kill(asked["pid"], signal.SIGSTOP)
+    try:
+        (failed,) = run.wait_until(lambda: run.rows("out/run_failures.csv"))
+        assert run.stop() == 1, run.said
+    finally:
+        os.kill(asked["pid"], signal.SIGCONT)
+    said = "no result within 2 s: the database does not answer whether there is one"
+    assert failed["Error"] == f"TimeoutError('{said}')"
