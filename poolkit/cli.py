@@ -221,8 +221,9 @@ def current(module: str | None) -> None:
     """Print the database's revision, and whether there are newer ones."""
     found = _migrations(module)
     revision, heads = found.current(), found.heads()
-    behind = "" if revision in heads else f" (behind: the latest is {', '.join(heads)})"
-    click.echo(f"{revision or 'empty'}{behind}")
+    place = "behind" if found.knows(revision) else "unknown to this version"
+    note = "" if revision in heads else f" ({place}: the latest is {', '.join(heads)})"
+    click.echo(f"{revision or 'empty'}{note}")
 
 
 def _migrations(module: str | None) -> Migrations:

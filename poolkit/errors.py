@@ -6,6 +6,7 @@
     ├── PoolExhausted (TimeoutError)         no connection became free within pool_timeout
     ├── StatementTimeout (TimeoutError)      a statement took longer than statement_timeout
     ├── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
+    ├── MigrationError                       the schema cannot be upgraded as things are
     ├── MonitoringNotAllowed (PermissionError)  the role may not read the server's activity
     ├── RunFolderError (ValueError)          a folder is no run, or a file in it is broken
     ├── BudgetError (ValueError)             the connection budget cannot be computed
@@ -67,6 +68,10 @@ class DatabaseUnavailable(PoolkitError, ConnectionError):
 
     retry_after = 5
     """Seconds after which trying again makes sense: a restart or failover takes longer."""
+
+
+class MigrationError(PoolkitError):
+    """The schema cannot be upgraded by this role, at this time or by this version; says which."""
 
 
 class MonitoringNotAllowed(PoolkitError, PermissionError):

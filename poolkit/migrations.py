@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import exc
+
 from poolkit.config.engine import make_engine
 from poolkit.config.session import translated
-from poolkit.errors import ConfigurationError
+from poolkit.errors import ConfigurationError, MigrationError
 from poolkit.project import Project
 
 if TYPE_CHECKING:
@@ -26,11 +28,21 @@ _FUNCTIONS = {
     "current": "current(engine)",
     "heads": "heads()",
 }
+# By SQLSTATE (PostgreSQL, Appendix A): insufficient_privilege, lock_not_available. What is not
+# here is a mistake in a migration, whose author wants the traceback.
+_REMEDIES = {
+    "42501": "grant {role} what is missing, or run this as the role that owns the schema",
+    "55P03": "somebody holds a lock that is needed; `poolkit watch` shows who; try again then",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Migrations:
-    """A module with `upgrade(engine)`, `current(engine)` and `heads()`, and a database."""
+    """A module with `upgrade(engine)`, `current(engine)` and `heads()`, and a database.
+
+    A `knows(revision)`, where the module has it, tells a database that is behind from one that
+    a later version of the program has upgraded.
+    """
 
     module: Any
     settings: Settings
@@ -56,14 +68,21 @@ class Migrations:
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
+            MigrationError: the role may not do it, somebody holds a lock, or the database is
+                ahead of this version of the program.
         """
         with self._engine() as engine:
             before = self.module.current(engine)
+            self._refuse_unknown(before)
             self.module.upgrade(engine)
             return before, self.module.current(engine)
 
     def current(self) -> str | None:
-        """Return the database's revision; None if it was never upgraded."""
+        """Return the database's revision; None if it was never upgraded.
+
+        Raises:
+            DatabaseUnavailable, MigrationError: as `upgrade`.
+        """
         with self._engine() as engine:
             revision: str | None = self.module.current(engine)
             return revision
@@ -72,14 +91,42 @@ class Migrations:
         """Return the latest revisions that the module knows."""
         return tuple(self.module.heads())
 
+    def knows(self, revision: str | None) -> bool:
+        """Tell whether the module has that revision; None is an empty database's."""
+        ask = getattr(self.module, "knows", None)
+        return revision is None or ask is None or bool(ask(revision))
+
+    def _refuse_unknown(self, revision: str | None) -> None:
+        if not self.knows(revision):
+            raise MigrationError(
+                f"the database is at {revision}, which this version of the program does not "
+                f"know (its latest is {', '.join(self.heads())}); deploy the version that "
+                "upgraded the database, or a later one"
+            )
+
     @contextmanager
     def _engine(self) -> Iterator[Engine]:
         engine = make_engine(self.settings)
         try:
             with translated():
                 yield engine
+        except exc.DBAPIError as error:
+            refusal = self._refusal(error)
+            if refusal is None:
+                raise
+            raise refusal from error
         finally:
             engine.dispose()
+
+    def _refusal(self, error: exc.DBAPIError) -> MigrationError | None:
+        driver_error: Any = error.orig
+        state = getattr(driver_error, "sqlstate", None) or getattr(driver_error, "pgcode", None)
+        remedy = _REMEDIES.get(state or "")
+        if remedy is None:
+            return None
+        said = str(driver_error).partition("\n")[0]
+        role = self.settings.url.username or "the role"
+        return MigrationError(f"the database refuses: {said}; {remedy.format(role=role)}")
 
 
 def module_named(name: str, project: Project) -> Any:

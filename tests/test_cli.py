@@ -72,6 +72,58 @@ def test_db_upgrade_without_a_database_is_one_line():
     assert "Traceback" not in answer.stderr
 
 
+def refusal(*arguments, **options):
+    """Return the one line that a command ends with, and status 2."""
+    answer = run(*arguments, **options)
+    assert (answer.returncode, answer.stdout, answer.stderr.count("\n")) == (2, "", 1), answer
+    return answer.stderr
+
+
+def test_db_upgrade_says_what_the_role_lacks(database):
+    """A role that may not create in the schema is told so, and what to grant."""
+    line = refusal("db", "upgrade", DATABASE_URL=database.monitor_url())
+    assert "permission denied for schema public; grant poolkit_monitor what is missing" in line
+
+
+MIGRATIONS_THAT_LOCK = """
+from sqlalchemy import text
+def upgrade(engine):
+    with engine.connect() as connection:
+        connection.execute(text("LOCK TABLE held NOWAIT"))
+def current(engine): return None
+def heads(): return ("1",)
+"""
+
+
+def test_db_upgrade_that_meets_a_lock_says_so(database, tmp_path):
+    """A table that somebody holds is no reason for a traceback: later, it will work."""
+    (tmp_path / "locking.py").write_text(MIGRATIONS_THAT_LOCK)
+    (tmp_path / "pyproject.toml").write_text('[tool.poolkit]\nmigrations = "locking"\n')
+    database.execute("CREATE TABLE held ()")
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE held")
+        line = refusal("db", "upgrade", cwd=tmp_path, DATABASE_URL=database.admin_url())
+    assert 'could not obtain lock on relation "held"; somebody holds a lock' in line
+
+
+def test_a_database_that_is_ahead_of_the_program_is_told_from_one_that_is_behind(
+    migrated_database,
+):
+    """After a rollback of the program: what to deploy, and no "behind" that invites an upgrade."""
+    migrated_database.execute("UPDATE alembic_version SET version_num = '9999'")
+    url = migrated_database.url()
+    line = refusal("db", "upgrade", DATABASE_URL=url)
+    assert "at 9999, which this version of the program does not know" in line
+    answer = run("db", "current", DATABASE_URL=url)
+    assert answer.stdout.startswith("9999 (unknown to this version: the latest is ")
+
+
+def test_db_upgrade_of_another_kind_of_database_is_refused():
+    """The sample's migrations are PostgreSQL's, and say so."""
+    line = refusal("db", "upgrade", DATABASE_URL="sqlite://")
+    assert "are for PostgreSQL, and the URL names sqlite" in line
+
+
 def test_db_upgrade_names_migrations_that_do_not_import(database):
     """A module that is not there is named."""
     url = database.url(driver="psycopg2")

@@ -36,6 +36,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
     """Bring a database up to `revision`, whichever it has now.
 
     Raises:
+        ValueError: the database is not PostgreSQL.
         sqlalchemy.exc.OperationalError: the database cannot be reached, or a lock took
             longer than WAIT_FOR_OTHERS or WAIT_FOR_TABLES; nothing has changed then.
         alembic.util.CommandError: there is no such revision, or the database has one that
@@ -61,6 +62,14 @@ def heads() -> tuple[str, ...]:
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
 
     return tuple(ScriptDirectory.from_config(_config()).get_heads())
+
+
+def knows(revision: str) -> bool:
+    """Tell whether this version of the program has that revision."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
+
+    scripts = ScriptDirectory.from_config(_config())
+    return any(script.revision == revision for script in scripts.walk_revisions())
 
 
 def upgrade_sql(revisions: str = "head") -> str:
@@ -106,6 +115,10 @@ def _config(connection: Connection | None = None, output: StringIO | None = None
 @contextmanager
 def _connected(database: Database) -> Iterator[Connection]:
     engine = database if isinstance(database, Engine) else _engine(database)
+    if engine.dialect.name != "postgresql":
+        raise ValueError(
+            f"the articles' migrations are for PostgreSQL, and the URL names {engine.dialect.name}"
+        )
     with engine.connect() as connection:
         # In autocommit the lock would not last; at a higher level than this one, what the
         # upgrade that was waited for has done would not be seen.
