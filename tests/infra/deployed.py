@@ -57,7 +57,9 @@ class Fleet:
         self.environment = environment
         chosen = find_environment(environment, [INFRA]).overridden(given)
         self.tables = chosen.tables
-        self.stacks = make_stacks(read_files([INFRA]).templates, chosen, {}).by_name
+        templates = read_files([INFRA]).templates
+        deployed = [each for each in templates if each.path.stem in chosen.tables]
+        self.stacks = make_stacks(deployed, chosen, {}).by_name
 
     def of_type(self, *types):
         """Give every resource of some types, in all stacks."""
