@@ -218,6 +218,16 @@ class Database:
             time.sleep(0.01)
         return found
 
+    def abandoned(self) -> int:
+        """Return how many sessions ended because their client was gone, without a goodbye.
+
+        A backend counts its session before it leaves pg_stat_activity.
+        """
+        (row,) = self.execute(
+            "SELECT sessions_abandoned FROM pg_stat_database WHERE datname = current_database()"
+        )
+        return int(row["sessions_abandoned"])
+
 
 @contextmanager
 def _connect(server: EmbeddedPostgres, database: str = "postgres") -> Iterator[Any]:

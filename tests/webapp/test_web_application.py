@@ -13,7 +13,9 @@ from poolkit.errors import ConfigurationError
 from webapp import app as sync_root
 from webapp import async_app as async_root
 from webapp.application import make_application
+from webapp.async_database import open_async_database
 from webapp.configuration import WebSettings
+from webapp.threaded_database import open_threaded_database
 
 ENVIRON = {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x", "POOLKIT_ECHO": "false"}
 
@@ -71,6 +73,25 @@ def asked(app, method, path, **content):
             return await client.request(method, path, **content)
 
     return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("target", "open_database"),
+    [("web", open_threaded_database), ("web_async", open_async_database)],
+)
+def test_the_pool_is_closed_at_the_end_and_not_by_the_process_s_own(
+    target, open_database, migrated_database
+):
+    """With the application's end its connections end, while process and engine still live."""
+    environ = ENVIRON | {
+        "DATABASE_URL": migrated_database.url(driver=""),
+        "POOLKIT_CONNECT_TIMEOUT": "60",
+    }
+    app = make_application(target, open_database, environ=environ)
+    assert asked(app, "GET", "/articles").status_code == 200
+    migrated_database.wait_for_backends(0, f"{target}:")
+    assert migrated_database.abandoned() == 0
+    assert app.state.resources.database.snapshot().opened == 1
 
 
 def test_an_unexpected_error_is_a_500_that_gives_nothing_away():

@@ -145,7 +145,7 @@ def test_a_shutdown_does_not_wait_for_a_server_that_stands_still(serve, migrated
 
 
 def test_a_shutdown_drains_what_is_in_flight(serve, migrated_database, locked):
-    """After SIGTERM a request that waits for a lock is answered; then no backend is left."""
+    """After SIGTERM a request that waits for a lock is answered; then the pool takes its leave."""
     with serve(migrated_database.url(driver="")) as served:
         blocked = served.start(*update())
         wait_for_lock(migrated_database)
@@ -155,6 +155,7 @@ def test_a_shutdown_drains_what_is_in_flight(serve, migrated_database, locked):
         assert blocked.answer()[0] == 200
         assert served.process.wait(60) == 0
         migrated_database.wait_for_backends(0, f"{served.target}:")
+        assert migrated_database.abandoned() == 0
 
 
 def _accepts(served):
@@ -174,6 +175,7 @@ def test_a_killed_process_leaves_no_backend(serve, migrated_database):
         served.process.kill()
         served.process.wait()
         migrated_database.wait_for_backends(0, f"{served.target}:")
+        assert migrated_database.abandoned() == 1
 
 
 def test_backends_killed_during_traffic_between_requests_fail_none(serve, migrated_database):
@@ -193,6 +195,7 @@ def test_two_processes_serve_one_address_with_a_pool_each(serve, migrated_databa
         assert served.get("/articles") == 200
         assert served.terminate() == 0
         migrated_database.wait_for_backends(0, f"{served.target}:")
+        assert migrated_database.abandoned() == 0
 
 
 def failed_start(target, environ, *options):

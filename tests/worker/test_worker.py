@@ -33,6 +33,7 @@ def test_task_is_done_and_each_child_has_one_connection_which_ends_with_it(site)
     assert {child_pid(backend) for backend in backends} <= children
     assert worker.stop() == 0
     site.database.wait_for_backends(0, "worker:")
+    assert site.database.abandoned() == 0
     assert not worker.ready_file.exists()
 
 
@@ -233,6 +234,7 @@ def test_recycled_children_close_their_connections(site):
     site.enqueue("second")
     wait_until(lambda: len(site.documents()) == 2, "2 documents")
     site.database.wait_for_backends(0, "worker:")
+    assert site.database.abandoned() == 0
     wait_until(lambda: worker.logged("connections are closed"), "the words of a child's end")
     assert worker.process.poll() is None
 
@@ -294,6 +296,7 @@ def test_threads_share_one_engine_with_a_connection_each(site):
     assert {child_pid(row) for row in site.database.backends("worker:")} == {worker.process.pid}
     assert worker.stop() == 0
     site.database.wait_for_backends(0, "worker:")
+    assert site.database.abandoned() == 0
 
 
 def _message(queue, arguments="", *, body=None, content_type="application/json", **headers):
