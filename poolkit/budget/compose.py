@@ -8,6 +8,7 @@ old and new run together under `update_config.order: start-first` only.
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.env_files import read_variables
@@ -59,6 +60,13 @@ def _source(found: Any) -> str:
     return str(found.get("source")) if isinstance(found, dict) else str(found).partition(":")[0]
 
 
+def _split(*texts: str) -> list[str]:
+    try:
+        return [word for text in texts for word in shlex.split(text)]
+    except ValueError:
+        return list(texts)
+
+
 class _Reading:
     """One file with the variables that its `${...}` are replaced by."""
 
@@ -89,6 +97,13 @@ class _Reading:
         """Replace `${NAME:-default}`; Unknown where a variable has no value."""
         if not isinstance(found, str) or "$" not in found:
             return found
+        text, missing = self._filled(found)
+        if missing:
+            return Unknown(f"variable {missing[0]} has no value; give it with --parameters")
+        return text
+
+    def _filled(self, found: str, gap: str = "") -> tuple[str, list[str]]:
+        """Replace variables, those without a value by `gap`; return the text, and their names."""
         missing: list[str] = []
 
         def value(match: re.Match[str]) -> str:
@@ -103,14 +118,9 @@ class _Reading:
             if operator.endswith("-"):
                 return default
             missing.append(name)
-            return ""
+            return gap
 
-        text = _VARIABLE.sub(value, found)
-        return (
-            Unknown(f"variable {missing[0]} has no value; give it with --parameters")
-            if missing
-            else text
-        )
+        return _VARIABLE.sub(value, found), missing
 
     def _instances(self, name: str, service: dict[str, Any]) -> Quantity:
         steps = ("services", name)
@@ -187,12 +197,14 @@ class _Reading:
         return found, unread
 
     def _command(self, service: dict[str, Any]) -> tuple[str, ...] | None:
-        words: list[Any] = []
+        """Return the words; a text is split as Compose does it, which starts no shell."""
+        words: list[str] = []
         for key in ("entrypoint", "command"):
             found = service.get(key)
-            words += found if isinstance(found, list) else [found] if found else []
-        texts = (self._text(word) for word in words)
-        return tuple("?" if isinstance(text, Unknown) else str(text) for text in texts) or None
+            texts = found if isinstance(found, list) else [found] if found else []
+            filled = [self._filled(str(each), "?")[0] for each in texts]
+            words += filled if isinstance(found, list) else _split(*filled)
+        return tuple(words) or None
 
     def _mounted(self, name: str, service: dict[str, Any]) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -104,10 +104,10 @@ def _container(
     )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, gap: str = "") -> str:
     """Return as much of a text as is known: `123.dkr.ecr…/pgbouncer:${Tag}` still says what it is."""
-    parts = value.parts if isinstance(value, Joined) else ()
-    return "".join(part for part in parts if isinstance(part, str))
+    parts = value.parts if isinstance(value, Joined) else (value,)
+    return "".join(part if isinstance(part, str) else gap for part in parts)
 
 
 def _command(task: Resource, number: int) -> tuple[str, ...] | None:
@@ -116,7 +116,7 @@ def _command(task: Resource, number: int) -> tuple[str, ...] | None:
         found = task.get("ContainerDefinitions", number, name)
         if isinstance(found, list):
             texts = (as_text(each) for each in found)
-            words += [each if isinstance(each, str) else _shown(each) or "?" for each in texts]
+            words += [each if isinstance(each, str) else _shown(each, "?") for each in texts]
     return tuple(words) or None
 
 

@@ -466,7 +466,6 @@ def test_a_variable_that_may_be_there_makes_the_pool_unknown(folder):
     [
         ("gunicorn, --workers=3, app", 3),
         ("gunicorn, -w4, app", 4),
-        ("gunicorn, app", 1),
         ("sh, -c, 'exec gunicorn -k uvicorn.workers.UvicornWorker -w 5 app'", 5),
         ("uvicorn, app:app, --workers, '2'", 2),
         ("poetry, run, uvicorn, app:app", 1),
@@ -479,7 +478,6 @@ def test_a_variable_that_may_be_there_makes_the_pool_unknown(folder):
         ("gunicorn, -c, gunicorn.conf.py, app", None),
         ("granian, --workers, '3', app:app", 3),
         ("uwsgi, -p, '4'", 4),
-        ("python, manage.py, runserver", 1),
     ],
 )
 def test_command_lines_say_how_many_processes(folder, command, processes):

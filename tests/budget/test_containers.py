@@ -151,10 +151,10 @@ def test_keda_and_cron_jobs(folder):
                   containers: [{name: c, image: i, command: [python, run.py], env: [{name: PGHOST, value: x}]}]
     """
     folder.write("job.yaml", job % "")
-    open_ended = folder.budget(max_connections=500, services=("nightly=1+0",))
+    open_ended = folder.budget(max_connections=500, services=("nightly=1+0x1",))
     assert [gap.of for gap in open_ended.gaps] == ["nightly"]
     folder.write("job.yaml", job % "concurrencyPolicy: Forbid")
-    budget = folder.budget(max_connections=500, services=("nightly=1+0",))
+    budget = folder.budget(max_connections=500, services=("nightly=1+0x1",))
     # (8 + 2) x 30 + 1, and 4.
     assert budget.needed == 305
 

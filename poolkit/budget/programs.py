@@ -1,0 +1,109 @@
+"""What is known of programs: which start processes, by which option, and which are only one.
+
+Sources: gunicorn, "Settings" (workers: the command line, GUNICORN_CMD_ARGS, the configuration
+file, by default ./gunicorn.conf.py, and then WEB_CONCURRENCY, else 1); uvicorn, "Settings"
+(--workers: WEB_CONCURRENCY, else 1); Celery, "Workers Guide" (--concurrency: else the number
+of processors; --autoscale); uWSGI, "Options"; Sanic, "Worker Manager"; taskiq, "CLI" (2);
+`--help` of granian, hypercorn, dramatiq and `rq worker-pool`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program that starts processes: by which options, by which variables."""
+
+    name: str
+    options: tuple[str, ...]
+    variables: tuple[str, ...]
+    default: int | None
+    """None: the number is not known where nothing gives it, for the reason `why`."""
+    why: str
+    files: tuple[str, ...] = ()
+    """Options that name a file, which may set the number too."""
+
+
+_BY_PROCESSORS = "starts one for each processor"
+_SERVERS = (
+    Server(
+        "gunicorn",
+        ("--workers", "-w"),
+        ("WEB_CONCURRENCY",),
+        None,
+        "gunicorn's default is 1, which a gunicorn.conf.py in the image may change: give --workers",
+        files=("--config", "-c"),
+    ),
+    Server("uvicorn", ("--workers",), ("WEB_CONCURRENCY",), 1, "uvicorn's default"),
+    Server("fastapi", ("--workers",), ("WEB_CONCURRENCY",), 1, "uvicorn's default"),
+    Server(
+        "hypercorn", ("--workers", "-w"), (), 1, "hypercorn's default", files=("--config", "-c")
+    ),
+    Server("granian", ("--workers",), ("GRANIAN_WORKERS",), 1, "granian's default"),
+    Server("sanic", ("--workers", "-w"), (), 1, "Sanic's default", files=("--fast",)),
+    Server(
+        "uwsgi",
+        ("--processes", "--workers", "-p"),
+        ("UWSGI_PROCESSES", "UWSGI_WORKERS"),
+        1,
+        "uWSGI's default",
+        files=("--ini", "--yaml", "--xml", "--json"),
+    ),
+    Server(
+        "celery",
+        ("--concurrency", "-c"),
+        (),
+        None,
+        f"Celery {_BY_PROCESSORS}: give --concurrency",
+    ),
+    Server(
+        "dramatiq", ("--processes", "-p"), (), None, f"dramatiq {_BY_PROCESSORS}: give --processes"
+    ),
+    Server("taskiq", ("--workers", "-w"), (), 2, "taskiq's default"),
+)
+SERVERS = {server.name: server for server in _SERVERS}
+
+KIT_WEB = Server("webapp", ("--processes",), (), 1, "the default of python -m webapp")
+RQ_POOL = Server("rq", ("--num-workers", "-n"), (), 1, "the default of rq worker-pool")
+
+ONE_PROCESS = frozenset(
+    {
+        *("alembic", "psql", "pg_dump", "pg_restore", "streamlit"),
+        *("daphne", "waitress-serve", "arq", "poolkit"),
+    }
+)
+"""Programs of one process."""
+
+NONE_OF_THEIRS = frozenset(
+    {
+        *("cd", "export", "set", "unset", "echo", "printf", "sleep", "true", "false", ":", "test"),
+        *("[", "[[", "mkdir", "cat", "touch", "rm", "cp", "mv", "chmod", "chown", "umask", "date"),
+        *("ulimit", "wait", "trap", "exit", "return", "read", "nc", "curl", "wget", "pg_isready"),
+        *("ls", "id", "tee"),
+    }
+)
+"""Programs that keep no connection."""
+
+WAITERS = frozenset({"wait-for-it", "wait-for-it.sh", "wait-for", "wait-for.sh", "dockerize"})
+"""Programs that keep none either, unless words after `--` say what to start then."""
+
+SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
+
+WRAPPERS = {
+    **dict.fromkeys(("exec", "command", "nohup", "time", "setsid", "nice", "env", "stdbuf"), 0),
+    **dict.fromkeys(("tini", "dumb-init", "catatonit", "busybox"), 0),
+    **dict.fromkeys(("ddtrace-run", "opentelemetry-instrument"), 0),
+    **dict.fromkeys(("gosu", "su-exec", "chpst", "timeout", "newrelic-admin"), 1),
+    **dict.fromkeys(("poetry", "pipenv", "uv", "pdm", "hatch", "rye"), 1),
+}
+"""Programs that start one other, after so many words of their own: `gosu app`, `poetry run`."""
+
+FLASK_ONE = frozenset({"run", "db", "shell", "routes"})
+DJANGO_ONCE = frozenset(
+    {"migrate", "collectstatic", "check", "createsuperuser", "loaddata", "createcachetable"}
+)
+CELERY_ONE = frozenset({"beat", "flower", "inspect", "control", "purge", "call", "events"})
+ONE_IN_CELERY = frozenset({"threads", "gevent", "eventlet", "solo"})
+"""Pools of Celery that are one process."""

@@ -1,0 +1,128 @@
+"""Command lines: how many processes they start, and which of them do not tell."""
+
+import pytest
+
+from poolkit.budget.command_lines import processes
+from poolkit.budget.model import Overlap, Variable, Workload
+from poolkit.budget.quantity import known
+
+
+def count(*command, **variables):
+    """Count the processes of a command line, given as its words or as one text."""
+    workload = Workload(
+        name="app",
+        platform="container",
+        where=None,
+        instances=known(1, "here"),
+        overlap=Overlap(),
+        variables={k: Variable(text=text, origin="here") for k, text in variables.items()},
+        command=command,
+        command_origin="app.yaml:1",
+    )
+    return processes(workload).value
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("dramatiq --processes 4 app", 4),
+        ("rq worker-pool -n 4 high", 4),
+        ("rq worker high", 1),
+        ("taskiq worker app:broker", 2),
+        ("/usr/local/bin/python3.12 -u -m gunicorn -w 2 app", 2),
+        ("tini -- gosu app gunicorn -w 2 app", 2),
+        ("doppler run -- gunicorn -w 3 app", 3),
+        ("/entrypoint.sh gunicorn -w 3 app", 3),
+        ("./wait-for-it.sh db:5432 -- gunicorn -w 4 app", 4),
+        ("uv run --frozen python -m celery -A app worker -c 3", 3),
+        ("celery -A app worker -B -c 2", 3),
+        ("python manage.py migrate", 1),
+        ("python -m poolkit db upgrade", 1),
+        ("python -m webapp --processes 2", 2),
+        ("gunicorn -w 4 $APP_MODULE", 4),
+        ("uvicorn app:app --port $PORT --workers 2", 2),
+    ],
+)
+def test_what_is_known(command, number):
+    """Of known programs, and of what starts one of them and nothing else."""
+    assert count(*command.split()) == number
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "./start.sh",
+        "bash start.sh",
+        "/entrypoint.sh",
+        "/entrypoint.sh webapp",
+        "exec ./server --mode test",
+        "timeout 30 ./start.sh",
+        "./wait-for-it.sh db:5432 -- ./start.sh",
+        "supervisord -n",
+        "honcho start",
+        "npm start",
+        "node server.js",
+        "python server.py",
+        "python manage.py runserver",
+        "python -m my_service",
+        "--workers 4",
+        "? -w 4",
+        "gunicorn app",
+        "gunicorn -c conf.py app",
+        "gunicorn -w 2 app $GUNICORN_OPTS",
+        "gunicorn -w 2 app ?",
+        "uwsgi app.ini",
+        "dramatiq app",
+        "celery multi start 3 -A app",
+        "celery -A app worker",
+    ],
+)
+def test_what_is_not_known(command):
+    """A script, a supervisor, a runner, hidden options: any number of processes may be theirs."""
+    assert count(*command.split()) is None
+
+
+@pytest.mark.parametrize(
+    ("script", "number"),
+    [
+        ("gunicorn -w 4 app", 4),
+        ("alembic upgrade head && exec gunicorn -w 4 app", 4),
+        ("alembic upgrade head  # first\ngunicorn -w 4 \\\n  app", 4),
+        ("until pg_isready; do sleep 1; done; exec gunicorn -w 4 app >/dev/null 2>&1", 4),
+        ("gunicorn -w 2 a:a & uvicorn --workers 3 b:b", 5),
+        ("gunicorn -w 2 a:a && true & uvicorn --workers 3 b:b & wait", 5),
+        ("gunicorn -w 2 a:a | tee log", 2),
+        ("sh -c 'gunicorn -w 6 a:a' & gunicorn -w 1 b:b", 7),
+        ("gunicorn --workers ${NUMBER:-5} app", 5),
+        ("gunicorn $OPTIONS app", 7),
+        ("WEB_CONCURRENCY=8 uvicorn app", None),
+        ("export WEB_CONCURRENCY=8; uvicorn app", None),
+        ("for i in 1 2 3; do celery -A a worker -c 1 & done; wait", None),
+        ("start() { gunicorn -w 2 app; }; start & start", None),
+        ("(gunicorn -w 2 app) & ./jobs.sh", None),
+        ("gunicorn -w $(nproc) app", None),
+        ("gunicorn -w 2 app & ./jobs.sh", None),
+        ("gunicorn -w 'two", None),
+    ],
+)
+@pytest.mark.parametrize("shell", [("sh", "-c"), ("/bin/bash", "-euo", "pipefail", "-lc"), ()])
+def test_a_script_runs_commands_after_and_beside_each_other(shell, script, number):
+    """What runs in the background adds up, of what follows each other the largest counts."""
+    assert count(*shell, script, OPTIONS="-w 7") == number
+
+
+def test_a_text_in_compose_is_split_and_its_shell_is_looked_into(folder, ceilings):
+    """Compose starts no shell by itself, so `sh -c "..."` is in the text."""
+    for command in ("sh -c 'gunicorn -w 4 app'", "gunicorn -w 4 -b :${PORT} app"):
+        folder.write(
+            "compose.yaml",
+            f"""
+            services:
+              web:
+                image: x
+                command: {command}
+                environment: {{DATABASE_URL: postgresql://db/app}}
+            """,
+        )
+        budget = folder.budget(max_connections=100, services=("web=20+10",))
+        assert (ceilings(budget), budget.verdict) == ({"web": 120}, "does not fit")
