@@ -302,7 +302,7 @@ class Parent(FastHttpUser):
 
     @task
     def visit(self):
-        self.client.get("/parent")
+        self.client.get(f"/{type(self).__name__}")
 
 class Child(Parent):
     weight = 1
@@ -318,7 +318,7 @@ class Child(Parent):
         def two(self):
             self.client.get("/two")
 
-    tasks = {Parent.visit: 0, Steps: 1}
+    tasks = [Steps]
 
     def on_start(self):
         super().on_start()
@@ -343,7 +343,9 @@ def test_classes_share_the_rate_and_start_once(stub, locust, tmp_path):
     assert requests["/start"] == counts["users_max"]
     assert requests["Aggregated"] - requests["/start"] == counts["arrivals"] - counts["unsent"]
     share = counts["arrivals"] / 4
-    assert share - counts["unsent"] - 1 <= requests["/one"] + requests["/two"] <= share + 1
+    # Locust has a class do its parent's tasks too: until it comes to its steps, which do not end.
+    childs = requests["/one"] + requests["/two"] + requests.get("/Child", 0)
+    assert share - counts["unsent"] - 1 <= childs <= share + 1
     assert abs(requests["/one"] - requests["/two"]) <= counts["users_max"]
 
 
