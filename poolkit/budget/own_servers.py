@@ -32,8 +32,11 @@ _POSTGRES_IMAGE = re.compile(
     r"(^|/)(postgres|postgresql|postgis|timescaledb|pgvector|spilo)[\w.-]*([:@]|$)"
 )
 _SETTING = re.compile(
-    r"(?:^|[\s=])(max_connections|superuser_reserved_connections|reserved_connections)\s*=\s*'?(\d+)"
+    r"(?:^|[\s=]|--|-c)(max|superuser_reserved|reserved)[-_]connections(?:\s*=\s*|[ \t]+)'?([^\s'#]+)",
+    re.MULTILINE,
 )
+_COMMENT = re.compile(r"#.*")
+_RESERVES = {"superuser_reserved": 3, "reserved": 0}
 
 
 def is_pgbouncer(workload: Workload) -> bool:
@@ -174,24 +177,50 @@ def _pools(workload: Workload, ini: configparser.ConfigParser | None) -> int | N
 
 def postgres(workload: Workload) -> Database:
     """Return the limits of a PostgreSQL server in a container."""
-    words = " ".join(workload.command or ())
-    text = "\n".join([words, *workload.mounted.values()])
-    found = {match[1]: int(match[2]) for match in _SETTING.finditer(text)}
-    origin = f"{workload.where}"
-    written = workload.variables.get("POSTGRESQL_MAX_CONNECTIONS")
-    if written is not None and (written.text or "").isdecimal():
-        found.setdefault("max_connections", int(written.text or 0))
-    if "max_connections" in found:
-        limit = known(found["max_connections"], workload.command_origin or origin, workload.where)
-    else:
-        limit = known(100, f"{origin}: PostgreSQL's default", workload.where)
-    reserved = found.get("superuser_reserved_connections", 3) + found.get("reserved_connections", 0)
+    found = _settings(workload)
+    limit = _limit(found, workload)
     return Database(
         name=workload.name,
         kind="PostgreSQL",
         where=workload.where,
         max_connections=limit,
-        formula=f"max_connections {limit}",
-        reserved=known(reserved, f"{reserved} superuser_reserved_connections", workload.where),
+        formula=f"max_connections {limit}" if limit.is_known else "",
+        reserved=_reserved(found, workload),
         hosts=workload.hosts,
     )
+
+
+def _settings(workload: Workload) -> dict[str, str]:
+    """Return what the configuration files set, and over them the command line."""
+    files = [_COMMENT.sub("", text) for text in workload.mounted.values()]
+    # -N is max_connections by its short name.
+    words = re.sub(r"(^|\s)-N *", r"\1-c max_connections=", " ".join(workload.command or ()))
+    return {match[1]: match[2] for match in _SETTING.finditer("\n".join([*files, words]))}
+
+
+def _limit(found: dict[str, str], workload: Workload) -> Quantity:
+    written = workload.variables.get("POSTGRESQL_MAX_CONNECTIONS")
+    if "max" in found:
+        return _set_to(found["max"], "max_connections", workload)
+    if written is not None:
+        return _of_variable(written, "POSTGRESQL_MAX_CONNECTIONS", workload)
+    if "config_file" in " ".join(workload.command or ()):
+        return unknown("max_connections: its config_file could not be read", workload.where)
+    return known(100, f"{workload.where}: PostgreSQL's default", workload.where)
+
+
+def _reserved(found: dict[str, str], workload: Workload) -> Quantity:
+    labels, total = [], 0
+    for name, default in _RESERVES.items():
+        set_to = _set_to(found.get(name, str(default)), f"{name}_connections", workload)
+        if set_to.value is None:
+            return set_to
+        total += set_to.value
+        labels += [f"{set_to} {name}_connections"] if set_to.value else []
+    return known(total, " + ".join(labels), workload.where)
+
+
+def _set_to(text: str, name: str, workload: Workload) -> Quantity:
+    if text.isdecimal():
+        return known(int(text), workload.command_origin or str(workload.where), workload.where)
+    return unknown(f"{name} is {text!r}, which is no number here", workload.where)

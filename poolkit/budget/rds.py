@@ -37,6 +37,12 @@ Derived: TypeAlias = "tuple[Quantity, str, int | None]"
 
 SUPERUSER_RESERVED = 3
 RDS_RESERVED = 2
+_RESERVES = {
+    "superuser_reserved_connections": SUPERUSER_RESERVED,
+    "rds.rds_superuser_reserved_connections": RDS_RESERVED,
+    "reserved_connections": 0,
+}
+"""The parameters that keep connections back, and what each is where nothing sets it."""
 _PARAMETER_GROUPS = ("DBParameterGroupName", "DBClusterParameterGroupName")
 _MEMORY = re.compile(r"\{?\s*DBInstanceClassMemory\s*(?:([*/])\s*(\d+))?\s*\}?")
 _SOURCE = "Aurora User Guide, Maximum connections for Aurora Serverless v2"
@@ -104,6 +110,8 @@ def _database(
         quantity = unknown(
             f"engine {engine}: the rules here are PostgreSQL's; give --max-connections"
         )
+    if unread := _unread_group([resource, *members]):
+        quantity = unknown(f"max_connections: {unread}; give --max-connections", resource.where())
     if isinstance(resource.present, Unknown):
         quantity = unknown(f"whether it is there: {resource.present.reason}", resource.where())
     return Database(
@@ -119,19 +127,22 @@ def _database(
 
 
 def _reserved(resource: Resource, members: list[Resource]) -> Quantity:
-    reserved = SUPERUSER_RESERVED + RDS_RESERVED
-    for name in ("superuser_reserved_connections", "rds.rds_superuser_reserved_connections"):
+    """Add up what the server keeps back from roles that are none of its administrators'."""
+    labels, reserved = [], 0
+    for name, default in _RESERVES.items():
         found = _parameter([resource, *members], name)
-        if found is None:
-            continue
-        set_to = whole(found[0], name, found[1], found[2].where())
+        set_to = known(default, "") if found is None else _as_set(found, name)
         if set_to.value is None:
             return set_to
-        reserved += set_to.value - (
-            SUPERUSER_RESERVED if name.startswith("super") else RDS_RESERVED
-        )
-    origin = f"{SUPERUSER_RESERVED} superuser_reserved_connections + {RDS_RESERVED} that RDS keeps"
-    return known(reserved, origin, resource.where())
+        reserved += set_to.value
+        if set_to.value:
+            labels.append(f"{set_to.value} {name}{f' ({set_to.origin})' if set_to.origin else ''}")
+    return known(reserved, " + ".join(labels), resource.where())
+
+
+def _as_set(found: tuple[Any, str, Resource], name: str) -> Quantity:
+    value, origin, group = found
+    return whole(value, name, origin, group.where("Parameters", name))
 
 
 # -- max_connections ------------------------------------------------------------------------
@@ -151,6 +162,19 @@ def _parameter(resources: list[Resource], name: str) -> tuple[Any, str, Resource
             if group is not None and found is not None:
                 return found, group.origin("Parameters", name), group
     return None
+
+
+def _unread_group(resources: list[Resource]) -> str:
+    """Say which parameter group is named and cannot be read; RDS's own set nothing."""
+    for resource in resources:
+        for property_ in _PARAMETER_GROUPS:
+            named = resource.get(property_)
+            if named is None or (isinstance(named, str) and named.startswith("default")):
+                continue
+            if not (isinstance(named, Reference) and named.stack == resource.stack.name):
+                shown = f" {named}" if isinstance(named, str) else ""
+                return f"its parameter group{shown} ({resource.where(property_)}) is not read"
+    return ""
 
 
 def _by_class(instance: Resource, groups: list[Resource]) -> Derived:

@@ -140,6 +140,70 @@ def test_a_parameter_group_overrides(folder, value, connections):
     assert folder.budget().max_connections == connections
 
 
+INSTANCE = """
+AWSTemplateFormatVersion: '2010-09-09'
+Resources:
+  Db:
+    Type: AWS::RDS::DBInstance
+    Properties: {Engine: postgres, DBInstanceClass: db.m7g.large, DBParameterGroupName: %s}
+  Group:
+    Type: AWS::RDS::DBParameterGroup
+    Properties: {Family: postgres17, Description: d, Parameters: {%s}}
+"""
+
+
+def test_every_reserve_of_a_parameter_group_counts(folder):
+    """superuser_reserved_connections, RDS's own, and reserved_connections; each is named."""
+    set_there = 'reserved_connections: "50", superuser_reserved_connections: "10"'
+    file = folder.write("db.yaml", INSTANCE % ("!Ref Group", set_there))
+    budget = folder.budget()
+    assert (budget.available, budget.database.reserved.value) == (823 - 62, 62)
+    assert budget.database.reserved.origin == (
+        f"10 superuser_reserved_connections ({file}:8) + 2 rds.rds_superuser_reserved_connections"
+        f" + 50 reserved_connections ({file}:8)"
+    )
+
+
+@pytest.mark.parametrize("named", ["shop-postgres17", "!ImportValue group"])
+def test_a_parameter_group_that_is_not_there_makes_the_limit_unknown(folder, named):
+    """It may set max_connections; RDS's own groups do not."""
+    folder.write("db.yaml", INSTANCE % (named, "a: b"))
+    budget = folder.budget()
+    assert (budget.max_connections, budget.verdict) == (None, "cannot be shown to fit")
+    assert "parameter group" in budget.gaps[0].reason
+    folder.write("db.yaml", INSTANCE % ("default.postgres17", "a: b"))
+    assert folder.budget().max_connections == 823
+
+
+@pytest.mark.parametrize(
+    ("command", "available", "reserve"),
+    [
+        ("postgres", 97, "3 superuser_reserved_connections"),
+        ("postgres -c max_connections=50 -c superuser_reserved_connections=5", 45, "5 superuser"),
+        ("postgres -c reserved_connections=20", 77, "3 superuser_reserved_connections + 20 res"),
+        ("postgres --max-connections=60", 57, "3 superuser"),
+        ("postgres -N 60", 57, "3 superuser"),
+        ("postgres -c max_connections=${MOST}", None, "3 superuser"),
+        ("postgres -c config_file=/etc/mine.conf", None, "3 superuser"),
+    ],
+)
+def test_a_server_in_a_container(folder, command, available, reserve):
+    """The command line sets the limit and its reserves, else PostgreSQL's defaults hold."""
+    folder.write("compose.yaml", f"services:\n  db: {{image: postgres:17, command: '{command}'}}\n")
+    budget = folder.budget()
+    assert budget.available == available
+    assert budget.database.reserved.origin.startswith(reserve)
+
+
+def test_a_configuration_file_sets_what_is_not_commented_out(folder):
+    """The command line wins over it."""
+    folder.write("mine.conf", "# max_connections = 900\nmax_connections = 40  # few\n")
+    service = "{image: postgres:17, volumes: ['./mine.conf:/etc/mine.conf'], command: '%s'}"
+    for command, most in (("-c config_file=/etc/mine.conf", 40), ("-c max_connections=30", 30)):
+        folder.write("compose.yaml", f"services:\n  db: {service % command}\n")
+        assert folder.budget().max_connections == most
+
+
 def test_an_instance_class_that_nobody_gave_is_unknown(folder):
     """A parameter without a value makes the limit unknown, and so the verdict."""
     text = CLUSTER % ("DBClusterParameterGroupName: default", "!Ref Size", "!Ref Size", 1)
