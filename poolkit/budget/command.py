@@ -87,6 +87,7 @@ def compute_budget(options: Options) -> Budget:
         ignored=options.ignored,
         database=options.database,
         pgbouncer_pools=options.pgbouncer_pools,
+        migrations=options.migrations,
     )
     inventory = take_inventory(files, environment, said)
     database = _with_reserve(_database(inventory, options), options.reserve)

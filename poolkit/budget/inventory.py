@@ -15,7 +15,7 @@ from poolkit.budget.kustomize import rendered
 from poolkit.budget.model import Overlap, Service
 from poolkit.budget.other_compute import ONE_OFF_TASK, other_workloads
 from poolkit.budget.own_servers import is_pgbouncer, is_postgres, pgbouncer, postgres
-from poolkit.budget.pools import is_database_variable, pool, uses_database
+from poolkit.budget.pools import is_database_variable, is_migration, pool, uses_database
 from poolkit.budget.quantity import known, unknown
 from poolkit.budget.rds import rds_databases, rds_proxies
 from poolkit.budget.templates import Stacks, Unread, make_stacks
@@ -64,6 +64,8 @@ class Said:
     ignored: Collection[str] = ()
     database: str = ""
     pgbouncer_pools: int | None = None
+    migrations: int = 0
+    """How many connections of migrations are counted apart from the services."""
 
 
 def take_inventory(files: Files, environment: Environment, said: Said) -> Inventory:
@@ -174,8 +176,13 @@ def _sorted_out(
 ) -> tuple[list[Workload], list[NotCounted]]:
     counted: list[Workload] = []
     left_out: list[NotCounted] = []
+    of_migrations = [
+        each for each in workloads if each.name not in said.assignments and is_migration(each)
+    ][: said.migrations]
     for workload in workloads:
         reason = _why_not(workload, said, servers, others)
+        if not reason and workload in of_migrations:
+            reason = "it is the migration, which is counted as such"
         if not reason:
             counted.append(workload)
             continue

@@ -96,6 +96,14 @@ def is_database_variable(name: str) -> bool:
     return bool(_SPEAKS_OF_DATABASE.search(upper)) and not _SPEAKS_OF_ANOTHER.search(upper)
 
 
+def is_migration(workload: Workload) -> bool:
+    """Tell whether a workload runs `poolkit db upgrade` once, with one connection."""
+    words = " ".join(workload.command or ()).split()
+    runs_it = any(words[n : n + 3] == ["poolkit", "db", "upgrade"] for n in range(len(words)))
+    once = (workload.instances.value, processes(workload).value) == (1, 1)
+    return runs_it and once and workload.text("POOLKIT_TARGET") == "script"
+
+
 def pool(workload: Workload, assignment: Assignment | None) -> Pool:
     """Return the pool of a workload's processes.
 

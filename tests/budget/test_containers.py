@@ -226,3 +226,20 @@ def test_a_driver_of_its_own_changes_no_number(folder):
     plain = folder.budget(max_connections=500).needed
     folder.write("web.yaml", DEPLOYMENT.replace("data: {", "data: {POOLKIT_DRIVER: psycopg, "))
     assert folder.budget(max_connections=500).needed == plain
+
+
+def test_the_migration_is_not_counted_twice(folder, ceilings):
+    """A one-off `poolkit db upgrade` is the migration that is counted apart, as far as it goes."""
+    service = """
+          %s:
+            image: example.org/web
+            command: python -m poolkit db upgrade
+            environment: {POOLKIT_TARGET: script, POOLKIT_ENVIRONMENT: dev, DATABASE_HOST: db}
+    """
+    folder.write("compose.yaml", "services:\n" + "".join(service % name for name in ("a", "b")))
+    for migrations, counted in ((2, {}), (1, {"b": 1}), (0, {"a": 1, "b": 1})):
+        budget = folder.budget(max_connections=20, migrations=migrations)
+        assert ceilings(budget) == counted
+        # Two in any case, and 3 operators.
+        assert budget.needed == 5
+    assert ceilings(folder.budget(max_connections=20, services=("a=1+0x1",))) == {"a": 1}

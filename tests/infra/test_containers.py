@@ -118,11 +118,23 @@ def test_composes_settings_are_accepted(compose):
     assert limit < seconds(worker["stop_grace_period"])
 
 
+def written_sum(file):
+    """Give the total, max_connections and the reserve that a file's comment comes to."""
+    comments = " ".join(re.findall(r"^# (.*)$", file.read_text(), re.MULTILINE))
+    return tuple(map(int, re.search(r": (\d+) of (\d+), less (\d+) reserved\.", comments).groups()))
+
+
+def found_sum(budget):
+    """Give the same, as the budget has it."""
+    return budget.needed, budget.max_connections, budget.database.reserved.value
+
+
 def test_composes_fleet_fits_its_database():
-    """PgBouncer and the worker are within max_connections of the server beside them."""
+    """PgBouncer and the worker are within max_connections, and the comment's sum is right."""
     budget = compute_budget(Options(paths=(INFRA / "compose.yaml",)))
     assert budget.verdict == "fits"
     assert not budget.crowded
+    assert found_sum(budget) == written_sum(INFRA / "compose.yaml")
 
 
 # -- Kubernetes -----------------------------------------------------------------------------
@@ -222,11 +234,13 @@ def test_disruptions_are_bounded(manifests):
 
 @pytest.mark.parametrize(("overlay", "most"), [("dev", 70), ("prod", 800)])
 def test_the_pods_fit_the_database(overlay, most):
-    """An overlay's ceiling is within max_connections of the environment of its name."""
-    options = Options(paths=(INFRA / "kubernetes",), environment=overlay, max_connections=most)
+    """An overlay's ceiling is within max_connections of its environment, as its comment says."""
+    folder = INFRA / "kubernetes"
+    options = Options(paths=(folder,), environment=overlay, max_connections=most, reserve=5)
     budget = compute_budget(options)
     assert budget.verdict == "fits"
     assert not budget.crowded
+    assert found_sum(budget) == written_sum(folder / "overlays" / overlay / "kustomization.yaml")
     toml = (INFRA / "environments" / f"{overlay}.toml").read_text()
     assert f"MaxConnections = {most}\n" in toml
 
