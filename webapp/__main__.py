@@ -18,7 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
-from webapp.configuration import WebSettings
+from webapp.configuration import HIGHEST_PORT, WebSettings, whole_number
 
 if TYPE_CHECKING:
     import socket
@@ -64,10 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         "--async", dest="asynchronous", action="store_true", help="asyncpg and one event loop"
     )
     parser.add_argument("--host", help="the address to listen on (WEBAPP_HOST)")
-    parser.add_argument("--port", type=int, help="the port, 0 for any free one (WEBAPP_PORT)")
+    parser.add_argument("--port", type=_port, help="the port, 0 for any free one (WEBAPP_PORT)")
     parser.add_argument(
         "--processes",
-        type=_positive,
+        type=_processes,
         default=1,
         metavar="N",
         help="N processes, each with a pool of its own: N times the connections",
@@ -75,11 +75,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+def _port(text: str) -> int:
+    return _from_command_line(text, 0, HIGHEST_PORT)
+
+
+def _processes(text: str) -> int:
+    return _from_command_line(text, 1, 1_000)
+
+
+def _from_command_line(text: str, low: int, high: int) -> int:
+    try:
+        return whole_number(text, low, high)
+    except ValueError as error:
+        # Of any other error argparse shows the name of the function that raised it.
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _configured(options: argparse.Namespace, web: WebSettings) -> uvicorn.Config:

@@ -21,6 +21,8 @@ from poolkit.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+HIGHEST_PORT = 65_535
+
 
 @dataclass(frozen=True, kw_only=True)
 class WebSettings:
@@ -45,7 +47,7 @@ class WebSettings:
         """
         return cls(
             host=environ.get("WEBAPP_HOST") or cls.host,
-            port=_number(environ, "WEBAPP_PORT", cls.port, 0, 65_535),
+            port=_number(environ, "WEBAPP_PORT", cls.port, 0, HIGHEST_PORT),
             max_body_bytes=_number(
                 environ, "WEBAPP_MAX_BODY_BYTES", cls.max_body_bytes, 1, MAX_BODY_BYTES
             ),
@@ -60,12 +62,22 @@ class WebSettings:
 
 
 def _number(environ: Mapping[str, str], variable: str, default: int, low: int, high: int) -> int:
-    text = (environ.get(variable) or str(default)).strip()
+    try:
+        return whole_number(environ.get(variable) or str(default), low, high)
+    except ValueError as error:
+        raise ConfigurationError(f"{variable} {error}") from None
+
+
+def whole_number(text: str, low: int, high: int) -> int:
+    """Read a number.
+
+    Raises:
+        ValueError: it is none, or out of its range; the message begins with "must be".
+    """
+    text = text.strip()
     # isdecimal alone is true of digits of other scripts, too.
     if not (text.isascii() and text.isdecimal()) or not low <= int(text) <= high:
-        raise ConfigurationError(
-            f"{variable} must be a whole number from {low} to {high}, not {text!r}"
-        )
+        raise ValueError(f"must be a whole number from {low} to {high}, not {text!r}")
     return int(text)
 
 

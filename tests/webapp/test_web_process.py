@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from webapp.__main__ import main
+
 ARTICLE = {"title": "Title", "body": ""}
 SMALL = {"POOLKIT_POOL_SIZE": "1", "POOLKIT_MAX_OVERFLOW": "0", "POOLKIT_POOL_TIMEOUT": "1"}
 # What takes seconds or a second process, and goes the same way in both targets: once here,
@@ -213,6 +215,23 @@ def test_a_wrong_setting_is_one_line(target):
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith("webapp: DATABASE_URL: ")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--port", "99999", "must be a whole number from 0 to 65535, not '99999'"),
+        ("--port", "http", "must be a whole number from 0 to 65535, not 'http'"),
+        ("--processes", "0", "must be a whole number from 1 to 1000, not '0'"),
+        ("--processes", "x", "must be a whole number from 1 to 1000, not 'x'"),
+    ],
+)
+def test_a_wrong_option_says_what_it_must_be(capsys, option, value, words):
+    """Status 2, and the same words as of a variable; nothing listens anywhere."""
+    with pytest.raises(SystemExit) as ended:
+        main([option, value])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: {words}\n")
 
 
 @pytest.mark.parametrize(
