@@ -95,10 +95,11 @@ class LambdaFleet:
         self._thread = self._loop = self._url = None
 
     def prewarm(self, count: int, *, timeout_s: float = 60.0) -> None:
-        """Start `count` execution environments and wait until they are idle.
+        """Start `count` execution environments more and wait until they are ready for an invoke.
 
         A quick way to learn whether the handler imports at all. Raises `FunctionInitError` when
-        it does not, and `TimeoutError` after `timeout_s` seconds.
+        it does not, `FunctionConfigError` when there would be more than the reserved concurrency,
+        and `TimeoutError` after `timeout_s` seconds.
         """
         server = self._running()
         assert self._loop is not None  # noqa: S101 - a running fleet has a loop

@@ -9,6 +9,10 @@ One case needs a rule of its own. A client on the same machine may send its next
 the fraction of a millisecond between the function's answer and the runtime's request for the
 next event. Such an invoke waits for that execution environment rather than cause a cold start
 (or a 429) that no client over a network would have seen.
+
+The reserved concurrency bounds the execution environments as well, for they hold the connections:
+those without an invoke, prewarmed ones among them, take up their share. An invoke for which there
+is no room to start one waits for one that is being prewarmed; that is its cold start then.
 """
 
 import asyncio
@@ -60,15 +64,17 @@ class LambdaFunction:
 
     def submit(self, invocation: Invocation) -> None:
         """Serve the invoke, start an execution environment for it, or throttle it."""
-        if not self._idle and not self._finishing and not self._may_start():
+        if self._closed or self._in_flight >= self.config.reserved_concurrency:
             self._throttle(invocation)
             return
         self._in_flight += 1
         self.counters.peak_concurrency = max(self.counters.peak_concurrency, self._in_flight)
         self._place(invocation)
 
-    def _may_start(self) -> bool:
-        return self._in_flight < self.config.reserved_concurrency and not self._closed
+    def _room(self) -> int:
+        """Return how many execution environments may be started beside those that live."""
+        living = sum(e.state not in (State.ENDING, State.ENDED) for e in self._environments)
+        return self.config.reserved_concurrency - living
 
     def _throttle(self, invocation: Invocation) -> None:
         self.counters.add(invocation.finish(Status.THROTTLED, THROTTLED, "TooManyRequests"))
@@ -79,8 +85,12 @@ class LambdaFunction:
         elif self._finishing:
             environment, _ = self._finishing.popitem()
             environment.following = invocation
-        else:
+        elif self._room() > 0:
             self._start(invocation)
+        else:
+            # There is one: fewer invokes are in flight than execution environments live.
+            environment = next(e for e in self._prewarming if e.invocation is None)
+            _begin_cold(environment, invocation)
 
     def _finish(
         self,
@@ -104,9 +114,7 @@ class LambdaFunction:
         number = self.counters.started
         environment = ExecutionEnvironment(number, self.config, self, self._log(number))
         if invocation is not None:
-            invocation.cold = True
-            invocation.environment = environment.name
-        environment.invocation = invocation
+            _begin_cold(environment, invocation)
         self._environments.add(environment)
         self._all_ended.clear()
         self.counters.peak_execution_environments = max(
@@ -132,9 +140,8 @@ class LambdaFunction:
     def _init_took_too_long(self, environment: ExecutionEnvironment) -> None:
         """Try the init phase once more as part of the invoke, as Lambda does; then give up."""
         invocation = environment.invocation
-        if invocation is None:
-            why = f"it took longer than init_limit_s, {self.config.init_limit_s} s"
-            self._fail_prewarming(environment, why)
+        why = f"it took longer than init_limit_s, {self.config.init_limit_s} s"
+        self._fail_prewarming(environment, why)
         if invocation is None or invocation.init_retried:
             self.on_answer(environment, Status.TIMEOUT, b"", "Sandbox.Timedout")
             return
@@ -260,15 +267,16 @@ class LambdaFunction:
             self._schedule_reaping(max(0.001, oldest + self.config.idle_timeout_s - now))
 
     async def prewarm(self, count: int) -> None:
-        """Start `count` execution environments without an invoke and wait until they are idle.
+        """Start `count` execution environments without an invoke and wait for their init phases.
 
-        Raises `FunctionInitError` when one of them fails to, and `FunctionConfigError` when the
-        reserved concurrency does not allow so many.
+        Raises `FunctionInitError` when one of them fails, and `FunctionConfigError` when the
+        reserved concurrency does not allow so many beside those that live.
         """
-        if count > self.config.reserved_concurrency:
+        if count > (room := self._room()):
+            reserved = self.config.reserved_concurrency
             raise FunctionConfigError(
-                f"cannot start {count} execution environments with a reserved_concurrency of "
-                f"{self.config.reserved_concurrency}; lower the one or raise the other"
+                f"cannot start {count} execution environments beside the {reserved - room} there "
+                f"are with a reserved_concurrency of {reserved}; lower the one or raise the other"
             )
         loop = asyncio.get_running_loop()
         ready = []
@@ -324,6 +332,12 @@ class LambdaFunction:
             for environment in self._environments
             if environment.process is not None and not environment.process.ended
         }
+
+
+def _begin_cold(environment: ExecutionEnvironment, invocation: Invocation) -> None:
+    environment.invocation = invocation
+    invocation.cold = True
+    invocation.environment = environment.name
 
 
 def _message(payload: bytes) -> str:

@@ -30,6 +30,17 @@ HOLD = """
         return os.getpid()
 """
 
+# Its init phase lasts until it is released.
+WAITS_IN_INIT = """
+    import os, time
+
+    while not os.path.exists({go!r}):
+        time.sleep(0.005)
+
+    def handler(event, context):
+        return os.getpid()
+"""
+
 
 def pid_of(outcome):
     assert outcome.status is Status.OK, outcome
@@ -110,18 +121,7 @@ def test_an_invoke_during_a_cold_start_counts_towards_the_concurrency(
     start, threads, wait_until, tmp_path
 ):
     """While the only one allowed is still in its init phase, a second invoke is throttled."""
-    fleet = start(
-        f"""
-        import os, time
-
-        while not os.path.exists({str(tmp_path / "go")!r}):
-            time.sleep(0.005)
-
-        def handler(event, context):
-            return 1
-        """,
-        reserved_concurrency=1,
-    )
+    fleet = start(WAITS_IN_INIT.format(go=str(tmp_path / "go")), reserved_concurrency=1)
     first = threads.submit(fleet.invoke, {})
     wait_until(lambda: fleet.stats()["execution_environments"]["init"] == 1)
     try:
@@ -308,6 +308,65 @@ def test_prewarming_stays_within_the_reserved_concurrency(start):
     with pytest.raises(FunctionConfigError, match=r"cannot start 3 .* reserved_concurrency of 2"):
         fleet.prewarm(3)
     assert fleet.pids() == {}
+
+
+def test_prewarming_counts_those_that_live(start):
+    """A second prewarming does not take the fleet past its reserved concurrency either."""
+    fleet = start(PID, reserved_concurrency=2)
+    fleet.prewarm(2)
+    with pytest.raises(FunctionConfigError, match=r"cannot start 1 .* beside the 2 there are"):
+        fleet.prewarm(1)
+    assert len(fleet.pids()) == 2
+
+
+def test_an_invoke_waits_for_one_that_is_being_prewarmed(start, threads, wait_until, tmp_path):
+    """With no room for another it is served by one of those, as a cold start; nobody exceeds."""
+    go = tmp_path / "go"
+    fleet = start(WAITS_IN_INIT.format(go=str(go)), reserved_concurrency=2)
+    prewarmed = threads.submit(fleet.prewarm, 2)
+    wait_until(lambda: fleet.stats()["execution_environments"]["init"] == 2)
+    waiting = [threads.submit(fleet.invoke, {}) for _ in range(2)]
+    wait_until(lambda: fleet.stats()["concurrency"] == 2)
+    throttled = fleet.invoke({}, timeout_s=60).status
+    go.touch()
+    assert throttled is Status.THROTTLED
+    assert len({pid_of(future.result()) for future in waiting}) == 2
+    prewarmed.result()
+    stats = fleet.stats()
+    assert (stats["cold"], stats["peak_concurrency"]) == (2, 2)
+    assert stats["peak_execution_environments"] == 2
+    served = [record for record in fleet.records() if record.status is Status.OK]
+    assert all(record.init_ms > 0 for record in served)
+
+
+def test_an_invoke_learns_why_prewarming_failed(start, threads, wait_until, tmp_path):
+    """The one that waited for it gets the error of the init phase."""
+    go = tmp_path / "go"
+    source = WAITS_IN_INIT.format(go=str(go)) + "\n    raise ValueError('no settings')\n"
+    fleet = start(source, reserved_concurrency=1)
+    prewarmed = threads.submit(fleet.prewarm, 1)
+    wait_until(lambda: fleet.stats()["execution_environments"]["init"] == 1)
+    waiting = threads.submit(fleet.invoke, {})
+    wait_until(lambda: fleet.stats()["concurrency"] == 1)
+    go.touch()
+    assert waiting.result().status is Status.INIT_ERROR
+    with pytest.raises(FunctionInitError, match="no settings"):
+        prewarmed.result()
+    assert fleet.stats()["concurrency"] == 0
+
+
+def test_a_slow_prewarming_is_tried_again_for_the_invoke_that_waits(start, threads, wait_until):
+    """Past the init limit prewarming has failed, and the invoke goes on with a start of its own."""
+    fleet = start(
+        "import time; time.sleep(1)\ndef handler(e, c): return 'late'",
+        init_limit_s=0.5,
+        reserved_concurrency=1,
+    )
+    prewarmed = threads.submit(fleet.prewarm, 1)
+    wait_until(lambda: fleet.stats()["execution_environments"]["init"] == 1)
+    assert fleet.invoke({}).payload == b'"late"'
+    with pytest.raises(FunctionInitError, match=r"took longer than init_limit_s, 0\.5 s"):
+        prewarmed.result()
 
 
 def test_a_slow_init_phase_is_tried_again_within_the_invoke(start):
