@@ -90,6 +90,7 @@ def _database(budget: Budget) -> dict[str, Any]:
         "max_connections": _quantity(database.max_connections),
         "formula": database.formula,
         "nominal": database.nominal,
+        "carried": database.carried,
         "reserved": _quantity(database.reserved),
     }
 

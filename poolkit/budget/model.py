@@ -172,16 +172,29 @@ class Database:
     reserved: Quantity
     nominal: int | None = None
     """What the formula gives for the whole memory of the class, which is too much."""
+    carried: int | None = None
+    """What the class's memory carries, which max_connections may be set above."""
     resources: tuple[tuple[str, str], ...] = ()
     hosts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
+    def is_set_too_high(self) -> bool:
+        """True if max_connections is more than the memory carries."""
+        most = self.max_connections.value
+        return most is not None and self.carried is not None and most > self.carried
+
+    @property
+    def limit(self) -> int | None:
+        """What is reckoned with: max_connections, or what the memory carries if that is less."""
+        return self.carried if self.is_set_too_high else self.max_connections.value
+
+    @property
     def available(self) -> int | None:
         """What roles without a share in the reserve can have."""
-        if self.max_connections.value is None or self.reserved.value is None:
+        if self.limit is None or self.reserved.value is None:
             return None
-        return max(0, self.max_connections.value - self.reserved.value)
+        return max(0, self.limit - self.reserved.value)
 
 
 @dataclass(frozen=True, kw_only=True)

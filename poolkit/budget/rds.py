@@ -9,7 +9,8 @@ ConnectionPoolConfiguration (MaxConnectionsPercent, 100).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.instance_classes import (
     BYTES_PER_CONNECTION,
@@ -32,8 +33,18 @@ if TYPE_CHECKING:
 
     from poolkit.budget.stacks import Resource, Stack
 
-Derived: TypeAlias = "tuple[Quantity, str, int | None]"
-"""max_connections, its formula, and what the formula gives for all of the class's memory."""
+
+@dataclass(frozen=True)
+class Derived:
+    """max_connections, and how it comes about."""
+
+    quantity: Quantity
+    formula: str = ""
+    nominal: int | None = None
+    """What the formula gives for all of the class's memory."""
+    carried: int | None = None
+    """What the memory carries, where that could be less than what is set."""
+
 
 SUPERUSER_RESERVED = 3
 RDS_RESERVED = 2
@@ -79,19 +90,20 @@ def _leads_to(value: Any, resource: Resource) -> bool:
 def _cluster(cluster: Resource, members: list[Resource]) -> Database:
     """Any member may become the writer, so the smallest one counts."""
     if cluster.get("ServerlessV2ScalingConfiguration") is not None and _has_serverless(members):
-        quantity, formula = _by_acu(cluster, [cluster, *members])
-        return _database(cluster, "Aurora Serverless v2", (quantity, formula, None), members)
+        derived = _by_acu(cluster, [cluster, *members])
+        return _database(cluster, "Aurora Serverless v2", derived, members)
     own = [cluster] if cluster.get("DBClusterInstanceClass") else []
     found = [_by_class(each, [each, cluster]) for each in members or own]
     if not found:
         nothing = unknown("the cluster has no instance in the templates", cluster.where())
-        return _database(cluster, "Aurora", (nothing, "", None), members)
+        return _database(cluster, "Aurora", Derived(nothing), members)
     return _database(cluster, "Aurora", min(found, key=_smallest), members)
 
 
 def _smallest(found: Derived) -> int:
     # An unknown one comes first: it could be the smallest.
-    return -1 if found[0].value is None else found[0].value
+    value, carried = found.quantity.value, found.carried
+    return -1 if value is None else min(value, value if carried is None else carried)
 
 
 def _has_serverless(members: list[Resource]) -> bool:
@@ -104,7 +116,7 @@ def _database(
     derived: Derived,
     members: list[Resource],
 ) -> Database:
-    quantity, formula, nominal = derived
+    quantity = derived.quantity
     engine = str(resource.get("Engine") or "postgres")
     if "postgres" not in engine:
         quantity = unknown(
@@ -119,8 +131,9 @@ def _database(
         kind=kind,
         where=resource.where(),
         max_connections=quantity,
-        formula=formula,
-        nominal=nominal,
+        formula=derived.formula,
+        nominal=derived.nominal,
+        carried=derived.carried,
         reserved=_reserved(resource, members),
         resources=tuple({resource.key, *(each.key for each in members)}),
     )
@@ -187,11 +200,10 @@ def _by_class(instance: Resource, groups: list[Resource]) -> Derived:
     else:
         gib, why = _memory(named, instance), ""
     if override is not None:
-        quantity, formula = _overridden(override, gib)
-        return quantity, formula, None
+        return _overridden(override, gib)
     if gib is None:
-        return unknown(f"instance class: {why}", where), "", None
-    return (
+        return Derived(unknown(f"instance class: {why}", where))
+    return Derived(
         known(planned_connections(gib), origin, where),
         by_class_formula(str(named), gib),
         nominal_connections(gib),
@@ -214,21 +226,28 @@ def _memory(named: str, instance: Resource) -> float:
         raise TemplateError(f"{instance.where('DBInstanceClass')}: {error}") from None
 
 
-def _overridden(override: tuple[Any, str, Resource], gib: float | None) -> tuple[Quantity, str]:
+def _overridden(override: tuple[Any, str, Resource], gib: float | None) -> Derived:
     found, origin, group = override
     where = group.where("Parameters", "max_connections")
     text = str(found)
+    carried = planned_connections(gib) if gib is not None else None
     if "DBInstanceClassMemory" not in text:
         quantity = whole(found, "max_connections", origin, where)
-        return quantity, f"set in {group.logical_id}{_against_memory(quantity.value, gib)}"
+        formula = f"set in {group.logical_id}{_against_memory(quantity.value, gib)}"
+        return Derived(quantity, formula, carried=carried)
     if gib is None:
-        return unknown("max_connections is a formula of an unknown class's memory", where), text
+        return Derived(
+            unknown("max_connections is a formula of an unknown class's memory", where), text
+        )
     # The same share of the memory is missing as in the default formula.
     memory = planned_connections(gib) * BYTES_PER_CONNECTION if gib < 64 else gib * GIB * 0.93
     value = _evaluated(text, memory)
     if value is None:
-        return unknown(f"max_connections is {text!r}, which is not understood", where), text
-    return known(value, origin, where), f"{text} for about {memory / GIB:.1f} GiB"
+        return Derived(
+            unknown(f"max_connections is {text!r}, which is not understood", where), text
+        )
+    formula = f"{text} for about {memory / GIB:.1f} GiB"
+    return Derived(known(value, origin, where), formula, carried=carried)
 
 
 def _against_memory(value: int | None, gib: float | None) -> str:
@@ -261,25 +280,26 @@ def _evaluated(text: str, memory: float) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _by_acu(cluster: Resource, groups: list[Resource]) -> tuple[Quantity, str]:
+def _by_acu(cluster: Resource, groups: list[Resource]) -> Derived:
     override = _parameter(groups, "max_connections")
     steps = "ServerlessV2ScalingConfiguration"
     low, high = (_acu(cluster, name) for name in ("MinCapacity", "MaxCapacity"))
     origin, where = cluster.origin(steps, "MaxCapacity"), cluster.where(steps, "MaxCapacity")
     if isinstance(low, str) or isinstance(high, str):
         reason = next(each for each in (high, low) if isinstance(each, str))
-        return unknown(reason, where), ""
+        return Derived(unknown(reason, where))
     if low > high:
         raise TemplateError(f"{where}: MinCapacity {low:g} is more than MaxCapacity {high:g}")
     capped = f"; capped at {SMALL_MINIMUM_CAP:,} by a minimum of {low:g} ACU" if low < 1 else ""
     cap = SMALL_MINIMUM_CAP if low < 1 else MOST_BY_FORMULA
     if override is not None:
-        quantity, formula = _overridden(override, high * 2)
+        set_to = _overridden(override, high * 2)
+        quantity = set_to.quantity
         if quantity.value is not None and low < 1 and quantity.value > cap:
             quantity = known(cap, quantity.origin, quantity.where)
-        return quantity, formula + capped
+        return Derived(quantity, set_to.formula + capped, carried=set_to.carried)
     value = min(cap, serverless_connections(high))
-    return known(value, origin, where), f"maximum of {high:g} ACU{capped} ({_SOURCE})"
+    return Derived(known(value, origin, where), f"maximum of {high:g} ACU{capped} ({_SOURCE})")
 
 
 def _acu(cluster: Resource, name: str) -> float | str:

@@ -73,7 +73,18 @@ def figure(value: int | None) -> str:
 
 
 def headline(budget: Budget) -> str:
-    """Return the verdict in one sentence."""
+    """Return the verdict in one sentence, and a second one where max_connections is too high."""
+    said = _verdict(budget)
+    database = budget.database
+    if not database.is_set_too_high:
+        return said
+    return (
+        f"{said} max_connections is set to {database.max_connections}, but the memory carries "
+        f"about {figure(database.carried)}: counted against that."
+    )
+
+
+def _verdict(budget: Budget) -> str:
     room = figure(budget.available)
     if budget.verdict == "fits":
         spare = (budget.available or 0) - (budget.needed or 0)

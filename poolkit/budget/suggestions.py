@@ -51,7 +51,8 @@ def applied(budget: Budget, suggestion: Suggestion) -> Budget:
 def _apply(budget: Budget, name: str, number: str, value: int) -> Budget:
     if number == "max_connections":
         limit = dataclasses.replace(budget.database.max_connections, value=value, reason="")
-        database = dataclasses.replace(budget.database, max_connections=limit)
+        # On a server whose memory carries that.
+        database = dataclasses.replace(budget.database, max_connections=limit, carried=None)
         return dataclasses.replace(budget, database=database)
     if number == "pooler":
         return _behind_pooler(budget, name, value)
@@ -257,7 +258,7 @@ def _larger_database(budget: Budget) -> Iterator[Suggestion]:
     value = next((each for each in _doubling(budget) if fits(each)), None)
     if value is None:
         return
-    low = budget.max_connections or 0
+    low = budget.database.limit or 0
     while low + 1 < value:
         middle = (low + value) // 2
         low, value = (low, middle) if fits(middle) else (middle, value)
@@ -268,7 +269,7 @@ def _larger_database(budget: Budget) -> Iterator[Suggestion]:
 
 
 def _doubling(budget: Budget) -> Iterator[int]:
-    value = max(8, budget.max_connections or 0)
+    value = max(8, budget.database.limit or 0)
     while value < 262_143:  # PostgreSQL's own limit
         value *= 2
         yield min(value, 262_143)

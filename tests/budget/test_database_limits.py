@@ -14,6 +14,8 @@ from poolkit.budget.instance_classes import (
     serverless_connections,
     smallest_class,
 )
+from poolkit.budget.report import headline
+from poolkit.budget.suggestions import applied, suggestions
 from poolkit.errors import BudgetError
 
 CLUSTER = """
@@ -162,6 +164,25 @@ def test_every_reserve_of_a_parameter_group_counts(folder):
         f"10 superuser_reserved_connections ({file}:8) + 2 rds.rds_superuser_reserved_connections"
         f" + 50 reserved_connections ({file}:8)"
     )
+
+
+@pytest.mark.parametrize(
+    ("most", "available", "note"),
+    [("800", 795, ""), ("5000", 818, "set to 5,000, but the memory carries about 823")],
+)
+def test_a_limit_above_the_memory_is_not_believed(folder, most, available, note):
+    """The smaller number counts, and the verdict's line says so, as `poolkit deploy` shows it."""
+    folder.write("db.yaml", INSTANCE % ("!Ref Group", f'max_connections: "{most}"'))
+    budget = folder.budget()
+    assert (budget.max_connections, budget.available) == (int(most), available)
+    assert note in headline(budget)
+    assert ("memory" in headline(budget)) == bool(note)
+    folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
+    large = folder.budget(services=("web=100+0x9",))
+    assert large.verdict == "does not fit"
+    grow = next(each for each in suggestions(large) if each.kind == "database")
+    assert applied(large, grow).verdict == "fits"
+    assert folder.budget(max_connections=5000, services=("web=100+0x9",)).verdict == "fits"
 
 
 @pytest.mark.parametrize("named", ["shop-postgres17", "!ImportValue group"])
