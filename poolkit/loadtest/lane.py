@@ -43,6 +43,8 @@ class Lane:
         """Whether the last user that was made ended in its on_start."""
         self.no_growth_before = -math.inf
         self.begun = self.finished = 0
+        self.last_due = -math.inf
+        """When the last one was due that was begun."""
         self.unsent = array("d")
         """When the arrivals were due that nobody took; known at the end."""
         self.unsent_ms: list[float] = []
@@ -55,7 +57,7 @@ class Lane:
 
     def take(self, now: float) -> float:
         """Return the due moment of the next arrival, which begins now."""
-        due = self.next_due
+        due = self.last_due = self.next_due
         self.next_due = next(self._stream)
         self.begun += 1
         late_ms = (now - due) * 1000

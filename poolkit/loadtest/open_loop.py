@@ -163,9 +163,11 @@ class OpenLoop:
             return
         self._stopped = True
         self._handing.stop()
+        # Locust itself takes some 50 ms to get here, in which nothing can be handed out; but users help
+        # themselves, and what was due before an arrival that is begun counts, whichever class it has.
+        begun = max(lane.last_due for lane in self._lanes.values())
         for lane in self._lanes.values():
-            # Locust itself takes some 50 ms to get here, in which nothing can be handed out.
-            lane.close(self._handing.looked_at)
+            lane.close(max(self._handing.looked_at, begun))
 
     # -- the users --------------------------------------------------------------------------
 

@@ -59,7 +59,9 @@ def _wait_first(
             arrived(user)
             # A shorter way than by wait_time, after which Locust sleeps for 0 s.
             user._taskset_instance.wait = partial(_wait, user, wait)  # type: ignore[method-assign,union-attr]
-            _wait(user, wait)
+            # Locust itself ends one that is to stop, before its first task; from here it would be an error.
+            if user._state != LOCUST_STATE_STOPPING:
+                _wait(user, wait)
 
     user_class.on_start = on_start  # type: ignore[assignment,method-assign]
 

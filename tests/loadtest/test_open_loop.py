@@ -349,6 +349,36 @@ def test_classes_share_the_rate_and_start_once(stub, locust, tmp_path):
     assert abs(requests["/one"] - requests["/two"]) <= counts["users_max"]
 
 
+STARTING = """
+import gevent
+from locust import User, task
+from poolkit import loadtest
+
+loadtest.register()
+
+class Slow(User):
+    def on_start(self):
+        print("starting", flush=True)
+        while self._state != "stopping":
+            gevent.sleep(0.01)
+
+    @task
+    def work(self):
+        print("working", flush=True)
+"""
+
+
+def test_users_that_have_not_started_yet_end_quietly(locust, tmp_path):
+    """With --stop-timeout they come to the end of their on_start, and begin nothing."""
+    (tmp_path / "slow.py").write_text(STARTING)
+    words = open_loop(10, "--stop-timeout", "60")
+    run = locust("-f", str(tmp_path / "slow.py"), "--headless", *words)
+    run.wait_for("starting")
+    assert run.stop() == 0, run.said
+    assert "Traceback" not in run.said
+    assert "working" not in run.said
+
+
 @pytest.mark.parametrize("ending", ["SIGSTOP", "SIGKILL"])
 def test_the_rows_of_a_comparison_have_every_arrival(stub, compared, ending):
     """What was never sent, or never answered, is a row that says so."""
@@ -396,7 +426,7 @@ def test_processes_share_the_rate(stub, load, master_port):
     """Two workers together begin as many tasks as one would, and the counts are of both."""
     _, url = stub()
     ending = ("--processes", "2", "--stop-timeout", "60")
-    run = load(url, *open_loop(80, *ending), *master_port, more=DUE)
+    run = load(url, *open_loop(80, *ending), *master_port, more=DUE + PATIENT)
     run.wait_until(lambda: len(dues(run)) == 2 and min(map(len, dues(run))) > 80)
     assert run.stop() == 0, run.said
     check_none_was_left(check_counts(run))
