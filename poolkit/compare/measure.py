@@ -374,6 +374,11 @@ class Measurement:
         }
         invokes = self._folder.path / InvokeRow.FILE
         invokes.write_bytes(self._ask(running, "/_fleet/invokes.csv"))
+        if dropped := stats["records_dropped"]:
+            self.marks.warnings.append(
+                f"{InvokeRow.FILE} lacks {dropped} of the oldest invokes, which the "
+                "fleet did not keep; the counts have them"
+            )
 
     def _started(self, running: Running) -> int:
         stats = json.loads(self._ask(running, "/_fleet/stats"))

@@ -75,7 +75,8 @@ class FunctionConfig:
     python: Path = field(default_factory=lambda: Path(sys.executable))
     """The interpreter of the execution environments; it must have `awslambdaric`."""
     records_kept: int = 200_000
-    """How many of the latest invoke records are kept. The counters are never cut."""
+    """How many records are kept of the latest cold starts, and as many of the latest other invokes.
+    The counters are never cut, and say how many records were dropped."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", MappingProxyType(dict(self.env)))

@@ -133,13 +133,17 @@ class LambdaFleet:
         return self._on_loop(lambda server: server.function.stats())
 
     def records(self) -> list[InvokeRecord]:
-        """Return the latest invokes, oldest first; still there after `stop()`."""
+        """Return the invokes, oldest first, still there after `stop()`.
+
+        Beyond `records_kept` the oldest are missing, and `stats()` has their number as
+        `records_dropped`.
+        """
         server = self._server
         if server is None:
             raise FleetNotRunning("the fleet has never been started; call start()")
         if self._thread is None:
-            return list(server.function.counters.records)
-        return self._on_loop(lambda running: list(running.function.counters.records))
+            return server.function.counters.records
+        return self._on_loop(lambda running: running.function.counters.records)
 
     def pids(self) -> dict[str, int]:
         """Return the process id of each execution environment by its name."""

@@ -5,6 +5,7 @@ import io
 from collections import Counter, deque
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import chain
 from typing import Any, NamedTuple
 
 
@@ -39,10 +40,16 @@ class InvokeRecord(NamedTuple):
 
 
 class Counters:
-    """Counts since the start, whole even when old records have been dropped."""
+    """Counts since the start, whole even when old records have been dropped.
+
+    Cold starts have room of their own: few, early, and what the records are read for, they would
+    be the first that many warm invokes push out.
+    """
 
     def __init__(self, records_kept: int) -> None:
-        self.records: deque[InvokeRecord] = deque(maxlen=records_kept)
+        self._added = 0
+        self._cold_records: deque[tuple[int, InvokeRecord]] = deque(maxlen=records_kept)
+        self._other_records: deque[tuple[int, InvokeRecord]] = deque(maxlen=records_kept)
         self.by_status: Counter[Status] = Counter()
         self.cold = 0
         self.warm = 0
@@ -54,7 +61,9 @@ class Counters:
 
     def add(self, record: InvokeRecord) -> None:
         """Count an invoke that has ended."""
-        self.records.append(record)
+        self._added += 1
+        records = self._cold_records if record.cold else self._other_records
+        records.append((self._added, record))
         self.by_status[record.status] += 1
         if record.status is Status.THROTTLED:
             return
@@ -63,6 +72,12 @@ class Counters:
         else:
             self.warm += 1
 
+    @property
+    def records(self) -> list[InvokeRecord]:
+        """The records that are kept, in the order in which the invokes ended."""
+        kept = sorted(chain(self._cold_records, self._other_records))
+        return [record for _, record in kept]
+
     def as_dict(self) -> dict[str, Any]:
         """Return the counters as plain JSON types."""
         return {
@@ -70,6 +85,7 @@ class Counters:
             "cold": self.cold,
             "warm": self.warm,
             "throttled": self.by_status[Status.THROTTLED],
+            "records_dropped": self._added - len(self._cold_records) - len(self._other_records),
             "by_status": {status.value: self.by_status[status] for status in Status},
             "execution_environments_started": self.started,
             "execution_environments_reaped": self.reaped,

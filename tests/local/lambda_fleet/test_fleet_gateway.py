@@ -1,6 +1,7 @@
 """What HTTP clients and callers of Invoke get."""
 
 import base64
+import csv
 import http.client
 import json
 import socket
@@ -381,3 +382,14 @@ def test_the_fleet_can_be_watched_over_http(start, call):
     assert line.endswith(",ok,")
     assert call(fleet, "/_fleet/nothing").status == 404
     assert fleet.stats()["invokes"] == 1
+
+
+def test_the_oldest_records_are_dropped_and_counted(start, call):
+    """Of twelve invokes the cold one and the five latest stay; the counters have all of them."""
+    fleet = start(ECHO, records_kept=5)
+    ids = [fleet.invoke({}).request_id for _ in range(12)]
+    stats = fleet.stats()
+    assert (stats["invokes"], stats["cold"], stats["records_dropped"]) == (12, 1, 6)
+    kept = csv.DictReader(call(fleet, "/_fleet/invokes.csv").body.decode().splitlines())
+    assert [row["request_id"] for row in kept] == [ids[0], *ids[-5:]]
+    assert [record.cold for record in fleet.records()] == [True, *[False] * 5]

@@ -1,0 +1,57 @@
+"""What a measurement asks of what it measures."""
+
+import os
+
+import psutil
+import pytest
+
+from poolkit.compare.measure import Measurement
+from poolkit.compare.options import Options
+from poolkit.compare.plan import make_plan
+from poolkit.compare.run_folder import InvokeRow, TargetFolder
+from poolkit.compare.running import Running
+from poolkit.compare.targets import Target
+from poolkit.local.lambda_fleet import FunctionConfig, LambdaFleet
+
+FUNCTION = Target(
+    name="f", kind="lambda", preset="lambda", locustfile="load.py", handler="app.handler"
+)
+DROPPED = (
+    "invokes.csv lacks 6 of the oldest invokes, which the fleet did not keep; the counts have them"
+)
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """A fleet that keeps few records."""
+    (tmp_path / "app.py").write_text("def handler(event, context): return 1")
+    config = FunctionConfig(
+        handler="app.handler",
+        task_root=tmp_path,
+        timeout_s=100,
+        init_limit_s=100,
+        records_kept=5,
+    )
+    with LambdaFleet(config, log_dir=tmp_path / "logs") as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("invokes", "warnings"),
+    [
+        (6, []),
+        (12, [DROPPED]),
+    ],
+)
+def test_records_that_the_fleet_has_dropped_are_reported(fleet, tmp_path, invokes, warnings):
+    """The window says so, and the file still has the cold start."""
+    for _ in range(invokes):
+        fleet.invoke({})
+    plan = make_plan([FUNCTION], Options())
+    (step,) = plan.steps(plan.record())
+    folder = TargetFolder(tmp_path)
+    measurement = Measurement(step, Options(), place=None, folder=folder)
+    process = psutil.Process(os.getpid())  # of which only its being there matters
+    measurement._ask_the_fleet(Running(target=FUNCTION, url=fleet.url, process=process))
+    assert measurement.marks.warnings == warnings
+    assert [row.cold for row in folder.rows(InvokeRow).rows] == [True, *[False] * 5]
