@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from worker.settings import WorkerSettings
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0 done, 1 the worker failed, 2 wrong settings or input."""
+    """Return the exit status: 0 done, 1 worker or broker failed, 2 wrong settings or input."""
     options = _parser().parse_args(arguments)
     try:
         # Not at the top: it reads the settings, which --help does not need.
-        from worker.app import app  # noqa: PLC0415
+        from worker.app import app, settings  # noqa: PLC0415
     except ConfigurationError as error:
         return _refuse(error)
     if options.command == "enqueue":
-        return _enqueue(app, options)
+        return _enqueue(app, settings, options)
     return run(app)
 
 
@@ -52,14 +54,22 @@ def run(app: Celery) -> int:
     return int(worker.exitcode or 0)
 
 
-def _enqueue(app: Celery, options: argparse.Namespace) -> int:
-    from worker.client import enqueue_ingest  # noqa: PLC0415  (a worker does not send)
+def _enqueue(app: Celery, settings: WorkerSettings, options: argparse.Namespace) -> int:
+    # A worker does not send.
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
+    from worker.client import enqueue_ingest  # noqa: PLC0415
 
     text = sys.stdin.read()
     try:
         task_id = enqueue_ingest(app, document_id=options.id, title=options.title, text=text)
     except ArticlesError as error:
         return _refuse(error)
+    except OperationalError as error:
+        # Without its password.
+        where = settings.queue_url or app.connection_for_write().as_uri()
+        sys.stderr.write(f"the broker, {where}, does not take the task: {error}\n")
+        return 1
     sys.stdout.write(f"{task_id}\n")
     return 0
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from kombu.exceptions import OperationalError
+
 from articles.contract import NewDocument, dump
 from articles.errors import TooLarge
 from worker.tasks import INGEST_DOCUMENT
@@ -29,14 +31,29 @@ def enqueue_ingest(app: Celery, *, document_id: str, title: str, text: str) -> s
 
     Raises:
         InvalidInput, TooLarge: the worker would give the document up; nothing is sent.
-        kombu.exceptions.OperationalError: the broker does not take it.
+        kombu.exceptions.OperationalError: the broker is not there, or does not take it.
     """
     NewDocument.from_json(dump({"id": document_id, "title": title, "text": text}))
     arguments = {"document_id": document_id, "title": title, "text": text}
     if len(json.dumps(arguments)) > MAX_ARGUMENT_BYTES:
         raise TooLarge(MAX_ARGUMENT_BYTES)
-    # Without these, the message's headers would repeat the text's beginning.
-    sent = app.send_task(
-        INGEST_DOCUMENT, kwargs=arguments, argsrepr="()", kwargsrepr=repr(document_id)
-    )
+    try:
+        # Without these, the message's headers would repeat the text's beginning.
+        sent = app.send_task(
+            INGEST_DOCUMENT, kwargs=arguments, argsrepr="()", kwargsrepr=repr(document_id)
+        )
+    except _broker_errors(app) as error:
+        raise OperationalError(str(error)) from error
     return str(sent.id)
+
+
+def _broker_errors(app: Celery) -> tuple[type[BaseException], ...]:
+    """Return what the app's kind of broker raises where kombu has not put it in its own word."""
+    connection = app.connection_for_write()  # not opened for this
+    known = (*connection.connection_errors, *connection.channel_errors)
+    if connection.transport.driver_type != "sqs":
+        return known
+    from botocore.exceptions import ClientError  # noqa: PLC0415  (other brokers do without)
+
+    # What SQS itself answers, kombu does not count among its errors.
+    return (*known, ClientError)

@@ -80,6 +80,19 @@ def test_enqueue_prints_the_task_s_id(site):
     site.wait_for_document("d1")
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://:hunter2@127.0.0.1:1/0", "amqp://me:hunter2@127.0.0.1:1//"]
+)
+def test_enqueue_without_its_broker_is_one_line(url):
+    """Status 1, and one line that says which broker, without its password, and why."""
+    command = ("worker", "enqueue", "--title", "T", "--id", "d1")
+    ended = _run(*command, environ={"WORKER_BROKER_URL": url}, text="hello")
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended.stderr
+    shown = url.replace("hunter2", "**")
+    assert ended.stderr.startswith(f"the broker, {shown}, does not take the task: ")
+    assert "refused" in ended.stderr
+
+
 @pytest.mark.slow
 def test_celery_s_own_command_line_runs_the_worker(site):
     """`celery -A worker.app worker` is the same worker."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import boto3
 import pytest
+from kombu.exceptions import OperationalError
 from working import Site, open_site, wait_until
 
 
@@ -49,6 +50,15 @@ def test_worker_on_sqs_ingests_and_gives_up_bad_input(sqs_site, queue_url):
     sqs.close()
     assert worker.stop() == 0
     sqs_site.database.wait_for_backends(0, "worker:")
+
+
+def test_what_sqs_refuses_is_said_in_kombu_s_word(sqs_site, queue_url):
+    """A queue that is not there is the broker's refusal, as with any other broker."""
+    sqs = boto3.client("sqs")
+    sqs.delete_queue(QueueUrl=queue_url)
+    sqs.close()
+    with pytest.raises(OperationalError, match="queue does not exist"):
+        sqs_site.enqueue("nowhere")
 
 
 def test_sqs_counts_a_receive_as_a_delivery(sqs_site, queue_url):
