@@ -15,7 +15,7 @@ from poolkit.budget.kustomize import rendered
 from poolkit.budget.model import Overlap, Service
 from poolkit.budget.other_compute import ONE_OFF_TASK, other_workloads
 from poolkit.budget.own_servers import is_pgbouncer, is_postgres, pgbouncer, postgres
-from poolkit.budget.pools import is_database_variable, is_migration, pool, uses_database
+from poolkit.budget.pools import is_about_database, is_migration, pool, uses_database
 from poolkit.budget.quantity import known, unknown
 from poolkit.budget.rds import rds_databases, rds_proxies
 from poolkit.budget.templates import Stacks, Unread, make_stacks
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from poolkit.budget.pools import Assignment, Pool
     from poolkit.budget.stacks import Given
 
-_HOST = re.compile(r"(?:@|^|host=)\[?([A-Za-z0-9][\w.-]*)\]?(?=[:/?,\s]|$)")
+_HOST = re.compile(r"(?:@|^|host=|//(?=[^/@]*(?:/|$)))\[?([A-Za-z0-9][\w.-]*)\]?(?=[:/?,\s]|$)")
 _ENTRY_POINTS = ("AWS::ElasticLoadBalancingV2::LoadBalancer", "AWS::ServiceDiscovery::Service")
 
 
@@ -216,7 +216,9 @@ def _why_not(
 def _why_no_client(workload: Workload, *, leads_here: bool) -> str:
     if workload.platform == INIT_CONTAINER:
         return "it ends before the other containers of its pod start"
-    if workload.unread_variables or leads_here or uses_database(workload):
+    if workload.unread_variables or workload.hidden_variables:
+        return ""
+    if leads_here or uses_database(workload):
         return ""
     if workload.platform == ONE_OFF_TASK:
         return "no service runs it; migrations are counted apart"
@@ -277,7 +279,7 @@ def _notes(
 def _through(workload: Workload, stacks: Stacks, poolers: Sequence[Pooler]) -> Pooler | None:
     """Find the pooler that the variables about the database lead to."""
     for name, found in workload.variables.items():
-        if is_database_variable(name) or found.references:
+        if is_about_database(name, found) or found.references:
             pooler = _leads_to(found, name, stacks, poolers)
             if pooler is not None:
                 return pooler
@@ -295,7 +297,7 @@ def _leads_to(
         if pooler_behind is not None:
             return pooler_behind
     text = found.partly if found.text is None else found.text
-    if not text or not is_database_variable(name):
+    if not text or not is_about_database(name, found):
         return None
     hosts = {match[1] for match in _HOST.finditer(text)}
     hosts |= {host.partition(".")[0] for host in hosts if not host.replace(".", "").isdigit()}

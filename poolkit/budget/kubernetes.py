@@ -68,6 +68,7 @@ def _container(
         command=_command(document, steps),
         command_origin=str(document.where(*steps, "args" if "args" in container else "command")),
         unread_variables=unread,
+        hidden_variables=_hidden(document, steps, documents),
         mounted=_mounted(document, steps, documents),
         hosts=_hosts(document, documents),
     )
@@ -196,8 +197,9 @@ def _variables(
     unread = ""
     for number, source in enumerate(document.mappings(*steps, "envFrom")):
         named = document.at(*steps, "envFrom", number, "configMapRef", "name")
+        found |= _of_secret(document, (*steps, "envFrom", number), documents)
         if not isinstance(named, str):
-            continue  # a Secret: its names are in nobody's manifest
+            continue
         if named not in maps:
             unread = f"ConfigMap {named} is not in the manifests, or more than once"
             continue
@@ -208,6 +210,38 @@ def _variables(
         where = str(document.where(*steps, "env", number))
         found[str(each.get("name"))] = _variable(each, where, maps)
     return found, unread
+
+
+def _secret(document: Document, source: Steps, documents: Sequence[Document]) -> Document | None:
+    named = document.at(*source, "secretRef", "name")
+    found = (each for each in documents if kind_of(each) == "Secret" and name_of(each) == named)
+    return next((each for each in found if in_one_namespace(each, document)), None)
+
+
+def _of_secret(
+    document: Document, source: Steps, documents: Sequence[Document]
+) -> dict[str, Variable]:
+    """Return the variables of a Secret that is in the manifests; what they hold is not looked at."""
+    secret = _secret(document, source, documents)
+    prefix = str(document.at(*source, "prefix") or "")
+    return {
+        f"{prefix}{key}": Variable(
+            text=None, origin=str(secret.where(section, key)), reason="it is in a secret"
+        )
+        for section in ("data", "stringData")
+        if secret is not None
+        for key in secret.mapping(section)
+    }
+
+
+def _hidden(document: Document, steps: Steps, documents: Sequence[Document]) -> str:
+    """Name a Secret that becomes variables, and is in no manifest: its names may be any."""
+    for number in range(len(document.mappings(*steps, "envFrom"))):
+        source = (*steps, "envFrom", number)
+        named = document.at(*source, "secretRef", "name")
+        if named is not None and _secret(document, source, documents) is None:
+            return f"Secret {named}"
+    return ""
 
 
 def _variable(each: dict[str, Any], origin: str, maps: Mapping[str, Document]) -> Variable:

@@ -226,6 +226,8 @@ class Workload:
     command_origin: str = ""
     unread_variables: str = ""
     """Where more variables come from that could not be read."""
+    hidden_variables: str = ""
+    """Which secret holds variables whose names are not known, a database's maybe among them."""
     mounted: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Configuration files that it gets, by name, with their text."""
     resource: tuple[str, str] | None = None

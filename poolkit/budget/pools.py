@@ -14,7 +14,7 @@ from poolkit.errors import BudgetError, ConfigurationError, TemplateError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from poolkit.budget.model import Workload
+    from poolkit.budget.model import Variable, Workload
     from poolkit.config.presets import EnginePreset
 
 _ASSIGNMENT = re.compile(
@@ -30,6 +30,12 @@ _DECISIVE = (
 _SPEAKS_OF_DATABASE = re.compile(
     r"(^|_)(DATABASE|DB|PG|POSTGRES|POSTGRESQL|RDS|SQLALCHEMY|MYSQL|MARIADB)(_|$)"
     r"|^PG(HOST|HOSTADDR|PORT|USER|DATABASE|PASSWORD|SERVICE)$|^DATABASES?$|_DSN$|^POOLKIT_TARGET$"
+)
+# An URL with any driver, JDBC's too; libpq's and .NET's own forms.
+_IS_DATABASE = re.compile(
+    r"\b(postgres|postgresql|postgis|mysql|mariadb|mssql|oracle|cockroachdb|psql)(\+\w+)?://"
+    r"|\b(host|server|data source)\s*=[^;]+.*\b(dbname|database|initial catalog)\s*=",
+    re.IGNORECASE,
 )
 _SPEAKS_OF_ANOTHER = re.compile(r"REDIS|VALKEY|MONGO|DYNAMO|INFLUX|ELASTIC|CHROMA|SENTRY")
 
@@ -87,11 +93,14 @@ def read_assignments(words: Iterable[str]) -> dict[str, Assignment]:
 
 def uses_database(workload: Workload) -> bool:
     """Tell whether any variable of a workload speaks of a relational database."""
-    return any(is_database_variable(name) for name in workload.variables)
+    return any(is_about_database(name, found) for name, found in workload.variables.items())
 
 
-def is_database_variable(name: str) -> bool:
-    """Tell whether a variable's name speaks of a relational database."""
+def is_about_database(name: str, variable: Variable) -> bool:
+    """Tell whether a variable speaks of a relational database: by its value, or by its name."""
+    text = variable.partly if variable.text is None else variable.text
+    if _IS_DATABASE.search(text):
+        return True
     upper = name.upper()
     return bool(_SPEAKS_OF_DATABASE.search(upper)) and not _SPEAKS_OF_ANOTHER.search(upper)
 
@@ -136,9 +145,12 @@ def processes_of(workload: Workload) -> Quantity:
 
 
 def _undeclared(workload: Workload) -> Pool:
+    hint = ""
+    if workload.hidden_variables and not uses_database(workload):
+        hint = f"; if {workload.hidden_variables} leads to no database, --ignore {workload.name}"
     reason = (
         "no POOLKIT_TARGET names its preset; say what a process holds with "
-        f"--service {workload.name}=POOL+OVERFLOW (SQLAlchemy's own default is 5+10)"
+        f"--service {workload.name}=POOL+OVERFLOW (SQLAlchemy's own default is 5+10){hint}"
     )
     nothing = unknown(reason, workload.where)
     return Pool(processes=processes_of(workload), pool_size=nothing, max_overflow=nothing)

@@ -243,3 +243,23 @@ def test_the_migration_is_not_counted_twice(folder, ceilings):
         # Two in any case, and 3 operators.
         assert budget.needed == 5
     assert ceilings(folder.budget(max_connections=20, services=("a=1+0x1",))) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql://x/y",
+        "postgresql+asyncpg://app@db/app",
+        "jdbc:postgresql://db/app",
+        "host=db dbname=app",
+        "Server=db;Database=app;User Id=app",
+        "postgres://app:${PASSWORD}@db/app",
+    ],
+)
+def test_a_value_that_is_a_databases_url_speaks_of_one(folder, value):
+    """Whatever the variable is called."""
+    service = "services:\n  web: {image: x, environment: {CONNECTION_STRING: '%s'}}\n"
+    folder.write("compose.yaml", service % value)
+    assert [gap.of for gap in folder.budget(max_connections=20).gaps] == ["web"] * 2
+    folder.write("compose.yaml", service % "redis://cache/0")
+    assert [each.name for each in folder.budget(max_connections=20).not_counted] == ["web"]

@@ -168,3 +168,19 @@ def test_a_generated_config_map_over_another(folder, behavior, size):
     )
     (service,) = folder.budget(max_connections=4000).services
     assert service.pool_size.value == size
+
+
+def test_a_secret_may_hold_the_databases_url(folder):
+    """Of one that is not in the manifests not even the names are known, so nothing is shown."""
+    web = changed()
+    (container,) = web["spec"]["template"]["spec"]["containers"]
+    container["env"], container["envFrom"] = [], [{"secretRef": {"name": "app"}}]
+    write(folder, web)
+    budget = folder.budget(max_connections=400)
+    assert budget.verdict == "cannot be shown to fit"
+    assert "if Secret app leads to no database, --ignore web" in budget.gaps[0].reason
+    assert folder.budget(max_connections=400, ignored=("web",)).verdict == "fits"
+    for name, verdict in (("PGPASSWORD", "cannot be shown to fit"), ("MAIL_KEY", "fits")):
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "app"}}
+        write(folder, web, {**secret, "stringData": {name: "x"}})
+        assert folder.budget(max_connections=400).verdict == verdict
