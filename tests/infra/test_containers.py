@@ -200,6 +200,17 @@ def test_manifests_settings_are_accepted(manifests):
     assert worker["DATABASE_SSLMODE"] == "verify-full"
 
 
+def test_only_its_clients_reach_pgbouncer(manifests):
+    """Whoever connects through it is let in, and nobody else."""
+    (rule,) = manifests["NetworkPolicy", "pgbouncer"]["spec"]["ingress"]
+    let_in = {peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule["from"]}
+    hosts = {
+        name: environ_in(manifests, pod).get("DATABASE_HOST")
+        for name, pod in pods(manifests).items()
+    }
+    assert let_in == {name for name, host in hosts.items() if host == "pgbouncer"}
+
+
 def test_pods_get_the_time_to_stop(manifests):
     """The grace period covers the pause before SIGTERM and the slowest answer or task."""
     found = pods(manifests)
