@@ -21,7 +21,6 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         config = _config(options)
-        options.log_dir.mkdir(parents=True, exist_ok=True)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_serve(config, options))
     except (LambdaFleetError, OSError) as error:

@@ -62,11 +62,11 @@ class LambdaFleet:
     def start(self) -> Self:
         """Listen for clients; no execution environment is started before one is needed.
 
-        Raises `LambdaFleetError` when the port is taken or the log directory cannot be made.
+        Raises `LambdaFleetError` when the port is taken or none, or the log directory cannot be
+        made.
         """
         if self._thread is not None:
             raise LambdaFleetError("the fleet is running already; stop() it first")
-        self._log_dir.mkdir(parents=True, exist_ok=True)
         listening: Future[str] = Future()
         # The kernel ends the execution environments with the thread that started them. A daemon,
         # or an interpreter whose main thread has ended would wait for it for ever.

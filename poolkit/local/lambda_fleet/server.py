@@ -23,19 +23,32 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+LAST_PORT = 65_535
+
+
 class FleetServer:
     """Serves one function until closed. Everything on the thread that runs the loop."""
 
     def __init__(self, config: FunctionConfig, *, host: str, port: int, log_dir: Path) -> None:
         self.function = LambdaFunction(config, log_dir)
         self._address = (host, port)
+        self._log_dir = log_dir
         self._server: asyncio.Server | None = None
         self._connections: set[HttpProtocol] = set()
 
     async def open(self) -> str:
-        """Listen; return the URL. Raises `LambdaFleetError` when that cannot be done."""
+        """Make the log directory and listen; return the URL.
+
+        Raises `LambdaFleetError` when that cannot be done.
+        """
         gateway = Gateway(self.function)
         host, port = self._address
+        # A loop in C would listen on what is left of the number in 16 bits.
+        if not 0 <= port <= LAST_PORT:
+            raise LambdaFleetError(
+                f"port must be 0 to {LAST_PORT}, found {port}; 0 takes a free one"
+            )
+        _make(self._log_dir)
         try:
             self._server = await asyncio.get_running_loop().create_server(
                 lambda: HttpProtocol(gateway.on_request, CLIENT_LIMITS, self._connections),
@@ -63,6 +76,16 @@ class FleetServer:
         if self._server is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._server.wait_closed(), 1.0)
+
+
+def _make(log_dir: Path) -> None:
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LambdaFleetError(
+            f"cannot make the log directory {log_dir}: {error.strerror or error}; "
+            "name one that can be made"
+        ) from error
 
 
 def _url(address: tuple[Any, ...]) -> str:

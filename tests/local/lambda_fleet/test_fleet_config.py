@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,23 @@ def test_a_port_in_use_is_said_at_start(tmp_path):
             fleet.start()
     with fleet:
         assert fleet.url == f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"log_dir": Path("/dev/null/logs")}, "cannot make the log directory /dev/null/logs: Not"),
+        ({"port": 65_536}, "port must be 0 to 65535, found 65536"),
+        ({"port": -1}, "port must be 0 to 65535, found -1"),
+    ],
+)
+def test_what_a_fleet_cannot_start_with_is_said_at_start(tmp_path, wrong, message):
+    """The kit's own error says what was wrong, and the fleet does not count as running."""
+    config = FunctionConfig(handler="app.handler", task_root=tmp_path)
+    fleet = LambdaFleet(config, **({"log_dir": tmp_path / "logs"} | wrong))
+    for _ in range(2):
+        with pytest.raises(LambdaFleetError, match=message):
+            fleet.start()
 
 
 def test_a_fleet_that_is_not_running_says_so(tmp_path):
