@@ -381,6 +381,25 @@ def test_a_slow_init_phase_is_tried_again_within_the_invoke(start):
     assert fleet.stats()["cold"] == 1
 
 
+def test_an_init_phase_that_is_tried_again_uses_up_the_invokes_time(start):
+    """The handler has left of the timeout what the second try did not take."""
+    fleet = start(
+        """
+        import time
+
+        time.sleep(0.5)
+
+        def handler(event, context):
+            return context.get_remaining_time_in_millis()
+        """,
+        init_limit_s=0.1,
+        timeout_s=100,
+    )
+    remaining_ms = json.loads(fleet.invoke({}).payload)
+    assert fleet.stats()["execution_environments_started"] == 2
+    assert 0 < remaining_ms <= 99_500
+
+
 def test_an_init_phase_that_stays_too_slow_times_out(start, wait_until):
     """The second try ends with the function's timeout."""
     fleet = start("import time; time.sleep(60)", init_limit_s=0.1, timeout_s=0.2)
