@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from articles.validation import MAX_BODY_BYTES
+from poolkit.config.variables import refuse_misspelt
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 TARGETS: Final = ("lambda", "lambda_warm", "lambda_proxy")
 """The presets that a function can run with; the first is the default."""
+
+_MAX_BODY_BYTES = "LAMBDA_MAX_BODY_BYTES"
+# AWS Lambda Developer Guide, "Defined runtime environment variables".
+_RUNTIME_S_OWN = ("LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR")
 
 
 class FunctionSettings(NamedTuple):
@@ -34,8 +39,9 @@ class FunctionSettings(NamedTuple):
         """Read the variables above.
 
         Raises:
-            ConfigurationError: a value is not what the variable wants.
+            ConfigurationError: a value is not what the variable wants, or a name is misspelt.
         """
+        refuse_misspelt(environ, (_MAX_BODY_BYTES,), prefix="LAMBDA_", theirs=_RUNTIME_S_OWN)
         return cls(
             max_body_bytes=_max_body_bytes(environ),
             service=environ.get("POWERTOOLS_SERVICE_NAME") or "articles",
@@ -44,10 +50,10 @@ class FunctionSettings(NamedTuple):
 
 
 def _max_body_bytes(environ: Mapping[str, str]) -> int:
-    text = (environ.get("LAMBDA_MAX_BODY_BYTES") or str(MAX_BODY_BYTES)).strip()
+    text = (environ.get(_MAX_BODY_BYTES) or str(MAX_BODY_BYTES)).strip()
     # isdecimal alone is true of digits of other scripts, too.
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MAX_BODY_BYTES:
         raise ConfigurationError(
-            f"LAMBDA_MAX_BODY_BYTES must be a whole number from 1 to {MAX_BODY_BYTES}, not {text!r}"
+            f"{_MAX_BODY_BYTES} must be a whole number from 1 to {MAX_BODY_BYTES}, not {text!r}"
         )
     return int(text)

@@ -12,16 +12,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Self
 
 from articles.validation import MAX_BODY_BYTES
+from poolkit.config.variables import refuse_misspelt
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HIGHEST_PORT = 65_535
+_PREFIX = "WEBAPP_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,10 @@ class WebSettings:
         """Read the variables above.
 
         Raises:
-            ConfigurationError: a value is not what the variable wants.
+            ConfigurationError: a value is not what the variable wants, or a name is misspelt.
         """
+        known = [f"{_PREFIX}{field.name.upper()}" for field in fields(cls)]
+        refuse_misspelt(environ, known, prefix=_PREFIX)
         return cls(
             host=environ.get("WEBAPP_HOST") or cls.host,
             port=_number(environ, "WEBAPP_PORT", cls.port, 0, HIGHEST_PORT),

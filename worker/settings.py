@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from poolkit.config.variables import refuse_misspelt
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 Transport: TypeAlias = Literal["redis", "sqs", "amqp"]
 
+_PREFIX = "WORKER_"
 _TRANSPORTS: dict[str, Transport] = {
     "redis": "redis",
     "rediss": "redis",
@@ -111,9 +113,11 @@ class WorkerSettings:
             environ: by default the process's own.
 
         Raises:
-            ConfigurationError: a variable is missing or wrong; the message names it.
+            ConfigurationError: a variable is missing, wrong or misspelt; the message names it.
         """
         environ = os.environ if environ is None else environ
+        known = [_variable(field.name) for field in dataclasses.fields(cls)]
+        refuse_misspelt(environ, known, prefix=_PREFIX)
         given: dict[str, Any] = {
             f.name: _parsed(_variable(f.name), text, f.type)
             for f in dataclasses.fields(cls)
@@ -167,7 +171,7 @@ class WorkerSettings:
 
 
 def _variable(name: str) -> str:
-    return f"WORKER_{name.upper()}"
+    return f"{_PREFIX}{name.upper()}"
 
 
 def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from sqlalchemy.engine import URL
 
 from poolkit.config.presets import EnginePreset, parse_url, preset
+from poolkit.config.variables import refuse_misspelt
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -169,31 +170,19 @@ def _preset(environ: Mapping[str, str], default: str, allowed: Sequence[str]) ->
 
 
 def _overridden(base: EnginePreset, environ: Mapping[str, str]) -> EnginePreset:
-    changes = {}
-    for variable, text in environ.items():
-        if not variable.startswith(_PREFIX) or variable in _OWN:
-            continue
-        field = _OVERRIDABLE.get(variable)
-        if field is None:
-            _refuse_near_miss(variable)
-        elif text.strip():  # empty is not set: what a compose file passes on for an unset one
-            changes[field] = _parsed(variable, text, getattr(base, field))
+    refuse_misspelt(environ, (*_OVERRIDABLE, *_OWN), prefix=_PREFIX)
+    changes = {
+        field: _parsed(variable, text, getattr(base, field))
+        for variable, field in _OVERRIDABLE.items()
+        # Empty is not set: what a compose file passes on for an unset one.
+        if (text := environ.get(variable, "")).strip()
+    }
     try:
         return base.replace(**changes)
     except ValueError as error:
         words = str(error).replace("(", " ").split()
         named = [f"{_PREFIX}{field.upper()}" for field in changes if field in words]
         raise ConfigurationError(f"{' and '.join(named)}: {error}") from None
-
-
-def _refuse_near_miss(variable: str) -> None:
-    import difflib  # noqa: PLC0415  (only a mistake needs it, and every import needs time)
-
-    # Not every unknown name: Kubernetes adds POOLKIT_PORT and the like for a service
-    # that is called poolkit.
-    close = difflib.get_close_matches(variable, [*_OVERRIDABLE, *_OWN], n=1, cutoff=0.85)
-    if close:
-        raise ConfigurationError(f"{variable} is not a setting; did you mean {close[0]}?")
 
 
 def _parsed(variable: str, text: str, current: Any) -> Any:

@@ -6,6 +6,7 @@ import pytest
 from behaviour.lambda_events import CORRELATION_IDS, MAKERS, http_api, rest_api, sqs
 from behaviour.lambda_face import open_face
 
+from lambda_handler.configuration import FunctionSettings
 from lambda_handler.errors import UnknownEvent
 from poolkit.errors import ConfigurationError
 
@@ -163,6 +164,13 @@ def test_a_wrong_body_limit_stops_the_start(migrated_database, text):
         open_face(migrated_database.url(), LAMBDA_MAX_BODY_BYTES=text),
     ):
         pass
+
+
+def test_a_misspelt_setting_is_named_and_the_runtime_s_own_are_passed_over():
+    """A variable that nobody reads, and that was meant to be one, stops the start."""
+    FunctionSettings.from_environ({"LAMBDA_TASK_ROOT": "/var/task"})
+    with pytest.raises(ConfigurationError, match=r"mean LAMBDA_MAX_BODY_BYTES\?"):
+        FunctionSettings.from_environ({"LAMBDA_MAX_BODY_BYTE": "1000"})
 
 
 @pytest.mark.parametrize("target", ["web", "worker", "script"])

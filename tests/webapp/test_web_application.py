@@ -153,6 +153,12 @@ def test_a_wrong_web_setting_is_named(variable, value):
         WebSettings.from_environ({variable: value})
 
 
+def test_a_misspelt_web_setting_is_named():
+    """A variable that nobody reads, and that was meant to be one, stops the start."""
+    with pytest.raises(ConfigurationError, match=r"WEBAPP_HOSTS is .*mean WEBAPP_HOST\?"):
+        WebSettings.from_environ({"WEBAPP_HOSTS": "0.0.0.0"})
+
+
 def test_a_web_service_refuses_another_target():
     """POOLKIT_TARGET=worker is a mistake in a web service's environment."""
     app = make_application("web", open_broken, environ={**ENVIRON, "POOLKIT_TARGET": "worker"})

@@ -53,12 +53,19 @@ def test_repr_shows_no_password():
         (REDIS | {"WORKER_VISIBILITY_TIMEOUT": "360"}, "must exceed WORKER_TASK_TIME_LIMIT"),
         ({"WORKER_BROKER_URL": "sqs://"}, "WORKER_QUEUE_URL is not set"),
         (SQS | {"WORKER_VISIBILITY_TIMEOUT": "43201"}, "12 hours"),
+        (REDIS | {"WORKER_CONCURENCY": "9"}, "did you mean WORKER_CONCURRENCY"),
     ],
 )
 def test_wrong_values_are_refused_by_name(environ, words):
     """A missing, malformed or contradictory value names its variable and what is allowed."""
     with pytest.raises(ConfigurationError, match=words):
         WorkerSettings.from_environ(environ)
+
+
+def test_variables_that_are_like_no_setting_are_passed_over():
+    """Kubernetes adds such for a service that is called worker."""
+    added = {"WORKER_SERVICE_HOST": "10.0.0.1", "WORKER_PORT": "tcp://10.0.0.1:80"}
+    assert WorkerSettings.from_environ(REDIS | added) == WorkerSettings.from_environ(REDIS)
 
 
 def test_rabbitmq_has_no_visibility_timeout_to_check():
