@@ -154,20 +154,15 @@ class _Reading:
 
     def _environment(self, name: str, service: dict[str, Any]) -> tuple[dict[str, Variable], str]:
         found, unread = self._env_files(service)
-        for key, value, step in self._pairs(name, service):
-            origin = str(self._document.where("services", name, "environment", step))
+        if "image" not in service and "build" not in service:
+            unread = (
+                "it has neither image nor build, so it is laid over another file's service: name "
+                "what `docker compose config` prints"
+            )
+        for key, value in self._document.mapping("services", name, "environment").items():
+            origin = str(self._document.where("services", name, "environment", key))
             found[key] = self._variable(key, value, origin)
         return found, unread
-
-    def _pairs(self, name: str, service: dict[str, Any]) -> Iterator[tuple[str, Any, str | int]]:
-        """Give the variables of both forms: a mapping, or a list of NAME=value."""
-        if not isinstance(service.get("environment"), list):
-            for key, value in self._document.mapping("services", name, "environment").items():
-                yield key, value, key
-            return
-        for number, each in enumerate(service["environment"]):
-            key, separator, value = str(each).partition("=")
-            yield key, value if separator else None, number
 
     def _variable(self, name: str, value: Any, origin: str) -> Variable:
         if value is None:  # passed on from the shell that starts it

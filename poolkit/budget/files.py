@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ENDINGS = (".yaml", ".yml", ".json", ".template")
+_COMPOSE = re.compile(r"(docker-)?compose\b.*\.ya?ml")
 _SKIPPED = frozenset({"node_modules", "__pycache__", "environments", "tests"})
 
 
@@ -90,9 +92,10 @@ def _kind(document: Document) -> str | None:
     if _is_template(data):
         return "templates"
     services = data.get("services")
-    if isinstance(services, dict) and any(_is_service(each) for each in services.values()):
-        return "compose"
-    return None
+    if not isinstance(services, dict):
+        return None
+    called_so = _COMPOSE.match(document.path.name)
+    return "compose" if called_so or any(map(_is_service, services.values())) else None
 
 
 def _is_template(data: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from poolkit.budget.compose import compose_workloads
+from poolkit.budget.compose_files import put_together
 from poolkit.budget.ecs import ecs_workloads
 from poolkit.budget.functions import FUNCTION, function_workloads
 from poolkit.budget.kubernetes import INIT_CONTAINER, kubernetes_workloads
@@ -110,7 +111,7 @@ def _of_stacks(stacks: Stacks) -> Iterable[Workload]:
 
 def _of_files(files: Files, environment: Environment, said: Said) -> Iterable[Workload]:
     yield from kubernetes_workloads(rendered(files.kubernetes, environment.name))
-    for document in files.compose:
+    for document in put_together(files.compose):
         yield from compose_workloads(document, said.parameters)
 
 
