@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from behaviour.lambda_events import sqs
+
 HEAVY = {
     "asyncpg",
     "boto3",
@@ -66,6 +68,37 @@ def test_neither_the_import_nor_a_request_loads_what_is_heavy(migrated_database)
         assert "psycopg2" in names
         assert not HEAVY & set(names)
         assert not [name for name in names if name.startswith("botocore.")]
+
+
+QUEUE_SCRIPT = """
+import json, sys
+import lambda_handler.queue
+imported = list(sys.modules)
+class Context:
+    aws_request_id = "1"
+    def get_remaining_time_in_millis(self):
+        return 60000
+answer = lambda_handler.queue.handler(json.loads(sys.argv[1]), Context())
+assert answer == {"batchItemFailures": []}, answer
+json.dump([imported, list(sys.modules)], sys.stderr)
+"""
+
+
+def test_the_queue_s_function_loads_boto3_and_nothing_else_that_is_heavy(migrated_database):
+    """Powertools' Idempotency imports boto3 by itself; all else stays out, also in an invoke."""
+    good, bad = '{"id": "d", "title": "t", "text": "x"}', "{"
+    done = subprocess.run(
+        [sys.executable, "-c", QUEUE_SCRIPT, json.dumps(sqs(good, bad))],
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": migrated_database.url(driver="")},
+        capture_output=True,
+        check=True,
+    )
+    for names in json.loads(done.stderr):
+        assert HEAVY & set(names) == {"boto3"}
+    by_powertools = (
+        "import aws_lambda_powertools.utilities.idempotency, sys; 'boto3' in sys.modules or exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", by_powertools], check=True)
 
 
 def test_the_logic_can_be_imported_without_settings():
