@@ -205,9 +205,6 @@ class LocustRun:
 @pytest.fixture
 def locust(tmp_path, server):
     """Give a function that starts Locust on the server; all are ended with the test."""
-    # A shell that starts the tests in the background has them ignore Ctrl-C, and whatever they start.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     runs: list[LocustRun] = []
     file = tmp_path / "visitors.py"
     file.write_text(LOCUSTFILE)

@@ -57,10 +57,8 @@ def owner(own_records: Path) -> Iterator[Callable[[str], Owner]]:
 
     def start(script: str) -> Owner:
         prelude = (
-            "import json, signal, time\n"
+            "import json, time\n"
             "from pathlib import Path\n"
-            # Ignored in what a shell has started in the background, as these tests may be.
-            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def tell(**facts): print(json.dumps(facts), flush=True)\n"
             "def wait_for_a_signal():\n"
             # Not pause(): a signal just before it would be waited for in vain.
