@@ -12,7 +12,7 @@ from poolkit.budget.compose_files import put_together
 from poolkit.budget.ecs import ecs_workloads
 from poolkit.budget.functions import FUNCTION, function_workloads
 from poolkit.budget.kubernetes import INIT_CONTAINER, kubernetes_workloads
-from poolkit.budget.kustomize import rendered
+from poolkit.budget.kustomize import rendered, unread_parts
 from poolkit.budget.model import Overlap, Service
 from poolkit.budget.other_compute import ONE_OFF_TASK, other_workloads
 from poolkit.budget.own_servers import is_pgbouncer, is_postgres, pgbouncer, postgres
@@ -91,7 +91,7 @@ def take_inventory(files: Files, environment: Environment, said: Said) -> Invent
         poolers=tuple(poolers),
         databases=tuple(databases),
         not_counted=tuple(left_out),
-        unread=tuple(stacks.unread),
+        unread=(*stacks.unread, *unread_parts(files.kubernetes, environment.name)),
     )
 
 

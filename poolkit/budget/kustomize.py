@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from poolkit.budget.env_files import read_variables
 from poolkit.budget.located import Document, Where, parse_documents, read_documents
 from poolkit.budget.manifests import objects
+from poolkit.budget.templates import Unread
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
 
     from poolkit.budget.located import Steps
 
+_NOT_FOLLOWED = (
+    *("helmCharts", "helmChartInflationGenerator", "generators", "transformers", "replacements"),
+    "vars",
+)
+_MAKERS = frozenset(
+    {
+        ("helm.toolkit.fluxcd.io", "HelmRelease"),
+        ("kustomize.toolkit.fluxcd.io", "Kustomization"),
+        ("helm.cattle.io", "HelmChart"),
+        ("argoproj.io", "Application"),
+        ("argoproj.io", "ApplicationSet"),
+    }
+)
+"""Kinds of Flux, k3s and Argo CD that make other objects."""
 _NAMES = ("kustomization.yaml", "kustomization.yml")
 
 
@@ -35,6 +50,38 @@ def rendered(documents: Sequence[Document], environment: str) -> list[Document]:
     kustomizations = [each for each in documents if each.path.name in _NAMES]
     if not kustomizations:
         return list(documents)
+    folders = {each.path.parent.resolve() for each in kustomizations}
+    alone = [d for d in documents if not folders & set(d.path.resolve().parents)]
+    return [*alone, *_render(_root(kustomizations, environment), ())]
+
+
+def unread_parts(documents: Sequence[Document], environment: str) -> Iterator[Unread]:
+    """Give what makes or changes manifests in a way that is not followed here."""
+    for document in documents:
+        group = str(document.at("apiVersion")).partition("/")[0]
+        if (group, str(document.at("kind"))) in _MAKERS:
+            reason = f"{document.at('kind')} makes objects that are not read"
+            yield Unread(document.where("kind"), f"{reason}; name those, as `helm template` prints")
+    kustomizations = [each for each in documents if each.path.name in _NAMES]
+    for each in _tree(_root(kustomizations, environment)) if kustomizations else ():
+        for key in _NOT_FOLLOWED:
+            if each.data.get(key):
+                reason = f"{key} is not followed; name what `kubectl kustomize` prints"
+                yield Unread(each.where(key), reason)
+
+
+def _tree(kustomization: Document) -> Iterator[Document]:
+    """Give a kustomization, and those that it leads to."""
+    yield kustomization
+    for key in ("resources", "bases", "components"):
+        for resource in kustomization.data.get(key) or []:
+            folder = kustomization.path.parent / str(resource)
+            inner = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
+            if inner is not None:
+                yield from _tree(read_documents(inner)[0])
+
+
+def _root(kustomizations: Sequence[Document], environment: str) -> Document:
     roots = _roots(kustomizations)
     chosen = [each for each in roots if each.path.parent.name == environment] or roots
     if len(chosen) > 1:
@@ -42,9 +89,7 @@ def rendered(documents: Sequence[Document], environment: str) -> list[Document]:
         raise BudgetError(
             f"several kustomizations: {listed}; name one of these folders, or an --environment"
         )
-    folders = {each.path.parent.resolve() for each in kustomizations}
-    alone = [d for d in documents if not folders & set(d.path.resolve().parents)]
-    return [*alone, *_render(chosen[0], ())]
+    return chosen[0]
 
 
 def _roots(kustomizations: Sequence[Document]) -> list[Document]:

@@ -485,3 +485,65 @@ def test_command_lines_say_how_many_processes(folder, command, processes):
     folder.write("app.yaml", stack(DATABASE, ecs(command=command)))
     (service,) = folder.budget(services=("Web=5+10",)).services
     assert service.processes.value == processes
+
+
+SCHEDULE = """
+  Nightly:
+    Type: AWS::Scheduler::Schedule
+    Properties:
+      ScheduleExpression: rate(1 minute)
+      Target: {Arn: c, RoleArn: r, EcsParameters: {TaskDefinitionArn: !Ref Task, TaskCount: 50}}
+"""
+
+
+def test_tasks_of_a_schedule_are_no_one_off_tasks(folder):
+    """A service's task definition or one of their own: how many run at once is not said."""
+    service = "  Web:\n    Type: AWS::ECS::Service"
+    for text in (ecs(), ecs().partition(service)[0]):
+        folder.write("app.yaml", stack(DATABASE, text, SCHEDULE))
+        counted = ("Web=1+0",) if service in text else ()
+        budget = folder.budget(services=counted)
+        assert "Nightly" in {gap.of for gap in budget.gaps}
+        assert budget.verdict == "cannot be shown to fit"
+        assert folder.budget(services=(*counted, "Nightly=1+0x1@50")).verdict == "fits"
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        "AWS::EC2::Instance\n    Properties: {UserData: !Sub 'run ${Db.Endpoint.Address}'}",
+        (
+            "AWS::AppRunner::Service\n    Properties: {SourceConfiguration: {ImageRepository: "
+            "{ImageConfiguration: {RuntimeEnvironmentVariables: [{Name: PGHOST, Value: x}]}}}}"
+        ),
+        "AWS::Glue::Job\n    Properties: {DefaultArguments: {--url: 'postgresql://x/y'}}",
+        (
+            "AWS::ECS::ExpressGatewayService\n    Properties: {PrimaryContainer: {Environment: "
+            "[{Name: URL, Value: 'postgresql://x/y'}]}}"
+        ),
+    ],
+)
+def test_other_compute_that_speaks_of_a_database_has_no_number(folder, resource):
+    """Nothing in a template tells how many connections it opens, so that it fits is not shown."""
+    folder.write("app.yaml", stack(DATABASE, f"  Box:\n    Type: {resource}\n"))
+    budget = folder.budget()
+    assert {gap.of for gap in budget.gaps} == {"Box"}
+    assert folder.budget(ignored=("Box",)).verdict == "fits"
+
+
+def test_a_functions_own_limits_are_those_that_count(folder, ceilings):
+    """Reserved concurrency; provisioned concurrency is a part of it, an event source's no bound."""
+    extra = "ReservedConcurrentExecutions: 20"
+    source = """
+  Source:
+    Type: AWS::Lambda::EventSourceMapping
+    Properties: {FunctionName: !Ref %s, ScalingConfig: {MaximumConcurrency: 5}}
+  Alias:
+    Type: AWS::Lambda::Alias
+    Properties:
+      FunctionName: !Ref %s
+      ProvisionedConcurrencyConfig: {ProvisionedConcurrentExecutions: 10}
+"""
+    for each, ceiling in ((extra, 40), ("", None)):
+        folder.write("app.yaml", stack(DATABASE, function(extra=each), source % ("Fn", "Fn")))
+        assert ceilings(folder.budget()) == {"Fn": ceiling}

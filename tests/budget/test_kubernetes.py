@@ -184,3 +184,36 @@ def test_a_secret_may_hold_the_databases_url(folder):
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "app"}}
         write(folder, web, {**secret, "stringData": {name: "x"}})
         assert folder.budget(max_connections=400).verdict == verdict
+
+
+def test_what_is_made_elsewhere_cannot_be_shown_to_fit(folder):
+    """Charts in a kustomization, and releases of Flux: what they make is not in the files."""
+    release = {"apiVersion": "helm.toolkit.fluxcd.io/v2", "kind": "HelmRelease"}
+    write(folder, {**release, "metadata": {"name": "x"}}, name="release.yaml")
+    (unread,) = folder.budget(max_connections=400).unread
+    assert "HelmRelease makes objects that are not read" in unread.reason
+    folder.write("base/kustomization.yaml", "helmCharts: [{name: x}]\n")
+    file = folder.write("prod/kustomization.yaml", "resources: [../base]\n")
+    budget = folder.budget(file.parent, max_connections=400)
+    assert [each.reason.partition(" ")[0] for each in budget.unread] == ["helmCharts"]
+    assert budget.verdict == "cannot be shown to fit"
+
+
+def test_a_stateful_set_is_scaled_by_keda_too(folder, ceilings):
+    """By its kind and name; it adds no pods in a rollout."""
+    scaler = {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": "s"},
+        "spec": {"scaleTargetRef": {"kind": "StatefulSet", "name": "web"}, "maxReplicaCount": 12},
+    }
+    write(folder, changed(kind="StatefulSet"), scaler)
+    assert ceilings(folder.budget(max_connections=400, services=("web=1+0",))) == {"web": 48}
+
+
+def test_pods_on_every_node_have_no_number(folder):
+    """Of a DaemonSet only somebody who knows the nodes can say it."""
+    write(folder, changed(kind="DaemonSet"))
+    (gap,) = folder.budget(max_connections=400, services=("web=1+0",)).gaps
+    assert gap.number == "instances"
+    assert folder.budget(max_connections=400, services=("web=1+0x1@9",)).needed == 13
