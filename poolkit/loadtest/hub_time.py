@@ -40,12 +40,18 @@ class HubTime:
         self._before.close()
         self._after.close()
 
-    def look(self, now: float) -> None:
-        """Begin a new window if the present one is over; `now` is of the monotonic clock."""
+    def look(self, now: float) -> bool:
+        """Begin a new window if the present one is over; `now` is of the monotonic clock.
+
+        Returns:
+            Whether it was over.
+        """
         passed = now - self._window
-        if passed >= WINDOW_S:
-            self.busy_share = max(0.0, 1 - self._waited / passed)
-            self._waited, self._window = 0.0, now
+        if passed < WINDOW_S:
+            return False
+        self.busy_share = max(0.0, 1 - self._waited / passed)
+        self._waited, self._window = 0.0, now
+        return True
 
     def _on_wait(self) -> None:
         self._began = time.monotonic()

@@ -138,7 +138,7 @@ class OpenLoop:
             self._environment,
             list(self._lanes.values()),
             max_users=self._max_users,
-            each_look=self._say_when_saturated,
+            each_window=self._say_when_saturated,
         )
         self._handing.start()
 
