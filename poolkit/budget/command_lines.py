@@ -242,7 +242,10 @@ def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> 
         return unknown(f"{server.name}: what {hidden} holds is not known", workload.where)
     if server.name == "celery":
         return _celery(arguments, server, workload)
-    return _counted(server, arguments, workload)
+    found = _counted(server, arguments, workload)
+    if server.name == "locust" and (found.value or 0) > 1 and "--worker" not in arguments:
+        return known((found.value or 0) + 1, f"{found.origin}, and the master", workload.where)
+    return found
 
 
 def _hidden(arguments: Sequence[str]) -> str | None:

@@ -4,6 +4,7 @@ Sources: gunicorn, "Settings" (workers: the command line, GUNICORN_CMD_ARGS, the
 file, by default ./gunicorn.conf.py, and then WEB_CONCURRENCY, else 1); uvicorn, "Settings"
 (--workers: WEB_CONCURRENCY, else 1); Celery, "Workers Guide" (--concurrency: else the number
 of processors; --autoscale); uWSGI, "Options"; Sanic, "Worker Manager"; taskiq, "CLI" (2);
+Locust, "Configuration" (--processes: so many workers, and a master unless it is a worker itself);
 `--help` of granian, hypercorn, dramatiq and `rq worker-pool`.
 """
 
@@ -61,6 +62,7 @@ _SERVERS = (
     Server(
         "dramatiq", ("--processes", "-p"), (), None, f"dramatiq {_BY_PROCESSORS}: give --processes"
     ),
+    Server("locust", ("--processes",), ("LOCUST_PROCESSES",), 1, "Locust's default"),
     Server("taskiq", ("--workers", "-w"), (), 2, "taskiq's default"),
 )
 SERVERS = {server.name: server for server in _SERVERS}
