@@ -174,6 +174,9 @@ class Launcher:
                 *(sys.executable, "-m", "uvicorn", str(target.app)),
                 *("--host", LOOPBACK, "--port", str(port), "--workers", str(target.processes)),
                 *("--no-access-log", "--log-level", "warning"),
+                # As the web service's own and, in effect, the function's: users who think for longer
+                # than uvicorn's 5 s would reconnect to some targets and not to others.
+                *("--timeout-keep-alive", "75"),
             ]
         return command, answers_http(f"http://{LOOPBACK}:{port}{target.ready or '/'}")
 
