@@ -8,7 +8,7 @@ from poolkit.connected import STATES, Connected, total
 from poolkit.loadtest.latency_report import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from poolkit.loadtest.recording import Recording
     from poolkit.loadtest.series import Second
@@ -18,11 +18,19 @@ SCHEMA = 1
 
 
 def document(
-    recording: Recording, verdicts: Iterable[Verdict] = (), *, partial: bool = False
+    recording: Recording,
+    verdicts: Iterable[Verdict] = (),
+    *,
+    partial: bool = False,
+    latency_rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return the document; `partial` says that the run ended before it was to.
+    """Return the document. Moments are Unix times in seconds; null is "not known".
 
-    Moments are Unix times in seconds; null is "not known".
+    Args:
+        recording: what was measured.
+        verdicts: on it.
+        partial: whether the run ended before it was to.
+        latency_rows: those of `rows`, from whoever has them already.
     """
     last = recording.series.points[-1] if recording.series.points else None
     return {
@@ -35,7 +43,7 @@ def document(
         "run": _run(recording),
         "load": recording.loop().plain(),
         "thresholds": [{"status": each.status, "words": each.words} for each in verdicts],
-        "latency_ms": rows(recording.latencies),
+        "latency_ms": rows(recording.latencies) if latency_rows is None else latency_rows,
         "lost": recording.lost,
         "step_s": recording.series.step_s,
         "series": recording.series.columns(),

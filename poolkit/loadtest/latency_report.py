@@ -32,10 +32,11 @@ def rows(latencies: Latencies) -> list[dict[str, Any]]:
     The latencies are those of answered requests; failed ones are counted beside them. Those of all
     together are at least as long as what the end cut off had waited, whose names are not known.
     """
-    return [*(_row(latencies, one) for one in latencies.names()), _row(latencies, None)]
+    return [*(row(latencies, one) for one in latencies.names()), row(latencies, None)]
 
 
-def _row(latencies: Latencies, name: Name | None) -> dict[str, Any]:
+def row(latencies: Latencies, name: Name | None) -> dict[str, Any]:
+    """Return one of `rows`; without a name that of all together."""
     answered = latencies.answered(name)
     failed = latencies.failed(name).count
     return {

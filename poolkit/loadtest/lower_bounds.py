@@ -27,32 +27,34 @@ class LatenciesAtLeast:
 
     def __init__(self, latencies: Latencies) -> None:
         self._answered = latencies.answered()
-        self._all = self._answered
+        self._both = [self._answered]
+        """That of the answered requests, and if anything was cut off that of all."""
         if latencies.unanswered.count or latencies.unsent.count:
-            self._all = LatencyHistogram()
+            everything = LatencyHistogram()
             for part in (self._answered, latencies.unanswered, latencies.unsent):
-                self._all.add(part)
+                everything.add(part)
+            self._both.append(everything)
 
     @property
     def max(self) -> float | None:
         """The longest."""
-        return _higher(self._answered.max, self._all.max)
+        return _higher([one.max for one in self._both])
 
     @property
     def mean(self) -> float | None:
         """The mean."""
-        return _higher(self._answered.mean, self._all.mean)
+        return _higher([one.mean for one in self._both])
 
     def percentiles(self, wanted: Sequence[float]) -> list[float | None]:
         """Return several percentiles, given in rising order."""
-        of_answered, of_all = (one.percentiles(wanted) for one in (self._answered, self._all))
-        return list(map(_higher, of_answered, of_all))
+        return list(
+            map(_higher, zip(*(one.percentiles(wanted) for one in self._both), strict=True))
+        )
 
 
-def _higher(of_answered: float | None, of_all: float | None) -> float | None:
-    if of_answered is None or of_all is None:
-        return None
-    return max(of_answered, of_all)
+def _higher(found: Sequence[float | None]) -> float | None:
+    known = [one for one in found if one is not None]
+    return max(known) if len(known) == len(found) else None
 
 
 def long_ms(latencies: Latencies) -> float:
@@ -65,6 +67,8 @@ def long_ms(latencies: Latencies) -> float:
 
 def failed_unanswered(latencies: Latencies) -> int:
     """Return how many of the requests without an answer count as failed."""
+    if not latencies.unanswered.count:
+        return 0  # as while a run goes on, when it is asked for every second
     return latencies.unanswered.count_above(long_ms(latencies))
 
 

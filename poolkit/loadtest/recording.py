@@ -12,10 +12,10 @@ from poolkit.activity import ActivitySampler
 from poolkit.connected import by_target
 from poolkit.errors import ConfigurationError, DatabaseUnavailable, PoolkitError
 from poolkit.loadtest.interrupt import unless_interrupted_again
-from poolkit.loadtest.latency import Latencies
 from poolkit.loadtest.loop_report import LoopReport
 from poolkit.loadtest.off_hub import OffHubActivity
 from poolkit.loadtest.recent_requests import RecentRequests
+from poolkit.loadtest.run_latencies import RunLatencies
 from poolkit.loadtest.series import Second, Series
 from poolkit.loadtest.tally import Tally
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from poolkit.activity import Sample, ServerLimits
     from poolkit.connected import Connected
+    from poolkit.loadtest.latency import Latencies
     from poolkit.loadtest.latency_collection import Source
 
 INTERVAL_S = 0.1
@@ -64,7 +65,7 @@ class Recording:
         self.unseen_s = 0
         """Seconds of the run without a sample."""
         self.series, self.tally = Series(), Tally()
-        self.latencies = Latencies()
+        self.latencies = RunLatencies()
         """Those of the run so far."""
         self.loop: Callable[[], LoopReport] = LoopReport
         """How the run is loaded; a closed loop unless somebody says otherwise."""
@@ -153,7 +154,7 @@ class Recording:
         """Forget what was counted so far, as Locust does when its statistics are reset."""
         self.tally = Tally(self.tally.sessions)
         self._source.take()
-        self.latencies = Latencies()
+        self.latencies = RunLatencies()
         self._requests = RecentRequests(reported=self._reported, now=time.time())
 
     def take_rest(self) -> Latencies:

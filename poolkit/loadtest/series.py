@@ -61,6 +61,8 @@ class Series:
         """Seconds that one point stands for."""
         self._pending: Second | None = None
         self._pending_s = 0
+        self._columns = _as_columns((), (), 1)
+        """Of the points up to the last call of `columns`: a page asks every second."""
 
     def add(self, second: Second) -> None:
         """Append a second."""
@@ -76,24 +78,45 @@ class Series:
         pairs = zip(self.points[::2], self.points[1::2], strict=True)
         self.points = [fuller(first, second) for first, second in pairs]
         self.step_s *= 2
+        self._columns = _as_columns((), (), self.step_s)
 
     def columns(self) -> dict[str, Any]:
         """Return the points as columns for JSON; None where nothing is known."""
-        return {
-            "time": [round(point.time, 3) for point in self.points],
-            "targets": _columns(self.points, _names(self.points), _by_target),
-            "states": _columns(self.points, STATES, _by_state),
-            "other_databases": [
-                None if point.targets is None else point.elsewhere for point in self.points
-            ],
-            "opened_per_s": [_per_s(point.opened, self.step_s) for point in self.points],
-            "users": [point.users for point in self.points],
-            "requests_per_s": [round(point.requests_per_s, 3) for point in self.points],
-            "failures_per_s": [round(point.failures_per_s, 3) for point in self.points],
-            "p50_ms": [point.p50_ms for point in self.points],
-            "p95_ms": [point.p95_ms for point in self.points],
-            "p99_ms": [point.p99_ms for point in self.points],
-        }
+        known = len(self._columns["time"])
+        new, targets = self.points[known:], self._columns["targets"]
+        for name in set(_names(new)) - set(targets):
+            targets[name] = [None if p.targets is None else 0 for p in self.points[:known]]
+        _extend(self._columns, _as_columns(new, sorted(targets), self.step_s))
+        copies = {key: _copy(column) for key, column in self._columns.items()}
+        return {**copies, "targets": {name: [*targets[name]] for name in sorted(targets)}}
+
+
+def _as_columns(points: Sequence[Second], names: Sequence[str], step_s: int) -> dict[str, Any]:
+    return {
+        "time": [round(point.time, 3) for point in points],
+        "targets": _columns(points, names, _by_target),
+        "states": _columns(points, STATES, _by_state),
+        "other_databases": [None if point.targets is None else point.elsewhere for point in points],
+        "opened_per_s": [_per_s(point.opened, step_s) for point in points],
+        "users": [point.users for point in points],
+        "requests_per_s": [round(point.requests_per_s, 3) for point in points],
+        "failures_per_s": [round(point.failures_per_s, 3) for point in points],
+        "p50_ms": [point.p50_ms for point in points],
+        "p95_ms": [point.p95_ms for point in points],
+        "p99_ms": [point.p99_ms for point in points],
+    }
+
+
+def _extend(columns: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, column in more.items():
+        if isinstance(column, dict):
+            _extend(columns[key], column)
+        else:
+            columns[key].extend(column)
+
+
+def _copy(column: Any) -> Any:
+    return {k: [*v] for k, v in column.items()} if isinstance(column, dict) else [*column]
 
 
 def fuller(first: Second, second: Second) -> Second:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, jsonify, request
 
 from poolkit.connected import STATES
-from poolkit.loadtest.document import document, target_rows
+from poolkit.loadtest.document import target_rows
 from poolkit.loadtest.files import with_section
+from poolkit.loadtest.live_document import LiveDocument
 from poolkit.loadtest.page import live_page, source, tab_loader
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ class WebPages:
         guard: HostGuard,
         base_path: str,
     ) -> None:
-        self._recording, self._checks, self._guard = recording, checks, guard
+        self._recording, self._guard = recording, guard
         self._base = base_path.rstrip("/")
         self._web_ui = web_ui
+        self._live = LiveDocument(recording, checks)
         self._route("/connections", lambda: Response(live_page(), mimetype="text/html"))
         self._route("/connections.json", self._json)
         self._script("/connections/charts.js", "connections.js")
@@ -70,7 +72,7 @@ class WebPages:
         self._route(path, lambda: Response(source(name), mimetype="text/javascript"))
 
     def _json(self) -> Response:
-        found = json.dumps(self._document())
+        found = self._live.json()
         return Response(found, mimetype="application/json", headers={"Cache-Control": "no-store"})
 
     def _extend(self, web_ui: WebUI) -> None:
@@ -120,7 +122,4 @@ class WebPages:
         return json.dumps(found)
 
     def _add_section(self, html: str) -> str:
-        return with_section(html, self._document())
-
-    def _document(self) -> dict[str, Any]:
-        return document(self._recording, self._checks.so_far())
+        return with_section(html, self._live.now())
