@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from poolkit.budget.stacks import Given
 
 _HOST = re.compile(r"(?:@|^|host=|//(?=[^/@]*(?:/|$)))\[?([A-Za-z0-9][\w.-]*)\]?(?=[:/?,\s]|$)")
+_NO_HOST = re.compile(r"(^|_)(DB|DATABASE|PGDATABASE|NAME|USER|USERNAME|PASSWORD|SCHEMA)$")
 _ENTRY_POINTS = ("AWS::ElasticLoadBalancingV2::LoadBalancer", "AWS::ServiceDiscovery::Service")
 
 
@@ -244,7 +245,7 @@ def _service(
     instances = workload.instances
     if assignment is not None and assignment.instances is not None:
         instances = known(assignment.instances, assignment.text)
-    through = _through(workload, stacks, poolers)
+    through = _through(workload, stacks, poolers, databases)
     return Service(
         name=workload.name,
         platform=workload.platform,
@@ -277,14 +278,26 @@ def _notes(
     return ()
 
 
-def _through(workload: Workload, stacks: Stacks, poolers: Sequence[Pooler]) -> Pooler | None:
-    """Find the pooler that the variables about the database lead to."""
-    for name, found in workload.variables.items():
-        if is_about_database(name, found) or found.references:
-            pooler = _leads_to(found, name, stacks, poolers)
-            if pooler is not None:
-                return pooler
-    return None
+def _through(
+    workload: Workload, stacks: Stacks, poolers: Sequence[Pooler], databases: Sequence[Database]
+) -> Pooler | None:
+    """Find the pooler that the variables about the database lead to, if they lead nowhere else."""
+    about = {
+        name: found
+        for name, found in workload.variables.items()
+        if is_about_database(name, found) or found.references
+    }
+    found = (_leads_to(each, name, stacks, poolers) for name, each in about.items())
+    pooler = next((each for each in found if each is not None), None)
+    servers = {host for database in databases for host in database.hosts}
+    # With two ways it may take the direct one for all that it does, which is the larger number.
+    straight = any(
+        _hosts(name, each) & servers
+        for name, each in about.items()
+        # POSTGRES_DB may be called as the host is.
+        if not _NO_HOST.search(name.upper())
+    )
+    return None if straight else pooler
 
 
 def _leads_to(
@@ -297,12 +310,17 @@ def _leads_to(
         pooler_behind = _behind(reference.stack, reference.logical_id, stacks, poolers)
         if pooler_behind is not None:
             return pooler_behind
+    hosts = _hosts(name, found)
+    return next((each for each in poolers if hosts & set(each.hosts)), None)
+
+
+def _hosts(name: str, found: Variable) -> set[str]:
+    """Return the hosts that a variable about the database names, in full and by their first part."""
     text = found.partly if found.text is None else found.text
     if not text or not is_about_database(name, found):
-        return None
+        return set()
     hosts = {match[1] for match in _HOST.finditer(text)}
-    hosts |= {host.partition(".")[0] for host in hosts if not host.replace(".", "").isdigit()}
-    return next((each for each in poolers if hosts & set(each.hosts)), None)
+    return hosts | {host.partition(".")[0] for host in hosts if not host.replace(".", "").isdigit()}
 
 
 def _behind(

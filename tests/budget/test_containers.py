@@ -22,6 +22,8 @@ COMPOSE = """
       redis: {image: valkey/valkey:8}
 """
 
+DEPLOY = "        deploy: {replicas: 4}"
+
 DEPLOYMENT = """
     apiVersion: apps/v1
     kind: Deployment
@@ -79,6 +81,23 @@ def test_pgbouncer_in_compose_counts_for_its_clients(folder):
         budget = folder.budget(services=("web=5+10", "worker=1+0"))
         assert budget.services[0].through == "pgbouncer"
         assert (budget.known, budget.verdict) == (25 + 8 + 4, verdict)
+
+
+def test_a_service_with_a_second_way_counts_directly(folder):
+    """One URL for PgBouncer and one for the server: it may take the direct one."""
+    pooler = """
+      pgbouncer:
+        image: edoburu/pgbouncer:1.23
+        environment: {DATABASE_URL: "postgres://a@db/app", DEFAULT_POOL_SIZE: 20}
+    """
+    both = "          DIRECT_URL: postgresql://app@db:5432/app\n        deploy: {replicas: 4}"
+    text = COMPOSE % {"host": "pgbouncer"} + pooler[1:].rstrip()
+    same_name = "          POSTGRES_DB: db\n        deploy: {replicas: 4}"
+    for replaced, through in ((DEPLOY, "pgbouncer"), (same_name, "pgbouncer"), (both, "")):
+        written = text.replace(DEPLOY, replaced)
+        folder.write("compose.yaml", written)
+        budget = folder.budget(services=("web=5+10", "worker=1+0"))
+        assert budget.services[0].through == through
 
 
 def test_pgbouncer_by_its_ini_file(folder):
