@@ -225,10 +225,7 @@ def target_result(
         requests_per_s=sum(not r.error for r in served) / seconds,
         offered_per_s=len(inside) / seconds,
         measured_s=seconds,
-        latency_ms=Latency.at_least(
-            [r.latency_ms for r in answered],
-            [r.latency_ms for r in failed if r.error in CUT_OFF],
-        ),
+        latency_ms=_latency(answered, failed),
         service_ms=Latency.of([r.service_ms for r in answered]),
         error_latency_ms=Latency.of([r.latency_ms for r in failed]),
         cold_starts=cold.count if cold else window.cold_starts,
@@ -246,13 +243,14 @@ def target_result(
         # The place in front is where this stands anyway.
         aborted_by=window.aborted_by.rpartition(": ")[2],
         load=load,
-        warnings=(
-            *window.warnings,
-            *requests.warnings,
-            *processes.warnings,
-            *notes,
-        ),
+        warnings=(*window.warnings, *requests.warnings, *processes.warnings, *notes),
     )
+
+
+def _latency(answered: Sequence[Request], failed: Sequence[Request]) -> Latency | None:
+    """Return the latency of what was answered, and at least that of what the end cut off."""
+    waited = [r.latency_ms for r in failed if r.error in CUT_OFF]
+    return Latency.at_least([r.latency_ms for r in answered], waited)
 
 
 def _as_measured(target: PlannedTarget, window: Window) -> PlannedTarget:
