@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psycopg2
 from psycopg2.errors import QueryCanceled
-from psycopg2.extensions import make_dsn
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -491,8 +490,9 @@ def _libpq_parameters(url: str | URL) -> dict[str, Any]:
     )
     bare = script.url(_without_driver(url))
     options = script.engine_options(bare, application_name=APPLICATION_NAME)
-    dsn = bare.set(drivername="postgresql").render_as_string(hide_password=False)
-    return {"dsn": make_dsn(dsn), **options["connect_args"], "application_name": APPLICATION_NAME}
+    # Not the URL as text: SQLAlchemy writes a space as "+", which libpq takes for a plus.
+    _, named = bare.get_dialect()().create_connect_args(bare)
+    return {**named, **options["connect_args"], "application_name": APPLICATION_NAME}
 
 
 def _without_driver(url: str | URL) -> URL:

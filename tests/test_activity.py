@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from urllib.parse import quote
 
 import psycopg2
 import pytest
 from held_connections import connected
 from psycopg2.extras import LogicalReplicationConnection
+from sqlalchemy.engine import make_url
 
 from poolkit.activity import (
     APPLICATION_NAME,
@@ -45,6 +47,18 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_a_url_names_may_have_spaces(database, tmp_path):
+    """It reaches libpq as it is meant: here the name of the file that has the password."""
+    url = make_url(database.monitor_url())
+    file = tmp_path / "my passwords"
+    file.write_text(f"{url.host}:{url.port}:*:{url.username}:{url.password}\n")
+    file.chmod(0o600)
+    _, _, where = database.monitor_url().partition("@")
+    url = f"postgresql://{url.username}@{where}?passfile={quote(str(file))}"
+    with connected(database, "web:1"):
+        assert snapshot(url).groups() == {("web", "1", "idle"): 1}
 
 
 def test_a_snapshot_names_target_instance_and_state(database):
