@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import psycopg2
 
-from poolkit.activity import APPLICATION_NAME, ActivitySampler
+from poolkit.activity.server import APPLICATION_NAME, ActivitySampler
 from poolkit.local.postgres import EmbeddedPostgres
 
 INTERVAL_S = 0.1

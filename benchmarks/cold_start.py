@@ -29,7 +29,7 @@ from articles.migrations import upgrade
 from poolkit.deploy.locked_wheels import find_uv, install_wheels, locked_requirements
 from poolkit.deploy.package_lambda import package_lambda
 from poolkit.deploy.package_settings import PackageSettings, package_settings
-from poolkit.local.lambda_fleet import FunctionConfig, LambdaFleet
+from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 from poolkit.local.postgres import EmbeddedPostgres
 from poolkit.project import Project
 

@@ -31,7 +31,7 @@ MIB = 2**20
 @contextlib.contextmanager
 def fleet(dsn, log_dir, *, concurrency, freeze=True, statement="SELECT 1"):
     command = [
-        *(sys.executable, "-m", "poolkit.local.lambda_fleet"),
+        *(sys.executable, "-m", "poolkit.lambda_fleet"),
         *("--handler", "select_one_handler.handler", "--task-root", HERE, "--log-dir", log_dir),
         *("--env", "DATABASE_DSN", "--env", f"STATEMENT={statement}"),
         *("--reserved-concurrency", str(concurrency)),

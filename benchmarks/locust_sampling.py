@@ -23,7 +23,7 @@ from pathlib import Path  # noqa: E402
 import gevent  # noqa: E402
 import psycopg2  # noqa: E402
 
-from poolkit.activity import APPLICATION_NAME, ActivityConnection, ActivitySampler  # noqa: E402
+from poolkit.activity.server import APPLICATION_NAME, ActivityConnection, ActivitySampler  # noqa: E402
 from poolkit.loadtest.off_hub import OffHubActivity  # noqa: E402
 from poolkit.local.postgres import EmbeddedPostgres  # noqa: E402
 
@@ -31,7 +31,7 @@ INTERVAL_S = 0.1
 CACHE = Path(__file__).parents[1] / ".poolkit" / "cache"
 PROCESS = """
 import sys, time
-from poolkit.activity import ActivitySampler
+from poolkit.activity.server import ActivitySampler
 with ActivitySampler(sys.argv[1], interval_s=0.1, sink=lambda s: print(s.time, flush=True)):
     time.sleep(600)
 """

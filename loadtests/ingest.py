@@ -7,7 +7,7 @@ from celery import Celery
 from locust import between, task
 
 from poolkit import loadtest
-from poolkit.compare.locust_task_user import TaskUser
+from poolkit.loadtest.task_user import TaskUser
 
 loadtest.register()
 

@@ -140,7 +140,7 @@ def compare(*, quick: bool, **given: Any) -> None:
     143 SIGTERM.
     """
     from poolkit.compare.command import compare  # noqa: PLC0415
-    from poolkit.compare.options import options_of  # noqa: PLC0415
+    from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
     command = " ".join(["poolkit", *sys.argv[1:]])
     sys.exit(compare(options_of(given, command=command, quick=quick)))
@@ -153,7 +153,7 @@ def compare(*, quick: bool, **given: Any) -> None:
 def up(*, targets: str | None, environment: str, max_connections: int) -> None:
     """Run the embedded stack and every target until Ctrl-C, and print the addresses."""
     from poolkit.compare.command import up  # noqa: PLC0415
-    from poolkit.compare.options import Options, names  # noqa: PLC0415
+    from poolkit.compare.plan.options import Options, names  # noqa: PLC0415
 
     chosen = names(targets or "")
     up(Options(targets=chosen, environment=environment, max_connections=max_connections))
@@ -167,7 +167,7 @@ def report(*, run: Path, other: Path | None, out: Path | None) -> None:
     """Make the report of RUN again, or put the runs RUN and OTHER side by side."""
     from rich.console import Console  # noqa: PLC0415
 
-    from poolkit.compare.report import report, report_two  # noqa: PLC0415
+    from poolkit.compare.report.write import report, report_two  # noqa: PLC0415
 
     if other is not None:
         report_two(run, other, Console(), out)
@@ -187,7 +187,7 @@ def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> Non
 
     Without DATABASE_URL the variable of that name is taken. The role needs pg_monitor.
     """
-    from poolkit.watch.command import watch  # noqa: PLC0415
+    from poolkit.activity.watch.command import watch  # noqa: PLC0415
 
     watch(url, interval_s=interval, as_json=as_json, once=once)
 

@@ -166,7 +166,7 @@ def _told(quantity: Quantity, formula: str, *, rds: bool = False) -> Database:
 
 
 def _asked(url: str) -> Database:
-    from poolkit.activity import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
+    from poolkit.activity.server import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
 
     with ActivityConnection(url) as connection:
         limits = connection.limits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from poolkit.compare.files import read_json
-from poolkit.compare.run_folder import RunFolder
+from poolkit.compare.results.files import read_json
+from poolkit.compare.results.run_folder import RunFolder
 from poolkit.errors import RunFolderError
 
 if TYPE_CHECKING:

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from poolkit.compare.announcement import absences, announcement
-from poolkit.compare.plan import make_plan
-from poolkit.compare.progress import progress_on
-from poolkit.compare.run import STATE, check_migrations, new_folder, plan_run, run, start_stack
-from poolkit.compare.targets import choose, targets_of
-from poolkit.compare.terminal import print_run
+from poolkit.compare.plan.announcement import absences, announcement
+from poolkit.compare.plan.plan import make_plan
+from poolkit.compare.plan.targets import choose, targets_of
+from poolkit.compare.report.terminal import print_run
+from poolkit.compare.run.progress import progress_on
+from poolkit.compare.run.run import STATE, check_migrations, new_folder, plan_run, run, start_stack
 from poolkit.errors import PoolkitError
 from poolkit.local.processes import sigterm_exits
 from poolkit.project import Project
 from poolkit.thresholds import github_annotations, junit, unmet
 
 if TYPE_CHECKING:
-    from poolkit.compare.options import Options
-    from poolkit.compare.plan import Plan
-    from poolkit.compare.progress import Progress
-    from poolkit.compare.results import Results
-    from poolkit.compare.run import Outcome
-    from poolkit.compare.running import Launcher, Running
+    from poolkit.compare.plan.options import Options
+    from poolkit.compare.plan.plan import Plan
+    from poolkit.compare.results.results import Results
+    from poolkit.compare.run.progress import Progress
+    from poolkit.compare.run.run import Outcome
+    from poolkit.compare.run.running import Launcher, Running
 
 LOOK_EVERY_S = 0.1
 NOT_MET = 1
@@ -82,7 +82,7 @@ def _write(folder: Path, console: Console) -> Results:
     with progress_on(console) as progress:
         progress.stage("writing the report")
         # Drawing takes a second to import, which no mistake in a command should wait for.
-        from poolkit.compare.report import write_report  # noqa: PLC0415
+        from poolkit.compare.report.write import write_report  # noqa: PLC0415
 
         return write_report(folder)
 

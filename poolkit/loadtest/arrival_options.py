@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from locust.runners import MasterRunner, WorkerRunner
 
 from poolkit.errors import ConfigurationError
-from poolkit.loadtest.arrivals import ArrivalRate
-from poolkit.loadtest.closed_loop import ClosedLoop
-from poolkit.loadtest.dealt_loop import MasterLoop, WorkerLoop
-from poolkit.loadtest.open_loop import MAX_USERS, OpenLoop
+from poolkit.loadtest.open_loop.arrivals import ArrivalRate
+from poolkit.loadtest.open_loop.closed_loop import ClosedLoop
+from poolkit.loadtest.open_loop.distributed import MasterLoop, WorkerLoop
+from poolkit.loadtest.open_loop.loop import MAX_USERS, OpenLoop
 from poolkit.loadtest.option_checks import check_when_parsed, let_processes_come, refuse
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolkit.connected import STATES, Connected
-from poolkit.loadtest.latency_report import table
+from poolkit.activity.by_target import STATES, Connected
+from poolkit.loadtest.latency.report import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

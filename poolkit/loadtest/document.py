@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from poolkit.connected import STATES, Connected, total
-from poolkit.loadtest.latency_report import rows
+from poolkit.activity.by_target import STATES, Connected, total
+from poolkit.loadtest.latency.report import rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

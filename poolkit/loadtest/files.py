@@ -11,8 +11,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.connected import STATES, Connected, total
-from poolkit.loadtest.latency_report import AGGREGATED
+from poolkit.activity.by_target import STATES, Connected, total
+from poolkit.loadtest.latency.report import AGGREGATED
 from poolkit.loadtest.page import section
 
 if TYPE_CHECKING:

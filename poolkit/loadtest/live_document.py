@@ -15,7 +15,7 @@ import gevent
 from gevent.lock import RLock
 
 from poolkit.loadtest.document import document
-from poolkit.loadtest.latency_report import row
+from poolkit.loadtest.latency.report import row
 
 if TYPE_CHECKING:
     from poolkit.loadtest.recording import Recording

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gevent.threadpool import ThreadPool
 
-from poolkit.activity import ActivityConnection, Sample, ServerLimits
+from poolkit.activity.server import ActivityConnection, Sample, ServerLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

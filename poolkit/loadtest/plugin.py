@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from locust import events, stats
 from locust.runners import MasterRunner, WorkerRunner
 
-from poolkit.loadtest import latency_report
 from poolkit.loadtest.arrival_options import (
     add_open_loop_options,
     master_loop,
@@ -31,8 +30,9 @@ from poolkit.loadtest.document import document
 from poolkit.loadtest.files import ConnectionsCsv, add_to_report, write_json
 from poolkit.loadtest.host_guard import HostGuard, add_host_option, check_host_when_parsed
 from poolkit.loadtest.interrupt import end_in_the_main_greenlet, interrupt_the_main_greenlet
-from poolkit.loadtest.latency_collection import OwnLatencies, WorkerReports, WorkersLatencies
-from poolkit.loadtest.latency_files import LatencyFiles
+from poolkit.loadtest.latency import report as latency_report
+from poolkit.loadtest.latency.collection import OwnLatencies, WorkerReports, WorkersLatencies
+from poolkit.loadtest.latency.files import LatencyFiles
 from poolkit.loadtest.locust_csv import end_the_writer_before_its_files
 from poolkit.loadtest.needed_variables import exit_if_variables_are_missing
 from poolkit.loadtest.option_checks import check_when_parsed
@@ -53,11 +53,11 @@ if TYPE_CHECKING:
     from locust.runners import Runner
     from locust.web import WebUI
 
-    from poolkit.loadtest.closed_loop import ClosedLoop
-    from poolkit.loadtest.dealt_loop import MasterLoop
-    from poolkit.loadtest.latency import Latencies
-    from poolkit.loadtest.latency_collection import Source
-    from poolkit.loadtest.open_loop import OpenLoop
+    from poolkit.loadtest.latency.collection import Source
+    from poolkit.loadtest.latency.histogram import Latencies
+    from poolkit.loadtest.open_loop.closed_loop import ClosedLoop
+    from poolkit.loadtest.open_loop.distributed import MasterLoop
+    from poolkit.loadtest.open_loop.loop import OpenLoop
     from poolkit.loadtest.series import Second
 
 console = logging.getLogger("locust.stats_logger")

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import gevent
 
-from poolkit.activity import ActivitySampler
-from poolkit.connected import by_target
+from poolkit.activity.by_target import by_target
+from poolkit.activity.server import ActivitySampler
 from poolkit.errors import ConfigurationError, DatabaseUnavailable, PoolkitError
 from poolkit.loadtest.interrupt import unless_interrupted_again
-from poolkit.loadtest.loop_report import LoopReport
+from poolkit.loadtest.latency.recent_requests import RecentRequests
+from poolkit.loadtest.latency.run_latencies import RunLatencies
 from poolkit.loadtest.off_hub import OffHubActivity
-from poolkit.loadtest.recent_requests import RecentRequests
-from poolkit.loadtest.run_latencies import RunLatencies
+from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.series import Second, Series
 from poolkit.loadtest.tally import Tally
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from locust.runners import Runner
 
-    from poolkit.activity import Sample, ServerLimits
-    from poolkit.connected import Connected
-    from poolkit.loadtest.latency import Latencies
-    from poolkit.loadtest.latency_collection import Source
+    from poolkit.activity.by_target import Connected
+    from poolkit.activity.server import Sample, ServerLimits
+    from poolkit.loadtest.latency.collection import Source
+    from poolkit.loadtest.latency.histogram import Latencies
 
 INTERVAL_S = 0.1
 RETRY_EVERY_S = 5.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolkit.loadtest.lower_bounds import LatenciesAtLeast, failed_unanswered
+from poolkit.loadtest.latency.lower_bounds import LatenciesAtLeast, failed_unanswered
 from poolkit.thresholds import METRICS
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from poolkit.connected import STATES, Connected, total
+from poolkit.activity.by_target import STATES, Connected, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

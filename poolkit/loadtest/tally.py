@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poolkit.activity import Sample
-    from poolkit.connected import Connected
+    from poolkit.activity.by_target import Connected
+    from poolkit.activity.server import Sample
 
 
 class Tally:

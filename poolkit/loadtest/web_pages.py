@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response, jsonify, request
 
-from poolkit.connected import STATES
+from poolkit.activity.by_target import STATES
 from poolkit.loadtest.document import target_rows
 from poolkit.loadtest.files import with_section
 from poolkit.loadtest.live_document import LiveDocument

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from poolkit_command import run_process
 
-from poolkit.compare.files import to_json, write_json
-from poolkit.compare.run_folder import Level, Plan, PlannedTarget, RunFolder
+from poolkit.compare.results.files import to_json, write_json
+from poolkit.compare.results.run_folder import Level, Plan, PlannedTarget, RunFolder
 
 COMPOSE = """
     services:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from poolkit.compare.report import write_report
-from poolkit.compare.run_folder import (
+from poolkit.compare.report.write import write_report
+from poolkit.compare.results.run_folder import (
     Absent,
     ConnectionRow,
     InvokeRow,

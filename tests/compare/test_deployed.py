@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from poolkit.compare.deployed import Deployed, check_answers, check_unlike, deployed_of
-from poolkit.compare.targets import Target
+from poolkit.compare.plan.deployed import Deployed, check_answers, check_unlike, deployed_of
+from poolkit.compare.plan.targets import Target
 from poolkit.errors import ConfigurationError
 
 

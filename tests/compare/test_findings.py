@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from poolkit.compare.findings import is_tie, with_findings
-from poolkit.compare.levels import figures_of, level_result
-from poolkit.compare.results import compute
-from poolkit.compare.run_folder import Request
-from poolkit.compare.wording import count, figure, join, milliseconds, percent
+from poolkit.compare.report.findings import is_tie, with_findings
+from poolkit.compare.results.levels import figures_of, level_result
+from poolkit.compare.results.results import compute
+from poolkit.compare.results.run_folder import Request
+from poolkit.compare.results.wording import count, figure, join, milliseconds, percent
 from poolkit.thresholds import Threshold, check_all
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from poolkit.compare.chart_levels import over_load
-from poolkit.compare.findings import with_findings
-from poolkit.compare.load_words import load_words, loop_words
-from poolkit.compare.report import read_results, report_two, write_report
-from poolkit.compare.results import compute
-from poolkit.compare.run_folder import Level
-from poolkit.compare.terminal import print_run
-from poolkit.compare.wording import NOTHING, figure, figure_with_range, origin, with_range
+from poolkit.compare.charts.levels import over_load
+from poolkit.compare.report.findings import with_findings
+from poolkit.compare.report.load_words import load_words, loop_words
+from poolkit.compare.report.terminal import print_run
+from poolkit.compare.report.write import read_results, report_two, write_report
+from poolkit.compare.results.results import compute
+from poolkit.compare.results.run_folder import Level
+from poolkit.compare.results.wording import NOTHING, figure, figure_with_range, origin, with_range
 from poolkit.errors import RunFolderError
 
 USERS = tuple(Level(users=number, rate_per_user=2.0) for number in (1, 10, 40))

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from poolkit.compare.files import to_json, write_json
-from poolkit.compare.findings import tied, with_findings
-from poolkit.compare.level_findings import load_finding
-from poolkit.compare.levels import figures_of, is_tie_of_repeats, knee_of
-from poolkit.compare.results import compute
-from poolkit.compare.run_folder import Level, LoadReport
+from poolkit.compare.report.findings import tied, with_findings
+from poolkit.compare.report.level_findings import load_finding
+from poolkit.compare.results.files import to_json, write_json
+from poolkit.compare.results.levels import figures_of, is_tie_of_repeats, knee_of
+from poolkit.compare.results.results import compute
+from poolkit.compare.results.run_folder import Level, LoadReport
 from poolkit.errors import RunFolderError
 from poolkit.thresholds import METRICS
 

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from poolkit.compare import live_figures
-from poolkit.compare.live_figures import OVER_S
-from poolkit.compare.run_folder import Level
+from poolkit.compare.results.run_folder import Level
+from poolkit.compare.run import live_figures
+from poolkit.compare.run.live_figures import OVER_S
 
 HEADER = "due,started,latency_ms,service_ms,method,name,status,error\n"
 ONE_USER = Level(users=1, rate_per_user=1.0)

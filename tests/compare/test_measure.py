@@ -5,13 +5,13 @@ import os
 import psutil
 import pytest
 
-from poolkit.compare.measure import Measurement
-from poolkit.compare.options import Options
-from poolkit.compare.plan import make_plan
-from poolkit.compare.run_folder import InvokeRow, TargetFolder
-from poolkit.compare.running import Running
-from poolkit.compare.targets import Target
-from poolkit.local.lambda_fleet import FunctionConfig, LambdaFleet
+from poolkit.compare.plan.options import Options
+from poolkit.compare.plan.plan import make_plan
+from poolkit.compare.plan.targets import Target
+from poolkit.compare.results.run_folder import InvokeRow, TargetFolder
+from poolkit.compare.run.measure import Measurement
+from poolkit.compare.run.running import Running
+from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 
 FUNCTION = Target(
     name="f", kind="lambda", preset="lambda", locustfile="load.py", handler="app.handler"

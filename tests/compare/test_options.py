@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from poolkit.compare.options import Options, options_of
+from poolkit.compare.plan.options import Options, options_of
 from poolkit.errors import ConfigurationError
 
 

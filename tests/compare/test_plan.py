@@ -2,11 +2,11 @@
 
 import pytest
 
-from poolkit.compare.announcement import announcement
-from poolkit.compare.deployed import Deployed
-from poolkit.compare.options import Options
-from poolkit.compare.plan import make_plan
-from poolkit.compare.targets import Target
+from poolkit.compare.plan.announcement import announcement
+from poolkit.compare.plan.deployed import Deployed
+from poolkit.compare.plan.options import Options
+from poolkit.compare.plan.plan import make_plan
+from poolkit.compare.plan.targets import Target
 from poolkit.errors import ConfigurationError
 from poolkit.thresholds import Threshold, thresholds_of
 
@@ -60,7 +60,7 @@ def test_fit_leaves_the_reserve_free():
 
 def test_behind_pgbouncer_the_ceiling_is_what_the_server_sees(monkeypatch):
     """The lower of what comes to the pooler and of its pool, which leaves others some room."""
-    monkeypatch.setattr("poolkit.compare.plan.find_pgbouncer", lambda: "pgbouncer")
+    monkeypatch.setattr("poolkit.compare.plan.plan.find_pgbouncer", lambda: "pgbouncer")
     function = target(name="f", preset="lambda_proxy", through="pgbouncer")
     shared = "PgBouncer's pool, which concurrency 40 x 1 share"
     assert ceiling_of(function, users=(40,)) == (20, shared)

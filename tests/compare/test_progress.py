@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from poolkit.compare.progress import LiveProgress, LoggedProgress, progress_on
+from poolkit.compare.run.progress import LiveProgress, LoggedProgress, progress_on
 
 # Whatever terminal the tests are started from.
 TERMINAL = {"TERM": "xterm-256color"}

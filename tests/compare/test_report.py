@@ -14,11 +14,11 @@ from poolkit_command import run_process
 from rich.console import Console
 
 from poolkit.cli import main
-from poolkit.compare.charts import pictures
-from poolkit.compare.labels import spread
-from poolkit.compare.report import read_results, report_two, write_report
-from poolkit.compare.run_folder import Level, Machine, RunFolder
-from poolkit.compare.terminal import print_run
+from poolkit.compare.charts.labels import spread
+from poolkit.compare.charts.pictures import pictures
+from poolkit.compare.report.terminal import print_run
+from poolkit.compare.report.write import read_results, report_two, write_report
+from poolkit.compare.results.run_folder import Level, Machine, RunFolder
 from poolkit.errors import ConfigurationError, RunFolderError
 
 EVIL = '<script>alert("1")</script>&amp;[bold]'

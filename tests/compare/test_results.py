@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from poolkit.compare.connections import Moment, _idle_seconds
-from poolkit.compare.findings import with_findings
-from poolkit.compare.results import compute
-from poolkit.compare.run_folder import Request
-from poolkit.compare.target_result import Latency, percentile
+from poolkit.compare.report.findings import with_findings
+from poolkit.compare.results.connections import Moment, _idle_seconds
+from poolkit.compare.results.results import compute
+from poolkit.compare.results.run_folder import Request
+from poolkit.compare.results.target_result import Latency, percentile
 
 
 def target_of(run, name):

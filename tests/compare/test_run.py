@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from poolkit.compare.deployed import Deployed
-from poolkit.compare.marks import Marks
-from poolkit.compare.options import Options
-from poolkit.compare.plan import SPARE_CONNECTIONS, PlannedStep, make_plan
-from poolkit.compare.run import _Queue, _summary, _with_limits
-from poolkit.compare.run_folder import Window
-from poolkit.compare.targets import Target
+from poolkit.compare.plan.deployed import Deployed
+from poolkit.compare.plan.options import Options
+from poolkit.compare.plan.plan import SPARE_CONNECTIONS, PlannedStep, make_plan
+from poolkit.compare.plan.targets import Target
+from poolkit.compare.results.run_folder import Window
+from poolkit.compare.run.marks import Marks
+from poolkit.compare.run.run import _Queue, _summary, _with_limits
 
 
 def test_a_function_fits_into_what_the_server_leaves_it(new_postgres):

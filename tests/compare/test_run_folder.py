@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from poolkit.compare.results import compute
-from poolkit.compare.run_folder import Request, RunFolder, SampleRow
+from poolkit.compare.results.results import compute
+from poolkit.compare.results.run_folder import Request, RunFolder, SampleRow
 from poolkit.errors import RunFolderError
 
 

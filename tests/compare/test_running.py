@@ -7,9 +7,9 @@ import urllib.request
 import psycopg2
 import pytest
 
-from poolkit.compare import running
-from poolkit.compare.running import Launcher
-from poolkit.compare.targets import Target
+from poolkit.compare.plan.targets import Target
+from poolkit.compare.run import running
+from poolkit.compare.run.running import Launcher
 from poolkit.errors import ServerStartError
 from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
 from poolkit.local.ports import free_port

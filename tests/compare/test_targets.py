@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from poolkit.compare.targets import choose, targets_of
+from poolkit.compare.plan.targets import choose, targets_of
 from poolkit.errors import ConfigurationError
 from poolkit.project import Project
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from poolkit.activity import Backend, Sample
-from poolkit.compare.window_figures import WindowFigures
+from poolkit.activity.server import Backend, Sample
+from poolkit.compare.run.window_figures import WindowFigures
 from poolkit.thresholds import METRICS
 
 BEGIN = 1_000.0

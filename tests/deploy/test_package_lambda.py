@@ -17,7 +17,7 @@ from poolkit.deploy.deterministic_zip import sha256
 from poolkit.deploy.locked_wheels import find_uv
 from poolkit.deploy.package_lambda import LIMIT, package_lambda, read_manifest
 from poolkit.errors import PackageError
-from poolkit.local.lambda_fleet import FunctionConfig, LambdaFleet
+from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 
 ROOT = Path(__file__).resolve().parents[2]
 

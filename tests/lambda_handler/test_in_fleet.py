@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from behaviour.lambda_events import sqs
 
-from poolkit.local.lambda_fleet import FunctionConfig, LambdaFleet, Status
+from poolkit.lambda_fleet import FunctionConfig, LambdaFleet, Status
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from poolkit.errors import ConfigurationError
-from poolkit.loadtest import parts
-from poolkit.loadtest.arrivals import ArrivalRate, due_times
-from poolkit.loadtest.lane import shared
-from poolkit.loadtest.parts import Part, parts_of
+from poolkit.loadtest.open_loop import parts
+from poolkit.loadtest.open_loop.arrivals import ArrivalRate, due_times
+from poolkit.loadtest.open_loop.lane import shared
+from poolkit.loadtest.open_loop.parts import Part, parts_of
 
 BEGIN = 1_700_000_000.0
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from poolkit.loadtest.latency import LatencyHistogram, can_encode
+from poolkit.loadtest.latency.histogram import LatencyHistogram, can_encode
 
 LIMITS = ("http.p99 < 1500", "http.max < 1500", "http.errors < 1%")
 HELD = [word for limit in LIMITS for word in ("--threshold", limit)]

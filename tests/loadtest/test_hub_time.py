@@ -7,7 +7,7 @@ import sys
 SCRIPT = """
 import os, subprocess, time
 import gevent
-from poolkit.loadtest.hub_time import WINDOW_S, HubTime
+from poolkit.loadtest.open_loop.hub_time import WINDOW_S, HubTime
 
 def busy_shares(hub, seconds):
     end = time.monotonic() + seconds

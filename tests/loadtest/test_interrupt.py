@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 
-from poolkit.activity import APPLICATION_NAME
+from poolkit.activity.server import APPLICATION_NAME
 
 FILES = ("--csv", "run", "--html", "report.html", "--json-file", "result")
 

@@ -6,8 +6,8 @@ import json
 import psutil
 import pytest
 
-from poolkit.loadtest.latency import Latencies, LatencyHistogram
-from poolkit.loadtest.lower_bounds import LatenciesAtLeast
+from poolkit.loadtest.latency.histogram import Latencies, LatencyHistogram
+from poolkit.loadtest.latency.lower_bounds import LatenciesAtLeast
 
 HdrHistogram = pytest.importorskip("hdrh.histogram", reason="no wheel here").HdrHistogram
 HistogramLogReader = pytest.importorskip("hdrh.log", reason="no wheel here").HistogramLogReader

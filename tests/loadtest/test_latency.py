@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolkit.loadtest.latency import Latencies, LatencyHistogram, Name
+from poolkit.loadtest.latency.histogram import Latencies, LatencyHistogram, Name
 
 HdrHistogram = pytest.importorskip("hdrh.histogram", reason="no wheel here").HdrHistogram
 

@@ -10,10 +10,10 @@ from loadtest.browser import PROGRAM, chromium
 
 from poolkit.loadtest.console import summary
 from poolkit.loadtest.document import document
-from poolkit.loadtest.latency import Latencies, can_encode
-from poolkit.loadtest.latency_files import LatencyFiles
-from poolkit.loadtest.latency_report import line, load_words, ms, rows, table
-from poolkit.loadtest.loop_report import LoopReport
+from poolkit.loadtest.latency.files import LatencyFiles
+from poolkit.loadtest.latency.histogram import Latencies, can_encode
+from poolkit.loadtest.latency.report import line, load_words, ms, rows, table
+from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.page import section
 from poolkit.loadtest.series import Second, Series
 from poolkit.loadtest.tally import Tally

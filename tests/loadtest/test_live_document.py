@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import gevent
 import pytest
 
-from poolkit.loadtest.latency import Latencies
+from poolkit.loadtest.latency.histogram import Latencies
+from poolkit.loadtest.latency.run_latencies import RunLatencies
 from poolkit.loadtest.live_document import LiveDocument
-from poolkit.loadtest.loop_report import LoopReport
-from poolkit.loadtest.run_latencies import RunLatencies
+from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.series import Series
 from poolkit.loadtest.tally import Tally
 

@@ -2,8 +2,13 @@
 
 import pytest
 
-from poolkit.loadtest.latency import Latencies
-from poolkit.loadtest.lower_bounds import LatenciesAtLeast, failed_unanswered, long_ms, words
+from poolkit.loadtest.latency.histogram import Latencies
+from poolkit.loadtest.latency.lower_bounds import (
+    LatenciesAtLeast,
+    failed_unanswered,
+    long_ms,
+    words,
+)
 
 
 def latencies(answered=(), unanswered=(), unsent=()):

@@ -83,7 +83,7 @@ def compared(locust, tmp_path):
     def start(url, **variables):
         (tmp_path / "host").write_text(url)
         (tmp_path / "visitor.py").write_text(VISITOR.format(busy_s=0))
-        plugin = Path(sys.modules["poolkit"].__file__).parent / "compare/locust_plugin.py"
+        plugin = Path(sys.modules["poolkit"].__file__).parent / "loadtest/compare_plugin.py"
         run = locust(
             *("-f", f"{plugin},{tmp_path / 'visitor.py'}", "--headless", "--run-time", "10m"),
             POOLKIT_LOAD_REQUESTS="requests.csv",
@@ -536,7 +536,7 @@ TASKS = """
 import time
 from locust import constant, task
 from poolkit import loadtest
-from poolkit.compare.locust_task_user import TaskUser
+from poolkit.loadtest.task_user import TaskUser
 
 loadtest.register()
 

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from poolkit.activity import Backend, Sample
-from poolkit.connected import by_target
-from poolkit.loadtest.latency import Latencies
-from poolkit.loadtest.loop_report import LoopReport
+from poolkit.activity.by_target import by_target
+from poolkit.activity.server import Backend, Sample
+from poolkit.loadtest.latency.histogram import Latencies
+from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.run_figures import NOT_HERE, figures, why_not_known
 from poolkit.loadtest.tally import Tally
 from poolkit.thresholds import METRICS

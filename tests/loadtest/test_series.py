@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from poolkit.activity import Backend, Sample
-from poolkit.connected import Connected, by_target, total
+from poolkit.activity.by_target import Connected, by_target, total
+from poolkit.activity.server import Backend, Sample
 from poolkit.loadtest.series import MOST_POINTS, Second, Series
 from poolkit.loadtest.tally import Tally
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from poolkit.activity import APPLICATION_NAME
+from poolkit.activity.server import APPLICATION_NAME
 
 USERS = ("--headless", "--only-summary", "--users", "2", "--spawn-rate", "10")
 

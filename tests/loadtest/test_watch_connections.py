@@ -11,7 +11,7 @@ import threading
 import psutil
 import pytest
 
-from poolkit.activity import APPLICATION_NAME
+from poolkit.activity.server import APPLICATION_NAME
 
 HEADLESS = ("--headless", "--users", "2", "--spawn-rate", "10")
 FILES = ("--csv", "out/run", "--html", "out/report.html", "--json-file", "out/result")

@@ -11,10 +11,10 @@ from collections import Counter
 
 import pytest
 
-from poolkit.compare.place import Elsewhere
-from poolkit.compare.run_folder import ConnectionRow, ProcessRow, RunFolder
-from poolkit.compare.running import Launcher
-from poolkit.compare.targets import targets_of
+from poolkit.compare.plan.targets import targets_of
+from poolkit.compare.results.run_folder import ConnectionRow, ProcessRow, RunFolder
+from poolkit.compare.run.place import Elsewhere
+from poolkit.compare.run.running import Launcher
 from poolkit.local.processes import Supervisor
 from poolkit.local.readiness import has_logged
 from poolkit.local.stack import EmbeddedStack, StackNeeds

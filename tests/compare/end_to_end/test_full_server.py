@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from poolkit.compare.run_folder import InvokeRow, RunFolder
+from poolkit.compare.results.run_folder import InvokeRow, RunFolder
 
 pytestmark = pytest.mark.timeout(300)
 PLENTY = ("--max-connections", "30", "--users", "30", "--duration", "6", "--warm-up", "3")

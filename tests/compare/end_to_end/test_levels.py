@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from poolkit.compare.run_folder import Request, RunFolder
+from poolkit.compare.results.run_folder import Request, RunFolder
 
 pytestmark = pytest.mark.timeout(300)
 TWO = """

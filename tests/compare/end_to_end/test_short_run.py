@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from poolkit.compare.run_folder import InvokeRow, Request, RunFolder, SampleRow
+from poolkit.compare.results.run_folder import InvokeRow, Request, RunFolder, SampleRow
 from poolkit.config.presets import preset
 from poolkit.local.pgbouncer import find_pgbouncer
 

@@ -1,0 +1,69 @@
+"""Who is connected: the backends of one sample, counted by target and by state."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from poolkit.activity.server import Backend, Sample
+
+UNNAMED = "(unnamed)"
+"""The target of connections without an application_name."""
+
+STATES = ("active", "idle_in_transaction", "other", "idle")
+"""The order in which states are shown: what works first, what only waits last."""
+
+_STATE_OF = {
+    "active": "active",
+    "idle": "idle",
+    "idle in transaction": "idle_in_transaction",
+    "idle in transaction (aborted)": "idle_in_transaction",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connected:
+    """One target's connections at one moment.
+
+    `other` has the states that are none of the three, such as a fast-path function call.
+    """
+
+    target: str
+    instances: int
+    active: int = 0
+    idle_in_transaction: int = 0
+    other: int = 0
+    idle: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them, whatever their state."""
+        return self.active + self.idle_in_transaction + self.other + self.idle
+
+
+def by_target(sample: Sample) -> tuple[Connected, ...]:
+    """Count a sample's backends by target; targets in the order of their names."""
+    grouped: dict[str, list[Backend]] = defaultdict(list)
+    for backend in sample.backends:
+        grouped[backend.target or UNNAMED].append(backend)
+    return tuple(_connected(name, grouped[name]) for name in sorted(grouped))
+
+
+def _connected(target: str, backends: Iterable[Backend]) -> Connected:
+    backends = list(backends)
+    states = Counter(_STATE_OF.get(backend.state, "other") for backend in backends)
+    return Connected(target=target, instances=len({b.instance for b in backends}), **states)
+
+
+def total(targets: Iterable[Connected]) -> Connected:
+    """Add the targets up; the name of the sum is empty."""
+    targets = tuple(targets)
+    return Connected(
+        target="",
+        instances=sum(one.instances for one in targets),
+        **{state: sum(getattr(one, state) for one in targets) for state in STATES},
+    )

@@ -1,0 +1,149 @@
+"""The chart of all targets: connections open at once, connections opened, latency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import altair as alt
+
+from poolkit.compare.charts.log_axis import AS_DURATION, decades, log_domain
+from poolkit.compare.charts.picture import Panel, Picture, Rows, colour_of_target, data
+from poolkit.compare.charts.style import INK
+from poolkit.compare.results.wording import figure, milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from poolkit.compare.results.results import Results
+    from poolkit.compare.results.target_result import TargetResult
+
+_ROW_HEIGHT = 34
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scales:
+    """Where the axes end: the same for two pictures that stand under each other."""
+
+    connections: float
+    opened: float
+    latency: list[float]
+
+    @classmethod
+    def of(cls, targets: Sequence[TargetResult]) -> _Scales:
+        counts = [t.connections for t in targets]
+        latencies = [t.latency_ms for t in targets if t.latency_ms]
+        return cls(
+            connections=max((max(c.peak or 0, c.ceiling or 0) for c in counts), default=1) or 1,
+            opened=max((c.opened_per_1000_requests or 0 for c in counts), default=1) or 1,
+            latency=log_domain([ms for x in latencies for ms in (x.p50, x.p99)]),
+        )
+
+
+def overview(results: Results, beside: Results | None = None) -> Picture:
+    """Return the picture; a target without a figure has an empty row there.
+
+    Args:
+        results: what it shows.
+        beside: another run, whose picture is to have the same scales.
+
+    """
+    scales = _Scales.of([*results.targets, *(beside.targets if beside else ())])
+    panels = [
+        _peak_panel(results, scales.connections),
+        _opened_panel(results, scales.opened),
+        _latency_panel(results, scales.latency),
+    ]
+    return Picture(
+        name="overview",
+        title="Connections and latency of each target under the same load",
+        description="; ".join(_words(target) for target in results.targets) + ".",
+        chart=alt.hconcat(*panels, spacing=26),
+    )
+
+
+def _words(target: TargetResult) -> str:
+    found, latency = target.connections, target.latency_ms
+    peak, opened = (
+        "unknown" if value is None else f"{value:,}" for value in (found.peak, found.opened)
+    )
+    p95 = milliseconds(latency.p95) if latency else "unknown"
+    return f"{target.name}: peak {peak}, opened {opened} for {target.served:,} requests, p95 {p95}"
+
+
+def _rows_axis(results: Results, *, labels: bool) -> alt.Y:
+    shown = alt.Axis(labelFontSize=13, labelColor=INK, labelPadding=8, title=None)
+    # All names in every panel, or the rows of one without figures would slip.
+    names = alt.Scale(domain=[t.name for t in results.targets])
+    return alt.Y("target:N", scale=names, axis=shown if labels else None)
+
+
+def _peak_panel(results: Results, top: float) -> Panel:
+    rows: Rows = [
+        {
+            "target": t.name,
+            "value": c.peak,
+            "ceiling": c.ceiling,
+            "text": f"{c.peak:,} of {c.ceiling:,}" if c.ceiling else f"{c.peak:,}",
+        }
+        for t in results.targets
+        if (c := t.connections).peak is not None
+    ]
+    bars = _bars(results, rows, top, labels=True)
+    ceilings = alt.Chart(data([row for row in rows if row["ceiling"]])).mark_tick(
+        color=INK, thickness=1.5, size=22
+    )
+    marks = ceilings.encode(_x(top, "ceiling"), _rows_axis(results, labels=True))
+    title = alt.TitleParams("Open at once", subtitle="peak; the mark is its ceiling")
+    return alt.layer(bars, marks).properties(**_size(results, 190), title=title)
+
+
+def _opened_panel(results: Results, top: float) -> Panel:
+    rows: Rows = [
+        {"target": t.name, "value": opened, "text": figure(opened) if opened else "0"}
+        for t in results.targets
+        if (opened := t.connections.opened_per_1000_requests) is not None
+    ]
+    title = alt.TitleParams("Opened", subtitle="per 1,000 requests")
+    return _bars(results, rows, top, labels=False).properties(**_size(results, 150), title=title)
+
+
+def _size(results: Results, width: int) -> dict[str, int]:
+    return {"width": width, "height": _ROW_HEIGHT * len(results.targets)}
+
+
+def _x(top: float, name: str = "value") -> alt.X:
+    # Room at the right for the figure behind the longest bar.
+    return alt.X(f"{name}:Q", scale=alt.Scale(domain=[0, top * 1.45]), axis=None)
+
+
+def _bars(results: Results, rows: Rows, top: float, *, labels: bool) -> Panel:
+    base = alt.Chart(data(rows)).encode(_x(top), _rows_axis(results, labels=labels))
+    bars = base.mark_bar(height=16, cornerRadiusEnd=2).encode(colour_of_target(results))
+    behind = "max(datum.value, isValid(datum.ceiling) ? datum.ceiling : 0)"
+    text = base.transform_calculate(longest=behind).mark_text(align="left", dx=7, fontSize=12)
+    return alt.layer(bars, text.encode(_x(top, "longest"), text="text:N"))
+
+
+def _latency_panel(results: Results, domain: list[float]) -> Panel:
+    rows: Rows = [
+        {
+            "target": t.name,
+            "text": milliseconds(latency.p95),
+            **{name: getattr(latency, name) for name in ("p50", "p95", "p99")},
+        }
+        for t in results.targets
+        if (latency := t.latency_ms) is not None
+    ]
+    scale = alt.Scale(type="log", domain=domain, nice=False)
+    axis = alt.Axis(values=decades(domain), labelExpr=AS_DURATION, title=None, grid=True)
+    base = alt.Chart(data(rows)).encode(
+        _rows_axis(results, labels=False), colour_of_target(results)
+    )
+    p50, p95 = (alt.X(f"{name}:Q", scale=scale, axis=axis) for name in ("p50", "p95"))
+    line = base.mark_rule(strokeWidth=2, opacity=0.55).encode(p50, alt.X2("p99:Q"))
+    dot = base.mark_point(filled=True, size=45, shape="circle", opacity=1).encode(p50)
+    diamond = base.mark_point(filled=True, size=150, shape="diamond", opacity=1).encode(p95)
+    text = base.mark_text(dy=-13, fontSize=11).encode(p95, text="text:N", color=alt.value(INK))
+    title = alt.TitleParams("Latency", subtitle="dot p50, diamond p95, line to p99")
+    return alt.layer(line, dot, diamond, text).properties(**_size(results, 250), title=title)

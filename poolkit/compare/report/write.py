@@ -1,0 +1,88 @@
+"""`poolkit report`: everything that is made from the raw files of a run, any time again."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from poolkit.compare.charts.pictures import pictures
+from poolkit.compare.report.findings import with_findings
+from poolkit.compare.report.page import page
+from poolkit.compare.report.side_by_side import compare_runs, print_pair, two_run_page
+from poolkit.compare.report.terminal import print_run
+from poolkit.compare.results.files import check_writable
+from poolkit.compare.results.results import compute
+from poolkit.compare.results.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from poolkit.compare.results.results import Results
+
+__all__ = ["print_run", "report", "report_two", "write_report"]
+
+
+def read_results(path: Path) -> Results:
+    """Return the figures and findings of a run, from its raw files.
+
+    Raises:
+        RunFolderError: the folder is no run, or a file in it is broken.
+    """
+    return with_findings(compute(RunFolder.open(path)))
+
+
+def write_report(path: Path) -> Results:
+    """Write results.json, report.html and charts/*.png into a run folder.
+
+    Raises:
+        RunFolderError: the folder is no run, or a file in it is broken.
+        OSError: the folder cannot be written to.
+    """
+    run = RunFolder.open(path)
+    results = with_findings(compute(run))
+    run.write_results(results.as_json())
+    drawn = pictures(run, results)
+    charts = path / "charts"
+    # A chart of an earlier report that this one does not have would be taken for this one's.
+    shutil.rmtree(charts, ignore_errors=True)
+    charts.mkdir()
+    for picture in drawn:
+        (charts / f"{picture.name}.png").write_bytes(picture.png())
+    (path / "report.html").write_text(page(results, drawn), encoding="utf-8")
+    return results
+
+
+def report(path: Path, console: Console) -> None:
+    """Write a run's report again, and print its table.
+
+    Raises:
+        RunFolderError, OSError: as `write_report`.
+    """
+    print_run(write_report(path), console)
+    console.print(f"\nReport: {path / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def report_two(first: Path, second: Path, console: Console, out: Path | None = None) -> Path:
+    """Put two runs side by side: print a table, and write a page.
+
+    Args:
+        first: the run folder to compare with.
+        second: the run folder that is compared.
+        console: where the table goes.
+        out: the file of the page; by default `against-<first>.html` in the second folder.
+
+    Raises:
+        RunFolderError: a folder is no run, is broken, or the two have no target in common.
+        ConfigurationError: the page cannot be written there.
+        OSError: it cannot be written after all, as on a full disk.
+    """
+    RunFolder.open(second)
+    file = out or second / f"against-{first.resolve().name}.html"
+    check_writable(file, "--out")
+    pair = compare_runs(read_results(first), read_results(second), (str(first), str(second)))
+    print_pair(pair, console)
+    file.write_text(two_run_page(pair), encoding="utf-8")
+    console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
+    return file

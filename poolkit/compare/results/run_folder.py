@@ -1,0 +1,453 @@
+"""A run folder: the plain files between the steps of `poolkit compare`.
+
+docs/results.md describes every file. Moments are Unix times in seconds. Reading is strict
+about what is there and easy about what is not: a run that was stopped half-way has fewer
+files and a last line cut short, and is still a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping  # noqa: TC003  (the files module reads these annotations)
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from poolkit.compare.results.files import (
+    as_text,
+    from_json,
+    read_json,
+    read_rows,
+    to_json,
+    write_json,
+)
+from poolkit.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SCHEMA = 1
+"""The version of all the files here; a reader of another version refuses them."""
+
+# -- plan.json, machine.json, window.json ---------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTarget:
+    """One target as it was going to be run."""
+
+    name: str
+    kind: str
+    preset: str
+    locustfile: str
+    preset_fields: Mapping[str, Any] = field(default_factory=dict)
+    ceiling: int | None = None
+    """The most connections that the target can hold; none where nothing bounds it."""
+    ceiling_reason: str = ""
+    instances_max: int | None = None
+    """The most processes or execution environments that may hold connections."""
+    url: str | None = None
+    """Where it was deployed before the run; none where the run itself started it."""
+    max_connections: int | None = None
+    """Of the database that it uses; that of the plan, unless it was deployed."""
+    usable_connections: int | None = None
+    """The same less the server's reserve: what the application's role can have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One load. Rates are in tasks per second."""
+
+    users: int
+    """Closed loop: how many there are. Open loop: how many stand ready from the start."""
+    rate_per_user: float | None = None
+    """Closed loop: how often each user begins a task."""
+    arrival_rate: float | None = None
+    """Open loop: how many tasks begin, whatever the target does; then there is no rate of a user."""
+    arrivals: str = "constant"
+    """Open loop: `constant` or `poisson`."""
+    max_users: int | None = None
+    """Open loop: the most users that there may be."""
+
+    @property
+    def is_open(self) -> bool:
+        """True if tasks arrive whatever the target does."""
+        return self.arrival_rate is not None
+
+    @property
+    def offered_per_s(self) -> float:
+        """Tasks that begin each second."""
+        if self.arrival_rate is not None:
+            return self.arrival_rate
+        return self.users * (self.rate_per_user or 0.0)
+
+    @property
+    def name(self) -> str:
+        """What a report calls it, such as `20 users` or `200/s`."""
+        if self.arrival_rate is not None:
+            return f"{self.arrival_rate:g}/s"
+        return "1 user" if self.users == 1 else f"{self.users} users"
+
+    @property
+    def slug(self) -> str:
+        """The same as part of a path."""
+        return self.name.replace("/", "-per-").replace(" ", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One measurement: a target at one of the plan's levels, for the first, second … time."""
+
+    target: str
+    level: Level
+    repeat: int
+    """From 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A target that was not run, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What was going to be run, and under which load."""
+
+    schema: int = SCHEMA
+    created: str
+    command: str
+    environment: str
+    levels: tuple[Level, ...]
+    """From the lowest to the highest load."""
+    repeat: int = 1
+    """How often each target is measured at each level."""
+    duration_s: float
+    warm_up_s: float
+    max_connections: int
+    usable_connections: int | None = None
+    """The same less the server's reserve; not in plans of older versions."""
+    interval_s: float
+    targets: tuple[PlannedTarget, ...]
+    absent: tuple[Absent, ...] = ()
+    thresholds: tuple[str, ...] = ()
+    """As they were given; `poolkit.thresholds` reads them."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every measurement, in the order of measuring.
+
+        Targets take turns at each level, and levels in each round, so that whatever drifts
+        meanwhile (a warmer processor, a fuller table) meets all of them alike.
+        """
+        return tuple(
+            Step(target=target.name, level=level, repeat=repeat)
+            for repeat in range(1, self.repeat + 1)
+            for level in self.levels
+            for target in self.targets
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where it ran, and with which versions of what."""
+
+    cpu: str = "unknown"
+    cores: int = 0
+    memory_gib: float = 0.0
+    os: str = "unknown"
+    python: str = "unknown"
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """When a target was measured, and what was counted around it.
+
+    `from_` (in the file: `from`) and `to` bound what counts; before it was the warm-up. None
+    where a number is not known or has no meaning for this kind of target.
+    """
+
+    started: float
+    warm_from: float
+    from_: float
+    to: float
+    stopped: float
+    partial: bool = False
+    left_over: int | None = None
+    """Connections still there after the target was stopped."""
+    cold_starts: int | None = None
+    warm_invokes: int | None = None
+    throttled: int | None = None
+    execution_environments: int | None = None
+    instances: int | None = None
+    ceiling: int | None = None
+    """The most connections that the target could hold at this load."""
+    ceiling_reason: str = ""
+    sessions_before: int | None = None
+    """The server's counter of sessions before the target was started."""
+    sessions_from: int | None = None
+    sessions_to: int | None = None
+    sessions_after: int | None = None
+    """The same when the load had ended and the last request was answered."""
+    pool_opened: int | None = None
+    """Connections that the pools say they opened between `from_` and `to`."""
+    pool_closed: int | None = None
+    warnings: tuple[str, ...] = ()
+    aborted_by: str = ""
+    """The threshold that ended the measurement early; the target's higher levels are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What the load generator says of itself at the end: load.json."""
+
+    loop: str
+    """`open` or `closed`."""
+    arrivals: int
+    """Tasks that were due."""
+    late: int
+    """Those handed out so late that it shows in a latency."""
+    latest_ms: float
+    unsent: int
+    unanswered: int
+    users_max: int
+    saturated_by: str = ""
+    """How the generator failed to keep its schedule; empty if it kept it."""
+
+
+# -- rows -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One request of the load; `latency_ms` counts from the moment it was due."""
+
+    FILE: ClassVar[str] = "requests.csv"
+
+    due: float
+    started: float
+    latency_ms: float
+    service_ms: float
+    method: str
+    name: str
+    status: int
+    error: str
+    """Empty when it succeeded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConnectionRow:
+    """One backend in one sample."""
+
+    FILE: ClassVar[str] = "connections.csv"
+
+    time: float
+    target: str
+    instance: str
+    pid: int
+    state: str
+    age_s: float
+    state_age_s: float
+    wait_event: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRow:
+    """One sample, also when there was no backend."""
+
+    FILE: ClassVar[str] = "samples.csv"
+
+    time: float
+    backends: int
+    sessions: int
+    xacts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessRow:
+    """What one role's tree of processes had used by then; `cpu_s` is cumulative."""
+
+    FILE: ClassVar[str] = "processes.csv"
+
+    time: float
+    role: str
+    processes: int
+    cpu_s: float
+    rss_mb: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InvokeRow:
+    """One invoke of the local Lambda fleet; empty where a phase was not reached."""
+
+    FILE: ClassVar[str] = "invokes.csv"
+
+    request_id: str
+    execution_environment: str
+    arrived: float
+    cold: bool
+    init_ms: float | None
+    queue_ms: float | None
+    duration_ms: float | None
+    status: str
+    error_type: str
+
+
+Row = TypeVar("Row", Request, ConnectionRow, SampleRow, ProcessRow, InvokeRow)
+
+
+@dataclass(frozen=True)
+class Rows(Generic[Row]):
+    """The rows of one file, and what has to be said about them."""
+
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class RowWriter(Generic[Row]):
+    """Appends rows to a file; `flush` from time to time, so that a kill loses little."""
+
+    def __init__(self, file: IO[str], kind: type[Row]) -> None:
+        self._file = file
+        self._names = [f.name for f in dataclasses.fields(kind)]
+        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows.writerow(self._names)
+
+    def write(self, row: Row) -> None:
+        """Append one row; numbers are cut to 1e-6."""
+        self._rows.writerow([as_text(getattr(row, name)) for name in self._names])
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system."""
+        self._file.flush()
+
+
+# -- the folders ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TargetFolder:
+    """What one target left behind."""
+
+    path: Path
+
+    @contextmanager
+    def writer(self, kind: type[Row]) -> Iterator[RowWriter[Row]]:
+        """Give a writer of one kind of rows; the file is new."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / kind.FILE).open("w", newline="", encoding="utf-8") as file:
+            yield RowWriter(file, kind)
+
+    def rows(self, kind: type[Row]) -> Rows[Row]:
+        """Read one kind of rows; a missing file or a cut last line is a warning.
+
+        Raises:
+            RunFolderError: the file is broken; the message names the line.
+        """
+        rows, warnings = read_rows(self.path / kind.FILE, kind)
+        return Rows(rows, warnings)
+
+    def write_window(self, window: Window) -> None:
+        """Write window.json."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "window.json", to_json(window))
+
+    def load_report(self) -> LoadReport | None:
+        """Read load.json; None if the load generator did not come to write it.
+
+        Raises:
+            RunFolderError: it is there and broken.
+        """
+        file = self.path / "load.json"
+        return from_json(LoadReport, read_json(file), str(file)) if file.exists() else None
+
+    def window(self) -> Window | None:
+        """Read window.json; None if the target was stopped before it was written.
+
+        Raises:
+            RunFolderError: it is there and broken.
+        """
+        file = self.path / "window.json"
+        return from_json(Window, read_json(file), str(file)) if file.exists() else None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run of `poolkit compare`."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Return the run in a folder.
+
+        Raises:
+            RunFolderError: there is no such folder, or it is not a run.
+        """
+        if not path.is_dir():
+            raise RunFolderError(f"{path} is not a folder; wanted a run of `poolkit compare`")
+        if not (path / "plan.json").is_file():
+            raise RunFolderError(f"{path} is not a run of `poolkit compare`: no plan.json in it")
+        return cls(path)
+
+    def target(self, name: str) -> TargetFolder:
+        """Return the folder of one target: that of its measurement, if there is but one."""
+        return TargetFolder(self.path / "targets" / name)
+
+    def step(self, plan: Plan, step: Step) -> TargetFolder:
+        """Return the folder of one measurement."""
+        folder = self.target(step.target).path
+        if len(plan.levels) > 1 or plan.repeat > 1:
+            folder /= step.level.slug if plan.repeat == 1 else f"{step.level.slug}-{step.repeat}"
+        return TargetFolder(folder)
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write plan.json, and the folder if need be."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "plan.json", to_json(plan))
+
+    def write_machine(self, machine: Machine) -> None:
+        """Write machine.json."""
+        write_json(self.path / "machine.json", to_json(machine))
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write results.json."""
+        write_json(self.path / "results.json", results)
+
+    def plan(self) -> Plan:
+        """Read plan.json.
+
+        Raises:
+            RunFolderError: it is broken, or of another schema.
+        """
+        file = self.path / "plan.json"
+        found = read_json(file)
+        if found.get("schema") != SCHEMA:
+            raise RunFolderError(
+                f"{file} has schema {found.get('schema')!r}, but this version of poolkit "
+                f"reads schema {SCHEMA}; use the poolkit that made the run"
+            )
+        if "users" in found:
+            # Written when a run had one load, in the plan itself.
+            load = {key: found[key] for key in ("users", "rate_per_user") if key in found}
+            found.setdefault("levels", [load])
+        plan = from_json(Plan, found, str(file))
+        for target in plan.targets:
+            # The name becomes a path, and the folder may be somebody else's.
+            if target.name in ("", ".", "..") or set(target.name) & set("/\\\0"):
+                raise RunFolderError(f"{file} names a target {target.name!r}; that is no name")
+        return plan
+
+    def machine(self) -> Machine:
+        """Read machine.json; without it everything in it is unknown.
+
+        Raises:
+            RunFolderError: it is there and broken.
+        """
+        file = self.path / "machine.json"
+        return from_json(Machine, read_json(file), str(file)) if file.exists() else Machine()

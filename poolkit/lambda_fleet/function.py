@@ -1,0 +1,347 @@
+"""The function: which execution environment serves which invoke.
+
+As in Lambda, an invoke takes the idle execution environment that was used last, or causes a cold
+start, or is throttled when the reserved concurrency is in use. It stays with the execution
+environment it caused: Lambda too binds a synchronous invoke to its cold start, even when another
+one becomes idle sooner.
+
+One case needs a rule of its own. A client on the same machine may send its next request within
+the fraction of a millisecond between the function's answer and the runtime's request for the
+next event. Such an invoke waits for that execution environment rather than cause a cold start
+(or a 429) that no client over a network would have seen.
+
+The reserved concurrency bounds the execution environments as well, for they hold the connections:
+those without an invoke, prewarmed ones among them, take up their share. An invoke for which there
+is no room to start one waits for one that is being prewarmed; that is its cold start then.
+"""
+
+import asyncio
+import json
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from poolkit.errors import FunctionConfigError, FunctionInitError
+from poolkit.lambda_fleet.config import FunctionConfig
+from poolkit.lambda_fleet.execution_environment import (
+    MAX_RESPONSE_BYTES,
+    ExecutionEnvironment,
+    State,
+)
+from poolkit.lambda_fleet.invocation import Invocation, error_payload, timeout_payload
+from poolkit.lambda_fleet.records import Counters, Status
+
+THROTTLED = json.dumps(
+    {
+        "Reason": "ReservedFunctionConcurrentInvocationLimitExceeded",
+        "Type": "User",
+        "message": "Rate Exceeded.",
+    }
+).encode()
+
+
+class LambdaFunction:
+    """All execution environments of one function. Lives on the event loop's thread."""
+
+    def __init__(self, config: FunctionConfig, log_dir: Path) -> None:
+        self.config = config
+        self.counters = Counters(config.records_kept)
+        self._log_dir = log_dir
+        self._environments: set[ExecutionEnvironment] = set()
+        self._idle: list[ExecutionEnvironment] = []
+        self._finishing: dict[ExecutionEnvironment, None] = {}
+        self._in_flight = 0
+        self._starting: set[asyncio.Task[None]] = set()
+        self._all_ended = asyncio.Event()
+        self._all_ended.set()
+        self._reaper: asyncio.TimerHandle | None = None
+        self._prewarming: dict[ExecutionEnvironment, asyncio.Future[None]] = {}
+        self._closed = False
+
+    # Invokes
+
+    def submit(self, invocation: Invocation) -> None:
+        """Serve the invoke, start an execution environment for it, or throttle it."""
+        if self._closed or self._in_flight >= self.config.reserved_concurrency:
+            self._throttle(invocation)
+            return
+        self._in_flight += 1
+        self.counters.peak_concurrency = max(self.counters.peak_concurrency, self._in_flight)
+        self._place(invocation)
+
+    def _room(self) -> int:
+        """Return how many execution environments may be started beside those that live."""
+        living = sum(e.state not in (State.ENDING, State.ENDED) for e in self._environments)
+        return self.config.reserved_concurrency - living
+
+    def _throttle(self, invocation: Invocation) -> None:
+        self.counters.add(invocation.finish(Status.THROTTLED, THROTTLED, "TooManyRequests"))
+
+    def _place(self, invocation: Invocation) -> None:
+        if self._idle:
+            self._idle.pop().hand_over(invocation)
+        elif self._finishing:
+            environment, _ = self._finishing.popitem()
+            environment.following = invocation
+        elif self._room() > 0:
+            self._start(invocation)
+        else:
+            # There is one: fewer invokes are in flight than execution environments live.
+            environment = next(e for e in self._prewarming if e.invocation is None)
+            _begin_cold(environment, invocation)
+
+    def _finish(
+        self,
+        environment: ExecutionEnvironment,
+        status: Status,
+        payload: bytes,
+        error_type: str | None,
+    ) -> None:
+        invocation, environment.invocation = environment.invocation, None
+        if invocation is None:
+            return
+        self._in_flight -= 1
+        record = invocation.finish(status, payload, error_type)
+        self.counters.add(record)
+        environment.report(record)
+
+    # Starting
+
+    def _start(self, invocation: Invocation | None) -> ExecutionEnvironment:
+        self.counters.started += 1
+        number = self.counters.started
+        environment = ExecutionEnvironment(number, self.config, self, self._log(number))
+        if invocation is not None:
+            _begin_cold(environment, invocation)
+        self._environments.add(environment)
+        self._all_ended.clear()
+        self.counters.peak_execution_environments = max(
+            self.counters.peak_execution_environments, len(self._environments)
+        )
+        self._limit_init(environment)
+        stream = f"{time.strftime('%Y/%m/%d', time.gmtime())}/[$LATEST]{os.urandom(16).hex()}"
+        task = asyncio.get_running_loop().create_task(environment.start(stream))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        return environment
+
+    def _log(self, number: int) -> Path:
+        return self._log_dir / f"{self.config.function_name}-{number:05d}.log"
+
+    def _limit_init(self, environment: ExecutionEnvironment) -> None:
+        limit_s = self.config.init_limit_s
+        invocation = environment.invocation
+        if invocation is not None and invocation.init_retried:
+            limit_s = self.config.timeout_s
+        environment.limit(limit_s, partial(self._init_took_too_long, environment))
+
+    def _init_took_too_long(self, environment: ExecutionEnvironment) -> None:
+        """Try the init phase once more as part of the invoke, as Lambda does; then give up."""
+        invocation = environment.invocation
+        why = f"it took longer than init_limit_s, {self.config.init_limit_s} s"
+        self._fail_prewarming(environment, why)
+        if invocation is None or invocation.init_retried:
+            self.on_answer(environment, Status.TIMEOUT, b"", "Sandbox.Timedout")
+            return
+        environment.invocation = None
+        environment.kill()
+        invocation.init_retried = True
+        invocation.deadline = time.perf_counter() + self.config.timeout_s
+        self._start(invocation)
+
+    # What execution environments tell
+
+    def on_init(self, environment: ExecutionEnvironment) -> None:
+        """Hand over the event that caused the cold start."""
+        ready = self._prewarming.pop(environment, None)
+        if ready is not None and not ready.done():
+            ready.set_result(None)
+        if environment.invocation is not None:
+            environment.hand_over(environment.invocation)
+        else:
+            self._rest(environment)
+
+    def on_next(self, environment: ExecutionEnvironment) -> None:
+        """Hand over the invoke that is waiting for this execution environment, or let it rest."""
+        self._finishing.pop(environment, None)
+        following, environment.following = environment.following, None
+        if following is not None:
+            environment.hand_over(following)
+        else:
+            self._rest(environment)
+
+    def on_answer(
+        self,
+        environment: ExecutionEnvironment,
+        status: Status,
+        payload: bytes,
+        error_type: str | None,
+    ) -> None:
+        """Pass the answer on; an execution environment that timed out does not survive it."""
+        invocation = environment.invocation
+        if status is Status.TIMEOUT:
+            request_id = invocation.request_id if invocation is not None else ""
+            payload = timeout_payload(request_id, self.config.timeout_s)
+            environment.kill()
+        elif status is Status.RESPONSE_TOO_LARGE:
+            payload = error_payload(
+                "Function.ResponseSizeTooLarge",
+                "Response payload size exceeded maximum allowed payload size "
+                f"({MAX_RESPONSE_BYTES} bytes).",
+            )
+        if environment.state is State.BUSY:
+            environment.state = State.FINISHING
+            self._finishing[environment] = None
+            # The time that the runtime takes to come back is the function's too.
+            environment.limit(self.config.timeout_s, environment.kill)
+        self._finish(environment, status, payload, error_type)
+
+    def on_init_error(
+        self, environment: ExecutionEnvironment, payload: bytes, error_type: str
+    ) -> None:
+        """Report what the handler's module raised; the process is of no further use."""
+        self._fail_prewarming(environment, f"{error_type}: {_message(payload)}")
+        environment.kill()
+        self._finish(environment, Status.INIT_ERROR, payload, error_type)
+
+    def on_exit(self, environment: ExecutionEnvironment, reason: str) -> None:
+        """Forget the execution environment; an invoke it was working on has failed."""
+        in_init = environment.state is State.INIT or (
+            environment.invocation is not None and environment.invocation.handed_over is None
+        )
+        environment.state = State.ENDED
+        self._environments.discard(environment)
+        self._finishing.pop(environment, None)
+        if environment in self._idle:
+            self._idle.remove(environment)
+        self._fail_prewarming(environment, reason)
+        if environment.invocation is not None:
+            payload = error_payload(
+                "Runtime.ExitError",
+                f"RequestId: {environment.invocation.request_id} Error: {reason}",
+            )
+            status = Status.INIT_ERROR if in_init else Status.EXIT
+            self._finish(environment, status, payload, "Runtime.ExitError")
+        self._give_back(environment)
+        if not self._environments:
+            self._all_ended.set()
+
+    def _give_back(self, environment: ExecutionEnvironment) -> None:
+        # Not begun yet, so it fails nobody: another execution environment takes it.
+        following, environment.following = environment.following, None
+        if following is None:
+            return
+        if self._closed:
+            self._in_flight -= 1
+            self._throttle(following)
+        else:
+            self._place(following)
+
+    # Rest and end
+
+    def _rest(self, environment: ExecutionEnvironment) -> None:
+        environment.state = State.IDLE
+        environment.idle_since = time.monotonic()
+        self._idle.append(environment)
+        if self.config.freeze:
+            environment.freeze()
+            self.counters.freezes += 1
+        if self._reaper is None:
+            self._schedule_reaping(self.config.idle_timeout_s)
+
+    def _schedule_reaping(self, delay_s: float) -> None:
+        self._reaper = asyncio.get_running_loop().call_later(delay_s, self._reap)
+
+    def _reap(self) -> None:
+        """End what has been idle too long. The list is a stack, so the longest idle come first."""
+        self._reaper = None
+        now = time.monotonic()
+        while self._idle and now - self._idle[0].idle_since >= self.config.idle_timeout_s:
+            environment = self._idle.pop(0)
+            self.counters.reaped += 1
+            environment.shut_down()
+        if self._idle:
+            oldest = self._idle[0].idle_since
+            self._schedule_reaping(max(0.001, oldest + self.config.idle_timeout_s - now))
+
+    async def prewarm(self, count: int) -> None:
+        """Start `count` execution environments without an invoke and wait for their init phases.
+
+        Raises `FunctionInitError` when one of them fails, and `FunctionConfigError` when the
+        reserved concurrency does not allow so many beside those that live.
+        """
+        if count > (room := self._room()):
+            reserved = self.config.reserved_concurrency
+            raise FunctionConfigError(
+                f"cannot start {count} execution environments beside the {reserved - room} there "
+                f"are with a reserved_concurrency of {reserved}; lower the one or raise the other"
+            )
+        loop = asyncio.get_running_loop()
+        ready = []
+        for _ in range(count):
+            future = loop.create_future()
+            self._prewarming[self._start(None)] = future
+            ready.append(future)
+        outcomes = await asyncio.gather(*ready, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _fail_prewarming(self, environment: ExecutionEnvironment, why: str) -> None:
+        ready = self._prewarming.pop(environment, None)
+        if ready is not None and not ready.done():
+            log = self._log(int(environment.name))
+            ready.set_exception(
+                FunctionInitError(
+                    f"the init phase of {self.config.handler!r} failed: {why} (its output: {log})"
+                )
+            )
+
+    async def close(self) -> None:
+        """End every execution environment and wait until the processes are gone."""
+        self._closed = True
+        if self._reaper is not None:
+            self._reaper.cancel()
+        self._idle.clear()
+        self._finishing.clear()
+        for environment in tuple(self._environments):
+            environment.shut_down()
+        await self._all_ended.wait()
+        if self._starting:
+            await asyncio.wait(self._starting)
+
+    # Looking in
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters since the start and what there is now, as plain JSON types."""
+        states = {state.name.lower(): 0 for state in State if state is not State.ENDED}
+        for environment in self._environments:
+            states[environment.state.name.lower()] += 1
+        return {
+            **self.counters.as_dict(),
+            "concurrency": self._in_flight,
+            "execution_environments": states,
+        }
+
+    def pids(self) -> dict[str, int]:
+        """Return the process id of each running execution environment by its name."""
+        return {
+            environment.name: environment.process.pid
+            for environment in self._environments
+            if environment.process is not None and not environment.process.ended
+        }
+
+
+def _begin_cold(environment: ExecutionEnvironment, invocation: Invocation) -> None:
+    environment.invocation = invocation
+    invocation.cold = True
+    invocation.environment = environment.name
+
+
+def _message(payload: bytes) -> str:
+    try:
+        return str(json.loads(payload)["errorMessage"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return payload.decode("utf-8", "replace")[:200]

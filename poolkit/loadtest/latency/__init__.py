@@ -1,0 +1,1 @@
+"""Latencies in HdrHistograms: recorded in each process, added up, and reported."""

@@ -1,0 +1,1 @@
+"""Requests that start on a schedule, however slow the server is."""

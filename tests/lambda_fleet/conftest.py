@@ -1,0 +1,106 @@
+"""What the fleet's tests share: starting one from a handler's source, and talking to it."""
+
+import http.client
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+
+from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+
+@pytest.fixture
+def task_root(tmp_path: Path) -> Path:
+    """An empty directory for the code, apart from the logs."""
+    root = tmp_path / "task"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def start(tmp_path: Path, task_root: Path) -> Iterator[Callable[..., LambdaFleet]]:
+    """Start a fleet from the source of `app.py`; it is stopped after the test."""
+    with ExitStack() as stack:
+
+        def start_fleet(source: str, **options: Any) -> LambdaFleet:
+            (task_root / "app.py").write_text(textwrap.dedent(source))
+            options.setdefault("handler", "app.handler")
+            # So long that only a test that sets them meets them, however slow the machine is.
+            options.setdefault("timeout_s", 100)
+            options.setdefault("init_limit_s", 100)
+            config = FunctionConfig(task_root=task_root, **options)
+            return stack.enter_context(LambdaFleet(config, log_dir=tmp_path / "logs"))
+
+        yield start_fleet
+
+
+@pytest.fixture
+def call() -> Callable[..., Answer]:
+    """Send one HTTP request on a connection of its own."""
+
+    def send(
+        fleet: LambdaFleet,
+        path: str = "/",
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        connection = http.client.HTTPConnection(urlsplit(fleet.url).netloc, timeout=110)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, response.getheaders(), response.read())
+        finally:
+            connection.close()
+
+    return send
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for requests that are to be in flight at the same time."""
+    with ThreadPoolExecutor(32) as executor:
+        yield executor
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], Any]], None]:
+    """Wait for a condition; fails after a minute."""
+
+    def wait(condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, "waited a minute in vain"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def process_state() -> Callable[[int], str]:
+    """Tell the state letter of a process (proc(5), stat): T is stopped; empty when it is gone."""
+
+    def state(pid: int) -> str:
+        try:
+            letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        return "" if letter in "ZX" else letter
+
+    return state

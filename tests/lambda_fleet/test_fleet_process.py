@@ -1,0 +1,123 @@
+"""The fleet as a process: what it prints, and that nothing of it stays."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import psutil
+import pytest
+
+HANDLER = """
+import os
+
+def handler(event, context):
+    return os.getpid()
+"""
+
+
+@pytest.fixture
+def command(task_root, tmp_path):
+    """The command line of a fleet for `HANDLER`."""
+    (task_root / "app.py").write_text(HANDLER)
+    return [
+        *(sys.executable, "-m", "poolkit.lambda_fleet", "--handler", "app.handler"),
+        *("--task-root", str(task_root), "--log-dir", str(tmp_path / "logs")),
+        *("--timeout", "100", "--init-limit", "100"),  # whatever the machine is doing
+    ]
+
+
+@pytest.fixture
+def fleet(command):
+    """A running fleet with one frozen execution environment, as (process, its pid, URL)."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = json.loads(process.stdout.readline())["url"]
+            with urllib.request.urlopen(url, timeout=110) as answer:
+                pid = int(answer.read())
+            yield process, pid, url
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_all_its_children(fleet, process_state, number):
+    """It exits with status 0, and its execution environments are gone by then."""
+    process, pid, _ = fleet
+    process.send_signal(number)
+    assert process.wait(60) == 0
+    assert process_state(pid) == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
+def test_killing_it_kills_its_children(fleet, process_state, wait_until):
+    """SIGKILL leaves no process, though the execution environment is stopped."""
+    process, pid, _ = fleet
+    wait_until(lambda: process_state(pid) == "T")
+    process.kill()
+    process.wait(60)
+    wait_until(lambda: process_state(pid) == "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
+def test_killing_it_in_a_cold_start_kills_its_children(
+    command, task_root, process_state, wait_until
+):
+    """A process that is still importing the handler goes too."""
+    (task_root / "app.py").write_text("import time; time.sleep(60)")
+    with subprocess.Popen([*command, "--prewarm", "3"], stdout=subprocess.PIPE) as process:
+        parent = psutil.Process(process.pid)
+        wait_until(lambda: len(parent.children()) == 3)
+        pids = [child.pid for child in parent.children()]
+        process.kill()
+    wait_until(lambda: not any(process_state(pid) for pid in pids))
+
+
+def test_a_signal_ends_it_while_it_is_starting(command, task_root, process_state, wait_until):
+    """It does not wait for a handler that is still being imported."""
+    (task_root / "app.py").write_text("import time; time.sleep(60)")
+    with subprocess.Popen([*command, "--prewarm", "1"], stdout=subprocess.PIPE) as process:
+        parent = psutil.Process(process.pid)
+        wait_until(parent.children)
+        (child,) = parent.children()
+        process.terminate()
+        assert process.wait(60) == 0
+    assert process_state(child.pid) == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--handler", "missing.handler", "--prewarm", "1"], "Runtime.ImportModuleError"),
+        (["--handler", "handler"], "handler must be 'module.function'"),
+        (["--timeout", "0"], "timeout_s must be"),
+        (["--env", "NOT_SET_ANYWHERE"], "--env NOT_SET_ANYWHERE: not set here"),
+        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
+        (["--port", "99999"], "port must be 0 to 65535, found 99999"),
+        (["--log-dir", "/dev/null/logs"], "cannot make the log directory /dev/null/logs"),
+    ],
+)
+def test_what_cannot_start_is_one_line_and_status_2(command, arguments, message):
+    """The last word on stderr says what was wrong; nothing is left running."""
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lambda fleet: ")
+    assert message in line
+
+
+def test_a_variable_can_be_handed_on_by_name(command, task_root):
+    """`--env NAME` takes the value from the fleet's environment, so `ps` does not show it."""
+    (task_root / "app.py").write_text("import os\ndef handler(e, c): return os.environ['DSN']")
+    environment = {**os.environ, "DSN": "secret"}
+    command = [*command, "--env", "DSN"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        url = json.loads(process.stdout.readline())["url"]
+        with urllib.request.urlopen(url, timeout=110) as answer:
+            assert answer.read() == b"secret"
+        process.terminate()
