@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import psutil
@@ -59,22 +60,28 @@ def runs(process: psutil.Process | int) -> bool:
         return False
 
 
-def clean_environment(**variables: str) -> dict[str, str]:
-    """Return this process's variables without those that the kit or a library of it reads."""
+def environment(variables: Mapping[str, str | None], *, clean: bool) -> dict[str, str]:
+    """Return this process's variables and others on top of them.
+
+    Args:
+        variables: what to add; None removes one.
+        clean: leave out first what the kit or a library of it reads.
+    """
     prefixes = ("AWS_", "DATABASE_", "LAMBDA_", "LOCUST_", "POOLKIT_", "WEBAPP_", "WORKER_")
     kept = {
         name: value
         for name, value in os.environ.items()
         # The session's own mark stays: it finds what a test leaves running.
-        if not name.startswith(prefixes) or name.startswith("POOLKIT_TEST_")
+        if not clean or not name.startswith(prefixes) or name.startswith("POOLKIT_TEST_")
     }
-    return kept | variables
+    return {name: value for name, value in {**kept, **variables}.items() if value is not None}
 
 
 def run(
     *command: object,
     cwd: Path = ROOT,
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str | None] = MappingProxyType({}),
+    clean: bool = False,
     typed: str = "",
     timeout_s: float = PATIENCE_S,
 ) -> Finished:
@@ -83,14 +90,15 @@ def run(
     Args:
         command: the program and its arguments.
         cwd: the working directory.
-        environ: all its variables; without it, `clean_environment()`.
+        environ: variables beside those of this process; see `environment`.
+        clean: start from none that the kit reads.
         typed: its standard input.
         timeout_s: seconds until it is killed and the test fails.
     """
     return subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
-        env=clean_environment() if environ is None else dict(environ),
+        env=environment(environ, clean=clean),
         input=typed,
         capture_output=True,
         text=True,
@@ -114,7 +122,8 @@ class RunningProcess:
         self,
         *command: object,
         cwd: Path = ROOT,
-        environ: Mapping[str, str] | None = None,
+        environ: Mapping[str, str | None] = MappingProxyType({}),
+        clean: bool = False,
         new_session: bool = False,
     ) -> None:
         """Start the command.
@@ -122,13 +131,14 @@ class RunningProcess:
         Args:
             command: the program and its arguments.
             cwd: the working directory.
-            environ: all its variables; without it, `clean_environment()`.
+            environ: variables beside those of this process; see `environment`.
+            clean: start from none that the kit reads.
             new_session: give it a process group of its own, which `signal_group` reaches.
         """
         self.process = subprocess.Popen(
             [str(word) for word in command],
             cwd=cwd,
-            env=clean_environment() if environ is None else dict(environ),
+            env=environment(environ, clean=clean),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

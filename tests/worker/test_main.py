@@ -1,36 +1,23 @@
 """`python -m worker` and `celery -A worker.app`."""
 
-import os
-import subprocess
 import sys
 
 import pytest
-from working import ROOT, wait_until
-
-
-def _run(*arguments, environ, text=""):
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=os.environ | environ,
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+from processes import run_python, started, wait_until
 
 
 def test_start_without_a_broker_says_what_is_missing():
     """Status 2 and one line, not a traceback."""
-    ended = _run("worker", environ={"WORKER_BROKER_URL": ""})
+    ended = run_python("-m", "worker", environ={"WORKER_BROKER_URL": ""})
     assert ended.returncode == 2
     assert ended.stderr.startswith("WORKER_BROKER_URL is not set")
 
 
 def test_start_without_a_database_says_what_is_missing(broker):
     """The database's settings are checked before any task is taken."""
-    ended = _run("worker", environ={"WORKER_BROKER_URL": broker.url, "DATABASE_URL": ""})
+    ended = run_python(
+        "-m", "worker", environ={"WORKER_BROKER_URL": broker.url, "DATABASE_URL": ""}
+    )
     assert ended.returncode == 1
     assert "the worker does not start: set exactly one of DATABASE_URL" in ended.stderr
 
@@ -42,7 +29,7 @@ def test_database_that_is_away_stops_the_start_where_asked(broker):
         "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x",
         "POOLKIT_FAIL_FAST": "true",
     }
-    ended = _run("worker", environ=environ)
+    ended = run_python("-m", "worker", environ=environ)
     assert ended.returncode == 1
     assert "the worker does not start: the database is not available" in ended.stderr
 
@@ -54,15 +41,7 @@ def test_greenlet_pools_are_refused(broker):
         "from worker.app import app; "
         "app.Worker(pool='celery.concurrency.gevent:TaskPool', loglevel='INFO')"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | environ,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    ended = run_python("-c", code, environ=environ)
     assert ended.returncode == 1
     assert "the pool 'gevent' does not run here" in ended.stderr
 
@@ -70,9 +49,9 @@ def test_greenlet_pools_are_refused(broker):
 def test_enqueue_prints_the_task_s_id(site):
     """The text comes from standard input; bad input ends with status 2 and its errors."""
     command = ("worker", "enqueue", "--title", "T", "--id")
-    sent = _run(*command, "d1", environ=site.environ, text="hello")
+    sent = run_python("-m", *command, "d1", environ=site.environ, typed="hello")
     assert sent.returncode == 0
-    refused = _run(*command, "not an id", environ=site.environ, text="hello")
+    refused = run_python("-m", *command, "not an id", environ=site.environ, typed="hello")
     assert refused.returncode == 2
     assert "#/id" in refused.stderr
     worker = site.start()
@@ -86,7 +65,7 @@ def test_enqueue_prints_the_task_s_id(site):
 def test_enqueue_without_its_broker_is_one_line(url):
     """Status 1, and one line that says which broker, without its password, and why."""
     command = ("worker", "enqueue", "--title", "T", "--id", "d1")
-    ended = _run(*command, environ={"WORKER_BROKER_URL": url}, text="hello")
+    ended = run_python("-m", *command, environ={"WORKER_BROKER_URL": url}, typed="hello")
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended.stderr
     shown = url.replace("hunter2", "**")
     assert ended.stderr.startswith(f"the broker, {shown}, does not take the task: ")
@@ -96,14 +75,12 @@ def test_enqueue_without_its_broker_is_one_line(url):
 @pytest.mark.slow
 def test_celery_s_own_command_line_runs_the_worker(site):
     """`celery -A worker.app worker` is the same worker."""
-    site.environ["WORKER_READY_FILE"] = str(site.directory / "ready")
+    environ = site.environ | {"WORKER_READY_FILE": str(site.directory / "ready")}
     site.enqueue("by-celery")
-    command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--concurrency", "1"]
-    environ = os.environ | site.environ
-    with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.DEVNULL) as process:
+    command = ("-m", "celery", "-A", "worker.app", "worker", "--concurrency", "1")
+    with started(sys.executable, *command, environ=environ) as process:
         site.wait_for_document("by-celery")
-        process.terminate()
-        assert process.wait(60) == 0
+        assert process.terminate() == 0
     site.database.wait_for_backends(0, "worker:")
 
 
@@ -113,13 +90,5 @@ def test_import_connects_to_nothing():
         "import socket; socket.socket.connect = None; from worker.app import app; "
         "print(sorted(n for n in app.tasks if n.startswith('worker.')))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"WORKER_BROKER_URL": "redis://127.0.0.1:1/0"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=True,
-    )
+    ended = run_python("-c", code, environ={"WORKER_BROKER_URL": "redis://127.0.0.1:1/0"})
     assert ended.stdout.strip() == "['worker.ingest_document', 'worker.record_dead_letter']"

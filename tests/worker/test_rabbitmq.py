@@ -8,7 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 from kombu import Connection
-from working import open_site, wait_until
+from processes import wait_until
+from working import open_site
 
 URL = os.environ.get("POOLKIT_TEST_RABBITMQ_URL", "")
 pytestmark = [

@@ -8,7 +8,8 @@ from typing import Any
 import boto3
 import pytest
 from kombu.exceptions import OperationalError
-from working import Site, open_site, wait_until
+from processes import wait_until
+from working import Site, open_site
 
 
 @pytest.fixture

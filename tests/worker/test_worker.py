@@ -10,7 +10,8 @@ import threading
 import psutil
 import pytest
 import redis
-from working import child_pid, wait_until
+from processes import wait_until
+from working import child_pid
 
 TIMED = {
     "WORKER_TASK_SOFT_TIME_LIMIT": "1",

@@ -1,25 +1,21 @@
 """Real workers in processes of their own, with real brokers and a real database."""
 
 import json
-import os
 import secrets
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from processes import RunningProcess, wait_until
 
 from worker.broker import celery_config
 from worker.client import enqueue_ingest
 from worker.settings import WorkerSettings
 
-ROOT = Path(__file__).parents[2]
 QUICK = {
     "WORKER_CONCURRENCY": "2",
     "WORKER_MAX_RETRIES": "3",
@@ -28,16 +24,6 @@ QUICK = {
     # A machine that stands still is not to look like a database that does.
     "POOLKIT_CONNECT_TIMEOUT": "60",
 }
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
-    """Return the first true answer of `condition`."""
-    deadline = time.monotonic() + timeout_s
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s} s: {what}")
-        time.sleep(0.02)
-    return answer
 
 
 def child_pid(backend: dict[str, Any]) -> int:
@@ -57,9 +43,10 @@ class Site:
 
     def start(self, **environ: str) -> "Worker":
         """Start a worker and wait until it is ready."""
-        worker = Worker(self.directory / f"worker{len(self.workers)}", self.environ | environ)
+        ready_file = self.directory / f"worker{len(self.workers)}.ready"
+        worker = Worker(ready_file, self.environ | environ)
         self.workers.append(worker)
-        wait_until(worker.is_ready, "worker ready")
+        worker.wait_until(ready_file.exists, "worker ready")
         return worker
 
     def enqueue(self, document_id: str, text: str = "Some text.") -> str:
@@ -102,39 +89,23 @@ class Site:
         return wait_until(waiting, "a task that waits for a lock")[0]
 
 
-class Worker:
+class Worker(RunningProcess):
     """`python -m worker` in a process of its own."""
 
-    def __init__(self, name: Path, environ: dict[str, str]) -> None:
-        self.log = name.with_suffix(".log")
-        self.ready_file = name.with_suffix(".ready")
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker"],
-                cwd=ROOT,
-                env=os.environ | environ | {"WORKER_READY_FILE": str(self.ready_file)},
-                stdout=log,
-                stderr=log,
-            )
-
-    def is_ready(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        return self.ready_file.exists()
+    def __init__(self, ready_file: Path, environ: dict[str, str]) -> None:
+        self.ready_file = ready_file
+        super().__init__(
+            *(sys.executable, "-m", "worker"),
+            environ={**environ, "WORKER_READY_FILE": str(ready_file)},
+        )
 
     def stop(self) -> int:
-        """Ask for a warm shutdown and wait for its end."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(60)
+        """Ask for a warm shutdown and return the exit status."""
+        return self.terminate()
 
     def records(self) -> list[dict[str, Any]]:
         """Return what it logged."""
-        # The last line may be half written.
-        lines = self.log.read_text().rpartition("\n")[0].splitlines()
-        return [json.loads(line) for line in lines if line[:1] == "{"]
+        return [json.loads(line) for line in self.text.splitlines() if line[:1] == "{"]
 
     def logged(self, words: str) -> bool:
         return any(words in record["message"] for record in self.records())
