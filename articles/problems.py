@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from articles.contract import dump
 from articles.errors import (
@@ -100,23 +100,39 @@ def method_not_allowed(method: str, allowed: Iterable[str]) -> Problem:
     )
 
 
-def problem_of(error: BaseException) -> Problem | None:
-    """Make the answer to an error of this domain, and None of any other error."""
+@runtime_checkable
+class TemporaryFailure(Protocol):
+    """A failure that passes, such as a full pool: it carries what its answer needs.
+
+    A protocol, so that the domain need not import the library that raises such errors.
+    `poolkit.errors.TemporaryFailure` has both attributes.
+    """
+
+    retry_after: int
+    """Seconds after which a new try makes sense."""
+    public_detail: str
+    """The text that a client may read; the error's own text may name hosts and roles."""
+
+
+def problem_of(error: BaseException) -> Problem:
+    """Return the answer to any error, the same from every HTTP deployable.
+
+    An error of this domain tells the client what to change. A temporary failure is a 503 with
+    Retry-After (RFC 9110, 10.2.3). Anything else is a 500 without the error's text, which could
+    hold a secret; the deployable logs it.
+    """
+    if isinstance(error, MalformedJson):
+        return Problem(400, "Malformed JSON", str(error), "/problems/malformed-json", error.errors)
     if isinstance(error, InvalidInput):
-        return _input_problem(error)
+        return Problem(422, "Invalid input", str(error), "/problems/invalid-input", error.errors)
     if isinstance(error, StaleVersion):
         current = {"current_version": error.current_version}
         return Problem(
             409, "Stale version", str(error), "/problems/stale-version", extensions=current
         )
-    if isinstance(error, TooLarge):
-        return plain_problem(413, str(error))
-    if isinstance(error, NotFound):
-        return plain_problem(404, str(error))
-    return None
-
-
-def _input_problem(error: InvalidInput) -> Problem:
-    if isinstance(error, MalformedJson):
-        return Problem(400, "Malformed JSON", str(error), "/problems/malformed-json", error.errors)
-    return Problem(422, "Invalid input", str(error), "/problems/invalid-input", error.errors)
+    if isinstance(error, NotFound | TooLarge):
+        return plain_problem(404 if isinstance(error, NotFound) else 413, str(error))
+    if isinstance(error, TemporaryFailure):
+        headers = {"Retry-After": str(error.retry_after)}
+        return plain_problem(503, error.public_detail, headers)
+    return plain_problem(500, "an unexpected error; it has been logged")

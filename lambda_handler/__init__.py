@@ -4,7 +4,6 @@
     queue.py                  `lambda_handler.queue.handler`: SQS, made in the init phase
     http_events.py            which service sent an HTTP event, and what the request was
     http_api.py               the endpoints of `articles.api` behind Powertools' resolvers
-    problem_answers.py        every error as RFC 9457 problem details
     ingest_queue.py           a batch of SQS messages, each ingested once or given up
     idempotency.py            Powertools' Idempotency on PostgreSQL
     execution_environment.py  the engine, from the init phase to SIGTERM or a snapshot

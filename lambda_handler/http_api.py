@@ -16,7 +16,7 @@ from aws_lambda_powertools.event_handler import Response as Answer
 from articles import api
 from articles.errors import TooLarge
 from articles.operations import perform
-from articles.problems import MEDIA_TYPE, method_not_allowed, no_such_path
+from articles.problems import MEDIA_TYPE, method_not_allowed, no_such_path, problem_of
 from lambda_handler.http_events import (
     body_of,
     correlation_id_of,
@@ -24,7 +24,6 @@ from lambda_handler.http_events import (
     source_of,
     with_decoded_path,
 )
-from lambda_handler.problem_answers import problem_for
 from lambda_handler.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class HttpApi:
         return unrouted
 
     def _on_error(self, error: Exception) -> Answer[str]:
-        problem = problem_for(error)
+        problem = problem_of(error)
         if problem.status == 500:
             self._logger.error("unexpected error", exc_info=error)
         elif problem.status > 500:

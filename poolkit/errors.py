@@ -2,10 +2,11 @@
 
     PoolkitError
     ├── ConfigurationError (ValueError)      a setting is missing, wrong or unsafe
-    ├── CredentialsError                     a password or token could not be fetched
-    ├── PoolExhausted (TimeoutError)         no connection became free within pool_timeout
-    ├── StatementTimeout (TimeoutError)      a statement took longer than statement_timeout
-    ├── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
+    ├── TemporaryFailure                     the database or the pool failed; a later try may succeed
+    │   ├── CredentialsError                 a password or token could not be fetched
+    │   ├── PoolExhausted (TimeoutError)     no connection became free within pool_timeout
+    │   ├── StatementTimeout (TimeoutError)  a statement took longer than statement_timeout
+    │   └── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
     ├── MigrationError                       the schema cannot be upgraded as things are
     ├── MonitoringNotAllowed (PermissionError)  the role may not read the server's activity
     ├── RunFolderError (ValueError)          a folder is no run, or a file in it is broken
@@ -45,29 +46,45 @@ class ConfigurationError(PoolkitError, ValueError):
     """A setting is missing, wrong or unsafe; the message names it and what is allowed."""
 
 
-class CredentialsError(PoolkitError):
+class TemporaryFailure(PoolkitError):
+    """The database or the pool failed, and the caller is not to blame: a later try may succeed.
+
+    The one place that decides which failures these are. A web service answers 503 with
+    `Retry-After: retry_after` and `public_detail`; a queue worker retries with backoff. The error's
+    own text names hosts and roles, so it belongs in the log and not in an answer.
+    """
+
+    retry_after = 5
+    """Seconds after which a new try makes sense."""
+    public_detail = "the database is not available; try again later"
+    """The text that a client may read."""
+
+
+class CredentialsError(TemporaryFailure):
     """A password or token could not be fetched; the message names where from."""
 
 
-class PoolExhausted(PoolkitError, TimeoutError):
+class PoolExhausted(TemporaryFailure, TimeoutError):
     """No connection became free within `pool_timeout` seconds."""
 
+    # Connections come back all the time.
     retry_after = 1
-    """Seconds after which trying again makes sense: connections come back all the time."""
+    public_detail = "every database connection is in use; try again later"
 
 
-class StatementTimeout(PoolkitError, TimeoutError):
+class StatementTimeout(TemporaryFailure, TimeoutError):
     """The server ended a statement that took longer than `statement_timeout`."""
 
+    # Most often the statement waited for a lock.
     retry_after = 1
-    """Seconds after which trying again makes sense: most often it waited for a lock."""
+    public_detail = "the database took too long; try again later"
 
 
-class DatabaseUnavailable(PoolkitError, ConnectionError):
-    """The database cannot be reached, refuses connections, or went away in the middle."""
+class DatabaseUnavailable(TemporaryFailure, ConnectionError):
+    """The database cannot be reached, refuses connections, or went away in the middle.
 
-    retry_after = 5
-    """Seconds after which trying again makes sense: a restart or failover takes longer."""
+    A restart or a failover takes longer than the second of the other failures: `retry_after` is 5.
+    """
 
 
 class MigrationError(PoolkitError):

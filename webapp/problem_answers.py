@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -19,7 +19,7 @@ from articles.problems import (
     plain_problem,
     problem_of,
 )
-from poolkit.errors import CredentialsError, DatabaseUnavailable, PoolExhausted, StatementTimeout
+from poolkit.errors import TemporaryFailure
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -27,44 +27,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("webapp")
 
-# What a client may know. The error's own text names hosts and roles: it goes to the log.
-DETAILS: Final = {
-    PoolExhausted: "every database connection is in use; try again later",
-    StatementTimeout: "the database took too long; try again later",
-    DatabaseUnavailable: "the database is not available; try again later",
-    CredentialsError: "the database is not available; try again later",
-}
-
 
 def add_problems(app: FastAPI) -> None:
     """Register the handlers; none of them blocks, for FastAPI runs plain functions in a thread."""
     app.add_exception_handler(ArticlesError, _on_domain_error)
-    for kind in DETAILS:
-        app.add_exception_handler(kind, _on_database_error)
+    app.add_exception_handler(TemporaryFailure, _on_database_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(Exception, _on_unexpected_error)
 
 
 def problem_answer(error: BaseException) -> Response:
-    """Return the answer to an error of the domain or of the database, else a plain 500."""
-    return _answer(problem_of(error) or _database_problem(error) or _unexpected())
+    """Return the answer to an error, see `problem_of`."""
+    return _answer(problem_of(error))
 
 
 def _answer(problem: Problem) -> Response:
     return Response(problem.body(), problem.status, problem.headers, MEDIA_TYPE)
-
-
-def _database_problem(error: BaseException) -> Problem | None:
-    for kind, detail in DETAILS.items():
-        if isinstance(error, kind):
-            retry_after = getattr(error, "retry_after", DatabaseUnavailable.retry_after)
-            return plain_problem(503, detail, {"Retry-After": str(retry_after)})
-    return None
-
-
-def _unexpected() -> Problem:
-    return plain_problem(500, "an unexpected error; it has been logged")
 
 
 async def _on_domain_error(request: Request, error: Exception) -> Response:

@@ -29,12 +29,7 @@ from sqlalchemy.exc import DBAPIError
 
 from articles.operations import perform, record_dead_letter
 from poolkit.config.session import unit_of_work
-from poolkit.errors import (
-    CredentialsError,
-    DatabaseUnavailable,
-    PoolExhausted,
-    StatementTimeout,
-)
+from poolkit.errors import TemporaryFailure
 
 if TYPE_CHECKING:
     from worker.database import Database
@@ -42,13 +37,6 @@ if TYPE_CHECKING:
 
 logger = get_task_logger(__name__)
 
-OPERATIONAL = (
-    CredentialsError,
-    DatabaseUnavailable,
-    PoolExhausted,
-    SoftTimeLimitExceeded,
-    StatementTimeout,
-)
 # serialization_failure, deadlock_detected, lock_not_available (PostgreSQL, Appendix A).
 _TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03"})
 # 2 to the power of it exceeds any bound, and is still a float.
@@ -144,7 +132,7 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
 
 def is_operational(error: Exception) -> bool:
     """Tell whether the same message may well succeed later."""
-    if isinstance(error, OPERATIONAL):
+    if isinstance(error, TemporaryFailure | SoftTimeLimitExceeded):
         return True
     if not isinstance(error, DBAPIError):
         return False

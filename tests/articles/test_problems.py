@@ -20,6 +20,7 @@ from articles.problems import (
     plain_problem,
     problem_of,
 )
+from poolkit.errors import CredentialsError, DatabaseUnavailable, PoolExhausted, StatementTimeout
 
 INPUT_ERRORS = (InputError("is required", pointer="#/a"), InputError("must be", parameter="b"))
 
@@ -44,10 +45,23 @@ def test_each_error_of_the_domain_has_its_problem(error, status, kind, title):
     assert content["detail"] == str(error)
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), SystemExit()])
-def test_an_error_from_elsewhere_is_no_problem_of_this_domain(error):
-    """The deployable decides what its own errors are."""
-    assert problem_of(error) is None
+@pytest.mark.parametrize(
+    "failure", [PoolExhausted, StatementTimeout, DatabaseUnavailable, CredentialsError]
+)
+def test_a_temporary_failure_is_a_503_that_names_no_host(failure):
+    """Retry-After is the failure's own, and the error's text stays in the log."""
+    problem = problem_of(failure("no route to db.internal"))
+    assert (problem.status, problem.type) == (503, "about:blank")
+    assert problem.headers == {"Retry-After": str(failure.retry_after)}
+    assert problem.detail == failure.public_detail
+
+
+@pytest.mark.parametrize("error", [ValueError("hunter2"), TimeoutError(), SystemExit()])
+def test_any_other_error_is_a_500_without_its_text(error):
+    """A bug's message may hold a secret."""
+    problem = problem_of(error)
+    assert problem.status == 500
+    assert "hunter2" not in problem.detail
 
 
 def test_input_errors_are_listed_with_their_places():
