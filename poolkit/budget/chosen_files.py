@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from poolkit.budget.cloudformation.templates import named_by_others
 from poolkit.budget.files import Files
 from poolkit.budget.inventory import NotCounted
-from poolkit.budget.pod_containers import has_pods
-from poolkit.budget.templates import named_by_others
+from poolkit.budget.kubernetes.pod_containers import has_pods
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from poolkit.budget.located import Document
-    from poolkit.budget.parameters import Environment
+    from poolkit.budget.read.documents import Document
+    from poolkit.budget.read.parameters import Environment
 
 
 def of_environment(

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolkit.budget.chosen_files import of_environment
+from poolkit.budget.cloudformation.rds import RDS_RESERVED, SUPERUSER_RESERVED, by_class_formula
 from poolkit.budget.files import read_files
-from poolkit.budget.formats import as_annotations, as_json, as_markdown, as_sarif
 from poolkit.budget.instance_classes import memory_gib, nominal_connections, planned_connections
 from poolkit.budget.inventory import Said, take_inventory
 from poolkit.budget.model import Database
-from poolkit.budget.parameters import Environment, find_environment, read_parameters
 from poolkit.budget.pools import read_assignments
 from poolkit.budget.quantity import Quantity, known, unknown
-from poolkit.budget.rds import RDS_RESERVED, SUPERUSER_RESERVED, by_class_formula
+from poolkit.budget.read.parameters import Environment, find_environment, read_parameters
+from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
 from poolkit.budget.verdict import Budget
 from poolkit.errors import BudgetError
 
@@ -233,7 +233,7 @@ def _print(budget: Budget, form: str, status: int, held: tuple[str, ...]) -> Non
 
     console = Console(soft_wrap=False)
     if form == "table":
-        from poolkit.budget.terminal import print_budget  # noqa: PLC0415  (the same)
+        from poolkit.budget.report.terminal import print_budget  # noqa: PLC0415  (the same)
 
         print_budget(budget, console)
     else:

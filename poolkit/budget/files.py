@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.located import Document, read_documents
-from poolkit.budget.manifests import objects
+from poolkit.budget.kubernetes.manifests import objects
+from poolkit.budget.read.documents import Document, read_documents
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:

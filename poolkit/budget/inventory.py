@@ -7,29 +7,29 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from poolkit.budget.compose import compose_workloads
-from poolkit.budget.compose_files import put_together
-from poolkit.budget.ecs import ecs_workloads
-from poolkit.budget.functions import FUNCTION, function_workloads
-from poolkit.budget.kubernetes import INIT_CONTAINER, kubernetes_workloads
-from poolkit.budget.kustomize import rendered, unread_parts
+from poolkit.budget.cloudformation.ecs import ecs_workloads
+from poolkit.budget.cloudformation.functions import FUNCTION, function_workloads
+from poolkit.budget.cloudformation.other_compute import ONE_OFF_TASK, other_workloads
+from poolkit.budget.cloudformation.rds import rds_databases, rds_proxies
+from poolkit.budget.cloudformation.templates import Stacks, Unread, make_stacks
+from poolkit.budget.compose.files import put_together
+from poolkit.budget.compose.workloads import compose_workloads
+from poolkit.budget.kubernetes.kustomize import rendered, unread_parts
+from poolkit.budget.kubernetes.workloads import INIT_CONTAINER, kubernetes_workloads
 from poolkit.budget.model import Overlap, Service
-from poolkit.budget.other_compute import ONE_OFF_TASK, other_workloads
 from poolkit.budget.own_servers import is_pgbouncer, is_postgres, pgbouncer, postgres
 from poolkit.budget.pools import is_about_database, is_migration, pool, uses_database
 from poolkit.budget.quantity import known, unknown
-from poolkit.budget.rds import rds_databases, rds_proxies
-from poolkit.budget.templates import Stacks, Unread, make_stacks
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from poolkit.budget.cloudformation.stacks import ParameterValue
     from poolkit.budget.files import Files
     from poolkit.budget.model import Database, Pooler, Variable, Workload
-    from poolkit.budget.parameters import Environment
     from poolkit.budget.pools import Assignment, Pool
-    from poolkit.budget.stacks import Given
+    from poolkit.budget.read.parameters import Environment
 
 _HOST = re.compile(r"(?:@|^|host=|//(?=[^/@]*(?:/|$)))\[?([A-Za-z0-9][\w.-]*)\]?(?=[:/?,\s]|$)")
 _NO_HOST = re.compile(r"(^|_)(DB|DATABASE|PGDATABASE|NAME|USER|USERNAME|PASSWORD|SCHEMA)$")
@@ -61,7 +61,7 @@ class Inventory:
 class Said:
     """What was said on the command line about what the files cannot tell."""
 
-    parameters: Mapping[str, Given] = field(default_factory=dict)
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     assignments: Mapping[str, Assignment] = field(default_factory=dict)
     ignored: Collection[str] = ()
     database: str = ""

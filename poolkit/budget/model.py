@@ -11,8 +11,8 @@ from poolkit.budget.quantity import Quantity, product, total
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from poolkit.budget.located import Where
-    from poolkit.budget.values import Reference
+    from poolkit.budget.read.documents import SourceLocation
+    from poolkit.budget.read.values import Reference
 
 OverlapKind: TypeAlias = Literal["none", "percent", "surge_percent", "count", "unknown"]
 
@@ -49,7 +49,7 @@ class Service:
 
     name: str
     platform: str
-    where: Where | None
+    where: SourceLocation | None
     instances: Quantity
     overlap: Overlap
     processes: Quantity
@@ -116,7 +116,7 @@ class Pooler:
 
     name: str
     kind: Literal["RDS Proxy", "PgBouncer"]
-    where: Where | None
+    where: SourceLocation | None
     instances: Quantity
     overlap: Overlap
     server_connections: Quantity | None = None
@@ -166,7 +166,7 @@ class Database:
 
     name: str
     kind: str
-    where: Where | None
+    where: SourceLocation | None
     max_connections: Quantity
     formula: str
     reserved: Quantity
@@ -216,7 +216,7 @@ class Workload:
 
     name: str
     platform: str
-    where: Where | None
+    where: SourceLocation | None
     instances: Quantity
     overlap: Overlap
     variables: Mapping[str, Variable]

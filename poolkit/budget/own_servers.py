@@ -12,8 +12,8 @@ import configparser
 import re
 from typing import TYPE_CHECKING
 
-from poolkit.budget.command_lines import names_program
 from poolkit.budget.model import Database, Pooler, Variable
+from poolkit.budget.processes.command_lines import names_program
 from poolkit.budget.quantity import Quantity, known, unknown
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poolkit.budget.command_lines import processes
+from poolkit.budget.processes.command_lines import processes
 from poolkit.budget.quantity import Quantity, known, unknown
 from poolkit.config.settings import Settings
 from poolkit.errors import BudgetError, ConfigurationError, TemplateError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from poolkit.budget.located import Where
+    from poolkit.budget.read.documents import SourceLocation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Quantity:
     """Where it was read, or what it was derived from."""
     reason: str = ""
     """Why it is unknown, and what would make it known."""
-    where: Where | None = None
+    where: SourceLocation | None = None
 
     @property
     def is_known(self) -> bool:
@@ -29,12 +29,12 @@ class Quantity:
         return "?" if self.value is None else f"{self.value:,}"
 
 
-def known(value: int, origin: str, where: Where | None = None) -> Quantity:
+def known(value: int, origin: str, where: SourceLocation | None = None) -> Quantity:
     """Return a number with its origin."""
     return Quantity(value=value, origin=origin, where=where)
 
 
-def unknown(reason: str, where: Where | None = None) -> Quantity:
+def unknown(reason: str, where: SourceLocation | None = None) -> Quantity:
     """Return a number that is not known, with the reason."""
     return Quantity(value=None, origin=str(where or ""), reason=reason, where=where)
 

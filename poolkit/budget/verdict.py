@@ -11,9 +11,9 @@ from poolkit.budget.quantity import total
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from poolkit.budget.cloudformation.templates import Unread
     from poolkit.budget.inventory import NotCounted
     from poolkit.budget.model import Database, Pooler, Service
-    from poolkit.budget.templates import Unread
 
 Verdict: TypeAlias = Literal["fits", "does not fit", "cannot be shown to fit"]
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from poolkit.budget.parameters import OUTPUT, find_environment
+from poolkit.budget.read.parameters import OUTPUT, find_environment
 from poolkit.errors import DeployError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.parameters import Environment
+    from poolkit.budget.read.parameters import Environment
 
 ALL: Final = "all"
 """As a target: every stack of the environment, but for those that are deployed by name only."""

@@ -188,7 +188,7 @@ def _budget(
     """Return the verdict, empty where none can be computed, and what is to be said of it."""
     # A third of the time that the whole command takes to start.
     from poolkit.budget.command import Options, compute_budget  # noqa: PLC0415
-    from poolkit.budget.report import headline  # noqa: PLC0415
+    from poolkit.budget.report.rows import headline  # noqa: PLC0415
 
     options = Options(paths=(root / "infra",), environment=environment, overrides=given)
     try:

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from poolkit.budget.located import read_documents
-from poolkit.budget.parameters import OUTPUT
+from poolkit.budget.read.documents import read_documents
+from poolkit.budget.read.parameters import OUTPUT
 from poolkit.errors import DeployError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from poolkit.budget.located import Document
+    from poolkit.budget.read.documents import Document
 
 INLINE_LIMIT: Final = 51_200
 """Bytes of a template in a request; a larger one goes by way of S3 (CloudFormation User Guide,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from poolkit.budget.command_lines import processes
 from poolkit.budget.model import Overlap, Variable, Workload
+from poolkit.budget.processes.command_lines import processes
 from poolkit.budget.quantity import known
 
 

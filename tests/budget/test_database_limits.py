@@ -14,7 +14,7 @@ from poolkit.budget.instance_classes import (
     serverless_connections,
     smallest_class,
 )
-from poolkit.budget.report import headline
+from poolkit.budget.report.rows import headline
 from poolkit.budget.suggestions import applied, suggestions
 from poolkit.errors import BudgetError
 

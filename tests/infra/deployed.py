@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from poolkit.budget.cloudformation.templates import make_stacks
 from poolkit.budget.files import read_files
-from poolkit.budget.parameters import find_environment
-from poolkit.budget.templates import make_stacks
+from poolkit.budget.read.parameters import find_environment
 from poolkit.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from infra.deployed import INFRA, ROOT
 
 from poolkit.budget.command import Options, compute_budget
 from poolkit.budget.files import read_files
-from poolkit.budget.kustomize import rendered
+from poolkit.budget.kubernetes.kustomize import rendered
 from poolkit.config.settings import Settings
 from webapp.configuration import WebSettings
 from webapp.database import deadline_of

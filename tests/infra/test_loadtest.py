@@ -10,12 +10,12 @@ import pytest
 import yaml
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, Fleet, fleet_of
 
+from poolkit.budget.cloudformation.stacks import ParameterValue
+from poolkit.budget.cloudformation.templates import make_stacks
 from poolkit.budget.command import Options, compute_budget
 from poolkit.budget.files import read_files
-from poolkit.budget.parameters import find_environment
-from poolkit.budget.stacks import Given
-from poolkit.budget.templates import make_stacks
-from poolkit.budget.values import Reference
+from poolkit.budget.read.parameters import find_environment
+from poolkit.budget.read.values import Reference
 from poolkit.deploy.environment import ALL, StackEnvironment
 from poolkit.errors import DeployError
 from poolkit.loadtest.keep import GRACE_S, read_options
@@ -39,7 +39,9 @@ class StartedFleet(Fleet):
 
 def fleet_with(**parameters):
     """Give the stacks of dev as somebody starts a load test there."""
-    given = {name: Given(value, "--parameter") for name, value in (BY_HAND | parameters).items()}
+    given = {
+        name: ParameterValue(value, "--parameter") for name, value in (BY_HAND | parameters).items()
+    }
     return StartedFleet(given)
 
 

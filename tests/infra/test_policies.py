@@ -8,7 +8,7 @@ from infra.deployed import ENVIRONMENTS, INFRA, ROOT, fleet_of
 
 from lambda_handler.configuration import FunctionSettings
 from poolkit.budget.command import Options, compute_budget
-from poolkit.budget.values import Reference, references
+from poolkit.budget.read.values import Reference, references
 from poolkit.config.presets import TARGETS, preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-Steps: TypeAlias = tuple[str | int, ...]
+ValuePath: TypeAlias = tuple[str | int, ...]
 
 _LARGEST_FILE = 10_000_000
 # A file of a few lines can name itself over and over by aliases: stop before memory does.
@@ -24,7 +24,7 @@ _NUMBER_TAGS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 
 
 @dataclass(frozen=True)
-class Where:
+class SourceLocation:
     """A place in a file; lines count from 1."""
 
     file: str
@@ -41,17 +41,17 @@ class Document:
     path: Path
     file: str
     data: Any
-    lines: Mapping[Steps, int] = field(repr=False)
-    elsewhere: Mapping[Steps, Where] = field(default_factory=dict, repr=False)
+    lines: Mapping[ValuePath, int] = field(repr=False)
+    elsewhere: Mapping[ValuePath, SourceLocation] = field(default_factory=dict, repr=False)
     """Values that another file put there, and its lines."""
 
-    def where(self, *steps: str | int) -> Where:
+    def where(self, *steps: str | int) -> SourceLocation:
         """Return the place of a value, or of the nearest one around it."""
         while steps and steps not in self.lines and steps not in self.elsewhere:
             steps = steps[:-1]
         if steps in self.elsewhere:
             return self.elsewhere[steps]
-        return Where(self.file, self.lines.get(steps))
+        return SourceLocation(self.file, self.lines.get(steps))
 
     def at(self, *steps: str | int) -> Any:
         """Return a value, None if the steps lead nowhere."""
@@ -123,7 +123,7 @@ def parse_documents(text: str, path: Path) -> list[Document]:
         ]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = Where(file, mark.line + 1 if mark else None)
+        where = SourceLocation(file, mark.line + 1 if mark else None)
         raise TemplateError(f"{where}: not valid YAML: {error.problem}{_hint(text)}") from None
     except yaml.YAMLError as error:
         raise TemplateError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
@@ -152,7 +152,7 @@ class _Reading:
     def __init__(self, file: str) -> None:
         self._file = file
         self._scalars = SafeConstructor()
-        self._lines: dict[Steps, int] = {}
+        self._lines: dict[ValuePath, int] = {}
         self._open: set[int] = set()
         self._values = 0
 
@@ -160,7 +160,7 @@ class _Reading:
         data = self._value(node, ())
         return Document(path, self._file, data, self._lines)
 
-    def _value(self, node: yaml.Node, steps: Steps) -> Any:
+    def _value(self, node: yaml.Node, steps: ValuePath) -> Any:
         self._lines.setdefault(steps, node.start_mark.line + 1)
         self._values += 1
         if self._values > _MOST_VALUES:
@@ -175,7 +175,7 @@ class _Reading:
         finally:
             self._open.discard(id(node))
 
-    def _tagged(self, node: yaml.Node, steps: Steps) -> dict[str, Any]:
+    def _tagged(self, node: yaml.Node, steps: ValuePath) -> dict[str, Any]:
         """Write `!Sub x` out as {"Fn::Sub": x}."""
         name = node.tag[1:]
         key = name if name in ("Ref", "Condition") else f"Fn::{name}"
@@ -186,7 +186,7 @@ class _Reading:
             value = value.split(".", 1)
         return {key: value}
 
-    def _plain(self, node: yaml.Node, steps: Steps) -> Any:
+    def _plain(self, node: yaml.Node, steps: ValuePath) -> Any:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, steps)
         if isinstance(node, yaml.SequenceNode):
@@ -199,7 +199,7 @@ class _Reading:
         except (yaml.YAMLError, ValueError):
             return node.value
 
-    def _mapping(self, node: yaml.MappingNode, steps: Steps) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, steps: ValuePath) -> dict[str, Any]:
         found: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -213,7 +213,7 @@ class _Reading:
             found[key] = self._value(value_node, (*steps, key))
         return {**merged, **found}
 
-    def _merged(self, node: yaml.Node, steps: Steps) -> dict[str, Any]:
+    def _merged(self, node: yaml.Node, steps: ValuePath) -> dict[str, Any]:
         """Resolve `<<`; of several mappings the first wins."""
         several = node.value if isinstance(node, yaml.SequenceNode) else [node]
         merged: dict[str, Any] = {}
@@ -225,7 +225,7 @@ class _Reading:
         return merged
 
     def _error(self, node: yaml.Node, what: str) -> TemplateError:
-        return TemplateError(f"{Where(self._file, node.start_mark.line + 1)}: {what}")
+        return TemplateError(f"{SourceLocation(self._file, node.start_mark.line + 1)}: {what}")
 
 
 _PLAIN_TAG = {

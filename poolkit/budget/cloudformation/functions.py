@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolkit.budget.ecs import variable
+from poolkit.budget.cloudformation.ecs import variable
 from poolkit.budget.model import Overlap, Workload
 from poolkit.budget.quantity import Quantity, unknown
-from poolkit.budget.values import Reference, Unknown
+from poolkit.budget.read.values import Reference, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from poolkit.budget.cloudformation.stacks import Resource, Stack
     from poolkit.budget.model import Variable
-    from poolkit.budget.stacks import Resource, Stack
 
 FUNCTION = "Lambda function"
 

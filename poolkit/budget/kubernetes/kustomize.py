@@ -10,16 +10,16 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.env_files import read_variables
-from poolkit.budget.located import Document, Where, parse_documents, read_documents
-from poolkit.budget.manifests import objects
-from poolkit.budget.templates import Unread
+from poolkit.budget.cloudformation.templates import Unread
+from poolkit.budget.kubernetes.manifests import objects
+from poolkit.budget.read.documents import Document, SourceLocation, parse_documents, read_documents
+from poolkit.budget.read.env_files import read_variables
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from poolkit.budget.located import Steps
+    from poolkit.budget.read.documents import ValuePath
 
 _NOT_FOLLOWED = (
     *("helmCharts", "helmChartInflationGenerator", "generators", "transformers", "replacements"),
@@ -117,7 +117,7 @@ def _render(kustomization: Document, within: tuple[Path, ...]) -> list[Document]
     return [_scaled(document, kustomization) for document in found]
 
 
-def _resource(path: Path, where: Where, within: tuple[Path, ...]) -> list[Document]:
+def _resource(path: Path, where: SourceLocation, within: tuple[Path, ...]) -> list[Document]:
     if path.is_dir():
         inner = next((path / name for name in _NAMES if (path / name).is_file()), None)
         if inner is not None:
@@ -140,7 +140,7 @@ def _with_generated(found: list[Document], made: Document, behavior: str) -> lis
         return [*found, made]
     if behavior == "merge":
         data = {**before[-1].mapping("data"), **made.mapping("data")}
-        elsewhere: dict[Steps, Where] = {
+        elsewhere: dict[ValuePath, SourceLocation] = {
             ("data", key): (made if key in made.mapping("data") else before[-1]).where("data", key)
             for key in data
         }
@@ -151,9 +151,9 @@ def _with_generated(found: list[Document], made: Document, behavior: str) -> lis
 def _generated(kustomization: Document) -> Iterator[tuple[Document, str]]:
     """Give the ConfigMaps that are generated, each with its `behavior`."""
     for number, generator in enumerate(kustomization.data.get("configMapGenerator") or []):
-        steps: Steps = ("configMapGenerator", number)
+        steps: ValuePath = ("configMapGenerator", number)
         data: dict[str, str] = {}
-        elsewhere: dict[Steps, Where] = {}
+        elsewhere: dict[ValuePath, SourceLocation] = {}
         for named in [generator.get("env"), *(generator.get("envs") or [])]:
             if named is not None:
                 data |= read_variables(_text(kustomization, steps, str(named)))
@@ -170,7 +170,7 @@ def _generated(kustomization: Document) -> Iterator[tuple[Document, str]]:
         yield document, str(generator.get("behavior") or "create")
 
 
-def _text(kustomization: Document, steps: Steps, named: str) -> str:
+def _text(kustomization: Document, steps: ValuePath, named: str) -> str:
     file = kustomization.path.parent / named
     if not file.is_file():
         raise TemplateError(f"{kustomization.where(*steps)}: {file} is not there")
@@ -199,7 +199,7 @@ def _patched_by_all(document: Document, kustomization: Document) -> Document:
     return document
 
 
-def _patches(kustomization: Document) -> Iterator[tuple[Document, dict[str, Any], Where]]:
+def _patches(kustomization: Document) -> Iterator[tuple[Document, dict[str, Any], SourceLocation]]:
     """Give every patch with its target; `where` is of the kustomization's own line."""
     folder = kustomization.path.parent
     for key in ("patches", "patchesStrategicMerge", "patchesJson6902"):
@@ -233,10 +233,12 @@ def _selects(target: dict[str, Any], document: Document) -> bool:
     return kind in (None, document.data.get("kind")) and name in (None, metadata.get("name"))
 
 
-def _merged(document: Document, patch: Any, where: Where, source: Document | None) -> Document:
+def _merged(
+    document: Document, patch: Any, where: SourceLocation, source: Document | None
+) -> Document:
     elsewhere = dict(document.elsewhere)
 
-    def merge(old: Any, new: Any, steps: Steps, in_patch: Steps) -> Any:
+    def merge(old: Any, new: Any, steps: ValuePath, in_patch: ValuePath) -> Any:
         if isinstance(old, dict) and isinstance(new, dict):
             merged = dict(old)
             for key, value in new.items():
@@ -250,7 +252,9 @@ def _merged(document: Document, patch: Any, where: Where, source: Document | Non
         elsewhere[steps] = source.where(*in_patch) if source and source.lines else where
         return copy.deepcopy(new)
 
-    def merge_list(old: list[Any], new: list[Any], steps: Steps, in_patch: Steps) -> list[Any]:
+    def merge_list(
+        old: list[Any], new: list[Any], steps: ValuePath, in_patch: ValuePath
+    ) -> list[Any]:
         """Containers and variables are merged by their names."""
         merged = list(old)
         names = [each.get("name") if isinstance(each, dict) else None for each in merged]
@@ -271,7 +275,7 @@ def _named(found: Any) -> bool:
     )
 
 
-def _replaced(document: Document, patch: Document, where: Where) -> Document:
+def _replaced(document: Document, patch: Document, where: SourceLocation) -> Document:
     """Apply a JSON patch (RFC 6902): add, replace and remove."""
     data, elsewhere = copy.deepcopy(document.data), dict(document.elsewhere)
     for operation in patch.data:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from poolkit.budget.report import database_lines, figure, headline, rows, tight_note
+from poolkit.budget.report.rows import database_lines, figure, headline, rows, tight_note
 from poolkit.budget.suggestions import suggestions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.located import Where
     from poolkit.budget.model import Service
     from poolkit.budget.quantity import Quantity
+    from poolkit.budget.read.documents import SourceLocation
     from poolkit.budget.verdict import Budget
 
 VERSION = 1
@@ -184,7 +184,7 @@ class Finding:
     rule: str
     level: Level
     text: str
-    where: Where | None
+    where: SourceLocation | None
 
 
 RULES = {

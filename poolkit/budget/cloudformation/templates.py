@@ -6,18 +6,18 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.located import read_documents
-from poolkit.budget.parameters import OUTPUT, Environment
-from poolkit.budget.sam import expand, is_sam
-from poolkit.budget.stacks import Given, Stack
-from poolkit.budget.values import NO_VALUE, Unknown, joined
+from poolkit.budget.cloudformation.sam import expand, is_sam
+from poolkit.budget.cloudformation.stacks import ParameterValue, Stack
+from poolkit.budget.read.documents import read_documents
+from poolkit.budget.read.parameters import OUTPUT, Environment
+from poolkit.budget.read.values import NO_VALUE, Unknown, joined
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from poolkit.budget.located import Document, Where
+    from poolkit.budget.read.documents import Document, SourceLocation
 
 _DEEPEST_NESTING = 8
 _NESTED = {
@@ -30,7 +30,7 @@ _NESTED = {
 class Unread:
     """Something that may hold services, and that could not be looked into."""
 
-    where: Where
+    where: SourceLocation
     reason: str
 
 
@@ -66,7 +66,7 @@ class Stacks:
 
 
 def make_stacks(
-    documents: Sequence[Document], environment: Environment, given: Mapping[str, Given]
+    documents: Sequence[Document], environment: Environment, given: Mapping[str, ParameterValue]
 ) -> Stacks:
     """Return a stack of each template, with the parameters that the environment has for it.
 
@@ -93,12 +93,12 @@ def _stack_name(document: Document, stacks: Stacks) -> str:
     return name if name not in stacks.by_name else str(document.path.with_suffix(""))
 
 
-def _of(document: Document, given: Mapping[str, Given]) -> dict[str, Given]:
+def _of(document: Document, given: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
     declared = document.mapping("Parameters")
     return {name: value for name, value in given.items() if name in declared}
 
 
-def _refuse_unlisted(table: Mapping[str, Given], document: Document) -> None:
+def _refuse_unlisted(table: Mapping[str, ParameterValue], document: Document) -> None:
     declared = list(document.mapping("Parameters"))
     for name, value in table.items():
         if name not in declared:
@@ -107,7 +107,7 @@ def _refuse_unlisted(table: Mapping[str, Given], document: Document) -> None:
             raise TemplateError(f"{value.where}: {document.file} has no parameter {name}{hint}")
 
 
-def _refuse_unknown(documents: Sequence[Document], given: Mapping[str, Given]) -> None:
+def _refuse_unknown(documents: Sequence[Document], given: Mapping[str, ParameterValue]) -> None:
     declared = {name for each in documents for name in each.mapping("Parameters")}
     for name, value in given.items():
         if name not in declared and not value.where:
@@ -123,7 +123,7 @@ def _refuse_missing(stacks: Stacks, environment: Environment) -> None:
 
 
 def _add(
-    stacks: Stacks, name: str, document: Document, given: Mapping[str, Given], region: str
+    stacks: Stacks, name: str, document: Document, given: Mapping[str, ParameterValue], region: str
 ) -> None:
     parameters = {key: _resolvable(value, stacks) for key, value in given.items()}
     template = document.data
@@ -144,14 +144,14 @@ def _add(
     _add_nested(stacks, stack, region)
 
 
-def _resolvable(given: Given, stacks: Stacks) -> Given:
+def _resolvable(given: ParameterValue, stacks: Stacks) -> ParameterValue:
     """Let a value that names another stack's output be looked up when it is needed."""
     if not isinstance(given.value, str) or not OUTPUT.search(given.value):
         return given
-    return Given(_looked_up(given, stacks), given.origin, given.where)
+    return ParameterValue(_looked_up(given, stacks), given.origin, given.where)
 
 
-def _looked_up(given: Given, stacks: Stacks) -> Callable[[], Any]:
+def _looked_up(given: ParameterValue, stacks: Stacks) -> Callable[[], Any]:
     def value() -> Any:
         parts: list[Any] = []
         end = 0
@@ -164,7 +164,7 @@ def _looked_up(given: Given, stacks: Stacks) -> Callable[[], Any]:
     return value
 
 
-def _output(stacks: Stacks, given: Given, stack: str, name: str) -> Any:
+def _output(stacks: Stacks, given: ParameterValue, stack: str, name: str) -> Any:
     try:
         return stacks.output(stack, name)
     except BudgetError as error:
@@ -188,7 +188,7 @@ def _add_nested(stacks: Stacks, parent: Stack, region: str) -> None:
             continue
         found = resource.get("Parameters") or {}
         given = {
-            name: Given(
+            name: ParameterValue(
                 value, resource.origin("Parameters", name), resource.where("Parameters", name)
             )
             for name, value in found.items()

@@ -10,16 +10,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from poolkit.budget.cloudformation.stacks import get_path
 from poolkit.budget.model import Overlap, Variable, Workload
 from poolkit.budget.quantity import unknown
-from poolkit.budget.stacks import dig
-from poolkit.budget.values import Joined, Reference, Unknown, as_text, references, why_unknown
+from poolkit.budget.read.values import Joined, Reference, Unknown, as_text, references, why_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from poolkit.budget.cloudformation.stacks import Resource, Stack
     from poolkit.budget.quantity import Quantity
-    from poolkit.budget.stacks import Resource, Stack
 
 _SCALABLE = "AWS::ApplicationAutoScaling::ScalableTarget"
 
@@ -40,7 +40,7 @@ def ecs_workloads(stack: Stack) -> Iterator[Workload]:
         for number, container in enumerate(containers):
             name = _name(service)
             if len(containers) > 1:
-                name = f"{name}/{dig(container, 'Name') or number}"
+                name = f"{name}/{get_path(container, 'Name') or number}"
             if not isinstance(container, dict):
                 opaque = _opaque(service, instances, overlap)
                 yield dataclasses.replace(
@@ -135,9 +135,9 @@ def _variables(task: Resource, number: int) -> Mapping[str, Variable]:
         listed = task.get("ContainerDefinitions", number, section)
         for index, each in enumerate(listed if isinstance(listed, list) else []):
             steps = ("ContainerDefinitions", number, section, index, key)
-            name = dig(each, "Name")
+            name = get_path(each, "Name")
             if isinstance(name, str):
-                value = dig(each, key)
+                value = get_path(each, key)
                 secret = section == "Secrets"
                 found[name] = variable(value, task.origin(*steps), secret=secret)
     return found

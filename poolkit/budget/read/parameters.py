@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.located import Where
-from poolkit.budget.stacks import Given
+from poolkit.budget.cloudformation.stacks import ParameterValue
+from poolkit.budget.read.documents import SourceLocation
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Environment:
     file: str = ""
     prefix: str = ""
     region: str = ""
-    tables: Mapping[str, Mapping[str, Given]] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, ParameterValue]] = field(default_factory=dict)
 
     def overridden(self, given: Mapping[str, Mapping[str, str]]) -> Environment:
         """Return it with other values of some parameters, by template."""
@@ -47,9 +47,9 @@ class Environment:
         return dataclasses.replace(self, tables=tables)
 
 
-def _overrides(template: str, given: Mapping[str, str]) -> dict[str, Given]:
+def _overrides(template: str, given: Mapping[str, str]) -> dict[str, ParameterValue]:
     return {
-        name: Given(value, f"--parameter {template}.{name}={value}")
+        name: ParameterValue(value, f"--parameter {template}.{name}={value}")
         for name, value in given.items()
     }
 
@@ -74,7 +74,7 @@ def _read_environment(name: str, file: Path) -> Environment:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
-        where = Where(str(file), int(line[1]) if line else None)
+        where = SourceLocation(str(file), int(line[1]) if line else None)
         raise TemplateError(f"{where}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"{file}: cannot be read: {error}") from None
@@ -98,9 +98,9 @@ def _read_environment(name: str, file: Path) -> Environment:
     )
 
 
-def _given(value: Any, file: str, line: int | None = None) -> Given:
-    where = Where(file, line)
-    return Given(_listed(value), str(where), where)
+def _given(value: Any, file: str, line: int | None = None) -> ParameterValue:
+    where = SourceLocation(file, line)
+    return ParameterValue(_listed(value), str(where), where)
 
 
 def _listed(value: Any) -> Any:
@@ -119,7 +119,7 @@ def _lines(text: str) -> dict[tuple[str, str], int]:
     return found
 
 
-def read_parameters(words: Iterable[str]) -> dict[str, Given]:
+def read_parameters(words: Iterable[str]) -> dict[str, ParameterValue]:
     """Read `Key=Value` words and JSON files, the later ones winning.
 
     A JSON file is an object of parameters, the list of `ParameterKey` and `ParameterValue` that
@@ -128,11 +128,11 @@ def read_parameters(words: Iterable[str]) -> dict[str, Given]:
     Raises:
         BudgetError: a word is neither; or a file cannot be read.
     """
-    found: dict[str, Given] = {}
+    found: dict[str, ParameterValue] = {}
     for word in words:
         name, separator, value = word.partition("=")
         if separator:
-            found[name.strip()] = Given(value, f"--parameters {word}")
+            found[name.strip()] = ParameterValue(value, f"--parameters {word}")
         elif Path(word).is_file():
             found |= _of_json(Path(word))
         else:
@@ -142,7 +142,7 @@ def read_parameters(words: Iterable[str]) -> dict[str, Given]:
     return found
 
 
-def _of_json(file: Path) -> dict[str, Given]:
+def _of_json(file: Path) -> dict[str, ParameterValue]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -12,7 +12,7 @@ from poolkit.errors import BudgetError, TemplateError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from poolkit.budget.located import Document
+    from poolkit.budget.read.documents import Document
 
 TRANSFORM = "AWS::Serverless-2016-10-31"
 # The translator wants what `sam package` writes; where the code is does not matter here.

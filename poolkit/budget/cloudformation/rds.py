@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from poolkit.budget.cloudformation.stacks import whole_number
 from poolkit.budget.instance_classes import (
     BYTES_PER_CONNECTION,
     GIB,
@@ -24,14 +25,13 @@ from poolkit.budget.instance_classes import (
 )
 from poolkit.budget.model import Database, Overlap, Pooler
 from poolkit.budget.quantity import Quantity, known, unknown
-from poolkit.budget.stacks import whole
-from poolkit.budget.values import Reference, Unknown, references, why_unknown
+from poolkit.budget.read.values import Reference, Unknown, references, why_unknown
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from poolkit.budget.stacks import Resource, Stack
+    from poolkit.budget.cloudformation.stacks import Resource, Stack
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _reserved(resource: Resource, members: list[Resource]) -> Quantity:
 
 def _as_set(found: tuple[Any, str, Resource], name: str) -> Quantity:
     value, origin, group = found
-    return whole(value, name, origin, group.where("Parameters", name))
+    return whole_number(value, name, origin, group.where("Parameters", name))
 
 
 # -- max_connections ------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def _overridden(override: tuple[Any, str, Resource], gib: float | None) -> Deriv
     text = str(found)
     carried = planned_connections(gib) if gib is not None else None
     if "DBInstanceClassMemory" not in text:
-        quantity = whole(found, "max_connections", origin, where)
+        quantity = whole_number(found, "max_connections", origin, where)
         formula = f"set in {group.logical_id}{_against_memory(quantity.value, gib)}"
         return Derived(quantity, formula, carried=carried)
     if gib is None:

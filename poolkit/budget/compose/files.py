@@ -10,21 +10,21 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from poolkit.budget.located import Document, Where, read_documents
+from poolkit.budget.read.documents import Document, SourceLocation, read_documents
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from poolkit.budget.located import Steps
+    from poolkit.budget.read.documents import ValuePath
 
 _MAIN = re.compile(r"((?:docker-)?compose)\.ya?ml")
 _OVERRIDE = re.compile(r"((?:docker-)?compose)\.override\.ya?ml")
 # Of two files the later one's hold alone; other lists are joined.
 _REPLACED = frozenset({"command", "entrypoint"})
 
-_Service: TypeAlias = "tuple[Any, dict[Steps, Where]]"
+_Service: TypeAlias = "tuple[Any, dict[ValuePath, SourceLocation]]"
 """What a service is given, and the places of it."""
 
 
@@ -62,7 +62,7 @@ def _with_included(documents: Iterable[Document]) -> list[Document]:
     return found
 
 
-def _read(path: Path, where: Where) -> Document:
+def _read(path: Path, where: SourceLocation) -> Document:
     if not path.is_file():
         raise TemplateError(f"{where}: {path} is not there")
     document = next(iter(read_documents(path)), None)
@@ -105,7 +105,7 @@ def _service(document: Document, name: str, within: tuple[tuple[Path, str], ...]
     return _over((_with_absolute_files(content, other.path.resolve().parent), places), found)
 
 
-def _named(extends: Any, where: Where) -> tuple[str, str]:
+def _named(extends: Any, where: SourceLocation) -> tuple[str, str]:
     if isinstance(extends, str):
         return extends, ""
     if isinstance(extends, dict) and isinstance(extends.get("service"), str):
@@ -113,10 +113,10 @@ def _named(extends: Any, where: Where) -> tuple[str, str]:
     raise TemplateError(f"{where}: extends must name a service, not {extends!r:.40}")
 
 
-def _places(document: Document, name: str) -> dict[Steps, Where]:
+def _places(document: Document, name: str) -> dict[ValuePath, SourceLocation]:
     start = ("services", name)
     lines = {
-        steps[2:]: Where(document.file, line)
+        steps[2:]: SourceLocation(document.file, line)
         for steps, line in document.lines.items()
         if steps[:2] == start
     }

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.quantity import Quantity, known, unknown
-from poolkit.budget.values import (
+from poolkit.budget.read.values import (
     NO_VALUE,
     Joined,
     Reference,
@@ -28,19 +28,19 @@ from poolkit.errors import TemplateError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from poolkit.budget.located import Document, Steps, Where
+    from poolkit.budget.read.documents import Document, SourceLocation, ValuePath
 
 _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
 _WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
 
 
 @dataclass(frozen=True)
-class Given:
+class ParameterValue:
     """A parameter's value, and where it was given; the value may be another stack's output."""
 
     value: Any
     origin: str
-    where: Where | None = None
+    where: SourceLocation | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Stack:
     name: str
     document: Document
     template: Mapping[str, Any] = field(repr=False)
-    parameters: Mapping[str, Given]
+    parameters: Mapping[str, ParameterValue]
     imported: Callable[[str], Any] = field(repr=False)
     output_of: Callable[[str, str, str], Any] = field(repr=False)
     region: str = ""
@@ -63,7 +63,7 @@ class Stack:
 
     # -- what is in it ----------------------------------------------------------------------
 
-    def where(self, *steps: str | int) -> Where:
+    def where(self, *steps: str | int) -> SourceLocation:
         """Return the place of a value in the template as it was written."""
         return self.document.where(*steps)
 
@@ -123,7 +123,7 @@ class Stack:
 
     # -- conditions -------------------------------------------------------------------------
 
-    def condition(self, name: Any, where: Where) -> bool | Unknown:
+    def condition(self, name: Any, where: SourceLocation) -> bool | Unknown:
         """Return whether a condition holds.
 
         Raises:
@@ -145,7 +145,7 @@ class Stack:
 
     # -- values -----------------------------------------------------------------------------
 
-    def value(self, node: Any, steps: Steps) -> Any:
+    def value(self, node: Any, steps: ValuePath) -> Any:
         """Return what a node comes to.
 
         Raises:
@@ -162,11 +162,11 @@ class Stack:
                 return self._call(name, argument, (*steps, name))
         return self._mapping(node, steps)
 
-    def _mapping(self, node: dict[str, Any], steps: Steps) -> dict[str, Any]:
+    def _mapping(self, node: dict[str, Any], steps: ValuePath) -> dict[str, Any]:
         each = {name: self.value(found, (*steps, name)) for name, found in node.items()}
         return {name: found for name, found in each.items() if found is not NO_VALUE}
 
-    def _call(self, name: str, argument: Any, steps: Steps) -> Any:
+    def _call(self, name: str, argument: Any, steps: ValuePath) -> Any:
         if name == "Condition":
             # Inside a policy document it is a key like any other.
             if not isinstance(argument, str):
@@ -179,7 +179,7 @@ class Stack:
             raise TemplateError(f"{self.where(*steps)}: unknown intrinsic function {name}")
         return function(self, argument, steps)
 
-    def ref(self, name: Any, steps: Steps) -> Any:
+    def ref(self, name: Any, steps: ValuePath) -> Any:
         """Return what `Ref` gives: a parameter's value, or a reference to a resource.
 
         Raises:
@@ -221,7 +221,7 @@ class Stack:
 
     # -- numbers ----------------------------------------------------------------------------
 
-    def origin(self, node: Any, steps: Steps) -> str:
+    def origin(self, node: Any, steps: ValuePath) -> str:
         """Return where a value comes from: its line, and that of the parameter behind it."""
         where = str(self.where(*steps))
         if not isinstance(node, dict) or len(node) != 1:
@@ -236,7 +236,7 @@ class Stack:
             return where if branch is node else self.origin(branch, inside)
         return where
 
-    def chosen(self, node: Any, steps: Steps) -> tuple[Any, Steps]:
+    def chosen(self, node: Any, steps: ValuePath) -> tuple[Any, ValuePath]:
         """Follow `Fn::If` to the branch that holds; without one that is known, stay."""
         while isinstance(node, dict) and set(node) == {"Fn::If"} and len(node["Fn::If"]) == 3:
             holds = self.condition(node["Fn::If"][0], self.where(*steps))
@@ -246,7 +246,7 @@ class Stack:
             node, steps = node["Fn::If"][branch], (*steps, "Fn::If", branch)
         return node, steps
 
-    def places(self, items: list[Any], steps: Steps) -> list[int]:
+    def places(self, items: list[Any], steps: ValuePath) -> list[int]:
         """Return the places of those items of a list that do not come to AWS::NoValue."""
         nothing = {"Ref": "AWS::NoValue"}
         found = (self.chosen(item, (*steps, number))[0] for number, item in enumerate(items))
@@ -291,23 +291,23 @@ class Resource:
         found = self.stack.value(self.definition.get("Properties") or {}, self._steps())
         return found if isinstance(found, dict) else {}
 
-    def _steps(self, *more: str | int) -> Steps:
+    def _steps(self, *more: str | int) -> ValuePath:
         return ("Resources", self.logical_id, "Properties", *more)
 
-    def where(self, *steps: str | int) -> Where:
+    def where(self, *steps: str | int) -> SourceLocation:
         """Return the place of a property."""
         return self.stack.where(*self._written(steps)[1])
 
     def get(self, *steps: str | int) -> Any:
         """Return an evaluated property, None if it is not there; Unknown if one above it is."""
-        return dig(self.properties, *steps)
+        return get_path(self.properties, *steps)
 
     def origin(self, *steps: str | int) -> str:
         """Return where a property's value comes from."""
         node, written = self._written(steps)
         return self.stack.origin(node, written)
 
-    def _written(self, steps: Steps) -> tuple[Any, Steps]:
+    def _written(self, steps: ValuePath) -> tuple[Any, ValuePath]:
         """Follow the steps of an evaluated property through the template as it was written."""
         node: Any = self.definition.get("Properties") or {}
         written = self._steps()
@@ -336,10 +336,10 @@ class Resource:
         found, where = self.get(*steps), self.where(*steps)
         if found is None:
             return unknown(why, where) if default is None else known(default, why, where)
-        return whole(found, str(steps[-1]), self.origin(*steps), where)
+        return whole_number(found, str(steps[-1]), self.origin(*steps), where)
 
 
-def dig(found: Any, *steps: str | int) -> Any:
+def get_path(found: Any, *steps: str | int) -> Any:
     """Follow steps into dicts and lists; None where they lead nowhere."""
     for step in steps:
         if isinstance(found, Unknown):
@@ -351,7 +351,7 @@ def dig(found: Any, *steps: str | int) -> Any:
     return found
 
 
-def whole(found: Any, name: str, origin: str, where: Where | None) -> Quantity:
+def whole_number(found: Any, name: str, origin: str, where: SourceLocation | None) -> Quantity:
     """Return a value as a whole number, or as unknown with the reason.
 
     Raises:
@@ -374,13 +374,13 @@ def whole(found: Any, name: str, origin: str, where: Where | None) -> Quantity:
 # -- the functions --------------------------------------------------------------------------
 
 
-def _arguments(stack: Stack, argument: Any, count: int, steps: Steps) -> list[Any]:
+def _arguments(stack: Stack, argument: Any, count: int, steps: ValuePath) -> list[Any]:
     if not isinstance(argument, list) or len(argument) != count:
         raise TemplateError(f"{stack.where(*steps)}: {steps[-1]} wants a list of {count}")
     return argument
 
 
-def _get_att(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _get_att(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     if isinstance(argument, str):
         argument = argument.split(".", 1)
     if not isinstance(argument, list) or len(argument) < 2:
@@ -394,7 +394,7 @@ def _get_att(stack: Stack, argument: Any, steps: Steps) -> Any:
     return Reference(stack.name, name, attribute)
 
 
-def _sub(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _sub(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     text, variables = argument, {}
     if isinstance(argument, list) and len(argument) == 2:
         text, variables = argument[0], stack.value(argument[1], (*steps, 1))
@@ -412,7 +412,7 @@ def _sub(stack: Stack, argument: Any, steps: Steps) -> Any:
     return joined([*parts, text[end:]])
 
 
-def _named(stack: Stack, name: str, variables: Mapping[str, Any], steps: Steps) -> Any:
+def _named(stack: Stack, name: str, variables: Mapping[str, Any], steps: ValuePath) -> Any:
     if name in variables:
         return variables[name]
     if "." in name:
@@ -420,7 +420,7 @@ def _named(stack: Stack, name: str, variables: Mapping[str, Any], steps: Steps) 
     return stack.ref(name, steps)
 
 
-def _join(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _join(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     separator, parts = _arguments(stack, argument, 2, steps)
     parts = stack.value(parts, (*steps, 1))
     return parts if isinstance(parts, Unknown) else joined(_listed(parts), str(separator))
@@ -430,7 +430,7 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _if(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _if(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     name, *_ = _arguments(stack, argument, 3, steps)
     holds = stack.condition(name, stack.where(*steps))
     if isinstance(holds, bool):
@@ -440,7 +440,7 @@ def _if(stack: Stack, argument: Any, steps: Steps) -> Any:
     return both[0] if both[0] == both[1] else Unknown(f"condition {name}: {holds.reason}")
 
 
-def _equals(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _equals(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     _arguments(stack, argument, 2, steps)
     left, right = (as_text(stack.value(each, (*steps, n))) for n, each in enumerate(argument))
     if left == right:
@@ -455,15 +455,15 @@ def _equals(stack: Stack, argument: Any, steps: Steps) -> Any:
     return False
 
 
-def _all(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _all(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     return _combined(stack, argument, steps, decisive=False)
 
 
-def _any(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _any(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     return _combined(stack, argument, steps, decisive=True)
 
 
-def _combined(stack: Stack, argument: Any, steps: Steps, *, decisive: bool) -> Any:
+def _combined(stack: Stack, argument: Any, steps: ValuePath, *, decisive: bool) -> Any:
     """And, Or: one decisive operand settles it, whatever the unknown ones are."""
     found = [_truth(each) for each in _listed(stack.value(argument, steps))]
     if any(each is decisive for each in found):
@@ -471,13 +471,13 @@ def _combined(stack: Stack, argument: Any, steps: Steps, *, decisive: bool) -> A
     return next((each for each in found if isinstance(each, Unknown)), not decisive)
 
 
-def _not(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _not(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     (operand,) = _arguments(stack, argument, 1, steps)
     found = _truth(stack.value(operand, (*steps, 0)))
     return found if isinstance(found, Unknown) else not found
 
 
-def _find_in_map(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _find_in_map(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     if not isinstance(argument, list) or len(argument) not in (3, 4):
         raise TemplateError(f"{stack.where(*steps)}: Fn::FindInMap wants a map and two keys")
     found: Any = stack.section("Mappings")
@@ -491,13 +491,13 @@ def _find_in_map(stack: Stack, argument: Any, steps: Steps) -> Any:
     return found
 
 
-def _map_default(stack: Stack, argument: list[Any], key: Any, steps: Steps) -> Any:
+def _map_default(stack: Stack, argument: list[Any], key: Any, steps: ValuePath) -> Any:
     if len(argument) == 4 and isinstance(argument[3], dict) and "DefaultValue" in argument[3]:
         return stack.value(argument[3]["DefaultValue"], (*steps, 3))
     raise TemplateError(f"{stack.where(*steps)}: the mapping has no key {key!r}")
 
 
-def _select(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _select(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     _arguments(stack, argument, 2, steps)
     index, items = (stack.value(each, (*steps, n)) for n, each in enumerate(argument))
     if why := why_unknown(index) or why_unknown(items):
@@ -508,7 +508,7 @@ def _select(stack: Stack, argument: Any, steps: Steps) -> Any:
         raise TemplateError(f"{stack.where(*steps)}: Fn::Select finds no item {index!r}") from None
 
 
-def _split(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _split(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     separator, text = _arguments(stack, argument, 2, steps)
     text = stack.value(text, (*steps, 1))
     return (
@@ -518,7 +518,7 @@ def _split(stack: Stack, argument: Any, steps: Steps) -> Any:
     )
 
 
-def _import_value(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _import_value(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     name = stack.value(argument, steps)
     if not isinstance(name, str):
         return Unknown(why_unknown(name) or f"{stack.where(*steps)}: no name to import")
@@ -528,7 +528,7 @@ def _import_value(stack: Stack, argument: Any, steps: Steps) -> Any:
     return found
 
 
-def _to_json(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _to_json(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     found = stack.value(argument, steps)
     try:
         return json.dumps(found)
@@ -536,17 +536,17 @@ def _to_json(stack: Stack, argument: Any, steps: Steps) -> Any:
         return Unknown(f"{stack.where(*steps)}: holds what is known once it is deployed")
 
 
-def _length(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _length(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     found = stack.value(argument, steps)
     return len(found) if isinstance(found, list) else Unknown(why_unknown(found) or "no list")
 
 
-def _passed_on(stack: Stack, argument: Any, steps: Steps) -> Any:
+def _passed_on(stack: Stack, argument: Any, steps: ValuePath) -> Any:
     found = stack.value(argument, steps)
     return Joined((found,))
 
 
-_FUNCTIONS: dict[str, Callable[[Stack, Any, Steps], Any]] = {
+_FUNCTIONS: dict[str, Callable[[Stack, Any, ValuePath], Any]] = {
     "Ref": lambda stack, argument, steps: stack.ref(argument, steps),
     "Fn::GetAtt": _get_att,
     "Fn::Sub": _sub,

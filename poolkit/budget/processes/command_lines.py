@@ -11,7 +11,7 @@ import shlex
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from poolkit.budget.programs import (
+from poolkit.budget.processes.programs import (
     CELERY_ONE,
     DJANGO_ONCE,
     FLASK_ONE,
@@ -25,14 +25,14 @@ from poolkit.budget.programs import (
     WAITERS,
     WRAPPERS,
 )
+from poolkit.budget.processes.shell_scripts import Script, Words, read_script
 from poolkit.budget.quantity import Quantity, known, unknown
-from poolkit.budget.shell_scripts import Script, Words, read_script
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from poolkit.budget.model import Workload
-    from poolkit.budget.programs import Server
+    from poolkit.budget.processes.programs import Server
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::-([^}]*))?\}|(\w+))")
 _PYTHON = re.compile(r"python[\d.]*|pypy[\d.]*")

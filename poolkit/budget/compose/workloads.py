@@ -11,24 +11,26 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.env_files import read_variables
+from poolkit.budget.cloudformation.stacks import get_path, whole_number
 from poolkit.budget.model import Overlap, Variable, Workload
 from poolkit.budget.quantity import Quantity, known
-from poolkit.budget.stacks import dig, whole
-from poolkit.budget.values import Unknown
+from poolkit.budget.read.env_files import read_variables
+from poolkit.budget.read.values import Unknown
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from poolkit.budget.located import Document
-    from poolkit.budget.stacks import Given
+    from poolkit.budget.cloudformation.stacks import ParameterValue
+    from poolkit.budget.read.documents import Document
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?:(:?[-+?])([^{}]*))?\}|(\w+))")
 
 
-def compose_workloads(document: Document, given: Mapping[str, Given]) -> Iterator[Workload]:
+def compose_workloads(
+    document: Document, given: Mapping[str, ParameterValue]
+) -> Iterator[Workload]:
     """Give every service of a compose file.
 
     Raises:
@@ -124,7 +126,7 @@ class _Reading:
 
     def _instances(self, name: str, service: dict[str, Any]) -> Quantity:
         steps = ("services", name)
-        if dig(service, "deploy", "mode") == "global":
+        if get_path(service, "deploy", "mode") == "global":
             return Quantity(
                 value=None,
                 origin="",
@@ -132,20 +134,22 @@ class _Reading:
                 where=self._document.where(*steps),
             )
         for way in (("deploy", "replicas"), ("scale",)):
-            found = self._text(dig(service, *way))
+            found = self._text(get_path(service, *way))
             if found is not None:
                 where = self._document.where(*steps, *way)
-                return whole(found, way[-1], str(where), where)
+                return whole_number(found, way[-1], str(where), where)
         return known(
             1, f"{self._document.where(*steps)}: no replicas given", self._document.where(*steps)
         )
 
     def _overlap(self, name: str, service: dict[str, Any], instances: Quantity) -> Overlap:
-        update = dig(service, "deploy", "update_config")
+        update = get_path(service, "deploy", "update_config")
         if not isinstance(update, dict) or update.get("order") != "start-first":
             return Overlap()
         where = self._document.where("services", name, "deploy", "update_config")
-        parallel = whole(self._text(update.get("parallelism", 1)), "parallelism", str(where), where)
+        parallel = whole_number(
+            self._text(update.get("parallelism", 1)), "parallelism", str(where), where
+        )
         if parallel.value == 0:
             return Overlap(kind="percent", amount=100, origin=f"{where}: start-first, all at once")
         if parallel.value is None:
@@ -204,7 +208,7 @@ class _Reading:
     def _mounted(self, name: str, service: dict[str, Any]) -> dict[str, str]:
         found: dict[str, str] = {}
         for each in self._document.items("services", name, "configs"):
-            source, target = _source(each), str(dig(each, "target") or _source(each))
+            source, target = _source(each), str(get_path(each, "target") or _source(each))
             config = self._document.mapping("configs", source)
             text = str(self._text(config.get("content") or self._file(config.get("file"))))
             found[target if target.endswith(".ini") else f"{target}.ini"] = text

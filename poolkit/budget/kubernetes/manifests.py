@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.located import Document, Steps, Where
+    from poolkit.budget.read.documents import Document, SourceLocation, ValuePath
 
 
 def objects(document: Document) -> Iterator[Document]:
@@ -23,8 +23,8 @@ def objects(document: Document) -> Iterator[Document]:
         yield document
         return
     found = document.mappings("items")
-    lines: dict[Steps, dict[Steps, int]] = defaultdict(dict)
-    elsewhere: dict[Steps, dict[Steps, Where]] = defaultdict(dict)
+    lines: dict[ValuePath, dict[ValuePath, int]] = defaultdict(dict)
+    elsewhere: dict[ValuePath, dict[ValuePath, SourceLocation]] = defaultdict(dict)
     for steps, line in document.lines.items():
         lines[steps[:2]][steps[2:]] = line
     for steps, where in document.elsewhere.items():

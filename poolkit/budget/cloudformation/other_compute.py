@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.ecs import variable
+from poolkit.budget.cloudformation.ecs import variable
 from poolkit.budget.model import Overlap, Variable, Workload
 from poolkit.budget.quantity import unknown
-from poolkit.budget.values import references
+from poolkit.budget.read.values import references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from poolkit.budget.stacks import Resource, Stack
+    from poolkit.budget.cloudformation.stacks import Resource, Stack
 
 ONE_OFF_TASK = "one-off ECS task"
 _TASK = "AWS::ECS::TaskDefinition"

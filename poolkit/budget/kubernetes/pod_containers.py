@@ -13,14 +13,14 @@ from poolkit.errors import TemplateError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from poolkit.budget.located import Document, Steps
+    from poolkit.budget.read.documents import Document, ValuePath
 
-_TEMPLATE: Steps = ("spec", "template", "spec")
+_TEMPLATE: ValuePath = ("spec", "template", "spec")
 _CONTROLLERS = (
     *("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController"),
     "Job",
 )
-PODS: dict[str, Steps] = {
+PODS: dict[str, ValuePath] = {
     **dict.fromkeys(_CONTROLLERS, _TEMPLATE),
     "CronJob": ("spec", "jobTemplate", "spec", "template", "spec"),
     "Pod": ("spec",),
@@ -49,7 +49,7 @@ def has_pods(document: Document) -> bool:
     return kind_of(document) in PODS or any(True for _ in _anywhere(document.data, ()))
 
 
-def containers(document: Document) -> list[Steps]:
+def containers(document: Document) -> list[ValuePath]:
     """Return the way to each container of an object; to none if it runs none.
 
     Kinds that nobody here knows may have pods too, anywhere: Argo's Rollout and Workflow,
@@ -70,14 +70,14 @@ def containers(document: Document) -> list[Steps]:
     ]
 
 
-def runs_before(document: Document, container: Steps) -> bool:
+def runs_before(document: Document, container: ValuePath) -> bool:
     """Tell whether a container ends before the others of its pod start."""
     if "initContainers" not in container[-2:]:
         return False
     return bool(document.at(*container, "restartPolicy") != "Always")
 
 
-def pod_of(container: Steps) -> Steps:
+def pod_of(container: ValuePath) -> ValuePath:
     """Return the way to the pod of a container."""
     return container[:-2] if isinstance(container[-1], int) else container[:-1]
 
@@ -94,7 +94,7 @@ def is_part_of_another(document: Document, documents: Sequence[Document]) -> boo
     )
 
 
-def _anywhere(found: Any, steps: Steps) -> Iterator[Steps]:
+def _anywhere(found: Any, steps: ValuePath) -> Iterator[ValuePath]:
     """Find lists of containers, and single ones as Argo's Workflow has them."""
     if isinstance(found, list):
         for number, each in enumerate(found):

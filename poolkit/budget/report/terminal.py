@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from poolkit.budget.report import database_lines, figure, headline, origins, rows, tight_note
+from poolkit.budget.report.rows import database_lines, figure, headline, origins, rows, tight_note
 from poolkit.budget.suggestions import suggestions
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from poolkit.budget.report import Row
+    from poolkit.budget.report.rows import Row
     from poolkit.budget.verdict import Budget
 
 WIDE = 100

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.model import Overlap, Variable, Workload
-from poolkit.budget.pod_containers import (
+from poolkit.budget.cloudformation.stacks import get_path, whole_number
+from poolkit.budget.kubernetes.pod_containers import (
     PODS,
     containers,
     in_one_namespace,
@@ -22,14 +22,14 @@ from poolkit.budget.pod_containers import (
     pod_of,
     runs_before,
 )
+from poolkit.budget.model import Overlap, Variable, Workload
 from poolkit.budget.quantity import Quantity, known, unknown
-from poolkit.budget.stacks import dig, whole
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from poolkit.budget.located import Document, Steps
+    from poolkit.budget.read.documents import Document, ValuePath
 
 INIT_CONTAINER = "init container"
 _PERCENT = re.compile(r"(\d+)%")
@@ -51,7 +51,7 @@ def kubernetes_workloads(documents: Sequence[Document]) -> Iterator[Workload]:
 
 
 def _container(
-    document: Document, steps: Steps, documents: Sequence[Document], *, alone: bool
+    document: Document, steps: ValuePath, documents: Sequence[Document], *, alone: bool
 ) -> Workload:
     container = document.mapping(*steps)
     variables, unread = _variables(document, steps, documents)
@@ -74,7 +74,7 @@ def _container(
     )
 
 
-def _command(document: Document, steps: Steps) -> tuple[str, ...] | None:
+def _command(document: Document, steps: ValuePath) -> tuple[str, ...] | None:
     words = [*document.items(*steps, "command"), *document.items(*steps, "args")]
     # Kubernetes writes a variable $(NAME).
     return tuple(re.sub(r"\$\((\w+)\)", r"${\1}", str(word)) for word in words) or None
@@ -120,7 +120,7 @@ def _scales(scaler: Document, document: Document) -> bool:
 def _maximum(scaler: Document) -> Quantity:
     if kind_of(scaler) == "ScaledObject":
         return _number(scaler, ("spec", "maxReplicaCount"), 100, "KEDA's default of 100")
-    steps: Steps = ("spec", "maxReplicas")
+    steps: ValuePath = ("spec", "maxReplicas")
     if scaler.at(*steps) is None:
         raise TemplateError(f"{scaler.where('spec')}: {name_of(scaler)} has no maxReplicas")
     return _number(scaler, steps, 0, "")
@@ -148,11 +148,11 @@ def _job_pods(document: Document) -> Quantity:
     return parallel
 
 
-def _number(document: Document, steps: Steps, default: int, why: str) -> Quantity:
+def _number(document: Document, steps: ValuePath, default: int, why: str) -> Quantity:
     found, where = document.at(*steps), document.where(*steps)
     if found is None:
         return known(default, f"{where}: {why}", where)
-    return whole(found, str(steps[-1]), str(where), where)
+    return whole_number(found, str(steps[-1]), str(where), where)
 
 
 def _overlap(document: Document) -> Overlap:
@@ -190,7 +190,7 @@ def _config_maps(document: Document, documents: Sequence[Document]) -> dict[str,
 
 
 def _variables(
-    document: Document, steps: Steps, documents: Sequence[Document]
+    document: Document, steps: ValuePath, documents: Sequence[Document]
 ) -> tuple[Mapping[str, Variable], str]:
     maps = _config_maps(document, documents)
     found: dict[str, Variable] = {}
@@ -212,14 +212,16 @@ def _variables(
     return found, unread
 
 
-def _secret(document: Document, source: Steps, documents: Sequence[Document]) -> Document | None:
+def _secret(
+    document: Document, source: ValuePath, documents: Sequence[Document]
+) -> Document | None:
     named = document.at(*source, "secretRef", "name")
     found = (each for each in documents if kind_of(each) == "Secret" and name_of(each) == named)
     return next((each for each in found if in_one_namespace(each, document)), None)
 
 
 def _of_secret(
-    document: Document, source: Steps, documents: Sequence[Document]
+    document: Document, source: ValuePath, documents: Sequence[Document]
 ) -> dict[str, Variable]:
     """Return the variables of a Secret that is in the manifests; what they hold is not looked at."""
     secret = _secret(document, source, documents)
@@ -234,7 +236,7 @@ def _of_secret(
     }
 
 
-def _hidden(document: Document, steps: Steps, documents: Sequence[Document]) -> str:
+def _hidden(document: Document, steps: ValuePath, documents: Sequence[Document]) -> str:
     """Name a Secret that becomes variables, and is in no manifest: its names may be any."""
     for number in range(len(document.mappings(*steps, "envFrom"))):
         source = (*steps, "envFrom", number)
@@ -247,8 +249,8 @@ def _hidden(document: Document, steps: Steps, documents: Sequence[Document]) -> 
 def _variable(each: dict[str, Any], origin: str, maps: Mapping[str, Document]) -> Variable:
     if "value" in each:
         return Variable(text=str(each["value"]), origin=origin)
-    config = maps.get(str(dig(each, "valueFrom", "configMapKeyRef", "name")))
-    key = str(dig(each, "valueFrom", "configMapKeyRef", "key"))
+    config = maps.get(str(get_path(each, "valueFrom", "configMapKeyRef", "name")))
+    key = str(get_path(each, "valueFrom", "configMapKeyRef", "key"))
     if config is not None and key in config.mapping("data"):
         where = config.where("data", key)
         return Variable(text=str(config.at("data", key)), origin=str(where))
@@ -257,11 +259,13 @@ def _variable(each: dict[str, Any], origin: str, maps: Mapping[str, Document]) -
     return Variable(text=None, origin=origin, reason=f"its value is from {source}")
 
 
-def _mounted(document: Document, container: Steps, documents: Sequence[Document]) -> dict[str, str]:
+def _mounted(
+    document: Document, container: ValuePath, documents: Sequence[Document]
+) -> dict[str, str]:
     """Return the files of the ConfigMaps that the pod mounts."""
     maps = _config_maps(document, documents)
     volumes = document.mappings(*pod_of(container), "volumes")
-    named = {str(dig(volume, "configMap", "name")) for volume in volumes}
+    named = {str(get_path(volume, "configMap", "name")) for volume in volumes}
     mounted = [config for name, config in maps.items() if name in named]
     return {
         str(key): str(text) for config in mounted for key, text in config.mapping("data").items()

@@ -1,0 +1,5 @@
+"""Output.
+
+In comes a budget. Out go rows and sentences: on a terminal, as JSON, Markdown, GitHub annotations
+and SARIF.
+"""
