@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KEY = "thresholds"
 """The key of `[tool.poolkit]`."""
+SOURCE = f"pyproject.toml: [tool.poolkit] {KEY}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,23 +87,24 @@ class Threshold:
         return f"{targets}{self.expression}{f' abort{after}' if self.abort else ''}"
 
 
-def thresholds_of(table: Mapping[str, Any], given: Sequence[str] = ()) -> tuple[Threshold, ...]:
+def thresholds_of(
+    table: Mapping[str, Any], given: Sequence[str] = (), *, source: str = SOURCE
+) -> tuple[Threshold, ...]:
     """Return the thresholds of `[tool.poolkit]` and those of `--threshold`.
 
     For one target and metric, those of the command line replace the table's; within either,
     those for named targets go before those for all. Where two are left, both are to hold. They
-    come in the order of `METRICS`.
+    come in the order of `METRICS`. Errors name `source` as the place of the table's thresholds.
 
     Raises:
         ConfigurationError: one of them is none; the line says where it stands.
     """
     here = tuple(_parsed("--threshold: ", text) for text in given)
-    return _effective([*_by_precision(here), *_by_precision(_of_table(table))])
+    return _effective([*_by_precision(here), *_by_precision(_of_table(table, source))])
 
 
-def _of_table(table: Mapping[str, Any]) -> tuple[Threshold, ...]:
+def _of_table(table: Mapping[str, Any], where: str) -> tuple[Threshold, ...]:
     texts = table.get(KEY, [])
-    where = f"pyproject.toml: [tool.poolkit] {KEY}"
     if not isinstance(texts, list):
         raise ConfigurationError(
             f'{where} must be a list of texts such as "http.p95 < 200", not {texts!r}'

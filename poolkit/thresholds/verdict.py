@@ -51,17 +51,27 @@ class Verdict:
     def words(self) -> str:
         """One line, such as "web at 50 users: http.p95 is 243 ms, wanted < 200 ms"."""
         place = f"{self.place}: " if self.place else ""
-        words = f"{place}{self.threshold.metric} {self.found}, wanted {self.threshold.wanted}"
-        return " ".join(words.split())
+        return " ".join(f"{place}{self.outcome}".split())
+
+    @property
+    def outcome(self) -> str:
+        """The same without target and load: "http.p95 is 243 ms, wanted < 200 ms"."""
+        return f"{self.threshold.metric} {self.found}, wanted {self.threshold.wanted}"
 
     @property
     def found(self) -> str:
         """What was found in words, such as "is 243 ms" or "is not known"."""
-        if self.value is not None and self.status in ("passed", "failed"):
-            threshold = self.threshold
-            return f"is {shown(self.value, threshold.measure, beside=threshold.limit)}"
-        what = "is not known" if self.status == "unknown" else "does not apply"
-        return f"{what} ({self.reason})" if self.reason else what
+        if self.status == "not applicable":
+            return f"does not apply ({self.reason})" if self.reason else "does not apply"
+        return f"is {self.figure}"
+
+    @property
+    def figure(self) -> str:
+        """The value with its unit, such as "243 ms", or "not known" with the reason if there is one."""
+        # An unknown one may have the value that was seen so far.
+        if self.value is not None and self.status != "unknown":
+            return shown(self.value, self.threshold.measure, beside=self.threshold.limit)
+        return f"not known ({self.reason})" if self.reason else "not known"
 
 
 def check(

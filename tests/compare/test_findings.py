@@ -8,6 +8,7 @@ from poolkit.compare.report.findings import is_tie, with_findings
 from poolkit.compare.results.levels import figures_of, level_result
 from poolkit.compare.results.results import compute
 from poolkit.compare.results.run_folder import Request
+from poolkit.compare.results.target_result import Interval
 from poolkit.compare.results.wording import count, figure, join, milliseconds, percent
 from poolkit.thresholds import Threshold, check_all
 
@@ -168,8 +169,8 @@ def test_one_target_has_no_headline(findings, made_up):
 )
 def test_what_the_noise_explains_is_a_tie(a, b, tie):
     """Overlapping intervals, or a difference under 10 %."""
-    assert is_tie(a[0], b[0], a[1], b[1]) is tie
-    assert is_tie(b[0], a[0], b[1], a[1]) is tie
+    assert is_tie(a[0], b[0], Interval(*a[1]), Interval(*b[1])) is tie
+    assert is_tie(b[0], a[0], Interval(*b[1]), Interval(*a[1])) is tie
 
 
 def test_figures_have_the_digits_they_deserve():

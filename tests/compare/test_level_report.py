@@ -14,6 +14,7 @@ from poolkit.compare.report.terminal import print_run
 from poolkit.compare.report.write import read_results, report_two, write_report
 from poolkit.compare.results.results import compute
 from poolkit.compare.results.run_folder import Level
+from poolkit.compare.results.target_result import Spread
 from poolkit.compare.results.wording import NOTHING, figure, figure_with_range, origin, with_range
 from poolkit.errors import RunFolderError
 
@@ -147,11 +148,11 @@ def test_throughput_and_connections_opened_have_the_range_of_their_repeats(by_lo
     said = printed(results, width).partition("Medians")[0]
     assert max(len(line) for line in said.splitlines()) <= width
     (at,) = results.levels["web"]
-    low, median, high = (value * 1000 for value in at.spread["db.opened_per_request"])
+    low, median, high = at.opened_per_1000_requests
     assert f"({figure(low)}{NOTHING}{figure(high)})" in said
     assert figure(median) in said
     rate = at.spread["http.rate"]
-    assert rate[0] == rate[2] or f"({figure(rate[0])}{NOTHING}{figure(rate[2])})" in said
+    assert rate.low == rate.high or f"({figure(rate.low)}{NOTHING}{figure(rate.high)})" in said
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -235,8 +236,8 @@ def test_two_runs_without_a_common_load_are_not_compared(by_load):
 def test_ranges_and_addresses_are_short():
     """No range of one value, one unit for all three, and nothing of an URL but its origin."""
     assert with_range(None) == NOTHING
-    assert with_range((12.0, 12.1, 12.2)) == "12 ms"
-    assert with_range((900.0, 1500.0, 2100.0)) == f"1.5 s (0.9{NOTHING}2.1)"
+    assert with_range(Spread(12.0, 12.1, 12.2)) == "12 ms"
+    assert with_range(Spread(900.0, 1500.0, 2100.0)) == f"1.5 s (0.9{NOTHING}2.1)"
     assert figure_with_range(None) == NOTHING
-    assert figure_with_range((0.1, 0.2, 0.3), times=1000) == f"200 (100{NOTHING}300)"
+    assert figure_with_range(Spread(0.1, 0.2, 0.3)) == f"0.2 (0.1{NOTHING}0.3)"
     assert origin("https://user:pa@ss@host:1/path") == "https://host:1"

@@ -12,6 +12,7 @@ from poolkit.compare.results.files import to_json, write_json
 from poolkit.compare.results.levels import figures_of, is_tie_of_repeats, knee_of
 from poolkit.compare.results.results import compute
 from poolkit.compare.results.run_folder import Level, LoadReport
+from poolkit.compare.results.target_result import Spread
 from poolkit.errors import RunFolderError
 from poolkit.thresholds import METRICS
 
@@ -200,8 +201,8 @@ def test_of_what_is_about_the_worst_moment_the_highest_repeat_counts(results, ma
 )
 def test_what_repeats_differ_by_is_no_difference(a, b, tie):
     """A tie: ranges overlap, or the medians are no further apart than one range is wide."""
-    assert is_tie_of_repeats(a, b) is tie
-    assert is_tie_of_repeats(b, a) is tie
+    assert is_tie_of_repeats(Spread(*a), Spread(*b)) is tie
+    assert is_tie_of_repeats(Spread(*b), Spread(*a)) is tie
 
 
 def test_targets_with_repeats_are_told_apart_by_them_alone(results, made_up):
@@ -210,11 +211,13 @@ def test_targets_with_repeats_are_told_apart_by_them_alone(results, made_up):
         {"web": made_up("web", p50=5), "web_async": made_up("web_async", p50=5)}, repeat=2
     )
     a, b = found.targets
-    near = {"http.p95": (10.0, 10.1, 10.2)}
+    near = {"http.p95": Spread(10.0, 10.1, 10.2)}
     assert not tied(
-        replace(a, spread=near), replace(b, spread={"http.p95": (10.5, 10.6, 10.7)}), "p95"
+        replace(a, spread=near), replace(b, spread={"http.p95": Spread(10.5, 10.6, 10.7)}), "p95"
     )
-    assert tied(replace(a, spread=near), replace(b, spread={"http.p95": (9.0, 11.0, 30.0)}), "p95")
+    assert tied(
+        replace(a, spread=near), replace(b, spread={"http.p95": Spread(9.0, 11.0, 30.0)}), "p95"
+    )
 
 
 def test_the_knee_is_where_throughput_for_latency_is_highest(results, made_up):
@@ -251,7 +254,7 @@ def test_a_bend_as_small_as_noise_is_no_knee(results, made_up):
 
     def last_with(power):
         *lower, last = levels
-        spread = {**last.spread, "http.rate": (power,) * 3, "http.mean": (1.0,) * 3}
+        spread = {**last.spread, "http.rate": Spread(*(power,) * 3), "http.mean": Spread(1, 1, 1)}
         return [*lower, replace(last, spread=spread)]
 
     most = knee_of(levels).power

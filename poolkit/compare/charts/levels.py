@@ -119,8 +119,8 @@ def _words(name: str, levels: Sequence[LevelResult]) -> str:
     said = []
     for each in levels:
         peak, p95 = each.spread.get(_PEAK), each.spread.get(_P95)
-        connections = f"{peak[2]:,.0f} connections" if peak else "connections unknown"
-        latency = f"p95 {milliseconds(p95[1])}" if p95 else "nothing answered"
+        connections = f"{peak.high:,.0f} connections" if peak else "connections unknown"
+        latency = f"p95 {milliseconds(p95.median)}" if p95 else "nothing answered"
         said.append(f"{each.level.name} {connections}, {latency}" if each.repeats else "")
     return f"{name}: {', '.join(filter(None, said))}"
 
@@ -177,7 +177,7 @@ def _ceilings(levels: Sequence[LevelResult]) -> list[tuple[float, int]]:
 
 def _highs(results: Results, metric: str) -> list[float]:
     every = (each for of in results.levels.values() for each in of)
-    return [each.spread[metric][2] for each in every if metric in each.spread]
+    return [each.spread[metric].high for each in every if metric in each.spread]
 
 
 def _limits(

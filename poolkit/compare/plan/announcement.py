@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING
 
-from poolkit.compare.plan.options import without_passwords
+from poolkit.compare.results.wording import without_passwords
 
 if TYPE_CHECKING:
     from poolkit.compare.plan.options import Options

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from poolkit.compare.plan.options import without_passwords
 from poolkit.compare.plan.targets import choose
+from poolkit.compare.results.wording import without_passwords
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import check_host
 

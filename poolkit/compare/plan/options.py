@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poolkit.compare.results.run_folder import Level
+from poolkit.compare.results.wording import without_passwords
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -185,8 +185,3 @@ def _rates(text: str) -> tuple[float, ...]:
         raise ConfigurationError(
             f"--rates must be a number, or several with commas as in 50,100,200, not {text!r}"
         ) from None
-
-
-def without_passwords(text: str) -> str:
-    """Return a text with the passwords of its URLs masked."""
-    return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)

@@ -6,9 +6,9 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from poolkit.compare.plan.options import without_passwords
 from poolkit.compare.results import run_folder
 from poolkit.compare.results.run_folder import Absent
+from poolkit.compare.results.wording import without_passwords
 from poolkit.config.presets import preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError

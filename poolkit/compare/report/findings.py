@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from poolkit.compare.report.level_findings import load_finding, load_headline, reference_words
 from poolkit.compare.results.levels import is_tie_of_repeats
+from poolkit.compare.results.target_result import Spread
 from poolkit.compare.results.wording import (
     count,
     figure,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from poolkit.compare.results.results import Results
-    from poolkit.compare.results.target_result import Latency, Spread, TargetResult
+    from poolkit.compare.results.target_result import Interval, Latency, TargetResult
 
 TIE = 0.10
 """A smaller difference between two latencies is none, whatever their intervals say."""
@@ -39,6 +40,7 @@ QUEUED_SHARE = 0.05
 BUSY_MACHINE = 0.9
 """The share of all cores from which latencies include waiting for a processor."""
 SENTENCES = 3
+NONE = Spread(0.0, 0.0, 0.0)
 
 
 def with_findings(results: Results) -> Results:
@@ -106,9 +108,9 @@ def _connections(target: TargetResult, others: Sequence[TargetResult]) -> Iterat
         yield _through_pooler(target)
     elif opened is None or each is None:
         yield f"How many connections it opened is not known; {_peak(target)}."
-    elif opened[2] == 0:
+    elif opened.high == 0:
         yield _kept(target)
-    elif each[1] >= EVERY_REQUEST:
+    elif each.median >= EVERY_REQUEST:
         yield _one_each(target, others)
     else:
         yield _some(target)
@@ -126,13 +128,13 @@ def _per_request(target: TargetResult) -> Spread | None:
 def _known(target: TargetResult, metric: str, measured_once: float | None) -> Spread | None:
     if target.spread:
         return target.spread.get(metric)
-    return None if measured_once is None else (measured_once,) * 3
+    return None if measured_once is None else Spread(*(measured_once,) * 3)
 
 
 def _opened_words(target: TargetResult) -> str:
     """Return how many it opened and for how many requests, with the range of the repeats."""
-    requests = round(target.spread["http.requests"][1]) if target.spread else target.served
-    return f"{_many(_opened(target) or (0, 0, 0))} for {count(requests, 'request')}"
+    requests = round(target.spread["http.requests"].median) if target.spread else target.served
+    return f"{_many(_opened(target) or NONE)} for {count(requests, 'request')}"
 
 
 def _many(opened: Spread) -> str:
@@ -143,7 +145,7 @@ def _many(opened: Spread) -> str:
 
 def _most_at_once(target: TargetResult) -> int | None:
     of_repeats = target.spread.get("db.connections.max")
-    return round(of_repeats[2]) if of_repeats else target.connections.peak
+    return round(of_repeats.high) if of_repeats else target.connections.peak
 
 
 def _has_pooler(target: TargetResult) -> bool:
@@ -171,7 +173,7 @@ def _kept(target: TargetResult) -> str:
 
 
 def _one_each(target: TargetResult, others: Sequence[TargetResult]) -> str:
-    _, each, _ = _per_request(target) or (0, 0, 0)
+    each = (_per_request(target) or NONE).median
     said = f"Opened {_opened_words(target)} ({each:.2f} each): every request paid for a connect"
     kept = _same_but_kept(target, others)
     if target.latency_ms is None or kept is None or kept.latency_ms is None:
@@ -188,17 +190,17 @@ def _one_each(target: TargetResult, others: Sequence[TargetResult]) -> str:
 def _same_but_kept(target: TargetResult, others: Sequence[TargetResult]) -> TargetResult | None:
     """Find the same kind of deployable that kept its connections: what connecting costs."""
     alike = (o for o in others if o.kind == target.kind and not _has_pooler(o))
-    return next((o for o in alike if (each := _per_request(o)) and each[1] < 0.1), None)
+    return next((o for o in alike if (each := _per_request(o)) and each.median < 0.1), None)
 
 
 def _some(target: TargetResult) -> str:
-    opened, each = _opened(target) or (0, 0, 0), _per_request(target)
+    opened, each = _opened(target) or NONE, _per_request(target)
     said = f"Opened {_many(opened)}"
-    said += f", one for every {figure(1 / each[1])} requests" if each and each[1] else ""
+    said += f", one for every {figure(1 / each.median)} requests" if each and each.median else ""
     size = target.preset.get("pool_size")
     if target.preset.get("pool") == "queue" and isinstance(size, int):
         peak, instances = _most_at_once(target) or 0, target.instances or 1
-        if peak > size * instances and opened[1] > peak:
+        if peak > size * instances and opened.median > peak:
             return f"{said}: what overflows a pool of {size} is closed again after each use."
     return f"{said}; {_peak(target)}."
 
@@ -208,11 +210,11 @@ def _through_pooler(target: TargetResult) -> str:
     if opened is None:
         return f"How many connections the pooler opened is not known; {_peak(target)}."
     if events is None:
-        new = _many(opened) if opened[2] else "no new connection"
+        new = _many(opened) if opened.high else "no new connection"
         return f"The pooler opened {new} to the server; {_peak(target)}."
     return (
         f"Connected {events:,} times to the pooler for {count(target.served, 'request')}, which "
-        f"opened {_many(opened) if opened[2] else 'none'} to the server; {_peak(target)}."
+        f"opened {_many(opened) if opened.high else 'none'} to the server; {_peak(target)}."
     )
 
 
@@ -343,12 +345,9 @@ def tied(a: TargetResult, b: TargetResult, name: Literal["p50", "p95"]) -> bool:
     )
 
 
-def is_tie(
-    a: float, b: float, a_interval: tuple[float, float], b_interval: tuple[float, float]
-) -> bool:
+def is_tie(a: float, b: float, a_interval: Interval, b_interval: Interval) -> bool:
     """Tell whether two latencies, each measured once, are too close to call."""
-    overlap = a_interval[0] <= b_interval[1] and b_interval[0] <= a_interval[1]
-    return overlap or abs(a - b) < TIE * max(a, b)
+    return a_interval.overlaps(b_interval) or abs(a - b) < TIE * max(a, b)
 
 
 def headline(targets: Sequence[TargetResult]) -> str:
@@ -362,9 +361,9 @@ def _who_opened(targets: Sequence[TargetResult]) -> str:
     known = [(t, each) for t in targets if t.served and (each := _per_request(t)) is not None]
     if len(known) < 2:
         return ""
-    ordered = sorted(known, key=lambda pair: pair[1][1])
+    ordered = sorted(known, key=lambda pair: pair[1].median)
     (least, _), (most, highest) = ordered[0], ordered[-1]
-    if not highest[2]:
+    if not highest.high:
         return "No target opened a connection after the warm-up."
     close = [t.name for t, each in ordered[:-1] if t.spread and is_tie_of_repeats(each, highest)]
     if len(close) == len(known) - 1:
@@ -374,7 +373,7 @@ def _who_opened(targets: Sequence[TargetResult]) -> str:
         )
     also = f", too close to {join(close)} to call" if close else ""
     said = f"{most.name} opened {_opened_words(most)}{also}"
-    none = [t.name for t, each in ordered if not each[2]]
+    none = [t.name for t, each in ordered if not each.high]
     if none:
         return f"{said}; {join(none)} opened none after the warm-up."
     return f"{said}, {least.name} {_opened_words(least)}."

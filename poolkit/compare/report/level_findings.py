@@ -52,7 +52,9 @@ def _held(levels: Sequence[LevelResult], within: str) -> Iterator[str]:
 
 def _load(each: LevelResult) -> str:
     rate = each.spread.get("http.rate")
-    return f"{each.level.name} ({figure(rate[1])} answered a second)" if rate else each.level.name
+    return (
+        f"{each.level.name} ({figure(rate.median)} answered a second)" if rate else each.level.name
+    )
 
 
 def _knee(levels: Sequence[LevelResult], knee: Knee | None) -> Iterator[str]:
@@ -73,7 +75,7 @@ def _repeats(at: LevelResult) -> Iterator[str]:
     if p95 is not None and len(at.repeats) > 1:
         yield (
             f"In {count(len(at.repeats), 'measurement')} at {at.level.name}, p95 was from "
-            f"{milliseconds(p95[0])} to {milliseconds(p95[2])}."
+            f"{milliseconds(p95.low)} to {milliseconds(p95.high)}."
         )
 
 

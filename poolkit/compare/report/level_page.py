@@ -152,7 +152,7 @@ def _cells(each: LevelResult) -> str:
     if not each.repeats:
         empty = cell(NOTHING) * (len(_HEADS) - 2)
         return f'{empty}<td class="why soft">{prose(f"not measured: {each.why_not}")}</td>'
-    late, errors = each.is_saturated, each.spread.get("http.errors", (0.0, 0.0, 0.0))[1]
+    late, errors = each.is_saturated, each.error_share
     return "".join(
         [
             cell(figure_with_range(each.spread.get("http.rate")), bad=late),
@@ -160,7 +160,7 @@ def _cells(each: LevelResult) -> str:
             cell(with_range(each.spread.get("http.p95")), bad=late),
             cell(_median(each, "http.p99"), bad=late),
             cell(peak_of(each)),
-            cell(figure_with_range(each.spread.get("db.opened_per_request"), times=1000)),
+            cell(figure_with_range(each.opened_per_1000_requests)),
             cell(percent(errors) if errors else "0", bad=bool(errors)),
             '<td class="good">yes</td>' if each.held else why,
         ]
@@ -169,12 +169,12 @@ def _cells(each: LevelResult) -> str:
 
 def _median(each: LevelResult, metric: str) -> str:
     spread = each.spread.get(metric)
-    return milliseconds(spread[1]) if spread else NOTHING
+    return milliseconds(spread.median) if spread else NOTHING
 
 
 def peak_of(each: LevelResult) -> str:
     """Return the most connections at once in any repeat, and of how many that there may be."""
     peak = each.spread.get("db.connections.max")
     ceiling = each.repeats[0].connections.ceiling
-    said = f"{peak[2]:,.0f}" if peak else NOTHING
+    said = f"{peak.high:,.0f}" if peak else NOTHING
     return said + (f"/{ceiling:,}" if ceiling else "")

@@ -75,12 +75,12 @@ def _table(results: Results, *, between: str) -> Table:
 def _cells(each: LevelResult, between: str) -> list[str]:
     if not each.repeats:
         return [NOTHING] * 6
-    errors = each.spread.get("http.errors", (0.0, 0.0, 0.0))[1]
+    errors = each.error_share
     return [
         figure_with_range(each.spread.get("http.rate"), between),
         with_range(each.spread.get("http.p95"), between),
         peak_of(each),
-        figure_with_range(each.spread.get("db.opened_per_request"), between, times=1000),
+        figure_with_range(each.opened_per_1000_requests, between),
         percent(errors) if errors else "0",
         "✓" if each.held else "✗",
     ]
@@ -115,9 +115,10 @@ def _line(threshold: Threshold, target: str, at: Sequence[Verdict]) -> Text:
         mark = Text("✓", style="bold green")
         return Text.assemble(mark, f" {target}: {threshold.expression} at every load{_nearest(at)}")
     mark = Text("✗", style="bold red")
-    found = [f"{verdict.found} at {verdict.load}" for verdict in failed]
-    said = join([found[0], *(each.removeprefix("is ") for each in found[1:])])
-    return Text.assemble(mark, f" {target}: {threshold.metric} {said}, wanted {threshold.wanted}")
+    found = join([f"{verdict.figure} at {verdict.load}" for verdict in failed])
+    return Text.assemble(
+        mark, f" {target}: {threshold.metric} is {found}, wanted {threshold.wanted}"
+    )
 
 
 def _nearest(at: Sequence[Verdict]) -> str:

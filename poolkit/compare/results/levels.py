@@ -9,14 +9,14 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poolkit.compare.results.target_result import LEAST_ANSWERED
+from poolkit.compare.results.target_result import LEAST_ANSWERED, Spread
 from poolkit.compare.results.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from poolkit.compare.results.run_folder import Level, PlannedTarget
-    from poolkit.compare.results.target_result import Spread, TargetResult
+    from poolkit.compare.results.target_result import TargetResult
     from poolkit.thresholds import Verdict
 
 MOST_ERRORS = 0.01
@@ -54,6 +54,17 @@ class LevelResult:
     def middle(self) -> TargetResult | None:
         """The median repeat by p95, the slower one of two."""
         return middle_of(self.repeats)
+
+    @property
+    def error_share(self) -> float:
+        """The median share of failed requests; 0 where it is not known."""
+        return self.spread["http.errors"].median if "http.errors" in self.spread else 0.0
+
+    @property
+    def opened_per_1000_requests(self) -> Spread | None:
+        """Connections opened for 1,000 requests; None where it is not known."""
+        opened = self.spread.get("db.opened_per_request")
+        return opened.times(1000) if opened else None
 
     @property
     def is_saturated(self) -> bool:
@@ -122,7 +133,7 @@ def spread_of(repeats: Sequence[TargetResult]) -> Mapping[str, Spread]:
             if value is not None:
                 columns.setdefault(name, []).append(value)
     return {
-        name: (min(values), statistics.median(values), max(values))
+        name: Spread(min(values), statistics.median(values), max(values))
         for name, values in columns.items()
         if len(values) == len(repeats)
     }
@@ -130,7 +141,7 @@ def spread_of(repeats: Sequence[TargetResult]) -> Mapping[str, Spread]:
 
 def typical(spread: Mapping[str, Spread]) -> Mapping[str, float]:
     """Return the figure of several measurements: the median, or the highest of what is `HIGHEST`."""
-    return {name: of[2] if name in HIGHEST else of[1] for name, of in spread.items()}
+    return {name: of.high if name in HIGHEST else of.median for name, of in spread.items()}
 
 
 def middle_of(repeats: Sequence[TargetResult]) -> TargetResult | None:
@@ -144,8 +155,7 @@ def middle_of(repeats: Sequence[TargetResult]) -> TargetResult | None:
 
 def is_tie_of_repeats(a: Spread, b: Spread) -> bool:
     """Tell whether two figures differ by no more than their repeats do among themselves."""
-    overlap = a[0] <= b[2] and b[0] <= a[2]
-    return overlap or abs(a[1] - b[1]) <= max(a[2] - a[0], b[2] - b[0])
+    return a.overlaps(b) or abs(a.median - b.median) <= max(a.high - a.low, b.high - b.low)
 
 
 # -- held or not ----------------------------------------------------------------------------
@@ -186,7 +196,7 @@ def _why_not(
         return "; ".join(failed)
     if any(repeat.partial for repeat in repeats):
         return "it was stopped early"
-    errors = spread.get("http.errors", (0.0, 0.0, 0.0))[1]
+    errors = spread["http.errors"].median if "http.errors" in spread else 0.0
     has_own_limit = any(verdict.threshold.metric == "http.errors" for verdict in verdicts)
     if errors > MOST_ERRORS and not has_own_limit:
         return f"{percent(errors)} of the requests failed"
@@ -254,6 +264,6 @@ def knee_of(levels: Sequence[LevelResult]) -> Knee | None:
 
 def _as_knee(each: LevelResult) -> Knee | None:
     rate, mean = each.spread.get("http.rate"), each.spread.get("http.mean")
-    if rate is None or mean is None or not mean[1] or any(r.partial for r in each.repeats):
+    if rate is None or mean is None or not mean.median or any(r.partial for r in each.repeats):
         return None
-    return Knee(level=each.level, answered_per_s=rate[1], latency_ms=mean[1])
+    return Knee(level=each.level, answered_per_s=rate.median, latency_ms=mean.median)

@@ -9,7 +9,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poolkit.compare.plan.options import without_passwords
 from poolkit.compare.results.files import to_json
 from poolkit.compare.results.levels import (
     Knee,
@@ -24,7 +23,7 @@ from poolkit.compare.results.levels import (
 )
 from poolkit.compare.results.run_folder import SCHEMA, Absent, Step
 from poolkit.compare.results.target_result import TargetResult, target_result
-from poolkit.compare.results.wording import origin
+from poolkit.compare.results.wording import origin, without_passwords
 from poolkit.errors import ConfigurationError, RunFolderError
 from poolkit.thresholds import check_all, thresholds_of, with_unseen
 
@@ -128,10 +127,10 @@ def compute(run: RunFolder) -> Results:
 
 def _thresholds(run: RunFolder, plan: Plan) -> tuple[Threshold, ...]:
     try:
-        return thresholds_of({"thresholds": list(plan.thresholds)})
+        source = f"{run.path / 'plan.json'}: thresholds"
+        return thresholds_of({"thresholds": list(plan.thresholds)}, source=source)
     except ConfigurationError as error:
-        reason = str(error).partition("thresholds, ")[2] or str(error)
-        raise RunFolderError(f"{run.path / 'plan.json'}: thresholds, {reason}") from None
+        raise RunFolderError(str(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.compare.results.connections import ConnectionFigures, connection_figures
 from poolkit.compare.results.run_folder import InvokeRow, LoadReport, ProcessRow, Request, Step
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from poolkit.compare.results.run_folder import Level, Plan, PlannedTarget, TargetFolder, Window
 
-Spread: TypeAlias = "tuple[float, float, float]"
-"""The lowest, the median and the highest of the repeats."""
 
 SATURATED_CORES = 0.9
 """Locust is one Python process: beyond this it has no time left to be on time."""
@@ -42,6 +40,33 @@ SLOWEST = 0.01
 """The share of requests that a p99 is about."""
 
 
+class Spread(NamedTuple):
+    """The lowest, the median and the highest value of several measurements."""
+
+    low: float
+    median: float
+    high: float
+
+    def times(self, factor: float) -> Spread:
+        """Return the same in another unit."""
+        return Spread(self.low * factor, self.median * factor, self.high * factor)
+
+    def overlaps(self, other: Spread) -> bool:
+        """Return True if the two ranges have a value in common."""
+        return self.low <= other.high and other.low <= self.high
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+    def overlaps(self, other: Interval) -> bool:
+        """Return True if the two intervals have a value in common."""
+        return self.low <= other.high and other.low <= self.high
+
+
 @dataclass(frozen=True, kw_only=True)
 class Latency:
     """Exact percentiles in ms; the intervals hold the true one with 95 % (order statistics)."""
@@ -53,8 +78,8 @@ class Latency:
     p99_9: float
     max: float
     mean: float
-    p50_interval: tuple[float, float]
-    p95_interval: tuple[float, float]
+    p50_interval: Interval
+    p95_interval: Interval
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Latency | None:
@@ -95,17 +120,17 @@ def percentile(ordered: Sequence[float], p: float) -> float:
 
 
 def _higher(first: Any, second: Any) -> Any:
-    if isinstance(first, tuple):
-        return tuple(map(max, first, second))
+    if isinstance(first, Interval):
+        return Interval(*map(max, first, second))
     return max(first, second)
 
 
-def _interval(ordered: Sequence[float], p: float) -> tuple[float, float]:
+def _interval(ordered: Sequence[float], p: float) -> Interval:
     """Ranks n·q ± 1.96·√(n·q·(1-q)): the binomial interval, free of any distribution."""
     n, q = len(ordered), p / 100
     spread = 1.96 * math.sqrt(n * q * (1 - q))
     low, high = math.floor(n * q - spread), math.ceil(n * q + spread)
-    return ordered[min(max(low, 0), n - 1)], ordered[min(max(high, 0), n - 1)]
+    return Interval(ordered[min(max(low, 0), n - 1)], ordered[min(max(high, 0), n - 1)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +265,7 @@ def target_result(
         saturated=bool(late),
         saturated_by=late,
         partial=window.partial,
-        # The place in front is where this stands anyway.
-        aborted_by=window.aborted_by.rpartition(": ")[2],
+        aborted_by=window.aborted_by,
         load=load,
         warnings=(*window.warnings, *requests.warnings, *processes.warnings, *notes),
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from poolkit.compare.results.target_result import Spread
 
 NOTHING = "–"  # noqa: RUF001  (a dash in a table, not a minus)
 
@@ -24,23 +27,21 @@ def milliseconds(value: float) -> str:
     return f"{figure(value / 1000)} s" if value >= 1000 else f"{figure(value)} ms"
 
 
-def with_range(spread: tuple[float, float, float] | None, between: str = " ") -> str:
+def with_range(spread: Spread | None, between: str = " ") -> str:
     """Return lowest, median and highest in ms as "12 ms (11 to 14)" with a dash for "to"; a dash where unknown."""
     if spread is None:
         return NOTHING
-    low, median, high = spread
-    scale = 1000 if median >= 1000 else 1
-    return f"{milliseconds(median)}{_range(low / scale, high / scale, between)}"
+    scale = 1000 if spread.median >= 1000 else 1
+    return (
+        f"{milliseconds(spread.median)}{_range(spread.low / scale, spread.high / scale, between)}"
+    )
 
 
-def figure_with_range(
-    spread: tuple[float, float, float] | None, between: str = " ", *, times: float = 1
-) -> str:
-    """Return the same of something that has no unit, multiplied."""
+def figure_with_range(spread: Spread | None, between: str = " ") -> str:
+    """Return the same of a figure without a unit."""
     if spread is None:
         return NOTHING
-    low, median, high = (value * times for value in spread)
-    return f"{figure(median)}{_range(low, high, between)}"
+    return f"{figure(spread.median)}{_range(spread.low, spread.high, between)}"
 
 
 def _range(low: float, high: float, between: str) -> str:
@@ -83,3 +84,8 @@ def origin(url: str) -> str:
     """Return scheme, host and port of an URL: neither the credentials in it nor its path."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with the passwords of its URLs masked."""
+    return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)

@@ -258,7 +258,7 @@ class Measurement:
             verdict = should_abort(self._aborting, self._name, so_far, now - marks.from_)
             if verdict is None:
                 return False
-            marks.aborted_by = verdict.words
+            marks.aborted_by = verdict.outcome
             marks.to = now
             return True
 

@@ -49,7 +49,7 @@ def test_a_threshold_ends_a_target_s_part_and_the_others_go_on(start, stranger, 
     run = RunFolder.open(out)
     weak, strong, harder, *_ = (run.step(run.plan(), step) for step in run.plan().steps)
     window = weak.window()
-    assert re.fullmatch(r"weak: http.requests is \d+, wanted < 3", window.aborted_by)
+    assert re.fullmatch(r"http.requests is \d+, wanted < 3", window.aborted_by)
     assert window.partial
     assert window.to - window.from_ < 8, "so many seconds were asked for"
     assert window.left_over == 0
