@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from poolkit.budget.processes.command_lines import processes
 from poolkit.budget.quantity import Quantity, known, unknown
-from poolkit.config.settings import Settings
+from poolkit.config.settings import preset_from_environ
 from poolkit.errors import BudgetError, ConfigurationError, TemplateError
 
 if TYPE_CHECKING:
@@ -176,11 +176,9 @@ def _preset(workload: Workload) -> EnginePreset:
         for name, found in workload.variables.items()
         if name.startswith("POOLKIT_") and found.text is not None
     }
-    # Connections are as many with any driver, and which database it goes to is not known here.
-    environ.pop("POOLKIT_DRIVER", None)
     try:
         # The settings' own reading, so that the budget and the deployable cannot disagree.
-        return Settings.from_environ({**environ, "DATABASE_URL": "sqlite://"}).preset
+        return preset_from_environ(environ)
     except ConfigurationError as error:
         raise TemplateError(f"{workload.where}: {workload.name}: {error}") from None
 

@@ -88,8 +88,7 @@ def _without_connector(preset: EnginePreset) -> EnginePreset:
 def _measured_pool(settings: Settings, metrics: PoolMetrics | None) -> dict[str, Any]:
     if metrics is None:
         return {}
-    options = settings.preset.engine_options(settings.url)
-    return {"poolclass": measured(options["poolclass"], metrics)}
+    return {"poolclass": measured(settings.preset.pool_class(settings.url), metrics)}
 
 
 def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> None:

@@ -58,6 +58,18 @@ ConnectFailure: TypeAlias = Literal["full", "starting", "authentication"]
 # -- the preset -----------------------------------------------------------------------------
 
 
+class PresetError(ValueError):
+    """A preset, or a URL for it, is wrong.
+
+    Attributes:
+        fields: the preset's fields that are at fault, such as `pool_size`; `url` for a URL.
+    """
+
+    def __init__(self, message: str, *fields: str) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
 def _setting(default: Any, why: str, unit: str = "") -> Any:
     """Declare a dataclass field that carries its reason and its unit."""
     return field(default=default, metadata={"why": why, "unit": unit})
@@ -68,7 +80,7 @@ class EnginePreset:
     """The engine settings of one target in one environment.
 
     Raises:
-        ValueError: a field is out of its range; the message names it and says what is allowed.
+        PresetError: a field is out of its range; the message names it and says what is allowed.
     """
 
     target: str
@@ -153,23 +165,27 @@ class EnginePreset:
             _in_range(name, getattr(self, name), low, high)
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
+                found = getattr(self, name)
+                raise PresetError(f"{name} must be true or false, not {found!r}", name)
         if self.pool == "null" and self.target in _MANY_AT_ONCE:
-            raise ValueError(
+            raise PresetError(
                 f"pool must be queue for target {self.target!r}: a null pool would open a "
                 "connection for every request in flight, without a limit; behind PgBouncer or "
-                "RDS Proxy use a small pool and transaction_pooling"
+                "RDS Proxy use a small pool and transaction_pooling",
+                "pool",
             )
         if self.pool == "queue" and self.prewarm > self.pool_size:
-            raise ValueError(
+            raise PresetError(
                 f"prewarm must not exceed pool_size ({self.pool_size}), not {self.prewarm}: "
-                "overflow connections are closed as soon as they come back"
+                "overflow connections are closed as soon as they come back",
+                "prewarm",
+                "pool_size",
             )
 
     def _check_driver(self) -> None:
         fitting = tuple(dict.fromkeys(d for drivers in _drivers_of(self).values() for d in drivers))
         if self.driver in _DRIVERS and self.driver not in fitting:
-            raise ValueError(_does_not_fit(self.driver, self, fitting))
+            raise _does_not_fit(self.driver, self, fitting, field="driver")
         _choice("driver", self.driver, fitting)
 
     @property
@@ -201,7 +217,7 @@ class EnginePreset:
         """
         allowed = tuple(f.name for f in dataclasses.fields(self))
         for name in changes:
-            _choice("preset field", name, allowed)
+            _choice(name, name, allowed, label="preset field")
         return dataclasses.replace(self, **changes)
 
     def url(self, url: str | URL) -> URL:
@@ -239,14 +255,25 @@ class EnginePreset:
         arguments = {k: v for k, v in arguments.items() if k not in named_in_url}
         return {"echo": self.echo, **self._pool_options(url), "connect_args": arguments}
 
-    def _pool_options(self, url: URL) -> dict[str, Any]:
-        if _is_memory(url):
+    def pool_class(self, url: str | URL) -> type[Pool]:
+        """Return SQLAlchemy's pool class for this preset and URL.
+
+        Raises:
+            PresetError: it is not a URL.
+        """
+        if _is_memory(parse_url(url)):
             # A second connection to :memory: would be a second, empty database.
-            return {"poolclass": StaticPool}
+            return StaticPool
         if self.pool == "null":
-            return {"poolclass": NullPool}
+            return NullPool
+        return AsyncAdaptedQueuePool if self.is_async else QueuePool
+
+    def _pool_options(self, url: URL) -> dict[str, Any]:
+        pool_class = self.pool_class(url)
+        if pool_class in (StaticPool, NullPool):
+            return {"poolclass": pool_class}
         return {
-            "poolclass": AsyncAdaptedQueuePool if self.is_async else QueuePool,
+            "poolclass": pool_class,
             "pool_size": self.pool_size,
             "max_overflow": self.max_overflow,
             "pool_timeout": self.pool_timeout,
@@ -392,10 +419,12 @@ def _in_range(name: str, value: Any, low: float, high: float) -> None:
     if isinstance(value, bool) or not numeric or not (low <= value <= high or never):
         number = "a number" if name in _FLOATS else "a whole number"
         rest = ", or -1 for never" if name == "pool_recycle" else ""
-        raise ValueError(f"{name} must be {number} from {low:g} to {high:g}{rest}, not {value!r}")
+        raise PresetError(
+            f"{name} must be {number} from {low:g} to {high:g}{rest}, not {value!r}", name
+        )
 
 
-def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
+def _choice(name: str, value: str, allowed: tuple[str, ...], *, label: str = "") -> None:
     if value in allowed:
         return
     import difflib  # noqa: PLC0415  (only a mistake needs it, and every import needs time)
@@ -403,7 +432,9 @@ def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
     begins = [name for name in allowed if str(value).startswith(name)]  # production -> prod
     close = difflib.get_close_matches(str(value), allowed, n=1) or begins
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise ValueError(f"{what} {value!r} is unknown{hint}; allowed: {', '.join(allowed)}")
+    raise PresetError(
+        f"{label or name} {value!r} is unknown{hint}; allowed: {', '.join(allowed)}", name
+    )
 
 
 # -- the table ------------------------------------------------------------------------------
@@ -543,22 +574,22 @@ def parse_url(url: str | URL) -> URL:
         return make_url(text)
     except (ArgumentError, ValueError):
         # The cause would print the URL, and so the password.
-        raise ValueError(
-            "not a database URL; wanted driver://user:password@host:port/database"
+        raise PresetError(
+            "not a database URL; wanted driver://user:password@host:port/database", "url"
         ) from None
 
 
 def _with_driver(url: URL, preset: EnginePreset) -> URL:
-    backend, _, driver = url.drivername.partition("+")
-    _choice("database", backend, tuple(_SYNC_DRIVERS))
+    backend, _, named = url.drivername.partition("+")
+    _choice("url", backend, tuple(_SYNC_DRIVERS), label="database")
     drivers = _drivers_of(preset)[backend]
-    if not driver:
-        # A driver that was chosen is kept or refused; only the target's own gives way.
-        chosen = preset.driver in drivers or preset.driver != _own_driver(preset.target)
-        driver = preset.driver if chosen else drivers[0]
+    # A driver that was chosen is kept or refused; only the target's own gives way.
+    chosen = preset.driver in drivers or preset.driver != _own_driver(preset.target)
+    driver = named or (preset.driver if chosen else drivers[0])
     if driver not in drivers:
-        wanted = [f"{backend}+{d}" for d in drivers]
-        raise ValueError(_does_not_fit(f"{backend}+{driver}", preset, wanted))
+        fitting = [f"{backend}+{d}" for d in drivers]
+        field = "url" if named else "driver"
+        raise _does_not_fit(f"{backend}+{driver}", preset, fitting, field=field)
     return _translate_tls(url.set(drivername=f"{backend}+{driver}"), driver)
 
 
@@ -566,10 +597,15 @@ def _drivers_of(preset: EnginePreset) -> dict[str, tuple[str, ...]]:
     return _ASYNC_DRIVERS if preset.is_async else _SYNC_DRIVERS
 
 
-def _does_not_fit(driver: str, preset: EnginePreset, fitting: Sequence[str]) -> str:
+def _does_not_fit(
+    driver: str, preset: EnginePreset, fitting: Sequence[str], *, field: str
+) -> PresetError:
     kind = "asynchronous" if preset.is_async else "synchronous"
-    wanted = ", ".join(fitting)
-    return f"driver {driver} does not fit the {kind} target {preset.target!r}; use one of: {wanted}"
+    return PresetError(
+        f"driver {driver} does not fit the {kind} target {preset.target!r}; "
+        f"use one of: {', '.join(fitting)}",
+        field,
+    )
 
 
 def _translate_tls(url: URL, driver: str) -> URL:

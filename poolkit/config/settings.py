@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sqlalchemy.engine import URL
 
-from poolkit.config.presets import EnginePreset, parse_url, preset
+from poolkit.config.presets import EnginePreset, PresetError, parse_url, preset
 from poolkit.config.variables import refuse_misspelt
 from poolkit.errors import ConfigurationError
 
@@ -85,7 +85,9 @@ class Settings:
             ConfigurationError: a variable is missing, wrong or, outside dev, unsafe.
         """
         environ = os.environ if environ is None else environ
-        chosen = _preset(environ, default_target, allowed_targets)
+        chosen = preset_from_environ(
+            environ, default_target=default_target, allowed_targets=allowed_targets
+        )
         kind = _credential_kind(environ)
         url = _database_url(environ) if kind == "url" else _url_of_parts(environ, kind)
         url, key_password = _without_key_password(url)
@@ -155,34 +157,52 @@ class Settings:
 # -- the preset -----------------------------------------------------------------------------
 
 
-def _preset(environ: Mapping[str, str], default: str, allowed: Sequence[str]) -> EnginePreset:
-    target = environ.get("POOLKIT_TARGET") or default
-    environment = environ.get("POOLKIT_ENVIRONMENT") or "dev"
+def preset_from_environ(
+    environ: Mapping[str, str] | None = None,
+    *,
+    default_target: str = "web",
+    allowed_targets: Sequence[str] = (),
+) -> EnginePreset:
+    """Return the preset that `POOLKIT_TARGET`, `POOLKIT_ENVIRONMENT` and `POOLKIT_<FIELD>` select.
+
+    The part of `Settings.from_environ` that needs no database. For example,
+    `preset_from_environ({"POOLKIT_TARGET": "worker", "POOLKIT_POOL_SIZE": "7"}).pool_size` is 7.
+
+    Args:
+        environ: by default the process's own.
+        default_target: where `POOLKIT_TARGET` is not set.
+        allowed_targets: the targets that this deployable can be; empty: any.
+
+    Raises:
+        ConfigurationError: a variable is wrong, or nearly the name of another one.
+    """
+    environ = os.environ if environ is None else environ
+    target = environ.get("POOLKIT_TARGET") or default_target
     try:
-        base = preset(target, environment)
-    except ValueError as error:
-        raise ConfigurationError(f"POOLKIT_TARGET or POOLKIT_ENVIRONMENT: {error}") from None
-    if allowed and target not in allowed:
+        base = preset(target, environ.get("POOLKIT_ENVIRONMENT") or "dev")
+    except PresetError as error:
+        raise _wrong(error) from None
+    if allowed_targets and target not in allowed_targets:
         raise ConfigurationError(
-            f"POOLKIT_TARGET={target} does not run here; allowed: {', '.join(allowed)}"
+            f"POOLKIT_TARGET={target} does not run here; allowed: {', '.join(allowed_targets)}"
         )
-    return _overridden(base, environ)
-
-
-def _overridden(base: EnginePreset, environ: Mapping[str, str]) -> EnginePreset:
     refuse_misspelt(environ, (*_OVERRIDABLE, *_OWN), prefix=_PREFIX)
     changes = {
         field: _parsed(variable, text, getattr(base, field))
         for variable, field in _OVERRIDABLE.items()
-        # Empty is not set: what a compose file passes on for an unset one.
+        # Empty is not set: a compose file passes an unset variable on as empty.
         if (text := environ.get(variable, "")).strip()
     }
     try:
         return base.replace(**changes)
-    except ValueError as error:
-        words = str(error).replace("(", " ").split()
-        named = [f"{_PREFIX}{field.upper()}" for field in changes if field in words]
-        raise ConfigurationError(f"{' and '.join(named)}: {error}") from None
+    except PresetError as error:
+        # Of two fields that do not go together, the one that was set is the one to name.
+        raise _wrong(error, *(field for field in error.fields if field in changes)) from None
+
+
+def _wrong(error: PresetError, *fields: str) -> ConfigurationError:
+    variables = (f"{_PREFIX}{field.upper()}" for field in fields or error.fields)
+    return ConfigurationError(f"{' and '.join(variables)}: {error}")
 
 
 def _parsed(variable: str, text: str, current: Any) -> Any:
@@ -290,17 +310,9 @@ def _check_driver(url: URL, chosen: EnginePreset) -> None:
     # libpq's, mean to another driver.
     try:
         chosen.url(url)
-    except ValueError as error:
-        variable = "POOLKIT_DRIVER" if _fits(url, preset(chosen.target)) else "DATABASE_URL"
+    except PresetError as error:
+        variable = "POOLKIT_DRIVER" if "driver" in error.fields else "DATABASE_URL"
         raise ConfigurationError(f"{variable}: {error}") from None
-
-
-def _fits(url: URL, chosen: EnginePreset) -> bool:
-    try:
-        chosen.url(url)
-    except ValueError:
-        return False
-    return True
 
 
 def _has_tls(url: URL) -> bool:

@@ -43,7 +43,7 @@ CASES = {
     ),
     "an unknown preset": (
         HEAD + "Resources:\n" + FUNCTION % ("1", "lamda"),
-        "Fn: POOLKIT_TARGET or POOLKIT_ENVIRONMENT: target 'lamda' is unknown (did you mean 'lambda'?)",
+        "Fn: POOLKIT_TARGET: target 'lamda' is unknown (did you mean 'lambda'?)",
     ),
     "an unknown instance class": (
         HEAD + "Resources:\n" + DATABASE % "db.q9.huge",

@@ -11,7 +11,7 @@ import pytest
 
 from poolkit.config.engine import make_async_engine, make_engine
 from poolkit.config.presets import EnginePreset, preset
-from poolkit.config.settings import Settings
+from poolkit.config.settings import Settings, preset_from_environ
 from poolkit.errors import ConfigurationError
 
 URL = "postgresql://me:hunter2@db.example.com/app"
@@ -122,6 +122,10 @@ def test_every_variable_is_documented():
         ({"POOLKIT_POOL": "null"}, "POOLKIT_POOL: pool must be queue for target 'web'"),
         ({"POOLKIT_DRIVER": "odbc"}, "POOLKIT_DRIVER: driver 'odbc' is unknown; allowed: psycopg2"),
         ({"POOLKIT_PREWARM": "9"}, "POOLKIT_PREWARM: prewarm must not exceed pool_size"),
+        (
+            {"POOLKIT_POOL_SIZE": "2", "POOLKIT_PREWARM": "9"},
+            "POOLKIT_PREWARM and POOLKIT_POOL_SIZE: prewarm must not exceed pool_size",
+        ),
         ({"POOLKIT_POOLSIZE": "9"}, "POOLKIT_POOLSIZE is not a setting; did you mean POOLKIT_POOL"),
         ({"POOLKIT_ENVIRONMNET": "prod"}, "did you mean POOLKIT_ENVIRONMENT"),
         ({"POOLKIT_DRIVER": "asyncpg"}, "POOLKIT_DRIVER: driver asyncpg does not fit the synchr"),
@@ -138,6 +142,21 @@ def test_a_wrong_value_is_named(environ, message):
     """The message has the variable, what was found and what is allowed."""
     with pytest.raises(ConfigurationError, match=message):
         read(**environ)
+
+
+def test_a_preset_needs_no_database():
+    """`preset_from_environ` reads what selects the preset, and stops at the same mistakes."""
+    environ = {"POOLKIT_TARGET": "worker", "POOLKIT_ENVIRONMENT": "prod", "POOLKIT_PREWARM": "1"}
+    assert preset_from_environ(environ) == preset("worker", "prod").replace(prewarm=1)
+    assert preset_from_environ({}, default_target="script") == preset("script")
+    for wrong in ({"POOLKIT_POOL_SIZE": "0"}, {"POOLKIT_TARGET": "wbe"}, {"POOLKIT_ECHOE": "on"}):
+        with pytest.raises(ConfigurationError) as here:
+            preset_from_environ(wrong)
+        with pytest.raises(ConfigurationError) as there:
+            read(**wrong)
+        assert str(here.value) == str(there.value)
+    with pytest.raises(ConfigurationError, match="POOLKIT_TARGET=worker does not run here"):
+        preset_from_environ(environ, allowed_targets=("web",))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from poolkit.compare.results import run_folder
 from poolkit.compare.results.run_folder import Absent
 from poolkit.compare.results.wording import without_passwords
 from poolkit.config.presets import preset
-from poolkit.config.settings import Settings
+from poolkit.config.settings import preset_from_environ
 from poolkit.errors import ConfigurationError
 from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, find_pgbouncer
 from poolkit.thresholds import Threshold
@@ -288,12 +288,10 @@ def _preset_of(target: Target, environment: str) -> EnginePreset:
     variables = {
         "POOLKIT_TARGET": target.preset,
         "POOLKIT_ENVIRONMENT": environment,
-        # Where the database is has no say in it.
-        "DATABASE_URL": "postgresql://127.0.0.1/any",
         **changes,
     }
     try:
-        return Settings.from_environ(variables).preset
+        return preset_from_environ(variables)
     except ConfigurationError as error:
         raise ConfigurationError(f"[tool.poolkit.targets.{target.name}] env: {error}") from None
 

@@ -1,0 +1,64 @@
+"""The public API: `from poolkit import ...` gives every name, and imports no more than it needs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import poolkit
+from poolkit import errors
+from poolkit.config import engine, presets, session, settings
+
+
+def loaded_by(statement):
+    """Return the modules that a fresh interpreter has loaded after the statement."""
+    code = f"import json, sys\n{statement}\njson.dump(sorted(sys.modules), sys.stdout)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_import_poolkit_loads_the_standard_library_only():
+    """Not one module of a dependency, and none of the kit's own submodules."""
+    added = loaded_by("import poolkit") - loaded_by("")
+    ours = {name for name in added if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert ours == {"poolkit"}
+
+
+def test_a_name_loads_its_own_module_alone():
+    """An error needs neither SQLAlchemy nor the settings; a preset needs no error."""
+    assert "sqlalchemy" not in loaded_by("from poolkit import PoolExhausted")
+    with_preset = loaded_by("from poolkit import preset")
+    assert "sqlalchemy" in with_preset
+    assert not {"poolkit.errors", "poolkit.config.settings"} & with_preset
+
+
+@pytest.mark.parametrize("name", poolkit.__all__)
+def test_every_public_name_can_be_imported(name):
+    """Each is defined where it says, has a docstring, and is listed by dir()."""
+    found = getattr(poolkit, name)
+    assert found.__name__ == name
+    assert getattr(sys.modules[found.__module__], name) is found
+    assert found.__doc__
+    assert name in dir(poolkit)
+
+
+def test_every_error_is_public():
+    """What poolkit raises can be caught by a name from the package."""
+    tree = {
+        name
+        for name, found in vars(errors).items()
+        if isinstance(found, type) and found.__module__ == errors.__name__
+    }
+    assert tree <= set(poolkit.__all__)
+    assert poolkit.make_engine is engine.make_engine
+    assert poolkit.preset is presets.preset
+    assert poolkit.unit_of_work is session.unit_of_work
+    assert poolkit.preset_from_environ is settings.preset_from_environ
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    """As with any module, so that `hasattr` and `from poolkit import` work as usual."""
+    with pytest.raises(AttributeError, match="'poolkit' has no attribute 'make_engin'"):
+        poolkit.make_engin  # noqa: B018
+    assert not hasattr(poolkit, "config_for_nothing")
