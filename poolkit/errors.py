@@ -13,7 +13,7 @@
     ├── BudgetError (ValueError)             the connection budget cannot be computed
     │   └── TemplateError                    a template, or a parameter of one, is wrong
     ├── LoadFailedError                      the load generator did not do its work
-    ├── ResultsNotKept                       the files of a load test cannot be kept in S3
+    ├── ResultsUploadError                   the files of a load test cannot be uploaded to S3
     ├── PackageError (ValueError)            a package cannot be made, or would not be taken
     ├── DeployError                          a deployment was refused before anything was changed
     │   └── DeploymentFailed                 AWS began, and did not come to a good end
@@ -129,8 +129,8 @@ class LoadFailedError(PoolkitError):
     """The load generator did not start, or ended by itself; the message names its log."""
 
 
-class ResultsNotKept(PoolkitError):
-    """The files of a load test cannot be kept in S3; the message names the bucket and the run."""
+class ResultsUploadError(PoolkitError):
+    """The files of a load test cannot be uploaded to S3; the message names the bucket and the run."""
 
 
 class LocalStackError(PoolkitError):

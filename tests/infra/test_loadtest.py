@@ -18,7 +18,7 @@ from poolkit.budget.read.parameters import find_environment
 from poolkit.budget.read.values import Reference
 from poolkit.deploy.environment import ALL, StackEnvironment
 from poolkit.errors import DeployError
-from poolkit.loadtest.keep import GRACE_S, read_options
+from poolkit.loadtest.results_uploader import GRACE_S, read_options
 
 BY_HAND = {"Host": "https://dev.example.org", "Run": "first", "YesLoadThisHost": "yes"}
 
@@ -86,10 +86,10 @@ def test_loading_a_host_is_agreed_to(value):
 # -- what the tasks are told ----------------------------------------------------------------
 
 
-def test_the_master_keeps_what_locust_leaves():
-    """The command is one that the keeper takes; the bucket's prefix is the run."""
+def test_the_master_uploads_the_files_of_locust():
+    """The command is valid for the results uploader; the bucket's prefix is the run."""
     _, _, module, *words = words_of(fleet_with(LocustOptions="--max-users 50"), "master")
-    assert module == "poolkit.loadtest.keep"
+    assert module == "poolkit.loadtest.results_uploader"
     options = read_options(words)
     assert (options.url, options.wait) == ("s3://bucket/first", True)
     assert options.command[0] == "locust"
