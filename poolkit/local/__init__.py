@@ -1,5 +1,9 @@
 """The embedded stack: PostgreSQL, broker, PgBouncer and the processes under load.
 
-Everything here listens on the loopback address alone, keeps its files in one private
-directory, and is ended with the process that started it, however that process ends.
+Every server listens on the loopback address alone, stores its files in a private directory, and
+ends with the process that started it, however that process ends.
+
+In order of reading: `stack` (the servers of a run), `postgres` (with `postgres_cluster`),
+`broker` and `pgbouncer` on their base `loopback_server`, `processes` (the supervisor, and the
+claims under which processes end for certain), then `leftovers` and `reaper`.
 """

@@ -1,21 +1,26 @@
-"""The account that servers run under: PostgreSQL and PgBouncer refuse to run as root."""
+"""The account that servers run under, and private directories that this account can reach.
+
+PostgreSQL and PgBouncer refuse to run as root.
+"""
 
 import os
 import pwd
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypedDict
 
-from poolkit.errors import UnprivilegedAccountError
+from poolkit.errors import StateDirectoryError, UnprivilegedAccountError
 
 # Accounts that Unix systems have and that own next to nothing.
 CANDIDATES = ("nobody", "postgres", "daemon")
 
 
 class Credentials(TypedDict, total=False):
-    """The arguments of `subprocess.Popen` that change who a process runs as."""
+    """The arguments of `subprocess.Popen` that change the account of a process."""
 
     user: int
     group: int
@@ -24,7 +29,7 @@ class Credentials(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """Who a server runs as: this process's own user, or an unprivileged one under root."""
+    """The account of a server: this process's own user, or an unprivileged one under root."""
 
     name: str
     uid: int
@@ -33,11 +38,11 @@ class Account:
 
     @classmethod
     def own(cls) -> Self:
-        """Return the account this process runs as."""
+        """Return the account of this process."""
         return cls(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), is_own=True)
 
     def credentials(self) -> Credentials:
-        """Return the arguments for `subprocess.Popen`; none when nothing has to change."""
+        """Return the arguments for `subprocess.Popen`; empty for this process's own account."""
         if self.is_own:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
@@ -47,7 +52,6 @@ class Account:
 
         Raises:
             OSError: the owner cannot be changed.
-
         """
         if self.is_own:
             return
@@ -56,15 +60,11 @@ class Account:
             for child in path.iterdir():
                 self.give(child)
 
-    def can_enter(self, directory: Path) -> bool:
-        """Tell whether the account can reach `directory` through all that is above it."""
-        return self.can_run(["/bin/sh", "-c", 'cd "$1"', "sh", str(directory)])
-
     def can_run(self, command: Sequence[str]) -> bool:
-        """Run a command as this account and tell whether it succeeded.
+        """Run a command as this account, and return whether it succeeded.
 
-        Asked by trying, because mode bits are not all that decides: there are access
-        lists, mount options and user namespaces.
+        The only sure test: besides mode bits there are access lists, mount options and user
+        namespaces.
         """
         try:
             done = subprocess.run(
@@ -76,11 +76,10 @@ class Account:
 
 
 def server_account() -> Account:
-    """Choose who servers run as.
+    """Return the account for servers that refuse to run as root.
 
     Raises:
-        UnprivilegedAccountError: this is root, and no unprivileged account can be taken on.
-
+        UnprivilegedAccountError: this is root, and it can take on no unprivileged account.
     """
     if os.geteuid() != 0:
         return Account.own()
@@ -95,4 +94,34 @@ def server_account() -> Account:
     raise UnprivilegedAccountError(
         "PostgreSQL and PgBouncer refuse to run as root, and none of the accounts "
         f"{', '.join(CANDIDATES)} can be taken on here: run as an ordinary user instead"
+    )
+
+
+def private_directory(state_dir: Path, *, prefix: str, account: Account) -> Path:
+    """Return a new directory under `state_dir` for the files of one server.
+
+    Under root, `state_dir` may lie where the server's account cannot go, such as a closed home
+    directory. Then the new directory is under the system's temporary one.
+
+    Raises:
+        StateDirectoryError: neither of the two can be written to, or reached by the account.
+    """
+    for parent in (state_dir, Path(tempfile.gettempdir())):
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            directory = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=parent.resolve()))
+            # Other accounts may pass through it, but not list it.
+            directory.chmod(0o711)
+        except OSError as error:
+            raise StateDirectoryError(
+                f"cannot make a directory under {parent}: {error.strerror}; "
+                "name one that can be written to"
+            ) from None
+        enter = ["/bin/sh", "-c", 'cd "$1"', "sh", str(directory)]
+        if account.is_own or account.can_run(enter):
+            return directory
+        shutil.rmtree(directory)
+    raise StateDirectoryError(
+        f"the account {account.name}, which runs the servers because root may not, can reach "
+        f"neither {state_dir} nor {tempfile.gettempdir()}: set TMPDIR to a directory open to all"
     )

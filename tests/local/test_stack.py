@@ -47,7 +47,7 @@ def test_all_servers_start_and_end_together(state_dir):
         ports = [stack.postgres.port, stack.broker.port, stack.pgbouncer.port]
         assert all(is_listening(port) for port in ports)
         processes["broker"].kill()
-        stack.broker._parts()[1]._process.wait(60)
+        stack.broker._parts().process._process.wait(60)
         with pytest.raises(ProcessEndedError, match="the broker ended by itself with signal 9"):
             stack.check()
         assert list(stack.pids) == ["database", "pooler"]

@@ -24,7 +24,7 @@ from poolkit.compare.run.running import inherited_variables
 from poolkit.compare.run.window_figures import WindowFigures
 from poolkit.compare.run.witnesses import Witnesses, of_target
 from poolkit.errors import LoadFailedError, ProcessEndedError
-from poolkit.local.readiness import end_of, exit_words
+from poolkit.local.readiness import end_of, exit_text
 from poolkit.thresholds import should_abort
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ class Measurement:
         while (status := locust.process.exit_status) is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if status:
-            raise LoadFailedError(f"Locust ended with {exit_words(status)}; {end_of(locust.log)}")
+            raise LoadFailedError(f"Locust ended with {exit_text(status)}; {end_of(locust.log)}")
         self._place.supervisor.stop(self._locust)
 
     # -- the witnesses ----------------------------------------------------------------------

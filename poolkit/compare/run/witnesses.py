@@ -13,7 +13,7 @@ import psutil
 
 from poolkit.activity.server import ActivitySampler, Backend, Sample
 from poolkit.compare.results.run_folder import ConnectionRow, ProcessRow, SampleRow
-from poolkit.local.usage import Usage
+from poolkit.local.processes import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

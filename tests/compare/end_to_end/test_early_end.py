@@ -82,11 +82,11 @@ def have_read_slowly(file: Path):
     os.mkfifo(file)
 
 
-def keepers(command):
+def reapers(command):
     found = []
     for process in psutil.Process(command.process.pid).children():
         with contextlib.suppress(psutil.Error):
-            found += [process] if "keeper" in str(process.cmdline()) else []
+            found += [process] if "reaper" in str(process.cmdline()) else []
     return found
 
 
@@ -179,7 +179,7 @@ def test_ctrl_c_while_the_report_is_written_leaves_the_rows(start, stranger, tmp
 
 @pytest.mark.slow
 def test_an_impatient_second_ctrl_c_leaves_nothing_either(start, stranger):
-    """It may cost the report; what the interrupted clean-up did not end, the keeper ends."""
+    """It may cost the report; what the interrupted clean-up did not end, the reaper ends."""
     project = stranger(FUNCTION, held=HANDLER)
     command = start("compare", *LONG, cwd=project)
     command.wait_until_it_says("measuring")
@@ -211,7 +211,7 @@ def test_sigterm_ends_everything_with_its_own_status(start, tmp_path, moment):
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["starting PostgreSQL", "lambda_warm.*starting", "measuring"])
 def test_what_sigkill_leaves_is_cleaned_up_at_once(start, tmp_path, moment):
-    """The keeper outlives the run that was killed, and ends its frozen environments too."""
+    """The reaper outlives the run that was killed, and ends its frozen environments too."""
     command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(tmp_path / "run"))
     command.wait_until_it_says(moment)
     command.seen.look(psutil.Process(command.process.pid))
@@ -221,14 +221,14 @@ def test_what_sigkill_leaves_is_cleaned_up_at_once(start, tmp_path, moment):
 
 
 @pytest.mark.slow
-def test_what_sigkill_leaves_without_a_keeper_is_cleaned_up_by_the_next_run(
+def test_what_sigkill_leaves_without_a_reaper_is_cleaned_up_by_the_next_run(
     start, stranger, tmp_path
 ):
-    """Where the keeper was killed too, the next run finds the records, and then does its own work."""
+    """Where the reaper was killed too, the next run finds the records, and then does its own work."""
     command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(tmp_path / "run"))
     command.wait_until_it_says("measuring")
     command.seen.look(psutil.Process(command.process.pid))
-    killed = keepers(command)
+    killed = reapers(command)
     assert killed
     for process in killed:
         process.kill()

@@ -1,0 +1,16 @@
+"""The reaper, seen from its owner."""
+
+import os
+import signal
+
+from poolkit.local.reaper import Reaper
+
+
+def test_stopped_reaper_does_not_delay_its_owner(own_records, runs):
+    """A dismissed reaper that does not end in time is killed, without an error for its owner."""
+    reaper = Reaper(patience_s=0.1)
+    reaper.engage()
+    pid = reaper._process.pid
+    os.kill(pid, signal.SIGSTOP)
+    reaper.dismiss()
+    assert not runs(pid)
