@@ -7,7 +7,7 @@ import sys
 
 import boto3
 import pytest
-from processes import RunningProcess, clean_environment
+from processes import RunningProcess
 
 from poolkit.loadtest import results_uploader
 from poolkit.loadtest.results_uploader import ResultsBucket, database_environ, read_options
@@ -67,8 +67,7 @@ def start(served_aws):
     runs = []
 
     def start_python(*arguments):
-        environ = clean_environment(**served_aws)
-        runs.append(RunningProcess(sys.executable, *arguments, environ=environ))
+        runs.append(RunningProcess(sys.executable, *arguments, environ=served_aws))
         return runs[-1]
 
     yield start_python
