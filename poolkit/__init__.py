@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         StateDirectoryError,
         StatementTimeout,
         TemplateError,
+        TemporaryFailure,
         UnprivilegedAccountError,
     )
 
@@ -90,6 +91,7 @@ __all__ = (
     "StateDirectoryError",
     "StatementTimeout",
     "TemplateError",
+    "TemporaryFailure",
     "UnprivilegedAccountError",
     "make_async_engine",
     "make_engine",

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poolkit.errors import DeploymentFailed, PoolkitError, how_to_install
+
 try:
     import click
 except ImportError:  # the library alone was installed
-    sys.exit("poolkit: the command line needs click; install it with: pip install 'poolkit[cli]'")
-
-from poolkit.errors import DeploymentFailed, PoolkitError
+    sys.exit(f"poolkit: the command line needs click; install it with: {how_to_install('cli')}")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,9 @@ def main() -> None:
 @click.option("--environment", "-e", default="dev", show_default=True)
 @click.option("--driver", help="another driver than the preset's own, such as asyncpg")
 @click.option("--all", "every", is_flag=True, help="print the table of all presets")
-@click.option("--copy", type=click.Path(path_type=Path), help="copy the preset file to FILE")
+@click.option(
+    "--copy", type=click.Path(path_type=Path), metavar="FILE", help="copy the preset file to FILE"
+)
 def preset(
     *,
     target: str | None,
@@ -377,6 +379,6 @@ def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
         from poolkit.budget.command import Options, run  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise PoolkitError(
-            f"{error.name} is missing; install it with: pip install 'poolkit[infra]'"
+            f"{error.name} is missing; install it with: {how_to_install('infra')}"
         ) from None
     sys.exit(run(Options(**values), form or "table", check_run))

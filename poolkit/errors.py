@@ -1,45 +1,46 @@
 """Every exception that poolkit raises.
 
     PoolkitError
-    ├── ConfigurationError (ValueError)      a setting is missing, wrong or unsafe
-    ├── TemporaryFailure                     the database or the pool failed; a later try may succeed
-    │   ├── CredentialsError                 a password or token could not be fetched
-    │   ├── PoolExhausted (TimeoutError)     no connection became free within pool_timeout
-    │   ├── StatementTimeout (TimeoutError)  a statement took longer than statement_timeout
-    │   └── DatabaseUnavailable (ConnectionError)  the database cannot be reached, or is full
-    ├── MigrationError                       the schema cannot be upgraded as things are
-    ├── MonitoringNotAllowed (PermissionError)  the role may not read the server's activity
-    ├── RunFolderError (ValueError)          a folder is no run, or a file in it is broken
-    ├── BudgetError (ValueError)             the connection budget cannot be computed
-    │   └── TemplateError                    a template, or a parameter of one, is wrong
-    ├── LoadFailedError                      the load generator did not do its work
-    ├── ResultsUploadError                   the files of a load test cannot be uploaded to S3
-    ├── PackageError (ValueError)            a package cannot be made, or would not be taken
-    ├── DeployError                          a deployment was refused before anything was changed
-    │   └── DeploymentFailed                 AWS began, and did not come to a good end
-    └── LocalStackError                      the embedded stack cannot start or keep running
-        ├── StateDirectoryError              a directory cannot be made, written or reached
-        ├── BinaryMissingError               a server's program is missing or does not run
-        ├── UnprivilegedAccountError         root has no other account to run a server under
-        ├── PortInUseError                   somebody else listens on the port asked for
-        ├── ServerStartError                 a server ended, or refused, before it was ready
-        ├── NotReadyError (TimeoutError)     a process did not become ready in time
-        ├── ProcessEndedError                a process ended though nobody asked it to
-        └── LambdaFleetError                 the local Lambda fleet
+    ├── ConfigurationError (ValueError)           a setting is missing, wrong or unsafe
+    ├── TemporaryFailure                          the database or the pool failed; retry later
+    │   ├── CredentialsError                      a password or token could not be fetched
+    │   ├── PoolExhausted (TimeoutError)          no connection became free within pool_timeout
+    │   ├── StatementTimeout (TimeoutError)       a statement took longer than statement_timeout
+    │   └── DatabaseUnavailable (ConnectionError) the database cannot be reached, or is full
+    ├── MigrationError                            the schema cannot be upgraded
+    ├── MonitoringNotAllowed (PermissionError)    the role may not read the server's activity
+    ├── RunFolderError (ValueError)               a folder is no run, or a file in it is broken
+    ├── BudgetError (ValueError)                  the connection budget cannot be computed
+    │   └── TemplateError                         a template or a parameter file is wrong
+    ├── LoadFailedError                           the load generator did not start, or ended early
+    ├── ResultsUploadError                        a load test's files cannot be uploaded to S3
+    ├── PackageError (ValueError)                 a package cannot be made, or AWS would refuse it
+    ├── DeployError                               refused before anything was changed
+    │   └── DeploymentFailed                      AWS began and failed
+    └── LocalStackError                           the embedded stack cannot start or keep running
+        ├── StateDirectoryError                   a directory cannot be made, written or reached
+        ├── BinaryMissingError                    a server's program is missing or does not run
+        ├── UnprivilegedAccountError              root has no other account to run a server under
+        ├── PortInUseError                        another program listens on the requested port
+        ├── ServerStartError                      a server ended, or refused, before it was ready
+        ├── NotReadyError (TimeoutError)          a process did not become ready in time
+        ├── ProcessEndedError                     a process ended without being stopped
+        └── LambdaFleetError                      the local Lambda fleet cannot do what was asked
             ├── FunctionConfigError (ValueError)  a function's configuration is wrong
-            ├── FunctionInitError            the handler's module failed in the init phase
-            ├── FleetNotRunning (RuntimeError)  asked for something while stopped
-            └── MalformedResponse (ValueError)  what the function returned is no HTTP response
+            ├── FunctionInitError                 the handler's module failed in the init phase
+            ├── FleetNotRunning (RuntimeError)    used before start() or after stop()
+            └── MalformedResponse (ValueError)    a function's response is not HTTP
 
-Each also is what callers already catch where Python has a word for it. The preset file
-raises plain `ValueError`, because it works alone.
+In brackets is the built-in exception that an error also is, so that code which catches
+that one works unchanged. The preset file works alone, so its `PresetError` (a `ValueError`) is
+defined there; Settings turn it into a ConfigurationError.
 """
 
 from __future__ import annotations
 
 
 class PoolkitError(Exception):
-    """Anything that poolkit itself has to say."""
+    """The base of every error below: `except PoolkitError` catches them all."""
 
 
 class ConfigurationError(PoolkitError, ValueError):
@@ -88,7 +89,7 @@ class DatabaseUnavailable(TemporaryFailure, ConnectionError):
 
 
 class MigrationError(PoolkitError):
-    """The schema cannot be upgraded by this role, at this time or by this version; says which."""
+    """The schema cannot be upgraded by this role, now or by this version; the message says why."""
 
 
 class MonitoringNotAllowed(PoolkitError, PermissionError):
@@ -97,6 +98,22 @@ class MonitoringNotAllowed(PoolkitError, PermissionError):
 
 class RunFolderError(PoolkitError, ValueError):
     """A folder is no run of `poolkit compare`, or a file in it is missing or broken."""
+
+
+class BudgetError(PoolkitError, ValueError):
+    """The connection budget cannot be computed from the input; the message says why."""
+
+
+class TemplateError(BudgetError):
+    """A template or a parameter file is wrong; the message begins with its file and line."""
+
+
+class LoadFailedError(PoolkitError):
+    """The load generator did not start, or ended early; the message names its log."""
+
+
+class ResultsUploadError(PoolkitError):
+    """A load test's files cannot be uploaded to S3; the message names the bucket and the run."""
 
 
 # Packages and stacks (poolkit.deploy).
@@ -111,26 +128,10 @@ class DeployError(PoolkitError):
 
 
 class DeploymentFailed(DeployError):
-    """AWS began with a stack and did not come to a good end; the message has the first cause."""
-
-
-class BudgetError(PoolkitError, ValueError):
-    """The connection budget cannot be computed from what was given; the message says why."""
-
-
-class TemplateError(BudgetError):
-    """A template or a parameter file is wrong; the message begins with its file and line."""
+    """AWS began to change a stack and failed; the message has the first cause."""
 
 
 # The embedded stack (poolkit.local).
-
-
-class LoadFailedError(PoolkitError):
-    """The load generator did not start, or ended by itself; the message names its log."""
-
-
-class ResultsUploadError(PoolkitError):
-    """The files of a load test cannot be uploaded to S3; the message names the bucket and the run."""
 
 
 class LocalStackError(PoolkitError):
@@ -150,7 +151,7 @@ class UnprivilegedAccountError(LocalStackError):
 
 
 class PortInUseError(LocalStackError):
-    """Somebody else listens on the port that was asked for."""
+    """Another program listens on the requested port."""
 
 
 class ServerStartError(LocalStackError):
@@ -162,7 +163,7 @@ class NotReadyError(LocalStackError, TimeoutError):
 
 
 class ProcessEndedError(LocalStackError):
-    """A supervised process ended though nobody asked it to."""
+    """A supervised process ended without being stopped."""
 
 
 class LambdaFleetError(LocalStackError):
@@ -182,4 +183,13 @@ class FleetNotRunning(LambdaFleetError, RuntimeError):
 
 
 class MalformedResponse(LambdaFleetError, ValueError):
-    """What the function returned cannot be turned into an HTTP response; clients see a 500."""
+    """A function's return value is no HTTP response; the client receives a 500."""
+
+
+def how_to_install(extra: str) -> str:
+    """Return the command that installs an extra of poolkit, for messages about a missing module.
+
+    From a checkout, because this project is on no package index: `pip install poolkit` would
+    install whatever is published there under that name.
+    """
+    return f"pip install '.[{extra}]' in a checkout of poolkit"

@@ -19,6 +19,10 @@ _SAMPLE_URLS = {
 }
 _BACKENDS = {"pymysql": "mysql", "mysqldb": "mysql", "asyncmy": "mysql"}
 _BACKENDS |= {"pysqlite": "sqlite", "aiosqlite": "sqlite"}
+_RETRY_MYSQL = (
+    "on 1040 and 1203 (too many connections) try again with full jitter "
+    "until connect_timeout is spent"
+)
 # What a driver calls a field of the preset, where the names differ.
 _FIELDS = {"timeout": "connect_timeout", "application_name": "target"}
 _REASONS = {
@@ -38,15 +42,6 @@ _REASONS = {
     "prepared_statement_cache_size": "the same, in SQLAlchemy's own cache",
     "prepared_statement_name_func": "unnamed statements",
 }
-# What SQLAlchemy's own arguments cannot say.
-_BEYOND = (
-    "ping_after_idle",
-    "pool_recycle_jitter",
-    "retry_connect",
-    "prewarm",
-    "fail_fast",
-)
-
 _HEADING = (
     "target",
     "environment",
@@ -63,64 +58,79 @@ WIDTH = 96
 def preset_code(chosen: EnginePreset, driver: str | None = None) -> str:
     """Return Python code that makes this preset's engine with SQLAlchemy alone.
 
+    What only the preset file can do stands behind the code, as comments. A worker's code
+    is followed by the arguments of a prefork child (`EnginePreset.per_task`).
+
     Raises:
         ValueError: the driver is unknown, or does not fit the target.
     """
     chosen = chosen.replace(driver=driver or chosen.driver)
-    url = _sample_url(chosen.driver)
+    backend = _BACKENDS.get(chosen.driver, "postgresql")
+    url = _SAMPLE_URLS[backend].format(driver=chosen.driver)
     options = chosen.engine_options(url, application_name=f"{chosen.target}:instance")
     function = "create_async_engine" if chosen.is_async else "create_engine"
     module = "sqlalchemy.ext.asyncio" if chosen.is_async else "sqlalchemy"
     shown = chosen.url(url).render_as_string(hide_password=False)
-    lines = [
-        *(f"# {line}" for line in wrap(_introduction(chosen), WIDTH - 2)),
-        f"from {module} import {function}",
-        f"from sqlalchemy.pool import {options['poolclass'].__name__}",
-        "",
-        f"engine = {function}(",
-        f"    {_value(shown)},  # yours",
-        *_arguments(options, indent="    "),
-        ")",
-        "",
-        "# What the preset does beyond these arguments, for which it has to be there itself",
-        "# (poolkit preset --copy presets.py):",
-        *_beyond(chosen),
-    ]
-    return "\n".join(lines)
-
-
-def _sample_url(driver: str) -> str:
-    backend = _BACKENDS.get(driver, "postgresql")
-    return _SAMPLE_URLS[backend].format(driver=driver)
-
-
-def _introduction(chosen: EnginePreset) -> str:
-    return f"{chosen.target} in {chosen.environment}. {chosen.why} {_ceiling(chosen)}"
-
-
-def _ceiling(chosen: EnginePreset) -> str:
-    count = chosen.max_connections_per_process
     if chosen.pool == "null":
-        return "One connection at a time in each process; the pool enforces nothing."
-    return f"At most {count} connection{'s' * (count != 1)} in each process."
-
-
-def _arguments(options: dict[str, Any], indent: str) -> Iterator[str]:
-    plain = {name: value for name, value in options.items() if name != "connect_args"}
-    yield from _explained({f"{name}=": value for name, value in plain.items()}, indent)
-    yield f"{indent}connect_args={{"
-    inner = {f"{_value(name)}: ": value for name, value in options["connect_args"].items()}
-    yield from _explained(inner, indent + "    ")
-    yield f"{indent}}},"
-
-
-def _beyond(chosen: EnginePreset) -> Iterator[str]:
-    width = WIDTH - 2
-    for name in _BEYOND:
-        text = f"{name}={getattr(chosen, name)!r}: {_reason(name)}"
-        yield from (
-            f"# {line}" for line in wrap(text, width, initial_indent="- ", subsequent_indent="  ")
+        ceiling = "One connection at a time in each process; the pool enforces nothing."
+    else:
+        count = chosen.max_connections_per_process
+        ceiling = f"At most {count} connection{'s' * (count != 1)} in each process."
+    connect_args = {f"{_value(k)}: ": value for k, value in options.pop("connect_args").items()}
+    return "\n".join(
+        (
+            *_comment(f"{chosen.target} in {chosen.environment}. {chosen.why} {ceiling}"),
+            f"from {module} import {function}",
+            f"from sqlalchemy.pool import {options['poolclass'].__name__}",
+            "",
+            f"engine = {function}(",
+            f"    {_value(shown)},  # yours",
+            *_explained({f"{name}=": value for name, value in options.items()}, "    "),
+            "    connect_args={",
+            *_explained(connect_args, "        "),
+            "    },",
+            ")",
+            *_child(chosen),
+            *_beyond(chosen, backend),
         )
+    )
+
+
+def _child(chosen: EnginePreset) -> Iterator[str]:
+    """Give the arguments that differ in a process that runs one task at a time."""
+    if chosen.target != "worker" or chosen.pool == "null":
+        return
+    child = chosen.per_task()
+    yield ""
+    yield from _comment(
+        "A prefork child of Celery runs one task at a time. Its engine has "
+        f"pool_size={child.pool_size}, max_overflow={child.max_overflow} instead, "
+        'which is preset("worker", ...).per_task() in the preset file.'
+    )
+
+
+def _beyond(chosen: EnginePreset, backend: str) -> Iterator[str]:
+    """Give what the preset does and SQLAlchemy's arguments cannot say, for this pool and server."""
+    names = ["prewarm", "fail_fast"]
+    if backend != "sqlite":  # no server that could be full, or close a connection
+        names.insert(0, "retry_connect")
+        if chosen.pool == "queue":  # a null pool's connections are new at every checkout
+            names = ["ping_after_idle", "pool_recycle_jitter", *names]
+    yield ""
+    yield from _comment(
+        "What the preset does beyond these arguments, for which its file is needed "
+        "(poolkit preset --copy presets.py):"
+    )
+    for name in names:
+        reason = _reason(name)
+        if name == "retry_connect" and backend == "mysql":
+            reason = _RETRY_MYSQL
+        yield from _comment(f"{name}={getattr(chosen, name)!r}: {reason}", first="- ")
+
+
+def _comment(text: str, first: str = "") -> list[str]:
+    lines = wrap(text, WIDTH - 2, initial_indent=first, subsequent_indent=" " * len(first))
+    return [f"# {line}" for line in lines]
 
 
 def _explained(settings: dict[str, Any], indent: str) -> Iterator[str]:
@@ -165,7 +175,7 @@ def _reason(name: str) -> str | None:
 def preset_table() -> str:
     """Return every target in every environment, aligned, one line each."""
     rows = [_HEADING, *(_row(preset(t, e)) for t in TARGETS for e in ENVIRONMENTS)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADING))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
@@ -174,11 +184,10 @@ def preset_table() -> str:
 
 def _row(chosen: EnginePreset) -> tuple[str, ...]:
     queue = chosen.pool == "queue"
-    kind = ("AsyncAdaptedQueuePool" if chosen.is_async else "QueuePool") if queue else "NullPool"
     return (
         chosen.target,
         chosen.environment,
-        kind,
+        chosen.pool_class("postgresql://").__name__,
         f"{chosen.pool_size}+{chosen.max_overflow}" if queue else "-",
         f"{chosen.pool_timeout:g}" if queue else "-",
         f"{chosen.pool_recycle:g}" if queue else "-",

@@ -1,12 +1,22 @@
 """What `poolkit preset` prints."""
 
 import ast
+import re
 from typing import Any
 
 import pytest
 
 from poolkit.config.presets import ENVIRONMENTS, TARGETS, preset
 from poolkit.preset_code import WIDTH, preset_code, preset_table
+
+CHECKS = ("ping_after_idle", "pool_recycle_jitter")
+START = ("retry_connect", "prewarm", "fail_fast")
+
+
+def beyond(code):
+    """Return what the comments behind the code name, with its value."""
+    return dict(re.findall(r"^# - (\w+)=(.*?): ", code.rpartition("\n)\n")[2], re.MULTILINE))
+
 
 EVERY = [(target, environment) for target in TARGETS for environment in ENVIRONMENTS]
 
@@ -42,14 +52,29 @@ def test_printed_connect_arguments_are_the_preset_s(target, environment):
 
 @pytest.mark.parametrize(("target", "environment"), EVERY)
 def test_what_arguments_cannot_say_stands_below_them(target, environment):
-    """The preset's own checks and its start are printed with their values, as comments."""
+    """The preset's own checks and its start are printed as comments: those that this pool has."""
     chosen = preset(target, environment)
-    comments = preset_code(chosen).rpartition("\n)\n")[2]
-    assert all(line.startswith("# ") for line in comments.strip().splitlines())
-    for name in (
-        "ping_after_idle", "pool_recycle_jitter", "retry_connect", "prewarm", "fail_fast",
-    ):  # fmt: skip
-        assert f"# - {name}={getattr(chosen, name)!r}: " in comments
+    assert beyond(preset_code(chosen)) == {
+        name: repr(getattr(chosen, name))
+        for name in (CHECKS if chosen.pool == "queue" else ()) + START
+    }
+
+
+def test_only_what_the_server_can_do_stands_below_them():
+    """SQLite has no server to wait for; MySQL has error numbers, and no SQLSTATE of PostgreSQL."""
+    web = preset("web", "prod")
+    assert beyond(preset_code(web, "pysqlite")).keys() == {"prewarm", "fail_fast"}
+    mysql = preset_code(web, "pymysql")
+    assert beyond(mysql).keys() == {*CHECKS, *START}
+    assert "1040" in mysql
+    assert "53300" not in mysql
+
+
+def test_a_worker_s_code_names_the_pool_of_a_prefork_child():
+    """1+0, which the pasted code cannot compute."""
+    code = preset_code(preset("worker", "prod"))
+    assert "pool_size=1, max_overflow=0" in code
+    assert "pool_size=1, max_overflow=0" not in preset_code(preset("web", "prod"))
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "pymysql", "mysqldb", "pysqlite"])

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from poolkit.errors import CredentialsError
+from poolkit.errors import CredentialsError, how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,8 @@ def _boto3() -> Any:
         import boto3  # noqa: PLC0415
     except ImportError:
         raise CredentialsError(
-            "DATABASE_SECRET_ARN and DATABASE_IAM_AUTH need boto3: install poolkit[aws]"
+            "DATABASE_SECRET_ARN and DATABASE_IAM_AUTH need boto3; install it with: "
+            + how_to_install("aws")
         ) from None
     return boto3
 

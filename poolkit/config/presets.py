@@ -452,7 +452,7 @@ _WARM_WHY = (
 # does one thing at a time.
 _NULL_POOL: dict[str, Any] = {"pool": "null", "pool_size": 1, "max_overflow": 0}
 _LAMBDA_LIMITS: dict[str, Any] = {
-    # Connect 5 s + statement 10 s leave a 20 s function time to answer.
+    # Connect 5 s + statement 10 s leave a function with a timeout of 25 s time to answer.
     "connect_timeout": 5,
     "statement_timeout": 10_000,
     # Shorter than any freeze: a sandbox frozen in a transaction must not hold its locks.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from poolkit.errors import DeployError
+from poolkit.errors import DeployError, how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Aws:
             import boto3  # noqa: PLC0415 - 100 ms, and an extra
         except ImportError:
             raise DeployError(
-                "deploying needs boto3; install it with: pip install 'poolkit[infra]'"
+                f"deploying needs boto3; install it with: {how_to_install('infra')}"
             ) from None
         with in_plain_words("reading the AWS configuration"):
             return boto3.Session(region_name=self.region or None)

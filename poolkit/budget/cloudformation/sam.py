@@ -7,7 +7,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from poolkit.errors import BudgetError, TemplateError
+from poolkit.errors import BudgetError, TemplateError, how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ def expand(document: Document, parameters: Mapping[str, Any], region: str) -> di
         from samtranslator.translator.translator import Translator  # noqa: PLC0415
     except ImportError:
         raise BudgetError(
-            f"{document.file} is a SAM template, which needs: pip install 'poolkit[infra]'"
+            f"{document.file} is a SAM template, which needs: {how_to_install('infra')}"
         ) from None
     logging.getLogger("samtranslator").setLevel(logging.CRITICAL)
     session = boto3.session.Session(region_name=region or "us-east-1")
