@@ -1,4 +1,4 @@
-"""`python -m poolkit.lambda_fleet`: the fleet as a process of its own."""
+"""`python -m poolkit.lambda_fleet`: the Lambda fleet as a process of its own."""
 
 import argparse
 import asyncio
@@ -10,76 +10,14 @@ from pathlib import Path
 
 from poolkit.errors import LambdaFleetError
 from poolkit.lambda_fleet.config import FunctionConfig
-from poolkit.lambda_fleet.server import FleetServer, new_event_loop
+from poolkit.lambda_fleet.fleet import FleetServer, new_event_loop
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT. Prints one JSON line with the address when ready.
+    """Serve until SIGTERM or SIGINT. Print one JSON line with the address when ready.
 
-    Returns the exit status: 0 after a signal, 2 when it could not start (one line on stderr).
+    Return the exit status: 0 after a signal, 2 if the fleet could not start (one line on stderr).
     """
-    options = _parser().parse_args(argv)
-    try:
-        config = _config(options)
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(_serve(config, options))
-    except (LambdaFleetError, OSError) as error:
-        sys.stderr.write(f"lambda fleet: {error}\n")
-        return 2
-    return 0
-
-
-async def _serve(config: FunctionConfig, options: argparse.Namespace) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    server = FleetServer(config, host=options.host, port=options.port, log_dir=options.log_dir)
-    try:
-        url = await server.open()
-        stopped = loop.create_task(stop.wait())
-        ready = loop.create_task(server.function.prewarm(options.prewarm))
-        await asyncio.wait((stopped, ready), return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            ready.result()
-            sys.stdout.write(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
-            sys.stdout.flush()
-        else:
-            ready.cancel()
-        await stopped
-    finally:
-        await server.close()
-
-
-def _config(options: argparse.Namespace) -> FunctionConfig:
-    return FunctionConfig(
-        handler=options.handler,
-        task_root=options.task_root,
-        function_name=options.function_name,
-        env=dict(_variable(pair) for pair in options.env),
-        timeout_s=options.timeout,
-        init_limit_s=options.init_limit,
-        memory_mb=options.memory,
-        reserved_concurrency=options.reserved_concurrency,
-        idle_timeout_s=options.idle_timeout,
-        freeze=options.freeze,
-        shutdown_ms=options.shutdown_ms,
-        throttle_status=options.throttle_status,
-        python=options.python,
-    )
-
-
-def _variable(pair: str) -> tuple[str, str]:
-    """Split NAME=VALUE; a bare NAME is handed on from this process, so secrets stay out of `ps`."""
-    name, equals, value = pair.partition("=")
-    if not equals:
-        if name not in os.environ:
-            raise LambdaFleetError(f"--env {name}: not set here; give it as {name}=VALUE")
-        value = os.environ[name]
-    return name, value
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m poolkit.lambda_fleet",
         description="Run one function as AWS Lambda would, behind an HTTP API on loopback.",
@@ -91,10 +29,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=0, help="0 takes a free one (default)")
     add("--log-dir", type=Path, required=True, help="one log file per execution environment")
-    add("--env", action="append", default=[], metavar="NAME[=VALUE]", help="may be repeated")
+    add(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="a variable of the function; NAME alone passes on the value of this process, "
+        "so that a secret stays out of `ps`; may be repeated",
+    )
     add("--timeout", type=float, default=30.0, metavar="S", help="of one invoke (default: 30)")
     add("--init-limit", type=float, default=10.0, metavar="S", help="(default: 10)")
-    add("--memory", type=int, default=128, metavar="MB", help="told to the function")
+    add("--memory", type=int, default=128, metavar="MB", help="the size that the function is told")
     add("--reserved-concurrency", type=int, default=10, metavar="N", help="(default: 10)")
     add("--idle-timeout", type=float, default=600.0, metavar="S", help="(default: 600)")
     add("--freeze", action=argparse.BooleanOptionalAction, default=True)
@@ -104,7 +49,59 @@ def _parser() -> argparse.ArgumentParser:
     add("--throttle-status", type=int, choices=(429, 503), default=429)
     add("--prewarm", type=int, default=0, metavar="N", help="execution environments to start with")
     add("--python", type=Path, default=Path(sys.executable), help="their interpreter")
-    return parser
+    options = parser.parse_args(argv)
+    try:
+        config = FunctionConfig(
+            handler=options.handler,
+            task_root=options.task_root,
+            function_name=options.function_name,
+            env=dict(_variable(pair) for pair in options.env),
+            timeout_s=options.timeout,
+            init_limit_s=options.init_limit,
+            memory_mb=options.memory,
+            reserved_concurrency=options.reserved_concurrency,
+            idle_timeout_s=options.idle_timeout,
+            freeze=options.freeze,
+            shutdown_ms=options.shutdown_ms,
+            throttle_status=options.throttle_status,
+            python=options.python,
+        )
+        server = FleetServer(config, host=options.host, port=options.port, log_dir=options.log_dir)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_serve(server, options.prewarm))
+    except (LambdaFleetError, OSError) as error:
+        sys.stderr.write(f"lambda fleet: {error}\n")
+        return 2
+    return 0
+
+
+def _variable(pair: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals and name not in os.environ:
+        raise LambdaFleetError(f"--env {name}: not set here; give it as {name}=VALUE")
+    return name, value if equals else os.environ[name]
+
+
+async def _serve(server: FleetServer, prewarm: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        url = await server.open()
+        stopped = loop.create_task(stop.wait())
+        ready = loop.create_task(server.function.prewarm(prewarm))
+        # A signal must not wait for a handler that is still being imported.
+        await asyncio.wait((stopped, ready), return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()
+            sys.stdout.write(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+            sys.stdout.flush()
+        else:
+            ready.cancel()
+        await stopped
+    finally:
+        await server.close()
 
 
 if __name__ == "__main__":

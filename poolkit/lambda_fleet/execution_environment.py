@@ -1,9 +1,12 @@
-"""One Lambda sandbox: its process, its Runtime API and the invoke it works on."""
+"""One Lambda execution environment: its process, its Runtime API and the invoke it works on."""
 
 import asyncio
 import contextlib
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from enum import Enum, auto
@@ -12,41 +15,139 @@ from typing import Protocol
 
 from poolkit.lambda_fleet.config import FunctionConfig
 from poolkit.lambda_fleet.http_protocol import HttpProtocol, Limits, Request, response
-from poolkit.lambda_fleet.invocation import Invocation
-from poolkit.lambda_fleet.process import FunctionProcess, environment_variables
-from poolkit.lambda_fleet.records import InvokeRecord, Status
+from poolkit.lambda_fleet.invocation import Invocation, InvokeRecord, Status, error_payload
 
 # Lambda Developer Guide, Quotas: 6 MB each for request and response; the exact number is the one
 # in Lambda's message "Response payload size exceeded maximum allowed payload size".
 MAX_RESPONSE_BYTES = 6_291_556
-# Far above it, so that an answer which is too large is read and reported rather than cut off.
+# Far above it, so that a response which is too large is read and reported rather than cut off.
 _RUNTIME_LIMITS = Limits(head=2 * 1024 * 1024, body=64 * 1024 * 1024)
+
+_LAUNCH = Path(__file__).with_name("launch.py")
+# Only where there is no pidfd (anything but Linux 5.3 or later).
+_POLL_S = 0.05
 
 _PREFIX = b"/2018-06-01/runtime/"
 _NEXT = _PREFIX + b"invocation/next"
 _INVOCATION = _PREFIX + b"invocation/"
 _INIT_ERROR = _PREFIX + b"init/error"
 _ACCEPTED = response(202, b'{"status":"OK"}\n')
-_TOO_LARGE = response(
-    413, b'{"errorMessage":"Exceeded maximum allowed payload size",'
-    b'"errorType":"RequestEntityTooLarge"}'
-)  # fmt: skip
+
+
+class FunctionProcess:
+    """A running `awslambdaric` and its children: a session and a process group of their own.
+
+    Create and use it on the event loop's thread only: the kernel ends the process together with
+    the thread that started it.
+    """
+
+    def __init__(
+        self,
+        config: FunctionConfig,
+        *,
+        variables: dict[str, str],
+        log_fd: int,
+        on_exit: Callable[[], None],
+    ) -> None:
+        self._popen = subprocess.Popen(
+            [config.python, "-P", _LAUNCH, str(os.getpid()), config.handler],
+            cwd=config.task_root,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=log_fd,
+            stderr=log_fd,
+            start_new_session=True,
+        )
+        self.pid = self._popen.pid
+        self.frozen = False
+        self._on_exit = on_exit
+        self._pidfd: int | None = None
+        loop = asyncio.get_running_loop()
+        if sys.platform == "linux" and hasattr(os, "pidfd_open"):
+            self._pidfd = os.pidfd_open(self.pid)
+            loop.add_reader(self._pidfd, self._reap, loop)
+        else:
+            loop.call_later(_POLL_S, self._poll, loop)
+
+    @property
+    def exit_reason(self) -> str:
+        """Why the process ended, in the text that Lambda reports. Only once it has ended."""
+        code = self._popen.returncode
+        if code == 0:
+            return "Runtime exited without providing a reason"
+        if code > 0:
+            return f"Runtime exited with error: exit status {code}"
+        # Lambda's text is Go's: "killed", "segmentation fault", "terminated".
+        name = (signal.strsignal(-code) or f"signal {-code}").partition(" (")[0].lower()
+        return f"Runtime exited with error: signal: {name}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has been reaped."""
+        return self._popen.returncode is not None
+
+    def freeze(self) -> None:
+        """Stop every process of the group; costs one system call."""
+        if not self.frozen and not self.ended:
+            self._signal(signal.SIGSTOP)
+            self.frozen = True
+
+    def thaw(self) -> None:
+        """Continue every process of the group."""
+        if self.frozen:
+            self.frozen = False
+            self._signal(signal.SIGCONT)
+
+    def terminate(self) -> None:
+        """Send SIGTERM.
+
+        The process is thawed first. The kernel gives a signal for a stopped process to whichever
+        thread runs first. If that is not the main thread, Python does not wake up to handle it.
+        """
+        self.thaw()
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the whole group now."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        # The group's leader is reaped on this thread only, so until then its id is not reused.
+        if not self.ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._popen.poll() is None:
+            loop.call_later(_POLL_S, self._poll, loop)
+        else:
+            self._reap(loop)
+
+    def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._pidfd is not None:
+            loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+        # The function's children must not outlive its execution environment.
+        self.kill()
+        self._popen.wait()
+        self._on_exit()
 
 
 class State(Enum):
-    """Where an execution environment is in its life."""
+    """The stage of an execution environment's life."""
 
     INIT = auto()
     BUSY = auto()
     FINISHING = auto()
-    """Has answered, and has not asked for the next event yet."""
+    """The function has answered; the runtime has not asked for the next event yet."""
     IDLE = auto()
     ENDING = auto()
     ENDED = auto()
 
 
 class Owner(Protocol):
-    """What an execution environment tells the function it belongs to."""
+    """The events that an execution environment reports to its function."""
 
     def on_init(self, environment: "ExecutionEnvironment") -> None:
         """The init phase is over: the runtime has asked for its first event."""
@@ -69,7 +170,7 @@ class Owner(Protocol):
         """The runtime has given up in its init phase."""
 
     def on_exit(self, environment: "ExecutionEnvironment", reason: str) -> None:
-        """The process has ended; `reason` in Lambda's words."""
+        """The process has ended; `reason` is Lambda's text."""
 
 
 class ExecutionEnvironment:
@@ -81,16 +182,16 @@ class ExecutionEnvironment:
 
     def __init__(self, number: int, config: FunctionConfig, owner: Owner, log: Path) -> None:
         self.name = f"{number:05d}"
+        self.log = log
         self.state = State.INIT
         self.invocation: Invocation | None = None
         self.following: Invocation | None = None
-        """Assigned while FINISHING; handed over as soon as the runtime asks."""
+        """Assigned while FINISHING; dispatched as soon as the runtime asks."""
         self.idle_since = 0.0
         self.process: FunctionProcess | None = None
         self._limit: asyncio.TimerHandle | None = None
         self._config = config
         self._owner = owner
-        self._log_path = log
         self._log_fd = -1
         self._connections: set[HttpProtocol] = set()
         self._server: asyncio.Server | None = None
@@ -98,38 +199,43 @@ class ExecutionEnvironment:
         self._started = 0.0
         self._arn = config.arn.encode()
 
-    async def start(self, stream: str) -> None:
+    async def start(self) -> None:
         """Open the Runtime API, then start the process; a failure is an exit like any other."""
         try:
-            await self._start(stream)
+            self._log_fd = os.open(
+                self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: HttpProtocol(self._on_request, _RUNTIME_LIMITS, self._connections),
+                "127.0.0.1",
+                0,
+            )
+            if self.state is not State.INIT:
+                # Ended while the port was being opened.
+                self._close()
+                return
+            host, port = self._server.sockets[0].getsockname()[:2]
+            day = time.strftime("%Y/%m/%d", time.gmtime())
+            self._started = time.perf_counter()
+            self.process = FunctionProcess(
+                self._config,
+                variables=self._config.environment_variables(
+                    api=f"{host}:{port}", stream=f"{day}/[$LATEST]{os.urandom(16).hex()}"
+                ),
+                log_fd=self._log_fd,
+                on_exit=self._exited,
+            )
         except OSError as error:
-            self._close()
             self._owner.on_exit(self, f"Runtime was not started: {error}")
-
-    async def _start(self, stream: str) -> None:
-        self._log_fd = os.open(
-            self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: HttpProtocol(self._on_request, _RUNTIME_LIMITS, self._connections),
-            "127.0.0.1",
-            0,
-        )
-        if self.state is not State.INIT:
-            # Ended while the port was being opened.
             self._close()
-            return
-        host, port = self._server.sockets[0].getsockname()[:2]
-        self._started = time.perf_counter()
-        self.process = FunctionProcess(
-            self._config,
-            variables=environment_variables(self._config, api=f"{host}:{port}", stream=stream),
-            log_fd=self._log_fd,
-            on_exit=self._exited,
-        )
 
-    def hand_over(self, invocation: Invocation) -> None:
+    def begin_cold(self, invocation: Invocation) -> None:
+        """Bind an invoke to this execution environment's init phase."""
+        self.invocation = invocation
+        invocation.cold = True
+        invocation.environment = self.name
+
+    def dispatch(self, invocation: Invocation) -> None:
         """Give the waiting runtime an event; it must have asked for one."""
         runtime = self._runtime
         assert runtime is not None  # noqa: S101 - the states allow nothing else
@@ -137,7 +243,10 @@ class ExecutionEnvironment:
         self.state = State.BUSY
         self.invocation = invocation
         invocation.environment = self.name
-        deadline_ms = invocation.hand_over(self._config.timeout_s, self._timed_out)
+        deadline_ms = invocation.dispatch(
+            self._config.timeout_s,
+            lambda: self._owner.on_answer(self, Status.TIMEOUT, b"", "Sandbox.Timedout"),
+        )
         if self.process is not None:
             self.process.thaw()
         self._log(f"START RequestId: {invocation.request_id} Version: $LATEST\n")
@@ -159,11 +268,6 @@ class ExecutionEnvironment:
     def limit(self, seconds: float, on_limit: Callable[[], None]) -> None:
         """Call `on_limit` unless the runtime asks for an event, or ends, within the time."""
         self._limit = asyncio.get_running_loop().call_later(seconds, on_limit)
-
-    def _cancel_limit(self) -> None:
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
 
     def freeze(self) -> None:
         """Stop the processes until the next event."""
@@ -211,13 +315,16 @@ class ExecutionEnvironment:
             with contextlib.suppress(OSError):
                 os.write(self._log_fd, text.encode())
 
-    def _timed_out(self) -> None:
-        self._owner.on_answer(self, Status.TIMEOUT, b"", "Sandbox.Timedout")
+    def _cancel_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
 
     def _exited(self) -> None:
+        # Reported before the log is closed: an invoke in progress gets its last lines there.
         reason = self.process.exit_reason if self.process else "Runtime was not started"
-        self._close()
         self._owner.on_exit(self, reason)
+        self._close()
 
     def _close(self) -> None:
         self._cancel_limit()
@@ -229,61 +336,60 @@ class ExecutionEnvironment:
             os.close(self._log_fd)
             self._log_fd = -1
 
-    # The Runtime API
+    # The Runtime API (Lambda Developer Guide, "Using the Lambda runtime API")
 
     def _on_request(self, connection: HttpProtocol, request: Request) -> None:
+        is_post = request.method == b"POST"
         if request.target == _NEXT and request.method == b"GET":
-            self._next(connection)
-        elif request.target.startswith(_INVOCATION) and request.method == b"POST":
-            request_id, _, what = request.target[len(_INVOCATION) :].partition(b"/")
-            self._answer(connection, request, request_id.decode("latin-1"), what)
-        elif request.target == _INIT_ERROR and request.method == b"POST":
-            self._init_error(connection, request)
+            self._on_next(connection)
+        elif is_post and request.target.startswith(_INVOCATION):
+            request_id, _, kind = request.target[len(_INVOCATION) :].partition(b"/")
+            self._on_answer(connection, request.body, request_id.decode("latin-1"), kind)
+        elif is_post and request.target == _INIT_ERROR and self.state is State.INIT:
+            connection.respond(_ACCEPTED)
+            self._owner.on_init_error(self, request.body, _error_type(request.body))
+        elif is_post and request.target == _INIT_ERROR:
+            self._refuse_transition(connection, "an init error")
         else:
             connection.respond(_error(404, "ResourceNotFound", "no such Runtime API resource"))
 
-    def _next(self, connection: HttpProtocol) -> None:
+    def _on_next(self, connection: HttpProtocol) -> None:
         if self.state not in (State.INIT, State.FINISHING):
-            connection.respond(_wrong_state(f"next while {self.state.name}"))
+            self._refuse_transition(connection, "next")
             return
         self._cancel_limit()
         self._runtime = connection
-        if self.state is State.INIT:
-            invocation = self.invocation
-            if invocation is not None:
-                invocation.init_ms = round((time.perf_counter() - self._started) * 1000, 3)
-            self._owner.on_init(self)
-        else:
+        if self.state is State.FINISHING:
             self._owner.on_next(self)
+            return
+        if self.invocation is not None:
+            self.invocation.init_ms = round((time.perf_counter() - self._started) * 1000, 3)
+        self._owner.on_init(self)
 
-    def _answer(
-        self, connection: HttpProtocol, request: Request, request_id: str, what: bytes
+    def _on_answer(
+        self, connection: HttpProtocol, body: bytes, request_id: str, kind: bytes
     ) -> None:
         if self.state is not State.BUSY or self.invocation is None:
-            connection.respond(_wrong_state(f"an answer while {self.state.name}"))
+            self._refuse_transition(connection, "an answer")
         elif self.invocation.request_id != request_id:
             connection.respond(_error(400, "InvalidRequestID", "not the invoke in progress"))
-        elif len(request.body) > MAX_RESPONSE_BYTES:
-            connection.respond(_TOO_LARGE)
-            self._owner.on_answer(
-                self, Status.RESPONSE_TOO_LARGE, b"", "Function.ResponseSizeTooLarge"
-            )
-        elif what == b"response":
+        elif len(body) > MAX_RESPONSE_BYTES:
+            text = "Exceeded maximum allowed payload size"
+            connection.respond(_error(413, "RequestEntityTooLarge", text))
+            error_type = "Function.ResponseSizeTooLarge"
+            self._owner.on_answer(self, Status.RESPONSE_TOO_LARGE, b"", error_type)
+        elif kind == b"response":
             connection.respond(_ACCEPTED)
-            self._owner.on_answer(self, Status.OK, request.body, None)
-        elif what == b"error":
+            self._owner.on_answer(self, Status.OK, body, None)
+        elif kind == b"error":
             connection.respond(_ACCEPTED)
-            kind = _error_type(request.body)
-            self._owner.on_answer(self, Status.HANDLER_ERROR, request.body, kind)
+            self._owner.on_answer(self, Status.HANDLER_ERROR, body, _error_type(body))
         else:
             connection.respond(_error(404, "ResourceNotFound", "no such Runtime API resource"))
 
-    def _init_error(self, connection: HttpProtocol, request: Request) -> None:
-        if self.state is not State.INIT:
-            connection.respond(_wrong_state(f"an init error while {self.state.name}"))
-            return
-        connection.respond(_ACCEPTED)
-        self._owner.on_init_error(self, request.body, _error_type(request.body))
+    def _refuse_transition(self, connection: HttpProtocol, requested: str) -> None:
+        text = f"Transition is not allowed: {requested} while {self.state.name}"
+        connection.respond(_error(403, "InvalidStateTransition", text))
 
 
 def _error_type(body: bytes) -> str:
@@ -294,8 +400,4 @@ def _error_type(body: bytes) -> str:
 
 
 def _error(status: int, error_type: str, text: str) -> bytes:
-    return response(status, json.dumps({"errorType": error_type, "errorMessage": text}).encode())
-
-
-def _wrong_state(what: str) -> bytes:
-    return _error(403, "InvalidStateTransition", f"Transition is not allowed: {what}")
+    return response(status, error_payload(error_type, text))

@@ -1,8 +1,10 @@
-"""The fleet in a thread of its own, for tests and for whoever runs it in-process."""
+"""The Lambda fleet: a function behind a listening socket, on an event loop or in a thread."""
 
 import asyncio
 import atexit
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,24 +13,102 @@ from typing import Any, Self, TypeVar
 
 from poolkit.errors import FleetNotRunning, LambdaFleetError
 from poolkit.lambda_fleet.config import FunctionConfig
+from poolkit.lambda_fleet.function import LambdaFunction, Usage, usage
+from poolkit.lambda_fleet.gateway import CLIENT_LIMITS, Gateway
+from poolkit.lambda_fleet.http_protocol import HttpProtocol
 from poolkit.lambda_fleet.invocation import (
     Invocation,
+    InvokeRecord,
     Outcome,
     new_request_id,
     new_trace_id,
 )
-from poolkit.lambda_fleet.records import InvokeRecord
-from poolkit.lambda_fleet.server import FleetServer, new_event_loop
-from poolkit.lambda_fleet.usage import Usage, usage
 
 T = TypeVar("T")
+
+LAST_PORT = 65_535
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a uvloop where it is installed, else asyncio's own loop."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional: it has no Windows build
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class FleetServer:
+    """Serves one function until closed. Everything on the thread that runs the loop."""
+
+    def __init__(self, config: FunctionConfig, *, host: str, port: int, log_dir: Path) -> None:
+        self.function = LambdaFunction(config, log_dir)
+        self._host = host
+        self._port = port
+        self._log_dir = log_dir
+        self._server: asyncio.Server | None = None
+        self._connections: set[HttpProtocol] = set()
+
+    async def open(self) -> str:
+        """Create the log directory and listen; return the URL.
+
+        Raises:
+            LambdaFleetError: the directory cannot be created, or the port is taken or out of range.
+        """
+        gateway = Gateway(self.function)
+        host, port = self._host, self._port
+        # uvloop would listen on the number's lower 16 bits.
+        if not 0 <= port <= LAST_PORT:
+            raise LambdaFleetError(
+                f"port must be 0 to {LAST_PORT}, found {port}; 0 takes a free one"
+            )
+        try:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LambdaFleetError(
+                f"cannot create the log directory {self._log_dir}: {error.strerror or error}; "
+                "choose another one"
+            ) from error
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: HttpProtocol(gateway.on_request, CLIENT_LIMITS, self._connections),
+                host,
+                port,
+                backlog=1024,
+            )
+        except OSError as error:
+            raise LambdaFleetError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; port 0 takes a free one"
+            ) from error
+        host, port = self._server.sockets[0].getsockname()[:2]
+        with contextlib.suppress(OSError):
+            socket.inet_pton(socket.AF_INET6, host)
+            host = f"[{host}]"
+        return f"http://{host}:{port}"
+
+    async def close(self) -> None:
+        """End every execution environment, answer the requests in flight, and stop listening."""
+        if self._server is not None:
+            self._server.close()
+        await self.function.close()
+        for connection in tuple(self._connections):
+            connection.close()
+        # One pass of the loop, in which the last responses are written.
+        await asyncio.sleep(0)
+        for connection in tuple(self._connections):
+            connection.abort()
+        if self._server is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._server.wait_closed(), 1.0)
 
 
 class LambdaFleet:
     """A local Lambda service for one function, with an HTTP API in front of it.
 
-    A context manager. `log_dir` gets one file per execution environment: its output, and Lambda's
-    START, END and REPORT lines. Safe to call from any thread.
+    A context manager; it runs in a thread of its own and is safe to call from any thread.
+    `log_dir` gets one file per execution environment: its output, and Lambda's START, END and
+    REPORT lines.
 
     Execution environments end with the fleet: at `stop()`, when the process ends, and on Linux
     also when the process is killed with SIGKILL.
@@ -45,6 +125,7 @@ class LambdaFleet:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: FleetServer | None = None
         self._thread: threading.Thread | None = None
+        self._scheduling = threading.Lock()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -62,14 +143,15 @@ class LambdaFleet:
     def start(self) -> Self:
         """Listen for clients; no execution environment is started before one is needed.
 
-        Raises `LambdaFleetError` when the port is taken or none, or the log directory cannot be
-        made.
+        Raises:
+            LambdaFleetError: the fleet runs already, the port is taken or out of range, or the
+                log directory cannot be created.
         """
         if self._thread is not None:
             raise LambdaFleetError("the fleet is running already; stop() it first")
         listening: Future[str] = Future()
-        # The kernel ends the execution environments with the thread that started them. A daemon,
-        # or an interpreter whose main thread has ended would wait for it for ever.
+        # The kernel ends the execution environments with the thread that started them. It is a
+        # daemon, because the interpreter would wait for any other thread at its end.
         self._thread = threading.Thread(
             target=self._run, args=(listening,), name="lambda-fleet", daemon=True
         )
@@ -84,34 +166,38 @@ class LambdaFleet:
         return self
 
     def stop(self) -> None:
-        """End all execution environments and the server; return when they are gone."""
+        """End all execution environments and the server; return when their processes are gone."""
         thread, loop, server = self._thread, self._loop, self._server
         if thread is None or loop is None or server is None:
             return
         asyncio.run_coroutine_threadsafe(server.close(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
+        with self._scheduling:
+            self._thread = self._loop = self._url = None
+            loop.call_soon_threadsafe(loop.stop)
         thread.join()
         atexit.unregister(self.stop)
-        self._thread = self._loop = self._url = None
 
     def prewarm(self, count: int, *, timeout_s: float = 60.0) -> None:
-        """Start `count` execution environments more and wait until they are ready for an invoke.
+        """Start `count` more execution environments and wait until they are ready for an invoke.
 
-        A quick way to learn whether the handler imports at all. Raises `FunctionInitError` when
-        it does not, `FunctionConfigError` when there would be more than the reserved concurrency,
-        and `TimeoutError` after `timeout_s` seconds.
+        A quick way to find out whether the handler imports at all.
+
+        Raises:
+            FunctionInitError: it does not.
+            FunctionConfigError: there would be more than the reserved concurrency.
+            TimeoutError: `timeout_s` seconds have passed.
         """
-        server = self._running()
-        assert self._loop is not None  # noqa: S101 - a running fleet has a loop
-        asyncio.run_coroutine_threadsafe(server.function.prewarm(count), self._loop).result(
-            timeout_s
-        )
+        server, loop = self._running()
+        asyncio.run_coroutine_threadsafe(server.function.prewarm(count), loop).result(timeout_s)
 
     def invoke(self, event: Any, *, timeout_s: float | None = None) -> Outcome:
         """Invoke the function with any event that JSON can hold, and wait for the outcome.
 
-        Throttles and failures are outcomes, not exceptions. Raises `FleetNotRunning`, and
-        `TimeoutError` after `timeout_s` seconds of waiting.
+        Throttles and failures are outcomes, not exceptions.
+
+        Raises:
+            FleetNotRunning: the fleet is not running.
+            TimeoutError: `timeout_s` seconds have passed; the invoke goes on.
         """
         answered = threading.Event()
         outcomes: list[Outcome] = []
@@ -125,15 +211,17 @@ class LambdaFleet:
         )
         self._on_loop(lambda server: server.function.submit(invocation))
         if not answered.wait(timeout_s):
-            raise TimeoutError(f"no outcome within {timeout_s} s")
+            raise TimeoutError(
+                f"no outcome within {timeout_s} s; invoke {invocation.request_id} may still run"
+            )
         return outcomes[0]
 
     def stats(self) -> dict[str, Any]:
-        """Return counters since the start and the present states. Raises `FleetNotRunning`."""
+        """Return the counters since the start and the present states. Raises `FleetNotRunning`."""
         return self._on_loop(lambda server: server.function.stats())
 
     def records(self) -> list[InvokeRecord]:
-        """Return the invokes, oldest first, still there after `stop()`.
+        """Return the records of the invokes, oldest first; they outlive `stop()`.
 
         Beyond `records_kept` the oldest are missing, and `stats()` has their number as
         `records_dropped`.
@@ -153,19 +241,28 @@ class LambdaFleet:
         """Return memory and CPU of each execution environment."""
         return usage(self.pids())
 
-    def _running(self) -> FleetServer:
-        if self._thread is None or self._server is None:
+    def _running(self) -> tuple[FleetServer, asyncio.AbstractEventLoop]:
+        server, loop = self._server, self._loop
+        if self._thread is None or server is None or loop is None:
             raise FleetNotRunning("the fleet is not running; call start()")
-        return self._server
+        return server, loop
 
     def _on_loop(self, look: Callable[[FleetServer], T]) -> T:
-        server = self._running()
-        assert self._loop is not None  # noqa: S101 - a running fleet has a loop
+        """Call `look` on the event loop's thread and return its result."""
+        done: Future[T] = Future()
 
-        async def run() -> T:
-            return look(server)
+        def run() -> None:
+            try:
+                done.set_result(look(server))
+            except BaseException as error:  # noqa: BLE001 - passed to the caller's thread
+                done.set_exception(error)
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        # One callback rather than a coroutine, and not while `stop` schedules the loop's end:
+        # then it runs before that end, and no caller waits for a loop that has stopped.
+        with self._scheduling:
+            server, loop = self._running()
+            loop.call_soon_threadsafe(run)
+        return done.result()
 
     def _run(self, listening: Future[str]) -> None:
         loop = new_event_loop()

@@ -1,4 +1,4 @@
-"""The function: which execution environment serves which invoke.
+"""The function: the choice of the execution environment that serves an invoke.
 
 As in Lambda, an invoke takes the idle execution environment that was used last, or causes a cold
 start, or is throttled when the reserved concurrency is in use. It stays with the execution
@@ -10,18 +10,20 @@ the fraction of a millisecond between the function's answer and the runtime's re
 next event. Such an invoke waits for that execution environment rather than cause a cold start
 (or a 429) that no client over a network would have seen.
 
-The reserved concurrency bounds the execution environments as well, for they hold the connections:
-those without an invoke, prewarmed ones among them, take up their share. An invoke for which there
-is no room to start one waits for one that is being prewarmed; that is its cold start then.
+The reserved concurrency bounds the execution environments as well, because they hold the
+connections. Idle and prewarmed ones count too. An invoke that finds no room to start one waits for
+one that is being prewarmed, and that is its cold start then.
 """
 
 import asyncio
 import json
-import os
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 from poolkit.errors import FunctionConfigError, FunctionInitError
 from poolkit.lambda_fleet.config import FunctionConfig
@@ -30,8 +32,13 @@ from poolkit.lambda_fleet.execution_environment import (
     ExecutionEnvironment,
     State,
 )
-from poolkit.lambda_fleet.invocation import Invocation, error_payload, timeout_payload
-from poolkit.lambda_fleet.records import Counters, Status
+from poolkit.lambda_fleet.invocation import (
+    Counters,
+    Invocation,
+    Status,
+    error_payload,
+    timeout_payload,
+)
 
 THROTTLED = json.dumps(
     {
@@ -40,6 +47,17 @@ THROTTLED = json.dumps(
         "message": "Rate Exceeded.",
     }
 ).encode()
+
+
+class Usage(NamedTuple):
+    """One execution environment and all its child processes, in bytes and CPU seconds."""
+
+    execution_environment: str
+    pid: int
+    rss_bytes: int
+    pss_bytes: int | None
+    """Memory in which a shared page counts in parts; `None` where the system has no such figure."""
+    cpu_s: float
 
 
 class LambdaFunction:
@@ -71,17 +89,12 @@ class LambdaFunction:
         self.counters.peak_concurrency = max(self.counters.peak_concurrency, self._in_flight)
         self._place(invocation)
 
-    def _room(self) -> int:
-        """Return how many execution environments may be started beside those that live."""
-        living = sum(e.state not in (State.ENDING, State.ENDED) for e in self._environments)
-        return self.config.reserved_concurrency - living
-
     def _throttle(self, invocation: Invocation) -> None:
         self.counters.add(invocation.finish(Status.THROTTLED, THROTTLED, "TooManyRequests"))
 
     def _place(self, invocation: Invocation) -> None:
         if self._idle:
-            self._idle.pop().hand_over(invocation)
+            self._idle.pop().dispatch(invocation)
         elif self._finishing:
             environment, _ = self._finishing.popitem()
             environment.following = invocation
@@ -89,8 +102,12 @@ class LambdaFunction:
             self._start(invocation)
         else:
             # There is one: fewer invokes are in flight than execution environments live.
-            environment = next(e for e in self._prewarming if e.invocation is None)
-            _begin_cold(environment, invocation)
+            next(e for e in self._prewarming if e.invocation is None).begin_cold(invocation)
+
+    def _room(self) -> int:
+        """Return the number of execution environments that may be started."""
+        living = sum(e.state not in (State.ENDING, State.ENDED) for e in self._environments)
+        return self.config.reserved_concurrency - living
 
     def _finish(
         self,
@@ -112,32 +129,25 @@ class LambdaFunction:
     def _start(self, invocation: Invocation | None) -> ExecutionEnvironment:
         self.counters.started += 1
         number = self.counters.started
-        environment = ExecutionEnvironment(number, self.config, self, self._log(number))
+        log = self._log_dir / f"{self.config.function_name}-{number:05d}.log"
+        environment = ExecutionEnvironment(number, self.config, self, log)
+        limit_s = self.config.init_limit_s
         if invocation is not None:
-            _begin_cold(environment, invocation)
+            environment.begin_cold(invocation)
+            if invocation.init_retried:
+                limit_s = self.config.timeout_s
         self._environments.add(environment)
         self._all_ended.clear()
         self.counters.peak_execution_environments = max(
             self.counters.peak_execution_environments, len(self._environments)
         )
-        self._limit_init(environment)
-        stream = f"{time.strftime('%Y/%m/%d', time.gmtime())}/[$LATEST]{os.urandom(16).hex()}"
-        task = asyncio.get_running_loop().create_task(environment.start(stream))
+        environment.limit(limit_s, partial(self._on_init_limit, environment))
+        task = asyncio.get_running_loop().create_task(environment.start())
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
         return environment
 
-    def _log(self, number: int) -> Path:
-        return self._log_dir / f"{self.config.function_name}-{number:05d}.log"
-
-    def _limit_init(self, environment: ExecutionEnvironment) -> None:
-        limit_s = self.config.init_limit_s
-        invocation = environment.invocation
-        if invocation is not None and invocation.init_retried:
-            limit_s = self.config.timeout_s
-        environment.limit(limit_s, partial(self._init_took_too_long, environment))
-
-    def _init_took_too_long(self, environment: ExecutionEnvironment) -> None:
+    def _on_init_limit(self, environment: ExecutionEnvironment) -> None:
         """Try the init phase once more as part of the invoke, as Lambda does; then give up."""
         invocation = environment.invocation
         why = f"it took longer than init_limit_s, {self.config.init_limit_s} s"
@@ -151,24 +161,58 @@ class LambdaFunction:
         invocation.deadline = time.perf_counter() + self.config.timeout_s
         self._start(invocation)
 
-    # What execution environments tell
+    async def prewarm(self, count: int) -> None:
+        """Start `count` execution environments without an invoke and wait for their init phases.
+
+        Raises:
+            FunctionInitError: one of the init phases failed.
+            FunctionConfigError: the reserved concurrency leaves no room for `count` more.
+        """
+        if count > (room := self._room()):
+            reserved = self.config.reserved_concurrency
+            raise FunctionConfigError(
+                f"cannot start {count} execution environments beside the {reserved - room} there "
+                f"are with a reserved_concurrency of {reserved}; lower the one or raise the other"
+            )
+        loop = asyncio.get_running_loop()
+        ready = []
+        for _ in range(count):
+            future = loop.create_future()
+            self._prewarming[self._start(None)] = future
+            ready.append(future)
+        outcomes = await asyncio.gather(*ready, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _fail_prewarming(self, environment: ExecutionEnvironment, why: str) -> None:
+        ready = self._prewarming.pop(environment, None)
+        if ready is not None and not ready.done():
+            ready.set_exception(
+                FunctionInitError(
+                    f"the init phase of {self.config.handler!r} failed: {why} "
+                    f"(its output: {environment.log})"
+                )
+            )
+
+    # The events of execution environments
 
     def on_init(self, environment: ExecutionEnvironment) -> None:
-        """Hand over the event that caused the cold start."""
+        """Dispatch the event that caused the cold start."""
         ready = self._prewarming.pop(environment, None)
         if ready is not None and not ready.done():
             ready.set_result(None)
         if environment.invocation is not None:
-            environment.hand_over(environment.invocation)
+            environment.dispatch(environment.invocation)
         else:
             self._rest(environment)
 
     def on_next(self, environment: ExecutionEnvironment) -> None:
-        """Hand over the invoke that is waiting for this execution environment, or let it rest."""
+        """Dispatch the invoke that waits for this execution environment, or let it rest."""
         self._finishing.pop(environment, None)
         following, environment.following = environment.following, None
         if following is not None:
-            environment.hand_over(following)
+            environment.dispatch(following)
         else:
             self._rest(environment)
 
@@ -194,22 +238,26 @@ class LambdaFunction:
         if environment.state is State.BUSY:
             environment.state = State.FINISHING
             self._finishing[environment] = None
-            # The time that the runtime takes to come back is the function's too.
+            # The time until the runtime asks again is the function's too.
             environment.limit(self.config.timeout_s, environment.kill)
         self._finish(environment, status, payload, error_type)
 
     def on_init_error(
         self, environment: ExecutionEnvironment, payload: bytes, error_type: str
     ) -> None:
-        """Report what the handler's module raised; the process is of no further use."""
-        self._fail_prewarming(environment, f"{error_type}: {_message(payload)}")
+        """Report the error of the handler's module; the process is of no further use."""
+        try:
+            message = str(json.loads(payload)["errorMessage"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            message = payload.decode("utf-8", "replace")[:200]
+        self._fail_prewarming(environment, f"{error_type}: {message}")
         environment.kill()
         self._finish(environment, Status.INIT_ERROR, payload, error_type)
 
     def on_exit(self, environment: ExecutionEnvironment, reason: str) -> None:
         """Forget the execution environment; an invoke it was working on has failed."""
         in_init = environment.state is State.INIT or (
-            environment.invocation is not None and environment.invocation.handed_over is None
+            environment.invocation is not None and environment.invocation.dispatched is None
         )
         environment.state = State.ENDED
         self._environments.discard(environment)
@@ -224,20 +272,15 @@ class LambdaFunction:
             )
             status = Status.INIT_ERROR if in_init else Status.EXIT
             self._finish(environment, status, payload, "Runtime.ExitError")
-        self._give_back(environment)
-        if not self._environments:
-            self._all_ended.set()
-
-    def _give_back(self, environment: ExecutionEnvironment) -> None:
-        # Not begun yet, so it fails nobody: another execution environment takes it.
+        # The following invoke has not begun, so it does not fail: another environment takes it.
         following, environment.following = environment.following, None
-        if following is None:
-            return
-        if self._closed:
+        if following is not None and self._closed:
             self._in_flight -= 1
             self._throttle(following)
-        else:
+        elif following is not None:
             self._place(following)
+        if not self._environments:
+            self._all_ended.set()
 
     # Rest and end
 
@@ -255,7 +298,7 @@ class LambdaFunction:
         self._reaper = asyncio.get_running_loop().call_later(delay_s, self._reap)
 
     def _reap(self) -> None:
-        """End what has been idle too long. The list is a stack, so the longest idle come first."""
+        """End those that were idle too long. The list is a stack: the longest idle come first."""
         self._reaper = None
         now = time.monotonic()
         while self._idle and now - self._idle[0].idle_since >= self.config.idle_timeout_s:
@@ -265,39 +308,6 @@ class LambdaFunction:
         if self._idle:
             oldest = self._idle[0].idle_since
             self._schedule_reaping(max(0.001, oldest + self.config.idle_timeout_s - now))
-
-    async def prewarm(self, count: int) -> None:
-        """Start `count` execution environments without an invoke and wait for their init phases.
-
-        Raises `FunctionInitError` when one of them fails, and `FunctionConfigError` when the
-        reserved concurrency does not allow so many beside those that live.
-        """
-        if count > (room := self._room()):
-            reserved = self.config.reserved_concurrency
-            raise FunctionConfigError(
-                f"cannot start {count} execution environments beside the {reserved - room} there "
-                f"are with a reserved_concurrency of {reserved}; lower the one or raise the other"
-            )
-        loop = asyncio.get_running_loop()
-        ready = []
-        for _ in range(count):
-            future = loop.create_future()
-            self._prewarming[self._start(None)] = future
-            ready.append(future)
-        outcomes = await asyncio.gather(*ready, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-
-    def _fail_prewarming(self, environment: ExecutionEnvironment, why: str) -> None:
-        ready = self._prewarming.pop(environment, None)
-        if ready is not None and not ready.done():
-            log = self._log(int(environment.name))
-            ready.set_exception(
-                FunctionInitError(
-                    f"the init phase of {self.config.handler!r} failed: {why} (its output: {log})"
-                )
-            )
 
     async def close(self) -> None:
         """End every execution environment and wait until the processes are gone."""
@@ -312,10 +322,10 @@ class LambdaFunction:
         if self._starting:
             await asyncio.wait(self._starting)
 
-    # Looking in
+    # Statistics
 
     def stats(self) -> dict[str, Any]:
-        """Return counters since the start and what there is now, as plain JSON types."""
+        """Return the counters since the start and the present states, as plain JSON types."""
         states = {state.name.lower(): 0 for state in State if state is not State.ENDED}
         for environment in self._environments:
             states[environment.state.name.lower()] += 1
@@ -334,14 +344,24 @@ class LambdaFunction:
         }
 
 
-def _begin_cold(environment: ExecutionEnvironment, invocation: Invocation) -> None:
-    environment.invocation = invocation
-    invocation.cold = True
-    invocation.environment = environment.name
+def usage(pids: Mapping[str, int]) -> list[Usage]:
+    """Return the usage of each execution environment in `pids` that still lives.
 
-
-def _message(payload: bytes) -> str:
-    try:
-        return str(json.loads(payload)["errorMessage"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return payload.decode("utf-8", "replace")[:200]
+    A frozen one has a usage too. Add up PSS, not RSS: the pages of the interpreter and the
+    libraries are shared by all, and RSS counts them once for each.
+    """
+    rows = []
+    for name, pid in sorted(pids.items()):
+        rss, pss, cpu = 0, 0, 0.0
+        try:
+            leader = psutil.Process(pid)
+            for process in (leader, *leader.children(recursive=True)):
+                memory = process.memory_full_info()
+                rss += memory.rss
+                pss += getattr(memory, "pss", 0)
+                times = process.cpu_times()
+                cpu += times.user + times.system
+        except psutil.NoSuchProcess:
+            continue
+        rows.append(Usage(name, pid, rss, pss or None, cpu))
+    return rows

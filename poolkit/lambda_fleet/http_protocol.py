@@ -1,7 +1,7 @@
-"""HTTP/1.1 on an asyncio transport: only what the two servers of the fleet need.
+"""HTTP/1.1 on an asyncio transport, for the front door and for the Runtime API.
 
-One request at a time per connection, in order; whole bodies; one write per answer. A framework
-here would cost more than the rest of an invoke.
+It does one request at a time per connection, in order, with whole bodies and one write per
+response. A web framework here would cost more than the rest of an invoke.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import httptools
 
-# How long a client whose request was refused may go on sending before it is cut off.
+# Seconds that a client may go on sending after its request was refused.
 DISCARD_S = 5.0
 
 _STATUS_LINES = {
@@ -22,7 +22,7 @@ _BODYLESS = frozenset({204, 304})
 
 
 class Request(NamedTuple):
-    """One complete request. Header names are as sent; `target` is the raw request target."""
+    """One complete request. The header names and the request target are as the client sent them."""
 
     method: bytes
     target: bytes
@@ -54,7 +54,7 @@ def message(status: int, text: str) -> bytes:
 
 
 class HttpProtocol(asyncio.Protocol):
-    """Parses requests and hands each to `on_request`, which answers by calling `respond` once."""
+    """Parses requests and passes each to `on_request`, which calls `respond` once per request."""
 
     def __init__(
         self,
@@ -85,26 +85,26 @@ class HttpProtocol(asyncio.Protocol):
 
     @property
     def peer(self) -> str:
-        """The peer's IP address; empty when it had gone before it could be asked."""
+        """The peer's IP address; empty if the peer had gone before the connection was accepted."""
         return self._peer
 
     # asyncio calls these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take part in the server's list of connections."""
+        """Register with the server."""
         # asyncio and uvloop both set TCP_NODELAY on the sockets they accept.
         self._transport = transport  # type: ignore[assignment]  # always a stream transport
         self._peer = str((transport.get_extra_info("peername") or ("",))[0])
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the peer; a late answer goes nowhere."""
+        """Forget the peer; a late response is dropped."""
         self._transport = None
         self._waiting.clear()
         self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse the received bytes."""
         if self._in_head and not self._refused:
             self._head_size += len(data)
             if self._head_size > self._limits.head + self._limits.body:
@@ -117,10 +117,16 @@ class HttpProtocol(asyncio.Protocol):
             # Not offered. The request itself is already on its way to an answer.
             self._last = True
         except httptools.HttpParserError:
-            self._garbage()
+            self._last = True
+            if self._transport is None:
+                return
+            if not self._busy and not self._refused:
+                self._transport.write(message(400, "Bad Request"))
+            if not self._busy or self._refused:
+                self._transport.close()
 
     def eof_received(self) -> bool:
-        """Keep a connection whose peer only has nothing more to send, while it is owed an answer."""
+        """Keep a half-closed connection open until the request in progress is answered."""
         self._last = True
         return self._busy
 
@@ -139,7 +145,7 @@ class HttpProtocol(asyncio.Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Refuse what is too large before its body is sent."""
+        """Refuse a request that is too large before its body is sent."""
         self._in_head = False
         size = len(self._target) + sum(len(n) + len(v) for n, v in self._headers)
         if size > self._limits.head:
@@ -186,7 +192,7 @@ class HttpProtocol(asyncio.Protocol):
     # answering
 
     def respond(self, data: bytes) -> None:
-        """Send one whole response; nothing happens when the peer has gone."""
+        """Send one whole response; do nothing if the peer has gone."""
         self._busy = False
         transport = self._transport
         if transport is None or self._refused:
@@ -202,7 +208,7 @@ class HttpProtocol(asyncio.Protocol):
             transport.close()
 
     def close(self) -> None:
-        """Close after what has been written is sent."""
+        """Close after the written bytes are sent."""
         if self._transport is not None:
             self._transport.close()
 
@@ -217,9 +223,9 @@ class HttpProtocol(asyncio.Protocol):
         self._on_request(self, request)
 
     def _refuse(self, status: int, text: str) -> None:
-        """Answer now, then read the rest away.
+        """Respond now, then discard the rest of the request.
 
-        Closing with unread input resets the connection, and the client would never see why.
+        A close with unread input resets the connection, and the client would never see the reason.
         """
         self._refused = True
         self._body.clear()
@@ -228,12 +234,3 @@ class HttpProtocol(asyncio.Protocol):
         head, _, body = message(status, text).partition(b"\r\n\r\n")
         self._transport.write(head + b"\r\nconnection: close\r\n\r\n" + body)
         asyncio.get_running_loop().call_later(DISCARD_S, self.abort)
-
-    def _garbage(self) -> None:
-        if self._transport is None:
-            return
-        if not self._busy and not self._refused:
-            self._transport.write(message(400, "Bad Request"))
-        if not self._busy or self._refused:
-            self._transport.close()
-        self._last = True

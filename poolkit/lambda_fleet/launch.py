@@ -1,4 +1,4 @@
-"""The first code of an execution environment: die with the fleet, then be awslambdaric.
+"""The first code of an execution environment: die with the fleet, then become awslambdaric.
 
 Run as a file (`python -P launch.py FLEET_PID HANDLER`), so that the interpreter of the function
 need not have poolkit. The parent-death signal is set here and not by `preexec_fn`, because forking
@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def die_with_the_fleet(fleet_pid: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends.
+    """Ask the kernel to kill this process when the thread that started it ends.
 
     SIGKILL also ends a stopped process, so a frozen execution environment goes too. Linux only:
     elsewhere a fleet that was killed with SIGKILL leaves its execution environments behind.

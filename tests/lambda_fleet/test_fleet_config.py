@@ -28,6 +28,7 @@ from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
         ({"shutdown_ms": 2_001}, "shutdown_ms must be 0 to 2000"),
         ({"throttle_status": 418}, "throttle_status must be 429 or 503"),
         ({"env": {"_HANDLER": "x"}}, "env holds _HANDLER, which Lambda sets itself"),
+        ({"env": {"POOL_SIZE": 5}}, "env must map names to strings, found POOL_SIZE=5"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(tmp_path, wrong, message):
@@ -63,7 +64,10 @@ def test_a_port_in_use_is_said_at_start(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"log_dir": Path("/dev/null/logs")}, "cannot make the log directory /dev/null/logs: Not"),
+        (
+            {"log_dir": Path("/dev/null/logs")},
+            "cannot create the log directory /dev/null/logs: Not",
+        ),
         ({"port": 65_536}, "port must be 0 to 65535, found 65536"),
         ({"port": -1}, "port must be 0 to 65535, found -1"),
     ],

@@ -2,10 +2,12 @@
 
 import json
 import os
+import threading
 import time
 
 import pytest
 
+from poolkit.errors import FleetNotRunning
 from poolkit.lambda_fleet import Status
 
 TELL = """
@@ -164,6 +166,25 @@ def test_an_invoke_in_flight_is_answered_at_stop(start, threads, wait_until):
     wait_until(lambda: fleet.stats()["execution_environments"]["busy"] == 1)
     fleet.stop()
     assert waiting.result(60).status is Status.EXIT
+
+
+def test_no_caller_hangs_when_the_fleet_stops_meanwhile(start, threads):
+    """Each call from another thread gets an outcome or FleetNotRunning, whenever it comes."""
+    fleet = start("def handler(event, context): return 1", reserved_concurrency=2)
+    fleet.invoke({})
+    running = threading.Event()
+
+    def call():
+        with pytest.raises(FleetNotRunning):
+            while True:
+                fleet.invoke({}, timeout_s=60)
+                running.set()
+
+    calling = [threads.submit(call) for _ in range(6)]
+    assert running.wait(60)
+    fleet.stop()
+    for future in calling:
+        future.result(60)
 
 
 def test_memory_and_cpu_are_told_of_a_frozen_one(start):

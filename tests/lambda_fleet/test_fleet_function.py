@@ -430,8 +430,8 @@ def test_a_handler_error_is_reported_and_the_process_stays(start, call):
         ("os.abort()", "Runtime exited with error: signal: aborted"),
     ],
 )
-def test_a_process_that_ends_in_an_invoke_is_reported(start, end, reason):
-    """Lambda calls it Runtime.ExitError, and the next invoke is a cold start."""
+def test_a_process_that_ends_in_an_invoke_is_reported(start, tmp_path, end, reason):
+    """Lambda calls it Runtime.ExitError, also in the log, and the next invoke is a cold start."""
     fleet = start(
         f"""
         import os, signal
@@ -448,6 +448,7 @@ def test_a_process_that_ends_in_an_invoke_is_reported(start, end, reason):
         "errorType": "Runtime.ExitError",
         "errorMessage": f"RequestId: {outcome.request_id} Error: {reason}",
     }
+    assert "Error Type: Runtime.ExitError" in (tmp_path / "logs/function-00001.log").read_text()
     assert fleet.invoke({}).status is Status.OK
     assert fleet.stats()["cold"] == 2
 

@@ -96,7 +96,7 @@ def test_a_signal_ends_it_while_it_is_starting(command, task_root, process_state
         (["--env", "NOT_SET_ANYWHERE"], "--env NOT_SET_ANYWHERE: not set here"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
         (["--port", "99999"], "port must be 0 to 65535, found 99999"),
-        (["--log-dir", "/dev/null/logs"], "cannot make the log directory /dev/null/logs"),
+        (["--log-dir", "/dev/null/logs"], "cannot create the log directory /dev/null/logs"),
     ],
 )
 def test_what_cannot_start_is_one_line_and_status_2(command, arguments, message):
