@@ -448,9 +448,9 @@ def test_a_process_that_ends_in_an_invoke_is_reported(start, tmp_path, end, reas
         "errorType": "Runtime.ExitError",
         "errorMessage": f"RequestId: {outcome.request_id} Error: {reason}",
     }
-    assert "Error Type: Runtime.ExitError" in (tmp_path / "logs/function-00001.log").read_text()
     assert fleet.invoke({}).status is Status.OK
     assert fleet.stats()["cold"] == 2
+    assert "Error Type: Runtime.ExitError" in (tmp_path / "logs/function-00001.log").read_text()
 
 
 def test_an_idle_process_that_was_killed_costs_nobody_an_error(start, wait_until):
