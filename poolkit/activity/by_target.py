@@ -17,11 +17,14 @@ UNNAMED = "(unnamed)"
 STATES = ("active", "idle_in_transaction", "other", "idle")
 """The order in which states are shown: what works first, what only waits last."""
 
+IDLE = "idle"
+IDLE_IN_TRANSACTION = ("idle in transaction", "idle in transaction (aborted)")
+"""The server's words for a backend that holds a transaction open and does nothing."""
+
 _STATE_OF = {
     "active": "active",
-    "idle": "idle",
-    "idle in transaction": "idle_in_transaction",
-    "idle in transaction (aborted)": "idle_in_transaction",
+    IDLE: "idle",
+    **dict.fromkeys(IDLE_IN_TRANSACTION, "idle_in_transaction"),
 }
 
 

@@ -41,22 +41,23 @@ def summary(recording: Recording) -> Iterable[str]:
 
 
 def _connections(recording: Recording) -> Iterable[str]:
-    tally = recording.tally
-    if not tally.samples:
+    counters = recording.measured.connections
+    if not counters.samples:
         yield f"Connections: not measured, {recording.note}"
         return
     rule = f"{'-' * 41}|{'-' * 11}|{'-' * 12}"
     yield f"{'Connections':<40} | {'peak':>9} | {'mean':>10}"
     yield rule
-    for name, peak in sorted(tally.peaks.items()):
-        yield f"{name[:40]:<40} | {peak:>9} | {tally.mean_of(name):>10.1f}"
+    for name, peak in sorted(counters.peaks.items()):
+        yield f"{name[:40]:<40} | {peak:>9} | {counters.mean_of(name):>10.1f}"
     yield rule
-    yield f"{'Aggregated':<40} | {tally.peak:>9} | {tally.mean or 0:>10.1f}"
-    if tally.elsewhere_peak:
-        yield f"{'other databases of the server':<40} | {tally.elsewhere_peak:>9} |"
-        yield f"{'all databases of the server':<40} | {tally.server_peak:>9} |"
+    yield f"{'Aggregated':<40} | {counters.peak:>9} | {counters.mean_of():>10.1f}"
+    if counters.elsewhere_peak:
+        yield f"{'other databases of the server':<40} | {counters.elsewhere_peak:>9} |"
+        yield f"{'all databases of the server':<40} | {counters.server_peak:>9} |"
     limits = recording.limits
     if limits is not None:
         yield f"{'usable (max_connections less reserve)':<40} | {limits.usable:>9} |"
-    yield f"{'opened':<40} | {tally.opened:>9} |"
+    opened = "not known" if counters.opened is None else counters.opened
+    yield f"{'opened':<40} | {opened:>9} |"
     yield ""

@@ -58,11 +58,15 @@ def target_rows(recording: Recording) -> list[dict[str, Any]]:
     now = {one.target: one for one in points[-1].targets}
     gone = Connected(target="", instances=0)
     rows = [
-        {**_row(now.get(name, gone)), "name": name, "peak": recording.tally.peaks[name]}
-        for name in sorted({*now, *recording.tally.peaks})
+        {
+            **_row(now.get(name, gone)),
+            "name": name,
+            "peak": recording.measured.connections.peaks[name],
+        }
+        for name in sorted({*now, *recording.measured.connections.peaks})
     ]
     everybody = _row(total(now.values()))
-    return [*rows, {**everybody, "name": "Aggregated", "peak": recording.tally.peak}]
+    return [*rows, {**everybody, "name": "Aggregated", "peak": recording.measured.connections.peak}]
 
 
 def _server(recording: Recording) -> Mapping[str, Any] | None:
@@ -85,18 +89,18 @@ def _now(recording: Recording, last: Second) -> Mapping[str, Any]:
 
 
 def _run(recording: Recording) -> Mapping[str, Any] | None:
-    tally = recording.tally
-    if not tally.samples:
+    counters = recording.measured.connections
+    if not counters.samples:
         return None
     return {
-        "samples": tally.samples,
-        "peak": tally.peak,
-        "server_peak": tally.server_peak,
-        "mean": round(tally.mean or 0.0, 3),
-        "opened": tally.opened,
+        "samples": counters.samples,
+        "peak": counters.peak,
+        "server_peak": counters.server_peak,
+        "mean": round(counters.mean_of(), 3),
+        "opened": counters.opened,
         "targets": {
-            name: {"peak": peak, "mean": round(tally.mean_of(name), 3)}
-            for name, peak in sorted(tally.peaks.items())
+            name: {"peak": peak, "mean": round(counters.mean_of(name), 3)}
+            for name, peak in sorted(counters.peaks.items())
         },
     }
 

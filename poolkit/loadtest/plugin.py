@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from locust.web import WebUI
 
     from poolkit.loadtest.latency.collection import Source
-    from poolkit.loadtest.latency.histogram import Latencies
+    from poolkit.loadtest.latency.run_latencies import Latencies
     from poolkit.loadtest.open_loop.closed_loop import ClosedLoop
     from poolkit.loadtest.open_loop.distributed import MasterLoop
     from poolkit.loadtest.open_loop.loop import OpenLoop

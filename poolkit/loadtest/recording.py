@@ -11,13 +11,13 @@ import gevent
 from poolkit.activity.by_target import by_target
 from poolkit.activity.server import ActivitySampler
 from poolkit.errors import ConfigurationError, DatabaseUnavailable, PoolkitError
+from poolkit.loadtest.figures import Held, MetricAccumulator
 from poolkit.loadtest.interrupt import unless_interrupted_again
 from poolkit.loadtest.latency.recent_requests import RecentRequests
 from poolkit.loadtest.latency.run_latencies import RunLatencies
 from poolkit.loadtest.off_hub import OffHubActivity
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.series import Second, Series
-from poolkit.loadtest.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from poolkit.activity.by_target import Connected
     from poolkit.activity.server import Sample, ServerLimits
     from poolkit.loadtest.latency.collection import Source
-    from poolkit.loadtest.latency.histogram import Latencies
+    from poolkit.loadtest.latency.run_latencies import Latencies
 
 INTERVAL_S = 0.1
 RETRY_EVERY_S = 5.0
@@ -62,11 +62,12 @@ class Recording:
         self.note: str | None = None
         """Why connections are not measured; None when they are."""
         self.started = time.time()
-        self.unseen_s = 0
-        """Seconds of the run without a sample."""
-        self.series, self.tally = Series(), Tally()
+        self.series = Series()
         self.latencies = RunLatencies()
         """Those of the run so far."""
+        self.measured = MetricAccumulator(self.started)
+        """The figures of the run so far."""
+        self.measured.requests = self.latencies.total()
         self.loop: Callable[[], LoopReport] = LoopReport
         """How the run is loaded; a closed loop unless somebody says otherwise."""
         self._listeners: list[Callable[[Second, Latencies], None]] = []
@@ -102,6 +103,7 @@ class Recording:
         assert self._sampler is not None  # noqa: S101  (_watch)
         try:
             self.limits = self._sampler.start()
+            self.measured.max_connections = self.limits.max_connections
         except DatabaseUnavailable as error:
             if self.note is None:
                 logger.warning(
@@ -145,17 +147,21 @@ class Recording:
     def begin_again(self) -> None:
         """Forget what was seen: a new test starts. The sampling goes on."""
         self.started = time.time()
-        self.unseen_s = 0
         self.series = Series()
         self._fullest, self._most, self._opened = None, -1, 0
         self.forget_totals()
 
     def forget_totals(self) -> None:
         """Forget what was counted so far, as Locust does when its statistics are reset."""
-        self.tally = Tally(self.tally.sessions)
-        self._source.take()
+        now = time.time()
+        self._source.begin_again()
         self.latencies = RunLatencies()
-        self._requests = RecentRequests(reported=self._reported, now=time.time())
+        sessions, limits = self.measured.connections.sessions, self.limits
+        self.measured = MetricAccumulator(
+            now, sessions=sessions, max_connections=limits.max_connections if limits else None
+        )
+        self.measured.requests = self.latencies.total()
+        self._requests = RecentRequests(reported=self._reported, now=now)
 
     def take_rest(self) -> Latencies:
         """End the run, and return its last latencies, which are in `latencies` too."""
@@ -185,7 +191,10 @@ class Recording:
 
     def _take(self, sample: Sample) -> None:
         targets = by_target(sample)
-        self._opened += self.tally.add(sample, targets)
+        held = {one.target: Held(one.total, one.idle_in_transaction) for one in targets}
+        self._opened += self.measured.connections.add_sample(
+            sample.time, sample.sessions, held, elsewhere=sample.elsewhere
+        )
         if len(sample.backends) > self._most:
             self._most, self._fullest = len(sample.backends), targets
             self._elsewhere = sample.elsewhere
@@ -200,7 +209,6 @@ class Recording:
             self.latencies.add(latencies)
             second = self._second(latencies)
             self.series.add(second)
-            self.unseen_s += second.targets is None
             self._say_when_silent(second)
             for listener in self._listeners:
                 listener(second, latencies)

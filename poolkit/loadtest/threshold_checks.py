@@ -116,11 +116,8 @@ class ThresholdChecks:
         self._thresholds = thresholds
         self._started: float | None = None
         self._ended: float | None = None
-        self._counted_from = time.time()
         for event, listener in (
             (environment.events.test_start, self._on_start),
-            (environment.events.spawning_complete, self._on_spawning_complete),
-            (environment.events.reset_stats, self._on_reset),
             (environment.events.test_stop, self._on_stop),
         ):
             event.add_listener(listener)  # type: ignore[no-untyped-call]
@@ -129,16 +126,8 @@ class ThresholdChecks:
 
     def _on_start(self, **_: Any) -> None:
         self._started, self._ended, self.aborted_by = time.time(), None, None
-        self._on_reset()
         if any(threshold.abort for threshold in self._thresholds):
             gevent.spawn(self._watch, self._started)
-
-    def _on_spawning_complete(self, **_: Any) -> None:
-        if self._environment.reset_stats:
-            self._on_reset()
-
-    def _on_reset(self, **_: Any) -> None:
-        self._counted_from = time.time()
 
     def _on_stop(self, **_: Any) -> None:
         self._ended = time.time()
@@ -163,8 +152,11 @@ class ThresholdChecks:
         (runner.quit if self._environment.web_ui is None else runner.stop)()
 
     def _figures(self) -> dict[str, float | None]:
-        seconds = (self._ended or time.time()) - self._counted_from
-        return figures(self._recording, self._options.target, seconds)
+        return figures(self._recording, self._options.target, self._until)
+
+    @property
+    def _until(self) -> float:
+        return self._ended or time.time()
 
     # -- at its end -------------------------------------------------------------------------
 
@@ -187,7 +179,7 @@ class ThresholdChecks:
             NOT_HERE,
             reasons=why_not_known(self._recording, self._options.target),
         )
-        seen = with_unseen(verdicts, self._recording.unseen_s)
+        seen = with_unseen(verdicts, self._recording.measured.connections.unseen_s(self._until))
         return tuple(map(self._as_aborted, seen))
 
     @property

@@ -228,6 +228,7 @@ def _write_samples(
     folder: TargetFolder, target: MadeUp, chance: random.Random, requests: list[Request]
 ) -> None:
     ticks = int((WARM_UP_S + MEASURED_S + 1) / INTERVAL_S)
+    ended = [end for r in requests if (end := r.started + r.service_ms / 1000) < TO]
     with folder.writer(ConnectionRow) as connections, folder.writer(SampleRow) as samples:
         for tick in range(ticks):
             time = STARTED + tick * INTERVAL_S
@@ -247,7 +248,15 @@ def _write_samples(
                         wait_event="ClientRead",
                     )
                 )
-            samples.write(SampleRow(time=time, backends=kept + short, sessions=100, xacts=tick))
+            opened = round(sum(FROM <= end <= time for end in ended) * target.per_request)
+            samples.write(
+                SampleRow(
+                    time=time,
+                    backends=kept + short,
+                    sessions=100 + target.kept + opened,
+                    xacts=tick,
+                )
+            )
 
 
 def _write_invokes(

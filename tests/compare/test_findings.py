@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from poolkit.compare.report.findings import is_tie, with_findings
-from poolkit.compare.results.levels import figures_of, level_result
+from poolkit.compare.results.levels import level_result
 from poolkit.compare.results.results import compute
 from poolkit.compare.results.run_folder import Request
 from poolkit.compare.results.target_result import Interval
@@ -206,7 +206,7 @@ def test_a_warm_up_that_was_too_short_is_told_from_a_slow_target(made_up_run, ma
     assert found.backlog == 40
     assert not found.saturated
     assert "The warm-up was too short: 40 requests of it" in found.finding
-    broken = check_all([Threshold.parse("http.p95 < 0.001ms")], found.name, figures_of(found))
+    broken = check_all([Threshold.parse("http.p95 < 0.001ms")], found.name, found.figures)
     level = level_result(found.step.level, [found], broken)
     assert level.why_not.endswith(
         "its warm-up was too short (--warm-up): requests of it were still waiting"

@@ -9,7 +9,7 @@ import pytest
 from poolkit.compare.report.findings import tied, with_findings
 from poolkit.compare.report.level_findings import load_finding
 from poolkit.compare.results.files import to_json, write_json
-from poolkit.compare.results.levels import figures_of, is_tie_of_repeats, knee_of
+from poolkit.compare.results.levels import is_tie_of_repeats, knee_of
 from poolkit.compare.results.results import compute
 from poolkit.compare.results.run_folder import Level, LoadReport
 from poolkit.compare.results.target_result import Spread
@@ -37,7 +37,7 @@ def held(results, name):
 def test_figures_have_the_names_of_the_thresholds_metrics(made_up_run):
     """Every metric there is has its figure, and no figure has another name."""
     (web, *_) = compute(made_up_run()).targets
-    assert set(figures_of(web)) == set(METRICS)
+    assert set(web.figures) == set(METRICS)
 
 
 def test_a_plain_run_has_one_level_that_is_its_reference(made_up_run):

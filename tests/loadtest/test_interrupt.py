@@ -15,7 +15,7 @@ FILES = ("--csv", "run", "--html", "report.html", "--json-file", "result")
 INTERRUPTED_IN = """
 import os, signal
 from pathlib import Path
-import locust.contrib.fasthttp, locust.stats, poolkit.loadtest.series, poolkit.loadtest.tally
+import locust.contrib.fasthttp, locust.stats, poolkit.loadtest.series, poolkit.loadtest.figures
 
 sent = []
 
@@ -55,7 +55,7 @@ def assert_ended_with_its_files(run):
         "locust.stats.StatsCSVFileWriter, '_requests_data_rows'",
         pytest.param("locust.stats, 'print_stats'", marks=pytest.mark.slow),
         pytest.param("locust.contrib.fasthttp.FastHttpSession, 'request'", marks=pytest.mark.slow),
-        "poolkit.loadtest.tally.Tally, 'add'",
+        "poolkit.loadtest.figures.ConnectionCounters, 'add_sample'",
         pytest.param("poolkit.loadtest.series.Series, 'add'", marks=pytest.mark.slow),
     ],
 )

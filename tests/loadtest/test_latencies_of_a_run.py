@@ -6,8 +6,9 @@ import json
 import psutil
 import pytest
 
-from poolkit.loadtest.latency.histogram import Latencies, LatencyHistogram
-from poolkit.loadtest.latency.lower_bounds import LatenciesAtLeast
+from poolkit.loadtest.figures import DROPPED, TIMED_OUT, LatenciesAtLeast
+from poolkit.loadtest.latency.histogram import LatencyHistogram
+from poolkit.loadtest.latency.run_latencies import Latencies
 
 HdrHistogram = pytest.importorskip("hdrh.histogram", reason="no wheel here").HdrHistogram
 HistogramLogReader = pytest.importorskip("hdrh.log", reason="no wheel here").HistogramLogReader
@@ -135,10 +136,9 @@ def at_least(folder):
     """The figures of the raw rows, and of what the log says was cut off."""
     found = Latencies()
     for name, ms, has_failed in rows(folder):
-        found.record("GET", name, ms, failed=has_failed)
-    for tag, cut_off in (("unanswered", found.unanswered), ("unsent", found.unsent)):
-        cut_off.add(histogram_of_log(folder, tag))
-    return LatenciesAtLeast(found)
+        found.record("GET", name, ms, outcome="failed" if has_failed else "answered")
+    waited = [histogram_of_log(folder, tag) for tag in (TIMED_OUT, DROPPED)]
+    return LatenciesAtLeast(found.answered(), waited)
 
 
 def test_four_processes_lose_nothing_at_the_end(visitors, master_port):

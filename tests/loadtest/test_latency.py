@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolkit.loadtest.latency.histogram import Latencies, LatencyHistogram, Name
+from poolkit.loadtest.latency.histogram import LatencyHistogram
+from poolkit.loadtest.latency.run_latencies import Latencies, Name
 
 HdrHistogram = pytest.importorskip("hdrh.histogram", reason="no wheel here").HdrHistogram
 
@@ -126,7 +127,7 @@ def test_names_and_failures_are_apart():
     """A fast failure makes no latency look better; the totals are over all names."""
     found = Latencies()
     found.record("GET", "/", 10)
-    found.record("GET", "/", 1, failed=True)
+    found.record("GET", "/", 1, outcome="failed")
     found.record("POST", "/", 30)
     assert found.names() == [Name("GET", "/"), Name("POST", "/")]
     assert found.answered(Name("GET", "/")).buckets() == histogram([10_000]).buckets()
@@ -138,7 +139,8 @@ def test_a_message_between_processes_loses_nothing():
     """Also when it went over the wire, where tuples become lists."""
     found = Latencies()
     for number in range(500):
-        found.record("GET", f"/{number % 3}", number**1.7, failed=number % 7 == 0)
+        outcome = "failed" if number % 7 == 0 else "answered"
+        found.record("GET", f"/{number % 3}", number**1.7, outcome=outcome)
     sent = json.loads(json.dumps(found.to_message()))
     assert Latencies.from_message(sent) == found
     twice = Latencies()

@@ -10,13 +10,14 @@ from loadtest.browser import PROGRAM, chromium
 
 from poolkit.loadtest.console import summary
 from poolkit.loadtest.document import document
+from poolkit.loadtest.figures import MetricAccumulator
 from poolkit.loadtest.latency.files import LatencyFiles
-from poolkit.loadtest.latency.histogram import Latencies, can_encode
+from poolkit.loadtest.latency.histogram import can_encode
 from poolkit.loadtest.latency.report import line, load_words, ms, rows, table
+from poolkit.loadtest.latency.run_latencies import Latencies
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.page import section
 from poolkit.loadtest.series import Second, Series
-from poolkit.loadtest.tally import Tally
 
 needs_hdrhistogram = pytest.mark.skipif(not can_encode(), reason="no wheel here")
 
@@ -40,8 +41,8 @@ def latencies():
     found = Latencies()
     for number in range(1, 101):
         found.record("GET", "/articles/[id]", float(number))
-    found.record("GET", "/articles/[id]", 5000.0, failed=True)
-    found.record("POST", "/articles", 1.0, failed=True)
+    found.record("GET", "/articles/[id]", 5000.0, outcome="failed")
+    found.record("POST", "/articles", 1.0, outcome="failed")
     return found
 
 
@@ -109,7 +110,7 @@ def recording(latencies, load):
     series.add(second(p50_ms=1.0, p95_ms=2.0, p99_ms=3.0))
     return SimpleNamespace(
         series=series,
-        tally=Tally(),
+        measured=MetricAccumulator(),
         limits=None,
         note="no DATABASE_URL",
         started=0.0,

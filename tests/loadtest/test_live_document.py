@@ -7,12 +7,11 @@ from types import SimpleNamespace
 import gevent
 import pytest
 
-from poolkit.loadtest.latency.histogram import Latencies
-from poolkit.loadtest.latency.run_latencies import RunLatencies
+from poolkit.loadtest.figures import MetricAccumulator
+from poolkit.loadtest.latency.run_latencies import Latencies, RunLatencies
 from poolkit.loadtest.live_document import LiveDocument
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.series import Series
-from poolkit.loadtest.tally import Tally
 
 NAMES = 8
 
@@ -41,7 +40,7 @@ def recording():
         started=1.0,
         note=None,
         limits=None,
-        tally=Tally(),
+        measured=MetricAccumulator(),
         series=Series(),
         lost=[],
         loop=LoopReport,
@@ -120,7 +119,8 @@ def test_sums_that_are_kept_are_those_that_are_added_up():
     for second in range(5):
         one = Latencies()
         for number in range(100):
-            one.record("GET", f"/{number % 3}", second * number, failed=number % 7 == 0)
+            outcome = "failed" if number % 7 == 0 else "answered"
+            one.record("GET", f"/{number % 3}", second * number, outcome=outcome)
         run.add(one)
         added_up.add(one)
     run.record("POST", "/", 77.0)

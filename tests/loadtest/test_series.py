@@ -7,7 +7,6 @@ import pytest
 from poolkit.activity.by_target import Connected, by_target, total
 from poolkit.activity.server import Backend, Sample
 from poolkit.loadtest.series import MOST_POINTS, Second, Series
-from poolkit.loadtest.tally import Tally
 
 
 def second(number, connections=1, *, opened=0, ms=None):
@@ -95,70 +94,3 @@ def test_a_second_without_an_answer_is_a_gap():
     assert columns["targets"] == {"web": [2, None]}
     assert columns["states"]["idle"] == [2, None]
     assert columns["opened_per_s"] == [0.0, None]
-
-
-def test_peaks_and_means_are_about_all_samples():
-    """Also about those that no chart shows."""
-    tally = Tally()
-    for count in (1, 5, 3):
-        one = sample(*[backend("web", "1", "idle")] * count)
-        tally.add(one, by_target(one))
-    assert (tally.peak, tally.peaks["web"]) == (5, 5)
-    assert tally.mean == pytest.approx(3.0)
-    assert tally.mean_of("web") == pytest.approx(3.0)
-    assert tally.mean_of("nobody") == 0
-
-
-def test_a_counter_that_was_reset_opens_nothing():
-    """A server that crashed begins to count at zero again."""
-    tally = Tally()
-    opened = [tally.add(sample(sessions=n), ()) for n in (100, 103, 0, 2)]
-    assert opened == [0, 3, 0, 2]
-    assert tally.opened == 5
-
-
-def test_what_was_opened_before_the_first_sample_of_a_run_counts():
-    """The counter is known from the moment before the run."""
-    tally = Tally(100)
-    assert tally.add(sample(sessions=105), ()) == 5
-    assert (tally.opened, tally.sessions) == (5, 105)
-
-
-def test_columns_that_are_kept_are_those_of_all_points():
-    """A page asks every second; targets come and go, and the run is thinned out meanwhile."""
-    series = Series()
-    for number in range(5 * MOST_POINTS):
-        one = second(number, None if number % 11 == 3 else number % 5, opened=1, ms=1.0)
-        if number > 700 and one.targets is not None:
-            late = Connected(target="lambda", instances=1, active=1)
-            one = replace(one, targets=(*one.targets, late))
-        series.add(one)
-        if number % 50 == 0:
-            series.columns()["time"].append("not mine")
-    anew = Series()
-    anew.points, anew.step_s = series.points, series.step_s
-    assert series.columns() == anew.columns()
-    assert list(series.columns()["targets"]) == ["lambda", "web"]
-    assert {len(column) for column in series.columns()["targets"].values()} == {len(series.points)}
-
-
-class Counted(list):
-    """A list of points that counts how many were handed out."""
-
-    handed_out = 0
-
-    def __getitem__(self, key):
-        found = super().__getitem__(key)
-        self.handed_out += len(found) if isinstance(key, slice) else 1
-        return found
-
-
-def test_a_point_is_made_into_columns_once():
-    """However often a page asks: it is asked in the process that sends the load."""
-    series = Series()
-    series.points = Counted()
-    for number in range(300):
-        series.add(second(number))
-        series.columns()
-    # Those known already are gone through once more for each new target, of which there is one.
-    assert series.points.handed_out <= 301

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
+from poolkit.activity.by_target import IDLE
 from poolkit.compare.charts.picture import Panel, Picture, Rows, data
 from poolkit.compare.charts.time_panels import Measured, grid, measured, size
-from poolkit.compare.results.connections import IDLE, Moment, moments
+from poolkit.compare.results.connections import Moment, moments
 from poolkit.compare.results.run_folder import ConnectionRow, RunFolder, SampleRow
 
 if TYPE_CHECKING:

@@ -12,23 +12,26 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from poolkit.compare.results.run_folder import ConnectionRow, SampleRow
+from poolkit.activity.by_target import IDLE, IDLE_IN_TRANSACTION
 from poolkit.compare.results.wording import count
+from poolkit.loadtest.figures import Held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from poolkit.compare.results.run_folder import Plan, PlannedTarget, TargetFolder, Window
+    from poolkit.compare.results.run_folder import (
+        ConnectionRow,
+        Plan,
+        PlannedTarget,
+        SampleRow,
+        Window,
+    )
+    from poolkit.loadtest.figures import MetricAccumulator
 
 LOAD = "loadtest"
 """What the load generator's own connections are called."""
 LONGEST_STEP = 3
 """Intervals: a longer time between two samples is a gap, in which nothing is known."""
-UNSEEN_STEP_S = 1.0
-"""A busy machine may be late with a sample, but not so late."""
-IDLE = "idle"
-IN_TRANSACTION = "idle in transaction"
-"""Also the beginning of `idle in transaction (aborted)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class Moment:
     @property
     def idle_in_transaction(self) -> int:
         """Those that hold a transaction open and do nothing."""
-        return sum(n for state, n in self.states.items() if state.startswith(IN_TRANSACTION))
+        return sum(self.states.get(state, 0) for state in IDLE_IN_TRANSACTION)
 
 
 def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRow]) -> list[Moment]:
@@ -104,52 +107,108 @@ def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRo
     return [Moment(time, states.get(time, Counter())) for time in sorted(times)]
 
 
+def add_samples(
+    measured: MetricAccumulator,
+    name: str,
+    samples: Sequence[SampleRow],
+    seen: Sequence[Moment],
+    window: Window,
+) -> None:
+    """Feed an accumulator with what the server said of one target.
+
+    Args:
+        measured: of the window.
+        name: as of `moments`.
+        samples: the rows of samples.csv.
+        seen: the target's connections, as of `moments`.
+        window: its counter is read where there was no sample.
+
+    """
+    counter = {sample.time: sample.sessions for sample in samples}
+    for moment in seen:
+        held = {name: Held(moment.total, moment.idle_in_transaction)}
+        measured.connections.add_sample(moment.time, counter.get(moment.time), held)
+    if not measured.connections.samples and window.sessions_to is not None:
+        measured.connections.read_counter(window.sessions_to)
+
+
 def connection_figures(
-    plan: Plan, target: PlannedTarget, folder: TargetFolder, window: Window, served: int
-) -> tuple[ConnectionFigures, tuple[str, ...]]:
-    """Return the figures of one target, and the notes that belong beside them."""
-    samples, rows = folder.rows(SampleRow), folder.rows(ConnectionRow)
-    seen = moments(target.preset, samples.rows, rows.rows)
+    plan: Plan,
+    target: PlannedTarget,
+    window: Window,
+    measured: MetricAccumulator,
+    seen: Sequence[Moment],
+) -> ConnectionFigures:
+    """Return the figures of one target.
+
+    Args:
+        plan: of the run.
+        target: with its limits at this load.
+        window: the measured time.
+        measured: its figures, fed with the rows.
+        seen: the target's connections, as of `moments`.
+
+    """
     inside = [m for m in seen if window.from_ <= m.time <= window.to]
-    opened = _opened(window, samples.rows)
-    ceiling = target.ceiling
-    peak = max((m.total for m in inside), default=None)
+    held, opened = measured.connections.of(target.preset), measured.connections.opened
+    served, ceiling = measured.requests.served, target.ceiling
     most = target.max_connections or plan.max_connections
-    figures = ConnectionFigures(
-        peak=peak,
-        peak_share=None if peak is None else peak / most,
+    return ConnectionFigures(
+        peak=held and held.max,
+        peak_share=held and held.max / most,
         max_connections=most,
         usable_connections=target.usable_connections or plan.usable_connections,
-        mean=_mean([m.total for m in inside]),
+        mean=held and held.mean,
         opened=opened,
         opened_warm_up=difference(window.sessions_before, window.sessions_from),
-        opened_per_1000_requests=_per_1000(opened, served),
+        opened_per_1000_requests=None if opened is None or not served else 1000 * opened / served,
         pool_events_opened=window.pool_opened,
         idle_seconds=_idle_seconds(inside, plan.interval_s, window.to),
         busy_peak=max((m.busy for m in inside), default=None),
-        idle_in_transaction_peak=max((m.idle_in_transaction for m in inside), default=None),
-        at_ceiling_share=_mean([m.busy >= ceiling for m in inside]) if ceiling else None,
+        idle_in_transaction_peak=held and held.idle_in_transaction_max,
+        at_ceiling_share=(
+            sum(m.busy >= ceiling for m in inside) / len(inside) if ceiling and inside else None
+        ),
         left_over=window.left_over,
         ceiling=ceiling,
         ceiling_reason=target.ceiling_reason,
         by_state=_by_state(inside),
-        unseen_s=_unseen_s(inside, window),
+        unseen_s=measured.connections.unseen_s(window.to),
     )
-    notes = (
-        *samples.warnings,
-        *rows.warnings,
-        *_second_witness(target, opened, window),
-        *_strangers(target, rows.rows, window),
-    )
-    return figures, notes
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def notes(
+    target: PlannedTarget, window: Window, opened: int | None, rows: Sequence[ConnectionRow]
+) -> list[str]:
+    """Return what belongs beside the figures: a second source that disagrees, and strangers.
 
+    Args:
+        target: as it was planned.
+        window: the measured time.
+        opened: connections opened by the server's counter.
+        rows: the rows of connections.csv.
 
-def _per_1000(opened: int | None, served: int) -> float | None:
-    return None if opened is None or not served else opened * 1000 / served
+    """
+    found = []
+    events = window.pool_opened
+    # Connections under way at the two ends may be in one count and not yet in the other.
+    if (
+        opened is not None
+        and events is not None
+        and abs(opened - events) > max(2, 0.02 * opened)
+        and not through_pooler(target)
+    ):
+        found.append(f"the server counted {opened} new connections, the pools' events {events}")
+    at: Counter[float] = Counter()
+    names: set[str] = set()
+    for row in rows:
+        if window.from_ <= row.time <= window.to and row.target not in (target.preset, LOAD):
+            at[row.time] += 1
+            names.add(row.target or "unnamed")
+    if at:
+        most = count(max(at.values()), "connection")
+        found.append(f"up to {most} of others at once ({', '.join(sorted(names)[:3])})")
+    return found
 
 
 def _by_state(inside: Sequence[Moment]) -> dict[str, float]:
@@ -168,48 +227,11 @@ def _idle_seconds(inside: Sequence[Moment], interval_s: float, end: float) -> fl
     return sum(m.states.get(IDLE, 0) * s for m, s in zip(inside, steps, strict=True))
 
 
-def _unseen_s(inside: Sequence[Moment], window: Window) -> float:
-    times = [window.from_, *(m.time for m in inside), window.to]
-    return sum(b - a for a, b in pairwise(times) if b - a > UNSEEN_STEP_S)
-
-
-def _opened(window: Window, samples: Sequence[SampleRow]) -> int | None:
-    if window.sessions_from is not None and window.sessions_to is not None:
-        return difference(window.sessions_from, window.sessions_to)
-    inside = [s.sessions for s in samples if window.from_ <= s.time <= window.to]
-    return difference(inside[0], inside[-1]) if inside else window.pool_opened
-
-
 def difference(begin: int | None, end: int | None) -> int | None:
     """Return how far the server's counter went; None if it was reset, as after a crash."""
     return None if begin is None or end is None or end < begin else end - begin
 
 
-def _second_witness(target: PlannedTarget, opened: int | None, window: Window) -> list[str]:
-    """Say where the pools' events tell another story than the server."""
-    events = window.pool_opened
-    if opened is None or events is None or window.sessions_to is None:
-        return []
-    # Those under way at the two ends may be in one count and not yet in the other.
-    if abs(opened - events) <= max(2, 0.02 * opened) or through_pooler(target):
-        return []
-    return [f"the server counted {opened} new connections, the pools' events {events}"]
-
-
 def through_pooler(target: PlannedTarget) -> bool:
     """Tell whether the server sees a pooler's connections instead of the target's own."""
     return bool(target.preset_fields.get("transaction_pooling"))
-
-
-def _strangers(target: PlannedTarget, rows: Sequence[ConnectionRow], window: Window) -> list[str]:
-    at: Counter[float] = Counter()
-    names: set[str] = set()
-    for row in rows:
-        if window.from_ <= row.time <= window.to and row.target not in (target.preset, LOAD):
-            at[row.time] += 1
-            names.add(row.target or "unnamed")
-    if not at:
-        return []
-    who = ", ".join(sorted(names)[:3])
-    most = count(max(at.values()), "connection")
-    return [f"up to {most} of others at once ({who})"]

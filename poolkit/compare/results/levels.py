@@ -45,7 +45,7 @@ class LevelResult:
     repeats: tuple[TargetResult, ...]
     """In the order of measuring; none where it was left out."""
     spread: Mapping[str, Spread]
-    """By the names of `figures_of`; what is not known is not in it."""
+    """By the metrics' names; what is not known is not in it."""
     held: bool
     why_not: str = ""
     """What kept the target from holding it, or why it was not measured."""
@@ -91,30 +91,6 @@ class Knee:
         return self.answered_per_s / self.latency_ms
 
 
-def figures_of(target: TargetResult) -> Mapping[str, float | None]:
-    """Return a target's figures by the names that thresholds have; None where unknown.
-
-    Latencies are in ms, shares and rates as `poolkit.thresholds` has them.
-    """
-    latency, found = target.latency_ms, target.connections
-    names = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p99.9": "p99_9"}
-    names |= {"max": "max", "mean": "mean"}
-    return {
-        **{f"http.{name}": getattr(latency, field, None) for name, field in names.items()},
-        "http.errors": target.errors / target.requests if target.requests else None,
-        "http.requests": target.requests,
-        "http.rate": target.requests_per_s,
-        "db.connections.max": found.peak,
-        "db.connections.mean": found.mean,
-        "db.connections.share": found.peak_share,
-        "db.opened": found.opened,
-        "db.opened_per_request": target.per_request,
-        "db.idle_in_transaction.max": found.idle_in_transaction_peak,
-        "db.left_over": found.left_over,
-        "lambda.cold_starts": target.cold_starts,
-    }
-
-
 def without_meaning(target: PlannedTarget) -> frozenset[str]:
     """Return the names of figures that such a target does not have, measured or not."""
     # What somebody else keeps running has no end at which connections could be left.
@@ -129,7 +105,7 @@ def spread_of(repeats: Sequence[TargetResult]) -> Mapping[str, Spread]:
     """Return how far the repeats lie apart, for every figure that all of them know."""
     columns: dict[str, list[float]] = {}
     for repeat in repeats:
-        for name, value in figures_of(repeat).items():
+        for name, value in repeat.figures.items():
             if value is not None:
                 columns.setdefault(name, []).append(value)
     return {

@@ -272,7 +272,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 def _target_json(target: TargetResult) -> dict[str, Any]:
     values: dict[str, Any] = _rounded(dataclasses.asdict(target))
-    del values["name"], values["step"]
+    del values["name"], values["step"], values["figures"]
     return {**values, "level": target.step.level.name, "repeat": target.step.repeat}
 
 

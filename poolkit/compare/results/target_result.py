@@ -10,13 +10,36 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from poolkit.compare.results.connections import ConnectionFigures, connection_figures
-from poolkit.compare.results.run_folder import InvokeRow, LoadReport, ProcessRow, Request, Step
+from poolkit.compare.results.connections import (
+    ConnectionFigures,
+    add_samples,
+    connection_figures,
+    moments,
+    notes,
+)
+from poolkit.compare.results.run_folder import (
+    ConnectionRow,
+    InvokeRow,
+    LoadReport,
+    ProcessRow,
+    Request,
+    SampleRow,
+    Step,
+)
 from poolkit.compare.results.wording import origin
+from poolkit.loadtest.figures import (
+    DROPPED,
+    FAILURES,
+    TIMED_OUT,
+    LatenciesAtLeast,
+    MetricAccumulator,
+    outcome_of,
+)
+from poolkit.loadtest.latency.histogram import LatencyHistogram
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,10 +55,8 @@ LEAST_ANSWERED = 0.95
 """The share of what was due that has to be answered meanwhile, or a queue grows."""
 LATE_S = 1.0
 """A request that was due so long before the window and ended in it is a backlog."""
-UNSENT = "unsent"
-"""The error of a request that was due and never sent."""
-CUT_OFF = (UNSENT, "unanswered")
-"""The errors of those that the end of the load cut off: their latencies are how long they waited."""
+CUT_OFF = (TIMED_OUT, DROPPED)
+"""The errors of requests without an answer: their latencies are how long they waited."""
 SLOWEST = 0.01
 """The share of requests that a p99 is about."""
 
@@ -69,7 +90,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Exact percentiles in ms; the intervals hold the true one with 95 % (order statistics)."""
+    """Percentiles in ms, to three digits; the intervals hold the true one with 95 %."""
 
     p50: float
     p90: float
@@ -82,34 +103,36 @@ class Latency:
     p95_interval: Interval
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Latency | None:
-        """Return the percentiles of some values in ms, none for no values."""
-        ordered = sorted(values)
-        if not ordered:
+    def of(cls, found: LatenciesAtLeast) -> Latency | None:
+        """Return the figures of some latencies; None where nothing was answered."""
+        longest, mean = found.max, found.mean
+        if longest is None or mean is None:
             return None
+        p50, p90, p95, p99, p99_9 = (ms or 0.0 for ms in found.percentiles((50, 90, 95, 99, 99.9)))
         return cls(
-            **{f"p{p}": percentile(ordered, p) for p in (50, 90, 95, 99)},
-            p99_9=percentile(ordered, 99.9),
-            max=ordered[-1],
-            mean=math.fsum(ordered) / len(ordered),
-            p50_interval=_interval(ordered, 50),
-            p95_interval=_interval(ordered, 95),
+            p50=p50,
+            p90=p90,
+            p95=p95,
+            p99=p99,
+            p99_9=p99_9,
+            max=longest,
+            mean=mean,
+            p50_interval=_interval(found, 50),
+            p95_interval=_interval(found, 95),
         )
 
-    @classmethod
-    def at_least(cls, answered: Sequence[float], waited: Sequence[float]) -> Latency | None:
-        """Return the higher of two for each figure: of what was answered, and of all.
 
-        What was never answered counts with the time that it had waited, in ms: its own latency would
-        have been longer. Without an answer there is none.
-        """
-        of_answered, of_all = cls.of(answered), cls.of([*answered, *waited])
-        if of_answered is None or of_all is None:
-            return None
-        pairs = {
-            f.name: (getattr(of_answered, f.name), getattr(of_all, f.name)) for f in fields(cls)
-        }
-        return cls(**{name: _higher(*pair) for name, pair in pairs.items()})
+def _interval(found: LatenciesAtLeast, p: float) -> Interval:
+    """Return the values at ranks n·q ± 1.96·√(n·q·(1-q)): it holds for any distribution."""
+    intervals = []
+    for histogram in found.histograms:
+        n, q = histogram.count, p / 100
+        spread = 1.96 * math.sqrt(n * q * (1 - q))
+        low, high = math.floor(n * q - spread), math.ceil(n * q + spread)
+        ranks = [100 * (min(max(index, 0), n - 1) + 1) / n for index in (low, high)]
+        intervals.append([ms or 0.0 for ms in histogram.percentiles(ranks)])
+    lows, highs = zip(*intervals, strict=True)
+    return Interval(max(lows), max(highs))
 
 
 def percentile(ordered: Sequence[float], p: float) -> float:
@@ -117,20 +140,6 @@ def percentile(ordered: Sequence[float], p: float) -> float:
     # 99.9 * 1000 / 100 is a little more than 999 in binary.
     rank = math.ceil(round(p * len(ordered) / 100, 9))
     return ordered[max(rank, 1) - 1]
-
-
-def _higher(first: Any, second: Any) -> Any:
-    if isinstance(first, Interval):
-        return Interval(*map(max, first, second))
-    return max(first, second)
-
-
-def _interval(ordered: Sequence[float], p: float) -> Interval:
-    """Ranks n·q ± 1.96·√(n·q·(1-q)): the binomial interval, free of any distribution."""
-    n, q = len(ordered), p / 100
-    spread = 1.96 * math.sqrt(n * q * (1 - q))
-    low, high = math.floor(n * q - spread), math.ceil(n * q + spread)
-    return Interval(ordered[min(max(low, 0), n - 1)], ordered[min(max(high, 0), n - 1)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +169,8 @@ class TargetResult:
     kind: str
     preset: Mapping[str, Any]
     instances: int | None
+    figures: Mapping[str, float | None]
+    """By the names that thresholds have, which `MetricAccumulator` defines; None if not known."""
     requests: int
     """Those due inside the window, failed ones too."""
     served: int
@@ -200,8 +211,7 @@ class TargetResult:
     @property
     def per_request(self) -> float | None:
         """Connections opened for each request."""
-        opened = self.connections.opened
-        return None if opened is None or not self.served else opened / self.served
+        return self.figures["db.opened_per_request"]
 
     @property
     def warmed_up_too_short(self) -> bool:
@@ -226,15 +236,30 @@ def target_result(
     target = _as_measured(target, window)
     seconds = window.to - window.from_
     requests, processes = folder.rows(Request), folder.rows(ProcessRow)
+    samples, connections = folder.rows(SampleRow), folder.rows(ConnectionRow)
     inside = [r for r in requests.rows if window.from_ <= r.due < window.to]
-    answered, failed = [r for r in inside if not r.error], [r for r in inside if r.error]
-    cpu = _cpu_share(processes.rows, window)
-    served = _served(requests.rows, window)
-    connections, notes = connection_figures(plan, target, folder, window, len(served))
-    load = folder.load_report()
-    late = _saturated_by(cpu, load) or ("" if load else _seems_late(inside, step.level))
-    backlog = sum(r.due < window.from_ - LATE_S for r in served)
+    answered = [r for r in inside if not r.error]
     cold = _cold_starts(folder, window, answered)
+    measured = MetricAccumulator(
+        window.from_,
+        window.to,
+        sessions=window.sessions_from,
+        max_connections=target.max_connections or plan.max_connections,
+    )
+    for row in requests.rows:
+        measured.requests.add(row.due, _ended(row), row.latency_ms, outcome_of(row.error))
+    seen = moments(target.preset, samples.rows, connections.rows)
+    add_samples(measured, target.preset, samples.rows, seen, window)
+    measured.left_over = window.left_over
+    measured.cold_starts = cold.count if cold else window.cold_starts
+    figures, counted = measured.figures(window.to, target.preset), measured.requests
+    of_failed = LatencyHistogram()
+    for outcome in FAILURES:
+        of_failed.add(counted.of(outcome))
+    kinds = Counter(r.error for r in inside if outcome_of(r.error) == "failed")
+    kinds += Counter({TIMED_OUT: counted.timed_out, DROPPED: counted.of("dropped").count})
+    cpu, load = _cpu_share(processes.rows, window), folder.load_report()
+    late = _saturated_by(cpu, load) or ("" if load else _seems_late(inside, step.level))
     return TargetResult(
         name=target.name,
         step=step,
@@ -242,39 +267,46 @@ def target_result(
         kind=target.kind,
         preset=target.preset_fields,
         instances=window.instances,
-        requests=len(inside),
-        served=len(served),
-        errors=len(failed),
-        error_kinds=dict(Counter(r.error for r in failed).most_common()),
+        figures=figures,
+        requests=counted.count,
+        served=counted.served,
+        errors=counted.errors,
+        error_kinds=dict(kinds.most_common()),
         # By when answers came: those that come after the load has ended are no throughput.
-        requests_per_s=sum(not r.error for r in served) / seconds,
+        requests_per_s=counted.answered_in_time / seconds,
         offered_per_s=len(inside) / seconds,
         measured_s=seconds,
-        latency_ms=_latency(answered, failed),
-        service_ms=Latency.of([r.service_ms for r in answered]),
-        error_latency_ms=Latency.of([r.latency_ms for r in failed]),
-        cold_starts=cold.count if cold else window.cold_starts,
+        latency_ms=Latency.of(counted.latency),
+        service_ms=Latency.of(
+            LatenciesAtLeast(LatencyHistogram.of(r.service_ms for r in answered))
+        ),
+        error_latency_ms=Latency.of(LatenciesAtLeast(of_failed)) if counted.errors else None,
+        cold_starts=measured.cold_starts,
         cold=cold,
         warm_invokes=window.warm_invokes,
         throttled=window.throttled,
         execution_environments=window.execution_environments,
-        connections=connections,
+        connections=connection_figures(plan, target, window, measured, seen),
         cpu_share=cpu,
         rss_mb=_peak_rss_mb(processes.rows, window),
-        backlog=backlog,
+        backlog=sum(
+            r.due < window.from_ - LATE_S and window.from_ <= _ended(r) < window.to
+            for r in requests.rows
+        ),
         saturated=bool(late),
         saturated_by=late,
         partial=window.partial,
         aborted_by=window.aborted_by,
         load=load,
-        warnings=(*window.warnings, *requests.warnings, *processes.warnings, *notes),
+        warnings=(
+            *window.warnings,
+            *requests.warnings,
+            *processes.warnings,
+            *samples.warnings,
+            *connections.warnings,
+            *notes(target, window, measured.connections.opened, connections.rows),
+        ),
     )
-
-
-def _latency(answered: Sequence[Request], failed: Sequence[Request]) -> Latency | None:
-    """Return the latency of what was answered, and at least that of what the end cut off."""
-    waited = [r.latency_ms for r in failed if r.error in CUT_OFF]
-    return Latency.at_least([r.latency_ms for r in answered], waited)
 
 
 def _as_measured(target: PlannedTarget, window: Window) -> PlannedTarget:
@@ -304,10 +336,6 @@ def _as_measured(target: PlannedTarget, window: Window) -> PlannedTarget:
 
 def _ended(request: Request) -> float:
     return request.started + request.service_ms / 1000
-
-
-def _served(rows: Sequence[Request], window: Window) -> list[Request]:
-    return [r for r in rows if window.from_ <= _ended(r) < window.to and r.error != UNSENT]
 
 
 def _cpu_share(rows: Sequence[ProcessRow], window: Window) -> dict[str, float]:

@@ -244,6 +244,7 @@ class Measurement:
         marks, planned = self.marks, self.step.planned
         figures = WindowFigures(
             marks.from_,
+            marks.to,
             backends=planned.preset.target,
             max_connections=planned.max_connections,
             sessions=marks.counts["sessions_from"],

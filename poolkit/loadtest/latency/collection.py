@@ -8,6 +8,7 @@ reports and then closes; on a busy machine that is too short, so here it first a
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
@@ -15,7 +16,7 @@ from locust import runners
 from locust.runners import STATE_MISSING
 
 from poolkit.loadtest.interrupt import unless_interrupted_again
-from poolkit.loadtest.latency.histogram import Latencies
+from poolkit.loadtest.latency.run_latencies import NO_NAME, Latencies
 from poolkit.loadtest.open_loop.due import latency_ms
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class Source(Protocol):
     def take(self) -> Latencies:
         """Return what came since the last call."""
 
+    def begin_again(self) -> None:
+        """Forget what came so far: the measured time begins now."""
+
     def look_for_lost(self) -> None:
         """Say once of each worker that it is gone."""
 
@@ -73,13 +77,20 @@ class OwnLatencies:
 
     def take(self) -> Latencies:
         """Return what was recorded since the last call."""
-        new, self._new = self._new, Latencies()
-        cut_off = self._take_cut_off()
+        new, self._new = self._new, Latencies(self._new.begin)
+        cut_off, now = self._take_cut_off(), time.time()
+        counters = new.of(NO_NAME)
+        # They were cut off since the last call, a second ago at most.
         for ms in cut_off.unanswered_ms:
-            new.unanswered.record(ms)
+            counters.add(now - ms / 1000, now, ms, "timed_out")
         for ms in cut_off.unsent_ms:
-            new.unsent.record(ms)
+            counters.add(now - ms / 1000, now, ms, "dropped")
         return new
+
+    def begin_again(self) -> None:
+        """Forget what was recorded so far: the measured time begins now."""
+        self.take()
+        self._new = Latencies(time.time())
 
     def look_for_lost(self) -> None:
         """Do nothing: there is no worker to lose."""
@@ -103,7 +114,15 @@ class OwnLatencies:
         # Locust's event may be fired without a time, about something that took none.
         if response_time is not None:
             ms = latency_ms(start_time, response_time, context)
-            self._new.record(request_type, name, ms, failed=exception is not None)
+            ended = time.time() if start_time is None else start_time + response_time / 1000
+            self._new.record(
+                request_type,
+                name,
+                ms,
+                outcome="answered" if exception is None else "failed",
+                scheduled=ended - ms / 1000,
+                ended=ended,
+            )
 
 
 class WorkerReports:
@@ -127,13 +146,13 @@ class WorkerReports:
 
     def _on_start(self, **_: Any) -> None:
         self._ended = False
-        self._own.take()
+        self._own.begin_again()
         # The master is to know at once whom it can lose.
         self._report()
 
     def _on_spawning_complete(self, **_: Any) -> None:
         if self._environment.reset_stats:
-            self._own.take()
+            self._own.begin_again()
 
     def _on_report(self, *, data: dict[str, Any], **_: Any) -> None:
         data[LATENCIES] = self._own.take().to_message()
@@ -183,6 +202,10 @@ class WorkersLatencies:
         """Return what was reported since the last call."""
         new, self._new = self._new, Latencies()
         return new
+
+    def begin_again(self) -> None:
+        """Forget what was reported so far; the workers know themselves when they begin again."""
+        self.take()
 
     def look_for_lost(self) -> None:
         """Say once of each worker that it is gone, and once that it is back."""

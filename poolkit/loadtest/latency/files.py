@@ -9,8 +9,10 @@ import csv
 import logging
 from pathlib import Path
 
-from poolkit.loadtest.latency.histogram import Latencies, LatencyHistogram, can_encode
+from poolkit.loadtest.figures import DROPPED, TIMED_OUT
+from poolkit.loadtest.latency.histogram import LatencyHistogram, can_encode
 from poolkit.loadtest.latency.report import csv_rows
+from poolkit.loadtest.latency.run_latencies import Latencies
 
 INTERVAL_S = 10
 FAILED = "failed"
@@ -73,8 +75,8 @@ class LatencyFiles:
         histograms = [
             ("", interval.answered()),
             (FAILED, interval.failed()),
-            ("unanswered", interval.unanswered),
-            ("unsent", interval.unsent),
+            (TIMED_OUT, interval.total().of("timed_out")),
+            (DROPPED, interval.total().of("dropped")),
         ]
         for name in interval.names():
             tag = f"{name.method} {name.name}".strip()

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 LOWEST_US = 1
 HIGHEST_US = 3_600_000_000
@@ -36,6 +36,14 @@ class LatencyHistogram:
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, latencies_ms: Iterable[float]) -> Self:
+        """Return the histogram of some latencies."""
+        found = cls()
+        for ms in latencies_ms:
+            found.record(ms)
+        return found
 
     def record(self, ms: float) -> None:
         """Count one request."""
@@ -191,94 +199,3 @@ def _check_buckets(found: Any) -> None:
 def _highest_us(bucket: int) -> int:
     shift = max(0, (bucket >> _HALF_BITS) - 1)
     return ((bucket - (shift << _HALF_BITS) + 1) << shift) - 1
-
-
-class Name(NamedTuple):
-    """What Locust counts by: a method and a name, "GET" and "/articles/[id]"."""
-
-    method: str
-    name: str
-
-
-class Latencies:
-    """Histograms by method and name, answered and failed requests apart.
-
-    Beside them is what the end of a run cut off, whose names are not known: for how long each had
-    waited by then.
-    """
-
-    def __init__(self) -> None:
-        self._histograms: dict[tuple[str, str, bool], LatencyHistogram] = {}
-        self.unanswered = LatencyHistogram()
-        """Requests that had no answer when their users were ended."""
-        self.unsent = LatencyHistogram()
-        """Arrivals of an open loop that nobody began."""
-
-    def record(self, method: str, name: str, ms: float, *, failed: bool = False) -> None:
-        """Count one request."""
-        key = (method, name, failed)
-        histogram = self._histograms.get(key)
-        if histogram is None:
-            histogram = self._histograms[key] = LatencyHistogram()
-        histogram.record(ms)
-
-    def add(self, other: Latencies) -> None:
-        """Count everything that another has counted, too."""
-        for key, histogram in other._histograms.items():
-            self._histograms.setdefault(key, LatencyHistogram()).add(histogram)
-        self.unanswered.add(other.unanswered)
-        self.unsent.add(other.unsent)
-
-    def names(self) -> list[Name]:
-        """Return every method and name that there is, by name."""
-        return sorted(
-            {Name(method, name) for method, name, _ in self._histograms},
-            key=lambda one: (one.name, one.method),
-        )
-
-    def answered(self, name: Name | None = None) -> LatencyHistogram:
-        """Return a copy of the histogram of answered requests; of all of them without a name."""
-        return self._sum(name, failed=False)
-
-    def failed(self, name: Name | None = None) -> LatencyHistogram:
-        """Return a copy of the histogram of failed requests; of all of them without a name."""
-        return self._sum(name, failed=True)
-
-    def _sum(self, name: Name | None, *, failed: bool) -> LatencyHistogram:
-        total = LatencyHistogram()
-        for (method, called, has_failed), histogram in self._histograms.items():
-            if has_failed is failed and name in (None, (method, called)):
-                total.add(histogram)
-        return total
-
-    def to_message(self) -> dict[str, Any]:
-        """Return it as lists, for a message from one process to another."""
-        return {
-            "ended": [[*key, _numbers(found)] for key, found in self._histograms.items()],
-            "unanswered": _numbers(self.unanswered),
-            "unsent": _numbers(self.unsent),
-        }
-
-    @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> Self:
-        """Return what `to_message` was called on."""
-        found = cls()
-        for method, name, failed, numbers in message["ended"]:
-            key = (method, name, bool(failed))
-            _add_numbers(found._histograms.setdefault(key, LatencyHistogram()), numbers)
-        _add_numbers(found.unanswered, message["unanswered"])
-        _add_numbers(found.unsent, message["unsent"])
-        return found
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Latencies) and vars(self) == vars(other)
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
-
-def _numbers(histogram: LatencyHistogram) -> list[int]:
-    return [number for bucket in histogram.buckets() for number in bucket]
-
-
-def _add_numbers(histogram: LatencyHistogram, numbers: Sequence[int]) -> None:
-    histogram.add_buckets(zip(numbers[::2], numbers[1::2], strict=True))

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poolkit.loadtest.latency.histogram import Latencies
+from poolkit.loadtest.latency.run_latencies import Latencies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

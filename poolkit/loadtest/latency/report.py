@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from poolkit.loadtest.latency.lower_bounds import LatenciesAtLeast, words
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from poolkit.loadtest.latency.histogram import Latencies, LatencyHistogram, Name
+    from poolkit.loadtest.figures import LatenciesAtLeast
+    from poolkit.loadtest.latency.histogram import LatencyHistogram
+    from poolkit.loadtest.latency.run_latencies import Latencies, Name
     from poolkit.loadtest.open_loop.report import LoopReport
     from poolkit.loadtest.series import Second
 
@@ -44,7 +44,7 @@ def row(latencies: Latencies, name: Name | None) -> dict[str, Any]:
         "name": AGGREGATED if name is None else name.name,
         "requests": answered.count + failed,
         "failures": failed,
-        **figures(LatenciesAtLeast(latencies) if name is None else answered),
+        **figures(latencies.latency() if name is None else answered),
     }
 
 
@@ -72,16 +72,21 @@ def line(second: Second, latencies: Latencies, load: LoopReport) -> str:
 def table(latencies: Latencies, load: LoopReport) -> Iterator[str]:
     """Return the lines of the table at the end, in the manner of Locust's own."""
     yield from load.lines()
-    yield from words(latencies)
+    total = latencies.total()
+    if total.timed_out:
+        yield (
+            f"{total.of('timed_out').count:,} requests had no answer at the end; {total.timed_out:,} of "
+            f"them had waited for more than {total.long_ms:,.0f} ms and count as failed"
+        )
     rule = f"{'-' * 8}|{'-' * 30}|{'-' * 9}|{'-' * 9}|{'-' * 57}"
     heads = (f"{name:>7}" for name in FIGURES)
     yield "Latency in ms, to three digits"
     yield f"{'Type':<8}|{'Name':<30}|{'# reqs':>8} |{'# fails':>8} | {' '.join(heads)}"
     yield rule
-    *names, total = rows(latencies)
+    *names, together = rows(latencies)
     yield from map(_table_row, names)
     yield rule
-    yield _table_row(total)
+    yield _table_row(together)
     yield ""
 
 

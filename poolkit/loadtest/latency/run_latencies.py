@@ -1,35 +1,142 @@
-"""The latencies of a whole run, to which those of each second are added."""
+"""The requests of a Locust run by method and name, and all of them together."""
 
 from __future__ import annotations
 
-from poolkit.loadtest.latency.histogram import Latencies, LatencyHistogram, Name
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from poolkit.loadtest.figures import LatenciesAtLeast, RequestCounters
+from poolkit.loadtest.latency.histogram import LatencyHistogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from poolkit.loadtest.figures import Outcome
+
+
+class Name(NamedTuple):
+    """What Locust counts by: a method and a name, "GET" and "/articles/[id]"."""
+
+    method: str
+    name: str
+
+
+NO_NAME = Name("", "")
+"""Where requests are counted whose names are not known: those that were never answered."""
+
+
+class Latencies:
+    """A `RequestCounters` for each method and name.
+
+    Args:
+        begin: when the measured time begins, Unix time in seconds. A request that was scheduled before
+            and ended since is in the rows of names, as it is in Locust's own table, but has no part
+            in the figures of `total`.
+
+    """
+
+    def __init__(self, begin: float = 0.0) -> None:
+        self.begin = begin
+        self._counters: dict[Name, RequestCounters] = {}
+
+    def record(
+        self,
+        method: str,
+        name: str,
+        ms: float,
+        *,
+        outcome: Outcome = "answered",
+        scheduled: float | None = None,
+        ended: float | None = None,
+    ) -> None:
+        """Count one request; without moments one of the measured time."""
+        scheduled = self.begin if scheduled is None else scheduled
+        ended = self.begin if ended is None else ended
+        self.of(Name(method, name)).add(scheduled, ended, ms, outcome)
+
+    def of(self, name: Name) -> RequestCounters:
+        """Return the counters of a method and name."""
+        found = self._counters.get(name)
+        if found is None:
+            found = self._counters[name] = RequestCounters(self.begin)
+        return found
+
+    def add(self, other: Latencies) -> None:
+        """Count everything that another has counted, too."""
+        for name, counters in other._counters.items():
+            self.of(name).merge(counters)
+
+    def total(self) -> RequestCounters:
+        """Return the counters of all names together."""
+        total = RequestCounters(self.begin)
+        for counters in self._counters.values():
+            total.merge(counters)
+        return total
+
+    def names(self) -> list[Name]:
+        """Return every method and name of which a request has ended, by name."""
+        ended = (name for name, counters in self._counters.items() if counters.served)
+        return sorted(ended, key=lambda one: (one.name, one.method))
+
+    def latency(self) -> LatenciesAtLeast:
+        """Return the latencies of all names, at least as long as what was never answered waited."""
+        total = self.total()
+        return LatenciesAtLeast(self.answered(), [total.of("timed_out"), total.of("dropped")])
+
+    def answered(self, name: Name | None = None) -> LatencyHistogram:
+        """Return the histogram of answered requests, a copy; of all of them without a name."""
+        return self._ended("answered", name)
+
+    def failed(self, name: Name | None = None) -> LatencyHistogram:
+        """Return the histogram of failed requests, a copy; of all of them without a name."""
+        return self._ended("failed", name)
+
+    def _ended(self, outcome: Outcome, name: Name | None) -> LatencyHistogram:
+        counters = self.total() if name is None else self.of(name)
+        found = LatencyHistogram()
+        found.add(counters.of(outcome))
+        found.add(counters.of(outcome, earlier=True))
+        return found
+
+    def to_message(self) -> list[Any]:
+        """Return it as lists, for a message from one process to another."""
+        return [[*name, counters.to_message()] for name, counters in self._counters.items()]
+
+    @classmethod
+    def from_message(cls, message: Iterable[tuple[str, str, Mapping[str, Any]]]) -> Self:
+        """Return what `to_message` was called on."""
+        found = cls()
+        for method, name, counters in message:
+            found.of(Name(method, name)).merge(RequestCounters.from_message(counters))
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Latencies) and self._counters == other._counters
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
 
 
 class RunLatencies(Latencies):
-    """Keeps the sums over all names: page, thresholds and console ask for them every second.
+    """Latencies of a whole run, which keep the sum: page, thresholds and console read it every second.
 
-    Added up when asked for, thousands of buckets of each name would be walked through in the process
-    that sends the load.
+    Added up for each of them, thousands of buckets of each name would be walked through in the
+    process that sends the load.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._totals = {False: LatencyHistogram(), True: LatencyHistogram()}
+    def __init__(self, begin: float = 0.0) -> None:
+        super().__init__(begin)
+        self._total = RequestCounters(begin)
 
-    def record(self, method: str, name: str, ms: float, *, failed: bool = False) -> None:
+    def record(self, method: str, name: str, ms: float, **row: Any) -> None:
         """Count one request."""
-        super().record(method, name, ms, failed=failed)
-        self._totals[failed].record(ms)
+        one = Latencies(self.begin)
+        one.record(method, name, ms, **row)
+        self.add(one)
 
     def add(self, other: Latencies) -> None:
         """Count everything that another has counted, too."""
         super().add(other)
-        self._totals[False].add(other.answered())
-        self._totals[True].add(other.failed())
+        self._total.merge(other.total())
 
-    def _sum(self, name: Name | None, *, failed: bool) -> LatencyHistogram:
-        if name is not None:
-            return super()._sum(name, failed=failed)
-        total = LatencyHistogram()
-        total.add(self._totals[failed])
-        return total
+    def total(self) -> RequestCounters:
+        """Return the counters of all names together; they are not to be changed."""
+        return self._total

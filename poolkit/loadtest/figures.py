@@ -1,0 +1,426 @@
+"""The figures that thresholds judge: one definition each, for every place that measures.
+
+`poolkit compare` feeds an accumulator with the rows of a run folder, its abort with the same rows while
+they are written, and a Locust run with Locust's events. So one threshold has one meaning.
+Nothing here imports Locust.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from poolkit.loadtest.latency.histogram import LatencyHistogram
+from poolkit.thresholds import METRICS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Outcome: TypeAlias = Literal["answered", "failed", "timed_out", "dropped"]
+"""What became of a request.
+
+- answered: a success.
+- failed: an answer that is an error, or none because of an error.
+- timed_out: no answer when the run, or the request's user, ended.
+- dropped: scheduled and never sent, because every user was busy.
+"""
+FAILURES: tuple[Outcome, ...] = ("failed", "timed_out", "dropped")
+TIMED_OUT, DROPPED = "unanswered", "unsent"
+"""What the column `error` of requests.csv says of the last two."""
+
+LONG_MS = 1000.0
+"""A user notices a wait of a second; few requests take longer than the 99th percentile."""
+LONG_PERCENTILE = 99.0
+LEAST_OF_A_RATE_S = 1.0
+"""In less time than this, the few answers would make a rate of nothing or of thousands."""
+UNSEEN_STEP_S = 1.0
+"""A busy machine may delay a sample, but not by that much."""
+_PERCENTILES = {name: float(name.removeprefix("http.p")) for name in METRICS if "http.p" in name}
+
+
+def outcome_of(error: str) -> Outcome:
+    """Return the outcome of a row of requests.csv, whose column `error` is empty for a success."""
+    if not error:
+        return "answered"
+    return "timed_out" if error == TIMED_OUT else "dropped" if error == DROPPED else "failed"
+
+
+class LatenciesAtLeast:
+    """Percentiles, maximum and mean in ms, with lower bounds for what was never answered.
+
+    Each figure is the higher of two: that of the answered requests, and that of all, in which a
+    request without an answer counts with the time it had waited. Its own latency would have been longer,
+    so no figure is above the true one, and a request sent just before the end lowers none.
+
+    Without an answered request every figure is None.
+    """
+
+    def __init__(self, answered: LatencyHistogram, waited: Iterable[LatencyHistogram] = ()) -> None:
+        self.histograms = [answered]
+        """That of the answered requests, and that of all if there are others."""
+        others = [histogram for histogram in waited if histogram.count]
+        if others:
+            everything = LatencyHistogram()
+            for part in (answered, *others):
+                everything.add(part)
+            self.histograms.append(everything)
+
+    @property
+    def max(self) -> float | None:
+        """The longest."""
+        return _highest([one.max for one in self.histograms])
+
+    @property
+    def mean(self) -> float | None:
+        """The mean."""
+        return _highest([one.mean for one in self.histograms])
+
+    def percentiles(self, wanted: Sequence[float]) -> list[float | None]:
+        """Return several percentiles, given in rising order."""
+        found = (one.percentiles(wanted) for one in self.histograms)
+        return list(map(_highest, zip(*found, strict=True)))
+
+
+def _highest(found: Sequence[float | None]) -> float | None:
+    # The first is that of the answered requests, without which nothing is known.
+    return None if found[0] is None else max(ms for ms in found if ms is not None)
+
+
+class RequestCounters:
+    """The requests of a measured time, fed row by row; those of several processes add up.
+
+    Args:
+        begin: when the measured time begins, Unix time in seconds.
+        end: when it ends.
+
+    """
+
+    __slots__ = ("_histograms", "answered_in_time", "begin", "end", "served")
+
+    def __init__(self, begin: float = 0.0, end: float = math.inf) -> None:
+        self.begin, self.end = begin, end
+        self.served = 0
+        """Requests that were answered or failed in the measured time, whenever scheduled."""
+        self.answered_in_time = 0
+        """The answered ones of these."""
+        self._histograms: dict[str, LatencyHistogram] = {}
+
+    def add(self, scheduled: float, ended: float, latency_ms: float, outcome: Outcome) -> None:
+        """Count one request.
+
+        Args:
+            scheduled: when it should have started, Unix time in seconds.
+            ended: when it was answered, failed or given up.
+            latency_ms: from `scheduled` to `ended`; without an answer a lower bound.
+            outcome: what became of it.
+
+        """
+        has_ended = outcome in ("answered", "failed")
+        if has_ended and self.begin <= ended < self.end:
+            self.served += 1
+            self.answered_in_time += outcome == "answered"
+        if scheduled < self.begin:
+            if has_ended and ended >= self.begin:
+                self._histogram(f"earlier_{outcome}").record(latency_ms)
+        elif scheduled < self.end:
+            self._histogram(outcome).record(latency_ms)
+
+    def merge(self, other: RequestCounters) -> None:
+        """Add what another process, or another second, has counted."""
+        self.served += other.served
+        self.answered_in_time += other.answered_in_time
+        for name, histogram in other._histograms.items():
+            self._histogram(name).add(histogram)
+
+    def _histogram(self, name: str) -> LatencyHistogram:
+        found = self._histograms.get(name)
+        if found is None:
+            found = self._histograms[name] = LatencyHistogram()
+        return found
+
+    def of(self, outcome: Outcome, *, earlier: bool = False) -> LatencyHistogram:
+        """Return the latencies of one outcome; a view, not a copy.
+
+        Args:
+            outcome: answered, failed, timed_out or dropped.
+            earlier: those that were scheduled before the measured time and ended in it. They are
+                served in it, and have no part in its latencies and errors.
+
+        """
+        name = f"earlier_{outcome}" if earlier else outcome
+        return self._histograms.get(name) or LatencyHistogram()
+
+    @property
+    def latency(self) -> LatenciesAtLeast:
+        """The latencies of the answered requests, and at least of those that never were."""
+        return LatenciesAtLeast(self.of("answered"), [self.of("timed_out"), self.of("dropped")])
+
+    @property
+    def long_ms(self) -> float:
+        """The wait after which a request without an answer is an error.
+
+        It is the 99th percentile of the answered requests, or a second if that is longer. A request that
+        was sent just before the end, or takes two seconds as a rule, is none.
+        """
+        return max(LONG_MS, self.of("answered").percentile(LONG_PERCENTILE) or 0.0)
+
+    @property
+    def timed_out(self) -> int:
+        """The number of requests without an answer that count as errors; the others do not count."""
+        waiting = self.of("timed_out")
+        return waiting.count_above(self.long_ms) if waiting.count else 0
+
+    @property
+    def errors(self) -> int:
+        """The number of requests that failed, timed out or were dropped."""
+        return self.of("failed").count + self.timed_out + self.of("dropped").count
+
+    @property
+    def count(self) -> int:
+        """The number of requests that were scheduled in the measured time and had an outcome."""
+        return self.of("answered").count + self.errors
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the counts as lists, for a message from one process to another."""
+        numbers = {
+            name: [number for bucket in histogram.buckets() for number in bucket]
+            for name, histogram in self._histograms.items()
+        }
+        return {"served": [self.served, self.answered_in_time], "latencies": numbers}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> RequestCounters:
+        """Return what `to_message` was called on; the measured time is the sender's."""
+        found = cls()
+        found.served, found.answered_in_time = message["served"]
+        for name, numbers in message["latencies"].items():
+            found._histogram(name).add_buckets(zip(numbers[::2], numbers[1::2], strict=True))
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RequestCounters) and self.to_message() == other.to_message()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+
+class Held(NamedTuple):
+    """The connections of one target in one sample."""
+
+    total: int
+    idle_in_transaction: int
+
+
+class Peaks(NamedTuple):
+    """The connections of one target, or of all together, over all samples."""
+
+    max: int
+    mean: float
+    idle_in_transaction_max: int
+
+
+class ConnectionCounters:
+    """The connections of a measured time, fed sample by sample.
+
+    Args:
+        begin: when the measured time begins, Unix time in seconds.
+        end: when it ends.
+        sessions: the server's counter of sessions at its begin; None to count from the
+            first sample on.
+
+    """
+
+    def __init__(
+        self, begin: float = 0.0, end: float = math.inf, *, sessions: int | None = None
+    ) -> None:
+        self.begin, self.end = begin, end
+        self.samples = 0
+        self.sessions = sessions
+        """The server's counter, when last read."""
+        self.peak = 0
+        """The most connections at once, all targets together."""
+        self.server_peak = 0
+        """The same with those to the other databases of the server."""
+        self.elsewhere_peak = 0
+        """The most at once to its other databases."""
+        self.peaks: Counter[str] = Counter()
+        """The most at once by target, of every target that was in a sample."""
+        self._idle_in_transaction_peak = 0
+        self._idle_in_transaction_peaks: Counter[str] = Counter()
+        self._sum = 0
+        self._sums: Counter[str] = Counter()
+        self._opened = self._readings = 0
+        self._was_reset = False
+        self._last_sample = begin
+        self._unseen_s = 0.0
+
+    def add_sample(
+        self, time: float, sessions: int | None, held: Mapping[str, Held], *, elsewhere: int = 0
+    ) -> int:
+        """Count a sample, and return the connections opened since the one before.
+
+        Args:
+            time: of the sample, Unix time in seconds. Of one before the measured time, the counter
+                alone is read; one after it is passed over.
+            sessions: the server's counter of sessions; None if it was not read.
+            held: the connections by target. A target that has none is in it with 0, where the
+                measurer knows that its connections carry this name.
+            elsewhere: connections to other databases of the server.
+
+        """
+        if time < self.begin and sessions is not None:
+            self.sessions = sessions
+        if not self.begin <= time <= self.end:
+            return 0
+        self.samples += 1
+        self._unseen_s += _gap(self._last_sample, time)
+        self._last_sample = time
+        total = sum(one.total for one in held.values())
+        waiting = sum(one.idle_in_transaction for one in held.values())
+        self.peak = max(self.peak, total)
+        self.elsewhere_peak = max(self.elsewhere_peak, elsewhere)
+        self.server_peak = max(self.server_peak, total + elsewhere)
+        self._idle_in_transaction_peak = max(self._idle_in_transaction_peak, waiting)
+        self._sum += total
+        for name, one in held.items():
+            self.peaks[name] = max(self.peaks[name], one.total)
+            self._sums[name] += one.total
+            most = max(self._idle_in_transaction_peaks[name], one.idle_in_transaction)
+            self._idle_in_transaction_peaks[name] = most
+        return 0 if sessions is None else self.read_counter(sessions)
+
+    def read_counter(self, sessions: int) -> int:
+        """Read the server's counter without a sample, and return the connections opened since."""
+        before, self.sessions = self.sessions, sessions
+        self._readings += 1
+        if before is None:
+            return 0
+        # It goes back to zero when the server has crashed, or its statistics were reset.
+        self._was_reset = self._was_reset or sessions < before
+        opened = max(0, sessions - before)
+        self._opened += opened
+        return opened
+
+    @property
+    def opened(self) -> int | None:
+        """Connections opened by the server's counter; None without it, or when it was reset."""
+        return None if self._was_reset or not self._readings else self._opened
+
+    def of(self, target: str = "") -> Peaks | None:
+        """Return the figures of a target, or of all together without one; None if not in a sample."""
+        if not self.samples or (target and target not in self.peaks):
+            return None
+        if not target:
+            return Peaks(self.peak, self._sum / self.samples, self._idle_in_transaction_peak)
+        mean = self._sums[target] / self.samples
+        return Peaks(self.peaks[target], mean, self._idle_in_transaction_peaks[target])
+
+    def mean_of(self, target: str = "") -> float:
+        """Return the mean number of connections of a target, or of all; 0 if it is in no sample."""
+        found = self.of(target)
+        return found.mean if found else 0.0
+
+    def unseen_s(self, until: float) -> float:
+        """Return the seconds up to a moment in which the server could not be asked."""
+        return self._unseen_s + _gap(self._last_sample, min(until, self.end))
+
+
+def _gap(before: float, after: float) -> float:
+    return after - before if after - before > UNSEEN_STEP_S else 0.0
+
+
+class MetricAccumulator:
+    """All figures of a measured time, by the names that thresholds have.
+
+    A request belongs to the measured time when it was scheduled in it. Where users follow no schedule, a
+    request was scheduled when it was sent. A figure that was not measured is None.
+
+    docs/thresholds.md has this list as a table (`scripts/metric-table`). Its units are those of a
+    limit: a share is written in percent.
+
+    http.p50, http.p90, http.p95, http.p99, http.p99.9 (ms): The latency that this percentage of the
+        answered requests did not exceed, raised where requests that were never answered had waited
+        longer.
+    http.max (ms): The longest latency, that of a request without an answer included.
+    http.mean (ms): The mean latency, raised where requests that were never answered had waited longer.
+    http.errors (%): Requests that failed, timed out or were dropped, as a share of `http.requests`.
+    http.requests (count): Requests scheduled in the measured time: answered, failed, timed out or
+        dropped.
+    http.rate (/s): Requests answered in the measured time, whenever they were scheduled, divided by its
+        seconds; unknown in the first second.
+    db.connections.max (count): The most connections of the target in one sample; without a target,
+        of the whole database.
+    db.connections.mean (ratio): The mean number of these connections over all samples.
+    db.connections.share (%): The most of these connections as a share of `max_connections`; without a
+        target, the most to all databases of the server.
+    db.opened (count): Connections opened to the database in the measured time, by the server's own
+        counter; unknown if the counter was reset.
+    db.opened_per_request (ratio): `db.opened` divided by the requests that were answered or failed in
+        the measured time, whenever they were scheduled.
+    db.idle_in_transaction.max (count): The most of the target's connections in one sample that were
+        idle in a transaction.
+    db.left_over (count): Connections of the target still open when 15 seconds have passed since it
+        was stopped.
+    lambda.cold_starts (count): Execution environments that were started in the measured time.
+
+    Args:
+        begin: when the measured time begins, Unix time in seconds.
+        end: when it ends.
+        sessions: the server's counter of sessions at its begin, if it is known.
+        max_connections: of the server, if it is known.
+
+    """
+
+    def __init__(
+        self,
+        begin: float = 0.0,
+        end: float = math.inf,
+        *,
+        sessions: int | None = None,
+        max_connections: int | None = None,
+    ) -> None:
+        self.begin, self.end = begin, end
+        self.requests = RequestCounters(begin, end)
+        self.connections = ConnectionCounters(begin, end, sessions=sessions)
+        self.max_connections = max_connections
+        self.cold_starts: int | None = None
+        self.left_over: int | None = None
+
+    def figures(self, until: float, target: str = "") -> dict[str, float | None]:
+        """Return every metric's figure; a share is from 0 to 1, None is "not known".
+
+        Args:
+            until: the moment up to which rows were fed, Unix time in seconds.
+            target: whose connections to count; empty for those of all together.
+
+        """
+        requests, connections = self.requests, self.connections
+        seconds = min(until, self.end) - self.begin
+        latency = requests.latency
+        percentiles = latency.percentiles(tuple(_PERCENTILES.values()))
+        held = connections.of(target)
+        # A name that is in no sample may be mistyped, and then it is not its database either.
+        is_unseen = held is None and connections.samples > 0
+        opened = None if is_unseen else connections.opened
+        share_of = None if held is None else held.max if target else connections.server_peak
+        most = self.max_connections
+        return {
+            **dict(zip(_PERCENTILES, percentiles, strict=True)),
+            "http.max": latency.max,
+            "http.mean": latency.mean,
+            "http.errors": requests.errors / requests.count if requests.count else None,
+            "http.requests": requests.count,
+            "http.rate": (
+                requests.answered_in_time / seconds if seconds >= LEAST_OF_A_RATE_S else None
+            ),
+            "db.connections.max": held and held.max,
+            "db.connections.mean": held and held.mean,
+            "db.connections.share": share_of / most if share_of is not None and most else None,
+            "db.opened": opened,
+            "db.opened_per_request": (
+                opened / requests.served if opened is not None and requests.served else None
+            ),
+            "db.idle_in_transaction.max": held and held.idle_in_transaction_max,
+            "db.left_over": self.left_over,
+            "lambda.cold_starts": self.cold_starts,
+        }
