@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from poolkit.compare.report.findings import tied, with_findings
-from poolkit.compare.report.level_findings import load_finding
+from poolkit.compare.report.findings import load_finding, tied, with_findings
 from poolkit.compare.results.files import to_json, write_json
 from poolkit.compare.results.levels import is_tie_of_repeats, knee_of
 from poolkit.compare.results.results import compute
@@ -61,8 +60,8 @@ def test_the_highest_load_that_all_targets_hold_is_the_reference(results, made_u
     assert found.reference.name == "5 users"
     assert {t.step.level.name for t in found.targets} == {"5 users"}
     assert found.headline.startswith(
-        "Highest load held within the thresholds: 20 users by web; 5 users by lambda. "
-        "At 5 users, the highest load that every target held:"
+        "Highest load sustained within the thresholds: 20 users by web; 5 users by lambda. "
+        "At 5 users, the highest load that every target sustained:"
     )
 
 
@@ -73,7 +72,7 @@ def test_where_targets_hold_no_load_together_the_lowest_is_the_reference(results
     assert found.reference.name == "5 users"
     (web,) = found.targets
     assert web.load_finding.startswith(
-        "Held none of the loads within its thresholds: at 5 users, http.p95 is "
+        "Sustained none of the loads within its thresholds. It did not sustain 5 users: http.p95 is "
     )
 
 
@@ -97,7 +96,7 @@ def test_a_load_is_not_held_for_a_reason_that_is_told(results, made_up, changes,
     assert all(each.held for each in lower)
     assert not top.held
     assert why in top.why_not
-    assert f"at 20 users, {top.why_not}" in found.targets[0].load_finding
+    assert f"did not sustain 20 users: {top.why_not}" in found.targets[0].load_finding
 
 
 @pytest.fixture
@@ -122,7 +121,7 @@ def test_connections_opened_that_differ_less_than_their_rounds_are_a_tie(opened)
     """Neither is ranked; both are shown with their ranges, whichever round had the median p95."""
     found = opened((0.3, 0.02, 0.5), (0.31, 0.6, 0.1))
     assert found.headline.startswith(
-        "Connections opened are too close to call: web_async 124 connections (40 to 240) "
+        "The numbers of connections opened are too close to call: web_async 124 connections (40 to 240) "
         "for 400 requests, web 120 connections (8 to 200) for 400 requests."
     )
     web = next(target for target in found.targets if target.name == "web")
@@ -226,7 +225,7 @@ def test_the_knee_is_where_throughput_for_latency_is_highest(results, made_up):
     knee = found.knees["web"]
     assert knee.level.name == "40/s"
     assert knee.answered_per_s == pytest.approx(40, abs=1)
-    assert "Its knee is at 40/s: 40 answered a second in" in found.targets[0].load_finding
+    assert "is at 40/s: 40 requests per second in" in found.targets[0].load_finding
 
 
 def test_without_a_bend_there_is_no_knee(results, made_up):

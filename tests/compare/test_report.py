@@ -84,7 +84,7 @@ def test_the_page_has_headings_tables_and_words_for_its_pictures(reported):
     """For those who cannot see them."""
     page = Page((reported.path / "report.html").read_text())
     assert [text for tag, text in page.headings if tag == "h2"] == [
-        *("What it found", "Figures", "Charts", "How it was measured")
+        *("Findings", "Figures", "Charts", "How it was measured")
     ]
     assert page.tags.count("svg") == page.tags.count("figure") == 4
     assert any("lambda: peak 5, opened 399 for 399 requests" in label for label in page.labels)
@@ -119,7 +119,7 @@ def test_the_table_fits_the_terminal(reported, width):
     """No line is longer, and every target's name is whole."""
     lines = lines_of(read_results(reported.path), width)
     assert max(len(line) for line in lines) <= width
-    assert {line.split()[0] for line in lines[3:9]} == set(read_names(reported))
+    assert {line.split()[0] for line in lines[4:10]} == set(read_names(reported))
 
 
 def read_names(run):
@@ -215,8 +215,8 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_table(reported, tmp
 def test_the_page_says_what_was_not_measured_and_why(reported):
     """Among what was found: nobody looks for a missing target under how it was measured."""
     page = (reported.path / "report.html").read_text()
-    found = page.partition("What it found")[2].partition("</section>")[0]
-    assert "lambda_pgbouncer</strong>Not measured: pgbouncer is not on PATH" in found
+    found = page.partition("<h2>Findings")[2].partition("</section>")[0]
+    assert "lambda_pgbouncer</strong><p>Not measured: pgbouncer is not on PATH" in found
 
 
 def test_runs_without_a_common_target_are_not_compared(made_up_run, made_up):

@@ -164,7 +164,7 @@ def test_without_any_request_there_is_no_latency(made_up_run):
     results = with_findings(compute(run))
     (web,) = (t for t in results.targets if t.name == "web")
     assert web.latency_ms is None
-    assert web.finding == "No request was due in the time measured."
+    assert web.finding == "No request was scheduled in the measured time."
 
 
 def test_opened_is_the_servers_own_count_over_the_window(made_up_run):

@@ -27,6 +27,8 @@ class Picture:
     name: str
     title: str
     description: str
+    caption: str = ""
+    """How to read it, in a sentence or two."""
     chart: alt.TopLevelMixin
 
     def png(self) -> bytes:

@@ -1,9 +1,9 @@
-"""What the numbers say, in plain sentences.
+"""What the numbers of a run show, in plain sentences.
 
-Each sentence is drawn from facts and is left out where its fact is not there. Two targets
-count as tied where the repeats of one differ from each other as much as from the other's.
-Without repeats, where their latencies' 95 % intervals overlap, or differ by less than 10 %:
-those intervals take requests for independent of each other, which neighbours are not.
+Each sentence is derived from facts and is left out where its fact is unknown. Two targets count as
+tied where the repeats of one differ as much among themselves as from the other's. Without repeats,
+they are tied where the 95 % intervals of their latencies overlap, or differ by less than 10 %: the
+intervals assume independent requests, and neighbouring requests are not independent.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from poolkit.compare.report.level_findings import load_finding, load_headline, reference_words
-from poolkit.compare.results.levels import is_tie_of_repeats
+from poolkit.compare.results.levels import (
+    LEAST_FOR_A_KNEE,
+    highest_held,
+    is_tie_of_repeats,
+    those_that_tell,
+)
 from poolkit.compare.results.target_result import Spread
 from poolkit.compare.results.wording import (
     count,
@@ -27,12 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from poolkit.compare.results.results import Results
-    from poolkit.compare.results.target_result import Interval, Latency, TargetResult
+    from poolkit.compare.results.target_result import Interval, TargetResult
 
 TIE = 0.10
-"""A smaller difference between two latencies is none, whatever their intervals say."""
+"""Two latencies that differ by less than this share are a tie, whatever their intervals are."""
 EVERY_REQUEST = 0.9
-"""Connections per request from which "every request paid for a connect" is true."""
+"""Connections per request from which "every request paid for a new connection" is true."""
+KEPT = 0.1
+"""Connections per request below which a target counts as one that keeps its connections."""
 LONG_TAIL = 4.0
 """p95 in multiples of p50 from which a tail is worth a sentence."""
 QUEUED_SHARE = 0.05
@@ -40,7 +46,7 @@ QUEUED_SHARE = 0.05
 BUSY_MACHINE = 0.9
 """The share of all cores from which latencies include waiting for a processor."""
 SENTENCES = 3
-NONE = Spread(0.0, 0.0, 0.0)
+"""A finding has at most this many, unless more of them are reservations."""
 
 
 def with_findings(results: Results) -> Results:
@@ -53,71 +59,144 @@ def with_findings(results: Results) -> Results:
         )
         for target in results.targets
     )
-    at = reference_words(results)
-    said = headline(targets)
-    words = [load_headline(results), f"{at}: {said}" if at and said else said]
-    return dataclasses.replace(results, targets=targets, headline=" ".join(filter(None, words)))
+    reference, text = reference_text(results), headline(targets)
+    at_reference = f"{reference}: {text}" if reference and text else text
+    parts = [load_headline(results), at_reference]
+    return dataclasses.replace(results, targets=targets, headline=" ".join(filter(None, parts)))
+
+
+# -- one target -----------------------------------------------------------------------------
 
 
 def finding(target: TargetResult, results: Results) -> str:
     """Return the sentences about one target: its connections, what went wrong, what stands out."""
     if not target.requests:
-        return "No request was due in the time measured."
-    must = [*_failures(target), *_reservations(target)]
-    said = [*_connections(target, results.targets), *must, *_machine(target, results)]
-    said += [*_tail(target), *_room(target)]
-    return " ".join(said[: max(SENTENCES, len(must) + 1)])
+        return "No request was scheduled in the measured time."
+    reservations = [*_failures(target), *_reservations(target)]
+    sentences = [_connections(target, results.targets), *reservations]
+    used, cores = sum(target.cpu_share.values()), results.machine.cores
+    if cores and not target.saturated and used > BUSY_MACHINE * cores:
+        most = max(target.cpu_share, key=lambda role: target.cpu_share[role])
+        sentences.append(
+            f"{used:.1f} of {cores} cores were busy (mostly the {most}), "
+            "so latencies include waiting for a processor."
+        )
+    sentences += [*_tail(target), *_room(target)]
+    return " ".join(sentences[: max(SENTENCES, len(reservations) + 1)])
 
 
-# -- failures -------------------------------------------------------------------------------
-
-_KINDS = {"unsent": "never sent", "unanswered": "never answered"}
+_KINDS = {"unsent": "dropped (never sent)", "unanswered": "timed out (no answer by the end)"}
 _STATUSES = {
-    ("lambda", "429"): "429, no execution environment was free",
-    ("web", "503"): "503, no connection or no database was to be had",
+    ("lambda", "429"): "429 (no execution environment was free)",
+    ("web", "503"): "503 (no connection or no database was available)",
 }
 
 
 def _failures(target: TargetResult) -> Iterator[str]:
     if target.errors:
-        share = percent(target.errors / target.requests)
-        kinds = [f"{n:,} x {_kind(target, kind)}" for kind, n in target.error_kinds.items()]
+        kinds = []
+        for kind, number in target.error_kinds.items():
+            # Why a deployed target failed cannot be seen from here.
+            meaning = None if target.url is not None else _STATUSES.get((target.kind, kind))
+            kinds.append(f"{number:,} x {meaning or _KINDS.get(kind, kind)}")
         more = [f"{len(kinds) - 3} other kinds"] if len(kinds) > 3 else []
         yield (
-            f"{target.errors:,} of {count(target.requests, 'request')} failed ({share}): "
-            f"{join([*kinds[:3], *more], ';')}."
+            f"{target.errors:,} of {count(target.requests, 'request')} failed "
+            f"({percent(target.errors / target.requests)}): {join([*kinds[:3], *more], ';')}."
         )
     # A pooler keeps its connections; that is what it is for.
     if target.connections.left_over and not _has_pooler(target):
         left = count(target.connections.left_over, "connection")
-        yield f"{left} stayed behind on the server after it was stopped."
+        verb = "was" if target.connections.left_over == 1 else "were"
+        yield f"{left} {verb} left open on the server after the target had stopped."
 
 
-def _kind(target: TargetResult, kind: str) -> str:
-    """Return a kind of failure in words; why something that is elsewhere failed is not known."""
-    words = _STATUSES.get((target.kind, kind), kind) if target.url is None else kind
-    return _KINDS.get(kind, words)
+def _reservations(target: TargetResult) -> Iterator[str]:
+    """Yield what limits the meaning of the figures."""
+    if target.saturated:
+        yield (
+            f"Its latency is an upper bound: {target.saturated_by}, "
+            "and that delay is part of the latency."
+        )
+    if target.backlog:
+        late = count(target.backlog, "request")
+        yield (
+            f"The warm-up was too short: {late} of it were answered only in the measured time and "
+            "delayed the requests behind them."
+            if target.warmed_up_too_short
+            else f"Overloaded: {late} of the warm-up still waited when the measured time began."
+        )
+    if target.partial:
+        yield f"Stopped early: the figures cover only {figure(target.measured_s)} s."
 
 
 # -- connections ----------------------------------------------------------------------------
 
 
-def _connections(target: TargetResult, others: Sequence[TargetResult]) -> Iterator[str]:
-    opened, each = _opened(target), _per_request(target)
+def _connections(target: TargetResult, others: Sequence[TargetResult]) -> str:
+    """Return the sentence about the connections that a target opened and held."""
+    opened, per_request = _opened(target), _per_request(target)
     if _has_pooler(target):
-        yield _through_pooler(target)
-    elif opened is None or each is None:
-        yield f"How many connections it opened is not known; {_peak(target)}."
-    elif opened.high == 0:
-        yield _kept(target)
-    elif each.median >= EVERY_REQUEST:
-        yield _one_each(target, others)
-    else:
-        yield _some(target)
+        return _through_pooler(target, opened)
+    if opened is None or per_request is None:
+        return f"The number of connections it opened is not known; {_peak(target)}."
+    if opened.high == 0:
+        environments, peak = target.execution_environments, _most_at_once(target)
+        held = "its connections" if peak is None else count(peak, "connection")
+        if environments and peak is not None:
+            text = f"{count(environments, 'execution environment')} held {held}"
+        else:
+            text = f"Kept {held}{_at_most(target)}"
+        return f"{text} and opened none after the warm-up."
+    if per_request.median >= EVERY_REQUEST:
+        return _one_each(target, per_request, others)
+    text = f"Opened {_number(opened)}"
+    text += (
+        f", one for every {figure(1 / per_request.median)} requests" if per_request.median else ""
+    )
+    size = target.preset.get("pool_size")
+    if target.preset.get("pool") == "queue" and isinstance(size, int):
+        peak, instances = _most_at_once(target) or 0, target.instances or 1
+        if peak > size * instances and opened.median > peak:
+            return f"{text}: connections beyond pool_size {size} are closed after each use."
+    return f"{text}; {_peak(target)}."
+
+
+def _one_each(target: TargetResult, per_request: Spread, others: Sequence[TargetResult]) -> str:
+    """Return what a connection for every request cost, beside a target of the kind that keeps its own."""
+    text = (
+        f"Opened {_opened_text(target)} ({per_request.median:.2f} per request): "
+        "every request paid for a new connection"
+    )
+    kept = None
+    for other in others:
+        if other.kind == target.kind and not _has_pooler(other):
+            opened = _per_request(other)
+            if opened is not None and opened.median < KEPT:
+                kept = other
+                break
+    if target.latency_ms is None or kept is None or kept.latency_ms is None:
+        return f"{text}; {_peak(target)}."
+    p50, p50_kept = milliseconds(target.latency_ms.p50), milliseconds(kept.latency_ms.p50)
+    if tied(target, kept, "p50"):
+        return f"{text}, yet p50 ({p50}) is no different from {kept.name}'s."
+    return f"{text}; p50 is {p50}, against {p50_kept} for {kept.name}, which kept its connections."
+
+
+def _through_pooler(target: TargetResult, opened: Spread | None) -> str:
+    events = target.connections.pool_events_opened
+    if opened is None:
+        return f"The number of connections the pooler opened is not known; {_peak(target)}."
+    if events is None:
+        new = _number(opened) if opened.high else "no new connection"
+        return f"The pooler opened {new} to the server; {_peak(target)}."
+    return (
+        f"Connected {events:,} times to the pooler for {count(target.served, 'request')}; the "
+        f"pooler opened {_number(opened) if opened.high else 'none'} to the server; {_peak(target)}."
+    )
 
 
 def _opened(target: TargetResult) -> Spread | None:
-    """Return the connections opened: lowest, median and highest of the repeats, or one thrice."""
     return _known(target, "db.opened", target.connections.opened)
 
 
@@ -126,21 +205,22 @@ def _per_request(target: TargetResult) -> Spread | None:
 
 
 def _known(target: TargetResult, metric: str, measured_once: float | None) -> Spread | None:
+    """Return the spread of the repeats; without repeats, one value three times."""
     if target.spread:
         return target.spread.get(metric)
     return None if measured_once is None else Spread(*(measured_once,) * 3)
 
 
-def _opened_words(target: TargetResult) -> str:
-    """Return how many it opened and for how many requests, with the range of the repeats."""
+def _opened_text(target: TargetResult) -> str:
+    """Return the connections opened and the requests they served, with the range of the repeats."""
     requests = round(target.spread["http.requests"].median) if target.spread else target.served
-    return f"{_many(_opened(target) or NONE)} for {count(requests, 'request')}"
+    return f"{_number(_opened(target) or Spread(0, 0, 0))} for {count(requests, 'request')}"
 
 
-def _many(opened: Spread) -> str:
+def _number(opened: Spread) -> str:
     low, median, high = opened
-    said = f"{median:,.0f} {'connection' if median == 1 else 'connections'}"
-    return f"{said} ({low:,.0f} to {high:,.0f})" if low < high else said
+    text = f"{median:,.0f} {'connection' if median == 1 else 'connections'}"
+    return f"{text} ({low:,.0f} to {high:,.0f})" if low < high else text
 
 
 def _most_at_once(target: TargetResult) -> int | None:
@@ -152,261 +232,231 @@ def _has_pooler(target: TargetResult) -> bool:
     return bool(target.preset.get("transaction_pooling"))
 
 
+def _at_most(target: TargetResult) -> str:
+    ceiling, peak = target.connections.ceiling, _most_at_once(target)
+    return f" of at most {ceiling:,}" if ceiling and peak is not None and ceiling >= peak else ""
+
+
 def _peak(target: TargetResult) -> str:
     peak = _most_at_once(target)
     if peak is None:
-        return "how many were open at once is not known either"
-    ceiling = target.connections.ceiling
-    at_most = f" of at most {ceiling:,}" if ceiling and ceiling >= peak else ""
-    return f"{peak:,}{at_most} {'was' if peak == 1 else 'were'} open at once"
+        return "the number open at once is not known either"
+    return f"{peak:,}{_at_most(target)} {'was' if peak == 1 else 'were'} open at once"
 
 
-def _kept(target: TargetResult) -> str:
-    environments, peak = target.execution_environments, _most_at_once(target)
-    if environments and peak is not None:
-        held = count(peak, "connection")
-        return f"{count(environments, 'execution environment')} held {held}, none opened after the warm-up."
-    ceiling = target.connections.ceiling
-    at_most = f" of at most {ceiling:,}" if ceiling and peak is not None and ceiling >= peak else ""
-    held = "its connections" if peak is None else count(peak, "connection")
-    return f"Kept {held}{at_most} and opened none after the warm-up."
-
-
-def _one_each(target: TargetResult, others: Sequence[TargetResult]) -> str:
-    each = (_per_request(target) or NONE).median
-    said = f"Opened {_opened_words(target)} ({each:.2f} each): every request paid for a connect"
-    kept = _same_but_kept(target, others)
-    if target.latency_ms is None or kept is None or kept.latency_ms is None:
-        return f"{said}; {_peak(target)}."
-    mine, theirs = target.latency_ms, kept.latency_ms
-    if tied(target, kept, "p50"):
-        return f"{said}, yet p50 ({milliseconds(mine.p50)}) is no different from {kept.name}'s."
-    return (
-        f"{said}; p50 is {milliseconds(mine.p50)}, against {milliseconds(theirs.p50)} for "
-        f"{kept.name}, which kept its connections."
-    )
-
-
-def _same_but_kept(target: TargetResult, others: Sequence[TargetResult]) -> TargetResult | None:
-    """Find the same kind of deployable that kept its connections: what connecting costs."""
-    alike = (o for o in others if o.kind == target.kind and not _has_pooler(o))
-    return next((o for o in alike if (each := _per_request(o)) and each.median < 0.1), None)
-
-
-def _some(target: TargetResult) -> str:
-    opened, each = _opened(target) or NONE, _per_request(target)
-    said = f"Opened {_many(opened)}"
-    said += f", one for every {figure(1 / each.median)} requests" if each and each.median else ""
-    size = target.preset.get("pool_size")
-    if target.preset.get("pool") == "queue" and isinstance(size, int):
-        peak, instances = _most_at_once(target) or 0, target.instances or 1
-        if peak > size * instances and opened.median > peak:
-            return f"{said}: what overflows a pool of {size} is closed again after each use."
-    return f"{said}; {_peak(target)}."
-
-
-def _through_pooler(target: TargetResult) -> str:
-    opened, events = _opened(target), target.connections.pool_events_opened
-    if opened is None:
-        return f"How many connections the pooler opened is not known; {_peak(target)}."
-    if events is None:
-        new = _many(opened) if opened.high else "no new connection"
-        return f"The pooler opened {new} to the server; {_peak(target)}."
-    return (
-        f"Connected {events:,} times to the pooler for {count(target.served, 'request')}, which "
-        f"opened {_many(opened) if opened.high else 'none'} to the server; {_peak(target)}."
-    )
-
-
-# -- what limits the meaning of the figures ------------------------------------------------
-
-
-def _reservations(target: TargetResult) -> Iterator[str]:
-    if target.saturated:
-        yield (
-            f"Its latency is an upper bound: {target.saturated_by}, "
-            "and what the generator waits is counted."
-        )
-    if target.backlog:
-        yield _backlog(target)
-    if target.partial:
-        yield f"Stopped early: the figures are from {figure(target.measured_s)} s."
-
-
-def _backlog(target: TargetResult) -> str:
-    late = count(target.backlog, "request")
-    if not target.warmed_up_too_short:
-        return f"It was given more than it answers: {late} of the warm-up were still waiting."
-    return (
-        f"The warm-up was too short: {late} of it had to be answered inside the time measured, "
-        "and those behind them waited."
-    )
-
-
-def _machine(target: TargetResult, results: Results) -> Iterator[str]:
-    used, cores = sum(target.cpu_share.values()), results.machine.cores
-    if cores and not target.saturated and used > BUSY_MACHINE * cores:
-        most = max(target.cpu_share, key=lambda role: target.cpu_share[role])
-        yield (
-            f"{used:.1f} of {cores} cores were busy (most of it the {most}), "
-            "so latencies include waiting for a processor."
-        )
-
-
-# -- the tail -------------------------------------------------------------------------------
+# -- the tail, and room in the server -------------------------------------------------------
 
 
 def _tail(target: TargetResult) -> Iterator[str]:
-    latency, cold = target.latency_ms, target.cold
+    latency, cold, found = target.latency_ms, target.cold, target.connections
     if latency is None:
         return
+    init = (
+        f"about {milliseconds(cold.init_ms_p50)} " if cold and cold.init_ms_p50 is not None else ""
+    )
     if cold and cold.slowest and cold.among_slowest * 2 >= cold.slowest:
         yield (
             f"Cold starts are {percent(cold.among_slowest / cold.slowest)} of the slowest 1 % "
-            f"(p99 {milliseconds(latency.p99)}): {cold.count:,} of them, {_init(cold.init_ms_p50)}each."
+            f"(p99 {milliseconds(latency.p99)}): {cold.count:,} of them, {init}each."
         )
     elif latency.p95 >= LONG_TAIL * latency.p50:
-        yield _long_tail(target, latency)
+        text = f"p95 ({milliseconds(latency.p95)}) is {figure(latency.p95 / latency.p50)} times p50"
+        queued = found.at_ceiling_share or 0
+        is_pooled = target.preset.get("pool") == "queue" and not target.backlog
+        if queued >= QUEUED_SHARE:
+            yield (
+                f"{text}, and in {percent(queued)} of the samples all {found.ceiling} connections "
+                "were in use: requests queued for one."
+            )
+        elif is_pooled and found.ceiling and found.busy_peak is not None:
+            yield (
+                f"{text}, though never more than {found.busy_peak} of {found.ceiling} connections "
+                "were in use: it did not wait for the pool."
+            )
+        else:
+            yield f"{text}."
     elif cold and cold.count:
-        yield f"{count(cold.count, 'cold start')} in the time measured, {_init(cold.init_ms_p50)}each."
+        yield f"{count(cold.count, 'cold start')} in the measured time, {init}each."
     elif (target.per_request or 0) < EVERY_REQUEST:
         yield f"p50 {milliseconds(latency.p50)}, p95 {milliseconds(latency.p95)}."
     else:
         yield f"p95 {milliseconds(latency.p95)}, p99 {milliseconds(latency.p99)}."
 
 
-def _init(init_ms: float | None) -> str:
-    return "" if init_ms is None else f"about {milliseconds(init_ms)} "
-
-
-def _long_tail(target: TargetResult, latency: Latency) -> str:
-    connections = target.connections
-    said = f"p95 ({milliseconds(latency.p95)}) is {figure(latency.p95 / latency.p50)} times p50"
-    if (connections.at_ceiling_share or 0) >= QUEUED_SHARE:
-        return (
-            f"{said}, and in {percent(connections.at_ceiling_share or 0)} of the samples all "
-            f"{connections.ceiling} connections were in use: requests queued for one."
-        )
-    pooled = target.preset.get("pool") == "queue" and not target.backlog
-    if pooled and connections.ceiling and connections.busy_peak is not None:
-        return (
-            f"{said}, though never more than {connections.busy_peak} of {connections.ceiling} "
-            "connections were in use: it did not wait for the pool."
-        )
-    return f"{said}."
-
-
-# -- room in the server ---------------------------------------------------------------------
-
-
 def _room(target: TargetResult) -> Iterator[str]:
-    ceiling, peak = target.connections.ceiling, target.connections.peak
-    most, usable = target.connections.max_connections, target.connections.usable_connections
+    """Yield whether the server has room for the target's ceiling, and for how many of them."""
+    found = target.connections
+    ceiling, most, usable = found.ceiling, found.max_connections, found.usable_connections
     if ceiling and usable is not None:
-        yield from _room_for(ceiling, most, usable, is_function=target.kind == "lambda")
-    elif not ceiling and peak:
-        bound = (
-            "Nothing bounds its connections" if target.url is None else "Its ceiling is not known"
-        )
-        yield f"{bound}; the peak was {peak:,} of max_connections {most:,}."
-
-
-def _room_for(ceiling: int, most: int, usable: int, *, is_function: bool) -> Iterator[str]:
-    room = f"max_connections {most:,} less the server's reserve of {most - usable:,}"
-    if ceiling > usable:
-        yield f"Its ceiling of {ceiling:,} is more than {room} allows."
-    elif not is_function:
-        fit = usable // ceiling
-        yield (
-            f"{room} has room for {fit:,} such {'deployment' if fit == 1 else 'deployments'} "
-            f"of {ceiling:,}."
-        )
+        room = f"max_connections {most:,} less {most - usable:,} reserved by the server"
+        if ceiling > usable:
+            yield f"Its ceiling of {ceiling:,} is more than {room} allows."
+        elif target.kind != "lambda":
+            fit = usable // ceiling
+            each = "" if fit == 1 else " each"
+            yield (
+                f"There is room for {count(fit, 'such target')} with {ceiling:,} connections{each}: "
+                f"{room}."
+            )
+    elif not ceiling and found.peak:
+        bound = "Nothing limits its connections"
+        if target.url is not None:
+            bound = "Its connection ceiling is not known"
+        yield f"{bound}; the peak was {found.peak:,} of max_connections {most:,}."
 
 
 # -- all targets ----------------------------------------------------------------------------
 
 
 def tied(a: TargetResult, b: TargetResult, name: Literal["p50", "p95"]) -> bool:
-    """Tell whether a percentile of two targets, or of one in two runs, is too close to call.
+    """Return True if a percentile of two targets, or of one in two runs, is too close to call.
 
-    Two that were measured repeatedly are told apart by their repeats, others by intervals.
+    Targets with repeats are compared by their repeats, others by confidence intervals.
     """
-    mine, theirs = a.spread.get(f"http.{name}"), b.spread.get(f"http.{name}")
-    if mine is not None and theirs is not None:
-        return is_tie_of_repeats(mine, theirs)
-    if a.latency_ms is None or b.latency_ms is None:
-        return a.latency_ms is b.latency_ms
+    first_spread, second_spread = a.spread.get(f"http.{name}"), b.spread.get(f"http.{name}")
+    if first_spread is not None and second_spread is not None:
+        return is_tie_of_repeats(first_spread, second_spread)
     first, second = a.latency_ms, b.latency_ms
-    return is_tie(
-        getattr(first, name),
-        getattr(second, name),
-        getattr(first, f"{name}_interval"),
-        getattr(second, f"{name}_interval"),
-    )
+    if first is None or second is None:
+        return first is second
+    if name == "p50":
+        return is_tie(first.p50, second.p50, first.p50_interval, second.p50_interval)
+    return is_tie(first.p95, second.p95, first.p95_interval, second.p95_interval)
 
 
 def is_tie(a: float, b: float, a_interval: Interval, b_interval: Interval) -> bool:
-    """Tell whether two latencies, each measured once, are too close to call."""
+    """Return True if two latencies, each measured once, are too close to call."""
     return a_interval.overlaps(b_interval) or abs(a - b) < TIE * max(a, b)
 
 
 def headline(targets: Sequence[TargetResult]) -> str:
-    """Return who opened how many connections, and who was fastest."""
-    said = [_who_opened(targets), _who_was_fastest(targets), _not_ranked(targets)]
-    said.append(_who_failed(targets))
-    return " ".join(sentence for sentence in said if sentence)
+    """Return the targets with the most connections opened, the fastest, and those with failures."""
+    sentences = [_most_opened(targets), _fastest(targets)]
+    if doubtful := [t.name for t in targets if _is_doubtful(t)]:
+        sentences.append(f"Not ranked by latency (the reason is below): {join(doubtful)}.")
+    if failed := [f"{t.name} ({t.errors:,} of {t.requests:,})" for t in targets if t.errors]:
+        sentences.append(f"Requests failed in {join(failed)}.")
+    return " ".join(filter(None, sentences))
 
 
-def _who_opened(targets: Sequence[TargetResult]) -> str:
-    known = [(t, each) for t in targets if t.served and (each := _per_request(t)) is not None]
+def _most_opened(targets: Sequence[TargetResult]) -> str:
+    known = [(each, t) for t in targets if t.served and (each := _per_request(t)) is not None]
     if len(known) < 2:
         return ""
-    ordered = sorted(known, key=lambda pair: pair[1].median)
-    (least, _), (most, highest) = ordered[0], ordered[-1]
+    known.sort(key=lambda pair: pair[0].median)
+    (_, least), (highest, most) = known[0], known[-1]
     if not highest.high:
         return "No target opened a connection after the warm-up."
-    close = [t.name for t, each in ordered[:-1] if t.spread and is_tie_of_repeats(each, highest)]
+    close = [t.name for each, t in known[:-1] if t.spread and is_tie_of_repeats(each, highest)]
     if len(close) == len(known) - 1:
         return (
-            "Connections opened are too close to call: "
-            f"{most.name} {_opened_words(most)}, {least.name} {_opened_words(least)}."
+            "The numbers of connections opened are too close to call: "
+            f"{most.name} {_opened_text(most)}, {least.name} {_opened_text(least)}."
         )
     also = f", too close to {join(close)} to call" if close else ""
-    said = f"{most.name} opened {_opened_words(most)}{also}"
-    none = [t.name for t, each in ordered if not each.high]
+    text = f"{most.name} opened {_opened_text(most)}{also}"
+    none = [t.name for each, t in known if not each.high]
     if none:
-        return f"{said}; {join(none)} opened none after the warm-up."
-    return f"{said}, {least.name} {_opened_words(least)}."
+        return f"{text}; {join(none)} opened none after the warm-up."
+    return f"{text}, {least.name} {_opened_text(least)}."
 
 
-def _who_was_fastest(targets: Sequence[TargetResult]) -> str:
-    """Workers answer to nobody: their time from enqueue to commit is another thing."""
+def _fastest(targets: Sequence[TargetResult]) -> str:
+    # A worker is not ranked: its time from enqueue to commit is no response time.
     ranked = [t for t in targets if t.kind != "worker" and not _is_doubtful(t)]
-    timed = [(t, t.latency_ms) for t in ranked if t.latency_ms]
+    timed = [(t.latency_ms.p95, t) for t in ranked if t.latency_ms]
     if len(timed) < 2:
         return ""
-    timed.sort(key=lambda pair: pair[1].p95)
-    (fastest, best), (slowest, worst) = timed[0], timed[-1]
-    close = [t.name for t, _ in timed[1:] if tied(fastest, t, "p95")]
+    timed.sort(key=lambda pair: pair[0])
+    (best, fastest), (worst, slowest) = timed[0], timed[-1]
+    close = [t.name for _, t in timed[1:] if tied(fastest, t, "p95")]
     if len(close) == len(timed) - 1:
-        return f"Their p95 latencies are too close to call ({milliseconds(best.p95)} to {milliseconds(worst.p95)})."
+        return f"Their p95 latencies are too close to call ({milliseconds(best)} to {milliseconds(worst)})."
     also = f", too close to {join(close)} to call" if close else ""
     return (
-        f"At p95 {fastest.name} was fastest ({milliseconds(best.p95)}{also}), "
-        f"{slowest.name} took {times_as_long(worst.p95 / best.p95)} ({milliseconds(worst.p95)})."
+        f"At p95 {fastest.name} was fastest ({milliseconds(best)}{also}), "
+        f"{slowest.name} took {times_as_long(worst / best)} ({milliseconds(worst)})."
     )
 
 
 def _is_doubtful(target: TargetResult) -> bool:
-    """Tell whether its latency is about something else than the target."""
+    """Return True if its latency is affected by something other than the target."""
     return target.saturated or target.backlog > 0
 
 
-def _not_ranked(targets: Sequence[TargetResult]) -> str:
-    names = [t.name for t in targets if _is_doubtful(t)]
-    return f"Not ranked by latency, for the reason given below: {join(names)}." if names else ""
+# -- several loads --------------------------------------------------------------------------
 
 
-def _who_failed(targets: Sequence[TargetResult]) -> str:
-    failed = [f"{t.name} ({t.errors:,} of {t.requests:,})" for t in targets if t.errors]
-    return f"Requests failed in {join(failed)}." if failed else ""
+def load_finding(name: str, results: Results) -> str:
+    """Return the load a target sustained, what stopped it, and where its knee is.
+
+    Empty for a run with one load that was measured once.
+    """
+    levels, sentences = results.levels[name], []
+    if results.has_levels:
+        has_limits = any(threshold.applies_to(name) for threshold in results.thresholds)
+        within = " within its thresholds" if has_limits else ""
+        top = highest_held(levels)
+        at = levels.index(top) if top else -1
+        rate = top.spread.get("http.rate") if top else None
+        answered = f" ({figure(rate.median)} requests answered per second)" if rate else ""
+        higher = levels[at + 1 :]
+        missed = [each for each in levels[: max(at, 0)] if not each.held]
+        if top is None:
+            sentences.append(f"Sustained none of the loads{within}.")
+        else:
+            highest = "" if higher else "the highest load, "
+            sentences.append(f"Sustained {highest}{top.level.name}{answered}{within}.")
+        if higher:
+            sentences.append(f"It did not sustain {higher[0].level.name}: {higher[0].why_not}.")
+        if missed:
+            names = join([each.level.name for each in missed])
+            sentences.append(f"Yet it did not sustain {names}: {missed[0].why_not}.")
+        sentences += _knee(name, results)
+    at_reference = next(each for each in levels if each.level == results.reference)
+    p95, repeats = at_reference.spread.get("http.p95"), len(at_reference.repeats)
+    if results.has_repeats and p95 is not None and repeats > 1:
+        sentences.append(
+            f"In {count(repeats, 'measurement')} at {results.reference.name}, p95 was from "
+            f"{milliseconds(p95.low)} to {milliseconds(p95.high)}."
+        )
+    return " ".join(sentences)
+
+
+def _knee(name: str, results: Results) -> Iterator[str]:
+    known, knee = those_that_tell(results.levels[name]), results.knees.get(name)
+    if knee is not None:
+        below = "at or below" if knee.level == known[0].level else "at"
+        yield (
+            f"The knee, its best throughput for its latency, is {below} {knee.level.name}: "
+            f"{figure(knee.answered_per_s)} requests per second in {milliseconds(knee.latency_ms)} "
+            "on average; beyond it, latency grows faster than throughput."
+        )
+    elif len(known) >= LEAST_FOR_A_KNEE:
+        yield (f"No knee up to {known[-1].level.name}: latency grew no faster than throughput.")
+
+
+def load_headline(results: Results) -> str:
+    """Return the highest load that each target sustained; empty for a run with one load."""
+    if not results.has_levels:
+        return ""
+    by_load: dict[str, list[str]] = {level.name: [] for level in reversed(results.plan.levels)}
+    by_load["none"] = []
+    for name, levels in results.levels.items():
+        top = highest_held(levels)
+        by_load[top.level.name if top else "none"].append(name)
+    texts = [f"{load} by {join(names)}" for load, names in by_load.items() if names]
+    within = " within the thresholds" if results.thresholds else ""
+    return f"Highest load sustained{within}: {'; '.join(texts)}."
+
+
+def reference_text(results: Results) -> str:
+    """Return the load at which the targets are compared, and why there; empty if there is one load."""
+    if not results.has_levels:
+        return ""
+    levels = [each for of in results.levels.values() for each in of]
+    if all(each.held for each in levels if each.level == results.reference):
+        return f"At {results.reference.name}, the highest load that every target sustained"
+    return (
+        f"At {results.reference.name}, the lowest load, since no load was sustained by every target"
+    )

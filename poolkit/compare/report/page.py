@@ -1,208 +1,169 @@
-"""The report as one HTML file: no script, nothing fetched, light and dark.
+"""The report as one HTML file: no script, no external request, for light and dark screens.
 
-Whatever comes from the run folder goes through `html.escape`; the pictures are SVG that
-vl-convert made, which escapes its texts itself.
+The templates beside this module have the page's structure; every value goes into them through
+Jinja2's autoescape. The pictures are SVG by vl-convert, which escapes its own text.
 """
 
 from __future__ import annotations
 
-from html import escape
+import re
 from typing import TYPE_CHECKING
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from poolkit.compare.charts.style import colours
-from poolkit.compare.report.level_findings import reference_words
-from poolkit.compare.report.level_page import levels_section, thresholds_section
-from poolkit.compare.report.load_words import load_words, loop_words
-from poolkit.compare.report.markup import cell, document, embedded, prose
-from poolkit.compare.results.wording import figure, join, milliseconds, optional, origin, percent
+from poolkit.compare.report.findings import reference_text
+from poolkit.compare.results import wording
+from poolkit.compare.results.wording import count, join, origin
+from poolkit.thresholds import unmet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from poolkit.compare.charts.picture import Picture
     from poolkit.compare.results.results import Results
-    from poolkit.compare.results.target_result import TargetResult
-
-HOW = (
-    "Latency counts from the moment a request was due, not from when it could be sent, and is that "
-    "of answered requests; failed ones are counted beside it. Percentiles are exact (nearest rank). "
-    "Connections opened are PostgreSQL's own count of sessions; how many were open at once comes "
-    "from samples of pg_stat_activity, so one shorter than the interval between two can be missed. "
-    "The warm-up is left out of every figure."
-)
+    from poolkit.compare.results.run_folder import Plan
+    from poolkit.thresholds import Threshold
 
 
-def page(results: Results, pictures: Sequence[Picture]) -> str:
+def rendered(template: str, **values: object) -> str:
+    """Return a page made from one of the templates."""
+    environment = Environment(
+        loader=PackageLoader("poolkit.compare.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "drawing": _drawing,
+        "prose": _prose,
+        **{
+            function.__name__: function
+            for function in (
+                *(wording.figure, wording.figure_with_range, wording.milliseconds),
+                *(wording.optional, wording.percent, wording.with_range, wording.join),
+            )
+        },
+    }
+    return environment.get_template(template).render(values)
+
+
+def run_page(results: Results, pictures: Sequence[Picture]) -> str:
     """Return the report of one run."""
-    title = f"poolkit compare: {join([t.name for t in results.targets])}"
-    by_load = next((p for p in pictures if p.name == "levels"), None)
-    return document(
-        title,
-        [
-            _header(results),
-            *_findings(results),
-            *thresholds_section(results),
-            *levels_section(results, by_load),
-            *_figures(results),
-            *_charts([p for p in pictures if p is not by_load]),
-            *_measured(results),
-        ],
+    names = list(dict.fromkeys([*results.levels, *(t.name for t in results.targets)]))
+    judged = [verdict for verdict in results.verdicts if verdict.status != "not applicable"]
+    limited: dict[Threshold, list[str]] = {threshold: [] for threshold in results.thresholds}
+    for verdict in results.verdicts:
+        if verdict.target not in limited[verdict.threshold]:
+            limited[verdict.threshold].append(verdict.target)
+    return rendered(
+        "run.html",
+        results=results,
+        plan=results.plan,
+        colours=colours(names),
+        load=load_text(results.plan),
+        by_load=next((picture for picture in pictures if picture.name == "levels"), None),
+        pictures=[picture for picture in pictures if picture.name != "levels"],
+        reference=reference_text(results),
+        limited={threshold: targets for threshold, targets in limited.items() if targets},
+        loads=[level.name for level in results.plan.levels] if results.has_levels else [""],
+        verdicts={(v.threshold, v.target, v.load): v for v in results.verdicts},
+        failed=len(unmet(judged)),
+        checks=count(len(judged), "check"),
+        facts=how(results),
     )
 
 
-def _header(results: Results) -> str:
-    headline = results.headline or results.targets[0].finding
-    return (
-        "<header><h1>Connections and latency, target by target</h1>"
-        f'<p class="lede">{prose(headline)}</p>'
-        f'<p class="soft"><code>{escape(results.plan.command)}</code>, '
-        f"{escape(results.plan.created)}. {escape(load_words(results.plan))}</p></header>"
-    )
+def _prose(text: str) -> str:
+    """Return a text in which a number stays on one line with its unit and its sign."""
+    return re.sub(r"(?<=\d) (?=(ms|s)\b|%)|(?<=[<>]) (?=\d)", "\u00a0", text)
 
 
-def _findings(results: Results) -> Iterable[str]:
-    shades = colours([t.name for t in results.targets])
-    yield '<section><h2>What it found</h2><ul class="findings">'
-    for target in results.targets:
-        notes = "".join(f'<span class="note">{escape(note)}</span>' for note in target.warnings)
-        at = f"At {results.reference.name}: " if results.has_levels else ""
-        said = "</p><p>".join(map(prose, filter(None, (target.load_finding, at + target.finding))))
-        yield (
-            f'<li style="--colour:{shades[target.name]}"><strong>{escape(target.name)}</strong>'
-            f"<p>{said}</p>{notes}</li>"
+def _drawing(picture: Picture) -> Markup:
+    """Return a picture's SVG with identifiers of its own: every picture counts from 0."""
+    svg = picture.svg().replace('id="clip', f'id="{picture.name}-clip')
+    # vl-convert has escaped whatever text of the run folder is in it.
+    return Markup(svg.replace("url(#clip", f"url(#{picture.name}-clip"))  # noqa: S704
+
+
+def load_text(plan: Plan) -> str:
+    """Return the load of a run in a sentence."""
+    levels, first = plan.levels, plan.levels[0]
+    offered = [f"{level.offered_per_s:g}" for level in levels]
+    if first.is_open:
+        spacing = "random (Poisson)" if first.arrivals == "poisson" else "even"
+        load = (
+            f"Open loop: {join(offered)} tasks per second arrive at every target, spacing {spacing}"
         )
-    for absent in results.absent:
-        yield f"<li><strong>{escape(absent.name)}</strong>Not measured: {escape(absent.reason)}</li>"
-    yield "</ul></section>"
+        load += f", with at most {first.max_users:,} users at once" if first.max_users else ""
+    else:
+        users = join([f"{level.users:,}" for level in levels])
+        rates = join(
+            [f"{rate:g}" for rate in sorted({level.rate_per_user or 0 for level in levels})]
+        )
+        offered_range = offered[0] if len(offered) == 1 else f"{offered[0]} to {offered[-1]}"
+        load = (
+            f"Closed loop: {users} {'user' if users == '1' else 'users'} with {rates} tasks per second "
+            f"each, which offers {offered_range} per second to every target"
+        )
+    each = "each " if len(levels) > 1 else ""
+    times = f", {count(plan.repeat, 'time')} in turn" if plan.repeat > 1 else ""
+    return (
+        f"{load}, {each}for {plan.duration_s:g} s after {plan.warm_up_s:g} s of warm-up{times}; "
+        f"presets of {plan.environment}, max_connections {plan.max_connections:,}."
+    )
 
 
-# -- figures --------------------------------------------------------------------------------
-
-Cell = tuple[str, bool]
-"""A text, and whether it is a reason for care."""
-
-
-def _figures(results: Results) -> Iterable[str]:
-    yield "<section><h2>Figures</h2>"
-    at = f"{reference_words(results)}, inside" if results.has_levels else "Inside"
-    median = " The measurement with the median p95." if results.has_repeats else ""
-    yield f'<p class="soft">{at} the measured time; a dash where a figure is not known.{median}</p>'
-    yield from _table(results, "Requests and latency", _latency_cells)
-    yield from _table(results, "Connections", _connection_cells)
-    yield from _table(results, "Processes", _process_cells)
-    yield "</section>"
-
-
-def _table(
-    results: Results, caption: str, cells: Callable[[TargetResult], Mapping[str, Cell]]
-) -> Iterable[str]:
-    shades = colours([t.name for t in results.targets])
-    names = "".join(f'<th scope="col">{name}</th>' for name in cells(results.targets[0]))
-    yield f'<div class="scroll" tabindex="0"><table><caption>{caption}</caption>'
-    yield f'<thead><tr><th scope="col">target</th>{names}</tr></thead><tbody>'
-    for target in results.targets:
-        swatch = f'<span class="swatch" style="background:{shades[target.name]}"></span>'
-        row = "".join(cell(text, bad=bad) for text, bad in cells(target).values())
-        yield f'<tr><th scope="row">{swatch}{escape(target.name)}</th>{row}</tr>'
-    yield "</tbody></table></div>"
-
-
-def _latency_cells(target: TargetResult) -> Mapping[str, Cell]:
-    latency, late = target.latency_ms, target.saturated
-    share = f" ({percent(target.errors / target.requests)})" if target.errors else ""
-    cells = {
-        "due": (f"{target.requests:,}", False),
-        "failed": (f"{target.errors:,}{share}", bool(target.errors)),
-        "answered per s": (figure(target.requests_per_s), late),
-    }
-    for name in ("p50", "p90", "p95", "p99", "max"):
-        text = milliseconds(getattr(latency, name)) if latency else optional(None)
-        cells[name] = (text, late)
-    return cells
-
-
-def _connection_cells(target: TargetResult) -> Mapping[str, Cell]:
-    found = target.connections
-    return {
-        "opened": (optional(found.opened, 0), False),
-        "per 1,000 requests": (optional(found.opened_per_1000_requests), False),
-        "before, warming up": (optional(found.opened_warm_up, 0), False),
-        "peak": (optional(found.peak, 0), False),
-        "ceiling": (optional(found.ceiling, 0), False),
-        "mean": (optional(found.mean, 1), False),
-        "idle, s": (optional(found.idle_seconds, 0), False),
-        "left over": (optional(found.left_over, 0), bool(found.left_over)),
-    }
-
-
-def _process_cells(target: TargetResult) -> Mapping[str, Cell]:
-    cells = {
-        f"{role}, cores": (optional(target.cpu_share.get(role), 2), False)
-        for role in ("target", "database", "load")
-    }
-    cells["load, cores"] = (cells["load, cores"][0], target.saturated)
-    return {
-        **cells,
-        "target, MB": (optional(target.rss_mb, 0), False),
-        "execution environments": (optional(target.execution_environments, 0), False),
-        "cold starts": (optional(target.cold_starts, 0), False),
-    }
-
-
-# -- charts ---------------------------------------------------------------------------------
-
-
-def _charts(pictures: Sequence[Picture]) -> Iterable[str]:
-    yield "<section><h2>Charts</h2>"
-    for picture in pictures:
-        yield embedded(picture, picture.title)
-    yield "</section>"
-
-
-# -- how it was measured --------------------------------------------------------------------
-
-
-def _measured(results: Results) -> Iterable[str]:
-    yield f'<section><h2>How it was measured</h2><p>{HOW}</p><dl class="how">'
-    for name, text in how(results).items():
-        yield f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
-    yield "</dl></section>"
+def loop_text(plan: Plan) -> str:
+    """Return the kind of load, and what it means for latencies."""
+    if plan.levels[0].is_open:
+        return (
+            "open: tasks begin on schedule, whatever the target does; they do not wait for earlier "
+            "answers, so a stall delays every task that arrives meanwhile"
+        )
+    return (
+        "closed: every user follows a schedule of its own and waits for each answer before it "
+        "continues; the delay of what then begins late counts as latency"
+    )
 
 
 def how(results: Results) -> Mapping[str, str]:
-    """Return machine, versions, load and what else a reader has to know, by name."""
+    """Return machine, versions, load and other facts behind the figures, by name."""
     machine, plan = results.machine, results.plan
-    versions = (f"{name} {version}" for name, version in machine.versions.items())
+    local = [planned.name for planned in plan.targets if planned.url is None]
+    if len(local) == len(plan.targets):
+        shared = "load generator, targets and database share it"
+    elif not local:
+        shared = "of the load generator; the targets and their database run elsewhere"
+    else:
+        shared = (
+            f"of the load generator, shared with {join(local)} and their database; "
+            "the others run elsewhere"
+        )
+    ceilings = []
+    for target in results.targets:
+        found = target.connections
+        ceiling = "none" if found.ceiling is None else f"{found.ceiling:,} ({found.ceiling_reason})"
+        ceilings.append(f"{target.name} {ceiling}")
     facts = {
         "Command": plan.command,
-        "Load": load_words(plan),
-        "Loop": loop_words(plan),
+        "Load": load_text(plan),
+        "Loop": loop_text(plan),
         "Machine": (
             f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib:.1f} GiB, {machine.os}, "
-            f"Python {machine.python}; {_who_shares(results)}"
+            f"Python {machine.python}; {shared}"
         ),
-        "Versions": ", ".join(versions) or "unknown",
+        "Versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+        or "unknown",
         "Samples": f"every {plan.interval_s:g} s",
-        "Ceilings": "; ".join(_ceiling(target) for target in results.targets),
+        "Connection ceilings": "; ".join(ceilings),
     }
-    there = [f"{p.name} at {origin(p.url)}" for p in plan.targets if p.url]
-    facts |= {"Deployed": "; ".join(there)} if there else {}
+    deployed = [
+        f"{planned.name} at {origin(planned.url)}" for planned in plan.targets if planned.url
+    ]
+    facts |= {"Deployed": "; ".join(deployed)} if deployed else {}
     facts |= {f"Note on {t.name}": "; ".join(t.warnings) for t in results.targets if t.warnings}
-    return facts | {f"Without {a.name}": a.reason for a in results.absent}
-
-
-def _who_shares(results: Results) -> str:
-    """Say what runs on the machine: of a deployed target it has the load generator only."""
-    here = [planned.name for planned in results.plan.targets if planned.url is None]
-    if len(here) == len(results.plan.targets):
-        return "load, target and database share it"
-    if not here:
-        return "the load generator's; the targets and their database run elsewhere"
-    return f"the load generator's, which {join(here)} and their database share; the others run elsewhere"
-
-
-def _ceiling(target: TargetResult) -> str:
-    connections = target.connections
-    if connections.ceiling is None:
-        return f"{target.name} none"
-    return f"{target.name} {connections.ceiling:,} ({connections.ceiling_reason})"
+    return facts | {f"Without {absent.name}": absent.reason for absent in results.absent}

@@ -1,9 +1,9 @@
-"""The report on a terminal: all columns if there is room for them, 80 otherwise, and never fewer."""
+"""The report on a terminal: all columns if they fit its width, else those that fit 80 columns."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich import box
 from rich.measure import Measurement
@@ -11,14 +11,25 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from poolkit.compare.report.level_findings import reference_words
-from poolkit.compare.report.level_terminal import print_levels, print_thresholds
-from poolkit.compare.results.wording import figure, milliseconds, optional
+from poolkit.compare.report.findings import reference_text
+from poolkit.compare.results.wording import (
+    NOTHING,
+    count,
+    figure,
+    figure_with_range,
+    join,
+    milliseconds,
+    optional,
+    percent,
+    with_range,
+)
+from poolkit.thresholds import lines, unmet
+from poolkit.thresholds.metrics import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from rich.console import Console, JustifyMethod, RenderableType
+    from rich.console import Console, JustifyMethod
 
     from poolkit.compare.results.results import Results
     from poolkit.compare.results.target_result import TargetResult
@@ -26,24 +37,94 @@ if TYPE_CHECKING:
 LEAST = 80
 WARN = "yellow"
 
-Column = tuple[str, "Callable[[TargetResult], str]"]
+LEGEND = (
+    "opened: connections opened in the measured time. peak/ceiling: the most open at once, and the "
+    "most that the settings allow. cold: cold starts."
+)
+LOADS_LEGEND = (
+    "answered: requests per second without an error. opened: connections per 1,000 requests. "
+    "ok ✓: the target sustained this load."
+)
+REPEATS_LEGEND = (
+    "Medians of the repeats, peaks the highest; in brackets the lowest and the highest repeat. "
+    "In the table below, each target's repeat with the median p95."
+)
+
+
+class Column(NamedTuple):
+    """A column of the table of targets."""
+
+    heading: str
+    cell: Callable[[TargetResult], str]
+    is_for_80_columns: bool = True
+
+
+def _percentile(name: str) -> Column:
+    def cell(target: TargetResult) -> str:
+        latency = target.latency_ms
+        return milliseconds(getattr(latency, name)) if latency else NOTHING
+
+    return Column(name, cell)
+
+
+def _peak_cell(target: TargetResult) -> str:
+    ceiling = target.connections.ceiling
+    return optional(target.connections.peak, 0) + (f"/{ceiling:,}" if ceiling else "")
+
+
+_COLUMNS = (
+    Column("requests", lambda t: f"{t.requests:,}"),
+    Column("failed", lambda t: f"{t.errors:,}"),
+    Column("answered\nper s", lambda t: figure(t.requests_per_s), is_for_80_columns=False),
+    *(_percentile(name) for name in ("p50", "p95", "p99")),
+    Column("opened", lambda t: optional(t.connections.opened, 0)),
+    Column("peak/\nceiling", _peak_cell),
+    Column(
+        "idle\nseconds", lambda t: optional(t.connections.idle_seconds, 0), is_for_80_columns=False
+    ),
+    Column("cold", lambda t: optional(t.cold_starts, 0)),
+    Column("memory\nMB", lambda t: optional(t.rss_mb, 0), is_for_80_columns=False),
+)
 
 
 def print_run(results: Results, console: Console) -> None:
-    """Print the table of a run, and under it what was found."""
+    """Print the tables of a run, and under them what was found."""
+    has_loads = results.has_levels or results.has_repeats
     with room_for_figures(console):
-        print_levels(results, console)
-        if at := reference_words(results):
-            console.print(Text(f"{at}:"))
-        console.print(_table_within(results, console))
-    for part in _sentences(results):
-        console.print(part)
-    print_thresholds(results, console)
+        if has_loads:
+            # Ranges stand beside their medians, or under them where that is too wide.
+            wide = _loads_table(results, between=" ")
+            fits = _width(wide, console) <= console.width
+            console.print(wide if fits else _loads_table(results, between="\n"))
+            legend = [LOADS_LEGEND, *([REPEATS_LEGEND] if results.has_repeats else [])]
+            console.print(Text("\n".join(legend) + "\n", style="dim"))
+        if reference := reference_text(results):
+            console.print(Text(f"{reference}:"))
+        table = _targets_table(results, _COLUMNS)
+        if _width(table, console) > console.width:
+            table = _targets_table(results, [c for c in _COLUMNS if c.is_for_80_columns])
+        console.print(table)
+        console.print(Text(LEGEND + "\n", style="dim"))
+    if results.headline:
+        console.print(Text(results.headline + "\n", style="bold"))
+    for target in results.targets:
+        console.print(Text(target.name, style="bold"))
+        if target.load_finding:
+            console.print(indented(target.load_finding))
+        at = f"At {results.reference.name}: " if results.has_levels else ""
+        console.print(indented(at + target.finding))
+        for note in target.warnings:
+            console.print(indented(f"Note: {note}.", style=WARN))
+    for absent in results.absent:
+        console.print(Text(absent.name, style="bold"))
+        console.print(indented(f"Not measured: {absent.reason}.", style="dim"))
+    for line in _threshold_lines(results):
+        console.print(line)
 
 
 @contextmanager
 def room_for_figures(console: Console) -> Iterator[None]:
-    """Give tables their 80 columns on a narrower terminal too: it folds lines and cuts nothing."""
+    """Widen a narrower terminal to 80 columns for a table: it folds lines, and cuts no figure."""
     width = console.width
     console.width = max(width, LEAST)
     try:
@@ -52,80 +133,86 @@ def room_for_figures(console: Console) -> Iterator[None]:
         console.width = width
 
 
-def new_table(headings: Iterable[str]) -> Table:
-    """Return an empty table: names at the left, figures at the right."""
+def new_table(headings: Iterable[str], *, names: int = 1) -> Table:
+    """Return an empty table: the first columns, `names` of them, to the left, figures to the right."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
-        left = number == 0
+        justify: JustifyMethod = "left" if number < names else "right"
         # The name may fold, the figures may not: half a number is a wrong one.
-        justify: JustifyMethod = "left" if left else "right"
-        table.add_column(heading, justify=justify, no_wrap=not left, overflow="fold")
-    return table
-
-
-def _table_within(results: Results, console: Console) -> Table:
-    """Return the table with all columns, or with fewer where a name would have to fold."""
-    table = _table(results, wide=True)
-    room = console.options.update(width=10_000)
-    fits = Measurement.get(console, room, table).maximum <= console.width
-    return table if fits else _table(results, wide=False)
-
-
-def _table(results: Results, *, wide: bool) -> Table:
-    columns = [c for c, in_narrow in _COLUMNS if wide or in_narrow]
-    table = new_table(["target", *(name for name, _ in columns)])
-    for target in results.targets:
-        cells = [Text(cell(target)) for _, cell in columns]
-        style = WARN if target.errors or target.saturated or target.partial else ""
-        table.add_row(Text(target.name, style="bold"), *cells, style=style)
-    return table
-
-
-def _peak(target: TargetResult) -> str:
-    peak, ceiling = target.connections.peak, target.connections.ceiling
-    return optional(peak, 0) + (f"/{ceiling:,}" if ceiling else "")
-
-
-def _latency(name: str) -> Callable[[TargetResult], str]:
-    def cell(target: TargetResult) -> str:
-        return (
-            milliseconds(getattr(target.latency_ms, name)) if target.latency_ms else optional(None)
+        table.add_column(
+            heading, justify=justify, vertical="bottom", no_wrap=number > 0, overflow="fold"
         )
-
-    return cell
-
-
-_COLUMNS: tuple[tuple[Column, bool], ...] = (
-    (("requests", lambda t: f"{t.requests:,}"), True),
-    (("failed", lambda t: f"{t.errors:,}"), True),
-    (("per s", lambda t: figure(t.requests_per_s)), False),
-    (("p50", _latency("p50")), True),
-    (("p95", _latency("p95")), True),
-    (("p99", _latency("p99")), True),
-    (("opened", lambda t: optional(t.connections.opened, 0)), True),
-    (("peak/of", _peak), True),
-    (("idle s", lambda t: optional(t.connections.idle_seconds, 0)), False),
-    (("cold", lambda t: optional(t.cold_starts, 0)), True),
-    (("MB", lambda t: optional(t.rss_mb, 0)), False),
-)
-
-
-def _sentences(results: Results) -> Iterable[RenderableType]:
-    if results.headline:
-        yield Text(results.headline + "\n", style="bold")
-    for target in results.targets:
-        yield Text(target.name, style="bold")
-        if target.load_finding:
-            yield indented(target.load_finding)
-        at = f"At {results.reference.name}: " if results.has_levels else ""
-        yield indented(at + target.finding)
-        for note in target.warnings:
-            yield indented(f"Note: {note}.", style=WARN)
-    for absent in results.absent:
-        yield Text(absent.name, style="bold")
-        yield indented(f"Not measured: {absent.reason}.", style="dim")
+    return table
 
 
 def indented(text: str, style: str = "") -> Padding:
     """Return a paragraph under a name; brackets in it mean nothing to rich."""
     return Padding(Text(text, style=style), (0, 0, 0, 2))
+
+
+def _width(table: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(width=10_000), table).maximum
+
+
+def _targets_table(results: Results, columns: Iterable[Column]) -> Table:
+    table = new_table(["target", *(column.heading for column in columns)])
+    for target in results.targets:
+        cells = [Text(column.cell(target)) for column in columns]
+        style = WARN if target.errors or target.saturated or target.partial else ""
+        table.add_row(Text(target.name, style="bold"), *cells, style=style)
+    return table
+
+
+def _loads_table(results: Results, *, between: str) -> Table:
+    """Return a line for every target and load, with `between` before each range."""
+    headings = ("target", "load", "answered\nper s", "p95", "peak/\nceiling", "opened\nper 1,000")
+    table = new_table([*headings, "failed", "ok"], names=2)
+    for name, levels in results.levels.items():
+        for number, each in enumerate(levels):
+            cells = [NOTHING] * 6
+            if each.repeats:
+                ceiling = f"/{each.ceiling:,}" if each.ceiling else ""
+                cells = [
+                    figure_with_range(each.spread.get("http.rate"), between),
+                    with_range(each.spread.get("http.p95"), between),
+                    optional(each.peak, 0) + ceiling,
+                    figure_with_range(each.opened_per_1000_requests, between),
+                    percent(each.error_share) if each.error_share else "0",
+                    "✓" if each.held else "✗",
+                ]
+            style = "dim" if not each.repeats else "" if each.held else WARN
+            row = [name if number == 0 else "", each.level.name, *cells]
+            table.add_row(*(Text(text) for text in row), style=style)
+        table.add_section()
+    return table
+
+
+def _threshold_lines(results: Results) -> Iterator[Text]:
+    """Yield a tick or a cross for every threshold and target; nothing without thresholds."""
+    judged = [v for v in results.verdicts if v.status != "not applicable"]
+    if not judged:
+        return
+    yield Text("\nThresholds", style="bold")
+    if not results.has_levels:
+        yield from lines(judged)
+        return
+    for threshold in results.thresholds:
+        for target in results.levels:
+            at = [v for v in judged if v.threshold == threshold and v.target == target]
+            if failed := unmet(at):
+                found = join([f"{verdict.figure} at {verdict.load}" for verdict in failed])
+                text = f" {target}: {threshold.metric} is {found}, wanted {threshold.wanted}"
+                yield Text.assemble(Text("✗", style="bold red"), text)
+            elif at:
+                # How near it came to its limit.
+                is_upper = threshold.operator in ("<", "<=")
+                values = [verdict.value for verdict in at if verdict.value is not None]
+                nearest = ""
+                if values and threshold.operator != "==":
+                    worst = max(values) if is_upper else min(values)
+                    value = shown(worst, threshold.measure, beside=threshold.limit)
+                    nearest = f" ({'at most' if is_upper else 'at least'} {value})"
+                text = f" {target}: {threshold.expression} at every load{nearest}"
+                yield Text.assemble(Text("✓", style="bold green"), text)
+    if failed := unmet(judged):
+        yield Text(f"{len(failed):,} of {count(len(judged), 'check')} failed.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from poolkit.compare.charts.pictures import pictures
 from poolkit.compare.report.findings import with_findings
-from poolkit.compare.report.page import page
+from poolkit.compare.report.page import run_page
 from poolkit.compare.report.side_by_side import compare_runs, print_pair, two_run_page
 from poolkit.compare.report.terminal import print_run
 from poolkit.compare.results.files import check_writable
@@ -50,7 +50,7 @@ def write_report(path: Path) -> Results:
     charts.mkdir()
     for picture in drawn:
         (charts / f"{picture.name}.png").write_bytes(picture.png())
-    (path / "report.html").write_text(page(results, drawn), encoding="utf-8")
+    (path / "report.html").write_text(run_page(results, drawn), encoding="utf-8")
     return results
 
 

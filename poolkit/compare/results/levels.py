@@ -56,6 +56,21 @@ class LevelResult:
         return middle_of(self.repeats)
 
     @property
+    def peak(self) -> float | None:
+        """The most connections at once in any repeat."""
+        peak = self.spread.get("db.connections.max")
+        return peak.high if peak else None
+
+    @property
+    def ceiling(self) -> int | None:
+        """The most connections that the target could hold at this load."""
+        return self.repeats[0].connections.ceiling if self.repeats else None
+
+    def median(self, metric: str) -> float | None:
+        """Return the median of a figure over the repeats; None where it is not known."""
+        return self.spread[metric].median if metric in self.spread else None
+
+    @property
     def error_share(self) -> float:
         """The median share of failed requests; 0 where it is not known."""
         return self.spread["http.errors"].median if "http.errors" in self.spread else 0.0

@@ -22,8 +22,10 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if size >= 0.995 else f"{value:.2g}"
 
 
-def milliseconds(value: float) -> str:
-    """Return a duration given in ms, from a second on in s."""
+def milliseconds(value: float | None) -> str:
+    """Return a duration given in ms, from a second on in s; a dash where unknown."""
+    if value is None:
+        return NOTHING
     return f"{figure(value / 1000)} s" if value >= 1000 else f"{figure(value)} ms"
 
 
