@@ -359,8 +359,7 @@ class MetricAccumulator:
         the measured time, whenever they were scheduled.
     db.idle_in_transaction.max (count): The most of the target's connections in one sample that were
         idle in a transaction.
-    db.left_over (count): Connections of the target still open when 15 seconds have passed since it
-        was stopped.
+    db.left_over (count): Connections of the target that stay open after it was stopped.
     lambda.cold_starts (count): Execution environments that were started in the measured time.
 
     Args:

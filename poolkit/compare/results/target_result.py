@@ -251,7 +251,8 @@ def target_result(
     seen = moments(target.preset, samples.rows, connections.rows)
     add_samples(measured, target.preset, samples.rows, seen, window)
     measured.left_over = window.left_over
-    measured.cold_starts = cold.count if cold else window.cold_starts
+    # Without rows, the fleet's counter is of the whole time: of the window it tells no more than "none".
+    measured.cold_starts = cold.count if cold else 0 if window.cold_starts == 0 else None
     figures, counted = measured.figures(window.to, target.preset), measured.requests
     of_failed = LatencyHistogram()
     for outcome in FAILURES:
