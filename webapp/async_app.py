@@ -1,6 +1,6 @@
 """The composition root of the asynchronous web service: `uvicorn webapp.async_app:app`."""
 
 from webapp.application import make_application
-from webapp.async_database import open_async_database
+from webapp.database import open_async_database
 
 app = make_application("web_async", open_async_database)

@@ -1,4 +1,4 @@
-"""The web server's own settings; those of the database are `poolkit.config.settings`.
+"""The web server's own settings; `poolkit.config.settings` has those of the database.
 
 | variable | meaning | default |
 |---|---|---|
@@ -28,7 +28,7 @@ _PREFIX = "WEBAPP_"
 
 @dataclass(frozen=True, kw_only=True)
 class WebSettings:
-    """What the table above says; timeouts are in seconds."""
+    """The values of the table above; timeouts are in seconds."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -49,44 +49,35 @@ class WebSettings:
         """
         known = [f"{_PREFIX}{field.name.upper()}" for field in fields(cls)]
         refuse_misspelt(environ, known, prefix=_PREFIX)
+
+        def number(name: str, low: int, high: int) -> int:
+            variable = f"{_PREFIX}{name.upper()}"
+            try:
+                return whole_number(environ.get(variable) or str(getattr(cls, name)), low, high)
+            except ValueError as error:
+                raise ConfigurationError(f"{variable} {error}") from None
+
+        access_log = (environ.get("WEBAPP_ACCESS_LOG") or "false").strip().lower()
+        if access_log not in {"true", "false", "1", "0"}:
+            raise ConfigurationError(f"WEBAPP_ACCESS_LOG must be true or false, not {access_log!r}")
         return cls(
             host=environ.get("WEBAPP_HOST") or cls.host,
-            port=_number(environ, "WEBAPP_PORT", cls.port, 0, HIGHEST_PORT),
-            max_body_bytes=_number(
-                environ, "WEBAPP_MAX_BODY_BYTES", cls.max_body_bytes, 1, MAX_BODY_BYTES
-            ),
-            keep_alive_timeout=_number(
-                environ, "WEBAPP_KEEP_ALIVE_TIMEOUT", cls.keep_alive_timeout, 1, 4_000
-            ),
-            graceful_timeout=_number(
-                environ, "WEBAPP_GRACEFUL_TIMEOUT", cls.graceful_timeout, 0, 3_600
-            ),
-            access_log=_flag(environ, "WEBAPP_ACCESS_LOG"),
+            port=number("port", 0, HIGHEST_PORT),
+            max_body_bytes=number("max_body_bytes", 1, MAX_BODY_BYTES),
+            keep_alive_timeout=number("keep_alive_timeout", 1, 4_000),
+            graceful_timeout=number("graceful_timeout", 0, 3_600),
+            access_log=access_log in {"true", "1"},
         )
 
 
-def _number(environ: Mapping[str, str], variable: str, default: int, low: int, high: int) -> int:
-    try:
-        return whole_number(environ.get(variable) or str(default), low, high)
-    except ValueError as error:
-        raise ConfigurationError(f"{variable} {error}") from None
-
-
 def whole_number(text: str, low: int, high: int) -> int:
-    """Read a number.
+    """Read a whole number.
 
     Raises:
-        ValueError: it is none, or out of its range; the message begins with "must be".
+        ValueError: the text is none, or it is out of range; the message begins with "must be".
     """
     text = text.strip()
     # isdecimal alone is true of digits of other scripts, too.
     if not (text.isascii() and text.isdecimal()) or not low <= int(text) <= high:
         raise ValueError(f"must be a whole number from {low} to {high}, not {text!r}")
     return int(text)
-
-
-def _flag(environ: Mapping[str, str], variable: str) -> bool:
-    text = (environ.get(variable) or "false").strip().lower()
-    if text not in {"true", "false", "1", "0"}:
-        raise ConfigurationError(f"{variable} must be true or false, not {text!r}")
-    return text in {"true", "1"}

@@ -1,4 +1,4 @@
-"""Every error as problem details (RFC 9457); the database's own with Retry-After."""
+"""Every error as problem details (RFC 9457), and 413 before too large a body is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from articles.errors import ArticlesError, InputError, InvalidInput
+from articles.errors import ArticlesError, InputError, InvalidInput, TooLarge
 from articles.problems import (
     MEDIA_TYPE,
     Problem,
@@ -24,66 +24,91 @@ from poolkit.errors import TemporaryFailure
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from webapp.database import Resources
 
 logger = logging.getLogger("webapp")
 
 
 def add_problems(app: FastAPI) -> None:
-    """Register the handlers; none of them blocks, for FastAPI runs plain functions in a thread."""
-    app.add_exception_handler(ArticlesError, _on_domain_error)
-    app.add_exception_handler(TemporaryFailure, _on_database_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(Exception, _on_unexpected_error)
+    """Register the exception handlers.
+
+    `problem_of` decides the answer. The handlers are coroutines although none of them waits:
+    FastAPI runs a plain function in a thread.
+    """
+
+    # Starlette answers an `Exception` last, raises it again, and the server logs its traceback.
+    @app.exception_handler(Exception)
+    @app.exception_handler(ArticlesError)
+    async def on_error(request: Request, error: Exception) -> Response:
+        return _response(problem_of(error))
+
+    @app.exception_handler(TemporaryFailure)
+    async def on_temporary_failure(request: Request, error: TemporaryFailure) -> Response:
+        # The client gets the public text; the log gets hosts, roles and the driver's own words.
+        kind = type(error).__name__
+        logger.warning("%s %s: %s: %s", request.method, request.url.path, kind, error)
+        return _response(problem_of(error))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404:
+            return _response(no_such_path(request.url.path))
+        if error.status_code != 405:
+            return _response(plain_problem(error.status_code, error.detail, error.headers))
+        # Starlette names the methods of the first route at this path only.
+        methods: set[str] = set()
+        for route in request.app.routes:
+            match, _ = route.matches(request.scope)
+            if match is not Match.NONE:
+                methods |= route.methods or set()
+        return _response(method_not_allowed(request.method, methods))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
+        # For routes of your own that have typed parameters; the sample has none.
+        found = (
+            InputError(str(e["msg"]), pointer="#/" + "/".join(str(part) for part in e["loc"][1:]))
+            for e in error.errors()
+        )
+        return _response(problem_of(InvalidInput(tuple(found))))
 
 
-def problem_answer(error: BaseException) -> Response:
-    """Return the answer to an error, see `problem_of`."""
-    return _answer(problem_of(error))
-
-
-def _answer(problem: Problem) -> Response:
+def _response(problem: Problem) -> Response:
     return Response(problem.body(), problem.status, problem.headers, MEDIA_TYPE)
 
 
-async def _on_domain_error(request: Request, error: Exception) -> Response:
-    return problem_answer(error)
+class BodyLimit:
+    """ASGI middleware: a body's declared length is checked at once, its real one as it comes."""
 
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
-async def _on_database_error(request: Request, error: Exception) -> Response:
-    logger.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
-    return problem_answer(error)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with 413 if the declared length is over the limit; else count the bytes."""
+        declared = None
+        if scope["type"] == "http":
+            # A number, or "chunked" and the like for a length that is not known. No header: no body.
+            lengths = (b"content-length", b"transfer-encoding")
+            declared = next((value for name, value in scope["headers"] if name in lengths), None)
+        if not declared:
+            await self.app(scope, receive, send)
+            return
+        resources: Resources = scope["app"].state.resources
+        limit = resources.web.max_body_bytes
+        if declared.isdigit() and int(declared) > limit:
+            await _response(problem_of(TooLarge(limit)))(scope, receive, send)
+            return
+        size = 0
 
+        async def receive_and_count() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > limit:
+                # The one kind of error that FastAPI lets through while it reads a body.
+                raise HTTPException(413, str(TooLarge(limit)))
+            return message
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  (registered for it)
-    if error.status_code == 404:
-        return _answer(no_such_path(request.url.path))
-    if error.status_code == 405:
-        return _answer(method_not_allowed(request.method, _methods_at(request)))
-    return _answer(plain_problem(error.status_code, error.detail, error.headers))
-
-
-async def _on_validation_error(request: Request, error: Exception) -> Response:
-    """Answer for routes of a user's own that have typed parameters; the sample has none."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101  (registered for it)
-    found = (
-        InputError(str(e["msg"]), pointer="#/" + "/".join(str(part) for part in e["loc"][1:]))
-        for e in error.errors()
-    )
-    return problem_answer(InvalidInput(tuple(found)))
-
-
-async def _on_unexpected_error(request: Request, error: Exception) -> Response:
-    # Starlette raises the error again after the answer, and the server logs its traceback.
-    return problem_answer(error)
-
-
-def _methods_at(request: Request) -> set[str]:
-    """Collect the methods of every route at this path; Starlette names the first one's only."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            methods |= route.methods or set()
-    return methods
+        await self.app(scope, receive_and_count, send)

@@ -1,9 +1,9 @@
 """One thread per connection: admission, one hop for a unit of work, and a deadline.
 
-The thread pools of asyncio and anyio are not enough here, for one reason each: a thread
-that waits for a stopped server must not keep the process from ending (theirs are joined at
-exit), and must keep its place until it is through (anyio gives the place of an abandoned
-thread to the next, and threads without a bound would follow).
+The thread pools of asyncio and anyio are not enough here, for one reason each. A thread that
+waits for a stopped server must not keep the process from ending; theirs are joined at exit. And
+such a thread must keep its place until it is done; anyio gives the place of an abandoned thread
+to the next job, so the number of threads would have no bound.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Job(Generic[T]):
         self._socket: int | None = None
 
     def holds(self, file_descriptor: int | None) -> None:
-        """Note the socket of the connection in use, or that there is none any more."""
+        """Store the socket of the connection in use, or None when it is given back."""
         with self._lock:
             self._socket = file_descriptor
 
@@ -51,11 +51,11 @@ class Job(Generic[T]):
         with self._lock, contextlib.suppress(OSError):  # the other side may have been faster
             if self._socket is None:
                 return
-            plug = socket.socket(fileno=self._socket)
+            sock = socket.socket(fileno=self._socket)
             try:
-                plug.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
             finally:
-                plug.detach()  # it is the driver's to close
+                sock.detach()  # the driver closes it
 
 
 class WorkerThreads:
@@ -64,7 +64,7 @@ class WorkerThreads:
     Args:
         count: the most threads, and so the most connections in use.
         patience: seconds that work may wait for a thread; the pool's `pool_timeout`.
-        deadline: seconds after which the caller of a job is answered all the same.
+        deadline: seconds after which the caller gets an error although the job still runs.
         metrics: the wait for a thread counts as part of the wait for a connection.
     """
 
@@ -86,22 +86,22 @@ class WorkerThreads:
         return getattr(self._here, "job", None)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` in a thread, once it is its turn, and return what it returns.
+        """Run `work` in a thread as soon as one is free, and return its result.
 
         Raises:
             PoolExhausted: no thread became free in time.
-            DatabaseUnavailable: the deadline came first; what was asked for may still happen.
+            DatabaseUnavailable: the deadline came first; the work may still be done.
         """
         job = Job(work, self._loop.create_future())
         await self._admit(job)
-        return await self._hand_over(job, self._deadline)
+        return await self._dispatch(job, self._deadline)
 
     async def run_now(self, work: Callable[[], T], deadline: float) -> T:
         """As `run`, but raise PoolExhausted rather than wait for a thread."""
         job = Job(work, self._loop.create_future())
         if not self._has_place(job):
             raise PoolExhausted(f"all {self._count} threads are busy")
-        return await self._hand_over(job, deadline)
+        return await self._dispatch(job, deadline)
 
     def close(self) -> None:
         """Let each thread end after its job; a job that never ends does not hold this up."""
@@ -133,11 +133,16 @@ class WorkerThreads:
             raise PoolExhausted(f"all {self._count} threads were busy for {self._patience:g} s")
         job.queued = perf_counter() - began
 
-    async def _hand_over(self, job: Job[T], deadline: float | None) -> T:
+    async def _dispatch(self, job: Job[T], deadline: float | None) -> T:
         if self._started < self._places.borrowed_tokens:
+            name = f"database-{self._started + 1}"
+            try:
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            except RuntimeError as error:
+                # A limit of the operating system. The place is free again for a later try.
+                self._places.release_on_behalf_of(job)
+                raise PoolExhausted(f"thread {self._started + 1} cannot start: {error}") from error
             self._started += 1
-            name = f"database-{self._started}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
         self._jobs.put(job)
         try:
             async with asyncio.timeout(deadline):
@@ -156,17 +161,13 @@ class WorkerThreads:
             result, error = None, None
             try:
                 result = job.work()
-            except BaseException as raised:  # noqa: BLE001  (it is the caller's to judge)
+            except BaseException as raised:  # noqa: BLE001  (passed to the caller)
                 error = raised
             self._here.job = None
-            self._report(job, result, error)
+            # Raised by a loop that has ended: then no caller waits any more.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._finish, job, result, error)
             del job, result, error  # while this thread waits, nothing of a request lives on
-
-    def _report(self, job: Job[T], result: Any, error: BaseException | None) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._finish, job, result, error)
-        except RuntimeError:
-            return  # the loop has ended, and nobody waits any more
 
     def _finish(self, job: Job[T], result: T, error: BaseException | None) -> None:
         self._places.release_on_behalf_of(job)

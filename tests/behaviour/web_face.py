@@ -11,9 +11,7 @@ import uvicorn
 from behaviour.face import Answer, Query, encoded
 
 from webapp.application import make_application
-from webapp.async_database import open_async_database
-from webapp.database import OpenDatabase
-from webapp.threaded_database import open_threaded_database
+from webapp.database import OpenDatabase, open_async_database, open_threaded_database
 
 
 class WebFace:

@@ -618,7 +618,7 @@ def dashboard(fleet):
 def test_the_dashboard_draws_metrics_that_the_deployables_write(fleet):
     """Names in the namespace poolkit are those of the code."""
     text = (ROOT / "lambda_handler/telemetry.py").read_text()
-    pool = (ROOT / "webapp/exposition.py").read_text()
+    pool = (ROOT / "webapp/routes.py").read_text()
     for widget in json.loads(dashboard(fleet))["widgets"]:
         for metric in widget["properties"]["metrics"]:
             namespace, name = metric[0], metric[1]

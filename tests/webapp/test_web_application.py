@@ -1,7 +1,8 @@
-"""The application itself: what it documents, how it limits bodies, what it says when it breaks."""
+"""The application itself: its OpenAPI document, its limit of bodies, its answers to failures."""
 
 import asyncio
 import socket
+import threading
 from contextlib import asynccontextmanager
 
 import httpx
@@ -9,13 +10,14 @@ import jsonschema
 import pytest
 
 from articles.api import API
-from poolkit.errors import ConfigurationError
+from poolkit.config.metrics import PoolMetrics
+from poolkit.errors import ConfigurationError, PoolExhausted
 from webapp import app as sync_root
 from webapp import async_app as async_root
 from webapp.application import make_application
-from webapp.async_database import open_async_database
 from webapp.configuration import WebSettings
-from webapp.threaded_database import open_threaded_database
+from webapp.database import open_async_database, open_threaded_database
+from webapp.worker_threads import WorkerThreads
 
 ENVIRON = {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x", "POOLKIT_ECHO": "false"}
 
@@ -51,7 +53,7 @@ def test_the_document_has_the_schema_of_problems():
 
 
 class BrokenDatabase:
-    """A database that breaks in a way nobody foresaw."""
+    """A database with a bug."""
 
     async def run(self, operation, *, autocommit=False):
         operation.close()
@@ -95,7 +97,7 @@ def test_the_pool_is_closed_at_the_end_and_not_by_the_process_s_own(
 
 
 def test_an_unexpected_error_is_a_500_that_gives_nothing_away():
-    """The answer to a bug is a problem document without the bug's own words."""
+    """The answer to a bug is a problem document without the error's text."""
     app = make_application("web", open_broken, environ=ENVIRON)
     answer = asked(app, "GET", "/articles")
     assert answer.status_code == 500
@@ -103,23 +105,16 @@ def test_an_unexpected_error_is_a_500_that_gives_nothing_away():
     assert "hunter2" not in answer.text
 
 
-def test_a_body_is_limited_by_its_declared_length():
-    """WEBAPP_MAX_BODY_BYTES is kept before the endpoint runs."""
+async def chunked():
+    for _ in range(11):
+        yield b"x"
+
+
+@pytest.mark.parametrize("content", [b"x" * 11, chunked()], ids=["declared length", "chunked"])
+def test_a_body_is_limited(content):
+    """WEBAPP_MAX_BODY_BYTES holds before the endpoint runs, also for a length that is not known."""
     app = make_application("web", open_broken, environ={**ENVIRON, "WEBAPP_MAX_BODY_BYTES": "10"})
-    answer = asked(app, "POST", "/articles", content=b"x" * 11)
-    assert answer.status_code == 413
-    assert "10 bytes" in answer.json()["detail"]
-
-
-def test_a_body_of_undeclared_length_is_limited_as_it_comes():
-    """A chunked body is refused as soon as it is over the limit."""
-
-    async def chunks():
-        for _ in range(11):
-            yield b"x"
-
-    app = make_application("web", open_broken, environ={**ENVIRON, "WEBAPP_MAX_BODY_BYTES": "10"})
-    answer = asked(app, "POST", "/articles", content=chunks())
+    answer = asked(app, "POST", "/articles", content=content)
     assert answer.status_code == 413
     assert "10 bytes" in answer.json()["detail"]
 
@@ -154,7 +149,7 @@ def test_a_wrong_web_setting_is_named(variable, value):
 
 
 def test_a_misspelt_web_setting_is_named():
-    """A variable that nobody reads, and that was meant to be one, stops the start."""
+    """An unknown variable that is close to a known one stops the start."""
     with pytest.raises(ConfigurationError, match=r"WEBAPP_HOSTS is .*mean WEBAPP_HOST\?"):
         WebSettings.from_environ({"WEBAPP_HOSTS": "0.0.0.0"})
 
@@ -164,3 +159,22 @@ def test_a_web_service_refuses_another_target():
     app = make_application("web", open_broken, environ={**ENVIRON, "POOLKIT_TARGET": "worker"})
     with pytest.raises(ConfigurationError, match="POOLKIT_TARGET=worker does not run here"):
         asked(app, "GET", "/healthz")
+
+
+def test_a_thread_that_cannot_start_costs_no_place():
+    """The work is refused as with a full pool, and done as soon as threads can start again."""
+
+    async def refused_then_done():
+        threads = WorkerThreads(1, patience=60, deadline=60, metrics=PoolMetrics())
+        # More address space than there is.
+        before = threading.stack_size(1 << 47)
+        try:
+            with pytest.raises(PoolExhausted, match="thread 1 cannot start"):
+                await threads.run(lambda: "done")
+        finally:
+            threading.stack_size(before)
+        done = await threads.run(lambda: "done")
+        threads.close()
+        return done
+
+    assert asyncio.run(refused_then_done()) == "done"
