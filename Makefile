@@ -2,7 +2,7 @@
 # into this checkout (.venv, and .tools for uv if there is none) before it starts.
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test test-slow test-oldest check format lock bench clean
+.PHONY: help install compare test test-slow test-oldest check format docs docs-serve lock bench clean
 
 BIN := .venv/bin
 ARGS ?=
@@ -36,6 +36,12 @@ format: install ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: install ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: install ## show the documentation on http://127.0.0.1:8000 while it is edited
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 lock: install ## renew requirements.lock from pyproject.toml; it names no package index
 	scripts/lock
 
@@ -43,4 +49,4 @@ bench: install ## every benchmark, one after the other
 	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean: ## remove what the commands above made
-	rm -rf .venv .tools .poolkit .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .tools .poolkit .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis site

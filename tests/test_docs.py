@@ -1,81 +1,170 @@
-"""The README and the documents: what they tell people to type works."""
+"""README and the documents: commands exist, Python blocks print what they say, links resolve."""
 
 import ast
+import json
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from urllib.parse import unquote
 
 import click
 import pytest
+from uvicorn import main as uvicorn_command
 
 from poolkit.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 
-def blocks(*languages):
-    """Give every fenced block in one of the languages, with the document it stands in."""
+def name_of(document):
+    return str(document.relative_to(ROOT))
+
+
+def blocks(language, *, titled=False):
+    """Return every fenced block in a language; one with a title is a file of the reader's."""
     return [
-        pytest.param(text, id=f"{document.name}-{number}")
+        pytest.param(text, id=f"{name_of(document)}-{number}")
         for document in DOCUMENTS
-        for number, (language, text) in enumerate(FENCE.findall(document.read_text()))
-        if language in languages
+        for number, (found, title, text) in enumerate(FENCE.findall(document.read_text()))
+        if found == language and bool(title.strip()) == titled
     ]
 
 
-def commands():
-    """Give every line of the shell blocks; a comment behind a command is not part of it."""
-    for block in blocks("sh"):
-        (text,) = block.values
-        for line in text.splitlines():
-            words = shlex.split(line, comments=True)
-            if words:
-                yield pytest.param(words, id=f"{block.id}-{' '.join(words)}")
+# -- Python ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", blocks("python"))
-def test_python_blocks_run(text, migrated_database, tmp_path):
-    """A block runs as it stands, with DATABASE_URL set as a platform sets it."""
-    ast.parse(text)
+def test_python_blocks_print_what_their_comments_say(text, migrated_database, tmp_path):
+    """A block runs as it stands, with DATABASE_URL; a comment behind `print` is the output."""
     file = tmp_path / "block.py"
     file.write_text(text)
     answer = subprocess.run(
         [sys.executable, str(file)],
         cwd=ROOT,
-        env={"DATABASE_URL": migrated_database.url(driver=""), "PATH": "/usr/bin:/bin"},
+        env={
+            "DATABASE_URL": migrated_database.url(driver=""),
+            "POOLKIT_ECHO": "false",  # the web presets of dev log statements
+            "PATH": "/usr/bin:/bin",
+        },
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
     assert answer.returncode == 0, answer.stderr
+    comments = re.findall(r"^ *print\(.*\)  # (.*)$", text, re.MULTILINE)
+    printed = answer.stdout.splitlines()
+    if comments:
+        assert len(printed) == len(comments)
+    for line, comment in zip(printed, comments, strict=False):
+        assert comment == line or comment.startswith(f"{line}: ")
 
 
-@pytest.mark.parametrize("words", list(commands()))
-def test_commands_exist_as_they_are_written(words):
-    """`make` knows its target, and `poolkit` takes the command with these options."""
-    variables = [word for word in words if re.fullmatch(r"[A-Z_]+=\S*", word)]
-    program, *arguments = [word for word in words if word not in variables]
-    if program == "make":
-        answer = subprocess.run(
-            ["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert answer.returncode == 0, answer.stderr
-    elif program == "poolkit":
-        parse(main, arguments)
-    elif program == "python":
-        assert runs_as_module(arguments), f"{words} is not a module or file of this project"
-    else:
-        assert program in {"cd", "git", "pip", "uvicorn", "locust"}, f"who has {program}?"
+@pytest.mark.parametrize("text", blocks("python", titled=True))
+def test_python_files_of_the_reader_compile(text):
+    """A block with a title is a file to write; it may import what only its reader has."""
+    ast.parse(text)
 
 
-def parse(command, arguments):
-    """Read a command line as click does, without doing what it says."""
+@pytest.mark.parametrize("text", [*blocks("toml"), *blocks("toml", titled=True)])
+def test_toml_blocks_are_toml(text):
+    """Tables for pyproject.toml and for an environment's file parse."""
+    tomllib.loads(text)
+
+
+# -- commands -------------------------------------------------------------------------------
+
+
+def shell_lines():
+    """Return the command lines of each document's shell blocks, and those behind a prompt."""
+    for document in DOCUMENTS:
+        lines = []
+        for language, _, text in FENCE.findall(document.read_text()):
+            joined = text.replace("\\\n", " ").splitlines()
+            if language == "sh":
+                lines += joined
+            elif language == "console":
+                lines += [line[2:] for line in joined if line.startswith("$ ")]
+        words = [shlex.split(line, comments=True) for line in lines]
+        if any(words):
+            yield pytest.param([each for each in words if each], id=name_of(document))
+
+
+def program_of(words):
+    """Return the program, its arguments, and the variables that were set before it."""
+    variables = []
+    while words and ASSIGNMENT.fullmatch(words[0]):
+        variables.append(words.pop(0))
+    return words[0], words[1:]
+
+
+@pytest.mark.parametrize("lines", list(shell_lines()))
+def test_commands_can_be_typed_as_they_are_written(lines, tmp_path):
+    """Programs take these options, and files, folders, targets and extras exist."""
+    made = set()
+    for words in lines:
+        program, arguments = program_of(list(words))
+        check = CHECKS.get(program, check_script)
+        assert check is not check_script or (ROOT / program).is_file(), shlex.join(words)
+        check(arguments, made)
+
+
+@pytest.fixture(scope="module")
+def locust_answers():
+    """Parse all locust lines in one process of its own, since Locust patches its process."""
+    lines = [
+        # poolkit resolves the host while it reads the options.
+        [word.replace("dev.example.org", "127.0.0.1") for word in program_of(list(words))[1]]
+        for each in shell_lines()
+        for words in each.values[0]
+        if program_of(list(words))[0] == "locust"
+    ]
+    script = (
+        "import json, sys\n"
+        "from poolkit import loadtest\n"
+        "loadtest.register()\n"
+        "from locust.argument_parser import get_parser\n"
+        "parser = get_parser(default_config_files=[])\n"
+        "for words in json.loads(sys.argv[1]): parser.parse_args(words)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, json.dumps(lines)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_locust_takes_its_options(locust_answers):
+    """Locust's own parser, with the options that poolkit adds, reads every line."""
+    assert locust_answers.returncode == 0, locust_answers.stderr
+
+
+def check_make(arguments, made):
+    answer = subprocess.run(
+        ["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def check_poolkit(arguments, made):
+    """Parse the line as click does, without doing what it says."""
+    command = main
+    if arguments == ["--version"]:
+        return
+    if arguments[0] == "package":
+        made.add(ROOT / "build" / arguments[1])
     while isinstance(command, click.Group):
         name, *arguments = arguments
         assert name in command.commands, f"poolkit has no command {name}"
@@ -83,16 +172,154 @@ def parse(command, arguments):
     command.make_context(command.name, list(arguments), resilient_parsing=False)
 
 
-def runs_as_module(arguments):
-    """Tell whether `python …` names a module or a file that is there."""
+def check_python(arguments, made):
     if arguments[0] == "-m":
         path = ROOT / arguments[1].replace(".", "/")
-        return (path / "__main__.py").is_file() or path.with_suffix(".py").is_file()
-    return (ROOT / arguments[0]).is_file()
+        assert (path / "__main__.py").is_file() or path.with_suffix(".py").is_file(), path
+    else:
+        assert (ROOT / arguments[0]).is_file(), arguments[0]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def check_pip(arguments, made):
+    """`pip install` takes this checkout and extras that it has; there is no such distribution."""
+    assert arguments[0] == "install"
+    for requirement in [each for each in arguments[1:] if each != "-e"]:
+        name, _, extras = requirement.removesuffix("]").partition("[")
+        assert name == ".", f"{requirement} is not this checkout"
+        assert set(extras.split(",")) - {""} <= set(PROJECT["project"]["optional-dependencies"])
+
+
+def check_locust(arguments, made):
+    """The locustfiles exist; the options are read by `test_locust_takes_its_options`."""
+    if "-f" in arguments:
+        for file in arguments[arguments.index("-f") + 1].split(","):
+            assert (ROOT / file).is_file(), file
+
+
+def check_uvicorn(arguments, made):
+    uvicorn_command.make_context("uvicorn", list(arguments), resilient_parsing=False)
+    module, _, attribute = arguments[0].partition(":")
+    source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
+    names = {
+        name.id
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for name in ast.walk(node)
+        if isinstance(name, ast.Name)
+    }
+    assert attribute in names | {"app"}, arguments[0]
+
+
+def check_docker(arguments, made):
+    """A context is a folder that `poolkit package` writes, or this one with a Dockerfile in it."""
+    if arguments[0] == "build":
+        assert arguments[arguments.index("--platform") + 1] in {"linux/arm64", "linux/amd64"}
+        if "--file" in arguments:
+            assert (ROOT / arguments[arguments.index("--file") + 1]).is_file()
+        elif arguments[-1] != ".":
+            folder, target = Path(arguments[-1]).parts
+            assert folder == "build"
+            assert target in PROJECT["tool"]["poolkit"]["package"]
+    elif arguments[0] == "compose":
+        assert (ROOT / arguments[arguments.index("--file") + 1]).is_file()
+    else:
+        assert arguments[0] in {"push", "login", "run", "tag"}
+
+
+def check_git(arguments, made):
+    assert arguments[0] == "clone"
+    made.add(ROOT.parent / arguments[-1])
+
+
+def check_mkdir(arguments, made):
+    made.update((ROOT / folder).resolve() for folder in arguments)
+
+
+def check_cd(arguments, made):
+    folder = (ROOT / arguments[0]).resolve()
+    assert folder.is_dir() or folder in made, f"no command before made {arguments[0]}"
+
+
+def check_source(arguments, made):
+    assert arguments == [".venv/bin/activate"], "what `make install` makes"
+
+
+def check_files(arguments, made):
+    """The file behind these options exists; the program itself is not installed here."""
+    for option in ("--template-file", "--kustomize"):
+        if option in arguments:
+            assert (ROOT / arguments[arguments.index(option) + 1]).exists()
+
+
+def check_dev_tool(arguments, made):
+    assert arguments == ["install"]
+
+
+def check_script(arguments, made):
+    """A program that is none of the above is a file of this project."""
+
+
+def unchecked(arguments, made):
+    """A program of the reader's system, of which nothing can be checked here."""
+
+
+CHECKS = {
+    ".": check_source,
+    "aws": check_files,
+    "cd": check_cd,
+    "docker": check_docker,
+    "git": check_git,
+    "kubectl": check_files,
+    "locust": check_locust,
+    "make": check_make,
+    "mkdir": check_mkdir,
+    "pip": check_pip,
+    "poolkit": check_poolkit,
+    "pre-commit": check_dev_tool,
+    "python": check_python,
+    "uvicorn": check_uvicorn,
+    **dict.fromkeys(("export", "grep", "sudo"), unchecked),
+}
+
+
+# -- links ----------------------------------------------------------------------------------
+
+
+def anchors(document):
+    """Return the anchors of a document's headings, as GitHub and mkdocs both make them."""
+    text = FENCE.sub("", document.read_text())
+    plain = [re.sub(r"[`*_]|\[|\]\([^)]*\)", "", heading) for heading in HEADING.findall(text)]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(document):
-    """A relative link names a file of this project."""
-    for target in LINK.findall(document.read_text()):
-        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    """A relative link names a file of this project and a heading in it; docs/ links into docs/."""
+    for link in LINK.findall(FENCE.sub("", document.read_text())):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.is_file(), f"{name_of(document)} links to {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{name_of(document)} links to {link}"
+        if ROOT / "docs" in document.parents:
+            assert ROOT / "docs" in target.parents, f"the site lacks {link}"
+
+
+def test_every_page_is_in_the_site_and_no_page_is_lost():
+    """mkdocs.yml names every page of docs/, once."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    pages = re.findall(r"([\w/-]+\.md)$", text, re.MULTILINE)
+    found = [str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")]
+    assert sorted(pages) == sorted(found)
+
+
+# -- words ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_documents_avoid_vague_persons(document):
+    """The style page's rule, where a machine can check it."""
+    vague = "no" + "body|some" + "body|who" + "ever"
+    assert not re.search(rf"\b({vague})\b", document.read_text(), re.IGNORECASE)

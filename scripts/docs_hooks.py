@@ -1,0 +1,44 @@
+"""Hooks of mkdocs: the tables of docs/cli.md come from the command line itself."""
+# ruff: noqa: INP001
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARKER = "<!-- commands -->"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace the marker with a section for each command of `poolkit`."""
+    if MARKER not in markdown:
+        return markdown
+    from poolkit.cli import main  # noqa: PLC0415 - only one page needs it
+
+    return markdown.replace(MARKER, "\n\n".join(_sections(main, ("poolkit",))))
+
+
+def _sections(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            yield from _sections(command.commands[name], (*path, name))
+        return
+    context = click.Context(command, info_name=" ".join(path))
+    arguments = " ".join(command.collect_usage_pieces(context))
+    text = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+    rows = [_row(option, context) for option in command.params if isinstance(option, click.Option)]
+    table = "\n".join(["| option | meaning |", "|---|---|", *rows]) if rows else ""
+    yield f"## {' '.join(path)}\n\n    {' '.join(path)} {arguments}\n\n{text}\n\n{table}"
+
+
+def _row(option: click.Option, context: click.Context) -> str:
+    spelling, meaning = option.get_help_record(context) or ("", "")
+    return f"| `{_escaped(spelling)}` | {_escaped(meaning)} |"
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
