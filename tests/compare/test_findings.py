@@ -212,7 +212,7 @@ def test_a_warm_up_that_was_too_short_is_told_from_a_slow_target(made_up_run, ma
     broken = check_all([Threshold.parse("http.p95 < 0.001ms")], found.name, found.figures)
     level = level_result(found.step.level, [found], broken)
     assert level.why_not.endswith(
-        "its warm-up was too short (--warm-up): requests of it were still waiting"
+        "the warm-up was too short (--warm-up): its requests were still waiting"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from poolkit.compare.report.findings import load_finding, tied, with_findings
 from poolkit.compare.results.files import to_json, write_json
 from poolkit.compare.results.levels import is_tie_of_repeats, knee_of
-from poolkit.compare.results.results import compute
+from poolkit.compare.results.results import compute, results_json
 from poolkit.compare.results.run_folder import Level, LoadReport
 from poolkit.compare.results.target_result import Spread
 from poolkit.errors import RunFolderError
@@ -30,7 +30,7 @@ def results(made_up_run):
 
 
 def held(results, name):
-    return [each.level.name for each in results.levels[name] if each.held]
+    return [each.level.name for each in results.levels[name] if each.sustained]
 
 
 def test_figures_have_the_names_of_the_thresholds_metrics(made_up_run):
@@ -81,7 +81,7 @@ def test_where_targets_hold_no_load_together_the_lowest_is_the_reference(results
     [
         ({"errors": {"503": 20}}, "of the requests failed"),
         ({"cpu": {"load": 0.95}}, "the load generator used 0.95 of a core"),
-        ({"partial": True}, "it was stopped early"),
+        ({"partial": True}, "stopped early"),
         ({"aborted_by": "http.p95 < 9 abort"}, "ended early: http.p95 < 9 abort"),
         ({"capacity": 15.0}, "of its load was answered"),
     ],
@@ -93,8 +93,8 @@ def test_a_load_is_not_held_for_a_reason_that_is_told(results, made_up, changes,
         change=lambda step, web: replace(web, **changes) if step.level.users == 20 else web,
     )
     *lower, top = found.levels["web"]
-    assert all(each.held for each in lower)
-    assert not top.held
+    assert all(each.sustained for each in lower)
+    assert not top.sustained
     assert why in top.why_not
     assert f"did not sustain 20 users: {top.why_not}" in found.targets[0].load_finding
 
@@ -169,7 +169,7 @@ def test_with_repeats_the_median_is_judged_and_the_spread_is_kept(results, made_
         change=lambda step, web: replace(web, p50=90) if step.repeat == 2 else web,
     )
     top = found.levels["web"][-1]
-    assert top.held
+    assert top.sustained
     low, median, high = top.spread["http.p95"]
     assert low <= median < 50 < high
     assert top.middle.latency_ms.p95 == median
@@ -273,7 +273,7 @@ def test_a_load_that_was_never_measured_says_why(results, made_up):
     found = results(
         {"lambda": made_up("lambda"), "web": made_up("web")}, change=change, thresholds=(abort,)
     )
-    assert found.levels["lambda"][2].why_not == "left out, since 10 users was ended early"
+    assert found.levels["lambda"][2].why_not == "skipped, because 10 users ended early"
     assert found.levels["web"][2].why_not == "the run was stopped before its end"
     assert not any(v.ok for v in found.verdicts if v.target == "lambda" and v.load == "10 users")
     assert [a.name for a in found.absent] == ["lambda_pgbouncer"]
@@ -309,9 +309,10 @@ def test_what_the_load_generator_says_of_itself_is_not_guessed(made_up_run, made
 def test_results_keep_every_measurement_and_no_credentials(results, made_up):
     """The keys are those of a target, for each repeat of each level."""
     url = "https://user:secret@web.example:8443/prod"
-    found = results(
+    run = results(
         {"web": made_up("web", url=url)}, repeat=2, command=f"poolkit compare --target web={url}"
-    ).as_json()
+    )
+    found = results_json(run)
     assert "user:secret" not in json.dumps(found)
     assert found["targets"]["web"]["url"] == "https://web.example:8443"
     first = found["levels"]["web"][0]

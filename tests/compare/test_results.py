@@ -10,10 +10,9 @@ import pytest
 from compare.conftest import TO
 
 from poolkit.compare.report.findings import with_findings
-from poolkit.compare.results.connections import Moment, _idle_seconds
-from poolkit.compare.results.results import compute
+from poolkit.compare.results.results import compute, results_json
 from poolkit.compare.results.run_folder import Request
-from poolkit.compare.results.target_result import Latency, percentile
+from poolkit.compare.results.target_result import Latency, Moment, idle_seconds, percentile
 from poolkit.loadtest.figures import LatenciesAtLeast
 from poolkit.loadtest.latency.histogram import LatencyHistogram
 
@@ -207,7 +206,7 @@ def test_peak_mean_and_states_are_those_of_the_samples(made_up_run):
 def test_a_gap_between_samples_is_not_idle_time():
     """While the server could not be asked, nothing is known."""
     seen = [Moment(0.0, {"idle": 4}), Moment(0.1, {"idle": 4}), Moment(60.0, {"idle": 4})]
-    assert _idle_seconds(seen, 0.1, 60.1) == pytest.approx(4 * (0.1 + 0.3 + 0.1))
+    assert idle_seconds(seen, 0.1, 60.1) == pytest.approx(4 * (0.1 + 0.3 + 0.1))
 
 
 def test_a_limit_on_connections_needs_the_samples(made_up_run, made_up):
@@ -265,7 +264,7 @@ def test_cold_starts_are_counted_apart_and_found_in_the_tail(made_up_run):
 
 def test_results_are_plain_json_of_the_documented_shape(made_up_run):
     """With the keys that docs/results.md promises."""
-    found = json.loads(json.dumps(with_findings(compute(made_up_run())).as_json()))
+    found = json.loads(json.dumps(results_json(with_findings(compute(made_up_run())))))
     assert found["schema"] == 1
     assert list(found["targets"]) == [
         *("lambda", "lambda_warm", "web", "web_async", "worker", "lambda_proxy")
@@ -283,7 +282,7 @@ def test_every_key_of_the_results_is_documented(made_up_run):
     """docs/results.md names each figure, so that nobody has to guess."""
     document = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
     named = set(re.findall(r"[a-z_0-9]+", document))
-    found = compute(made_up_run()).as_json()
+    found = results_json(compute(made_up_run()))
     web, warm = found["targets"]["web"], found["targets"]["lambda_warm"]
     for keys in (found, found["plan"], found["machine"], web, web["connections"], warm["cold"]):
         assert set(keys) <= named

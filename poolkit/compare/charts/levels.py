@@ -11,7 +11,7 @@ from poolkit.compare.charts.log_axis import AS_DURATION, decades, log_domain
 from poolkit.compare.charts.picture import Panel, Picture, Rows, data
 from poolkit.compare.charts.style import FAINT, INK, PAPER, SOFT, colours
 from poolkit.compare.charts.time_panels import grid, size
-from poolkit.compare.results.levels import HIGHEST, highest_held
+from poolkit.compare.results.levels import HIGHEST, highest_sustained
 from poolkit.compare.results.wording import milliseconds
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _cell(
 
 
 def _subtitle(levels: Sequence[LevelResult], knee: Knee | None) -> str:
-    top = highest_held(levels)
+    top = highest_sustained(levels)
     held = f"holds {top.level.name}" if top else "holds none of them"
     return f"{held}, knee at {knee.level.name}" if knee else held
 
@@ -282,7 +282,7 @@ def _row(each: LevelResult, metric: str) -> dict[str, float | bool]:
 
 def _shade(levels: Sequence[LevelResult], loads: _Loads) -> list[alt.Chart]:
     """Shade what lies beyond the highest load that was held."""
-    top = highest_held(levels)
+    top = highest_sustained(levels)
     at = levels.index(top) + 1 if top else 0
     if at == len(levels):
         return []

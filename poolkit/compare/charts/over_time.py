@@ -10,8 +10,8 @@ import altair as alt
 from poolkit.activity.by_target import IDLE
 from poolkit.compare.charts.picture import Panel, Picture, Rows, data
 from poolkit.compare.charts.time_panels import Measured, grid, measured, size
-from poolkit.compare.results.connections import Moment, moments
 from poolkit.compare.results.run_folder import ConnectionRow, RunFolder, SampleRow
+from poolkit.compare.results.target_result import Moment, moments
 
 if TYPE_CHECKING:
     from poolkit.compare.results.results import Results

@@ -12,8 +12,8 @@ from poolkit.compare.charts.log_axis import AS_DURATION, decades, log_domain
 from poolkit.compare.charts.picture import Picture, Rows, colour_of_target, data
 from poolkit.compare.charts.style import WIDTH
 from poolkit.compare.results.run_folder import Request, RunFolder
-from poolkit.compare.results.target_result import CUT_OFF, percentile
 from poolkit.compare.results.wording import milliseconds
+from poolkit.loadtest.figures import RequestCounters, outcome_of
 
 if TYPE_CHECKING:
     from poolkit.compare.results.results import Results
@@ -81,20 +81,19 @@ def by_percentile(run: RunFolder, results: Results) -> Picture | None:
 def _percentile_rows(run: RunFolder, results: Results, target: TargetResult) -> Rows:
     folder = run.step(results.plan, target.step)
     window = folder.window()
-    inside = [
-        r
-        for r in folder.rows(Request).rows
-        if window and window.from_ <= r.due < window.to and (not r.error or r.error in CUT_OFF)
-    ]
-    answered = sorted(r.latency_ms for r in inside if not r.error)
-    of_all = sorted(r.latency_ms for r in inside)
-    # Beyond this a percentile would be the maximum under another name.
-    known = [p for p in _PERCENTILES if len(answered) * (100 - p) / 100 >= 1]
-    # As in `Latency.at_least`.
-    at_least = {p: max(percentile(answered, p), percentile(of_all, p)) for p in known}
+    if window is None:
+        return []
+    counters = RequestCounters(window.from_, window.to)
+    for row in folder.rows(Request).rows:
+        ended = row.started + row.service_ms / 1000
+        counters.add(row.due, ended, row.latency_ms, outcome_of(row.error))
+    # Beyond the last of these a percentile would be the maximum under another name.
+    answered = counters.of("answered").count
+    known = [p for p in _PERCENTILES if answered * (100 - p) / 100 >= 1]
     return [
         {"target": target.name, "p": p, "nines": _nines(p), "ms": round(ms, 3)}
-        for p, ms in at_least.items()
+        for p, ms in zip(known, counters.latency.percentiles(known), strict=True)
+        if ms is not None
     ]
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 from poolkit.compare.results.levels import (
     LEAST_FOR_A_KNEE,
-    highest_held,
+    highest_sustained,
     is_tie_of_repeats,
-    those_that_tell,
+    knee_candidates,
 )
 from poolkit.compare.results.target_result import Spread
 from poolkit.compare.results.wording import (
@@ -396,12 +396,12 @@ def load_finding(name: str, results: Results) -> str:
     if results.has_levels:
         has_limits = any(threshold.applies_to(name) for threshold in results.thresholds)
         within = " within its thresholds" if has_limits else ""
-        top = highest_held(levels)
+        top = highest_sustained(levels)
         at = levels.index(top) if top else -1
         rate = top.spread.get("http.rate") if top else None
         answered = f" ({figure(rate.median)} requests answered per second)" if rate else ""
         higher = levels[at + 1 :]
-        missed = [each for each in levels[: max(at, 0)] if not each.held]
+        missed = [each for each in levels[: max(at, 0)] if not each.sustained]
         if top is None:
             sentences.append(f"Sustained none of the loads{within}.")
         else:
@@ -424,7 +424,7 @@ def load_finding(name: str, results: Results) -> str:
 
 
 def _knee(name: str, results: Results) -> Iterator[str]:
-    known, knee = those_that_tell(results.levels[name]), results.knees.get(name)
+    known, knee = knee_candidates(results.levels[name]), results.knees.get(name)
     if knee is not None:
         below = "at or below" if knee.level == known[0].level else "at"
         yield (
@@ -443,7 +443,7 @@ def load_headline(results: Results) -> str:
     by_load: dict[str, list[str]] = {level.name: [] for level in reversed(results.plan.levels)}
     by_load["none"] = []
     for name, levels in results.levels.items():
-        top = highest_held(levels)
+        top = highest_sustained(levels)
         by_load[top.level.name if top else "none"].append(name)
     texts = [f"{load} by {join(names)}" for load, names in by_load.items() if names]
     within = " within the thresholds" if results.thresholds else ""
@@ -455,7 +455,7 @@ def reference_text(results: Results) -> str:
     if not results.has_levels:
         return ""
     levels = [each for of in results.levels.values() for each in of]
-    if all(each.held for each in levels if each.level == results.reference):
+    if all(each.sustained for each in levels if each.level == results.reference):
         return f"At {results.reference.name}, the highest load that every target sustained"
     return (
         f"At {results.reference.name}, the lowest load, since no load was sustained by every target"

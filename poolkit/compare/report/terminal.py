@@ -178,9 +178,9 @@ def _loads_table(results: Results, *, between: str) -> Table:
                     optional(each.peak, 0) + ceiling,
                     figure_with_range(each.opened_per_1000_requests, between),
                     percent(each.error_share) if each.error_share else "0",
-                    "✓" if each.held else "✗",
+                    "✓" if each.sustained else "✗",
                 ]
-            style = "dim" if not each.repeats else "" if each.held else WARN
+            style = "dim" if not each.repeats else "" if each.sustained else WARN
             row = [name if number == 0 else "", each.level.name, *cells]
             table.add_row(*(Text(text) for text in row), style=style)
         table.add_section()

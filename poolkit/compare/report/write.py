@@ -11,7 +11,7 @@ from poolkit.compare.report.page import run_page
 from poolkit.compare.report.side_by_side import compare_runs, print_pair, two_run_page
 from poolkit.compare.report.terminal import print_run
 from poolkit.compare.results.files import check_writable
-from poolkit.compare.results.results import compute
+from poolkit.compare.results.results import compute, results_json
 from poolkit.compare.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write_report(path: Path) -> Results:
     """
     run = RunFolder.open(path)
     results = with_findings(compute(run))
-    run.write_results(results.as_json())
+    run.write_results(results_json(results))
     drawn = pictures(run, results)
     charts = path / "charts"
     # A chart of an earlier report that this one does not have would be taken for this one's.

@@ -1,10 +1,12 @@
-"""Several loads on one target: which of them it holds, where its knee is, what repeats agree on.
+"""Several loads on one target: which of them it sustains, where its knee is, how repeats differ.
 
-docs/results.md defines every word here.
+docs/results.md defines the terms.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from poolkit.thresholds import Verdict
 
 MOST_ERRORS = 0.01
-"""The share of failed requests at which a load still counts as held."""
+"""The largest share of failed requests at which a load still counts as sustained."""
 HIGHEST = frozenset(
     {
         "http.max",
@@ -30,11 +32,11 @@ HIGHEST = frozenset(
         "db.left_over",
     }
 )
-"""Figures that are about the worst moment: of several measurements the highest counts."""
+"""Figures of the worst moment: of several measurements the highest counts."""
 LEAST_FOR_A_KNEE = 3
-"""Levels: with fewer there is no bend to be seen."""
+"""Levels: fewer show no bend."""
 LEAST_BEND = 1.1
-"""Times the power of the highest level: a smaller difference is none, as between latencies."""
+"""A multiple of the highest level's power: a smaller difference is noise, as with latencies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +45,25 @@ class LevelResult:
 
     level: Level
     repeats: tuple[TargetResult, ...]
-    """In the order of measuring; none where it was left out."""
+    """In the order of measuring; empty where the level was skipped."""
     spread: Mapping[str, Spread]
     """By the metrics' names; what is not known is not in it."""
-    held: bool
     why_not: str = ""
-    """What kept the target from holding it, or why it was not measured."""
+    """What kept the target from sustaining it, or why it was not measured; else empty."""
+
+    @property
+    def sustained(self) -> bool:
+        """True if the target sustained this load: `held` in results.json."""
+        return not self.why_not
 
     @property
     def middle(self) -> TargetResult | None:
         """The median repeat by p95, the slower one of two."""
-        return middle_of(self.repeats)
+        latencies = [
+            (each.latency_ms.p95 if each.latency_ms else math.inf) for each in self.repeats
+        ]
+        order = sorted(range(len(latencies)), key=latencies.__getitem__)
+        return self.repeats[order[len(order) // 2]] if order else None
 
     @property
     def peak(self) -> float | None:
@@ -84,7 +94,7 @@ class LevelResult:
     @property
     def is_saturated(self) -> bool:
         """True if the load generator was too slow in half of the repeats or more."""
-        return _is_saturated(self.repeats)
+        return sum(each.saturated for each in self.repeats) * 2 >= max(1, len(self.repeats))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +112,13 @@ class Knee:
 
     @property
     def power(self) -> float:
-        """Throughput for latency."""
+        """Throughput divided by latency."""
         return self.answered_per_s / self.latency_ms
 
 
-def without_meaning(target: PlannedTarget) -> frozenset[str]:
+def not_applicable(target: PlannedTarget) -> frozenset[str]:
     """Return the names of figures that such a target does not have, measured or not."""
-    # What somebody else keeps running has no end at which connections could be left.
+    # A deployed target is never stopped, so it cannot leave connections behind.
     names = {"db.left_over"} if target.url is not None else set()
     return frozenset(names if target.kind == "lambda" else names | {"lambda.cold_starts"})
 
@@ -117,7 +127,7 @@ def without_meaning(target: PlannedTarget) -> frozenset[str]:
 
 
 def spread_of(repeats: Sequence[TargetResult]) -> Mapping[str, Spread]:
-    """Return how far the repeats lie apart, for every figure that all of them know."""
+    """Return the range of the repeats, for every figure that is known in all of them."""
     columns: dict[str, list[float]] = {}
     for repeat in repeats:
         for name, value in repeat.figures.items():
@@ -130,89 +140,63 @@ def spread_of(repeats: Sequence[TargetResult]) -> Mapping[str, Spread]:
     }
 
 
-def typical(spread: Mapping[str, Spread]) -> Mapping[str, float]:
-    """Return the figure of several measurements: the median, or the highest of what is `HIGHEST`."""
+def judged_figures(spread: Mapping[str, Spread]) -> Mapping[str, float]:
+    """Return what thresholds judge: the median of the repeats, the highest of what is in `HIGHEST`."""
     return {name: of.high if name in HIGHEST else of.median for name, of in spread.items()}
 
 
-def middle_of(repeats: Sequence[TargetResult]) -> TargetResult | None:
-    """Return the median repeat by p95, the slower one of two; none of no repeats."""
-
-    def p95(repeat: TargetResult) -> float:
-        return repeat.latency_ms.p95 if repeat.latency_ms else float("inf")
-
-    return sorted(repeats, key=p95)[len(repeats) // 2] if repeats else None
-
-
 def is_tie_of_repeats(a: Spread, b: Spread) -> bool:
-    """Tell whether two figures differ by no more than their repeats do among themselves."""
+    """Return True if two figures differ no more than their repeats differ among themselves."""
     return a.overlaps(b) or abs(a.median - b.median) <= max(a.high - a.low, b.high - b.low)
 
 
-# -- held or not ----------------------------------------------------------------------------
+# -- sustained or not -----------------------------------------------------------------------
 
 
 def level_result(
     level: Level, repeats: Sequence[TargetResult], verdicts: Sequence[Verdict]
 ) -> LevelResult:
-    """Return what the repeats at one level come to, given the thresholds' verdicts on them."""
-    spread = spread_of(repeats)
-    why_not = _why_not(repeats, spread, verdicts)
-    return LevelResult(
-        level=level, repeats=tuple(repeats), spread=spread, held=not why_not, why_not=why_not
-    )
+    """Return the result of the repeats at one level, given the thresholds' verdicts on them."""
+    result = LevelResult(level=level, repeats=tuple(repeats), spread=spread_of(repeats))
+    return dataclasses.replace(result, why_not=_why_not(result, verdicts))
 
 
-def left_out(level: Level, reason: str) -> LevelResult:
-    """Return the result of a level at which the target was never measured."""
-    return LevelResult(level=level, repeats=(), spread={}, held=False, why_not=reason)
+def _why_not(result: LevelResult, verdicts: Sequence[Verdict]) -> str:
+    """Return what kept a load from being sustained; empty if nothing did.
 
-
-def _why_not(
-    repeats: Sequence[TargetResult], spread: Mapping[str, Spread], verdicts: Sequence[Verdict]
-) -> str:
-    """Say what kept a load from being held; empty if nothing did.
-
-    A threshold is not all: a target that answers half of its load fast has not held it.
+    Thresholds do not decide alone: a target that answers half of its load fast does not sustain it.
     """
-    aborted = next((repeat.aborted_by for repeat in repeats if repeat.aborted_by), "")
-    if aborted:
-        return f"ended early: {aborted}"
-    failed = [
-        f"{v.threshold.metric} {v.found}, wanted {v.threshold.wanted}" for v in verdicts if not v.ok
-    ]
-    if failed and any(repeat.warmed_up_too_short for repeat in repeats):
-        failed.append("its warm-up was too short (--warm-up): requests of it were still waiting")
-    if failed:
-        return "; ".join(failed)
-    if any(repeat.partial for repeat in repeats):
-        return "it was stopped early"
-    errors = spread["http.errors"].median if "http.errors" in spread else 0.0
+    repeats = result.repeats
+    aborted = [repeat.aborted_by for repeat in repeats if repeat.aborted_by]
+    failed = [verdict.outcome for verdict in verdicts if not verdict.ok]
     has_own_limit = any(verdict.threshold.metric == "http.errors" for verdict in verdicts)
-    if errors > MOST_ERRORS and not has_own_limit:
-        return f"{percent(errors)} of the requests failed"
-    if _is_saturated(repeats):
-        return next(repeat.saturated_by for repeat in repeats if repeat.saturated)
-    return _too_few_answered(repeats)
+    why = ""
+    if aborted:
+        why = f"ended early: {aborted[0]}"
+    elif failed:
+        if any(repeat.warmed_up_too_short for repeat in repeats):
+            failed.append("the warm-up was too short (--warm-up): its requests were still waiting")
+        why = "; ".join(failed)
+    elif any(repeat.partial for repeat in repeats):
+        why = "stopped early"
+    elif result.error_share > MOST_ERRORS and not has_own_limit:
+        why = f"{percent(result.error_share)} of the requests failed"
+    elif result.is_saturated:
+        why = next(repeat.saturated_by for repeat in repeats if repeat.saturated)
+    elif not all(repeat.requests for repeat in repeats):
+        why = "no request was scheduled"
+    else:
+        # One request more or less depends on the moment at which the window begins.
+        shares = [min(1.0, (repeat.served + 1) / repeat.requests) for repeat in repeats]
+        if (share := statistics.median(shares)) < LEAST_ANSWERED:
+            why = f"only {percent(share)} of its load was answered"
+    return why
 
 
-def _is_saturated(repeats: Sequence[TargetResult]) -> bool:
-    return bool(repeats) and sum(r.saturated for r in repeats) * 2 >= len(repeats)
-
-
-def _too_few_answered(repeats: Sequence[TargetResult]) -> str:
-    if not all(repeat.requests for repeat in repeats):
-        return "nothing was due"
-    # One more or less is a matter of where the window happens to begin.
-    shares = [min(1.0, (repeat.served + 1) / repeat.requests) for repeat in repeats]
-    share = statistics.median(shares)
-    return "" if share >= LEAST_ANSWERED else f"only {percent(share)} of its load was answered"
-
-
-def highest_held(levels: Iterable[LevelResult]) -> LevelResult | None:
-    """Return the highest level that is held; the levels come from the lowest to the highest."""
-    held = [each for each in levels if each.held]
-    return held[-1] if held else None
+def highest_sustained(levels: Iterable[LevelResult]) -> LevelResult | None:
+    """Return the highest level that is sustained; the levels come from the lowest to the highest."""
+    sustained = [each for each in levels if each.sustained]
+    return sustained[-1] if sustained else None
 
 
 def reference_level(
@@ -220,41 +204,39 @@ def reference_level(
 ) -> Level | None:
     """Return the level at which targets are compared.
 
-    It is the highest that all of them hold, or the lowest that any was measured at where
-    they hold none together; None where nothing was measured.
+    It is the highest that all of them sustain, or the lowest at which any was measured; None where
+    nothing was measured.
     """
     at = {
         level: [each for of in found.values() for each in of if each.level == level]
         for level in levels
     }
-    held = [level for level in levels if at[level] and all(each.held for each in at[level])]
+    common = [level for level in levels if at[level] and all(each.sustained for each in at[level])]
     measured = [level for level in levels if any(each.repeats for each in at[level])]
-    return held[-1] if held else next(iter(measured), None)
+    return common[-1] if common else next(iter(measured), None)
 
 
 # -- the knee -------------------------------------------------------------------------------
 
 
-def those_that_tell(levels: Sequence[LevelResult]) -> list[Knee]:
-    """Return throughput and latency of each level at which both are known and the target's."""
-    return [knee for each in levels if not each.is_saturated and (knee := _as_knee(each))]
+def knee_candidates(levels: Sequence[LevelResult]) -> list[Knee]:
+    """Return throughput and latency of each level at which both are known and the target's.
+
+    A level at which the load generator was too slow is none: its latency is not the target's.
+    """
+    found = []
+    for each in levels:
+        rate, mean = each.median("http.rate"), each.median("http.mean")
+        is_whole = not each.is_saturated and not any(repeat.partial for repeat in each.repeats)
+        if is_whole and rate is not None and mean:
+            found.append(Knee(level=each.level, answered_per_s=rate, latency_ms=mean))
+    return found
 
 
 def knee_of(levels: Sequence[LevelResult]) -> Knee | None:
-    """Return the knee; none where too few levels tell, or power hardly falls up to the last one.
-
-    A level at which the load generator was too slow tells nothing: its latency is not the
-    target's.
-    """
-    known = those_that_tell(levels)
+    """Return the knee; None with too few levels, or where power hardly falls up to the last one."""
+    known = knee_candidates(levels)
     if len(known) < LEAST_FOR_A_KNEE:
         return None
     best = max(known, key=lambda knee: knee.power)
     return best if best.power > LEAST_BEND * known[-1].power else None
-
-
-def _as_knee(each: LevelResult) -> Knee | None:
-    rate, mean = each.spread.get("http.rate"), each.spread.get("http.mean")
-    if rate is None or mean is None or not mean.median or any(r.partial for r in each.repeats):
-        return None
-    return Knee(level=each.level, answered_per_s=rate.median, latency_ms=mean.median)

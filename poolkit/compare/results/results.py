@@ -13,13 +13,12 @@ from poolkit.compare.results.files import to_json
 from poolkit.compare.results.levels import (
     Knee,
     LevelResult,
+    judged_figures,
     knee_of,
-    left_out,
     level_result,
+    not_applicable,
     reference_level,
     spread_of,
-    typical,
-    without_meaning,
 )
 from poolkit.compare.results.run_folder import SCHEMA, Absent, Step
 from poolkit.compare.results.target_result import TargetResult, target_result
@@ -45,13 +44,13 @@ class Results:
     targets: tuple[TargetResult, ...]
     absent: tuple[Absent, ...]
     reference: Level
-    """The highest level that every target holds, or the lowest if there is none."""
+    """The highest level that every target sustains, or the lowest if there is none."""
     levels: Mapping[str, tuple[LevelResult, ...]]
     """By target, from the lowest to the highest load."""
     knees: Mapping[str, Knee | None] = field(default_factory=dict)
     thresholds: tuple[Threshold, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
-    """Every threshold at every target and load that it is for."""
+    """Of every threshold, for each target and load it applies to."""
     headline: str = ""
 
     @property
@@ -69,31 +68,9 @@ class Results:
         targets = _targets_at(level, self.levels)
         return dataclasses.replace(self, targets=targets, reference=level)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what results.json holds."""
-        return {
-            "schema": SCHEMA,
-            "created": self.plan.created,
-            "command": self.plan.command,
-            "headline": self.headline,
-            "plan": _plan_json(self.plan),
-            "machine": to_json(self.machine),
-            "absent": [to_json(absent) for absent in self.absent],
-            "reference": self.reference.name,
-            "targets": {target.name: _target_json(target) for target in self.targets},
-            "levels": {
-                name: [_level_json(each) for each in of] for name, of in self.levels.items()
-            },
-            "knees": {name: _knee_json(knee) for name, knee in self.knees.items()},
-            "thresholds": [_verdict_json(verdict) for verdict in self.verdicts],
-        }
-
-
-# -- from raw files to results --------------------------------------------------------------
-
 
 def compute(run: RunFolder) -> Results:
-    """Compute the figures of every measurement that there is.
+    """Return the figures of every measurement in a run folder.
 
     One measurement's rows are in memory at a time.
 
@@ -102,149 +79,111 @@ def compute(run: RunFolder) -> Results:
     """
     plan = run.plan()
     plan = dataclasses.replace(plan, command=without_passwords(plan.command))
-    thresholds = _thresholds(run, plan)
+    try:
+        source = f"{run.path / 'plan.json'}: thresholds"
+        thresholds = thresholds_of({"thresholds": list(plan.thresholds)}, source=source)
+    except ConfigurationError as error:
+        raise RunFolderError(str(error)) from None
     levels: dict[str, tuple[LevelResult, ...]] = {}
     verdicts: list[Verdict] = []
     for planned in plan.targets:
-        judged = [_judged(at, plan, thresholds) for at in _measured(run, plan, planned)]
-        levels[planned.name] = tuple(level for level, _ in judged)
-        verdicts += [verdict for _, of_level in judged for verdict in of_level]
-    reference = reference_level(plan.levels, _those_measured(levels))
+        levels[planned.name], judged = _levels_of(run, plan, planned, thresholds)
+        verdicts += judged
+    measured = {name: of for name, of in levels.items() if any(each.repeats for each in of)}
+    reference = reference_level(plan.levels, measured)
     if reference is None:
         raise RunFolderError(f"{run.path}: the run was stopped before any target was measured")
+    absent = [
+        Absent(name=name, reason=each.why_not)
+        for name, of in levels.items()
+        for each in of
+        if each.level == reference and not each.repeats
+    ]
     return Results(
         plan=plan,
         machine=run.machine(),
         targets=_targets_at(reference, levels),
-        absent=(*plan.absent, *_absent(levels, reference)),
+        absent=(*plan.absent, *absent),
         reference=reference,
-        levels=_those_measured(levels),
-        knees={name: knee_of(found) for name, found in _those_measured(levels).items()},
+        levels=measured,
+        knees={name: knee_of(of) for name, of in measured.items()},
         thresholds=thresholds,
         verdicts=tuple(verdicts),
     )
 
 
-def _thresholds(run: RunFolder, plan: Plan) -> tuple[Threshold, ...]:
-    try:
-        source = f"{run.path / 'plan.json'}: thresholds"
-        return thresholds_of({"thresholds": list(plan.thresholds)}, source=source)
-    except ConfigurationError as error:
-        raise RunFolderError(str(error)) from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _At:
-    """What there is of one target at one level."""
-
-    planned: PlannedTarget
-    level: Level
-    repeats: tuple[TargetResult, ...]
-    aborted_by: str
-    """The threshold that ended a repeat here, measured or still warming up."""
-    left_out: str
-    """Why there is no repeat."""
-
-
-def _measured(run: RunFolder, plan: Plan, planned: PlannedTarget) -> list[_At]:
-    found: list[_At] = []
+def _levels_of(
+    run: RunFolder, plan: Plan, planned: PlannedTarget, thresholds: Sequence[Threshold]
+) -> tuple[tuple[LevelResult, ...], list[Verdict]]:
+    """Return the results of one target at every load, and the thresholds' verdicts on them."""
+    levels: list[LevelResult] = []
+    verdicts: list[Verdict] = []
+    last_ended: Level | None = None
     for level in plan.levels:
-        repeats, aborted_by = _repeats(run, plan, planned, level)
-        found.append(
-            _At(
-                planned=planned,
-                level=level,
-                repeats=repeats,
-                aborted_by=aborted_by,
-                left_out="" if repeats else _why_left_out(aborted_by, found),
-            )
-        )
-    return found
+        repeats: list[TargetResult] = []
+        # The threshold that ended a repeat here, measured or still in its warm-up.
+        aborted_by = ""
+        for number in range(1, plan.repeat + 1):
+            step = Step(target=planned.name, level=level, repeat=number)
+            folder = run.step(plan, step)
+            window = folder.window()
+            if window is not None:
+                aborted_by = aborted_by or window.aborted_by
+                if window.to > window.from_:
+                    repeats.append(target_result(plan, planned, step, folder, window))
+        judged: tuple[Verdict, ...] = ()
+        if repeats or aborted_by:
+            load = level.name if len(plan.levels) > 1 else ""
+            judged = _verdicts(planned, load, repeats, thresholds, has_aborted=bool(aborted_by))
+            verdicts += judged
+        if repeats:
+            levels.append(level_result(level, repeats, judged))
+        else:
+            why = STOPPED
+            if aborted_by:
+                why = f"ended in the warm-up: {aborted_by}"
+            elif last_ended:
+                why = f"skipped, because {last_ended.name} ended early"
+            levels.append(LevelResult(level=level, repeats=(), spread={}, why_not=why))
+        last_ended = level if aborted_by else last_ended
+    return tuple(levels), verdicts
 
 
-def _repeats(
-    run: RunFolder, plan: Plan, planned: PlannedTarget, level: Level
-) -> tuple[tuple[TargetResult, ...], str]:
-    repeats, aborted_by = [], ""
-    for number in range(1, plan.repeat + 1):
-        step = Step(target=planned.name, level=level, repeat=number)
-        folder = run.step(plan, step)
-        window = folder.window()
-        if window is None:
-            continue
-        aborted_by = aborted_by or window.aborted_by
-        if window.to > window.from_:
-            repeats.append(target_result(plan, planned, step, folder, window))
-    return tuple(repeats), aborted_by
-
-
-def _why_left_out(aborted_by: str, lower: Sequence[_At]) -> str:
-    if aborted_by:
-        return f"ended while it warmed up: {aborted_by}"
-    aborted = next((at for at in reversed(lower) if at.aborted_by), None)
-    return f"left out, since {aborted.level.name} was ended early" if aborted else STOPPED
-
-
-def _judged(
-    at: _At, plan: Plan, thresholds: Sequence[Threshold]
-) -> tuple[LevelResult, tuple[Verdict, ...]]:
-    if not at.repeats and not at.aborted_by:
-        return left_out(at.level, at.left_out), ()
-    figures = typical(spread_of(at.repeats))
-    verdicts = check_all(
-        thresholds,
-        at.planned.name,
-        figures,
-        without_meaning(at.planned),
-        load=at.level.name if len(plan.levels) > 1 else "",
-    )
+def _verdicts(
+    planned: PlannedTarget,
+    load: str,
+    repeats: Sequence[TargetResult],
+    thresholds: Sequence[Threshold],
+    *,
+    has_aborted: bool,
+) -> tuple[Verdict, ...]:
+    """Return the verdicts on one target at one load."""
+    figures = judged_figures(spread_of(repeats))
+    unseen_s = max((repeat.connections.unseen_s for repeat in repeats), default=0.0)
+    reasons = {}
+    if any(repeat.latency_ms is None for repeat in repeats):
+        unanswered = "no request was answered without an error"
+        reasons = {t.metric: unanswered for t in thresholds if t.measure.kind == "ms"}
     verdicts = with_unseen(
-        verdicts, max((repeat.connections.unseen_s for repeat in at.repeats), default=0.0)
+        check_all(
+            thresholds,
+            planned.name,
+            figures,
+            not_applicable(planned),
+            load=load,
+            reasons=reasons,
+        ),
+        unseen_s,
     )
-    if any(repeat.latency_ms is None for repeat in at.repeats):
-        verdicts = _of_unanswered(verdicts)
-    if at.aborted_by:
-        verdicts = _of_aborted(verdicts)
-    if not at.repeats:
-        return left_out(at.level, at.left_out), verdicts
-    return level_result(at.level, at.repeats, verdicts), verdicts
-
-
-def _of_unanswered(verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
-    """Say why a latency is not known."""
-    return tuple(
-        dataclasses.replace(v, reason="no request was answered without an error")
-        if v.status == "unknown" and v.threshold.metric.startswith("http.") and not v.reason
-        else v
-        for v in verdicts
-    )
-
-
-def _of_aborted(verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
-    """Let no measurement pass that a threshold ended: what it would have come to is unknown."""
-    if any(not verdict.ok for verdict in verdicts):
+    if not has_aborted or any(not verdict.ok for verdict in verdicts):
         return verdicts
+    # A measurement that a threshold ended does not pass: what it would have come to is unknown.
     return tuple(
         dataclasses.replace(v, value=None, status="unknown", reason="it ended the measurement")
         if v.threshold.abort and v.status == "passed"
         else v
         for v in verdicts
     )
-
-
-def _those_measured(
-    levels: Mapping[str, tuple[LevelResult, ...]],
-) -> dict[str, tuple[LevelResult, ...]]:
-    return {name: found for name, found in levels.items() if any(each.repeats for each in found)}
-
-
-def _absent(levels: Mapping[str, tuple[LevelResult, ...]], reference: Level) -> list[Absent]:
-    found = []
-    for name, of_target in levels.items():
-        at = next(each for each in of_target if each.level == reference)
-        if not at.repeats:
-            found.append(Absent(name=name, reason=at.why_not))
-    return found
 
 
 def _targets_at(
@@ -262,12 +201,68 @@ def _targets_at(
 
 # -- results.json ---------------------------------------------------------------------------
 
+_NOT_IN_REPEATS = ("kind", "preset", "url", "spread", "finding", "load_finding", "level")
+"""What a repeat has in common with its target, and does not repeat."""
 
-def _plan_json(plan: Plan) -> dict[str, Any]:
-    values = {k: v for k, v in to_json(plan).items() if k not in ("absent", "schema")}
-    for target in values["targets"]:
+
+def results_json(results: Results) -> dict[str, Any]:
+    """Return what results.json holds; docs/results.md describes it."""
+    plan = {k: v for k, v in to_json(results.plan).items() if k not in ("absent", "schema")}
+    for target in plan["targets"]:
         target["url"] = origin(target["url"]) if target["url"] else None
-    return values
+    levels: dict[str, list[dict[str, Any]]] = {}
+    for name, of in results.levels.items():
+        levels[name] = []
+        for each in of:
+            repeats = [_target_json(repeat) for repeat in each.repeats]
+            levels[name].append(
+                {
+                    "name": each.level.name,
+                    **to_json(each.level),
+                    "offered_per_s": each.level.offered_per_s,
+                    "held": each.sustained,
+                    "why_not": each.why_not,
+                    "spread": _rounded(each.spread),
+                    "repeats": [
+                        {k: v for k, v in repeat.items() if k not in _NOT_IN_REPEATS}
+                        for repeat in repeats
+                    ],
+                }
+            )
+    knees = {
+        name: knee
+        and {
+            "level": knee.level.name,
+            "answered_per_s": round(knee.answered_per_s, 3),
+            "latency_ms": round(knee.latency_ms, 3),
+        }
+        for name, knee in results.knees.items()
+    }
+    thresholds = [
+        {
+            "threshold": verdict.threshold.expression,
+            "target": verdict.target,
+            "load": verdict.load,
+            "value": _rounded(verdict.value),
+            "status": verdict.status,
+            "words": verdict.words,
+        }
+        for verdict in results.verdicts
+    ]
+    return {
+        "schema": SCHEMA,
+        "created": results.plan.created,
+        "command": results.plan.command,
+        "headline": results.headline,
+        "plan": plan,
+        "machine": to_json(results.machine),
+        "absent": [to_json(absent) for absent in results.absent],
+        "reference": results.reference.name,
+        "targets": {target.name: _target_json(target) for target in results.targets},
+        "levels": levels,
+        "knees": knees,
+        "thresholds": thresholds,
+    }
 
 
 def _target_json(target: TargetResult) -> dict[str, Any]:
@@ -276,46 +271,8 @@ def _target_json(target: TargetResult) -> dict[str, Any]:
     return {**values, "level": target.step.level.name, "repeat": target.step.repeat}
 
 
-_ONCE = ("kind", "preset", "url", "spread", "finding", "load_finding", "level")
-"""What a repeat does not say again."""
-
-
-def _level_json(each: LevelResult) -> dict[str, Any]:
-    repeats = [_target_json(repeat) for repeat in each.repeats]
-    return {
-        "name": each.level.name,
-        **to_json(each.level),
-        "offered_per_s": each.level.offered_per_s,
-        "held": each.held,
-        "why_not": each.why_not,
-        "spread": _rounded(each.spread),
-        "repeats": [{k: v for k, v in repeat.items() if k not in _ONCE} for repeat in repeats],
-    }
-
-
-def _knee_json(knee: Knee | None) -> dict[str, Any] | None:
-    if knee is None:
-        return None
-    return {
-        "level": knee.level.name,
-        "answered_per_s": round(knee.answered_per_s, 3),
-        "latency_ms": round(knee.latency_ms, 3),
-    }
-
-
-def _verdict_json(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "threshold": verdict.threshold.expression,
-        "target": verdict.target,
-        "load": verdict.load,
-        "value": _rounded(verdict.value),
-        "status": verdict.status,
-        "words": verdict.words,
-    }
-
-
 def _rounded(value: Any) -> Any:
-    """Cut to what was measured: a microsecond, a thousandth of a core."""
+    """Return a value cut to what was measured: a microsecond, a thousandth of a core."""
     if isinstance(value, float):
         return round(value, 3)
     if isinstance(value, dict):

@@ -1,26 +1,21 @@
 """One measurement: from the raw files of a target at one load to its figures.
 
-docs/results.md defines every figure. Percentiles are exact (nearest rank over the raw rows),
-counts of opened connections are the server's own, and errors are counted apart, never
-dropped.
+docs/results.md defines every figure. Connections opened are the difference of PostgreSQL's own
+counter of sessions between the two ends of the window; the pools' events are a second source.
+Connections open at once come from samples, so one that is shorter than the interval between two
+samples can be missed. Errors are counted apart, never left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from poolkit.compare.results.connections import (
-    ConnectionFigures,
-    add_samples,
-    connection_figures,
-    moments,
-    notes,
-)
+from poolkit.activity.by_target import IDLE, IDLE_IN_TRANSACTION
 from poolkit.compare.results.run_folder import (
     ConnectionRow,
     InvokeRow,
@@ -30,11 +25,12 @@ from poolkit.compare.results.run_folder import (
     SampleRow,
     Step,
 )
-from poolkit.compare.results.wording import origin
+from poolkit.compare.results.wording import count, origin
 from poolkit.loadtest.figures import (
     DROPPED,
     FAILURES,
     TIMED_OUT,
+    Held,
     LatenciesAtLeast,
     MetricAccumulator,
     outcome_of,
@@ -42,23 +38,24 @@ from poolkit.loadtest.figures import (
 from poolkit.loadtest.latency.histogram import LatencyHistogram
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from poolkit.compare.results.run_folder import Level, Plan, PlannedTarget, TargetFolder, Window
 
-
 SATURATED_CORES = 0.9
-"""Locust is one Python process: beyond this it has no time left to be on time."""
+"""Locust is one Python process: above this it has no processor time left to be punctual."""
 LATE_MS = 50.0
-"""Starting this much too late, though half of the users were free, is the generator's doing."""
+"""With half of the users free, a start this much too late is the load generator's fault."""
 LEAST_ANSWERED = 0.95
-"""The share of what was due that has to be answered meanwhile, or a queue grows."""
+"""The share of scheduled requests that must be answered in the measured time, or a queue grows."""
 LATE_S = 1.0
-"""A request that was due so long before the window and ended in it is a backlog."""
-CUT_OFF = (TIMED_OUT, DROPPED)
-"""The errors of requests without an answer: their latencies are how long they waited."""
+"""A request that was scheduled this long before the window and ended in it is a backlog."""
 SLOWEST = 0.01
 """The share of requests that a p99 is about."""
+LOAD = "loadtest"
+"""The target name that the load generator's own connections carry."""
+LONGEST_STEP = 3
+"""Intervals: a longer time between two samples is a gap, in which nothing is known."""
 
 
 class Spread(NamedTuple):
@@ -158,6 +155,39 @@ class ColdStarts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConnectionFigures:
+    """None where nothing is known. Means are over the samples of the window."""
+
+    peak: int | None
+    peak_share: float | None
+    """The peak as a share of `max_connections`."""
+    max_connections: int
+    """Of the database that the target uses."""
+    usable_connections: int | None
+    """The same less the server's reserve."""
+    mean: float | None
+    opened: int | None
+    opened_warm_up: int | None
+    """Those opened before the window, while the target started and warmed up."""
+    opened_per_1000_requests: float | None
+    pool_events_opened: int | None
+    idle_seconds: float | None
+    """Over all connections, the time that they spent in the state `idle`."""
+    busy_peak: int | None
+    """The most that were not idle at once."""
+    idle_in_transaction_peak: int | None
+    """The most that waited at once inside a transaction, be it an aborted one."""
+    at_ceiling_share: float | None
+    """The share of samples in which as many as the ceiling were not idle."""
+    left_over: int | None
+    ceiling: int | None
+    ceiling_reason: str
+    by_state: Mapping[str, float]
+    unseen_s: float
+    """Seconds of the window without samples: the server could not be asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetResult:
     """All figures of one measurement. Rates are per second, memory in MB, CPU in cores."""
 
@@ -222,45 +252,83 @@ class TargetResult:
         return self.backlog > 0 and self.served >= LEAST_ANSWERED * self.requests
 
 
+@dataclass(frozen=True)
+class Moment:
+    """How many connections the target had in one sample, by state."""
+
+    time: float
+    states: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.states.values())
+
+    @property
+    def busy(self) -> int:
+        """Those that are not idle: in a query, or in a transaction between two."""
+        return self.total - self.states.get(IDLE, 0)
+
+    @property
+    def idle_in_transaction(self) -> int:
+        """Those that hold a transaction open and do nothing."""
+        return sum(self.states.get(state, 0) for state in IDLE_IN_TRANSACTION)
+
+
+def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRow]) -> list[Moment]:
+    """Return the target's connections in every sample, also in those without any.
+
+    Args:
+        name: what its connections are called on the server: its preset's name.
+        samples: the rows of samples.csv.
+        rows: the rows of connections.csv.
+
+    """
+    states: dict[float, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if row.target == name:
+            states[row.time][row.state] += 1
+    times = {sample.time for sample in samples} | set(states)
+    return [Moment(time, states.get(time, Counter())) for time in sorted(times)]
+
+
 # -- from rows to figures ---------------------------------------------------------------------
 
 
 def target_result(
     plan: Plan, target: PlannedTarget, step: Step, folder: TargetFolder, window: Window
 ) -> TargetResult:
-    """Compute the figures of one measurement, with its rows in memory and no others.
+    """Return the figures of one measurement; only its own rows are in memory.
 
     Raises:
         RunFolderError: a file is broken.
     """
-    target = _as_measured(target, window)
+    target = _at_this_load(target, window)
     seconds = window.to - window.from_
     requests, processes = folder.rows(Request), folder.rows(ProcessRow)
     samples, connections = folder.rows(SampleRow), folder.rows(ConnectionRow)
     inside = [r for r in requests.rows if window.from_ <= r.due < window.to]
     answered = [r for r in inside if not r.error]
-    cold = _cold_starts(folder, window, answered)
-    measured = MetricAccumulator(
-        window.from_,
-        window.to,
-        sessions=window.sessions_from,
-        max_connections=target.max_connections or plan.max_connections,
-    )
-    for row in requests.rows:
-        measured.requests.add(row.due, _ended(row), row.latency_ms, outcome_of(row.error))
     seen = moments(target.preset, samples.rows, connections.rows)
-    add_samples(measured, target.preset, samples.rows, seen, window)
-    measured.left_over = window.left_over
-    # Without rows, the fleet's counter is of the whole time: of the window it tells no more than "none".
+    cold = _cold_starts(folder, window, answered)
+    measured = _accumulated(
+        plan, target, window, requests=requests.rows, samples=samples.rows, seen=seen
+    )
+    # Without rows there is only the fleet's counter of the whole time, whose 0 alone holds here too.
     measured.cold_starts = cold.count if cold else 0 if window.cold_starts == 0 else None
-    figures, counted = measured.figures(window.to, target.preset), measured.requests
+    counted = measured.requests
     of_failed = LatencyHistogram()
     for outcome in FAILURES:
         of_failed.add(counted.of(outcome))
     kinds = Counter(r.error for r in inside if outcome_of(r.error) == "failed")
     kinds += Counter({TIMED_OUT: counted.timed_out, DROPPED: counted.of("dropped").count})
-    cpu, load = _cpu_share(processes.rows, window), folder.load_report()
-    late = _saturated_by(cpu, load) or ("" if load else _seems_late(inside, step.level))
+    cpu, load = _used_cores(processes.rows, window), folder.load_report()
+    saturated_by = _saturated_by(cpu, load, inside, step.level)
+    memory = (
+        row.rss_mb
+        for row in processes.rows
+        if row.role == "target" and window.from_ <= row.time <= window.to
+    )
     return TargetResult(
         name=target.name,
         step=step,
@@ -268,12 +336,12 @@ def target_result(
         kind=target.kind,
         preset=target.preset_fields,
         instances=window.instances,
-        figures=figures,
+        figures=measured.figures(window.to, target.preset),
         requests=counted.count,
         served=counted.served,
         errors=counted.errors,
         error_kinds=dict(kinds.most_common()),
-        # By when answers came: those that come after the load has ended are no throughput.
+        # By the moment of the answer: one that comes after the load has ended is no throughput.
         requests_per_s=counted.answered_in_time / seconds,
         offered_per_s=len(inside) / seconds,
         measured_s=seconds,
@@ -287,30 +355,55 @@ def target_result(
         warm_invokes=window.warm_invokes,
         throttled=window.throttled,
         execution_environments=window.execution_environments,
-        connections=connection_figures(plan, target, window, measured, seen),
+        connections=_connection_figures(plan, target, window, measured, seen),
         cpu_share=cpu,
-        rss_mb=_peak_rss_mb(processes.rows, window),
+        rss_mb=max(memory, default=None),
         backlog=sum(
             r.due < window.from_ - LATE_S and window.from_ <= _ended(r) < window.to
             for r in requests.rows
         ),
-        saturated=bool(late),
-        saturated_by=late,
+        saturated=bool(saturated_by),
+        saturated_by=saturated_by,
         partial=window.partial,
         aborted_by=window.aborted_by,
         load=load,
         warnings=(
-            *window.warnings,
-            *requests.warnings,
-            *processes.warnings,
-            *samples.warnings,
-            *connections.warnings,
-            *notes(target, window, measured.connections.opened, connections.rows),
+            *(*window.warnings, *requests.warnings, *processes.warnings),
+            *(*samples.warnings, *connections.warnings),
+            *_connection_notes(target, window, measured.connections.opened, connections.rows),
         ),
     )
 
 
-def _as_measured(target: PlannedTarget, window: Window) -> PlannedTarget:
+def _accumulated(
+    plan: Plan,
+    target: PlannedTarget,
+    window: Window,
+    *,
+    requests: Iterable[Request],
+    samples: Iterable[SampleRow],
+    seen: Iterable[Moment],
+) -> MetricAccumulator:
+    """Return the accumulator of every metric, fed with the rows of a measurement."""
+    measured = MetricAccumulator(
+        window.from_,
+        window.to,
+        sessions=window.sessions_from,
+        max_connections=target.max_connections or plan.max_connections,
+    )
+    for row in requests:
+        measured.requests.add(row.due, _ended(row), row.latency_ms, outcome_of(row.error))
+    sessions = {sample.time: sample.sessions for sample in samples}
+    for moment in seen:
+        held = {target.preset: Held(moment.total, moment.idle_in_transaction)}
+        measured.connections.add_sample(moment.time, sessions.get(moment.time), held)
+    if not measured.connections.samples and window.sessions_to is not None:
+        measured.connections.read_counter(window.sessions_to)
+    measured.left_over = window.left_over
+    return measured
+
+
+def _at_this_load(target: PlannedTarget, window: Window) -> PlannedTarget:
     """Return a target with its limits at the load of a measurement.
 
     The plan has those at the highest load; a function's concurrency may be lower at others.
@@ -322,7 +415,7 @@ def _as_measured(target: PlannedTarget, window: Window) -> PlannedTarget:
             ceiling=window.ceiling,
             ceiling_reason=window.ceiling_reason,
         )
-    # Of an older version, before there was anything but concurrency to bound it.
+    # From an older version, in which only concurrency limited it.
     most, here = target.instances_max, window.instances
     if not target.ceiling or not most or not here or here == most:
         return target
@@ -339,13 +432,13 @@ def _ended(request: Request) -> float:
     return request.started + request.service_ms / 1000
 
 
-def _cpu_share(rows: Sequence[ProcessRow], window: Window) -> dict[str, float]:
-    """Return each role's cores: its processor time inside the window over the time between."""
+def _used_cores(rows: Iterable[ProcessRow], window: Window) -> dict[str, float]:
+    """Return the cores that each role used: its processor time over the time between two readings."""
     roles: dict[str, list[ProcessRow]] = {}
     for row in rows:
         if window.from_ <= row.time <= window.to:
             roles.setdefault(row.role, []).append(row)
-    # A process that nobody waited for takes its time with it: the sum may fall.
+    # The sum may fall: the time of a process that was never waited for ends with it.
     return {
         role: sum(max(0.0, b.cpu_s - a.cpu_s) for a, b in pairwise(found))
         / (found[-1].time - found[0].time)
@@ -354,23 +447,18 @@ def _cpu_share(rows: Sequence[ProcessRow], window: Window) -> dict[str, float]:
     }
 
 
-def _peak_rss_mb(rows: Sequence[ProcessRow], window: Window) -> float | None:
-    inside = (r for r in rows if r.role == "target" and window.from_ <= r.time <= window.to)
-    return max((r.rss_mb for r in inside), default=None)
-
-
-def _saturated_by(cpu: Mapping[str, float], report: LoadReport | None) -> str:
-    """Say how the load generator was too slow; empty if it was not."""
+def _saturated_by(
+    cpu: Mapping[str, float], report: LoadReport | None, inside: Sequence[Request], level: Level
+) -> str:
+    """Return how the load generator was too slow; empty if it kept its schedule."""
     if (used := cpu.get("load", 0.0)) > SATURATED_CORES:
         return f"the load generator used {used:.2f} of a core"
-    return report.saturated_by if report else ""
-
-
-def _seems_late(inside: Sequence[Request], level: Level) -> str:
-    """Guess the same from the rows, where the load generator did not come to say so."""
+    if report is not None:
+        return report.saturated_by
     if not inside or level.is_open:
         return ""
-    # The median: what the warm-up left undone makes some late, the generator makes all late.
+    # It wrote no report, so its rows decide. The median: requests that waited for the warm-up's make
+    # some rows late, a slow generator makes all of them late.
     lag_ms = percentile(sorted((r.started - r.due) * 1000 for r in inside), 50)
     busy_users = level.offered_per_s * math.fsum(r.service_ms for r in inside) / len(inside) / 1000
     if lag_ms > LATE_MS and busy_users < level.users / 2:
@@ -382,26 +470,115 @@ def _cold_starts(
     folder: TargetFolder, window: Window, answered: Sequence[Request]
 ) -> ColdStarts | None:
     invokes = folder.rows(InvokeRow).rows
-    cold = [i for i in invokes if i.cold and window.warm_from <= i.arrived < window.to]
     if not invokes:
         return None
+    cold = [i for i in invokes if i.cold and window.warm_from <= i.arrived < window.to]
     inside = [i for i in cold if i.arrived >= window.from_]
     inits = sorted(i.init_ms for i in inside or cold if i.init_ms is not None)
-    slowest = sorted(answered, key=lambda r: r.latency_ms)[-math.ceil(len(answered) * SLOWEST) :]
+    slowest: list[Request] = []
+    if answered:
+        by_latency = sorted(answered, key=lambda r: r.latency_ms)
+        slowest = by_latency[-math.ceil(len(answered) * SLOWEST) :]
+    # A request waited for a cold start that began while it was under way and took less time.
+    among_slowest = sum(
+        any(
+            request.started - 0.005 <= invoke.arrived <= _ended(request)
+            and (invoke.init_ms or 0.0) <= request.service_ms
+            for invoke in inside
+        )
+        for request in slowest
+    )
     return ColdStarts(
         count=len(inside),
         warm_up=len(cold) - len(inside),
         init_ms_p50=percentile(inits, 50) if inits else None,
         init_ms_max=inits[-1] if inits else None,
-        among_slowest=sum(_waited_for_one(r, inside) for r in slowest) if answered else 0,
-        slowest=len(slowest) if answered else 0,
+        among_slowest=among_slowest,
+        slowest=len(slowest),
     )
 
 
-def _waited_for_one(request: Request, cold: Sequence[InvokeRow]) -> bool:
-    """Tell whether a cold start began while this request was under way, and took less."""
-    return any(
-        request.started - 0.005 <= i.arrived <= _ended(request)
-        and (i.init_ms or 0.0) <= request.service_ms
-        for i in cold
+# -- connections ------------------------------------------------------------------------------
+
+
+def _connection_figures(
+    plan: Plan,
+    target: PlannedTarget,
+    window: Window,
+    measured: MetricAccumulator,
+    seen: Sequence[Moment],
+) -> ConnectionFigures:
+    inside = [m for m in seen if window.from_ <= m.time <= window.to]
+    totals: Counter[str] = Counter()
+    for moment in inside:
+        totals.update(moment.states)
+    held, opened = measured.connections.of(target.preset), measured.connections.opened
+    served, ceiling = measured.requests.served, target.ceiling
+    most = target.max_connections or plan.max_connections
+    return ConnectionFigures(
+        peak=held and held.max,
+        peak_share=held and held.max / most,
+        max_connections=most,
+        usable_connections=target.usable_connections or plan.usable_connections,
+        mean=held and held.mean,
+        opened=opened,
+        opened_warm_up=difference(window.sessions_before, window.sessions_from),
+        opened_per_1000_requests=None if opened is None or not served else 1000 * opened / served,
+        pool_events_opened=window.pool_opened,
+        idle_seconds=idle_seconds(inside, plan.interval_s, window.to),
+        busy_peak=max((m.busy for m in inside), default=None),
+        idle_in_transaction_peak=held and held.idle_in_transaction_max,
+        at_ceiling_share=(
+            sum(m.busy >= ceiling for m in inside) / len(inside) if ceiling and inside else None
+        ),
+        left_over=window.left_over,
+        ceiling=ceiling,
+        ceiling_reason=target.ceiling_reason,
+        by_state={state: number / len(inside) for state, number in totals.most_common()},
+        unseen_s=measured.connections.unseen_s(window.to),
     )
+
+
+def _connection_notes(
+    target: PlannedTarget, window: Window, opened: int | None, rows: Sequence[ConnectionRow]
+) -> list[str]:
+    """Return what a reader must know beside the figures: disagreeing sources, other clients."""
+    found = []
+    events = window.pool_opened
+    # Connections under way at the two ends may be in one count and not yet in the other.
+    if (
+        opened is not None
+        and events is not None
+        and abs(opened - events) > max(2, 0.02 * opened)
+        and not through_pooler(target)
+    ):
+        found.append(f"the server counted {opened} new connections, the pools' events {events}")
+    at: Counter[float] = Counter()
+    names: set[str] = set()
+    for row in rows:
+        if window.from_ <= row.time <= window.to and row.target not in (target.preset, LOAD):
+            at[row.time] += 1
+            names.add(row.target or "unnamed")
+    if at:
+        most = count(max(at.values()), "connection")
+        found.append(f"up to {most} of other clients at once ({', '.join(sorted(names)[:3])})")
+    return found
+
+
+def idle_seconds(inside: Sequence[Moment], interval_s: float, end: float) -> float | None:
+    """Return idle connections times the time until the next sample, added up."""
+    if not inside:
+        return None
+    times = [*(m.time for m in inside), end]
+    steps = [min(b - a, LONGEST_STEP * interval_s) for a, b in pairwise(times)]
+    return sum(m.states.get(IDLE, 0) * s for m, s in zip(inside, steps, strict=True))
+
+
+def difference(begin: int | None, end: int | None) -> int | None:
+    """Return the growth of the server's counter; None if it was reset, as after a crash."""
+    return None if begin is None or end is None or end < begin else end - begin
+
+
+def through_pooler(target: PlannedTarget) -> bool:
+    """Return True if the server sees a pooler's connections instead of the target's own."""
+    return bool(target.preset_fields.get("transaction_pooling"))

@@ -15,9 +15,9 @@ from poolkit.compare.plan.deployed import check_answers, check_unlike, deployed_
 from poolkit.compare.plan.plan import make_plan, pool_size_within
 from poolkit.compare.plan.targets import choose, targets_of
 from poolkit.compare.results import wording
-from poolkit.compare.results.connections import difference
 from poolkit.compare.results.files import check_writable
 from poolkit.compare.results.run_folder import RunFolder
+from poolkit.compare.results.target_result import difference
 from poolkit.compare.run.load import check_locustfiles
 from poolkit.compare.run.machine import describe
 from poolkit.compare.run.measure import Measurement
