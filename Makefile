@@ -2,10 +2,14 @@
 # into this checkout (.venv, and .tools for uv if there is none) before it starts.
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test test-slow test-oldest check format docs docs-serve lock bench clean
+.PHONY: help install compare test test-fast test-slow test-oldest check format docs docs-serve lock bench clean
 
 BIN := .venv/bin
 ARGS ?=
+PYTEST := $(BIN)/python -m pytest
+# A file's tests stay in one process, since they share what is started for the file.
+PARALLEL := -n auto --dist loadfile
+# pytest exits with 5 where ARGS name files that have no test for one of the two runs.
 BENCHMARKS := checkout lambda_import web_get_article lambda_fleet activity_cost locust_sampling load_generator compare_cost cold_start budget
 
 help: ## list the commands
@@ -17,11 +21,15 @@ install: ## make .venv from the lock file
 compare: install ## run every target under the same load, and report connections and latency
 	@$(BIN)/poolkit compare $(ARGS)
 
-test: install ## the tests that fit into ten minutes
-	$(BIN)/python -m pytest $(ARGS)
+test: install ## all default tests, in a few minutes
+	$(PYTEST) $(PARALLEL) -m "not slow and not alone" $(ARGS) || [ $$? = 5 ]
+	$(PYTEST) -m "alone and not slow" $(ARGS) || [ $$? = 5 ]
 
-test-slow: install ## the tests that do not
-	$(BIN)/python -m pytest -m slow $(ARGS)
+test-fast: install ## the tests that start no process and no server, in less than a minute
+	$(PYTEST) $(PARALLEL) -m pure $(ARGS)
+
+test-slow: install ## the tests that take minutes
+	$(PYTEST) -m slow $(ARGS)
 
 test-oldest: install ## the config module's tests under the oldest SQLAlchemy that it allows
 	scripts/test-oldest $(ARGS)

@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import urllib.request
@@ -34,9 +35,44 @@ settings.load_profile("suite")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+SERVERS = frozenset({"broker", "moto_server", "new_postgres", "postgres", "reported"})
+"""Fixtures that start a server or take seconds: a test that asks for one is not in the fast lane."""
+STARTED = ("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen")
+"""What Python's audit hooks call the start of a process."""
 SESSION_VARIABLE = "POOLKIT_TEST_SESSION"
 # Kept between sessions, like pytest's own cache: the template of PostgreSQL's data directory.
 CACHE = Path(__file__).parents[1] / ".poolkit" / "cache"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one more test at a time than there are cores: most wait for a server."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts no process and no server as pure: `make test-fast` runs these."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        others = any(map(item.get_closest_marker, ("alone", "process", "slow")))
+        if not others and SERVERS.isdisjoint(fixtures):
+            item.add_marker(pytest.mark.pure)
+
+
+_starts: list[str] = []
+"""The processes that the running test has started, by the name of the audit event."""
+sys.addaudithook(lambda event, _: _starts.append(event) if event in STARTED else None)
+
+
+@pytest.fixture(autouse=True)
+def _pure_tests_start_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hold the tests of the fast lane to what the lane promises."""
+    _starts.clear()
+    yield
+    if _starts and request.node.get_closest_marker("pure"):
+        pytest.fail(
+            f"starts a process ({_starts[0]}), which a test of the fast lane does not:"
+            " mark the test, or its module, with pytest.mark.process"
+        )
 
 
 def _started_by(session: str) -> list[psutil.Process]:

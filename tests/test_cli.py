@@ -5,6 +5,7 @@ from poolkit_command import ROOT, run_process
 from poolkit_command import run_here as run
 
 
+@pytest.mark.process
 def test_preset_prints_code():
     """`poolkit preset TARGET` prints code that starts with what the preset is for."""
     answer = run_process("preset", "web", "--environment", "prod")
@@ -63,6 +64,7 @@ def test_db_upgrade_brings_an_empty_database_up_to_date(database):
     assert "behind" not in run("db", "current", DATABASE_URL=url).stdout
 
 
+@pytest.mark.process
 def test_db_upgrade_without_a_database_is_one_line():
     """A server that is not there is named, with exit status 2."""
     # Port 1 is reserved (tcpmux) and nobody listens there.

@@ -5,6 +5,8 @@ import sys
 import pytest
 from processes import run_python, runs, started, wait_until
 
+pytestmark = pytest.mark.process
+
 LINES = "import time; print('one', flush=True); print('port 42', flush=True); time.sleep(600)"
 
 

@@ -18,6 +18,7 @@ def loaded_by(statement):
     return set(json.loads(done.stdout))
 
 
+@pytest.mark.process
 def test_import_poolkit_loads_the_standard_library_only():
     """Not one module of a dependency, and none of the kit's own submodules."""
     added = loaded_by("import poolkit") - loaded_by("")
@@ -25,6 +26,7 @@ def test_import_poolkit_loads_the_standard_library_only():
     assert ours == {"poolkit"}
 
 
+@pytest.mark.process
 def test_a_name_loads_its_own_module_alone():
     """An error needs neither SQLAlchemy nor the settings; a preset needs no error."""
     assert "sqlalchemy" not in loaded_by("from poolkit import PoolExhausted")

@@ -22,6 +22,8 @@ import pytest
 from poolkit.activity.server import APPLICATION_NAME
 from poolkit.local.postgres import EmbeddedPostgres
 
+pytestmark = pytest.mark.process
+
 CACHE = Path(__file__).parents[2] / ".poolkit" / "cache"
 HOME = "\x1b[H"
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[a-zA-Z]|[=>])")

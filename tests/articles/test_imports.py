@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 HEAVY = ["sqlalchemy.orm", "sqlalchemy.ext.asyncio", "alembic", "pydantic", "greenlet", "poolkit"]
 
 

@@ -127,6 +127,7 @@ def test_sarif_is_what_code_scanning_takes(fleet):
     assert run["results"][0]["ruleId"] == "does-not-fit"
 
 
+@pytest.mark.process
 def test_it_answers_within_two_seconds(fleet):
     """Processor time, because the machine has other things to do."""
 

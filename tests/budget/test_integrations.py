@@ -13,6 +13,8 @@ import yaml
 
 from poolkit.cli import main
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 STEP = ACTION["runs"]["steps"][-1]

@@ -13,6 +13,8 @@ from poolkit.compare.run.measure import Measurement
 from poolkit.compare.run.running import Running
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 
+pytestmark = pytest.mark.process
+
 FUNCTION = Target(
     name="f", kind="lambda", preset="lambda", locustfile="load.py", handler="app.handler"
 )

@@ -246,6 +246,7 @@ def test_labels_that_would_touch_are_moved_apart_in_their_order():
     assert all(b - a >= 10 - 1e-9 for a, b in pairwise(sorted(crowded)))
 
 
+@pytest.mark.process
 def test_a_terminal_that_lacks_a_character_gets_another(made_up_run, made_up):
     """Dashes, ticks and crosses stay apart from each other, and nothing fails for their sake."""
     run = made_up_run(

@@ -16,6 +16,8 @@ from poolkit.local.ports import free_port
 from poolkit.local.processes import Supervisor
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 
+pytestmark = pytest.mark.process
+
 # Answers with its variables: what a deployable sees.
 SERVER = """
 import http.server, json, os, sys

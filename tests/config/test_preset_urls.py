@@ -106,6 +106,7 @@ def test_a_poolers_client_sends_the_urls_options_alone():
     assert arguments["options"] == "-c jit=off"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("password", ["right", "wrong", None])
 def test_asyncpg_can_read_a_key_with_a_password(tmp_path, password):
     """`sslpassword` opens the client's key; without it nobody is asked at the terminal."""

@@ -13,6 +13,8 @@ import pytest
 from poolkit.config import presets
 from poolkit.config.presets import ENVIRONMENTS, TARGETS, preset
 
+pytestmark = pytest.mark.process
+
 OTHERS = ("3.12", "3.13", "3.14")
 CHECK = """
 import json, sys

@@ -335,6 +335,7 @@ def test_lambda_instances_are_told_apart_by_their_log_stream():
     assert settings.application_name() == "lambda:0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 
 
+@pytest.mark.process
 def test_nothing_is_read_at_import():
     """Importing the config module with wrong variables is no error: only reading them is."""
     code = (

@@ -44,7 +44,10 @@ GIVEN = ("Host=http://127.0.0.1:1", "YesLoadThisHost=yes", "Run=first", "Databas
 STACK = "shop-dev-loadtest"
 
 # Of the types that moto does not know, it says so and makes nothing.
-pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWarning:moto")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWarning:moto"),
+]
 
 
 @pytest.fixture

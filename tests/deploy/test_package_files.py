@@ -7,6 +7,8 @@ from poolkit_command import ROOT
 
 from poolkit.deploy.project_code import _holds_private_key
 
+pytestmark = pytest.mark.process
+
 KEY = """\
 -----BEGIN RSA PRIVATE KEY-----
 Proc-Type: 4,ENCRYPTED

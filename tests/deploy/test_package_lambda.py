@@ -126,6 +126,7 @@ def test_it_says_what_it_was_made_for(built, this_machine):
     assert any(pin.startswith("psycopg2-binary==") for pin in requirements)
 
 
+@pytest.mark.process
 def test_a_handler_that_is_not_included_is_named(this_machine, tmp_path):
     """A zip whose function could not start is not made."""
     out = tmp_path / "lambda.zip"
@@ -157,6 +158,7 @@ def test_without_an_interpreter_of_that_minor_it_says_so(run, tmp_path):
         assert any("aarch64-linux-gnu.so" in name for name in archive.namelist())
 
 
+@pytest.mark.process
 def test_a_script_that_starts_an_interpreter_is_followed_to_it(tmp_path, monkeypatch):
     """A version manager's needs variables and PATH; compiling gets neither, so it gets the program."""
     shim, module = tmp_path / "python", tmp_path / "code/module.py"
@@ -170,6 +172,7 @@ def test_a_script_that_starts_an_interpreter_is_followed_to_it(tmp_path, monkeyp
     assert list(module.parent.rglob("*.pyc"))
 
 
+@pytest.mark.process
 def test_an_interpreter_of_another_minor_is_refused(run, tmp_path):
     """Bytecode of another minor version would be ignored by the runtime."""
     out = tmp_path / "lambda.zip"

@@ -256,6 +256,7 @@ def test_the_pods_fit_the_database(overlay, most):
     assert f"MaxConnections = {most}\n" in toml
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kustomize_makes_the_same_of_them(overlay):

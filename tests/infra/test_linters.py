@@ -8,6 +8,8 @@ import pytest
 import yaml
 from infra.deployed import INFRA, ROOT
 
+pytestmark = pytest.mark.process
+
 CFN_LINT = Path(sys.executable).with_name("cfn-lint")
 
 

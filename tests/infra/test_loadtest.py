@@ -142,6 +142,7 @@ def commands():
         yield shlex.split(command.replace("http://web:8000", "http://127.0.0.1:1"))
 
 
+@pytest.mark.process
 def test_locust_takes_every_option(tmp_path):
     """Its own and the plugin's: it would list the users, and says nothing else."""
     for command in commands():

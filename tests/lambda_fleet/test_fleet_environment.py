@@ -10,6 +10,8 @@ import pytest
 from poolkit.errors import FleetNotRunning
 from poolkit.lambda_fleet import Status
 
+pytestmark = pytest.mark.process
+
 TELL = """
     import os, time
 

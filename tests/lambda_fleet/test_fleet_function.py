@@ -12,6 +12,8 @@ import pytest
 from poolkit.errors import FunctionConfigError, FunctionInitError
 from poolkit.lambda_fleet import Status
 
+pytestmark = pytest.mark.process
+
 PID = """
     import os
 

@@ -13,6 +13,8 @@ from botocore.config import Config
 
 from poolkit.lambda_fleet import Status
 
+pytestmark = pytest.mark.process
+
 ECHO = "def handler(event, context): return event"
 # Answers with what stands in the request's body.
 SAY = """

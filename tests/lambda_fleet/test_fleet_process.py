@@ -10,6 +10,8 @@ import urllib.request
 import psutil
 import pytest
 
+pytestmark = pytest.mark.process
+
 HANDLER = """
 import os
 

@@ -11,6 +11,8 @@ from behaviour.lambda_events import sqs
 
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet, Status
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 from behaviour.lambda_events import sqs
+
+pytestmark = pytest.mark.process
 
 HEAVY = {
     "asyncpg",

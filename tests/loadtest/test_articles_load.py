@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 FILE = Path(__file__).parents[2] / "loadtests/articles.py"
 
 

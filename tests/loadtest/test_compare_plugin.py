@@ -21,6 +21,8 @@ from poolkit.compare.run.load import Load, check_locustfiles
 from poolkit.errors import ConfigurationError
 from poolkit.local.readiness import end_of
 
+pytestmark = pytest.mark.process
+
 LOCUSTFILE = """
 from locust import FastHttpUser, task
 

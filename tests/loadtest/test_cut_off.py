@@ -8,6 +8,8 @@ import pytest
 
 from poolkit.loadtest.latency.histogram import LatencyHistogram, can_encode
 
+pytestmark = pytest.mark.process
+
 LIMITS = ("http.p99 < 1500", "http.max < 1500", "http.errors < 1%")
 HELD = [word for limit in LIMITS for word in ("--threshold", limit)]
 FILES = ("--csv", "run", "--json-file", "result")

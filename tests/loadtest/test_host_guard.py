@@ -7,6 +7,8 @@ import urllib.request
 import pytest
 from loadtest.browser import PROGRAM, chromium
 
+pytestmark = pytest.mark.process
+
 # Reserved for documentation (RFC 5737): nobody is there.
 ELSEWHERE = "https://192.0.2.1"
 

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 # In a process of its own, which somebody stops for a second while it waits.
 SCRIPT = """
 import os, subprocess, time

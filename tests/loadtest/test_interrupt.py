@@ -10,6 +10,8 @@ import pytest
 
 from poolkit.activity.server import APPLICATION_NAME
 
+pytestmark = pytest.mark.process
+
 FILES = ("--csv", "run", "--html", "report.html", "--json-file", "result")
 
 INTERRUPTED_IN = """

@@ -10,6 +10,8 @@ from poolkit.loadtest.figures import DROPPED, TIMED_OUT, LatenciesAtLeast
 from poolkit.loadtest.latency.histogram import LatencyHistogram
 from poolkit.loadtest.latency.run_latencies import Latencies
 
+pytestmark = pytest.mark.process
+
 HdrHistogram = pytest.importorskip("hdrh.histogram", reason="no wheel here").HdrHistogram
 HistogramLogReader = pytest.importorskip("hdrh.log", reason="no wheel here").HistogramLogReader
 

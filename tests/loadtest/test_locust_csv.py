@@ -1,5 +1,9 @@
 """Locust's own CSV files, as a run leaves them with the plugin."""
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 LATER = """
 import atexit
 import gevent

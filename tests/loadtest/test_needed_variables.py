@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 INGEST = Path(__file__).parents[2] / "loadtests/ingest.py"
 BROKER = {"WORKER_BROKER_URL": "redis://127.0.0.1:9/0"}
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 # In files beside it, it says how many of its users wait for an answer, and every 20 ms how long that
 # was: a busy machine lets it stand still.
 VISITOR = """

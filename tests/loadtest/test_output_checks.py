@@ -33,6 +33,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path):
         check_output("--html", tmp_path / "run.html")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("given", "file"),
     [

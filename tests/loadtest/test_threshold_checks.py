@@ -9,6 +9,8 @@ import pytest
 
 from poolkit.activity.server import APPLICATION_NAME
 
+pytestmark = pytest.mark.process
+
 USERS = ("--headless", "--only-summary", "--users", "2", "--spawn-rate", "10")
 
 PYPROJECT = """

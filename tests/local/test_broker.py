@@ -14,6 +14,8 @@ from poolkit.errors import BinaryMissingError, PortInUseError, ServerStartError
 from poolkit.local.broker import EmbeddedBroker, find_valkey
 from poolkit.local.ports import is_listening
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def client(broker):

@@ -15,6 +15,8 @@ from poolkit.local import leftovers
 from poolkit.local.leftovers import ProcessIdentity
 from poolkit.local.ports import is_listening
 
+pytestmark = pytest.mark.process
+
 CACHE = Path(__file__).parents[2] / ".poolkit" / "cache"
 
 STACK = f"""

@@ -16,6 +16,8 @@ from poolkit.local.accounts import server_account
 from poolkit.local.ports import is_listening
 from poolkit.local.postgres import APP_ROLE, MONITOR_ROLE, EmbeddedPostgres
 
+pytestmark = pytest.mark.process
+
 CACHE = Path(__file__).parents[2] / ".poolkit" / "cache"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has accounts to change")
 

@@ -20,6 +20,8 @@ from poolkit.local.ports import free_port, is_free, is_listening
 from poolkit.local.processes import Supervisor
 from poolkit.local.readiness import answers_http, has_logged
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def supervisor(tmp_path):

@@ -3,7 +3,11 @@
 import os
 import signal
 
+import pytest
+
 from poolkit.local.reaper import Reaper
+
+pytestmark = pytest.mark.process
 
 
 def test_stopped_reaper_does_not_delay_its_owner(own_records, runs):

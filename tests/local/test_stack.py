@@ -9,6 +9,8 @@ from poolkit.local.pgbouncer import find_pgbouncer
 from poolkit.local.ports import is_listening
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 
+pytestmark = pytest.mark.process
+
 needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
 
 

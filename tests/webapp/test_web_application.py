@@ -119,6 +119,7 @@ def test_a_body_is_limited(content):
     assert "10 bytes" in answer.json()["detail"]
 
 
+@pytest.mark.process
 def test_too_large_a_body_is_answered_before_it_is_sent(serve):
     """The head of a request is enough for a 413: not one byte of the body is waited for."""
     with serve(ENVIRON["DATABASE_URL"]) as served:

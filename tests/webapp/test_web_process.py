@@ -11,6 +11,8 @@ import pytest
 
 from webapp.__main__ import main
 
+pytestmark = pytest.mark.process
+
 ARTICLE = {"title": "Title", "body": ""}
 SMALL = {"POOLKIT_POOL_SIZE": "1", "POOLKIT_MAX_OVERFLOW": "0", "POOLKIT_POOL_TIMEOUT": "1"}
 # What takes seconds or a second process, and goes the same way in both targets: once here,

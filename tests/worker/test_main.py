@@ -5,6 +5,8 @@ import sys
 import pytest
 from processes import run_python, started, wait_until
 
+pytestmark = pytest.mark.process
+
 
 def test_start_without_a_broker_says_what_is_missing():
     """Status 2 and one line, not a traceback."""

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from poolkit.cli import main
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 LAMBDA = '[tool.poolkit.targets.function]\nkind = "lambda"\nhandler = "mine.handler"\npreset = "lambda"\n'
 WEB = '[tool.poolkit.targets.web]\nkind = "web"\napp = "mine:app"\n'
 WORKER = '[tool.poolkit.targets.worker]\nkind = "worker"\ncommand = ["{python}", "-m", "mine"]\n'

@@ -21,7 +21,7 @@ from poolkit.local.stack import EmbeddedStack, StackNeeds
 from poolkit.project import Project
 from tests.compare.end_to_end.conftest import ROOT
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 QUICK = ("--users", "2", "--rate", "5", "--duration", "1", "--warm-up", "1")
 
 

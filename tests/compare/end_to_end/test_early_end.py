@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 SHORT = ("--users", "4", "--rate", "5", "--duration", "3", "--warm-up", "1")
 LONG = ("--users", "4", "--rate", "5", "--duration", "60", "--warm-up", "1")
 WARMING_UP = ("--users", "4", "--rate", "5", "--duration", "5", "--warm-up", "60")

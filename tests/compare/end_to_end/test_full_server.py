@@ -7,7 +7,7 @@ import pytest
 
 from poolkit.compare.results.run_folder import InvokeRow, RunFolder
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 PLENTY = ("--max-connections", "30", "--users", "30", "--duration", "6", "--warm-up", "3")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from poolkit.compare.results.run_folder import Request, RunFolder
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 TWO = """
 [tool.poolkit.targets.weak]
 kind = "web"

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from poolkit.cli import main
 from poolkit.local.pgbouncer import find_pgbouncer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 SLOW = """
 [tool.poolkit.targets.function]
