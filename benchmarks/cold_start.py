@@ -26,9 +26,9 @@ from urllib.request import urlopen
 from pairwise import Comparison, compare, machine
 
 from articles.migrations import upgrade
-from poolkit.deploy.locked_wheels import find_uv, install_wheels, locked_requirements
-from poolkit.deploy.package_lambda import package_lambda
-from poolkit.deploy.package_settings import PackageSettings, package_settings
+from poolkit.deploy.package.contents import find_uv, install_wheels, locked_requirements
+from poolkit.deploy.package.lambda_zip import package_lambda
+from poolkit.deploy.package.settings import PackageSettings, package_settings
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 from poolkit.local.postgres import EmbeddedPostgres
 from poolkit.project import Project

@@ -254,7 +254,7 @@ _out_option = click.option("--out", type=click.Path(path_type=Path), help="defau
 @click.option("--interpreter", type=click.Path(path_type=Path), help="the Python that compiles")
 def package_lambda(**options: Any) -> None:
     """Make the zip of the Lambda function, from the lock file alone."""
-    from poolkit.deploy.package_command import package_function  # noqa: PLC0415
+    from poolkit.deploy.package.command import package_function  # noqa: PLC0415
 
     package_function(**options)
 
@@ -264,7 +264,7 @@ def _package_image(target: str) -> None:
     @_architecture_option
     @_out_option
     def command(*, architecture: str | None, out: Path | None) -> None:
-        from poolkit.deploy.package_command import package_image  # noqa: PLC0415
+        from poolkit.deploy.package.command import package_image  # noqa: PLC0415
 
         package_image(target, architecture=architecture, out=out)
 
@@ -298,8 +298,11 @@ def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> 
 
     Stacks in `by_name_only` of the environment's file are not part of all.
     """
-    from poolkit.deploy.deployment import DeployOptions, deploy  # noqa: PLC0415
-    from poolkit.deploy.rollback import roll_back  # noqa: PLC0415
+    from poolkit.deploy.deployment import (  # noqa: PLC0415
+        DeployOptions,
+        deploy,
+        roll_back,
+    )
 
     with _deploying():
         if rollback:
@@ -324,7 +327,7 @@ def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
 @click.option("--environment", "-e", help="one alone; default: all of infra/environments")
 def status(environment: str | None) -> None:
     """Print every stack and how it is."""
-    from poolkit.deploy.overview import print_status  # noqa: PLC0415
+    from poolkit.deploy.stacks import print_status  # noqa: PLC0415
 
     print_status(environment)
 

@@ -1,28 +1,13 @@
 """From the checkout to AWS: what is packaged, and how stacks are deployed, followed and removed.
 
-package_settings.py   `[tool.poolkit.package.TARGET]` in pyproject.toml
-locked_wheels.py      the part of the lock file that a target needs, installed by uv
-project_code.py       the project's own files, and those that never travel
-pruning.py            what AWS Lambda never reads
-bytecode.py           compiling for an interpreter that has the same minor version
-deterministic_zip.py  the same bytes from the same files
-package_lambda.py     `poolkit package lambda`
-image_context.py      `poolkit package web|worker`
-package_command.py    what is printed of both
+package/         `poolkit package`: the function's zip, an image's build context
 
-environment.py        which stacks an environment has, with which parameters, in which order
-template.py           what a template declares, held against what it is given
-aws.py                AWS's clients, and its refusals in plain words
-stacks.py             stacks as they are in AWS
-preflight.py          everything that can be known before anything is changed
-uploads.py            the code bucket
-change_set.py         what a deployment would do, before it does it
-plan.py               that, for a person to read
-events.py             following AWS at work; the first cause of a failure
-deployment.py         `poolkit deploy`: the steps above, stack by stack
-rollback.py           `poolkit deploy --rollback`
-removal.py            `poolkit destroy`
-protection.py         what AWS would refuse to remove
-overview.py           `poolkit status`
-terminal.py           where all of them print
+environment.py   an environment's stacks and parameters; a template and what it declares
+aws.py           AWS's clients and code bucket; AWS's refusals as one-line messages
+stacks.py        the stacks that AWS has; `poolkit status`
+preflight.py     every check that needs no change
+change_set.py    what a deployment would do, computed by AWS and printed before it is done
+progress.py      a stack's events while AWS works; the first cause of a failure
+deployment.py    `poolkit deploy`, stack by stack, and `--rollback`
+removal.py       `poolkit destroy`
 """

@@ -1,16 +1,18 @@
-"""AWS's clients, and its refusals in plain words."""
+"""AWS's clients and code bucket, and AWS's refusals as one-line messages."""
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from poolkit.errors import DeployError, how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _REFUSED: Final = frozenset(
@@ -20,7 +22,7 @@ _REFUSED: Final = frozenset(
 
 @dataclass
 class Aws:
-    """One region of one account, as boto3's own settings and AWS_ENDPOINT_URL say."""
+    """One region of one account, chosen by boto3's own settings and AWS_ENDPOINT_URL."""
 
     region: str = ""
 
@@ -52,17 +54,10 @@ class Aws:
         """The client that stacks are made with."""
         return self.client("cloudformation")
 
-    def protect(self, stack: str) -> None:
-        """Have AWS refuse to delete a stack until that is lifted. Raises `DeployError`."""
-        with in_plain_words(f"protecting {stack}"):
-            self.cloudformation.update_termination_protection(
-                StackName=stack, EnableTerminationProtection=True
-            )
-
 
 @contextmanager
 def in_plain_words(doing: str) -> Iterator[None]:
-    """Turn what boto3 raises inside the block into one line that says what to do.
+    """Turn boto3's exceptions inside the block into one line that says what to do.
 
     Raises:
         DeployError: instead of botocore's exceptions.
@@ -72,7 +67,18 @@ def in_plain_words(doing: str) -> Iterator[None]:
     try:
         yield
     except exceptions.ClientError as error:
-        raise DeployError(f"{doing}: {_refusal(error)}") from None
+        code, message = error_code(error), str(error.response["Error"].get("Message", ""))
+        if code in _EXPIRED:
+            message = (
+                "the AWS credentials have expired; renew them, for example with `aws sso login`"
+            )
+        elif code in _REFUSED:
+            message = f"AWS does not accept the credentials ({code}); check AWS_PROFILE"
+        elif code in {"AccessDenied", "AccessDeniedException"}:
+            message = f"not allowed: {message}"
+        else:
+            message = f"{code}: {message}"
+        raise DeployError(f"{doing}: {message}") from None
     except exceptions.NoRegionError:
         raise DeployError(
             f"{doing}: no region; set AWS_REGION, or region in [stack] of the environment's file"
@@ -85,17 +91,66 @@ def in_plain_words(doing: str) -> Iterator[None]:
         raise DeployError(f"{doing}: {error}") from None
 
 
-def _refusal(error: Any) -> str:
-    code, message = error_code(error), str(error.response["Error"].get("Message", ""))
-    if code in _EXPIRED:
-        return "the AWS credentials have expired; renew them, for example with `aws sso login`"
-    if code in _REFUSED:
-        return f"AWS does not accept the credentials ({code}); check AWS_PROFILE"
-    if code in {"AccessDenied", "AccessDeniedException"}:
-        return f"not allowed: {message}"
-    return f"{code}: {message}"
-
-
 def error_code(error: Any) -> str:
-    """Return AWS's name of a ClientError."""
+    """Return AWS's code of a ClientError."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+# -- the code bucket ------------------------------------------------------------------------
+
+INLINE_LIMIT: Final = 51_200
+"""Bytes of a template in a request; a larger one goes by way of S3 (CloudFormation User Guide,
+"Understand CloudFormation quotas", Template body size in a request)."""
+
+
+class Upload(NamedTuple):
+    """An object in the code bucket."""
+
+    key: str
+    is_new: bool
+    """False: the bucket had it already."""
+
+
+def upload(s3: Any, bucket: str, content: bytes, *, prefix: str, ending: str) -> Upload:
+    """Store content under its own checksum, unless it is there.
+
+    Another content is another key, which is what makes CloudFormation see a change, and the
+    same content is none.
+
+    Raises:
+        DeployError: the bucket is missing, or may not be written to.
+    """
+    from botocore.exceptions import ClientError  # noqa: PLC0415 - 60 ms
+
+    key = f"{prefix}/{hashlib.sha256(content).hexdigest()}.{ending}"
+    with in_plain_words(f"looking into the bucket {bucket}"):
+        try:
+            s3.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            # HEAD has no body that could tell a missing bucket from a missing key.
+            if error_code(error) not in {"404", "NoSuchKey", "NotFound"}:
+                raise
+        else:
+            return Upload(key, is_new=False)
+    # S3 computes the checksum, too, and refuses an object that was damaged on the way.
+    with in_plain_words(f"uploading to the bucket {bucket}"):
+        s3.put_object(Bucket=bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256")
+    return Upload(key, is_new=True)
+
+
+def template_argument(s3: Any, bucket: str, file: Path, text: str) -> dict[str, str]:
+    """Return a template as CreateChangeSet takes it; a large one is uploaded.
+
+    Raises:
+        DeployError: it is large and there is no bucket for it.
+    """
+    content = text.encode()
+    if len(content) <= INLINE_LIMIT:
+        return {"TemplateBody": text}
+    if not bucket:
+        raise DeployError(
+            f"{file} has {len(content):,} bytes and AWS takes {INLINE_LIMIT:,} in a "
+            "request; name a bucket for larger ones: code_bucket in [stack]"
+        )
+    key = upload(s3, bucket, content, prefix="templates", ending="yaml").key
+    return {"TemplateURL": f"https://{bucket}.s3.{s3.meta.region_name}.amazonaws.com/{key}"}

@@ -1,28 +1,50 @@
-"""Change sets: what a deployment would do, before it does it."""
+"""Change sets: what a deployment would do, computed by AWS and printed before it is done."""
 
 from __future__ import annotations
 
-import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from poolkit.deploy.aws import in_plain_words
+from poolkit.deploy.progress import make_table, pauses, print_table
 from poolkit.deploy.stacks import REVIEW, find_stack, require_changeable
 from poolkit.errors import DeployError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from rich.console import Console
 
 CAPABILITIES: Final = ("CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND")
-"""Roles are made, and the SAM transform is run; the plan shows the former."""
+"""Roles are made, which the plan shows, and the SAM transform is run."""
 
 TIME_LIMIT: Final = 300.0
 """Seconds that AWS may take to compute a change set."""
 
-_NOTHING: Final = ("didn't contain changes", "No updates are to be performed")
+HOLDS_DATA: Final = frozenset(
+    {
+        "AWS::DynamoDB::Table",
+        "AWS::EFS::FileSystem",
+        "AWS::KMS::Key",
+        "AWS::RDS::DBCluster",
+        "AWS::RDS::DBInstance",
+        "AWS::S3::Bucket",
+        "AWS::SQS::Queue",
+        "AWS::SecretsManager::Secret",
+    }
+)
+"""Types whose replacement or removal loses what they hold."""
 
 Kind = Literal["add", "modify", "replace", "may replace", "remove", "import"]
+
+_HARMLESS: Final = frozenset({"add", "modify", "import"})
+_ORDER: Final = ("replace", "may replace", "remove", "modify", "add", "import")
+_STYLES: Final = {
+    "add": "green",
+    "modify": "yellow",
+    "replace": "bold red",
+    "may replace": "bold magenta",
+    "remove": "red",
+}
 
 
 class Change(NamedTuple):
@@ -34,14 +56,32 @@ class Change(NamedTuple):
     because: str
     """Which properties change; empty where AWS does not tell."""
 
+    @classmethod
+    def read(cls, found: dict[str, Any]) -> Change:
+        """Return a change from AWS's ResourceChange."""
+        targets = [detail.get("Target", {}) for detail in found.get("Details", ())]
+        names = {target.get("Name") or target.get("Attribute") for target in targets}
+        # "Dynamic", as an action or a replacement: AWS knows only while it executes.
+        kinds: dict[str, Kind] = {"Add": "add", "Remove": "remove", "Import": "import"}
+        kind = kinds.get(found["Action"], "may replace")
+        if found["Action"] == "Modify":
+            replacements: dict[Any, Kind] = {"True": "replace", "Conditional": "may replace"}
+            kind = replacements.get(found.get("Replacement"), "modify")
+        return cls(
+            kind=kind,
+            logical_id=found["LogicalResourceId"],
+            type=found["ResourceType"],
+            because=", ".join(sorted(name for name in names if name)),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackRequest:
-    """A stack as it should be."""
+    """The desired state of a stack."""
 
     name: str
     target: str
-    """The words after `poolkit deploy` that stand for it."""
+    """The arguments of `poolkit deploy` that name it."""
     template: dict[str, str] = field(repr=False)
     """TemplateBody or TemplateURL."""
     parameters: dict[str, str]
@@ -50,11 +90,11 @@ class StackRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeSet:
-    """A change set that AWS has computed and nobody has executed."""
+    """A change set that AWS has computed and not executed."""
 
     stack: str
     target: str
-    """The words after `poolkit deploy` that stand for it."""
+    """The arguments of `poolkit deploy` that name the stack."""
     stack_id: str
     id: str
     is_new: bool
@@ -67,9 +107,18 @@ class ChangeSet:
             return f"poolkit destroy {self.target}"
         return f"poolkit deploy {self.target} --rollback"
 
+    @property
+    def losses(self) -> list[Change]:
+        """The changes that would, or may, lose data."""
+        return [
+            change
+            for change in self.changes
+            if change.type in HOLDS_DATA and change.kind not in _HARMLESS
+        ]
+
 
 def prepare(cloudformation: Any, request: StackRequest) -> ChangeSet | None:
-    """Have AWS compute what a deployment would do; None if nothing would change.
+    """Return what a deployment would do, computed by AWS; None if nothing would change.
 
     Raises:
         DeployError: the stack cannot be changed now, or AWS refuses the template or a
@@ -79,33 +128,82 @@ def prepare(cloudformation: Any, request: StackRequest) -> ChangeSet | None:
     if stack is not None:
         require_changeable(stack, request.target)
     is_new = stack is None or stack["StackStatus"] == REVIEW
-    made = _create(cloudformation, request, is_new=is_new)
-    if made is None:
+    created = _create(cloudformation, request, is_new=is_new)
+    if created is None:
         return None
-    described = ChangeSet(
+    change_set = ChangeSet(
         stack=request.name,
         target=request.target,
-        stack_id=made["StackId"],
-        id=made["Id"],
+        stack_id=created["StackId"],
+        id=created["Id"],
         is_new=is_new,
         changes=(),
     )
     try:
-        pages = _wait(cloudformation, described)
+        changes = _wait(cloudformation, change_set)
     except BaseException:
-        discard(cloudformation, described)
+        discard(cloudformation, change_set)
         raise
-    if pages is None:
-        discard(cloudformation, described)
+    if changes is None:
+        discard(cloudformation, change_set)
         return None
-    changes = [
-        _change(each["ResourceChange"]) for page in pages for each in page.get("Changes", ())
-    ]
-    return ChangeSet(**vars(described) | {"changes": tuple(changes)})
+    return replace(change_set, changes=changes)
+
+
+def _create(cloudformation: Any, request: StackRequest, *, is_new: bool) -> dict[str, Any] | None:
+    from botocore.exceptions import ClientError  # noqa: PLC0415 - 60 ms
+
+    with in_plain_words(f"planning {request.name}"):
+        try:
+            created: dict[str, Any] = cloudformation.create_change_set(
+                StackName=request.name,
+                ChangeSetName=f"poolkit-{uuid.uuid4().hex}",
+                ChangeSetType="CREATE" if is_new else "UPDATE",
+                Capabilities=list(CAPABILITIES),
+                Parameters=[
+                    {"ParameterKey": name, "ParameterValue": value}
+                    for name, value in sorted(request.parameters.items())
+                ],
+                Tags=[
+                    {"Key": name, "Value": value} for name, value in sorted(request.tags.items())
+                ],
+                **request.template,
+            )
+        except ClientError as error:
+            if _holds_no_change(str(error)):
+                return None
+            raise
+    return created
+
+
+def _holds_no_change(reason: str) -> bool:
+    """Whether AWS refuses a change set because it is empty: there is a text for it, and no code."""
+    texts = ("didn't contain changes", "No updates are to be performed")
+    return any(text in reason for text in texts)
+
+
+def _wait(cloudformation: Any, change_set: ChangeSet) -> tuple[Change, ...] | None:
+    """Return the changes once AWS has computed them, None if there are none."""
+    names = {"ChangeSetName": change_set.id, "StackName": change_set.stack_id}
+    for _ in pauses(TIME_LIMIT):
+        with in_plain_words(f"planning {change_set.stack}"):
+            page = cloudformation.describe_change_set(**names)
+            status, reason = page["Status"], page.get("StatusReason", "")
+            if status == "CREATE_COMPLETE":
+                found = page.get("Changes", [])
+                while page.get("NextToken"):
+                    page = cloudformation.describe_change_set(**names, NextToken=page["NextToken"])
+                    found += page.get("Changes", [])
+                return tuple(Change.read(each["ResourceChange"]) for each in found)
+        if status == "FAILED":
+            if _holds_no_change(reason):
+                return None
+            raise DeployError(f"AWS cannot plan {change_set.stack}: {reason}")
+    raise DeployError(f"AWS has not planned {change_set.stack} within {TIME_LIMIT:.0f} s")
 
 
 def discard(cloudformation: Any, change_set: ChangeSet) -> None:
-    """Remove a change set, and the stack that was there for its sake alone."""
+    """Remove a change set, and the stack that exists for its sake alone."""
     with in_plain_words(f"discarding the plan of {change_set.stack}"):
         cloudformation.delete_change_set(ChangeSetName=change_set.id)
         if change_set.is_new:
@@ -113,92 +211,32 @@ def discard(cloudformation: Any, change_set: ChangeSet) -> None:
 
 
 def execute(cloudformation: Any, change_set: ChangeSet) -> None:
-    """Let AWS begin. Raises `DeployError` when it does not."""
+    """Start the change. Raises `DeployError` if AWS refuses."""
     with in_plain_words(f"beginning with {change_set.stack}"):
         cloudformation.execute_change_set(
             ChangeSetName=change_set.id, StackName=change_set.stack_id
         )
 
 
-def _create(cloudformation: Any, request: StackRequest, *, is_new: bool) -> dict[str, Any] | None:
-    try:
-        with in_plain_words(f"planning {request.name}"):
-            made: dict[str, Any] = cloudformation.create_change_set(
-                StackName=request.name,
-                ChangeSetName=f"poolkit-{uuid.uuid4().hex}",
-                ChangeSetType="CREATE" if is_new else "UPDATE",
-                Capabilities=list(CAPABILITIES),
-                Parameters=_pairs(request.parameters, "ParameterKey", "ParameterValue"),
-                Tags=_pairs(request.tags, "Key", "Value"),
-                **request.template,
-            )
-    except DeployError as error:
-        if _is_nothing(str(error)):
-            return None
-        raise
-    return made
-
-
-def _pairs(values: dict[str, str], key: str, value: str) -> list[dict[str, str]]:
-    return [{key: name, value: text} for name, text in sorted(values.items())]
-
-
-def _is_nothing(reason: str) -> bool:
-    return any(words in reason for words in _NOTHING)
-
-
-def _wait(cloudformation: Any, change_set: ChangeSet) -> list[dict[str, Any]] | None:
-    """Return the pages of the finished change set, None if it holds no change."""
-    for _ in pauses(TIME_LIMIT):
-        with in_plain_words(f"planning {change_set.stack}"):
-            pages = list(_pages(cloudformation, change_set))
-        status, reason = pages[0]["Status"], pages[0].get("StatusReason", "")
-        if status == "CREATE_COMPLETE":
-            return pages
-        if status == "FAILED":
-            if _is_nothing(reason):
-                return None
-            raise DeployError(f"AWS cannot plan {change_set.stack}: {reason}")
-    raise DeployError(f"AWS has not planned {change_set.stack} within {TIME_LIMIT:.0f} s")
-
-
-def _pages(cloudformation: Any, change_set: ChangeSet) -> Iterator[dict[str, Any]]:
-    token: dict[str, str] = {}
-    while True:
-        page = cloudformation.describe_change_set(
-            ChangeSetName=change_set.id, StackName=change_set.stack_id, **token
+def print_plan(console: Console, change_set: ChangeSet) -> None:
+    """Print the table of changes, the dangerous ones first, and the sum."""
+    verb = "create" if change_set.is_new else "update"
+    console.print(f"\nPlan: {verb} {change_set.stack}", style="bold")
+    if not change_set.changes:
+        console.print("no resource changes; parameters, outputs or tags do")
+        return
+    table = make_table("action", "resource", "type", "because of")
+    for change in sorted(change_set.changes, key=lambda c: (_ORDER.index(c.kind), c.logical_id)):
+        style = _STYLES.get(change.kind, "")
+        name = change.kind.upper() if "replace" in change.kind else change.kind
+        table.add_row(name, change.logical_id, change.type, change.because, style=style)
+    print_table(console, table)
+    kinds = [change.kind for change in change_set.changes]
+    sums = [f"{kinds.count(kind)} to {kind}" for kind in _ORDER if kind in kinds]
+    console.print(", ".join(sums))
+    for change in change_set.losses:
+        console.print(
+            f"{change.logical_id} ({change.type}) holds data that would be lost: "
+            f"the plan says {change.kind}",
+            style="bold red",
         )
-        yield page
-        if not page.get("NextToken"):
-            return
-        token = {"NextToken": page["NextToken"]}
-
-
-def pauses(limit: float) -> Iterator[None]:
-    """Give turns, at first quickly and then every 3 s, until `limit` seconds are over."""
-    end, pause = time.monotonic() + limit, 0.1
-    while time.monotonic() < end:
-        yield
-        time.sleep(pause)
-        pause = min(pause * 1.5, 3.0)
-
-
-def _change(found: dict[str, Any]) -> Change:
-    targets = [detail.get("Target", {}) for detail in found.get("Details", ())]
-    names = {target.get("Name") or target.get("Attribute") for target in targets}
-    return Change(
-        kind=_kind(found),
-        logical_id=found["LogicalResourceId"],
-        type=found["ResourceType"],
-        because=", ".join(sorted(name for name in names if name)),
-    )
-
-
-def _kind(found: dict[str, Any]) -> Kind:
-    action, replacement = found["Action"], found.get("Replacement")
-    if action == "Modify":
-        kinds: dict[Any, Kind] = {"True": "replace", "Conditional": "may replace"}
-        return kinds.get(replacement, "modify")
-    others: dict[str, Kind] = {"Add": "add", "Remove": "remove", "Import": "import"}
-    # "Dynamic": AWS knows only while it executes.
-    return others.get(action, "may replace")

@@ -1,31 +1,33 @@
-"""`poolkit deploy`: preflight, plan, agreement, and AWS followed at its work, stack by stack."""
+"""`poolkit deploy`: checks, plan, agreement, and AWS followed at its work, stack by stack."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.text import Text
 
 from poolkit.deploy import preflight
-from poolkit.deploy.aws import Aws
-from poolkit.deploy.change_set import ChangeSet, StackRequest, discard, execute, prepare
-from poolkit.deploy.environment import StackEnvironment
-from poolkit.deploy.events import StackEvents
-from poolkit.deploy.package_settings import function_package
-from poolkit.deploy.plan import losses, print_plan
+from poolkit.deploy.aws import Aws, in_plain_words, template_argument, upload
+from poolkit.deploy.change_set import (
+    ChangeSet,
+    StackRequest,
+    discard,
+    execute,
+    prepare,
+    print_plan,
+)
+from poolkit.deploy.environment import StackEnvironment, Template
+from poolkit.deploy.package.settings import function_package
+from poolkit.deploy.progress import make_console, watch_change
 from poolkit.deploy.stacks import DONE, deployed_outputs, find_stack, stack_outputs
-from poolkit.deploy.template import Template
-from poolkit.deploy.terminal import make_console
-from poolkit.deploy.uploads import template_argument, upload_code
-from poolkit.deploy.watching import failure, watch
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from rich.console import Console
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeployOptions:
-    """What the command line says."""
+    """The command line's options."""
 
     target: str
     environment: str
@@ -57,7 +59,7 @@ def deploy(options: DeployOptions) -> None:
     Raises:
         DeployError: it was refused before anything was changed.
         DeploymentFailed: AWS began and failed; the message has the first cause.
-        KeyboardInterrupt: followed no longer; what goes on has been printed.
+        KeyboardInterrupt: no longer followed, after a message that AWS goes on.
     """
     if not (options.yes or options.plan_only or sys.stdin.isatty()):
         raise DeployError(
@@ -82,40 +84,46 @@ class Deployment:
             Template.read(name, self.environment.template_file(name))
             for name in self.environment.chosen(self.options.target)
         ]
-        names = [template.name for template in self.templates]
-        self._given = _read_parameters(self.options.parameters, names)
+        self._overrides = _read_parameters(
+            self.options.parameters, [template.name for template in self.templates]
+        )
 
     def run(self) -> None:
         """Check everything, then deploy each stack. Raises as `deploy`."""
-        self._preflight()
+        self.check()
         for template in self.templates:
-            self._deploy(template)
+            self.deploy_stack(template)
 
     # -- before anything is changed ---------------------------------------------------------
 
-    def _preflight(self) -> None:
-        self._say([preflight.check_credentials(self.aws)])
+    def check(self) -> None:
+        """Make every check, and print what each found. Raises `DeployError`."""
+        options, file = self.options, self.environment.file
+        self._print([preflight.check_credentials(self.aws)])
         for template in self.templates:
-            given = self._parameters(template)
-            # Before AWS is asked for a certificate of nobody's account.
-            preflight.check_placeholders(template, given, self.environment.file)
-            # Before the general check, which would say less of a missing certificate.
-            self._say(preflight.check_certificates(self.aws, self.environment, template, given))
-            template.require_parameters(given, self.environment.file)
+            values = self._values(template)
+            # Before AWS is asked for a certificate of an account that does not exist.
+            preflight.check_placeholders(template, values, file)
+            # Before the general check, whose message about a missing certificate has less.
+            self._print(preflight.check_certificates(self.aws, self.environment, template, values))
+            template.require_parameters(values, file)
             if self._takes_code(template):
-                self._say([preflight.check_package(self._package, template, given)])
-        if self.options.lint:
-            self._say([preflight.check_lint(template.file for template in self.templates)])
-        if self.options.budget:
-            root, name = self.project.root, self.environment.name
-            allowed = self.options.allow_unknown_budget
-            checked = preflight.check_budget(root, name, self._given, allow_unknown=allowed)
-            self._say([checked])
+                self._print([preflight.check_package(self._package, template, values)])
+        if options.lint:
+            self._print([preflight.check_lint(template.file for template in self.templates)])
+        if options.budget:
+            checked = preflight.check_budget(
+                self.project.root,
+                self.environment.name,
+                self._overrides,
+                allow_unknown=options.allow_unknown_budget,
+            )
+            self._print([checked])
 
-    def _say(self, checked: Iterable[Checked]) -> None:
-        for said, is_shown in checked:
-            word = ("ok", "green") if is_shown else ("warning", "yellow")
-            self.console.print(Text.assemble(word, f" {said}"))
+    def _print(self, checked: Iterable[Checked]) -> None:
+        for text, is_shown in checked:
+            label = ("ok", "green") if is_shown else ("warning", "yellow")
+            self.console.print(Text.assemble(label, f" {text}"))
 
     @property
     def _package(self) -> Path:
@@ -123,83 +131,94 @@ class Deployment:
 
     def _takes_code(self, template: Template) -> bool:
         # A key in the environment's file is for deploying without this command.
-        return "CodeKey" in template.parameters and "CodeKey" not in self._given[template.name]
+        return "CodeKey" in template.parameters and "CodeKey" not in self._overrides[template.name]
 
-    def _parameters(self, template: Template) -> dict[str, str]:
-        """Return the parameters as they are written, the code's key as a placeholder."""
-        own = self.environment.tables[template.name] | self._given[template.name]
+    def _values(self, template: Template) -> dict[str, str]:
+        """Return the parameters before other stacks' outputs and the code's key are known."""
+        values = self.environment.tables[template.name] | self._overrides[template.name]
         if not self._takes_code(template):
-            return own
-        bucket = own.get("CodeBucket") or self.environment.code_bucket
+            return values
+        bucket = values.get("CodeBucket") or self.environment.code_bucket
         if not bucket:
             raise DeployError(
                 f"{self.environment.file}: name the bucket that packages are uploaded to: "
                 f"code_bucket in [stack], or CodeBucket in [{template.name}]"
             )
-        return own | {"CodeBucket": bucket, "CodeKey": "(uploaded)"}
+        return values | {"CodeBucket": bucket, "CodeKey": "(uploaded)"}
 
     # -- one stack --------------------------------------------------------------------------
 
-    def _deploy(self, template: Template) -> None:
-        needs = self.environment.needs(template.name)
-        outputs = deployed_outputs(self.aws.cloudformation, self.environment, needs)
-        if self.options.plan_only and (lacks := self._lacks(template, outputs)):
-            name = self.environment.stack_name(template.name)
-            self.console.print(f"\n{name}: planned once {lacks} is deployed", style="yellow")
-            return
+    def deploy_stack(self, template: Template) -> None:
+        """Plan one stack, ask, and execute the plan. Raises as `deploy`."""
+        cloudformation, environment = self.aws.cloudformation, self.environment
+        needs = environment.needs(template.name)
+        outputs = deployed_outputs(cloudformation, environment, needs)
+        if self.options.plan_only:
+            # Stacks that this run would deploy before this one.
+            planned = {each.name for each in self.templates}
+            lacking = [n for n in environment.lacks(template.name, outputs) if n in planned]
+            if lacking:
+                name, first = environment.stack_name(template.name), " and ".join(lacking)
+                self.console.print(f"\n{name}: planned once {first} is deployed", style="yellow")
+                return
         request = self._request(template, outputs)
-        change_set = prepare(self.aws.cloudformation, request)
+        change_set = prepare(cloudformation, request)
         if change_set is None:
             self.console.print(f"\n{request.name}: nothing to change", style="green")
         elif self._agreed(change_set):
-            self._execute(change_set)
+            watch_change(
+                self.console,
+                cloudformation,
+                lambda: execute(cloudformation, change_set),
+                stack=change_set.stack,
+                stack_id=change_set.stack_id,
+                wanted=DONE,
+                environment=environment.name,
+                total=len(change_set.changes),
+                undo=change_set.undo,
+            )
         else:
             self.console.print(f"{request.name}: left as it was")
             return
         if not self.options.plan_only:
-            self._protect(request.name)
-            self._print_outputs(request.name)
-
-    def _lacks(self, template: Template, outputs: dict[str, dict[str, str]]) -> str:
-        """Return which stacks a plan waits for, because this run would deploy them before it."""
-        planned = {each.name for each in self.templates}
-        lacking = self.environment.lacks(template.name, outputs)
-        return " and ".join(name for name in lacking if name in planned)
+            self._finish(request.name)
 
     def _request(self, template: Template, outputs: dict[str, dict[str, str]]) -> StackRequest:
-        environment = self.environment
-        given = environment.resolved(template.name, outputs) | self._given[template.name]
+        environment, s3 = self.environment, self.aws.client("s3")
+        values = environment.resolved(template.name, outputs) | self._overrides[template.name]
         if self._takes_code(template):
-            bucket = given.get("CodeBucket") or environment.code_bucket
-            given |= {"CodeBucket": bucket, "CodeKey": self._upload(bucket)}
-        s3 = self.aws.client("s3")
+            bucket = values.get("CodeBucket") or environment.code_bucket
+            content = self._package.read_bytes()
+            key, is_new = upload(s3, bucket, content, prefix="lambda", ending="zip")
+            verb = "uploaded to" if is_new else "already at"
+            self.console.print(f"{self._package.name}: {verb} s3://{bucket}/{key}")
+            values |= {"CodeBucket": bucket, "CodeKey": key}
         return StackRequest(
             name=environment.stack_name(template.name),
             target=f"{template.name} --environment {environment.name}",
-            template=template_argument(s3, environment.code_bucket, template, s3.meta.region_name),
-            parameters=given,
+            template=template_argument(s3, environment.code_bucket, template.file, template.text),
+            parameters=values,
             tags={"poolkit:environment": environment.name, "poolkit:template": template.name},
         )
 
-    def _upload(self, bucket: str) -> str:
-        key, is_new = upload_code(self.aws.client("s3"), bucket, self._package)
-        verb = "uploaded to" if is_new else "already at"
-        self.console.print(f"{self._package.name}: {verb} s3://{bucket}/{key}")
-        return key
-
     def _agreed(self, change_set: ChangeSet) -> bool:
+        """Print the plan and return whether to execute it; otherwise it is discarded."""
         print_plan(self.console, change_set)
+        agreed = False
         try:
-            agreed = self._ask(change_set)
-        except BaseException:
-            discard(self.aws.cloudformation, change_set)
-            raise
-        if not agreed:
-            discard(self.aws.cloudformation, change_set)
+            agreed = self.agrees(change_set)
+        finally:
+            if not agreed:
+                discard(self.aws.cloudformation, change_set)
         return agreed
 
-    def _ask(self, change_set: ChangeSet) -> bool:
-        lost = losses(change_set)
+    def agrees(self, change_set: ChangeSet) -> bool:
+        """Return what --yes or the terminal answers to the plan.
+
+        Raises:
+            DeployError: data would be lost, which needs --allow-data-loss as well.
+        """
+        lost = change_set.losses
         if self.options.plan_only:
             return False
         if lost and not self.options.allow_data_loss:
@@ -209,30 +228,15 @@ class Deployment:
             )
         return self.options.yes or click.confirm("Deploy this?", default=False)
 
-    def _execute(self, change_set: ChangeSet) -> None:
+    def _finish(self, name: str) -> None:
+        """Protect the stack, if its environment says so, and print its outputs."""
         cloudformation = self.aws.cloudformation
-        events = StackEvents(cloudformation, change_set.stack_id)
-        execute(cloudformation, change_set)
-        status = watch(
-            self.console,
-            cloudformation,
-            stack=change_set.stack,
-            stack_id=change_set.stack_id,
-            events=events,
-            total=len(change_set.changes),
-            environment=self.environment.name,
-            undo=change_set.undo,
-        )
-        if status not in DONE:
-            raise failure(cloudformation, change_set.stack, status, events)
-
-    def _protect(self, name: str) -> None:
-        stack = find_stack(self.aws.cloudformation, name) or {}
+        stack = find_stack(cloudformation, name) or {}
         if self.environment.termination_protection and not stack.get("EnableTerminationProtection"):
-            self.aws.protect(name)
-
-    def _print_outputs(self, name: str) -> None:
-        stack = find_stack(self.aws.cloudformation, name) or {}
+            with in_plain_words(f"protecting {name}"):
+                cloudformation.update_termination_protection(
+                    StackName=name, EnableTerminationProtection=True
+                )
         self.console.print(f"{name}: {stack.get('StackStatus')}", style="bold green")
         descriptions = {o["OutputKey"]: o.get("Description", "") for o in stack.get("Outputs", ())}
         for key, value in sorted(stack_outputs(stack).items()):
@@ -241,17 +245,70 @@ class Deployment:
             self.console.print(f"{key} = {value}")
 
 
-def _read_parameters(words: tuple[str, ...], templates: list[str]) -> dict[str, dict[str, str]]:
+def _read_parameters(texts: tuple[str, ...], templates: list[str]) -> dict[str, dict[str, str]]:
     """Return `Name=Value`, or `template.Name=Value`, by template."""
     found: dict[str, dict[str, str]] = {name: {} for name in templates}
-    for word in words:
-        name, separator, value = word.partition("=")
+    for text in texts:
+        name, separator, value = text.partition("=")
         template, dot, parameter = name.rpartition(".")
         if not (parameter and separator):
-            raise DeployError(f"--parameter must be Name=Value, not {word!r}")
+            raise DeployError(f"--parameter must be Name=Value, not {text!r}")
         if not dot and len(templates) > 1:
-            raise DeployError(f"--parameter {word}: say of which template: TEMPLATE.{word}")
+            raise DeployError(f"--parameter {text}: name its template: TEMPLATE.{text}")
         if dot and template not in found:
-            raise DeployError(f"--parameter {word}: {template} is not deployed here")
+            raise DeployError(f"--parameter {text}: {template} is not deployed here")
         found[template or templates[0]][parameter] = value
     return found
+
+
+# -- back to where a stack was before its last change ---------------------------------------
+
+_ROLL_BACK: Final[dict[str, Callable[[Any, str], Any]]] = {
+    "UPDATE_IN_PROGRESS": lambda client, name: client.cancel_update_stack(StackName=name),
+    "CREATE_FAILED": lambda client, name: client.rollback_stack(StackName=name),
+    "UPDATE_FAILED": lambda client, name: client.rollback_stack(StackName=name),
+    "UPDATE_ROLLBACK_FAILED": lambda client, name: client.continue_update_rollback(StackName=name),
+}
+
+
+def roll_back(target: str, environment_name: str) -> None:
+    """Roll a target's stack back, and follow that to its end.
+
+    Raises:
+        DeployError: there is no stack, or nothing to undo.
+        DeploymentFailed: rolling back failed; the message has the first cause.
+    """
+    environment = StackEnvironment.read(Project.find().root, environment_name)
+    (template, *more) = environment.chosen(target)
+    if more:
+        raise DeployError("--rollback is for one stack; name its target")
+    console = make_console()
+    cloudformation = Aws(environment.region).cloudformation
+    name = environment.stack_name(template)
+    stack = find_stack(cloudformation, name)
+    if stack is None:
+        raise DeployError(f"there is no stack {name} to roll back")
+    status = stack["StackStatus"]
+    if status == "CREATE_IN_PROGRESS":
+        raise DeployError(
+            f"{name} is in CREATE_IN_PROGRESS: there is nothing yet that it could go back to; "
+            f"remove it with: poolkit destroy {template} --environment {environment.name}"
+        )
+    if status not in _ROLL_BACK and "ROLLBACK_IN_PROGRESS" not in status:
+        raise DeployError(f"{name} is in {status}: there is no unfinished change to undo")
+
+    def begin() -> None:
+        if status in _ROLL_BACK:  # else it is under way
+            with in_plain_words(f"rolling {name} back"):
+                _ROLL_BACK[status](cloudformation, name)
+
+    ended = watch_change(
+        console,
+        cloudformation,
+        begin,
+        stack=name,
+        stack_id=stack["StackId"],
+        wanted=frozenset({"UPDATE_ROLLBACK_COMPLETE", "ROLLBACK_COMPLETE"}),
+        environment=environment.name,
+    )
+    console.print(f"{name}: {ended}", style="bold green")

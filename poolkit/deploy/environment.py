@@ -1,4 +1,4 @@
-"""An environment: which stacks it has, with which parameters, and in which order.
+"""An environment: which stacks it has, with which parameters, in which order; their templates.
 
 `infra/environments/<name>.toml` has a table for each template and a table `[stack]`:
 
@@ -18,21 +18,24 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from poolkit.budget.read.documents import read_documents
 from poolkit.budget.read.parameters import OUTPUT, find_environment
 from poolkit.errors import DeployError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.read.parameters import Environment
+    from poolkit.budget.read.documents import Document
 
 ALL: Final = "all"
 """As a target: every stack of the environment, but for those that are deployed by name only."""
 
-_STACK_NAME: Final = re.compile(r"[a-zA-Z][-a-zA-Z0-9]{0,127}")
-"""AWS CloudFormation API Reference, CreateStack, StackName."""
+
+class _Reference(NamedTuple):
+    template: str
+    output: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,62 +58,65 @@ class StackEnvironment:
 
         Raises:
             BudgetError: there is no such file, or it is broken; file and line are named.
-            DeployError: what it says cannot be deployed.
+            DeployError: its stacks cannot be deployed.
         """
         found = find_environment(name, [root / "infra"])
         stack = tomllib.loads(Path(found.file).read_text(encoding="utf-8")).get("stack", {})
+        by_name = stack.get("by_name_only", [])
+        if not isinstance(by_name, list) or not found.tables.keys() >= set(map(str, by_name)):
+            raise DeployError(
+                f"{found.file}: by_name_only in [stack] must be a list of templates that have a "
+                f"table here ({', '.join(found.tables)}), not {by_name!r}"
+            )
         environment = cls(
             name=name,
             file=Path(found.file),
-            tables=_texts(found),
+            tables={
+                template: {name: _as_text(parameter.value) for name, parameter in table.items()}
+                for template, table in found.tables.items()
+            },
             prefix=found.prefix,
             region=found.region,
             code_bucket=str(stack.get("code_bucket", "")),
             termination_protection=stack.get("termination_protection") is True,
-            by_name_only=_names(stack.get("by_name_only", []), found),
+            by_name_only=tuple(by_name),
         )
         environment.every()
-        environment._require_names()
+        for stack_name in map(environment.stack_name, environment.tables):
+            # AWS CloudFormation API Reference, CreateStack, StackName.
+            if not re.fullmatch(r"[a-zA-Z][-a-zA-Z0-9]{0,127}", stack_name):
+                raise DeployError(
+                    f"{found.file}: a stack would be called {stack_name!r}, but AWS takes letters, "
+                    "digits and hyphens, a letter first, 128 at most; its parts are name_prefix "
+                    "in [stack], the file's name and the table's"
+                )
         return environment
 
     @property
     def family(self) -> str:
-        """What the names of all its stacks begin with; AWS takes no underscore in one."""
+        """The beginning of all its stacks' names; AWS takes no underscore in one."""
         return f"{self.prefix}-{self.name}".replace("_", "-")
 
     def stack_name(self, template: str) -> str:
-        """Return what the stack of a template is called."""
+        """Return the name of a template's stack."""
         return f"{self.family}-{template.replace('_', '-')}"
 
-    def _require_names(self) -> None:
-        for name in map(self.stack_name, self.tables):
-            if not _STACK_NAME.fullmatch(name):
-                raise DeployError(
-                    f"{self.file}: a stack would be called {name!r}, but AWS takes letters, digits "
-                    "and hyphens, a letter first, 128 at the most; name_prefix in [stack], the "
-                    "file's name and the tables make it up"
-                )
-
     def template_file(self, template: str) -> Path:
-        """Return where the template is."""
+        """Return the path of a template."""
         return self.file.parent.parent / f"{template}.yaml"
 
     def chosen(self, target: str) -> list[str]:
-        """Return the templates that a target stands for, in the order of deployment.
+        """Return the templates of a target, in the order of deployment.
 
         Raises:
             DeployError: the environment has no such template.
         """
         if target == ALL:
-            return self.order()
+            return [name for name in self.every() if name not in self.by_name_only]
         if target not in self.tables:
             known = ", ".join((*self.every(), ALL))
             raise DeployError(f"{self.file} has no table [{target}]; it has {known}")
         return [target]
-
-    def order(self) -> list[str]:
-        """Return the templates that `all` deploys, in the order of `every`."""
-        return [name for name in self.every() if name not in self.by_name_only]
 
     def every(self) -> list[str]:
         """Return all templates, each after those it refers to, otherwise as in the file.
@@ -120,24 +126,19 @@ class StackEnvironment:
         """
         ordered: list[str] = []
         while len(ordered) < len(self.tables):
-            ready = (
-                name
-                for name in self.tables
-                if name not in ordered and self.needs(name) <= set(ordered)
-            )
-            following = next(ready, None)
+            rest = [name for name in self.tables if name not in ordered]
+            following = next((name for name in rest if self.needs(name) <= set(ordered)), None)
             if following is None:
-                rest = [name for name in self.tables if name not in ordered]
                 raise DeployError(
-                    f"{self.file}: {', '.join(rest)} refer to each other in a circle, so there "
-                    "is none to begin with"
+                    f"{self.file}: {', '.join(rest)} refer to each other in a circle, so that "
+                    "no stack can be the first"
                 )
             ordered.append(following)
         return ordered
 
     def needs(self, template: str) -> set[str]:
         """Return the templates whose outputs it refers to. Raises `DeployError`."""
-        named = {name for name, _ in self._references(template)}
+        named = {reference.template for reference in self._references(template)}
         for name in sorted(named - self.tables.keys()):
             raise DeployError(
                 f"{self.file}: [{template}] refers to {{{name}.…}}, but there is no table [{name}]"
@@ -149,20 +150,22 @@ class StackEnvironment:
         return [name for name in self.tables if template in self.needs(name)]
 
     def lacks(self, template: str, outputs: dict[str, dict[str, str]]) -> list[str]:
-        """Return the templates that it refers to an output of that is not there yet.
+        """Return the templates that must be deployed first, because an output is missing.
 
         Args:
             template: whose references.
             outputs: of each deployed stack, by template.
         """
         references = self._references(template)
-        return sorted({other for other, name in references if name not in outputs.get(other, {})})
+        return sorted(
+            {ref.template for ref in references if ref.output not in outputs.get(ref.template, {})}
+        )
 
     def resolved(self, template: str, outputs: dict[str, dict[str, str]]) -> dict[str, str]:
         """Return its parameters with the other stacks' outputs put in.
 
         Args:
-            template: whose.
+            template: whose parameters.
             outputs: of each deployed stack, by template.
 
         Raises:
@@ -177,37 +180,102 @@ class StackEnvironment:
                     f"{self.stack_name(other)} is not deployed; deploy {other} first, or all"
                 )
             if name not in outputs[other]:
-                there = ", ".join(sorted(outputs[other])) or "none"
+                known = ", ".join(sorted(outputs[other])) or "none"
                 raise DeployError(
                     f"[{template}] in {self.file} refers to {match[0]}, but "
-                    f"{self.stack_name(other)} has no such output; it has {there}"
+                    f"{self.stack_name(other)} has no such output; it has {known}"
                 )
             return outputs[other][name]
 
         return {k: OUTPUT.sub(output, text) for k, text in self.tables[template].items()}
 
-    def _references(self, template: str) -> Iterator[tuple[str, str]]:
+    def _references(self, template: str) -> Iterator[_Reference]:
         for text in self.tables[template].values():
             for match in OUTPUT.finditer(text):
-                yield match[1], match[2]
+                yield _Reference(match[1], match[2])
 
 
-def _names(listed: object, found: Environment) -> tuple[str, ...]:
-    if not isinstance(listed, list) or not found.tables.keys() >= set(map(str, listed)):
-        raise DeployError(
-            f"{found.file}: by_name_only in [stack] must be a list of templates that have a table "
-            f"here ({', '.join(found.tables)}), not {listed!r}"
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """One CloudFormation template file."""
+
+    name: str
+    file: Path
+    text: str = field(repr=False)
+    document: Document = field(repr=False)
+
+    @classmethod
+    def read(cls, name: str, file: Path) -> Template:
+        """Read a template.
+
+        Raises:
+            TemplateError: it is broken; file and line are named.
+            DeployError: it is missing, or is no template.
+        """
+        if not file.is_file():
+            raise DeployError(f"the template of {name} should be {file}, which is missing")
+        documents = read_documents(file)
+        if len(documents) != 1 or not isinstance(documents[0].data, dict):
+            raise DeployError(f"{file} is not one template: it must be one YAML mapping")
+        template = cls(
+            name=name, file=file, text=file.read_text(encoding="utf-8"), document=documents[0]
         )
-    return tuple(listed)
+        if not template.section("Resources"):
+            raise DeployError(f"{file} declares no Resources")
+        return template
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return a section of it, empty if it has none. Raises `DeployError`."""
+        found = self.document.data.get(name) or {}
+        if not isinstance(found, dict):
+            raise DeployError(f"{self.document.where(name)}: {name} must be a mapping")
+        return found
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The declared parameters."""
+        return self.section("Parameters")
+
+    def value_of(self, name: str, values: dict[str, str]) -> str:
+        """Return a parameter's value, or its default, or the empty text."""
+        return str(values.get(name) or (self.parameters.get(name) or {}).get("Default") or "")
+
+    def require_parameters(self, values: dict[str, str], origin: Path) -> None:
+        """Check that every value is allowed, and that no parameter lacks one.
+
+        Args:
+            values: of the parameters, by name.
+            origin: the file that the values come from.
+
+        Raises:
+            DeployError: names the parameter, its line and where to give it.
+        """
+        for name, value in values.items():
+            if name not in self.parameters:
+                raise DeployError(
+                    f"{origin}: [{self.name}] gives {name}, which {self.file} does not declare; "
+                    f"it declares {', '.join(self.parameters) or 'none'}"
+                )
+            if OUTPUT.search(value):
+                continue  # known when the other stack is deployed
+            declared = self.parameters[name] or {}
+            allowed = [_as_text(each) for each in declared.get("AllowedValues", ())]
+            pattern = declared.get("AllowedPattern", "")
+            if (allowed and value not in allowed) or (pattern and not re.fullmatch(pattern, value)):
+                raise DeployError(
+                    f"{origin}: [{self.name}] {name} is {value!r}, but "
+                    f"{self.document.where('Parameters', name)} allows "
+                    f"{pattern or ', '.join(allowed)}"
+                )
+        for name, declared in self.parameters.items():
+            if name not in values and "Default" not in (declared or {}):
+                location = self.document.where("Parameters", name)
+                raise DeployError(
+                    f"{location}: parameter {name} has no default and no value; give it in "
+                    f"[{self.name}] of {origin}, or with --parameter {name}=…"
+                )
 
 
-def _texts(found: Environment) -> dict[str, dict[str, str]]:
-    return {
-        template: {name: _text(given.value) for name, given in table.items()}
-        for template, table in found.tables.items()
-    }
-
-
-def _text(value: object) -> str:
+def _as_text(value: object) -> str:
     # As CloudFormation's own allowed values are written.
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from poolkit.deploy.aws import Aws, in_plain_words
+from poolkit.deploy.aws import Aws, error_code, in_plain_words
 from poolkit.deploy.environment import ALL, StackEnvironment
-from poolkit.deploy.events import StackEvents
-from poolkit.deploy.protection import protected_resources
+from poolkit.deploy.progress import make_console, watch_change
 from poolkit.deploy.stacks import find_stack
-from poolkit.deploy.terminal import make_console
-from poolkit.deploy.watching import failure, watch
 from poolkit.errors import DeployError
 from poolkit.project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def destroy(target: str, environment_name: str, *, yes_delete: str | None) -> None:
@@ -23,8 +23,8 @@ def destroy(target: str, environment_name: str, *, yes_delete: str | None) -> No
 
     Args:
         target: a template's name, or "all".
-        environment_name: whose.
-        yes_delete: what would be typed; None asks on the terminal.
+        environment_name: the environment's.
+        yes_delete: the name that would be typed; None asks on the terminal.
 
     Raises:
         DeployError: not agreed to, protected, or still needed; nothing was removed.
@@ -33,83 +33,122 @@ def destroy(target: str, environment_name: str, *, yes_delete: str | None) -> No
     if yes_delete is None and not sys.stdin.isatty():
         raise DeployError("there is no terminal to type the name on; pass --yes-delete NAME")
     environment = StackEnvironment.read(Project.find().root, environment_name)
-    Removal(environment, Aws(environment.region)).run(target, yes_delete)
-
-
-class Removal:
-    """One run of the command."""
-
-    def __init__(self, environment: StackEnvironment, aws: Aws) -> None:
-        self._environment = environment
-        self._aws = aws
-        self._cloudformation = aws.cloudformation
-        self._console = make_console()
-
-    def run(self, target: str, yes_delete: str | None) -> None:
-        """Check, ask, and remove. Raises as `destroy`."""
-        environment = self._environment
-        chosen = (environment.every() if target == ALL else environment.chosen(target))[::-1]
-        found = {name: self._find(name) for name in chosen}
-        stacks = {name: stack for name, stack in found.items() if stack is not None}
-        if not stacks:
-            self._console.print("nothing to remove: none of the stacks is there")
-            return
-        self._require_unneeded(chosen)
-        for stack in stacks.values():
-            self._require_unprotected(stack)
-        self._agree(target, [stack["StackName"] for stack in stacks.values()], yes_delete)
-        for stack in stacks.values():
-            self._remove(stack)
-
-    def _find(self, template: str) -> dict[str, Any] | None:
-        return find_stack(self._cloudformation, self._environment.stack_name(template))
-
-    def _require_unneeded(self, chosen: list[str]) -> None:
-        for name in chosen:
-            for other in self._environment.needed_by(name):
-                if other not in chosen and self._find(other) is not None:
-                    raise DeployError(
-                        f"{self._environment.stack_name(other)} uses outputs of "
-                        f"{self._environment.stack_name(name)}; destroy {other} first, or all"
-                    )
-
-    def _require_unprotected(self, stack: dict[str, Any]) -> None:
-        name = stack["StackName"]
-        if stack.get("EnableTerminationProtection"):
-            raise DeployError(
-                f"{name} is protected against deletion. To lift that: aws cloudformation "
-                f"update-termination-protection --no-enable-termination-protection "
-                f"--stack-name {name}"
-            )
-        for protected in protected_resources(self._aws, name):
-            raise DeployError(
-                f"{name}: {protected} has deletion protection. To lift that, deploy with "
-                "DeletionProtection=false in its table of the environment's file"
-            )
-
-    def _agree(self, target: str, names: list[str], yes_delete: str | None) -> None:
-        wanted = self._environment.family if target == ALL else names[0]
-        self._console.print(f"to be removed, in this order: {', '.join(names)}", style="bold red")
-        typed = yes_delete
-        if typed is None:
-            typed = click.prompt(f"Type {wanted} to remove it", default="", show_default=False)
-        if typed != wanted:
-            raise DeployError(f"wanted the name {wanted}, found {typed!r}; nothing was removed")
-
-    def _remove(self, stack: dict[str, Any]) -> None:
+    aws, console = Aws(environment.region), make_console()
+    chosen = (environment.every() if target == ALL else environment.chosen(target))[::-1]
+    found = [find_stack(aws.cloudformation, environment.stack_name(name)) for name in chosen]
+    stacks = [stack for stack in found if stack is not None]
+    if not stacks:
+        console.print("nothing to remove: none of the stacks exists")
+        return
+    # Checked for every stack before the first one is removed.
+    _require_unneeded(aws, environment, chosen)
+    for stack in stacks:
+        _require_unprotected(aws, stack)
+    names = [stack["StackName"] for stack in stacks]
+    wanted = environment.family if target == ALL else names[0]
+    console.print(f"to be removed, in this order: {', '.join(names)}", style="bold red")
+    typed = yes_delete
+    if typed is None:
+        typed = click.prompt(f"Type {wanted} to remove it", default="", show_default=False)
+    if typed != wanted:
+        raise DeployError(f"wanted the name {wanted}, found {typed!r}; nothing was removed")
+    for stack in stacks:
         name, stack_id = stack["StackName"], stack["StackId"]
-        events = StackEvents(self._cloudformation, stack_id)
-        with in_plain_words(f"removing {name}"):
-            self._cloudformation.delete_stack(StackName=stack_id)
-        status = watch(
-            self._console,
-            self._cloudformation,
+
+        def delete(name: str = name, stack_id: str = stack_id) -> None:
+            with in_plain_words(f"removing {name}"):
+                aws.cloudformation.delete_stack(StackName=stack_id)
+
+        watch_change(
+            console,
+            aws.cloudformation,
+            delete,
             stack=name,
             stack_id=stack_id,
-            events=events,
-            total=0,
-            environment=self._environment.name,
+            wanted=frozenset({"DELETE_COMPLETE"}),
+            environment=environment.name,
         )
-        if status != "DELETE_COMPLETE":
-            raise failure(self._cloudformation, name, status, events)
-        self._console.print(f"{name}: removed", style="bold green")
+        console.print(f"{name}: removed", style="bold green")
+
+
+def _require_unneeded(aws: Aws, environment: StackEnvironment, chosen: list[str]) -> None:
+    for name in chosen:
+        for other in environment.needed_by(name):
+            other_stack = environment.stack_name(other)
+            if other not in chosen and find_stack(aws.cloudformation, other_stack) is not None:
+                raise DeployError(
+                    f"{other_stack} uses outputs of {environment.stack_name(name)}; "
+                    f"destroy {other} first, or all"
+                )
+
+
+def _require_unprotected(aws: Aws, stack: dict[str, Any]) -> None:
+    name = stack["StackName"]
+    if stack.get("EnableTerminationProtection"):
+        raise DeployError(
+            f"{name} is protected against deletion. To lift that: aws cloudformation "
+            f"update-termination-protection --no-enable-termination-protection "
+            f"--stack-name {name}"
+        )
+    for protected in protected_resources(aws, name):
+        raise DeployError(
+            f"{name}: {protected} has deletion protection. To lift that, deploy with "
+            "DeletionProtection=false in its table of the environment's file"
+        )
+
+
+# -- deletion protection --------------------------------------------------------------------
+
+# CloudFormation deletes a stack's resources one after the other, and finds out about a protected
+# one when it comes to it. By then the service behind the load balancer is gone. So this is
+# asked before a removal begins.
+
+_PROTECTABLE: Final = {
+    "AWS::RDS::DBInstance": "the database",
+    "AWS::RDS::DBCluster": "the database",
+    "AWS::ElasticLoadBalancingV2::LoadBalancer": "the load balancer",
+}
+_GONE: Final = frozenset({"DBInstanceNotFound", "DBClusterNotFoundFault", "LoadBalancerNotFound"})
+
+
+def protected_resources(aws: Aws, stack: str) -> Iterator[str]:
+    """Yield a label for each of a stack's resources that has deletion protection.
+
+    Raises:
+        DeployError: AWS cannot be asked.
+    """
+    from botocore.exceptions import ClientError  # noqa: PLC0415 - 60 ms
+
+    with in_plain_words(f"reading the resources of {stack}"):
+        pages = aws.cloudformation.get_paginator("list_stack_resources")
+        resources = [
+            each
+            for page in pages.paginate(StackName=stack)
+            for each in page["StackResourceSummaries"]
+        ]
+    for resource in resources:
+        identifier, kind = resource.get("PhysicalResourceId"), resource["ResourceType"]
+        # After a failed creation, or half of a removal, resources that are gone are still listed.
+        if kind not in _PROTECTABLE or not identifier:
+            continue
+        if resource["ResourceStatus"] == "DELETE_COMPLETE":
+            continue
+        with in_plain_words(f"asking whether {identifier} is protected"):
+            try:
+                if kind == "AWS::RDS::DBInstance":
+                    rds = aws.client("rds").describe_db_instances(DBInstanceIdentifier=identifier)
+                    protected = any(each.get("DeletionProtection") for each in rds["DBInstances"])
+                elif kind == "AWS::RDS::DBCluster":
+                    rds = aws.client("rds").describe_db_clusters(DBClusterIdentifier=identifier)
+                    protected = any(each.get("DeletionProtection") for each in rds["DBClusters"])
+                else:
+                    elb = aws.client("elbv2")
+                    found = elb.describe_load_balancer_attributes(LoadBalancerArn=identifier)
+                    on = {"Key": "deletion_protection.enabled", "Value": "true"}
+                    protected = on in found["Attributes"]
+            except ClientError as error:
+                if error_code(error) not in _GONE:
+                    raise
+                protected = False
+        if protected:
+            yield f"{_PROTECTABLE[kind]} {identifier}"

@@ -1,17 +1,19 @@
-"""Stacks as they are in AWS."""
+"""The stacks that AWS has, and `poolkit status`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from poolkit.deploy.aws import in_plain_words
+from rich.text import Text
+
+from poolkit.deploy.aws import Aws, in_plain_words
+from poolkit.deploy.environment import StackEnvironment
+from poolkit.deploy.progress import make_console, make_table, print_table
 from poolkit.errors import DeployError
-
-if TYPE_CHECKING:
-    from poolkit.deploy.environment import StackEnvironment
+from poolkit.project import Project
 
 DONE: Final = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE"})
-"""Statuses of a stack whose last change came to a good end."""
+"""Statuses of a stack whose last change succeeded."""
 
 REVIEW: Final = "REVIEW_IN_PROGRESS"
 """The status of a stack that exists in a change set only."""
@@ -30,7 +32,7 @@ _STUCK: Final = {
 
 
 def find_stack(cloudformation: Any, name: str) -> dict[str, Any] | None:
-    """Return what AWS says of a stack, None if there is none.
+    """Return AWS's description of a stack, None if there is no such stack.
 
     Raises:
         DeployError: AWS cannot be asked.
@@ -41,6 +43,7 @@ def find_stack(cloudformation: Any, name: str) -> dict[str, Any] | None:
         try:
             found: list[dict[str, Any]] = cloudformation.describe_stacks(StackName=name)["Stacks"]
         except ClientError as error:
+            # The code is ValidationError, as for other mistakes; only AWS's text tells.
             if "does not exist" in str(error):
                 return None
             raise
@@ -73,7 +76,7 @@ def require_changeable(stack: dict[str, Any], target: str) -> None:
 
     Args:
         stack: as `find_stack` returns it.
-        target: the words after `poolkit deploy` that stand for it.
+        target: the arguments of `poolkit deploy` that name it.
 
     Raises:
         DeployError: it is being changed, or a failure must be dealt with first.
@@ -86,3 +89,40 @@ def require_changeable(stack: dict[str, Any], target: str) -> None:
             f"{name} is being changed already ({status}); wait for its end, which "
             "`poolkit status` shows"
         )
+
+
+def print_status(environment_name: str | None) -> None:
+    """Print a table of every stack of one environment, or of all.
+
+    Raises:
+        DeployError: there is no environment, or AWS cannot be asked.
+    """
+    root = Project.find().root
+    names = [environment_name] if environment_name else []
+    if not names:
+        folder = root / "infra" / "environments"
+        names = sorted(file.stem for file in folder.glob("*.toml"))
+        if not names:
+            raise DeployError(f"{folder} must hold one TOML file for each environment; it has none")
+    table = make_table("stack", "status", "changed", "protected")
+    for name in names:
+        environment = StackEnvironment.read(root, name)
+        cloudformation = Aws(environment.region).cloudformation
+        for template in environment.every():
+            stack_name = environment.stack_name(template)
+            stack = find_stack(cloudformation, stack_name)
+            if stack is None:
+                table.add_row(stack_name, "not deployed", "", "", style="dim")
+            else:
+                table.add_row(stack_name, *status_cells(stack))
+    print_table(make_console(), table)
+
+
+def status_cells(stack: dict[str, Any]) -> tuple[Text, str, str]:
+    """Return the status, the time of the last change and the protection of a stack."""
+    status = stack["StackStatus"]
+    style = "green" if status in DONE else "yellow" if status.endswith("_IN_PROGRESS") else "red"
+    changed = stack.get("LastUpdatedTime") or stack["CreationTime"]
+    reason = f" {stack['StackStatusReason']}" if stack.get("StackStatusReason") else ""
+    protected = "yes" if stack.get("EnableTerminationProtection") else "no"
+    return Text.assemble((status, style), reason), f"{changed:%Y-%m-%d %H:%M} UTC", protected

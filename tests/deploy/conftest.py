@@ -15,9 +15,9 @@ from deploy.moto_gaps import Gate, fill_gaps
 from deploy.stacks_project import FILES
 from poolkit_command import ROOT, Answer, run_here, run_process
 
-from poolkit.deploy.locked_wheels import find_uv, install_wheels, locked_requirements
-from poolkit.deploy.package_lambda import LambdaPackage, package_lambda
-from poolkit.deploy.package_settings import PackageSettings, package_settings
+from poolkit.deploy.package.contents import find_uv, install_wheels, locked_requirements
+from poolkit.deploy.package.lambda_zip import LambdaPackage, package_lambda
+from poolkit.deploy.package.settings import PackageSettings, package_settings
 from poolkit.project import Project
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"

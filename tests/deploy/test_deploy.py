@@ -15,8 +15,8 @@ from deploy.conftest import write_package
 from deploy.stacks_project import ORDER
 from poolkit_command import POOLKIT
 
-from poolkit.deploy.overview import _row
-from poolkit.deploy.terminal import make_console, make_table, print_table
+from poolkit.deploy.progress import make_console, make_table, print_table
+from poolkit.deploy.stacks import status_cells
 
 STACKS = [f"shop-dev-{template}" for template in ORDER]
 
@@ -127,7 +127,7 @@ def test_status_prints_aws_reason_as_it_is(capsys, monkeypatch):
         "CreationTime": datetime(2026, 1, 1, tzinfo=UTC),
     }
     table = make_table("status", "changed", "protected")
-    table.add_row(*_row(stack))
+    table.add_row(*status_cells(stack))
     print_table(make_console(), table)
     assert "ROLLBACK_COMPLETE failed to create [/aws/lambda/x]" in capsys.readouterr().out
 

@@ -15,9 +15,9 @@ import pytest
 from deploy.conftest import MACHINE, MINOR, ROOT
 from deploy.test_deploy import deploy, statuses
 
-from poolkit.deploy.image_context import write_image_context
-from poolkit.deploy.locked_wheels import find_uv
-from poolkit.deploy.package_settings import package_settings
+from poolkit.deploy.package.contents import find_uv
+from poolkit.deploy.package.image import write_image_context
+from poolkit.deploy.package.settings import package_settings
 from poolkit.project import Project
 
 # The network's and the database's outputs, without what a VPC and a server cost to make.

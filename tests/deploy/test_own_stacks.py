@@ -12,7 +12,7 @@ from deploy.test_deploy import break_template, deploy, statuses
 from moto.cloudformation import parsing
 from poolkit_command import ROOT
 
-from poolkit.deploy.environment import StackEnvironment
+from poolkit.deploy.environment import ALL, StackEnvironment
 
 ENVIRONMENTS = sorted(file.stem for file in ROOT.glob("infra/environments/*.toml"))
 ACCOUNT = "123456789012"
@@ -99,7 +99,7 @@ def test_every_environments_stacks_have_names_that_aws_takes(name):
 @pytest.mark.slow
 def test_production_is_deployed_updated_and_removed(poolkit, project, production, not_removed):
     """From the network to the dashboard, with every reference between the stacks resolved."""
-    names = [production.stack_name(template) for template in production.order()]
+    names = [production.stack_name(template) for template in production.chosen(ALL)]
     made = deploy_production(poolkit)
     assert made.returncode == 0, made.stdout[-3000:] + made.stderr
     assert list(statuses()) == names
@@ -170,7 +170,7 @@ def updated_queue():
 @pytest.mark.slow
 def test_a_resource_of_production_that_fails(poolkit, project, production, not_removed):
     """What comes before stays, what comes after is not begun; repaired, the rest follows."""
-    names = [production.stack_name(template) for template in production.order()]
+    names = [production.stack_name(template) for template in production.chosen(ALL)]
     logs, group = boto3.client("logs"), "/aws/lambda/poolkit-prod-lambda-ingest"
     logs.create_log_group(logGroupName=group)  # somebody's, left over
     answer = deploy_production(poolkit)
@@ -198,11 +198,11 @@ def test_the_templates_need_nothing_of_poolkits(aws, project, production):
     package = (project / "build/lambda.zip").read_bytes()
     boto3.client("s3").put_object(Bucket=code["CodeBucket"], Key=code["CodeKey"], Body=package)
     outputs = {}
-    for template in production.order():
+    for template in production.chosen(ALL):
         given = production.resolved(template, outputs) | {"CertificateArn": CERTIFICATE}
         outputs[template] = deploy_by_hand(production.template_file(template), given)
     assert set(statuses().values()) == {"CREATE_COMPLETE"}
-    assert list(statuses()) == [f"by-hand-{template}" for template in production.order()]
+    assert list(statuses()) == [f"by-hand-{template}" for template in production.chosen(ALL)]
 
 
 def deploy_by_hand(file, known):

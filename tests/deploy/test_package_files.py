@@ -5,7 +5,7 @@ import json
 import pytest
 from poolkit_command import ROOT
 
-from poolkit.deploy.project_code import _holds_private_key
+from poolkit.deploy.package.contents import holds_private_key
 
 pytestmark = pytest.mark.process
 
@@ -90,7 +90,7 @@ def test_a_module_with_a_private_key_is_refused(project, run):
 def test_this_project_names_a_keys_header_and_is_packaged_whole():
     """What looks for keys is no key."""
     sources = [*ROOT.glob("poolkit/**/*.py"), *ROOT.glob("webapp/**/*.py")]
-    assert not any(map(_holds_private_key, sources))
+    assert not any(map(holds_private_key, sources))
 
 
 def test_the_dockerfile_comes_along(project, run):
@@ -131,7 +131,7 @@ def test_this_projects_own_contexts_pin_with_hashes(run, tmp_path):
         (('include = ["shop"]', 'include = ["shpo"]'), "include names 'shpo', but there is no"),
         (('include = ["shop"]', 'include = [".."]'), "lies outside of"),
         (('include = ["shop"]', 'include = "shop"'), "must be a list of strings, not 'shop'"),
-        (("exclude =", "exlude ="), "exlude is not known; known are architecture"),
+        (("exclude =", "exlude ="), "exlude is unknown; known are architecture"),
         (('name = "stranger"', ""), "uv could not find what worker needs"),
         (("dependencies = []", 'dependencies = ["click"]'), "does not lock click=="),
         (("package.worker", "package.web"), "[tool.poolkit.package.worker] is missing"),
@@ -152,7 +152,7 @@ def test_a_link_to_the_outside_is_refused(project, run):
     (project / "shop/passwd").symlink_to("/etc/passwd")
     answer = run("package", "worker", cwd=project)
     assert answer.returncode == 2
-    assert "is a link to something outside" in answer.stderr
+    assert "is a link to a file outside" in answer.stderr
 
 
 def test_a_missing_lock_is_named(project, run):

@@ -12,10 +12,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from poolkit.deploy.bytecode import compile_folder, find_interpreter
-from poolkit.deploy.deterministic_zip import sha256
-from poolkit.deploy.locked_wheels import find_uv
-from poolkit.deploy.package_lambda import LIMIT, package_lambda, read_manifest
+from poolkit.deploy.package.contents import find_uv
+from poolkit.deploy.package.lambda_zip import (
+    LIMIT,
+    compile_folder,
+    find_interpreter,
+    package_lambda,
+    read_manifest,
+    sha256,
+)
 from poolkit.errors import PackageError
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 
@@ -87,8 +92,8 @@ def test_times_and_permissions_are_fixed(built):
 def test_it_is_small_enough_and_says_what_takes_the_room(built):
     """Lambda takes 50 MB; the parts add up to the whole."""
     assert built.zipped < LIMIT
-    assert sum(size for _, size, _ in built.rooms) == built.unzipped
-    assert {"sqlalchemy", "psycopg2_binary.libs"} <= {name for name, *_ in built.rooms[:4]}
+    assert sum(size for _, size, _ in built.parts) == built.unzipped
+    assert {"sqlalchemy", "psycopg2_binary.libs"} <= {name for name, *_ in built.parts[:4]}
 
 
 def test_every_module_has_bytecode_that_is_never_checked(built):

@@ -8,10 +8,9 @@ import pytest
 from deploy.stacks_project import FILES
 from rich.console import Console
 
-from poolkit.deploy.change_set import ChangeSet, _change
+from poolkit.deploy.change_set import Change, ChangeSet, print_plan
 from poolkit.deploy.deployment import Deployment, DeployOptions
-from poolkit.deploy.events import first_cause, in_words
-from poolkit.deploy.plan import losses, print_plan
+from poolkit.deploy.progress import cause_message, first_cause
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
@@ -43,7 +42,7 @@ def change_set(*changes):
         stack_id="arn:stack",
         id="arn:set",
         is_new=False,
-        changes=tuple(map(_change, changes)),
+        changes=tuple(map(Change.read, changes)),
     )
 
 
@@ -72,7 +71,7 @@ def test_replacements_come_first_and_in_capitals():
 
 def test_what_holds_data_and_would_lose_it_is_named():
     """A replaced database and a removed queue; not a replaced task definition."""
-    assert [change.logical_id for change in losses(change_set(*CHANGES))] == ["Instance", "Queue"]
+    assert [change.logical_id for change in change_set(*CHANGES).losses] == ["Instance", "Queue"]
     assert "Instance (AWS::RDS::DBInstance) holds data" in printed(change_set(*CHANGES))
 
 
@@ -97,10 +96,10 @@ def test_yes_alone_does_not_agree_to_the_loss_of_data(tmp_path, allowed):
     options = DeployOptions(target="web", environment="dev", yes=True, allow_data_loss=allowed)
     deployment = Deployment(options, Project.find(tmp_path))
     if allowed:
-        assert deployment._ask(change_set(*CHANGES))
+        assert deployment.agrees(change_set(*CHANGES))
     else:
         with pytest.raises(DeployError, match="Instance would lose its data"):
-            deployment._ask(change_set(*CHANGES))
+            deployment.agrees(change_set(*CHANGES))
 
 
 def event(logical_id, status, reason="", type_="AWS::SQS::Queue", physical="id", *, day=21):
@@ -144,7 +143,7 @@ def test_the_first_cause_is_found_inside_a_nested_stack():
         event("s", "ROLLBACK_IN_PROGRESS", "failed: [Web]", STACK, "arn:stack"),
     ]
     cause = first_cause(Nested(*inner), outer)
-    assert in_words(cause) == "Key (AWS::KMS::Key) CREATE_FAILED: no permission to make it"
+    assert cause_message(cause) == "Key (AWS::KMS::Key) CREATE_FAILED: no permission to make it"
 
 
 def test_what_failed_in_a_nested_stack_months_ago_is_not_the_cause():

@@ -9,8 +9,8 @@ from deploy.conftest import write_package
 from deploy.test_deploy import bucket, deploy, statuses
 from poolkit_command import ROOT
 
+from poolkit.deploy.environment import Template
 from poolkit.deploy.preflight import Checked, check_lint, check_package
-from poolkit.deploy.template import Template
 from poolkit.errors import DeployError
 
 __all__ = ["bucket"]  # a fixture
@@ -87,7 +87,7 @@ def test_this_projects_functions_run_on_the_machine_of_their_package(tmp_path, m
     template = Template.read("lambda", ROOT / "infra/lambda.yaml")
     package = tmp_path / "lambda.zip"
     write_package(package, "", architecture=machine)
-    assert machine in check_package(package, template, {"Architecture": machine}).said
+    assert machine in check_package(package, template, {"Architecture": machine}).text
     for given in ({}, {"Architecture": "arm64"}):
         if machine == "x86_64":
             with pytest.raises(DeployError, match=r"made for x86_64, but .* Architecture is arm64"):
@@ -218,7 +218,7 @@ def test_a_parameter_of_the_command_line_wins(poolkit, shop):
     for words in (("--parameter", "VpcCidr"), ("--parameter", "=1")):
         assert "must be Name=Value" in deploy(poolkit, "network", *words).stderr
     answer = deploy(poolkit, "all", "--parameter", "VpcCidr=10.9.0.0/16")
-    assert "say of which template: TEMPLATE.VpcCidr" in answer.stderr
+    assert "name its template: TEMPLATE.VpcCidr" in answer.stderr
 
 
 CROWDED = """\

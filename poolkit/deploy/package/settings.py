@@ -1,4 +1,4 @@
-"""What `[tool.poolkit.package.TARGET]` in pyproject.toml says.
+"""The settings of a package: `[tool.poolkit.package.TARGET]` in pyproject.toml.
 
 [tool.poolkit.package.lambda]
 include = ["my_function", "my_models"]   # files and folders of the project
@@ -26,11 +26,10 @@ ARCHITECTURES: Final = {"arm64": "aarch64", "x86_64": "x86_64"}
 
 PROVIDED: Final = ("boto3", "botocore", "s3transfer")
 """Distributions that Lambda's Python runtimes bring (Developer Guide, "Lambda runtimes",
-Python, Runtime-included SDK versions). What botocore needs is not listed: it may also be
-needed by somebody else."""
+Python, Runtime-included SDK versions). The dependencies of botocore are not listed: another
+distribution of the package may need them too."""
 
 OUT: Final = {"lambda": "build/lambda.zip", "web": "build/web", "worker": "build/worker"}
-_MINOR = re.compile(r"3\.\d{1,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +49,14 @@ class PackageSettings:
     provided: tuple[str, ...] = PROVIDED
     """Distributions that the runtime has already; for Lambda only."""
     dockerfile: str = ""
-    """For web and worker; empty: looked for in infra/."""
+    """For images; empty: looked for in infra/."""
     out: str = ""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             allowed = " or ".join(ARCHITECTURES)
             raise PackageError(f"architecture must be {allowed}, not {self.architecture!r}")
-        if not _MINOR.fullmatch(self.python):
+        if not re.fullmatch(r"3\.\d{1,2}", self.python):
             raise PackageError(f"python must be a minor version such as 3.13, not {self.python!r}")
         if not self.include:
             raise PackageError(
@@ -67,7 +66,7 @@ class PackageSettings:
 
     @property
     def lock_file(self) -> Path:
-        """The lock file. Raises `PackageError` when it is not there."""
+        """The lock file. Raises `PackageError` when it is missing."""
         file = self.root / self.lock
         if not file.is_file():
             raise PackageError(f"{file} is missing; a package is made from a lock file only")
@@ -75,53 +74,53 @@ class PackageSettings:
 
     @property
     def out_path(self) -> Path:
-        """Where the package goes."""
+        """Where the package is written."""
         return self.root / (self.out or OUT.get(self.target, f"build/{self.target}"))
 
 
-def package_settings(project: Project, target: str, **given: str | None) -> PackageSettings:
-    """Return the settings of a target; `given` are the command line's, which win.
+def package_settings(project: Project, target: str, **overrides: str | None) -> PackageSettings:
+    """Return the settings of a target.
+
+    Args:
+        project: whose pyproject.toml is read.
+        target: the last part of the table's name.
+        overrides: values of the command line, which win over the table; None: not given.
 
     Raises:
-        PackageError: the table is missing, or says something it cannot say.
+        PackageError: the table is missing, or one of its values has the wrong type.
     """
     tables = project.table.get("package", {})
     table = tables.get(target) if isinstance(tables, dict) else None
     if not isinstance(table, dict):
         raise PackageError(
             f"[tool.poolkit.package.{target}] is missing in {project.root / 'pyproject.toml'}; "
-            'it must say at least include = ["folder", …]'
+            'it must have at least include = ["folder", …]'
         )
-    values = {"include": ()} | table | {k: v for k, v in given.items() if v is not None}
-    return PackageSettings(
-        target=target,
-        root=project.root,
-        **{name: _value(target, name, value) for name, value in values.items()},
-    )
+    kinds = {field.name: str(field.type) for field in fields(PackageSettings)}
+    known = sorted(kinds.keys() - {"target", "root"})
+    values: dict[str, Any] = {"include": ()}
+    for name, value in (table | {k: v for k, v in overrides.items() if v is not None}).items():
+        path = f"[tool.poolkit.package.{target}] {name}"
+        if name not in known:
+            raise PackageError(f"{path} is unknown; known are {', '.join(known)}")
+        if not kinds[name].startswith("tuple"):
+            if not isinstance(value, str):
+                raise PackageError(f"{path} must be a string, not {value!r}")
+            values[name] = value
+        elif not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise PackageError(f"{path} must be a list of strings, not {value!r}")
+        else:
+            values[name] = tuple(value)
+    return PackageSettings(target=target, root=project.root, **values)
 
 
 def function_package(project: Project) -> Path:
-    """Return where the function's zip is put: a project that packages elsewhere has no table.
+    """Return the path of the function's zip, also in a project that has no table for it.
 
     Raises:
-        PackageError: the table says something it cannot say.
+        PackageError: a value of the table is wrong.
     """
     tables = project.table.get("package")
     if isinstance(tables, dict) and "lambda" in tables:
         return package_settings(project, "lambda").out_path
     return project.root / OUT["lambda"]
-
-
-def _value(target: str, name: str, value: object) -> Any:
-    kinds = {field.name: str(field.type) for field in fields(PackageSettings)}
-    where = f"[tool.poolkit.package.{target}] {name}"
-    if name not in kinds or name in {"target", "root"}:
-        known = ", ".join(sorted(kinds.keys() - {"target", "root"}))
-        raise PackageError(f"{where} is not known; known are {known}")
-    if not kinds[name].startswith("tuple"):
-        if not isinstance(value, str):
-            raise PackageError(f"{where} must be a string, not {value!r}")
-        return value
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise PackageError(f"{where} must be a list of strings, not {value!r}")
-    return tuple(value)

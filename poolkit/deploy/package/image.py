@@ -1,0 +1,69 @@
+"""`poolkit package web|worker|loadtest`: the folder that an image is built from, and no more."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from poolkit.deploy.package.contents import copy_project_code, locked_requirements
+from poolkit.errors import PackageError
+
+if TYPE_CHECKING:
+    from poolkit.deploy.package.settings import PackageSettings
+
+MARKER: Final = ".poolkit-context"
+"""In every context. A folder without it was not made by this command and is not replaced."""
+
+_DOCKERFILES: Final = ("infra/Dockerfile.{0}", "infra/{0}.Dockerfile", "infra/{0}/Dockerfile")
+
+
+class ImageContext(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    requirements: int
+    """The number of distributions that requirements.txt pins."""
+    files: int
+    dockerfile: Path | None
+    """The one that was copied; None: the project has none for this target."""
+    left_out: list[str]
+
+
+def write_image_context(settings: PackageSettings) -> ImageContext:
+    """Write requirements.txt, the sources and the Dockerfile to `settings.out_path`.
+
+    Raises:
+        PackageError: the lock lacks a distribution, or the folder is not an earlier context.
+    """
+    # An image has no runtime that would bring boto3.
+    requirements = locked_requirements(dataclasses.replace(settings, provided=()))
+    places = [settings.dockerfile] if settings.dockerfile else _DOCKERFILES
+    files = (settings.root / place.format(settings.target) for place in places)
+    dockerfile = next((file for file in files if file.is_file()), None)
+    if settings.dockerfile and dockerfile is None:
+        raise PackageError(
+            f"[tool.poolkit.package.{settings.target}] dockerfile names "
+            f"{settings.root / settings.dockerfile}, which is missing"
+        )
+    out = settings.out_path
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise PackageError(
+            f"{out} holds files that `poolkit package` did not write; "
+            "remove it, or name another folder with --out"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as work:
+        folder = Path(work) / "context"
+        left_out = copy_project_code(settings, folder)
+        (folder / "requirements.txt").write_text("".join(requirements), encoding="utf-8")
+        if dockerfile is not None:
+            shutil.copyfile(dockerfile, folder / "Dockerfile")
+        count = sum(path.is_file() for path in folder.rglob("*"))
+        (folder / MARKER).touch()
+        # Replaced only when the new one is whole.
+        shutil.rmtree(out, ignore_errors=True)
+        folder.rename(out)
+    return ImageContext(out, len(requirements), count, dockerfile, left_out)
