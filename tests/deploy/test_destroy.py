@@ -167,12 +167,10 @@ def test_what_a_stack_has_removed_is_not_its_own_any_more(poolkit, shop, status,
 
 
 def test_removing_nothing_is_a_success(poolkit):
-    """What is not there needs no name."""
+    """Without a stack there is no name to type."""
     answer = destroy(poolkit, "all", "shop-dev")
-    assert (answer.returncode, answer.stdout) == (
-        0,
-        "nothing to remove\n",
-    )
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("nothing to remove")
 
 
 def test_a_failed_removal_says_the_first_cause(poolkit):
