@@ -1,6 +1,6 @@
 """The composition root of the HTTP function: `lambda_handler.app.handler`."""
 
-from lambda_handler.init_phase import without_garbage_collection
+from lambda_handler import without_garbage_collection
 
 with without_garbage_collection():
     import os

@@ -1,4 +1,4 @@
-"""The functions' own settings; those of the database are `poolkit.config.settings`.
+"""The functions' own settings; `poolkit.config.settings` has those of the database.
 
 | variable | meaning | default |
 |---|---|---|
@@ -28,7 +28,7 @@ _RUNTIME_S_OWN = ("LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR")
 
 
 class FunctionSettings(NamedTuple):
-    """What the table above says."""
+    """The values of the table above."""
 
     max_body_bytes: int
     service: str
@@ -42,18 +42,14 @@ class FunctionSettings(NamedTuple):
             ConfigurationError: a value is not what the variable wants, or a name is misspelt.
         """
         refuse_misspelt(environ, (_MAX_BODY_BYTES,), prefix="LAMBDA_", theirs=_RUNTIME_S_OWN)
+        text = (environ.get(_MAX_BODY_BYTES) or str(MAX_BODY_BYTES)).strip()
+        # isdecimal alone is true of digits of other scripts, too.
+        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MAX_BODY_BYTES:
+            raise ConfigurationError(
+                f"{_MAX_BODY_BYTES} must be a whole number from 1 to {MAX_BODY_BYTES}, not {text!r}"
+            )
         return cls(
-            max_body_bytes=_max_body_bytes(environ),
+            max_body_bytes=int(text),
             service=environ.get("POWERTOOLS_SERVICE_NAME") or "articles",
             namespace=environ.get("POWERTOOLS_METRICS_NAMESPACE") or "poolkit",
         )
-
-
-def _max_body_bytes(environ: Mapping[str, str]) -> int:
-    text = (environ.get(_MAX_BODY_BYTES) or str(MAX_BODY_BYTES)).strip()
-    # isdecimal alone is true of digits of other scripts, too.
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MAX_BODY_BYTES:
-        raise ConfigurationError(
-            f"{_MAX_BODY_BYTES} must be a whole number from 1 to {MAX_BODY_BYTES}, not {text!r}"
-        )
-    return int(text)

@@ -1,7 +1,7 @@
 """One execution environment's engine, from the init phase to its end.
 
 Lambda freezes an execution environment between invokes, thaws it, takes a snapshot of it
-(SnapStart), and ends it, in most cases without a word. The engine is disposed of at the two
+(SnapStart), and ends it, in most cases without notice. The engine is disposed of at the two
 moments that Lambda announces: SIGTERM, and the hook before a snapshot.
 """
 
@@ -16,12 +16,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import exc
-
 from lambda_handler.configuration import TARGETS
 from poolkit.config.engine import make_engine, start_engine
 from poolkit.config.metrics import PoolMetrics
-from poolkit.config.session import translate, unit_of_work
+from poolkit.config.session import translated, unit_of_work
 from poolkit.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ Lambda Developer Guide, "Lambda execution environment lifecycle", Shutdown phase
 
 
 class ExecutionEnvironment:
-    """The engine of this execution environment, and what it counted."""
+    """The engine of this execution environment, and its counters."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -81,23 +79,21 @@ class ExecutionEnvironment:
         Raises:
             PoolExhausted, DatabaseUnavailable: as `unit_of_work`.
         """
-        try:
+        with translated():
             connection = self.engine.connect()
-        except (exc.TimeoutError, exc.DBAPIError) as error:
-            raise translate(error) or error from error
         with connection:
             yield connection
 
     def snapshot(self) -> PoolSnapshot:
-        """Return what the pool does and did."""
+        """Return the pool's state and its counters."""
         return self._metrics.snapshot(self.engine.pool)
 
     def dispose(self) -> None:
-        """Close the connections that the pool keeps; the next checkout opens a new one."""
+        """Close the pool's idle connections; the next checkout opens a new one."""
         self.engine.dispose()
 
     def restore(self) -> None:
-        """Forget what every copy of a snapshot has in common: the seed and the name."""
+        """Renew the random seed and the instance's name, which all copies of a snapshot share."""
         random.seed()
         self.settings = replace(self.settings, instance=os.urandom(8).hex())
         self._make_engine()
@@ -105,24 +101,11 @@ class ExecutionEnvironment:
 
 def dispose_at_end(environment: ExecutionEnvironment) -> None:
     """Register the hooks of SIGTERM and, where the runtime has it, of SnapStart."""
-    _on_sigterm(environment)
-    try:
-        from snapshot_restore_py import (  # noqa: PLC0415  (installed with awslambdaric alone)
-            register_after_restore,
-            register_before_snapshot,
-        )
-    except ImportError:
-        return
-    register_before_snapshot(environment.dispose)
-    register_after_restore(environment.restore)
-
-
-def _on_sigterm(environment: ExecutionEnvironment) -> None:
     previous = signal.getsignal(signal.SIGTERM)
 
     def end(number: int, frame: FrameType | None) -> Any:
-        # In a thread, because the main thread may have been interrupted while it held the
-        # very lock that closing needs; then this waits in vain, and must end.
+        # In a thread: the main thread may have been interrupted while it held the very lock that
+        # closing needs. Then this wait is in vain, and must end.
         disposal = threading.Thread(target=environment.dispose, daemon=True)
         disposal.start()
         disposal.join(DISPOSAL_LIMIT)
@@ -132,3 +115,12 @@ def _on_sigterm(environment: ExecutionEnvironment) -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
+    try:
+        from snapshot_restore_py import (  # noqa: PLC0415  (installed with awslambdaric alone)
+            register_after_restore,
+            register_before_snapshot,
+        )
+    except ImportError:
+        return
+    register_before_snapshot(environment.dispose)
+    register_after_restore(environment.restore)

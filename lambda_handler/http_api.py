@@ -17,7 +17,7 @@ from articles import api
 from articles.errors import TooLarge
 from articles.operations import perform
 from articles.problems import MEDIA_TYPE, method_not_allowed, no_such_path, problem_of
-from lambda_handler.http_events import (
+from lambda_handler.events import (
     body_of,
     correlation_id_of,
     query_of,
@@ -27,15 +27,15 @@ from lambda_handler.http_events import (
 from lambda_handler.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import TextIO
 
     from aws_lambda_powertools.event_handler import ApiGatewayResolver
 
     from articles.problems import Problem
     from lambda_handler.configuration import FunctionSettings
+    from lambda_handler.events import Event, Source
     from lambda_handler.execution_environment import ExecutionEnvironment
-    from lambda_handler.http_events import Event, Source
 
 Handler: TypeAlias = "Callable[[Event, Any], dict[str, Any]]"
 
@@ -61,89 +61,80 @@ def make_handler(
         stream: where log lines go; by default standard output.
     """
     telemetry = Telemetry(environment, settings, stream)
-    http_api = HttpApi(environment, telemetry, settings.max_body_bytes)
+    apis: dict[Source, HttpApi] = {}
 
     def handler(event: Event, context: Any) -> dict[str, Any]:
         source = source_of(event)
         with telemetry.invoke(context, correlation_id_of(event, source)):
-            return http_api.answer(event, context, source)
+            # Made when the first event of its kind comes: most functions only ever see one kind.
+            if source not in apis:
+                apis[source] = HttpApi(source, environment, telemetry, settings.max_body_bytes)
+            return apis[source].answer(event, context)
 
     return handler
 
 
 class HttpApi:
-    """The API for every kind of HTTP event; a resolver is made when its kind first comes."""
+    """The API behind Powertools' resolver for one kind of HTTP event."""
 
     def __init__(
-        self, environment: ExecutionEnvironment, telemetry: Telemetry, max_body_bytes: int
+        self,
+        source: Source,
+        environment: ExecutionEnvironment,
+        telemetry: Telemetry,
+        max_body_bytes: int,
     ) -> None:
+        self._source = source
         self._environment = environment
         self._logger = telemetry.logger
         self._max_body_bytes = max_body_bytes
-        self._resolvers: dict[Source, ApiGatewayResolver] = {}
-
-    def answer(self, event: Event, context: Any, source: Source) -> dict[str, Any]:
-        """Answer one request in the form that its sender wants."""
-        if source not in self._resolvers:
-            self._resolvers[source] = self._make_resolver(source)
-        return self._resolvers[source].resolve(with_decoded_path(event, source), context)
-
-    def _make_resolver(self, source: Source) -> ApiGatewayResolver:
-        resolver = _RESOLVERS[source]()
-
-        def limit_body(app: ApiGatewayResolver, next_middleware: Callable[..., Any]) -> Any:
-            # For every path, also one that does not exist, as a web server's limit is.
-            if len(body_of(app.current_event.raw_event)) > self._max_body_bytes:
-                raise TooLarge(self._max_body_bytes)
-            return next_middleware(app)
-
-        resolver.use([limit_body])
+        self._resolver = _RESOLVERS[source]()
+        self._resolver.use([self._limit_body])
         for endpoint in api.API:
             rule = _PARAMETER.sub(r"<\1>", endpoint.path)
-            resolver.route(rule, endpoint.method)(self._route(endpoint, resolver, source))
-        resolver.not_found(self._unrouted(resolver, source))
-        resolver.exception_handler(Exception)(self._on_error)
-        return resolver
+            self._resolver.route(rule, endpoint.method)(self._route(endpoint))
+        self._resolver.not_found(self._on_unrouted)
+        self._resolver.exception_handler(Exception)(self._on_error)
 
-    def _route(
-        self, endpoint: api.Endpoint, resolver: ApiGatewayResolver, source: Source
-    ) -> Callable[..., Answer[str]]:
-        def route(**path_parameters: str) -> Answer[str]:
-            return self._perform(
-                endpoint, path_parameters, resolver.current_event.raw_event, source
-            )
+    def answer(self, event: Event, context: Any) -> dict[str, Any]:
+        """Answer one request in the form that its sender wants."""
+        return self._resolver.resolve(with_decoded_path(event, self._source), context)
 
-        return route
+    def _limit_body(self, app: ApiGatewayResolver, next_middleware: Callable[..., Any]) -> Any:
+        # For every path, also one that does not exist, as a web server's limit is.
+        if len(body_of(app.current_event.raw_event)) > self._max_body_bytes:
+            raise TooLarge(self._max_body_bytes)
+        return next_middleware(app)
 
-    def _perform(
-        self, endpoint: api.Endpoint, path_parameters: dict[str, str], event: Event, source: Source
-    ) -> Answer[str]:
-        body = body_of(event) if endpoint.request_schema is not None else b""
-        operation = endpoint.handle(api.Request(path_parameters, query_of(event, source), body))
-        with self._environment.unit_of_work(autocommit=endpoint.safe) as connection:
-            result = perform(connection, operation)
-        return Answer(result.status, result.media_type, result.body.decode(), result.headers)
+    def _route(self, endpoint: api.Endpoint) -> Callable[..., Answer[str]]:
+        def answer(**path_parameters: str) -> Answer[str]:
+            event = self._resolver.current_event.raw_event
+            body = body_of(event) if endpoint.request_schema is not None else b""
+            request = api.Request(path_parameters, query_of(event, self._source), body)
+            operation = endpoint.handle(request)
+            with self._environment.unit_of_work(autocommit=endpoint.safe) as connection:
+                result = perform(connection, operation)
+            return Answer(result.status, result.media_type, result.body.decode(), result.headers)
 
-    def _unrouted(
-        self, resolver: ApiGatewayResolver, source: Source
-    ) -> Callable[[Exception], Answer[str]]:
-        """Return what answers requests for which Powertools finds no route.
+        return answer
 
-        It matches methods and paths together, so a 405 looks like a 404; and its path
-        parameters have a limited alphabet, so that /articles/" would be a 404, too, where
-        other deployables say what is wrong with the id.
+    def _on_unrouted(self, _: Exception) -> Answer[str]:
+        """Answer a request for which Powertools finds no route.
+
+        It matches methods and paths together, so a 405 looks like a 404. And its path parameters
+        have a limited alphabet, so /articles/" would be a 404, too, where other deployables
+        explain what is wrong with the id.
         """
-
-        def unrouted(_: Exception) -> Answer[str]:
-            event = resolver.current_event
-            method, path = event.http_method.upper(), event.path
-            found = dict(_endpoints_at(path))
-            for endpoint, parameters in found.values():
-                if endpoint.method == method:
-                    return self._perform(endpoint, parameters, event.raw_event, source)
-            return _answer(method_not_allowed(method, found) if found else no_such_path(path))
-
-        return unrouted
+        event = self._resolver.current_event
+        method, path = event.http_method.upper(), event.path
+        allowed = []
+        for endpoint in api.API:
+            match = re.fullmatch(_PARAMETER.sub(r"(?P<\1>[^/]+)", endpoint.path), path)
+            if match and endpoint.method == method:
+                return self._route(endpoint)(**match.groupdict())
+            if match:
+                allowed.append(endpoint.method)
+        return _answer(method_not_allowed(method, allowed) if allowed else no_such_path(path))
 
     def _on_error(self, error: Exception) -> Answer[str]:
         problem = problem_of(error)
@@ -156,11 +147,3 @@ class HttpApi:
 
 def _answer(problem: Problem) -> Answer[str]:
     return Answer(problem.status, MEDIA_TYPE, problem.body().decode(), problem.headers)
-
-
-def _endpoints_at(path: str) -> Iterator[tuple[str, tuple[api.Endpoint, dict[str, str]]]]:
-    """Give each method at this path with its endpoint and the path's parameters."""
-    for endpoint in api.API:
-        match = re.fullmatch(_PARAMETER.sub(r"(?P<\1>[^/]+)", endpoint.path), path)
-        if match:
-            yield endpoint.method, (endpoint, match.groupdict())

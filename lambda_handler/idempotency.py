@@ -1,8 +1,8 @@
 """Powertools' Idempotency on PostgreSQL, in the table `idempotency_records`.
 
-The database's clock alone decides what has expired: execution environments have clocks of
-their own, and a thawed one's may be late. Powertools computes moments by the local clock,
-so each becomes a duration on the way in, and a moment of the local clock on the way out.
+The database's clock alone decides which records have expired: execution environments have clocks
+of their own, and a thawed one's may be late. Powertools computes times by the local clock, so
+each becomes a duration on the way in, and a time of the local clock on the way out.
 
 Importing this module imports boto3: the package aws_lambda_powertools.utilities.idempotency
 imports its DynamoDB layer whether it is used or not. Lambda's Python runtimes have boto3;
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aws_lambda_powertools.utilities.idempotency import BasePersistenceLayer
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
@@ -121,7 +121,7 @@ _PURGE = delete(records).where(
 
 
 class SqlPersistenceLayer(BasePersistenceLayer):
-    """Powertools' records of what was done, each written in a short transaction of its own.
+    """Powertools' records of finished work, each written in a short transaction of its own.
 
     Args:
         begin: begins a unit of work, as `lambda: unit_of_work(engine)` does.
@@ -140,8 +140,8 @@ class SqlPersistenceLayer(BasePersistenceLayer):
     def _put_record(self, data_record: DataRecord) -> None:
         """Write the record unless there is one that has not expired.
 
-        Of writers at the same time one inserts; the others wait for its transaction, a short
-        one, and then find its record there.
+        Of several writers at the same time one inserts. The others wait for its transaction, a
+        short one, and then find its record.
         """
         key = data_record.idempotency_key
         in_progress_until = data_record.in_progress_expiry_timestamp
@@ -157,12 +157,9 @@ class SqlPersistenceLayer(BasePersistenceLayer):
         with self._begin() as connection:
             row = connection.execute(_PUT, parameters).one_or_none()
             existing = None if row else self._existing(connection, key)
-        if row is None:
-            self._refuse(data_record, existing)
-        else:
+        if row is not None:
             self._held[key] = row[0]
-
-    def _refuse(self, data_record: DataRecord, existing: DataRecord | None) -> NoReturn:
+            return
         if existing is not None:
             self._validate_payload(data_payload=data_record, stored_data_record=existing)
             self._save_to_cache(data_record=existing)

@@ -1,18 +1,18 @@
 """A batch of SQS messages: each document ingested once, each poison message given up.
 
-| what happens | what SQS is told | what is left |
+| event | answer to SQS | result |
 |---|---|---|
 | ingested, now or by an earlier delivery | done | the document |
-| the message breaks the contract | done, for it will always break it | a row in `dead_letters` |
+| the message breaks the contract | done, because it will always break it | a row in `dead_letters` |
 | the database fails, or time is up | failed: deliver it again | nothing |
-| another invoke is at it right now | failed: deliver it again | that invoke's record |
+| another invoke works on it right now | failed: deliver it again | that invoke's record |
 
-The last one cures itself: a record in progress expires when the invoke that wrote it would
+The last one ends by itself. A record in progress expires when the invoke that wrote it would
 have timed out, so after a crash a later delivery takes over.
 
 The queue needs `ReportBatchItemFailures` in its event source mapping, a visibility timeout
 of six times the function's timeout (AWS Lambda Developer Guide, "Using Lambda with Amazon
-SQS"), and a dead-letter queue for what keeps failing.
+SQS"), and a dead-letter queue for messages that keep failing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig, idemp
 from articles.contract import NewDocument
 from articles.errors import InvalidInput, TooLarge
 from articles.operations import ingest_document, perform, record_dead_letter
-from lambda_handler.errors import UnknownEvent
+from lambda_handler.events import sqs_records
 from lambda_handler.idempotency import SqlPersistenceLayer
 from lambda_handler.telemetry import Telemetry
 from poolkit.config.session import unit_of_work
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 Handler: TypeAlias = "Callable[[dict[str, Any], Any], dict[str, Any]]"
 
 REMEMBERED_FOR: Final = 86_400
-"""Seconds that a message's id is remembered. Duplicates come within hours, and one that comes
-later does no harm: ingesting a document again changes nothing."""
+"""Seconds that a message's id is kept. Duplicates come within hours, and a later one does no harm:
+to ingest a document again changes nothing."""
 
 
 def make_handler(
@@ -70,7 +70,7 @@ def make_handler(
     telemetry = Telemetry(environment, settings, stream)
 
     def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-        records = _records_of(event)
+        records = sqs_records(event)
         with (
             telemetry.invoke(context, context.aws_request_id),
             environment.connected() as connection,
@@ -79,13 +79,6 @@ def make_handler(
             return batch.process(records)
 
     return handler
-
-
-def _records_of(event: object) -> list[dict[str, Any]]:
-    records = event.get("Records") if isinstance(event, dict) else None
-    if not records or any(record.get("eventSource") != "aws:sqs" for record in records):
-        raise UnknownEvent("a batch of SQS messages", event)
-    return list(records)
 
 
 class IngestBatch:
@@ -109,34 +102,41 @@ class IngestBatch:
 
     def process(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """Handle every message, and return the ids of those to be delivered again."""
-        processor = self._processor(records)
+        logger: Any = self._logger  # has a logging.Logger's methods, and is none
+        # A FIFO queue's messages must not overtake one that failed.
+        is_fifo = str(records[0].get("eventSourceARN", "")).endswith(".fifo")
+        processor = (
+            SqsFifoPartialProcessor(logger=logger)
+            if is_fifo
+            else BatchProcessor(EventType.SQS, logger=logger)
+        )
+        # Without it a batch that failed as a whole raises; the ids mean the same to SQS.
+        processor.raise_on_entire_batch_failure = False
         # As many as ten batches write, so that expired records do not pile up.
         self._done.purge(limit=100)
         with processor(records=records, handler=self._handle):
             processor.process()
         return dict(processor.response())
 
-    def _processor(self, records: list[dict[str, Any]]) -> BatchProcessor:
-        # A FIFO queue's messages must not overtake one that failed.
-        is_fifo = str(records[0].get("eventSourceARN", "")).endswith(".fifo")
-        logger: Any = self._logger  # has a logging.Logger's methods, and is none
-        if is_fifo:
-            processor: BatchProcessor = SqsFifoPartialProcessor(logger=logger)
-        else:
-            processor = BatchProcessor(EventType.SQS, logger=logger)
-        # One way to say it, whether one message failed or all: the ids.
-        processor.raise_on_entire_batch_failure = False
-        return processor
-
     def _handle(self, record: SQSRecord) -> None:
+        """Ingest a message's document once, or record the message as a dead letter."""
         self._logger.append_keys(message_id=record.message_id)
         try:
             new = NewDocument.from_json(record.body.encode("utf-8", "surrogatepass"))
         except (InvalidInput, TooLarge) as error:
-            self._give_up(record, error)
+            letter = record_dead_letter(
+                source=record.event_source_arn,
+                message_id=record.message_id,
+                payload=record.body,
+                error=error,
+                attempts=int(record.attributes.approximate_receive_count),
+            )
+            with self._unit_of_work() as connection:
+                perform(connection, letter)
+            self._logger.warning("given up", error=str(error))
             return
         # By the message, not by the document: a document may be sent again on purpose, to
-        # go back to what it was before another change.
+        # go back to its state before another change.
         message = {"queue": record.event_source_arn, "message_id": record.message_id}
         self._ingest_once(message=message, new=new)
 
@@ -145,18 +145,6 @@ class IngestBatch:
             ingested = perform(connection, ingest_document(new))
         self._logger.info("ingested", document_id=new.id, outcome=ingested.outcome)
         return {"document_id": new.id, "outcome": ingested.outcome}
-
-    def _give_up(self, record: SQSRecord, error: Exception) -> None:
-        with self._unit_of_work() as connection:
-            letter = record_dead_letter(
-                source=record.event_source_arn,
-                message_id=record.message_id,
-                payload=record.body,
-                error=error,
-                attempts=int(record.attributes.approximate_receive_count),
-            )
-            perform(connection, letter)
-        self._logger.warning("given up", error=str(error))
 
     @contextmanager
     def _unit_of_work(self) -> Iterator[Connection]:

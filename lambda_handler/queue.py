@@ -1,6 +1,6 @@
 """The composition root of the queue's function: `lambda_handler.queue.handler`."""
 
-from lambda_handler.init_phase import without_garbage_collection
+from lambda_handler import without_garbage_collection
 
 with without_garbage_collection():
     import os

@@ -1,6 +1,6 @@
 """Powertools' Logger and Metrics: JSON lines, and metrics in lines that CloudWatch reads.
 
-No tracer: X-Ray's SDK would patch the drivers, and would have to be imported for it.
+No tracer: X-Ray's SDK would patch the drivers, and its import would lengthen each cold start.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Telemetry:
 
     | metric | unit | when |
     |---|---|---|
-    | `ColdStart` | count | the first invoke, but with provisioned concurrency |
+    | `ColdStart` | count | the first invoke, except with provisioned concurrency |
     | `ConnectionsOpened` | count | every invoke |
     | `CheckoutWait` | ms | an invoke that checked a connection out: the sum of its waits |
     """
@@ -51,11 +51,13 @@ class Telemetry:
                 "environment": environment.settings.environment,
             },
         )
-        self._is_cold = _initialized_on_demand()
+        # With provisioned concurrency no request waited for the init phase.
+        kind = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE")
+        self._is_cold = kind != "provisioned-concurrency"
 
     @contextmanager
     def invoke(self, context: Any, correlation_id: str | None) -> Iterator[None]:
-        """Name the invoke in every log line, and write its metrics at its end."""
+        """Add the invoke's ids to every log line, and write its metrics at its end."""
         self.logger.append_keys(
             function_request_id=context.aws_request_id, cold_start=self._is_cold
         )
@@ -65,19 +67,12 @@ class Telemetry:
             yield
         finally:
             after = self._environment.snapshot()
-            waited = after.checkout_wait.total - before.checkout_wait.total
-            self._write(after.opened - before.opened, after.checkouts - before.checkouts, waited)
+            if self._is_cold:
+                self._metrics.add_metric("ColdStart", MetricUnit.Count, 1)
+            opened = after.opened - before.opened
+            self._metrics.add_metric("ConnectionsOpened", MetricUnit.Count, opened)
+            if after.checkouts > before.checkouts:
+                waited_ms = (after.checkout_wait.total - before.checkout_wait.total) * 1000
+                self._metrics.add_metric("CheckoutWait", MetricUnit.Milliseconds, waited_ms)
+            self._metrics.flush_metrics()
             self._is_cold = False
-
-    def _write(self, opened: int, checkouts: int, waited_s: float) -> None:
-        if self._is_cold:
-            self._metrics.add_metric("ColdStart", MetricUnit.Count, 1)
-        self._metrics.add_metric("ConnectionsOpened", MetricUnit.Count, opened)
-        if checkouts:
-            self._metrics.add_metric("CheckoutWait", MetricUnit.Milliseconds, waited_s * 1000)
-        self._metrics.flush_metrics()
-
-
-def _initialized_on_demand() -> bool:
-    # With provisioned concurrency nobody waited for the init phase.
-    return os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "provisioned-concurrency"

@@ -7,7 +7,7 @@ from behaviour.lambda_events import CORRELATION_IDS, MAKERS, http_api, rest_api,
 from behaviour.lambda_face import open_face
 
 from lambda_handler.configuration import FunctionSettings
-from lambda_handler.errors import UnknownEvent
+from lambda_handler.events import UnknownEvent
 from poolkit.errors import ConfigurationError
 
 NEW = b'{"title":"A title","body":"gr\xc3\xbc\xc3\x9fe"}'

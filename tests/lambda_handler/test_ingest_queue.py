@@ -13,7 +13,7 @@ import pytest
 from behaviour.lambda_events import http_api, sqs
 from behaviour.lambda_face import open_face
 
-from lambda_handler.errors import UnknownEvent
+from lambda_handler.events import UnknownEvent
 from lambda_handler.ingest_queue import make_handler
 from poolkit.errors import DatabaseUnavailable
 
