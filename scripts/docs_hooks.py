@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,8 +38,8 @@ def _sections(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
 
 def _row(option: click.Option, context: click.Context) -> str:
     spelling, meaning = option.get_help_record(context) or ("", "")
-    return f"| `{_escaped(spelling)}` | {_escaped(meaning)} |"
+    return f"| <code>{_escaped(spelling)}</code> | {_escaped(meaning)} |"
 
 
 def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return escape(" ".join(text.split()), quote=False).replace("|", "&#124;").replace("[", "&#91;")

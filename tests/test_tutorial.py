@@ -1,0 +1,28 @@
+"""docs/tutorial.md: the reader's own application, built from the page and measured."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from poolkit_command import run_process
+
+TUTORIAL = Path(__file__).resolve().parent.parent / "docs/tutorial.md"
+FILES = re.compile(r'^```\w+ title="([\w.]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_application_of_the_tutorial_is_measured(tmp_path):
+    """The page's files are enough: both targets answer, with the ceilings that the page names."""
+    files = dict(FILES.findall(TUTORIAL.read_text()))
+    assert set(files) == {"app.py", "schema.py", "locustfile.py", "pyproject.toml"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    run = tmp_path / "run"
+    answer = run_process("compare", "--quick", "--users", "5", "--out", run, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    targets = json.loads((run / "results.json").read_text())["targets"]
+    assert {name: each["errors"] for name, each in targets.items()} == {"web": 0, "web_small": 0}
+    assert all(each["requests"] > 0 for each in targets.values())
+    ceilings = {name: each["connections"]["ceiling"] for name, each in targets.items()}
+    assert ceilings == {"web": 30, "web_small": 2}
