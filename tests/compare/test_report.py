@@ -14,10 +14,9 @@ from poolkit_command import run_process
 from rich.console import Console
 
 from poolkit.cli import main
-from poolkit.compare.charts.labels import spread
-from poolkit.compare.charts.pictures import pictures
+from poolkit.compare.charts.style import apart
 from poolkit.compare.report.terminal import print_run
-from poolkit.compare.report.write import read_results, report_two, write_report
+from poolkit.compare.report.write import draw, read_results, report_two, write_report
 from poolkit.compare.results.results import results_json
 from poolkit.compare.results.run_folder import Level, Machine, RunFolder
 from poolkit.errors import ConfigurationError, RunFolderError
@@ -131,7 +130,7 @@ def test_one_target_and_no_invokes_make_fewer_pictures(made_up_run, made_up):
     """A chart without anything to show is not drawn."""
     run = made_up_run(targets={"web": made_up("web", kept=3)})
     results = read_results(run.path)
-    assert [p.name for p in pictures(run, results)] == ["overview", "connections", "latency"]
+    assert [p.name for p in draw(run, results)] == ["overview", "connections", "latency"]
 
 
 def test_a_target_that_answered_nothing_still_has_its_rows(made_up_run, made_up):
@@ -238,10 +237,10 @@ def test_a_run_of_another_schema_is_not_compared(made_up_run, made_up):
 
 def test_labels_that_would_touch_are_moved_apart_in_their_order():
     """As little as needed, and never outside."""
-    assert spread([10, 50, 90], gap=17, low=0, high=100) == [10, 50, 90]
-    moved = spread([50, 51, 49], gap=10, low=0, high=100)
+    assert apart([10, 50, 90], gap=17, low=0, high=100) == [10, 50, 90]
+    moved = apart([50, 51, 49], gap=10, low=0, high=100)
     assert moved == [50, 60, 40]
-    crowded = spread([99, 99, 99, 98, 20], gap=10, low=0, high=100)
+    crowded = apart([99, 99, 99, 98, 20], gap=10, low=0, high=100)
     assert max(crowded) == 100
     assert all(b - a >= 10 - 1e-9 for a, b in pairwise(sorted(crowded)))
 

@@ -1,1 +1,5 @@
-"""The charts of a run folder, as SVG for the page and as PNG files."""
+"""The charts of a run, as SVG for the report's page and as PNG files.
+
+In: results, and for charts over time and by percentile the raw rows of the run folder. Out: a `Picture`
+each, from `overview`, `levels`, `over_time` and `percentiles`. Altair describes it, vl-convert draws it.
+"""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import altair as alt
 
-from poolkit.compare.charts.log_axis import AS_DURATION, decades, log_domain
-from poolkit.compare.charts.picture import Panel, Picture, Rows, data
-from poolkit.compare.charts.style import FAINT, INK, PAPER, SOFT, colours
-from poolkit.compare.charts.time_panels import grid, size
+from poolkit.compare.charts.picture import Panel, Picture, Rows, data, grid, size
+from poolkit.compare.charts.style import (
+    AS_DURATION,
+    FAINT,
+    INK,
+    PAPER,
+    SOFT,
+    colours,
+    decades,
+    log_domain,
+)
 from poolkit.compare.results.levels import HIGHEST, highest_sustained
 from poolkit.compare.results.wording import milliseconds
 
@@ -24,15 +31,29 @@ if TYPE_CHECKING:
 _HEIGHT = 96
 _LABELS = 44
 _FAR, _FAR_CEILING = 2.5, 1.5
-"""A limit or ceiling at more than so many times what was measured would flatten the rest."""
+"""A limit or ceiling at more than this multiple of what was measured would flatten the rest."""
 _LOG_FROM = 12
 """Times the lowest load: from there even steps would crowd the low ones."""
 _PEAK, _SHARE, _P95 = "db.connections.max", "db.connections.share", "http.p95"
 
 
+class _Limit(NamedTuple):
+    """A threshold as it is drawn."""
+
+    limit: float
+    text: str
+
+
+class _Ceiling(NamedTuple):
+    """The connection ceiling at one load."""
+
+    load: float
+    ceiling: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Loads:
-    """The axis that all panels share: tasks offered a second, named by the levels."""
+    """The axis that all panels share: tasks offered per second, with the names of the levels."""
 
     levels: Sequence[Level]
 
@@ -63,13 +84,14 @@ class _Loads:
             f"abs(datum.value - {at!r}) < {at * 1e-6!r} ? '{number:g}'"
             for at, number in numbers.items()
         )
+        title = "arrivals per second" if self.levels[0].is_open else "users"
         return alt.Axis(
             values=list(numbers),
             labels=named,
             labelExpr=f"{names} : ''",
             labelOverlap="greedy",
             grid=False,
-            title=("arrivals per s" if self.levels[0].is_open else "users") if named else None,
+            title=title if named else None,
             titleColor=SOFT,
             titleFontSize=11,
             titleFontWeight="normal",
@@ -77,7 +99,7 @@ class _Loads:
         )
 
     def between(self, lower: Level | None, higher: Level) -> float:
-        """Return where a shade begins that holds the higher level and not the lower one."""
+        """Return where a shade begins that contains the higher level and not the lower one."""
         if lower is None:
             return self.domain[0]
         a, b = lower.offered_per_s, higher.offered_per_s
@@ -92,48 +114,51 @@ class _Line:
     title: str
     scale: alt.Scale
     axis: alt.Axis
-    limits: Mapping[str, Sequence[tuple[float, str]]]
+    limits: Mapping[str, Sequence[_Limit]]
     """By target: a share of max_connections is another number on another server."""
     top: float
-    """The highest value that there is room for."""
+    """The highest value in the panel."""
     named: bool
     """Whether the loads are written under it."""
 
 
 def over_load(results: Results) -> Picture | None:
-    """Return the picture, none for a run with one load."""
+    """Return the picture; None for a run with one load."""
     if not results.has_levels:
         return None
     loads = _Loads(levels=results.plan.levels)
-    peaks, latencies = _peak_line(results), _p95_line(results)
-    cells = [_cell(name, results, loads, peaks, latencies) for name in results.levels]
+    lines = (_peak_line(results), _p95_line(results))
+    texts = []
+    for name, levels in results.levels.items():
+        points = []
+        for each in (each for each in levels if each.repeats):
+            connections = "connections unknown"
+            if each.peak is not None:
+                connections = f"{each.peak:,.0f} connections"
+            p95 = each.median(_P95)
+            latency = f"p95 {milliseconds(p95)}" if p95 is not None else "nothing answered"
+            points.append(f"{each.level.name} {connections}, {latency}")
+        texts.append(f"{name}: {', '.join(points)}")
     return Picture(
         name="levels",
-        title="Connections and p95 against the load: shaded where a target did not hold it",
-        description="; ".join(_words(name, of) for name, of in results.levels.items()) + ".",
-        chart=grid(cells),
+        title="Connections and p95 latency by load",
+        caption="Shaded: loads that the target did not sustain. Dashed: a threshold. Knee: the load with "
+        "the most throughput for its latency. Hollow points: the load generator was late.",
+        description="; ".join(texts) + ".",
+        chart=grid([_target(name, results, loads, lines) for name in results.levels]),
     )
-
-
-def _words(name: str, levels: Sequence[LevelResult]) -> str:
-    said = []
-    for each in levels:
-        peak, p95 = each.spread.get(_PEAK), each.spread.get(_P95)
-        connections = f"{peak.high:,.0f} connections" if peak else "connections unknown"
-        latency = f"p95 {milliseconds(p95.median)}" if p95 else "nothing answered"
-        said.append(f"{each.level.name} {connections}, {latency}" if each.repeats else "")
-    return f"{name}: {', '.join(filter(None, said))}"
 
 
 # -- what all panels share ------------------------------------------------------------------
 
 
 def _peak_line(results: Results) -> _Line:
-    top = max(_highs(results, _PEAK), default=1) or 1
+    peaks = [each.peak or 0 for of in results.levels.values() for each in of]
+    top = max(peaks, default=1) or 1
     near = _limits(results, _PEAK, 0, top * _FAR)
-    ceilings = [each for of in results.levels.values() for _, each in _ceilings(of)]
     top = max([top, *_values(near)])
-    top = max([top, *(each for each in ceilings if each <= top * _FAR_CEILING)])
+    ceilings = [each.ceiling for of in results.levels.values() for each in _ceilings(of)]
+    top = max([top, *(ceiling for ceiling in ceilings if ceiling <= top * _FAR_CEILING)])
     return _Line(
         metric=_PEAK,
         title="most connections at once",
@@ -146,186 +171,151 @@ def _peak_line(results: Results) -> _Line:
 
 
 def _p95_line(results: Results) -> _Line:
-    values = [value for of in results.levels.values() for each in of for value in _p95s(each)]
+    spreads = [each.spread.get(_P95, ()) for of in results.levels.values() for each in of]
+    values = [value for spread in spreads for value in spread]
     lowest, highest = min(values, default=1), max(values, default=1)
     near = _limits(results, _P95, lowest / _FAR, highest * _FAR)
     domain = log_domain([*values, *_values(near)])
     return _Line(
         metric=_P95,
-        title="p95",
+        title="p95 latency",
         scale=alt.Scale(type="log", domain=domain, nice=False),
         axis=alt.Axis(values=decades(domain)[:5], labelExpr=AS_DURATION, title=None),
         limits=near,
-        top=domain[1],
+        top=max(domain),
         named=True,
     )
 
 
-def _p95s(each: LevelResult) -> Sequence[float]:
-    return each.spread.get(_P95, ())
-
-
-def _ceilings(levels: Sequence[LevelResult]) -> list[tuple[float, int]]:
+def _ceilings(levels: Sequence[LevelResult]) -> list[_Ceiling]:
     """Return the ceiling at each load: a function's concurrency may grow with it."""
-    return [
-        (each.level.offered_per_s, ceiling)
-        for each in levels
-        for repeat in each.repeats[:1]
-        if (ceiling := repeat.connections.ceiling)
-    ]
-
-
-def _highs(results: Results, metric: str) -> list[float]:
-    every = (each for of in results.levels.values() for each in of)
-    return [each.spread[metric].high for each in every if metric in each.spread]
+    return [_Ceiling(each.level.offered_per_s, each.ceiling) for each in levels if each.ceiling]
 
 
 def _limits(
     results: Results, metric: str, lowest: float, highest: float
-) -> dict[str, list[tuple[float, str]]]:
+) -> dict[str, list[_Limit]]:
     """Return the limits of every target that are not too far away to be drawn."""
-    found = {name: _limits_of(name, results, metric) for name in results.levels}
-    return {
-        name: [(limit, words) for limit, words in of if lowest <= limit <= highest]
-        for name, of in found.items()
+    servers = {
+        planned.name: planned.max_connections or results.plan.max_connections
+        for planned in results.plan.targets
     }
+    found: dict[str, list[_Limit]] = {}
+    for name in results.levels:
+        # A share of connections is one of the target's own server.
+        units = {metric: 1.0} | ({_SHARE: servers[name]} if metric == _PEAK else {})
+        limits = [
+            _Limit(threshold.limit * units[threshold.metric], threshold.wanted)
+            for threshold in results.thresholds
+            if threshold.applies_to(name) and threshold.metric in units
+        ]
+        found[name] = [each for each in limits if lowest <= each.limit <= highest]
+    return found
 
 
-def _limits_of(name: str, results: Results, metric: str) -> list[tuple[float, str]]:
-    """Return a target's limits; a share of connections is one of its own server's."""
-    units = {metric: 1.0}
-    if metric == _PEAK:
-        (planned,) = (planned for planned in results.plan.targets if planned.name == name)
-        units[_SHARE] = planned.max_connections or results.plan.max_connections
-    mine = [t for t in results.thresholds if t.applies_to(name) and t.metric in units]
-    return [(t.limit * units[t.metric], t.wanted) for t in mine]
-
-
-def _values(limits: Mapping[str, Sequence[tuple[float, str]]]) -> list[float]:
-    return [limit for of in limits.values() for limit, _ in of]
+def _values(limits: Mapping[str, Sequence[_Limit]]) -> list[float]:
+    return [each.limit for of in limits.values() for each in of]
 
 
 # -- one target -----------------------------------------------------------------------------
 
 
-def _cell(
-    name: str, results: Results, loads: _Loads, peaks: _Line, latencies: _Line
-) -> alt.VConcatChart:
+def _target(name: str, results: Results, loads: _Loads, lines: Sequence[_Line]) -> alt.VConcatChart:
     levels, knee = results.levels[name], results.knees.get(name)
     colour = colours(list(results.levels))[name]
     room = {**size(len(results.levels), labels=_LABELS), "height": _HEIGHT}
-    panels = [
-        _panel(levels, loads, line, colour=colour, knee=knee, limits=line.limits[name]).properties(
-            **room,
-            title=alt.TitleParams(
-                line.title, fontSize=11, fontWeight="normal", color=SOFT, offset=4
-            ),
-        )
-        for line in (peaks, latencies)
-    ]
-    subtitle = _subtitle(levels, knee)
+    panels = []
+    for line in lines:
+        marks = [*_background(levels, loads, line, knee), *_limit_marks(levels, line, name, loads)]
+        panel = alt.layer(*marks, *_points(levels, loads, line, colour))
+        title = alt.TitleParams(line.title, fontSize=11, fontWeight="normal", color=SOFT, offset=4)
+        panels.append(panel.properties(**room, title=title))
+    top = highest_sustained(levels)
+    subtitle = f"sustains {top.level.name}" if top else "sustains none of them"
+    subtitle += f", knee at {knee.level.name}" if knee else ""
     title = alt.TitleParams(name, subtitle=subtitle, offset=8, anchor="start", frame="bounds")
     return alt.vconcat(*panels, spacing=8).properties(title=title)
 
 
-def _subtitle(levels: Sequence[LevelResult], knee: Knee | None) -> str:
-    top = highest_sustained(levels)
-    held = f"holds {top.level.name}" if top else "holds none of them"
-    return f"{held}, knee at {knee.level.name}" if knee else held
-
-
-def _panel(
-    levels: Sequence[LevelResult],
-    loads: _Loads,
-    line: _Line,
-    *,
-    colour: str,
-    knee: Knee | None,
-    limits: Sequence[tuple[float, str]],
-) -> Panel:
-    rows = [_row(each, line.metric) for each in levels if line.metric in each.spread]
+def _points(levels: Sequence[LevelResult], loads: _Loads, line: _Line, colour: str) -> list[Panel]:
+    """Return the line through a figure at each load, with the range of the repeats."""
+    rows: Rows = []
+    for each in levels:
+        spread = each.spread.get(line.metric)
+        if spread is not None:
+            shown = spread.high if line.metric in HIGHEST else spread.median
+            rows.append(
+                {
+                    "load": each.level.offered_per_s,
+                    "low": round(spread.low, 3),
+                    "shown": round(shown, 3),
+                    "high": round(spread.high, 3),
+                    "saturated": each.is_saturated,
+                }
+            )
     x = alt.X("load:Q", scale=loads.scale(), axis=loads.axis(named=line.named))
     y = alt.Y("shown:Q", scale=line.scale, axis=line.axis)
     base = alt.Chart(data(rows)).encode(x, y)
-    layers = [
-        *_shade(levels, loads),
-        *_knee_mark(knee, loads, named=line.named),
-        *_limit_marks(limits, line),
-        *_ceiling_mark(levels, line, x),
+    low = alt.Y("low:Q", scale=line.scale, axis=line.axis)
+    marks = [
         base.mark_line(color=colour, strokeWidth=2),
-        base.mark_rule(color=colour, strokeWidth=2, opacity=0.55).encode(
-            alt.Y("low:Q", scale=line.scale, axis=line.axis), alt.Y2("high:Q")
-        ),
+        base.mark_rule(color=colour, strokeWidth=2, opacity=0.55).encode(low, alt.Y2("high:Q")),
         base.mark_point(filled=True, size=48, opacity=1, color=colour),
     ]
-    hollow = [row for row in rows if row["saturated"]]
-    if hollow:
+    if hollow := [row for row in rows if row["saturated"]]:
         ring = alt.Chart(data(hollow)).mark_point(
             filled=True, size=48, opacity=1, fill=PAPER, stroke=colour, strokeWidth=1.8
         )
-        layers.append(ring.encode(x, y))
-    return alt.layer(*layers)
+        marks.append(ring.encode(x, y))
+    return marks
 
 
-def _row(each: LevelResult, metric: str) -> dict[str, float | bool]:
-    low, median, high = (round(value, 3) for value in each.spread[metric])
-    shown = high if metric in HIGHEST else median
-    load = each.level.offered_per_s
-    return {
-        "load": load,
-        "low": low,
-        "shown": shown,
-        "high": high,
-        "saturated": each.is_saturated,
-    }
-
-
-def _shade(levels: Sequence[LevelResult], loads: _Loads) -> list[alt.Chart]:
-    """Shade what lies beyond the highest load that was held."""
+def _background(
+    levels: Sequence[LevelResult], loads: _Loads, line: _Line, knee: Knee | None
+) -> list[Panel]:
+    """Return the shade over the loads that were not sustained, and the mark of the knee."""
+    marks = []
     top = highest_sustained(levels)
     at = levels.index(top) + 1 if top else 0
-    if at == len(levels):
-        return []
-    begin = loads.between(top.level if top else None, levels[at].level)
-    shaded = alt.Chart(data([{"begin": begin, "end": loads.domain[1]}]))
-    rect = shaded.mark_rect(color=FAINT, opacity=0.7)
-    return [rect.encode(alt.X("begin:Q", scale=loads.scale()), alt.X2("end:Q"))]
+    if at < len(levels):
+        begin = loads.between(top.level if top else None, levels[at].level)
+        shaded = alt.Chart(data([{"begin": begin, "end": loads.domain[-1]}]))
+        rect = shaded.mark_rect(color=FAINT, opacity=0.7)
+        marks.append(rect.encode(alt.X("begin:Q", scale=loads.scale()), alt.X2("end:Q")))
+    if knee is not None:
+        mark = alt.Chart(data([{"load": knee.level.offered_per_s}]))
+        x = alt.X("load:Q", scale=loads.scale())
+        marks.append(mark.mark_rule(color=SOFT, strokeWidth=1, strokeDash=[2, 3]).encode(x))
+        if line.named:
+            text = mark.mark_text(color=SOFT, fontSize=10.5, align="right", dx=-4)
+            marks.append(text.encode(x, y=alt.value(8), text=alt.value("knee")))
+    return marks
 
 
-def _knee_mark(knee: Knee | None, loads: _Loads, *, named: bool) -> list[alt.Chart]:
-    if knee is None:
-        return []
-    at = alt.Chart(data([{"load": knee.level.offered_per_s}]))
-    x = alt.X("load:Q", scale=loads.scale())
-    rule = at.mark_rule(color=SOFT, strokeWidth=1, strokeDash=[2, 3]).encode(x)
-    if not named:
-        return [rule]
-    text = at.mark_text(color=SOFT, fontSize=10.5, align="right", dx=-4)
-    return [rule, text.encode(x, y=alt.value(8), text=alt.value("knee"))]
-
-
-def _limit_marks(limits: Sequence[tuple[float, str]], line: _Line) -> list[alt.Chart]:
-    if not limits:
-        return []
-    rows: Rows = [{"limit": limit, "text": words} for limit, words in limits]
-    marks = alt.Chart(data(rows))
-    y = alt.Y("limit:Q", scale=line.scale, axis=line.axis)
-    rule = marks.mark_rule(color=INK, strokeWidth=1, strokeDash=[5, 3]).encode(y)
-    text = marks.mark_text(color=INK, fontSize=10, align="left", dx=3, dy=-6)
-    return [rule, text.encode(y, x=alt.value(0), text="text:N")]
-
-
-def _ceiling_mark(levels: Sequence[LevelResult], line: _Line, x: alt.X) -> list[alt.Chart]:
-    """Draw the most connections that there may be, where that is not far above."""
-    rows: Rows = [
-        {"load": load, "ceiling": each, "text": f"ceiling {each:,}"}
-        for load, each in _ceilings(levels)
-        if line.metric == _PEAK and each <= line.top
+def _limit_marks(
+    levels: Sequence[LevelResult], line: _Line, name: str, loads: _Loads
+) -> list[Panel]:
+    """Return the thresholds, and the ceiling of connections where it is not far above."""
+    marks = []
+    if limits := line.limits[name]:
+        rows: Rows = [each._asdict() for each in limits]
+        base = alt.Chart(data(rows))
+        y = alt.Y("limit:Q", scale=line.scale, axis=line.axis)
+        text = base.mark_text(color=INK, fontSize=10, align="left", dx=3, dy=-6)
+        marks = [
+            base.mark_rule(color=INK, strokeWidth=1, strokeDash=[5, 3]).encode(y),
+            text.encode(y, x=alt.value(0), text="text:N"),
+        ]
+    ceilings: Rows = [
+        {**each._asdict(), "text": f"ceiling {each.ceiling:,}"}
+        for each in _ceilings(levels)
+        if line.metric == _PEAK and each.ceiling <= line.top
     ]
-    if not rows:
-        return []
-    y = alt.Y("ceiling:Q", scale=line.scale, axis=line.axis)
-    drawn = alt.Chart(data(rows)).mark_line(color=SOFT, strokeWidth=1).encode(x, y)
-    last = alt.Chart(data(rows[-1:]))
-    text = last.mark_text(color=SOFT, fontSize=10, align="right", dx=4, dy=-6)
-    return [drawn, text.encode(x, y, text="text:N")]
+    if ceilings:
+        x = alt.X("load:Q", scale=loads.scale(), axis=loads.axis(named=line.named))
+        y = alt.Y("ceiling:Q", scale=line.scale, axis=line.axis)
+        drawn = alt.Chart(data(ceilings)).mark_line(color=SOFT, strokeWidth=1).encode(x, y)
+        text = alt.Chart(data(ceilings[-1:]))
+        text = text.mark_text(color=SOFT, fontSize=10, align="right", dx=4, dy=-6)
+        marks += [drawn, text.encode(x, y, text="text:N")]
+    return marks

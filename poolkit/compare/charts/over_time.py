@@ -1,97 +1,203 @@
-"""The chart of connections over time, by target and state."""
+"""The charts over time, one small panel for each target: connections by state, and cold starts."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import altair as alt
 
 from poolkit.activity.by_target import IDLE
-from poolkit.compare.charts.picture import Panel, Picture, Rows, data
-from poolkit.compare.charts.time_panels import Measured, grid, measured, size
-from poolkit.compare.results.run_folder import ConnectionRow, RunFolder, SampleRow
-from poolkit.compare.results.target_result import Moment, moments
+from poolkit.compare.charts.picture import Panel, Picture, Rows, data, grid, size
+from poolkit.compare.charts.style import AS_DURATION, FAINT, SOFT, colours
+from poolkit.compare.results.run_folder import ConnectionRow, InvokeRow, RunFolder, SampleRow
+from poolkit.compare.results.target_result import moments
+from poolkit.compare.results.wording import milliseconds
 
 if TYPE_CHECKING:
     from poolkit.compare.results.results import Results
+    from poolkit.compare.results.run_folder import TargetFolder, Window
+    from poolkit.compare.results.target_result import Moment, TargetResult
 
 MOST_POINTS = 300
-"""More would only make the file larger."""
-
+"""Points of a panel: more of them only make the file larger."""
+_ROOM_FOR_NAME = 0.22
+"""The share of a panel's width that the text "warm-up" needs in the narrowest one."""
 _STATES = {"active": 1.0, "idle in transaction": 0.62, IDLE: 0.3}
-"""Opacity by state. What is rarer, such as an aborted transaction, counts as in a query."""
+"""Opacity by state. Rarer states, such as an aborted transaction, are drawn as `active`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """A target with its raw rows at hand."""
+
+    target: TargetResult
+    folder: TargetFolder
+    window: Window
+    colour: str
+    application_name: str
+    """The target name that its connections carry on the server."""
+
+    def x(self) -> alt.X:
+        """Return the axis: seconds from the beginning of the measured time."""
+        seconds = self.window.to - self.window.from_
+        # At most five round numbers, from 0 to the end.
+        step = next(m * 10**e for e in range(9) for m in (1, 2, 5) if seconds / (m * 10**e) <= 4.5)
+        axis = alt.Axis(
+            values=[number * step for number in range(math.floor(seconds / step) + 1)],
+            labelOverlap=False,
+            grid=False,
+            title=None,
+            labelFlush=False,
+            labelExpr="datum.value + ' s'",
+        )
+        return alt.X("s:Q", scale=self._scale(), axis=axis)
+
+    def _scale(self) -> alt.Scale:
+        begin, end = self.window.warm_from, self.window.to
+        return alt.Scale(domain=[begin - self.window.from_, end - self.window.from_], nice=False)
+
+    def warm_up(self, name_at: int = 9) -> Panel:
+        """Return the shade behind the warm-up, its name `name_at` pixels down if it has room."""
+        begin = self.window.warm_from - self.window.from_
+        share = -begin / (self.window.to - self.window.warm_from)
+        shaded = alt.Chart(data([{"begin": begin, "end": 0}]))
+        x = alt.X("begin:Q", scale=self._scale())
+        rect = shaded.mark_rect(color=FAINT, opacity=0.7).encode(x, alt.X2("end:Q"))
+        if share < _ROOM_FOR_NAME:
+            return alt.layer(rect)
+        name = shaded.mark_text(align="left", dx=5, fontSize=10.5, color=SOFT)
+        return alt.layer(rect, name.encode(x, y=alt.value(name_at), text=alt.value("warm-up")))
+
+
+def _measured(run: RunFolder, results: Results) -> list[_Measured]:
+    """Return all targets of the results with what belongs to each."""
+    shades = colours([t.name for t in results.targets])
+    names = {planned.name: planned.preset for planned in results.plan.targets}
+    found = []
+    for target in results.targets:
+        folder = run.step(results.plan, target.step)
+        window = folder.window()
+        if window is not None:
+            found.append(
+                _Measured(
+                    target=target,
+                    folder=folder,
+                    window=window,
+                    colour=shades[target.name],
+                    application_name=names[target.name],
+                )
+            )
+    return found
+
+
+# -- connections ----------------------------------------------------------------------------
 
 
 def over_time(run: RunFolder, results: Results) -> Picture | None:
-    """Return the picture, none without any sample."""
-    seen = [(each, _moments(each)) for each in measured(run, results)]
-    shown = [(each, found) for each, found in seen if found]
+    """Return the picture of connections by state; None without any sample."""
+    shown: list[tuple[_Measured, list[Moment]]] = []
+    for each in _measured(run, results):
+        samples, rows = each.folder.rows(SampleRow).rows, each.folder.rows(ConnectionRow).rows
+        seen = moments(each.application_name, samples, rows)
+        seen = [m for m in seen if each.window.warm_from <= m.time <= each.window.to]
+        # The fullest moment of each group of them, so that no peak is lost.
+        step = max(1, math.ceil(len(seen) / MOST_POINTS))
+        groups = [seen[i : i + step] for i in range(0, len(seen), step)]
+        if groups:
+            shown.append((each, [max(group, key=lambda m: m.total) for group in groups]))
     if not shown:
         return None
-    top = max(m.total for _, found in shown for m in found) or 1
-    panels = [_panel(each, found, top, len(shown)) for each, found in shown]
+    top = max(moment.total for _, found in shown for moment in found) or 1
+    texts = []
+    for each, _ in shown:
+        states = each.target.connections.by_state
+        means = ", ".join(f"{mean:.1f} {state}" for state, mean in states.items())
+        texts.append(f"{each.target.name} had on average {means or 'no connection'}")
     return Picture(
         name="connections",
-        title="Connections over time: light idle, darker in a transaction, dark in a query",
-        description="; ".join(_words(each) for each, _ in shown) + ".",
-        chart=grid(panels),
+        title="Connections over time",
+        caption="Light: idle. Darker: idle in a transaction. Dark: in a query. "
+        "Time 0 is the beginning of the measured time.",
+        description="; ".join(texts) + ".",
+        chart=grid([_connections_panel(each, found, top, len(shown)) for each, found in shown]),
     )
 
 
-def _words(each: Measured) -> str:
-    states = each.target.connections.by_state
-    means = ", ".join(f"{mean:.1f} {state}" for state, mean in states.items())
-    return f"{each.target.name} had on average {means or 'no connection'}"
-
-
-def _moments(each: Measured) -> list[Moment]:
-    samples, rows = each.folder.rows(SampleRow).rows, each.folder.rows(ConnectionRow).rows
-    found = moments(each.application_name, samples, rows)
-    return _thinned([m for m in found if each.window.warm_from <= m.time <= each.window.to])
-
-
-def _thinned(found: list[Moment]) -> list[Moment]:
-    """Keep the fullest moment of each bucket, so that no peak is lost."""
-    step = max(1, math.ceil(len(found) / MOST_POINTS))
-    return [max(found[i : i + step], key=lambda m: m.total) for i in range(0, len(found), step)]
-
-
-def _panel(each: Measured, found: list[Moment], top: int, panels: int) -> Panel:
-    rows = [row for moment in found for row in _rows(moment, each.window.from_)]
+def _connections_panel(each: _Measured, found: list[Moment], top: int, panels: int) -> Panel:
+    rows: Rows = []
+    for moment in found:
+        counts = dict.fromkeys(_STATES, 0)
+        for state, number in moment.states.items():
+            counts[state if state in counts else "active"] += number
+        seconds = round(moment.time - each.window.from_, 2)
+        rows += [
+            {"s": seconds, "state": state, "count": number, "order": order}
+            for order, (state, number) in enumerate(counts.items())
+        ]
+    # At most five ticks at whole numbers: 1, 2, 5 times a power of ten.
+    step = next(m * 10**e for e in range(9) for m in (1, 2, 5) if top / (m * 10**e) <= 4)
     y = alt.Y(
         "count:Q",
         stack="zero",
         scale=alt.Scale(domain=[0, top * 1.08], nice=False),
-        axis=alt.Axis(format="d", title=None, values=_whole_ticks(top)),
+        axis=alt.Axis(format="d", title=None, values=list(range(0, top + 1, step))),
     )
     shade = alt.Scale(domain=list(_STATES), range=list(_STATES.values()))
     area = alt.Chart(data(rows)).mark_area(interpolate="step-after", color=each.colour)
     opacity = alt.Opacity("state:N", scale=shade, legend=None)
     area = area.encode(each.x(), y, opacity, alt.Order("order:Q"))
-    title = alt.TitleParams(each.target.name, subtitle=_subtitle(each))
+    figures = each.target.connections
+    opened = "opened unknown" if figures.opened is None else f"opened {figures.opened:,}"
+    subtitle = f"peak {figures.peak}, {opened} for {each.target.served:,} requests"
+    title = alt.TitleParams(each.target.name, subtitle=subtitle)
     return alt.layer(each.warm_up(), area).properties(**size(panels, labels=34), title=title)
 
 
-def _subtitle(each: Measured) -> str:
-    figures = each.target.connections
-    opened = "opened unknown" if figures.opened is None else f"opened {figures.opened:,}"
-    return f"peak {figures.peak}, {opened} for {each.target.served:,} requests"
+# -- cold starts ----------------------------------------------------------------------------
 
 
-def _whole_ticks(top: int) -> list[int]:
-    """Return at most five ticks at whole numbers: 1, 2, 5 times a power of ten."""
-    steps = (m * 10**e for e in range(9) for m in (1, 2, 5))
-    step = next(s for s in steps if top / s <= 4)
-    return list(range(0, top + 1, step))
-
-
-def _rows(moment: Moment, start: float) -> Rows:
-    counts = dict.fromkeys(_STATES, 0)
-    for state, number in moment.states.items():
-        counts[state if state in counts else "active"] += number
-    seconds = round(moment.time - start, 2)
-    return [
-        {"s": seconds, "state": state, "count": number, "order": order}
-        for order, (state, number) in enumerate(counts.items())
-    ]
+def cold_starts(run: RunFolder, results: Results) -> Picture | None:
+    """Return the picture of cold starts; None where no execution environment was started."""
+    shown: list[tuple[_Measured, Rows, str]] = []
+    for each in _measured(run, results):
+        window = each.window
+        rows: Rows = [
+            {"s": round(invoke.arrived - window.from_, 3), "ms": invoke.init_ms}
+            for invoke in each.folder.rows(InvokeRow).rows
+            if invoke.cold
+            and invoke.init_ms is not None
+            and window.warm_from <= invoke.arrived < window.to
+        ]
+        if rows:
+            cold, text = each.target.cold, ""
+            if cold is not None:
+                text = f"{cold.warm_up:,} in the warm-up, {cold.count:,} after"
+                text += f", median {milliseconds(cold.init_ms_p50)}" if cold.init_ms_p50 else ""
+            shown.append((each, rows, text))
+    if not shown:
+        return None
+    top = max(row["ms"] for _, rows, _ in shown for row in rows)
+    y = alt.Y(
+        "ms:Q",
+        scale=alt.Scale(domain=[0, top * 1.08], nice=False),
+        axis=alt.Axis(tickCount=4, labelExpr=AS_DURATION, title=None),
+    )
+    room = size(len(shown), labels=56)
+    panels = []
+    for each, rows, text in shown:
+        points = alt.Chart(data(rows)).mark_point(filled=True, size=60, opacity=0.65)
+        points = points.encode(each.x(), y, color=alt.value(each.colour))
+        # At the bottom: no init phase takes no time at all.
+        warm_up = each.warm_up(name_at=room["height"] - 9)
+        title = alt.TitleParams(each.target.name, subtitle=text)
+        panels.append(alt.layer(warm_up, points).properties(**room, title=title))
+    return Picture(
+        name="cold_starts",
+        title="Cold starts",
+        caption="Each point is the start of an execution environment: when, and how long its init "
+        "phase took.",
+        description="; ".join(f"{each.target.name}: {text}" for each, _, text in shown) + ".",
+        chart=grid(panels),
+    )

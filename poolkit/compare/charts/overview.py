@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from poolkit.compare.charts.log_axis import AS_DURATION, decades, log_domain
 from poolkit.compare.charts.picture import Panel, Picture, Rows, colour_of_target, data
-from poolkit.compare.charts.style import INK
+from poolkit.compare.charts.style import AS_DURATION, INK, decades, log_domain
 from poolkit.compare.results.wording import figure, milliseconds
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ _ROW_HEIGHT = 34
 
 @dataclass(frozen=True, kw_only=True)
 class _Scales:
-    """Where the axes end: the same for two pictures that stand under each other."""
+    """The ends of the axes: the same for two pictures that stand under each other."""
 
     connections: float
     opened: float
@@ -45,7 +44,7 @@ def overview(results: Results, beside: Results | None = None) -> Picture:
 
     Args:
         results: what it shows.
-        beside: another run, whose picture is to have the same scales.
+        beside: another run, whose picture has the same scales.
 
     """
     scales = _Scales.of([*results.targets, *(beside.targets if beside else ())])
@@ -54,21 +53,24 @@ def overview(results: Results, beside: Results | None = None) -> Picture:
         _opened_panel(results, scales.opened),
         _latency_panel(results, scales.latency),
     ]
+    texts = []
+    for target in results.targets:
+        found, latency = target.connections, target.latency_ms
+        peak, opened = (
+            "unknown" if value is None else f"{value:,}" for value in (found.peak, found.opened)
+        )
+        p95 = milliseconds(latency.p95) if latency else "unknown"
+        texts.append(
+            f"{target.name}: peak {peak}, opened {opened} for {target.served:,} requests, p95 {p95}"
+        )
     return Picture(
         name="overview",
         title="Connections and latency of each target under the same load",
-        description="; ".join(_words(target) for target in results.targets) + ".",
+        caption="Ceiling: the most connections that the settings allow. p95: 95 % of the requests took at "
+        "most this long.",
+        description="; ".join(texts) + ".",
         chart=alt.hconcat(*panels, spacing=26),
     )
-
-
-def _words(target: TargetResult) -> str:
-    found, latency = target.connections, target.latency_ms
-    peak, opened = (
-        "unknown" if value is None else f"{value:,}" for value in (found.peak, found.opened)
-    )
-    p95 = milliseconds(latency.p95) if latency else "unknown"
-    return f"{target.name}: peak {peak}, opened {opened} for {target.served:,} requests, p95 {p95}"
 
 
 def _rows_axis(results: Results, *, labels: bool) -> alt.Y:
@@ -94,7 +96,7 @@ def _peak_panel(results: Results, top: float) -> Panel:
         color=INK, thickness=1.5, size=22
     )
     marks = ceilings.encode(_x(top, "ceiling"), _rows_axis(results, labels=True))
-    title = alt.TitleParams("Open at once", subtitle="peak; the mark is its ceiling")
+    title = alt.TitleParams("Open at once", subtitle="peak; the mark is the ceiling")
     return alt.layer(bars, marks).properties(**_size(results, 190), title=title)
 
 
@@ -145,5 +147,5 @@ def _latency_panel(results: Results, domain: list[float]) -> Panel:
     dot = base.mark_point(filled=True, size=45, shape="circle", opacity=1).encode(p50)
     diamond = base.mark_point(filled=True, size=150, shape="diamond", opacity=1).encode(p95)
     text = base.mark_text(dy=-13, fontSize=11).encode(p95, text="text:N", color=alt.value(INK))
-    title = alt.TitleParams("Latency", subtitle="dot p50, diamond p95, line to p99")
+    title = alt.TitleParams("Latency", subtitle="dot p50, diamond p95, line to p99", offset=8)
     return alt.layer(line, dot, diamond, text).properties(**_size(results, 250), title=title)

@@ -7,40 +7,20 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from poolkit.compare.charts.labels import spread
-from poolkit.compare.charts.log_axis import AS_DURATION, decades, log_domain
 from poolkit.compare.charts.picture import Picture, Rows, colour_of_target, data
-from poolkit.compare.charts.style import WIDTH
+from poolkit.compare.charts.style import AS_DURATION, WIDTH, apart, decades, log_domain
 from poolkit.compare.results.run_folder import Request, RunFolder
 from poolkit.compare.results.wording import milliseconds
 from poolkit.loadtest.figures import RequestCounters, outcome_of
 
 if TYPE_CHECKING:
     from poolkit.compare.results.results import Results
-    from poolkit.compare.results.target_result import TargetResult
 
+# fmt: off
 _PERCENTILES = (
-    50,
-    60,
-    70,
-    75,
-    80,
-    85,
-    90,
-    92,
-    94,
-    95,
-    96,
-    97,
-    98,
-    98.5,
-    99,
-    99.3,
-    99.5,
-    99.7,
-    99.8,
-    99.9,
+    50, 60, 70, 75, 80, 85, 90, 92, 94, 95, 96, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 99.8, 99.9,
 )
+# fmt: on
 _SHOWN = (50, 75, 90, 95, 99, 99.9)
 _APART = 0.15
 """Nines: a label nearer to the one before would touch it."""
@@ -48,59 +28,79 @@ _PLOT_HEIGHT = 330
 
 
 def _nines(p: float) -> float:
-    """Each nine takes the same room: the tail is what the chart is about."""
+    """Return the place on the axis: each nine takes the same room, since the tail is the subject."""
     return -math.log10(1 - p / 100)
 
 
 def by_percentile(run: RunFolder, results: Results) -> Picture | None:
-    """Return the picture, none where nothing was answered."""
-    lines = [line for t in results.targets if (line := _percentile_rows(run, results, t))]
+    """Return the picture; None where nothing was answered."""
+    lines = [line for line in _lines(run, results) if line]
     if not lines:
         return None
     rows = [row for line in lines for row in line]
     domain = log_domain([row["ms"] for row in rows])
-    right = max(row["nines"] for row in rows)
-    x = _percentile_axis(right)
     y = alt.Y(
         "ms:Q",
         scale=alt.Scale(type="log", domain=domain, nice=False),
         axis=alt.Axis(values=decades(domain), labelExpr=AS_DURATION, title=None),
     )
+    x = _percentile_axis(max(row["nines"] for row in rows))
     base = alt.Chart(data(rows)).encode(x, y, colour_of_target(results))
-    line = base.mark_line(strokeWidth=2.5, interpolate="monotone")
-    labels = _line_labels(results, [line[-1] for line in lines], domain)
-    says = [f"{line[0]['target']} {_said(line)}" for line in lines]
+    drawn = base.mark_line(strokeWidth=2.5, interpolate="monotone")
+    # Each line has its name at its end; names that would touch are moved apart.
+    ends = [line[-1] for line in lines]
+    low, high = (math.log(ms) for ms in domain)
+    heights = [_PLOT_HEIGHT * (high - math.log(end["ms"])) / (high - low) for end in ends]
+    moved = apart(heights, gap=17, low=4, high=_PLOT_HEIGHT - 4)
+    names: Rows = [
+        {
+            **end,
+            "at": math.exp(high - height * (high - low) / _PLOT_HEIGHT),
+            "label": f"{end['target']} · {milliseconds(end['ms'])}",
+        }
+        for end, height in zip(ends, moved, strict=True)
+    ]
+    text = alt.Chart(data(names)).mark_text(align="left", dx=8, fontSize=12.5, fontWeight="bold")
+    labels = text.encode(
+        alt.X("nines:Q"), alt.Y("at:Q"), text="label:N", color=colour_of_target(results)
+    )
+    texts = []
+    for line in lines:
+        shown = [f"p{row['p']:g} {milliseconds(row['ms'])}" for row in line if row["p"] in _SHOWN]
+        texts.append(f"{line[0]['target']} {', '.join(shown)}")
     return Picture(
         name="latency",
-        title="Latency by percentile, from the moment a request was due",
-        description="; ".join(says) + ".",
-        chart=alt.layer(line, labels).properties(width=WIDTH - 190, height=_PLOT_HEIGHT),
+        title="Latency by percentile",
+        caption="From the scheduled moment of a request to its answer. At p95, 95 % of the requests took "
+        "at most this long.",
+        description="; ".join(texts) + ".",
+        chart=alt.layer(drawn, labels).properties(width=WIDTH - 190, height=_PLOT_HEIGHT),
     )
 
 
-def _percentile_rows(run: RunFolder, results: Results, target: TargetResult) -> Rows:
-    folder = run.step(results.plan, target.step)
-    window = folder.window()
-    if window is None:
-        return []
-    counters = RequestCounters(window.from_, window.to)
-    for row in folder.rows(Request).rows:
-        ended = row.started + row.service_ms / 1000
-        counters.add(row.due, ended, row.latency_ms, outcome_of(row.error))
-    # Beyond the last of these a percentile would be the maximum under another name.
-    answered = counters.of("answered").count
-    known = [p for p in _PERCENTILES if answered * (100 - p) / 100 >= 1]
-    return [
-        {"target": target.name, "p": p, "nines": _nines(p), "ms": round(ms, 3)}
-        for p, ms in zip(known, counters.latency.percentiles(known), strict=True)
-        if ms is not None
-    ]
-
-
-def _said(line: Rows) -> str:
-    return ", ".join(
-        f"p{row['p']:g} {milliseconds(row['ms'])}" for row in line if row["p"] in _SHOWN
-    )
+def _lines(run: RunFolder, results: Results) -> list[Rows]:
+    """Return the percentiles of each target; an empty list where nothing was answered."""
+    lines: list[Rows] = []
+    for target in results.targets:
+        folder = run.step(results.plan, target.step)
+        window = folder.window()
+        if window is None:
+            continue
+        counters = RequestCounters(window.from_, window.to)
+        for row in folder.rows(Request).rows:
+            ended = row.started + row.service_ms / 1000
+            counters.add(row.due, ended, row.latency_ms, outcome_of(row.error))
+        # Beyond the last of these a percentile would be the maximum under another name.
+        answered = counters.of("answered").count
+        known = [p for p in _PERCENTILES if answered * (100 - p) / 100 >= 1]
+        lines.append(
+            [
+                {"target": target.name, "p": p, "nines": _nines(p), "ms": round(ms, 3)}
+                for p, ms in zip(known, counters.latency.percentiles(known), strict=True)
+                if ms is not None
+            ]
+        )
+    return lines
 
 
 def _percentile_axis(right: float) -> alt.X:
@@ -115,23 +115,3 @@ def _percentile_axis(right: float) -> alt.X:
         scale=alt.Scale(domain=[_nines(50), right], nice=False),
         axis=alt.Axis(values=[_nines(p) for p in shown], labelExpr=f"{names} : ''", title=None),
     )
-
-
-def _line_labels(results: Results, ends: Rows, domain: list[float]) -> alt.Chart:
-    """Name each line at its end; where two would touch, they are moved apart."""
-    low, high = math.log(domain[0]), math.log(domain[1])
-    heights = [_PLOT_HEIGHT * (high - math.log(end["ms"])) / (high - low) for end in ends]
-    moved = spread(heights, gap=17, low=4, high=_PLOT_HEIGHT - 4)
-    rows: Rows = [
-        {
-            **end,
-            "at": math.exp(high - height * (high - low) / _PLOT_HEIGHT),
-            "label": f"{end['target']} · {milliseconds(end['ms'])}",
-        }
-        for end, height in zip(ends, moved, strict=True)
-    ]
-    text = alt.Chart(data(rows)).mark_text(align="left", dx=8, fontSize=12.5, fontWeight="bold")
-    labels: alt.Chart = text.encode(
-        alt.X("nines:Q"), alt.Y("at:Q"), text="label:N", color=colour_of_target(results)
-    )
-    return labels

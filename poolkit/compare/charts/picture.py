@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -9,12 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import altair as alt
 import vl_convert
 
-from poolkit.compare.charts.style import PAPER, colours, configuration
+from poolkit.compare.charts.style import PAPER, SOFT, WIDTH, colours, configuration
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from poolkit.compare.results.results import Results
 
 PNG_SCALE = 2
+_GAP = 24
+"""Pixels between two panels."""
+_CAPTION_WIDTH = 105
+"""Characters in a line of the caption of a PNG file."""
 
 Rows: TypeAlias = list[dict[str, Any]]
 Panel: TypeAlias = alt.LayerChart | alt.FacetChart
@@ -22,7 +29,7 @@ Panel: TypeAlias = alt.LayerChart | alt.FacetChart
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A chart, its title and what it shows in words, for those who cannot see it."""
+    """A chart with its title, and a description of what it shows for screen readers."""
 
     name: str
     title: str
@@ -32,19 +39,18 @@ class Picture:
     chart: alt.TopLevelMixin
 
     def png(self) -> bytes:
-        """Draw it on a white card, readable in a light and in a dark README."""
-        return vl_convert.vegalite_to_png(self._spec(PAPER, title=self.title), scale=PNG_SCALE)
+        """Draw it on a white card with title and caption: readable in a light and a dark README."""
+        head = {"fontSize": 16, "anchor": "start", "frame": "bounds", "offset": 16}
+        caption = textwrap.wrap(self.caption, _CAPTION_WIDTH)
+        title = {"text": self.title, "subtitle": caption, "subtitleColor": SOFT, **head}
+        spec = {**self._described, "config": configuration(background=PAPER), "title": title}
+        return vl_convert.vegalite_to_png(spec, scale=PNG_SCALE)
 
     def svg(self) -> str:
-        """Draw it without background and title, for a page that has its own."""
-        return vl_convert.vegalite_to_svg(self._spec(None, title=None))
-
-    def _spec(self, background: str | None, *, title: str | None) -> dict[str, Any]:
-        spec = {**self._described, "config": configuration(background=background)}
-        if title is not None:
-            head = {"fontSize": 16, "anchor": "start", "frame": "bounds", "offset": 16}
-            spec["title"] = {"text": title, **head}
-        return spec
+        """Draw it without background, title and caption, for a page that has its own."""
+        return vl_convert.vegalite_to_svg(
+            {**self._described, "config": configuration(background=None)}
+        )
 
     @cached_property
     def _described(self) -> dict[str, Any]:
@@ -54,7 +60,7 @@ class Picture:
 
 
 def data(rows: Rows) -> alt.InlineData:
-    """Return rows as Altair takes them, without a data frame."""
+    """Return rows in the form that Altair reads, without a data frame."""
     return alt.InlineData(values=rows)
 
 
@@ -63,3 +69,27 @@ def colour_of_target(results: Results) -> alt.Color:
     shades = colours([t.name for t in results.targets])
     scale = alt.Scale(domain=list(shades), range=list(shades.values()))
     return alt.Color("target:N", scale=scale, legend=None)
+
+
+def _columns(panels: int) -> int:
+    return panels if panels < 4 else 2 if panels == 4 else 3
+
+
+def size(panels: int, *, labels: int) -> dict[str, int]:
+    """Return width and height of one of several panels.
+
+    Args:
+        panels: how many of them stand in the picture.
+        labels: the width of the labels of each y axis, in pixels.
+
+    """
+    columns = _columns(panels)
+    width = (WIDTH - labels * columns - _GAP * (columns - 1)) // columns
+    return {"width": width, "height": 120 if panels > 1 else 200}
+
+
+def grid(panels: Sequence[Panel | alt.VConcatChart]) -> alt.VConcatChart:
+    """Return panels side by side, in rows."""
+    step = _columns(len(panels))
+    rows = [alt.hconcat(*panels[i : i + step], spacing=_GAP) for i in range(0, len(panels), step)]
+    return alt.vconcat(*rows, spacing=_GAP)

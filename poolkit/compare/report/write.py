@@ -1,11 +1,15 @@
-"""`poolkit report`: everything that is made from the raw files of a run, any time again."""
+"""`poolkit report`: write results, page and charts from the raw files of a run, as often as you like."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from typing import TYPE_CHECKING
 
-from poolkit.compare.charts.pictures import pictures
+from poolkit.compare.charts.levels import over_load
+from poolkit.compare.charts.over_time import cold_starts, over_time
+from poolkit.compare.charts.overview import overview
+from poolkit.compare.charts.percentiles import by_percentile
 from poolkit.compare.report.findings import with_findings
 from poolkit.compare.report.page import run_page
 from poolkit.compare.report.side_by_side import compare_runs, print_pair, two_run_page
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from poolkit.compare.charts.picture import Picture
     from poolkit.compare.results.results import Results
 
 __all__ = ["print_run", "report", "report_two", "write_report"]
@@ -33,6 +38,24 @@ def read_results(path: Path) -> Results:
     return with_findings(compute(RunFolder.open(path)))
 
 
+def draw(run: RunFolder, results: Results) -> list[Picture]:
+    """Return the charts for which the run has data."""
+    by_load = over_load(results)
+    drawn = [
+        overview(results),
+        over_time(run, results),
+        by_percentile(run, results),
+        cold_starts(run, results),
+    ]
+    pictures = [picture for picture in drawn if picture is not None]
+    if by_load is None:
+        return pictures
+    # Of several loads, the title names the one that a chart is about.
+    load = results.reference.name
+    named = [dataclasses.replace(each, title=f"{each.title} ({load})") for each in pictures]
+    return [by_load, *named]
+
+
 def write_report(path: Path) -> Results:
     """Write results.json, report.html and charts/*.png into a run folder.
 
@@ -43,14 +66,14 @@ def write_report(path: Path) -> Results:
     run = RunFolder.open(path)
     results = with_findings(compute(run))
     run.write_results(results_json(results))
-    drawn = pictures(run, results)
+    pictures = draw(run, results)
     charts = path / "charts"
-    # A chart of an earlier report that this one does not have would be taken for this one's.
+    # A chart that only an earlier report had would look like one of this report.
     shutil.rmtree(charts, ignore_errors=True)
     charts.mkdir()
-    for picture in drawn:
+    for picture in pictures:
         (charts / f"{picture.name}.png").write_bytes(picture.png())
-    (path / "report.html").write_text(run_page(results, drawn), encoding="utf-8")
+    (path / "report.html").write_text(run_page(results, pictures), encoding="utf-8")
     return results
 
 
@@ -76,7 +99,7 @@ def report_two(first: Path, second: Path, console: Console, out: Path | None = N
     Raises:
         RunFolderError: a folder is no run, is broken, or the two have no target in common.
         ConfigurationError: the page cannot be written there.
-        OSError: it cannot be written after all, as on a full disk.
+        OSError: writing it failed, as on a full disk.
     """
     RunFolder.open(second)
     file = out or second / f"against-{first.resolve().name}.html"
