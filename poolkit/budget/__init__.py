@@ -1,7 +1,12 @@
-"""The connection budget: what a fleet can open at most, against what its database takes.
+"""The connection budget: the most connections of a deployment against its database's limit.
 
-    templates, parameters -> workloads -> services, poolers, database -> budget -> verdict
+    read/                                  files -> documents, parameters, values
+    cloudformation/, kubernetes/, compose/ documents -> workloads, databases, poolers
+    processes/                             command lines -> number of processes
+    inventory, pools, own_servers          workloads -> services, poolers, database
+    verdict, suggestions                   their ceilings -> budget -> verdict and ways out
+    report/                                budget -> terminal, JSON, Markdown, annotations, SARIF
 
-docs/budget.md says how every number comes about. What cannot be determined stays unknown,
-and an unknown is never added up as if it were a number.
+In come paths and options (`command.Options`); out goes a `verdict.Budget`. docs/budget.md explains
+every number. A number that cannot be determined stays unknown, and is never added up as a number.
 """

@@ -8,31 +8,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poolkit.budget.chosen_files import of_environment
-from poolkit.budget.cloudformation.rds import RDS_RESERVED, SUPERUSER_RESERVED, by_class_formula
-from poolkit.budget.files import read_files
-from poolkit.budget.instance_classes import memory_gib, nominal_connections, planned_connections
-from poolkit.budget.inventory import Said, take_inventory
-from poolkit.budget.model import Database
+from poolkit.budget.files import of_environment, read_files
+from poolkit.budget.instance_classes import (
+    RDS_RESERVED,
+    SUPERUSER_RESERVED,
+    class_formula,
+    memory_gib,
+    nominal_connections,
+    planned_connections,
+)
+from poolkit.budget.inventory import Overrides, take_inventory
+from poolkit.budget.model import Database, known, unknown
 from poolkit.budget.pools import read_assignments
-from poolkit.budget.quantity import Quantity, known, unknown
 from poolkit.budget.read.parameters import Environment, find_environment, read_parameters
 from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
 from poolkit.budget.verdict import Budget
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from poolkit.budget.files import Files
-    from poolkit.budget.inventory import Inventory
 
 FITS, DOES_NOT_FIT = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line says; docs/budget.md explains each."""
+    """The options of the command line; docs/budget.md explains each."""
 
     paths: tuple[Path, ...] = ()
     environment: str = ""
@@ -52,7 +55,7 @@ class Options:
     allow_unknown: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be.
+        """Refuse impossible numbers.
 
         Raises:
             BudgetError: a number is negative, or two options contradict each other.
@@ -68,29 +71,34 @@ class Options:
 
 
 def compute_budget(options: Options) -> Budget:
-    """Read the files and return the budget that they come to.
+    """Read the files and return their budget.
 
     Raises:
-        BudgetError: something that was named is not there, or there is no database.
+        BudgetError: something that was named does not exist, or there is no database.
         TemplateError: a file is wrong; the message names file and line.
-        DatabaseUnavailable: the server cannot be asked.
+        DatabaseUnavailable: the server of --database-url cannot be asked.
     """
-    paths = options.paths or (_default_path(),)
+    paths = options.paths or (Path("infra") if Path("infra").is_dir() else Path(),)
     files = read_files(paths)
     environment = Environment()
     if options.environment:
         environment = _environment(options, files, paths).overridden(options.overrides)
     files, left_out = of_environment(files, environment, paths)
-    said = Said(
-        parameters=read_parameters(options.parameters),
-        assignments=read_assignments(options.services),
-        ignored=options.ignored,
-        database=options.database,
-        pgbouncer_pools=options.pgbouncer_pools,
-        migrations=options.migrations,
+    inventory = take_inventory(
+        files,
+        environment,
+        Overrides(
+            parameters=read_parameters(options.parameters),
+            assignments=read_assignments(options.services),
+            ignored=options.ignored,
+            database=options.database,
+            pgbouncer_pools=options.pgbouncer_pools,
+            migrations=options.migrations,
+        ),
     )
-    inventory = take_inventory(files, environment, said)
-    database = _with_reserve(_database(inventory, options), options.reserve)
+    database = _database(inventory.databases, options)
+    if options.reserve is not None:
+        database = dataclasses.replace(database, reserved=known(options.reserve, "--reserve"))
     return Budget(
         database=database,
         services=inventory.services,
@@ -103,43 +111,44 @@ def compute_budget(options: Options) -> Budget:
     )
 
 
-def _default_path() -> Path:
-    return Path("infra") if Path("infra").is_dir() else Path()
-
-
 def _environment(options: Options, files: Files, paths: Iterable[Path]) -> Environment:
-    """Overlays of Kustomize have an environment's name too, and no file for it."""
+    """Return the environment's file; overlays of Kustomize need none."""
+    name = options.environment
     folders = [path if path.is_dir() else path.parent for path in paths]
     folders += [document.path.parent for document in files.templates]
-    if any(document.path.stem == "kustomization" for document in files.kubernetes):
-        has_file = any(
-            (f / "environments" / f"{options.environment}.toml").is_file() for f in folders
-        )
-        if not has_file:
-            return Environment(name=options.environment)
-    return find_environment(options.environment, dict.fromkeys(folders))
+    has_file = any((each / "environments" / f"{name}.toml").is_file() for each in folders)
+    has_overlays = any(document.path.stem == "kustomization" for document in files.kubernetes)
+    if has_overlays and not has_file:
+        return Environment(name=name)
+    return find_environment(name, dict.fromkeys(folders))
 
 
-def _with_reserve(database: Database, reserve: int | None) -> Database:
-    if reserve is None:
-        return database
-    return dataclasses.replace(database, reserved=known(reserve, "--reserve"))
-
-
-# -- the database ---------------------------------------------------------------------------
-
-
-def _database(inventory: Inventory, options: Options) -> Database:
+def _database(found: Sequence[Database], options: Options) -> Database:
+    """Return the database that the options give, or the only one of the files."""
+    superuser = known(SUPERUSER_RESERVED, "superuser_reserved_connections")
     if options.database_url:
         return _asked(options.database_url)
     if options.max_connections is not None:
-        return _told(known(options.max_connections, "--max-connections"), "max_connections as told")
-    if options.instance_class:
-        gib = memory_gib(options.instance_class)
-        quantity = known(planned_connections(gib), f"--instance-class {options.instance_class}")
-        told = _told(quantity, by_class_formula(options.instance_class, gib), rds=True)
-        return dataclasses.replace(told, nominal=nominal_connections(gib))
-    found = inventory.databases
+        limit = known(options.max_connections, "--max-connections")
+        return Database(
+            name="as given",
+            kind="PostgreSQL",
+            where=None,
+            max_connections=limit,
+            reserved=superuser,
+        )
+    if instance_class := options.instance_class:
+        gib = memory_gib(instance_class)
+        return Database(
+            name="as given",
+            kind="PostgreSQL",
+            where=None,
+            max_connections=known(planned_connections(gib), f"--instance-class {instance_class}"),
+            formula=class_formula(instance_class, gib),
+            instance_class=instance_class,
+            nominal=nominal_connections(gib),
+            reserved=known(SUPERUSER_RESERVED + RDS_RESERVED, f"{superuser.origin} and RDS's own"),
+        )
     if len(found) == 1:
         return found[0]
     if not found:
@@ -151,37 +160,27 @@ def _database(inventory: Inventory, options: Options) -> Database:
     raise BudgetError(f"there are several databases: {names}; name one with --database")
 
 
-def _told(quantity: Quantity, formula: str, *, rds: bool = False) -> Database:
-    reserved = SUPERUSER_RESERVED + (RDS_RESERVED if rds else 0)
-    return Database(
-        name="as told",
-        kind="PostgreSQL",
-        where=None,
-        max_connections=quantity,
-        formula=formula,
-        reserved=known(
-            reserved, "superuser_reserved_connections" + (" and what RDS keeps" if rds else "")
-        ),
-    )
-
-
 def _asked(url: str) -> Database:
+    """Return the limits that the server itself reports."""
     from poolkit.activity.server import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
 
     with ActivityConnection(url) as connection:
         limits = connection.limits
     if limits is None:
-        nothing = unknown("the server did not say")
-        return _told(nothing, "")
-    reserved = limits.superuser_reserved + limits.reserved
+        return Database(
+            name="at --database-url",
+            kind="PostgreSQL",
+            where=None,
+            max_connections=unknown("the server did not report it"),
+            reserved=known(SUPERUSER_RESERVED, "superuser_reserved_connections"),
+        )
     return Database(
-        name="the server asked",
+        name="at --database-url",
         kind=f"PostgreSQL {limits.version}",
         where=None,
         max_connections=known(limits.max_connections, "SHOW max_connections"),
-        formula="",
         reserved=known(
-            reserved,
+            limits.superuser_reserved + limits.reserved,
             f"{limits.superuser_reserved} superuser_reserved_connections + "
             f"{limits.reserved} reserved_connections",
         ),
@@ -192,7 +191,7 @@ def _asked(url: str) -> Database:
 
 
 def exit_status(budget: Budget, *, allow_unknown: bool) -> int:
-    """Return 0 if the fleet fits, or nothing known speaks against it and that is enough."""
+    """Return 0 if the deployment fits; with `allow_unknown` also if only its known part does."""
     if budget.verdict == "fits":
         return FITS
     if allow_unknown and budget.verdict == "cannot be shown to fit":
@@ -208,7 +207,7 @@ def budget_text(budget: Budget, form: str, *, status: int) -> str:
         return as_markdown(budget)
     if form == "github":
         return as_annotations(budget)
-    from importlib.metadata import version  # noqa: PLC0415  (for SARIF alone)
+    from importlib.metadata import version  # noqa: PLC0415  (for SARIF only)
 
     return json.dumps(as_sarif(budget, version("poolkit")), indent=2, ensure_ascii=False) + "\n"
 
@@ -217,18 +216,13 @@ def run(options: Options, form: str, check: Path | None) -> int:
     """Print the budget in one of the forms and return the exit status."""
     budget = compute_budget(options)
     status = exit_status(budget, allow_unknown=options.allow_unknown)
-    held: tuple[str, ...] = ()
+    peaks: tuple[str, ...] = ()
     if check is not None:
         from poolkit.budget.run_check import check_run  # noqa: PLC0415  (reads compare's files)
 
         found = check_run(budget, check)
-        held = tuple(str(each) for each in found)
+        peaks = tuple(str(each) for each in found)
         status = status if all(each.is_within for each in found) else DOES_NOT_FIT
-    _print(budget, form, status, held)
-    return status
-
-
-def _print(budget: Budget, form: str, status: int, held: tuple[str, ...]) -> None:
     from rich.console import Console  # noqa: PLC0415  (its import takes time)
 
     console = Console(soft_wrap=False)
@@ -238,6 +232,7 @@ def _print(budget: Budget, form: str, status: int, held: tuple[str, ...]) -> Non
         print_budget(budget, console)
     else:
         console.file.write(budget_text(budget, form, status=status))
-    errors = console if form == "table" else Console(stderr=True)
-    for line in held:
-        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+        console = Console(stderr=True)
+    for line in peaks:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return status

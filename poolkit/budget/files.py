@@ -1,4 +1,9 @@
-"""Which files there are, and what each of them is."""
+"""Which files there are, what each of them is, and which of them an environment deploys.
+
+An environment's file has a table for each template that it deploys. A compose file or manifests in
+the same folder are the same services deployed in another way, and no more of them. Files that are
+left out for that reason are listed, so that a user can see what is not in the sum.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,18 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.kubernetes.manifests import objects
+from poolkit.budget.cloudformation.templates import named_by_others
+from poolkit.budget.kubernetes.kustomize import KUSTOMIZATION_FILES
+from poolkit.budget.kubernetes.objects import has_pods, objects
+from poolkit.budget.model import NotCounted
 from poolkit.budget.read.documents import Document, read_documents
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from poolkit.budget.read.parameters import Environment
 
 _ENDINGS = (".yaml", ".yml", ".json", ".template")
 _COMPOSE = re.compile(r"(docker-)?compose\b.*\.ya?ml")
@@ -27,33 +37,16 @@ class Files:
     compose: list[Document] = field(default_factory=list)
     kubernetes: list[Document] = field(default_factory=list)
 
-    @property
-    def is_empty(self) -> bool:
-        """True if none of them describes a deployment."""
-        return not (self.templates or self.compose or self.kubernetes)
-
 
 def read_files(paths: Iterable[Path]) -> Files:
-    """Read the files, and those in the folders, that describe a deployment.
+    """Read the files that describe a deployment, including those in folders.
 
     Raises:
-        BudgetError: a path is not there, or nothing in all of them describes a deployment.
+        BudgetError: a path does not exist, or no file describes a deployment.
         TemplateError: a file is broken.
     """
     paths = list(paths)
     files = Files()
-    for path in _each(paths):
-        for document in read_documents(path):
-            _sort_in(files, document)
-    if files.is_empty:
-        raise BudgetError(
-            f"{', '.join(map(str, paths))}: no CloudFormation or SAM template, Kubernetes "
-            "manifest or compose file there"
-        )
-    return files
-
-
-def _each(paths: Iterable[Path]) -> Iterator[Path]:
     seen: set[Path] = set()
     for path in paths:
         if not path.exists():
@@ -61,7 +54,14 @@ def _each(paths: Iterable[Path]) -> Iterator[Path]:
         for file in [path] if path.is_file() else sorted(_in_folder(path)):
             if file.resolve() not in seen:
                 seen.add(file.resolve())
-                yield file
+                for document in read_documents(file):
+                    _sort_in(files, document)
+    if not (files.templates or files.compose or files.kubernetes):
+        raise BudgetError(
+            f"{', '.join(map(str, paths))}: no CloudFormation or SAM template, Kubernetes "
+            "manifest or compose file there"
+        )
+    return files
 
 
 def _in_folder(folder: Path) -> Iterator[Path]:
@@ -74,38 +74,74 @@ def _in_folder(folder: Path) -> Iterator[Path]:
 
 
 def _sort_in(files: Files, document: Document) -> None:
-    kind = _kind(document)
-    if kind == "kubernetes":
-        files.kubernetes.extend(objects(document))
-    elif kind is not None:
-        getattr(files, kind).append(document)
-
-
-def _kind(document: Document) -> str | None:
     data: Any = document.data
     if not isinstance(data, dict):
-        return None
-    if "apiVersion" in data and "kind" in data:
-        return "kubernetes"
-    if document.path.name in ("kustomization.yaml", "kustomization.yml"):
-        return "kubernetes"
-    if _is_template(data):
-        return "templates"
-    services = data.get("services")
-    if not isinstance(services, dict):
-        return None
-    called_so = _COMPOSE.match(document.path.name)
-    return "compose" if called_so or any(map(_is_service, services.values())) else None
-
-
-def _is_template(data: dict[str, Any]) -> bool:
-    if "AWSTemplateFormatVersion" in data:
-        return True
+        return
+    is_manifest = "apiVersion" in data and "kind" in data
+    if is_manifest or document.path.name in KUSTOMIZATION_FILES:
+        files.kubernetes.extend(objects(document))
+        return
     resources = data.get("Resources")
-    return isinstance(resources, dict) and any(
-        isinstance(each, dict) and "::" in str(each.get("Type")) for each in resources.values()
-    )
+    if "AWSTemplateFormatVersion" in data or (
+        isinstance(resources, dict)
+        and any(
+            isinstance(each, dict) and "::" in str(each.get("Type")) for each in resources.values()
+        )
+    ):
+        files.templates.append(document)
+        return
+    services = data.get("services")
+    if isinstance(services, dict) and (
+        _COMPOSE.match(document.path.name) or any(map(_is_service, services.values()))
+    ):
+        files.compose.append(document)
 
 
 def _is_service(found: Any) -> bool:
     return isinstance(found, dict) and bool({"image", "build", "command", "extends"} & found.keys())
+
+
+def of_environment(
+    files: Files, environment: Environment, paths: Iterable[Path]
+) -> tuple[Files, tuple[NotCounted, ...]]:
+    """Return the files that an environment deploys, and those that it does not.
+
+    A file in `paths` belongs to it, and so does every file of a folder in `paths` that has none
+    of the environment's templates.
+    """
+    if not environment.file:
+        return files, ()
+    by_name: dict[str, Path] = {}
+    for document in files.templates:
+        by_name.setdefault(document.path.name.split(".")[0], document.path.resolve())
+    deployed = {path for name, path in by_name.items() if name in environment.tables}
+    deployed |= named_by_others(files.templates)
+    named = {path.resolve() for path in paths}
+    named -= {folder for template in deployed for folder in template.parents}
+
+    def belongs(document: Document) -> bool:
+        own = document.path.resolve()
+        return own in deployed or own in named or bool(named & set(own.parents))
+
+    chosen = Files(
+        templates=[each for each in files.templates if belongs(each)],
+        compose=[each for each in files.compose if belongs(each)],
+        kubernetes=[each for each in files.kubernetes if belongs(each)],
+    )
+    name = environment.name
+    no_table = f"environment {name} has no table for it"
+    other_way = f"environment {name} deploys templates"
+    pods = [document for document in files.kubernetes if has_pods(document)]
+    left_out = []
+    for platform, found, kept, why in (
+        ("template", files.templates, chosen.templates, no_table),
+        ("compose file", files.compose, chosen.compose, other_way),
+        ("Kubernetes manifest", pods, chosen.kubernetes, other_way),
+    ):
+        counted = {document.file for document in kept}
+        for file in dict.fromkeys(each.file for each in found if each.file not in counted):
+            reason = f"{why}; to count it as well, name it"
+            left_out.append(
+                NotCounted(name=file, platform=platform, where=environment.file, reason=reason)
+            )
+    return chosen, tuple(left_out)

@@ -4,10 +4,10 @@ Memory: Amazon RDS User Guide, "Hardware specifications for DB instance classes"
 a class are those of the EC2 instance type of the same name. max_connections: the same,
 "Maximum number of database connections": LEAST({DBInstanceClassMemory/9531392}, 5000).
 
-DBInstanceClassMemory is less than the class's memory by what the operating system and RDS
-take. AWS publishes what is left over for one line of sizes: Aurora User Guide, "Maximum
-connections for Aurora Serverless v2", where 1 ACU is 2 GiB. The estimate here is read off that
-line; on it, 8 GiB give 823 connections and not the 901 of the whole memory.
+DBInstanceClassMemory is the class's memory less what the operating system and RDS use. AWS
+publishes the rest for one series of sizes: Aurora User Guide, "Maximum connections for Aurora
+Serverless v2", where 1 ACU is 2 GiB. The estimate here interpolates that series: 8 GiB give 823
+connections, and not the 901 of the whole memory.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ BYTES_PER_CONNECTION = 9_531_392
 MOST_BY_FORMULA = 5_000
 SMALL_MINIMUM_CAP = 2_000
 """Aurora Serverless v2 with a minimum of 0 or 0.5 ACU (the same section)."""
+SUPERUSER_RESERVED = 3
+"""superuser_reserved_connections, PostgreSQL's default."""
+RDS_RESERVED = 2
+"""rds.rds_superuser_reserved_connections, RDS's default."""
+PUBLISHED_IN = "Aurora User Guide, Maximum connections for Aurora Serverless v2; 1 ACU = 2 GiB"
 
 # Family -> memory in GiB of its size `large`.
 _LARGE: dict[str, float] = {
@@ -68,13 +73,23 @@ def memory_gib(instance_class: str) -> float:
 
 
 def nominal_connections(gib: float) -> int:
-    """Return what RDS's formula gives for all of the memory: more than the server will have."""
+    """Return the result of RDS's formula for all of the memory, more than the server will have."""
     return min(MOST_BY_FORMULA, int(gib * GIB // BYTES_PER_CONNECTION))
 
 
 def planned_connections(gib: float) -> int:
-    """Return what is left of the formula without the memory that RDS takes for itself."""
+    """Return the result of the formula for the memory that RDS leaves to PostgreSQL."""
     return min(nominal_connections(gib), serverless_connections(gib / 2))
+
+
+def class_formula(instance_class: str, gib: float) -> str:
+    """Return how max_connections of a class is derived, in words."""
+    return (
+        f"{instance_class} has {gib:g} GiB of memory. RDS's formula "
+        f"LEAST(DBInstanceClassMemory/{BYTES_PER_CONNECTION}, {MOST_BY_FORMULA}) gives "
+        f"{nominal_connections(gib):,} for all of it, and about {planned_connections(gib):,} for "
+        f"what RDS leaves to PostgreSQL ({PUBLISHED_IN})."
+    )
 
 
 def serverless_connections(acu: float) -> int:
@@ -87,20 +102,16 @@ def serverless_connections(acu: float) -> int:
 
 
 def smallest_class(instance_class: str, connections: int) -> str | None:
-    """Return the smallest class of the same family that takes so many; None if none does."""
+    """Return the smallest class of the same family with enough connections; None if none has."""
     match = _CLASS.fullmatch(instance_class.strip())
     if match is None or not _REGULAR.fullmatch(match["family"]):
         return None
-    sizes = [
-        "micro",
-        "small",
-        "medium",
-        "large",
-        "xlarge",
-        *(f"{n}xlarge" for n in (2, 4, 8, 12, 16, 24)),
-    ]
-    start = 0 if match["family"].startswith("t") else sizes.index("large")
-    end = sizes.index("2xlarge") + 1 if match["family"].startswith("t") else len(sizes)
+    sizes = ["micro", "small", "medium", "large", "xlarge"]
+    sizes += [f"{times}xlarge" for times in (2, 4, 8, 12, 16, 24)]
+    is_burstable = match["family"].startswith("t")
+    start, end = (
+        (0, sizes.index("2xlarge") + 1) if is_burstable else (sizes.index("large"), len(sizes))
+    )
     for size in sizes[start:end]:
         name = f"db.{match['family']}.{size}"
         try:

@@ -1,28 +1,100 @@
-"""What a budget is made of: services, poolers, the database."""
+"""The model: what the readers produce, and the only thing that all later steps read.
+
+A reader turns a container, function or server of a file into a `Workload`. `inventory` decides
+which workloads are services, poolers or databases. Every number is a `Quantity`: it knows where
+it was read, and it may be unknown.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-from poolkit.budget.quantity import Quantity, product, total
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from poolkit.budget.read.documents import SourceLocation
-    from poolkit.budget.read.values import Reference
-
 OverlapKind: TypeAlias = Literal["none", "percent", "surge_percent", "count", "unknown"]
+Unit: TypeAlias = Literal[
+    "execution environment", "task", "pod", "replica", "instance", "init container", "one-off task"
+]
+"""What one instance of a workload is."""
+
+
+@dataclass(frozen=True)
+class SourceLocation:
+    """A file and a line in it; lines count from 1."""
+
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+class ResourceKey(NamedTuple):
+    """A resource of a CloudFormation stack, unique among all stacks."""
+
+    stack: str
+    logical_id: str
+
+
+# -- numbers --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A whole number or, if `value` is None, the reason why it is unknown."""
+
+    value: int | None
+    origin: str
+    """Where it was read, or what it was derived from."""
+    reason: str = ""
+    """Why it is unknown, and what would make it known."""
+    where: SourceLocation | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """True if there is a number."""
+        return self.value is not None
+
+    def __str__(self) -> str:
+        return "?" if self.value is None else f"{self.value:,}"
+
+
+def known(value: int, origin: str, where: SourceLocation | None = None) -> Quantity:
+    """Return a number with its origin."""
+    return Quantity(value=value, origin=origin, where=where)
+
+
+def unknown(reason: str, where: SourceLocation | None = None) -> Quantity:
+    """Return an unknown number with the reason."""
+    return Quantity(value=None, origin=str(where or ""), reason=reason, where=where)
+
+
+def product(*factors: int | None) -> int | None:
+    """Multiply; one unknown factor makes the product unknown, even beside a 0."""
+    result = 1
+    for factor in factors:
+        if factor is None:
+            return None
+        result *= factor
+    return result
+
+
+def total(*summands: int | None) -> int | None:
+    """Add; one unknown summand makes the sum unknown."""
+    present = [summand for summand in summands if summand is not None]
+    return sum(present) if len(present) == len(summands) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """How many more instances there are while a deployment replaces them.
+    """The additional instances while a deployment replaces the old ones.
 
-    percent: of the instances, rounded down (ECS: maximumPercent less 100; Lambda: 100);
-    surge_percent: rounded up (Kubernetes: maxSurge); count: so many.
+    `amount` is a number of instances for the kind `count`. For `percent` it is a share of the
+    instances, rounded down (ECS: maximumPercent less 100; Lambda: 100); for `surge_percent` a
+    share that is rounded up (Kubernetes: maxSurge).
     """
 
     kind: OverlapKind = "none"
@@ -31,7 +103,7 @@ class Overlap:
     reason: str = ""
 
     def more(self, instances: int | None) -> int | None:
-        """Return the instances that come on top; None where that is not known."""
+        """Return the number of additional instances; None if it is unknown."""
         if self.kind == "none" or (self.kind != "unknown" and self.amount == 0):
             return 0
         if self.kind == "unknown" or instances is None:
@@ -43,12 +115,182 @@ class Overlap:
         return -(-instances * self.amount // 100)
 
 
+# -- what the readers produce ---------------------------------------------------------------
+
+
 @dataclass(frozen=True, kw_only=True)
-class Service:
-    """One kind of process that opens connections, and how many of it there can be."""
+class Variable:
+    """One environment variable of a workload: its text, or what is known instead."""
+
+    text: str | None
+    origin: str
+    leads_to: tuple[ResourceKey, ...] = ()
+    """The resources that its value refers to."""
+    reason: str = ""
+    """Why the text is unknown."""
+    partly: str = ""
+    """The known part of an unknown text: a host, for example, without the password."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A container or function as the platform starts it, whatever its program does."""
 
     name: str
     platform: str
+    """For the reader of the report: "ECS service", "Deployment"."""
+    unit: Unit
+    where: SourceLocation | None
+    instances: Quantity
+    overlap: Overlap
+    variables: Mapping[str, Variable]
+    image: str = ""
+    command: tuple[str, ...] | None = None
+    """None: the image decides."""
+    command_origin: str = ""
+    unread_variables: str = ""
+    """The source of further variables that could not be read."""
+    hidden_variables: str = ""
+    """The secret that holds variables with unknown names, perhaps a database's."""
+    mounted: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The texts of its mounted configuration files, by file name."""
+    resource: ResourceKey | None = None
+    hosts: tuple[str, ...] = ()
+
+    def text(self, name: str) -> str:
+        """Return a variable's text, empty if it is not set or unknown."""
+        found = self.variables.get(name)
+        return (found.text or "").strip() if found else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """A PostgreSQL server and its limits."""
+
+    name: str
+    kind: str
+    where: SourceLocation | None
+    max_connections: Quantity
+    reserved: Quantity
+    formula: str = ""
+    """How max_connections was derived, in words; empty if its origin says it all."""
+    instance_class: str = ""
+    """The class whose memory max_connections was derived from, such as db.m7g.large."""
+    nominal: int | None = None
+    """The formula's result for all memory of the class, which is too much."""
+    carried: int | None = None
+    """What the class's memory can carry, if max_connections was set independently of it."""
+    resources: tuple[ResourceKey, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def is_set_too_high(self) -> bool:
+        """True if max_connections is more than the memory can carry."""
+        most = self.max_connections.value
+        return most is not None and self.carried is not None and most > self.carried
+
+    @property
+    def limit(self) -> int | None:
+        """The number to calculate with: max_connections, or what the memory can carry if less."""
+        return self.carried if self.is_set_too_high else self.max_connections.value
+
+    @property
+    def available(self) -> int | None:
+        """The limit less the connections that the server reserves."""
+        if self.limit is None or self.reserved.value is None:
+            return None
+        return max(0, self.limit - self.reserved.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooler:
+    """RDS Proxy or PgBouncer: its server connections count, and its clients do not."""
+
+    name: str
+    kind: Literal["RDS Proxy", "PgBouncer"]
+    where: SourceLocation | None
+    instances: Quantity
+    overlap: Overlap
+    server_connections: Quantity | None = None
+    """The most connections of one instance to the server; None: `percent` is the limit."""
+    percent: Quantity | None = None
+    """RDS Proxy: MaxConnectionsPercent."""
+    clients: Quantity | None = None
+    """The most clients of one instance; None: no limit is documented."""
+    resource: ResourceKey | None = None
+    hosts: tuple[str, ...] = ()
+
+    def ceiling(self, max_connections: int | None) -> int | None:
+        """Return the most connections to the server, while the pooler is being deployed."""
+        more = self.overlap.more(self.instances.value)
+        return self._connections(total(self.instances.value, more), max_connections)
+
+    def steady(self, max_connections: int | None) -> int | None:
+        """Return the most connections to the server while nothing is being deployed."""
+        return self._connections(self.instances.value, max_connections)
+
+    def _connections(self, instances: int | None, max_connections: int | None) -> int | None:
+        if self.percent is not None:
+            share = product(max_connections, self.percent.value)
+            # AWS does not document how it rounds; up is on the safe side.
+            return None if share is None else -(-share // 100)
+        each = self.server_connections.value if self.server_connections else None
+        return product(instances, each)
+
+    def client_limit(self) -> int | None:
+        """Return the most clients of all instances; None: unknown or no limit."""
+        return product(self.instances.value, self.clients.value) if self.clients else None
+
+    def formula(self, max_connections: int | None) -> str:
+        """Return the ceiling's formula with its numbers."""
+        if self.percent is not None:
+            shown = "?" if max_connections is None else f"{max_connections:,}"
+            return f"{self.percent} % of {shown}"
+        more = self.overlap.more(self.instances.value)
+        together = str(self.instances) if more == 0 else f"({self.instances} + {more or '?'})"
+        return f"{together} x {self.server_connections}"
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A part of the files that may hold services, and that could not be read."""
+
+    where: SourceLocation
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What files describe, as a reader returns it."""
+
+    workloads: tuple[Workload, ...] = ()
+    databases: tuple[Database, ...] = ()
+    poolers: tuple[Pooler, ...] = ()
+    entry_points: frozenset[ResourceKey] = frozenset()
+    """Load balancers and discovery services, which lead to a workload of their stack."""
+    unread: tuple[Unread, ...] = ()
+
+
+# -- what the budget counts -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotCounted:
+    """A workload or file that is left out, with the reason."""
+
+    name: str
+    platform: str
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A workload that opens connections, with the numbers of its ceiling."""
+
+    name: str
+    platform: str
+    unit: Unit
     where: SourceLocation | None
     instances: Quantity
     overlap: Overlap
@@ -58,7 +300,6 @@ class Service:
     target: str = ""
     through: str = ""
     """The name of the pooler that it connects to; empty: straight to the database."""
-    notes: tuple[str, ...] = ()
 
     @property
     def per_process(self) -> int | None:
@@ -89,7 +330,7 @@ class Service:
 
     @property
     def formula(self) -> str:
-        """The ceiling's formula with the numbers in it."""
+        """The ceiling's formula with its numbers."""
         more = self.overlap.more(self.instances.value)
         together = str(self.instances)
         if more != 0:
@@ -101,6 +342,10 @@ class Service:
         parts.append(str(self.pool_size) if self.max_overflow.value == 0 else pool)
         return " x ".join(parts)
 
+    def number(self, name: str) -> int | None:
+        """Return a number of the formula by its name, or `per_process`."""
+        return self.per_process if name == "per_process" else self.numbers[name].value
+
     def replace(self, **values: int) -> Service:
         """Return this service with other numbers in its formula."""
         changes = {
@@ -108,132 +353,3 @@ class Service:
             for name, value in values.items()
         }
         return dataclasses.replace(self, **changes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pooler:
-    """RDS Proxy or PgBouncer: what it opens to the server counts, not what its clients open."""
-
-    name: str
-    kind: Literal["RDS Proxy", "PgBouncer"]
-    where: SourceLocation | None
-    instances: Quantity
-    overlap: Overlap
-    server_connections: Quantity | None = None
-    """What one instance opens at most; None: `percent` says it."""
-    percent: Quantity | None = None
-    """RDS Proxy: MaxConnectionsPercent."""
-    clients: Quantity | None = None
-    """How many clients one instance takes; None: no limit is documented."""
-    resource: tuple[str, str] | None = None
-    hosts: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def ceiling(self, max_connections: int | None) -> int | None:
-        """Return the most connections to the server, during a deployment of it."""
-        if self.percent is not None:
-            share = product(max_connections, self.percent.value)
-            # AWS does not say how it rounds; up is on the safe side.
-            return None if share is None else -(-share // 100)
-        more = self.overlap.more(self.instances.value)
-        each = self.server_connections.value if self.server_connections else None
-        return product(total(self.instances.value, more), each)
-
-    def steady(self, max_connections: int | None) -> int | None:
-        """Return the most connections to the server while nothing is being deployed."""
-        if self.percent is not None:
-            return self.ceiling(max_connections)
-        each = self.server_connections.value if self.server_connections else None
-        return product(self.instances.value, each)
-
-    def client_limit(self) -> int | None:
-        """Return how many clients all instances take together; None: unknown or no limit."""
-        return product(self.instances.value, self.clients.value) if self.clients else None
-
-    def formula(self, max_connections: int | None) -> str:
-        """Return the ceiling's formula with the numbers in it."""
-        if self.percent is not None:
-            shown = "?" if max_connections is None else f"{max_connections:,}"
-            return f"{self.percent} % of {shown}"
-        more = self.overlap.more(self.instances.value)
-        together = str(self.instances) if more == 0 else f"({self.instances} + {more or '?'})"
-        return f"{together} x {self.server_connections}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Database:
-    """The server, and what it takes."""
-
-    name: str
-    kind: str
-    where: SourceLocation | None
-    max_connections: Quantity
-    formula: str
-    reserved: Quantity
-    nominal: int | None = None
-    """What the formula gives for the whole memory of the class, which is too much."""
-    carried: int | None = None
-    """What the class's memory carries, which max_connections may be set above."""
-    resources: tuple[tuple[str, str], ...] = ()
-    hosts: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_set_too_high(self) -> bool:
-        """True if max_connections is more than the memory carries."""
-        most = self.max_connections.value
-        return most is not None and self.carried is not None and most > self.carried
-
-    @property
-    def limit(self) -> int | None:
-        """What is reckoned with: max_connections, or what the memory carries if that is less."""
-        return self.carried if self.is_set_too_high else self.max_connections.value
-
-    @property
-    def available(self) -> int | None:
-        """What roles without a share in the reserve can have."""
-        if self.limit is None or self.reserved.value is None:
-            return None
-        return max(0, self.limit - self.reserved.value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variable:
-    """One environment variable of a workload: its text, or what is known instead."""
-
-    text: str | None
-    origin: str
-    references: tuple[Reference, ...] = ()
-    reason: str = ""
-    """Why the text is not known."""
-    partly: str = ""
-    """What is known of a text that is not known as a whole; a host, say, without the password."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """A container or function as the platform starts it, before anyone knows what it does."""
-
-    name: str
-    platform: str
-    where: SourceLocation | None
-    instances: Quantity
-    overlap: Overlap
-    variables: Mapping[str, Variable]
-    image: str = ""
-    command: tuple[str, ...] | None = None
-    """None: the image decides."""
-    command_origin: str = ""
-    unread_variables: str = ""
-    """Where more variables come from that could not be read."""
-    hidden_variables: str = ""
-    """Which secret holds variables whose names are not known, a database's maybe among them."""
-    mounted: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Configuration files that it gets, by name, with their text."""
-    resource: tuple[str, str] | None = None
-    hosts: tuple[str, ...] = ()
-
-    def text(self, name: str) -> str:
-        """Return a variable's text, empty if it is not set or not known."""
-        found = self.variables.get(name)
-        return (found.text or "").strip() if found else ""

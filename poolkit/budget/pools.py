@@ -1,4 +1,4 @@
-"""How many connections a workload's process holds: its preset, or what it was said to hold."""
+"""How many connections a process of a workload holds: by its preset, or by --service."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poolkit.budget.processes.command_lines import processes
-from poolkit.budget.quantity import Quantity, known, unknown
+from poolkit.budget.model import Quantity, known, unknown
+from poolkit.budget.processes.command_lines import ProcessCount, processes
 from poolkit.config.settings import preset_from_environ
 from poolkit.errors import BudgetError, ConfigurationError, TemplateError
 
@@ -27,22 +27,22 @@ _DECISIVE = (
     "POOLKIT_POOL_SIZE",
     "POOLKIT_MAX_OVERFLOW",
 )
-_SPEAKS_OF_DATABASE = re.compile(
+_DATABASE_NAME = re.compile(
     r"(^|_)(DATABASE|DB|PG|POSTGRES|POSTGRESQL|RDS|SQLALCHEMY|MYSQL|MARIADB)(_|$)"
     r"|^PG(HOST|HOSTADDR|PORT|USER|DATABASE|PASSWORD|SERVICE)$|^DATABASES?$|_DSN$|^POOLKIT_TARGET$"
 )
-# An URL with any driver, JDBC's too; libpq's and .NET's own forms.
-_IS_DATABASE = re.compile(
+# A URL with any driver, JDBC's too; libpq's and .NET's own forms.
+_DATABASE_TEXT = re.compile(
     r"\b(postgres|postgresql|postgis|mysql|mariadb|mssql|oracle|cockroachdb|psql)(\+\w+)?://"
     r"|\b(host|server|data source)\s*=[^;]+.*\b(dbname|database|initial catalog)\s*=",
     re.IGNORECASE,
 )
-_SPEAKS_OF_ANOTHER = re.compile(r"REDIS|VALKEY|MONGO|DYNAMO|INFLUX|ELASTIC|CHROMA|SENTRY")
+_OTHER_STORE = re.compile(r"REDIS|VALKEY|MONGO|DYNAMO|INFLUX|ELASTIC|CHROMA|SENTRY")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What `--service NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]` says."""
+    """The numbers of `--service NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]`."""
 
     text: str
     pool_size: int
@@ -53,36 +53,36 @@ class Assignment:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The numbers of one workload's processes, and the target that its preset is of."""
+    """The numbers of one workload's processes, and the target of its preset."""
 
     processes: Quantity
     pool_size: Quantity
     max_overflow: Quantity
     target: str = ""
     keeps_connections: bool = True
-    """False where a connection ends with the unit of work (NullPool)."""
+    """False if a connection ends with the unit of work (NullPool)."""
 
 
-def read_assignments(words: Iterable[str]) -> dict[str, Assignment]:
-    """Read `name=5+10x4@20` words.
+def read_assignments(arguments: Iterable[str]) -> dict[str, Assignment]:
+    """Read arguments such as `web=5+10x4@20`.
 
     Raises:
-        BudgetError: a word is not of this form, or has a number that cannot be.
+        BudgetError: an argument has another form, or an impossible number.
     """
     found: dict[str, Assignment] = {}
-    for word in words:
-        name, _, numbers = word.partition("=")
+    for argument in arguments:
+        name, _, numbers = argument.partition("=")
         match = _ASSIGNMENT.fullmatch(numbers.strip())
         if not name.strip() or match is None:
             raise BudgetError(
-                f"--service {word}: wanted NAME=POOL+OVERFLOW, xPROCESSES and @INSTANCES after it "
-                "if need be, such as web=5+10x4@20; numbers are not negative"
+                f"--service {argument}: must be NAME=POOL+OVERFLOW, optionally with xPROCESSES and "
+                "@INSTANCES, such as web=5+10x4@20; numbers are not negative"
             )
         parts = {key: int(text) for key, text in match.groupdict().items() if text is not None}
         if parts["pool"] + parts["overflow"] < 1 or parts.get("processes") == 0:
-            raise BudgetError(f"--service {word}: a process has 1 connection at least")
+            raise BudgetError(f"--service {argument}: needs at least 1 connection and 1 process")
         found[name.strip()] = Assignment(
-            text=f"--service {word}",
+            text=f"--service {argument}",
             pool_size=parts["pool"],
             max_overflow=parts["overflow"],
             processes=parts.get("processes"),
@@ -92,82 +92,93 @@ def read_assignments(words: Iterable[str]) -> dict[str, Assignment]:
 
 
 def uses_database(workload: Workload) -> bool:
-    """Tell whether any variable of a workload speaks of a relational database."""
+    """Return whether any variable of a workload is about a relational database."""
     return any(is_about_database(name, found) for name, found in workload.variables.items())
 
 
 def is_about_database(name: str, variable: Variable) -> bool:
-    """Tell whether a variable speaks of a relational database: by its value, or by its name."""
+    """Return whether a variable is about a relational database: by its value or its name."""
     text = variable.partly if variable.text is None else variable.text
-    if _IS_DATABASE.search(text):
+    if _DATABASE_TEXT.search(text):
         return True
     upper = name.upper()
-    return bool(_SPEAKS_OF_DATABASE.search(upper)) and not _SPEAKS_OF_ANOTHER.search(upper)
+    return bool(_DATABASE_NAME.search(upper)) and not _OTHER_STORE.search(upper)
 
 
 def is_migration(workload: Workload) -> bool:
-    """Tell whether a workload runs `poolkit db upgrade` once, with one connection."""
+    """Return whether a workload runs `poolkit db upgrade` once, with one connection."""
     words = " ".join(workload.command or ()).split()
-    runs_it = any(words[n : n + 3] == ["poolkit", "db", "upgrade"] for n in range(len(words)))
-    once = (workload.instances.value, processes(workload).value) == (1, 1)
-    return runs_it and once and workload.text("POOLKIT_TARGET") == "script"
+    upgrades = any(words[n : n + 3] == ["poolkit", "db", "upgrade"] for n in range(len(words)))
+    once = (workload.instances.value, processes(workload).number.value) == (1, 1)
+    return upgrades and once and workload.text("POOLKIT_TARGET") == "script"
 
 
 def pool(workload: Workload, assignment: Assignment | None) -> Pool:
     """Return the pool of a workload's processes.
 
     Raises:
-        TemplateError: a POOLKIT_* variable has a value that no deployable would start with.
+        TemplateError: no deployable would start with a POOLKIT_* variable.
     """
+    counted = _processes_of(workload)
     if assignment is not None:
-        return _assigned(workload, assignment)
-    if not any(name in workload.variables for name in _DECISIVE):
-        return _undeclared(workload)
-    return _preset_pool(workload)
-
-
-def _assigned(workload: Workload, assignment: Assignment) -> Pool:
-    counted = processes_of(workload)
-    if assignment.processes is not None:
-        counted = known(assignment.processes, assignment.text)
+        by_hand, count = assignment.text, counted.number
+        if assignment.processes is not None:
+            count = known(assignment.processes, by_hand)
+        return Pool(
+            processes=count,
+            pool_size=known(assignment.pool_size, by_hand),
+            max_overflow=known(assignment.max_overflow, by_hand),
+        )
+    if reason := _why_no_preset(workload):
+        nothing = unknown(reason, workload.where)
+        return Pool(processes=counted.number, pool_size=nothing, max_overflow=nothing)
+    preset = _preset(workload)
+    if preset.target == "worker":
+        return _worker_pool(workload)
+    count = counted.number
+    if not count.is_known and workload.command is None:
+        count = known(1, "one process, the default of the kit's images", workload.where)
+    if preset.pool == "null":
+        origin = _origin(workload, preset, "POOLKIT_POOL")
+        return Pool(
+            processes=count,
+            pool_size=known(1, f"{origin}: NullPool, one unit of work at a time"),
+            max_overflow=known(0, origin),
+            target=preset.target,
+            keeps_connections=False,
+        )
     return Pool(
-        processes=counted,
-        pool_size=known(assignment.pool_size, assignment.text),
-        max_overflow=known(assignment.max_overflow, assignment.text),
+        processes=count,
+        pool_size=known(preset.pool_size, _origin(workload, preset, "POOLKIT_POOL_SIZE")),
+        max_overflow=known(preset.max_overflow, _origin(workload, preset, "POOLKIT_MAX_OVERFLOW")),
+        target=preset.target,
     )
 
 
-def processes_of(workload: Workload) -> Quantity:
-    """Return the processes of one instance; one in a Lambda execution environment."""
-    if workload.platform != "Lambda function":
-        return processes(workload)
-    return known(1, "one process in an execution environment")
+def _processes_of(workload: Workload) -> ProcessCount:
+    if workload.unit == "execution environment":
+        return ProcessCount(known(1, "one process in an execution environment"), is_single=True)
+    return processes(workload)
 
 
-def _undeclared(workload: Workload) -> Pool:
-    hint = ""
-    if workload.hidden_variables and not uses_database(workload):
-        hint = f"; if {workload.hidden_variables} leads to no database, --ignore {workload.name}"
-    reason = (
-        "no POOLKIT_TARGET names its preset; say what a process holds with "
-        f"--service {workload.name}=POOL+OVERFLOW (SQLAlchemy's own default is 5+10){hint}"
-    )
-    nothing = unknown(reason, workload.where)
-    return Pool(processes=processes_of(workload), pool_size=nothing, max_overflow=nothing)
-
-
-def _preset_pool(workload: Workload) -> Pool:
+def _why_no_preset(workload: Workload) -> str:
+    """Return why the workload's variables do not name a preset; empty if they do."""
+    if not any(name in workload.variables for name in _DECISIVE):
+        reason = (
+            "POOLKIT_TARGET does not name its preset; give the connections of a process with "
+            f"--service {workload.name}=POOL+OVERFLOW (SQLAlchemy's default is 5+10)"
+        )
+        if workload.hidden_variables and not uses_database(workload):
+            secret = workload.hidden_variables
+            reason += f"; if {secret} is not about a database, give --ignore {workload.name}"
+        return reason
     for name in _DECISIVE:
         found = workload.variables.get(name)
         if found is not None and found.text is None:
-            nothing = unknown(f"{name}: {found.reason}", workload.where)
-            return Pool(processes=processes_of(workload), pool_size=nothing, max_overflow=nothing)
+            return f"{name}: {found.reason}"
     if "POOLKIT_TARGET" not in workload.variables:
-        nothing = unknown(
-            "POOLKIT_TARGET is not set; the deployable has a default of its own", workload.where
-        )
-        return Pool(processes=processes_of(workload), pool_size=nothing, max_overflow=nothing)
-    return _of_preset(workload, _preset(workload))
+        return "POOLKIT_TARGET is not set, and the deployable has its own default"
+    return ""
 
 
 def _preset(workload: Workload) -> EnginePreset:
@@ -183,79 +194,37 @@ def _preset(workload: Workload) -> EnginePreset:
         raise TemplateError(f"{workload.where}: {workload.name}: {error}") from None
 
 
-def _of_preset(workload: Workload, preset: EnginePreset) -> Pool:
-    if preset.target == "worker":
-        return _worker(workload)
-    if preset.pool == "null":
-        return _null_pool(workload, preset)
-    return Pool(
-        processes=_kit_processes(workload),
-        pool_size=known(preset.pool_size, _field_origin(workload, preset, "POOLKIT_POOL_SIZE")),
-        max_overflow=known(
-            preset.max_overflow, _field_origin(workload, preset, "POOLKIT_MAX_OVERFLOW")
-        ),
-        target=preset.target,
-    )
-
-
-def _kit_processes(workload: Workload) -> Quantity:
-    """As `processes`, but the kit's own images start one process if nothing else is said."""
-    found = processes_of(workload)
-    if found.value is None and workload.command is None:
-        return known(1, "one process, the default of the kit's images", workload.where)
-    return found
-
-
-def _field_origin(workload: Workload, preset: EnginePreset, variable: str) -> str:
-    found = workload.variables.get(variable)
-    if found is not None and (found.text or "").strip():
-        return f"{found.origin} ({variable})"
+def _origin(workload: Workload, preset: EnginePreset, variable: str) -> str:
+    """Return where a field of the preset comes from: its own variable, or the target."""
+    if workload.text(variable):
+        return f"{workload.variables[variable].origin} ({variable})"
     target = workload.variables["POOLKIT_TARGET"].origin
     return f"{target} (preset {preset.target} in {preset.environment})"
 
 
-def _null_pool(workload: Workload, preset: EnginePreset) -> Pool:
-    origin = _field_origin(workload, preset, "POOLKIT_POOL")
-    return Pool(
-        processes=_kit_processes(workload),
-        pool_size=known(1, f"{origin}: NullPool, one unit of work at a time"),
-        max_overflow=known(0, origin),
-        target=preset.target,
-        keeps_connections=False,
-    )
-
-
-def _worker(workload: Workload) -> Pool:
-    """A task holds one connection at most, so the tasks at the same time are the bound."""
-    tasks = _concurrency(workload)
-    target = f"{workload.variables['POOLKIT_TARGET'].origin} (preset worker: a task holds one)"
-    one = known(1, target)
+def _worker_pool(workload: Workload) -> Pool:
+    """Return the pool of a worker: a task holds one connection, so the concurrency is the limit."""
+    found = workload.variables.get("WORKER_CONCURRENCY")
+    if found is not None:
+        if workload.text("WORKER_CONCURRENCY").isdecimal():
+            origin = f"{found.origin} (WORKER_CONCURRENCY)"
+            tasks = known(int(found.text or 0), origin, workload.where)
+        else:
+            reason = found.reason or f"{(found.text or '').strip()!r} is no number"
+            tasks = unknown(f"WORKER_CONCURRENCY: {reason}", workload.where)
+    else:
+        count, is_single = processes(workload)
+        tasks = count
+        # A program of one process may still run many tasks in threads.
+        if workload.command is None or not count.is_known or is_single:
+            reason = "WORKER_CONCURRENCY is not set, and the worker has its own default"
+            tasks = unknown(reason, workload.where)
+    origin = f"{workload.variables['POOLKIT_TARGET'].origin} (preset worker: a task holds one)"
+    one = known(1, origin)
     kind = workload.text("WORKER_POOL") or "prefork"
-    by_task = kind != "prefork"
     return Pool(
-        processes=one if by_task else tasks,
-        pool_size=(one if kind == "solo" else tasks) if by_task else one,
-        max_overflow=known(0, target),
+        processes=tasks if kind == "prefork" else one,
+        pool_size=one if kind in ("prefork", "solo") else tasks,
+        max_overflow=known(0, origin),
         target="worker",
     )
-
-
-def _concurrency(workload: Workload) -> Quantity:
-    found = workload.variables.get("WORKER_CONCURRENCY")
-    if found is None:
-        counted = processes(workload)
-        if (
-            workload.command is not None
-            and counted.is_known
-            and "one process" not in counted.origin
-        ):
-            return counted
-        return unknown(
-            "WORKER_CONCURRENCY is not set, so the worker's own default holds", workload.where
-        )
-    text = (found.text or "").strip()
-    if found.text is None or not text.isdecimal():
-        return unknown(
-            f"WORKER_CONCURRENCY: {found.reason or f'{text!r} is no number'}", workload.where
-        )
-    return known(int(text), f"{found.origin} (WORKER_CONCURRENCY)", workload.where)

@@ -1,4 +1,4 @@
-"""A measured run held against the ceilings: what was open at most, and what may be open."""
+"""A measured run compared with the ceilings: the peak of open connections against the limit."""
 
 from __future__ import annotations
 
@@ -18,37 +18,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """One target of a run against the service with its preset; None where nothing is known."""
+class PeakCheck:
+    """One target of a run compared with a service that has its preset."""
 
     target: str
     peak: int
     service: str = ""
     instances: int | None = None
     allowed: int | None = None
-    """What the service's numbers allow the processes that the run had."""
+    """The limit for as many processes as the run had; None: unknown."""
     note: str = ""
+    """Why there is nothing to compare."""
 
     @property
     def is_within(self) -> bool:
-        """False if more was open than the ceiling says; an unknown ceiling is not broken."""
+        """False if the peak is above the limit; an unknown limit cannot be exceeded."""
         return self.allowed is None or self.peak <= self.allowed
 
     def __str__(self) -> str:
         if self.note:
             return f"{self.target}: {self.note}"
-        of = "?" if self.allowed is None else f"{self.allowed:,}"
-        verdict = "within" if self.is_within else "ABOVE"
-        unknown = "" if self.allowed is not None else ", and the ceiling is not known"
         processes = "" if self.instances is None else f" with {self.instances} process(es)"
-        return (
-            f"{self.target}: {self.peak:,} open at most{processes}, {verdict} the {of} that "
-            f"{self.service} allows{unknown}"
-        )
+        peak = f"{self.target}: at most {self.peak:,} open{processes}"
+        if self.allowed is None:
+            return f"{peak}; the ceiling of {self.service} is unknown"
+        verdict = "within" if self.is_within else "ABOVE"
+        return f"{peak}, {verdict} the {self.allowed:,} that {self.service} allows"
 
 
-def check_run(budget: Budget, path: Path) -> tuple[Held, ...]:
-    """Hold a run's peaks against the ceilings of the services with the same preset.
+def check_run(budget: Budget, path: Path) -> tuple[PeakCheck, ...]:
+    """Compare a run's peaks with the ceilings of the services with the same preset.
 
     With several loads, a target's peak is its highest at any of them.
 
@@ -63,22 +62,18 @@ def check_run(budget: Budget, path: Path) -> tuple[Held, ...]:
         raise RunFolderError(
             f"{path / 'results.json'} has no targets; make it with: poolkit report {path}"
         )
-    held = tuple(_held(budget, _fullest(results, found.get("levels")), presets))
-    if not any(each.service for each in held):
+    every = {name: [at_reference] for name, at_reference in results.items()}
+    # A run of an older poolkit has one load and no levels.
+    for name, of_target in (found.get("levels") or {}).items():
+        every.setdefault(name, []).extend(each for level in of_target for each in level["repeats"])
+    fullest = {name: max(of, key=lambda each: _peak(each) or 0) for name, of in every.items() if of}
+    checks = tuple(_checks(budget, fullest, presets))
+    if not any(each.service for each in checks):
         names = ", ".join(sorted({service.target for service in budget.services} - {""})) or "none"
         raise RunFolderError(
             f"{path}: no target of the run has the preset of a service in the templates ({names})"
         )
-    return held
-
-
-def _fullest(results: Mapping[str, Any], levels: Any) -> dict[str, Any]:
-    """Return of each target the measurement with the highest peak, at whatever load."""
-    every = {name: [at_reference] for name, at_reference in results.items()}
-    # A run of an older poolkit has one load and no such key.
-    for name, of_target in (levels or {}).items():
-        every.setdefault(name, []).extend(r for level in of_target for r in level["repeats"])
-    return {name: max(of, key=lambda each: _peak(each) or 0) for name, of in every.items() if of}
+    return checks
 
 
 def _peak(found: Any) -> int | None:
@@ -86,27 +81,30 @@ def _peak(found: Any) -> int | None:
     return peak if isinstance(peak, int) else None
 
 
-def _held(budget: Budget, results: Mapping[str, Any], presets: Mapping[str, str]) -> Iterator[Held]:
+def _checks(
+    budget: Budget, results: Mapping[str, Any], presets: Mapping[str, str]
+) -> Iterator[PeakCheck]:
     for name, found in results.items():
         peak = _peak(found)
         services = [each for each in budget.services if each.target == presets.get(name, name)]
         if peak is None:
-            yield Held(target=name, peak=0, note="no peak was measured")
+            yield PeakCheck(target=name, peak=0, note="no peak was measured")
             continue
         if not services:
-            yield Held(target=name, peak=peak, note="no service in the templates has its preset")
+            note = "no service in the templates has its preset"
+            yield PeakCheck(target=name, peak=peak, note=note)
         for service in services:
             instances = found.get("instances") or found.get("execution_environments")
             allowed = _allowed(service, instances)
-            yield Held(
+            yield PeakCheck(
                 target=name, service=service.name, peak=peak, instances=instances, allowed=allowed
             )
 
 
 def _allowed(service: Service, instances: Any) -> int | None:
-    """Return what so many processes may hold, and never more than all of the service may."""
-    ceiling, each = service.ceiling, service.per_process
-    if not isinstance(instances, int) or each is None:
+    """Return the limit of some processes, which is at most that of the service."""
+    ceiling, per_process = service.ceiling, service.per_process
+    if not isinstance(instances, int) or per_process is None:
         return ceiling
-    own = instances * each
+    own = instances * per_process
     return own if ceiling is None else min(own, ceiling)

@@ -1,102 +1,128 @@
-"""What would make a fleet fit: for each part of it, the largest number that does.
+"""Ways to make a deployment fit: for each part of it, the largest number that does.
 
-Every suggestion can be applied to the budget it was made for, and then that budget fits; where
-numbers are unknown, it then fits as far as it is known.
+Every suggestion can be applied to its budget, and then that budget fits. If numbers are unknown,
+the known part of it fits then.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from poolkit.budget.instance_classes import smallest_class
-from poolkit.budget.model import Overlap, Pooler
-from poolkit.budget.quantity import known
+from poolkit.budget.model import Overlap, Pooler, known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from poolkit.budget.model import Service
+    from poolkit.budget.model import Service, Unit
     from poolkit.budget.verdict import Budget
 
 Kind: TypeAlias = Literal["change", "together", "database", "pooler", "limit"]
+_MOST_OF_POSTGRES = 262_143
+_UNITS: dict[Unit, tuple[str, str]] = {
+    "task": ("task", "tasks"),
+    "replica": ("replica", "replicas"),
+    "pod": ("pod", "pods"),
+}
+
+
+class Change(NamedTuple):
+    """A number of a service, pooler or database, and its new value."""
+
+    of: str
+    number: str
+    value: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """One way to make it fit; `changes` are service or pooler, number and its largest value."""
+    """One way to make it fit."""
 
     kind: Kind
     text: str
-    changes: tuple[tuple[str, str, int], ...]
+    changes: tuple[Change, ...]
 
 
 def suggestions(budget: Budget) -> tuple[Suggestion, ...]:
-    """Return the ways to make a budget fit; none where it does, or where nobody can tell."""
-    if budget.available is None:
+    """Return the ways to make a budget fit; none if it does, or if its limit is unknown."""
+    if budget.available is None or budget.verdict == "fits":
         return ()
-    if budget.verdict == "fits":
-        return ()
-    return tuple(_suggestions(budget))
+    if budget.verdict == "cannot be shown to fit":
+        return tuple(_limit(budget))
+    found = list(_client_limits(budget))
+    for overload in budget.overloads:
+        for service in budget.clients_of(overload.pooler.name):
+            found += _changes(budget, service)
+    if budget.is_over:
+        alone = [each for service in budget.direct for each in _changes(budget, service)]
+        alone += _pooler_changes(budget)
+        found += alone or _together(budget)
+        found += [*_larger_database(budget), *_new_poolers(budget)]
+    return tuple(found)
+
+
+# -- applying -------------------------------------------------------------------------------
 
 
 def applied(budget: Budget, suggestion: Suggestion) -> Budget:
     """Return the budget after a suggestion has been followed."""
-    for name, number, value in suggestion.changes:
-        budget = _apply(budget, name, number, value)
+    for change in suggestion.changes:
+        budget = _apply(budget, change)
     return budget
 
 
-def _apply(budget: Budget, name: str, number: str, value: int) -> Budget:
+def _apply(budget: Budget, change: Change) -> Budget:
+    name, number, value = change
     if number == "max_connections":
         limit = dataclasses.replace(budget.database.max_connections, value=value, reason="")
-        # On a server whose memory carries that.
+        # The new server's memory can carry it.
         database = dataclasses.replace(budget.database, max_connections=limit, carried=None)
         return dataclasses.replace(budget, database=database)
     if number == "pooler":
-        return _behind_pooler(budget, name, value)
+        pooler = Pooler(
+            name=f"pooler of {name}",
+            kind="PgBouncer",
+            where=None,
+            instances=known(1, "suggested"),
+            overlap=Overlap(),
+            server_connections=known(value, "suggested"),
+        )
+        moved = dataclasses.replace(_service_of(budget, name), through=pooler.name)
+        larger = dataclasses.replace(budget, poolers=(*budget.poolers, pooler))
+        return larger.with_service(moved)
     for pooler in budget.poolers:
         if pooler.name == name:
-            field = {"clients": "clients", "percent": "percent"}.get(number, "server_connections")
-            changed = dataclasses.replace(
-                pooler,
-                **{field: known(value, "suggested")},  # type: ignore[arg-type]  # a field
+            suggested = known(value, "suggested")
+            return budget.with_pooler(
+                dataclasses.replace(pooler, **{number: suggested})  # type: ignore[arg-type]  # a field
             )
-            return budget.with_pooler(changed)
-    service = next(each for each in budget.services if each.name == name)
-    return budget.with_service(_changed(service, number, value))
+    return budget.with_service(_changed(_service_of(budget, name), number, value))
+
+
+def _service_of(budget: Budget, name: str) -> Service:
+    return next(each for each in budget.services if each.name == name)
 
 
 def _changed(service: Service, number: str, value: int) -> Service:
     if number != "per_process":
         return service.replace(**{number: value})
-    # The pool keeps its share, overflow gives way first.
+    # Overflow is reduced first: the pool's connections are reused, which makes them cheap.
     size = min(service.pool_size.value or value, value)
     return service.replace(pool_size=size, max_overflow=value - size)
 
 
-def _behind_pooler(budget: Budget, name: str, value: int) -> Budget:
-    service = next(each for each in budget.services if each.name == name)
-    pooler = Pooler(
-        name=f"pooler of {name}",
-        kind="PgBouncer",
-        where=None,
-        instances=known(1, "suggested"),
-        overlap=Overlap(),
-        server_connections=known(value, "suggested"),
-    )
-    moved = budget.with_service(dataclasses.replace(service, through=pooler.name))
-    return dataclasses.replace(moved, poolers=(*budget.poolers, pooler))
-
-
-def _within(budget: Budget) -> bool:
-    """Tell whether what is known fits."""
-    return not budget.crowded and budget.known <= (budget.available or 0)
+def _fits(budget: Budget, *changes: Change) -> bool:
+    """Return whether the known part fits after some changes."""
+    for change in changes:
+        budget = _apply(budget, change)
+    return not budget.overloads and not budget.is_over
 
 
 def _largest(fits: Callable[[int], bool], highest: int) -> int | None:
-    """Return the largest number from 1 to `highest` that fits, given that a smaller one does too."""
+    """Return the largest number from 1 to `highest` that fits, if every smaller one fits too."""
     if highest < 1 or not fits(1):
         return None
     low, high = 1, highest
@@ -106,229 +132,177 @@ def _largest(fits: Callable[[int], bool], highest: int) -> int | None:
     return low
 
 
-def _suggestions(budget: Budget) -> Iterator[Suggestion]:
-    if budget.verdict == "cannot be shown to fit":
-        yield from _limits(budget)
-        return
-    over = budget.known > (budget.available or 0)
-    yield from _client_limits(budget)
-    for crowd in budget.crowded:
-        for service in budget.clients_of(crowd.pooler):
-            yield from _changes(budget, service)
-    if not over:
-        return
-    alone = [found for service in budget.direct for found in _changes(budget, service)]
-    alone += list(_pooler_changes(budget))
-    yield from alone
-    if not alone:
-        yield from _together(budget)
-    yield from _larger_database(budget)
-    yield from _poolers(budget)
+def _largest_value(budget: Budget, name: str, number: str, highest: int) -> int | None:
+    return _largest(lambda value: _fits(budget, Change(name, number, value)), highest)
 
 
-_MORE = {
-    "Lambda function": ("reserved concurrency", "reserved concurrency"),
-    "ECS service": ("task", "tasks"),
-    "compose service": ("replica", "replicas"),
-}
+# -- smaller numbers ------------------------------------------------------------------------
 
 
 def _changes(budget: Budget, service: Service) -> Iterator[Suggestion]:
-    """Give the largest pool, process count and instance count that fit, each by itself."""
+    """Return the largest pool, process count and instance count that fit, each by itself."""
     if service.ceiling is None:
         return
-    one, several = _MORE.get(service.platform, ("pod", "pods"))
-    for number, present, words in (
-        ("per_process", service.per_process, "a pool of {pool}"),
-        ("processes", service.processes.value, "{value} processes"),
-        ("instances", service.instances.value, "{value} {several}"),
-    ):
-        value = _largest_of(budget, service, number, (present or 0) - 1)
+    for number in ("per_process", "processes", "instances"):
+        value = _largest_value(budget, service.name, number, (service.number(number) or 0) - 1)
         if value is None:
             continue
-        changed = _changed(service, number, value)
-        pool = f"{changed.pool_size}+{changed.max_overflow}"
-        shown = words.format(pool=pool, value=value, several=several if value != 1 else one)
-        if service.platform == "Lambda function" and number == "instances":
-            shown = f"reserved concurrency {value}"
-        unless = f"{service.name}: {shown} at most" + _instead_of(service, number)
-        yield Suggestion(kind="change", text=unless, changes=((service.name, number, value),))
+        shown, now = _at_most(service, number, value), f"{service.number(number):,}"
+        if number == "per_process":
+            changed = _changed(service, number, value)
+            shown = f"a pool of at most {changed.pool_size}+{changed.max_overflow}"
+            now = f"{service.pool_size}+{service.max_overflow}"
+        yield Suggestion(
+            kind="change",
+            text=f"{service.name}: {shown} (now {now})",
+            changes=(Change(service.name, number, value),),
+        )
 
 
-def _instead_of(service: Service, number: str) -> str:
+def _at_most(service: Service, number: str, value: int) -> str:
     if number == "per_process":
-        return f" (now {service.pool_size}+{service.max_overflow})"
-    return f" (now {service.numbers[number]})"
+        return f"at most {value:,} {'connection' if value == 1 else 'connections'} per process"
+    if number == "processes":
+        return f"at most {value:,} {'process' if value == 1 else 'processes'}"
+    if number != "instances":
+        return f"a {number} of at most {value:,}"
+    if service.unit == "execution environment":
+        return f"a reserved concurrency of at most {value:,}"
+    return f"at most {_instances(service.unit, value)}"
 
 
-def _largest_of(budget: Budget, service: Service, number: str, highest: int) -> int | None:
-    return _largest(
-        lambda value: _within(budget.with_service(_changed(service, number, value))), highest
-    )
+def _instances(unit: Unit, value: int) -> str:
+    one, several = _UNITS.get(unit, ("instance", "instances"))
+    return f"{value:,} {one if value == 1 else several}"
 
 
 def _pooler_changes(budget: Budget) -> Iterator[Suggestion]:
     for pooler in budget.poolers:
-        proxy = pooler.percent is not None
-        now = pooler.percent if proxy else pooler.server_connections
+        is_proxy = pooler.percent is not None
+        now = pooler.percent if is_proxy else pooler.server_connections
         if now is None or now.value is None or pooler.ceiling(budget.max_connections) is None:
             continue
-        number = "percent" if proxy else "server_connections"
-        value = _largest(
-            lambda each, name=pooler.name, number=number: _within(
-                _apply(budget, name, number, each)
-            ),  # type: ignore[misc]  # mypy knows no defaults in a lambda
-            now.value - 1,
-        )
+        number = "percent" if is_proxy else "server_connections"
+        value = _largest_value(budget, pooler.name, number, now.value - 1)
         if value is not None:
-            what = "MaxConnectionsPercent" if proxy else "server connections (pool sizes)"
-            text = f"{pooler.name}: {what} {value} at most (now {now})"
-            yield Suggestion(kind="change", text=text, changes=((pooler.name, number, value),))
+            what = "a MaxConnectionsPercent" if is_proxy else "server connections (pool sizes)"
+            text = f"{pooler.name}: {what} of at most {value} (now {now})"
+            change = Change(pooler.name, number, value)
+            yield Suggestion(kind="change", text=text, changes=(change,))
 
 
 def _together(budget: Budget) -> Iterator[Suggestion]:
-    """Where no number alone is enough: smaller pools everywhere, then fewer instances too."""
-    direct = [service for service in budget.direct if service.ceiling is not None]
+    """If no number alone is enough: smaller pools of all services, and then fewer instances too."""
+    services = [service for service in budget.direct if service.ceiling is not None]
     for numbers in (("per_process",), ("per_process", "instances")):
-        found = _largest(lambda share, n=numbers: _within(_shrunk(budget, direct, n, share)), 100)  # type: ignore[misc]  # mypy knows no defaults in a lambda
-        if found is None:
+        share = _largest(partial(_share_fits, budget, services, numbers), 100)
+        if share is None:
             continue
-        changed = _shrunk(budget, direct, numbers, found)
-        changes = tuple(_differences(direct, changed, numbers))
-        text = "all together: " + ", ".join(
-            _shown(changed, name, number, value) for name, number, value in changes
-        )
+        changes = _shares(services, numbers, share)
+        parts = []
+        for service in services:
+            for name, number, value in changes:
+                if name == service.name and number == "per_process":
+                    changed = _changed(service, number, value)
+                    parts.append(f"{name} a pool of {changed.pool_size}+{changed.max_overflow}")
+                elif name == service.name:
+                    parts.append(f"{name} {_instances(service.unit, value)}")
+        text = f"all of these: {', '.join(parts)}"
         yield Suggestion(kind="together", text=text, changes=changes)
         return
 
 
-def _shrunk(
-    budget: Budget, services: list[Service], numbers: tuple[str, ...], share: int
-) -> Budget:
-    """Take a share, in percent, of some numbers of all services; 1 at least."""
-    for service in services:
-        changed = service
-        for number in numbers:
-            now = service.per_process if number == "per_process" else service.numbers[number].value
-            changed = _changed(changed, number, min(now or 1, max(1, (now or 1) * share // 100)))
-        budget = budget.with_service(changed)
-    return budget
+def _share_fits(
+    budget: Budget, services: Sequence[Service], numbers: Sequence[str], share: int
+) -> bool:
+    return _fits(budget, *_shares(services, numbers, share))
 
 
-def _differences(
-    services: list[Service], changed: Budget, numbers: tuple[str, ...]
-) -> Iterator[tuple[str, str, int]]:
-    after = {service.name: service for service in changed.services}
-    for service in services:
-        for number in numbers:
-            now, then = _number(service, number), _number(after[service.name], number)
-            if then is not None and now != then:
-                yield service.name, number, then
-
-
-def _number(service: Service, number: str) -> int | None:
-    return service.per_process if number == "per_process" else service.numbers[number].value
-
-
-def _shown(budget: Budget, name: str, number: str, value: int) -> str:
-    service = next(each for each in budget.services if each.name == name)
-    if number == "per_process":
-        return f"{name} a pool of {service.pool_size}+{service.max_overflow}"
-    one, several = _MORE.get(service.platform, ("pod", "pods"))
-    return f"{name} {value} {one if value == 1 else several}"
+def _shares(services: Sequence[Service], numbers: Sequence[str], share: int) -> tuple[Change, ...]:
+    """Return the changes to a share, in percent, of some numbers of all services, at least 1."""
+    return tuple(
+        Change(service.name, number, value)
+        for service in services
+        for number in numbers
+        for now in (service.number(number) or 0,)
+        for value in (max(1, now * share // 100),)
+        if value < now
+    )
 
 
 def _client_limits(budget: Budget) -> Iterator[Suggestion]:
-    for crowd in budget.crowded:
-        pooler = next(each for each in budget.poolers if each.name == crowd.pooler)
-        value = -(-crowd.clients // max(1, pooler.instances.value or 1))
-        raised = budget.with_pooler(dataclasses.replace(pooler, clients=known(value, "suggested")))
-        if _within(raised):
-            text = f"{crowd.pooler}: max_client_conn {value} at least (now {pooler.clients})"
-            yield Suggestion(kind="change", text=text, changes=((crowd.pooler, "clients", value),))
+    for overload in budget.overloads:
+        pooler = overload.pooler
+        value = -(-overload.clients // max(1, pooler.instances.value or 1))
+        change = Change(pooler.name, "clients", value)
+        if _fits(budget, change):
+            text = f"{pooler.name}: a max_client_conn of at least {value} (now {pooler.clients})"
+            yield Suggestion(kind="change", text=text, changes=(change,))
+
+
+# -- other servers --------------------------------------------------------------------------
 
 
 def _larger_database(budget: Budget) -> Iterator[Suggestion]:
-    """Name the max_connections that would do; a proxy's share of it grows with it."""
-    reserved = budget.database.reserved.value or 0
-
-    def fits(value: int) -> bool:
-        return _within(_apply(budget, budget.database.name, "max_connections", value))
-
-    value = next((each for each in _doubling(budget) if fits(each)), None)
-    if value is None:
-        return
+    """Return the smallest max_connections that is enough; a proxy's share of it grows with it."""
+    name, reserved = budget.database.name, budget.database.reserved.value or 0
     low = budget.database.limit or 0
+    value = max(8, low)
+    while value < _MOST_OF_POSTGRES:
+        value = min(2 * value, _MOST_OF_POSTGRES)
+        if _fits(budget, Change(name, "max_connections", value)):
+            break
+    else:
+        return
     while low + 1 < value:
         middle = (low + value) // 2
-        low, value = (low, middle) if fits(middle) else (middle, value)
-    named = _class_for(budget, value)
-    text = f"database: max_connections {value:,} at least ({value - reserved:,} and {reserved} reserved){named}"
-    change = (budget.database.name, "max_connections", value)
+        fits = _fits(budget, Change(name, "max_connections", middle))
+        low, value = (low, middle) if fits else (middle, value)
+    text = (
+        f"database: max_connections of at least {value:,} "
+        f"({value - reserved:,} and {reserved} reserved)"
+    )
+    if budget.database.instance_class:
+        found = smallest_class(budget.database.instance_class, value)
+        text += f", which {found} has" if found else ", more than the formula gives to any class"
+    change = Change(name, "max_connections", value)
     yield Suggestion(kind="database", text=text, changes=(change,))
 
 
-def _doubling(budget: Budget) -> Iterator[int]:
-    value = max(8, budget.database.limit or 0)
-    while value < 262_143:  # PostgreSQL's own limit
-        value *= 2
-        yield min(value, 262_143)
-
-
-def _class_for(budget: Budget, connections: int) -> str:
-    formula = budget.database.formula
-    if not formula.startswith("db."):
-        return ""
-    found = smallest_class(formula.partition(",")[0], connections)
-    return f", which {found} has" if found else ", more than the formula gives to any class"
-
-
-def _poolers(budget: Budget) -> Iterator[Suggestion]:
-    """Say where a pooler pays off: where most connections wait most of the time."""
+def _new_poolers(budget: Budget) -> Iterator[Suggestion]:
+    """Return where a pooler pays off: where most connections wait most of the time."""
     for service in budget.direct:
         if service.ceiling is None or service.ceiling < 20:
             continue
-        room = _largest(
-            lambda value, name=service.name: _within(_behind_pooler(budget, name, value)),  # type: ignore[misc]  # mypy knows no defaults in a lambda
-            service.ceiling // 2,
-        )
+        room = _largest_value(budget, service.name, "pooler", service.ceiling // 2)
         if room is None:
             continue
         text = (
             f"{service.name} behind RDS Proxy or PgBouncer with {room} server connections for its "
-            f"{service.ceiling:,} clients: pays off if no more than {room} of them are in a "
+            f"{service.ceiling:,} clients: pays off if at most {room} of them are in a "
             "transaction at once"
         )
-        yield Suggestion(kind="pooler", text=text, changes=((service.name, "pooler", room),))
+        change = Change(service.name, "pooler", room)
+        yield Suggestion(kind="pooler", text=text, changes=(change,))
 
 
-def _limits(budget: Budget) -> Iterator[Suggestion]:
-    """Where one number of one service is all that is unknown, say how large it may be."""
+def _limit(budget: Budget) -> Iterator[Suggestion]:
+    """If one number of one service is all that is unknown, return how large it may be."""
     unclear = [service for service in budget.direct if service.ceiling is None]
     others = [gap for gap in budget.gaps if not any(gap.of == each.name for each in unclear)]
     if len(unclear) != 1 or others or budget.unread:
         return
     (service,) = unclear
-    missing = [name for name, quantity in service.numbers.items() if quantity.value is None]
-    number = (
-        "per_process"
-        if missing == ["pool_size", "max_overflow"]
-        else missing[0]
-        if len(missing) == 1
-        else ""
-    )
-    if not number or service.overlap.kind == "unknown":
+    missing = [name for name, quantity in service.numbers.items() if not quantity.is_known]
+    if missing == ["pool_size", "max_overflow"]:
+        missing = ["per_process"]
+    if len(missing) != 1 or service.overlap.kind == "unknown":
         return
-    value = _largest_of(budget, service, number, 1_000_000)
+    (number,) = missing
+    value = _largest_value(budget, service.name, number, 1_000_000)
     if value is None:
         text = f"{service.name}: there is no room for it, whatever its {number.replace('_', ' ')}"
         yield Suggestion(kind="limit", text=text, changes=())
         return
-    named = {
-        "instances": "reserved concurrency"
-        if service.platform == "Lambda function"
-        else "instances",
-        "per_process": "connections of a process",
-    }.get(number, number)
-    text = f"{service.name} fits with {named} {value:,} at most"
-    yield Suggestion(kind="limit", text=text, changes=((service.name, number, value),))
+    text = f"{service.name}: {_at_most(service, number, value)}"
+    yield Suggestion(kind="limit", text=text, changes=(Change(service.name, number, value),))

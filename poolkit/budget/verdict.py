@@ -1,4 +1,4 @@
-"""The budget: every ceiling, their sum, and whether it is within what the database takes."""
+"""The budget: every ceiling, their sum, and whether the database has enough connections for it."""
 
 from __future__ import annotations
 
@@ -6,40 +6,48 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from poolkit.budget.quantity import total
+from poolkit.budget.model import total
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.cloudformation.templates import Unread
-    from poolkit.budget.inventory import NotCounted
-    from poolkit.budget.model import Database, Pooler, Service
+    from poolkit.budget.model import (
+        Database,
+        NotCounted,
+        Pooler,
+        Quantity,
+        Service,
+        SourceLocation,
+        Unread,
+    )
 
 Verdict: TypeAlias = Literal["fits", "does not fit", "cannot be shown to fit"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """A number that is not known, and what would make it known."""
+    """An unknown number, and what would make it known."""
 
     of: str
     number: str
     reason: str
     where: str
+    location: SourceLocation | None
+    """The line of the service, pooler or database that it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crowd:
-    """A pooler that has more clients than it takes."""
+class Overload:
+    """A pooler that would get more clients than it accepts."""
 
-    pooler: str
+    pooler: Pooler
     clients: int
     limit: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """A fleet and its database. A ceiling is what is open while everything is being deployed."""
+    """A deployment and its database. Ceilings count all services being deployed at once."""
 
     database: Database
     services: tuple[Service, ...]
@@ -49,7 +57,6 @@ class Budget:
     not_counted: tuple[NotCounted, ...] = ()
     unread: tuple[Unread, ...] = ()
     environment: str = ""
-    notes: tuple[str, ...] = ()
 
     @property
     def direct(self) -> tuple[Service, ...]:
@@ -62,12 +69,12 @@ class Budget:
 
     @property
     def max_connections(self) -> int | None:
-        """What the server takes in all."""
+        """The server's max_connections."""
         return self.database.max_connections.value
 
     @property
     def available(self) -> int | None:
-        """What the server takes, less its reserve."""
+        """The server's connections less its reserve."""
         return self.database.available
 
     def _ceilings(self) -> list[int | None]:
@@ -77,68 +84,73 @@ class Budget:
 
     @property
     def needed(self) -> int | None:
-        """The sum of all ceilings; None as long as one of them is unknown."""
+        """The sum of all ceilings; None if one of them is unknown."""
         return total(*self._ceilings())
 
     @property
     def known(self) -> int:
-        """The sum of the ceilings that are known: it takes this many at least."""
+        """The sum of the known ceilings: the deployment needs at least this many."""
         return sum(ceiling for ceiling in self._ceilings() if ceiling is not None)
 
     @property
+    def is_over(self) -> bool:
+        """True if the known ceilings alone are more than the available connections."""
+        return self.available is not None and self.known > self.available
+
+    @property
     def verdict(self) -> Verdict:
-        """Whether the fleet fits; an unknown never speaks for it, and never against it."""
-        if self.crowded or (self.available is not None and self.known > self.available):
+        """Whether the deployment fits; an unknown number counts neither for it nor against it."""
+        if self.overloads or self.is_over:
             return "does not fit"
         if self.needed is None or self.available is None or self.gaps or self.unread:
             return "cannot be shown to fit"
         return "fits"
 
     @property
-    def crowded(self) -> tuple[Crowd, ...]:
-        """The poolers that have more clients than they take."""
+    def overloads(self) -> tuple[Overload, ...]:
+        """The poolers that would get more clients than they accept."""
         found = []
         for pooler in self.poolers:
             limit = pooler.client_limit()
-            ceilings = [service.ceiling or 0 for service in self.clients_of(pooler.name)]
-            if limit is not None and sum(ceilings) > limit:
-                found.append(Crowd(pooler=pooler.name, clients=sum(ceilings), limit=limit))
+            clients = sum(service.ceiling or 0 for service in self.clients_of(pooler.name))
+            if limit is not None and clients > limit:
+                found.append(Overload(pooler=pooler, clients=clients, limit=limit))
         return tuple(found)
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
-        """Every number that matters and is not known."""
+        """Every unknown number that matters."""
         return tuple(self._gaps())
 
     def _gaps(self) -> Iterator[Gap]:
-        for name, quantity in (
-            ("max_connections", self.database.max_connections),
-            ("reserved", self.database.reserved),
-        ):
-            if quantity.value is None:
-                where = str(quantity.where or self.database.where or "")
-                yield Gap(of=self.database.name, number=name, reason=quantity.reason, where=where)
-        for pooler in self.poolers:
-            yield from self._gaps_of_pooler(pooler)
-        for service in self.services:
-            if not service.through or self._is_limited(service.through):
-                yield from _gaps_of_service(service)
-
-    def _is_limited(self, pooler: str) -> bool:
-        """Tell whether it matters how many clients a pooler has."""
-        return any(each.name == pooler and each.clients is not None for each in self.poolers)
-
-    def _gaps_of_pooler(self, pooler: Pooler) -> Iterator[Gap]:
-        numbers = {
-            "instances": pooler.instances,
-            "server connections": pooler.server_connections,
-            "MaxConnectionsPercent": pooler.percent,
-            "client limit": pooler.clients if self.clients_of(pooler.name) else None,
+        database = self.database
+        numbers: dict[str, Quantity | None] = {
+            "max_connections": database.max_connections,
+            "reserved": database.reserved,
         }
-        for name, quantity in numbers.items():
-            if quantity is not None and quantity.value is None:
-                where = str(quantity.where or pooler.where or "")
-                yield Gap(of=pooler.name, number=name, reason=quantity.reason, where=where)
+        yield from _gaps_in(database.name, database.where, numbers)
+        for pooler in self.poolers:
+            numbers = {
+                "instances": pooler.instances,
+                "server connections": pooler.server_connections,
+                "MaxConnectionsPercent": pooler.percent,
+                "client limit": pooler.clients if self.clients_of(pooler.name) else None,
+            }
+            yield from _gaps_in(pooler.name, pooler.where, numbers)
+        limited = {pooler.name for pooler in self.poolers if pooler.clients is not None}
+        for service in self.services:
+            # The number of clients matters only to a pooler that limits it.
+            if service.through and service.through not in limited:
+                continue
+            yield from _gaps_in(service.name, service.where, dict(service.numbers))
+            if service.overlap.kind == "unknown":
+                yield Gap(
+                    of=service.name,
+                    number="overlap",
+                    reason=service.overlap.reason,
+                    where=str(service.where or ""),
+                    location=service.where,
+                )
 
     def with_service(self, service: Service) -> Budget:
         """Return this budget with a service in place of the one of its name."""
@@ -151,14 +163,13 @@ class Budget:
         return dataclasses.replace(self, poolers=poolers)
 
 
-def _gaps_of_service(service: Service) -> Iterator[Gap]:
-    seen: set[str] = set()
-    for name, quantity in service.numbers.items():
-        # One reason is one gap: pool_size and max_overflow are unknown together.
-        if quantity.value is None and quantity.reason not in seen:
-            seen.add(quantity.reason)
-            where = str(quantity.where or service.where or "")
-            yield Gap(of=service.name, number=name, reason=quantity.reason, where=where)
-    if service.overlap.kind == "unknown":
-        where = str(service.where or "")
-        yield Gap(of=service.name, number="overlap", reason=service.overlap.reason, where=where)
+def _gaps_in(
+    of: str, location: SourceLocation | None, numbers: dict[str, Quantity | None]
+) -> Iterator[Gap]:
+    seen: list[Quantity] = []
+    for name, quantity in numbers.items():
+        # pool_size and max_overflow are often unknown together, which is one gap.
+        if quantity is not None and not quantity.is_known and quantity not in seen:
+            seen.append(quantity)
+            where = str(quantity.where or location or "")
+            yield Gap(of=of, number=name, reason=quantity.reason, where=where, location=location)

@@ -1,4 +1,4 @@
-"""What the budget's tests share: templates written into a folder, and the command line."""
+"""A folder of templates, for the budget's tests."""
 
 import textwrap
 
@@ -9,20 +9,20 @@ from poolkit.budget.command import Options, compute_budget
 
 
 class Folder:
-    """A folder of templates and the budget that they come to."""
+    """A folder of templates, and its budget."""
 
     def __init__(self, path):
         self.path = path
 
     def write(self, name, text):
-        """Write a file; its common indentation goes away."""
+        """Write a file without the common indentation of its lines."""
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(textwrap.dedent(text).lstrip("\n"))
         return file
 
     def budget(self, *paths, **options):
-        """Compute the budget of the folder, or of files in it."""
+        """Return the budget of the folder, or of files in it."""
         named = tuple(self.path / each for each in paths) or (self.path,)
         return compute_budget(Options(paths=named, **options))
 
@@ -39,5 +39,5 @@ def folder(tmp_path):
 
 @pytest.fixture
 def ceilings():
-    """Give each service's ceiling by its name."""
+    """A function that returns each service's ceiling by its name."""
     return lambda budget: {service.name: service.ceiling for service in budget.services}

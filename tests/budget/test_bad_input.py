@@ -1,4 +1,4 @@
-"""What cannot be read or cannot be is one clear line, with file and line, and exit status 2."""
+"""Wrong input gives one clear line, with file and line, and exit status 2."""
 
 import pytest
 
@@ -15,9 +15,9 @@ FUNCTION = """  Fn:
 
 CASES = {
     "broken YAML": (HEAD + "Resources:\n  A: [1, 2\n  B: }\n", "app.yaml:4: not valid YAML"),
-    "a key that is there twice": (
+    "a repeated key": (
         HEAD + "Resources: {}\nResources: {}\n",
-        "app.yaml:3: Resources is there twice",
+        "app.yaml:3: the key Resources appears twice",
     ),
     "an unknown function": (
         HEAD + "Resources:\n" + FUNCTION % ("!Frobnicate 3", "lambda"),
@@ -27,17 +27,17 @@ CASES = {
         HEAD
         + "Conditions:\n  A: !Not [!Condition B]\n  B: !Not [!Condition A]\nResources:\n  Fn:\n"
         + "    Type: AWS::Lambda::Function\n    Condition: A\n",
-        "leads back to itself",
+        "condition A refers to itself",
     ),
     "an unknown reference": (
-        HEAD + "Resources:\n" + FUNCTION % ("!Ref Nobody", "lambda"),
-        "app.yaml:6: 'Nobody' is neither a parameter nor a resource",
+        HEAD + "Resources:\n" + FUNCTION % ("!Ref Missing", "lambda"),
+        "app.yaml:6: 'Missing' is neither a parameter nor a resource",
     ),
     "a negative number": (
         HEAD + "Resources:\n" + FUNCTION % ("-1", "lambda"),
         "app.yaml:6: ReservedConcurrentExecutions must not be negative, not -1",
     ),
-    "a number that is none": (
+    "a word for a number": (
         HEAD + "Resources:\n" + FUNCTION % ("many", "lambda"),
         "app.yaml:6: ReservedConcurrentExecutions must be a whole number, not 'many'",
     ),
@@ -53,7 +53,10 @@ CASES = {
         HEAD + "Resources:\n" + FUNCTION % ("1", "lambda"),
         "there is no database in the templates",
     ),
-    "an alias inside what it names": (HEAD + "Resources: &a\n  B: *a\n", "names what it stands in"),
+    "an alias inside what it names": (
+        HEAD + "Resources: &a\n  B: *a\n",
+        "names a value that contains it",
+    ),
 }
 
 
@@ -68,8 +71,8 @@ def test_a_wrong_template_is_one_line(folder, name):
     assert len(answer.stderr.strip().splitlines()) == 1
 
 
-def test_a_folder_without_templates_says_what_was_wanted(folder):
-    """Other YAML files are no templates, and nothing is guessed from them."""
+def test_a_folder_without_templates_is_refused(folder):
+    """Other YAML files are no templates. The message says which files are read."""
     folder.write("notes.yaml", "some: thing\n")
     answer = folder.run(".")
     assert answer.returncode == 2
@@ -79,11 +82,11 @@ def test_a_folder_without_templates_says_what_was_wanted(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"services": ("Fn=5-1",)}, "wanted NAME=POOL"),
-        ({"services": ("Fn=0+0",)}, "1 connection at least"),
-        ({"services": ("Nobody=1+1",)}, "there is no service 'Nobody'"),
-        ({"parameters": ("Nobody=1",)}, "no template has a parameter Nobody"),
-        ({"parameters": ("nobody.json",)}, "neither Key=Value nor a JSON file"),
+        ({"services": ("Fn=5-1",)}, "must be NAME=POOL"),
+        ({"services": ("Fn=0+0",)}, "at least 1 connection"),
+        ({"services": ("Missing=1+1",)}, "there is no service 'Missing'"),
+        ({"parameters": ("Missing=1",)}, "no template has a parameter Missing"),
+        ({"parameters": ("missing.json",)}, "neither Key=Value nor an existing JSON file"),
         ({"max_connections": 0}, "--max-connections must not be 0"),
         ({"operators": -1}, "--operators must not be -1"),
         ({"environment": "moon"}, "environment moon: there is no"),
@@ -91,21 +94,21 @@ def test_a_folder_without_templates_says_what_was_wanted(folder):
         ({"instance_class": "db.m7g.large"}, "give one of them"),
     ],
 )
-def test_a_wrong_option_says_what_was_wanted(folder, options, message):
-    """Names that nobody has and numbers that cannot be are refused."""
+def test_a_wrong_option_is_refused(folder, options, message):
+    """The message says which name is unknown, or which number is impossible."""
     folder.write("app.yaml", HEAD + "Resources:\n" + FUNCTION % ("1", "lambda"))
     with pytest.raises(BudgetError, match=message.replace("(", r"\(")):
         folder.budget(**{"max_connections": 100, **options})
 
 
 def test_references_in_a_circle_between_stacks(folder):
-    """Two stacks that each need an output of the other cannot be deployed, and it is said."""
+    """Two stacks that each need an output of the other cannot be deployed."""
     template = HEAD + "Parameters: {P: {Type: String}}\nResources:\n"
     for name in "ab":
         text = template + FUNCTION.replace("Fn", f"F{name}") % ("!Ref P", "lambda")
         folder.write(f"{name}.yaml", text + "Outputs: {O: {Value: !Ref P}}\n")
     folder.write("environments/prod.toml", '[a]\nP = "{b.O}"\n[b]\nP = "{a.O}"\n')
-    with pytest.raises(BudgetError, match="leads back to itself"):
+    with pytest.raises(BudgetError, match="refers to itself"):
         folder.budget(environment="prod", max_connections=10)
 
 
@@ -117,12 +120,12 @@ def test_references_in_a_circle_between_stacks(folder):
             "prod.toml:2: .*app.yaml has no parameter Capacity; did you mean",
         ),
         ("[app\n", "prod.toml:1: not valid TOML"),
-        ("[nobody]\n", r"\[nobody\] is no template"),
-        ('[app]\nCapacities = "{nobody.Id}"\n', "prod.toml:2: .*there is no template nobody"),
+        ("[missing]\n", r"no template belongs to the table \[missing\]"),
+        ('[app]\nCapacities = "{missing.Id}"\n', "prod.toml:2: .*there is no template missing"),
     ],
 )
 def test_a_wrong_environment_file_names_its_line(folder, text, message):
-    """A parameter that the template does not have is a typing mistake, and found."""
+    """A misspelt parameter is found too."""
     head = HEAD + "Parameters: {Capacities: {Type: Number}}\nResources:\n"
     folder.write("app.yaml", head + FUNCTION % ("!Ref Capacities", "lambda"))
     folder.write("environments/prod.toml", text)
@@ -131,7 +134,7 @@ def test_a_wrong_environment_file_names_its_line(folder, text, message):
 
 
 def test_two_databases_ask_for_a_name(folder):
-    """With several databases one has to be named; clients of the other are left out."""
+    """One of several databases must be named; clients of the others are left out."""
     other = DATABASE.replace("Db", "Other") % "db.m7g.large"
     text = FUNCTION.replace("DATABASE_URL: x", "DATABASE_HOST: !GetAtt Other.Endpoint.Address")
     resources = DATABASE % "db.m7g.large" + other + text % ("5", "lambda")

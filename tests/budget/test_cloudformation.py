@@ -30,18 +30,18 @@ ECS = """
 
 
 def stack(*resources, parameters=""):
-    """Put resources into a template."""
+    """Return a template of resources."""
     head = f"Parameters:\n{parameters}" if parameters else ""
     return f"AWSTemplateFormatVersion: '2010-09-09'\n{head}\nResources:\n" + "\n".join(resources)
 
 
 def ecs(command="gunicorn, -w, 2, app", environment="- {Name: X, Value: y}", service=""):
-    """Give a task definition and its service."""
+    """Return a task definition and its service."""
     return ECS % {"command": command, "environment": environment, "service": service}
 
 
 def function(name="Fn", extra="", target="lambda_warm"):
-    """Give a plain Lambda function."""
+    """Return a plain Lambda function."""
     return f"""
   {name}:
     Type: AWS::Lambda::Function
@@ -57,7 +57,7 @@ def function(name="Fn", extra="", target="lambda_warm"):
 
 
 def test_two_workers_a_task_and_a_deployment(folder, ceilings):
-    """A stranger's gunicorn: (2 + 2) tasks x 2 workers x (5 + 10) = 120."""
+    """gunicorn: (2 + 2) tasks x 2 workers x (5 + 10) = 120."""
     folder.write("app.yaml", stack(DATABASE, ecs()))
     budget = folder.budget(services=("Web=5+10",))
     assert ceilings(budget) == {"Web": 120}
@@ -92,7 +92,7 @@ def test_an_odd_share_of_tasks_is_rounded_down(folder, ceilings):
     assert ceilings(folder.budget(services=("Web=1+0x1",))) == {"Web": 4}
 
 
-def test_blue_green_runs_both_fleets(folder, ceilings):
+def test_blue_green_runs_old_and_new_tasks(folder, ceilings):
     """CodeDeploy keeps the old tasks until the traffic has moved."""
     service = "DeploymentController: {Type: CODE_DEPLOY}"
     folder.write("app.yaml", stack(DATABASE, ecs(service=service)))
@@ -100,7 +100,7 @@ def test_blue_green_runs_both_fleets(folder, ceilings):
 
 
 def test_a_function_without_reserved_concurrency_has_no_ceiling(folder):
-    """Nothing of its own bounds it, so no number is made up, and the largest is suggested."""
+    """No number is made up, and the largest that fits is suggested."""
     folder.write("app.yaml", stack(DATABASE, function()))
     budget = folder.budget()
     (gap,) = budget.gaps
@@ -109,12 +109,12 @@ def test_a_function_without_reserved_concurrency_has_no_ceiling(folder):
     answer = folder.run("app.yaml")
     assert answer.returncode == 1
     # 818 available, 4 for migrations and operators; old and new together: 814 / 2.
-    assert "reserved concurrency 407 at most" in answer.stdout
+    assert "a reserved concurrency of at most 407" in answer.stdout
     assert folder.run("app.yaml", "--allow-unknown").returncode == 0
 
 
 def test_kept_connections_overlap_and_others_do_not(folder, ceilings):
-    """A frozen old version keeps its connection with a pool, and has none with NullPool."""
+    """A frozen old version keeps its connection with a pool, and none with NullPool."""
     extra = "ReservedConcurrentExecutions: 10"
     both = [function("Warm", extra), function("Cold", extra, target="lambda")]
     folder.write("app.yaml", stack(DATABASE, *both))
@@ -152,7 +152,7 @@ def test_sam_globals_and_a_parameter(folder, ceilings):
 
 
 def test_a_cdk_template_in_json(folder, ceilings):
-    """What CDK synthesises: JSON, Fn::Join for the resource id, a secret for the password."""
+    """CDK writes JSON, Fn::Join for the resource id, a secret for the password."""
     template = {
         "Resources": {
             "DbF00": {
@@ -230,13 +230,13 @@ def test_a_proxy_in_front_counts_instead_of_its_clients(folder, ceilings):
 
 
 def test_a_proxy_that_may_take_everything_does_not_fit(folder):
-    """MaxConnectionsPercent is 100 by default, which leaves nothing for anybody else."""
+    """MaxConnectionsPercent is 100 by default, which leaves nothing for other clients."""
     proxy = "  Proxy:\n    Type: AWS::RDS::DBProxy\n    Properties: {EngineFamily: POSTGRESQL}\n"
     folder.write("app.yaml", stack(DATABASE, proxy))
     answer = folder.run("app.yaml")
     assert answer.returncode == 1
     # 818 - 4 = 814 are left, which is 98.9 % of 823.
-    assert "MaxConnectionsPercent 98 at most" in answer.stdout
+    assert "a MaxConnectionsPercent of at most 98" in answer.stdout
 
 
 def test_nested_stacks_are_read_with_their_parameters(folder, ceilings):
@@ -260,7 +260,7 @@ def test_nested_stacks_are_read_with_their_parameters(folder, ceilings):
     assert ceilings(folder.budget("parent.yaml")) == {"Fn": 25}
 
 
-def test_a_nested_stack_that_cannot_be_read_is_an_open_question(folder):
+def test_an_unread_nested_stack_leaves_the_verdict_open(folder):
     """It may hold services, so the sum of the others proves nothing."""
     nested = """
   App:
@@ -274,7 +274,7 @@ def test_a_nested_stack_that_cannot_be_read_is_an_open_question(folder):
 
 
 def test_a_parameter_without_a_value_is_named_with_its_line(folder):
-    """The number stays unknown, and the answer says which parameter would make it known."""
+    """The number stays unknown, and the reason says which parameter to give."""
     text = function(extra="ReservedConcurrentExecutions: !Ref Concurrency")
     file = folder.write(
         "app.yaml", stack(DATABASE, text, parameters="  Concurrency: {Type: Number}\n")
@@ -284,7 +284,7 @@ def test_a_parameter_without_a_value_is_named_with_its_line(folder):
     assert f"parameter Concurrency has no value ({file}:3)" in budget.gaps[0].reason
 
 
-def test_a_condition_decides_what_is_there(folder, ceilings):
+def test_a_condition_decides_which_resources_exist(folder, ceilings):
     """A resource whose condition is false is not counted; Fn::If and FindInMap give numbers."""
     folder.write(
         "app.yaml",
@@ -349,7 +349,7 @@ def test_environments_and_outputs_of_other_stacks(folder, ceilings):
 
 
 def test_an_environment_is_what_its_file_names(folder, ceilings):
-    """A compose file in the same folder is another way to run it, and no part of the stacks."""
+    """A compose file in the same folder is another way to run it, and not counted."""
     folder.write("app.yaml", stack(DATABASE, function(extra="ReservedConcurrentExecutions: 4")))
     folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
     folder.write("environments/prod.toml", "[app]\n")
@@ -364,8 +364,8 @@ def test_an_environment_is_what_its_file_names(folder, ceilings):
 
 
 @pytest.mark.parametrize("named", ["more/pods.yaml", "more"])
-def test_what_is_named_beside_an_environment_is_counted(folder, ceilings, named):
-    """A file that was named is deployed too, and a folder that has none of its templates."""
+def test_a_path_named_beside_an_environment_is_counted(folder, ceilings, named):
+    """A named file counts, and so does a named folder without the environment's templates."""
     folder.write(
         "infra/app.yaml", stack(DATABASE, function(extra="ReservedConcurrentExecutions: 4"))
     )
@@ -388,7 +388,7 @@ def test_what_is_named_beside_an_environment_is_counted(folder, ceilings, named)
     assert budget.not_counted == ()
 
 
-def test_imports_lead_to_what_another_stack_exports(folder):
+def test_an_import_leads_to_another_stacks_export(folder):
     """Fn::ImportValue finds the proxy that another template exports."""
     proxy = "  Proxy:\n    Type: AWS::RDS::DBProxy\n    Properties: {EngineFamily: POSTGRESQL}\n"
     exported = "Outputs:\n  P: {Value: !GetAtt Proxy.Endpoint, Export: {Name: shop-proxy}}\n"
@@ -412,8 +412,8 @@ def test_a_worker_counts_a_connection_for_each_child(folder, ceilings):
         assert ceilings(folder.budget()) == {"Web": 32}
 
 
-def test_an_unset_optional_variable_keeps_the_lines_of_the_others(folder):
-    """AWS::NoValue in a list moves nothing: each number still names its own line."""
+def test_an_unset_variable_keeps_the_lines_of_the_others(folder):
+    """With AWS::NoValue in a list, each number still names its own line."""
     environment = """- !If [Never, {Name: A, Value: b}, !Ref AWS::NoValue]
             - {Name: POOLKIT_TARGET, Value: web}
             - {Name: POOLKIT_ENVIRONMENT, Value: prod}
@@ -429,8 +429,8 @@ def test_an_unset_optional_variable_keeps_the_lines_of_the_others(folder):
     )
 
 
-def test_what_speaks_of_no_database_is_listed_and_not_counted(folder):
-    """A function without any such variable is named, with the way to count it."""
+def test_a_workload_without_a_database_is_listed_and_not_counted(folder):
+    """--service counts a function that has no variable about a database."""
     plain = "  Mail:\n    Type: AWS::Lambda::Function\n    Properties: {Handler: a.b}\n"
     folder.write("app.yaml", stack(DATABASE, plain))
     budget = folder.budget()
@@ -440,7 +440,7 @@ def test_what_speaks_of_no_database_is_listed_and_not_counted(folder):
 
 
 def test_compute_of_other_kinds_is_listed(folder):
-    """An EC2 instance or a one-off task is named, and counted where somebody says what it holds."""
+    """An EC2 instance or a one-off task is listed, and --service counts it."""
     others = "  Box:\n    Type: AWS::EC2::Instance\n"
     others += "  Migrate:\n    Type: AWS::ECS::TaskDefinition\n"
     folder.write("app.yaml", stack(DATABASE, others))
@@ -449,8 +449,8 @@ def test_compute_of_other_kinds_is_listed(folder):
     assert folder.budget(services=("Box=5+5x2",)).verdict == "cannot be shown to fit"
 
 
-def test_a_variable_that_may_be_there_makes_the_pool_unknown(folder):
-    """An item under an open condition could be POOLKIT_POOL_SIZE, so the preset's is no answer."""
+def test_a_variable_under_an_open_condition_makes_the_pool_unknown(folder):
+    """It could be POOLKIT_POOL_SIZE, so the preset's number may not hold."""
     environment = """- !If [Maybe, {Name: POOLKIT_POOL_SIZE, Value: "90"}, !Ref AWS::NoValue]
             - {Name: POOLKIT_TARGET, Value: web}
             - {Name: POOLKIT_ENVIRONMENT, Value: prod}"""
@@ -480,8 +480,8 @@ def test_a_variable_that_may_be_there_makes_the_pool_unknown(folder):
         ("uwsgi, -p, '4'", 4),
     ],
 )
-def test_command_lines_say_how_many_processes(folder, command, processes):
-    """What a well-known server starts is read off its command line, or left unknown."""
+def test_command_lines_tell_the_processes(folder, command, processes):
+    """A well-known server's number is read from its command line, or left unknown."""
     folder.write("app.yaml", stack(DATABASE, ecs(command=command)))
     (service,) = folder.budget(services=("Web=5+10",)).services
     assert service.processes.value == processes
@@ -497,7 +497,7 @@ SCHEDULE = """
 
 
 def test_tasks_of_a_schedule_are_no_one_off_tasks(folder):
-    """A service's task definition or one of their own: how many run at once is not said."""
+    """The number that runs at once is unknown, with any task definition."""
     service = "  Web:\n    Type: AWS::ECS::Service"
     for text in (ecs(), ecs().partition(service)[0]):
         folder.write("app.yaml", stack(DATABASE, text, SCHEDULE))
@@ -523,16 +523,16 @@ def test_tasks_of_a_schedule_are_no_one_off_tasks(folder):
         ),
     ],
 )
-def test_other_compute_that_speaks_of_a_database_has_no_number(folder, resource):
-    """Nothing in a template tells how many connections it opens, so that it fits is not shown."""
+def test_other_compute_with_a_database_is_unknown(folder, resource):
+    """A template does not tell how many connections it opens."""
     folder.write("app.yaml", stack(DATABASE, f"  Box:\n    Type: {resource}\n"))
     budget = folder.budget()
     assert {gap.of for gap in budget.gaps} == {"Box"}
     assert folder.budget(ignored=("Box",)).verdict == "fits"
 
 
-def test_a_functions_own_limits_are_those_that_count(folder, ceilings):
-    """Reserved concurrency; provisioned concurrency is a part of it, an event source's no bound."""
+def test_only_reserved_concurrency_limits_a_function(folder, ceilings):
+    """Provisioned concurrency is a part of it; an event source's limit is no limit of others."""
     extra = "ReservedConcurrentExecutions: 20"
     source = """
   Source:

@@ -1,17 +1,17 @@
-"""Command lines: how many processes they start, and which of them do not tell."""
+"""The number of processes that a command line starts, and which command lines do not tell."""
 
 import pytest
 
-from poolkit.budget.model import Overlap, Variable, Workload
+from poolkit.budget.model import Overlap, Variable, Workload, known
 from poolkit.budget.processes.command_lines import processes
-from poolkit.budget.quantity import known
 
 
 def count(*command, **variables):
-    """Count the processes of a command line, given as its words or as one text."""
+    """Return the processes of a command line, given as words or as one text."""
     workload = Workload(
         name="app",
         platform="container",
+        unit="replica",
         where=None,
         instances=known(1, "here"),
         overlap=Overlap(),
@@ -19,7 +19,7 @@ def count(*command, **variables):
         command=command,
         command_origin="app.yaml:1",
     )
-    return processes(workload).value
+    return processes(workload).number.value
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def count(*command, **variables):
         ("uvicorn app:app --port $PORT --workers 2", 2),
     ],
 )
-def test_what_is_known(command, number):
-    """Of known programs, and of what starts one of them and nothing else."""
+def test_known_programs_have_a_number(command, number):
+    """So have programs that start a known one and nothing else."""
     assert count(*command.split()) == number
 
 
@@ -81,8 +81,8 @@ def test_what_is_known(command, number):
         "celery -A app worker",
     ],
 )
-def test_what_is_not_known(command):
-    """A script, a supervisor, a runner, hidden options: any number of processes may be theirs."""
+def test_other_programs_are_unknown(command):
+    """A script, a supervisor, a runner or hidden options may start any number of processes."""
     assert count(*command.split()) is None
 
 
@@ -110,13 +110,13 @@ def test_what_is_not_known(command):
     ],
 )
 @pytest.mark.parametrize("shell", [("sh", "-c"), ("/bin/bash", "-euo", "pipefail", "-lc"), ()])
-def test_a_script_runs_commands_after_and_beside_each_other(shell, script, number):
-    """What runs in the background adds up, of what follows each other the largest counts."""
+def test_commands_in_the_background_add_up(shell, script, number):
+    """Of commands that follow each other, the largest counts."""
     assert count(*shell, script, OPTIONS="-w 7") == number
 
 
 def test_a_text_in_compose_is_split_and_its_shell_is_looked_into(folder, ceilings):
-    """Compose starts no shell by itself, so `sh -c "..."` is in the text."""
+    """Compose starts no shell of its own, so the text has `sh -c "..."`."""
     for command in ("sh -c 'gunicorn -w 4 app'", "gunicorn -w 4 -b :${PORT} app"):
         folder.write(
             "compose.yaml",

@@ -1,4 +1,4 @@
-"""Compose files as strangers write them: anchors, `extends`, `include`, an override beside them."""
+"""Compose files put together: anchors, `extends`, `include`, and an override file."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def base(folder):
 
 
 def test_a_service_that_extends_another_has_its_variables(folder, ceilings, base):
-    """Those of the other file's service, with its lines, and its own over them."""
+    """It has those of the other service, with their lines, and its own over them."""
     folder.write(
         "compose.yaml",
         """
@@ -45,14 +45,14 @@ def test_a_service_that_extends_another_has_its_variables(folder, ceilings, base
 @pytest.mark.parametrize(
     ("extends", "message"),
     [
-        ("{file: nowhere.yaml, service: base}", "nowhere.yaml is not there"),
+        ("{file: nowhere.yaml, service: base}", "nowhere.yaml does not exist"),
         ("{file: common/base.yaml, service: other}", "there is no service other to extend"),
         ("web", "service web extends itself"),
         ("[x]", "extends must name a service"),
     ],
 )
-def test_what_cannot_be_extended_is_named_with_its_line(folder, base, extends, message):
-    """One line, with the file and the line."""
+def test_a_wrong_extends_is_named_with_its_line(folder, base, extends, message):
+    """The message has the file and the line."""
     folder.write("compose.yaml", f"services:\n  web: {{image: x, extends: {extends}}}\n")
     with pytest.raises(TemplateError, match=message) as raised:
         folder.budget("compose.yaml", max_connections=500)
@@ -61,7 +61,7 @@ def test_what_cannot_be_extended_is_named_with_its_line(folder, base, extends, m
 
 
 def test_an_override_beside_the_main_file_is_laid_over_it(folder, ceilings):
-    """As `docker compose up` does it in that folder; with the main file named, it does not."""
+    """As `docker compose up` does in that folder; naming the main file leaves it out."""
     variables = "{POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: dev}"
     main = f"services:\n  web: {{image: x, command: uvicorn a, environment: {variables}}}\n"
     folder.write("compose.yaml", main)
@@ -73,15 +73,15 @@ def test_an_override_beside_the_main_file_is_laid_over_it(folder, ceilings):
     assert ceilings(folder.budget("compose.yaml", max_connections=500)) == {"web": 15}
 
 
-def test_a_part_for_other_files_is_not_a_whole_service(folder):
-    """What is laid over what by `--file` is not known, so nothing is shown."""
+def test_a_part_of_another_files_service_is_unknown(folder):
+    """Which files `--file` lays over each other is unknown."""
     folder.write("compose.prod.yaml", "services:\n  web: {deploy: {replicas: 10}}\n")
     (gap, *_) = folder.budget(max_connections=500, services=()).gaps[::-1]
     assert "`docker compose config`" in gap.reason
 
 
-def test_included_files_are_read(folder, ceilings):
-    """Once, also where the folder that they are in is named."""
+def test_included_files_are_read_once(folder, ceilings):
+    """Also if their folder is named."""
     variables = "{POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: dev}"
     folder.write(
         "compose.yaml", "include: [other/compose.yaml]\nservices: {db: {image: postgres}}\n"
@@ -94,7 +94,7 @@ def test_included_files_are_read(folder, ceilings):
 
 
 def test_anchors_are_followed(folder, ceilings):
-    """A merge key takes over what the anchor has."""
+    """A merge key takes the values of the anchor."""
     folder.write(
         "compose.yaml",
         """

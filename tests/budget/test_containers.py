@@ -59,7 +59,7 @@ HPA = """
 
 
 def test_compose_replicas(folder, ceilings):
-    """4 replicas x 2 workers x 15, and 8 children x 1: 128 of 200 less 3."""
+    """4 replicas x 2 workers x 15, and 8 children x 1, and 4: 132 of 200 less 3."""
     folder.write("compose.yaml", COMPOSE % {"host": "db"})
     budget = folder.budget(services=("web=5+10", "worker=1+0"))
     assert ceilings(budget) == {"web": 120, "worker": 8}
@@ -68,7 +68,7 @@ def test_compose_replicas(folder, ceilings):
 
 
 def test_pgbouncer_in_compose_counts_for_its_clients(folder):
-    """The pooler's 20 + 5 server connections count; its clients are held to max_client_conn."""
+    """Its 20 + 5 server connections count; its clients must be within max_client_conn."""
     pooler = """
       pgbouncer:
         image: edoburu/pgbouncer:1.23
@@ -83,8 +83,8 @@ def test_pgbouncer_in_compose_counts_for_its_clients(folder):
         assert (budget.known, budget.verdict) == (25 + 8 + 4, verdict)
 
 
-def test_a_service_with_a_second_way_counts_directly(folder):
-    """One URL for PgBouncer and one for the server: it may take the direct one."""
+def test_a_service_with_two_ways_counts_directly(folder):
+    """With a URL for PgBouncer and one for the server, it may use the direct one only."""
     pooler = """
       pgbouncer:
         image: edoburu/pgbouncer:1.23
@@ -101,7 +101,7 @@ def test_a_service_with_a_second_way_counts_directly(folder):
 
 
 def test_pgbouncer_by_its_ini_file(folder):
-    """Two databases with a forced user are two pools; a wildcard is any number of them."""
+    """Two databases with a forced user are two pools; a wildcard stands for any number."""
     folder.write(
         "compose.yaml",
         """
@@ -138,14 +138,14 @@ def test_kubernetes_hpa_and_surge(folder, ceilings):
     ],
 )
 def test_a_rollout_adds_max_surge(folder, ceilings, strategy, pods):
-    """maxSurge is a number or a share; Recreate stops the old pods first."""
+    """maxSurge is a number or a percentage; Recreate stops the old pods first."""
     text = DEPLOYMENT.replace("replicas: 3", f"replicas: 3\n      strategy: {strategy}")
     folder.write("web.yaml", text)
     assert ceilings(folder.budget(max_connections=500)) == {"web": pods * 30}
 
 
 def test_keda_and_cron_jobs(folder):
-    """KEDA's maximum counts; a CronJob whose runs may overlap has no ceiling, Forbid has one."""
+    """KEDA's maximum counts; a CronJob has a ceiling only if its runs cannot overlap."""
     folder.write("web.yaml", DEPLOYMENT)
     folder.write(
         "keda.yaml",
@@ -179,7 +179,7 @@ def test_keda_and_cron_jobs(folder):
 
 
 def test_a_kustomize_overlay_changes_the_numbers(folder, ceilings):
-    """The overlay of the environment is rendered: its patches and its maximum count, with lines."""
+    """The overlay of the environment is rendered: its patches count, with their lines."""
     folder.write("base/web.yaml", DEPLOYMENT)
     folder.write("base/hpa.yaml", HPA)
     folder.write("base/kustomization.yaml", "resources: [web.yaml, hpa.yaml]\n")
@@ -214,16 +214,16 @@ def test_a_kustomize_overlay_changes_the_numbers(folder, ceilings):
         folder.budget(max_connections=900)
 
 
-def test_a_kind_that_nobody_here_knows_is_not_overlooked(folder):
-    """A custom resource with a pod's template is counted once somebody says how many there are."""
+def test_a_custom_resource_with_pods_is_unknown(folder):
+    """--service gives the number of its pods."""
     text = DEPLOYMENT.replace("kind: Deployment", "kind: Rollout")
     folder.write("web.yaml", text)
     assert folder.budget(max_connections=500).gaps[0].number == "instances"
     assert folder.budget(max_connections=500, services=("web=5+5x1@4",)).needed == 44
 
 
-def test_variables_that_could_not_be_read_make_the_pool_unknown(folder):
-    """A ConfigMap that is not among the manifests could hold any of the numbers."""
+def test_unread_variables_make_the_pool_unknown(folder):
+    """A missing ConfigMap could hold any of the numbers."""
     folder.write(
         "web.yaml", DEPLOYMENT.replace("name: settings}\n    data", "name: other}\n    data")
     )
@@ -232,15 +232,15 @@ def test_variables_that_could_not_be_read_make_the_pool_unknown(folder):
 
 
 def test_web_with_a_null_pool_is_refused(folder):
-    """NullPool caps nothing in a process that serves many requests at once; it would not start."""
+    """NullPool limits nothing in a process with many requests at once; it would not start."""
     text = DEPLOYMENT.replace("data: {", "data: {POOLKIT_POOL: 'null', ")
     folder.write("web.yaml", text)
     with pytest.raises(TemplateError, match=r"web\.yaml.* POOLKIT_POOL: pool must be queue"):
         folder.budget(max_connections=500)
 
 
-def test_a_driver_of_its_own_changes_no_number(folder):
-    """Whatever it connects with, a service holds as many connections."""
+def test_the_driver_changes_no_number(folder):
+    """A service holds the same number of connections with any driver."""
     folder.write("web.yaml", DEPLOYMENT)
     plain = folder.budget(max_connections=500).needed
     folder.write("web.yaml", DEPLOYMENT.replace("data: {", "data: {POOLKIT_DRIVER: psycopg, "))
@@ -248,7 +248,7 @@ def test_a_driver_of_its_own_changes_no_number(folder):
 
 
 def test_the_migration_is_not_counted_twice(folder, ceilings):
-    """A one-off `poolkit db upgrade` is the migration that is counted apart, as far as it goes."""
+    """A one-off `poolkit db upgrade` is the migration of --migrations, up to its number."""
     service = """
           %s:
             image: example.org/web
@@ -275,8 +275,8 @@ def test_the_migration_is_not_counted_twice(folder, ceilings):
         "postgres://app:${PASSWORD}@db/app",
     ],
 )
-def test_a_value_that_is_a_databases_url_speaks_of_one(folder, value):
-    """Whatever the variable is called."""
+def test_a_database_url_shows_a_client(folder, value):
+    """Under any variable name."""
     service = "services:\n  web: {image: x, environment: {CONNECTION_STRING: '%s'}}\n"
     folder.write("compose.yaml", service % value)
     assert [gap.of for gap in folder.budget(max_connections=20).gaps] == ["web"] * 2

@@ -1,4 +1,4 @@
-"""What max_connections comes to: classes, ACU, parameter groups, a real server."""
+"""max_connections of classes, ACU, parameter groups and a real server."""
 
 import gzip
 import json
@@ -53,7 +53,7 @@ Resources:
     ],
 )
 def test_a_class_gives_less_than_its_whole_memory(name, gib, nominal, planned):
-    """The formula for all of the memory, and the same for what RDS leaves of it."""
+    """The formula's results for all of the memory, and for what RDS leaves of it."""
     assert memory_gib(name) == gib
     assert (nominal_connections(gib), planned_connections(gib)) == (nominal, planned)
 
@@ -76,14 +76,14 @@ def test_memory_agrees_with_the_ec2_types_of_the_same_name():
 
 
 def test_an_acu_range_gives_what_aws_publishes():
-    """The published points, a straight line between them, and never more than 5,000."""
+    """The published numbers, interpolated between them, and never more than 5,000."""
     published = {1: 189, 4: 823, 8: 1669, 16: 3360, 32: 5000, 256: 5000}
     assert {acu: serverless_connections(acu) for acu in published} == published
     assert 189 < serverless_connections(2) < 823
 
 
 def test_the_smallest_class_of_a_family_is_found():
-    """The next class that takes so many, None where none does."""
+    """None if no class has enough connections."""
     assert smallest_class("db.t4g.micro", 609) == "db.t4g.large"
     assert smallest_class("db.m7g.large", 3000) == "db.m7g.2xlarge"
     assert smallest_class("db.m7g.large", 6000) is None
@@ -99,7 +99,7 @@ def test_the_smallest_class_of_a_family_is_found():
     ],
 )
 def test_aurora_serverless_goes_by_its_maximum(folder, scaling, connections):
-    """The maximum ACU decide; a minimum of 0 or 0.5 caps it at 2,000."""
+    """A minimum of 0 or 0.5 ACU caps it at 2,000."""
     text = CLUSTER % (
         f"ServerlessV2ScalingConfiguration: {scaling}",
         "db.serverless",
@@ -112,7 +112,7 @@ def test_aurora_serverless_goes_by_its_maximum(folder, scaling, connections):
 
 
 def test_the_smallest_instance_of_a_cluster_counts(folder):
-    """After a failover a reader is the writer."""
+    """After a failover, a reader is the writer."""
     folder.write(
         "db.yaml",
         CLUSTER % ("DBClusterParameterGroupName: default", "db.r6g.xlarge", "db.r6g.large", 1),
@@ -131,7 +131,7 @@ def test_the_smallest_instance_of_a_cluster_counts(folder):
     ],
 )
 def test_a_parameter_group_overrides(folder, value, connections):
-    """A number, or RDS's formulas; what is not understood stays unknown."""
+    """It may set a number or a formula; a formula that cannot be evaluated is unknown."""
     text = CLUSTER % (
         "DBClusterParameterGroupName: !Ref Group",
         "db.r6g.large",
@@ -168,10 +168,10 @@ def test_every_reserve_of_a_parameter_group_counts(folder):
 
 @pytest.mark.parametrize(
     ("most", "available", "note"),
-    [("800", 795, ""), ("5000", 818, "set to 5,000, but the memory carries about 823")],
+    [("800", 795, ""), ("5000", 818, "set to 5,000, but the memory can carry only about 823")],
 )
-def test_a_limit_above_the_memory_is_not_believed(folder, most, available, note):
-    """The smaller number counts, and the verdict's line says so, as `poolkit deploy` shows it."""
+def test_a_limit_above_the_memory_is_reduced(folder, most, available, note):
+    """The smaller number counts, and the headline says so, which `poolkit deploy` shows."""
     folder.write("db.yaml", INSTANCE % ("!Ref Group", f'max_connections: "{most}"'))
     budget = folder.budget()
     assert (budget.max_connections, budget.available) == (int(most), available)
@@ -186,7 +186,7 @@ def test_a_limit_above_the_memory_is_not_believed(folder, most, available, note)
 
 
 @pytest.mark.parametrize("named", ["shop-postgres17", "!ImportValue group"])
-def test_a_parameter_group_that_is_not_there_makes_the_limit_unknown(folder, named):
+def test_a_missing_parameter_group_makes_the_limit_unknown(folder, named):
     """It may set max_connections; RDS's own groups do not."""
     folder.write("db.yaml", INSTANCE % (named, "a: b"))
     budget = folder.budget()
@@ -209,15 +209,15 @@ def test_a_parameter_group_that_is_not_there_makes_the_limit_unknown(folder, nam
     ],
 )
 def test_a_server_in_a_container(folder, command, available, reserve):
-    """The command line sets the limit and its reserves, else PostgreSQL's defaults hold."""
+    """The command line sets the limit and the reserves; PostgreSQL has defaults."""
     folder.write("compose.yaml", f"services:\n  db: {{image: postgres:17, command: '{command}'}}\n")
     budget = folder.budget()
     assert budget.available == available
     assert budget.database.reserved.origin.startswith(reserve)
 
 
-def test_a_configuration_file_sets_what_is_not_commented_out(folder):
-    """The command line wins over it."""
+def test_the_command_line_wins_over_a_configuration_file(folder):
+    """Comments of the file are not read."""
     folder.write("mine.conf", "# max_connections = 900\nmax_connections = 40  # few\n")
     service = "{image: postgres:17, volumes: ['./mine.conf:/etc/mine.conf'], command: '%s'}"
     for command, most in (("-c config_file=/etc/mine.conf", 40), ("-c max_connections=30", 30)):
@@ -225,8 +225,8 @@ def test_a_configuration_file_sets_what_is_not_commented_out(folder):
         assert folder.budget().max_connections == most
 
 
-def test_an_instance_class_that_nobody_gave_is_unknown(folder):
-    """A parameter without a value makes the limit unknown, and so the verdict."""
+def test_an_instance_class_without_a_value_is_unknown(folder):
+    """A parameter without a value makes the limit unknown, and the verdict too."""
     text = CLUSTER % ("DBClusterParameterGroupName: default", "!Ref Size", "!Ref Size", 1)
     folder.write("db.yaml", text + "Parameters: {Size: {Type: String}}\n")
     budget = folder.budget()
@@ -234,7 +234,7 @@ def test_an_instance_class_that_nobody_gave_is_unknown(folder):
 
 
 def test_the_server_itself_is_asked(folder, postgres):
-    """`--database-url` takes max_connections and the reserve from the server."""
+    """`--database-url` reads max_connections and the reserve from the server."""
     folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
     url = postgres.admin_url("postgres", "psycopg2")
     budget = folder.budget(database_url=url, services=("web=5+10x2@3",))
@@ -245,10 +245,10 @@ def test_the_server_itself_is_asked(folder, postgres):
     assert "SHOW max_connections" in answer.stdout
 
 
-def test_a_server_that_is_not_there_is_one_line(folder):
-    """Nothing is assumed about a server that does not answer."""
+def test_an_unreachable_server_is_one_line(folder):
+    """The message does not contain the password."""
     folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
-    # Port 1 is reserved (tcpmux) and nobody listens there.
+    # Port 1 is reserved (tcpmux), and no program listens there.
     answer = folder.run("compose.yaml", "--database-url", "postgresql://u:secret@127.0.0.1:1/d")
     assert answer.returncode == 2
     assert "secret" not in answer.stderr

@@ -1,4 +1,4 @@
-"""What the command prints: on terminals, for programs, for pull requests, for code scanning."""
+"""The forms of the output: terminal, JSON, Markdown, annotations, SARIF."""
 
 import json
 import re
@@ -24,7 +24,7 @@ ODD = "odd[bold]name|"
 
 
 @pytest.fixture
-def fleet(folder):
+def shop(folder):
     """A compose file whose two services need 90 + 2 + 4 of 97."""
     folder.write("compose.yaml", COMPOSE % 3)
     return folder
@@ -33,49 +33,49 @@ def fleet(folder):
 KNOWN = ("compose.yaml", "--service", f"{ODD}=1+0x1")
 
 
-def test_the_exit_status_tells_the_verdict(fleet):
-    """0 it fits, 1 it does not or that cannot be shown; --allow-unknown forgives the latter."""
-    assert fleet.run(*KNOWN).returncode == 0
-    assert fleet.run("compose.yaml").returncode == 1
-    assert fleet.run("compose.yaml", "--allow-unknown").returncode == 0
-    fleet.write("compose.yaml", COMPOSE % 4)
-    assert fleet.run("compose.yaml", "--allow-unknown").returncode == 1
+def test_the_exit_status_tells_the_verdict(shop):
+    """--allow-unknown accepts unknown numbers, as long as the known part fits."""
+    assert shop.run(*KNOWN).returncode == 0
+    assert shop.run("compose.yaml").returncode == 1
+    assert shop.run("compose.yaml", "--allow-unknown").returncode == 0
+    shop.write("compose.yaml", COMPOSE % 4)
+    assert shop.run("compose.yaml", "--allow-unknown").returncode == 1
 
 
 @pytest.mark.parametrize("columns", ["80", "100", "160"])
-def test_no_line_is_wider_than_the_terminal(fleet, columns):
-    """Tables and sentences fold; names with brackets are no markup."""
-    answer = fleet.run("compose.yaml", columns=columns)
+def test_no_line_is_wider_than_the_terminal(shop, columns):
+    """Tables and sentences fold; brackets in names are no markup."""
+    answer = shop.run("compose.yaml", columns=columns)
     assert max(map(len, answer.stdout.splitlines())) <= int(columns)
     assert ODD in answer.stdout
     assert "(20 + 10)" in answer.stdout
 
 
-def test_every_number_names_its_line(fleet):
-    """The terminal says where each number comes from."""
-    answer = fleet.run(*KNOWN, columns="160")
+def test_every_number_names_its_line(shop):
+    """The terminal shows where each number comes from."""
+    answer = shop.run(*KNOWN, columns="160")
     assert "processes 3: compose.yaml:5 (--workers)" in answer.stdout
     assert "pool size 20: compose.yaml:6 (preset web in prod)" in answer.stdout
     assert "Fits: 96 of 97 connections, 1 to spare." in answer.stdout
 
 
-def test_json_holds_the_whole_budget(fleet):
+def test_json_holds_the_whole_budget(shop):
     """The keys that docs/budget.md promises, with numbers as numbers."""
-    found = json.loads(fleet.run(*KNOWN, "--json").stdout)
+    found = json.loads(shop.run(*KNOWN, "--json").stdout)
     assert (found["version"], found["verdict"], found["exit_status"]) == (1, "fits", 0)
     assert (found["available"], found["needed"], found["known"]) == (97, 96, 96)
     web, odd = found["services"]
     assert (web["name"], web["ceiling"], web["running"], odd["ceiling"]) == ("web", 90, 90, 2)
     assert web["processes"] == {"value": 3, "origin": "compose.yaml:5 (--workers)"}
-    unknown = json.loads(fleet.run("compose.yaml", "--json").stdout)
+    unknown = json.loads(shop.run("compose.yaml", "--json").stdout)
     assert unknown["needed"] is None
     assert unknown["services"][1]["pool_size"]["value"] is None
     assert {gap["of"] for gap in unknown["unknown"]} == {ODD}
 
 
-def test_the_document_names_every_key(fleet):
+def test_the_document_names_every_key(shop):
     """docs/budget.md describes what `--json` prints, and nothing else."""
-    found = json.loads(fleet.run(*KNOWN, "--json").stdout)
+    found = json.loads(shop.run(*KNOWN, "--json").stdout)
     text = (Path(__file__).resolve().parents[2] / "docs" / "budget.md").read_text()
     table = text[text.index("| key | meaning |") :].partition("\n\n")[0].splitlines()[2:]
     documented = {key for line in table for key in re.findall(r"`(\w+)`", line.split("|")[1])}
@@ -86,20 +86,21 @@ def test_the_document_names_every_key(fleet):
         assert set(re.findall(r"`(\w+)`", line.split("|")[2])) >= set(inside)
 
 
-def test_markdown_is_a_table_that_names_do_not_break(fleet):
+def test_markdown_is_a_table_that_names_do_not_break(shop):
     """A pipe or bracket in a name is escaped, so every row has the same columns."""
-    text = fleet.run("compose.yaml", "--markdown").stdout
+    text = shop.run("compose.yaml", "--markdown").stdout
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in table} == {6}
     assert (
-        "**Cannot be shown to fit: at least 94 of 97 connections, and not all is known.**" in text
+        "**Cannot be shown to fit: at least 94 of 97 connections, and some numbers are unknown.**"
+        in text
     )
 
 
-def test_github_annotations_stand_at_the_line(fleet):
-    """One workflow command a finding, with the file and the line of the service."""
-    fleet.write("compose.yaml", COMPOSE % 4)
-    lines = fleet.run("compose.yaml", "--github").stdout.splitlines()
+def test_github_annotations_stand_at_the_line(shop):
+    """One workflow command per finding, with the file and the line of the service."""
+    shop.write("compose.yaml", COMPOSE % 4)
+    lines = shop.run("compose.yaml", "--github").stdout.splitlines()
     assert lines[0].startswith(
         "::error title=Connection budget,file=compose.yaml,line=3::Does not fit"
     )
@@ -109,10 +110,10 @@ def test_github_annotations_stand_at_the_line(fleet):
     )
 
 
-def test_sarif_is_what_code_scanning_takes(fleet):
+def test_sarif_follows_its_schema(shop):
     """Version, driver, rules, and results that point at rules and places (SARIF 2.1.0)."""
-    fleet.write("compose.yaml", COMPOSE % 4)
-    log = json.loads(fleet.run("compose.yaml", "--sarif").stdout)
+    shop.write("compose.yaml", COMPOSE % 4)
+    log = json.loads(shop.run("compose.yaml", "--sarif").stdout)
     assert (log["version"], list(log)) == ("2.1.0", ["$schema", "version", "runs"])
     (run,) = log["runs"]
     rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
@@ -128,15 +129,15 @@ def test_sarif_is_what_code_scanning_takes(fleet):
 
 
 @pytest.mark.process
-def test_it_answers_within_two_seconds(fleet):
-    """Processor time, because the machine has other things to do."""
+def test_it_takes_less_than_two_seconds(shop):
+    """Processor time, because other tests run on the machine too."""
 
     def used():
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         return spent.ru_utime + spent.ru_stime
 
     before = used()
-    run_process("budget", *KNOWN, cwd=fleet.path)
+    run_process("budget", *KNOWN, cwd=shop.path)
     assert used() - before < 2
 
 
@@ -144,7 +145,7 @@ def test_it_answers_within_two_seconds(fleet):
 
 
 def a_run(path, peak, *more):
-    """Write the two files of a run that are read; more peaks are those at other loads."""
+    """Write the two files of a run that are read; further peaks are at other loads."""
     target = PlannedTarget(name="web", kind="web", preset="web", locustfile="x")
     plan = Plan(
         created="2026-01-01T00:00:00Z",
@@ -166,28 +167,28 @@ def a_run(path, peak, *more):
     return path
 
 
-def test_the_highest_peak_of_all_loads_counts(fleet):
-    """What fits at one load may not at the next."""
-    a_run(fleet.path / "loads", 12, 31, 20)
-    answer = fleet.run(*KNOWN, "--check-run", "loads", columns="160")
+def test_the_highest_peak_of_all_loads_counts(shop):
+    """A run that is within the ceiling at one load may exceed it at another."""
+    a_run(shop.path / "loads", 12, 31, 20)
+    answer = shop.run(*KNOWN, "--check-run", "loads", columns="160")
     assert answer.returncode == 1
-    assert "web: 31 open at most with 1 process(es), ABOVE the 30" in answer.stdout + answer.stderr
+    assert "web: at most 31 open with 1 process(es), ABOVE the 30" in answer.stdout + answer.stderr
 
 
-def test_a_run_is_held_against_the_ceilings(fleet):
-    """One process may hold 30: a peak of 30 is within, 31 is not, and then the status is 1."""
-    a_run(fleet.path / "good", 30)
-    a_run(fleet.path / "bad", 31)
-    good = fleet.run(*KNOWN, "--check-run", "good", columns="160")
+def test_a_run_is_compared_with_the_ceilings(shop):
+    """One process may hold 30: a peak of 30 is within, and 31 gives exit status 1."""
+    a_run(shop.path / "good", 30)
+    a_run(shop.path / "bad", 31)
+    good = shop.run(*KNOWN, "--check-run", "good", columns="160")
     assert good.returncode == 0
-    assert "web: 30 open at most with 1 process(es), within the 30 that web allows" in good.stdout
-    bad = fleet.run(*KNOWN, "--check-run", "bad", "--json")
+    assert "web: at most 30 open with 1 process(es), within the 30 that web allows" in good.stdout
+    bad = shop.run(*KNOWN, "--check-run", "bad", "--json")
     assert (bad.returncode, json.loads(bad.stdout)["verdict"]) == (1, "fits")
     assert "ABOVE the 30" in bad.stderr
 
 
-def test_a_folder_that_is_no_run_is_refused(fleet):
-    """The message says what was wanted."""
-    answer = fleet.run(*KNOWN, "--check-run", ".")
+def test_a_folder_that_is_no_run_is_refused(shop):
+    """The message says what was expected."""
+    answer = shop.run(*KNOWN, "--check-run", ".")
     assert answer.returncode == 2
     assert "not a run of `poolkit compare`" in answer.stderr

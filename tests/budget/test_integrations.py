@@ -1,4 +1,4 @@
-"""The GitHub Action and the pre-commit hook: what they run is there, and takes what they give."""
+"""The GitHub Action and the pre-commit hook: their commands and options exist."""
 
 import json
 import os
@@ -26,7 +26,7 @@ COMPOSE = """
 
 
 def act(folder, **inputs):
-    """Run the action's last step as GitHub does: inputs in variables, files to append to."""
+    """Run the action's last step as GitHub does, with inputs in variables."""
     variables = {
         name: inputs.get(re.search(r"inputs\.([\w-]+)", value)[1].replace("-", "_"), "")
         for name, value in STEP["env"].items()
@@ -69,14 +69,14 @@ def test_inputs_are_arguments_and_no_part_of_a_script(folder):
 
 
 def test_no_input_stands_inside_a_script():
-    """`${{ }}` in a run line would be code of whoever opens the pull request."""
+    """`${{ }}` in a run line would run code of any pull request."""
     assert not [step for step in ACTION["runs"]["steps"] if "${{" in step.get("run", "")]
     used = set(re.findall(r"inputs\.([\w-]+)", (ROOT / "action.yml").read_text()))
     assert used == set(ACTION["inputs"])
 
 
-def test_the_hook_names_a_command_that_is_there():
-    """pre-commit runs `poolkit budget`, with the extra that it needs."""
+def test_the_hook_names_an_existing_command():
+    """pre-commit runs `poolkit budget`, with its extra."""
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     program, command = hook["entry"].split()
     assert program == "poolkit"

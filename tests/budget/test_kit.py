@@ -22,7 +22,7 @@ def test_every_environment_of_the_presets_is_deployed():
     assert sorted(ENVIRONMENTS) == DEPLOYED
 
 
-def test_the_kits_own_fleet_fits(budget):
+def test_every_environment_fits(budget):
     """No number is unknown, and old and new instances together are within max_connections."""
     assert budget.gaps == ()
     assert budget.unread == ()
@@ -30,7 +30,7 @@ def test_the_kits_own_fleet_fits(budget):
 
 
 def test_the_numbers_are_those_of_the_presets(budget):
-    """What a process holds is what its preset says, unless the template overrides it."""
+    """A process holds the connections of its preset, unless the template overrides it."""
     for service in budget.services:
         chosen = preset(service.target, budget.environment)
         if service.target == "worker":
@@ -47,5 +47,5 @@ def test_a_preset_for_a_proxy_connects_to_one(budget):
 
 
 def test_max_connections_is_what_the_memory_carries(budget):
-    """The parameter group asks for no more than RDS itself would give."""
-    assert "LESS" not in budget.database.formula
+    """The parameter group sets no more than RDS's own formula would give."""
+    assert not budget.database.is_set_too_high

@@ -1,4 +1,4 @@
-"""Kubernetes as clusters and strangers write it: lists, sidecars, namespaces, kinds of others."""
+"""Kubernetes manifests: lists, sidecars, namespaces, custom resources."""
 
 import json
 
@@ -30,7 +30,7 @@ WEB = {
 
 
 def changed(document=WEB, **changes):
-    """Give a copy of a manifest with other values, by their dotted way."""
+    """Return a copy of a manifest with other values, by their path."""
     found = json.loads(json.dumps(document))
     for way, value in changes.items():
         *steps, last = way.split("__")
@@ -47,7 +47,7 @@ def write(folder, *documents, name="web.yaml"):
 
 
 def test_a_list_is_its_items(folder, ceilings):
-    """What `kubectl get -o yaml` writes is read; each number names its own line."""
+    """The output of `kubectl get -o yaml` is read; each number names its own line."""
     text = yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [WEB]})
     file = folder.write("live.yaml", text)
     budget = folder.budget(max_connections=400, services=("web=5+10",))
@@ -57,13 +57,13 @@ def test_a_list_is_its_items(folder, ceilings):
 
 
 def test_the_items_of_a_deployment_list_are_deployments(folder, ceilings):
-    """The API's own lists leave the kind of their items out."""
+    """The API's own lists leave out the kind of their items."""
     item = {key: value for key, value in WEB.items() if key not in ("kind", "apiVersion")}
     write(folder, {"apiVersion": "apps/v1", "kind": "DeploymentList", "items": [item]})
     assert ceilings(folder.budget(max_connections=400, services=("web=1+0",))) == {"web": 24}
 
 
-def test_what_a_deployment_has_made_is_not_counted_again(folder, ceilings):
+def test_objects_of_a_deployment_are_not_counted_again(folder, ceilings):
     """`kubectl get all` lists the Deployment, its ReplicaSets and their pods."""
     owner = [{"kind": "Deployment", "name": "web", "controller": True}]
     replicas = changed(kind="ReplicaSet", metadata__name="web-1", metadata__ownerReferences=owner)
@@ -72,7 +72,7 @@ def test_what_a_deployment_has_made_is_not_counted_again(folder, ceilings):
 
 
 def test_a_sidecar_is_counted_and_an_init_container_is_listed(folder, ceilings):
-    """An init container that is always restarted runs beside the others, for as long as they do."""
+    """An init container that is always restarted runs as long as the others."""
     inits = [
         {"name": "proxy", "image": "x", "restartPolicy": "Always", "env": [{"name": "PGHOST"}]},
         {"name": "wait", "image": "postgres:17", "command": ["pg_isready"]},
@@ -88,7 +88,7 @@ def test_a_sidecar_is_counted_and_an_init_container_is_listed(folder, ceilings):
     ("namespace", "most", "pods"), [("a", 2, 2), ("b", 2, 6), ("b", 20, 6), ("a", 20, 20)]
 )
 def test_an_autoscaler_scales_its_own_namespace(folder, ceilings, namespace, most, pods):
-    """A Deployment of the same name elsewhere is none of its business."""
+    """It does not scale a Deployment of the same name in another namespace."""
     scaler = {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -100,8 +100,8 @@ def test_an_autoscaler_scales_its_own_namespace(folder, ceilings, namespace, mos
     assert ceilings(budget) == {"web": pods}
 
 
-def test_config_maps_of_one_name_are_told_apart(folder):
-    """By their namespaces; where that is not possible, what they hold is not known."""
+def test_config_maps_of_one_name_are_told_apart_by_namespace(folder):
+    """Two in one namespace are unknown."""
     env = [{"configMapRef": {"name": "settings"}}]
     web = changed()
     web["spec"]["template"]["spec"]["containers"][0]["envFrom"] = env
@@ -119,8 +119,8 @@ def test_config_maps_of_one_name_are_told_apart(folder):
     assert "ConfigMap settings is not in the manifests, or more than once" in gap.reason
 
 
-def test_pods_of_kinds_that_nobody_here_knows_are_found_anywhere(folder):
-    """A queue's jobs (KEDA) and a workflow's steps (Argo) have no number, so nothing is shown."""
+def test_pods_of_custom_resources_are_found_anywhere(folder):
+    """The number of a queue's jobs (KEDA) and of a workflow's steps (Argo) is unknown."""
     spec = WEB["spec"]["template"]["spec"]
     scaled_job = {"jobTargetRef": {"template": {"spec": spec}}, "maxReplicaCount": 100}
     workflow = {"templates": [{"name": "step", "container": spec["containers"][0]}]}
@@ -134,8 +134,8 @@ def test_pods_of_kinds_that_nobody_here_knows_are_found_anywhere(folder):
         assert budget.verdict == "cannot be shown to fit"
 
 
-def test_a_rollout_that_runs_a_deployments_pods(folder):
-    """The Deployment is scaled to nothing, and says nothing about how many there are."""
+def test_a_rollout_runs_a_deployments_pods(folder):
+    """The replicas of the Deployment do not tell the number of pods."""
     rollout = {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Rollout",
@@ -149,7 +149,7 @@ def test_a_rollout_that_runs_a_deployments_pods(folder):
 
 @pytest.mark.parametrize(("behavior", "size"), [("merge", 3), ("replace", 20)])
 def test_a_generated_config_map_over_another(folder, behavior, size):
-    """With `merge` the keys of the base stay, with `replace` they go; an env file is read too."""
+    """`merge` keeps the keys of the base, `replace` does not; an env file is read too."""
     web = changed()
     web["spec"]["template"]["spec"]["containers"][0]["envFrom"] = [
         {"configMapRef": {"name": "settings"}}
@@ -171,14 +171,14 @@ def test_a_generated_config_map_over_another(folder, behavior, size):
 
 
 def test_a_secret_may_hold_the_databases_url(folder):
-    """Of one that is not in the manifests not even the names are known, so nothing is shown."""
+    """The variables of a Secret outside the manifests are unknown, and so is the verdict."""
     web = changed()
     (container,) = web["spec"]["template"]["spec"]["containers"]
     container["env"], container["envFrom"] = [], [{"secretRef": {"name": "app"}}]
     write(folder, web)
     budget = folder.budget(max_connections=400)
     assert budget.verdict == "cannot be shown to fit"
-    assert "if Secret app leads to no database, --ignore web" in budget.gaps[0].reason
+    assert "--ignore web" in budget.gaps[0].reason
     assert folder.budget(max_connections=400, ignored=("web",)).verdict == "fits"
     for name, verdict in (("PGPASSWORD", "cannot be shown to fit"), ("MAIL_KEY", "fits")):
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "app"}}
@@ -186,12 +186,12 @@ def test_a_secret_may_hold_the_databases_url(folder):
         assert folder.budget(max_connections=400).verdict == verdict
 
 
-def test_what_is_made_elsewhere_cannot_be_shown_to_fit(folder):
-    """Charts in a kustomization, and releases of Flux: what they make is not in the files."""
+def test_generated_manifests_leave_the_verdict_open(folder):
+    """The objects of charts in a kustomization, and of releases of Flux, are not read."""
     release = {"apiVersion": "helm.toolkit.fluxcd.io/v2", "kind": "HelmRelease"}
     write(folder, {**release, "metadata": {"name": "x"}}, name="release.yaml")
     (unread,) = folder.budget(max_connections=400).unread
-    assert "HelmRelease makes objects that are not read" in unread.reason
+    assert "HelmRelease" in unread.reason
     folder.write("base/kustomization.yaml", "helmCharts: [{name: x}]\n")
     file = folder.write("prod/kustomization.yaml", "resources: [../base]\n")
     budget = folder.budget(file.parent, max_connections=400)
@@ -211,8 +211,8 @@ def test_a_stateful_set_is_scaled_by_keda_too(folder, ceilings):
     assert ceilings(folder.budget(max_connections=400, services=("web=1+0",))) == {"web": 48}
 
 
-def test_pods_on_every_node_have_no_number(folder):
-    """Of a DaemonSet only somebody who knows the nodes can say it."""
+def test_pods_on_every_node_are_unknown(folder):
+    """--service gives the number of a DaemonSet's pods."""
     write(folder, changed(kind="DaemonSet"))
     (gap,) = folder.budget(max_connections=400, services=("web=1+0",)).gaps
     assert gap.number == "instances"

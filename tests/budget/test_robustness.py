@@ -167,7 +167,7 @@ rubbish = st.recursive(
 
 
 def places(value, way=()):
-    """Give the way to every value inside a value."""
+    """Return the path to every value inside a value."""
     yield way
     items = (
         value.items()
@@ -183,8 +183,8 @@ def places(value, way=()):
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 @settings(max_examples=120, deadline=None)
-def test_rubbish_anywhere_is_a_budget_or_one_error(name, data):
-    """A value of another kind in any place of a file ends in no traceback."""
+def test_any_value_anywhere_gives_a_budget_or_one_error(name, data):
+    """A value of another type at any place of a file gives no traceback."""
     document = copy.deepcopy(FILES[name])
     way = data.draw(st.sampled_from([way for way in places(document) if way]))
     parent = document
@@ -207,7 +207,7 @@ def test_rubbish_anywhere_is_a_budget_or_one_error(name, data):
 @given(st.text(alphabet="{}[]:-!&*<>|'\"\n\t ab1#%@`,", max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_yaml_or_one_error(text):
-    """What is no YAML is refused with a line, and nothing else is raised."""
+    """Text that is no YAML is refused, and no other exception is raised."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "x.yaml"
         file.write_text(text)

@@ -1,22 +1,21 @@
-"""What would make a fleet fit, and what holds for every fleet."""
+"""Suggestions that make a deployment fit, and rules that hold for every budget."""
 
 import dataclasses
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolkit.budget.model import Database, Overlap, Pooler, Service
-from poolkit.budget.quantity import known, product, total, unknown
+from poolkit.budget.model import Database, Overlap, Pooler, Service, known, product, total, unknown
 from poolkit.budget.suggestions import applied, suggestions
 from poolkit.budget.verdict import Budget
 
-PLATFORMS = ["ECS service", "Lambda function", "Deployment", "compose service"]
+UNITS = ["task", "execution environment", "pod", "replica", "instance"]
 
 
 def quantities(low, high, *, may_be_unknown):
-    """Give numbers and, where asked, unknown ones."""
+    """Return numbers and, if wanted, unknown ones."""
     numbers = st.integers(low, high).map(lambda value: known(value, "here"))
-    return st.one_of(numbers, st.just(unknown("nobody said"))) if may_be_unknown else numbers
+    return st.one_of(numbers, st.just(unknown("a reason"))) if may_be_unknown else numbers
 
 
 @st.composite
@@ -30,7 +29,8 @@ def services(draw, name="s", *, may_be_unknown=False):
     flag = {"may_be_unknown": may_be_unknown}
     return Service(
         name=name,
-        platform=draw(st.sampled_from(PLATFORMS)),
+        platform="Deployment",
+        unit=draw(st.sampled_from(UNITS)),
         where=None,
         instances=draw(quantities(0, 60, **flag)),
         overlap=draw(overlaps()),
@@ -42,7 +42,7 @@ def services(draw, name="s", *, may_be_unknown=False):
 
 @st.composite
 def budgets(draw, *, may_be_unknown=False):
-    fleet = [
+    deployment = [
         draw(services(f"s{n}", may_be_unknown=may_be_unknown))
         for n in range(draw(st.integers(0, 4)))
     ]
@@ -62,28 +62,29 @@ def budgets(draw, *, may_be_unknown=False):
                 clients=None if proxy else known(draw(st.integers(1, 2000)), "here"),
             )
         )
-        fleet = [
-            dataclasses.replace(s, through=draw(st.sampled_from(["", "pooler"]))) for s in fleet
+        deployment = [
+            dataclasses.replace(s, through=draw(st.sampled_from(["", "pooler"])))
+            for s in deployment
         ]
     database = Database(
         name="db",
         kind="PostgreSQL",
         where=None,
         max_connections=draw(quantities(4, 5000, may_be_unknown=may_be_unknown)),
-        formula=draw(st.sampled_from(["", "db.m7g.large, 8 GiB"])),
+        instance_class=draw(st.sampled_from(["", "db.m7g.large"])),
         reserved=known(3, "here"),
     )
-    return Budget(database=database, services=tuple(fleet), poolers=tuple(poolers))
+    return Budget(database=database, services=tuple(deployment), poolers=tuple(poolers))
 
 
 def fits_as_far_as_known(budget):
-    return budget.known <= budget.available and not budget.crowded
+    return budget.known <= budget.available and not budget.overloads
 
 
 @given(budgets())
 @settings(max_examples=150, deadline=None)
 def test_a_suggestion_that_is_followed_makes_it_fit(budget):
-    """Whatever the fleet: applying one suggestion is enough."""
+    """One suggestion is enough for any budget."""
     for suggestion in suggestions(budget):
         after = applied(budget, suggestion)
         assert fits_as_far_as_known(after), suggestion
@@ -102,17 +103,19 @@ def test_a_suggestion_with_unknowns_makes_it_fit_as_far_as_it_is_known(budget):
 @settings(max_examples=100, deadline=None)
 def test_a_suggested_change_is_the_largest_that_fits(budget, data):
     """One more than a suggested number does not fit any more."""
-    alone = [s for s in suggestions(budget) if s.kind == "change" and s.changes[0][1] != "clients"]
+    found = [each for each in suggestions(budget) if each.kind == "change"]
+    alone = [each for each in found if each.changes[0].number != "clients"]
     for suggestion in alone:
-        name, number, value = suggestion.changes[0]
-        larger = dataclasses.replace(suggestion, changes=((name, number, value + 1),))
+        (change,) = suggestion.changes
+        one_more = change._replace(value=change.value + 1)
+        larger = dataclasses.replace(suggestion, changes=(one_more,))
         assert not fits_as_far_as_known(applied(budget, larger)), suggestion
 
 
 @given(budgets(may_be_unknown=True), services("another", may_be_unknown=True))
 @settings(max_examples=150, deadline=None)
 def test_one_more_service_never_lowers_the_sum(budget, service):
-    """Neither the sum nor what is known of it gets smaller, and what is unknown stays so."""
+    """The sum and its known part never shrink, and an unknown sum stays unknown."""
     larger = dataclasses.replace(budget, services=(*budget.services, service))
     assert larger.known >= budget.known
     assert budget.needed is not None or larger.needed is None
@@ -125,7 +128,7 @@ def test_one_more_service_never_lowers_the_sum(budget, service):
 @given(budgets(may_be_unknown=True))
 @settings(max_examples=150, deadline=None)
 def test_an_unknown_is_never_a_number(budget):
-    """A service with any unknown number has no ceiling, and the fleet then does not "fit"."""
+    """A service with an unknown number has no ceiling, and the verdict is never "fits"."""
     for service in budget.services:
         numbers = [quantity.value for quantity in service.numbers.values()]
         if None in numbers:
@@ -139,17 +142,18 @@ def test_an_unknown_is_never_a_number(budget):
 
 
 def test_zero_times_unknown_is_unknown():
-    """Nobody said that the unknown factor is a number at all."""
+    """An unknown factor may be no number at all."""
     assert product(0, None) is None
     assert total(1, None) is None
     assert (product(), total()) == (1, 0)
 
 
-def fleet(*, instances=10, pool=(20, 10), room=100):
-    """Give one ECS service that doubles in a deployment."""
+def deployment(*, instances=10, pool=(20, 10), room=100):
+    """Return one ECS service whose tasks double during a deployment."""
     service = Service(
         name="web",
         platform="ECS service",
+        unit="task",
         where=None,
         instances=known(instances, "here"),
         overlap=Overlap(kind="percent", amount=100),
@@ -162,7 +166,7 @@ def fleet(*, instances=10, pool=(20, 10), room=100):
         kind="RDS",
         where=None,
         max_connections=known(room + 5, "here"),
-        formula="db.t4g.micro, 1 GiB: ...",
+        instance_class="db.t4g.micro",
         reserved=known(5, "here"),
     )
     return Budget(database=database, services=(service,))
@@ -170,28 +174,28 @@ def fleet(*, instances=10, pool=(20, 10), room=100):
 
 def test_suggestions_by_hand():
     """20 tasks x 30 = 600 of 100: a pool of 4, one task (2 x 30), or a larger class."""
-    texts = [each.text for each in suggestions(fleet())]
+    texts = [each.text for each in suggestions(deployment())]
     assert texts == [
-        "web: a pool of 4+0 at most (now 20+10)",
-        "web: 1 task at most (now 10)",
-        "database: max_connections 609 at least (604 and 5 reserved), which db.t4g.large has",
+        "web: a pool of at most 4+0 (now 20+10)",
+        "web: at most 1 task (now 10)",
+        "database: max_connections of at least 609 (604 and 5 reserved), which db.t4g.large has",
         (
             "web behind RDS Proxy or PgBouncer with 96 server connections for its 600 clients: "
-            "pays off if no more than 96 of them are in a transaction at once"
+            "pays off if at most 96 of them are in a transaction at once"
         ),
     ]
 
 
-def test_overflow_gives_way_before_the_pool():
-    """A smaller ceiling takes from the overflow first: kept connections are the cheap ones."""
-    (first, *_) = suggestions(fleet(instances=1, pool=(10, 40), room=64))
+def test_overflow_is_reduced_before_the_pool():
+    """The pool's connections are reused, which makes them cheap."""
+    (first, *_) = suggestions(deployment(instances=1, pool=(10, 40), room=64))
     # 2 x per process + 4 within 64.
-    assert first.text == "web: a pool of 10+20 at most (now 10+40)"
+    assert first.text == "web: a pool of at most 10+20 (now 10+40)"
 
 
-def test_where_nothing_alone_is_enough_all_give_way_together():
-    """Two services that are each too large: smaller pools, and then fewer instances."""
-    one = fleet(room=50)
+def test_all_services_shrink_if_no_single_change_is_enough():
+    """Two services that are each too large get smaller pools, and then fewer instances."""
+    one = deployment(room=50)
     two = dataclasses.replace(one.services[0], name="api")
     budget = dataclasses.replace(one, services=(*one.services, two))
     (together, *_) = suggestions(budget)

@@ -133,7 +133,7 @@ def test_composes_fleet_fits_its_database():
     """PgBouncer and the worker are within max_connections, and the comment's sum is right."""
     budget = compute_budget(Options(paths=(INFRA / "compose.yaml",)))
     assert budget.verdict == "fits"
-    assert not budget.crowded
+    assert not budget.overloads
     assert found_sum(budget) == written_sum(INFRA / "compose.yaml")
 
 
@@ -250,7 +250,7 @@ def test_the_pods_fit_the_database(overlay, most):
     options = Options(paths=(folder,), environment=overlay, max_connections=most, reserve=5)
     budget = compute_budget(options)
     assert budget.verdict == "fits"
-    assert not budget.crowded
+    assert not budget.overloads
     assert found_sum(budget) == written_sum(folder / "overlays" / overlay / "kustomization.yaml")
     toml = (INFRA / "environments" / f"{overlay}.toml").read_text()
     assert f"MaxConnections = {most}\n" in toml

@@ -10,11 +10,10 @@ import pytest
 import yaml
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, Fleet, fleet_of
 
-from poolkit.budget.cloudformation.stacks import ParameterValue
 from poolkit.budget.cloudformation.templates import make_stacks
 from poolkit.budget.command import Options, compute_budget
 from poolkit.budget.files import read_files
-from poolkit.budget.read.parameters import find_environment
+from poolkit.budget.read.parameters import ParameterValue, find_environment
 from poolkit.budget.read.values import Reference
 from poolkit.deploy.environment import ALL, StackEnvironment
 from poolkit.errors import DeployError

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from poolkit.budget.read.documents import Document
 
 TRANSFORM = "AWS::Serverless-2016-10-31"
-# The translator wants what `sam package` writes; where the code is does not matter here.
+# The translator accepts only what `sam package` writes; the place of the code is irrelevant here.
 _PLACEHOLDER = "s3://bucket/key"
 _LOCAL_CODE = {
-    "AWS::Serverless::Function": ("CodeUri",),
-    "AWS::Serverless::LayerVersion": ("ContentUri",),
-    "AWS::Serverless::Api": ("DefinitionUri",),
-    "AWS::Serverless::HttpApi": ("DefinitionUri",),
-    "AWS::Serverless::StateMachine": ("DefinitionUri",),
+    "AWS::Serverless::Function": "CodeUri",
+    "AWS::Serverless::LayerVersion": "ContentUri",
+    "AWS::Serverless::Api": "DefinitionUri",
+    "AWS::Serverless::HttpApi": "DefinitionUri",
+    "AWS::Serverless::StateMachine": "DefinitionUri",
 }
 
 
 def is_sam(template: Mapping[str, Any]) -> bool:
-    """Tell whether a template names the SAM transform."""
+    """Return whether a template names the SAM transform."""
     named = template.get("Transform") or []
     return TRANSFORM in (named if isinstance(named, list) else [named])
 
@@ -54,38 +54,34 @@ def expand(document: Document, parameters: Mapping[str, Any], region: str) -> di
     logging.getLogger("samtranslator").setLevel(logging.CRITICAL)
     session = boto3.session.Session(region_name=region or "us-east-1")
     translator = Translator({}, Parser(), boto_session=session)
-    template = _packaged(document.data)
     try:
-        expanded = translator.translate(template, dict(parameters))
+        expanded = translator.translate(_with_placeholders(document.data), dict(parameters))
     except InvalidDocumentException as error:
-        raise TemplateError(_refusal(document, error)) from None
+        first = next(iter(error.causes or []), error)
+        logical_id = getattr(first, "_logical_id", None)
+        where = document.where("Resources", logical_id) if logical_id else document.where()
+        message = getattr(first, "message", first)
+        raise TemplateError(f"{where}: SAM refuses it: {message}") from None
     except ExceptionWithMessage as error:
         raise TemplateError(f"{document.file}: SAM refuses it: {error.message}") from None
-    # The translator's own string and dict types are nobody's business.
+    # The translator has string and dict types of its own.
     result: dict[str, Any] = json.loads(json.dumps(expanded))
     return result
 
 
-def _packaged(data: Any) -> Any:
+def _with_placeholders(data: Any) -> Any:
+    """Replace local paths of code by a place in S3."""
     template = copy.deepcopy(data)
-    # A function that is not there at all is an image's; one without code is not accepted.
-    for resource in (template.get("Resources") or {}).values():
-        if not isinstance(resource, dict):
-            continue
-        properties = resource.get("Properties")
-        for name in _LOCAL_CODE.get(str(resource.get("Type")), ()):
-            if isinstance(properties, dict) and isinstance(properties.get(name), str):
-                properties[name] = _PLACEHOLDER
-    in_globals = (template.get("Globals") or {}).get("Function")
-    if isinstance(in_globals, dict) and isinstance(in_globals.get("CodeUri"), str):
-        in_globals["CodeUri"] = _PLACEHOLDER
+    resources = [
+        (each.get("Properties"), _LOCAL_CODE.get(str(each.get("Type")), ""))
+        for each in (template.get("Resources") or {}).values()
+        if isinstance(each, dict)
+    ]
+    for properties, name in [
+        *resources,
+        ((template.get("Globals") or {}).get("Function"), "CodeUri"),
+    ]:
+        # A function without code is an image's; SAM refuses one that has neither.
+        if isinstance(properties, dict) and isinstance(properties.get(name), str):
+            properties[name] = _PLACEHOLDER
     return template
-
-
-def _refusal(document: Document, error: Any) -> str:
-    """Name the resource's line: SAM knows its logical id."""
-    causes = list(getattr(error, "causes", None) or [error])
-    first = causes[0]
-    logical_id = getattr(first, "_logical_id", None)
-    where = document.where("Resources", logical_id) if logical_id else document.where()
-    return f"{where}: SAM refuses it: {getattr(first, 'message', first)}"

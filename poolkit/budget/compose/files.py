@@ -1,40 +1,59 @@
 """Compose files put together: `extends`, `include`, and the override file beside a main one.
 
-Source: the Compose Specification, "Merge", "Extends" and "Include". Other files laid over each
-other with `--file` cannot be known; `docker compose config` prints what they come to.
+Source: the Compose Specification, "Merge", "Extends" and "Include". Files that `--file` lays over
+each other cannot be known; `docker compose config` prints their result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from poolkit.budget.read.documents import Document, SourceLocation, read_documents
+from poolkit.budget.model import SourceLocation
+from poolkit.budget.read.documents import Document, read_documents
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from poolkit.budget.read.documents import ValuePath
 
 _MAIN = re.compile(r"((?:docker-)?compose)\.ya?ml")
 _OVERRIDE = re.compile(r"((?:docker-)?compose)\.override\.ya?ml")
-# Of two files the later one's hold alone; other lists are joined.
+# The later file's value replaces these; other lists are joined.
 _REPLACED = frozenset({"command", "entrypoint"})
 
-_Service: TypeAlias = "tuple[Any, dict[ValuePath, SourceLocation]]"
-"""What a service is given, and the places of it."""
+
+class _Service(NamedTuple):
+    """A service's mapping, and the location of each value in it."""
+
+    content: Any
+    locations: dict[ValuePath, SourceLocation]
+
+    def over(self, base: _Service) -> _Service:
+        """Return this service laid over another one."""
+        if not isinstance(base.content, dict) or not isinstance(self.content, dict):
+            return self
+        return _Service(_merged(base.content, self.content), base.locations | self.locations)
 
 
 def put_together(documents: Sequence[Document]) -> list[Document]:
-    """Return the files with all that they name in their services.
+    """Return the files with everything that they include, extend or override in their services.
 
     Raises:
-        TemplateError: a file or service that is named is not there, or leads back to itself.
+        TemplateError: a named file or service does not exist, or a service extends itself.
     """
-    found = _with_included(documents)
+    found = list(documents)
+    for document in found:  # it grows during the loop
+        for number, entry in enumerate(document.items("include")):
+            named = entry.get("path") if isinstance(entry, dict) else entry
+            for each in named if isinstance(named, list) else [named]:
+                path = document.path.parent / str(each)
+                included = _read(path, document.where("include", number))
+                if path.resolve() not in {other.path.resolve() for other in found}:
+                    found.append(included)
     overrides = {_key(_OVERRIDE, each): each for each in found}
     mains = {_key(_MAIN, each) for each in found} - {None}
     return [
@@ -49,22 +68,9 @@ def _key(pattern: re.Pattern[str], document: Document) -> tuple[object, ...] | N
     return (document.path.resolve().parent, match[1]) if match else None
 
 
-def _with_included(documents: Iterable[Document]) -> list[Document]:
-    found = list(documents)
-    for document in found:  # which grows while it is gone through
-        for number, entry in enumerate(document.items("include")):
-            named = entry.get("path") if isinstance(entry, dict) else entry
-            for each in named if isinstance(named, list) else [named]:
-                path = document.path.parent / str(each)
-                included = _read(path, document.where("include", number))
-                if path.resolve() not in {other.path.resolve() for other in found}:
-                    found.append(included)
-    return found
-
-
 def _read(path: Path, where: SourceLocation) -> Document:
     if not path.is_file():
-        raise TemplateError(f"{where}: {path} is not there")
+        raise TemplateError(f"{where}: {path} does not exist")
     document = next(iter(read_documents(path)), None)
     if document is None or not isinstance(document.at("services"), dict):
         raise TemplateError(f"{where}: {path} has no services")
@@ -72,91 +78,82 @@ def _read(path: Path, where: SourceLocation) -> Document:
 
 
 def _resolved(document: Document, override: Document | None) -> Document:
-    places = dict(document.elsewhere)
+    """Return a file with each of its services resolved, and its override laid over it."""
+    locations = dict(document.elsewhere)
     services: dict[str, Any] = {}
-    for name in {**document.data["services"], **(override.mapping("services") if override else {})}:
-        found: _Service = ({}, {})
+    overriding = override.mapping("services") if override else {}
+    for name in {**document.data["services"], **overriding}:
+        found = _Service({}, {})
         for each in (document, override):
             if each is not None and name in each.mapping("services"):
-                found = _over(found, _service(each, name, ()))
-        services[name] = found[0]
-        places |= {("services", name, *steps): where for steps, where in found[1].items()}
+                found = _service(each, name, ()).over(found)
+        services[name] = found.content
+        locations |= {("services", name, *path): where for path, where in found.locations.items()}
     data = {**_merged(document.data, override.data if override else {}), "services": services}
-    return dataclasses.replace(document, data=data, elsewhere=places)
+    return dataclasses.replace(document, data=data, elsewhere=locations)
 
 
 def _service(document: Document, name: str, within: tuple[tuple[Path, str], ...]) -> _Service:
     """Return a service laid over the one that it extends."""
     where = document.where("services", name)
-    own = document.mapping("services").get(name)
     here = (document.path.resolve(), name)
-    if own is None:
+    if name not in document.mapping("services"):
         raise TemplateError(f"{where}: there is no service {name} to extend")
     if here in within:
         raise TemplateError(f"{where}: service {name} extends itself")
-    found = _as_mapping((own, _places(document, name)))
-    if not isinstance(own, dict) or own.get("extends") is None:
+    found = _own(document, name)
+    extends = found.content.get("extends") if isinstance(found.content, dict) else None
+    if extends is None:
         return found
-    base, file = _named(own["extends"], where)
-    if not file:
-        return _over(_service(document, base, (*within, here)), found)
-    other = _read(document.path.parent / file, where)
-    content, places = _service(other, base, (*within, here))
-    return _over((_with_absolute_files(content, other.path.resolve().parent), places), found)
-
-
-def _named(extends: Any, where: SourceLocation) -> tuple[str, str]:
-    if isinstance(extends, str):
-        return extends, ""
+    base = extends if isinstance(extends, str) else None
+    file = ""
     if isinstance(extends, dict) and isinstance(extends.get("service"), str):
-        return extends["service"], str(extends.get("file") or "")
-    raise TemplateError(f"{where}: extends must name a service, not {extends!r:.40}")
+        base, file = extends["service"], str(extends.get("file") or "")
+    if base is None:
+        raise TemplateError(f"{where}: extends must name a service, not {extends!r:.40}")
+    if not file:
+        return found.over(_service(document, base, (*within, here)))
+    other = _read(document.path.parent / file, where)
+    extended = _service(other, base, (*within, here))
+    folder = other.path.resolve().parent
+    return found.over(extended._replace(content=_with_absolute_files(extended.content, folder)))
 
 
-def _places(document: Document, name: str) -> dict[ValuePath, SourceLocation]:
+def _own(document: Document, name: str) -> _Service:
+    """Return a service as its file has it, with its variables as a mapping."""
+    content = document.mapping("services")[name]
     start = ("services", name)
-    lines = {
-        steps[2:]: SourceLocation(document.file, line)
-        for steps, line in document.lines.items()
-        if steps[:2] == start
+    locations = {
+        path[2:]: SourceLocation(document.file, line)
+        for path, line in document.lines.items()
+        if path[:2] == start
     }
-    more = {steps[2:]: where for steps, where in document.elsewhere.items() if steps[:2] == start}
-    return lines | more
-
-
-def _as_mapping(service: _Service) -> _Service:
-    """Write variables given as a list of NAME=value as a mapping, so that they can be merged."""
-    content, places = service
-    if not isinstance(content, dict) or not isinstance(content.get("environment"), list):
-        return service
-    variables: dict[str, str | None] = {}
-    for number, each in enumerate(content["environment"]):
-        key, separator, value = str(each).partition("=")
-        variables[key] = value if separator else None
-        if ("environment", number) in places:
-            places["environment", key] = places["environment", number]
-    return {**content, "environment": variables}, places
+    locations |= {
+        path[2:]: where for path, where in document.elsewhere.items() if path[:2] == start
+    }
+    if isinstance(content, dict) and isinstance(content.get("environment"), list):
+        # A list of NAME=value cannot be merged with another one by name.
+        variables: dict[str, str | None] = {}
+        for number, each in enumerate(content["environment"]):
+            key, separator, value = str(each).partition("=")
+            variables[key] = value if separator else None
+            if ("environment", number) in locations:
+                locations["environment", key] = locations["environment", number]
+        content = {**content, "environment": variables}
+    return _Service(content, locations)
 
 
 def _with_absolute_files(content: Any, folder: Path) -> Any:
-    """Files are named from where the file that names them is."""
+    """Resolve the env files of a service in another folder, which are relative to that folder."""
     if not isinstance(content, dict) or "env_file" not in content:
         return content
-    files = content["env_file"]
-    listed = files if isinstance(files, list) else [files]
     absolute = [
         {**each, "path": str(folder / str(each.get("path")))}
         if isinstance(each, dict)
         else str(folder / str(each))
-        for each in listed
+        for each in _listed(content["env_file"])
     ]
     return {**content, "env_file": absolute}
-
-
-def _over(base: _Service, service: _Service) -> _Service:
-    if not isinstance(base[0], dict) or not isinstance(service[0], dict):
-        return service
-    return _merged(base[0], service[0]), base[1] | service[1]
 
 
 def _merged(base: Mapping[str, Any], service: Mapping[str, Any]) -> dict[str, Any]:

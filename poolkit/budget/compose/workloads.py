@@ -1,8 +1,8 @@
-"""Compose files: services, replicas, variables and configuration files.
+"""Compose files as workloads: services, replicas, variables and configuration files.
 
 Source: the Compose Specification (deploy.replicas, scale, environment, env_file, configs,
-interpolation, update_config). `docker compose up` replaces a container after stopping it;
-old and new run together under `update_config.order: start-first` only.
+interpolation, update_config). `docker compose up` stops a container before it starts the new
+one; old and new run together under `update_config.order: start-first` only.
 """
 
 from __future__ import annotations
@@ -11,43 +11,42 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.cloudformation.stacks import get_path, whole_number
-from poolkit.budget.model import Overlap, Variable, Workload
-from poolkit.budget.quantity import Quantity, known
-from poolkit.budget.read.env_files import read_variables
-from poolkit.budget.read.values import Unknown
+from poolkit.budget.compose.files import put_together
+from poolkit.budget.model import Description, Overlap, Variable, Workload, known, unknown
+from poolkit.budget.read.documents import read_variables
+from poolkit.budget.read.values import Unknown, as_text, get_path, whole_number
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from poolkit.budget.cloudformation.stacks import ParameterValue
+    from poolkit.budget.model import Quantity
     from poolkit.budget.read.documents import Document
+    from poolkit.budget.read.parameters import ParameterValue
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?:(:?[-+?])([^{}]*))?\}|(\w+))")
 
 
-def compose_workloads(
-    document: Document, given: Mapping[str, ParameterValue]
-) -> Iterator[Workload]:
-    """Give every service of a compose file.
+def describe_compose(
+    documents: Sequence[Document], given: Mapping[str, ParameterValue]
+) -> Description:
+    """Return every service of compose files as a workload.
 
     Raises:
-        TemplateError: a number is negative or none, or a service is no mapping.
+        TemplateError: a file is wrong; the message names the line.
     """
-    reading = _Reading(document, _dot_env(document) | {k: str(v.value) for k, v in given.items()})
-    for name, service in document.data["services"].items():
-        if not isinstance(service, dict):
-            raise TemplateError(
-                f"{document.where('services', name)}: service {name} must be a mapping"
-            )
-        yield reading.workload(name, service)
-
-
-def _dot_env(document: Document) -> dict[str, str]:
-    file = document.path.parent / ".env"
-    return read_variables(_content(file)) if file.is_file() else {}
+    workloads = []
+    for document in put_together(documents):
+        file = document.path.parent / ".env"
+        variables = read_variables(_content(file)) if file.is_file() else {}
+        variables |= {name: str(value.value) for name, value in given.items()}
+        for name, service in document.data["services"].items():
+            if not isinstance(service, dict):
+                where = document.where("services", name)
+                raise TemplateError(f"{where}: service {name} must be a mapping")
+            workloads.append(_Service(document, name, service, variables).workload())
+    return Description(workloads=tuple(workloads))
 
 
 def _content(file: Path) -> str:
@@ -58,45 +57,53 @@ def _content(file: Path) -> str:
 
 
 def _source(found: Any) -> str:
-    """Return what a config or volume is of: its short form is `source:target`."""
+    """Return the source of a config or volume; the short form is `source:target`."""
     return str(found.get("source")) if isinstance(found, dict) else str(found).partition(":")[0]
 
 
-def _split(*texts: str) -> list[str]:
-    try:
-        return [word for text in texts for word in shlex.split(text)]
-    except ValueError:
-        return list(texts)
+class _Service:
+    """One service, and the variables that replace its `${...}`."""
 
-
-class _Reading:
-    """One file with the variables that its `${...}` are replaced by."""
-
-    def __init__(self, document: Document, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, document: Document, name: str, service: dict[str, Any], variables: Mapping[str, str]
+    ) -> None:
         self._document = document
+        self._name = name
+        self._service = service
         self._variables = variables
 
-    def workload(self, name: str, service: dict[str, Any]) -> Workload:
-        where = self._document.where("services", name)
-        instances = self._instances(name, service)
-        variables, unread = self._environment(name, service)
+    def workload(self) -> Workload:
+        """Return the service as a workload."""
+        document, path = self._document, ("services", self._name)
+        variables, unread = self._environment()
+        words: list[str] = []
+        for key in ("entrypoint", "command"):
+            found = self._service.get(key)
+            texts = found if isinstance(found, list) else [found] if found else []
+            filled = [self._filled(str(each), "?")[0] for each in texts]
+            try:
+                # A text is split as Compose does it, which starts no shell.
+                words += filled if isinstance(found, list) else shlex.split(" ".join(filled))
+            except ValueError:
+                words += filled
         return Workload(
-            name=name,
+            name=self._name,
             platform="compose service",
-            where=where,
-            instances=instances,
-            overlap=self._overlap(name, service, instances),
+            unit="replica",
+            where=document.where(*path),
+            instances=self._instances(),
+            overlap=self._overlap(),
             variables=variables,
-            image=str(self._text(service.get("image") or "")),
-            command=self._command(service),
-            command_origin=str(self._document.where("services", name, "command")),
+            image=str(self._text(self._service.get("image") or "")),
+            command=tuple(words) or None,
+            command_origin=str(document.where(*path, "command")),
             unread_variables=unread,
-            mounted=self._mounted(name, service),
-            hosts=self._hosts(name, service),
+            mounted=self._mounted(),
+            hosts=self._hosts(),
         )
 
     def _text(self, found: Any) -> Any:
-        """Replace `${NAME:-default}`; Unknown where a variable has no value."""
+        """Replace `${NAME:-default}`; Unknown if a variable has no value."""
         if not isinstance(found, str) or "$" not in found:
             return found
         text, missing = self._filled(found)
@@ -124,48 +131,51 @@ class _Reading:
 
         return _VARIABLE.sub(value, found), missing
 
-    def _instances(self, name: str, service: dict[str, Any]) -> Quantity:
-        steps = ("services", name)
-        if get_path(service, "deploy", "mode") == "global":
-            return Quantity(
-                value=None,
-                origin="",
-                reason="mode global: one on every node",
-                where=self._document.where(*steps),
-            )
-        for way in (("deploy", "replicas"), ("scale",)):
-            found = self._text(get_path(service, *way))
+    def _instances(self) -> Quantity:
+        own = self._document.where("services", self._name)
+        if get_path(self._service, "deploy", "mode") == "global":
+            return unknown("mode global: one on every node", own)
+        for path in (("deploy", "replicas"), ("scale",)):
+            found = self._text(get_path(self._service, *path))
             if found is not None:
-                where = self._document.where(*steps, *way)
-                return whole_number(found, way[-1], str(where), where)
-        return known(
-            1, f"{self._document.where(*steps)}: no replicas given", self._document.where(*steps)
-        )
+                where = self._document.where("services", self._name, *path)
+                return whole_number(found, path[-1], str(where), where)
+        return known(1, f"{own}: 1, the default of replicas", own)
 
-    def _overlap(self, name: str, service: dict[str, Any], instances: Quantity) -> Overlap:
-        update = get_path(service, "deploy", "update_config")
+    def _overlap(self) -> Overlap:
+        update = get_path(self._service, "deploy", "update_config")
         if not isinstance(update, dict) or update.get("order") != "start-first":
             return Overlap()
-        where = self._document.where("services", name, "deploy", "update_config")
-        parallel = whole_number(
-            self._text(update.get("parallelism", 1)), "parallelism", str(where), where
-        )
+        where = self._document.where("services", self._name, "deploy", "update_config")
+        written = self._text(update.get("parallelism", 1))
+        parallel = whole_number(written, "parallelism", str(where), where)
         if parallel.value == 0:
             return Overlap(kind="percent", amount=100, origin=f"{where}: start-first, all at once")
         if parallel.value is None:
             return Overlap(kind="unknown", reason=parallel.reason)
         return Overlap(kind="count", amount=parallel.value, origin=f"{where}: start-first")
 
-    def _environment(self, name: str, service: dict[str, Any]) -> tuple[dict[str, Variable], str]:
-        found, unread = self._env_files(service)
-        if "image" not in service and "build" not in service:
+    def _environment(self) -> tuple[dict[str, Variable], str]:
+        """Return the variables, and the source of others that could not be read."""
+        path = ("services", self._name, "environment")
+        found: dict[str, Variable] = {}
+        unread = ""
+        files = self._service.get("env_file") or []
+        for each in files if isinstance(files, list) else [files]:
+            named = each.get("path", "") if isinstance(each, dict) else str(each)
+            file = self._document.path.parent / named
+            if not file.is_file():
+                unread = f"{named} does not exist"
+                continue
+            for key, text in read_variables(_content(file)).items():
+                found[key] = Variable(text=text, origin=str(file))
+        if "image" not in self._service and "build" not in self._service:
             unread = (
-                "it has neither image nor build, so it is laid over another file's service: name "
-                "what `docker compose config` prints"
+                "it has neither image nor build, so it is a part of another file's service: name "
+                "the output of `docker compose config`"
             )
-        for key, value in self._document.mapping("services", name, "environment").items():
-            origin = str(self._document.where("services", name, "environment", key))
-            found[key] = self._variable(key, value, origin)
+        for key, value in self._document.mapping(*path).items():
+            found[key] = self._variable(key, value, str(self._document.where(*path, key)))
         return found, unread
 
     def _variable(self, name: str, value: Any, origin: str) -> Variable:
@@ -177,42 +187,17 @@ class _Reading:
         if isinstance(text, Unknown):
             partly = _VARIABLE.sub("", str(value))
             return Variable(text=None, origin=origin, reason=text.reason, partly=partly)
-        return Variable(
-            text=str(text).lower() if isinstance(text, bool) else str(text), origin=origin
-        )
+        return Variable(text=str(as_text(text)), origin=origin)
 
-    def _env_files(self, service: dict[str, Any]) -> tuple[dict[str, Variable], str]:
-        files = service.get("env_file") or []
-        found: dict[str, Variable] = {}
-        unread = ""
-        for each in files if isinstance(files, list) else [files]:
-            named = each.get("path", "") if isinstance(each, dict) else str(each)
-            file = self._document.path.parent / named
-            if not file.is_file():
-                unread = f"{named} is not there"
-                continue
-            for key, text in read_variables(_content(file)).items():
-                found[key] = Variable(text=text, origin=str(file))
-        return found, unread
-
-    def _command(self, service: dict[str, Any]) -> tuple[str, ...] | None:
-        """Return the words; a text is split as Compose does it, which starts no shell."""
-        words: list[str] = []
-        for key in ("entrypoint", "command"):
-            found = service.get(key)
-            texts = found if isinstance(found, list) else [found] if found else []
-            filled = [self._filled(str(each), "?")[0] for each in texts]
-            words += filled if isinstance(found, list) else _split(*filled)
-        return tuple(words) or None
-
-    def _mounted(self, name: str, service: dict[str, Any]) -> dict[str, str]:
+    def _mounted(self) -> dict[str, str]:
+        """Return the texts of its configuration files, by name."""
         found: dict[str, str] = {}
-        for each in self._document.items("services", name, "configs"):
+        for each in self._document.items("services", self._name, "configs"):
             source, target = _source(each), str(get_path(each, "target") or _source(each))
             config = self._document.mapping("configs", source)
             text = str(self._text(config.get("content") or self._file(config.get("file"))))
             found[target if target.endswith(".ini") else f"{target}.ini"] = text
-        for each in self._document.items("services", name, "volumes"):
+        for each in self._document.items("services", self._name, "volumes"):
             source = _source(each)
             if source.endswith((".ini", ".conf")):
                 found[source] = self._file(source)
@@ -222,12 +207,15 @@ class _Reading:
         file = self._document.path.parent / str(name)
         return _content(file) if name and file.is_file() else ""
 
-    def _hosts(self, name: str, service: dict[str, Any]) -> tuple[str, ...]:
-        networks = service.get("networks")
-        named = list(networks) if isinstance(networks, dict) else []
-        steps = ("services", name, "networks")
+    def _hosts(self) -> tuple[str, ...]:
+        """Return the names that other services can connect to it by."""
+        networks = self._service.get("networks")
+        path = ("services", self._name, "networks")
         aliases = [
-            alias for each in named for alias in self._document.items(*steps, each, "aliases")
+            str(alias)
+            for network in (networks if isinstance(networks, dict) else ())
+            for alias in self._document.items(*path, network, "aliases")
         ]
-        own = [str(service[key]) for key in ("hostname", "container_name") if key in service]
-        return (name, *own, *(str(alias) for alias in aliases))
+        keys = ("hostname", "container_name")
+        own = [str(self._service[key]) for key in keys if key in self._service]
+        return (self._name, *own, *aliases)

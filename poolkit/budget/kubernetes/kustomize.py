@@ -10,17 +10,24 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.cloudformation.templates import Unread
-from poolkit.budget.kubernetes.manifests import objects
-from poolkit.budget.read.documents import Document, SourceLocation, parse_documents, read_documents
-from poolkit.budget.read.env_files import read_variables
+from poolkit.budget.kubernetes.objects import objects
+from poolkit.budget.model import Unread
+from poolkit.budget.read.documents import (
+    Document,
+    parse_documents,
+    read_documents,
+    read_variables,
+)
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from poolkit.budget.model import SourceLocation
     from poolkit.budget.read.documents import ValuePath
 
+KUSTOMIZATION_FILES = ("kustomization.yaml", "kustomization.yml")
+_RESOURCES = ("resources", "bases", "components")
 _NOT_FOLLOWED = (
     *("helmCharts", "helmChartInflationGenerator", "generators", "transformers", "replacements"),
     "vars",
@@ -35,54 +42,58 @@ _MAKERS = frozenset(
     }
 )
 """Kinds of Flux, k3s and Argo CD that make other objects."""
-_NAMES = ("kustomization.yaml", "kustomization.yml")
 
 
 def rendered(documents: Sequence[Document], environment: str) -> list[Document]:
-    """Return the manifests that Kustomize would make of them; without it, the same.
+    """Return the manifests as Kustomize would render them; without a kustomization, unchanged.
 
-    Of several overlays, the one whose folder is called as the environment is taken.
+    Of several overlays, the one whose folder has the environment's name is taken.
 
     Raises:
         BudgetError: there are several overlays, and none has that name.
-        TemplateError: a kustomization names what is not there.
+        TemplateError: a kustomization names a missing file.
     """
-    kustomizations = [each for each in documents if each.path.name in _NAMES]
-    if not kustomizations:
+    root = _root(documents, environment)
+    if root is None:
         return list(documents)
-    folders = {each.path.parent.resolve() for each in kustomizations}
-    alone = [d for d in documents if not folders & set(d.path.resolve().parents)]
-    return [*alone, *_render(_root(kustomizations, environment), ())]
+    folders = {each.path.parent.resolve() for each in _kustomizations(documents)}
+    alone = [each for each in documents if not folders & set(each.path.resolve().parents)]
+    return [*alone, *_render(root, ())]
 
 
 def unread_parts(documents: Sequence[Document], environment: str) -> Iterator[Unread]:
-    """Give what makes or changes manifests in a way that is not followed here."""
+    """Return what makes or changes manifests in a way that is not followed here."""
     for document in documents:
-        group = str(document.at("apiVersion")).partition("/")[0]
-        if (group, str(document.at("kind"))) in _MAKERS:
-            reason = f"{document.at('kind')} makes objects that are not read"
-            yield Unread(document.where("kind"), f"{reason}; name those, as `helm template` prints")
-    kustomizations = [each for each in documents if each.path.name in _NAMES]
-    for each in _tree(_root(kustomizations, environment)) if kustomizations else ():
+        group, kind = str(document.at("apiVersion")).partition("/")[0], str(document.at("kind"))
+        if (group, kind) in _MAKERS:
+            reason = (
+                f"the objects that a {kind} makes are not read; name the output of `helm template`"
+            )
+            yield Unread(document.where("kind"), reason)
+    root = _root(documents, environment)
+    for each in _tree(root) if root is not None else ():
         for key in _NOT_FOLLOWED:
             if each.data.get(key):
-                reason = f"{key} is not followed; name what `kubectl kustomize` prints"
+                reason = f"{key} is not followed; name the output of `kubectl kustomize`"
                 yield Unread(each.where(key), reason)
 
 
-def _tree(kustomization: Document) -> Iterator[Document]:
-    """Give a kustomization, and those that it leads to."""
-    yield kustomization
-    for key in ("resources", "bases", "components"):
-        for resource in kustomization.data.get(key) or []:
-            folder = kustomization.path.parent / str(resource)
-            inner = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
-            if inner is not None:
-                yield from _tree(read_documents(inner)[0])
+def _kustomizations(documents: Sequence[Document]) -> list[Document]:
+    return [each for each in documents if each.path.name in KUSTOMIZATION_FILES]
 
 
-def _root(kustomizations: Sequence[Document], environment: str) -> Document:
-    roots = _roots(kustomizations)
+def _root(documents: Sequence[Document], environment: str) -> Document | None:
+    """Return the kustomization that no other one names, and that fits the environment."""
+    kustomizations = _kustomizations(documents)
+    if not kustomizations:
+        return None
+    named = {
+        (each.path.parent / str(resource)).resolve()
+        for each in kustomizations
+        for key in _RESOURCES
+        for resource in each.data.get(key) or []
+    }
+    roots = [each for each in kustomizations if each.path.parent.resolve() not in named]
     chosen = [each for each in roots if each.path.parent.name == environment] or roots
     if len(chosen) > 1:
         listed = ", ".join(str(each.path.parent) for each in chosen)
@@ -92,40 +103,43 @@ def _root(kustomizations: Sequence[Document], environment: str) -> Document:
     return chosen[0]
 
 
-def _roots(kustomizations: Sequence[Document]) -> list[Document]:
-    named = {
-        (each.path.parent / str(resource)).resolve()
-        for each in kustomizations
-        for key in ("resources", "bases", "components")
-        for resource in each.data.get(key) or []
-    }
-    return [each for each in kustomizations if each.path.parent.resolve() not in named]
+def _of_folder(folder: Path) -> Document | None:
+    """Return the kustomization of a folder."""
+    file = next((folder / name for name in KUSTOMIZATION_FILES if (folder / name).is_file()), None)
+    return read_documents(file)[0] if file is not None else None
+
+
+def _tree(kustomization: Document) -> Iterator[Document]:
+    """Return a kustomization, and those that it leads to."""
+    yield kustomization
+    for key in _RESOURCES:
+        for resource in kustomization.data.get(key) or []:
+            inner = _of_folder(kustomization.path.parent / str(resource))
+            if inner is not None:
+                yield from _tree(inner)
 
 
 def _render(kustomization: Document, within: tuple[Path, ...]) -> list[Document]:
     folder = kustomization.path.parent
     if folder.resolve() in within:
-        raise TemplateError(f"{kustomization.file}: leads back to itself")
+        raise TemplateError(f"{kustomization.file}: refers to itself")
+    within = (*within, folder.resolve())
     found: list[Document] = []
-    for key in ("resources", "bases", "components"):
+    for key in _RESOURCES:
         for number, resource in enumerate(kustomization.data.get(key) or []):
-            where = kustomization.where(key, number)
-            found += _resource(folder / str(resource), where, (*within, folder.resolve()))
+            path = folder / str(resource)
+            inner = _of_folder(path) if path.is_dir() else None
+            if inner is not None:
+                found += _render(inner, within)
+            elif "://" in str(path) or not path.is_file():
+                raise TemplateError(f"{kustomization.where(key, number)}: {path} does not exist")
+            else:
+                read = (each for each in read_documents(path) if isinstance(each.data, dict))
+                found += [each for document in read for each in objects(document)]
     for made, behavior in _generated(kustomization):
         found = _with_generated(found, made, behavior)
-    found = [_patched_by_all(document, kustomization) for document in found]
+    found = [_patched(document, kustomization) for document in found]
     return [_scaled(document, kustomization) for document in found]
-
-
-def _resource(path: Path, where: SourceLocation, within: tuple[Path, ...]) -> list[Document]:
-    if path.is_dir():
-        inner = next((path / name for name in _NAMES if (path / name).is_file()), None)
-        if inner is not None:
-            return _render(read_documents(inner)[0], within)
-    if "://" in str(path) or not path.is_file():
-        raise TemplateError(f"{where}: {path} is not there")
-    found = [each for each in read_documents(path) if isinstance(each.data, dict)]
-    return [each for document in found for each in objects(document)]
 
 
 def _with_generated(found: list[Document], made: Document, behavior: str) -> list[Document]:
@@ -149,31 +163,31 @@ def _with_generated(found: list[Document], made: Document, behavior: str) -> lis
 
 
 def _generated(kustomization: Document) -> Iterator[tuple[Document, str]]:
-    """Give the ConfigMaps that are generated, each with its `behavior`."""
+    """Return the ConfigMaps that are generated, each with its `behavior`."""
     for number, generator in enumerate(kustomization.data.get("configMapGenerator") or []):
-        steps: ValuePath = ("configMapGenerator", number)
+        path: ValuePath = ("configMapGenerator", number)
         data: dict[str, str] = {}
         elsewhere: dict[ValuePath, SourceLocation] = {}
         for named in [generator.get("env"), *(generator.get("envs") or [])]:
             if named is not None:
-                data |= read_variables(_text(kustomization, steps, str(named)))
+                data |= read_variables(_text(kustomization, path, str(named)))
         for index, literal in enumerate(generator.get("literals") or []):
             key, _, value = str(literal).partition("=")
             data[key] = value
-            elsewhere["data", key] = kustomization.where(*steps, "literals", index)
+            elsewhere["data", key] = kustomization.where(*path, "literals", index)
         for entry in generator.get("files") or []:
             key, separator, name = str(entry).partition("=")
             named = name if separator else key
-            data[key if separator else Path(named).name] = _text(kustomization, steps, named)
+            data[key if separator else Path(named).name] = _text(kustomization, path, named)
         made = {"kind": "ConfigMap", "metadata": {"name": generator.get("name")}, "data": data}
         document = Document(kustomization.path, kustomization.file, made, {}, elsewhere)
         yield document, str(generator.get("behavior") or "create")
 
 
-def _text(kustomization: Document, steps: ValuePath, named: str) -> str:
+def _text(kustomization: Document, path: ValuePath, named: str) -> str:
     file = kustomization.path.parent / named
     if not file.is_file():
-        raise TemplateError(f"{kustomization.where(*steps)}: {file} is not there")
+        raise TemplateError(f"{kustomization.where(*path)}: {file} does not exist")
     return file.read_text(encoding="utf-8")
 
 
@@ -189,18 +203,29 @@ def _scaled(document: Document, kustomization: Document) -> Document:
 # -- patches --------------------------------------------------------------------------------
 
 
-def _patched_by_all(document: Document, kustomization: Document) -> Document:
+def _patched(document: Document, kustomization: Document) -> Document:
+    """Apply every patch of a kustomization to a document that it is meant for."""
     for patch, target, where in _patches(kustomization):
-        if isinstance(patch.data, list):
-            if _selects(target, document):
-                document = _replaced(document, patch, where)
-        elif isinstance(patch.data, dict) and _is_of(patch, target, document):
+        metadata = document.data.get("metadata") or {}
+        kind, name = target.get("kind"), target.get("name")
+        if not target and isinstance(patch.data, dict):
+            kind = patch.data.get("kind") or ""
+            name = (patch.data.get("metadata") or {}).get("name") or ""
+        is_meant = kind in (None, document.data.get("kind")) and name in (
+            None,
+            metadata.get("name"),
+        )
+        if is_meant and isinstance(patch.data, list):
+            document = _json_patched(document, patch, where)
+        elif is_meant and isinstance(patch.data, dict):
             document = _merged(document, patch.data, where, patch)
     return document
 
 
-def _patches(kustomization: Document) -> Iterator[tuple[Document, dict[str, Any], SourceLocation]]:
-    """Give every patch with its target; `where` is of the kustomization's own line."""
+def _patches(
+    kustomization: Document,
+) -> Iterator[tuple[Document, dict[str, Any], SourceLocation]]:
+    """Return every patch with its target and its location in the kustomization."""
     folder = kustomization.path.parent
     for key in ("patches", "patchesStrategicMerge", "patchesJson6902"):
         for number, entry in enumerate(kustomization.data.get(key) or []):
@@ -210,7 +235,7 @@ def _patches(kustomization: Document) -> Iterator[tuple[Document, dict[str, Any]
             if "path" in written:
                 file = folder / str(written["path"])
                 if not file.is_file():
-                    raise TemplateError(f"{where}: {file} is not there")
+                    raise TemplateError(f"{where}: {file} does not exist")
                 for document in read_documents(file):
                     yield document, target, document.where()
             else:
@@ -219,88 +244,58 @@ def _patches(kustomization: Document) -> Iterator[tuple[Document, dict[str, Any]
                     yield dataclasses.replace(document, lines={}), target, where
 
 
-def _is_of(patch: Document, target: dict[str, Any], document: Document) -> bool:
-    if target:
-        return _selects(target, document)
-    same_kind = patch.data.get("kind") == document.data.get("kind")
-    name = (patch.data.get("metadata") or {}).get("name")
-    return same_kind and name == (document.data.get("metadata") or {}).get("name")
-
-
-def _selects(target: dict[str, Any], document: Document) -> bool:
-    kind, name = target.get("kind"), target.get("name")
-    metadata = document.data.get("metadata") or {}
-    return kind in (None, document.data.get("kind")) and name in (None, metadata.get("name"))
-
-
 def _merged(
     document: Document, patch: Any, where: SourceLocation, source: Document | None
 ) -> Document:
+    """Apply a strategic merge patch; `source` is the file that it stands in."""
     elsewhere = dict(document.elsewhere)
 
-    def merge(old: Any, new: Any, steps: ValuePath, in_patch: ValuePath) -> Any:
+    def merge(old: Any, new: Any, path: ValuePath, in_patch: ValuePath) -> Any:
         if isinstance(old, dict) and isinstance(new, dict):
             merged = dict(old)
             for key, value in new.items():
                 if value is None:
                     merged.pop(key, None)
                 else:
-                    merged[key] = merge(old.get(key), value, (*steps, key), (*in_patch, key))
+                    merged[key] = merge(old.get(key), value, (*path, key), (*in_patch, key))
             return merged
-        if isinstance(old, list) and _named(new):
-            return merge_list(old, new, steps, in_patch)
-        elsewhere[steps] = source.where(*in_patch) if source and source.lines else where
+        is_list = isinstance(old, list) and isinstance(new, list)
+        if is_list and all(isinstance(each, dict) and "name" in each for each in new):
+            # Containers and variables are merged by their names.
+            merged_list = list(old)
+            names = [each.get("name") if isinstance(each, dict) else None for each in merged_list]
+            for number, each in enumerate(new):
+                place = names.index(each["name"]) if each["name"] in names else len(merged_list)
+                before = merged_list[place] if place < len(merged_list) else None
+                value = merge(before, each, (*path, place), (*in_patch, number))
+                merged_list[place:] = [value, *merged_list[place + 1 :]]
+            return merged_list
+        elsewhere[path] = source.where(*in_patch) if source and source.lines else where
         return copy.deepcopy(new)
-
-    def merge_list(
-        old: list[Any], new: list[Any], steps: ValuePath, in_patch: ValuePath
-    ) -> list[Any]:
-        """Containers and variables are merged by their names."""
-        merged = list(old)
-        names = [each.get("name") if isinstance(each, dict) else None for each in merged]
-        for number, each in enumerate(new):
-            place = names.index(each["name"]) if each["name"] in names else len(merged)
-            before = merged[place] if place < len(merged) else None
-            value = merge(before, each, (*steps, place), (*in_patch, number))
-            merged[place:] = [value, *merged[place + 1 :]]
-        return merged
 
     data = merge(document.data, patch, (), ())
     return dataclasses.replace(document, data=data, elsewhere=elsewhere)
 
 
-def _named(found: Any) -> bool:
-    return isinstance(found, list) and all(
-        isinstance(each, dict) and "name" in each for each in found
-    )
-
-
-def _replaced(document: Document, patch: Document, where: SourceLocation) -> Document:
+def _json_patched(document: Document, patch: Document, where: SourceLocation) -> Document:
     """Apply a JSON patch (RFC 6902): add, replace and remove."""
     data, elsewhere = copy.deepcopy(document.data), dict(document.elsewhere)
     for operation in patch.data:
-        path = [
-            part.replace("~1", "/").replace("~0", "~")
-            for part in str(operation.get("path")).split("/")[1:]
-        ]
-        steps = tuple(int(part) if part.isdecimal() else part for part in path)
+        written = str(operation.get("path"))
+        parts = [part.replace("~1", "/").replace("~0", "~") for part in written.split("/")[1:]]
+        path = tuple(int(part) if part.isdecimal() else part for part in parts)
         parent: Any = data
         try:
-            for step in steps[:-1]:
-                parent = parent[step]
-            _operate(parent, steps[-1], operation)
+            for key in path[:-1]:
+                parent = parent[key]
+            last, value = path[-1], operation.get("value")
+            if operation.get("op") == "remove":
+                del parent[last]
+            elif isinstance(parent, list) and operation.get("op") == "add":
+                parent.insert(len(parent) if last == "-" else int(last), value)
+            else:
+                parent[last] = value
         except (KeyError, IndexError, TypeError):
-            raise TemplateError(
-                f"{where}: {operation.get('path')} is not in {document.file}"
-            ) from None
-        elsewhere[steps] = where
+            raise TemplateError(f"{where}: {written} does not exist in {document.file}") from None
+        elsewhere[path] = where
     return dataclasses.replace(document, data=data, elsewhere=elsewhere)
-
-
-def _operate(parent: Any, last: str | int, operation: dict[str, Any]) -> None:
-    if operation.get("op") == "remove":
-        del parent[last]
-    elif isinstance(parent, list) and operation.get("op") == "add":
-        parent.insert(len(parent) if last == "-" else int(last), operation.get("value"))
-    else:
-        parent[last] = operation.get("value")

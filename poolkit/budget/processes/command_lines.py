@@ -1,6 +1,6 @@
-"""How many processes a command line starts, as far as it tells.
+"""The number of processes that a command line starts.
 
-A program that is not known to be one process is unknown: a script, a supervisor or a task runner
+A program that is not known to have one process is unknown: a script, a supervisor or a task runner
 may start any number of them.
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from poolkit.budget.model import Quantity, known, unknown
 from poolkit.budget.processes.programs import (
     CELERY_ONE,
     DJANGO_ONCE,
     FLASK_ONE,
     KIT_WEB,
-    NONE_OF_THEIRS,
+    NO_CONNECTION,
     ONE_IN_CELERY,
     ONE_PROCESS,
     RQ_POOL,
@@ -26,7 +27,6 @@ from poolkit.budget.processes.programs import (
     WRAPPERS,
 )
 from poolkit.budget.processes.shell_scripts import Script, Words, read_script
-from poolkit.budget.quantity import Quantity, known, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -39,69 +39,99 @@ _PYTHON = re.compile(r"python[\d.]*|pypy[\d.]*")
 _MORE_OPTIONS = re.compile(r"\$\{?\w*(OPT|ARG|FLAG|PARAM|EXTRA)|\$[@*]")
 _APPLICATION = re.compile(r"\$\{?\w*(APP|MODULE)")
 _TAKES_NO_VALUE = frozenset({"--preload", "--reload", "--proxy-headers", "--factory", "--master"})
+_KNOWN = {*SERVERS, *ONE_PROCESS, *NO_CONNECTION, *SHELLS, "python", "rq", "flask", "django-admin"}
+_NUMBERS = {"GUNICORN_CMD_ARGS", *(name for each in SERVERS.values() for name in each.variables)}
 
 
-def processes(workload: Workload) -> Quantity:
+class ProcessCount(NamedTuple):
+    """The processes of one instance."""
+
+    number: Quantity
+    is_single: bool = False
+    """True if the program never has more than one process, whatever its concurrency is."""
+
+
+def processes(workload: Workload) -> ProcessCount:
     """Return how many processes one instance runs, as far as its command line tells."""
     if workload.command is None:
-        return _without_command(workload)
-    script = _script(workload.command, workload)
+        return ProcessCount(_without_command(workload))
+    if len(workload.command) == 1:
+        # One text with spaces goes to a shell in the image's entry point.
+        script = read_script(_expanded(workload.command[0], workload))
+    else:
+        script = Script([tuple(_expanded(word, workload) for word in workload.command)])
+    script = _without_shells(script, workload)
     if script is None:
-        return _not_known(workload, " ".join(workload.command)[:40])
-    if not script.commands:
-        return unknown(f"{workload.name}: the command is empty", workload.where)
+        return _unclear(workload, workload.command)
+    if not any(script.groups):
+        return ProcessCount(unknown(f"{workload.name}: the command is empty", workload.where))
     found = [[_of_command(words, workload) for words in group] for group in script.groups]
-    unclear = next((each for group in found for each in group if each.value is None), None)
+    unclear = next((each for group in found for each in group if not each.number.is_known), None)
     if unclear is not None:
         return unclear
-    # One after the other, the largest counts; beside each other, all of them.
-    largest = [max(group, key=lambda each: each.value or 0) for group in found if group]
-    started = [each for each in largest if each.value]
+    # Commands that follow each other: the largest counts. Commands at the same time: all do.
+    largest = [max(group, key=lambda each: each.number.value or 0) for group in found if group]
+    started = [each for each in largest if each.number.value]
     if len(started) == 1:
         return started[0]
-    together = sum(each.value or 0 for each in started)
-    return known(max(1, together), f"{workload.command_origin}: all that it starts", workload.where)
+    together = sum(each.number.value or 0 for each in started)
+    origin = f"{workload.command_origin}: all programs together"
+    return ProcessCount(known(max(1, together), origin, workload.where))
+
+
+def _without_command(workload: Workload) -> Quantity:
+    if "WEB_CONCURRENCY" in workload.variables and workload.text("WEB_CONCURRENCY"):
+        return _of_variable("WEB_CONCURRENCY", workload)
+    reason = (
+        "the image decides which command runs; give the processes with "
+        f"--service {workload.name}=POOL+OVERFLOWxPROCESSES"
+    )
+    return unknown(reason, workload.where)
 
 
 def names_program(workload: Workload, programs: Collection[str]) -> bool:
-    """Tell whether the command line names one of the programs."""
+    """Return whether the command line names one of the programs."""
     texts = (_expanded(word, workload) for word in workload.command or ())
     return any(_program(word.strip("'\";")) in programs for text in texts for word in text.split())
 
 
-def _without_command(workload: Workload) -> Quantity:
-    if number := workload.text("WEB_CONCURRENCY"):
-        return _number(
-            number, "WEB_CONCURRENCY", workload.variables["WEB_CONCURRENCY"].origin, workload
-        )
-    return unknown(
-        "the image decides which command runs; name the processes with "
-        f"--service {workload.name}=POOL+OVERFLOWxPROCESSES",
-        workload.where,
+def _unclear(workload: Workload, words: Sequence[str]) -> ProcessCount:
+    program = " ".join(words)[:40]
+    reason = (
+        f"the number of processes that {program!r} starts is unknown; give it with "
+        f"--service {workload.name}=POOL+OVERFLOWxPROCESSES"
     )
+    return ProcessCount(unknown(reason, workload.where))
 
 
-def _not_known(workload: Workload, program: str) -> Quantity:
-    return unknown(
-        f"how many processes {program!r} starts cannot be seen; say it with "
-        f"--service {workload.name}=POOL+OVERFLOWxPROCESSES",
-        workload.where,
-    )
+def _number(text: str, name: str, origin: str, workload: Workload) -> Quantity:
+    if text.strip().isdecimal() and int(text) > 0:
+        return known(int(text), f"{origin} ({name})", workload.where)
+    return unknown(f"{name} is {text!r}, which is no number of processes", workload.where)
+
+
+def _of_variable(name: str, workload: Workload) -> Quantity:
+    found = workload.variables[name]
+    if found.text is None:
+        return unknown(f"{name}: {found.reason}", workload.where)
+    return _number(found.text, name, found.origin, workload)
 
 
 # -- from words to commands -----------------------------------------------------------------
 
 
-def _script(words: Sequence[str], workload: Workload) -> Script | None:
-    """Return the commands of a command line, with the workload's own variables in them."""
-    if len(words) == 1:
-        # One text with spaces is what a shell in the image's entry point is given.
-        return _unwrapped(read_script(_expanded(words[0], workload)), workload)
-    return _unwrapped(Script([tuple(_expanded(word, workload) for word in words)]), workload)
+def _expanded(word: str, workload: Workload) -> str:
+    """Replace the variables of the workload that are known."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[3]
+        return workload.text(name) or match[2] or match[0]
+
+    return _VARIABLE.sub(value, word)
 
 
-def _unwrapped(script: Script | None, workload: Workload) -> Script | None:
-    """Replace every shell by the commands of its script."""
+def _without_shells(script: Script | None, workload: Workload) -> Script | None:
+    """Replace every `sh -c` by the commands of its script."""
     if script is None:
         return None
     found = Script()
@@ -109,38 +139,43 @@ def _unwrapped(script: Script | None, workload: Workload) -> Script | None:
         beside: list[Words] = []
         into = found.foreground if number == 0 else beside
         for words in group:
-            inner = _inner_script(words, workload)
+            program, rest = _unwrap(words)
+            inner: Script | None = Script([words])
+            flags = [n for n, word in enumerate(rest) if re.fullmatch(r"-[a-z]*c", word)]
+            # Without -c it is a script in the image, which cannot be read.
+            if program in SHELLS and flags and flags[0] + 1 < len(rest):
+                text = _expanded(rest[flags[0] + 1], workload)
+                inner = _without_shells(read_script(text), workload)
             if inner is None:
                 return None
             into += inner.foreground
-            found.beside += inner.beside
+            found.background += inner.background
         if number > 0:
-            found.beside.append(beside)
+            found.background.append(beside)
     return found
 
 
-def _inner_script(words: Words, workload: Workload) -> Script | None:
-    program, rest = _unwrap(words)
-    if program not in SHELLS:
-        return Script([words])
-    for number, word in enumerate(rest):
-        if re.fullmatch(r"-[a-z]*c", word) and number + 1 < len(rest):
-            return _unwrapped(read_script(_expanded(rest[number + 1], workload)), workload)
-    # A file of commands, in the image.
-    return Script([words])
-
-
 def _unwrap(words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Return the program that a command comes to, without its folder, and its arguments."""
+    """Return the program that a command starts in the end, without its folder, and its arguments."""
     words = _without_assignments(words)
     if not words:
         return "", ()
     program = _program(words[0])
     if program in WRAPPERS:
-        return _unwrap(_wrapped(program, words[1:]))
+        rest = words[1:]
+        for _ in range(WRAPPERS[program]):
+            rest = _without_options(rest)[1:]
+        rest = _without_options(rest)
+        # nice -n 10
+        return _unwrap(rest[1:] if program == "nice" and rest and rest[0].isdecimal() else rest)
     if program not in _KNOWN:
-        place = _place_of_server(words)
-        return (program, words[1:]) if place is None else _unwrap(words[place:])
+        # A script may be given a command to start in the end: entrypoint.sh gunicorn -w 4.
+        after = words.index("--") + 1 if "--" in words else 1
+        is_script = words[0].endswith(".sh") or "entrypoint" in words[0] or after > 1
+        inner = _program(words[after]) if is_script and after < len(words) else ""
+        if inner in {*SERVERS, *SHELLS, *WRAPPERS, "python"}:
+            return _unwrap(words[after:])
+        return program, words[1:]
     if program == "python" and "-m" in words[1:-1]:
         module = words.index("-m") + 1
         if all(word.startswith("-") for word in words[1:module]):
@@ -148,28 +183,10 @@ def _unwrap(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     return program, words[1:]
 
 
-def _wrapped(wrapper: str, words: Sequence[str]) -> Sequence[str]:
-    """Return what a program starts, after its own options and words."""
-    for _ in range(WRAPPERS[wrapper]):
-        words = _without_options(words)[1:]
-    words = _without_options(words)
-    # nice -n 10
-    return words[1:] if wrapper == "nice" and words and words[0].isdecimal() else words
-
-
 def _without_options(words: Sequence[str]) -> Sequence[str]:
     while words and words[0].startswith("-"):
         words = words[1:]
     return words
-
-
-def _place_of_server(words: Sequence[str]) -> int | None:
-    """Find what a script is given to start in the end, as in `entrypoint.sh gunicorn -w 4`."""
-    after = words.index("--") + 1 if "--" in words else 1
-    script = words[0].endswith(".sh") or "entrypoint" in words[0] or after > 1
-    if not script or after >= len(words):
-        return None
-    return after if _program(words[after]) in {*SERVERS, *SHELLS, *WRAPPERS, "python"} else None
 
 
 def _without_assignments(words: Sequence[str]) -> Sequence[str]:
@@ -183,143 +200,107 @@ def _program(word: str) -> str:
     return "python" if _PYTHON.fullmatch(name) else name
 
 
-_KNOWN = {*SERVERS, *ONE_PROCESS, *NONE_OF_THEIRS, *SHELLS}
-_KNOWN |= {"python", "rq", "flask", "django-admin"}
-_NUMBERS = {"GUNICORN_CMD_ARGS", *(name for each in SERVERS.values() for name in each.variables)}
-
-
-def _expanded(word: str, workload: Workload) -> str:
-    def value(match: re.Match[str]) -> str:
-        name = match[1] or match[3]
-        return workload.text(name) or match[2] or match[0]
-
-    return _VARIABLE.sub(value, word)
-
-
 # -- what a command starts ------------------------------------------------------------------
 
 
-def _of_command(words: Words, workload: Workload) -> Quantity:
+def _of_command(words: Words, workload: Workload) -> ProcessCount:
     program, arguments = _unwrap(words)
     module = program[3:].partition(".")[0] if program.startswith("-m ") else program
-    if _sets_a_number(words, arguments):
-        return _not_known(workload, " ".join(words)[:40])
+    before = words if "export" in words else words[: len(words) - len(arguments)]
+    if any(word.partition("=")[0] in _NUMBERS for word in before if "=" in word):
+        # The command line itself sets a variable that servers read.
+        return _unclear(workload, words)
     server = KIT_WEB if program == "-m webapp" else SERVERS.get(module)
     if module == "rq" and "worker-pool" in arguments:
         server = RQ_POOL
-    origin = workload.command_origin
     if server is not None:
         return _of_server(server, arguments, workload)
+    origin = workload.command_origin
     waits = program in WAITERS and "--" not in arguments
-    if program in NONE_OF_THEIRS or waits or _only_sets(words):
-        return known(0, f"{origin}: {program} keeps no connection", workload.where)
+    if program in NO_CONNECTION or waits or not _without_assignments(words):
+        return ProcessCount(known(0, f"{origin}: {program} keeps no connection", workload.where))
     if module in ONE_PROCESS or _is_one(module, arguments):
-        return known(1, f"{origin}: {module} is one process", workload.where)
-    return _not_known(workload, " ".join(words)[:40])
-
-
-def _sets_a_number(words: Words, arguments: Sequence[str]) -> bool:
-    """Tell whether a variable that servers read is set within the command line itself."""
-    before = words if "export" in words else words[: len(words) - len(arguments)]
-    return any(word.partition("=")[0] in _NUMBERS for word in before if "=" in word)
-
-
-def _only_sets(words: Words) -> bool:
-    return not _without_assignments(words)
+        count = known(1, f"{origin}: {module} is one process", workload.where)
+        return ProcessCount(count, is_single=True)
+    return _unclear(workload, words)
 
 
 def _is_one(program: str, arguments: Sequence[str]) -> bool:
-    if program in ("rq", "flask"):
-        return bool(({"worker"} if program == "rq" else FLASK_ONE) & set(arguments))
-    django = program == "django-admin"
+    """Return whether a command of rq, Flask or Django is one process."""
+    if program == "rq":
+        return "worker" in arguments
+    if program == "flask":
+        return bool(FLASK_ONE & set(arguments))
+    is_django = program == "django-admin"
     if program == "python" and arguments and _program(arguments[0]) == "manage.py":
-        django, arguments = True, arguments[1:]
-    return django and bool(arguments) and arguments[0] in DJANGO_ONCE
+        is_django, arguments = True, arguments[1:]
+    return is_django and bool(arguments) and arguments[0] in DJANGO_ONCE
 
 
-def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> Quantity:
-    if (hidden := _hidden(arguments)) is not None:
-        return unknown(f"{server.name}: what {hidden} holds is not known", workload.where)
-    if server.name == "celery":
-        return _celery(arguments, server, workload)
-    found = _counted(server, arguments, workload)
-    if server.name == "locust" and (found.value or 0) > 1 and "--worker" not in arguments:
-        return known((found.value or 0) + 1, f"{found.origin}, and the master", workload.where)
-    return found
-
-
-def _hidden(arguments: Sequence[str]) -> str | None:
-    """Find a word whose text is not known, and which may be options as well as a value."""
+def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> ProcessCount:
     for number, word in enumerate(arguments):
         before = arguments[number - 1] if number else ""
         is_value = before.startswith("-") and before not in _TAKES_NO_VALUE and "=" not in before
         is_open = word == "?" or (_VARIABLE.match(word) and not _APPLICATION.match(word))
         if _MORE_OPTIONS.match(word) or (is_open and not is_value):
-            return word
-    return None
+            # Its text may be options as well as a value.
+            reason = f"{server.name}: the value of {word} is unknown"
+            return ProcessCount(unknown(reason, workload.where))
+    if server.name == "celery":
+        return _celery(arguments, server, workload)
+    found = _counted(server, arguments, workload)
+    if server.name == "locust" and (found.value or 0) > 1 and "--worker" not in arguments:
+        found = known((found.value or 0) + 1, f"{found.origin}, and the master", workload.where)
+    return ProcessCount(found)
+
+
+def _celery(arguments: Sequence[str], server: Server, workload: Workload) -> ProcessCount:
+    origin = workload.command_origin
+    if "multi" in arguments:
+        return _unclear(workload, ["celery", "multi"])
+    if "worker" not in arguments and CELERY_ONE & set(arguments):
+        count = known(1, f"{origin}: this Celery command is one process", workload.where)
+        return ProcessCount(count, is_single=True)
+    is_single = _option(arguments, ("--pool", "-P")) in ONE_IN_CELERY
+    if is_single:
+        count = known(1, f"{origin}: this Celery pool is one process", workload.where)
+    elif (scale := _option(arguments, ("--autoscale",))) is not None:
+        count = _number(scale.split(",")[0], "--autoscale", origin, workload)
+    else:
+        count = _counted(server, arguments, workload)
+    if count.value is not None and {"-B", "--beat"} & set(arguments):
+        count = known(count.value + 1, f"{count.origin}, and beat", workload.where)
+    return ProcessCount(count, is_single)
 
 
 def _counted(server: Server, arguments: Sequence[str], workload: Workload) -> Quantity:
+    """Return a server's processes: by option, GUNICORN_CMD_ARGS, file, variable or default."""
     given = _option(arguments, server.options)
     if given is not None:
         return _number(given, server.options[0], workload.command_origin, workload)
-    if (given := _in_cmd_args(server, workload)) is not None:
-        origin = workload.variables["GUNICORN_CMD_ARGS"].origin
-        return _number(given, "GUNICORN_CMD_ARGS", origin, workload)
-    if _reads_file(server, arguments):
-        return unknown(f"{server.name} reads its number of workers from a file", workload.where)
-    if (found := _by_variable(server, workload)) is not None:
+    if server.name == "gunicorn" and (found := _in_gunicorn_arguments(server, workload)):
         return found
+    endings = (".ini", ".yaml", ".yml", ".xml", ".json")
+    names_file = server.name == "uwsgi" and any(word.endswith(endings) for word in arguments)
+    if names_file or any(word.partition("=")[0] in server.files for word in arguments):
+        return unknown(f"{server.name} reads its number of workers from a file", workload.where)
+    for name in server.variables:
+        if name in workload.variables:
+            return _of_variable(name, workload)
     if server.default is None:
         return unknown(server.why, workload.where)
     return known(server.default, f"{workload.command_origin}: {server.why}", workload.where)
 
 
-def _reads_file(server: Server, arguments: Sequence[str]) -> bool:
-    if any(word.partition("=")[0] in server.files for word in arguments):
-        return True
-    endings = (".ini", ".yaml", ".yml", ".xml", ".json")
-    return server.name == "uwsgi" and any(word.endswith(endings) for word in arguments)
-
-
-def _in_cmd_args(server: Server, workload: Workload) -> str | None:
-    if server.name != "gunicorn":
-        return None
+def _in_gunicorn_arguments(server: Server, workload: Workload) -> Quantity | None:
     found = workload.variables.get("GUNICORN_CMD_ARGS")
-    if found is not None and found.text is None:
-        return found.reason
+    if found is None or found.text is None:
+        return None if found is None else _of_variable("GUNICORN_CMD_ARGS", workload)
     try:
-        return _option(shlex.split((found.text if found else "") or ""), server.options)
+        given = _option(shlex.split(found.text), server.options)
     except ValueError:
-        return found.text if found else None
-
-
-def _by_variable(server: Server, workload: Workload) -> Quantity | None:
-    for name in server.variables:
-        found = workload.variables.get(name)
-        if found is None:
-            continue
-        if found.text is None:
-            return unknown(f"{name}: {found.reason}", workload.where)
-        return _number(found.text, name, found.origin, workload)
-    return None
-
-
-def _celery(arguments: Sequence[str], server: Server, workload: Workload) -> Quantity:
-    origin = workload.command_origin
-    if "multi" in arguments:
-        return _not_known(workload, "celery multi")
-    if "worker" not in arguments and CELERY_ONE & set(arguments):
-        return known(1, f"{origin}: this part of Celery is one process", workload.where)
-    if _option(arguments, ("--pool", "-P")) in ONE_IN_CELERY:
-        found = known(1, f"{origin}: this Celery pool is one process", workload.where)
-    elif (scale := _option(arguments, ("--autoscale",))) is not None:
-        found = _number(scale.split(",")[0], "--autoscale", origin, workload)
-    else:
-        found = _counted(server, arguments, workload)
-    if found.value is not None and {"-B", "--beat"} & set(arguments):
-        return known(found.value + 1, f"{found.origin}, and beat", workload.where)
-    return found
+        given = found.text
+    return None if given is None else _number(given, "GUNICORN_CMD_ARGS", found.origin, workload)
 
 
 def _option(arguments: Sequence[str], names: Sequence[str]) -> str | None:
@@ -334,9 +315,3 @@ def _option(arguments: Sequence[str], names: Sequence[str]) -> str | None:
         elif len(word) > 2 and word[:2] in names and not word.startswith("--"):
             found = word[2:]
     return found
-
-
-def _number(text: str, name: str, origin: str, workload: Workload) -> Quantity:
-    if text.strip().isdecimal() and int(text) > 0:
-        return known(int(text), f"{origin} ({name})", workload.where)
-    return unknown(f"{name} is {text!r}, which is no number here", workload.where)

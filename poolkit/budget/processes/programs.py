@@ -1,10 +1,10 @@
-"""What is known of programs: which start processes, by which option, and which are only one.
+"""Programs: which options and variables set their number of processes, and which have only one.
 
 Sources: gunicorn, "Settings" (workers: the command line, GUNICORN_CMD_ARGS, the configuration
 file, by default ./gunicorn.conf.py, and then WEB_CONCURRENCY, else 1); uvicorn, "Settings"
 (--workers: WEB_CONCURRENCY, else 1); Celery, "Workers Guide" (--concurrency: else the number
 of processors; --autoscale); uWSGI, "Options"; Sanic, "Worker Manager"; taskiq, "CLI" (2);
-Locust, "Configuration" (--processes: so many workers, and a master unless it is a worker itself);
+Locust, "Configuration" (--processes: the number of workers; a master comes on top without --worker);
 `--help` of granian, hypercorn, dramatiq and `rq worker-pool`.
 """
 
@@ -15,16 +15,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Server:
-    """A program that starts processes: by which options, by which variables."""
+    """A program that starts processes, and the options and variables that set their number."""
 
     name: str
     options: tuple[str, ...]
     variables: tuple[str, ...]
     default: int | None
-    """None: the number is not known where nothing gives it, for the reason `why`."""
+    """The number without an option or variable; None: unknown."""
     why: str
+    """The origin of the default, or the reason why there is none."""
     files: tuple[str, ...] = ()
-    """Options that name a file, which may set the number too."""
+    """Options that name a file which may set the number too."""
 
 
 _BY_PROCESSORS = "starts one for each processor"
@@ -76,9 +77,9 @@ ONE_PROCESS = frozenset(
         *("daphne", "waitress-serve", "arq", "poolkit"),
     }
 )
-"""Programs of one process."""
+"""Programs that never have more than one process."""
 
-NONE_OF_THEIRS = frozenset(
+NO_CONNECTION = frozenset(
     {
         *("cd", "export", "set", "unset", "echo", "printf", "sleep", "true", "false", ":", "test"),
         *("[", "[[", "mkdir", "cat", "touch", "rm", "cp", "mv", "chmod", "chown", "umask", "date"),
@@ -86,10 +87,10 @@ NONE_OF_THEIRS = frozenset(
         *("ls", "id", "tee"),
     }
 )
-"""Programs that keep no connection."""
+"""Programs that open no connection, or close it at once."""
 
 WAITERS = frozenset({"wait-for-it", "wait-for-it.sh", "wait-for", "wait-for.sh", "dockerize"})
-"""Programs that keep none either, unless words after `--` say what to start then."""
+"""The same, unless a command to start follows after `--`."""
 
 SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 
@@ -100,7 +101,7 @@ WRAPPERS = {
     **dict.fromkeys(("gosu", "su-exec", "chpst", "timeout", "newrelic-admin"), 1),
     **dict.fromkeys(("poetry", "pipenv", "uv", "pdm", "hatch", "rye"), 1),
 }
-"""Programs that start one other, after so many words of their own: `gosu app`, `poetry run`."""
+"""Programs that start another one, and the number of words before it: `gosu app`, `poetry run`."""
 
 FLASK_ONE = frozenset({"run", "db", "shell", "routes"})
 DJANGO_ONCE = frozenset(
@@ -108,4 +109,4 @@ DJANGO_ONCE = frozenset(
 )
 CELERY_ONE = frozenset({"beat", "flower", "inspect", "control", "purge", "call", "events"})
 ONE_IN_CELERY = frozenset({"threads", "gevent", "eventlet", "solo"})
-"""Pools of Celery that are one process."""
+"""Celery's pools with a single process."""

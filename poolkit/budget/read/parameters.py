@@ -1,8 +1,8 @@
 """Parameters of the templates: an environment's TOML file, `--parameters`, JSON files.
 
-An environment's file has a table for each template it deploys, with the template's parameters;
-a value `"{network.VpcId}"` is that output of the environment's stack of network.yaml. The table
-`stack` holds `name_prefix` and `region`.
+An environment's file has a table for each template that it deploys, with the template's
+parameters. A value `"{network.VpcId}"` is that output of the environment's stack of network.yaml.
+The table `stack` holds `name_prefix` and `region`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.cloudformation.stacks import ParameterValue
-from poolkit.budget.read.documents import SourceLocation
+from poolkit.budget.model import SourceLocation
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
@@ -28,9 +27,19 @@ _TABLE = re.compile(r"\s*\[\s*\"?([\w-]+)\"?\s*\]")
 _KEY = re.compile(r"\s*\"?([\w-]+)\"?\s*=")
 
 
+@dataclass(frozen=True)
+class ParameterValue:
+    """A parameter's value and where it was given; `value` may be a function that looks it up."""
+
+    value: Any
+    origin: str
+    where: SourceLocation | None = None
+    """None: it was given on the command line."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What an environment's file says; `tables` is by the template's name."""
+    """An environment's file; `tables` is by the template's name."""
 
     name: str = ""
     file: str = ""
@@ -41,25 +50,24 @@ class Environment:
     def overridden(self, given: Mapping[str, Mapping[str, str]]) -> Environment:
         """Return it with other values of some parameters, by template."""
         tables = {
-            template: {**table, **_overrides(template, given.get(template, {}))}
+            template: {
+                **table,
+                **{
+                    name: ParameterValue(value, f"--parameter {template}.{name}={value}")
+                    for name, value in given.get(template, {}).items()
+                },
+            }
             for template, table in self.tables.items()
         }
         return dataclasses.replace(self, tables=tables)
-
-
-def _overrides(template: str, given: Mapping[str, str]) -> dict[str, ParameterValue]:
-    return {
-        name: ParameterValue(value, f"--parameter {template}.{name}={value}")
-        for name, value in given.items()
-    }
 
 
 def find_environment(name: str, folders: Iterable[Path]) -> Environment:
     """Read `environments/<name>.toml` from the first folder that has it.
 
     Raises:
-        BudgetError: none of them has it.
-        TemplateError: it is broken; the message names the line where there is one.
+        BudgetError: no folder has it.
+        TemplateError: it is broken; the message names the line if there is one.
     """
     tried = [folder / "environments" / f"{name}.toml" for folder in folders]
     for file in tried:
@@ -73,12 +81,18 @@ def _read_environment(name: str, file: Path) -> Environment:
         text = file.read_text(encoding="utf-8")
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        line = re.search(r"at line (\d+)", str(error))
+        line = re.search(r"at line (\d+)", str(error))  # the exception has no field for it
         where = SourceLocation(str(file), int(line[1]) if line else None)
         raise TemplateError(f"{where}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"{file}: cannot be read: {error}") from None
-    lines = _lines(text)
+    # tomllib does not return lines, so the keys are searched for in the text.
+    table, lines = "", dict[tuple[str, str], int]()
+    for number, written in enumerate(text.splitlines(), 1):
+        if heading := _TABLE.match(written):
+            table = heading[1]
+        elif key := _KEY.match(written):
+            lines[table, key[1]] = number
     stack = found.pop("stack", {})
     for table, values in {"stack": stack, **found}.items():
         if not isinstance(values, dict):
@@ -90,7 +104,7 @@ def _read_environment(name: str, file: Path) -> Environment:
         region=str(stack.get("region", "")),
         tables={
             table: {
-                key: _given(value, str(file), lines.get((table, key)))
+                key: _from_file(value, SourceLocation(str(file), lines.get((table, key))))
                 for key, value in values.items()
             }
             for table, values in found.items()
@@ -98,51 +112,37 @@ def _read_environment(name: str, file: Path) -> Environment:
     )
 
 
-def _given(value: Any, file: str, line: int | None = None) -> ParameterValue:
-    where = SourceLocation(file, line)
-    return ParameterValue(_listed(value), str(where), where)
+def _from_file(value: Any, where: SourceLocation) -> ParameterValue:
+    # CloudFormation takes lists as text with commas.
+    text = ",".join(str(each) for each in value) if isinstance(value, list) else value
+    return ParameterValue(text, str(where), where)
 
 
-def _listed(value: Any) -> Any:
-    """CloudFormation takes lists as text with commas."""
-    return ",".join(str(each) for each in value) if isinstance(value, list) else value
-
-
-def _lines(text: str) -> dict[tuple[str, str], int]:
-    """Find the line of each key: tomllib does not tell."""
-    table, found = "", {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if heading := _TABLE.match(line):
-            table = heading[1]
-        elif key := _KEY.match(line):
-            found[table, key[1]] = number
-    return found
-
-
-def read_parameters(words: Iterable[str]) -> dict[str, ParameterValue]:
-    """Read `Key=Value` words and JSON files, the later ones winning.
+def read_parameters(arguments: Iterable[str]) -> dict[str, ParameterValue]:
+    """Read `Key=Value` arguments and JSON files; the last value of a parameter wins.
 
     A JSON file is an object of parameters, the list of `ParameterKey` and `ParameterValue` that
-    the AWS command line takes, or an object with such under `Parameters`.
+    the AWS command line takes, or an object with either of them under `Parameters`.
 
     Raises:
-        BudgetError: a word is neither; or a file cannot be read.
+        BudgetError: an argument is neither.
+        TemplateError: a file cannot be read.
     """
     found: dict[str, ParameterValue] = {}
-    for word in words:
-        name, separator, value = word.partition("=")
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
         if separator:
-            found[name.strip()] = ParameterValue(value, f"--parameters {word}")
-        elif Path(word).is_file():
-            found |= _of_json(Path(word))
+            found[name.strip()] = ParameterValue(value, f"--parameters {argument}")
+        elif Path(argument).is_file():
+            found |= _read_json(Path(argument))
         else:
             raise BudgetError(
-                f"--parameters {word}: neither Key=Value nor a JSON file that is there"
+                f"--parameters {argument}: neither Key=Value nor an existing JSON file"
             )
     return found
 
 
-def _of_json(file: Path) -> dict[str, ParameterValue]:
+def _read_json(file: Path) -> dict[str, ParameterValue]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -155,5 +155,5 @@ def _of_json(file: Path) -> dict[str, ParameterValue]:
         pairs = [each for each in found if isinstance(each, dict) and "ParameterKey" in each]
         found = {each["ParameterKey"]: each.get("ParameterValue") for each in pairs}
     if not isinstance(found, dict):
-        raise TemplateError(f"{file}: wanted an object of parameters")
-    return {name: _given(value, str(file)) for name, value in found.items()}
+        raise TemplateError(f"{file}: must hold an object of parameters")
+    return {name: _from_file(value, SourceLocation(str(file))) for name, value in found.items()}

@@ -1,44 +1,52 @@
-"""What an expression of a template can come to when it is not plain text or a number."""
+"""Values that are more than text and numbers: unknown ones, references, and texts made of them."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from poolkit.budget.model import ResourceKey, known, unknown
+from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from poolkit.budget.model import Quantity, SourceLocation
+
+_WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
+
 
 @dataclass(frozen=True)
 class Unknown:
-    """Nobody can tell from the templates; `reason` says why and what would help."""
+    """A value that the files do not tell; `reason` says why, and what would help."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a resource will be called, or an attribute of it: known once it is deployed."""
+    """The name or an attribute of a resource, which is known once the resource is deployed."""
 
     stack: str
     logical_id: str
     attribute: str = "Ref"
 
     @property
-    def resource(self) -> tuple[str, str]:
-        """The resource that it leads to, across all stacks."""
-        return self.stack, self.logical_id
+    def resource(self) -> ResourceKey:
+        """The resource that it leads to."""
+        return ResourceKey(self.stack, self.logical_id)
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Text with parts in it that are not text yet."""
+    """A text with parts that are unknown or references."""
 
     parts: tuple[Any, ...]
 
 
 class _NoValue:
-    """AWS::NoValue: the property is as good as not there."""
+    """AWS::NoValue: the property counts as not set."""
 
     def __repr__(self) -> str:
         return "NO_VALUE"
@@ -48,7 +56,7 @@ NO_VALUE: Final = _NoValue()
 
 
 def joined(parts: list[Any], separator: str = "") -> Any:
-    """Join texts; the result is text where all parts are."""
+    """Join texts; the result is a text if all parts are."""
     flat: list[Any] = []
     for number, part in enumerate(parts):
         if number and separator:
@@ -60,33 +68,64 @@ def joined(parts: list[Any], separator: str = "") -> Any:
 
 
 def as_text(value: Any) -> Any:
-    """Return a scalar as CloudFormation writes it; anything else as it is."""
+    """Return a scalar as CloudFormation writes it, and any other value unchanged."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else value
 
 
 def references(value: Any) -> Iterator[Reference]:
-    """Give every reference inside a value."""
+    """Return every reference inside a value."""
     if isinstance(value, Reference):
         yield value
-    elif isinstance(value, Joined):
-        for part in value.parts:
-            yield from references(part)
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from references(each)
-    elif isinstance(value, list):
-        for each in value:
+    inner = value.parts if isinstance(value, Joined) else value
+    inner = inner.values() if isinstance(inner, dict) else inner
+    if not isinstance(inner, str) and hasattr(inner, "__iter__"):
+        for each in inner:
             yield from references(each)
 
 
 def why_unknown(value: Any) -> str:
-    """Return the reason why a value is no plain one; empty if it is."""
+    """Return the reason why a value is unknown; empty if it is known."""
     if isinstance(value, Unknown):
         return value.reason
     if isinstance(value, Reference):
-        return f"it is {value.logical_id}.{value.attribute}, known once that is deployed"
+        return f"{value.logical_id}.{value.attribute} is known only after its deployment"
     if isinstance(value, Joined):
         return next((why for part in value.parts if (why := why_unknown(part))), "")
     return ""
+
+
+def get_path(found: Any, *path: str | int) -> Any:
+    """Return the value at a path into dicts and lists; None if there is none.
+
+    An unknown value on the way is returned itself.
+    """
+    for key in path:
+        if isinstance(found, Unknown):
+            return found
+        try:
+            found = found[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return found
+
+
+def whole_number(found: Any, name: str, origin: str, where: SourceLocation | None) -> Quantity:
+    """Return a value as a whole number, or as unknown with the reason.
+
+    Raises:
+        TemplateError: it is negative, or no whole number.
+    """
+    if reason := why_unknown(found):
+        return unknown(f"{name}: {reason}", where)
+    if isinstance(found, str) and found.startswith("{{resolve:"):
+        return unknown(f"{name} is resolved at deployment ({found.split(':', 2)[1]})", where)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    text = str(found).strip()
+    if isinstance(found, bool) or not _WHOLE.fullmatch(text):
+        raise TemplateError(f"{where}: {name} must be a whole number, not {found!r}")
+    if float(text) < 0:
+        raise TemplateError(f"{where}: {name} must not be negative, not {text}")
+    return known(int(float(text)), origin, where)

@@ -1,4 +1,4 @@
-"""The budget as rows: what the terminal, Markdown and JSON all show."""
+"""The budget as rows and sentences, which the terminal, Markdown and JSON share."""
 
 from __future__ import annotations
 
@@ -8,62 +8,59 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.model import Pooler, Service
-    from poolkit.budget.verdict import Budget
+    from poolkit.budget.model import Service
+    from poolkit.budget.verdict import Budget, Overload
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the sum; `ceiling` counts only where `counts`."""
+    """One row of the table; `is_counted` is False for the clients of a pooler."""
 
     name: str
     what: str
-    formula: str
+    formula: str = ""
     steady: int | None
     ceiling: int | None
-    counts: bool = True
+    is_counted: bool = True
+
+    @property
+    def figures(self) -> tuple[str, str]:
+        """The connections while running and while deploying, in brackets if not counted."""
+        found = (figure(self.steady), figure(self.ceiling))
+        return found if self.is_counted else (f"({found[0]})", f"({found[1]})")
 
 
-def rows(budget: Budget) -> Iterator[Row]:
-    """Give every line of the sum, the clients of a pooler under it."""
-    for service in budget.direct:
-        yield _service_row(service)
+def rows(budget: Budget) -> list[Row]:
+    """Return the rows of the table; the clients of a pooler follow it."""
+    found = [_service_row(service) for service in budget.direct]
     for pooler in budget.poolers:
-        ceiling = pooler.ceiling(budget.max_connections)
-        formula = pooler.formula(budget.max_connections)
-        yield Row(
-            name=pooler.name,
-            what=pooler.kind,
-            formula=formula,
-            steady=pooler.steady(budget.max_connections),
-            ceiling=ceiling,
+        found.append(
+            Row(
+                name=pooler.name,
+                what=pooler.kind,
+                formula=pooler.formula(budget.max_connections),
+                steady=pooler.steady(budget.max_connections),
+                ceiling=pooler.ceiling(budget.max_connections),
+            )
         )
-        for service in budget.clients_of(pooler.name):
-            yield _service_row(service, counts=False)
-    yield Row(
-        name="migrations",
-        what="one at a time",
-        formula="",
-        steady=budget.migrations,
-        ceiling=budget.migrations,
-    )
-    yield Row(
-        name="operators",
-        what="psql, monitoring",
-        formula="",
-        steady=budget.operators,
-        ceiling=budget.operators,
-    )
+        clients = budget.clients_of(pooler.name)
+        found += [_service_row(service, is_counted=False) for service in clients]
+    for name, what, number in (
+        ("migrations", "one at a time", budget.migrations),
+        ("operators", "psql, monitoring", budget.operators),
+    ):
+        found.append(Row(name=name, what=what, steady=number, ceiling=number))
+    return found
 
 
-def _service_row(service: Service, *, counts: bool = True) -> Row:
+def _service_row(service: Service, *, is_counted: bool = True) -> Row:
     return Row(
         name=service.name,
         what=service.target or service.platform,
         formula=service.formula,
         steady=service.steady,
         ceiling=service.ceiling,
-        counts=counts,
+        is_counted=is_counted,
     )
 
 
@@ -73,87 +70,89 @@ def figure(value: int | None) -> str:
 
 
 def headline(budget: Budget) -> str:
-    """Return the verdict in one sentence, and a second one where max_connections is too high."""
-    said = _verdict(budget)
-    database = budget.database
-    if not database.is_set_too_high:
-        return said
+    """Return the verdict in one sentence, and a second one if max_connections is too high."""
+    room, database = figure(budget.available), budget.database
+    at_least = "at least " if budget.needed is None else ""
+    if budget.verdict == "fits":
+        spare = (budget.available or 0) - (budget.needed or 0)
+        text = f"Fits: {figure(budget.needed)} of {room} connections, {spare:,} to spare."
+    elif budget.is_over:
+        over = budget.known - (budget.available or 0)
+        text = (
+            f"Does not fit: {at_least}{budget.known:,} connections needed, {room} available "
+            f"({over:,} too many)."
+        )
+    elif budget.overloads:
+        text = f"Does not fit: {overload_text(budget.overloads[0])}"
+    else:
+        text = (
+            f"Cannot be shown to fit: {at_least}{budget.known:,} of {room} connections, and some "
+            "numbers are unknown."
+        )
+    if database.is_set_too_high:
+        text += (
+            f" max_connections is set to {database.max_connections}, but the memory can carry only "
+            f"about {figure(database.carried)}, so the smaller number counts."
+        )
+    return text
+
+
+def overload_text(overload: Overload) -> str:
+    """Return a sentence about a pooler with too many clients."""
     return (
-        f"{said} max_connections is set to {database.max_connections}, but the memory carries "
-        f"about {figure(database.carried)}: counted against that."
+        f"{overload.pooler.name} accepts {overload.limit:,} clients and would get "
+        f"{overload.clients:,}."
     )
 
 
-def _verdict(budget: Budget) -> str:
-    room = figure(budget.available)
-    if budget.verdict == "fits":
-        spare = (budget.available or 0) - (budget.needed or 0)
-        return f"Fits: {figure(budget.needed)} of {room} connections, {spare:,} to spare."
-    at_least = "at least " if budget.needed is None else ""
-    if budget.verdict == "does not fit":
-        if budget.available is not None and budget.known > budget.available:
-            return (
-                f"Does not fit: {at_least}{budget.known:,} connections, and {room} are available; "
-                f"{budget.known - budget.available:,} too many."
-            )
-        crowd = budget.crowded[0]
-        return f"Does not fit: {crowd.pooler} takes {crowd.limit:,} clients and would get {crowd.clients:,}."
-    return f"Cannot be shown to fit: {at_least}{budget.known:,} of {room} connections, and not all is known."
-
-
 def origins(budget: Budget) -> Iterator[tuple[str, list[str]]]:
-    """Give, for each name, where its numbers come from."""
+    """Return, for each name, where its numbers come from."""
     for service in budget.services:
-        yield service.name, list(_origins_of_service(service))
+        lines = [
+            f"{name.replace('_', ' ')} {quantity}: {quantity.origin}"
+            for name, quantity in service.numbers.items()
+            if quantity.is_known
+        ]
+        if more := service.overlap.more(service.instances.value):
+            lines.append(f"during a deployment {more:,} more: {service.overlap.origin}")
+        yield service.name, lines
     for pooler in budget.poolers:
-        yield pooler.name, list(_origins_of_pooler(pooler))
-
-
-def _origins_of_service(service: Service) -> Iterator[str]:
-    for name, quantity in service.numbers.items():
-        if quantity.value is not None:
-            yield f"{name.replace('_', ' ')} {quantity}: {quantity.origin}"
-    if service.overlap.kind not in ("none", "unknown") and service.overlap.amount:
-        yield f"in a deployment: {service.overlap.origin}"
-
-
-def _origins_of_pooler(pooler: Pooler) -> Iterator[str]:
-    for name, quantity in (
-        ("instances", None if pooler.percent else pooler.instances),
-        ("server connections", pooler.server_connections),
-        ("percent", pooler.percent),
-        ("clients", pooler.clients),
-    ):
-        if quantity is not None and quantity.value is not None:
-            yield f"{name} {quantity}: {quantity.origin}"
+        numbers = {
+            "instances": None if pooler.percent else pooler.instances,
+            "server connections": pooler.server_connections,
+            "percent": pooler.percent,
+            "clients": pooler.clients,
+        }
+        yield (
+            pooler.name,
+            [
+                f"{name} {quantity}: {quantity.origin}"
+                for name, quantity in numbers.items()
+                if quantity is not None and quantity.is_known
+            ],
+        )
 
 
 def database_lines(budget: Budget) -> Iterator[str]:
-    """Give what is to be said about the database."""
-    database = budget.database
-    limit = database.max_connections
+    """Return the limits of the database, and how they were derived."""
+    database, limit = budget.database, budget.database.max_connections
     origin = f" ({limit.origin})" if limit.origin else ""
     yield f"{database.kind} {database.name}: max_connections {limit}{origin}"
     if database.formula:
-        yield f"{database.formula}."
-    if database.nominal is not None and limit.value is not None:
-        yield (
-            "The true number is the server's own: --database-url asks it, and what the formula "
-            "gives for the whole memory is more than there will be."
-        )
-    yield f"reserved {database.reserved}: {database.reserved.origin}"
-    yield from database.notes
+        yield database.formula
+    if database.nominal is not None and limit.is_known:
+        yield "This is an estimate. To use the server's own number, give --database-url."
+    yield f"{database.reserved} reserved: {database.reserved.origin}"
 
 
 def tight_note(budget: Budget) -> str:
-    """Say when the verdict hangs on how much memory RDS keeps for itself."""
+    """Return a note if the verdict depends on the memory that RDS uses itself."""
     database = budget.database
-    if database.nominal is None or budget.verdict != "does not fit":
+    if database.nominal is None or not budget.is_over or budget.overloads:
         return ""
-    reserved = database.reserved.value or 0
-    if budget.crowded or budget.known > database.nominal - reserved:
+    if budget.known > database.nominal - (database.reserved.value or 0):
         return ""
     return (
-        f"With all of the class's memory the formula would give {database.nominal:,}, in which "
-        "it would fit; ask the server itself with --database-url."
+        f"With all of the class's memory, the formula would give {database.nominal:,}, and it "
+        "would fit. To use the server's own number, give --database-url."
     )
