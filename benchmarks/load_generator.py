@@ -32,9 +32,8 @@ from locust.env import Environment  # noqa: E402
 from pairwise import compare, machine  # noqa: E402
 
 from poolkit.loadtest.latency.collection import OwnLatencies  # noqa: E402
-from poolkit.loadtest.open_loop.arrivals import ArrivalRate  # noqa: E402
-from poolkit.loadtest.open_loop.closed_loop import ClosedLoop  # noqa: E402
-from poolkit.loadtest.open_loop.loop import LEAD_S, OpenLoop  # noqa: E402
+from poolkit.loadtest.open_loop.arrivals import LEAD_S, ArrivalRate  # noqa: E402
+from poolkit.loadtest.open_loop.loop import ClosedLoop, OpenLoop  # noqa: E402
 
 GOAL = 0.9
 PLAIN, OPEN = "plain FastHttpUser", "open loop"

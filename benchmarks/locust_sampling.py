@@ -24,7 +24,7 @@ import gevent  # noqa: E402
 import psycopg2  # noqa: E402
 
 from poolkit.activity.server import APPLICATION_NAME, ActivityConnection, ActivitySampler  # noqa: E402
-from poolkit.loadtest.off_hub import OffHubActivity  # noqa: E402
+from poolkit.loadtest.recording import ActivityInThread  # noqa: E402
 from poolkit.local.postgres import EmbeddedPostgres  # noqa: E402
 
 INTERVAL_S = 0.1
@@ -135,7 +135,7 @@ def main():
         for share in (0.3, 0.8):
             for name, sampling in (
                 ("greenlet", within(ActivityConnection(url))),
-                ("thread", within(OffHubActivity(url))),
+                ("thread", within(ActivityInThread(url))),
                 ("process", process(url)),
             ):
                 busy, late, silent = measure(postgres, sampling, share, seconds)

@@ -1,25 +1,42 @@
-"""What the kit adds to a Locust run: connections, an open loop, exact latencies, thresholds.
+"""What poolkit adds to a Locust run: connections, an open loop, exact latencies, thresholds.
 
-A locustfile says it in one line, and nothing more about measuring:
+One line in a locustfile, and nothing more about measuring:
 
     from poolkit import loadtest
 
     loadtest.register()
 
 `DATABASE_URL` or `--database-url` names the server whose connections are watched, and
-`--arrival-rate` makes the loop an open one. See docs/loadtests.md.
+`--arrival-rate` makes the loop an open one. `loadtest.TaskUser` is a user for queue workers, whose
+tasks are done when their results are committed. See docs/loadtests.md.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from poolkit.loadtest.task_user import TaskUser
+
+__all__ = ("TaskUser", "register")
+
 
 def register() -> None:
-    """Have Locust measure with the kit: see `locust --help`, the groups named "poolkit".
+    """Add poolkit's measurements to Locust: see `locust --help`, the groups named "poolkit".
 
     A locustfile calls this once at its top; calling it again does nothing. Without a database, or
-    when it cannot be watched, the run measures HTTP alone and says so in one line.
+    when it cannot be watched, the run measures HTTP alone and logs one line about it.
     """
     # Importing Locust replaces half of the standard library by gevent's.
     from poolkit.loadtest import plugin  # noqa: PLC0415
 
     plugin.register()
+
+
+def __getattr__(name: str) -> Any:
+    """Import `TaskUser`, and with it Locust, when it is used (PEP 562)."""
+    if name == "TaskUser":
+        from poolkit.loadtest.task_user import TaskUser  # noqa: PLC0415  (as above)
+
+        return TaskUser
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,11 @@
 // <poolkit-connections>: charts of one load test, connections beside requests and latency.
 //
-// With an attribute src it asks for the document there, again and again; without one it draws
-// the JSON in the script element inside it.
+// With an attribute src it fetches the document from there every second; without one it draws the
+// JSON in the script element inside it.
 //
-// Attributes: theme ("page": as dark as the page around it; else as the system is), without-table.
-// Nothing is fetched but `src`. Names come from the server: they are set as text, never as HTML.
+// Attributes: theme ("page": light or dark as the page around it; otherwise as the system is),
+// without-table. Nothing but `src` is fetched. Names come from the server: they are set as text,
+// never as HTML.
 (() => {
   const EVERY_MS = 1000;
   const HEIGHT = 168, LEFT = 48, RIGHT = 12, TOP = 10, BOTTOM = 22;
@@ -49,7 +50,7 @@
     .verdicts li::before { display: inline-block; width: 1.4em; font-weight: 600; color: var(--soft); content: "–"; }
     .verdicts .passed::before { content: "✓" / "met: "; color: ${STATES.active[1]}; }
     .verdicts .failed::before { content: "✗" / "not met: "; color: ${TARGETS.lambda}; }
-    .verdicts .unknown::before { content: "?" / "not known: "; color: var(--warn); }
+    .verdicts .unknown::before { content: "?" / "unknown: "; color: var(--warn); }
     .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem 2rem; }
     figure { margin: 0; min-width: 0; }
     figcaption { display: flex; flex-wrap: wrap; gap: .15rem 1rem; align-items: baseline; justify-content: space-between; }
@@ -89,7 +90,7 @@
     return element;
   }
 
-  // Of a page that somebody else made, and that may change while it is looked at.
+  // Of Locust's page, whose shade can be switched while it is open.
   function shadeOfPage() {
     const [red, green, blue, alpha = 1] = getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g).map(Number);
     return alpha > 0 && 0.2126 * red + 0.7152 * green + 0.0722 * blue < 128 ? "dark" : "light";
@@ -103,7 +104,7 @@
     return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   }
 
-  // The three digits that a histogram knows.
+  // A histogram has three digits.
   function ms(value) {
     if (value === null || value === undefined) return "–";
     const digits = value >= 100 ? 0 : value >= 10 ? 1 : 2;
@@ -111,9 +112,9 @@
   }
 
   function loop(load) {
-    if (load.loop === "closed") return "Closed loop: a user waits for its answer before it goes on; latency counts from the sending.";
-    const counts = [`${figure(load.arrivals)} due`, `${figure(load.late)} late`, `${figure(load.unsent)} unsent`, `${figure(load.unanswered)} unanswered`];
-    return `Open loop, ${figure(load.rate)} arrivals a second (${load.kind}), whatever the server does; latency counts from the moment a task was due. ${counts.join(", ")}.`;
+    if (load.loop === "closed") return "Closed loop: each user waits for its answer before it goes on; latencies count from the sending of a request.";
+    const counts = [`${figure(load.arrivals)} scheduled`, `${figure(load.late)} late`, `${figure(load.unsent)} dropped`, `${figure(load.unanswered)} timed out`];
+    return `Open loop, ${figure(load.rate)} arrivals a second (${load.kind}), whatever the server does; latencies count from the scheduled moment of a task. ${counts.join(", ")}.`;
   }
 
   function scrolled(label) {
@@ -163,7 +164,7 @@
       const width = this.picture.clientWidth || 480;
       const tops = this.stacked ? stack(series) : series.map(({ values }) => ({ low: null, high: values }));
       const highest = Math.max(this.least, ...tops.flatMap(({ high }) => high.filter((v) => v !== null)));
-      // A limit far above what is there would press the chart flat: it is shown once it is near.
+      // A limit far above the values would flatten the chart: it is shown once they are near it.
       const near = limit && limit <= 2.5 * highest ? limit : 0;
       const lines = ticks(Math.max(highest * 1.04, near), 4);
       const end = Math.max(last(times) - started, 10);
@@ -176,7 +177,7 @@
         ...(near ? this.limit(near, y, width) : []),
       );
       this.cursor(times, at);
-      this.say(series, at);
+      this.label(series, at);
     }
 
     axes(lines, y, width, started, end) {
@@ -215,12 +216,12 @@
       this.picture.append(svg("line", { class: "cursor", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }));
     }
 
-    say(series, at) {
+    label(series, at) {
       const value = ({ values }) => this.shown(at === null ? last(values) : values[at]);
       this.legend.replaceChildren(...series.map((one) =>
         html("span", {}, html("i", { style: `background:${one.colour}` }), `${one.name} `, html("b", {}, value(one)))));
-      const words = series.map((one) => `${one.name} ${value(one)}`).join(", ");
-      this.picture.setAttribute("aria-label", `${this.title}: ${words || "nothing yet"}${this.unit ? ` (${this.unit})` : ""}`);
+      const text = series.map((one) => `${one.name} ${value(one)}`).join(", ");
+      this.picture.setAttribute("aria-label", `${this.title}: ${text || "nothing yet"}${this.unit ? ` (${this.unit})` : ""}`);
     }
   }
 
@@ -278,7 +279,7 @@
         latency: new Chart("Latency, ms", "ms", { shown: ms }),
       };
       this.heading = html("h2", {}, "Connections and latency");
-      this.about = html("p", { class: "soft" }, "Waiting for the first second.");
+      this.about = html("p", { class: "soft" }, "Waiting for the first second of the run.");
       this.note = html("p", { class: "note", role: "status", hidden: "" });
       this.tiles = html("dl", { class: "tiles" });
       this.verdicts = html("ul", { class: "verdicts", "aria-label": "Thresholds" });
@@ -291,7 +292,7 @@
       for (const chart of Object.values(this.charts)) this.point(chart);
     }
 
-    // The charts have one cursor: what happened elsewhere at this moment?
+    // All charts share one cursor: what else happened at this moment?
     point(chart) {
       chart.picture.addEventListener("pointermove", (event) => {
         const times = this.found?.series.time ?? [];
@@ -309,7 +310,7 @@
         if (!answer.ok) throw new Error(`status ${answer.status}`);
         this.show(await answer.json());
       } catch (error) {
-        this.tell(`Locust does not answer (${error.message}); the charts show what was known before.`);
+        this.showNote(`Locust does not answer (${error.message}); the charts show the last figures received.`);
       }
       if (this.isConnected) this.timer = setTimeout(() => this.follow(), document.hidden ? 5 * EVERY_MS : EVERY_MS);
     }
@@ -326,22 +327,22 @@
       this.draw();
     }
 
-    tell(words) {
-      this.note.hidden = !words;
-      if (this.note.textContent !== words) this.note.textContent = words;
+    showNote(text) {
+      this.note.hidden = !text;
+      if (this.note.textContent !== text) this.note.textContent = text;
     }
 
     describe() {
       const { note, server, partial, step_s: step, load, lost } = this.found;
       const every = step > 1 ? ` A point stands for ${step} s.` : "";
       this.about.textContent = server
-        ? `PostgreSQL ${server.version}, ${server.usable} of ${server.max_connections} connections usable. Each second shows its fullest sample.${every}`
+        ? `PostgreSQL ${server.version}, ${server.usable} of ${server.max_connections} connections usable. Each second shows the sample with the most connections.${every}`
         : `HTTP only.${every}`;
       this.about.append(html("br"), loop(load));
-      this.tell([
+      this.showNote([
         ...(load.saturated_by ? [`Saturated: ${load.saturated_by}.`] : []),
-        ...(partial ? ["Partial: the run was ended before its time."] : []),
-        ...lost.map((words) => `${words}.`),
+        ...(partial ? ["Partial: the run ended before its planned end."] : []),
+        ...lost.map((line) => `${line}.`),
         ...(note ? [`Connections are not measured: ${note}.`] : []),
       ].join("\n"));
       this.fillTiles();
@@ -356,7 +357,7 @@
       const tile = (name, value, unit, ...more) =>
         html("div", {}, html("dt", {}, name), html("dd", {}, value, html("small", {}, ` ${unit}`)), ...more);
       const live = this.hasAttribute("src");
-      // The limit is the server's, so what stands beside it is, too.
+      // The limit is the server's, so the figure beside it is, too.
       const count = live ? now && now.connections + now.other_databases : run?.server_peak;
       const meter = html("meter", { min: 0, max: server?.usable ?? 1, high: (server?.usable ?? 1) * 0.8, value: count ?? 0, "aria-label": "share of the usable connections" });
       const others = last(series.other_databases) || run?.server_peak > run?.peak;

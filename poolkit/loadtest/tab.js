@@ -1,8 +1,8 @@
 // Puts the charts under the table of the tab "Connections" of Locust's own page.
 //
-// The page is React's: its tab and table come from Locust's `extended_tabs` and
-// `extended_tables`, and stay as they are. Where this finds no place, the table stands alone
-// and the page /connections has the charts.
+// The page is React's: its tab and table come from Locust's `extended_tabs` and `extended_tables`,
+// and are not changed. Where this finds no place for the charts, only the table is shown, and the
+// page /connections has the charts.
 (() => {
   const TAB = "connections";
   const charts = document.createElement("poolkit-connections");

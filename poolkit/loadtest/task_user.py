@@ -1,8 +1,8 @@
-"""A Locust user for queue workers: a task counts as done when its result is committed.
+"""A Locust user for queue workers: a task is done when its result is committed.
 
-The time runs from the moment the task is due (see `locust_plugin`) to the moment another
-session sees its row, asked for every 5 ms; so latencies of workers are exact to 5 ms, and to
-what the database takes to answer. It is said when that is much.
+The latency counts from the scheduled moment of the task to the moment at which another session sees
+its row, queried every 5 ms. So latencies of workers are exact to 5 ms plus the time of the query;
+a slow query is logged.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import logging
 import os
 import time
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import gevent
 from gevent.event import AsyncResult, Event
@@ -23,18 +22,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from poolkit.config.presets import preset
-from poolkit.loadtest.off_hub import OffHub
+from poolkit.loadtest.event_loop import InThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from locust.env import Environment
-    from sqlalchemy import Connection
 
-ASK_EVERY_S = 0.005
+QUERY_EVERY_S = 0.005
 SLOW_S = 0.05
-"""An answer that takes longer is seen in the latencies of the tasks that wait for it."""
-
+"""A query that takes longer shows in the latencies of the tasks that wait for it."""
 SILENT_S = 1.0
 """A database that answers at all does so sooner."""
 
@@ -45,25 +42,30 @@ class CommittedRows:
     """One connection that waits for many keys; it is named `loadtest:…` on the server."""
 
     def __init__(self, url: str, query: str) -> None:
-        self._connection = _connect(url)
+        engine = create_engine(
+            preset("script").url(url),
+            poolclass=NullPool,
+            connect_args={"application_name": f"loadtest:{os.getpid()}"},
+        )
+        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._query = text(query)
         self._waiting: dict[str, AsyncResult[None]] = {}
         self._any = Event()
-        self._off_hub = OffHub()
-        self._asked: float | None = None
+        self._thread = InThread()
+        self._queried_at: float | None = None
         self._slowest_s = SLOW_S
-        gevent.spawn(self._ask)
+        gevent.spawn(self._query_regularly)
 
     @property
     def silent_s(self) -> float:
-        """For how long the database has not answered the present question; 0 without one."""
-        return 0.0 if self._asked is None else time.monotonic() - self._asked
+        """The seconds since the present query began; 0 without one."""
+        return 0.0 if self._queried_at is None else time.monotonic() - self._queried_at
 
     def wait(self, key: str, timeout_s: float) -> bool:
-        """Wait until the query returns the key; False if it did not in time.
+        """Wait until the query returns the key; return False after the timeout.
 
         Raises:
-            SQLAlchemyError: the database could not be asked.
+            SQLAlchemyError: the query failed.
         """
         found = self._waiting.setdefault(key, AsyncResult())
         self._any.set()
@@ -75,68 +77,59 @@ class CommittedRows:
             self._waiting.pop(key, None)
         return True
 
-    def _ask(self) -> None:
+    def _query_regularly(self) -> None:
         while True:
             self._any.wait()
             if not self._waiting:
                 self._any.clear()
                 continue
-            self._asked = time.monotonic()
-            self._look(list(self._waiting))
-            self._say_when_slow(self.silent_s)
-            self._asked = None
-            gevent.sleep(ASK_EVERY_S)
+            self._queried_at = time.monotonic()
+            self._query_once(list(self._waiting))
+            took_s = self.silent_s
+            # Each time it is much slower than ever before: a few lines a run, however slow.
+            if took_s > self._slowest_s:
+                self._slowest_s = 2 * took_s
+                logger.warning(
+                    "the database took %.0f ms to return the finished tasks: the latencies of tasks "
+                    "that waited for it are longer by up to that",
+                    took_s * 1000,
+                )
+            self._queried_at = None
+            gevent.sleep(QUERY_EVERY_S)
 
-    def _look(self, keys: list[str]) -> None:
-        """Ask for these; those that came meanwhile are asked for the next time."""
+    def _query_once(self, keys: list[str]) -> None:
+        """Query these keys; those that were added meanwhile are in the next query."""
         try:
-            committed = self._off_hub.ask(partial(self._committed, keys))
+            rows = self._thread.call(
+                lambda: self._connection.execute(self._query, {"keys": keys}).all()
+            )
         except SQLAlchemyError as error:
-            self._give_up(keys, error)
+            # They fail at once and with the reason, not each after its timeout.
+            for key in keys:
+                if key in self._waiting:
+                    self._waiting[key].set_exception(error)
+            # The next query connects again, but only after a rollback.
+            with suppress(SQLAlchemyError):
+                self._thread.call(self._connection.rollback)
             return
-        for key in committed:
+        for (key,) in rows:
             if key in self._waiting:
                 self._waiting[key].set()
-
-    def _committed(self, keys: list[str]) -> list[str]:
-        rows = self._connection.execute(self._query, {"keys": keys})
-        return [key for (key,) in rows]
-
-    def _give_up(self, keys: list[str], error: SQLAlchemyError) -> None:
-        """Fail those that were asked for, at once and with the reason."""
-        for key in keys:
-            if key in self._waiting:
-                self._waiting[key].set_exception(error)
-        # What was lost is connected again by the next question, after a rollback only.
-        with suppress(SQLAlchemyError):
-            self._off_hub.ask(self._connection.rollback)
-
-    def _say_when_slow(self, took_s: float) -> None:
-        # Each time it is much slower than ever before: some lines a run, however slow.
-        if took_s > self._slowest_s:
-            self._slowest_s = 2 * took_s
-            logger.warning(
-                "the database took %.0f ms to say which tasks are done: the latencies of those that "
-                "waited for it are longer by up to that",
-                took_s * 1000,
-            )
-
-
-def _connect(url: str) -> Connection:
-    script = preset("script")
-    engine = create_engine(
-        script.url(url),
-        poolclass=NullPool,
-        connect_args={"application_name": f"loadtest:{os.getpid()}"},
-    )
-    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
 class TaskUser(User):
     """Sends tasks and waits for their committed results.
 
-    A subclass sets `committed`: a query that returns those of `:keys` that are there, such as
-    `SELECT id FROM documents WHERE id = ANY(:keys)`. `DATABASE_URL` says where to ask.
+    A subclass sets `committed`: a query that returns those of `:keys` that are committed, such as
+    `SELECT id FROM documents WHERE id = ANY(:keys)`. It runs on `DATABASE_URL`.
+
+        class Sender(TaskUser):
+            committed = "SELECT id FROM documents WHERE id = ANY(:keys)"
+
+            @task
+            def ingest(self):
+                key = str(uuid4())
+                self.submit("ingest", key, lambda: celery.send_task("ingest", (key,)))
     """
 
     abstract = True
@@ -147,37 +140,41 @@ class TaskUser(User):
             "to look for results there as a role that may read them; --database-url is who watches",
         ),
     )
-    """What it reads from the environment, and what for; looked at before the load."""
+    """Environment variables and their purpose; checked before the load."""
     result_timeout = 30.0
     """Seconds after which a task counts as failed."""
 
     rows: ClassVar[CommittedRows | None] = None
 
     def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)
-        kind = type(self)
-        if kind.rows is None:
-            kind.rows = self._connect()
-
-    def _connect(self) -> CommittedRows:
-        """Open the one connection that all users of a class ask over.
+        """Open the one connection that all users of a class share.
 
         Raises:
-            StopTest: it cannot be had; Locust tells why, and ends with exit status 1.
+            StopTest: it cannot be opened; Locust prints why, and ends with exit status 1.
         """
+        super().__init__(environment)
+        kind = type(self)
+        if kind.rows is not None:
+            return
         try:
-            return CommittedRows(os.environ["DATABASE_URL"], self.committed)
+            kind.rows = CommittedRows(os.environ["DATABASE_URL"], self.committed)
         except SQLAlchemyError as error:
-            # No failure of the target, whose tasks nobody would see done.
-            self.environment.process_exit_code = 1
-            said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            # Not a failure of the target, but its tasks could not be seen to finish.
+            environment.process_exit_code = 1
+            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise StopTest(
-                f"cannot look for the results of tasks: {said}; the load generator needs a "
+                f"cannot look for the results of tasks: {reason}; the load generator needs a "
                 "connection of its own beside the target's: leave it one, or raise max_connections"
             ) from None
 
     def submit(self, name: str, key: str, send: Callable[[], object]) -> None:
-        """Send a task, wait until `key` is committed, and report both as one request."""
+        """Send a task, wait until its result is committed, and report both as one request.
+
+        Args:
+            name: of the request in the statistics.
+            key: that the query `committed` returns once the result is there.
+            send: sends the task; an exception fails the request.
+        """
         context = self.context()
         started, began = time.time(), time.perf_counter()
         error: Exception | None = None
@@ -185,28 +182,16 @@ class TaskUser(User):
             send()
             assert self.rows is not None  # noqa: S101  (__init__)
             if not self.rows.wait(key, self.result_timeout):
-                error = TimeoutError(self._no_result(self.rows))
-        except Exception as failure:  # noqa: BLE001  (whatever it is, it is this request's result)
+                reason = f"no result within {self.result_timeout:g} s"
+                if self.rows.silent_s > SILENT_S:
+                    reason += ": the database does not answer whether there is one"
+                error = TimeoutError(reason)
+        except Exception as failure:  # noqa: BLE001  (any exception is this request's result)
             error = failure
-        self._report(name, started, time.perf_counter() - began, error, context)
-
-    def _no_result(self, rows: CommittedRows) -> str:
-        said = f"no result within {self.result_timeout:g} s"
-        is_silent = rows.silent_s > SILENT_S
-        return f"{said}: the database does not answer whether there is one" if is_silent else said
-
-    def _report(
-        self,
-        name: str,
-        started: float,
-        seconds: float,
-        error: Exception | None,
-        context: dict[str, Any],
-    ) -> None:
         self.environment.events.request.fire(
             request_type="TASK",
             name=name,
-            response_time=seconds * 1000,
+            response_time=(time.perf_counter() - began) * 1000,
             response_length=0,
             response=None,
             context=context,

@@ -1,7 +1,7 @@
-"""Thresholds of a Locust run: what it is held to, when it is ended early, how it exits.
+"""The thresholds of a Locust run: its early end, its verdicts and its exit status.
 
-Only the process with all the figures checks: the master, or the one process of a run without
-workers. See docs/thresholds.md.
+They are checked by the process that has all figures: the master, or the only process of a run
+without workers. See docs/thresholds.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from poolkit.errors import ConfigurationError
-from poolkit.loadtest.option_checks import check_when_parsed
+from poolkit.loadtest.preflight import check_when_parsed
 from poolkit.loadtest.run_figures import NOT_HERE, figures, why_not_known
 from poolkit.project import Project
 from poolkit.thresholds import (
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 0.5
 NAME = "locust"
-"""What a run without a target is called in a JUnit file."""
+"""The name of a run without a target in a JUnit file."""
 
 logger = logging.getLogger("poolkit.loadtest")
 console = logging.getLogger("locust.stats_logger")
@@ -58,58 +58,52 @@ def add_threshold_options(parser: LocustArgumentParser) -> None:
         metavar="<text>",
         action="append",
         default=[],
-        help="What must hold for exit status 0, such as 'http.p95 < 200' or 'http.errors < 1%% "
+        help="A condition for exit status 0, such as 'http.p95 < 200' or 'http.errors < 1%% "
         "abort after 10s'; may be repeated. Replaces one of pyproject.toml for the same metric",
     )
     group.add_argument(
         "--target",
         metavar="<name>",
         default="",
-        help="The target that is loaded: its thresholds hold, and its connections alone count",
+        help="The loaded target: only its thresholds and its connections count",
     )
     group.add_argument(
-        "--junit", metavar="<file>", default="", help="Write the thresholds' verdicts as JUnit XML"
+        "--junit",
+        metavar="<file>",
+        default="",
+        help="File for the verdicts on the thresholds, as JUnit XML",
     )
-    check_when_parsed(parser, _check_options)
-
-
-def _check_options(options: Namespace) -> None:
-    run_thresholds(options)
+    check_when_parsed(parser, run_thresholds)
 
 
 def run_thresholds(options: Namespace) -> tuple[Threshold, ...]:
-    """Return the thresholds of pyproject.toml and of the options that a run is held to.
+    """Return the thresholds of pyproject.toml and of the options that apply to a run.
 
     Raises:
-        ConfigurationError: one of them is none, or is for another target; one line.
+        ConfigurationError: one is invalid, or one of the options is for another target; one line.
     """
     thresholds = thresholds_of(Project.find().table, options.threshold)
-    _check_target(options)
-    return tuple(each for each in thresholds if each.applies_to(options.target))
-
-
-def _check_target(options: Namespace) -> None:
-    """Refuse a threshold of the command line that this run would never look at."""
     for text in options.threshold:
         names = Threshold.parse(text).targets
         if names and options.target not in names:
             meant = f"not {options.target}" if options.target else "and the run has none"
             raise ConfigurationError(
                 f"threshold {text!r} is for the target {' or '.join(names)}, {meant}; "
-                f"say --target {names[0]}, or leave the name out"
+                f"add --target {names[0]}, or leave the name out"
             )
+    return tuple(each for each in thresholds if each.applies_to(options.target))
 
 
 class ThresholdChecks:
-    """Holds a run to its thresholds while it goes on and at its end."""
+    """Checks a run against its thresholds while it goes on and at its end."""
 
     def __init__(
         self, environment: Environment, recording: Recording, thresholds: Sequence[Threshold]
     ) -> None:
         self.verdicts: tuple[Verdict, ...] = ()
-        """Those of the last test, once it has ended."""
+        """The verdicts on the last test, once it has ended."""
         self.aborted_by: Verdict | None = None
-        """What ended the test before its time."""
+        """The verdict that ended the test early."""
         options = environment.parsed_options
         assert options is not None  # noqa: S101  (a run from the command line has them)
         self._environment, self._options, self._recording = environment, options, recording
@@ -133,43 +127,36 @@ class ThresholdChecks:
         self._ended = time.time()
 
     def _watch(self, started: float) -> None:
-        """Look twice a second until the test that began then has ended, or has to end."""
+        """Check twice a second until the test that began then has ended, or must end."""
         while self._ended is None and self._started == started:
             verdict = should_abort(
                 self._thresholds, self._options.target, self._figures(), time.time() - started
             )
             if verdict is not None:
-                self._abort(verdict)
+                self.aborted_by = verdict
+                logger.error("the run ends early: %s", verdict.words)
+                runner = self._environment.runner
+                assert runner is not None  # noqa: S101  (it has started the test)
+                # A web page stays open, so that the figures can be read.
+                (runner.quit if self._environment.web_ui is None else runner.stop)()
                 return
             gevent.sleep(LOOK_EVERY_S)
-
-    def _abort(self, verdict: Verdict) -> None:
-        self.aborted_by = verdict
-        logger.error("the run ends early: %s", verdict.words)
-        runner = self._environment.runner
-        assert runner is not None  # noqa: S101  (it has started the test)
-        # A web page stays, so that one can look at what happened.
-        (runner.quit if self._environment.web_ui is None else runner.stop)()
-
-    def _figures(self) -> dict[str, float | None]:
-        return figures(self._recording, self._options.target, self._until)
 
     @property
     def _until(self) -> float:
         return self._ended or time.time()
 
+    def _figures(self) -> dict[str, float | None]:
+        return figures(self._recording, self._options.target, self._until)
+
     # -- at its end -------------------------------------------------------------------------
 
-    def conclude(self) -> None:
-        """Judge the run, whose figures are all there, set the exit status and write the files."""
-        if self._awaits_a_test:
-            return  # a page was opened and closed
-        self.verdicts = self.so_far()
-        self._set_exit_status()
-        self._write()
+    @property
+    def _awaits_a_test(self) -> bool:
+        return self._started is None and self._environment.web_ui is not None
 
     def so_far(self) -> tuple[Verdict, ...]:
-        """Hold what has been measured until now against the thresholds."""
+        """Return the verdicts on the figures up to now."""
         if self._awaits_a_test:
             return ()
         verdicts = check_all(
@@ -180,38 +167,32 @@ class ThresholdChecks:
             reasons=why_not_known(self._recording, self._options.target),
         )
         seen = with_unseen(verdicts, self._recording.measured.connections.unseen_s(self._until))
-        return tuple(map(self._as_aborted, seen))
-
-    @property
-    def _awaits_a_test(self) -> bool:
-        return self._started is None and self._environment.web_ui is not None
-
-    def _as_aborted(self, verdict: Verdict) -> Verdict:
-        """What has ended the run has failed, also if its last answers were good ones."""
+        # The threshold that ended the run has failed, even if the last answers were good ones.
         first = self.aborted_by
-        return first if first is not None and verdict.threshold == first.threshold else verdict
+        return tuple(
+            first if first is not None and verdict.threshold == first.threshold else verdict
+            for verdict in seen
+        )
 
-    def _set_exit_status(self) -> None:
-        """Let Locust exit with 1 if a threshold is not met, and leave the rest to Locust.
+    def conclude(self) -> None:
+        """Check the complete figures, set the exit status and write the files.
 
-        A threshold on `http.errors` says how many requests may fail; Locust on its own says none.
+        An unmet threshold gives exit status 1. A met threshold on `http.errors` defines how many
+        requests may fail; without one, Locust exits with 1 when any has failed.
         """
+        if self._awaits_a_test:
+            return  # the page was opened and closed
+        self.verdicts = self.so_far()
         environment, runner = self._environment, self._environment.runner
+        limits_errors = any(each.threshold.metric == "http.errors" for each in self.verdicts)
         if unmet(self.verdicts):
             environment.process_exit_code = 1
-        elif environment.process_exit_code is None and self._judges_errors:
+        elif environment.process_exit_code is None and limits_errors:
             environment.process_exit_code = 1 if runner is not None and runner.exceptions else 0
-
-    @property
-    def _judges_errors(self) -> bool:
-        return any(verdict.threshold.metric == "http.errors" for verdict in self.verdicts)
-
-    def _write(self) -> None:
-        """Write the JUnit file that was asked for, and in a workflow of GitHub its annotations."""
         if self._options.junit:
             self._write_junit(Path(self._options.junit))
         if os.environ.get("GITHUB_ACTIONS") == "true":
-            # With --json the standard output is one JSON document, and Locust's.
+            # With --json the standard output is one JSON document of Locust's.
             stream = sys.stderr if self._options.json else sys.stdout
             for annotation in github_annotations(self.verdicts):
                 stream.write(f"{annotation}\n")
@@ -226,8 +207,8 @@ class ThresholdChecks:
             logger.error("the verdicts cannot be written: %s", error)  # noqa: TRY400  (one line)
             self._environment.process_exit_code = 1
 
-    def say(self) -> None:
-        """Say every verdict in a line with a tick or a cross."""
+    def print_verdicts(self) -> None:
+        """Print a line with a tick or a cross for each verdict."""
         words = not takes_marks(getattr(sys.stderr, "encoding", None))
         for line in plain_lines(self.verdicts, words=words):
             console.info(line)

@@ -1,29 +1,47 @@
-"""What Locust's web UI has besides: `/connections`, `/connections.json`, a tab, a download."""
+"""What is added to Locust's web UI: `/connections`, `/connections.json`, a tab, a download.
+
+The charts are one custom element, `<poolkit-connections>`, on a page, in Locust's tab and in its
+report. connections.js draws them and requests nothing but the page's own server.
+"""
 
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from flask import Response, jsonify, request
 
 from poolkit.activity.by_target import STATES
-from poolkit.loadtest.document import target_rows
-from poolkit.loadtest.files import with_section
-from poolkit.loadtest.live_document import LiveDocument
-from poolkit.loadtest.page import live_page, source, tab_loader
+from poolkit.loadtest.document import LiveDocument, target_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from locust.web import WebUI
 
-    from poolkit.loadtest.host_guard import HostGuard
+    from poolkit.loadtest.preflight import HostGuard
     from poolkit.loadtest.recording import Recording
     from poolkit.loadtest.threshold_checks import ThresholdChecks
 
 TAB = "connections"
-
+LIVE_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Connections: Locust</title>
+<style>
+:root { color-scheme: light dark; }
+body { margin: 0; background: light-dark(#ffffff, #0d1117); }
+main { max-width: 76rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
+a { font: 14px system-ui, sans-serif; color: light-dark(#0969da, #6cb6ff); }
+</style></head><body><main>
+<a href="./">Locust</a>
+<poolkit-connections src="connections.json"></poolkit-connections>
+</main><script src="connections/charts.js"></script></body></html>
+"""
+_TAB_SCRIPTS = (
+    '<script src="connections/charts.js"></script><script src="connections/tab.js"></script>'
+)
 _COLUMNS = {
     "name": "Target",
     "instances": "Instances",
@@ -33,14 +51,35 @@ _COLUMNS = {
 }
 
 
+def _script(name: str) -> str:
+    return files("poolkit.loadtest").joinpath(name).read_text(encoding="utf-8")
+
+
+def section(found: Mapping[str, Any]) -> str:
+    """Return a section for a report: the data and the script that draws it, without a request."""
+    # "</script>" in an application_name must not end the script.
+    data = json.dumps(found).replace("<", "\\u003c")
+    return (
+        '<section style="max-width:76rem;margin:0 auto;padding:0 1.5rem 3rem">'
+        f'<poolkit-connections theme="page"><script type="application/json">{data}</script>'
+        f"</poolkit-connections></section><script>{_script('connections.js')}</script>\n"
+    )
+
+
+def with_section(html: str, found: Mapping[str, Any]) -> str:
+    """Return a report of Locust's with the charts of the connections at its end."""
+    before, body_end, after = html.rpartition("</body>")
+    return f"{before}{section(found)}{body_end}{after}" if body_end else f"{html}{section(found)}"
+
+
 class WebPages:
     """Adds the pages to a web UI that has not started yet.
 
     Args:
         web_ui: Locust's.
-        recording: what they show.
-        checks: what it is held to.
-        guard: knows which host may be loaded.
+        recording: the measurements to show.
+        checks: the thresholds.
+        guard: decides which host may be loaded.
         base_path: of `--web-base-path`; empty without one.
 
     """
@@ -55,71 +94,57 @@ class WebPages:
     ) -> None:
         self._recording, self._guard = recording, guard
         self._base = base_path.rstrip("/")
-        self._web_ui = web_ui
         self._live = LiveDocument(recording, checks)
-        self._route("/connections", lambda: Response(live_page(), mimetype="text/html"))
-        self._route("/connections.json", self._json)
-        self._script("/connections/charts.js", "connections.js")
-        self._script("/connections/tab.js", "tab.js")
-        self._extend(web_ui)
-
-    def _route(self, path: str, view: Callable[[], Response]) -> None:
-        assert self._web_ui.app is not None  # noqa: S101  (made by its constructor)
-        allowed = self._web_ui.auth_required_if_enabled(view)  # type: ignore[no-untyped-call]
-        self._web_ui.app.add_url_rule(self._base + path, f"poolkit{path}", allowed)
-
-    def _script(self, path: str, name: str) -> None:
-        self._route(path, lambda: Response(source(name), mimetype="text/javascript"))
-
-    def _json(self) -> Response:
-        found = self._live.json()
-        return Response(found, mimetype="application/json", headers={"Cache-Control": "no-store"})
-
-    def _extend(self, web_ui: WebUI) -> None:
+        assert web_ui.app is not None  # noqa: S101  (made by its constructor)
+        pages: dict[str, Callable[[], Response]] = {
+            "/connections": lambda: Response(LIVE_PAGE, mimetype="text/html"),
+            "/connections.json": lambda: Response(
+                self._live.json(),
+                mimetype="application/json",
+                headers={"Cache-Control": "no-store"},
+            ),
+            "/connections/charts.js": lambda: Response(
+                _script("connections.js"), mimetype="text/javascript"
+            ),
+            "/connections/tab.js": lambda: Response(_script("tab.js"), mimetype="text/javascript"),
+        }
+        for path, view in pages.items():
+            allowed = web_ui.auth_required_if_enabled(view)  # type: ignore[no-untyped-call]
+            web_ui.app.add_url_rule(self._base + path, f"poolkit{path}", allowed)
+        columns = [{"key": key, "title": title} for key, title in _COLUMNS.items()]
         web_ui.template_args |= {
             "extended_tabs": [{"title": "Connections", "key": TAB}],
-            "extended_tables": [
-                {
-                    "key": TAB,
-                    "structure": [{"key": k, "title": title} for k, title in _COLUMNS.items()],
-                }
-            ],
+            "extended_tables": [{"key": TAB, "structure": columns}],
             "extended_csv_files": [
-                {"href": "./connections", "title": "Connections, a page of their own"},
+                {"href": "./connections", "title": "Connections, on a page of their own"},
                 {"href": "./connections.json", "title": "Connections JSON"},
             ],
         }
-        assert web_ui.app is not None  # noqa: S101  (made by its constructor)
-        web_ui.app.before_request(self._refuse)
-        web_ui.app.after_request(self._add)
+        web_ui.app.before_request(self._refuse_host)
+        web_ui.app.after_request(self._extend)
 
-    def _refuse(self) -> Response | None:
-        """Answer instead of Locust where a host is to be loaded that may not be."""
+    def _refuse_host(self) -> Response | None:
+        """Answer in Locust's place when a test is to load a host that is refused."""
         if (request.method, request.path) != ("POST", f"{self._base}/swarm"):
             return None
         host = request.form.get("host", "")
-        why = self._guard.refusal(host)
-        return jsonify({"success": False, "message": why, "host": host}) if why else None
+        reason = self._guard.refusal(host)
+        return jsonify({"success": False, "message": reason, "host": host}) if reason else None
 
-    def _add(self, response: Response) -> Response:
-        """Add what Locust has no place for, to those of its answers that need it."""
-        add = {
-            f"{self._base}/": self._add_tab,
-            f"{self._base}/stats/requests": self._add_rows,
-            f"{self._base}/stats/report": self._add_section,
-        }.get(request.path)
-        if add is not None and response.status_code == 200:
-            response.set_data(add(response.get_data(as_text=True)))
+    def _extend(self, response: Response) -> Response:
+        """Extend three of Locust's answers where it has no extension point."""
+        if response.status_code != 200 or not request.path.startswith(self._base):
+            return response
+        path = request.path.removeprefix(self._base)
+        if path == "/":
+            html = response.get_data(as_text=True)
+            response.set_data(html.replace("</body>", f"{_TAB_SCRIPTS}</body>"))
+        elif path == "/stats/requests":
+            # Locust caches this answer for two seconds: rows are replaced, not appended.
+            stats: dict[str, Any] = json.loads(response.get_data(as_text=True))
+            stats["extended_stats"] = [{"key": TAB, "data": target_rows(self._recording)}]
+            response.set_data(json.dumps(stats))
+        elif path == "/stats/report":
+            html = response.get_data(as_text=True)
+            response.set_data(with_section(html, self._live.now()))
         return response
-
-    def _add_tab(self, html: str) -> str:
-        return html.replace("</body>", f"{tab_loader()}</body>")
-
-    def _add_rows(self, stats: str) -> str:
-        # Locust keeps its answer for two seconds and gives the same again: rows are replaced.
-        found: dict[str, Any] = json.loads(stats)
-        found["extended_stats"] = [{"key": TAB, "data": target_rows(self._recording)}]
-        return json.dumps(found)
-
-    def _add_section(self, html: str) -> str:
-        return with_section(html, self._live.now())

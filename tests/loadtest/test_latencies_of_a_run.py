@@ -234,7 +234,7 @@ def test_a_worker_that_is_there_and_sends_no_last_report_is_lost(visitors, serve
     run.wait()
     assert "Traceback" not in run.said
     lost = json.loads((run.folder / "result_connections.json").read_text())["lost"]
-    said = "nothing of it is lost" in run.said
+    said = "none of its latencies is lost" in run.said
     assert bool(lost) is not said, "one of them, and never both"
 
 

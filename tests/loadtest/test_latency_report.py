@@ -8,16 +8,15 @@ from types import SimpleNamespace
 import pytest
 from loadtest.browser import PROGRAM, chromium
 
-from poolkit.loadtest.console import summary
 from poolkit.loadtest.document import document
 from poolkit.loadtest.figures import MetricAccumulator
-from poolkit.loadtest.latency.files import LatencyFiles
 from poolkit.loadtest.latency.histogram import can_encode
-from poolkit.loadtest.latency.report import line, load_words, ms, rows, table
+from poolkit.loadtest.latency.report import LatencyFiles, line, load_text, ms, rows, table
 from poolkit.loadtest.latency.run_latencies import Latencies
 from poolkit.loadtest.open_loop.report import LoopReport
-from poolkit.loadtest.page import section
-from poolkit.loadtest.series import Second, Series
+from poolkit.loadtest.output import summary
+from poolkit.loadtest.series import Rates, Second, Series
+from poolkit.loadtest.web_pages import section
 
 needs_hdrhistogram = pytest.mark.skipif(not can_encode(), reason="no wheel here")
 
@@ -28,8 +27,8 @@ OPEN = LoopReport(
     arrivals=1000,
     late=400,
     latest_ms=2100.0,
-    unsent=7,
-    unanswered=3,
+    dropped=7,
+    timed_out=3,
     users_max=50,
 )
 SATURATED = replace(OPEN, saturated_by="all 50 users (--max-users) were waiting for answers")
@@ -52,9 +51,7 @@ def second(**found):
         targets=None,
         opened=None,
         users=5,
-        requests_per_s=10.0,
-        failures_per_s=0.0,
-        **{"p95_ms": None, **found},
+        rates=Rates(10.0, 0.0, **found),
     )
 
 
@@ -79,19 +76,19 @@ def test_a_figure_has_three_digits(value, shown):
 
 
 @pytest.mark.parametrize(
-    ("load", "words"),
+    ("load", "text"),
     [
         (LoopReport(), "closed loop"),
         (OPEN, "open loop, 200/s poisson"),
         (SATURATED, "open loop, 200/s poisson, SATURATED"),
     ],
 )
-def test_the_line_of_a_second_names_the_loop(latencies, load, words):
+def test_the_line_of_a_second_names_the_loop(latencies, load, text):
     """And says so when its schedule is not kept."""
-    assert load_words(load) == words
+    assert load_text(load) == text
     said = line(second(p50_ms=1.5, p95_ms=20.25, p99_ms=300.4), latencies, load)
     assert said == (
-        f"Latency, ms: p50 1.50, p95 20.2, p99 300 now; p99 99.0, max 100 in the run ({words})"
+        f"Latency, ms: p50 1.50, p95 20.2, p99 300 now; p99 99.0, max 100 in the run ({text})"
     )
 
 
@@ -123,7 +120,7 @@ def recording(latencies, load):
 def test_the_document_has_the_load_and_what_is_lost(latencies):
     """With all counts of an open loop."""
     found = document(recording(latencies, SATURATED))
-    assert found["load"] == SATURATED.plain()
+    assert found["load"] == SATURATED.to_json()
     assert found["latency_ms"] == rows(latencies)
     assert found["series"]["p99_ms"] == [3.0]
     (lost,) = found["lost"]
@@ -194,8 +191,8 @@ def test_the_page_shows_loop_saturation_and_percentiles(tmp_path, latencies):
         text = page.evaluate(f"{shadow}.querySelector('.all').innerText")
         page.picture(tmp_path / "report.png")
     assert "Open loop, 200 arrivals a second (poisson)" in text
-    assert "1,000 due, 400 late, 7 unsent, 3 unanswered" in text
+    assert "1,000 scheduled, 400 late, 7 dropped, 3 timed out" in text
     assert "Saturated: all 50 users (--max-users) were waiting for answers." in text
-    assert "Partial: the run was ended before its time." in text
+    assert "Partial: the run ended before its planned end." in text
     assert "worker 1 (one) ended in the middle" in text
     assert "GET /articles/[id]\t101\t1\t50.0\t90.0\t95.0\t99.0\t100\t100\t50.5" in text

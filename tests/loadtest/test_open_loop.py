@@ -460,7 +460,7 @@ def test_the_rate_is_dealt_again_when_a_worker_dies(stub, load, locust, free_por
     _, other = (locust("--worker", *at, "-f", file) for _ in range(2))
     master.wait_until(lambda: max(rates_per_s(master), default=0) > 0)
     other.process.kill()
-    master.wait_for("is gone, and the rate of 40/s is dealt again, to 1;")
+    master.wait_for("is gone, and the rate of 40/s is distributed again, over 1;")
     # A moment until it holds, two reports until the rate shows it.
     master.wait_until(lambda: rates_per_s(master)[-1] > 32)
     # For a worker that does not answer Locust itself would wait for a minute.
@@ -493,7 +493,7 @@ def rates_per_s(run):
         (("--arrival-rate=-1",), "--arrival-rate is -1; wanted arrivals per second"),
         (("--arrival-rate", "1e9", "--processes", "2"), "at most 100,000"),
         (("--arrival-rate", "5", "--arrivals", "uniform"), "wanted one of constant, poisson"),
-        (("--arrivals", "poisson"), "--arrivals is for an open loop; say --arrival-rate too"),
+        (("--arrivals", "poisson"), "--arrivals is for an open loop; add --arrival-rate"),
         (("--arrival-rate", "5", "--max-users", "0"), "--max-users is 0; wanted 1 or more"),
         (("--arrival-rate", "5", "--max-users", "2", "--users", "3"), "more than --max-users 2"),
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from poolkit.activity.by_target import Connected, by_target, total
 from poolkit.activity.server import Backend, Sample
-from poolkit.loadtest.series import MOST_POINTS, Second, Series
+from poolkit.loadtest.series import MOST_POINTS, Rates, Second, Series
 
 
 def second(number, connections=1, *, opened=0, ms=None):
@@ -18,11 +18,7 @@ def second(number, connections=1, *, opened=0, ms=None):
         targets=targets,
         opened=None if connections is None else opened,
         users=1,
-        requests_per_s=10.0,
-        failures_per_s=0.0,
-        p50_ms=ms,
-        p95_ms=None if ms is None else 2 * ms,
-        p99_ms=None if ms is None else 3 * ms,
+        rates=Rates(10.0, 0.0, *((None,) * 3 if ms is None else (ms, 2 * ms, 3 * ms))),
     )
 
 

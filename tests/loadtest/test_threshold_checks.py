@@ -167,11 +167,11 @@ def test_only_the_master_checks(locust, master_port):
         (["--threshold", "http.p95"], "--threshold: threshold 'http.p95': an operator is missing"),
         (
             ["--threshold", "web: http.p95 < 9"],
-            "is for the target web, and the run has none; say --target web, or leave the name out",
+            "is for the target web, and the run has none; add --target web, or leave the name out",
         ),
         (
             ["--target", "wep", "--processes", "2", "--threshold", "web: http.p95 < 9"],
-            "is for the target web, not wep; say --target web",
+            "is for the target web, not wep; add --target web",
         ),
     ],
 )

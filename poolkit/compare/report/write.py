@@ -14,9 +14,9 @@ from poolkit.compare.report.findings import with_findings
 from poolkit.compare.report.page import run_page
 from poolkit.compare.report.side_by_side import compare_runs, print_pair, two_run_page
 from poolkit.compare.report.terminal import print_run
-from poolkit.compare.results.files import check_writable
 from poolkit.compare.results.results import compute, results_json
 from poolkit.compare.results.run_folder import RunFolder
+from poolkit.output_file import check_output_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +103,7 @@ def report_two(first: Path, second: Path, console: Console, out: Path | None = N
     """
     RunFolder.open(second)
     file = out or second / f"against-{first.resolve().name}.html"
-    check_writable(file, "--out")
+    check_output_file("--out", file, makes_folders=False)
     pair = compare_runs(read_results(first), read_results(second), (str(first), str(second)))
     print_pair(pair, console)
     file.write_text(two_run_page(pair), encoding="utf-8")

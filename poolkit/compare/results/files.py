@@ -7,11 +7,10 @@ import dataclasses
 import io
 import json
 import math
-import os
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from poolkit.errors import ConfigurationError, RunFolderError
+from poolkit.errors import RunFolderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,24 +19,6 @@ if TYPE_CHECKING:
 Data = TypeVar("Data")
 
 # -- JSON -----------------------------------------------------------------------------------
-
-
-def check_writable(file: Path, option: str) -> None:
-    """Refuse a file that cannot be written before there is anything to write into it.
-
-    Raises:
-        ConfigurationError: it is a folder, or its own folder is not there or may not be changed.
-    """
-    folder = file.absolute().parent
-    if file.is_dir():
-        why = "it is a folder"
-    elif not folder.is_dir():
-        why = f"there is no folder {folder}"
-    elif not os.access(file if file.exists() else folder, os.W_OK):
-        why = "writing is not allowed there"
-    else:
-        return
-    raise ConfigurationError(f"{option}: {file} cannot be written: {why}; name a file in a folder")
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:

@@ -15,7 +15,6 @@ from poolkit.compare.plan.deployed import check_answers, check_unlike, deployed_
 from poolkit.compare.plan.plan import make_plan, pool_size_within
 from poolkit.compare.plan.targets import choose, targets_of
 from poolkit.compare.results import wording
-from poolkit.compare.results.files import check_writable
 from poolkit.compare.results.run_folder import RunFolder
 from poolkit.compare.results.target_result import difference
 from poolkit.compare.run.load import check_locustfiles
@@ -28,6 +27,7 @@ from poolkit.errors import ConfigurationError, PoolkitError, StateDirectoryError
 from poolkit.local.processes import Supervisor
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 from poolkit.migrations import Migrations, module_named
+from poolkit.output_file import check_output_file
 from poolkit.thresholds import check_targets, thresholds_of
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def plan_run(project: Project, options: Options) -> Plan:
             "a role with pg_monitor is enough"
         )
     if options.junit is not None:
-        check_writable(options.junit, "--junit")
+        check_output_file("--junit", options.junit, makes_folders=False)
     for each in deployed:
         check_answers(each, agreed=options.agreed)
     options, deployed = _with_limits(options, deployed, local)

@@ -1,8 +1,8 @@
 """Where a run's latencies come from: this process's users, or the reports of the workers.
 
-A worker sends with each of Locust's reports what it has recorded since the one before, so one
-that dies takes at most one report with it. Locust's master waits half a second for the last
-reports and then closes; on a busy machine that is too short, so here it first asks for them.
+Each of a worker's reports has the latencies since the report before, so a worker that dies loses at
+most one report. Locust's master waits half a second for the last reports and then closes; on a busy
+machine that is too short, so the master here asks for them first.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
-from locust import runners
-from locust.runners import STATE_MISSING
 
-from poolkit.loadtest.interrupt import unless_interrupted_again
+from poolkit.loadtest.event_loop import unless_interrupted_again
 from poolkit.loadtest.latency.run_latencies import NO_NAME, Latencies
-from poolkit.loadtest.open_loop.due import latency_ms
+from poolkit.loadtest.locust_internals import (
+    report_interval_s,
+    report_to_master,
+    worker_index,
+    workers_of,
+)
+from poolkit.loadtest.open_loop.users import latency_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.runners import MasterRunner, WorkerRunner
 
-    from poolkit.loadtest.open_loop.cut_off import TakeCutOff
+    from poolkit.loadtest.open_loop.users import TakeCutOff
 
 LATENCIES = "poolkit_latencies"
 ENDED = "poolkit_ended"
@@ -33,39 +37,39 @@ ASK_FOR_LAST_REPORT = "poolkit_last_report"
 LAST_REPORT_WITHIN_S = 5.0
 """A worker that stops its users at once needs milliseconds; one that died is missing by then."""
 HURRIED_WITHIN_S = 1.0
-"""After a second Ctrl-C; of a terminal it reaches workers too, which then report at once."""
+"""After a second Ctrl-C. In a terminal it reaches the workers too, which then report at once."""
 _LOOK_EVERY_S = 0.02
-_HEAR_S = 0.02
+_RECEIVE_S = 0.02
 
 logger = logging.getLogger("poolkit.loadtest")
 
 
 class Source(Protocol):
-    """What a run's latencies come from."""
+    """The source of a run's latencies."""
 
     @property
     def lost(self) -> Mapping[str, str]:
-        """By worker, what of its latencies is missing."""
+        """Which latencies are missing, by worker."""
 
     def take(self) -> Latencies:
-        """Return what came since the last call."""
+        """Return the latencies since the last call."""
 
     def begin_again(self) -> None:
-        """Forget what came so far: the measured time begins now."""
+        """Forget the latencies so far: the measured time begins now."""
 
     def look_for_lost(self) -> None:
-        """Say once of each worker that it is gone."""
+        """Warn once of each worker that is gone."""
 
     def collect_rest(self) -> None:
-        """Wait until there is nothing more to come."""
+        """Wait until all latencies have arrived."""
 
 
 class OwnLatencies:
-    """Those of this process's users.
+    """The latencies of this process's users.
 
     Args:
         environment: Locust's.
-        take_cut_off: gives what was cut off here since it was called last.
+        take_cut_off: returns what was cut off here since its last call.
 
     """
 
@@ -76,29 +80,29 @@ class OwnLatencies:
         environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
 
     def take(self) -> Latencies:
-        """Return what was recorded since the last call."""
+        """Return the latencies since the last call."""
         new, self._new = self._new, Latencies(self._new.begin)
         cut_off, now = self._take_cut_off(), time.time()
         counters = new.of(NO_NAME)
         # They were cut off since the last call, a second ago at most.
-        for ms in cut_off.unanswered_ms:
+        for ms in cut_off.timed_out_ms:
             counters.add(now - ms / 1000, now, ms, "timed_out")
-        for ms in cut_off.unsent_ms:
+        for ms in cut_off.dropped_ms:
             counters.add(now - ms / 1000, now, ms, "dropped")
         return new
 
     def begin_again(self) -> None:
-        """Forget what was recorded so far: the measured time begins now."""
+        """Forget the latencies so far: the measured time begins now."""
         self.take()
         self._new = Latencies(time.time())
 
     def look_for_lost(self) -> None:
-        """Do nothing: there is no worker to lose."""
+        """Do nothing: there is no worker."""
 
     def collect_rest(self) -> None:
-        """Let users hear the answers that have come while Locust wrote its report."""
-        gevent.sleep(_HEAR_S)
-        gevent.sleep(0)  # and an open loop hand out what was due as they heard them
+        """Wait until users have received the answers that arrived while Locust wrote its report."""
+        gevent.sleep(_RECEIVE_S)
+        gevent.sleep(0)  # and an open loop has begun what was scheduled meanwhile
 
     def _on_request(
         self,
@@ -111,7 +115,7 @@ class OwnLatencies:
         context: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        # Locust's event may be fired without a time, about something that took none.
+        # Locust's event may be fired without a time, for something that took none.
         if response_time is not None:
             ms = latency_ms(start_time, response_time, context)
             ended = time.time() if start_time is None else start_time + response_time / 1000
@@ -126,7 +130,7 @@ class OwnLatencies:
 
 
 class WorkerReports:
-    """A worker's part: it adds its latencies to Locust's reports, and sends a last one in time."""
+    """A worker's side: adds its latencies to Locust's reports, and sends a last report in time."""
 
     def __init__(
         self, environment: Environment, runner: WorkerRunner, take_cut_off: TakeCutOff
@@ -147,7 +151,7 @@ class WorkerReports:
     def _on_start(self, **_: Any) -> None:
         self._ended = False
         self._own.begin_again()
-        # The master is to know at once whom it can lose.
+        # From now on the master knows that this worker has latencies to lose.
         self._report()
 
     def _on_spawning_complete(self, **_: Any) -> None:
@@ -168,19 +172,15 @@ class WorkerReports:
         self._report()
 
     def _on_quitting(self, **_: Any) -> None:
-        # A worker that is ended by itself says goodbye without a last report.
+        # A worker that is ended alone signs off without a last report.
         unless_interrupted_again(self._environment, self._runner.stop)
 
     def _report(self) -> None:
-        """Send a report as Locust does every three seconds, now."""
-        data: dict[str, Any] = {}
-        send = self._environment.events.report_to_master.fire
-        send(client_id=self._runner.client_id, data=data)  # type: ignore[no-untyped-call]
-        self._runner.send_message("stats", data)
+        report_to_master(self._environment, self._runner)
 
 
 class WorkersLatencies:
-    """The master's part: it adds up what the workers report."""
+    """The master's side: adds up the reports of the workers."""
 
     def __init__(self, environment: Environment, runner: MasterRunner) -> None:
         self.lost: dict[str, str] = {}
@@ -189,7 +189,7 @@ class WorkersLatencies:
         self._reporting: set[str] = set()
         self._ended: set[str] = set()
         self._silent: set[str] = set()
-        """Who is there and sent no last report: its heartbeats do not make up for that."""
+        """Connected workers without a last report: their heartbeats do not make up for it."""
         self._hurried = False
         for event, listener in (
             (environment.events.test_start, self._on_start),
@@ -199,62 +199,57 @@ class WorkersLatencies:
             event.add_listener(listener)  # type: ignore[no-untyped-call]
 
     def take(self) -> Latencies:
-        """Return what was reported since the last call."""
+        """Return the latencies since the last call."""
         new, self._new = self._new, Latencies()
         return new
 
     def begin_again(self) -> None:
-        """Forget what was reported so far; the workers know themselves when they begin again."""
+        """Forget the latencies so far; the workers begin again by themselves."""
         self.take()
 
     def look_for_lost(self) -> None:
-        """Say once of each worker that it is gone, and once that it is back."""
-        for worker in self._runner.clients.all:
-            if worker.state == STATE_MISSING and worker.id in self._reporting - self._ended:
-                self._lose(worker.id)
-            elif worker.state != STATE_MISSING and worker.id not in self._silent:
-                self._find(worker.id)
+        """Warn once of each worker that is gone; log once that it is back."""
+        for worker, is_alive in workers_of(self._runner).items():
+            if not is_alive and worker in self._reporting - self._ended:
+                self._lose(worker)
+            elif is_alive and worker not in self._silent:
+                self._find(worker)
 
     def _find(self, worker: str) -> None:
         if self.lost.pop(worker, None):
-            logger.info("%s answers again: nothing of it is lost", self._called(worker))
+            logger.info("%s answers again: none of its latencies is lost", self._label(worker))
 
     def collect_rest(self) -> None:
-        """Ask every worker for its last report, and wait for it; say who sent none."""
-        for awaited in self._awaited():
-            self._runner.send_message(ASK_FOR_LAST_REPORT, client_id=awaited)
-        self._wait_for_last_reports()
-        self.look_for_lost()
-        for silent in self._awaited():
-            self._silent.add(silent)
-            self._lose(silent)
-
-    def _wait_for_last_reports(self) -> None:
+        """Ask every worker for its last report, and wait for it; warn of those that sent none."""
+        for worker in self._awaited():
+            self._runner.send_message(ASK_FOR_LAST_REPORT, client_id=worker)
         patient_s = self._environment.stop_timeout + LAST_REPORT_WITHIN_S
-        within_s = HURRIED_WITHIN_S if self._hurried else patient_s
         try:
-            with gevent.Timeout(within_s, False):
+            with gevent.Timeout(HURRIED_WITHIN_S if self._hurried else patient_s, False):
                 while self._awaited():
                     gevent.sleep(_LOOK_EVERY_S)
         except KeyboardInterrupt:
             self._hurried = True
             raise
+        self.look_for_lost()
+        for silent in self._awaited():
+            self._silent.add(silent)
+            self._lose(silent)
 
     def _awaited(self) -> set[str]:
-        there = {one.id for one in self._runner.clients.all if one.state != STATE_MISSING}
-        return (there & self._reporting) - self._ended - self.lost.keys()
+        alive = {worker for worker, is_alive in workers_of(self._runner).items() if is_alive}
+        return (alive & self._reporting) - self._ended - self.lost.keys()
 
     def _lose(self, worker: str) -> None:
         if worker not in self.lost:
             self.lost[worker] = (
-                f"{self._called(worker)} ended in the middle: up to "
-                f"{runners.WORKER_REPORT_INTERVAL:g} s of its latencies are lost"
+                f"{self._label(worker)} ended in the middle: up to "
+                f"{report_interval_s():g} s of its latencies are lost"
             )
             logger.warning(self.lost[worker])
 
-    def _called(self, worker: str) -> str:
-        index: int = self._runner.get_worker_index(worker)  # type: ignore[no-untyped-call]
-        return f"worker {index} ({worker})"
+    def _label(self, worker: str) -> str:
+        return f"worker {worker_index(self._runner, worker)} ({worker})"
 
     def _on_start(self, **_: Any) -> None:
         self._ended.clear()

@@ -1,22 +1,21 @@
-"""Latencies as HdrHistograms: 1 µs to 1 h to three significant digits, and they add up.
+"""Latencies as HdrHistograms: 1 µs to 1 h with three significant digits, and they add up.
 
-A histogram of several processes is the sum of theirs, count by count: nothing is averaged. What
-is shown is the upper end of a bucket, at most 0.1 % above what was measured.
+The histogram of several processes is the sum of their histograms, count by count: nothing is
+averaged. A figure is the upper end of a bucket, at most 0.1 % above the measured value.
 
-The buckets, the encoding and the decoding are those of HdrHistogram (hdrhistogram.org), so other
-tools read what is written here. The counts are kept by bucket in a dict: recording then costs
-about a fifth of the package's own `record_value` (0.6 against 2.8 µs), and a percentile needs only
-the buckets that have something in them.
+The buckets and the encoding are those of HdrHistogram (hdrhistogram.org), so other tools read the
+files. The counts are kept by bucket in a dict: recording then costs about a fifth of the package's
+own `record_value` (0.6 against 2.8 µs), and a percentile needs only the buckets in use.
 """
 
 from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 LOWEST_US = 1
 HIGHEST_US = 3_600_000_000
@@ -27,7 +26,7 @@ _HALF_BITS = 10
 
 
 class LatencyHistogram:
-    """How many requests took how long; all times in ms.
+    """The number of requests by latency; all times in ms.
 
     A time below 1 µs counts as 0, one above an hour as an hour.
     """
@@ -55,7 +54,7 @@ class LatencyHistogram:
         self._counts[bucket] = self._counts.get(bucket, 0) + 1
 
     def add(self, other: LatencyHistogram) -> None:
-        """Count everything that another histogram has counted, too."""
+        """Add the counts of another histogram."""
         if self._counts:
             self.add_buckets(other._counts.items())
         else:
@@ -68,12 +67,12 @@ class LatencyHistogram:
             counts[bucket] = counts.get(bucket, 0) + count
 
     def buckets(self) -> list[tuple[int, int]]:
-        """Return index and count of every bucket that has something in it, in order."""
+        """Return index and count of every bucket in use, in order."""
         return sorted(self._counts.items())
 
     @property
     def count(self) -> int:
-        """How many requests there were."""
+        """The number of requests."""
         return sum(self._counts.values())
 
     @property
@@ -82,7 +81,7 @@ class LatencyHistogram:
         return _highest_us(max(self._counts)) / 1000 if self._counts else None
 
     def count_above(self, ms: float) -> int:
-        """Return how many took longer, to the three digits that are known."""
+        """Return the number of longer requests, to the histogram's three digits."""
         us = ms * 1000
         return sum(count for bucket, count in self._counts.items() if _highest_us(bucket) > us)
 
@@ -91,8 +90,8 @@ class LatencyHistogram:
         """The mean, each request taken as the middle of its bucket; None without a request."""
         if not self._counts:
             return None
-        # The middle of the first 2048 buckets, which are 1 µs wide, is their number; of the others
-        # it is worked out here and not by a call each, for a page asks for it every second.
+        # The first 2048 buckets are 1 µs wide: their middle is their number. The middle of the
+        # others is computed inline, since a page asks for the mean every second.
         total = 0.0
         for bucket, count in self._counts.items():
             shift = (bucket >> _HALF_BITS) - 1
@@ -119,21 +118,19 @@ class LatencyHistogram:
         count = self.count
         if not count:
             return [None] * len(wanted)
-        # 99.9 * 1000 / 100 is a little above 999 in floating point, and means 999.
-        ranks = [max(1, math.ceil(p * count / 100 - 1e-9)) for p in wanted]
-        return [_highest_us(bucket) / 1000 for bucket in self._at(ranks)]
-
-    def _at(self, ranks: Iterable[int]) -> Iterator[int]:
-        """Give the bucket of each rank; ranks rise."""
         # Numbers alone are sorted in a third of the time that pairs take.
         buckets = iter(sorted(self._counts))
         bucket = next(buckets)
         seen = self._counts[bucket]
-        for rank in ranks:
+        found: list[float | None] = []
+        for p in wanted:
+            # 99.9 * 1000 / 100 is a little above 999 in floating point, and means 999.
+            rank = max(1, math.ceil(p * count / 100 - 1e-9))
             while seen < rank:
                 bucket = next(buckets)
                 seen += self._counts[bucket]
-            yield bucket
+            found.append(_highest_us(bucket) / 1000)
+        return found
 
     def encode(self) -> str:
         """Return it in HdrHistogram's compressed form V2, in base64; values are in µs.
@@ -153,11 +150,11 @@ class LatencyHistogram:
 
     @classmethod
     def decode(cls, encoded: str) -> Self:
-        """Return a histogram that `encode` has encoded.
+        """Return the histogram of a text that `encode` returned.
 
         Raises:
             ModuleNotFoundError: hdrhistogram is not installed; see `can_encode`.
-            ValueError: it is not one, or has other buckets.
+            ValueError: it is no histogram, or has other buckets.
         """
         from hdrh.histogram import HdrHistogram  # noqa: PLC0415  (not on every machine)
 
@@ -165,7 +162,16 @@ class LatencyHistogram:
             found = HdrHistogram.decode(encoded)
         except Exception as error:  # noqa: BLE001  (binascii's, zlib's, its own: one each)
             raise ValueError(f"not an HdrHistogram in base64 (V2): {error}") from None
-        _check_buckets(found)
+        had = (
+            found.lowest_trackable_value,
+            found.highest_trackable_value,
+            found.significant_figures,
+        )
+        if had != (LOWEST_US, HIGHEST_US, DIGITS):
+            raise ValueError(
+                f"wanted a histogram from {LOWEST_US} to {HIGHEST_US} µs to {DIGITS} digits, "
+                f"found one from {had[0]} to {had[1]} to {had[2]}"
+            )
         histogram = cls()
         histogram.add_buckets((i, count) for i, count in enumerate(found.counts) if count)
         return histogram
@@ -180,20 +186,11 @@ class LatencyHistogram:
 
 
 def can_encode() -> bool:
-    """Tell whether hdrhistogram is there, which the encoding alone needs.
+    """Return whether hdrhistogram is installed, which only the encoding needs.
 
-    It is installed where it has a wheel; elsewhere it takes a C compiler.
+    It is installed where it has a wheel; elsewhere it needs a C compiler.
     """
     return find_spec("hdrh") is not None
-
-
-def _check_buckets(found: Any) -> None:
-    had = (found.lowest_trackable_value, found.highest_trackable_value, found.significant_figures)
-    if had != (LOWEST_US, HIGHEST_US, DIGITS):
-        raise ValueError(
-            f"wanted a histogram from {LOWEST_US} to {HIGHEST_US} µs to {DIGITS} digits, "
-            f"found one from {had[0]} to {had[1]} to {had[2]}"
-        )
 
 
 def _highest_us(bucket: int) -> int:

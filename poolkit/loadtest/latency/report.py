@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import csv
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from poolkit.loadtest.figures import DROPPED, TIMED_OUT
+from poolkit.loadtest.latency.histogram import can_encode
+from poolkit.loadtest.latency.run_latencies import Latencies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from poolkit.loadtest.figures import LatenciesAtLeast
     from poolkit.loadtest.latency.histogram import LatencyHistogram
-    from poolkit.loadtest.latency.run_latencies import Latencies, Name
+    from poolkit.loadtest.latency.run_latencies import Name
     from poolkit.loadtest.open_loop.report import LoopReport
     from poolkit.loadtest.series import Second
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 FIGURES = (*PERCENTILES, "max", "mean")
 AGGREGATED = "Aggregated"
-"""What Locust calls the row about everything."""
+"""Locust's name for the row over all requests."""
+LOG_INTERVAL_S = 10
+"""The seconds of a line in the histogram log."""
+
+logger = logging.getLogger("poolkit.loadtest")
+
+
+# -- rows and lines -------------------------------------------------------------------------
 
 
 def figures(histogram: LatencyHistogram | LatenciesAtLeast) -> dict[str, float | None]:
-    """Return percentiles, maximum and mean in ms; None each without a request."""
+    """Return percentiles, maximum and mean in ms; each None without a request."""
     found = zip(PERCENTILES, histogram.percentiles(tuple(PERCENTILES.values())), strict=True)
-    all_of_them = {**dict(found), "max": histogram.max, "mean": histogram.mean}
-    return {name: None if ms is None else round(ms, 3) for name, ms in all_of_them.items()}
+    every = {**dict(found), "max": histogram.max, "mean": histogram.mean}
+    return {name: None if ms is None else round(ms, 3) for name, ms in every.items()}
 
 
 def rows(latencies: Latencies) -> list[dict[str, Any]]:
-    """Return a row a method and name, and one for all of them as "Aggregated".
+    """Return a row for each method and name, and "Aggregated" for all of them.
 
-    The latencies are those of answered requests; failed ones are counted beside them. Those of all
-    together are at least as long as what the end cut off had waited, whose names are not known.
+    Latencies are those of answered requests; failed requests are only counted. The aggregated row
+    includes what the end cut off, whose names are unknown.
     """
     return [*(row(latencies, one) for one in latencies.names()), row(latencies, None)]
 
 
 def row(latencies: Latencies, name: Name | None) -> dict[str, Any]:
-    """Return one of `rows`; without a name that of all together."""
+    """Return one of `rows`; without a name the aggregated one."""
     answered = latencies.answered(name)
     failed = latencies.failed(name).count
     return {
@@ -49,28 +63,29 @@ def row(latencies: Latencies, name: Name | None) -> dict[str, Any]:
 
 
 def ms(value: float | None) -> str:
-    """Return a time in ms with the three digits that are known; a dash for None."""
+    """Return a time in ms with the histogram's three digits; a dash for None."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def load_words(load: LoopReport) -> str:
-    """Return how a run is loaded, in a few words."""
+def load_text(load: LoopReport) -> str:
+    """Return the kind of load in a few words."""
     how = "closed loop" if load.loop == "closed" else f"open loop, {load.rate:g}/s {load.kind}"
     return f"{how}, SATURATED" if load.saturated_by else how
 
 
 def line(second: Second, latencies: Latencies, load: LoopReport) -> str:
     """Return the latencies of the last seconds and of the run so far, in one line."""
-    recent = f"p50 {ms(second.p50_ms)}, p95 {ms(second.p95_ms)}, p99 {ms(second.p99_ms)} now"
+    rates = second.rates
+    recent = f"p50 {ms(rates.p50_ms)}, p95 {ms(rates.p95_ms)}, p99 {ms(rates.p99_ms)} now"
     run = figures(latencies.answered())
     so_far = f"p99 {ms(run['p99'])}, max {ms(run['max'])} in the run"
-    return f"Latency, ms: {recent}; {so_far} ({load_words(load)})"
+    return f"Latency, ms: {recent}; {so_far} ({load_text(load)})"
 
 
 def table(latencies: Latencies, load: LoopReport) -> Iterator[str]:
-    """Return the lines of the table at the end, in the manner of Locust's own."""
+    """Return the lines of the table at the end, in the style of Locust's own."""
     yield from load.lines()
     total = latencies.total()
     if total.timed_out:
@@ -83,10 +98,10 @@ def table(latencies: Latencies, load: LoopReport) -> Iterator[str]:
     yield "Latency in ms, to three digits"
     yield f"{'Type':<8}|{'Name':<30}|{'# reqs':>8} |{'# fails':>8} | {' '.join(heads)}"
     yield rule
-    *names, together = rows(latencies)
+    *names, aggregated = rows(latencies)
     yield from map(_table_row, names)
     yield rule
-    yield _table_row(together)
+    yield _table_row(aggregated)
     yield ""
 
 
@@ -96,8 +111,90 @@ def _table_row(row: dict[str, Any]) -> str:
     return f"{row['method'][:8]:<8}|{row['name'][:30]:<30}|{counts} | {shown}"
 
 
+# -- files ----------------------------------------------------------------------------------
+
+
+class LatencyFiles:
+    """`PREFIX_latency.csv`, and `PREFIX_latency.hlog` in HdrHistogram's log format.
+
+    The log has a line for every interval of ten seconds and each method and name, tagged with
+    them, and an untagged one for all answered requests; failed ones are tagged "failed". The waits
+    that the end cut off are tagged "unanswered" and "unsent". Values are in µs, and sums of lines
+    are exact. Without hdrhistogram there is only the table. Both files are renewed while the run
+    goes on, so they are complete however it ends.
+
+    Args:
+        prefix: of `--csv`.
+        started: Unix time at which the first interval begins.
+
+    """
+
+    def __init__(self, prefix: str, started: float) -> None:
+        self.table = Path(f"{prefix}_latency.csv")
+        self.log = Path(f"{prefix}_latency.hlog") if can_encode() else None
+        if self.log is None:
+            logger.info("no %s_latency.hlog: hdrhistogram is not installed on this machine", prefix)
+        self.begin_again(started)
+
+    def begin_again(self, started: float) -> None:
+        """Discard what was written: a new test starts."""
+        self._started = self._since = started
+        self._total, self._interval = Latencies(), Latencies()
+        if self.log is not None:
+            self.log.write_text(
+                "#[Logged by poolkit; values in microseconds]\n"
+                "#[Histogram log format version 1.2]\n"
+                f"#[StartTime: {started:.3f} (seconds since epoch)]\n"
+                '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n',
+                encoding="utf-8",
+            )
+        self._write_table()
+
+    def add(self, latencies: Latencies, until: float) -> None:
+        """Add the latencies up to a moment, in Unix time."""
+        self._interval.add(latencies)
+        if until - self._since >= LOG_INTERVAL_S:
+            self._write(until)
+
+    def close(self, until: float) -> None:
+        """Write the rest."""
+        self._write(until)
+
+    def _write(self, until: float) -> None:
+        if self.log is not None:
+            with self.log.open("a", encoding="utf-8") as log:
+                log.writelines(self._log_lines(until))
+        self._total.add(self._interval)
+        self._since, self._interval = until, Latencies()
+        self._write_table()
+
+    def _log_lines(self, until: float) -> Iterator[str]:
+        interval = self._interval
+        histograms = [
+            ("", interval.answered()),
+            ("failed", interval.failed()),
+            (TIMED_OUT, interval.total().of("timed_out")),
+            (DROPPED, interval.total().of("dropped")),
+        ]
+        for name in interval.names():
+            tag = f"{name.method} {name.name}".strip()
+            histograms += [(tag, interval.answered(name)), (f"failed {tag}", interval.failed(name))]
+        moment = f"{self._since - self._started:.3f},{until - self._since:.3f}"
+        for tag, histogram in histograms:
+            if histogram.count:
+                # A comma ends a tag, and some readers split a line at spaces.
+                text = "_".join(tag.replace(",", " ").split())
+                tagged = f"Tag={text}," if text else ""
+                # The maximum is for people, and by convention a thousand times the values' unit.
+                yield f"{tagged}{moment},{(histogram.max or 0):.3f},{histogram.encode()}\n"
+
+    def _write_table(self) -> None:
+        with self.table.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(csv_rows(self._total))
+
+
 def csv_rows(latencies: Latencies) -> Iterable[list[Any]]:
-    """Return the rows of `PREFIX_latency.csv`; what is not known stays empty."""
+    """Return the rows of `PREFIX_latency.csv`; an unknown figure is empty."""
     yield ["Type", "Name", "Request Count", "Failure Count", *FIGURES]
     for row in rows(latencies):
         counted = [row["method"], row["name"], row["requests"], row["failures"]]

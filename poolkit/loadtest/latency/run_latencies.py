@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Name(NamedTuple):
-    """What Locust counts by: a method and a name, "GET" and "/articles/[id]"."""
+    """A row of Locust's statistics: a method and a name, "GET" and "/articles/[id]"."""
 
     method: str
     name: str
 
 
 NO_NAME = Name("", "")
-"""Where requests are counted whose names are not known: those that were never answered."""
+"""The row of requests without an answer, whose names are unknown."""
 
 
 class Latencies:
@@ -61,7 +61,7 @@ class Latencies:
         return found
 
     def add(self, other: Latencies) -> None:
-        """Count everything that another has counted, too."""
+        """Add the counts of another."""
         for name, counters in other._counters.items():
             self.of(name).merge(counters)
 
@@ -73,7 +73,7 @@ class Latencies:
         return total
 
     def names(self) -> list[Name]:
-        """Return every method and name of which a request has ended, by name."""
+        """Return every method and name of which a request has ended, sorted by name."""
         ended = (name for name, counters in self._counters.items() if counters.served)
         return sorted(ended, key=lambda one: (one.name, one.method))
 
@@ -98,12 +98,12 @@ class Latencies:
         return found
 
     def to_message(self) -> list[Any]:
-        """Return it as lists, for a message from one process to another."""
+        """Return the counts as lists, for a message to another process."""
         return [[*name, counters.to_message()] for name, counters in self._counters.items()]
 
     @classmethod
     def from_message(cls, message: Iterable[tuple[str, str, Mapping[str, Any]]]) -> Self:
-        """Return what `to_message` was called on."""
+        """Return the latencies of a message."""
         found = cls()
         for method, name, counters in message:
             found.of(Name(method, name)).merge(RequestCounters.from_message(counters))
@@ -116,7 +116,7 @@ class Latencies:
 
 
 class RunLatencies(Latencies):
-    """Latencies of a whole run, which keep the sum: page, thresholds and console read it every second.
+    """Latencies of a whole run with their sum, which is read every second by page and thresholds.
 
     Added up for each of them, thousands of buckets of each name would be walked through in the
     process that sends the load.
@@ -133,7 +133,7 @@ class RunLatencies(Latencies):
         self.add(one)
 
     def add(self, other: Latencies) -> None:
-        """Count everything that another has counted, too."""
+        """Add the counts of another."""
         super().add(other)
         self._total.merge(other.total())
 

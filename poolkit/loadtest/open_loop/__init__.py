@@ -1,1 +1,1 @@
-"""Requests that start on a schedule, however slow the server is."""
+"""Tasks that start on a schedule, however slow the server is; and the closed loop beside it."""

@@ -1,4 +1,4 @@
-"""When requests are due, whatever the server does: an arrival rate, and the moments it gives.
+"""When tasks are scheduled, whatever the server does: an arrival rate, and each process's share.
 
 Every moment of a constant rate is computed from the beginning (begin + n / rate), so rounding and
 late wake-ups never add up to a drift.
@@ -8,32 +8,37 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 Kind = Literal["constant", "poisson"]
 HIGHEST_PER_S = 100_000.0
-"""More than any machine's worth of Locust sends; a higher rate is a slip of the finger."""
+"""More than Locust can send on any machine; a higher rate is a typing error."""
+LEAD_S = 0.5
+"""Between the start of a test and its first arrival: users are made meanwhile."""
+CLOCKS_AGREE_S = 0.25
+"""A smaller difference between two machines' clocks may be the time that a message takes."""
 
 
 @dataclass(frozen=True)
 class ArrivalRate:
-    """How many tasks are due a second, and how they are spread over it.
+    """The number of tasks per second, and their distribution over time.
 
     Raises:
         ConfigurationError: the rate is not above 0 and at most 100,000 a second, or the kind is
-            not known.
+            unknown.
     """
 
     per_s: float
     kind: Kind = "constant"
-    """constant: one every 1/rate seconds. poisson: independent of each other, as strangers come;
+    """constant: one every 1/rate seconds. poisson: independent of each other, as visitors arrive;
     the gaps are exponentially distributed with a mean of 1/rate."""
 
     def __post_init__(self) -> None:
@@ -49,10 +54,10 @@ class ArrivalRate:
 
     @classmethod
     def parse(cls, per_s: str, kind: str = "constant") -> ArrivalRate:
-        """Return the rate that was given as text.
+        """Return the rate of two option values.
 
         Raises:
-            ConfigurationError: as for the class, or it is no number.
+            ConfigurationError: as for the class, or the rate is no number.
         """
         try:
             number = float(per_s)
@@ -62,47 +67,106 @@ class ArrivalRate:
             ) from None
         return cls(number, cast("Kind", kind))
 
-    def __str__(self) -> str:
-        return f"{self.per_s:g}/s {self.kind}"
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """The arrivals of a rate that one process begins. Moments are Unix times in seconds.
 
-def due_times(
-    rate: ArrivalRate,
-    *,
-    begin: float,
-    part: int = 0,
-    of: int = 1,
-    seed: int | None = None,
-    since: float = -math.inf,
-) -> Iterator[float]:
-    """Yield the moments at which tasks are due in one of several processes, without an end.
-
-    Args:
-        rate: of all processes together.
-        begin: when the first task of all is due, as Unix time in seconds.
-        part: which of the processes this is, from 0.
-        of: how many there are. Parts of a constant rate interleave: together they are one
-            constant rate. Parts of a Poisson process are Poisson processes of a rate/of each.
-        seed: makes Poisson arrivals the same again.
-        since: leave out what was due before this moment.
+    The shares of a constant rate interleave: together they are one constant rate. Those of a
+    Poisson process are independent Poisson processes of a rate/of each.
     """
-    if rate.kind == "poisson":
-        return _poisson(rate.per_s / of, max(begin, since), random.Random(f"{seed}/{part}/{of}"))
-    return _constant(rate.per_s, begin, part, of, since)
 
+    begin: float
+    """When the first arrival of all shares is scheduled."""
+    since: float
+    """From when on this share holds; before, there may have been another distribution."""
+    index: int = 0
+    of: int = 1
+    seed: int = 0
+    """Makes Poisson arrivals reproducible."""
+    max_users: int = 1
 
-def _constant(per_s: float, begin: float, part: int, of: int, since: float) -> Iterator[float]:
-    passed = 0 if since <= begin else int((since - begin) * per_s)
-    # By the same sum as below: rounded otherwise, an arrival on the boundary would be missed.
-    while begin + passed / per_s < since:
-        passed += 1
-    first = passed + (part - passed) % of
-    return (begin + number / per_s for number in count(first, of))
+    @classmethod
+    def whole(cls, max_users: int) -> Share:
+        """Return the one share of a process alone, which begins `LEAD_S` from now."""
+        begin = time.time() + LEAD_S
+        return cls(begin=begin, since=begin, seed=random.getrandbits(53), max_users=max_users)
+
+    def split(self, of: int) -> list[Share]:
+        """Return the shares of `of` processes; together they are this one."""
+        return [
+            replace(
+                self,
+                index=index,
+                of=of,
+                max_users=max(1, (self.max_users + of - 1 - index) // of),
+            )
+            for index in range(of)
+        ]
+
+    def shifted(self, seconds: float) -> Share:
+        """Return the same share by a clock that is ahead by some seconds."""
+        return replace(self, begin=self.begin + seconds, since=self.since + seconds)
+
+    def scheduled_times(self, rate: ArrivalRate) -> Iterator[float]:
+        """Yield the moments of this share's arrivals, without an end."""
+        if rate.kind == "poisson":
+            chance = random.Random(f"{self.seed}/{self.index}/{self.of}")
+            return _poisson(rate.per_s / self.of, max(self.begin, self.since), chance)
+        passed = 0
+        if self.since > self.begin:
+            passed = int((self.since - self.begin) * rate.per_s)
+            # By the sum of the last line: rounded otherwise, an arrival on the boundary is missed.
+            while self.begin + passed / rate.per_s < self.since:
+                passed += 1
+        first = passed + (self.index - passed) % self.of
+        return (self.begin + number / rate.per_s for number in count(first, self.of))
+
+    def count(self, rate: ArrivalRate, until: float) -> int:
+        """Return its number of arrivals before a moment; of Poisson arrivals, the average."""
+        seconds = max(0.0, until - max(self.begin, self.since))
+        return math.floor(seconds * rate.per_s / self.of)
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the message to a worker."""
+        return {**asdict(self), "sent": time.time()}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Share:
+        """Return the share of a message, by the clock of this machine.
+
+        The clocks of two machines may differ. Then the share begins as long after its arrival here
+        as it was to begin after it was sent.
+        """
+        values = dict(message)
+        ahead = time.time() - values.pop("sent")
+        share = cls(**values)
+        return share if abs(ahead) < CLOCKS_AGREE_S else share.shifted(ahead)
 
 
 def _poisson(per_s: float, begin: float, chance: random.Random) -> Iterator[float]:
-    due = begin
+    moment = begin
     while True:
         # In a Poisson process the time to the first arrival is distributed as any other gap.
-        due += chance.expovariate(per_s)
-        yield due
+        moment += chance.expovariate(per_s)
+        yield moment
+
+
+def of_user_class(
+    moments: Iterator[float], weights: Sequence[float], index: int
+) -> Iterator[float]:
+    """Yield the arrivals that one of several user classes serves, in proportion to its weight.
+
+    The class that is furthest behind its share is next. So the shares hold at any moment, and each
+    class knows its own arrivals without asking the others.
+    """
+    if len(weights) == 1:
+        yield from moments
+    total = sum(weights)
+    behind = [0.0] * len(weights)
+    for moment in moments:
+        behind = [credit + weight for credit, weight in zip(behind, weights, strict=True)]
+        chosen = behind.index(max(behind))
+        behind[chosen] -= total
+        if chosen == index:
+            yield moment

@@ -1,7 +1,7 @@
-"""An open loop over several processes: the master deals the rate, each worker begins its part.
+"""An open loop over several processes: the master distributes the rate, each worker has a share.
 
-A worker asks for its part when a test starts on it. When one dies or comes later, the rate is
-dealt again to those that are there.
+A worker asks for its share when a test starts on it. When one dies or joins later, the rate is
+distributed again over those that are connected.
 """
 
 from __future__ import annotations
@@ -12,46 +12,49 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
-from poolkit.loadtest.open_loop.arrivals import ArrivalRate
-from poolkit.loadtest.open_loop.closed_loop import ClosedLoop
-from poolkit.loadtest.open_loop.cut_off import CutOff
-from poolkit.loadtest.open_loop.loop import LEAD_S, OpenLoop, whole
-from poolkit.loadtest.open_loop.parts import Part, parts_of
+from poolkit.loadtest.locust_internals import spawn_in_test, worker_index, workers_of
+from poolkit.loadtest.open_loop.arrivals import LEAD_S, ArrivalRate, Share
+from poolkit.loadtest.open_loop.loop import ClosedLoop, OpenLoop
 from poolkit.loadtest.open_loop.report import LoopReport, merged
+from poolkit.loadtest.open_loop.users import CutOff
 
 if TYPE_CHECKING:
     from gevent import Greenlet
     from locust.env import Environment
     from locust.rpc import Message
+    from locust.runners import MasterRunner, WorkerRunner
 
-WANTED, DEALT = "poolkit_part_wanted", "poolkit_part_dealt"
+SHARE_WANTED, SHARE_ASSIGNED = "poolkit_share_wanted", "poolkit_share_assigned"
 IN_REPORT = "poolkit_open_loop"
 _LOOK_EVERY_S = 0.25
 _ASKING_TAKES_S = 2.0
-"""How long the first deal waits for workers that have not asked yet."""
+"""How long the first distribution waits for workers that have not asked yet."""
 _LEAVING_TAKES_S = 2.0
-"""At Ctrl-C workers say goodbye while the master is still about to end the test: Locust takes a
-second for it."""
+"""At Ctrl-C workers sign off up to a second before Locust's master ends the test."""
 
 logger = logging.getLogger("poolkit.loadtest")
 
 
 class WorkerLoop:
-    """A worker's side: an open loop as soon as a test with an arrival rate starts here, else a closed.
+    """A worker's side: an open loop once a test with an arrival rate starts here, else a closed one.
 
     The rate comes with the master's options, which a worker has before its first test starts.
     """
 
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment, self._runner = environment, runner
-        self._loop: OpenLoop | None = None
+        self._open: OpenLoop | None = None
         self._closed: ClosedLoop | None = None
-        runner.register_message(DEALT, self._on_dealt)
+        runner.register_message(SHARE_ASSIGNED, self._on_share)
         events = environment.events
         events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
         events.report_to_master.add_listener(self._on_report)  # type: ignore[no-untyped-call]
+
+    def take_cut_off(self) -> CutOff:
+        """Return what was cut off here since the last call."""
+        loop = self._open or self._closed
+        return CutOff() if loop is None else loop.take_cut_off()
 
     def _on_start(self, **_: Any) -> None:
         options = self._environment.parsed_options
@@ -59,43 +62,39 @@ class WorkerLoop:
             self._closed = self._closed or ClosedLoop(self._environment)
             self._closed.follow()
             return
-        if self._loop is None:
+        if self._open is None:
             rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
-            self._loop = OpenLoop(self._environment, rate, dealt=True)
-        self._loop.prepare()
-        self._runner.send_message(WANTED)
+            self._open = OpenLoop(self._environment, rate, distributed=True)
+        self._open.prepare()
+        self._runner.send_message(SHARE_WANTED)
 
-    def take_cut_off(self) -> CutOff:
-        """Return what was cut off here since the last call."""
-        loop = self._loop or self._closed
-        return CutOff() if loop is None else loop.take_cut_off()
-
-    def _on_dealt(self, msg: Message, **_: Any) -> None:
-        if self._loop is not None:
-            self._loop.take_part(Part.from_message(msg.data))
+    def _on_share(self, msg: Message, **_: Any) -> None:
+        if self._open is not None:
+            self._open.take_share(Share.from_message(msg.data))
 
     def _on_report(self, data: dict[str, Any], **_: Any) -> None:
-        if self._loop is not None:
-            data[IN_REPORT] = self._loop.report().plain()
+        if self._open is not None:
+            data[IN_REPORT] = self._open.report().to_json()
 
 
 class MasterLoop:
-    """The master's side: deals the rate, and adds up what the workers report.
+    """The master's side: distributes the rate, and adds up the reports of the workers.
 
     Args:
         environment: Locust's.
+        runner: the same environment's.
         rate: of all workers together.
-        max_users: how many users all workers may have together.
+        max_users: the highest number of users of all workers together.
     """
 
     def __init__(
         self, environment: Environment, runner: MasterRunner, rate: ArrivalRate, *, max_users: int
     ) -> None:
         self.rate, self._max_users = rate, max_users
-        self._environment, self._runner = environment, runner
-        self._dealing: Greenlet | None = None
+        self._runner = runner
+        self._distributing: Greenlet | None = None
         self._forget()
-        runner.register_message(WANTED, self._on_wanted)
+        runner.register_message(SHARE_WANTED, self._on_wanted)
         for event, listener in (
             (environment.events.test_start, self._on_start),
             (environment.events.worker_report, self._on_report),
@@ -105,107 +104,108 @@ class MasterLoop:
 
     def report(self) -> LoopReport:
         """Return what became of the arrivals of all workers, by their latest reports."""
-        nothing = LoopReport(loop="open", rate=self.rate.per_s, kind=self.rate.kind)
-        return merged([nothing, *self._reports.values()])
+        return merged([self._nothing, *self._reports.values()])
+
+    @property
+    def _nothing(self) -> LoopReport:
+        return LoopReport(loop="open", rate=self.rate.per_s, kind=self.rate.kind)
 
     def _forget(self) -> None:
         self._reports: dict[str, LoopReport] = {}
         self._asked: dict[str, float] = {}
-        """Workers that wait for a part, or have one, and since when."""
-        self._parts: dict[str, Part] = {}
+        """Workers that wait for a share or have one: when they asked for it."""
+        self._shares: dict[str, Share] = {}
         self._expected: dict[str, int] = {}
-        """How many arrivals the parts had that a worker had before its present one."""
+        """The number of arrivals of a worker's shares before its present one."""
         self._left: dict[str, float] = {}
-        """When it was first seen that a worker is not there any more."""
-        self._whole = whole(self._max_users)
-        self._said = False
+        """When a worker was first found to be gone."""
+        self._whole = Share.whole(self._max_users)
+        self._warned = False
 
-    # -- dealing ----------------------------------------------------------------------------
+    # -- distributing -----------------------------------------------------------------------
 
     def _on_start(self, **_: Any) -> None:
         self._forget()
-        self._dealing = self._runner.greenlet.spawn(self._deal_when_needed)
+        self._distributing = spawn_in_test(self._runner, self._distribute_when_needed)
+
+    def _on_stopping(self, **_: Any) -> None:
+        if self._distributing is not None:
+            self._distributing.kill(block=False)
 
     def _on_wanted(self, msg: Message, **_: Any) -> None:
         self._asked.setdefault(msg.node_id, time.monotonic())
 
-    def _deal_when_needed(self) -> None:
+    def _distribute_when_needed(self) -> None:
         while True:
-            there = self._there()
-            if set(there) != set(self._parts) and (self._parts or self._all_have_asked(there)):
-                self._deal(there)
-            self._say_when_saturated()
+            connected = self._connected()
+            if set(connected) != set(self._shares) and (
+                self._shares or self._all_have_asked(connected)
+            ):
+                self._distribute(connected)
+            saturated_by = self.report().saturated_by
+            if saturated_by and not self._warned:
+                self._warned = True
+                logger.warning("saturated: %s", saturated_by)
             gevent.sleep(_LOOK_EVERY_S)
 
-    def _there(self) -> list[str]:
-        return [one for one in self._asked if self._is_there(one)]
+    def _connected(self) -> list[str]:
+        """Return the workers that begin arrivals: a missing one does not, a leaving one may yet."""
+        now, workers = time.monotonic(), workers_of(self._runner)
+        found = []
+        for worker in self._asked:
+            if worker in workers:
+                self._left.pop(worker, None)
+                begins = workers[worker]
+            else:
+                left = self._left.setdefault(worker, now)
+                begins = worker in self._shares and now - left < _LEAVING_TAKES_S
+            if begins:
+                found.append(worker)
+        return found
 
-    def _is_there(self, worker: str) -> bool:
-        client = self._runner.clients.get(worker)
-        if client is not None:
-            self._left.pop(worker, None)
-            return bool(client.state != STATE_MISSING)
-        left = self._left.setdefault(worker, time.monotonic())
-        return worker in self._parts and time.monotonic() - left < _LEAVING_TAKES_S
-
-    def _all_have_asked(self, there: list[str]) -> bool:
-        if not there:
+    def _all_have_asked(self, connected: list[str]) -> bool:
+        if not connected:
             return False
         waited_s = time.monotonic() - min(self._asked.values())
-        return len(there) >= self._runner.worker_count or waited_s > _ASKING_TAKES_S
+        return len(connected) >= self._runner.worker_count or waited_s > _ASKING_TAKES_S
 
-    def _deal(self, there: list[str]) -> None:
+    def _distribute(self, connected: list[str]) -> None:
         since = time.time() + LEAD_S
-        again = bool(self._parts)
+        again = bool(self._shares)
         if not again:
-            self._whole = whole(self._max_users)
+            self._whole = Share.whole(self._max_users)
             since = self._whole.begin
-        gone = [one for one in self._parts if one not in there]
-        self._close_parts(since)
-        for one in gone:
-            self._lose(one, there)
-        for one, part in zip(there, parts_of(self._whole, len(there) or 1), strict=False):
-            self._parts[one] = replace(part, since=since)
-            self._runner.send_message(DEALT, self._parts[one].message(), client_id=one)
+        gone = [one for one in self._shares if one not in connected]
+        for worker, share in self._shares.items():
+            before = self._expected.get(worker, 0)
+            self._expected[worker] = before + share.count(self.rate, since)
+        self._shares.clear()
+        for worker in gone:
+            self._count_lost(worker, len(connected))
+        shares = self._whole.split(len(connected) or 1)
+        for worker, share in zip(connected, shares, strict=False):
+            self._shares[worker] = replace(share, since=since)
+            message = self._shares[worker].to_message()
+            self._runner.send_message(SHARE_ASSIGNED, message, client_id=worker)
         if again and not gone:
             logger.info(
-                "the rate of %g/s is dealt again, to %d workers", self.rate.per_s, len(there)
+                "the rate of %g/s is distributed again, over %d workers",
+                *(self.rate.per_s, len(connected)),
             )
 
-    def _close_parts(self, until: float) -> None:
-        for one, part in self._parts.items():
-            self._expected[one] = self._expected.get(one, 0) + part.count(self.rate, until)
-        self._parts.clear()
-
-    def _lose(self, worker: str, left: list[str]) -> None:
-        """Count what a worker that is gone had to do and has not reported, and say it."""
-        nothing = LoopReport(loop="open", rate=self.rate.per_s, kind=self.rate.kind)
-        last = self._reports.get(worker, nothing)
-        finished = last.finished
-        arrivals = max(self._expected[worker], finished)
-        self._reports[worker] = replace(
-            last, arrivals=arrivals, unsent=0, unanswered=arrivals - finished
-        )
-        index = self._runner.get_worker_index(worker)  # type: ignore[no-untyped-call]
+    def _count_lost(self, worker: str, left: int) -> None:
+        """Count the arrivals that a lost worker has not reported as timed out, with a warning."""
+        last = self._reports.get(worker, self._nothing)
+        arrivals = max(self._expected[worker], last.finished)
+        timed_out = arrivals - last.finished
+        self._reports[worker] = replace(last, arrivals=arrivals, dropped=0, timed_out=timed_out)
         logger.warning(
-            "worker %d is gone, and the rate of %g/s is dealt again, to %d; what became of %d "
-            "arrivals is not known, they count as unanswered",
-            *(index, self.rate.per_s, len(left), arrivals - finished),
+            "worker %d is gone, and the rate of %g/s is distributed again, over %d; %d arrivals "
+            "that it did not report count as timed out",
+            *(worker_index(self._runner, worker), self.rate.per_s, left, timed_out),
         )
-
-    # -- hearing ----------------------------------------------------------------------------
 
     def _on_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
-        plain = data.get(IN_REPORT)
-        if plain is not None and client_id in self._parts:
-            self._reports[client_id] = LoopReport.from_plain(plain)
-
-    def _on_stopping(self, **_: Any) -> None:
-        if self._dealing is not None:
-            self._dealing.kill(block=False)
-
-    def _say_when_saturated(self) -> None:
-        why = self.report().saturated_by
-        if why and not self._said:
-            self._said = True
-            logger.warning("saturated: %s", why)
+        found = data.get(IN_REPORT)
+        if found is not None and client_id in self._shares:
+            self._reports[client_id] = LoopReport.from_json(found)

@@ -1,55 +1,58 @@
-"""An open loop: tasks begin at their scheduled moment, whatever the server does.
+"""The loop of one process. Open: tasks begin at their scheduled moment, whatever the server does.
 
-Locust's users make a closed loop: each waits for its answer before it goes on, so a server
-that stalls is asked less, and its stall hardly shows. Here users wait for arrivals. Each arrival is
-handed to a user that is free; when none is, more are made, up to a limit.
+Locust's users make a closed loop: each waits for its answer before it goes on, so a server that
+stalls gets fewer requests, and its stall hardly shows. In an open loop users wait for arrivals.
+Each arrival is given to an idle user; when there is none, more are made, up to a limit.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gevent.hub import Waiter
 
 from poolkit.errors import ConfigurationError
-from poolkit.loadtest.open_loop.cut_off import CutOff, Waits
-from poolkit.loadtest.open_loop.dispatch import HandingOut, wall_clock_s
-from poolkit.loadtest.open_loop.due import Turns
-from poolkit.loadtest.open_loop.lane import BUSY, STARTING, USERS, Lane, shared
-from poolkit.loadtest.open_loop.parts import Part
+from poolkit.loadtest.locust_internals import (
+    end_users_only_when,
+    wait_for_arrivals,
+    was_waiting,
+)
+from poolkit.loadtest.open_loop.arrivals import Share, of_user_class
+from poolkit.loadtest.open_loop.dispatch import (
+    Cause,
+    Dispatcher,
+    UserClassQueue,
+    unix_time_ahead_s,
+)
 from poolkit.loadtest.open_loop.report import LoopReport
-from poolkit.loadtest.open_loop.users import make_wait, was_waiting
+from poolkit.loadtest.open_loop.users import CutOff, TimedOut, UserTasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gevent import Greenlet
     from locust import User
     from locust.env import Environment
 
     from poolkit.loadtest.open_loop.arrivals import ArrivalRate
+    from poolkit.loadtest.open_loop.users import Pending
 
 MAX_USERS = 2000
-LEAD_S = 0.5
-"""Between the start of a test and its first arrival: users are made meanwhile."""
 
 logger = logging.getLogger("poolkit.loadtest")
 
 
 class OpenLoop:
-    """Has the users of this process begin the arrivals of a rate.
+    """Makes the users of this process begin the arrivals of a rate.
 
     Args:
-        environment: Locust's; its user classes are made to wait for arrivals instead of for
-            their own think time.
+        environment: Locust's; its user classes wait for arrivals instead of for their own wait
+            time.
         rate: of all processes of the run together.
-        max_users: how many users there may be at once.
-        dealt: whether a master says which part of the rate is this process's; otherwise it has
-            all of it, from the start of a test.
+        max_users: the highest number of users at once.
+        distributed: whether a master assigns this process its share of the rate; otherwise it has
+            the whole rate, from the start of a test.
 
     Raises:
         ConfigurationError: max_users is not above 0.
@@ -61,198 +64,221 @@ class OpenLoop:
         rate: ArrivalRate,
         *,
         max_users: int = MAX_USERS,
-        dealt: bool = False,
+        distributed: bool = False,
     ) -> None:
         if max_users < 1:
             raise ConfigurationError(f"--max-users is {max_users}; wanted 1 or more")
         self.rate = rate
-        self.turns = Turns(environment)
-        """When the task of each user was due."""
-        self._unanswered: list[tuple[float, float]] = []
-        self._waits = Waits(environment)
-        self._lanes: dict[type[User], Lane] = {}
-        self._environment, self._max_users, self._dealt = environment, max_users, dealt
-        self._handing: HandingOut | None = None
-        self._stopped, self._said = True, False
+        self.tasks = UserTasks(environment)
+        self._timed_out: list[Pending] = []
+        self._waits = TimedOut(environment)
+        self._queues: dict[type[User], UserClassQueue] = {}
+        self._environment, self._max_users = environment, max_users
+        self._distributed = distributed
+        self._dispatcher: Dispatcher | None = None
+        self._stopped, self._warned = True, False
         events = environment.events
-        if not dealt:
+        if not distributed:
             events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
         events.test_stopping.add_listener(self._on_stopping)  # type: ignore[no-untyped-call]
-        self._keep_users()
+        end_users_only_when(environment, lambda: self._stopped)
+
+    # -- the figures ------------------------------------------------------------------------
 
     def report(self) -> LoopReport:
         """Return what became of the arrivals so far; final after the test has stopped."""
         self._account_for_ended()
         now = time.monotonic()
-        lanes = list(self._lanes.values())
-        waiting = sum(lane.overdue(now) for lane in lanes)
-        lateness = [lane.lateness(now) for lane in lanes]
+        queues = list(self._queues.values())
+        overdue = sum(queue.overdue(now) for queue in queues)
+        lateness = [queue.lateness(now) for queue in queues]
         return LoopReport(
             loop="open",
             rate=self.rate.per_s,
             kind=self.rate.kind,
-            arrivals=sum(lane.arrivals for lane in lanes) + waiting,
-            late=sum(late for late, _ in lateness),
-            latest_ms=max((ms for _, ms in lateness), default=0.0),
-            unsent=sum(len(lane.unsent) for lane in lanes) + waiting,
-            unanswered=sum(lane.begun - lane.finished for lane in lanes),
-            users_max=self._handing.users_max if self._handing else 0,
+            arrivals=sum(queue.arrivals for queue in queues) + overdue,
+            late=sum(one.late for one in lateness),
+            latest_ms=max((one.latest_ms for one in lateness), default=0.0),
+            dropped=sum(len(queue.dropped) for queue in queues) + overdue,
+            timed_out=sum(queue.begun - queue.finished for queue in queues),
+            users_max=self._dispatcher.users_max if self._dispatcher else 0,
             saturated_by=self._saturated_by(),
         )
 
-    @property
-    def unanswered(self) -> list[tuple[float, float]]:
-        """Due and start of the requests without an answer, after the test has stopped."""
+    def timed_out(self) -> list[Pending]:
+        """Return the requests without an answer, after the test has stopped."""
         self._account_for_ended()
-        return self._unanswered
+        return self._timed_out
 
-    def unsent(self, now: float | None = None) -> Iterator[float]:
-        """Yield when the arrivals were due that nobody began, after the test has stopped.
+    def dropped(self, now: float | None = None) -> Iterator[float]:
+        """Yield when the arrivals that never began were scheduled, after the test has stopped.
 
-        `now` is there for whoever has another schedule in its place.
+        `now` is there for a closed loop with a schedule, which takes the place of this one.
         """
         self._account_for_ended()
-        ahead = wall_clock_s()
-        for lane in self._lanes.values():
-            yield from (due + ahead for due in lane.unsent)
+        ahead_s = unix_time_ahead_s()
+        for queue in self._queues.values():
+            yield from (moment + ahead_s for moment in queue.dropped)
 
     def take_cut_off(self) -> CutOff:
-        """Return how long those without an answer had waited that were cut off since the last call."""
+        """Return what was cut off since the last call."""
         self._account_for_ended()
-        unsent_ms: list[float] = []
-        for lane in self._lanes.values():
-            unsent_ms += lane.unsent_ms
-            lane.unsent_ms.clear()
-        return CutOff(unanswered_ms=self._waits.take(), unsent_ms=unsent_ms)
+        dropped_ms: list[float] = []
+        for queue in self._queues.values():
+            dropped_ms += queue.dropped_ms
+            queue.dropped_ms.clear()
+        return CutOff(timed_out_ms=self._waits.take(), dropped_ms=dropped_ms)
+
+    def _saturated_by(self) -> str:
+        reasons: dict[Cause, str] = {
+            "busy": "this process is busy, a core is used up; use --processes, or do less in a task",
+            "users": f"all {self._max_users:,} users (--max-users) were waiting for answers",
+            "starting": (
+                "new users take long to start, or fail (on_start); have more of them ready (--users)"
+            ),
+        }
+        now = time.monotonic()
+        saturated = [queue for queue in self._queues.values() if queue.is_saturated(now)]
+        return "; ".join(queue.saturation_text(now, reasons) for queue in saturated)
+
+    def _warn_when_saturated(self) -> None:
+        if self._warned or self._distributed:  # a master warns for its workers
+            return
+        now = time.monotonic()
+        if any(queue.is_saturated(now) for queue in self._queues.values()):
+            self._warned = True
+            logger.warning("saturated: %s", self._saturated_by())
 
     # -- the test ---------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Begin a test, in which nothing is due yet. Users that come from now on wait."""
-        new = self.turns.follow(self._environment.user_classes)
-        make_wait(new, arrived=self._on_arrived, wait=self._wait)
-        self._lanes = {one: Lane(one) for one in self._environment.user_classes}
-        self._unanswered.clear()
-        self._stopped = self._said = False
-        self._handing = HandingOut(
+        """Begin a test without any arrival yet. Users that start from now on wait."""
+        user_classes = self._environment.user_classes
+        new = self.tasks.follow(user_classes)
+        wait_for_arrivals(new, arrived=self._on_arrived, wait=self._wait)
+        self._queues = {one: UserClassQueue(one) for one in user_classes}
+        self._timed_out.clear()
+        self._stopped = self._warned = False
+        self._dispatcher = Dispatcher(
             self._environment,
-            list(self._lanes.values()),
+            list(self._queues.values()),
             max_users=self._max_users,
-            each_window=self._say_when_saturated,
+            each_window=self._warn_when_saturated,
         )
-        self._handing.start()
+        self._dispatcher.start()
 
-    def take_part(self, part: Part) -> None:
-        """Begin this part of the arrivals from its `since` on, instead of the one before it."""
-        mine = part.moved(-wall_clock_s())
-        self._max_users = part.max_users
-        if self._handing is not None:
-            self._handing.max_users = part.max_users
-        weights = [float(one.weight) for one in self._lanes]
-        for number, lane in enumerate(self._lanes.values()):
-            stream = shared(mine.due_times(self.rate), weights, number)
-            per_s = self.rate.per_s / part.of * weights[number] / sum(weights)
-            lane.continue_with(stream, mine.since, per_s)
+    def take_share(self, share: Share) -> None:
+        """Begin a share's arrivals from its `since` on, instead of those of the share before it."""
+        monotonic = share.shifted(-unix_time_ahead_s())
+        self._max_users = share.max_users
+        if self._dispatcher is not None:
+            self._dispatcher.max_users = share.max_users
+        weights = [float(one.weight) for one in self._queues]
+        for index, queue in enumerate(self._queues.values()):
+            stream = of_user_class(monotonic.scheduled_times(self.rate), weights, index)
+            per_s = self.rate.per_s / share.of * weights[index] / sum(weights)
+            queue.continue_with(stream, monotonic.since, per_s)
 
     def _on_start(self, **_: Any) -> None:
         self.prepare()
-        self.take_part(whole(self._max_users))
+        self.take_share(Share.whole(self._max_users))
 
     def _on_stopping(self, **_: Any) -> None:
-        if self._stopped or self._handing is None:
+        if self._stopped or self._dispatcher is None:
             return
         self._stopped = True
-        self._handing.stop()
-        # Locust itself takes some 50 ms to get here, in which nothing can be handed out; but users help
-        # themselves, and what was due before an arrival that is begun counts, whichever class it has.
-        begun = max(lane.last_due for lane in self._lanes.values())
-        for lane in self._lanes.values():
-            lane.close(max(self._handing.looked_at, begun))
+        self._dispatcher.stop()
+        # Locust takes some 50 ms to get here, in which the dispatcher cannot run; but users serve
+        # themselves. What was scheduled before an arrival that has begun counts, of any class.
+        begun = max(queue.last_at for queue in self._queues.values())
+        for queue in self._queues.values():
+            queue.close(max(self._dispatcher.looked_at, begun))
 
     # -- the users --------------------------------------------------------------------------
 
-    def _keep_users(self) -> None:
-        """Have Locust end users only at the end: in between, their number follows the need."""
-        runner: Any = self._environment.runner
-        stop_users = runner.stop_users
-
-        def stop_at_the_end(counts: dict[str, int]) -> None:
-            if self._stopped:
-                stop_users(counts)
-
-        runner.stop_users = stop_at_the_end
-
     def _on_arrived(self, user: User) -> None:
-        lane = self._lanes[type(user)]
-        lane.starting.discard(user)
-        lane.failing = False
-        user.greenlet.rawlink(partial(self._on_end, user))
+        queue = self._queues[type(user)]
+        queue.starting.discard(user)
+        queue.failing = False
+        user.greenlet.rawlink(lambda _: self._account(user))
 
     def _wait(self, user: User) -> bool:
         """Wait until there is an arrival for this user; True if there was one already."""
-        turn = self.turns.of(user)
-        lane = self._lanes[type(user)]
-        if turn.due is not None:
-            lane.finished += 1
-            turn.end()
+        task = self.tasks.of(user)
+        queue = self._queues[type(user)]
+        if task.scheduled_at is not None:
+            queue.finished += 1
+            task.end()
         now = time.monotonic()
-        if lane.next_due <= now:
-            turn.begin(lane.take(now) + wall_clock_s())
+        if queue.next_at <= now:
+            task.begin(queue.take(now) + unix_time_ahead_s())
             return True
-        lane.idle[turn] = None
-        turn.waiter = Waiter()
+        queue.idle[task] = None
+        task.waiter = Waiter()
         try:
-            turn.waiter.get()
+            task.waiter.get()
         finally:
-            lane.idle.pop(turn, None)
+            queue.idle.pop(task, None)
         return False
 
-    def _on_end(self, user: User, greenlet: Greenlet) -> None:
-        self._account(user)
-
     def _account_for_ended(self) -> None:
-        """Account for users of whose end gevent has not told yet."""
-        for turn in self.turns.all():
-            if turn.user.greenlet.dead:
-                self._account(turn.user)
+        """Account for users whose end gevent has not reported yet."""
+        for task in self.tasks.all():
+            if task.user.greenlet.dead:
+                self._account(task.user)
 
     def _account(self, user: User) -> None:
-        """Count what a user that has ended left open."""
-        turn = self.turns.forget(user)
-        lane = self._lanes.get(type(user))
-        if turn is None or turn.due is None or lane is None:
+        """Count the task that a user left unfinished when it ended."""
+        task = self.tasks.forget(user)
+        queue = self._queues.get(type(user))
+        if task is None or task.scheduled_at is None or queue is None:
             return
         if was_waiting(user):  # ended before it could begin
-            lane.begun -= 1
-            lane.give_up(turn.due - wall_clock_s(), time.monotonic())
-        elif turn.unanswered is None:
-            lane.finished += 1
+            queue.begun -= 1
+            queue.drop(task.scheduled_at - unix_time_ahead_s(), time.monotonic())
+        elif task.unfinished is None:
+            queue.finished += 1
         else:
-            self._unanswered.append(turn.unanswered)
-            self._waits.note(turn.unanswered[0])
-
-    # -- saturation -------------------------------------------------------------------------
-
-    def _saturated_by(self) -> str:
-        reasons = {
-            BUSY: "this process is busy, a core is used up; use --processes, or do less in a task",
-            USERS: f"all {self._max_users:,} users (--max-users) were waiting for answers",
-            STARTING: "new users take long to start, or fail (on_start); have more of them ready (--users)",
-        }
-        now = time.monotonic()
-        saturated = [lane for lane in self._lanes.values() if lane.is_saturated(now)]
-        return "; ".join(lane.words(now, reasons) for lane in saturated)
-
-    def _say_when_saturated(self) -> None:
-        if self._said or self._dealt:  # a master says it for its workers
-            return
-        now = time.monotonic()
-        if any(lane.is_saturated(now) for lane in self._lanes.values()):
-            self._said = True
-            logger.warning("saturated: %s", self._saturated_by())
+            self._timed_out.append(task.unfinished)
+            self._waits.add(task.unfinished.scheduled_at)
 
 
-def whole(max_users: int) -> Part:
-    """Return all of a rate, from `LEAD_S` from now on."""
-    begin = time.time() + LEAD_S
-    return Part(begin=begin, since=begin, seed=random.getrandbits(53), max_users=max_users)
+class ClosedLoop:
+    """A closed loop as Locust runs it, with the requests that have no answer at the end.
+
+    Locust reports a request only when it has ended, and forgets one whose user is ended. Here it is
+    counted if its user announces requests by calling `User.context()` before (`FastHttpUser` and
+    `TaskUser` do), one request of a user at a time.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._tasks = UserTasks(environment, self._on_new)
+        self._waits = TimedOut(environment)
+        environment.events.test_start.add_listener(self.follow)  # type: ignore[no-untyped-call]
+
+    def report(self) -> LoopReport:
+        """Return the report of a closed loop."""
+        return LoopReport()
+
+    def follow(self, **_: Any) -> None:
+        """Follow the users of a test's classes; of no class twice."""
+        self._tasks.follow(self._environment.user_classes)
+
+    def take_cut_off(self) -> CutOff:
+        """Return what was cut off since the last call."""
+        for task in self._tasks.all():
+            # gevent reports an end a moment later.
+            if task.user.greenlet is not None and task.user.greenlet.dead:
+                self._account(task.user)
+        return CutOff(timed_out_ms=self._waits.take())
+
+    def _on_new(self, user: User) -> None:
+        if user.greenlet is not None:
+            user.greenlet.rawlink(lambda _: self._account(user))
+
+    def _account(self, user: User) -> None:
+        task = self._tasks.forget(user)
+        # A task may have given up waiting for an answer, and ended.
+        if task is not None and task.unfinished is not None and not was_waiting(user):
+            self._waits.add(task.unfinished.scheduled_at)

@@ -8,75 +8,77 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+_JSON_KEYS = {"timed_out": "unanswered", "dropped": "unsent"}
+"""By field, the keys of load.json and of the other documents, which tools of users read."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopReport:
     """How a run was loaded. The counts are those of an open loop, and 0 in a closed one.
 
-    Every arrival is finished, unanswered or unsent: arrivals = finished + unanswered + unsent.
+    Every arrival is finished, timed out or dropped: arrivals = finished + timed_out + dropped.
     """
 
     loop: Literal["open", "closed"] = "closed"
-    """open: tasks begin when they are due. closed: when a user has its answer to the last."""
+    """open: tasks begin when they are scheduled. closed: when the one before has its answer."""
     rate: float | None = None
     """Arrivals a second; None in a closed loop."""
     kind: str = ""
     """constant or poisson."""
     arrivals: int = 0
-    """How many tasks were due by the end of the load."""
+    """Tasks that were scheduled before the end of the load."""
     late: int = 0
-    """How many of them began more than 50 ms after they were due, or never."""
+    """Arrivals that began more than 50 ms after their scheduled moment, or never."""
     latest_ms: float = 0.0
-    unsent: int = 0
-    """Due, and not begun by the end."""
-    unanswered: int = 0
-    """Begun, and without an answer at the end; those lost with a worker count here too."""
+    dropped: int = 0
+    """Scheduled, and not begun by the end."""
+    timed_out: int = 0
+    """Begun, and without an answer at the end; arrivals lost with a worker count here too."""
     users_max: int = 0
-    """How many users there were at once, at most."""
+    """The highest number of users at once."""
     saturated_by: str = ""
     """Why the schedule was not kept; empty when it was."""
 
     @property
     def finished(self) -> int:
-        """How many arrivals ran to their end, answered or failed."""
-        return self.arrivals - self.unsent - self.unanswered
+        """Arrivals that ran to their end, answered or failed."""
+        return self.arrivals - self.dropped - self.timed_out
 
-    def plain(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        """Return the object for JSON; `dropped` is called unsent there, `timed_out` unanswered."""
+        return {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> LoopReport:
-        """Return what `plain` gave."""
-        return cls(**plain)
+    def from_json(cls, found: Mapping[str, Any]) -> LoopReport:
+        """Return the report that `to_json` was called on."""
+        fields = {key: field for field, key in _JSON_KEYS.items()}
+        return cls(**{fields.get(key, key): value for key, value in found.items()})
 
     def lines(self) -> list[str]:
-        """Return what a person is told at the end of a run."""
+        """Return the lines about the load for the end of a run."""
         if self.loop == "closed":
             return ["Closed loop: latencies count from the sending of a request"]
         counts = [f"{self.arrivals:,} arrivals", f"{self.finished:,} finished"]
-        counts += [f"{n:,} {what}" for n, what in self._open_ends() if n]
-        said = (
+        exceptions = {"late": self.late, "timed out": self.timed_out, "dropped": self.dropped}
+        counts += [f"{number:,} {name}" for name, number in exceptions.items() if number]
+        line = (
             f"Open loop, {self.rate:g}/s {self.kind}: {', '.join(counts)}; up to "
-            f"{self.users_max:,} users; latencies count from the moment a task was due"
+            f"{self.users_max:,} users; latencies count from the scheduled moment of a task"
         )
-        return [said, f"SATURATED: {self.saturated_by}"] if self.saturated_by else [said]
-
-    def _open_ends(self) -> list[tuple[int, str]]:
-        return [(self.late, "late"), (self.unanswered, "unanswered"), (self.unsent, "unsent")]
+        return [line, f"SATURATED: {self.saturated_by}"] if self.saturated_by else [line]
 
 
 def merged(reports: Iterable[LoopReport]) -> LoopReport:
-    """Return the one report of several processes that shared one rate; not of none."""
-    all_of_them = list(reports)
-    reasons = dict.fromkeys(one.saturated_by for one in all_of_them if one.saturated_by)
+    """Return the one report of several processes that shared one rate; of at least one."""
+    every = list(reports)
+    reasons = dict.fromkeys(one.saturated_by for one in every if one.saturated_by)
     return replace(
-        all_of_them[0],
-        arrivals=sum(one.arrivals for one in all_of_them),
-        late=sum(one.late for one in all_of_them),
-        latest_ms=max(one.latest_ms for one in all_of_them),
-        unsent=sum(one.unsent for one in all_of_them),
-        unanswered=sum(one.unanswered for one in all_of_them),
-        users_max=sum(one.users_max for one in all_of_them),
+        every[0],
+        arrivals=sum(one.arrivals for one in every),
+        late=sum(one.late for one in every),
+        latest_ms=max(one.latest_ms for one in every),
+        dropped=sum(one.dropped for one in every),
+        timed_out=sum(one.timed_out for one in every),
+        users_max=sum(one.users_max for one in every),
         saturated_by="; ".join(reasons),
     )

@@ -1,94 +1,214 @@
-"""Locust's users, made to wait for arrivals wherever they would wait for time to pass."""
+"""The task of each user: when it was scheduled, and what the end of a run cuts off.
+
+A latency counts from the scheduled moment of a task. A task that could not be sent then has waited,
+and so has the visitor it stands for. Counted from the sending, a stall of the server would hide
+every request that waited behind it.
+"""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import gevent
-from locust.exception import StopUser
-from locust.user.task import (
-    LOCUST_STATE_RUNNING,
-    LOCUST_STATE_STOPPING,
-    LOCUST_STATE_WAITING,
-    TaskSet,
-)
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import TypeAlias
 
     from locust import User
-
-# ruff: noqa: SLF001  (a user's state is Locust's own way to say whether it may be ended at once)
-
-
-def was_waiting(user: User) -> bool:
-    """Tell whether a user that has ended was between two tasks."""
-    return user._state == LOCUST_STATE_WAITING
+    from locust.env import Environment
 
 
-def make_wait(
-    user_classes: Iterable[type[User]],
-    *,
-    arrived: Callable[[User], None],
-    wait: Callable[[User], bool],
-) -> None:
-    """Have the users of these classes wait before their first task and between any two.
+class Pending(NamedTuple):
+    """A request without an answer; moments are Unix times."""
+
+    scheduled_at: float
+    started_at: float
+
+
+class UserTask:
+    """The present task of one user."""
+
+    __slots__ = ("first_request_at", "pending", "scheduled_at", "since", "user", "waiter")
+
+    def __init__(self, user: User) -> None:
+        self.user = user
+        self.since = time.time()
+        self.scheduled_at: float | None = None
+        """Unix time; None between two tasks."""
+        self.first_request_at: float | None = None
+        """The same until the first request of the task, which was scheduled with it."""
+        self.pending: Pending | None = None
+        self.waiter: Any = None
+        """gevent's Waiter, while the user waits for an arrival."""
+
+    def begin(self, scheduled_at: float) -> None:
+        """Begin the task that was scheduled at this moment."""
+        self.scheduled_at = self.first_request_at = scheduled_at
+
+    def send(self) -> float:
+        """Return the scheduled moment of a request that is sent now.
+
+        The first request of a task was scheduled with it; a later one when the request before it
+        was answered, which is now.
+        """
+        now = time.time()
+        scheduled_at, self.first_request_at = self.first_request_at or now, None
+        self.pending = Pending(scheduled_at, now)
+        return scheduled_at
+
+    @property
+    def unfinished(self) -> Pending | None:
+        """The request without an answer, or the task if it has not sent a request yet."""
+        if self.pending is None and self.first_request_at is not None:
+            return Pending(self.first_request_at, self.first_request_at)
+        return self.pending
+
+    def end(self) -> None:
+        """End the task."""
+        self.scheduled_at = self.first_request_at = None
+
+
+class UserTasks:
+    """The tasks of all users. Locust's `User.context()` passes each on to its requests.
 
     Args:
-        user_classes: none of which has been given here before.
-        arrived: is called with a user that is ready for its first task.
-        wait: is called with a user that has nothing to do, and returns when it has; True if it
-            did not have to wait.
+        environment: Locust's.
+        on_new: called with a user when its first task is made.
+
     """
-    # First all are looked up, then replaced: one may be the parent of another.
-    for user_class, own in [(one, one.on_start) for one in user_classes]:
-        _wait_first(user_class, own, arrived, wait)
-        _wait_between(user_class, wait)
+
+    def __init__(
+        self, environment: Environment, on_new: Callable[[User], None] = lambda _: None
+    ) -> None:
+        self._on_new = on_new
+        self._tasks: dict[User, UserTask] = {}
+        self._followed: set[type[User]] = set()
+
+        def on_request(*, context: Mapping[str, Any] | None = None, **_: Any) -> None:
+            moment = scheduled_moment(context)
+            if moment is not None:
+                moment.task.pending = None
+
+        environment.events.request.add_listener(on_request)  # type: ignore[no-untyped-call]
+
+    def follow(self, user_classes: Iterable[type[User]]) -> list[type[User]]:
+        """Add the scheduled moment to the request context of these classes; return the new ones."""
+        new = [one for one in user_classes if one not in self._followed]
+        self._followed.update(new)
+
+        def with_moment(user_class: type[User], own: Any) -> Callable[[User], dict[str, Any]]:
+            def context(user: User) -> dict[str, Any]:
+                if type(user) is not user_class:  # called as the parent's
+                    return own(user)  # type: ignore[no-any-return]
+                return {**own(user), "due": ScheduledMoment(self.of(user))}
+
+            return context
+
+        # All are read before any is replaced: one class may be the parent of another.
+        for user_class, own in [(one, one.context) for one in new]:
+            # Locust's own place for data that goes with a request.
+            user_class.context = with_moment(user_class, own)  # type: ignore[assignment,method-assign]
+        return new
+
+    def of(self, user: User) -> UserTask:
+        """Return the task of a user."""
+        task = self._tasks.get(user)
+        if task is None:
+            task = self._tasks[user] = UserTask(user)
+            self._on_new(user)
+        return task
+
+    def forget(self, user: User) -> UserTask | None:
+        """Remove and return the task of a user that has ended."""
+        return self._tasks.pop(user, None)
+
+    def all(self) -> list[UserTask]:
+        """Return the tasks of all users that have not ended."""
+        return list(self._tasks.values())
 
 
-def _wait_first(
-    user_class: type[User],
-    own: Any,
-    arrived: Callable[[User], None],
-    wait: Callable[[User], bool],
-) -> None:
-    def on_start(user: User) -> None:
-        own(user)
-        if type(user) is user_class:  # and not called as the parent's
-            arrived(user)
-            # A shorter way than by wait_time, after which Locust sleeps for 0 s.
-            user._taskset_instance.wait = partial(_wait, user, wait)  # type: ignore[method-assign,union-attr]
-            # Locust itself ends one that is to stop, before its first task; from here it would be an error.
-            if user._state != LOCUST_STATE_STOPPING:
-                _wait(user, wait)
+class ScheduledMoment(float):
+    """When a request was scheduled, Unix time; the value of "due" in Locust's request context.
 
-    user_class.on_start = on_start  # type: ignore[assignment,method-assign]
+    It is a number, so a listener can write the context as JSON. It knows its task, so a value that
+    a locustfile put under the same key is not mistaken for it.
+    """
+
+    task: UserTask
+
+    def __new__(cls, task: UserTask) -> ScheduledMoment:  # noqa: PYI034  (no subclass)
+        """Return the moment of a request that is sent now."""
+        moment = super().__new__(cls, task.send())
+        moment.task = task
+        return moment
 
 
-def _wait(user: User, wait: Callable[[User], bool]) -> None:
-    """Wait in the place of `TaskSet.wait`."""
-    if user._state == LOCUST_STATE_STOPPING:
-        raise StopUser
-    user._state = LOCUST_STATE_WAITING
-    if wait(user):
-        gevent.sleep(0)  # a user that always has something to do leaves the others some time
-    user._state = LOCUST_STATE_RUNNING
+def scheduled_moment(context: Mapping[str, Any] | None) -> ScheduledMoment | None:
+    """Return the scheduled moment in a request's context; None where it has none."""
+    found = context.get("due") if context else None
+    return found if isinstance(found, ScheduledMoment) else None
 
 
-def _wait_between(user_class: type[User], wait: Callable[[User], bool]) -> None:
-    def wait_time(user: User) -> float:
-        wait(user)
-        return 0.0
+def latency_ms(
+    start_time: float | None, response_time: float, context: Mapping[str, Any] | None
+) -> float:
+    """Return a request's latency in ms, from its scheduled moment.
 
-    user_class.wait_time = wait_time
-    for task_set in _task_sets(user_class.tasks):
-        # One that has its own would begin tasks that are not due.
-        task_set.wait_time = TaskSet.wait_time  # type: ignore[method-assign]
+    Args:
+        start_time: when it was sent, Unix time in seconds; as in Locust's request event.
+        response_time: ms from the sending to the answer.
+        context: Locust's; a request without a scheduled moment counts from its sending.
+    """
+    scheduled_at = scheduled_moment(context)
+    if scheduled_at is None or start_time is None or start_time <= scheduled_at:
+        return response_time
+    return float((start_time - scheduled_at) * 1000 + response_time)
 
 
-def _task_sets(tasks: Any) -> Iterator[type[TaskSet]]:
-    for task in tasks or ():
-        if isinstance(task, type) and issubclass(task, TaskSet):
-            yield task
-            yield from _task_sets(task.tasks)
+# -- the end --------------------------------------------------------------------------------
+
+
+class CutOff(NamedTuple):
+    """What the end of a run or of a user cut off: how long each had waited by then, in ms.
+
+    Without it, a server that stops answering would leave a run with the latencies of the time
+    before, and no sign of the requests without an answer.
+    """
+
+    timed_out_ms: Sequence[float] = ()
+    """Begun, and without an answer."""
+    dropped_ms: Sequence[float] = ()
+    """Scheduled, and never begun."""
+
+
+TakeCutOff: TypeAlias = "Callable[[], CutOff]"
+"""Returns what was cut off since the last call."""
+
+
+class TimedOut:
+    """How long the requests of ended users had waited for an answer."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._ended: float | None = None
+        self._ms: list[float] = []
+
+        def on_start(**_: Any) -> None:
+            self._ended = None
+
+        def on_stopping(**_: Any) -> None:
+            self._ended = time.time()
+
+        environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
+        environment.events.test_stopping.add_listener(on_stopping)  # type: ignore[no-untyped-call]
+
+    def add(self, scheduled_at: float) -> None:
+        """Count a request of a user that has just ended, by its scheduled moment in Unix time."""
+        # Ending many users takes time, in which no answer can be received.
+        heard_s = self._ended if self._ended and not self._environment.stop_timeout else time.time()
+        self._ms.append(max(0.0, heard_s - scheduled_at) * 1000)
+
+    def take(self) -> list[float]:
+        """Return those of the users that have ended since the last call, in ms."""
+        taken, self._ms = self._ms, []
+        return taken

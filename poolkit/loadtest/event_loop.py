@@ -1,0 +1,190 @@
+"""gevent's event loop: how busy it is, calls in a real thread beside it, and signals that end it.
+
+**Signals.** Python raises KeyboardInterrupt in whatever greenlet runs at that moment, and only in
+Locust's main greenlet does it end the run. Locust's own writers of CSV files, history and tables
+catch it and merely end themselves, and Locust goes on without them. So the interrupt is always
+raised in the main greenlet. At SIGTERM Locust ends the run in a greenlet of its own while the main
+greenlet, whose runner has gone, ends it too: reports, tables and verdicts would be printed twice
+or be broken. So SIGTERM is handed to the main greenlet as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gevent
+from gevent.event import Event
+from gevent.threadpool import ThreadPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locust.env import Environment
+
+WINDOW_S = 0.05
+"""The window of `EventLoopLoad`; a timer wakes the event loop at least this often."""
+_FIRST, _LAST = 2, -2
+"""Priorities among the callbacks at the beginning and the end of a wait."""
+
+logger = logging.getLogger("poolkit.loadtest")
+
+Result = TypeVar("Result")
+
+
+class EventLoopLoad:
+    """The share of time in which this process did not wait for events.
+
+    Processor time would not show it: on a machine with other work, a process that always has
+    something to do gets less than a core.
+    """
+
+    def __init__(self) -> None:
+        self.busy_share = 0.0
+        """In the last window, between 0 and 1."""
+        loop = gevent.get_hub().loop
+        # Callbacks that gevent runs before a wait, such as switching to greenlets, are work.
+        self._before = loop.prepare(priority=_LAST)
+        self._after = loop.check(priority=_FIRST)
+        self._waited = 0.0
+        self._began = self._window = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to measure."""
+
+        def on_wait() -> None:
+            self._began = time.monotonic()
+
+        def on_event() -> None:
+            # Longer than a window means that the machine had stopped the process: no spare time.
+            self._waited += min(time.monotonic() - self._began, WINDOW_S)
+
+        self._before.start(on_wait)
+        self._after.start(on_event)
+        self._began = self._window = time.monotonic()
+
+    def stop(self) -> None:
+        """End the measurement."""
+        self._before.close()
+        self._after.close()
+
+    def look(self, now: float) -> bool:
+        """Update `busy_share` and begin a new window if the present one is over.
+
+        Args:
+            now: of the monotonic clock.
+
+        Returns:
+            Whether the window was over.
+        """
+        passed = now - self._window
+        if passed < WINDOW_S:
+            return False
+        self.busy_share = max(0.0, 1 - self._waited / passed)
+        self._waited, self._window = 0.0, now
+        return True
+
+
+class InThread:
+    """One real thread, which makes one call after the other while other greenlets run.
+
+    psycopg2 waits inside libpq, where gevent cannot switch: called in a greenlet, a server that
+    does not answer would stop every user of the load test. Locust makes `threading` create
+    greenlets, so the thread comes from gevent's pool of real ones.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPool(1)
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Call the function in the thread and return its result.
+
+        Raises:
+            Exception: the exception of the function.
+        """
+
+        # The pool prints the traceback of any exception in a thread, expected or not.
+        def result_or_error() -> tuple[Any, Exception | None]:
+            try:
+                return function(), None
+            except Exception as error:  # noqa: BLE001  (raised again in the caller)
+                return None, error
+
+        result, error = self._threads.apply(result_or_error)
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+
+
+# -- signals --------------------------------------------------------------------------------
+
+
+def interrupt_the_main_greenlet() -> None:
+    """Make each SIGINT raise KeyboardInterrupt in the main greenlet, and in no other.
+
+    A second one before the first has arrived there is raised where it is received: a greenlet that
+    never yields to the event loop would otherwise block both. A process that ignores SIGINT or
+    has a handler of its own keeps it.
+    """
+    hub = gevent.get_hub()
+    if not hub.main_hub or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    on_its_way = False
+
+    def pass_on(*_: Any) -> None:
+        nonlocal on_its_way
+        if on_its_way:
+            raise KeyboardInterrupt
+        on_its_way = True
+        hub.loop.run_callback_threadsafe(arrive)
+
+    def arrive() -> None:
+        nonlocal on_its_way
+        on_its_way = False
+        hub.parent.throw(KeyboardInterrupt)
+
+    signal.signal(signal.SIGINT, pass_on)
+
+
+def end_in_the_main_greenlet(environment: Environment) -> None:
+    """Make SIGTERM end the run as Ctrl-C does, once: in the main greenlet.
+
+    Call it after all other listeners to the end of the run are added, since Locust calls them in
+    reverse order. A second SIGTERM, which `timeout` sends, changes nothing.
+    """
+    hub = gevent.get_hub()
+    ending = False
+
+    def hand_over(*_: Any) -> None:
+        nonlocal ending
+        if not ending:
+            ending = True
+            hub.loop.run_callback_threadsafe(hub.parent.throw, KeyboardInterrupt)
+
+    def on_quitting(**_: Any) -> None:
+        nonlocal ending
+        if gevent.getcurrent() is not hub.parent:
+            hand_over()
+            Event().wait()  # for the end of the process, which the main greenlet brings about
+        ending = True
+
+    environment.events.quitting.add_listener(on_quitting)  # type: ignore[no-untyped-call]
+    # Locust installs its handler once the main greenlet waits: with a shape, after the shape ends.
+    if hub.main_hub and environment.shape_class is not None:
+        signal.signal(signal.SIGTERM, hand_over)
+
+
+def unless_interrupted_again(environment: Environment, end: Callable[[], None]) -> None:
+    """Call the function that ends a run; at a Ctrl-C meanwhile, call it again without waiting.
+
+    A second Ctrl-C means: do not wait for `--stop-timeout` or a worker's last report, but write
+    the results.
+    """
+    try:
+        end()
+    except KeyboardInterrupt:
+        logger.warning("interrupted again: users and workers are not waited for")
+        environment.stop_timeout = 0
+        end()

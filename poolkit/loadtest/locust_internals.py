@@ -1,0 +1,254 @@
+"""Every use of Locust's private parts, and the versions it was written for.
+
+Private are names with an underscore, names that Locust's documentation does not mention, and
+methods that are replaced. `scripts/test-locust-versions` runs the tests under the oldest and the
+newest version; a new upper bound goes into `SUPPORTED` and pyproject.toml after a run of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+SUPPORTED = ">=2.33,<2.48"
+"""As in pyproject.toml."""
+
+try:
+    from locust import runners, stats
+    from locust.exception import StopUser
+    from locust.runners import STATE_MISSING, MasterRunner, locust_exception_handler
+    from locust.stats import StatsCSVFileWriter
+    from locust.user.task import (
+        LOCUST_STATE_RUNNING,
+        LOCUST_STATE_STOPPING,
+        LOCUST_STATE_WAITING,
+        TaskSet,
+    )
+except ImportError as error:
+    raise ImportError(
+        f"poolkit works with locust{SUPPORTED}, found {version('locust')}: {error}; "
+        f"install one of those: pip install 'locust{SUPPORTED}'"
+    ) from None
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Iterable, Iterator
+
+    from gevent import Greenlet
+    from locust import User
+    from locust.argument_parser import LocustArgumentParser
+    from locust.env import Environment
+    from locust.runners import WorkerRunner
+
+# ruff: noqa: SLF001  (this is the one file that may)
+
+_PROCESSES_WITHIN_S = 20.0
+
+logger = logging.getLogger("poolkit.loadtest")
+
+
+def warn_if_untested() -> None:
+    """Warn in one line if the installed Locust is not one that poolkit was tested with."""
+    installed = version("locust")
+    oldest, below = (tuple(map(int, each.split("."))) for each in re.findall(r"[\d.]+", SUPPORTED))
+    number = tuple(int(part) for part in re.findall(r"\d+", installed)[:2])
+    if not oldest <= number < below:
+        logger.warning(
+            "poolkit was tested with locust%s, and this is locust %s: its figures may be wrong",
+            *(SUPPORTED, installed),
+        )
+
+
+# -- options and processes ------------------------------------------------------------------
+
+
+def after_parsing(parser: LocustArgumentParser, check: Callable[[Namespace], None]) -> None:
+    """Call a function with the options as soon as they are parsed.
+
+    Locust has no event between that and the start of the processes of `--processes`, which would
+    wait for minutes for a master that has ended.
+    """
+    parse = parser.parse_args
+
+    def parse_args(*args: Any, **kwargs: Any) -> Namespace:
+        options: Namespace = parse(*args, **kwargs)
+        check(options)
+        return options
+
+    parser.parse_args = parse_args
+
+
+def wait_for_processes(environment: Environment) -> None:
+    """Wait until all `--processes` have joined: late ones would wait for their master for minutes."""
+    runner, options = environment.runner, environment.parsed_options
+    if isinstance(runner, MasterRunner) and options is not None and options.processes:
+        with gevent.Timeout(_PROCESSES_WITHIN_S, False):
+            while len(runner.clients) < options.processes:
+                gevent.sleep(0.02)
+
+
+def refuse_test_start(why: str) -> None:
+    """Keep a `test_start` listener's test from starting any user.
+
+    Locust logs any other exception of a listener with its traceback, and starts the users.
+    """
+    raise gevent.GreenletExit(why)
+
+
+# -- users ----------------------------------------------------------------------------------
+
+
+def was_waiting(user: User) -> bool:
+    """Return whether a user that has ended was between two tasks."""
+    return user._state == LOCUST_STATE_WAITING
+
+
+def users_of(environment: Environment) -> Any:
+    """Return the gevent group of this process's running users."""
+    assert environment.runner is not None  # noqa: S101  (a test runs)
+    return environment.runner.user_greenlets
+
+
+def start_user(environment: Environment, user: User) -> Greenlet:
+    """Start one more user, which Locust itself did not ask for."""
+    return user.start(users_of(environment))
+
+
+def end_run_on_error(environment: Environment, greenlet: Greenlet) -> None:
+    """Treat an exception in a greenlet as Locust treats those in its own: the exit status is 2."""
+    greenlet.link_exception(locust_exception_handler(environment))
+
+
+def end_users_only_when(environment: Environment, has_stopped: Callable[[], bool]) -> None:
+    """Keep Locust from ending users to reach `--users`; an open loop sets their number itself."""
+    runner: Any = environment.runner
+    stop_users = runner.stop_users
+
+    def stop_at_the_end(counts: dict[str, int]) -> None:
+        if has_stopped():
+            stop_users(counts)
+
+    runner.stop_users = stop_at_the_end
+
+
+def wait_for_arrivals(
+    user_classes: Iterable[type[User]],
+    *,
+    arrived: Callable[[User], None],
+    wait: Callable[[User], bool],
+) -> None:
+    """Make the users of some classes wait before their first task and between any two.
+
+    Args:
+        user_classes: classes that were not passed here before.
+        arrived: called with a user that is ready for its first task.
+        wait: called with an idle user; returns when there is a task for it, and True if there was
+            one already.
+    """
+
+    def started(user_class: type[User], own: Any) -> Callable[[User], None]:
+        def on_start(user: User) -> None:
+            own(user)
+            if type(user) is user_class:  # and not called as the parent's
+                arrived(user)
+                # A shorter way than by wait_time, after which Locust sleeps for 0 s.
+                user._taskset_instance.wait = partial(_wait_in_task_set, user, wait)  # type: ignore[method-assign,union-attr]
+                # Locust ends a stopping user before its first task; from here it would be an error.
+                if user._state != LOCUST_STATE_STOPPING:
+                    _wait_in_task_set(user, wait)
+
+        return on_start
+
+    def wait_time(user: User) -> float:
+        wait(user)
+        return 0.0
+
+    # All are read before any is replaced: one class may be the parent of another.
+    for user_class, own in [(one, one.on_start) for one in user_classes]:
+        user_class.on_start = started(user_class, own)  # type: ignore[assignment,method-assign]
+        user_class.wait_time = wait_time
+        for task_set in _task_sets(user_class.tasks):
+            # One with a wait time of its own would begin tasks that are not scheduled.
+            task_set.wait_time = TaskSet.wait_time  # type: ignore[method-assign]
+
+
+def _wait_in_task_set(user: User, wait: Callable[[User], bool]) -> None:
+    """Wait in the place of `TaskSet.wait`."""
+    if user._state == LOCUST_STATE_STOPPING:
+        raise StopUser
+    user._state = LOCUST_STATE_WAITING
+    if wait(user):
+        gevent.sleep(0)  # a user that always has a task leaves some time to the others
+    user._state = LOCUST_STATE_RUNNING
+
+
+def _task_sets(tasks: Any) -> Iterator[type[TaskSet]]:
+    for task in tasks or ():
+        if isinstance(task, type) and issubclass(task, TaskSet):
+            yield task
+            yield from _task_sets(task.tasks)
+
+
+# -- workers --------------------------------------------------------------------------------
+
+
+def report_interval_s() -> float:
+    """Return the seconds between two reports of a worker."""
+    return float(runners.WORKER_REPORT_INTERVAL)
+
+
+def report_to_master(environment: Environment, runner: WorkerRunner) -> None:
+    """Send a report to the master now, as Locust does every three seconds."""
+    data: dict[str, Any] = {}
+    send = environment.events.report_to_master.fire
+    send(client_id=runner.client_id, data=data)  # type: ignore[no-untyped-call]
+    runner.send_message("stats", data)
+
+
+def workers_of(runner: MasterRunner) -> dict[str, bool]:
+    """Return the workers that have joined: whether each still sends heartbeats."""
+    return {worker.id: worker.state != STATE_MISSING for worker in runner.clients.all}
+
+
+def spawn_in_test(runner: MasterRunner, function: Callable[[], None]) -> Greenlet:
+    """Run a function in a greenlet that ends with the runner at the latest."""
+    return runner.greenlet.spawn(function)
+
+
+def worker_index(runner: MasterRunner, worker: str) -> int:
+    """Return a worker's number, which Locust prints too."""
+    return int(runner.get_worker_index(worker))  # type: ignore[no-untyped-call]
+
+
+# -- files and tables -----------------------------------------------------------------------
+
+
+def table_interval_s() -> int:
+    """Return the seconds between two of Locust's tables on the console."""
+    return int(stats.CONSOLE_STATS_INTERVAL_SEC)
+
+
+def end_csv_writer_before_its_files() -> None:
+    """Make Locust's writer of CSV files end before the files are closed; call it once.
+
+    Locust closes the files and leaves the writer asleep. With `--processes` it then waits for its
+    workers, long enough for the writer to wake and fail on a closed file.
+    """
+    write, close = StatsCSVFileWriter.stats_writer, StatsCSVFileWriter.close_files
+    writing: list[Greenlet] = []
+
+    def stats_writer(self: StatsCSVFileWriter) -> None:
+        writing.append(gevent.getcurrent())
+        write(self)
+
+    def close_files(self: StatsCSVFileWriter) -> None:
+        gevent.killall(writing)
+        close(self)
+
+    StatsCSVFileWriter.stats_writer = stats_writer  # type: ignore[method-assign]
+    StatsCSVFileWriter.close_files = close_files  # type: ignore[method-assign]
