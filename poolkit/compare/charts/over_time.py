@@ -173,7 +173,7 @@ def cold_starts(run: RunFolder, results: Results) -> Picture | None:
         if rows:
             cold, text = each.target.cold, ""
             if cold is not None:
-                text = f"{cold.warm_up:,} in the warm-up, {cold.count:,} after"
+                text = f"{cold.warm_up:,} in warm-up, {cold.count:,} after"
                 text += f", median {milliseconds(cold.init_ms_p50)}" if cold.init_ms_p50 else ""
             shown.append((each, rows, text))
     if not shown:
