@@ -29,20 +29,28 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 done, 1 worker or broker failed, 2 wrong settings or input."""
-    options = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="command")
+    enqueue = commands.add_parser("enqueue", help="put a document on the queue")
+    enqueue.add_argument("--id", required=True, help="the document's id")
+    enqueue.add_argument("--title", required=True, help="the document's title")
+    options = parser.parse_args(arguments)
     try:
         # Not at the top: it reads the settings, which --help does not need.
         from worker.app import app, settings  # noqa: PLC0415
-    except ConfigurationError as error:
-        return _refuse(error)
-    if options.command == "enqueue":
-        return _enqueue(app, settings, options)
+
+        if options.command == "enqueue":
+            return _enqueue(app, settings, options.id, options.title)
+    except (ConfigurationError, ArticlesError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     return run(app)
 
 
 def run(app: Celery) -> int:
-    """Take tasks until told to stop; return the worker's exit status."""
-    # Nobody here listens to what workers tell each other, and SQS cannot carry it.
+    """Take tasks until a signal; return the worker's exit status."""
+    # Messages between workers have no reader here, and SQS cannot carry them.
     worker = app.Worker(
         without_gossip=True,
         without_mingle=True,
@@ -54,7 +62,7 @@ def run(app: Celery) -> int:
     return int(worker.exitcode or 0)
 
 
-def _enqueue(app: Celery, settings: WorkerSettings, options: argparse.Namespace) -> int:
+def _enqueue(app: Celery, settings: WorkerSettings, document_id: str, title: str) -> int:
     # A worker does not send.
     from kombu.exceptions import OperationalError  # noqa: PLC0415
 
@@ -62,31 +70,14 @@ def _enqueue(app: Celery, settings: WorkerSettings, options: argparse.Namespace)
 
     text = sys.stdin.read()
     try:
-        task_id = enqueue_ingest(app, document_id=options.id, title=options.title, text=text)
-    except ArticlesError as error:
-        return _refuse(error)
+        task_id = enqueue_ingest(app, document_id=document_id, title=title, text=text)
     except OperationalError as error:
-        # Without its password.
+        # as_uri masks the password.
         where = settings.queue_url or app.connection_for_write().as_uri()
         sys.stderr.write(f"the broker, {where}, does not take the task: {error}\n")
         return 1
     sys.stdout.write(f"{task_id}\n")
     return 0
-
-
-def _refuse(error: Exception) -> int:
-    sys.stderr.write(f"{error}\n")
-    return 2
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands = parser.add_subparsers(dest="command")
-    enqueue = commands.add_parser("enqueue", help="put a document on the queue")
-    enqueue.add_argument("--id", required=True, help="the document's id")
-    enqueue.add_argument("--title", required=True, help="the document's title")
-    return parser
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from celery import Celery
 
 from worker import redis_transport
 from worker.broker import celery_config
-from worker.database import Database
-from worker.lifecycle import Lifecycle
+from worker.lifecycle import Database, Lifecycle
 from worker.settings import WorkerSettings
 from worker.tasks import register
 

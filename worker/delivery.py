@@ -1,6 +1,6 @@
-"""What becomes of a message: done, tried again, or kept in the dead-letter table.
+"""The end of each message: done, tried again, or kept in the dead-letter table.
 
-A message is given up only once the database holds its dead letter; until then it stays in
+A message is given up only when the database holds its dead letter. Until then it stays in
 circulation, with growing waits in between. So an outage of the database, however long,
 loses nothing.
 
@@ -8,11 +8,11 @@ Each delivery costs one of `max_retries`:
 
 * an operational error (the pool, the server, a deadlock, the soft time limit) publishes the
   message again, to be taken up after a random wait, and acknowledges this delivery;
-* a worker that died, or was killed by the hard time limit, left the message to be
-  redelivered; the redelivery is published again in the same way, before any work is done,
-  because brokers say that a message was redelivered, but not all of them how often.
+* after a worker died, or was killed by the hard time limit, the broker redelivers the message.
+  The redelivery is published again in the same way, before any work is done, because brokers
+  report that a message was redelivered, but not all of them how often.
 
-Anything else is the message's own fault: trying again would fail again.
+Anything else is the message's own fault: another try would fail again.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from poolkit.config.session import unit_of_work
 from poolkit.errors import TemporaryFailure
 
 if TYPE_CHECKING:
-    from worker.database import Database
+    from worker.lifecycle import Database
     from worker.settings import WorkerSettings
 
 logger = get_task_logger(__name__)
 
 # serialization_failure, deadlock_detected, lock_not_available (PostgreSQL, Appendix A).
 _TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03"})
-# 2 to the power of it exceeds any bound, and is still a float.
+# 2 ** 30 exceeds any bound, and is still a float.
 _MOST_DOUBLINGS = 30
 # Seconds; far from any soft time limit.
 _LONGEST_PAUSE = 5.0
 
 
 class DeliveredTask(Task):  # type: ignore[type-arg]
-    """A task that keeps the rules above; `database` and `settings` are set when it is registered."""
+    """A task that follows the rules above; `register` sets its `database` and `settings`."""
 
     database: Database
     settings: WorkerSettings
-    # Where the parent process finds its side of a delivery.
+    # The parent process's side of a delivery.
     Request = "worker.reception:DeliveredRequest"
     # Counted here, because giving up has to reach the dead-letter table first.
     max_retries = None
@@ -60,35 +60,27 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task once; see the module's docstring."""
         try:
-            return self._deliver(*args, **kwargs)
+            if is_redelivered(self.request):
+                text = (
+                    "the worker died, was killed by the hard time limit or lost its broker while "
+                    "it had this task"
+                )
+                self._failed(WorkerLostError(text), may_pass=True)
+            try:
+                return self.run(*args, **kwargs)
+            except (Ignore, Reject, Retry):
+                raise
+            except Exception as error:  # noqa: BLE001  (whatever it is, it has to be kept)
+                self._failed(error, may_pass=is_operational(error))
         except (Ignore, Reject, Retry):
             raise
         except Exception as error:
-            # The soft time limit, say, while a failure was being dealt with. Celery would
+            # For example the soft time limit, while a failure was being handled. Celery would
             # acknowledge the message.
             raise Reject(error, requeue=True) from error
 
-    def _deliver(self, *args: Any, **kwargs: Any) -> Any:
-        if is_redelivered(self.request):
-            self._count_lost_worker()
-        try:
-            return self.run(*args, **kwargs)
-        except (Ignore, Reject, Retry):
-            raise
-        except Exception as error:  # noqa: BLE001  (whatever it is, it has to be kept)
-            self._failed(error)
-
-    def _count_lost_worker(self) -> NoReturn:
-        error = WorkerLostError(
-            "the worker died, was killed by the hard time limit or lost its broker while it "
-            "had this task"
-        )
-        if self.request.retries >= self.settings.max_retries:
-            self._give_up(error)
-        self._try_again(error)
-
-    def _failed(self, error: Exception) -> NoReturn:
-        if is_operational(error) and self.request.retries < self.settings.max_retries:
+    def _failed(self, error: Exception, *, may_pass: bool) -> NoReturn:
+        if may_pass and self.request.retries < self.settings.max_retries:
             self._try_again(error)
         self._give_up(error)
 
@@ -96,28 +88,13 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
         try:
             self.retry(exc=error, countdown=wait_before_retry(self.request.retries, self.settings))
         except Reject as rejected:
-            # The broker did not take the new message. Celery would drop the old one, too; at
-            # once it would come back at once.
+            # The broker did not take the new message, and Celery would drop the old one, too.
+            # Requeued without a pause, it would come back at once.
             time.sleep(random.uniform(0, min(self.settings.retry_backoff_max, _LONGEST_PAUSE)))
             raise Reject(rejected, requeue=True) from error
         raise AssertionError("retry() always raises")  # pragma: no cover
 
     def _give_up(self, error: Exception) -> NoReturn:
-        try:
-            self._record(error)
-        except Exception as obstacle:  # noqa: BLE001  (not recorded is not given up)
-            logger.warning("dead letter could not be recorded, will try again: %s", obstacle)
-            self._try_again(error)
-        logger.error(
-            "gave up after %d deliveries: %s: %s",
-            self.request.retries + 1,
-            type(error).__name__,
-            error,
-        )
-        # Not Reject: SQS would keep a rejected message for its own dead-letter queue.
-        raise Ignore
-
-    def _record(self, error: Exception) -> None:
         request = self.request
         letter = record_dead_letter(
             source=self.name,
@@ -126,12 +103,29 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
             error=error,
             attempts=request.retries + 1,
         )
-        with unit_of_work(self.database.engine) as connection:
-            perform(connection, letter)
+        try:
+            with unit_of_work(self.database.engine) as connection:
+                perform(connection, letter)
+        except Exception as obstacle:  # noqa: BLE001  (not recorded is not given up)
+            logger.warning("dead letter could not be recorded, will try again: %s", obstacle)
+            self._try_again(error)
+        logger.error(
+            "gave up after %d deliveries: %s: %s",
+            request.retries + 1,
+            type(error).__name__,
+            error,
+        )
+        # Not Reject: SQS would keep a rejected message for its own dead-letter queue.
+        raise Ignore
 
 
 def is_operational(error: Exception) -> bool:
-    """Tell whether the same message may well succeed later."""
+    """Return whether the same message may succeed later.
+
+    `TemporaryFailure` is the definition that the HTTP deployables share. A worker also tries again
+    after its own time limit, and after a conflict with another transaction: it has the time, while
+    an HTTP client decides for itself.
+    """
     if isinstance(error, TemporaryFailure | SoftTimeLimitExceeded):
         return True
     if not isinstance(error, DBAPIError):
@@ -141,7 +135,7 @@ def is_operational(error: Exception) -> bool:
 
 
 def is_redelivered(request: Any) -> bool:
-    """Tell whether the broker delivered this very message before.
+    """Return whether the broker delivered this very message before.
 
     Redis (through kombu) and RabbitMQ set a flag; SQS counts receives.
     """
@@ -154,8 +148,8 @@ def is_redelivered(request: Any) -> bool:
 def wait_before_retry(retries: int, settings: WorkerSettings) -> float:
     """Return the seconds until the next try: random, and whole ones on RabbitMQ.
 
-    There the broker keeps the message meanwhile, in queues for 1, 2, 4 s and so on, and
-    Celery cannot put one into them for a part of a second.
+    RabbitMQ keeps the message meanwhile in queues for 1, 2, 4 s and so on, and Celery cannot use
+    them for a part of a second.
     """
     wait = full_jitter(retries, settings)
     return math.ceil(wait) if settings.transport == "amqp" else wait

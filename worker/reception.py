@@ -1,8 +1,8 @@
-"""The parent process's side: what arrives and is no task, and a failure outside of a task.
+"""The parent process's side: messages that are no task, and a failure outside of a task.
 
-A message that is no task of this worker becomes a dead letter, one way or another.
-The parent process, which receives messages, has no database; so it puts such a message on
-its way as a task of its own, and a child records it.
+A message that is no task of this worker becomes a dead letter, whatever is wrong with
+it. The parent process, which receives messages, has no
+database. So it sends such a message as a task of its own, and a child records it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeepingConsumer(Consumer):
-    """Celery's consumer, which would drop what it cannot decode, and end on a malformed body."""
+    """Celery's consumer, which by itself drops an undecodable message and ends on a malformed one."""
 
     connection_errors: tuple[type[Exception], ...]
 
@@ -38,14 +38,14 @@ class KeepingConsumer(Consumer):
         super().on_decode_error(message, exc)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], None]:
-        """Return Celery's handler, outlived by the worker whatever is in the message."""
+        """Return Celery's handler, wrapped so that no message ends the worker."""
         handle = super().create_task_handler(*args, **kwargs)
 
         def on_task_received(message: Message) -> None:
             try:
                 _check_form(message)
                 handle(message)
-            # What reading a malformed message raises; a lost broker connection is an OSError.
+            # The errors of reading a malformed message; a lost broker connection is an OSError.
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 logger.exception("a message could not be read")
                 bury_unreadable(self.app, message, error)
@@ -61,37 +61,35 @@ class DeliveredRequest(Request):
     def on_failure(self, exc_info: ExceptionInfo, *args: Any, **kwargs: Any) -> None:
         """Requeue a task that the soft time limit struck just outside of it.
 
-        Its signal may come while Celery packs up how the task ended, a refused retry say;
+        Its signal may come while Celery packs up how the task ended, such as a refused retry.
         Celery takes that for the task's failure, and would acknowledge the message.
         """
         error = exc_info.exception
         error = error.exc if isinstance(error, ExceptionWithTraceback) else error
         if isinstance(error, SoftTimeLimitExceeded):
-            exc_info = _requeued(error)
+            try:
+                raise Reject(error, requeue=True) from error  # noqa: TRY301  (for its traceback)
+            except Reject:
+                exc_info = ExceptionInfo()  # of the exception being handled
         super().on_failure(exc_info, *args, **kwargs)
 
 
-def _requeued(error: Exception) -> ExceptionInfo:
-    try:
-        raise Reject(error, requeue=True) from error  # noqa: TRY301  (what is wanted is its traceback)
-    except Reject:
-        return ExceptionInfo()
-
-
 def bury_unreadable(app: Celery, message: Message, error: Any) -> None:
-    """Put a message that is no task of ours on its way to the dead-letter table.
+    """Send a message that is no task of this worker to the dead-letter table.
 
     Raises:
         kombu.exceptions.OperationalError: the broker does not take it.
     """
     found: Any = message.headers
     headers = found if isinstance(found, dict) else {}
+    body: Any = message.body
+    text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else str(body)
     app.send_task(
         RECORD_DEAD_LETTER,
         kwargs={
             "source": str(headers.get("task") or "unknown"),
             "message_id": str(headers.get("id") or message.delivery_tag),
-            "payload": _text(message.body),
+            "payload": text,
             "error": f"no task of this worker: {error!r}",
         },
         # The headers would repeat the payload's beginning.
@@ -101,7 +99,7 @@ def bury_unreadable(app: Celery, message: Message, error: Any) -> None:
 
 
 def _check_form(message: Message) -> None:
-    """Find out here what Celery would find out in a child, where it drops the message.
+    """Raise here what Celery would raise in a child, where it drops the message.
 
     Raises:
         TypeError, ValueError: the message is no list of arguments with a number of retries.
@@ -111,13 +109,9 @@ def _check_form(message: Message) -> None:
     try:
         arguments, keywords, _ = message.payload
     except (ContentDisallowed, DecodeError):
-        return  # on_invalid_task or on_decode_error is told
+        return  # on_invalid_task or on_decode_error handles it
     retries = message.headers.get("retries") or 0
     if not (
         isinstance(arguments, list) and isinstance(keywords, dict) and isinstance(retries, int)
     ):
         raise TypeError(f"wanted a list, an object and a number of retries, not {retries!r}")
-
-
-def _text(body: Any) -> str:
-    return body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else str(body)

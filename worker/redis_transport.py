@@ -1,8 +1,8 @@
-"""Kombu's Redis transport, for a Redis that is full, or that anybody may have pushed anything into.
+"""Kombu's Redis transport, for a Redis that is full, or a list with entries that are no message.
 
 In kombu 5.7 a list entry that is no message raises in the middle of the event loop: the
-worker ends, and with it every task it was running. There is no message to keep here, no
-id and no task: what was found is logged and dropped.
+worker ends, and with it every task it was running. Such an entry has no id and no task, so there
+is nothing to keep: it is logged and dropped. This file alone touches kombu's private methods.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHOWN = 2_000  # characters
 
 
 class QoS(redis.QoS):
-    """Leaves a message where it is, when a full Redis does not let it be put back."""
+    """Leaves a message where it is when a full Redis refuses to put it back."""
 
     def restore_by_tag(self, tag: str, *args: Any, **kwargs: Any) -> None:
         """Put an unacknowledged message back, or leave that to the visibility timeout.
@@ -68,4 +68,4 @@ def install() -> None:
 
 
 def _drop(found: Any, error: Exception) -> None:
-    logger.error("dropped what is no message: %s: %.*s", error, _SHOWN, repr(found))
+    logger.error("dropped an entry that is no message: %s: %.*s", error, _SHOWN, repr(found))

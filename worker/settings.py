@@ -1,4 +1,4 @@
-"""Worker settings: what the WORKER_* environment variables say, read once, checked, frozen.
+"""Worker settings: the WORKER_* environment variables, read once, checked, frozen.
 
 | variable | default | meaning |
 |---|---|---|
@@ -22,7 +22,7 @@ With RabbitMQ a wait is rounded up to a whole second (`worker.delivery.wait_befo
 Celery enforces the two time limits in `prefork` alone: a thread cannot be killed. In the
 other pools `statement_timeout` is what ends a task that hangs in the database.
 
-Where the database is stands in poolkit's own variables (`poolkit.config.settings`).
+The database has poolkit's own variables (`poolkit.config.settings`).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class WorkerSettings:
     ready_file: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no worker should be started with."""
+        """Refuse values that are out of range or do not fit together."""
         _choice("WORKER_POOL", self.pool, _POOLS)
         _choice("WORKER_LOG_LEVEL", self.log_level, _LOG_LEVELS)
         for name, (low, high) in _RANGES.items():
@@ -102,8 +102,30 @@ class WorkerSettings:
                     f"not {getattr(self, name)!r}"
                 )
         _choice("the scheme of WORKER_BROKER_URL", self._scheme, tuple(_TRANSPORTS))
-        self._check_limits()
-        self._check_sqs()
+        if self.task_soft_time_limit >= self.task_time_limit:
+            raise ConfigurationError(
+                f"WORKER_TASK_SOFT_TIME_LIMIT ({self.task_soft_time_limit} s) must be less than "
+                f"WORKER_TASK_TIME_LIMIT ({self.task_time_limit} s): the task needs the time "
+                "between them to roll back"
+            )
+        # A task that waits for its next try stays unacknowledged with the worker, too.
+        longest = self.task_time_limit + self.retry_backoff_max
+        if self.transport != "amqp" and self.visibility_timeout <= longest:
+            raise ConfigurationError(
+                f"WORKER_VISIBILITY_TIMEOUT ({self.visibility_timeout} s) must exceed "
+                f"WORKER_TASK_TIME_LIMIT + WORKER_RETRY_BACKOFF_MAX ({longest:g} s): a task that "
+                "runs longer than it would be delivered a second time while it runs"
+            )
+        if self.transport == "sqs" and self.queue_url is None:
+            raise ConfigurationError(
+                "WORKER_QUEUE_URL is not set; with sqs:// it names the queue, which the "
+                "worker neither creates nor looks for"
+            )
+        if self.transport == "sqs" and self.visibility_timeout > _SQS_LONGEST_VISIBILITY:
+            raise ConfigurationError(
+                f"WORKER_VISIBILITY_TIMEOUT must be {_SQS_LONGEST_VISIBILITY} s (12 hours) at "
+                f"most with SQS, not {self.visibility_timeout}"
+            )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> WorkerSettings:
@@ -138,36 +160,6 @@ class WorkerSettings:
     @property
     def _scheme(self) -> str:
         return urlsplit(self.broker_url).scheme
-
-    def _check_limits(self) -> None:
-        if self.task_soft_time_limit >= self.task_time_limit:
-            raise ConfigurationError(
-                f"WORKER_TASK_SOFT_TIME_LIMIT ({self.task_soft_time_limit} s) must be less than "
-                f"WORKER_TASK_TIME_LIMIT ({self.task_time_limit} s): the task needs the time "
-                "between them to roll back"
-            )
-        # A task that waits for its next try is held unacknowledged by the worker, too.
-        longest = self.task_time_limit + self.retry_backoff_max
-        if self.transport != "amqp" and self.visibility_timeout <= longest:
-            raise ConfigurationError(
-                f"WORKER_VISIBILITY_TIMEOUT ({self.visibility_timeout} s) must exceed "
-                f"WORKER_TASK_TIME_LIMIT + WORKER_RETRY_BACKOFF_MAX ({longest:g} s): a task that "
-                "runs longer than it would be delivered a second time while it runs"
-            )
-
-    def _check_sqs(self) -> None:
-        if self.transport != "sqs":
-            return
-        if self.queue_url is None:
-            raise ConfigurationError(
-                "WORKER_QUEUE_URL is not set; with sqs:// it names the queue, which the "
-                "worker neither creates nor looks for"
-            )
-        if self.visibility_timeout > _SQS_LONGEST_VISIBILITY:
-            raise ConfigurationError(
-                f"WORKER_VISIBILITY_TIMEOUT must be {_SQS_LONGEST_VISIBILITY} s (12 hours) at "
-                f"most with SQS, not {self.visibility_timeout}"
-            )
 
 
 def _variable(name: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from worker.database import Database
+    from worker.lifecycle import Database
     from worker.settings import WorkerSettings
 
 INGEST_DOCUMENT = "worker.ingest_document"

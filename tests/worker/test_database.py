@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from poolkit.config.settings import Settings
-from worker.database import CLIENT_CHECK_INTERVAL, Database
+from worker.lifecycle import CLIENT_CHECK_INTERVAL, Database
 
 
 def _settings(database):
@@ -42,7 +42,7 @@ def test_engine_of_the_parent_is_refused_in_a_fork_and_left_alone(database):
         import os
         from sqlalchemy import text
         from poolkit.config.settings import Settings
-        from worker.database import Database
+        from worker.lifecycle import Database
 
         settings = Settings.from_environ(default_target="worker")
         database = Database()
