@@ -7,11 +7,10 @@ project and it gives the same engines there:
 
     engine = preset("web", "prod").create_engine(url)
 
-`EnginePreset.engine_options` gives the plain keyword arguments of SQLAlchemy's own
-`create_engine`; `EnginePreset.create_engine` adds what SQLAlchemy's pools do not do by
-themselves: a checkout check that costs a poll of the socket instead of a round trip,
-recycling that does not hit a whole fleet in one instant, and patience with a server that is
-full or still starting.
+`EnginePreset.engine_options` returns the plain keyword arguments of SQLAlchemy's own
+`create_engine`. `EnginePreset.create_engine` adds three things to SQLAlchemy's pools: a checkout
+check that costs a poll of the socket instead of a round trip, recycling that does not reopen
+every connection in one instant, and retries while the server is full or still starting.
 """
 
 from __future__ import annotations
@@ -42,6 +41,18 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
+
+__all__ = (
+    "APPLICATION_NAME_BYTES",
+    "ENVIRONMENTS",
+    "TARGETS",
+    "Connector",
+    "EnginePreset",
+    "PresetError",
+    "classify_connect_failure",
+    "parse_url",
+    "preset",
+)
 
 TARGETS = ("web", "web_async", "worker", "lambda", "lambda_warm", "lambda_proxy", "script")
 ENVIRONMENTS = ("dev", "staging", "prod", "high_traffic")
@@ -104,12 +115,13 @@ class EnginePreset:
     )
     pool_recycle_jitter: float = _setting(
         0.05,
-        "each connection recycles up to this share earlier, so that a fleet does not "
+        "each connection recycles up to this share earlier, so that they do not all "
         "reconnect in one instant",
         "share",
     )
     pool_use_lifo: bool = _setting(
-        False, "last in, first out: what a quiet hour does not need goes idle and can be reaped"
+        False,
+        "last in, first out: connections that a quiet hour does not need go idle and can be closed",
     )
     pool_pre_ping: bool = _setting(True, "check a connection at checkout, replace a dead one")
     ping_after_idle: float = _setting(
@@ -127,7 +139,7 @@ class EnginePreset:
         0, "connections opened at start, before the first request", "connections"
     )
     fail_fast: bool = _setting(
-        False, "a start without a database is an error, not a first request that fails"
+        False, "without a database the start fails, and not the first request"
     )
 
     connect_timeout: int = _setting(
@@ -154,15 +166,26 @@ class EnginePreset:
     echo: bool = _setting(False, "log every statement")
 
     def __post_init__(self) -> None:
-        """Refuse what no engine should be built from."""
+        """Check every field, and the fields that depend on each other."""
         _choice("target", self.target, TARGETS)
         _choice("environment", self.environment, ENVIRONMENTS)
         if not self.driver:
             object.__setattr__(self, "driver", _own_driver(self.target))
-        self._check_driver()
+        by_backend = _drivers_of(self).values()
+        fitting = tuple(dict.fromkeys(driver for drivers in by_backend for driver in drivers))
+        if self.driver in _DRIVERS and self.driver not in fitting:
+            raise _does_not_fit(self.driver, self, fitting, field="driver")
+        _choice("driver", self.driver, fitting)
         _choice("pool", self.pool, ("queue", "null"))
         for name, (low, high) in _RANGES.items():
-            _in_range(name, getattr(self, name), low, high)
+            value = getattr(self, name)
+            numeric = isinstance(value, (int, float) if name in _FLOATS else int)
+            never = name == "pool_recycle" and value == -1
+            if isinstance(value, bool) or not numeric or not (low <= value <= high or never):
+                number = "a number" if name in _FLOATS else "a whole number"
+                rest = ", or -1 for never" if name == "pool_recycle" else ""
+                allowed = f"{number} from {low:g} to {high:g}{rest}"
+                raise PresetError(f"{name} must be {allowed}, not {value!r}", name)
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 found = getattr(self, name)
@@ -182,38 +205,35 @@ class EnginePreset:
                 "pool_size",
             )
 
-    def _check_driver(self) -> None:
-        fitting = tuple(dict.fromkeys(d for drivers in _drivers_of(self).values() for d in drivers))
-        if self.driver in _DRIVERS and self.driver not in fitting:
-            raise _does_not_fit(self.driver, self, fitting, field="driver")
-        _choice("driver", self.driver, fitting)
-
     @property
     def is_async(self) -> bool:
-        """True where the engine is SQLAlchemy's AsyncEngine."""
+        """Whether the engine is SQLAlchemy's AsyncEngine."""
         return self.target == "web_async"
 
     @property
     def max_connections_per_process(self) -> int:
         """The most connections that one process of this target holds at once.
 
-        QueuePool enforces it. NullPool enforces nothing: 1 holds there because a Lambda
+        QueuePool enforces it. NullPool enforces nothing: the number is 1 because a Lambda
         execution environment runs one invoke at a time, a script one unit of work and a
         worker's child one task. Targets that do many things at once have no null pool.
         """
         return self.pool_size + self.max_overflow if self.pool == "queue" else 1
 
     def per_task(self) -> EnginePreset:
-        """Return this preset for a process that runs one task at a time: a pool of 1+0."""
+        """Return this preset for a process that runs one task at a time: a pool of 1+0.
+
+        For a prefork child of Celery: `preset("worker", "prod").per_task()`.
+        """
         if self.pool == "null":
             return self
         return self.replace(pool_size=1, max_overflow=0, prewarm=min(self.prewarm, 1))
 
     def replace(self, **changes: Any) -> EnginePreset:
-        """Return a copy with some fields changed.
+        """Return a copy with some fields changed, such as `preset("web").replace(pool_size=7)`.
 
         Raises:
-            ValueError: there is no such field, or its value is out of range.
+            PresetError: there is no such field, or its value is out of range.
         """
         allowed = tuple(f.name for f in dataclasses.fields(self))
         for name in changes:
@@ -221,15 +241,36 @@ class EnginePreset:
         return dataclasses.replace(self, **changes)
 
     def url(self, url: str | URL) -> URL:
-        """Return the URL with a driver named and its TLS parameters in that driver's words.
+        """Return the URL with its driver named, and its TLS parameters as that driver takes them.
 
-        `postgresql://` and `postgres://` (what platforms hand out) get this preset's driver;
+        `postgresql://` and `postgres://` (which platforms set) get this preset's driver;
         since SQLAlchemy 2.1 they would otherwise mean psycopg 3.
 
         Raises:
-            ValueError: it is not a URL, or its driver does not fit this target.
+            PresetError: it is not a URL, or its driver does not fit this target.
         """
-        return _with_driver(parse_url(url), self)
+        url = parse_url(url)
+        backend, _, named = url.drivername.partition("+")
+        _choice("url", backend, tuple(_SYNC_DRIVERS), label="database")
+        drivers = _drivers_of(self)[backend]
+        # A driver that was chosen is kept or refused; only the target's own gives way.
+        chosen = self.driver in drivers or self.driver != _own_driver(self.target)
+        driver = named or (self.driver if chosen else drivers[0])
+        if driver not in drivers:
+            fitting = [f"{backend}+{d}" for d in drivers]
+            field = "url" if named else "driver"
+            raise _does_not_fit(f"{backend}+{driver}", self, fitting, field=field)
+        # The password of the client's key is an argument: the engine's URL would show it.
+        query = {k: v for k, v in url.query.items() if k != "sslpassword"}
+        if driver == "asyncpg":
+            if "sslmode" in query:
+                query["ssl"] = query.pop("sslmode")
+            if _names_certificate(url):
+                query.pop("ssl", None)
+            query = {k: v for k, v in query.items() if k not in _LIBPQ_ONLY}
+        elif driver in ("psycopg2", "psycopg") and "ssl" in query:
+            query["sslmode"] = query.pop("ssl")
+        return url.set(drivername=f"{backend}+{driver}", query=query)
 
     def engine_options(
         self, url: str | URL, *, application_name: str | None = None
@@ -242,18 +283,31 @@ class EnginePreset:
         Args:
             url: the URL as configured; a parameter named in it wins over the preset, and
                 its `options` are added to the preset's.
-            application_name: what `pg_stat_activity` shows, cut to 63 bytes;
+            application_name: shown by `pg_stat_activity`, cut to 63 bytes;
                 by default `<target>:<host>-<pid>`.
 
         Raises:
-            ValueError: as `url()`.
+            PresetError: as `url()`.
         """
         configured, url = parse_url(url), self.url(url)
-        name = _application_name(application_name or f"{self.target}:{_instance()}")
-        arguments = _DRIVERS[url.get_driver_name()](self, configured, name)
+        name = application_name or f"{self.target}:{socket.gethostname()}-{os.getpid()}"
+        # By bytes, and never in the middle of a character.
+        name = name.encode()[:APPLICATION_NAME_BYTES].decode(errors="ignore")
+        driver = url.get_driver_name()
+        arguments = _DRIVERS[driver](self, driver, configured, name)
         named_in_url = set(url.query) - {"application_name", "options"}
         arguments = {k: v for k, v in arguments.items() if k not in named_in_url}
-        return {"echo": self.echo, **self._pool_options(url), "connect_args": arguments}
+        options: dict[str, Any] = {"echo": self.echo, "poolclass": self.pool_class(url)}
+        if issubclass(options["poolclass"], QueuePool):  # AsyncAdaptedQueuePool is one, too
+            options |= {
+                "pool_size": self.pool_size,
+                "max_overflow": self.max_overflow,
+                "pool_timeout": self.pool_timeout,
+                "pool_recycle": self.pool_recycle,
+                "pool_use_lifo": self.pool_use_lifo,
+                "pool_pre_ping": self.pool_pre_ping,
+            }
+        return options | {"connect_args": arguments}
 
     def pool_class(self, url: str | URL) -> type[Pool]:
         """Return SQLAlchemy's pool class for this preset and URL.
@@ -261,26 +315,16 @@ class EnginePreset:
         Raises:
             PresetError: it is not a URL.
         """
-        if _is_memory(parse_url(url)):
-            # A second connection to :memory: would be a second, empty database.
-            return StaticPool
+        url = parse_url(url)
+        if url.get_backend_name() == "sqlite":
+            # SQLite, "URI Filenames": file:any?mode=memory
+            named = url.database in (None, "") or ":memory:" in str(url.database)
+            if named or url.query.get("mode") == "memory":
+                # A second connection to :memory: would be a second, empty database.
+                return StaticPool
         if self.pool == "null":
             return NullPool
         return AsyncAdaptedQueuePool if self.is_async else QueuePool
-
-    def _pool_options(self, url: URL) -> dict[str, Any]:
-        pool_class = self.pool_class(url)
-        if pool_class in (StaticPool, NullPool):
-            return {"poolclass": pool_class}
-        return {
-            "poolclass": pool_class,
-            "pool_size": self.pool_size,
-            "max_overflow": self.max_overflow,
-            "pool_timeout": self.pool_timeout,
-            "pool_recycle": self.pool_recycle,
-            "pool_use_lifo": self.pool_use_lifo,
-            "pool_pre_ping": self.pool_pre_ping,
-        }
 
     def create_engine(
         self, url: str | URL, *, application_name: str | None = None, **options: Any
@@ -290,11 +334,12 @@ class EnginePreset:
         Args:
             url: a SQLAlchemy URL.
             application_name: as in `engine_options`.
-            options: any further argument of `sqlalchemy.create_engine`; wins over the preset.
+            options: any other argument of `sqlalchemy.create_engine`; wins over the preset.
                 In `connect_args`, `options` and `server_settings` are added to the preset's.
 
         Raises:
-            ValueError: as `url()`, or the target is asynchronous.
+            PresetError: as `url()`.
+            ValueError: the target is asynchronous.
         """
         if self.is_async:
             raise ValueError(f"target {self.target!r} is asynchronous: use create_async_engine")
@@ -309,7 +354,8 @@ class EnginePreset:
         """Return an asynchronous engine; otherwise as `create_engine`.
 
         Raises:
-            ValueError: as `url()`, or the target is synchronous.
+            PresetError: as `url()`.
+            ValueError: the target is synchronous.
         """
         # Not at the top: it needs greenlet, which a Lambda function has no use for.
         from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
@@ -324,16 +370,23 @@ class EnginePreset:
     def _merged(
         self, url: str | URL, application_name: str | None, options: Mapping[str, Any]
     ) -> dict[str, Any]:
+        """Return the engine's options with the caller's, which win."""
         merged = self.engine_options(url, application_name=application_name)
-        merged["connect_args"] = _merged_arguments(
-            merged["connect_args"], options.get("connect_args", {})
-        )
+        preset_args, caller_args = merged["connect_args"], options.get("connect_args", {})
+        merged["connect_args"] = {**preset_args, **caller_args}
+        # A server setting of the preset is not lost to one of another name.
+        if "options" in preset_args and "options" in caller_args:
+            both = f"{preset_args['options']} {caller_args['options']}"
+            merged["connect_args"]["options"] = both
+        if "server_settings" in preset_args and "server_settings" in caller_args:
+            settings = {**preset_args["server_settings"], **caller_args["server_settings"]}
+            merged["connect_args"]["server_settings"] = settings
         if self.ping_after_idle > 0:
-            merged.pop("pool_pre_ping", None)
+            merged.pop("pool_pre_ping", None)  # _CheckoutCheck takes its place
         return merged | {k: v for k, v in options.items() if k != "connect_args"}
 
     def _add_checks(self, engine: Engine) -> None:
-        if engine.dialect.name == "sqlite":  # no server that could be full, or go away
+        if engine.dialect.name == "sqlite":  # no server that could be full, or close connections
             return
         if self.retry_connect:
             event.listen(engine, "do_connect", Connector(self))
@@ -342,14 +395,14 @@ class EnginePreset:
             _CheckoutCheck(self, engine.dialect).listen(engine.pool)
 
     def start(self, engine: Engine) -> int:
-        """Open the connections that `prewarm` and `fail_fast` ask for, and return how many.
+        """Open the connections that `prewarm` and `fail_fast` ask for; return their number.
 
         Raises:
-            Exception: a connection cannot be opened, and `fail_fast` is set. It is what the
-                first checkout would raise: SQLAlchemy's DBAPIError, as a rule.
+            Exception: a connection cannot be opened, and `fail_fast` is set. It is the error of
+                a first checkout: SQLAlchemy's DBAPIError, as a rule.
         """
         opened = 0
-        # Held together: one after the other would give the same connection back each time.
+        # Held together: one after the other, the pool would give the same connection each time.
         with contextlib.ExitStack() as held:
             try:
                 for _ in range(self._connections_at_start()):
@@ -358,7 +411,7 @@ class EnginePreset:
             except Exception as error:
                 if self.fail_fast:
                     raise
-                self._note_what_is_missing(error, opened)
+                self._log_missing(error, opened)
         return opened
 
     async def start_async(self, engine: AsyncEngine) -> int:
@@ -372,19 +425,19 @@ class EnginePreset:
             except Exception as error:
                 if self.fail_fast:
                     raise
-                self._note_what_is_missing(error, opened)
+                self._log_missing(error, opened)
         return opened
 
     def _connections_at_start(self) -> int:
         return max(self.prewarm, int(self.fail_fast))
 
-    def _note_what_is_missing(self, error: Exception, opened: int) -> None:
-        # Of any kind: what is wrong for good is an error again at the first request.
+    def _log_missing(self, error: Exception, opened: int) -> None:
+        # Any kind of error: a lasting one comes again at the first request.
         _log.warning("opened %d of %d connections at start: %s", opened, self.prewarm, error)
 
 
-# Field -> lowest and highest allowed value. pool_size 0 would mean "no limit" to SQLAlchemy,
-# max_overflow -1 too; a preset exists to state a limit.
+# The lowest and the highest allowed value of each field. To SQLAlchemy pool_size 0 and
+# max_overflow -1 mean "no limit"; a preset exists to state one.
 _RANGES: dict[str, tuple[float, float]] = {
     "pool_size": (1, 10_000),
     "max_overflow": (0, 10_000),
@@ -413,17 +466,6 @@ _FLAGS = (
 _FLOATS = ("pool_timeout", "pool_recycle", "pool_recycle_jitter", "ping_after_idle")
 
 
-def _in_range(name: str, value: Any, low: float, high: float) -> None:
-    numeric = isinstance(value, (int, float) if name in _FLOATS else int)
-    never = name == "pool_recycle" and value == -1
-    if isinstance(value, bool) or not numeric or not (low <= value <= high or never):
-        number = "a number" if name in _FLOATS else "a whole number"
-        rest = ", or -1 for never" if name == "pool_recycle" else ""
-        raise PresetError(
-            f"{name} must be {number} from {low:g} to {high:g}{rest}, not {value!r}", name
-        )
-
-
 def _choice(name: str, value: str, allowed: tuple[str, ...], *, label: str = "") -> None:
     if value in allowed:
         return
@@ -448,8 +490,7 @@ _WARM_WHY = (
     "it, so reserved concurrency is the connection ceiling; the server ends the ones that "
     "stay frozen (idle_session_timeout)."
 )
-# A pool of one that keeps nothing: what the ceiling of a null pool is, as long as its process
-# does one thing at a time.
+# The ceiling of a null pool is 1+0, as long as its process does one thing at a time.
 _NULL_POOL: dict[str, Any] = {"pool": "null", "pool_size": 1, "max_overflow": 0}
 _LAMBDA_LIMITS: dict[str, Any] = {
     # Connect 5 s + statement 10 s leave a function with a timeout of 25 s time to answer.
@@ -459,7 +500,7 @@ _LAMBDA_LIMITS: dict[str, Any] = {
     "idle_in_transaction_session_timeout": 10_000,
 }
 
-# What holds for a target in every environment.
+# A target's settings in every environment.
 _TARGET: dict[str, dict[str, Any]] = {
     "web": {"why": _WEB_WHY, "pool_timeout": 10.0, "pool_use_lifo": True},
     "web_async": {
@@ -502,7 +543,7 @@ _TARGET: dict[str, dict[str, Any]] = {
 # Targets whose one process serves many requests at once.
 _MANY_AT_ONCE = ("web", "web_async")
 
-# What an environment changes for a target.
+# A target's settings in one environment, which win.
 _ENVIRONMENT: dict[str, dict[str, dict[str, Any]]] = {
     "web": {
         "dev": {"pool_size": 5, "max_overflow": 10, "echo": True},
@@ -538,8 +579,14 @@ def _own_driver(target: str) -> str:
 def preset(target: str, environment: str = "dev") -> EnginePreset:
     """Return the preset of a target in an environment.
 
+    For example `preset("web", "prod").create_engine(url)`.
+
+    Args:
+        target: one of `TARGETS`.
+        environment: one of `ENVIRONMENTS`.
+
     Raises:
-        ValueError: there is no such target or environment; the message lists them.
+        PresetError: there is no such target or environment; the message lists them.
     """
     _choice("target", target, TARGETS)
     _choice("environment", environment, ENVIRONMENTS)
@@ -549,8 +596,8 @@ def preset(target: str, environment: str = "dev") -> EnginePreset:
 
 # -- URLs -----------------------------------------------------------------------------------
 
-# libpq's parameters (PostgreSQL, 32.1.2) that asyncpg.connect does not take by name. What they
-# say is said in asyncpg's own words by _asyncpg(), as far as it has any.
+# libpq's parameters (PostgreSQL, 32.1.2) that asyncpg.connect does not take by name. _asyncpg()
+# translates those that asyncpg has an argument for.
 _LIBPQ_ONLY = frozenset(
     {"application_name", "connect_timeout", "options", "client_encoding"}
     | {"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcompression", "channel_binding"}
@@ -560,15 +607,15 @@ _LIBPQ_ONLY = frozenset(
 
 
 def parse_url(url: str | URL) -> URL:
-    """Return SQLAlchemy's URL, as given; `postgres://` is taken for `postgresql://`.
+    """Return SQLAlchemy's URL, unchanged; `postgres://` is taken for `postgresql://`.
 
     Raises:
-        ValueError: it is not a URL.
+        PresetError: it is not a URL.
     """
     if isinstance(url, URL):
         return url
     text = url.strip()
-    if text.startswith("postgres://"):  # a spelling SQLAlchemy gave up in 1.4
+    if text.startswith("postgres://"):  # SQLAlchemy dropped this spelling in 1.4
         text = "postgresql" + text.removeprefix("postgres")
     try:
         return make_url(text)
@@ -577,20 +624,6 @@ def parse_url(url: str | URL) -> URL:
         raise PresetError(
             "not a database URL; wanted driver://user:password@host:port/database", "url"
         ) from None
-
-
-def _with_driver(url: URL, preset: EnginePreset) -> URL:
-    backend, _, named = url.drivername.partition("+")
-    _choice("url", backend, tuple(_SYNC_DRIVERS), label="database")
-    drivers = _drivers_of(preset)[backend]
-    # A driver that was chosen is kept or refused; only the target's own gives way.
-    chosen = preset.driver in drivers or preset.driver != _own_driver(preset.target)
-    driver = named or (preset.driver if chosen else drivers[0])
-    if driver not in drivers:
-        fitting = [f"{backend}+{d}" for d in drivers]
-        field = "url" if named else "driver"
-        raise _does_not_fit(f"{backend}+{driver}", preset, fitting, field=field)
-    return _translate_tls(url.set(drivername=f"{backend}+{driver}"), driver)
 
 
 def _drivers_of(preset: EnginePreset) -> dict[str, tuple[str, ...]]:
@@ -608,38 +641,7 @@ def _does_not_fit(
     )
 
 
-def _translate_tls(url: URL, driver: str) -> URL:
-    """Turn `sslmode` into asyncpg's `ssl` and back, and drop what the engine's URL would show."""
-    query = {k: v for k, v in url.query.items() if k != "sslpassword"}
-    if driver == "asyncpg":
-        if "sslmode" in query:
-            query["ssl"] = query.pop("sslmode")
-        if _names_certificate(url):
-            query.pop("ssl", None)
-        query = {k: v for k, v in query.items() if k not in _LIBPQ_ONLY}
-    elif driver in ("psycopg2", "psycopg") and "ssl" in query:
-        query["sslmode"] = query.pop("ssl")
-    return url.set(query=query)
-
-
-def _is_memory(url: URL) -> bool:
-    if url.get_backend_name() != "sqlite":
-        return False
-    # SQLite, "URI Filenames": file:any?mode=memory
-    named = url.database in (None, "") or ":memory:" in str(url.database)
-    return named or url.query.get("mode") == "memory"
-
-
-# -- what each driver calls its arguments ---------------------------------------------------
-
-
-def _instance() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
-
-
-def _application_name(name: str) -> str:
-    # By bytes, and never in the middle of a character.
-    return name.encode()[:APPLICATION_NAME_BYTES].decode(errors="ignore")
+# -- each driver's own arguments ------------------------------------------------------------
 
 
 def _server_timeouts(preset: EnginePreset) -> dict[str, str]:
@@ -652,28 +654,15 @@ def _server_timeouts(preset: EnginePreset) -> dict[str, str]:
 
 
 def _startup_options(preset: EnginePreset, url: URL) -> str:
-    """Return the preset's server settings and what the URL adds; of two, the later one wins."""
-    ours = [] if preset.transaction_pooling else _server_timeouts(preset).items()
-    given = url.query.get("options", ())
-    return " ".join([f"-c {k}={v}" for k, v in ours] + _texts(given))
+    """Return the preset's server settings and the URL's; of two, the later one wins."""
+    own = {} if preset.transaction_pooling else _server_timeouts(preset)
+    in_url = url.query.get("options", ())
+    texts = [in_url] if isinstance(in_url, str) else list(in_url)
+    return " ".join([f"-c {name}={value}" for name, value in own.items()] + texts)
 
 
-def _texts(given: str | Sequence[str]) -> list[str]:
-    return [given] if isinstance(given, str) else list(given)
-
-
-def _merged_arguments(ours: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both, what is given winning, and no server setting lost to one of another name."""
-    merged = {**ours, **given}
-    if "options" in ours and "options" in given:
-        merged["options"] = f"{ours['options']} {given['options']}"
-    if "server_settings" in ours and "server_settings" in given:
-        merged["server_settings"] = {**ours["server_settings"], **given["server_settings"]}
-    return merged
-
-
-def _libpq(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
-    """psycopg2 and psycopg: libpq's connection parameters (PostgreSQL, 32.1.2)."""
+def _libpq(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, Any]:
+    """Return the arguments of psycopg2 and psycopg: libpq's parameters (PostgreSQL, 32.1.2)."""
     arguments: dict[str, Any] = {
         "connect_timeout": preset.connect_timeout,
         "keepalives": 1,
@@ -687,37 +676,28 @@ def _libpq(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
         arguments["options"] = options
     if "sslpassword" in url.query:
         arguments["sslpassword"] = url.query["sslpassword"]
-    return arguments
-
-
-def _psycopg(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
-    arguments = _libpq(preset, url, name)
-    if preset.transaction_pooling:
+    if driver == "psycopg" and preset.transaction_pooling:
         arguments["prepare_threshold"] = None  # never prepare by name
     return arguments
 
 
-def _asyncpg(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
-    """asyncpg.connect: server settings by name; its TCP options are set on the socket."""
+def _asyncpg(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, Any]:
+    """Return the arguments of asyncpg; its TCP options are set on the socket (_KeepAlive)."""
     settings = {"application_name": name}
     timeout = float(str(url.query.get("connect_timeout", preset.connect_timeout)))
     arguments: dict[str, Any] = {"timeout": timeout, "server_settings": settings}
     if _names_certificate(url):
         arguments["ssl"] = _tls_context(url)
     if "options" in url.query:
-        # All of them there: a setting by its own name would win over the URL's.
+        # All settings in one text: one under its own name would win over the URL's.
         settings["options"] = _startup_options(preset, url)
     elif not preset.transaction_pooling:
         settings.update(_server_timeouts(preset))
     if preset.transaction_pooling:
         arguments["statement_cache_size"] = 0
         arguments["prepared_statement_cache_size"] = 0  # SQLAlchemy's own
-        arguments["prepared_statement_name_func"] = _unnamed
+        arguments["prepared_statement_name_func"] = lambda: ""
     return arguments
-
-
-def _unnamed() -> str:
-    return ""
 
 
 def _names_certificate(url: URL) -> bool:
@@ -735,62 +715,47 @@ def _tls_context(url: URL) -> ssl.SSLContext:
     if "sslrootcert" not in named and not context.check_hostname:
         context.verify_mode = ssl.CERT_NONE
     if "sslcert" in named:
-        # Without a password it would be asked for, at the terminal of the process.
+        # Without a password OpenSSL would ask for it on the process's terminal.
         password = named.get("sslpassword", "")
         context.load_cert_chain(named["sslcert"], named.get("sslkey"), password)
     return context
 
 
-def _mysql_timeouts(preset: EnginePreset) -> str:
-    # One command for both servers: MySQL runs what stands in /*!50708 */ (MariaDB passes
-    # over versions from 50700), MariaDB alone runs what stands in /*M! */.
-    seconds = preset.statement_timeout / 1000
-    transaction = preset.idle_in_transaction_session_timeout // 1000
-    return (
-        "SET SESSION lock_wait_timeout = 50"
-        f" /*!50708 , SESSION max_execution_time = {preset.statement_timeout} */"
-        f" /*M! , SESSION max_statement_time = {seconds:g} */"
-        f" /*M!100301 , SESSION idle_transaction_timeout = {transaction} */"
-    )
-
-
-def _pymysql(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "connect_timeout": preset.connect_timeout,
-        "program_name": name,  # performance_schema.session_connect_attrs
-    }
+def _mysql(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, Any]:
+    """Return the arguments of PyMySQL, mysqlclient and asyncmy."""
+    arguments: dict[str, Any] = {"connect_timeout": preset.connect_timeout}
+    if driver != "mysqldb":  # mysqlclient has no argument for it
+        arguments["program_name"] = name  # performance_schema.session_connect_attrs
     if preset.statement_timeout:
-        # The server's own limit should strike first, so that its error is the one seen.
-        longest = preset.statement_timeout // 1000 + 5
-        arguments |= {"read_timeout": longest, "write_timeout": longest}
+        # The server's own limit should come first, so that the caller sees its error.
+        arguments["read_timeout"] = preset.statement_timeout // 1000 + 5
+        if driver != "asyncmy":
+            arguments["write_timeout"] = arguments["read_timeout"]
     if not preset.transaction_pooling:
-        arguments["init_command"] = _mysql_timeouts(preset)
+        # One command for both servers: MySQL runs the text in /*!50708 */ (MariaDB passes
+        # over versions from 50700), MariaDB alone runs the text in /*M! */.
+        transaction = preset.idle_in_transaction_session_timeout // 1000
+        arguments["init_command"] = (
+            "SET SESSION lock_wait_timeout = 50"
+            f" /*!50708 , SESSION max_execution_time = {preset.statement_timeout} */"
+            f" /*M! , SESSION max_statement_time = {preset.statement_timeout / 1000:g} */"
+            f" /*M!100301 , SESSION idle_transaction_timeout = {transaction} */"
+        )
     return arguments
 
 
-def _mysqlclient(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
-    # mysqlclient has no argument for the program's name.
-    arguments = _pymysql(preset, url, name)
-    return {k: v for k, v in arguments.items() if k != "program_name"}
-
-
-def _asyncmy(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
-    arguments = _pymysql(preset, url, name)
-    return {k: v for k, v in arguments.items() if k != "write_timeout"}
-
-
-def _sqlite(preset: EnginePreset, url: URL, name: str) -> dict[str, Any]:
-    # The pool hands a connection to any thread, one at a time.
+def _sqlite(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, Any]:
+    # The pool gives a connection to any thread, one at a time.
     return {"timeout": float(preset.connect_timeout), "check_same_thread": False}
 
 
-_DRIVERS: dict[str, Callable[[EnginePreset, URL, str], dict[str, Any]]] = {
+_DRIVERS: dict[str, Callable[[EnginePreset, str, URL, str], dict[str, Any]]] = {
     "psycopg2": _libpq,
-    "psycopg": _psycopg,
+    "psycopg": _libpq,
     "asyncpg": _asyncpg,
-    "pymysql": _pymysql,
-    "mysqldb": _mysqlclient,
-    "asyncmy": _asyncmy,
+    "pymysql": _mysql,
+    "mysqldb": _mysql,
+    "asyncmy": _mysql,
     "pysqlite": _sqlite,
     "aiosqlite": _sqlite,
 }
@@ -808,15 +773,15 @@ _ASYNC_DRIVERS = {
 }
 
 
-# -- what SQLAlchemy's pools do not do by themselves ----------------------------------------
+# -- additions to SQLAlchemy's pools --------------------------------------------------------
 
 
 def classify_connect_failure(error: BaseException) -> ConnectFailure | None:
-    """Say why opening a connection failed, where trying again can help; else None.
+    """Return why opening a connection failed, if another attempt can help; else None.
 
     psycopg2 and psycopg carry no SQLSTATE on a failed connect, so the server's English
-    messages decide there (PostgreSQL, Appendix A; a server with another lc_messages is not
-    recognised, and the first error stands).
+    messages decide there (PostgreSQL, Appendix A). A server with another lc_messages is not
+    recognised: its first error is raised.
     """
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if state in _BY_SQLSTATE:
@@ -858,15 +823,15 @@ _BY_MESSAGE: tuple[tuple[str, ConnectFailure], ...] = (
 
 
 class Connector:
-    """A `do_connect` listener that is patient with a server that is full or starting up.
+    """A `do_connect` listener that retries while the server is full or starting up.
 
-    All attempts of a checkout share one deadline, and each may take what is left until then.
-    Drivers that count whole seconds get the next one; libpq makes at least 2 of them
+    All attempts of a checkout share one deadline, and each may take the time that is left.
+    Drivers that take whole seconds get it rounded up. libpq makes at least 2 s of it
     (PostgreSQL, 32.1.2), so that an attempt begun just in time may end 2 s late.
 
     Between attempts it sleeps for a random time up to a bound that doubles ("full jitter",
-    Exponential Backoff and Jitter, AWS Architecture Blog, 2015), so that a fleet that was
-    refused together does not come back together.
+    Exponential Backoff and Jitter, AWS Architecture Blog, 2015), so that clients that were
+    refused together do not come back together.
     """
 
     first_delay = 0.05  # s
@@ -883,16 +848,16 @@ class Connector:
         return self.connect(dialect, cargs, cparams, self.deadline(dialect, cparams))
 
     def deadline(self, dialect: Dialect, cparams: Mapping[str, Any]) -> float:
-        """Return the monotonic time until which a connection may take, from now on.
+        """Return the monotonic time at which opening a connection, begun now, must end.
 
-        A limit that the URL or `connect_args` name wins over the preset's.
+        A limit in the URL or in `connect_args` wins over the preset's.
         """
         return time.monotonic() + (_connect_limit(dialect, cparams) or self.budget)
 
     def connect(
         self, dialect: Dialect, cargs: list[Any], cparams: dict[str, Any], deadline: float
     ) -> Any:
-        """Open a DB-API connection until the deadline, or raise why there is none."""
+        """Open a DB-API connection before the deadline, or raise the last error."""
         bound = self.first_delay
         refusal: Exception | None = None
         while True:
@@ -901,7 +866,7 @@ class Connector:
             except Exception as error:
                 failure, delay = classify_connect_failure(error), random.uniform(0, bound)
                 if failure is None and refusal is not None and _is_over(deadline):
-                    # This attempt was cut short; what the server said before says more.
+                    # This attempt was cut short; the server's refusal before says more.
                     raise refusal from error
                 if failure not in self.waits_for or _is_over(deadline - delay):
                     raise
@@ -919,15 +884,15 @@ def _limit_name(dialect: Dialect) -> str:
 
 
 def _connect_limit(dialect: Dialect, cparams: Mapping[str, Any]) -> float:
-    """Return the seconds that an attempt is given; 0 if none are said, or none that make sense."""
+    """Return the seconds that an attempt may take; 0 if no limit, or no number, is given."""
     try:
         return max(float(cparams.get(_limit_name(dialect)) or 0), 0.0)
-    except (TypeError, ValueError):  # the driver has its own words for it
+    except (TypeError, ValueError):  # the driver will refuse it
         return 0.0
 
 
 def _limited(dialect: Dialect, cparams: dict[str, Any], deadline: float) -> dict[str, Any]:
-    """Return the arguments with no more time than there is left; without a limit, as they are."""
+    """Return the arguments with the time that is left as their limit, if they have one."""
     if not _connect_limit(dialect, cparams):
         return cparams
     name, left = _limit_name(dialect), deadline - time.monotonic()
@@ -949,7 +914,7 @@ _STATE = "poolkit.state"
 
 
 class _State:
-    """What is known about one pooled connection. Times are in seconds since the epoch."""
+    """The state of one pooled connection. Times are in seconds since the epoch."""
 
     __slots__ = ("expires", "fileno", "is_closed", "last_used", "poll")
 
@@ -959,16 +924,20 @@ class _State:
         self.expires = expires
         self.fileno = _fileno(driver)
         self.is_closed = _closed_test(driver)
-        self.poll = _poll(self.fileno)
+        self.poll: Callable[[int], list[Any]] | None = None
+        if self.fileno is not None:
+            poller = select.poll()
+            poller.register(self.fileno, select.POLLIN)
+            self.poll = poller.poll
 
 
 class _CheckoutCheck:
-    """Pool listeners that ask whether a connection is still good and young enough.
+    """Pool listeners that check at checkout whether a connection is alive and young enough.
 
-    A server that ends a session says so on the socket: a backend that was terminated, a
-    restart, an idle timeout. So a poll that finds nothing to read costs about a microsecond
-    and rules those out. What it cannot see is a peer that vanished without a word; that is
-    what the ping after `ping_after_idle` seconds is for.
+    A server that ends a session sends something: after a terminated backend, a restart, an
+    idle timeout. So a poll of the socket that finds nothing to read rules those out, without a
+    round trip. It cannot see a peer that vanished without sending anything; the ping after
+    `ping_after_idle` seconds is for that.
 
     Times are wall-clock times: a frozen virtual machine's monotonic clock may stand still.
     """
@@ -979,8 +948,8 @@ class _CheckoutCheck:
         self.jitter = preset.pool_recycle_jitter
         self.bypass = preset.ping_after_idle
         self.checks = preset.pool_pre_ping and preset.ping_after_idle > 0
-        # An answer may take as long as a new connection would.
-        self.patience = preset.connect_timeout
+        # A ping may take as long as a new connection would.
+        self.ping_timeout = preset.connect_timeout
 
     def listen(self, pool: Pool) -> None:
         event.listen(pool, "connect", self.on_connect)
@@ -1006,7 +975,7 @@ class _CheckoutCheck:
             raise DisconnectionError("connection is older than pool_recycle")
         if not self.checks:
             return
-        # A negative idle time means that the clock was set back: not known, so ask.
+        # A negative idle time means that the clock was set back: unknown, so ping.
         recent = 0 <= now - state.last_used < self.bypass
         quiet = state.poll is not None and not state.is_closed() and not state.poll(0)
         if not (recent and quiet):
@@ -1014,17 +983,18 @@ class _CheckoutCheck:
 
     def _ping(self, connection: Any, state: _State, *, quiet: bool) -> None:
         try:
-            with _Cutoff(self.dialect, state.fileno, self.patience):
+            with _Cutoff(self.dialect, state.fileno, self.ping_timeout):
                 self.dialect.do_ping(connection)
         except (self.dialect.loaded_dbapi.Error, OSError) as error:
-            # One that was told goodbye goes alone: its neighbours were told too, and asking
-            # them costs no time. A silent one takes all with it, or each would have to wait.
+            # A connection that the server closed goes alone: its neighbours were closed the same
+            # way, and checking them costs no time. A silent one invalidates the whole pool, or
+            # each of the others would have to wait for its own ping.
             kind = InvalidatePoolError if quiet else DisconnectionError
             raise kind(f"connection did not answer a ping: {error}") from error
 
 
 class _Cutoff:
-    """A context that shuts a connection's socket down when it lasts too long.
+    """A context that shuts a connection's socket down after a time limit.
 
     The kernel's own limits (keepalives, tcp_user_timeout) end a connection whose peer is
     gone, but not one through a proxy, or to a frozen server, whose kernel still answers.
@@ -1042,8 +1012,8 @@ class _Cutoff:
     def __enter__(self) -> None:
         if self.fileno is None:
             return
-        # A duplicate: should the driver close its own, the number may become another file's.
-        self.plug = socket.socket(fileno=os.dup(self.fileno))
+        # A duplicate: if the driver closes its own, the number may become another file's.
+        self.sock = socket.socket(fileno=os.dup(self.fileno))
         if self.is_async:
             self.timer = asyncio.get_running_loop().call_later(self.seconds, self._shut_down)
         else:
@@ -1057,8 +1027,8 @@ class _Cutoff:
         self.timer.cancel()
         with self.lock:
             self.ended = True
-            self.plug.close()
-        if self.cut and error is None:  # the answer came in the last moment
+            self.sock.close()
+        if self.cut and error is None:  # the answer came just before the socket was shut down
             raise TimeoutError(f"no answer within {self.seconds:g} s")
 
     def _shut_down(self) -> None:
@@ -1066,12 +1036,12 @@ class _Cutoff:
             if self.ended:
                 return
             self.cut = True
-            with contextlib.suppress(OSError):  # the peer was quicker
-                self.plug.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the peer has closed it already
+                self.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _driver_connection(connection: Any) -> Any:
-    """Return the driver's own connection: SQLAlchemy wraps those of asynchronous drivers."""
+    """Return the driver's own connection; SQLAlchemy wraps those of asynchronous drivers."""
     return getattr(connection, "driver_connection", connection)
 
 
@@ -1084,23 +1054,15 @@ def _socket_of(driver: Any) -> Any:
 
 
 def _fileno(driver: Any) -> int | None:
-    """Return the number of a connection's socket; None where it is not to be had or used."""
+    """Return the number of a connection's socket; None where it is unknown or of no use."""
     source = driver if hasattr(driver, "fileno") else _socket_of(driver)
     if source is None or not hasattr(select, "poll"):  # Windows has no poll
         return None
     return int(source.fileno())
 
 
-def _poll(fileno: int | None) -> Callable[[int], list[Any]] | None:
-    if fileno is None:
-        return None
-    poller = select.poll()
-    poller.register(fileno, select.POLLIN)
-    return poller.poll
-
-
 def _closed_test(driver: Any) -> Callable[[], Any]:
-    """Return the driver's own word on whether this end is closed already."""
+    """Return a function that tells whether the driver has closed the connection already."""
     is_closed = getattr(driver, "is_closed", None)  # asyncpg
     if is_closed is not None:
         return cast("Callable[[], Any]", is_closed)
@@ -1112,7 +1074,7 @@ def _closed_test(driver: Any) -> Callable[[], Any]:
 
 
 class _KeepAlive:
-    """A `connect` listener: sets on a Python socket what libpq sets by its own parameters."""
+    """A `connect` listener that sets on a Python socket what libpq sets by its parameters."""
 
     def __init__(self, preset: EnginePreset) -> None:
         self.options = {
@@ -1123,10 +1085,10 @@ class _KeepAlive:
         }
 
     def __call__(self, connection: Any, record: ConnectionPoolEntry) -> None:
-        plug = _socket_of(_driver_connection(connection))
-        if plug is None or plug.family not in (socket.AF_INET, socket.AF_INET6):
+        sock = _socket_of(_driver_connection(connection))
+        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
             return
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in self.options.items():
             if hasattr(socket, name):  # macOS lacks two of them
-                plug.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

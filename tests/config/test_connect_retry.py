@@ -208,8 +208,7 @@ def test_a_role_at_its_connection_limit_is_waited_for(database, make_client, whe
 @PRESETS_DRIVERS
 def test_a_server_that_is_starting_up_is_waited_for(small_server, make_client, when_refused):
     """SQLSTATE 57P03 while a standby is being promoted costs time, not an error."""
-    data = small_server._started_server()._data
-    account = small_server._started_server()._account
+    data, account = small_server.log.parent / "data", small_server.account
     small_server.stop()
     (data / "standby.signal").touch()
     account.give(data / "standby.signal")
