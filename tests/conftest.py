@@ -18,6 +18,7 @@ import psutil
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
+from processes import wait_until
 from psycopg2 import sql
 from psycopg2.extras import RealDictCursor
 
@@ -252,12 +253,23 @@ class Database:
         self, count: int, application_name_prefix: str = "", timeout_s: float = 60.0
     ) -> list[dict[str, Any]]:
         """Wait until there are so many: a closed connection's backend takes a moment to end."""
-        deadline = time.monotonic() + timeout_s
-        while len(found := self.backends(application_name_prefix)) != count:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"wanted {count} backends, found {found}")
-            time.sleep(0.01)
+        found: list[dict[str, Any]] = []
+
+        def are_there() -> bool:
+            found[:] = self.backends(application_name_prefix)
+            return len(found) == count
+
+        wait_until(are_there, lambda: f"{count} backends; found {found}", timeout_s)
         return found
+
+    def wait_for_lock(self, application_name_prefix: str = "") -> dict[str, Any]:
+        """Wait until a backend waits for a lock, and return the first that does."""
+
+        def waiting() -> list[dict[str, Any]]:
+            found = self.backends(application_name_prefix)
+            return [backend for backend in found if backend["wait_event_type"] == "Lock"]
+
+        return wait_until(waiting, "a backend that waits for a lock")[0]
 
     def abandoned(self) -> int:
         """Return how many sessions ended because their client was gone, without a goodbye.

@@ -233,6 +233,10 @@ class RunningProcess:
         except psutil.NoSuchProcess:
             return []
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process alone."""
+        self.process.send_signal(number)
+
     def signal_group(self, number: int) -> None:
         """Send a signal to its whole group, as a terminal does for Ctrl-C."""
         os.killpg(self.pid, number)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import psycopg2
 import pytest
 from held_connections import connected
+from processes import wait_until
 from psycopg2.extras import LogicalReplicationConnection
 from sqlalchemy.engine import make_url
 
@@ -39,14 +40,6 @@ def url_of_new_role(database, request) -> str:
     request.addfinalizer(lambda: database.execute("DROP ROLE nobody_special"))
     _, _, rest = database.url().partition("@")
     return f"postgresql+psycopg2://nobody_special:x@{rest}"
-
-
-def wait_until(condition):
-    """Ask again and again until it holds."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_what_a_url_names_may_have_spaces(database, tmp_path):

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
+from processes import wait_until
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
@@ -144,10 +144,10 @@ def test_a_database_from_a_later_version_of_the_program_is_left_alone(migrated_d
 
 
 def _wait_for_a_waiter(database):
-    deadline = time.monotonic() + 60
-    while not any(backend["wait_event"] == "advisory" for backend in database.backends()):
-        assert time.monotonic() < deadline, "nobody waits for the lock"
-        time.sleep(0.01)
+    wait_until(
+        lambda: any(backend["wait_event"] == "advisory" for backend in database.backends()),
+        "a backend that waits for the lock",
+    )
 
 
 def test_an_upgrade_that_waits_too_long_gives_up(database, monkeypatch):

@@ -1,6 +1,5 @@
 """Operations do the same through a synchronous and an asynchronous driver."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -140,7 +139,7 @@ def test_of_two_deliveries_at_once_one_waits_and_one_result_is_left(
     with _open_transaction(migrated_database) as connection, ThreadPoolExecutor(1) as thread:
         perform(connection, ingest_document(DOCUMENT))
         waiting = thread.submit(run, ingest_document(second))
-        _wait_until_one_waits_for_a_lock(migrated_database)
+        migrated_database.wait_for_lock()
         if first_commits:
             connection.commit()
         else:
@@ -160,7 +159,7 @@ def test_a_delivery_that_compares_keeps_others_from_comparing(run, migrated_data
         compare = first.send(rows)
         rows = connection.execute(*compare).all()
         waiting = thread.submit(run, ingest_document(changed))
-        _wait_until_one_waits_for_a_lock(migrated_database)
+        migrated_database.wait_for_lock()
         outcome = perform(connection, _rest_of(first, rows)).outcome
         connection.commit()
         assert (outcome, waiting.result(timeout=100).outcome) == ("replaced", "unchanged")
@@ -196,7 +195,7 @@ def test_of_two_updates_at_once_one_succeeds(run, migrated_database):
     with _open_transaction(migrated_database) as connection, ThreadPoolExecutor(1) as thread:
         perform(connection, update_article(created.id, ArticleUpdate(version=1, body="First")))
         waiting = thread.submit(run, update_article(created.id, ArticleUpdate(1, body="Second")))
-        _wait_until_one_waits_for_a_lock(migrated_database)
+        migrated_database.wait_for_lock()
         connection.commit()
         with pytest.raises(StaleVersion):
             waiting.result(timeout=100)
@@ -209,13 +208,6 @@ def _open_transaction(database):
     with engine.connect() as connection:
         yield connection
     engine.dispose()
-
-
-def _wait_until_one_waits_for_a_lock(database):
-    deadline = time.monotonic() + 60
-    while not any(backend["wait_event_type"] == "Lock" for backend in database.backends()):
-        assert time.monotonic() < deadline, "nobody waits for a lock"
-        time.sleep(0.01)
 
 
 class Endless(list):

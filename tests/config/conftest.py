@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from driving import DRIVERS, Client, TcpProxy, small_preset, wait_until
+from driving import DRIVERS, Client, TcpProxy, small_preset
+from processes import wait_until
 
 from poolkit.local.accounts import server_account
 from poolkit.local.ports import free_port

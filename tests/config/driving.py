@@ -9,14 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from sqlalchemy import event, text
 
 from poolkit.config.presets import EnginePreset, preset
-
-_Found = TypeVar("_Found")
 
 DRIVERS = ("psycopg2", "psycopg", "psycopg_async", "asyncpg")
 # For what takes a second or more with each: the drivers of the presets here, the others in the
@@ -115,15 +113,6 @@ def patient_driver(driver: str) -> dict[str, Any]:
     """Return engine options that leave a single connect its time, whatever the preset says."""
     name = "timeout" if driver == "asyncpg" else "connect_timeout"
     return {"connect_args": {name: 60}}
-
-
-def wait_until(condition: Callable[[], _Found], *, timeout_s: float = 60.0) -> _Found:
-    """Ask until there is an answer, and return it, or fail."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-    return found
 
 
 class Clock:

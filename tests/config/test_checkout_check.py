@@ -6,7 +6,8 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from driving import PRESETS_DRIVERS, patient_driver, small_preset, wait_until
+from driving import PRESETS_DRIVERS, patient_driver, small_preset
+from processes import wait_until
 from sqlalchemy import event, text
 
 from poolkit.config.presets import preset

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 import asyncpg
 import psycopg2
 import pytest
-from driving import PRESETS_DRIVERS, Clock, wait_until
+from driving import PRESETS_DRIVERS, Clock
+from processes import wait_until
 from sqlalchemy.exc import DBAPIError
 
 from poolkit.config import presets

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
-from driving import Clock, TlsFront, wait_until
+from driving import Clock, TlsFront
+from processes import wait_until
 from psycopg2 import sql
 from sqlalchemy import event, text
 

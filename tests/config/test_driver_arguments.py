@@ -4,7 +4,8 @@ import socket
 import threading
 
 import pytest
-from driving import DRIVERS, wait_until
+from driving import DRIVERS
+from processes import wait_until
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool

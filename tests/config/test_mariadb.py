@@ -1,7 +1,8 @@
 """PyMySQL and asyncmy against a real MariaDB."""
 
 import pytest
-from driving import Client, wait_until
+from driving import Client
+from processes import wait_until
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from driving import wait_until
+from processes import wait_until
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 

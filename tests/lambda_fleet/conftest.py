@@ -2,7 +2,6 @@
 
 import http.client
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -77,19 +76,6 @@ def threads() -> Iterator[ThreadPoolExecutor]:
     """Threads for requests that are to be in flight at the same time."""
     with ThreadPoolExecutor(32) as executor:
         yield executor
-
-
-@pytest.fixture
-def wait_until() -> Callable[[Callable[[], Any]], None]:
-    """Wait for a condition; fails after a minute."""
-
-    def wait(condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline, "waited a minute in vain"
-            time.sleep(0.005)
-
-    return wait
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from processes import wait_until
 
 from poolkit.errors import FleetNotRunning
 from poolkit.lambda_fleet import Status
@@ -67,7 +68,7 @@ def test_the_context_is_the_invokes(start, task_root):
     assert (told["version"], told["memory"], told["cwd"]) == ("$LATEST", "128", str(task_root))
 
 
-def test_each_execution_environment_has_its_own_log_stream(start, wait_until):
+def test_each_execution_environment_has_its_own_log_stream(start):
     """The name of the log stream tells execution environments apart, as on Lambda."""
     fleet = start(TELL)
     first = json.loads(fleet.invoke({}).payload)["variables"]["AWS_LAMBDA_LOG_STREAM_NAME"]
@@ -145,7 +146,7 @@ def test_who_ignores_sigterm_is_killed(start, process_state):
     assert process_state(pid) == ""
 
 
-def test_stop_leaves_no_process(start, wait_until, process_state):
+def test_stop_leaves_no_process(start, process_state):
     """Execution environments and what they started are gone when `stop` returns, or soon after."""
     fleet = start(
         """
@@ -161,7 +162,7 @@ def test_stop_leaves_no_process(start, wait_until, process_state):
     wait_until(lambda: process_state(child) == "")
 
 
-def test_an_invoke_in_flight_is_answered_at_stop(start, threads, wait_until):
+def test_an_invoke_in_flight_is_answered_at_stop(start, threads):
     """Whoever waits for an answer gets one: the process has been killed."""
     fleet = start("import time\ndef handler(e, c): time.sleep(60)")
     waiting = threads.submit(fleet.invoke, {})

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 
 from poolkit.errors import FunctionConfigError, FunctionInitError
 from poolkit.lambda_fleet import Status
@@ -49,7 +50,7 @@ def pid_of(outcome):
     return int(outcome.payload)
 
 
-def hold(fleet, threads, wait_until, marker, count):
+def hold(fleet, threads, marker, count):
     """Have `count` invokes in flight at once; return their futures."""
     futures = [threads.submit(fleet.invoke, {"hold": str(marker), "n": n}) for n in range(count)]
     for n in range(count):
@@ -68,19 +69,19 @@ def test_the_first_invoke_is_cold_and_the_next_is_warm(start):
     assert (fleet.stats()["cold"], fleet.stats()["warm"]) == (1, 1)
 
 
-def test_an_invoke_that_finds_none_idle_starts_a_new_one(start, threads, wait_until, tmp_path):
+def test_an_invoke_that_finds_none_idle_starts_a_new_one(start, threads, tmp_path):
     """Three invokes at once are served by three processes."""
     fleet = start(HOLD)
-    futures = hold(fleet, threads, wait_until, tmp_path / "go", 3)
+    futures = hold(fleet, threads, tmp_path / "go", 3)
     (tmp_path / "go").touch()
     assert len({pid_of(future.result()) for future in futures}) == 3
     assert fleet.stats()["cold"] == 3
 
 
-def test_the_most_recently_used_is_taken(start, threads, wait_until, tmp_path):
+def test_the_most_recently_used_is_taken(start, threads, tmp_path):
     """Of several idle execution environments the one that was used last serves the next invoke."""
     fleet = start(HOLD)
-    futures = hold(fleet, threads, wait_until, tmp_path / "go", 3)
+    futures = hold(fleet, threads, tmp_path / "go", 3)
     (tmp_path / "go").touch()
     for future in futures:
         future.result()
@@ -106,11 +107,11 @@ def test_the_most_recently_used_is_taken(start, threads, wait_until, tmp_path):
     ],
 )
 def test_more_than_the_reserved_concurrency_is_throttled(  # noqa: PLR0917 - fixtures
-    start, call, threads, wait_until, tmp_path, throttle_status, body
+    start, call, threads, tmp_path, throttle_status, body
 ):
     """With every execution environment busy the next request is refused, and starts none."""
     fleet = start(HOLD, reserved_concurrency=2, throttle_status=throttle_status)
-    futures = hold(fleet, threads, wait_until, tmp_path / "go", 2)
+    futures = hold(fleet, threads, tmp_path / "go", 2)
     refused = call(fleet)
     (tmp_path / "go").touch()
     assert (refused.status, json.loads(refused.body)) == (throttle_status, body)
@@ -119,9 +120,7 @@ def test_more_than_the_reserved_concurrency_is_throttled(  # noqa: PLR0917 - fix
     assert fleet.stats()["execution_environments_started"] == 2
 
 
-def test_an_invoke_during_a_cold_start_counts_towards_the_concurrency(
-    start, threads, wait_until, tmp_path
-):
+def test_an_invoke_during_a_cold_start_counts_towards_the_concurrency(start, threads, tmp_path):
     """While the only one allowed is still in its init phase, a second invoke is throttled."""
     fleet = start(WAITS_IN_INIT.format(go=str(tmp_path / "go")), reserved_concurrency=1)
     first = threads.submit(fleet.invoke, {})
@@ -165,7 +164,7 @@ def test_twenty_clients_at_once_get_their_own_answers(start, call, threads):
         assert all(future.result())
 
 
-def test_an_idle_one_is_frozen_with_all_it_started(start, wait_until, process_state):
+def test_an_idle_one_is_frozen_with_all_it_started(start, process_state):
     """After its answer the whole process group is stopped, a child of the handler's included."""
     fleet = start(
         """
@@ -180,7 +179,7 @@ def test_an_idle_one_is_frozen_with_all_it_started(start, wait_until, process_st
     wait_until(lambda: process_state(pid) == "T" and process_state(child) == "T")
 
 
-def test_a_frozen_one_is_thawed_for_the_next_invoke(start, wait_until, process_state):
+def test_a_frozen_one_is_thawed_for_the_next_invoke(start, process_state):
     """The same process answers again after having been stopped."""
     fleet = start(PID)
     pid = pid_of(fleet.invoke({}))
@@ -190,7 +189,7 @@ def test_a_frozen_one_is_thawed_for_the_next_invoke(start, wait_until, process_s
     assert fleet.stats()["freezes"] == 2
 
 
-def test_freezing_can_be_switched_off(start, wait_until, process_state):
+def test_freezing_can_be_switched_off(start, process_state):
     """With `freeze=False` an idle process goes on running."""
     fleet = start(PID, freeze=False)
     pid = pid_of(fleet.invoke({}))
@@ -199,7 +198,7 @@ def test_freezing_can_be_switched_off(start, wait_until, process_state):
     assert fleet.stats()["freezes"] == 0
 
 
-def test_an_idle_one_is_reaped(start, wait_until, process_state):
+def test_an_idle_one_is_reaped(start, process_state):
     """After `idle_timeout_s` a frozen execution environment ends, and the next invoke is cold."""
     fleet = start(PID, idle_timeout_s=0.1)
     pid = pid_of(fleet.invoke({}))
@@ -225,7 +224,7 @@ def test_a_used_one_is_not_reaped_before_its_time(start):
     assert all(pid in left or now - began >= 0.5 for pid, began in last_use.items())
 
 
-def test_an_invoke_that_takes_too_long_is_cut_off(start, wait_until, process_state, tmp_path):
+def test_an_invoke_that_takes_too_long_is_cut_off(start, process_state, tmp_path):
     """The process is killed, the caller told in Lambda's words, and the next invoke is cold."""
     fleet = start(
         f"""
@@ -275,7 +274,7 @@ def test_a_timeout_is_a_500_to_an_http_client(start, call):
         ("import os; os._exit(0)", "Runtime.ExitError", "exited without providing a reason"),
     ],
 )
-def test_a_failed_init_phase_is_reported(start, wait_until, source, error_type, message):
+def test_a_failed_init_phase_is_reported(start, source, error_type, message):
     """The runtime's own error reaches the caller; nothing of the process stays."""
     fleet = start(source)
     outcome = fleet.invoke({})
@@ -296,7 +295,7 @@ def test_prewarming_says_why_a_handler_does_not_import(start):
         fleet.prewarm(1)
 
 
-def test_prewarming_ends_at_the_init_limit(start, wait_until):
+def test_prewarming_ends_at_the_init_limit(start):
     """A module that takes too long to import is said to."""
     fleet = start("import time; time.sleep(60)", init_limit_s=0.1)
     with pytest.raises(FunctionInitError, match=r"took longer than init_limit_s, 0\.1 s"):
@@ -321,7 +320,7 @@ def test_prewarming_counts_those_that_live(start):
     assert len(fleet.pids()) == 2
 
 
-def test_an_invoke_waits_for_one_that_is_being_prewarmed(start, threads, wait_until, tmp_path):
+def test_an_invoke_waits_for_one_that_is_being_prewarmed(start, threads, tmp_path):
     """With no room for another it is served by one of those, as a cold start; nobody exceeds."""
     go = tmp_path / "go"
     fleet = start(WAITS_IN_INIT.format(go=str(go)), reserved_concurrency=2)
@@ -341,7 +340,7 @@ def test_an_invoke_waits_for_one_that_is_being_prewarmed(start, threads, wait_un
     assert all(record.init_ms > 0 for record in served)
 
 
-def test_an_invoke_learns_why_prewarming_failed(start, threads, wait_until, tmp_path):
+def test_an_invoke_learns_why_prewarming_failed(start, threads, tmp_path):
     """The one that waited for it gets the error of the init phase."""
     go = tmp_path / "go"
     source = WAITS_IN_INIT.format(go=str(go)) + "\n    raise ValueError('no settings')\n"
@@ -357,7 +356,7 @@ def test_an_invoke_learns_why_prewarming_failed(start, threads, wait_until, tmp_
     assert fleet.stats()["concurrency"] == 0
 
 
-def test_a_slow_prewarming_is_tried_again_for_the_invoke_that_waits(start, threads, wait_until):
+def test_a_slow_prewarming_is_tried_again_for_the_invoke_that_waits(start, threads):
     """Past the init limit prewarming has failed, and the invoke goes on with a start of its own."""
     fleet = start(
         "import time; time.sleep(1)\ndef handler(e, c): return 'late'",
@@ -402,7 +401,7 @@ def test_an_init_phase_that_is_tried_again_uses_up_the_invokes_time(start):
     assert 0 < remaining_ms <= 99_500
 
 
-def test_an_init_phase_that_stays_too_slow_times_out(start, wait_until):
+def test_an_init_phase_that_stays_too_slow_times_out(start):
     """The second try ends with the function's timeout."""
     fleet = start("import time; time.sleep(60)", init_limit_s=0.1, timeout_s=0.2)
     outcome = fleet.invoke({})
@@ -455,7 +454,7 @@ def test_a_process_that_ends_in_an_invoke_is_reported(start, tmp_path, end, reas
     assert "Error Type: Runtime.ExitError" in (tmp_path / "logs/function-00001.log").read_text()
 
 
-def test_an_idle_process_that_was_killed_costs_nobody_an_error(start, wait_until):
+def test_an_idle_process_that_was_killed_costs_nobody_an_error(start):
     """A frozen execution environment that ends is forgotten; the next invoke is a cold start."""
     fleet = start(PID)
     pid = pid_of(fleet.invoke({}))

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 from botocore.config import Config
+from processes import wait_until
 
 from poolkit.lambda_fleet import Status
 
@@ -280,7 +281,7 @@ def test_one_connection_serves_many_requests(start):
     assert bodies == [("4", b"four"), ("4", b""), ("4", b"four")]
 
 
-def test_a_client_that_leaves_does_not_disturb_the_function(start, wait_until, call, tmp_path):
+def test_a_client_that_leaves_does_not_disturb_the_function(start, call, tmp_path):
     """The invoke runs to its end, and the execution environment serves the next client."""
     fleet = start(
         f"""
@@ -359,7 +360,7 @@ def test_invoke_refuses_what_lambda_refuses(start, aws):
     assert fleet.stats()["invokes"] == 0
 
 
-def test_an_event_invoke_does_not_wait(start, aws, wait_until):
+def test_an_event_invoke_does_not_wait(start, aws):
     """`Event` answers 202 at once and the function runs; `DryRun` runs nothing."""
     fleet = start(ECHO)
     client = aws(fleet)

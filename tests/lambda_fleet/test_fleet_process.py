@@ -9,6 +9,7 @@ import urllib.request
 
 import psutil
 import pytest
+from processes import wait_until
 
 pytestmark = pytest.mark.process
 
@@ -54,7 +55,7 @@ def test_a_signal_ends_it_with_all_its_children(fleet, process_state, number):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
-def test_killing_it_kills_its_children(fleet, process_state, wait_until):
+def test_killing_it_kills_its_children(fleet, process_state):
     """SIGKILL leaves no process, though the execution environment is stopped."""
     process, pid, _ = fleet
     wait_until(lambda: process_state(pid) == "T")
@@ -64,9 +65,7 @@ def test_killing_it_kills_its_children(fleet, process_state, wait_until):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
-def test_killing_it_in_a_cold_start_kills_its_children(
-    command, task_root, process_state, wait_until
-):
+def test_killing_it_in_a_cold_start_kills_its_children(command, task_root, process_state):
     """A process that is still importing the handler goes too."""
     (task_root / "app.py").write_text("import time; time.sleep(60)")
     with subprocess.Popen([*command, "--prewarm", "3"], stdout=subprocess.PIPE) as process:
@@ -77,7 +76,7 @@ def test_killing_it_in_a_cold_start_kills_its_children(
     wait_until(lambda: not any(process_state(pid) for pid in pids))
 
 
-def test_a_signal_ends_it_while_it_is_starting(command, task_root, process_state, wait_until):
+def test_a_signal_ends_it_while_it_is_starting(command, task_root, process_state):
     """It does not wait for a handler that is still being imported."""
     (task_root / "app.py").write_text("import time; time.sleep(60)")
     with subprocess.Popen([*command, "--prewarm", "1"], stdout=subprocess.PIPE) as process:

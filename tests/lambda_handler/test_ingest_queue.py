@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -58,13 +57,6 @@ def held(database, statement):
         cursor.execute(statement)
         yield
         connection.rollback()
-
-
-def wait_for_lock(database):
-    deadline = time.monotonic() + 60
-    while not any(row["wait_event_type"] == "Lock" for row in database.backends("lambda")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def answer_without_waiting(queue, event, database):
@@ -167,7 +159,7 @@ def test_a_backend_that_dies_costs_its_message_and_no_other(queue, migrated_data
     event = sqs(document("a"), document("b"), document("c"))
     with ThreadPoolExecutor(1) as pool, held(migrated_database, INSERTED.format("b")):
         answer = pool.submit(queue.invoke, event)
-        wait_for_lock(migrated_database)
+        migrated_database.wait_for_lock("lambda")
         (backend,) = migrated_database.backends("lambda:")
         migrated_database.execute("SELECT pg_terminate_backend(%s)", backend["pid"])
         assert answer.result(100) == failures(event, 1)
@@ -210,7 +202,7 @@ def test_duplicates_at_the_same_time_are_ingested_once(migrated_database):
     ):
         with held(migrated_database, INSERTED.format("a")):
             working = pool.submit(first.invoke, event)
-            wait_for_lock(migrated_database)
+            migrated_database.wait_for_lock("lambda")
             assert second.invoke(event) == failures(event, 0)
         assert working.result(100) == NOTHING_FAILED
         assert second.invoke(event) == NOTHING_FAILED
@@ -237,7 +229,7 @@ def test_after_a_crash_a_later_delivery_takes_over(queue, migrated_database):
         command = [sys.executable, "-c", CRASHING, json.dumps(event)]
         process = subprocess.Popen(command, env=environ)
         try:
-            wait_for_lock(migrated_database)
+            migrated_database.wait_for_lock("lambda")
             process.send_signal(signal.SIGKILL)
         finally:
             process.kill()

@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from processes import RunningProcess
 from small_disks import small_disk
 
 
@@ -38,24 +38,10 @@ def own_records(
     return temporary
 
 
-class Owner:
-    """A Python process that starts things, tells what, and waits to be ended."""
+class Owner(RunningProcess):
+    """A Python process that starts things, reports what, and waits to be ended."""
 
-    def __init__(self, process: "subprocess.Popen[str]", told: dict[str, Any]) -> None:
-        self.process = process
-        self.told = told
-
-    def reapers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "poolkit.local.reaper" in child.cmdline()]
-
-
-@pytest.fixture
-def owner(own_records: Path) -> Iterator[Callable[[str], Owner]]:
-    """Start a Python process that runs a script, and wait for what it tells with `tell`."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(script: str) -> Owner:
+    def __init__(self, script: str) -> None:
         prelude = (
             "import json, time\n"
             "from pathlib import Path\n"
@@ -64,47 +50,25 @@ def owner(own_records: Path) -> Iterator[Callable[[str], Owner]]:
             # Not pause(): a signal just before it would be waited for in vain.
             "    while True: time.sleep(0.05)\n"
         )
-        process = subprocess.Popen(
-            [sys.executable, "-c", prelude + script],
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        assert process.stdout is not None
-        return Owner(process, json.loads(process.stdout.readline()))
+        super().__init__(sys.executable, "-c", prelude + script, new_session=True)
+        self.told: dict[str, Any] = json.loads(self.next_line())
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    def reapers(self) -> list[psutil.Process]:
+        return [child for child in self.children() if "poolkit.local.reaper" in child.cmdline()]
 
 
 @pytest.fixture
-def eventually() -> Callable[[Callable[[], bool]], None]:
-    """Wait until a condition holds; fail after a minute."""
+def owner(own_records: Path) -> Iterator[Callable[[str], Owner]]:
+    """Start a Python process that runs a script, and read what it reports with `tell`."""
+    owners: list[Owner] = []
 
-    def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline, f"never became true: {condition}"
-            time.sleep(0.02)
+    def start(script: str) -> Owner:
+        owners.append(Owner(script))
+        return owners[-1]
 
-    return wait
-
-
-def runs(pid: int) -> bool:
-    """Tell whether a process runs: a zombie does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-@pytest.fixture(name="runs")
-def runs_fixture() -> Callable[[int], bool]:
-    """Give the question whether a pid runs."""
-    return runs
+    yield start
+    for process in owners:
+        process.kill()
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has accounts to change")

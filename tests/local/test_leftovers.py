@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import runs, wait_until
 
 from poolkit.errors import StateDirectoryError
 from poolkit.local import leftovers
@@ -48,7 +49,7 @@ def stack(owner, open_dir):
 
 
 @pytest.fixture
-def is_gone(runs, own_records):
+def is_gone(own_records):
     """Give the question whether nothing of a stack is left."""
 
     def ask(told):
@@ -93,15 +94,15 @@ def test_crash_of_the_owner_ends_everything(owner, open_dir, is_gone):
     assert is_gone(crashed.told)
 
 
-def test_reaper_cleans_up_after_sigkill_of_the_owner(stack, is_gone, eventually):
+def test_reaper_cleans_up_after_sigkill_of_the_owner(stack, is_gone):
     """An owner that is killed outright leaves nothing behind, without another run."""
     assert len(stack.reapers()) == 1
     stack.process.kill()
     stack.process.wait()
-    eventually(lambda: is_gone(stack.told))
+    wait_until(lambda: is_gone(stack.told))
 
 
-def test_next_run_cleans_up_when_the_reaper_was_killed_too(stack, is_gone, runs):
+def test_next_run_cleans_up_when_the_reaper_was_killed_too(stack, is_gone):
     """With owner and reaper killed, the stack runs on until the next run finds it."""
     (reaper,) = stack.reapers()
     reaper.kill()
@@ -112,7 +113,7 @@ def test_next_run_cleans_up_when_the_reaper_was_killed_too(stack, is_gone, runs)
     assert is_gone(stack.told)
 
 
-def test_reaper_goes_with_the_last_claim(owner, open_dir, runs):
+def test_reaper_goes_with_the_last_claim(owner, open_dir):
     """An owner that closes what it started and lives on has no reaper any more."""
     closed = owner(
         "from poolkit.local.broker import EmbeddedBroker\n"
@@ -124,7 +125,7 @@ def test_reaper_goes_with_the_last_claim(owner, open_dir, runs):
     assert closed.reapers() == []
 
 
-def test_exit_without_closing_ends_the_server_first(owner, open_dir, runs):
+def test_exit_without_closing_ends_the_server_first(owner, open_dir):
     """A script that forgets to close its server ends it at the interpreter's exit."""
     forgetful = owner(
         "from poolkit.local.broker import EmbeddedBroker\n"
@@ -163,7 +164,7 @@ def record_of(owner, process=None, directory=None):
     return record
 
 
-def test_foreign_process_with_a_recorded_pid_is_left_alone(own_records, foreign, dead_owner, runs):
+def test_foreign_process_with_a_recorded_pid_is_left_alone(own_records, foreign, dead_owner):
     """A pid that was used again does not make its new owner a leftover."""
     recorded = replace(ProcessIdentity.of(foreign.pid), started="1")
     record_of(dead_owner, recorded)
@@ -171,7 +172,7 @@ def test_foreign_process_with_a_recorded_pid_is_left_alone(own_records, foreign,
     assert runs(foreign.pid)
 
 
-def test_process_of_a_living_owner_is_left_alone(own_records, foreign, runs):
+def test_process_of_a_living_owner_is_left_alone(own_records, foreign):
     """What another run has started, and still watches, is its own."""
     record = record_of(ProcessIdentity.of_this_process(), ProcessIdentity.of(foreign.pid))
     assert leftovers.clean_leftovers() == []
@@ -179,7 +180,7 @@ def test_process_of_a_living_owner_is_left_alone(own_records, foreign, runs):
     assert leftovers.read_records() == [record]
 
 
-def test_owner_in_another_pid_namespace_counts_as_living(own_records, dead_owner, foreign, runs):
+def test_owner_in_another_pid_namespace_counts_as_living(own_records, dead_owner, foreign):
     """A container beside this one cannot be seen from here, so nothing of its is touched."""
     boot = dead_owner.realm.partition("/")[0]
     elsewhere = replace(dead_owner, realm=f"{boot}/pid:[1]")
@@ -189,7 +190,7 @@ def test_owner_in_another_pid_namespace_counts_as_living(own_records, dead_owner
 
 
 def test_leftover_of_an_earlier_boot_is_removed_without_ending_anything(
-    own_records, dead_owner, foreign, runs, tmp_path
+    own_records, dead_owner, foreign, tmp_path
 ):
     """After a reboot the pids of old records mean nothing; the directories still do."""
     directory = tmp_path / "state"
@@ -210,14 +211,14 @@ def test_directory_without_the_records_mark_is_left_alone(own_records, dead_owne
 
 
 @pytest.fixture
-def marked(own_records, dead_owner, eventually):
+def marked(own_records, dead_owner):
     """Start a process that only its environment connects with a record."""
     record = record_of(dead_owner)
     process = subprocess.Popen(
         ["sleep", "300"], env={**os.environ, leftovers.CLAIM_VARIABLE: record.token}
     )
     # The kernel shows it a moment after the program has been started.
-    eventually(lambda: leftovers.CLAIM_VARIABLE in psutil.Process(process.pid).environ())
+    wait_until(lambda: leftovers.CLAIM_VARIABLE in psutil.Process(process.pid).environ())
     yield process
     process.kill()
     process.wait()

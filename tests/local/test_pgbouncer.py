@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import psycopg2
 import pytest
+from processes import wait_until
 
 from poolkit.errors import BinaryMissingError, PortInUseError
 from poolkit.local import pgbouncer
@@ -36,7 +37,7 @@ def console(bouncer, statement):
 
 
 @needs_pgbouncer
-def test_clients_share_the_pools_connections(bouncer, database, eventually):
+def test_clients_share_the_pools_connections(bouncer, database):
     """Ten clients at once are served over two connections, one transaction each at a time."""
     done = threading.Event()
 
@@ -59,11 +60,11 @@ def test_clients_share_the_pools_connections(bouncer, database, eventually):
     with ThreadPoolExecutor(10) as clients:
         backends = clients.map(transact, range(10))
         try:
-            eventually(lambda: shown(pool_mode="transaction", sv_active=2, cl_waiting=8))
+            wait_until(lambda: shown(pool_mode="transaction", sv_active=2, cl_waiting=8))
         finally:
             done.set()
     assert len(set(backends)) == 2
-    eventually(lambda: shown(sv_active=0, sv_idle=2, cl_waiting=0))
+    wait_until(lambda: shown(sv_active=0, sv_idle=2, cl_waiting=0))
 
 
 @needs_pgbouncer

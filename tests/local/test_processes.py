@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from processes import runs
 
 from poolkit.errors import (
     BinaryMissingError,
@@ -94,7 +95,7 @@ def test_tcp_log_and_callable_probes(supervisor, tmp_path):
     assert supervisor.names == ["tcp", "log", "file"]
 
 
-def test_not_ready_in_time_tells_the_end_of_the_log(supervisor, runs):
+def test_not_ready_in_time_tells_the_end_of_the_log(supervisor):
     """A process that hangs is ended, and its last words are in the error."""
     script = "import os, time; print('pid', os.getpid(), 'waiting for Godot', flush=True); time.sleep(300)"
 
@@ -149,7 +150,7 @@ def test_environment_and_directory(supervisor, tmp_path):
     assert shown.log.read_text() == f"yes too {tmp_path}\n"
 
 
-def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor, runs):
+def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor):
     """Whoever a process started ends with it, even outside its session."""
     script = (
         "import os, subprocess, sys, time\n"
@@ -169,7 +170,7 @@ def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor, runs)
     assert not any(runs(pid) for pid in pids)
 
 
-def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor, runs):
+def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor):
     """A process that left children behind and went has them ended at the stop."""
     left = supervisor.start("left", ["sh", "-c", "sleep 300 & echo $!"], ready=has_logged(r"\d"))
     orphan = int(left.log.read_text())
@@ -178,7 +179,7 @@ def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor, runs):
     assert not runs(orphan)
 
 
-def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path, runs):
+def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path):
     """The polite signal is not the last one."""
     script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(300)"
     began = 0.0

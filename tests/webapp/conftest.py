@@ -4,8 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from processes import RunningProcess, started
 
 ROOT = Path(__file__).parents[2]
 TARGETS = {"web": (), "web_async": ("--async",)}
@@ -26,7 +25,7 @@ TARGETS = {"web": (), "web_async": ("--async",)}
 class Served:
     """A running web service."""
 
-    process: subprocess.Popen[str]
+    process: RunningProcess
     address: str
     target: str
 
@@ -57,8 +56,7 @@ class Served:
 
     def terminate(self, timeout_s: float = 60) -> int:
         """Send SIGTERM, and return the exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout_s)
+        return self.process.terminate(timeout_s=timeout_s)
 
 
 class Started:
@@ -88,9 +86,9 @@ class Started:
 Serve: TypeAlias = Callable[..., AbstractContextManager[Served]]
 
 
-def environment(url: str, **environ: str) -> dict[str, str]:
-    """Return the variables of a web service under test."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DATABASE_", "POOLKIT_PO"))}
+def environment(url: str, **environ: str) -> dict[str, str | None]:
+    """Return the variables of a web service under test, beside those of this process."""
+    cleared = dict.fromkeys(k for k in os.environ if k.startswith(("DATABASE_", "POOLKIT_PO")))
     chosen = {
         "POOLKIT_ENVIRONMENT": "dev",
         "POOLKIT_ECHO": "false",
@@ -101,30 +99,17 @@ def environment(url: str, **environ: str) -> dict[str, str]:
         "POOLKIT_POOL_TIMEOUT": "60",
         "WEBAPP_GRACEFUL_TIMEOUT": "60",
     }
-    return {k: v for k, v in {**kept, **chosen, **environ}.items() if v}
+    return {name: value or None for name, value in {**cleared, **chosen, **environ}.items()}
 
 
 @contextmanager
 def serving(target: str, url: str, *options: str, **environ: str) -> Iterator[Served]:
     """Start `python -m webapp` on a free port, and end it for sure."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "webapp", "--port", "0", *TARGETS[target], *options],
-        cwd=ROOT,
-        env=environment(url, **environ),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("listening on "), "the web service did not start"
-        yield Served(process, line.split()[-1], target)
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with started(
+        *(sys.executable, "-m", "webapp", "--port", "0", *TARGETS[target], *options),
+        environ=environment(url, **environ),
+    ) as process:
+        yield Served(process, process.wait_for(r"listening on (\S+)")[1], target)
 
 
 @pytest.fixture(params=TARGETS)

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from processes import wait_until
 
 from webapp.__main__ import main
 
@@ -20,22 +21,6 @@ SMALL = {"POOLKIT_POOL_SIZE": "1", "POOLKIT_MAX_OVERFLOW": "0", "POOLKIT_POOL_TI
 ONE_OF_THEM = pytest.mark.parametrize(
     "target", ["web", pytest.param("web_async", marks=pytest.mark.slow)]
 )
-
-
-def wait_until(condition, what):
-    """Wait until a condition holds; fail after a minute."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"in vain: {what}"
-        time.sleep(0.01)
-
-
-def wait_for_lock(database):
-    """Wait until a backend waits for a lock."""
-    wait_until(
-        lambda: any(b["wait_event_type"] == "Lock" for b in database.backends()),
-        "a backend that waits for a lock",
-    )
 
 
 @pytest.fixture
@@ -57,7 +42,7 @@ def test_an_exhausted_pool_is_503_at_once_for_readiness_and_after_pool_timeout_f
     """With every connection in use: 503 with Retry-After, counted; healthz still answers."""
     with serve(migrated_database.url(driver=""), **SMALL) as served:
         blocked = served.start(*update())
-        wait_for_lock(migrated_database)
+        migrated_database.wait_for_lock()
         assert served.get("/readyz") == 503
         # At once: nobody has waited for a connection until the pool's time was up.
         assert served.metric("checkout_timeouts_total") == 0
@@ -79,7 +64,7 @@ def test_the_wait_for_a_connection_is_one_checkout(serve, migrated_database, loc
     patient = {**SMALL, "POOLKIT_POOL_TIMEOUT": "60"}
     with serve(migrated_database.url(driver=""), **patient) as served:
         blocked = served.start(*update())
-        wait_for_lock(migrated_database)
+        migrated_database.wait_for_lock()
         before = served.metric("checkout_wait_seconds_sum")
         waiting = served.start("GET", "/articles/1")
         wait_until(lambda: served.metric("waiting") == 1, "a request that waits")
@@ -152,7 +137,7 @@ def test_a_shutdown_drains_what_is_in_flight(serve, migrated_database, locked):
     """After SIGTERM a request that waits for a lock is answered; then the pool takes its leave."""
     with serve(migrated_database.url(driver="")) as served:
         blocked = served.start(*update())
-        wait_for_lock(migrated_database)
+        migrated_database.wait_for_lock()
         served.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not _accepts(served), "no more connections to be taken")
         locked.execute("ROLLBACK")
@@ -177,7 +162,6 @@ def test_a_killed_process_leaves_no_backend(serve, migrated_database):
         assert served.get("/articles") == 200
         migrated_database.wait_for_backends(1, f"{served.target}:")
         served.process.kill()
-        served.process.wait()
         migrated_database.wait_for_backends(0, f"{served.target}:")
         assert migrated_database.abandoned() == 1
 

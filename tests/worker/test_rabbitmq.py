@@ -72,7 +72,7 @@ def test_a_killed_worker_s_task_is_redelivered_and_counted(site):
     first = site.start(WORKER_CONCURRENCY="1")
     with site.locked("d1"):
         site.enqueue("d1")
-        site.wait_for_waiting()
+        site.database.wait_for_lock("worker:")
         first.kill()
     site.start()
     site.wait_for_document("d1")

@@ -53,7 +53,7 @@ def test_killed_child_costs_one_redelivery(site):
     worker = site.start()
     with site.locked("killed"):
         site.enqueue("killed")
-        victim = site.wait_for_waiting()
+        victim = site.database.wait_for_lock("worker:")
         os.kill(child_pid(victim), signal.SIGKILL)
         wait_until(
             lambda: victim["pid"] not in [row["pid"] for row in site.database.backends()],
@@ -69,7 +69,7 @@ def test_killed_worker_costs_one_redelivery(site):
     first = site.start()
     with site.locked("killed"):
         site.enqueue("killed")
-        victim = site.wait_for_waiting()
+        victim = site.database.wait_for_lock("worker:")
         first.kill()
     threading.Event().wait(3.2)  # the visibility timeout itself
     site.start(**TIMED)
@@ -126,7 +126,7 @@ def test_broker_that_restarts_does_not_end_the_worker(own_broker_site):
     worker = site.start()
     with site.locked("running"):
         site.enqueue("running")
-        site.wait_for_waiting()
+        site.database.wait_for_lock("worker:")
         broker.stop()
         wait_until(lambda: worker.logged("Cannot connect to redis"), "the worker to notice")
     site.wait_for_document("running")
@@ -143,7 +143,7 @@ def test_retry_that_the_broker_does_not_take_is_not_lost(own_broker_site):
     worker = site.start(**TIMED)
     with redis.from_url(broker.url) as client, site.locked("fails"):
         site.enqueue("fails")
-        site.wait_for_waiting()
+        site.database.wait_for_lock("worker:")
         client.config_set("maxmemory", 1)
         wait_until(lambda: worker.logged("reject requeue=True"), "the refused retry")
         client.config_set("maxmemory", 0)
@@ -178,7 +178,7 @@ def test_task_that_always_ends_its_child_is_given_up(site):
         sent = site.enqueue("hangs")
         stopped = []
         while len(stopped) < 2:
-            hung = site.wait_for_waiting()
+            hung = site.database.wait_for_lock("worker:")
             if hung["pid"] not in stopped:
                 stopped.append(hung["pid"])
                 os.kill(child_pid(hung), signal.SIGSTOP)
@@ -219,7 +219,7 @@ def test_warm_shutdown_finishes_the_running_task(site):
     worker = site.start()
     with site.locked("running"):
         site.enqueue("running")
-        site.wait_for_waiting()
+        site.database.wait_for_lock("worker:")
         worker.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not worker.ready_file.exists(), "the ready file to go")
         assert worker.process.poll() is None

@@ -79,15 +79,6 @@ class Site:
             yield
             connection.rollback()
 
-    def wait_for_waiting(self) -> dict[str, Any]:
-        """Return the backend of the task that waits for a lock."""
-
-        def waiting() -> list[dict[str, Any]]:
-            backends = self.database.backends("worker:")
-            return [row for row in backends if row["wait_event_type"] == "Lock"]
-
-        return wait_until(waiting, "a task that waits for a lock")[0]
-
 
 class Worker(RunningProcess):
     """`python -m worker` in a process of its own."""
