@@ -16,6 +16,16 @@ try:
 except ImportError:  # the library alone was installed
     sys.exit(f"poolkit: the command line needs click; install it with: {how_to_install('cli')}")
 
+from poolkit.compare.plan.option_types import (
+    MAX_CONNECTIONS,
+    RATES,
+    USERS,
+    DeployedTarget,
+    Integer,
+    Names,
+    Number,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -115,31 +125,83 @@ def _copy_presets(file: Path) -> None:
     click.echo(f"{file}: needs SQLAlchemy and your driver, nothing else")
 
 
+_targets_option = click.option(
+    "--targets", type=Names(), help="names from pyproject.toml, with commas; default: all"
+)
+
+
 @main.command()
-@click.option("--targets", help="names from pyproject.toml, with commas; default: all")
-@click.option("--users", help="users at once, or levels: 1,5,20  [default: 20; quick: 10]")
-@click.option("--rate", type=float, help="tasks per user and second  [default: 2; quick: 4]")
-@click.option("--rates", help="open loop: tasks per second, or levels: 50,100,200")
-@click.option("--arrivals", help="open loop: constant or poisson  [default: constant]")
-@click.option("--max-users", type=int, help="open loop: the most users  [default: 2000]")
-@click.option("--repeat", type=int, help="measure everything so often  [default: 1]")
-@click.option("--duration", type=float, help="seconds of measuring a target  [default: 20]")
-@click.option("--warm-up", type=float, help="seconds of load before that, at least  [default: 4]")
-@click.option("--quick", is_flag=True, help="6 s a target instead of 20")
+@_targets_option
+@click.option("--users", type=USERS, help="users at once, or levels: 1,5,20  [default: 20]")
+@click.option(
+    "--rate",
+    "rate_per_user",
+    type=Number(0.01, 1_000),
+    help="tasks per user and second  [default: 2; quick: 4]",
+)
+@click.option("--rates", type=RATES, help="open loop: tasks per second, or levels: 50,100,200")
+@click.option(
+    "--arrivals",
+    type=click.Choice(["constant", "poisson"]),
+    help="open loop: their spacing  [default: constant]",
+)
+@click.option(
+    "--max-users",
+    type=Integer(1, 100_000),
+    help="open loop: the most users  [default: 2000]",
+)
+@click.option(
+    "--repeat",
+    type=Integer(1, 100),
+    help="number of measurements per target and level  [default: 1]",
+)
+@click.option(
+    "--duration",
+    "duration_s",
+    type=Number(1, 86_400),
+    metavar="SECONDS",
+    help="length of a measurement  [default: 20; quick: 6]",
+)
+@click.option(
+    "--warm-up",
+    "warm_up_s",
+    type=Number(1, 3_600),
+    metavar="SECONDS",
+    help="load before it, at least  [default: 4; quick: 3]",
+)
+@click.option("--quick", is_flag=True, help="shorter measurements with 10 users")
 @click.option("--environment", "-e", default="prod", show_default=True, help="preset numbers")
-@click.option("--max-connections", type=int, default=100, show_default=True)
-@click.option("--database-url", help="a server that is there, in place of the embedded one")
-@click.option("--target", multiple=True, metavar="NAME[@LABEL]=URL", help="deployed already")
-@click.option("--yes-load-this-host", is_flag=True, help="agree to load another machine")
-@click.option("--threshold", multiple=True, help="what is to hold, such as 'http.p95 < 200'")
+@click.option(
+    "--max-connections",
+    type=MAX_CONNECTIONS,
+    default=100,
+    show_default=True,
+    help="limit of the embedded PostgreSQL",
+)
+@click.option("--database-url", help="an existing server in place of the embedded one")
+@click.option(
+    "--target",
+    "deployed",
+    type=DeployedTarget(),
+    multiple=True,
+    metavar="NAME[@LABEL]=URL",
+    help="a deployed target; repeatable",
+)
+@click.option("--yes-load-this-host", "agreed", is_flag=True, help="agree to load another machine")
+@click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    help="a condition that must hold, such as 'http.p95 < 200'; repeatable",
+)
 @click.option("--junit", type=click.Path(path_type=Path), help="write the verdicts as JUnit XML")
 @click.option("--github", is_flag=True, help="print failures as annotations of a workflow")
 @click.option("--out", type=click.Path(path_type=Path), help="a new folder for the run")
 def compare(*, quick: bool, **given: Any) -> None:
     """Run every target under the same load; report connections and latency.
 
-    Exit status: 0, 1 a threshold does not hold, 2 wrong input or a failure, 130 Ctrl-C,
-    143 SIGTERM.
+    Exit status: 0, 1 if a threshold does not hold, 2 for wrong input or a failure, 130 after
+    Ctrl-C, 143 after SIGTERM.
     """
     from poolkit.compare.command import compare  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
@@ -149,16 +211,21 @@ def compare(*, quick: bool, **given: Any) -> None:
 
 
 @main.command()
-@click.option("--targets", help="names from pyproject.toml, with commas; default: all")
+@_targets_option
 @click.option("--environment", "-e", default="dev", show_default=True, help="preset numbers")
-@click.option("--max-connections", type=int, default=100, show_default=True)
-def up(*, targets: str | None, environment: str, max_connections: int) -> None:
+@click.option(
+    "--max-connections",
+    type=MAX_CONNECTIONS,
+    default=100,
+    show_default=True,
+    help="limit of the embedded PostgreSQL",
+)
+def up(**given: Any) -> None:
     """Run the embedded stack and every target until Ctrl-C, and print the addresses."""
     from poolkit.compare.command import up  # noqa: PLC0415
-    from poolkit.compare.plan.options import Options, names  # noqa: PLC0415
+    from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
-    chosen = names(targets or "")
-    up(Options(targets=chosen, environment=environment, max_connections=max_connections))
+    up(options_of(given, command="poolkit up"))
 
 
 @main.command()

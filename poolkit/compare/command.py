@@ -1,4 +1,4 @@
-"""What `poolkit compare` and `poolkit up` do, from options to exit status."""
+"""`poolkit compare` and `poolkit up`, from options to exit status."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from poolkit.compare.plan.announcement import absences, announcement
-from poolkit.compare.plan.plan import make_plan
+from poolkit.compare.plan.checks import check_migrations
+from poolkit.compare.plan.plan import absences, announcement, make_plan, plan_run
 from poolkit.compare.plan.targets import choose, targets_of
 from poolkit.compare.report.terminal import print_run
 from poolkit.compare.run.progress import progress_on
-from poolkit.compare.run.run import STATE, check_migrations, new_folder, plan_run, run, start_stack
+from poolkit.compare.run.run import STATE, new_folder, run, start_stack
 from poolkit.errors import PoolkitError
 from poolkit.local.processes import sigterm_exits
 from poolkit.project import Project
@@ -24,23 +24,20 @@ from poolkit.thresholds import github_annotations, junit, unmet
 
 if TYPE_CHECKING:
     from poolkit.compare.plan.options import Options
-    from poolkit.compare.plan.plan import Plan
-    from poolkit.compare.results.results import Results
-    from poolkit.compare.run.progress import Progress
+    from poolkit.compare.run.hosts import LocalHost, Running
     from poolkit.compare.run.run import Outcome
-    from poolkit.compare.run.running import Launcher, Running
 
 LOOK_EVERY_S = 0.1
 NOT_MET = 1
-"""The exit status when a threshold does not hold, or it is not known whether it does."""
+"""The exit status if a threshold does not hold, or is unknown."""
 
 
 def compare(options: Options) -> int:
     """Run, report, and return the exit status.
 
     Raises:
-        PoolkitError: something was wrong; nothing is left running, and what was measured
-            until then is reported.
+        PoolkitError: the run failed; nothing is left running, and the measurements until then
+            are reported.
     """
     console = Console()
     with sigterm_exits():
@@ -49,7 +46,7 @@ def compare(options: Options) -> int:
         with progress_on(console) as progress:
             outcome = run(Project.find(), plan, progress)
         if outcome.failure is not None:
-            # Why the run ended matters more than why its report cannot be written.
+            # The failure of the run matters more than one of its report.
             with suppress(PoolkitError, OSError):
                 _report(outcome, options, console)
             raise outcome.failure
@@ -60,12 +57,17 @@ def compare(options: Options) -> int:
 
 
 def _report(outcome: Outcome, options: Options, console: Console) -> bool:
-    """Write and print what was measured, and return whether the thresholds are met."""
+    """Write and print the report, and return whether all thresholds hold."""
     if not outcome.measured:
         console.print("Nothing was measured, so there is no report.")
         return True
     try:
-        results = _write(outcome.folder, console)
+        with progress_on(console) as progress:
+            progress.stage("writing the report")
+            # The import of the charts takes a second, and a wrong option must not wait for it.
+            from poolkit.compare.report.write import write_report  # noqa: PLC0415
+
+            results = write_report(outcome.folder)
     except (KeyboardInterrupt, SystemExit):
         again = f"Interrupted: `poolkit report {_shown(outcome.folder)}` writes the report."
         console.print(again, highlight=False, soft_wrap=True)
@@ -75,20 +77,6 @@ def _report(outcome: Outcome, options: Options, console: Console) -> bool:
     console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
     if outcome.stopped:
         console.print("Interrupted: the report shows what was measured until then.")
-    return _judge(results, options)
-
-
-def _write(folder: Path, console: Console) -> Results:
-    with progress_on(console) as progress:
-        progress.stage("writing the report")
-        # Drawing takes a second to import, which no mistake in a command should wait for.
-        from poolkit.compare.report.write import write_report  # noqa: PLC0415
-
-        return write_report(folder)
-
-
-def _judge(results: Results, options: Options) -> bool:
-    """Tell CI what came out, and return whether it is good."""
     verdicts = results.verdicts
     if options.junit is not None:
         properties = {"command": results.plan.command, "created": results.plan.created}
@@ -96,7 +84,7 @@ def _judge(results: Results, options: Options) -> bool:
         options.junit.write_text(text, encoding="utf-8")
     if options.github or os.environ.get("GITHUB_ACTIONS") == "true":
         for line in github_annotations(verdicts):
-            # A line of its own, whatever width a terminal would have.
+            # Not by the console: it would wrap the line.
             sys.stdout.write(f"{line}\n")
     return not unmet(verdicts)
 
@@ -105,7 +93,8 @@ def up(options: Options) -> None:
     """Run the stack and all targets at once until Ctrl-C.
 
     Raises:
-        PoolkitError: something was wrong, or ended by itself; nothing is left running.
+        PoolkitError: a server or target did not start, or ended by itself; nothing is left
+            running.
     """
     console = Console()
     project = Project.find()
@@ -113,50 +102,43 @@ def up(options: Options) -> None:
     check_migrations(project)
     for line in absences(plan):
         console.print(line, highlight=False, soft_wrap=True)
-    # A folder of its own: a worker's readiness is read from its log, and must be today's.
+    # In a folder of this start: a worker's readiness is read from its log.
     logs = new_folder(project.root / STATE / "up")
     with ExitStack() as parts:
         with progress_on(console) as progress:
-            launcher = start_stack(parts, project, plan, logs, progress)
-            running = _start_all(plan, launcher, progress)
+            host = start_stack(parts, project, plan, logs, progress)
+            running = []
+            for step in plan.steps():
+                progress.stage(f"starting {step.target.name}")
+                running.append(host.start(step.target, step.planned.instances_max or 1))
         try:
-            # Who reads that Ctrl-C stops everything may press it before the line's end.
-            _print_addresses(console, launcher, running)
+            # The last printed line invites Ctrl-C, which may come before the loop.
+            _print_addresses(console, host, running)
             while True:
-                launcher.check()
+                host.check()
                 time.sleep(LOOK_EVERY_S)
         except KeyboardInterrupt:
             console.print("stopping")
 
 
-def _start_all(plan: Plan, launcher: Launcher, progress: Progress) -> list[Running]:
-    started = []
-    for planned in plan.targets:
-        progress.stage(f"starting {planned.target.name}")
-        started.append(launcher.enter(planned, planned.target.name))
-    return started
-
-
-def _print_addresses(console: Console, launcher: Launcher, running: list[Running]) -> None:
-    stack = launcher.stack
+def _print_addresses(console: Console, host: LocalHost, running: list[Running]) -> None:
+    stack = host.stack
     rows = [("PostgreSQL", stack.database_url)]
     rows += [("monitoring", stack.monitor_url)] if stack.monitor_url != stack.database_url else []
     rows += [("PgBouncer", stack.pgbouncer.url(driver=""))] if stack.pgbouncer else []
     rows += [("broker", stack.broker.url)] if stack.broker else []
-    rows += [(r.target.name, _address(r)) for r in running]
+    for one in running:
+        address = one.url
+        if one.target.kind == "worker" and one.process is not None:
+            address = f"takes tasks from the broker (pid {one.process.pid})"
+        rows.append((one.target.name, address))
     width = max(len(name) for name, _ in rows)
     for name, address in rows:
         console.print(f"  {name:<{width}}  {address}", highlight=False, soft_wrap=True)
-    console.print(f"Logs are in {_shown(launcher.logs)}. Ctrl-C stops everything.")
-
-
-def _address(running: Running) -> str:
-    if running.target.kind == "worker" and running.process is not None:
-        return f"takes tasks from the broker (pid {running.process.pid})"
-    return running.url
+    console.print(f"Logs are in {_shown(host.logs)}. Ctrl-C stops everything.")
 
 
 def _shown(path: Path) -> str:
-    """Return the path as short as it can be typed from here."""
+    """Return the path, relative to the working directory if it lies below."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

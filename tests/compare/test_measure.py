@@ -1,4 +1,4 @@
-"""What a measurement asks of what it measures."""
+"""What a measurement reads from its target."""
 
 import os
 
@@ -9,8 +9,8 @@ from poolkit.compare.plan.options import Options
 from poolkit.compare.plan.plan import make_plan
 from poolkit.compare.plan.targets import Target
 from poolkit.compare.results.run_folder import InvokeRow, TargetFolder
+from poolkit.compare.run.hosts import Running
 from poolkit.compare.run.measure import Measurement
-from poolkit.compare.run.running import Running
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 
 pytestmark = pytest.mark.process
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.process
 FUNCTION = Target(
     name="f", kind="lambda", preset="lambda", locustfile="load.py", handler="app.handler"
 )
-DROPPED = (
-    "invokes.csv lacks 6 of the oldest invokes, which the fleet did not keep; the counts have them"
-)
+DROPPED = "invokes.csv lacks 6 of the oldest invokes, which the fleet no longer has; the counts include them"
 
 
 @pytest.fixture
@@ -50,10 +48,10 @@ def test_records_that_the_fleet_has_dropped_are_reported(fleet, tmp_path, invoke
     for _ in range(invokes):
         fleet.invoke({})
     plan = make_plan([FUNCTION], Options())
-    (step,) = plan.steps(plan.record())
+    (step,) = plan.steps()
     folder = TargetFolder(tmp_path)
-    measurement = Measurement(step, Options(), place=None, folder=folder)
-    process = psutil.Process(os.getpid())  # of which only its being there matters
-    measurement._ask_the_fleet(Running(target=FUNCTION, url=fleet.url, process=process))
-    assert measurement.marks.warnings == warnings
+    measurement = Measurement(step, Options(), host=None, folder=folder)
+    process = psutil.Process(os.getpid())  # a placeholder: only None has a meaning
+    measurement._read_fleet(Running(target=FUNCTION, url=fleet.url, process=process))
+    assert measurement.state.warnings == warnings
     assert [row.cold for row in folder.rows(InvokeRow).rows] == [True, *[False] * 5]

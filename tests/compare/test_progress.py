@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from poolkit.compare.run.progress import LiveProgress, LoggedProgress, progress_on
+from poolkit.compare.run.progress import LiveProgress, progress_on
 
 # Whatever terminal the tests are started from.
 TERMINAL = {"TERM": "xterm-256color"}
@@ -21,7 +21,7 @@ def drawn(width, name="lambda_proxy", **figures):
     progress.stage("warming up")
     progress.figures(0.5, **{"per_s": 412.0, "p95_ms": 1044.8, "connections": 120} | figures)
     with console.capture() as said:
-        console.print(progress._line(width))
+        console.print(progress.line(width))
     return said.get().splitlines()
 
 
@@ -58,7 +58,7 @@ def test_a_finished_target_stays_above_the_live_line():
     console = Console(
         file=file, width=40, force_terminal=True, color_system=None, _environ=TERMINAL
     )
-    with LiveProgress(console) as progress:
+    with progress_on(console) as progress:
         progress.target("web", 1, 1)
         progress.finished("web", "3 connections opened in 20 s, 12 cold starts")
     assert file.getvalue().count("web           3 connections") == 1
@@ -68,7 +68,7 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then():
     """A log gets each stage, and not four lines a second."""
     file = io.StringIO()
     with progress_on(Console(file=file, width=80)) as progress:
-        assert isinstance(progress, LoggedProgress)
+        assert not isinstance(progress, LiveProgress)
         progress.target("web", 1, 2)
         progress.stage("measuring")
         for _ in range(50):
@@ -84,4 +84,5 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then():
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines():
     """TERM=dumb, as in an editor's shell: nothing can be drawn again in place."""
     console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
-    assert isinstance(progress_on(console), LoggedProgress)
+    with progress_on(console) as progress:
+        assert not isinstance(progress, LiveProgress)

@@ -4,13 +4,17 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from poolkit.compare.plan.deployed import Deployed
 from poolkit.compare.plan.options import Options
-from poolkit.compare.plan.plan import SPARE_CONNECTIONS, PlannedStep, make_plan
-from poolkit.compare.plan.targets import Target
+from poolkit.compare.plan.plan import (
+    SPARE_CONNECTIONS,
+    PlannedStep,
+    make_plan,
+    with_server_limits,
+)
+from poolkit.compare.plan.targets import Deployed, Target
 from poolkit.compare.results.run_folder import Window
-from poolkit.compare.run.marks import Marks
-from poolkit.compare.run.run import _Queue, _summary, _with_limits
+from poolkit.compare.run.measure import MeasurementState
+from poolkit.compare.run.run import Queue, summary
 
 
 def test_a_function_fits_into_what_the_server_leaves_it(new_postgres):
@@ -21,10 +25,10 @@ def test_a_function_fits_into_what_the_server_leaves_it(new_postgres):
     reserves = {"superuser_reserved_connections": "8", "reserved_connections": "4"}
     with new_postgres(max_connections=30, settings=reserves) as server:
         options = Options(users=(30,), database_url=server.monitor_url())
-        options, (deployed,) = _with_limits(options, (Deployed(target=target, url="x"),), [])
+        options, (deployed,) = with_server_limits(options, (Deployed(target=target, url="x"),), [])
     assert (options.max_connections, options.usable_connections) == (30, 18)
     assert (deployed.max_connections, deployed.usable_connections) == (30, 18)
-    (planned,) = make_plan([target], options).targets
+    (planned,) = make_plan([target], options).record.targets
     assert planned.ceiling == 18 - SPARE_CONNECTIONS
 
 
@@ -33,7 +37,7 @@ class Made:
     """A measurement that measures nothing."""
 
     step: PlannedStep
-    marks: Marks = field(default_factory=Marks)
+    state: MeasurementState = field(default_factory=MeasurementState)
     prepared: bool = False
 
     def prepare(self):
@@ -48,7 +52,7 @@ def queue():
         Target(name=name, kind="web", preset="web", locustfile="load.py") for name in ("a", "b")
     ]
     plan = make_plan(targets, Options(users=(1, 2), repeat=2))
-    return _Queue([Made(step) for step in plan.steps(plan.record())])
+    return Queue([Made(step) for step in plan.steps()])
 
 
 def measure_all(queue, aborted=()):
@@ -56,9 +60,9 @@ def measure_all(queue, aborted=()):
     seen = []
     while (made := queue.next()) is not None:
         assert made.prepared == bool(seen), "all but the first are prepared, by the one before"
-        seen.append((made.step.words, queue.number))
-        if made.step.words in aborted:
-            made.marks.aborted_by = "http.p95"
+        seen.append((made.step.title, queue.number))
+        if made.step.title in aborted:
+            made.state.aborted_by = "http.p95"
         queue.prepare_next()
     return seen
 
@@ -67,12 +71,12 @@ def test_everything_is_measured_once_and_prepared_by_the_one_before(queue):
     """Eight measurements, numbered from one."""
     seen = measure_all(queue)
     assert [number for _, number in seen] == list(range(1, 9))
-    assert len({words for words, _ in seen}) == 8
+    assert len({title for title, _ in seen}) == 8
 
 
 def test_loads_above_an_aborted_one_are_left_out_in_later_rounds_too(queue):
     """The other target goes on, and the aborted load has its second round."""
-    seen = [words for words, _ in measure_all(queue, aborted=("a, 1 user, round 1",))]
+    seen = [title for title, _ in measure_all(queue, aborted=("a, 1 user, round 1",))]
     assert seen == [
         *("a, 1 user, round 1", "b, 1 user, round 1", "b, 2 users, round 1"),
         *("a, 1 user, round 2", "b, 1 user, round 2", "b, 2 users, round 2"),
@@ -82,7 +86,7 @@ def test_loads_above_an_aborted_one_are_left_out_in_later_rounds_too(queue):
 def test_an_aborted_last_load_leaves_nothing_to_prepare(queue):
     """Neither what was left out nor anything twice."""
     every = {f"{name}, {load}, round 1" for name in "ab" for load in ("1 user", "2 users")}
-    seen = [words for words, _ in measure_all(queue, aborted=every)]
+    seen = [title for title, _ in measure_all(queue, aborted=every)]
     assert seen == [
         *("a, 1 user, round 1", "b, 1 user, round 1"),
         *("a, 1 user, round 2", "b, 1 user, round 2"),
@@ -104,4 +108,4 @@ def test_an_aborted_last_load_leaves_nothing_to_prepare(queue):
 def test_a_measurement_s_last_line_has_no_figure_that_is_not_known(counts, said):
     """A counter that was reset tells nothing, and cold starts are those of the whole time."""
     window = Window(started=0, warm_from=1, from_=4, to=10, stopped=11, **counts)
-    assert _summary(window).startswith(said)
+    assert summary(window).startswith(said)

@@ -16,8 +16,9 @@ import psycopg2
 import pytest
 from gevent.monkey import is_module_patched
 
+from poolkit.compare.plan.checks import check_locustfiles
 from poolkit.compare.results.run_folder import Level, TargetFolder
-from poolkit.compare.run.load import Load, check_locustfiles
+from poolkit.compare.run.load import Load
 from poolkit.errors import ConfigurationError
 from poolkit.local.readiness import end_of
 

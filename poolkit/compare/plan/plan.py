@@ -1,211 +1,217 @@
-"""The plan of a run: which targets, at which loads, how often, on which database."""
+"""The plan of a run: which targets, at which levels, on which database, within which limits."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from math import ceil
+from typing import TYPE_CHECKING, NamedTuple
 
-from poolkit.compare.results import run_folder
-from poolkit.compare.results.run_folder import Absent
-from poolkit.compare.results.wording import without_passwords
+from poolkit.activity.server import ActivityConnection
+from poolkit.compare.plan.checks import check_answers, check_locustfiles, check_migrations
+from poolkit.compare.plan.targets import choose, deployed_of, targets_of
+from poolkit.compare.results.run_folder import Absent, Plan, PlannedTarget
+from poolkit.compare.results.wording import count, join, without_passwords
 from poolkit.config.presets import preset
 from poolkit.config.settings import preset_from_environ
-from poolkit.errors import ConfigurationError
-from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, find_pgbouncer
-from poolkit.thresholds import Threshold
+from poolkit.errors import ConfigurationError, PoolkitError
+from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, INSTALL_PGBOUNCER, find_pgbouncer
+from poolkit.output_file import check_output_file
+from poolkit.thresholds import Threshold, check_targets, thresholds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poolkit.compare.plan.deployed import Deployed
     from poolkit.compare.plan.options import Options
-    from poolkit.compare.plan.targets import Target
+    from poolkit.compare.plan.targets import Deployed, Target
     from poolkit.compare.results.run_folder import Level
     from poolkit.config.presets import EnginePreset
+    from poolkit.project import Project
 
-# Kept free for the sampler, an operator, and whoever asks whether the server is there.
 SPARE_CONNECTIONS = 3
+"""Kept free for the sampler, an operator, and health checks."""
 STEP_S = 5.0
-"""What starting and stopping a target takes on top of its load, about."""
+"""About the time to start and stop a target, in addition to its load."""
 START_S = 10.0
 """The same for the servers, and for the report."""
 
 
-def pool_size_within(usable_connections: int) -> int:
-    """Return how many connections PgBouncer may open to a server that leaves it so many."""
-    return max(1, min(DEFAULT_POOL_SIZE, usable_connections - SPARE_CONNECTIONS))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedTarget:
-    """A target, its preset, how many instances it may have, and its connection ceiling.
-
-    The limits are those at the highest level; `at` gives those of another.
-    """
-
-    target: Target
-    preset: EnginePreset
-    max_connections: int
-    """Of the database that it uses."""
-    usable_connections: int
-    """The same less the server's reserve: what the application's role can have."""
-    url: str | None = None
-    """Where it was deployed before the run; none where the run starts it."""
-    instances_max: int | None = None
-    ceiling: int | None = None
-    ceiling_reason: str = ""
-
-    def at(self, level: Level) -> PlannedTarget:
-        """Return it with its limits at a level; of a deployed one none are known."""
-        if self.url is not None:
-            return self
-        is_function = self.target.kind == "lambda"
-        limited = self._function_at(level) if is_function else self._with_processes()
-        return _behind_pooler(limited) if self.target.through == "pgbouncer" else limited
-
-    def _with_processes(self) -> PlannedTarget:
-        # A prefork child runs one task at a time: a pool of 1+0.
-        each = 1 if self.target.kind == "worker" else self.preset.max_connections_per_process
-        processes = self.target.processes
-        return replace(
-            self,
-            instances_max=processes,
-            ceiling=processes * each,
-            ceiling_reason=f"{_count(processes, 'process', 'processes')} x {each}",
-        )
-
-    def _function_at(self, level: Level) -> PlannedTarget:
-        each = self.preset.max_connections_per_process
-        reserved = self.target.reserved_concurrency
-        if reserved == "fit":
-            room = (self.usable_connections - SPARE_CONNECTIONS) // each
-            reserved = max(1, min(level.users, room))
-        elif reserved is None:
-            reserved = level.users
-        return replace(
-            self,
-            instances_max=reserved,
-            ceiling=reserved * each,
-            ceiling_reason=f"concurrency {reserved} x {each}",
-        )
-
-    def record(self) -> run_folder.PlannedTarget:
-        """Return it as plan.json has it."""
-        return run_folder.PlannedTarget(
-            name=self.target.name,
-            kind=self.target.kind,
-            preset=self.preset.target,
-            locustfile=self.target.locustfile,
-            preset_fields=asdict(self.preset),
-            ceiling=self.ceiling,
-            ceiling_reason=self.ceiling_reason,
-            instances_max=self.instances_max,
-            url=None if self.url is None else without_passwords(self.url),
-            max_connections=self.max_connections,
-            usable_connections=self.usable_connections,
-        )
-
-
-def _behind_pooler(planned: PlannedTarget) -> PlannedTarget:
-    """Return it with a ceiling of what the server sees: the pooler's connections."""
-    pool_size = pool_size_within(planned.usable_connections)
-    if planned.ceiling is None or planned.ceiling <= pool_size:
-        reason = f"{planned.ceiling_reason}, within PgBouncer's pool of {pool_size}"
-        return replace(planned, ceiling_reason=reason)
-    reason = f"PgBouncer's pool, which {planned.ceiling_reason} share"
-    return replace(planned, ceiling=pool_size, ceiling_reason=reason)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PlannedStep:
-    """One measurement: a target with its limits at a level, for the first, second ... time."""
+    """One measurement: a target with its limits at a level, in one repetition."""
 
+    target: Target
     planned: PlannedTarget
+    """The target's record, with the limits at this level."""
     level: Level
-    repeat: int
     label: str
-    """What its logs are called."""
-    words: str
-    """What a person is told."""
+    """The name of its logs."""
+    title: str
+    """Its name for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run will do, as plan.json keeps it."""
+class CheckedPlan:
+    """The plan as plan.json records it, and what a record leaves out.
 
+    The record has neither passwords nor the commands that start a target.
+    """
+
+    record: Plan
     options: Options
-    targets: tuple[PlannedTarget, ...]
-    absent: tuple[tuple[str, str], ...] = ()
-    """Targets that cannot run here, each with its reason."""
+    local: tuple[Target, ...]
+    """The targets that the run starts itself."""
+    deployed: tuple[Deployed, ...] = ()
     thresholds: tuple[Threshold, ...] = ()
 
     @property
-    def local(self) -> tuple[PlannedTarget, ...]:
-        """The targets that the run starts itself."""
-        return tuple(planned for planned in self.targets if planned.url is None)
-
-    @property
-    def deployed(self) -> tuple[PlannedTarget, ...]:
-        """The others."""
-        return tuple(planned for planned in self.targets if planned.url is not None)
-
-    @property
     def seconds(self) -> float:
-        """How long it will take in all, about."""
-        options = self.options
-        steps = len(self.targets) * len(options.levels) * options.repeat
-        return START_S + steps * (options.warm_up_s + options.duration_s + STEP_S)
+        """About the time that the run will take."""
+        record = self.record
+        return START_S + len(record.steps) * (record.warm_up_s + record.duration_s + STEP_S)
 
-    def steps(self, record: run_folder.Plan) -> list[PlannedStep]:
-        """Return the measurements in their order, which is that of the plan's record."""
-        by_name = {planned.target.name: planned for planned in self.targets}
-        return [self._step(by_name[step.target], step) for step in record.steps]
+    def steps(self) -> list[PlannedStep]:
+        """Return the measurements in the order of the record."""
+        local = {target.name: target for target in self.local}
+        targets = {**local, **{one.target.name: one.target for one in self.deployed}}
+        records = {planned.name: planned for planned in self.record.targets}
+        found = []
+        for step in self.record.steps:
+            label = title = step.target
+            if len(self.record.levels) > 1:
+                label, title = f"{label}-{step.level.slug}", f"{title}, {step.level.name}"
+            if self.record.repeat > 1:
+                label, title = f"{label}-{step.repeat}", f"{title}, round {step.repeat}"
+            planned = records[step.target]
+            if step.target in local:
+                limits = limits_of(local[step.target], step.level, self.options)
+                planned = replace(planned, **limits._asdict())
+            found.append(
+                PlannedStep(
+                    target=targets[step.target],
+                    planned=planned,
+                    level=step.level,
+                    label=label,
+                    title=title,
+                )
+            )
+        return found
 
-    def _step(self, planned: PlannedTarget, step: run_folder.Step) -> PlannedStep:
-        label = words = step.target
-        if len(self.options.levels) > 1:
-            label, words = f"{label}-{step.level.slug}", f"{words}, {step.level.name}"
-        if self.options.repeat > 1:
-            label, words = f"{label}-{step.repeat}", f"{words}, round {step.repeat}"
-        return PlannedStep(
-            planned=planned.at(step.level),
-            level=step.level,
-            repeat=step.repeat,
-            label=label,
-            words=words,
+
+class Limits(NamedTuple):
+    """The most instances and connections of a target at one level."""
+
+    instances_max: int
+    ceiling: int
+    ceiling_reason: str
+
+
+def limits_of(target: Target, level: Level, options: Options) -> Limits:
+    """Return the limits of a target that the run starts."""
+    each = _preset_of(target, options.environment).max_connections_per_process
+    usable = options.usable_connections
+    if target.kind == "lambda":
+        instances = target.reserved_concurrency
+        if instances == "fit":
+            instances = max(1, min(level.users, (usable - SPARE_CONNECTIONS) // each))
+        elif instances is None:
+            instances = level.users
+        reason = f"concurrency {instances} x {each}"
+    else:
+        instances = target.processes
+        # A prefork child runs one task at a time: a pool of 1+0.
+        each = 1 if target.kind == "worker" else each
+        reason = f"{instances} {'process' if instances == 1 else 'processes'} x {each}"
+    ceiling = instances * each
+    if target.through == "pgbouncer":
+        # The server sees the pooler's connections.
+        pool_size = pool_size_within(usable)
+        if ceiling <= pool_size:
+            reason = f"{reason}, within PgBouncer's pool of {pool_size}"
+        else:
+            ceiling, reason = pool_size, f"PgBouncer's pool, which {reason} share"
+    return Limits(instances, ceiling, reason)
+
+
+def pool_size_within(usable_connections: int) -> int:
+    """Return the number of connections that PgBouncer may open to a server with this many."""
+    return max(1, min(DEFAULT_POOL_SIZE, usable_connections - SPARE_CONNECTIONS))
+
+
+def _preset_of(target: Target, environment: str) -> EnginePreset:
+    """Return the preset with the overrides of the target's own table.
+
+    Raises:
+        ConfigurationError: a variable in `env` is wrong.
+        ValueError: there is no such environment.
+    """
+    overrides = {name: text for name, text in target.env.items() if name.startswith("POOLKIT_")}
+    if not overrides:
+        return preset(target.preset, environment)
+    variables = {"POOLKIT_TARGET": target.preset, "POOLKIT_ENVIRONMENT": environment, **overrides}
+    try:
+        return preset_from_environ(variables)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[tool.poolkit.targets.{target.name}] env: {error}") from None
+
+
+def plan_run(project: Project, options: Options) -> CheckedPlan:
+    """Return the plan, after every check that is possible before anything starts.
+
+    Raises:
+        ConfigurationError: an unknown target, a wrong table, a locustfile that does not
+            import, a wrong threshold, a deployed target that does not answer.
+        DatabaseUnavailable, MonitoringNotAllowed: the server of --database-url cannot be
+            reached, or may not be sampled.
+        ValueError: there is no such environment.
+    """
+    tables = targets_of(project)
+    deployed = deployed_of(options.deployed, tables)
+    # With --target alone, no local target is wanted.
+    local = choose(tables, options.targets) if options.targets or not deployed else []
+    for name in {target.name for target in local} & {one.target.name for one in deployed}:
+        raise ConfigurationError(
+            f"{name} is in --targets and in --target; give the deployed one a label: "
+            f"--target {name}@LABEL=URL"
         )
-
-    def record(self) -> run_folder.Plan:
-        """Return it as plan.json has it."""
-        options = self.options
-        return run_folder.Plan(
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            command=options.command,
-            environment=options.environment,
-            levels=options.levels,
-            repeat=options.repeat,
-            duration_s=options.duration_s,
-            warm_up_s=options.warm_up_s,
-            max_connections=options.max_connections,
-            usable_connections=options.usable_connections,
-            interval_s=options.interval_s,
-            targets=tuple(planned.record() for planned in self.targets),
-            absent=tuple(Absent(name=name, reason=reason) for name, reason in self.absent),
-            thresholds=tuple(self._text(t) for t in self.thresholds if self._concerns(t)),
+    thresholds = thresholds_of(project.table, options.thresholds)
+    check_targets(thresholds, [*tables, *(each.target.name for each in deployed)])
+    if deployed and options.database_url is None:
+        raise ConfigurationError(
+            "--target needs --database-url: that is where the connections of deployed targets "
+            "are counted; a role with pg_monitor is enough"
         )
+    if options.junit is not None:
+        check_output_file("--junit", options.junit, makes_folders=False)
+    for each in deployed:
+        check_answers(each, agreed=options.agreed)
+    options, deployed = with_server_limits(options, deployed, local)
+    plan = make_plan(local, options, deployed=deployed, thresholds=thresholds)
+    if local:
+        check_migrations(project)
+    check_locustfiles(
+        [project.root / planned.locustfile for planned in plan.record.targets], project.root
+    )
+    return plan
 
-    def _concerns(self, threshold: Threshold) -> bool:
-        return any(threshold.applies_to(planned.target.name) for planned in self.targets)
 
-    def _text(self, threshold: Threshold) -> str:
-        """Return a text that stands for a threshold alone, without those that go before it."""
-        if threshold.except_for:
-            names = (planned.target.name for planned in self.targets)
-            targets = tuple(name for name in names if threshold.applies_to(name))
-            return str(replace(threshold, targets=targets))
-        same = Threshold.parse(threshold.text) == threshold
-        return threshold.text if same else str(threshold)
+def with_server_limits(
+    options: Options, deployed: tuple[Deployed, ...], local: Sequence[Target]
+) -> tuple[Options, tuple[Deployed, ...]]:
+    """Return options and deployed targets with the limits of the server of --database-url."""
+    if options.database_url is None:
+        return options, deployed
+    try:
+        with ActivityConnection(options.database_url) as activity:
+            limits = activity.connect()
+    except PoolkitError as error:
+        raise type(error)(f"--database-url: {error}") from None
+    most, usable = limits.max_connections, limits.usable
+    if not (deployed and local):
+        options = replace(options, max_connections=most, reserve=most - usable)
+    return options, tuple(
+        replace(each, max_connections=most, usable_connections=usable) for each in deployed
+    )
 
 
 def make_plan(
@@ -214,87 +220,126 @@ def make_plan(
     *,
     deployed: Sequence[Deployed] = (),
     thresholds: tuple[Threshold, ...] = (),
-) -> Plan:
+) -> CheckedPlan:
     """Return the plan for these targets.
 
     Args:
-        targets: those to start.
-        options: what the command line says; its max_connections are those of their database.
-        deployed: those that are there already.
-        thresholds: what is to hold.
+        targets: the targets to start.
+        options: the command line's; max_connections is the limit of the targets' database.
+        deployed: the targets that are deployed already.
+        thresholds: what must hold.
 
     Raises:
-        ConfigurationError: a target that was asked for by name cannot run here, or no
-            target can.
+        ConfigurationError: a target that was named cannot run here, or no target can.
         ValueError: there is no such environment.
     """
-    absent = {target.name: reason for target in targets if (reason := _why_absent(target, options))}
-    for name in options.targets:
-        if name in absent:
-            raise ConfigurationError(f"target {name} cannot run: {absent[name]}")
-    planned = [_planned(target, options) for target in targets if target.name not in absent]
-    planned += [_planned_deployed(each, options) for each in deployed]
+    absent, local, planned = [], [], []
+    for target in targets:
+        reason = ""
+        if target.through == "pgbouncer" and options.local_database_url is not None:
+            reason = "PgBouncer runs before the embedded PostgreSQL only, not before --database-url"
+        elif target.through == "pgbouncer" and find_pgbouncer() is None:
+            reason = f"pgbouncer is not on PATH; {INSTALL_PGBOUNCER}"
+        if reason and target.name in options.targets:
+            raise ConfigurationError(f"target {target.name} cannot run: {reason}")
+        if reason:
+            absent.append(Absent(name=target.name, reason=reason))
+            continue
+        local.append(target)
+        limits = limits_of(target, options.levels[-1], options)
+        planned.append(replace(_record_of(target, options), **limits._asdict()))
+    planned += [
+        replace(
+            _record_of(each.target, options),
+            max_connections=each.max_connections,
+            usable_connections=each.usable_connections,
+            url=without_passwords(each.url),
+        )
+        for each in deployed
+    ]
     if not planned:
         raise ConfigurationError("none of the targets can run here")
-    return Plan(
-        options=options,
+    names = [target.name for target in planned]
+    record = Plan(
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        command=options.command,
+        environment=options.environment,
+        levels=options.levels,
+        repeat=options.repeat,
+        duration_s=options.duration_s,
+        warm_up_s=options.warm_up_s,
+        max_connections=options.max_connections,
+        usable_connections=options.usable_connections,
+        interval_s=options.interval_s,
         targets=tuple(planned),
-        absent=tuple(absent.items()),
+        absent=tuple(absent),
+        thresholds=tuple(
+            _alone(threshold, names)
+            for threshold in thresholds
+            if any(threshold.applies_to(name) for name in names)
+        ),
+    )
+    return CheckedPlan(
+        record=record,
+        options=options,
+        local=tuple(local),
+        deployed=tuple(deployed),
         thresholds=thresholds,
     )
 
 
-def _why_absent(target: Target, options: Options) -> str | None:
-    if target.through != "pgbouncer":
-        return None
-    if options.local_database_url is not None:
-        return "PgBouncer is put before the embedded PostgreSQL only, not before --database-url"
-    if find_pgbouncer() is None:
-        return "pgbouncer is not on PATH (Debian, Ubuntu: apt-get install pgbouncer)"
-    return None
-
-
-def _planned(target: Target, options: Options) -> PlannedTarget:
-    planned = PlannedTarget(
-        target=target,
-        preset=_preset_of(target, options.environment),
+def _record_of(target: Target, options: Options) -> PlannedTarget:
+    """Return the record of a target without its limits."""
+    chosen = _preset_of(target, options.environment)
+    return PlannedTarget(
+        name=target.name,
+        kind=target.kind,
+        preset=chosen.target,
+        locustfile=target.locustfile,
+        preset_fields=asdict(chosen),
         max_connections=options.max_connections,
         usable_connections=options.usable_connections,
     )
-    return planned.at(options.levels[-1])
 
 
-def _planned_deployed(deployed: Deployed, options: Options) -> PlannedTarget:
-    return PlannedTarget(
-        target=deployed.target,
-        preset=_preset_of(deployed.target, options.environment),
-        max_connections=deployed.max_connections,
-        usable_connections=deployed.usable_connections,
-        url=deployed.url,
-    )
+def _alone(threshold: Threshold, names: Sequence[str]) -> str:
+    """Return the text of a threshold that holds without those that take precedence over it."""
+    if threshold.except_for:
+        targets = tuple(name for name in names if threshold.applies_to(name))
+        return str(replace(threshold, targets=targets))
+    same = Threshold.parse(threshold.text) == threshold
+    return threshold.text if same else str(threshold)
 
 
-def _preset_of(target: Target, environment: str) -> EnginePreset:
-    """Return the preset with what the target's own table changes of it.
+def announcement(plan: CheckedPlan) -> str:
+    """Return the load, the targets and the time that the run will take, a line each."""
+    record, options = plan.record, plan.options
+    if options.rates:
+        rates = join([f"{level.arrival_rate:g}" for level in record.levels])
+        load = f"open loop, {rates} {options.arrivals} arrivals/s"
+    else:
+        users = join([f"{level.users:,}" for level in record.levels])
+        noun = "user" if users == "1" else "users"
+        load = f"{users} {noun}, {options.rate_per_user:g} tasks/s each"
+    names = ", ".join(target.name for target in record.targets)
+    limit = f"max_connections {record.max_connections}"
+    lines = [f"{load}, preset numbers of {record.environment}, {limit}: {names}"]
+    lines += [
+        f"{target.name} is deployed at {target.url}, its database accepts "
+        f"{target.max_connections} connections and is only sampled"
+        for target in record.targets
+        if target.url is not None
+    ]
+    lines += absences(plan)
+    measurements = count(len(record.steps), "measurement")
+    rounds = f", in {record.repeat} rounds" if record.repeat > 1 else ""
+    minutes = ceil(plan.seconds / 60)
+    duration = f"{ceil(plan.seconds)} s" if plan.seconds < 120 else f"{minutes} min"
+    each_s = record.warm_up_s + record.duration_s
+    lines.append(f"{measurements} of {each_s:g} s{rounds}: about {duration} in all")
+    return "\n".join(lines)
 
-    Raises:
-        ConfigurationError: a variable in `env` is wrong.
-        ValueError: there is no such environment.
-    """
-    chosen = preset(target.preset, environment)
-    changes = {name: text for name, text in target.env.items() if name.startswith("POOLKIT_")}
-    if not changes:
-        return chosen
-    variables = {
-        "POOLKIT_TARGET": target.preset,
-        "POOLKIT_ENVIRONMENT": environment,
-        **changes,
-    }
-    try:
-        return preset_from_environ(variables)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"[tool.poolkit.targets.{target.name}] env: {error}") from None
 
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+def absences(plan: CheckedPlan) -> list[str]:
+    """Return a line for each target that cannot run here."""
+    return [f"{one.name} is left out: {one.reason}" for one in plan.record.absent]

@@ -13,8 +13,7 @@ import pytest
 
 from poolkit.compare.plan.targets import targets_of
 from poolkit.compare.results.run_folder import ConnectionRow, ProcessRow, RunFolder
-from poolkit.compare.run.place import Elsewhere
-from poolkit.compare.run.running import Launcher
+from poolkit.compare.run.hosts import LocalHost, RemoteHost
 from poolkit.local.processes import Supervisor
 from poolkit.local.readiness import has_logged
 from poolkit.local.stack import EmbeddedStack, StackNeeds
@@ -31,11 +30,11 @@ def deployed(database, folder, *names):
     targets = targets_of(Project.find(ROOT))
     needs = StackNeeds(database_url=database.url(""))
     with Supervisor(folder / "log") as supervisor, EmbeddedStack(folder, needs) as stack:
-        launcher = Launcher(
+        host = LocalHost(
             root=ROOT, environment="prod", supervisor=supervisor, stack=stack, logs=folder / "log"
         )
-        yield [launcher.start(targets[name], 4).url for name in names]
-        launcher.check()
+        yield [host.start(targets[name], 4).url for name in names]
+        host.check()
 
 
 def answers(url):
@@ -140,7 +139,7 @@ def test_local_and_deployed_targets_share_a_report(start, migrated_database, bro
 def deployed_worker(database, folder, broker):
     """Run the kit's worker on a database and a broker, as if somebody had deployed it."""
     worker = targets_of(Project.find(ROOT))["worker"]
-    place = Elsewhere(
+    host = RemoteHost(
         root=ROOT,
         logs=folder,
         supervisor=None,
@@ -152,7 +151,7 @@ def deployed_worker(database, folder, broker):
         supervisor.start(
             "worker",
             [sys.executable, "-m", "worker"],
-            environ=place.environ(worker),
+            environ=host.environ(worker),
             cwd=ROOT,
             ready=has_logged(worker.ready),
             timeout_s=100,

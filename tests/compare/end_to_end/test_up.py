@@ -101,5 +101,5 @@ def test_a_target_that_cannot_run_here_is_announced(monkeypatch, stranger):
     monkeypatch.chdir(stranger(proxied + web))
     monkeypatch.setattr("poolkit.compare.plan.plan.find_pgbouncer", lambda: None)
     answer = CliRunner().invoke(main, ["up"], prog_name="poolkit", catch_exceptions=False)
-    assert "function is not there: pgbouncer is not on PATH" in answer.stdout
+    assert "function is left out: pgbouncer is not on PATH" in answer.stdout
     assert answer.stderr.startswith("poolkit: web ended with exit status ")

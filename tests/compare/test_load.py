@@ -3,13 +3,13 @@
 from functools import partial
 
 from poolkit.compare.results.run_folder import Level
-from poolkit.compare.run import live_figures
-from poolkit.compare.run.live_figures import OVER_S
+from poolkit.compare.run import load
+from poolkit.compare.run.load import OVER_S
 
 HEADER = "due,started,latency_ms,service_ms,method,name,status,error\n"
 ONE_USER = Level(users=1, rate_per_user=1.0)
 NOW = 1_800_000_000.0
-LiveFigures = partial(live_figures.LiveFigures, clock=lambda: NOW + 0.001)
+LiveFigures = partial(load.LiveFigures, clock=lambda: NOW + 0.001)
 
 
 def row(started, latency_ms):

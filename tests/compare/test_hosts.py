@@ -8,8 +8,8 @@ import psycopg2
 import pytest
 
 from poolkit.compare.plan.targets import Target
-from poolkit.compare.run import running
-from poolkit.compare.run.running import Launcher
+from poolkit.compare.run import hosts
+from poolkit.compare.run.hosts import LocalHost
 from poolkit.errors import ServerStartError
 from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
 from poolkit.local.ports import free_port
@@ -38,12 +38,12 @@ Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 @pytest.fixture
-def launcher(tmp_path):
-    """Give a launcher of a project with one small server, on a stack that starts nothing."""
+def host(tmp_path):
+    """Give the host of a project with one small server, on a stack that starts nothing."""
     (tmp_path / "server.py").write_text(SERVER)
     needs = StackNeeds(database_url="postgresql://me:word@127.0.0.1/there")
     with Supervisor(tmp_path / "log") as supervisor, EmbeddedStack(tmp_path, needs) as stack:
-        yield Launcher(
+        yield LocalHost(
             root=tmp_path,
             environment="prod",
             supervisor=supervisor,
@@ -66,9 +66,9 @@ def variables_of(started):
         return json.load(answer)
 
 
-def test_a_target_gets_its_preset_its_database_and_its_own_variables(launcher):
+def test_a_target_gets_its_preset_its_database_and_its_own_variables(host):
     """What the plan says is what the deployable reads; placeholders are filled in."""
-    seen = variables_of(launcher.start(web(processes=3, env={"N": "{processes}"}), 1))
+    seen = variables_of(host.start(web(processes=3, env={"N": "{processes}"}), 1))
     assert seen["POOLKIT_TARGET"] == "web"
     assert seen["POOLKIT_ENVIRONMENT"] == "prod"
     assert seen["DATABASE_URL"] == "postgresql://me:word@127.0.0.1/there"
@@ -76,49 +76,47 @@ def test_a_target_gets_its_preset_its_database_and_its_own_variables(launcher):
 
 
 @pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
-def test_a_pooler_keeps_no_connection_of_a_target_that_was_left(
-    launcher, postgres, database, tmp_path
-):
+def test_a_pooler_keeps_no_connection_of_a_target_that_was_left(host, postgres, database, tmp_path):
     """They would be counted as the next one's; what does not go through it leaves it alone."""
     with EmbeddedPgBouncer(postgres, tmp_path) as pooler:
-        launcher.stack.pgbouncer = pooler
+        host.stack.pgbouncer = pooler
         client = psycopg2.connect(pooler.url(database.name, ""), connect_timeout=60)
         with client, client.cursor() as cursor:
             cursor.execute("SELECT 1")
         client.close()
-        launcher.leave(web())
+        host.release(web())
         assert len(database.backends()) == 1
-        launcher.leave(web(through="pgbouncer"))
+        host.release(web(through="pgbouncer"))
         database.wait_for_backends(0)
-        launcher.stack.pgbouncer = None
+        host.stack.pgbouncer = None
 
 
-def test_settings_of_somebody_s_shell_do_not_reach_a_target(launcher, monkeypatch):
+def test_settings_of_somebody_s_shell_do_not_reach_a_target(host, monkeypatch):
     """Else a run would measure other settings than its report says; all else is handed on."""
     monkeypatch.setenv("POOLKIT_POOL_SIZE", "1")
     monkeypatch.setenv("DATABASE_SECRET_ARN", "arn:of:another")
     monkeypatch.setenv("WEBAPP_MINE", "kept")
-    seen = variables_of(launcher.start(web(), 1))
+    seen = variables_of(host.start(web(), 1))
     assert "POOLKIT_POOL_SIZE" not in seen
     assert "DATABASE_SECRET_ARN" not in seen
     assert seen["WEBAPP_MINE"] == "kept"
 
 
-def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(launcher, monkeypatch):
+def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(host, monkeypatch):
     """Between finding a free port and binding it, another process may be quicker."""
     # Bound, but nobody listens: the readiness probe is refused, and does not wait for an answer.
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         first = [taken.getsockname()[1]]
-        monkeypatch.setattr(running, "free_port", lambda: first.pop() if first else free_port())
-        assert variables_of(launcher.start(web(), 1))
+        monkeypatch.setattr(hosts, "free_port", lambda: first.pop() if first else free_port())
+        assert variables_of(host.start(web(), 1))
     assert not first, "it was tried"
 
 
-def test_a_target_that_ends_for_another_reason_is_not_tried_again(launcher, monkeypatch):
+def test_a_target_that_ends_for_another_reason_is_not_tried_again(host, monkeypatch):
     """One start, one line, with the last error of its log."""
     asked = []
-    monkeypatch.setattr(running, "free_port", lambda: asked.append(1) or free_port())
+    monkeypatch.setattr(hosts, "free_port", lambda: asked.append(1) or free_port())
     with pytest.raises(ServerStartError, match=r"web ended with exit status 1 .*SyntaxError"):
-        launcher.start(web(command=("{python}", "-c", "broken(")), 1)
+        host.start(web(command=("{python}", "-c", "broken(")), 1)
     assert len(asked) == 1

@@ -1,0 +1,164 @@
+"""Checks before the run: deployed hosts, locustfiles and migrations, each a single error line."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from poolkit.compare.results.wording import without_passwords
+from poolkit.errors import ConfigurationError
+from poolkit.loadtest.host_safety import check_host
+from poolkit.migrations import module_named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+    from urllib.parse import SplitResult
+
+    from poolkit.compare.plan.targets import Deployed
+    from poolkit.project import Project
+
+ANSWER_TIMEOUT_S = 10.0
+"""A function may have a cold start first."""
+_LIST_TIMEOUT_S = 60
+_PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
+
+
+def check_migrations(project: Project) -> None:
+    """Import the project's migrations, which the run will apply to the embedded database.
+
+    Raises:
+        ConfigurationError: they do not import, or are no module of migrations.
+    """
+    if name := project.table.get("migrations"):
+        module_named(name, project)
+
+
+def check_locustfiles(files: Iterable[Path], root: Path) -> None:
+    """Import each locustfile once in a Locust of its own.
+
+    Raises:
+        ConfigurationError: one does not import, or has no user class; the message quotes
+            Python's last line.
+    """
+    with ExitStack() as ending:
+        processes = {}
+        for file in sorted(set(files)):
+            process = ending.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "locust", "-f", str(file), "--list"],
+                    cwd=root,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            # After a mistake in another file, or Ctrl-C, its output is of no use.
+            ending.callback(process.kill)
+            processes[file] = process
+        for file, process in processes.items():
+            try:
+                listed, errors = process.communicate(timeout=_LIST_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                raise ConfigurationError(
+                    f"locustfile {file} cannot be used: it did not import within "
+                    f"{_LIST_TIMEOUT_S} s"
+                ) from None
+            if process.returncode:
+                lines = (errors or listed).strip().splitlines()
+                last = lines[-1] if lines else f"exit status {process.returncode}"
+                raise ConfigurationError(f"locustfile {file} cannot be used: {last}")
+            if not listed.partition("Available Users:")[2].strip():
+                raise ConfigurationError(f"locustfile {file} cannot be used: no user class in it")
+
+
+def check_answers(deployed: Deployed, *, agreed: bool) -> None:
+    """Check that a deployed target answers.
+
+    Args:
+        deployed: the target.
+        agreed: whether a host that is not this machine may be put under load.
+
+    Raises:
+        ConfigurationError: its host may not be put under load, does not resolve, or does not
+            answer as it should; one line.
+    """
+    option = f"--target {deployed.target.name}"
+    try:
+        parts = urlsplit(deployed.url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: {error}") from None
+    if deployed.target.kind != "worker":
+        if parts.scheme not in ("http", "https"):
+            raise ConfigurationError(
+                f"{option}: wanted an http:// or https:// URL, "
+                f"found {without_passwords(deployed.url)!r}"
+            )
+        if parts.query or parts.fragment:
+            raise ConfigurationError(f"{option}: the load adds its paths to the URL: no ? or #")
+        check_host(deployed.url, agreed, option=option)
+        _check_http(parts, deployed.target.ready or "/", option)
+        return
+    if not parts.scheme:
+        raise ConfigurationError(
+            f"{option}: a worker's URL is that of its broker, such as redis://host:6379/0"
+        )
+    if parts.hostname is None:
+        # A cloud's own queue has no host in its URL, and is not this machine.
+        if not agreed:
+            raise ConfigurationError(
+                f"{option}: the broker is not this machine; add --yes-load-this-host if the "
+                "queue and its workers are yours to load"
+            )
+        return
+    check_host(deployed.url, agreed, option=option)
+    port = port or _PORTS.get(parts.scheme)
+    if port is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, port), timeout=ANSWER_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{option}: {parts.hostname}:{port} does not answer: {_reason(error)}"
+        ) from None
+
+
+def _check_http(parts: SplitResult, ready: str, option: str) -> None:
+    """Send one request: an obstacle for it would fail every request of the run."""
+    path = parts.path + ready
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    connection = kinds[parts.scheme](parts.hostname or "", parts.port, timeout=ANSWER_TIMEOUT_S)
+    try:
+        connection.request("GET", path, headers={"User-Agent": "poolkit"})
+        answer = connection.getresponse()
+        status, location = answer.status, urlsplit(answer.headers.get("Location", ""))
+    except (OSError, http.client.HTTPException) as error:
+        raise ConfigurationError(
+            f"{option}: {parts.netloc.rpartition('@')[2]} does not answer: {_reason(error)}"
+        ) from None
+    finally:
+        connection.close()
+    if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise ConfigurationError(f"{option}: {path} is answered with status {status}")
+    moved = (location.scheme, location.netloc) != (parts.scheme, parts.netloc)
+    if location.netloc and moved and status in range(300, 400):
+        raise ConfigurationError(
+            f"{option}: it redirects to {location.scheme}://{location.netloc}, so every request "
+            "would be two; give that URL"
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {ANSWER_TIMEOUT_S:g} s"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,107 @@
+"""The click types of `poolkit compare`: a text of the command line becomes a checked value.
+
+Every start of `poolkit` imports this module, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from poolkit.compare.results.wording import without_passwords
+
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:  # click before 8.4 has no type argument here
+    _Type = click.ParamType
+
+_LABEL = re.compile(r"[\w.-]+")
+
+
+class TargetUrl(NamedTuple):
+    """`NAME[@LABEL]=URL`: a deployed target."""
+
+    table: str
+    """The name of its table in pyproject.toml."""
+    name: str
+    """Its name in the run: the table's, with the label."""
+    url: str
+
+
+class Integer(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "integer"
+
+
+class Number(click.FloatRange):
+    """A number within bounds; NaN is outside of them."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or fail."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+class Levels(_Type):
+    """The levels of a run: numbers with commas between them, each one once.
+
+    Args:
+        number: the type of each.
+    """
+
+    name = "levels"
+
+    def __init__(self, number: Integer | Number) -> None:
+        self._number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the numbers from the lowest to the highest, or fail."""
+        found = sorted(self._number.convert(part, param, ctx) for part in value.split(","))
+        # As they are printed: two levels of the same name would share a folder.
+        names = [f"{number:g}" for number in found]
+        for name in names:
+            if names.count(name) > 1:
+                self.fail(f"{name} is named twice; --repeat repeats a measurement", param, ctx)
+        return tuple(found)
+
+
+class Names(_Type):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the names in their order."""
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+class DeployedTarget(_Type):
+    """A deployed target: `NAME[@LABEL]=URL`."""
+
+    name = "name[@label]=url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the parts, or fail without a password in the message."""
+        name, _, url = value.partition("=")
+        table, at, label = name.strip().partition("@")
+        if not table or not url.strip() or (at and not _LABEL.fullmatch(label)):
+            self.fail(
+                "wanted NAME=URL or NAME@LABEL=URL, such as web@staging=https://api.example.com, "
+                f"found {without_passwords(value)!r}",
+                param,
+                ctx,
+            )
+        return TargetUrl(table, f"{table}{at}{label}", url.strip().rstrip("/"))
+
+
+MAX_CONNECTIONS = Integer(10, 10_000)
+USERS = Levels(Integer(1, 10_000))
+RATES = Levels(Number(0.01, 100_000))

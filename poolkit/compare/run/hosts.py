@@ -1,0 +1,289 @@
+"""The hosts of targets: this machine, where a run starts them, or remote ones, deployed before."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import psutil
+
+from poolkit.compare.results.run_folder import Machine
+from poolkit.config.presets import EnginePreset
+from poolkit.errors import LocalStackError
+from poolkit.local.ports import LOOPBACK, free_port, is_free
+from poolkit.local.readiness import answers_http, has_logged
+
+if TYPE_CHECKING:
+    from poolkit.compare.plan.targets import Target
+    from poolkit.local.processes import Supervised, Supervisor
+    from poolkit.local.readiness import Probe
+    from poolkit.local.stack import EmbeddedStack
+
+START_TIMEOUT_S = 60.0
+PORT_ATTEMPTS = 3
+"""A free port is found before a target binds it, so another process may be quicker."""
+_PACKAGES = (
+    "poolkit",
+    "sqlalchemy",
+    "psycopg2-binary",
+    "asyncpg",
+    "fastapi",
+    "uvicorn",
+    "celery",
+    "awslambdaric",
+    "locust",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A target that runs: its URL, and its process if it was started here."""
+
+    target: Target
+    url: str
+    process: Supervised | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host(ABC):
+    """The host of a target, as a measurement uses it.
+
+    Args:
+        root: the project's folder; commands run there.
+        environment: the preset numbers, such as `prod`.
+        supervisor: starts and ends the processes on this machine.
+        logs: the folder of the logs.
+    """
+
+    root: Path
+    environment: str
+    supervisor: Supervisor
+    logs: Path
+
+    @property
+    @abstractmethod
+    def monitor_url(self) -> str:
+        """The database to sample, with a role that may."""
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The servers on this machine, by role."""
+        return {}
+
+    @abstractmethod
+    def environ(self, target: Target, port: int = 0) -> dict[str, str]:
+        """Return the variables of the target, which the load generator has too."""
+
+    def _variables(
+        self, target: Target, database_url: str, broker_url: str, port: int
+    ) -> dict[str, str]:
+        values = {
+            "python": sys.executable,
+            "port": str(port),
+            "processes": str(target.processes),
+            "broker_url": broker_url,
+        }
+        return {
+            "POOLKIT_TARGET": target.preset,
+            "POOLKIT_ENVIRONMENT": self.environment,
+            "DATABASE_URL": database_url,
+            # A deployable of the project's own is imported from its folder.
+            "PYTHONPATH": str(self.root),
+            **{name: text.format(**values) for name, text in target.env.items()},
+        }
+
+    @abstractmethod
+    def start(self, target: Target, instances_max: int = 1, label: str = "") -> Running:
+        """Start the target if it does not run yet, and wait until it is ready.
+
+        Args:
+            target: the target.
+            instances_max: the most execution environments of a Lambda function.
+            label: the name of its process and its log; by default the target's.
+
+        Raises:
+            LocalStackError: it did not become ready; the message quotes its log's last line.
+        """
+
+    def release(self, target: Target) -> None:
+        """Close the connections that a stopped target would leave in a pooler."""
+        return
+
+    def check(self) -> None:
+        """Check that every started process still runs.
+
+        Raises:
+            ProcessEndedError: one has ended; the message names it.
+        """
+        self.supervisor.check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalHost(Host):
+    """This machine: it starts the targets of one project on one stack."""
+
+    stack: EmbeddedStack
+
+    @property
+    def monitor_url(self) -> str:
+        """The database to sample, with a role that may."""
+        return self.stack.monitor_url
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The servers of the stack, by role."""
+        return self.stack.pids
+
+    def environ(self, target: Target, port: int = 0) -> dict[str, str]:
+        """Return the variables of the target's deployable."""
+        stack = self.stack
+        database_url = stack.database_url
+        if target.through == "pgbouncer" and stack.pgbouncer is not None:
+            database_url = stack.pgbouncer.url(driver="")
+        broker_url = stack.broker.url if stack.broker is not None else ""
+        return self._variables(target, database_url, broker_url, port)
+
+    def start(self, target: Target, instances_max: int = 1, label: str = "") -> Running:
+        """Start a target, on another port if the first is taken meanwhile."""
+        label = label or target.name
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            port = free_port()
+            environ = self.environ(target, port)
+            command, ready = self._command(target, port, instances_max, label, list(environ))
+            try:
+                process = self.supervisor.start(
+                    label,
+                    command,
+                    environ=environ,
+                    inherited=inherited_variables(),
+                    cwd=self.root,
+                    ready=ready,
+                    timeout_s=START_TIMEOUT_S,
+                )
+            except LocalStackError:
+                # A target also fails without its database: then that is the error to report.
+                self.stack.check()
+                if is_free(port) or attempt == PORT_ATTEMPTS:
+                    raise
+            else:
+                return Running(target=target, url=f"http://{LOOPBACK}:{port}", process=process)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _command(
+        self, target: Target, port: int, instances_max: int, label: str, variables: list[str]
+    ) -> tuple[list[str], Probe]:
+        """Return the command of a target, and the probe of its readiness."""
+        values = {"python": sys.executable, "port": port, "processes": target.processes}
+        own = [word.format(**values) for word in target.command]
+        if target.kind == "worker":
+            return own, has_logged(target.ready or r"ready\.")
+        if target.kind == "web":
+            uvicorn = [
+                *(sys.executable, "-m", "uvicorn", str(target.app)),
+                *("--host", LOOPBACK, "--port", str(port), "--workers", str(target.processes)),
+                *("--no-access-log", "--log-level", "warning"),
+                # As the web service's own and, in effect, the function's: users who think for
+                # longer than uvicorn's 5 s would reconnect to some targets and not to others.
+                *("--timeout-keep-alive", "75"),
+            ]
+            return own or uvicorn, answers_http(f"http://{LOOPBACK}:{port}{target.ready or '/'}")
+        fleet = [
+            *(sys.executable, "-m", "poolkit.lambda_fleet"),
+            *("--handler", str(target.handler), "--task-root", str(self.root)),
+            *("--function-name", target.name, "--port", str(port)),
+            *("--reserved-concurrency", str(instances_max)),
+            # A handler that does not import is found here, before any request.
+            *("--prewarm", "1"),
+            *("--log-dir", str(self.logs / f"{label}-execution-environments")),
+        ]
+        # Names only: the list of processes would show values.
+        for name in variables:
+            fleet += ["--env", name]
+        # The fleet logs its URL when the first execution environment is ready.
+        return fleet, has_logged(r'^\{"url": ')
+
+    def release(self, target: Target) -> None:
+        """Make the pooler close its connections: they must not count as the next target's."""
+        if self.stack.pgbouncer is not None and target.through == "pgbouncer":
+            self.stack.pgbouncer.restart()
+
+    def check(self) -> None:
+        """Check that the servers and every started process still run."""
+        self.stack.check()
+        self.supervisor.check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteHost(Host):
+    """The host of a deployed target, which is never started or stopped from here."""
+
+    database_url: str
+    url: str
+    """The target's; a worker's broker."""
+
+    @property
+    def monitor_url(self) -> str:
+        """The given database, which is only sampled."""
+        return self.database_url
+
+    def environ(self, target: Target, port: int = 0) -> dict[str, str]:
+        """Return the variables of the target: a worker's broker is its URL."""
+        broker_url = self.url if target.kind == "worker" else ""
+        port = port or urlsplit(self.url).port or 0
+        return self._variables(target, self.database_url, broker_url, port)
+
+    def start(self, target: Target, instances_max: int = 1, label: str = "") -> Running:
+        """Return the target: it runs already."""
+        return Running(target=target, url=self.url)
+
+
+def inherited_variables() -> dict[str, str]:
+    """Return this process's variables without those that configure a deployable.
+
+    With a `POOLKIT_POOL_SIZE` from the user's shell, web and worker would run with other settings
+    than the plan and the report name. The target's own table is the place for it.
+    """
+    fields = {f"POOLKIT_{field.name.upper()}" for field in dataclasses.fields(EnginePreset)}
+    own = fields | {"POOLKIT_TARGET", "POOLKIT_ENVIRONMENT", "POOLKIT_INSTANCE"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in own and not name.startswith("DATABASE_")
+    }
+
+
+def this_machine(postgresql: str) -> Machine:
+    """Return the machine and the versions, as machine.json has them.
+
+    Args:
+        postgresql: the version of the server.
+    """
+    versions = {"postgresql": postgresql}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    # This process may be allowed fewer cores than the machine has.
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return Machine(
+        cpu=models[0] if models else platform.processor() or platform.machine(),
+        cores=len(usable) or os.cpu_count() or 1,
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        versions=versions,
+    )
