@@ -26,9 +26,7 @@ from poolkit.budget.verdict import Budget
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from poolkit.budget.files import Files
+    from collections.abc import Mapping, Sequence
 
 FITS, DOES_NOT_FIT = 0, 1
 
@@ -80,9 +78,17 @@ def compute_budget(options: Options) -> Budget:
     """
     paths = options.paths or (Path("infra") if Path("infra").is_dir() else Path(),)
     files = read_files(paths)
-    environment = Environment()
-    if options.environment:
-        environment = _environment(options, files, paths).overridden(options.overrides)
+    environment = Environment(name=options.environment)
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    folders += [document.path.parent for document in files.templates]
+    has_file = any(
+        (folder / "environments" / f"{options.environment}.toml").is_file() for folder in folders
+    )
+    # Overlays of Kustomize need no file.
+    has_overlays = any(document.path.stem == "kustomization" for document in files.kubernetes)
+    if options.environment and (has_file or not has_overlays):
+        environment = find_environment(options.environment, dict.fromkeys(folders))
+        environment = environment.overridden(options.overrides)
     files, left_out = of_environment(files, environment, paths)
     inventory = take_inventory(
         files,
@@ -109,18 +115,6 @@ def compute_budget(options: Options) -> Budget:
         unread=inventory.unread,
         environment=options.environment,
     )
-
-
-def _environment(options: Options, files: Files, paths: Iterable[Path]) -> Environment:
-    """Return the environment's file; overlays of Kustomize need none."""
-    name = options.environment
-    folders = [path if path.is_dir() else path.parent for path in paths]
-    folders += [document.path.parent for document in files.templates]
-    has_file = any((each / "environments" / f"{name}.toml").is_file() for each in folders)
-    has_overlays = any(document.path.stem == "kustomization" for document in files.kubernetes)
-    if has_overlays and not has_file:
-        return Environment(name=name)
-    return find_environment(name, dict.fromkeys(folders))
 
 
 def _database(found: Sequence[Database], options: Options) -> Database:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".yaml", ".yml", ".json", ".template")
 _COMPOSE = re.compile(r"(docker-)?compose\b.*\.ya?ml")
+_SERVICE_KEYS = {"image", "build", "command", "extends"}
 _SKIPPED = frozenset({"node_modules", "__pycache__", "environments", "tests"})
 
 
@@ -92,13 +93,10 @@ def _sort_in(files: Files, document: Document) -> None:
         return
     services = data.get("services")
     if isinstance(services, dict) and (
-        _COMPOSE.match(document.path.name) or any(map(_is_service, services.values()))
+        _COMPOSE.match(document.path.name)
+        or any(isinstance(each, dict) and _SERVICE_KEYS & each.keys() for each in services.values())
     ):
         files.compose.append(document)
-
-
-def _is_service(found: Any) -> bool:
-    return isinstance(found, dict) and bool({"image", "build", "command", "extends"} & found.keys())
 
 
 def of_environment(

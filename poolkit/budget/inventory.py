@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         Pooler,
         ResourceKey,
         Unread,
-        Variable,
         Workload,
     )
     from poolkit.budget.pools import Assignment
@@ -135,46 +134,40 @@ def _counted(
         each for each in clients if each.name not in overrides.assignments and is_migration(each)
     ][: overrides.migrations]
     for workload in clients:
-        reason = _why_not_counted(workload, overrides, servers)
-        if not reason and workload in migrations:
-            reason = "it is the migration, which is counted as such"
-        if not reason:
-            counted.append(workload)
-            continue
-        left_out.append(
-            NotCounted(
-                name=workload.name,
-                platform=workload.platform,
-                where=str(workload.where or ""),
-                reason=reason,
-            )
-        )
-    return counted, left_out
-
-
-def _why_not_counted(workload: Workload, overrides: Overrides, servers: _Servers) -> str:
-    leads_to = {key for found in workload.variables.values() for key in found.leads_to}
-    leads_here = bool(leads_to & servers.resources)
-    # A variable that could not be read may be about a database.
-    may_use_one = (
-        leads_here
-        or bool(workload.unread_variables or workload.hidden_variables)
-        or uses_database(workload)
-    )
-    reason = ""
-    if workload.name in overrides.ignored:
-        reason = "left out by --ignore"
-    elif leads_to & servers.other_resources and not leads_here:
-        reason = "it connects to another database"
-    elif workload.name in overrides.assignments:
+        leads_to = {key for found in workload.variables.values() for key in found.leads_to}
+        leads_here = bool(leads_to & servers.resources)
+        # A variable that could not be read may be about a database.
+        is_open = bool(workload.unread_variables or workload.hidden_variables)
+        may_use_one = leads_here or is_open or uses_database(workload)
         reason = ""
-    elif workload.unit == "init container":
-        reason = "it ends before the other containers of its pod start"
-    elif not may_use_one and workload.unit == "one-off task":
-        reason = "no service runs it; migrations are counted apart"
-    elif not may_use_one:
-        reason = "no variable of it is about a database; if it uses one, count it with --service"
-    return reason
+        if workload.name in overrides.ignored:
+            reason = "left out by --ignore"
+        elif leads_to & servers.other_resources and not leads_here:
+            reason = "it connects to another database"
+        elif workload.name in overrides.assignments:
+            reason = ""
+        elif workload.unit == "init container":
+            reason = "it ends before the other containers of its pod start"
+        elif not may_use_one and workload.unit == "one-off task":
+            reason = "no service runs it; migrations are counted apart"
+        elif not may_use_one:
+            reason = (
+                "no variable of it is about a database; if it uses one, count it with --service"
+            )
+        elif workload in migrations:
+            reason = "it is the migration, which is counted as such"
+        if reason:
+            left_out.append(
+                NotCounted(
+                    name=workload.name,
+                    platform=workload.platform,
+                    where=str(workload.where or ""),
+                    reason=reason,
+                )
+            )
+        else:
+            counted.append(workload)
+    return counted, left_out
 
 
 # -- services -------------------------------------------------------------------------------
@@ -228,37 +221,31 @@ class _Servers:
         """Return the pooler that a client's variables lead to, if they lead nowhere else."""
         pooler = None
         for name, found in workload.variables.items():
-            hosts = _hosts(name, found)
+            hosts = set[str]()
+            text = found.partly if found.text is None else found.text
+            if text and is_about_database(name, found):
+                hosts = {match[1] for match in _HOST.finditer(text)}
+                # A host is also known by its first part, unless it is an address.
+                names = [host for host in hosts if not host.replace(".", "").isdigit()]
+                hosts |= {host.partition(".")[0] for host in names}
             # A client with two ways may use the direct one only, which is the larger number.
             # POSTGRES_DB may have the same text as the host.
             if hosts & self._database_hosts and not _NO_HOST.search(name.upper()):
                 return None
-            pooler = pooler or self._leads_to(found, hosts)
+            pooler = pooler or self._leads_to(found.leads_to, hosts)
         return pooler
 
-    def _leads_to(self, found: Variable, hosts: set[str]) -> Pooler | None:
-        for key in found.leads_to:
-            for pooler in self._poolers:
-                if pooler.resource == key:
-                    return pooler
-            if key in self._entry_points:
-                # A load balancer in front of the only PgBouncer of its stack leads to it.
-                inside = [
-                    each
-                    for each in self._poolers
-                    if each.kind == "PgBouncer"
-                    and each.resource
-                    and each.resource.stack == key.stack
-                ]
-                if len(inside) == 1:
-                    return inside[0]
+    def _leads_to(self, keys: Sequence[ResourceKey], hosts: set[str]) -> Pooler | None:
+        for key in keys:
+            # A load balancer in front of the only PgBouncer of its stack leads to it.
+            inside = [
+                each
+                for each in self._poolers
+                if each.kind == "PgBouncer" and each.resource and each.resource.stack == key.stack
+            ]
+            if key in self._entry_points and len(inside) == 1:
+                return inside[0]
+            found = next((each for each in self._poolers if each.resource == key), None)
+            if found is not None:
+                return found
         return next((each for each in self._poolers if hosts & set(each.hosts)), None)
-
-
-def _hosts(name: str, found: Variable) -> set[str]:
-    """Return the hosts in a variable about a database, in full and by their first part."""
-    text = found.partly if found.text is None else found.text
-    if not text or not is_about_database(name, found):
-        return set()
-    hosts = {match[1] for match in _HOST.finditer(text)}
-    return hosts | {host.partition(".")[0] for host in hosts if not host.replace(".", "").isdigit()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from poolkit.budget.model import Quantity, known, unknown
-from poolkit.budget.processes.command_lines import ProcessCount, processes
+from poolkit.budget.processes.command_lines import processes
 from poolkit.config.settings import preset_from_environ
 from poolkit.errors import BudgetError, ConfigurationError, TemplateError
 
@@ -119,9 +119,11 @@ def pool(workload: Workload, assignment: Assignment | None) -> Pool:
     Raises:
         TemplateError: no deployable would start with a POOLKIT_* variable.
     """
-    counted = _processes_of(workload)
+    count = known(1, "one process in an execution environment")
+    if workload.unit != "execution environment":
+        count = processes(workload).number
     if assignment is not None:
-        by_hand, count = assignment.text, counted.number
+        by_hand = assignment.text
         if assignment.processes is not None:
             count = known(assignment.processes, by_hand)
         return Pool(
@@ -131,11 +133,19 @@ def pool(workload: Workload, assignment: Assignment | None) -> Pool:
         )
     if reason := _why_no_preset(workload):
         nothing = unknown(reason, workload.where)
-        return Pool(processes=counted.number, pool_size=nothing, max_overflow=nothing)
-    preset = _preset(workload)
+        return Pool(processes=count, pool_size=nothing, max_overflow=nothing)
+    environ = {
+        name: found.text
+        for name, found in workload.variables.items()
+        if name.startswith("POOLKIT_") and found.text is not None
+    }
+    try:
+        # The settings' own reading, so that the budget and the deployable cannot disagree.
+        preset = preset_from_environ(environ)
+    except ConfigurationError as error:
+        raise TemplateError(f"{workload.where}: {workload.name}: {error}") from None
     if preset.target == "worker":
         return _worker_pool(workload)
-    count = counted.number
     if not count.is_known and workload.command is None:
         count = known(1, "one process, the default of the kit's images", workload.where)
     if preset.pool == "null":
@@ -153,12 +163,6 @@ def pool(workload: Workload, assignment: Assignment | None) -> Pool:
         max_overflow=known(preset.max_overflow, _origin(workload, preset, "POOLKIT_MAX_OVERFLOW")),
         target=preset.target,
     )
-
-
-def _processes_of(workload: Workload) -> ProcessCount:
-    if workload.unit == "execution environment":
-        return ProcessCount(known(1, "one process in an execution environment"), is_single=True)
-    return processes(workload)
 
 
 def _why_no_preset(workload: Workload) -> str:
@@ -179,19 +183,6 @@ def _why_no_preset(workload: Workload) -> str:
     if "POOLKIT_TARGET" not in workload.variables:
         return "POOLKIT_TARGET is not set, and the deployable has its own default"
     return ""
-
-
-def _preset(workload: Workload) -> EnginePreset:
-    environ = {
-        name: found.text
-        for name, found in workload.variables.items()
-        if name.startswith("POOLKIT_") and found.text is not None
-    }
-    try:
-        # The settings' own reading, so that the budget and the deployable cannot disagree.
-        return preset_from_environ(environ)
-    except ConfigurationError as error:
-        raise TemplateError(f"{workload.where}: {workload.name}: {error}") from None
 
 
 def _origin(workload: Workload, preset: EnginePreset, variable: str) -> str:

@@ -10,10 +10,8 @@ from poolkit.compare.results.run_folder import RunFolder
 from poolkit.errors import RunFolderError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from poolkit.budget.model import Service
     from poolkit.budget.verdict import Budget
 
 
@@ -67,44 +65,40 @@ def check_run(budget: Budget, path: Path) -> tuple[PeakCheck, ...]:
     for name, of_target in (found.get("levels") or {}).items():
         every.setdefault(name, []).extend(each for level in of_target for each in level["repeats"])
     fullest = {name: max(of, key=lambda each: _peak(each) or 0) for name, of in every.items() if of}
-    checks = tuple(_checks(budget, fullest, presets))
+    checks: list[PeakCheck] = []
+    for name, measured in fullest.items():
+        peak = _peak(measured)
+        services = [each for each in budget.services if each.target == presets.get(name, name)]
+        if peak is None:
+            checks.append(PeakCheck(target=name, peak=0, note="no peak was measured"))
+            continue
+        if not services:
+            note = "no service in the templates has its preset"
+            checks.append(PeakCheck(target=name, peak=peak, note=note))
+        for service in services:
+            instances = measured.get("instances") or measured.get("execution_environments")
+            allowed = service.ceiling
+            if isinstance(instances, int) and service.per_process is not None:
+                # The run may have had fewer instances than the service can have.
+                own = instances * service.per_process
+                allowed = own if allowed is None else min(own, allowed)
+            checks.append(
+                PeakCheck(
+                    target=name,
+                    service=service.name,
+                    peak=peak,
+                    instances=instances,
+                    allowed=allowed,
+                )
+            )
     if not any(each.service for each in checks):
         names = ", ".join(sorted({service.target for service in budget.services} - {""})) or "none"
         raise RunFolderError(
             f"{path}: no target of the run has the preset of a service in the templates ({names})"
         )
-    return checks
+    return tuple(checks)
 
 
 def _peak(found: Any) -> int | None:
     peak = found.get("connections", {}).get("peak") if isinstance(found, dict) else None
     return peak if isinstance(peak, int) else None
-
-
-def _checks(
-    budget: Budget, results: Mapping[str, Any], presets: Mapping[str, str]
-) -> Iterator[PeakCheck]:
-    for name, found in results.items():
-        peak = _peak(found)
-        services = [each for each in budget.services if each.target == presets.get(name, name)]
-        if peak is None:
-            yield PeakCheck(target=name, peak=0, note="no peak was measured")
-            continue
-        if not services:
-            note = "no service in the templates has its preset"
-            yield PeakCheck(target=name, peak=peak, note=note)
-        for service in services:
-            instances = found.get("instances") or found.get("execution_environments")
-            allowed = _allowed(service, instances)
-            yield PeakCheck(
-                target=name, service=service.name, peak=peak, instances=instances, allowed=allowed
-            )
-
-
-def _allowed(service: Service, instances: Any) -> int | None:
-    """Return the limit of some processes, which is at most that of the service."""
-    ceiling, per_process = service.ceiling, service.per_process
-    if not isinstance(instances, int) or per_process is None:
-        return ceiling
-    own = instances * per_process
-    return own if ceiling is None else min(own, ceiling)

@@ -52,7 +52,14 @@ def suggestions(budget: Budget) -> tuple[Suggestion, ...]:
         return ()
     if budget.verdict == "cannot be shown to fit":
         return tuple(_limit(budget))
-    found = list(_client_limits(budget))
+    found: list[Suggestion] = []
+    for overload in budget.overloads:
+        pooler = overload.pooler
+        value = -(-overload.clients // max(1, pooler.instances.value or 1))
+        change = Change(pooler.name, "clients", value)
+        if _fits(budget, change):
+            text = f"{pooler.name}: a max_client_conn of at least {value} (now {pooler.clients})"
+            found.append(Suggestion(kind="change", text=text, changes=(change,)))
     for overload in budget.overloads:
         for service in budget.clients_of(overload.pooler.name):
             found += _changes(budget, service)
@@ -228,16 +235,6 @@ def _shares(services: Sequence[Service], numbers: Sequence[str], share: int) -> 
         for value in (max(1, now * share // 100),)
         if value < now
     )
-
-
-def _client_limits(budget: Budget) -> Iterator[Suggestion]:
-    for overload in budget.overloads:
-        pooler = overload.pooler
-        value = -(-overload.clients // max(1, pooler.instances.value or 1))
-        change = Change(pooler.name, "clients", value)
-        if _fits(budget, change):
-            text = f"{pooler.name}: a max_client_conn of at least {value} (now {pooler.clients})"
-            yield Suggestion(kind="change", text=text, changes=(change,))
 
 
 # -- other servers --------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from poolkit.budget.model import total
+from poolkit.budget.model import total, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,15 +120,12 @@ class Budget:
     @property
     def gaps(self) -> tuple[Gap, ...]:
         """Every unknown number that matters."""
-        return tuple(self._gaps())
-
-    def _gaps(self) -> Iterator[Gap]:
         database = self.database
         numbers: dict[str, Quantity | None] = {
             "max_connections": database.max_connections,
             "reserved": database.reserved,
         }
-        yield from _gaps_in(database.name, database.where, numbers)
+        found = [*_gaps_in(database.name, database.where, numbers)]
         for pooler in self.poolers:
             numbers = {
                 "instances": pooler.instances,
@@ -136,21 +133,17 @@ class Budget:
                 "MaxConnectionsPercent": pooler.percent,
                 "client limit": pooler.clients if self.clients_of(pooler.name) else None,
             }
-            yield from _gaps_in(pooler.name, pooler.where, numbers)
+            found += _gaps_in(pooler.name, pooler.where, numbers)
         limited = {pooler.name for pooler in self.poolers if pooler.clients is not None}
         for service in self.services:
             # The number of clients matters only to a pooler that limits it.
             if service.through and service.through not in limited:
                 continue
-            yield from _gaps_in(service.name, service.where, dict(service.numbers))
+            numbers = dict(service.numbers)
             if service.overlap.kind == "unknown":
-                yield Gap(
-                    of=service.name,
-                    number="overlap",
-                    reason=service.overlap.reason,
-                    where=str(service.where or ""),
-                    location=service.where,
-                )
+                numbers["overlap"] = unknown(service.overlap.reason)
+            found += _gaps_in(service.name, service.where, numbers)
+        return tuple(found)
 
     def with_service(self, service: Service) -> Budget:
         """Return this budget with a service in place of the one of its name."""

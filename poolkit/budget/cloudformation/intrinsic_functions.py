@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from poolkit.budget.read.values import (
     NO_VALUE,
@@ -27,7 +27,27 @@ if TYPE_CHECKING:
     from poolkit.budget.cloudformation.stacks import Stack
     from poolkit.budget.read.documents import ValuePath
 
+    Function: TypeAlias = Callable[[Stack, Any, ValuePath], Any]
+
 _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
+NOT_EVALUATED = frozenset(
+    {"Fn::Cidr", "Fn::GetAZs", "Fn::Transform", "Fn::GetStackOutput", "Fn::ForEach"}
+    | {"Fn::Contains", "Fn::EachMemberEquals", "Fn::EachMemberIn", "Fn::RefAll", "Fn::ValueOf"}
+    | {"Fn::ValueOfAll"}
+)
+"""Functions whose result is never a number."""
+FUNCTIONS: dict[str, Function] = {}
+"""The functions that are evaluated, by name."""
+
+
+def _evaluates(*names: str) -> Callable[[Function], Function]:
+    """Register a function under its names in CloudFormation."""
+
+    def register(function: Function) -> Function:
+        FUNCTIONS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
 
 
 def as_truth(value: Any) -> bool | Unknown:
@@ -45,6 +65,12 @@ def _arguments(stack: Stack, argument: Any, count: int, path: ValuePath) -> list
     return argument
 
 
+@_evaluates("Ref")
+def _ref(stack: Stack, argument: Any, path: ValuePath) -> Any:
+    return stack.ref(argument, path)
+
+
+@_evaluates("Fn::GetAtt")
 def _get_att(stack: Stack, argument: Any, path: ValuePath) -> Any:
     if isinstance(argument, str):
         argument = argument.split(".", 1)
@@ -59,6 +85,7 @@ def _get_att(stack: Stack, argument: Any, path: ValuePath) -> Any:
     return Reference(stack.name, name, attribute)
 
 
+@_evaluates("Fn::Sub")
 def _sub(stack: Stack, argument: Any, path: ValuePath) -> Any:
     text, variables = argument, {}
     if isinstance(argument, list) and len(argument) == 2:
@@ -80,6 +107,7 @@ def _sub(stack: Stack, argument: Any, path: ValuePath) -> Any:
     return joined([*parts, text[end:]])
 
 
+@_evaluates("Fn::Join")
 def _join(stack: Stack, argument: Any, path: ValuePath) -> Any:
     separator, parts = _arguments(stack, argument, 2, path)
     parts = stack.value(parts, (*path, 1))
@@ -88,6 +116,7 @@ def _join(stack: Stack, argument: Any, path: ValuePath) -> Any:
     return joined(parts if isinstance(parts, list) else [parts], str(separator))
 
 
+@_evaluates("Fn::If")
 def _if(stack: Stack, argument: Any, path: ValuePath) -> Any:
     name, *_ = _arguments(stack, argument, 3, path)
     holds = stack.condition(name, stack.where(*path))
@@ -98,6 +127,7 @@ def _if(stack: Stack, argument: Any, path: ValuePath) -> Any:
     return both[0] if both[0] == both[1] else Unknown(f"condition {name}: {holds.reason}")
 
 
+@_evaluates("Fn::Equals")
 def _equals(stack: Stack, argument: Any, path: ValuePath) -> Any:
     _arguments(stack, argument, 2, path)
     left, right = (as_text(stack.value(each, (*path, n))) for n, each in enumerate(argument))
@@ -113,27 +143,25 @@ def _equals(stack: Stack, argument: Any, path: ValuePath) -> Any:
     return False
 
 
-def _combined(*, decisive: bool) -> Callable[[Stack, Any, ValuePath], Any]:
-    """Return Fn::Or or Fn::And: one decisive operand settles it, whatever the unknown ones are."""
-
-    def combine(stack: Stack, argument: Any, path: ValuePath) -> Any:
-        operands = stack.value(argument, path)
-        found = [
-            as_truth(each) for each in (operands if isinstance(operands, list) else [operands])
-        ]
-        if any(each is decisive for each in found):
-            return decisive
-        return next((each for each in found if isinstance(each, Unknown)), not decisive)
-
-    return combine
+@_evaluates("Fn::And", "Fn::Or")
+def _combined(stack: Stack, argument: Any, path: ValuePath) -> Any:
+    """One decisive operand settles it, whatever the unknown ones are."""
+    decisive = path[-1] == "Fn::Or"
+    operands = stack.value(argument, path)
+    found = [as_truth(each) for each in (operands if isinstance(operands, list) else [operands])]
+    if any(each is decisive for each in found):
+        return decisive
+    return next((each for each in found if isinstance(each, Unknown)), not decisive)
 
 
+@_evaluates("Fn::Not")
 def _not(stack: Stack, argument: Any, path: ValuePath) -> Any:
     (operand,) = _arguments(stack, argument, 1, path)
     found = as_truth(stack.value(operand, (*path, 0)))
     return found if isinstance(found, Unknown) else not found
 
 
+@_evaluates("Fn::FindInMap")
 def _find_in_map(stack: Stack, argument: Any, path: ValuePath) -> Any:
     if not isinstance(argument, list) or len(argument) not in (3, 4):
         raise TemplateError(f"{stack.where(*path)}: Fn::FindInMap must name a map and two keys")
@@ -151,6 +179,7 @@ def _find_in_map(stack: Stack, argument: Any, path: ValuePath) -> Any:
     return found
 
 
+@_evaluates("Fn::Select")
 def _select(stack: Stack, argument: Any, path: ValuePath) -> Any:
     _arguments(stack, argument, 2, path)
     index, items = (stack.value(each, (*path, n)) for n, each in enumerate(argument))
@@ -162,6 +191,7 @@ def _select(stack: Stack, argument: Any, path: ValuePath) -> Any:
         raise TemplateError(f"{stack.where(*path)}: Fn::Select finds no item {index!r}") from None
 
 
+@_evaluates("Fn::Split")
 def _split(stack: Stack, argument: Any, path: ValuePath) -> Any:
     separator, text = _arguments(stack, argument, 2, path)
     text = stack.value(text, (*path, 1))
@@ -170,6 +200,7 @@ def _split(stack: Stack, argument: Any, path: ValuePath) -> Any:
     return Unknown(why_unknown(text) or "the argument of Fn::Split is no text")
 
 
+@_evaluates("Fn::ImportValue")
 def _import_value(stack: Stack, argument: Any, path: ValuePath) -> Any:
     name = stack.value(argument, path)
     if not isinstance(name, str):
@@ -180,6 +211,7 @@ def _import_value(stack: Stack, argument: Any, path: ValuePath) -> Any:
     return found
 
 
+@_evaluates("Fn::ToJsonString")
 def _to_json(stack: Stack, argument: Any, path: ValuePath) -> Any:
     try:
         return json.dumps(stack.value(argument, path))
@@ -187,6 +219,7 @@ def _to_json(stack: Stack, argument: Any, path: ValuePath) -> Any:
         return Unknown("it holds values that are known only after deployment")
 
 
+@_evaluates("Fn::Length")
 def _length(stack: Stack, argument: Any, path: ValuePath) -> Any:
     found = stack.value(argument, path)
     if isinstance(found, list):
@@ -194,27 +227,7 @@ def _length(stack: Stack, argument: Any, path: ValuePath) -> Any:
     return Unknown(why_unknown(found) or "the argument of Fn::Length is no list")
 
 
-FUNCTIONS: dict[str, Callable[[Stack, Any, ValuePath], Any]] = {
-    "Fn::GetAtt": _get_att,
-    "Fn::Sub": _sub,
-    "Fn::Join": _join,
-    "Fn::If": _if,
-    "Fn::Equals": _equals,
-    "Fn::And": _combined(decisive=False),
-    "Fn::Or": _combined(decisive=True),
-    "Fn::Not": _not,
-    "Fn::FindInMap": _find_in_map,
-    "Fn::Select": _select,
-    "Fn::Split": _split,
-    "Fn::ImportValue": _import_value,
-    "Fn::ToJsonString": _to_json,
-    "Fn::Length": _length,
-    # The references inside still count.
-    "Fn::Base64": lambda stack, argument, path: Joined((stack.value(argument, path),)),
-}
-NOT_EVALUATED = frozenset(
-    {"Fn::Cidr", "Fn::GetAZs", "Fn::Transform", "Fn::GetStackOutput", "Fn::ForEach"}
-    | {"Fn::Contains", "Fn::EachMemberEquals", "Fn::EachMemberIn", "Fn::RefAll", "Fn::ValueOf"}
-    | {"Fn::ValueOfAll"}
-)
-"""Functions whose result is never a number."""
+@_evaluates("Fn::Base64")
+def _base64(stack: Stack, argument: Any, path: ValuePath) -> Any:
+    # Its text is not needed, and the references inside it still count.
+    return Joined((stack.value(argument, path),))

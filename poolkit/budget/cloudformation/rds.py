@@ -9,6 +9,7 @@ ConnectionPoolConfiguration (MaxConnectionsPercent, 100).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,7 +82,14 @@ def rds_databases(stack: Stack) -> Iterator[Database]:
     """
     instances = list(stack.of_type("AWS::RDS::DBInstance"))
     for cluster in stack.of_type("AWS::RDS::DBCluster"):
-        members = [each for each in instances if _is_member(each, cluster)]
+        names = (cluster.get("DBClusterIdentifier"), cluster.get("DBInstanceIdentifier"))
+        members = [
+            each
+            for each in instances
+            for named in (each.get("DBClusterIdentifier"),)
+            if any(found.resource == cluster.key for found in references(named))
+            or (isinstance(named, str) and named in names)
+        ]
         groups = [cluster, *members]
         kind, limit = "Aurora", None
         is_serverless = not members or any(
@@ -103,14 +111,6 @@ def rds_databases(stack: Stack) -> Iterator[Database]:
             yield _database(instance, "RDS", _by_class(instance, [instance]), [instance])
 
 
-def _is_member(instance: Resource, cluster: Resource) -> bool:
-    value = instance.get("DBClusterIdentifier")
-    if any(each.resource == cluster.key for each in references(value)):
-        return True
-    names = (cluster.get("DBClusterIdentifier"), cluster.get("DBInstanceIdentifier"))
-    return isinstance(value, str) and value in names
-
-
 def _database(resource: Resource, kind: str, limit: _Limit, members: list[Resource]) -> Database:
     groups = [resource, *members]
     quantity, engine = limit.max_connections, resource.get("Engine") or "postgres"
@@ -119,11 +119,32 @@ def _database(resource: Resource, kind: str, limit: _Limit, members: list[Resour
     elif "postgres" not in str(engine):
         reason = f"engine {engine} is not PostgreSQL; give --max-connections"
         quantity = unknown(reason, resource.where("Engine"))
-    if unread := _unread_group(groups):
-        quantity = unknown(f"{unread}; give --max-connections", resource.where())
+    for each, key in itertools.product(groups, _PARAMETER_GROUPS):
+        named = each.get(key)
+        is_own = isinstance(named, Reference) and named.stack == each.stack.name
+        # RDS's own groups set nothing.
+        is_default = isinstance(named, str) and named.startswith("default")
+        if named is not None and not is_own and not is_default:
+            shown = f" {named}" if isinstance(named, str) else ""
+            reason = f"the parameter group{shown} ({each.where(key)}) is not in the templates"
+            quantity = unknown(f"{reason}; give --max-connections", resource.where())
+            break
     if isinstance(resource.present, Unknown):
         reason = f"it is unknown whether the database exists: {resource.present.reason}"
         quantity = unknown(reason, resource.where())
+    reserved, labels = known(0, "", resource.where()), []
+    for name, default in _RESERVES.items():
+        found = _parameter(groups, name)
+        number = known(default, "")
+        if found is not None:
+            number = whole_number(found.value, name, found.origin, found.where)
+        if number.value is None:
+            reserved = number
+            break
+        if number.value:
+            labels.append(f"{number.value} {name}{f' ({number.origin})' if number.origin else ''}")
+        both = (reserved.value or 0) + number.value
+        reserved = known(both, " + ".join(labels), resource.where())
     return Database(
         name=resource.logical_id,
         kind=kind,
@@ -133,26 +154,9 @@ def _database(resource: Resource, kind: str, limit: _Limit, members: list[Resour
         instance_class=limit.instance_class,
         nominal=limit.nominal,
         carried=limit.carried,
-        reserved=_reserved(groups),
+        reserved=reserved,
         resources=tuple({resource.key, *(each.key for each in members)}),
     )
-
-
-def _reserved(groups: list[Resource]) -> Quantity:
-    """Add up the connections that the server reserves for its administrators and others."""
-    labels, reserved = [], 0
-    for name, default in _RESERVES.items():
-        found = _parameter(groups, name)
-        number = known(default, "")
-        if found is not None:
-            number = whole_number(found.value, name, found.origin, found.where)
-        if number.value is None:
-            return number
-        reserved += number.value
-        if number.value:
-            origin = f" ({number.origin})" if number.origin else ""
-            labels.append(f"{number.value} {name}{origin}")
-    return known(reserved, " + ".join(labels), groups[0].where())
 
 
 # -- parameter groups -----------------------------------------------------------------------
@@ -168,19 +172,6 @@ def _parameter(resources: list[Resource], name: str) -> _Parameter | None:
                 path = ("Parameters", name)
                 return _Parameter(found, group.logical_id, group.origin(*path), group.where(*path))
     return None
-
-
-def _unread_group(resources: list[Resource]) -> str:
-    """Return which parameter group cannot be read; RDS's own groups set nothing."""
-    for resource in resources:
-        for key in _PARAMETER_GROUPS:
-            named = resource.get(key)
-            if named is None or (isinstance(named, str) and named.startswith("default")):
-                continue
-            if not (isinstance(named, Reference) and named.stack == resource.stack.name):
-                shown = f" {named}" if isinstance(named, str) else ""
-                return f"the parameter group{shown} ({resource.where(key)}) is not in the templates"
-    return ""
 
 
 # -- max_connections ------------------------------------------------------------------------
@@ -256,13 +247,21 @@ def _evaluated(text: str, memory: float) -> int | None:
 
 
 def _by_acu(cluster: Resource, groups: list[Resource]) -> _Limit:
-    path = ("ServerlessV2ScalingConfiguration", "MaxCapacity")
-    origin, where = cluster.origin(*path), cluster.where(*path)
-    low, high = (_acu(cluster, name) for name in ("MinCapacity", "MaxCapacity"))
-    if isinstance(high, Unknown):
-        return _Limit(max_connections=unknown(high.reason, where))
-    if isinstance(low, Unknown):
-        return _Limit(max_connections=unknown(low.reason, where))
+    section = "ServerlessV2ScalingConfiguration"
+    origin, where = cluster.origin(section, "MaxCapacity"), cluster.where(section, "MaxCapacity")
+    bounds: list[float] = []
+    for name, least in (("MaxCapacity", 1), ("MinCapacity", 0)):
+        found, own = cluster.get(section, name), cluster.where(section, name)
+        why = f"the cluster has no {name}" if found is None else why_unknown(found)
+        if why:
+            return _Limit(max_connections=unknown(why, where))
+        try:
+            bounds.append(float(found))
+        except (TypeError, ValueError):
+            raise TemplateError(f"{own}: {name} must be a number of ACU, not {found!r}") from None
+        if not least <= bounds[-1] <= 256:
+            raise TemplateError(f"{own}: {name} must be from {least} to 256 ACU, not {found}")
+    high, low = bounds
     if low > high:
         raise TemplateError(f"{where}: MinCapacity {low:g} is more than MaxCapacity {high:g}")
     cap = SMALL_MINIMUM_CAP if low < 1 else MOST_BY_FORMULA
@@ -277,23 +276,6 @@ def _by_acu(cluster: Resource, groups: list[Resource]) -> _Limit:
     if quantity.value is not None and low < 1 and quantity.value > cap:
         quantity = known(cap, quantity.origin, quantity.where)
     return dataclasses.replace(limit, max_connections=quantity, formula=limit.formula + capped)
-
-
-def _acu(cluster: Resource, name: str) -> float | Unknown:
-    path = ("ServerlessV2ScalingConfiguration", name)
-    found, where = cluster.get(*path), cluster.where(*path)
-    if why := why_unknown(found):
-        return Unknown(f"{name}: {why}")
-    if found is None:
-        return Unknown(f"the cluster has no {name}")
-    try:
-        value = float(found)
-    except (TypeError, ValueError):
-        raise TemplateError(f"{where}: {name} must be a number of ACU, not {found!r}") from None
-    least = 1 if name == "MaxCapacity" else 0
-    if not least <= value <= 256:
-        raise TemplateError(f"{where}: {name} must be from {least} to 256 ACU, not {found}")
-    return value
 
 
 # -- RDS Proxy ------------------------------------------------------------------------------

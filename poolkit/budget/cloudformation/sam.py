@@ -54,8 +54,19 @@ def expand(document: Document, parameters: Mapping[str, Any], region: str) -> di
     logging.getLogger("samtranslator").setLevel(logging.CRITICAL)
     session = boto3.session.Session(region_name=region or "us-east-1")
     translator = Translator({}, Parser(), boto_session=session)
+    template = copy.deepcopy(document.data)
+    code = [
+        (each.get("Properties"), _LOCAL_CODE.get(str(each.get("Type")), ""))
+        for each in (template.get("Resources") or {}).values()
+        if isinstance(each, dict)
+    ]
+    code.append(((template.get("Globals") or {}).get("Function"), "CodeUri"))
+    for properties, name in code:
+        # A function without code is an image's; SAM refuses one that has neither.
+        if isinstance(properties, dict) and isinstance(properties.get(name), str):
+            properties[name] = _PLACEHOLDER
     try:
-        expanded = translator.translate(_with_placeholders(document.data), dict(parameters))
+        expanded = translator.translate(template, dict(parameters))
     except InvalidDocumentException as error:
         first = next(iter(error.causes or []), error)
         logical_id = getattr(first, "_logical_id", None)
@@ -67,21 +78,3 @@ def expand(document: Document, parameters: Mapping[str, Any], region: str) -> di
     # The translator has string and dict types of its own.
     result: dict[str, Any] = json.loads(json.dumps(expanded))
     return result
-
-
-def _with_placeholders(data: Any) -> Any:
-    """Replace local paths of code by a place in S3."""
-    template = copy.deepcopy(data)
-    resources = [
-        (each.get("Properties"), _LOCAL_CODE.get(str(each.get("Type")), ""))
-        for each in (template.get("Resources") or {}).values()
-        if isinstance(each, dict)
-    ]
-    for properties, name in [
-        *resources,
-        ((template.get("Globals") or {}).get("Function"), "CodeUri"),
-    ]:
-        # A function without code is an image's; SAM refuses one that has neither.
-        if isinstance(properties, dict) and isinstance(properties.get(name), str):
-            properties[name] = _PLACEHOLDER
-    return template

@@ -148,19 +148,16 @@ class Stack:
             # Inside a policy document, Condition is a key like any other.
             if name == "Condition" and isinstance(argument, str):
                 return self.condition(argument, self.where(*path, name))
-            if name == "Ref" or name.startswith("Fn::"):
-                return self._call(name, argument, (*path, name))
+            path = (*path, name)
+            if name in FUNCTIONS:
+                return FUNCTIONS[name](self, argument, path)
+            if name in NOT_EVALUATED or name.startswith("Fn::ForEach"):
+                return Unknown(f"{name} is not evaluated")
+            if name.startswith("Fn::"):
+                raise TemplateError(f"{self.where(*path)}: unknown intrinsic function {name}")
+            path = path[:-1]
         values = {name: self.value(found, (*path, name)) for name, found in node.items()}
         return {name: found for name, found in values.items() if found is not NO_VALUE}
-
-    def _call(self, name: str, argument: Any, path: ValuePath) -> Any:
-        if name == "Ref":
-            return self.ref(argument, path)
-        if name in FUNCTIONS:
-            return FUNCTIONS[name](self, argument, path)
-        if name in NOT_EVALUATED or name.startswith("Fn::ForEach"):
-            return Unknown(f"{name} is not evaluated")
-        raise TemplateError(f"{self.where(*path)}: unknown intrinsic function {name}")
 
     def ref(self, name: Any, path: ValuePath) -> Any:
         """Return the result of `Ref`: a parameter's value, or a reference to a resource.

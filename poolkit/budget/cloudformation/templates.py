@@ -55,8 +55,8 @@ class Stacks:
             document=document,
             template=template,
             parameters=parameters,
-            imported=self._imported,
-            output_of=self._nested_output,
+            imported=self.imported,
+            output_of=self.nested_output,
             region=region,
         )
         self.by_name[name] = stack
@@ -102,13 +102,15 @@ class Stacks:
 
         return ParameterValue(value, given.origin, given.where)
 
-    def _nested_output(self, parent: str, logical_id: str, name: str) -> Any:
+    def nested_output(self, parent: str, logical_id: str, name: str) -> Any:
+        """Return an output of a nested stack; Unknown if its template was not read."""
         child = self.by_name.get(f"{parent}/{logical_id}")
         if child is None:
             return Unknown(f"the template of the nested stack {logical_id} was not read")
         return child.output(name)
 
-    def _imported(self, name: str) -> Any:
+    def imported(self, name: str) -> Any:
+        """Return what any stack exports under a name, NO_VALUE if none does."""
         found = (stack.exports(name) for stack in list(self.by_name.values()))
         return next((each for each in found if each is not NO_VALUE), NO_VALUE)
 

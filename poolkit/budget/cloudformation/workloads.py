@@ -173,35 +173,28 @@ def _container(task: Resource, number: int, container: Mapping[str, Any]) -> dic
 
 
 def _tasks(service: Resource) -> Quantity:
-    """Return the most tasks outside a deployment."""
+    """Return the most tasks outside a deployment: the autoscaling maximum or the desired count."""
     if service.get("SchedulingStrategy") == "DAEMON":
         return unknown("a DAEMON service has a task on every container instance", service.where())
     desired = service.quantity("DesiredCount", default=1, why="1 task, the default of DesiredCount")
-    target = _scalable_target(service)
-    if isinstance(target, Unknown):
-        return unknown(target.reason, service.where())
-    if target is None or target.present is False:
-        return desired
-    if isinstance(target.present, Unknown):
-        return unknown(f"its autoscaling: {target.present.reason}", target.where())
-    most = target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")
-    if most.value is None or desired.value is None or most.value >= desired.value:
-        return most
+    targets = [
+        each
+        for each in service.stack.of_type("AWS::ApplicationAutoScaling::ScalableTarget")
+        if each.get("ServiceNamespace") in ("ecs", None)
+    ]
+    named = [_names_service(each.get("ResourceId"), service) for each in targets]
+    if True in named:
+        target = targets[named.index(True)]
+        if isinstance(target.present, Unknown):
+            return unknown(f"its autoscaling: {target.present.reason}", target.where())
+        most = target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")
+        if most.value is None or desired.value is None or most.value >= desired.value:
+            return most
+    elif None in named:
+        where = targets[named.index(None)].where("ResourceId")
+        reason = f"the service that a scalable target scales is unknown ({where})"
+        return unknown(reason, service.where())
     return desired
-
-
-def _scalable_target(service: Resource) -> Resource | Unknown | None:
-    unclear: Unknown | None = None
-    for target in service.stack.of_type("AWS::ApplicationAutoScaling::ScalableTarget"):
-        if target.get("ServiceNamespace") not in ("ecs", None):
-            continue
-        is_named = _names_service(target.get("ResourceId"), service)
-        if is_named is True:
-            return target
-        if is_named is None:
-            where = target.where("ResourceId")
-            unclear = Unknown(f"the service that a scalable target scales is unknown ({where})")
-    return unclear
 
 
 def _names_service(resource_id: Any, service: Resource) -> bool | None:
@@ -243,16 +236,34 @@ def _ecs_overlap(service: Resource) -> Overlap:
 
 def _functions(stack: Stack) -> Iterator[Workload]:
     for function in stack.of_type("AWS::Lambda::Function"):
-        name = function.get("FunctionName")
-        path = ("Environment", "Variables")
-        variables = function.get(*path)
+        where, path = function.where(), ("Environment", "Variables")
+        name, variables = function.get("FunctionName"), function.get(*path)
+        why = "without ReservedConcurrentExecutions, only the account's quota limits it"
+        for source in _of_function(function, "AWS::Lambda::EventSourceMapping"):
+            most = source.get("ScalingConfig", "MaximumConcurrency")
+            if most is not None:
+                # It limits this source, and no other caller.
+                why += f" (MaximumConcurrency {most} limits one event source only)"
+                break
+        concurrency = function.quantity("ReservedConcurrentExecutions", why=why)
+        if function.get("CapacityProviderConfig") is not None:
+            why = (
+                "the capacity provider of a managed instance function decides how many execution "
+                "environments it has"
+            )
+            concurrency = unknown(why, function.where("CapacityProviderConfig"))
+        origin = f"{where}: frozen execution environments of the old version keep their connections"
+        for alias in _of_function(function, "AWS::Lambda::Alias"):
+            if "UpdatePolicy" in alias.definition or alias.get("RoutingConfig") is not None:
+                origin += f", gradual deployment by alias {alias.logical_id}"
+                break
         yield Workload(
             name=name if isinstance(name, str) else function.logical_id,
             platform="Lambda function",
             unit="execution environment",
-            where=function.where(),
-            instances=_concurrency(function),
-            overlap=_function_overlap(function),
+            where=where,
+            instances=concurrency,
+            overlap=Overlap(kind="percent", amount=100, origin=origin),
             variables={
                 key: _variable(value, function.origin(*path, key))
                 for key, value in (variables.items() if isinstance(variables, dict) else ())
@@ -260,33 +271,6 @@ def _functions(stack: Stack) -> Iterator[Workload]:
             unread_variables=variables.reason if isinstance(variables, Unknown) else "",
             resource=function.key,
         )
-
-
-def _concurrency(function: Resource) -> Quantity:
-    if function.get("CapacityProviderConfig") is not None:
-        return unknown(
-            "the capacity provider of a managed instance function decides how many execution "
-            "environments it has",
-            function.where("CapacityProviderConfig"),
-        )
-    why = "without ReservedConcurrentExecutions, only the account's quota limits it"
-    for source in _of_function(function, "AWS::Lambda::EventSourceMapping"):
-        most = source.get("ScalingConfig", "MaximumConcurrency")
-        if most is not None:
-            # It limits this source, and no other caller.
-            why += f" (MaximumConcurrency {most} limits one event source only)"
-            break
-    return function.quantity("ReservedConcurrentExecutions", why=why)
-
-
-def _function_overlap(function: Resource) -> Overlap:
-    """Return the old version's execution environments, which stay frozen after a deployment."""
-    origin = f"{function.where()}: frozen execution environments of the old version keep their connections"
-    for alias in _of_function(function, "AWS::Lambda::Alias"):
-        if "UpdatePolicy" in alias.definition or alias.get("RoutingConfig") is not None:
-            origin += f", gradual deployment by alias {alias.logical_id}"
-            break
-    return Overlap(kind="percent", amount=100, origin=origin)
 
 
 def _of_function(function: Resource, kind: str) -> Iterator[Resource]:

@@ -115,8 +115,17 @@ def _service(document: Document, name: str, within: tuple[tuple[Path, str], ...]
         return found.over(_service(document, base, (*within, here)))
     other = _read(document.path.parent / file, where)
     extended = _service(other, base, (*within, here))
-    folder = other.path.resolve().parent
-    return found.over(extended._replace(content=_with_absolute_files(extended.content, folder)))
+    if isinstance(extended.content, dict) and "env_file" in extended.content:
+        # The paths are relative to the other file's folder.
+        folder = other.path.resolve().parent
+        absolute = [
+            {**each, "path": str(folder / str(each.get("path")))}
+            if isinstance(each, dict)
+            else str(folder / str(each))
+            for each in _listed(extended.content["env_file"])
+        ]
+        extended = extended._replace(content={**extended.content, "env_file": absolute})
+    return found.over(extended)
 
 
 def _own(document: Document, name: str) -> _Service:
@@ -141,19 +150,6 @@ def _own(document: Document, name: str) -> _Service:
                 locations["environment", key] = locations["environment", number]
         content = {**content, "environment": variables}
     return _Service(content, locations)
-
-
-def _with_absolute_files(content: Any, folder: Path) -> Any:
-    """Resolve the env files of a service in another folder, which are relative to that folder."""
-    if not isinstance(content, dict) or "env_file" not in content:
-        return content
-    absolute = [
-        {**each, "path": str(folder / str(each.get("path")))}
-        if isinstance(each, dict)
-        else str(folder / str(each))
-        for each in _listed(content["env_file"])
-    ]
-    return {**content, "env_file": absolute}
 
 
 def _merged(base: Mapping[str, Any], service: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,14 @@ class _Service:
                 words += filled if isinstance(found, list) else shlex.split(" ".join(filled))
             except ValueError:
                 words += filled
+        networks = self._service.get("networks")
+        aliases = [
+            str(alias)
+            for network in (networks if isinstance(networks, dict) else ())
+            for alias in document.items(*path, "networks", network, "aliases")
+        ]
+        keys = ("hostname", "container_name")
+        own_names = [str(self._service[key]) for key in keys if key in self._service]
         return Workload(
             name=self._name,
             platform="compose service",
@@ -99,7 +107,7 @@ class _Service:
             command_origin=str(document.where(*path, "command")),
             unread_variables=unread,
             mounted=self._mounted(),
-            hosts=self._hosts(),
+            hosts=(self._name, *own_names, *aliases),
         )
 
     def _text(self, found: Any) -> Any:
@@ -167,27 +175,26 @@ class _Service:
             if not file.is_file():
                 unread = f"{named} does not exist"
                 continue
-            for key, text in read_variables(_content(file)).items():
-                found[key] = Variable(text=text, origin=str(file))
+            for key, written in read_variables(_content(file)).items():
+                found[key] = Variable(text=written, origin=str(file))
         if "image" not in self._service and "build" not in self._service:
             unread = (
                 "it has neither image nor build, so it is a part of another file's service: name "
                 "the output of `docker compose config`"
             )
         for key, value in self._document.mapping(*path).items():
-            found[key] = self._variable(key, value, str(self._document.where(*path, key)))
+            origin = str(self._document.where(*path, key))
+            text: Any = self._text(value)
+            if value is None:  # passed on from the shell that starts it
+                text = self._variables.get(key)
+                if text is None:
+                    text = Unknown(f"{key} is taken from the shell")
+            if isinstance(text, Unknown):
+                partly = _VARIABLE.sub("", str(value or ""))
+                found[key] = Variable(text=None, origin=origin, reason=text.reason, partly=partly)
+            else:
+                found[key] = Variable(text=str(as_text(text)), origin=origin)
         return found, unread
-
-    def _variable(self, name: str, value: Any, origin: str) -> Variable:
-        if value is None:  # passed on from the shell that starts it
-            text = self._variables.get(name)
-            reason = "" if text is not None else f"{name} is taken from the shell"
-            return Variable(text=text, origin=origin, reason=reason)
-        text = self._text(value)
-        if isinstance(text, Unknown):
-            partly = _VARIABLE.sub("", str(value))
-            return Variable(text=None, origin=origin, reason=text.reason, partly=partly)
-        return Variable(text=str(as_text(text)), origin=origin)
 
     def _mounted(self) -> dict[str, str]:
         """Return the texts of its configuration files, by name."""
@@ -206,16 +213,3 @@ class _Service:
     def _file(self, name: Any) -> str:
         file = self._document.path.parent / str(name)
         return _content(file) if name and file.is_file() else ""
-
-    def _hosts(self) -> tuple[str, ...]:
-        """Return the names that other services can connect to it by."""
-        networks = self._service.get("networks")
-        path = ("services", self._name, "networks")
-        aliases = [
-            str(alias)
-            for network in (networks if isinstance(networks, dict) else ())
-            for alias in self._document.items(*path, network, "aliases")
-        ]
-        keys = ("hostname", "container_name")
-        own = [str(self._service[key]) for key in keys if key in self._service]
-        return (self._name, *own, *aliases)

@@ -136,34 +136,25 @@ def _render(kustomization: Document, within: tuple[Path, ...]) -> list[Document]
             else:
                 read = (each for each in read_documents(path) if isinstance(each.data, dict))
                 found += [each for document in read for each in objects(document)]
-    for made, behavior in _generated(kustomization):
-        found = _with_generated(found, made, behavior)
+    found = _with_generated(found, kustomization)
     found = [_patched(document, kustomization) for document in found]
-    return [_scaled(document, kustomization) for document in found]
+    for number, each in enumerate(kustomization.data.get("replicas") or []):
+        patch, where = (
+            {"spec": {"replicas": each.get("count")}},
+            kustomization.where("replicas", number),
+        )
+        found = [
+            _merged(document, patch, where, None)
+            if document.at("metadata", "name") == each.get("name")
+            and document.data.get("kind") in ("Deployment", "StatefulSet")
+            else document
+            for document in found
+        ]
+    return found
 
 
-def _with_generated(found: list[Document], made: Document, behavior: str) -> list[Document]:
-    """Add a generated ConfigMap, or put it over the one of its name from the resources."""
-    before = [
-        each
-        for each in found
-        if each.data.get("kind") == "ConfigMap"
-        and each.at("metadata", "name") == made.at("metadata", "name")
-    ]
-    if behavior == "create" or not before:
-        return [*found, made]
-    if behavior == "merge":
-        data = {**before[-1].mapping("data"), **made.mapping("data")}
-        elsewhere: dict[ValuePath, SourceLocation] = {
-            ("data", key): (made if key in made.mapping("data") else before[-1]).where("data", key)
-            for key in data
-        }
-        made = dataclasses.replace(made, data={**made.data, "data": data}, elsewhere=elsewhere)
-    return [*(each for each in found if each not in before), made]
-
-
-def _generated(kustomization: Document) -> Iterator[tuple[Document, str]]:
-    """Return the ConfigMaps that are generated, each with its `behavior`."""
+def _with_generated(found: list[Document], kustomization: Document) -> list[Document]:
+    """Add the generated ConfigMaps, or put them over those of their names from the resources."""
     for number, generator in enumerate(kustomization.data.get("configMapGenerator") or []):
         path: ValuePath = ("configMapGenerator", number)
         data: dict[str, str] = {}
@@ -179,9 +170,23 @@ def _generated(kustomization: Document) -> Iterator[tuple[Document, str]]:
             key, separator, name = str(entry).partition("=")
             named = name if separator else key
             data[key if separator else Path(named).name] = _text(kustomization, path, named)
-        made = {"kind": "ConfigMap", "metadata": {"name": generator.get("name")}, "data": data}
-        document = Document(kustomization.path, kustomization.file, made, {}, elsewhere)
-        yield document, str(generator.get("behavior") or "create")
+        name, behavior = generator.get("name"), str(generator.get("behavior") or "create")
+        before = [
+            each
+            for each in found
+            if each.data.get("kind") == "ConfigMap" and each.at("metadata", "name") == name
+        ]
+        if behavior == "merge" and before:
+            kept = {
+                key: text for key, text in before[-1].mapping("data").items() if key not in data
+            }
+            elsewhere |= {("data", key): before[-1].where("data", key) for key in kept}
+            data = {**kept, **data}
+        if behavior != "create":
+            found = [each for each in found if each not in before]
+        made = {"kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+        found = [*found, Document(kustomization.path, kustomization.file, made, {}, elsewhere)]
+    return found
 
 
 def _text(kustomization: Document, path: ValuePath, named: str) -> str:
@@ -191,57 +196,46 @@ def _text(kustomization: Document, path: ValuePath, named: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _scaled(document: Document, kustomization: Document) -> Document:
-    for number, each in enumerate(kustomization.data.get("replicas") or []):
-        named = document.data.get("metadata", {}).get("name")
-        if each.get("name") == named and document.data.get("kind") in ("Deployment", "StatefulSet"):
-            patch = {"spec": {"replicas": each.get("count")}}
-            return _merged(document, patch, kustomization.where("replicas", number), None)
-    return document
-
-
 # -- patches --------------------------------------------------------------------------------
 
 
 def _patched(document: Document, kustomization: Document) -> Document:
-    """Apply every patch of a kustomization to a document that it is meant for."""
-    for patch, target, where in _patches(kustomization):
-        metadata = document.data.get("metadata") or {}
-        kind, name = target.get("kind"), target.get("name")
-        if not target and isinstance(patch.data, dict):
-            kind = patch.data.get("kind") or ""
-            name = (patch.data.get("metadata") or {}).get("name") or ""
-        is_meant = kind in (None, document.data.get("kind")) and name in (
-            None,
-            metadata.get("name"),
-        )
-        if is_meant and isinstance(patch.data, list):
-            document = _json_patched(document, patch, where)
-        elif is_meant and isinstance(patch.data, dict):
-            document = _merged(document, patch.data, where, patch)
-    return document
-
-
-def _patches(
-    kustomization: Document,
-) -> Iterator[tuple[Document, dict[str, Any], SourceLocation]]:
-    """Return every patch with its target and its location in the kustomization."""
-    folder = kustomization.path.parent
+    """Apply every patch of a kustomization that is meant for a document."""
     for key in ("patches", "patchesStrategicMerge", "patchesJson6902"):
         for number, entry in enumerate(kustomization.data.get(key) or []):
             where = kustomization.where(key, number)
             written = entry if isinstance(entry, dict) else {"path": entry}
             target = written.get("target") or {}
             if "path" in written:
-                file = folder / str(written["path"])
+                file = kustomization.path.parent / str(written["path"])
                 if not file.is_file():
                     raise TemplateError(f"{where}: {file} does not exist")
-                for document in read_documents(file):
-                    yield document, target, document.where()
+                patches = read_documents(file)
             else:
                 text = str(written.get("patch") or "")
-                for document in parse_documents(text, kustomization.path):
-                    yield dataclasses.replace(document, lines={}), target, where
+                # Lines inside the patch would not be lines of the kustomization.
+                inline = parse_documents(text, kustomization.path)
+                patches = [dataclasses.replace(patch, lines={}) for patch in inline]
+            for patch in patches:
+                own = patch.where() if patch.lines else where
+                if isinstance(patch.data, list) and _selects(target, document):
+                    document = _json_patched(document, patch, own)
+                elif isinstance(patch.data, dict) and _selects(
+                    target or _identity(patch), document
+                ):
+                    document = _merged(document, patch.data, own, patch)
+    return document
+
+
+def _identity(document: Document) -> dict[str, Any]:
+    name = document.at("metadata", "name")
+    return {"kind": document.data.get("kind") or "", "name": name or ""}
+
+
+def _selects(target: dict[str, Any], document: Document) -> bool:
+    """Return whether a patch's target, or its own kind and name, is a document."""
+    own = _identity(document)
+    return all(target.get(key) in (None, own[key]) for key in own)
 
 
 def _merged(

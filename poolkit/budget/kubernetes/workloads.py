@@ -82,6 +82,10 @@ class _Pod:
         words = [*document.items(*path, "command"), *document.items(*path, "args")]
         # Kubernetes writes a variable $(NAME).
         command = tuple(re.sub(r"\$\((\w+)\)", r"${\1}", str(word)) for word in words)
+        pod = path[:-2] if isinstance(path[-1], int) else path[:-1]
+        volumes = document.mappings(*pod, "volumes")
+        volume_maps = {str(get_path(volume, "configMap", "name")) for volume in volumes}
+        labels = document.mapping("spec", "template", "metadata", "labels")
         return Workload(
             name=name_of(document) if alone and not before else inner,
             platform="init container" if before else kind_of(document),
@@ -95,8 +99,20 @@ class _Pod:
             command_origin=str(document.where(*path, "args" if "args" in container else "command")),
             unread_variables=unread,
             hidden_variables=hidden,
-            mounted=self._mounted(path),
-            hosts=self._hosts(),
+            mounted={
+                str(key): str(text)
+                for name, config in self._config_maps.items()
+                if name in volume_maps
+                for key, text in config.mapping("data").items()
+            },
+            hosts=tuple(
+                name_of(service)
+                for service in self._of_kind("Service")
+                for selector in (service.at("spec", "selector"),)
+                if isinstance(selector, dict)
+                and selector
+                and all(labels.get(key) == value for key, value in selector.items())
+            ),
         )
 
     # -- how many pods ----------------------------------------------------------------------
@@ -104,26 +120,34 @@ class _Pod:
     def _pods(self) -> Quantity:
         """Return the most pods outside a rollout."""
         document, kind = self._document, kind_of(self._document)
-        own = (kind, name_of(document))
-        for each in self._objects:
-            # Argo's Rollout runs the pods of a Deployment in its place.
-            if (
-                each.at("spec", "workloadRef", "kind"),
-                each.at("spec", "workloadRef", "name"),
-            ) == own:
-                reason = (
-                    f"{kind_of(each)} {name_of(each)} runs its pods, and their number is unknown"
-                )
-                return unknown(reason, each.where("kind"))
-        spec = document.where("spec")
-        if kind not in PODS:
-            return unknown(f"the number of pods of a {kind} is unknown", document.where("kind"))
-        if kind == "DaemonSet":
-            return unknown("a DaemonSet has a pod on every node", spec)
+        own, where, reason = (kind, name_of(document)), document.where("spec"), ""
+        policy = document.at("spec", "concurrencyPolicy") or "Allow"
+        # Argo's Rollout runs the pods of a Deployment in its place.
+        rollouts = [
+            each
+            for each in self._objects
+            if tuple(each.at("spec", "workloadRef", key) for key in ("kind", "name")) == own
+        ]
+        if rollouts:
+            other = rollouts[0]
+            reason = f"{kind_of(other)} {name_of(other)} runs its pods, and their number is unknown"
+            where = other.where("kind")
+        elif kind not in PODS:
+            reason, where = f"the number of pods of a {kind} is unknown", document.where("kind")
+        elif kind == "DaemonSet":
+            reason = "a DaemonSet has a pod on every node"
+        elif kind == "CronJob" and policy == "Allow":
+            reason = (
+                "concurrencyPolicy is Allow, so a run that hangs adds to the next ones; set Forbid"
+            )
+            where = document.where("spec", "concurrencyPolicy")
+        if reason:
+            return unknown(reason, where)
         if kind == "Pod":
-            return known(1, str(spec), spec)
+            return known(1, str(where), where)
         if kind in ("Job", "CronJob"):
-            return self._job_pods()
+            path: ValuePath = ("spec", "jobTemplate", "spec") if kind == "CronJob" else ("spec",)
+            return _number(document, (*path, "parallelism"), 1, "1, the default of parallelism")
         replicas = _number(document, ("spec", "replicas"), 1, "1, the default of replicas")
         maxima = [
             _maximum(each)
@@ -132,24 +156,12 @@ class _Pod:
             if (target.get("kind", "Deployment"), target.get("name")) == own
         ]
         # An autoscaler also reduces replicas that are above its maximum. An unknown one is the most.
+        unlimited = float("inf")
         return max(
             maxima,
-            key=lambda each: float("inf") if each.value is None else each.value,
+            key=lambda each: unlimited if each.value is None else each.value,
             default=replicas,
         )
-
-    def _job_pods(self) -> Quantity:
-        document = self._document
-        if kind_of(document) == "Job":
-            path: ValuePath = ("spec", "parallelism")
-        elif (document.at("spec", "concurrencyPolicy") or "Allow") == "Allow":
-            return unknown(
-                "concurrencyPolicy is Allow, so a run that hangs adds to the next ones; set Forbid",
-                document.where("spec", "concurrencyPolicy"),
-            )
-        else:
-            path = ("spec", "jobTemplate", "spec", "parallelism")
-        return _number(document, path, 1, "1, the default of parallelism")
 
     def _overlap(self) -> Overlap:
         document = self._document
@@ -173,78 +185,48 @@ class _Pod:
     def _variables(self, path: ValuePath) -> tuple[dict[str, Variable], str, str]:
         """Return the variables, which ConfigMap is not read, and which Secret is not."""
         document = self._document
+        secrets = {name_of(each): each for each in reversed(list(self._of_kind("Secret")))}
         found: dict[str, Variable] = {}
         unread = hidden = ""
         for number, source in enumerate(document.mappings(*path, "envFrom")):
             prefix = str(source.get("prefix") or "")
-            secret_name = document.at(*path, "envFrom", number, "secretRef", "name")
-            if secret_name is not None:
-                secrets = self._of_kind("Secret")
-                secret = next((each for each in secrets if name_of(each) == secret_name), None)
-                if secret is None:
-                    hidden = hidden or f"Secret {secret_name}"
-                else:
-                    found |= _of_secret(secret, prefix)
+            named = document.at(*path, "envFrom", number, "secretRef", "name")
+            secret = secrets.get(str(named))
+            if secret is not None:
+                keys = [("data", key) for key in secret.mapping("data")]
+                keys += [("stringData", key) for key in secret.mapping("stringData")]
+                for section, key in keys:
+                    # The values are not looked at.
+                    where = str(secret.where(section, key))
+                    variable = Variable(text=None, origin=where, reason="it is in a secret")
+                    found[f"{prefix}{key}"] = variable
+            elif named is not None:
+                hidden = hidden or f"Secret {named}"
             named = document.at(*path, "envFrom", number, "configMapRef", "name")
-            if not isinstance(named, str):
-                continue
-            config = self._config_maps.get(named)
-            if config is None:
+            config = self._config_maps.get(str(named))
+            if config is not None:
+                for key, value in config.mapping("data").items():
+                    where = str(config.where("data", key))
+                    found[f"{prefix}{key}"] = Variable(text=str(value), origin=where)
+            elif named is not None:
                 unread = f"ConfigMap {named} is not in the manifests, or more than once"
-                continue
-            for key, value in config.mapping("data").items():
-                origin = str(config.where("data", key))
-                found[f"{prefix}{key}"] = Variable(text=str(value), origin=origin)
         for number, each in enumerate(document.mappings(*path, "env")):
             where = str(document.where(*path, "env", number))
             found[str(each.get("name"))] = self._variable(each, where)
         return found, unread, hidden
 
     def _variable(self, each: dict[str, Any], origin: str) -> Variable:
+        """Return one item of `env`: a text, or a key of a ConfigMap or Secret."""
         if "value" in each:
             return Variable(text=str(each["value"]), origin=origin)
-        config = self._config_maps.get(str(get_path(each, "valueFrom", "configMapKeyRef", "name")))
-        key = str(get_path(each, "valueFrom", "configMapKeyRef", "key"))
+        source = each.get("valueFrom")
+        config = self._config_maps.get(str(get_path(source, "configMapKeyRef", "name")))
+        key = str(get_path(source, "configMapKeyRef", "key"))
         if config is not None and key in config.mapping("data"):
             where = str(config.where("data", key))
             return Variable(text=str(config.at("data", key)), origin=where)
-        source = each.get("valueFrom")
-        shown = next(iter(source), "") if isinstance(source, dict) else "nothing"
-        return Variable(text=None, origin=origin, reason=f"its value is from {shown}")
-
-    def _mounted(self, container: ValuePath) -> dict[str, str]:
-        """Return the files of the ConfigMaps that the pod mounts."""
-        pod = container[:-2] if isinstance(container[-1], int) else container[:-1]
-        volumes = self._document.mappings(*pod, "volumes")
-        named = {str(get_path(volume, "configMap", "name")) for volume in volumes}
-        return {
-            str(key): str(text)
-            for name, config in self._config_maps.items()
-            if name in named
-            for key, text in config.mapping("data").items()
-        }
-
-    def _hosts(self) -> tuple[str, ...]:
-        """Return the names of the Services whose selectors match the pod's labels."""
-        labels = self._document.mapping("spec", "template", "metadata", "labels")
-        found = []
-        for service in self._of_kind("Service"):
-            selector = service.at("spec", "selector")
-            wanted = selector.items() if isinstance(selector, dict) else ()
-            if wanted and all(labels.get(key) == value for key, value in wanted):
-                found.append(name_of(service))
-        return tuple(found)
-
-
-def _of_secret(secret: Document, prefix: str) -> dict[str, Variable]:
-    """Return the variables of a Secret in the manifests; their values are not looked at."""
-    return {
-        f"{prefix}{key}": Variable(
-            text=None, origin=str(secret.where(section, key)), reason="it is in a secret"
-        )
-        for section in ("data", "stringData")
-        for key in secret.mapping(section)
-    }
+        kind = next(iter(source), "") if isinstance(source, dict) else "nothing"
+        return Variable(text=None, origin=origin, reason=f"its value is from {kind}")
 
 
 def _maximum(scaler: Document) -> Quantity:

@@ -54,17 +54,24 @@ class ProcessCount(NamedTuple):
 def processes(workload: Workload) -> ProcessCount:
     """Return how many processes one instance runs, as far as its command line tells."""
     if workload.command is None:
-        return ProcessCount(_without_command(workload))
+        reason = (
+            "the image decides which command runs; give the processes with "
+            f"--service {workload.name}=POOL+OVERFLOWxPROCESSES"
+        )
+        has_number = bool(workload.text("WEB_CONCURRENCY"))
+        return ProcessCount(
+            _of_variable("WEB_CONCURRENCY", workload)
+            if has_number
+            else unknown(reason, workload.where)
+        )
     if len(workload.command) == 1:
         # One text with spaces goes to a shell in the image's entry point.
         script = read_script(_expanded(workload.command[0], workload))
     else:
         script = Script([tuple(_expanded(word, workload) for word in workload.command)])
     script = _without_shells(script, workload)
-    if script is None:
+    if script is None or not any(script.groups):
         return _unclear(workload, workload.command)
-    if not any(script.groups):
-        return ProcessCount(unknown(f"{workload.name}: the command is empty", workload.where))
     found = [[_of_command(words, workload) for words in group] for group in script.groups]
     unclear = next((each for group in found for each in group if not each.number.is_known), None)
     if unclear is not None:
@@ -77,16 +84,6 @@ def processes(workload: Workload) -> ProcessCount:
     together = sum(each.number.value or 0 for each in started)
     origin = f"{workload.command_origin}: all programs together"
     return ProcessCount(known(max(1, together), origin, workload.where))
-
-
-def _without_command(workload: Workload) -> Quantity:
-    if "WEB_CONCURRENCY" in workload.variables and workload.text("WEB_CONCURRENCY"):
-        return _of_variable("WEB_CONCURRENCY", workload)
-    reason = (
-        "the image decides which command runs; give the processes with "
-        f"--service {workload.name}=POOL+OVERFLOWxPROCESSES"
-    )
-    return unknown(reason, workload.where)
 
 
 def names_program(workload: Workload, programs: Collection[str]) -> bool:

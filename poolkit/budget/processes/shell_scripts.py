@@ -41,8 +41,15 @@ def read_script(text: str) -> Script | None:
     Functions, cases, groups and subshells are not followed, nor a loop that starts commands in
     the background: the text does not tell how many.
     """
-    tokens = _tokens(text)
-    if tokens is None or any(
+    lexer = shlex.shlex(
+        _COMMENT.sub("", text.replace("\\\n", " ")), posix=True, punctuation_chars=_PUNCTUATION
+    )
+    lexer.commenters, lexer.whitespace, lexer.whitespace_split = "", " \t\r", True
+    try:
+        tokens = list(lexer)
+    except ValueError:
+        return None
+    if any(
         token in _NOT_FOLLOWED or "`" in token or "$(" in token or token.endswith("$")
         for token in tokens
     ):
@@ -80,16 +87,3 @@ def _end_command(script: Script, pending: list[Words], operator: str) -> list[Wo
         script.foreground += pending
         return []
     return pending
-
-
-def _tokens(text: str) -> list[str] | None:
-    lexer = shlex.shlex(
-        _COMMENT.sub("", text.replace("\\\n", " ")), posix=True, punctuation_chars=_PUNCTUATION
-    )
-    lexer.commenters = ""
-    lexer.whitespace = " \t\r"
-    lexer.whitespace_split = True
-    try:
-        return list(lexer)
-    except ValueError:
-        return None

@@ -183,19 +183,16 @@ class _DocumentReader:
             self._open.discard(id(node))
 
     def _plain(self, node: yaml.Node, path: ValuePath) -> Any:
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(each, (*path, n)) for n, each in enumerate(node.value)]
-        # Dates stay text, and 1:30 is not ninety.
-        if node.tag in _TEXT_TAGS or (node.tag in _NUMBER_TAGS and ":" in node.value):
-            return node.value
-        try:
-            return self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            return node.value
-
-    def _mapping(self, node: yaml.MappingNode, path: ValuePath) -> dict[str, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            # Dates stay text, and 1:30 is not ninety.
+            if node.tag in _TEXT_TAGS or (node.tag in _NUMBER_TAGS and ":" in node.value):
+                return node.value
+            try:
+                return self._scalars.construct_object(node)
+            except (yaml.YAMLError, ValueError):
+                return node.value
         found: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:

@@ -70,13 +70,9 @@ def find_environment(name: str, folders: Iterable[Path]) -> Environment:
         TemplateError: it is broken; the message names the line if there is one.
     """
     tried = [folder / "environments" / f"{name}.toml" for folder in folders]
-    for file in tried:
-        if file.is_file():
-            return _read_environment(name, file)
-    raise BudgetError(f"environment {name}: there is no {' or '.join(map(str, tried))}")
-
-
-def _read_environment(name: str, file: Path) -> Environment:
+    file = next((each for each in tried if each.is_file()), None)
+    if file is None:
+        raise BudgetError(f"environment {name}: there is no {' or '.join(map(str, tried))}")
     try:
         text = file.read_text(encoding="utf-8")
         found = tomllib.loads(text)
@@ -128,32 +124,30 @@ def read_parameters(arguments: Iterable[str]) -> dict[str, ParameterValue]:
         BudgetError: an argument is neither.
         TemplateError: a file cannot be read.
     """
-    found: dict[str, ParameterValue] = {}
+    given: dict[str, ParameterValue] = {}
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if separator:
-            found[name.strip()] = ParameterValue(value, f"--parameters {argument}")
-        elif Path(argument).is_file():
-            found |= _read_json(Path(argument))
-        else:
+            given[name.strip()] = ParameterValue(value, f"--parameters {argument}")
+            continue
+        file = Path(argument)
+        if not file.is_file():
             raise BudgetError(
                 f"--parameters {argument}: neither Key=Value nor an existing JSON file"
             )
-    return found
-
-
-def _read_json(file: Path) -> dict[str, ParameterValue]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise TemplateError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TemplateError(f"{file}: cannot be read: {error}") from None
-    if isinstance(found, dict) and isinstance(found.get("Parameters"), dict | list):
-        found = found["Parameters"]
-    if isinstance(found, list):
-        pairs = [each for each in found if isinstance(each, dict) and "ParameterKey" in each]
-        found = {each["ParameterKey"]: each.get("ParameterValue") for each in pairs}
-    if not isinstance(found, dict):
-        raise TemplateError(f"{file}: must hold an object of parameters")
-    return {name: _from_file(value, SourceLocation(str(file))) for name, value in found.items()}
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise TemplateError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TemplateError(f"{file}: cannot be read: {error}") from None
+        if isinstance(found, dict) and isinstance(found.get("Parameters"), dict | list):
+            found = found["Parameters"]
+        if isinstance(found, list):
+            pairs = [each for each in found if isinstance(each, dict) and "ParameterKey" in each]
+            found = {each["ParameterKey"]: each.get("ParameterValue") for each in pairs}
+        if not isinstance(found, dict):
+            raise TemplateError(f"{file}: must hold an object of parameters")
+        where = SourceLocation(str(file))
+        given |= {key: _from_file(text, where) for key, text in found.items()}
+    return given

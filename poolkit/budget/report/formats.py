@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from poolkit.budget.report.rows import (
@@ -223,6 +224,8 @@ def _property(text: str) -> str:
 
 def as_sarif(budget: Budget, version: str) -> dict[str, Any]:
     """Return a SARIF 2.1.0 log (OASIS, Static Analysis Results Interchange Format)."""
+    from urllib.parse import quote  # noqa: PLC0415  (for SARIF only)
+
     rule_ids = list(RULES)
     driver = {
         "name": "poolkit budget",
@@ -238,7 +241,9 @@ def as_sarif(budget: Budget, version: str) -> dict[str, Any]:
             "message": {"text": each.text},
         }
         if each.where is not None:
-            place: dict[str, Any] = {"artifactLocation": {"uri": _uri(each.where.file)}}
+            file = Path(each.where.file)
+            uri = file.as_uri() if file.is_absolute() else quote(file.as_posix())
+            place: dict[str, Any] = {"artifactLocation": {"uri": uri}}
             if each.where.line is not None:
                 place["region"] = {"startLine": each.where.line}
             result["locations"] = [{"physicalLocation": place}]
@@ -248,11 +253,3 @@ def as_sarif(budget: Budget, version: str) -> dict[str, Any]:
         "version": "2.1.0",
         "runs": [{"tool": {"driver": driver}, "results": results}],
     }
-
-
-def _uri(file: str) -> str:
-    from pathlib import Path  # noqa: PLC0415  (for SARIF only)
-    from urllib.parse import quote  # noqa: PLC0415  (the same)
-
-    path = Path(file)
-    return path.as_uri() if path.is_absolute() else quote(path.as_posix())

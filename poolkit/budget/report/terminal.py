@@ -43,10 +43,10 @@ def print_budget(budget: Budget, console: Console) -> None:
         for (reason, where), several in by_reason
     ]
     _section(console, "Not counted", left_out)
-    unknown = [
-        (gap.of, [f"{gap.number.replace('_', ' ')}: {gap.reason}{_in_brackets(gap.where)}"])
-        for gap in budget.gaps
-    ]
+    unknown = []
+    for gap in budget.gaps:
+        where = f" ({gap.where})" if gap.where else ""
+        unknown.append((gap.of, [f"{gap.number.replace('_', ' ')}: {gap.reason}{where}"]))
     unknown += [(str(each.where), [each.reason]) for each in budget.unread]
     _section(console, "Unknown", unknown)
     console.print(Text("\n" + headline(budget), style=f"bold {_COLOURS[budget.verdict]}"))
@@ -57,10 +57,6 @@ def print_budget(budget: Budget, console: Console) -> None:
         console.print(Text("What makes it fit" + (", one of these:" if len(found) > 1 else ":")))
     for each in found:
         _paragraph(console, f"- {each.text}")
-
-
-def _in_brackets(text: str) -> str:
-    return f" ({text})" if text else ""
 
 
 def _paragraph(console: Console, text: str, indent: int = 2) -> None:
