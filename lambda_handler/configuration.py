@@ -41,7 +41,7 @@ class FunctionSettings(NamedTuple):
         Raises:
             ConfigurationError: a value is not what the variable wants, or a name is misspelt.
         """
-        refuse_misspelt(environ, (_MAX_BODY_BYTES,), prefix="LAMBDA_", theirs=_RUNTIME_S_OWN)
+        refuse_misspelt(environ, (_MAX_BODY_BYTES,), prefix="LAMBDA_", platform=_RUNTIME_S_OWN)
         text = (environ.get(_MAX_BODY_BYTES) or str(MAX_BODY_BYTES)).strip()
         # isdecimal alone is true of digits of other scripts, too.
         if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MAX_BODY_BYTES:

@@ -1,4 +1,4 @@
-"""Who connects: user and password, fetched when a connection is opened.
+"""Credentials: user and password, fetched when a connection is opened.
 
 An engine lives for hours, a password may be rotated and an IAM token is good for 15
 minutes; so neither is part of the engine. boto3 is imported in the two functions that
@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 
     from poolkit.config.settings import Settings
 
+__all__ = (
+    "CredentialSource",
+    "Credentials",
+    "IamTokenCredentials",
+    "SecretsManagerCredentials",
+    "source_for",
+)
+
 SECRET_TTL = 300.0
-"""Seconds that a secret is kept. A rotation does not wait for it: a refused password is
+"""Seconds that a secret is cached. A rotation does not wait for it: a refused password is
 fetched anew at once."""
 
 TOKEN_TTL = 600.0
@@ -31,7 +39,7 @@ TOKEN_TTL = 600.0
 "IAM database authentication"), and a connect takes its time too."""
 
 RETRY_TTL = 30.0
-"""Seconds that known credentials are used further after AWS could not be asked for new ones."""
+"""Seconds that known credentials are used further after AWS failed to answer."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,20 +53,20 @@ class Credentials:
 
 
 class CredentialSource(Protocol):
-    """Where credentials come from. Methods may be called by many threads at once."""
+    """A source of credentials. Methods may be called by many threads at once."""
 
     def cached(self) -> Credentials | None:
-        """Return what is known and still good, without any waiting."""
+        """Return the cached credentials if they have not expired, without any waiting."""
 
     def fetch(self) -> Credentials:
-        """Return what is good now, asking AWS if need be; raises CredentialsError."""
+        """Return the current credentials, from AWS if needed; raises CredentialsError."""
 
     def renew(self, refused: Credentials) -> Credentials | None:
-        """Return others than the refused ones, or None if there are none."""
+        """Return other credentials than the refused ones, or None if there are none."""
 
 
 def source_for(settings: Settings) -> CredentialSource | None:
-    """Return the source that the settings name; None where the URL has the password."""
+    """Return the settings' source; None where the URL has the password."""
     if settings.credentials == "secret":
         assert settings.secret_arn is not None  # noqa: S101  (Settings has checked)
         return SecretsManagerCredentials(settings.secret_arn)
@@ -80,7 +88,7 @@ def _boto3() -> Any:
 
 
 class _Cache:
-    """Credentials with an end; one thread fetches while the others wait for its result."""
+    """Credentials that expire; one thread fetches while the others wait for its result."""
 
     ttl = SECRET_TTL  # s
 
@@ -99,12 +107,12 @@ class _Cache:
         return current if time.time() < good_until else None
 
     def fetch(self) -> Credentials:
-        """Return what is good now, or what was good until now if AWS cannot be asked.
+        """Return the current credentials, or the expired ones if AWS does not answer.
 
-        A password seldom changes when its time here is over, and one that the server refuses
-        is renewed anyway. So nobody waits for another's attempt to ask who knows one already;
-        who knows none, and waited for a failed attempt, shares its failure. Otherwise a
-        hundred threads would wait for an unreachable AWS one after the other.
+        A password has seldom changed when it expires in this cache, and one that the server
+        refuses is renewed anyway. So while a thread asks AWS, others use the expired
+        password. Where none is known yet they wait, and share a failure of the attempt: otherwise
+        a hundred threads would wait for an unreachable AWS one after the other.
         """
         asked = time.monotonic()
         known = self._current
@@ -112,23 +120,22 @@ class _Cache:
             assert known is not None  # noqa: S101  (or it would have waited)
             return known
         try:
-            return self.cached() or self._load_or_keep(asked)
-        finally:
-            self._lock.release()
-
-    def _load_or_keep(self, asked: float) -> Credentials:
-        try:
+            fresh = self.cached()
+            if fresh is not None:
+                return fresh
             with self._shared_failure(asked):
-                return self._keep(self._load())
+                return self._store(self._load())
         except CredentialsError as error:
             if self._current is None:
                 raise
             _log.warning("credentials are used for %g s more: %s", RETRY_TTL, error)
-            return self._keep(self._current, RETRY_TTL)
+            return self._store(self._current, RETRY_TTL)
+        finally:
+            self._lock.release()
 
     @contextmanager
     def _shared_failure(self, asked: float) -> Iterator[None]:
-        """Raise the failure of an attempt that ended after `asked`, or remember this one's."""
+        """Raise the failure of an attempt that ended after `asked`, or store this one's."""
         message, failed = self._failure
         if failed >= asked:
             raise CredentialsError(message)
@@ -138,7 +145,7 @@ class _Cache:
             self._failure = (str(error), time.monotonic())
             raise
 
-    def _keep(self, credentials: Credentials, ttl: float | None = None) -> Credentials:
+    def _store(self, credentials: Credentials, ttl: float | None = None) -> Credentials:
         self._entry = (credentials, time.time() + (self.ttl if ttl is None else ttl))
         return credentials
 
@@ -156,7 +163,7 @@ class SecretsManagerCredentials(_Cache):
         self._client: Any = None
 
     def renew(self, refused: Credentials) -> Credentials | None:
-        """Drop the refused credentials and fetch others.
+        """Fetch the secret anew, and the one that a rotation is about to make current.
 
         A rotation changes the password in the database before it moves the label AWSCURRENT
         (AWS Secrets Manager User Guide, "Lambda rotation functions"): in between, the new
@@ -169,7 +176,7 @@ class SecretsManagerCredentials(_Cache):
             for stage in ("AWSCURRENT", "AWSPENDING"):
                 found = self._load_stage(stage, required=stage == "AWSCURRENT")
                 if found is not None and found != refused:
-                    return self._keep(found)
+                    return self._store(found)
             return None
 
     def _load(self) -> Credentials:
@@ -182,16 +189,13 @@ class SecretsManagerCredentials(_Cache):
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         try:
-            answer = self._secrets_manager().get_secret_value(SecretId=self.arn, VersionStage=stage)
+            answer = self.client().get_secret_value(SecretId=self.arn, VersionStage=stage)
         except (BotoCoreError, ClientError) as error:
             if not required:
                 return None  # no rotation is under way
             raise CredentialsError(f"secret {self.arn} could not be read: {error}") from error
-        return self._parsed(answer.get("SecretString", ""))
-
-    def _parsed(self, text: str) -> Credentials:
         try:
-            secret = json.loads(text)
+            secret = json.loads(answer.get("SecretString", ""))
             user, password = secret["username"], secret["password"]
         except (ValueError, KeyError, TypeError):
             user = password = None
@@ -202,20 +206,20 @@ class SecretsManagerCredentials(_Cache):
             )
         return Credentials(user, password)
 
-    def _secrets_manager(self) -> Any:
+    def client(self) -> Any:
+        """Return boto3's client, made at the first use."""
         if self._client is None:
-            import boto3  # noqa: PLC0415
             from botocore.config import Config  # noqa: PLC0415
 
             region = self.arn.split(":")[3] if self.arn.startswith("arn:") else None
-            # What does not come within seconds will not come: the caller has a timeout too.
-            patience = Config(connect_timeout=2, read_timeout=3, retries={"max_attempts": 2})
-            self._client = boto3.client("secretsmanager", region_name=region, config=patience)
+            # An answer takes milliseconds or does not come; the caller has a timeout too.
+            limits = Config(connect_timeout=2, read_timeout=3, retries={"max_attempts": 2})
+            self._client = _boto3().client("secretsmanager", region_name=region, config=limits)
         return self._client
 
 
 class IamTokenCredentials(_Cache):
-    """A token that RDS takes for a password, signed here without asking AWS."""
+    """A token that RDS accepts as a password, signed in this process without a request."""
 
     ttl = TOKEN_TTL
 
@@ -226,12 +230,12 @@ class IamTokenCredentials(_Cache):
         self.user = user
 
     def renew(self, refused: Credentials) -> Credentials | None:
-        """Sign a new token, once: the refused one may have expired while frozen."""
+        """Sign a new token, once: the refused one may have expired during a freeze."""
         with self._lock:
             if self._current is not None and self._current != refused:
                 return self._current
             fresh = self._load()
-            return self._keep(fresh) if fresh != refused else None
+            return self._store(fresh) if fresh != refused else None
 
     def _load(self) -> Credentials:
         boto3 = _boto3()

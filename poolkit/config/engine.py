@@ -1,10 +1,10 @@
-"""Settings and a preset become an Engine or an AsyncEngine."""
+"""Engines from settings: the preset's engine, with credentials, metrics and errors of its own."""
 
 from __future__ import annotations
 
 import asyncio
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import event
 
@@ -15,32 +15,33 @@ from poolkit.config.session import translate_refusal, translated
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.engine import URL, Dialect, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from poolkit.config.credentials import Credentials, CredentialSource
     from poolkit.config.presets import EnginePreset
     from poolkit.config.settings import Settings
 
+__all__ = ("make_async_engine", "make_engine", "start_async_engine", "start_engine")
+
 
 def make_engine(settings: Settings, metrics: PoolMetrics | None = None) -> Engine:
     """Return the engine of a synchronous target; it opens no connection.
 
-    Its checkouts raise DatabaseUnavailable where a connection cannot be opened, for whatever
-    reason the server or the network gives; the driver's own error is the cause.
+        engine = make_engine(Settings.from_environ())
+
+    It is SQLAlchemy's own Engine. A checkout raises DatabaseUnavailable where the server or
+    the network lets no connection through; the driver's own error is the cause.
 
     Args:
         settings: as read by `Settings.from_environ`.
-        metrics: counts what the pool does, if given.
+        metrics: counts the pool's work, if given.
 
     Raises:
         ValueError: the target is asynchronous.
     """
-    preset = _without_connector(settings.preset)
-    options = _measured_pool(settings, metrics)
-    engine = preset.create_engine(
-        settings.engine_url(), application_name=settings.application_name(), **options
-    )
+    preset, url, options = _arguments(settings, metrics)
+    engine = preset.create_engine(url, **options)
     _listen(engine, settings, metrics)
     return engine
 
@@ -51,20 +52,17 @@ def make_async_engine(settings: Settings, metrics: PoolMetrics | None = None) ->
     Raises:
         ValueError: the target is synchronous.
     """
-    preset = _without_connector(settings.preset)
-    options = _measured_pool(settings, metrics)
-    engine = preset.create_async_engine(
-        settings.engine_url(), application_name=settings.application_name(), **options
-    )
+    preset, url, options = _arguments(settings, metrics)
+    engine = preset.create_async_engine(url, **options)
     _listen(engine.sync_engine, settings, metrics)
     return engine
 
 
 def start_engine(engine: Engine, settings: Settings) -> int:
-    """Open the connections that the preset asks for at start, and return how many.
+    """Open the connections of the preset's `prewarm` and `fail_fast`; return their number.
 
     Raises:
-        DatabaseUnavailable: there is no database, and the preset says `fail_fast`.
+        DatabaseUnavailable: the database cannot be reached, and `fail_fast` is set.
     """
     with translated():
         return settings.preset.start(engine)
@@ -76,38 +74,36 @@ async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
         return await settings.preset.start_async(engine)
 
 
-def _without_connector(preset: EnginePreset) -> EnginePreset:
-    """Return the preset without its own `do_connect` listener: `_Opener` takes its place.
-
-    The first listener that returns a connection decides, and SQLAlchemy takes no notice of
-    `insert=True` for this event.
-    """
-    return preset.replace(retry_connect=False)
+class _EngineArguments(NamedTuple):
+    preset: EnginePreset
+    url: URL
+    options: dict[str, Any]
 
 
-def _measured_pool(settings: Settings, metrics: PoolMetrics | None) -> dict[str, Any]:
-    if metrics is None:
-        return {}
-    return {"poolclass": measured(settings.preset.pool_class(settings.url), metrics)}
+def _arguments(settings: Settings, metrics: PoolMetrics | None) -> _EngineArguments:
+    # Without the preset's own `do_connect` listener, whose place _Opener takes: the first listener
+    # that returns a connection decides, and SQLAlchemy ignores `insert=True` for this event.
+    preset = settings.preset.replace(retry_connect=False)
+    options: dict[str, Any] = {"application_name": settings.application_name()}
+    if metrics is not None:
+        options["poolclass"] = measured(preset.pool_class(settings.url), metrics)
+    return _EngineArguments(preset, settings.engine_url(), options)
 
 
 def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> None:
     if metrics is not None:
         metrics.listen(engine.pool)
-    event.listen(engine, "do_connect", _Opener(settings, _source(settings), metrics))
+    source = None
+    if settings.credentials != "url":
+        # Not at the top: with a URL there is nothing to fetch, and a cold start pays for imports.
+        from poolkit.config.credentials import source_for  # noqa: PLC0415
 
-
-def _source(settings: Settings) -> CredentialSource | None:
-    if settings.credentials == "url":
-        return None
-    # Not at the top: with a URL there is nothing to fetch, and a cold start pays for imports.
-    from poolkit.config.credentials import source_for  # noqa: PLC0415
-
-    return source_for(settings)
+        source = source_for(settings)
+    event.listen(engine, "do_connect", _Opener(settings, source, metrics))
 
 
 class _Opener:
-    """A `do_connect` listener: credentials, patience with a full server, and the time taken."""
+    """A `do_connect` listener: credentials, retries at a full server, and the time taken."""
 
     def __init__(
         self, settings: Settings, source: CredentialSource | None, metrics: PoolMetrics | None
@@ -125,8 +121,8 @@ class _Opener:
             connection = self._open(dialect, cargs, cparams)
             failed = False
         except Exception as error:
-            # Said here, where it is known that a connection was being opened: afterwards, a
-            # missing database cannot be told from a statement that names a missing thing.
+            # Translated here, because a connection is being opened: later, a missing database
+            # could not be told from a statement that names a missing object.
             refusal = translate_refusal(error, dialect)
             if refusal is None:
                 raise
@@ -140,8 +136,8 @@ class _Opener:
         source, connector = self.source, self.connector
         if source is None:
             return connector(dialect, None, cargs, cparams)
-        credentials = source.cached() or _off_the_loop(dialect, source.fetch)
-        # One for both passwords. AWS has limits of its own, and its time is not the database's.
+        credentials = source.cached() or _in_a_thread(dialect, source.fetch)
+        # One deadline for both passwords. The time that AWS takes is not part of it.
         deadline = connector.deadline(dialect, cparams)
         try:
             return connector.connect(dialect, cargs, cparams | _login(credentials), deadline)
@@ -149,7 +145,7 @@ class _Opener:
             if classify_connect_failure(error) != "authentication":
                 raise
             asked = monotonic()
-            renewed = _off_the_loop(dialect, lambda: source.renew(credentials))
+            renewed = _in_a_thread(dialect, lambda: source.renew(credentials))
             if renewed is None:
                 raise
             deadline += monotonic() - asked
@@ -160,8 +156,8 @@ def _login(credentials: Credentials) -> dict[str, str]:
     return {"user": credentials.user, "password": credentials.password}
 
 
-def _off_the_loop(dialect: Dialect, ask: Callable[[], Any]) -> Any:
-    """Ask AWS; in a thread where waiting here would stop an event loop."""
+def _in_a_thread(dialect: Dialect, ask: Callable[[], Any]) -> Any:
+    """Ask AWS; in a thread where waiting would block an event loop."""
     if not dialect.is_async:
         return ask()
     from sqlalchemy.util import await_only  # noqa: PLC0415

@@ -1,7 +1,8 @@
-"""What a pool does, counted: checkouts and how long they waited, connections opened and closed.
+"""Counters of a pool: checkouts and their waits, connections opened and closed.
 
 Plain numbers in plain Python: a web service renders them for Prometheus, a Lambda function
-as embedded metrics. Pool events are the witness here; `pg_stat_activity` is the truth.
+as embedded metrics. They count what this process did; `pg_stat_activity` is the truth about
+the server.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from sqlalchemy import event, exc
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import Pool, PoolProxiedConnection
+
+__all__ = ("BUCKETS", "Histogram", "PoolMetrics", "PoolSnapshot", "measured")
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds in seconds: from a checkout that finds a connection to `pool_timeout`."""
@@ -35,7 +38,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many durations were counted."""
+        """The number of durations."""
         return sum(self.counts)
 
     def copy(self) -> Histogram:
@@ -46,8 +49,8 @@ class Histogram:
 class PoolSnapshot(NamedTuple):
     """The counters at one moment. Times are in seconds.
 
-    `waiting` counts the callers that have asked for a connection and do not have it yet,
-    be it that all are checked out, that one is being opened, or that one is being pinged.
+    `waiting` is the number of callers that have asked for a connection and do not have it yet:
+    because all are checked out, one is being opened, or one is being pinged.
     """
 
     size: int
@@ -64,7 +67,12 @@ class PoolSnapshot(NamedTuple):
 
 
 class PoolMetrics:
-    """Counters of one engine's pool, kept across `dispose()`; safe to use from any thread."""
+    """Counters of one engine's pool, kept across `dispose()`; safe to use from any thread.
+
+    metrics = PoolMetrics()
+    engine = make_engine(settings, metrics)
+    metrics.snapshot(engine.pool).checked_out
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -79,22 +87,31 @@ class PoolMetrics:
 
     def listen(self, pool: Pool) -> None:
         """Count the connections that this pool opens and closes."""
-        event.listen(pool, "connect", self._on_connect)
-        event.listen(pool, "close", self._on_close)
-        event.listen(pool, "close_detached", self._on_close_detached)
+
+        def on_connect(connection: Any, record: Any) -> None:
+            with self._lock:
+                self.opened += 1
+
+        def on_close(connection: Any, record: Any = None) -> None:
+            with self._lock:
+                self.closed += 1
+
+        event.listen(pool, "connect", on_connect)
+        event.listen(pool, "close", on_close)
+        event.listen(pool, "close_detached", on_close)
 
     def waited(self, seconds: float) -> None:
-        """Record a checkout that got its connection after so many seconds."""
+        """Record a checkout that got its connection after that many seconds."""
         seconds += self._queued.__dict__.pop("seconds", 0.0)
         with self._lock:
             self.waiting -= 1
             self.checkout_wait.observe(seconds)
 
     def queued(self, seconds: float) -> None:
-        """Record that a wait before the pool, begun with `began_waiting`, is over.
+        """Record that a wait in front of the pool, begun with `began_waiting`, is over.
 
-        A web service lets only as many threads at the pool as it has connections. The wait
-        for such a thread is part of this thread's next checkout, which adds it to its own.
+        A web service lets only as many threads to the pool as it has connections. A thread's
+        wait for its turn is added to its next checkout.
         """
         self._queued.seconds = seconds
         with self._lock:
@@ -137,21 +154,9 @@ class PoolMetrics:
                 connect_time=self.connect_time.copy(),
             )
 
-    def _on_connect(self, connection: Any, record: Any) -> None:
-        with self._lock:
-            self.opened += 1
-
-    def _on_close(self, connection: Any, record: Any) -> None:
-        with self._lock:
-            self.closed += 1
-
-    def _on_close_detached(self, connection: Any) -> None:
-        with self._lock:
-            self.closed += 1
-
 
 def _gauge(pool: Pool, name: str) -> int:
-    """NullPool and StaticPool have no size, and say so by having no such method."""
+    """Return a number that the pool reports; 0 for NullPool and StaticPool, which have none."""
     method = getattr(pool, name, None)
     return int(method()) if callable(method) else 0
 
@@ -162,7 +167,7 @@ AnyPool = TypeVar("AnyPool", bound="Pool")
 def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
     """Return a pool class that times each checkout.
 
-    A subclass, because SQLAlchemy has no event for "a caller begins to wait", and because
+    A subclass, because SQLAlchemy has no event for the begin of a wait, and because
     `Engine.dispose()` makes the new pool from the old one's class.
     """
 

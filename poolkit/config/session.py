@@ -2,7 +2,7 @@
 
 A connection is held until the commit or the rollback, not only while a statement runs: with
 an engine from the beginning of the block, with a sessionmaker from its first statement.
-Whatever happens inside the block, it goes back at the end.
+It goes back at the end of the block, also after an exception.
 """
 
 from __future__ import annotations
@@ -21,11 +21,21 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
+__all__ = (
+    "AsyncBeginnable",
+    "Beginnable",
+    "translate",
+    "translate_refusal",
+    "translated",
+    "unit_of_work",
+    "unit_of_work_async",
+)
+
 Work = TypeVar("Work", covariant=True)  # noqa: PLC0105  (the word of the domain)
 
 
 class Beginnable(Protocol[Work]):
-    """What has `begin()`: an Engine (gives a Connection) or a sessionmaker (a Session)."""
+    """An object with `begin()`: an Engine (gives a Connection) or a sessionmaker (a Session)."""
 
     def begin(self) -> AbstractContextManager[Work]:
         """Open a transaction that ends with the block."""
@@ -33,7 +43,7 @@ class Beginnable(Protocol[Work]):
 
 
 class AsyncBeginnable(Protocol[Work]):
-    """What has an asynchronous `begin()`: an AsyncEngine or an async_sessionmaker."""
+    """An object with an asynchronous `begin()`: an AsyncEngine or an async_sessionmaker."""
 
     def begin(self) -> AbstractAsyncContextManager[Work]:
         """Open a transaction that ends with the block."""
@@ -43,6 +53,12 @@ class AsyncBeginnable(Protocol[Work]):
 @contextmanager
 def unit_of_work(source: Beginnable[Work]) -> Iterator[Work]:
     """Commit on success, roll back on any exception, give the connection back either way.
+
+        with unit_of_work(engine) as connection:
+            connection.execute(text("INSERT INTO ..."))
+
+        with unit_of_work(sessionmaker(engine)) as session:
+            session.add(article)
 
     Args:
         source: an Engine or a sessionmaker.
@@ -78,7 +94,7 @@ async def unit_of_work_async(source: AsyncBeginnable[Work]) -> AsyncIterator[Wor
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise the kit's word for what is the database's or the pool's failure, and all else as it is.
+    """Translate database and pool errors into poolkit's exceptions; let all others through.
 
     For work on connections that is no unit of work.
 
@@ -95,66 +111,66 @@ def translated() -> Iterator[None]:
 
 
 def translate(error: BaseException) -> PoolkitError | None:
-    """Return the kit's word for a failure that is the database's or the pool's, else None."""
+    """Return poolkit's exception for a failure of the database or the pool, else None."""
     if isinstance(error, exc.TimeoutError):
         return PoolExhausted(f"no connection became free: {error}")
     if isinstance(error, exc.DBAPIError):
         # A failed connect has no SQLSTATE in psycopg2 and psycopg.
         unnamed = isinstance(error, exc.OperationalError) and _code(error.orig) is None
-        return _translate_drivers(error.orig, lost=error.connection_invalidated or unnamed)
-    if isinstance(error, PoolkitError) or not _came_from_a_connection(error):
+        return _translate_driver(error.orig, lost=error.connection_invalidated or unnamed)
+    if isinstance(error, PoolkitError):
+        return None
+    # asyncpg lets the operating system's own errors through: refused, reset, no such host. The
+    # work may have sockets and files of its own, whose errors are not the database's. So one
+    # counts if SQLAlchemy was opening or using a connection when it was raised.
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    if not any(module.startswith(_CONNECTION) for module in modules):
         return None
     if isinstance(error, OSError):
         return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
-    # SQLAlchemy 2.0 does not wrap what asyncpg raises while it connects.
-    return _translate_drivers(error) if isinstance(_code(error), str) else None
+    # SQLAlchemy 2.0 does not wrap the errors that asyncpg raises while it connects.
+    return _translate_driver(error) if isinstance(_code(error), str) else None
 
 
 def translate_refusal(error: Exception, dialect: Dialect) -> DatabaseUnavailable | None:
-    """Return the kit's word for an error raised while a connection was opened, else None.
+    """Return DatabaseUnavailable for an error raised while a connection was opened, else None.
 
-    Whatever keeps the server from letting us in, the database is not available: a missing
-    database, a role without the right to connect, a certificate that is not trusted. What is
-    wrong with the arguments, before any server was asked, stays the driver's own error.
+    For every reason of the server's: a missing database, a role without the right to connect, a
+    certificate that is not trusted. A mistake in the arguments, found before any server was
+    asked, stays the driver's own error.
     """
     if isinstance(error, PoolkitError):
         return None
     if isinstance(error, OSError):
         return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
-    if not isinstance(error, _drivers_errors(dialect)):
+    dbapi = dialect.loaded_dbapi
+    kinds: tuple[type[BaseException], ...] = (dbapi.Error,)
+    asyncpg = getattr(dbapi, "asyncpg", None)
+    if asyncpg is not None:  # SQLAlchemy 2.0 does not wrap its errors while it connects
+        kinds += (asyncpg.PostgresError, asyncpg.InternalClientError)
+    if not isinstance(error, kinds):
         return None
-    mistakes = (dialect.loaded_dbapi.ProgrammingError, dialect.loaded_dbapi.InterfaceError)
+    mistakes = (dbapi.ProgrammingError, dbapi.InterfaceError)
     if isinstance(error, mistakes) and _code(error) is None:
         return None
     return DatabaseUnavailable(f"the database is not available: {_first_line(error)}")
 
 
-def _drivers_errors(dialect: Dialect) -> tuple[type[BaseException], ...]:
-    dbapi = dialect.loaded_dbapi
-    asyncpg = getattr(dbapi, "asyncpg", None)
-    if asyncpg is None:
-        return (dbapi.Error,)
-    # SQLAlchemy 2.0 passes on what asyncpg raises while it connects.
-    return (dbapi.Error, asyncpg.PostgresError, asyncpg.InternalClientError)
-
-
-def _translate_drivers(error: BaseException | None, *, lost: bool = False) -> PoolkitError | None:
+def _translate_driver(error: BaseException | None, *, lost: bool = False) -> PoolkitError | None:
     code = _code(error)
     if code in _STATEMENT_TIMEOUTS:
         return StatementTimeout("the statement took longer than statement_timeout")
-    if lost or _is_unavailable(code, error):
+    if isinstance(code, str):
+        # 08 connection exception, 53 insufficient resources, 57P operator intervention,
+        # 25P03 idle in transaction too long, 28 credentials refused (PostgreSQL, Appendix A).
+        unavailable = code[:2] in {"08", "53", "28"} or code[:3] == "57P" or code == "25P03"
+    elif hasattr(error, "sqlite_errorcode"):
+        unavailable = code is not None and code & 0xFF in _SQLITE_UNAVAILABLE
+    else:
+        unavailable = code in _MYSQL_UNAVAILABLE
+    if lost or unavailable:
         return DatabaseUnavailable(f"the database is not available: {_first_line(error)}")
     return None
-
-
-def _came_from_a_connection(error: BaseException) -> bool:
-    """Whether SQLAlchemy was opening a connection or using one when this was raised.
-
-    asyncpg lets the operating system's own errors through: refused, reset, no such host. The
-    work may have sockets and files of its own, whose errors are not the database's.
-    """
-    frames = (frame for frame, _ in walk_tb(error.__traceback__))
-    return any(frame.f_globals.get("__name__", "").startswith(_CONNECTION) for frame in frames)
 
 
 _CONNECTION = ("sqlalchemy.pool.", "sqlalchemy.dialects.", "sqlalchemy.connectors.")
@@ -166,16 +182,6 @@ _STATEMENT_TIMEOUTS = ("57014", 3024, 1969)
 _MYSQL_UNAVAILABLE = (1040, 1203, 1053, 1044, 1045, 2002, 2003, 2005, 2006, 2013)
 # SQLite's result codes BUSY, LOCKED, IOERR, FULL, CANTOPEN; an extended code has more above.
 _SQLITE_UNAVAILABLE = (5, 6, 10, 13, 14)
-
-
-def _is_unavailable(code: str | int | None, error: BaseException | None) -> bool:
-    if isinstance(code, str):
-        # 08 connection exception, 53 insufficient resources, 57P operator intervention,
-        # 25P03 idle in transaction too long, 28 credentials refused (PostgreSQL, Appendix A).
-        return code[:2] in {"08", "53", "28"} or code[:3] == "57P" or code == "25P03"
-    if hasattr(error, "sqlite_errorcode"):
-        return code is not None and code & 0xFF in _SQLITE_UNAVAILABLE
-    return code in _MYSQL_UNAVAILABLE
 
 
 def _code(error: BaseException | None) -> str | int | None:

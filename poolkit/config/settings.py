@@ -1,4 +1,4 @@
-"""Settings: what the environment variables say, read once, checked, frozen.
+"""Settings: the environment variables, read once, checked, frozen.
 
 | variable | meaning |
 |---|---|
@@ -31,6 +31,8 @@ from poolkit.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+__all__ = ("CredentialKind", "Settings", "preset_from_environ")
+
 CredentialKind: TypeAlias = Literal["url", "secret", "iam"]
 
 _PREFIX = "POOLKIT_"
@@ -44,7 +46,7 @@ _OVERRIDABLE = {
 _TLS_MODES = ("require", "verify-ca", "verify-full")
 _MYSQL_TLS_MODES = ("required", "verify_ca", "verify_identity")
 _SSL_MODES = ("disable", "allow", "prefer", *_TLS_MODES)
-# Passwords from tutorials and compose files: whoever scans for databases tries these first.
+# Passwords from tutorials and compose files: a scan for open databases tries these first.
 _SAMPLE_PASSWORDS = frozenset(
     {"admin", "changeme", "example", "letmein", "mysecretpassword", "pass", "passwd", "password"}
     | {"postgres", "root", "secret", "test", "123456", "12345678"}
@@ -82,7 +84,8 @@ class Settings:
             allowed_targets: the targets that this deployable can be; empty: any.
 
         Raises:
-            ConfigurationError: a variable is missing, wrong or, outside dev, unsafe.
+            ConfigurationError: a variable is missing, wrong or, outside dev, unsafe. The message
+                names the variable, the value and the allowed ones, and shows no password.
         """
         environ = os.environ if environ is None else environ
         chosen = preset_from_environ(
@@ -90,8 +93,18 @@ class Settings:
         )
         kind = _credential_kind(environ)
         url = _database_url(environ) if kind == "url" else _url_of_parts(environ, kind)
-        url, key_password = _without_key_password(url)
-        _check_driver(url, chosen)
+        # Kept apart, because SQLAlchemy would print it.
+        key_password = url.query.get("sslpassword")
+        if isinstance(key_password, tuple):
+            raise ConfigurationError("DATABASE_URL: sslpassword is given twice")
+        url = url.difference_update_query(["sslpassword"])
+        try:
+            # The URL itself stays as configured: only the preset can translate its parameters,
+            # which are libpq's, for another driver.
+            chosen.url(url)
+        except PresetError as error:
+            variable = "POOLKIT_DRIVER" if "driver" in error.fields else "DATABASE_URL"
+            raise ConfigurationError(f"{variable}: {error}") from None
         settings = cls(
             preset=chosen,
             url=url,
@@ -114,7 +127,7 @@ class Settings:
         return self.preset.environment
 
     def engine_url(self) -> URL:
-        """Return the URL with all that it was configured with: for making the engine, only."""
+        """Return the URL with the password of the client's key: only for making the engine."""
         if self.key_password is None:
             return self.url
         return self.url.update_query_dict({"sslpassword": self.key_password})
@@ -136,22 +149,20 @@ class Settings:
             )
         if self.environment == "dev" or self.url.get_backend_name() == "sqlite":
             return
-        where = f"POOLKIT_ENVIRONMENT={self.environment}"
+        environment = f"POOLKIT_ENVIRONMENT={self.environment}"
         remote = [host for host in _hosts(self.url) if not _is_loopback(host)]
         if remote and not _has_tls(self.url):
+            remedy = "set DATABASE_SSLMODE to require (or DATABASE_SSLROOTCERT, for verify-full)"
+            if self.credentials == "url":
+                remedy = "add sslmode=require (or verify-full with sslrootcert) to DATABASE_URL"
             raise ConfigurationError(
-                f"the connection to {' and '.join(remote)} has no TLS, which {where} refuses; "
-                + self._how_to_ask_for_tls()
+                f"the connection to {' and '.join(remote)} has no TLS, which {environment} refuses; "
+                + remedy
             )
         if self.credentials == "url" and str(self.url.password or "") in _SAMPLE_PASSWORDS:
             raise ConfigurationError(
-                f"DATABASE_URL has a sample password, which {where} refuses; set a generated one"
+                f"DATABASE_URL has a sample password, which {environment} refuses; set a generated one"
             )
-
-    def _how_to_ask_for_tls(self) -> str:
-        if self.credentials == "url":
-            return "add sslmode=require (or verify-full with sslrootcert) to DATABASE_URL"
-        return "set DATABASE_SSLMODE to require (or DATABASE_SSLROOTCERT, which means verify-full)"
 
 
 # -- the preset -----------------------------------------------------------------------------
@@ -206,26 +217,21 @@ def _wrong(error: PresetError, *fields: str) -> ConfigurationError:
 
 
 def _parsed(variable: str, text: str, current: Any) -> Any:
-    """Read a variable as the type that the preset's own value has."""
+    """Return a variable's value in the type of the preset's own value."""
     text = text.strip()
+    if isinstance(current, bool):
+        if text.lower() in {"1", "true", "yes", "on"}:
+            return True
+        if text.lower() in {"0", "false", "no", "off"}:
+            return False
+        raise ConfigurationError(f"{variable} must be true or false, not {text!r}")
     try:
-        if isinstance(current, bool):
-            return _parsed_flag(text)
         if isinstance(current, int):
             return int(text)
         return float(text) if isinstance(current, float) else text
     except ValueError:
-        wanted = {bool: "true or false", int: "a whole number"}.get(type(current), "a number")
-        raise ConfigurationError(f"{variable} must be {wanted}, not {text!r}") from None
-
-
-def _parsed_flag(text: str) -> bool:
-    lowered = text.lower()
-    if lowered in {"1", "true", "yes", "on"}:
-        return True
-    if lowered in {"0", "false", "no", "off"}:
-        return False
-    raise ValueError(text)
+        number = "a whole number" if isinstance(current, int) else "a number"
+        raise ConfigurationError(f"{variable} must be {number}, not {text!r}") from None
 
 
 # -- the database ---------------------------------------------------------------------------
@@ -250,69 +256,40 @@ def _credential_kind(environ: Mapping[str, str]) -> CredentialKind:
 
 def _database_url(environ: Mapping[str, str]) -> URL:
     try:
-        return _login_in_place(parse_url(environ["DATABASE_URL"]))
+        url = parse_url(environ["DATABASE_URL"])
     except ValueError as error:
         raise ConfigurationError(f"DATABASE_URL: {error}") from None
-
-
-def _login_in_place(url: URL) -> URL:
-    """Move `?user=` and `?password=`, which libpq allows, to where SQLAlchemy masks them."""
+    # libpq allows ?user= and ?password= too; in their own places SQLAlchemy masks them.
     query = dict(url.query)
     user, password = query.pop("user", url.username), query.pop("password", url.password)
     if not isinstance(user, str | None) or not isinstance(password, str | None):
-        raise ValueError("user or password is given twice")
+        raise ConfigurationError("DATABASE_URL: user or password is given twice")
     return url.set(username=user, password=password, query=query)
-
-
-def _without_key_password(url: URL) -> tuple[URL, str | None]:
-    """Take `?sslpassword=` out of the URL: SQLAlchemy would print it."""
-    found = url.query.get("sslpassword")
-    if isinstance(found, tuple):
-        raise ConfigurationError("DATABASE_URL: sslpassword is given twice")
-    return url.difference_update_query(["sslpassword"]), found
 
 
 def _url_of_parts(environ: Mapping[str, str], kind: CredentialKind) -> URL:
     needed = ["DATABASE_HOST", "DATABASE_NAME"] + (["DATABASE_USER"] if kind == "iam" else [])
     missing = [name for name in needed if not environ.get(name)]
     if missing:
-        way = "DATABASE_IAM_AUTH" if kind == "iam" else "DATABASE_SECRET_ARN"
-        raise ConfigurationError(f"{way} also needs {' and '.join(missing)}")
-    return URL.create(
-        "postgresql",
-        username=environ.get("DATABASE_USER") or None,
-        host=environ["DATABASE_HOST"],
-        port=_port(environ),
-        database=environ["DATABASE_NAME"],
-        query=_tls_query(environ),
-    )
-
-
-def _port(environ: Mapping[str, str]) -> int:
+        variable = "DATABASE_IAM_AUTH" if kind == "iam" else "DATABASE_SECRET_ARN"
+        raise ConfigurationError(f"{variable} also needs {' and '.join(missing)}")
     port = int(_parsed("DATABASE_PORT", environ.get("DATABASE_PORT") or "5432", 0))
     if not 1 <= port <= 65_535:
         raise ConfigurationError(f"DATABASE_PORT must be from 1 to 65535, not {port}")
-    return port
-
-
-def _tls_query(environ: Mapping[str, str]) -> dict[str, str]:
     certificate = environ.get("DATABASE_SSLROOTCERT") or ""
     mode = environ.get("DATABASE_SSLMODE") or ("verify-full" if certificate else "require")
     if mode not in _SSL_MODES:
         raise ConfigurationError(
             f"DATABASE_SSLMODE {mode!r} is unknown; allowed: {', '.join(_SSL_MODES)}"
         )
-    return {"sslmode": mode} | ({"sslrootcert": certificate} if certificate else {})
-
-
-def _check_driver(url: URL, chosen: EnginePreset) -> None:
-    # The URL itself stays as configured: only the preset knows what its parameters, which are
-    # libpq's, mean to another driver.
-    try:
-        chosen.url(url)
-    except PresetError as error:
-        variable = "POOLKIT_DRIVER" if "driver" in error.fields else "DATABASE_URL"
-        raise ConfigurationError(f"{variable}: {error}") from None
+    return URL.create(
+        "postgresql",
+        username=environ.get("DATABASE_USER") or None,
+        host=environ["DATABASE_HOST"],
+        port=port,
+        database=environ["DATABASE_NAME"],
+        query={"sslmode": mode} | ({"sslrootcert": certificate} if certificate else {}),
+    )
 
 
 def _has_tls(url: URL) -> bool:
@@ -320,7 +297,7 @@ def _has_tls(url: URL) -> bool:
     if url.get_backend_name() == "postgresql":
         # A certificate alone asks for nothing: libpq's default is `prefer`.
         return query.get("sslmode", query.get("ssl")) in _TLS_MODES
-    # PyMySQL's and mysqlclient's ways to say it.
+    # PyMySQL's and mysqlclient's own parameters.
     mode = str(query.get("ssl_mode", "")).lower()
     return mode in _MYSQL_TLS_MODES or "ssl_ca" in query or query.get("ssl") == "true"
 
@@ -337,7 +314,7 @@ def _hosts(url: URL) -> list[str]:
 
 
 def _is_loopback(host: str) -> bool:
-    """No network in between: a sidecar proxy, a local server, a Unix socket."""
+    """Whether no network is in between: a sidecar proxy, a local server, a Unix socket."""
     if host.startswith(("/", "@")) or host in {"localhost", "::1"}:
         return True
     return host.startswith("127.") and host.replace(".", "").isdigit()

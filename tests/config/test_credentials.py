@@ -124,7 +124,7 @@ def role(database, aws):
 def _fetches(source, event="before-call"):
     """Count the calls to Secrets Manager; with `before-send`, the attempts that they take."""
     calls = []
-    client = source._secrets_manager()
+    client = source.client()
     client.meta.events.register(event, lambda **_: calls.append(1))
     return calls
 
