@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from poolkit.thresholds import Threshold, thresholds_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,6 +15,7 @@ DOCUMENT = (ROOT / "docs/thresholds.md").read_text()
 CODE = re.compile(r"`([^`]+)`")
 
 
+@pytest.mark.process
 def test_the_table_is_that_of_the_accumulator_s_docstring():
     """Every metric with its units and its one definition."""
     checked = subprocess.run(
