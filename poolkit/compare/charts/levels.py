@@ -44,13 +44,6 @@ class _Limit(NamedTuple):
     text: str
 
 
-class _Ceiling(NamedTuple):
-    """The connection ceiling at one load."""
-
-    load: float
-    ceiling: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Loads:
     """The axis that all panels share: tasks offered per second, with the names of the levels."""
@@ -127,7 +120,7 @@ def over_load(results: Results) -> Picture | None:
     if not results.has_levels:
         return None
     loads = _Loads(levels=results.plan.levels)
-    lines = (_peak_line(results), _p95_line(results))
+    lines = _lines(results)
     texts = []
     for name, levels in results.levels.items():
         points = []
@@ -152,14 +145,15 @@ def over_load(results: Results) -> Picture | None:
 # -- what all panels share ------------------------------------------------------------------
 
 
-def _peak_line(results: Results) -> _Line:
-    peaks = [each.peak or 0 for of in results.levels.values() for each in of]
-    top = max(peaks, default=1) or 1
+def _lines(results: Results) -> tuple[_Line, _Line]:
+    """Return the two figures that are drawn for every target, on common scales."""
+    every = [each for of in results.levels.values() for each in of]
+    top = max((each.peak or 0 for each in every), default=1) or 1
     near = _limits(results, _PEAK, 0, top * _FAR)
     top = max([top, *_values(near)])
-    ceilings = [each.ceiling for of in results.levels.values() for each in _ceilings(of)]
+    ceilings = [each.ceiling for each in every if each.ceiling]
     top = max([top, *(ceiling for ceiling in ceilings if ceiling <= top * _FAR_CEILING)])
-    return _Line(
+    peaks = _Line(
         metric=_PEAK,
         title="most connections at once",
         scale=alt.Scale(domain=[0, top * 1.22], nice=False),
@@ -168,15 +162,11 @@ def _peak_line(results: Results) -> _Line:
         top=top,
         named=False,
     )
-
-
-def _p95_line(results: Results) -> _Line:
-    spreads = [each.spread.get(_P95, ()) for of in results.levels.values() for each in of]
-    values = [value for spread in spreads for value in spread]
+    values = [value for each in every for value in each.spread.get(_P95, ())]
     lowest, highest = min(values, default=1), max(values, default=1)
     near = _limits(results, _P95, lowest / _FAR, highest * _FAR)
     domain = log_domain([*values, *_values(near)])
-    return _Line(
+    latencies = _Line(
         metric=_P95,
         title="p95 latency",
         scale=alt.Scale(type="log", domain=domain, nice=False),
@@ -185,11 +175,7 @@ def _p95_line(results: Results) -> _Line:
         top=max(domain),
         named=True,
     )
-
-
-def _ceilings(levels: Sequence[LevelResult]) -> list[_Ceiling]:
-    """Return the ceiling at each load: a function's concurrency may grow with it."""
-    return [_Ceiling(each.level.offered_per_s, each.ceiling) for each in levels if each.ceiling]
+    return peaks, latencies
 
 
 def _limits(
@@ -306,10 +292,15 @@ def _limit_marks(
             base.mark_rule(color=INK, strokeWidth=1, strokeDash=[5, 3]).encode(y),
             text.encode(y, x=alt.value(0), text="text:N"),
         ]
+    # One for each load: a function's concurrency may grow with it.
     ceilings: Rows = [
-        {**each._asdict(), "text": f"ceiling {each.ceiling:,}"}
-        for each in _ceilings(levels)
-        if line.metric == _PEAK and each.ceiling <= line.top
+        {
+            "load": each.level.offered_per_s,
+            "ceiling": each.ceiling,
+            "text": f"ceiling {each.ceiling:,}",
+        }
+        for each in levels
+        if line.metric == _PEAK and each.ceiling and each.ceiling <= line.top
     ]
     if ceilings:
         x = alt.X("load:Q", scale=loads.scale(), axis=loads.axis(named=line.named))

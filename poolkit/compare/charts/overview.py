@@ -48,20 +48,25 @@ def overview(results: Results, beside: Results | None = None) -> Picture:
 
     """
     scales = _Scales.of([*results.targets, *(beside.targets if beside else ())])
-    panels = [
-        _peak_panel(results, scales.connections),
-        _opened_panel(results, scales.opened),
-        _latency_panel(results, scales.latency),
+    opened_rows: Rows = [
+        {"target": t.name, "value": opened, "text": figure(opened) if opened else "0"}
+        for t in results.targets
+        if (opened := t.connections.opened_per_1000_requests) is not None
     ]
+    opened_panel = _bars(results, opened_rows, scales.opened, labels=False).properties(
+        **_size(results, 150), title=alt.TitleParams("Opened", subtitle="per 1,000 requests")
+    )
+    peaks = _peak_panel(results, scales.connections)
+    latencies = _latency_panel(results, scales.latency)
     texts = []
     for target in results.targets:
         found, latency = target.connections, target.latency_ms
-        peak, opened = (
+        peak, new = (
             "unknown" if value is None else f"{value:,}" for value in (found.peak, found.opened)
         )
         p95 = milliseconds(latency.p95) if latency else "unknown"
         texts.append(
-            f"{target.name}: peak {peak}, opened {opened} for {target.served:,} requests, p95 {p95}"
+            f"{target.name}: peak {peak}, opened {new} for {target.served:,} requests, p95 {p95}"
         )
     return Picture(
         name="overview",
@@ -69,7 +74,7 @@ def overview(results: Results, beside: Results | None = None) -> Picture:
         caption="Ceiling: the most connections that the settings allow. p95: 95 % of the requests took at "
         "most this long.",
         description="; ".join(texts) + ".",
-        chart=alt.hconcat(*panels, spacing=26),
+        chart=alt.hconcat(peaks, opened_panel, latencies, spacing=26),
     )
 
 
@@ -98,16 +103,6 @@ def _peak_panel(results: Results, top: float) -> Panel:
     marks = ceilings.encode(_x(top, "ceiling"), _rows_axis(results, labels=True))
     title = alt.TitleParams("Open at once", subtitle="peak; the mark is the ceiling")
     return alt.layer(bars, marks).properties(**_size(results, 190), title=title)
-
-
-def _opened_panel(results: Results, top: float) -> Panel:
-    rows: Rows = [
-        {"target": t.name, "value": opened, "text": figure(opened) if opened else "0"}
-        for t in results.targets
-        if (opened := t.connections.opened_per_1000_requests) is not None
-    ]
-    title = alt.TitleParams("Opened", subtitle="per 1,000 requests")
-    return _bars(results, rows, top, labels=False).properties(**_size(results, 150), title=title)
 
 
 def _size(results: Results, width: int) -> dict[str, int]:

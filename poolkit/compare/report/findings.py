@@ -72,7 +72,7 @@ def finding(target: TargetResult, results: Results) -> str:
     """Return the sentences about one target: its connections, what went wrong, what stands out."""
     if not target.requests:
         return "No request was scheduled in the measured time."
-    reservations = [*_failures(target), *_reservations(target)]
+    reservations = list(_reservations(target))
     sentences = [_connections(target, results.targets), *reservations]
     used, cores = sum(target.cpu_share.values()), results.machine.cores
     if cores and not target.saturated and used > BUSY_MACHINE * cores:
@@ -92,7 +92,8 @@ _STATUSES = {
 }
 
 
-def _failures(target: TargetResult) -> Iterator[str]:
+def _reservations(target: TargetResult) -> Iterator[str]:
+    """Yield failures, and what limits the meaning of the figures; none of these is left out."""
     if target.errors:
         kinds = []
         for kind, number in target.error_kinds.items():
@@ -105,27 +106,22 @@ def _failures(target: TargetResult) -> Iterator[str]:
             f"({percent(target.errors / target.requests)}): {join([*kinds[:3], *more], ';')}."
         )
     # A pooler keeps its connections; that is what it is for.
-    if target.connections.left_over and not _has_pooler(target):
-        left = count(target.connections.left_over, "connection")
-        verb = "was" if target.connections.left_over == 1 else "were"
-        yield f"{left} {verb} left open on the server after the target had stopped."
-
-
-def _reservations(target: TargetResult) -> Iterator[str]:
-    """Yield what limits the meaning of the figures."""
+    if (left := target.connections.left_over) and not _has_pooler(target):
+        verb = "was" if left == 1 else "were"
+        yield f"{count(left, 'connection')} {verb} left open on the server after the target had stopped."
     if target.saturated:
         yield (
             f"Its latency is an upper bound: {target.saturated_by}, "
             "and that delay is part of the latency."
         )
-    if target.backlog:
-        late = count(target.backlog, "request")
+    late = count(target.backlog, "request")
+    if target.warmed_up_too_short:
         yield (
             f"The warm-up was too short: {late} of it were answered only in the measured time and "
             "delayed the requests behind them."
-            if target.warmed_up_too_short
-            else f"Overloaded: {late} of the warm-up still waited when the measured time began."
         )
+    elif target.backlog:
+        yield f"Overloaded: {late} of the warm-up still waited when the measured time began."
     if target.partial:
         yield f"Stopped early: the figures cover only {figure(target.measured_s)} s."
 
@@ -135,13 +131,13 @@ def _reservations(target: TargetResult) -> Iterator[str]:
 
 def _connections(target: TargetResult, others: Sequence[TargetResult]) -> str:
     """Return the sentence about the connections that a target opened and held."""
-    opened, per_request = _opened(target), _per_request(target)
+    opened, per_request = target.range_of("db.opened"), target.range_of("db.opened_per_request")
     if _has_pooler(target):
         return _through_pooler(target, opened)
     if opened is None or per_request is None:
         return f"The number of connections it opened is not known; {_peak(target)}."
     if opened.high == 0:
-        environments, peak = target.execution_environments, _most_at_once(target)
+        environments, peak = target.execution_environments, target.most_at_once
         held = "its connections" if peak is None else count(peak, "connection")
         if environments and peak is not None:
             text = f"{count(environments, 'execution environment')} held {held}"
@@ -156,7 +152,7 @@ def _connections(target: TargetResult, others: Sequence[TargetResult]) -> str:
     )
     size = target.preset.get("pool_size")
     if target.preset.get("pool") == "queue" and isinstance(size, int):
-        peak, instances = _most_at_once(target) or 0, target.instances or 1
+        peak, instances = target.most_at_once or 0, target.instances or 1
         if peak > size * instances and opened.median > peak:
             return f"{text}: connections beyond pool_size {size} are closed after each use."
     return f"{text}; {_peak(target)}."
@@ -171,7 +167,7 @@ def _one_each(target: TargetResult, per_request: Spread, others: Sequence[Target
     kept = None
     for other in others:
         if other.kind == target.kind and not _has_pooler(other):
-            opened = _per_request(other)
+            opened = other.range_of("db.opened_per_request")
             if opened is not None and opened.median < KEPT:
                 kept = other
                 break
@@ -196,25 +192,12 @@ def _through_pooler(target: TargetResult, opened: Spread | None) -> str:
     )
 
 
-def _opened(target: TargetResult) -> Spread | None:
-    return _known(target, "db.opened", target.connections.opened)
-
-
-def _per_request(target: TargetResult) -> Spread | None:
-    return _known(target, "db.opened_per_request", target.per_request)
-
-
-def _known(target: TargetResult, metric: str, measured_once: float | None) -> Spread | None:
-    """Return the spread of the repeats; without repeats, one value three times."""
-    if target.spread:
-        return target.spread.get(metric)
-    return None if measured_once is None else Spread(*(measured_once,) * 3)
-
-
 def _opened_text(target: TargetResult) -> str:
     """Return the connections opened and the requests they served, with the range of the repeats."""
+    # Without repeats, the requests that the connections were opened for.
     requests = round(target.spread["http.requests"].median) if target.spread else target.served
-    return f"{_number(_opened(target) or Spread(0, 0, 0))} for {count(requests, 'request')}"
+    opened = target.range_of("db.opened") or Spread(0, 0, 0)
+    return f"{_number(opened)} for {count(requests, 'request')}"
 
 
 def _number(opened: Spread) -> str:
@@ -223,22 +206,17 @@ def _number(opened: Spread) -> str:
     return f"{text} ({low:,.0f} to {high:,.0f})" if low < high else text
 
 
-def _most_at_once(target: TargetResult) -> int | None:
-    of_repeats = target.spread.get("db.connections.max")
-    return round(of_repeats.high) if of_repeats else target.connections.peak
-
-
 def _has_pooler(target: TargetResult) -> bool:
     return bool(target.preset.get("transaction_pooling"))
 
 
 def _at_most(target: TargetResult) -> str:
-    ceiling, peak = target.connections.ceiling, _most_at_once(target)
+    ceiling, peak = target.connections.ceiling, target.most_at_once
     return f" of at most {ceiling:,}" if ceiling and peak is not None and ceiling >= peak else ""
 
 
 def _peak(target: TargetResult) -> str:
-    peak = _most_at_once(target)
+    peak = target.most_at_once
     if peak is None:
         return "the number open at once is not known either"
     return f"{peak:,}{_at_most(target)} {'was' if peak == 1 else 'were'} open at once"
@@ -340,7 +318,11 @@ def headline(targets: Sequence[TargetResult]) -> str:
 
 
 def _most_opened(targets: Sequence[TargetResult]) -> str:
-    known = [(each, t) for t in targets if t.served and (each := _per_request(t)) is not None]
+    known = [
+        (each, t)
+        for t in targets
+        if t.served and (each := t.range_of("db.opened_per_request")) is not None
+    ]
     if len(known) < 2:
         return ""
     known.sort(key=lambda pair: pair[0].median)

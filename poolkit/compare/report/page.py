@@ -37,17 +37,11 @@ def rendered(template: str, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "drawing": _drawing,
-        "prose": _prose,
-        **{
-            function.__name__: function
-            for function in (
-                *(wording.figure, wording.figure_with_range, wording.milliseconds),
-                *(wording.optional, wording.percent, wording.with_range, wording.join),
-            )
-        },
-    }
+    filters = (
+        *(drawing, prose, wording.figure, wording.figure_with_range, wording.milliseconds),
+        *(wording.of_ceiling, wording.optional, wording.percent, wording.with_range, wording.join),
+    )
+    environment.filters |= {function.__name__: function for function in filters}
     return environment.get_template(template).render(values)
 
 
@@ -77,12 +71,12 @@ def run_page(results: Results, pictures: Sequence[Picture]) -> str:
     )
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Return a text in which a number stays on one line with its unit and its sign."""
     return re.sub(r"(?<=\d) (?=(ms|s)\b|%)|(?<=[<>]) (?=\d)", "\u00a0", text)
 
 
-def _drawing(picture: Picture) -> Markup:
+def drawing(picture: Picture) -> Markup:
     """Return a picture's SVG with identifiers of its own: every picture counts from 0."""
     svg = picture.svg().replace('id="clip', f'id="{picture.name}-clip')
     # vl-convert has escaped whatever text of the run folder is in it.

@@ -116,7 +116,7 @@ def compare_runs(first: Results, second: Results, names: tuple[str, str]) -> Pai
     if not levels:
         loads = [[level.name for level in of.values()] for of in (ours, theirs)]
         raise _nothing_in_common("load", names, loads)
-    cautions = [*_load_cautions(first, second), *_machine_cautions(first, second)]
+    cautions = list(_cautions(first, second))
     cautions += [f"only one of the runs has {join(only_one_has)}"] if only_one_has else []
     return Pair(
         first=first, second=second, names=names, levels=tuple(levels), cautions=tuple(cautions)
@@ -143,28 +143,22 @@ _LOAD = {
 }
 
 
-def _load_cautions(first: Results, second: Results) -> Iterator[str]:
+def _cautions(first: Results, second: Results) -> Iterator[str]:
+    """Yield every difference between load, machine and versions of the two runs."""
     # Of several loads only the common ones are compared.
     level = ("arrivals",) if first.has_levels or second.has_levels else tuple(_LEVEL)
-    sides = (first.plan.levels[0], second.plan.levels[0])
-    compared = [(_LEVEL[name], *(getattr(side, name) for side in sides)) for name in level]
-    plans = (first.plan, second.plan)
-    compared += [(text, *(getattr(plan, name) for plan in plans)) for name, text in _LOAD.items()]
-    for text, a, b in compared:
-        if a != b:
-            yield f"different load: {text} {a} and {b}"
-
-
-def _machine_cautions(first: Results, second: Results) -> Iterator[str]:
+    levels = (first.plan.levels[0], second.plan.levels[0])
+    compared = [("load", _LEVEL[name], *(getattr(x, name) for x in levels)) for name in level]
+    plans, machines = (first.plan, second.plan), (first.machine, second.machine)
+    compared += [("load", text, *(getattr(x, n) for x in plans)) for n, text in _LOAD.items()]
     for name in ("cpu", "cores", "memory_gib", "os", "python"):
-        a, b = getattr(first.machine, name), getattr(second.machine, name)
+        compared.append(("machines", name, *(getattr(machine, name) for machine in machines)))
+    for name in sorted({*first.machine.versions, *second.machine.versions}):
+        found = (machine.versions.get(name, "none") for machine in machines)
+        compared.append(("versions", name, *found))
+    for what, text, a, b in compared:
         if a != b:
-            yield f"different machines: {name} {a} and {b}"
-    ours, theirs = first.machine.versions, second.machine.versions
-    for name in sorted(set(ours) | set(theirs)):
-        a, b = ours.get(name, "none"), theirs.get(name, "none")
-        if a != b:
-            yield f"different versions: {name} {a} and {b}"
+            yield f"different {what}: {text} {a} and {b}"
 
 
 # -- output ---------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from poolkit.compare.results.wording import (
     figure_with_range,
     join,
     milliseconds,
+    of_ceiling,
     optional,
     percent,
     with_range,
@@ -67,18 +68,13 @@ def _percentile(name: str) -> Column:
     return Column(name, cell)
 
 
-def _peak_cell(target: TargetResult) -> str:
-    ceiling = target.connections.ceiling
-    return optional(target.connections.peak, 0) + (f"/{ceiling:,}" if ceiling else "")
-
-
 _COLUMNS = (
     Column("requests", lambda t: f"{t.requests:,}"),
     Column("failed", lambda t: f"{t.errors:,}"),
     Column("answered\nper s", lambda t: figure(t.requests_per_s), is_for_80_columns=False),
     *(_percentile(name) for name in ("p50", "p95", "p99")),
     Column("opened", lambda t: optional(t.connections.opened, 0)),
-    Column("peak/\nceiling", _peak_cell),
+    Column("peak/\nceiling", lambda t: of_ceiling(t.connections.peak, t.connections.ceiling)),
     Column(
         "idle\nseconds", lambda t: optional(t.connections.idle_seconds, 0), is_for_80_columns=False
     ),
@@ -171,11 +167,10 @@ def _loads_table(results: Results, *, between: str) -> Table:
         for number, each in enumerate(levels):
             cells = [NOTHING] * 6
             if each.repeats:
-                ceiling = f"/{each.ceiling:,}" if each.ceiling else ""
                 cells = [
                     figure_with_range(each.spread.get("http.rate"), between),
                     with_range(each.spread.get("http.p95"), between),
-                    optional(each.peak, 0) + ceiling,
+                    of_ceiling(each.peak, each.ceiling),
                     figure_with_range(each.opened_per_1000_requests, between),
                     percent(each.error_share) if each.error_share else "0",
                     "✓" if each.sustained else "✗",

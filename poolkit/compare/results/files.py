@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 from poolkit.errors import RunFolderError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
 Data = TypeVar("Data")
@@ -121,7 +121,7 @@ _PARSERS: dict[Any, Any] = {
 
 
 def read_rows(file: Path, kind: type[Data]) -> tuple[tuple[Data, ...], tuple[str, ...]]:
-    """Read the rows of a CSV file, and warnings: it is missing, or its last line was cut.
+    """Return the rows of a CSV file, and warnings: it is missing, or its last line is incomplete.
 
     Raises:
         RunFolderError: it cannot be read, or a row is broken; the message names the line.
@@ -132,33 +132,30 @@ def read_rows(file: Path, kind: type[Data]) -> tuple[tuple[Data, ...], tuple[str
         return (), (f"{file.name} is missing",)
     except (OSError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{file} cannot be read: {error}") from None
-    # Whoever wrote it was killed in the middle of a line.
+    # The writing process was killed in the middle of a line.
     whole, newline, cut = text.rpartition("\n")
     warnings = (f"the last line of {file.name} was cut short",) if cut else ()
-    return tuple(_rows(file, whole + newline, kind)), warnings
-
-
-def _rows(file: Path, text: str, kind: type[Data]) -> Iterator[Data]:
-    reader = csv.reader(io.StringIO(text), strict=True)
+    if not whole:
+        return (), warnings
+    reader = csv.reader(io.StringIO(whole + newline), strict=True)
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # a dataclass, by contract
+    rows: list[Data] = []
     try:
-        columns = _columns(file, next(reader), kind) if text else ()
-        for values in reader:
-            # A blank line is no row: whoever ends a file by hand may leave one.
-            if values:
-                yield kind(**{name: parse(values[at]) for name, at, parse in columns})
+        header = next(reader)
+        if missing := {each.name for each in fields} - set(header):
+            raise RunFolderError(f"{file} has no column {', '.join(sorted(missing))}")
+        # By position: reading by name takes twice as long.
+        columns = [(each.name, header.index(each.name), _PARSERS[each.type]) for each in fields]
+        # A blank line is no row: a hand-edited file may end with one.
+        rows += (
+            kind(**{n: parse(values[at]) for n, at, parse in columns})
+            for values in reader
+            if values
+        )
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise RunFolderError(f"{file}, line {reader.line_num} is broken: {error}") from None
     except IndexError:
         raise RunFolderError(
             f"{file}, line {reader.line_num} is broken: it has too few columns"
         ) from None
-
-
-def _columns(
-    file: Path, header: Sequence[str], kind: type[Data]
-) -> tuple[tuple[str, int, Callable[[str], Any]], ...]:
-    """Return name, position and parser of each column: by position, reading is twice as fast."""
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # a dataclass, by contract
-    if missing := {each.name for each in fields} - set(header):
-        raise RunFolderError(f"{file} has no column {', '.join(sorted(missing))}")
-    return tuple((each.name, header.index(each.name), _PARSERS[each.type]) for each in fields)
+    return tuple(rows), warnings

@@ -238,6 +238,19 @@ class TargetResult:
     load_finding: str = ""
     """What it held of several loads."""
 
+    def range_of(self, metric: str) -> Spread | None:
+        """Return the spread of the repeats; without repeats, one value three times."""
+        if self.spread:
+            return self.spread.get(metric)
+        value = self.figures.get(metric)
+        return None if value is None else Spread(value, value, value)
+
+    @property
+    def most_at_once(self) -> int | None:
+        """The most connections at once, in any repeat."""
+        connections = self.range_of("db.connections.max")
+        return round(connections.high) if connections else None
+
     @property
     def per_request(self) -> float | None:
         """Connections opened for each request."""
@@ -245,9 +258,9 @@ class TargetResult:
 
     @property
     def warmed_up_too_short(self) -> bool:
-        """Whether it answers what it is given, and yet had the warm-up's requests to work off.
+        """True if it sustained the load, but began with unanswered requests of the warm-up.
 
-        Of a target that answers less, a longer warm-up would have left more of them.
+        With a target that does not, a longer warm-up would have left more of them.
         """
         return self.backlog > 0 and self.served >= LEAST_ANSWERED * self.requests
 

@@ -51,6 +51,11 @@ def _range(low: float, high: float, between: str) -> str:
     return "" if lowest == highest else f"{between}({lowest}{NOTHING}{highest})"
 
 
+def of_ceiling(peak: float | None, ceiling: int | None) -> str:
+    """Return the peak of connections and their ceiling as "5/20", or the peak alone."""
+    return optional(peak, 0) + (f"/{ceiling:,}" if ceiling else "")
+
+
 def percent(share: float) -> str:
     """Return a share as per cent; what is not nothing is not shown as 0."""
     if 0 < share < 0.001:
