@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-SUPPORTED = ">=2.33,<2.48"
+SUPPORTED = ">=2.43,<2.48"
 """As in pyproject.toml."""
 
 try:
