@@ -7,10 +7,10 @@ each HTTP answer serves a threaded web service, an asyncio one, a Lambda functio
 worker.
 
     models.py       tables and the frozen records read from them
-    operations.py   what can be done with them: generators that yield statements
-    chunking.py     cutting a text into chunks
+    operations.py   the operations on them: generators that yield statements
+    chunking.py     cuts a text into chunks
     validation.py   strict JSON and the small part of JSON Schema the API uses
-    contract.py     what goes in and comes out over HTTP and over the queue
+    contract.py     input and output over HTTP and over the queue
     problems.py     errors as RFC 9457 problem documents
     api.py          the endpoints, as data
     errors.py       every exception

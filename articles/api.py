@@ -1,4 +1,4 @@
-"""The HTTP API as data: which endpoints there are, and what each does.
+"""The HTTP API as data: every endpoint with its description and its function.
 
 An endpoint knows no framework. A deployable registers `API` with its own router and, for
 each request, does this and no more (or the same with `perform_async`):
@@ -18,6 +18,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from articles import operations
 from articles.contract import (
     ARTICLE_SCHEMA,
     ARTICLE_UPDATE_SCHEMA,
@@ -38,28 +39,19 @@ from articles.contract import (
     dump,
     page_json,
 )
-from articles.operations import (
-    Operation,
-    create_article,
-    get_article,
-    get_document,
-    ingest_document,
-    list_articles,
-    update_article,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from articles.models import Article
-
+    from articles.operations import Operation
 
 # Named tuples: a frozen dataclass takes six times as long to make, at every cold start.
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Request(NamedTuple):
-    """What an endpoint needs to know of a request; values are decoded, `body` is raw."""
+    """The parts of a request that an endpoint needs; values are decoded, `body` is raw."""
 
     path_parameters: Mapping[str, str] = _NOTHING
     query: Mapping[str, Sequence[str]] = _NOTHING
@@ -67,7 +59,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An answer: its status, its content before encoding, and its headers but for the type."""
+    """An answer: its status, its content before encoding, and its headers except the type."""
 
     status: int
     content: Mapping[str, Any]
@@ -85,7 +77,7 @@ class Response(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """A method and a path template, what they do, and how OpenAPI describes it."""
+    """A method and a path template with their function, and the facts that OpenAPI shows."""
 
     name: str
     method: str
@@ -102,29 +94,84 @@ class Endpoint(NamedTuple):
 
     @property
     def safe(self) -> bool:
-        """Whether it only reads, in one statement, so that autocommit will do."""
+        """Whether it only reads, in one statement, so that autocommit is enough."""
         return self.method == "GET"
 
 
-def _list_articles(request: Request) -> Operation[Response]:
-    return _page_response(PageRequest.from_query(request.query))
+def endpoint(
+    method: str, path: str, **description: Any
+) -> Callable[[Callable[[Request], Operation[Response]]], Endpoint]:
+    """Return a decorator that makes an Endpoint; the docstring becomes its summary."""
+
+    def make(handle: Callable[[Request], Operation[Response]]) -> Endpoint:
+        # `python -OO` leaves no docstrings.
+        summary = (handle.__doc__ or handle.__name__).removesuffix(".")
+        return Endpoint(handle.__name__, method, path, summary, handle, **description)
+
+    return make
 
 
-def _page_response(page: PageRequest) -> Operation[Response]:
-    return Response(200, page_json((yield from list_articles(page))))
+_ARTICLE_ID = {"article_id": ARTICLE_SCHEMA["properties"]["id"]}
+_DOCUMENT_ID = {"document_id": NEW_DOCUMENT_SCHEMA["properties"]["id"]}
 
 
-def _create_article(request: Request) -> Operation[Response]:
-    return _article_response(201, create_article(NewArticle.from_json(request.body)))
+@endpoint(
+    "GET",
+    "/articles",
+    responses={200: PAGE_SCHEMA},
+    problems=(422,),
+    query_parameters=PAGE_PARAMETERS,
+)
+def list_articles(request: Request) -> Operation[Response]:
+    """List articles, newest first."""
+    page = PageRequest.from_query(request.query)
+
+    def respond() -> Operation[Response]:
+        found = yield from operations.list_articles(page)
+        return Response(200, page_json(found))
+
+    return respond()
 
 
-def _get_article(request: Request) -> Operation[Response]:
-    return _article_response(200, get_article(_article_id(request)))
+@endpoint(
+    "POST",
+    "/articles",
+    responses={201: ARTICLE_SCHEMA},
+    problems=(400, 413, 422),
+    request_schema=NEW_ARTICLE_SCHEMA,
+)
+def create_article(request: Request) -> Operation[Response]:
+    """Create an article."""
+    new = NewArticle.from_json(request.body)
+    return _article_response(201, operations.create_article(new))
 
 
-def _update_article(request: Request) -> Operation[Response]:
+@endpoint(
+    "GET",
+    "/articles/{article_id}",
+    responses={200: ARTICLE_SCHEMA},
+    problems=(404, 422),
+    path_parameters=_ARTICLE_ID,
+)
+def get_article(request: Request) -> Operation[Response]:
+    """Read an article."""
+    article_id = article_id_from(request.path_parameters["article_id"])
+    return _article_response(200, operations.get_article(article_id))
+
+
+@endpoint(
+    "PATCH",
+    "/articles/{article_id}",
+    responses={200: ARTICLE_SCHEMA},
+    problems=(400, 404, 409, 413, 422),
+    request_schema=ARTICLE_UPDATE_SCHEMA,
+    path_parameters=_ARTICLE_ID,
+)
+def update_article(request: Request) -> Operation[Response]:
+    """Change an article, if it still has the version that was read."""
     change = ArticleUpdate.from_json(request.body)
-    return _article_response(200, update_article(_article_id(request), change))
+    article_id = article_id_from(request.path_parameters["article_id"])
+    return _article_response(200, operations.update_article(article_id, change))
 
 
 def _article_response(status: int, operation: Operation[Article]) -> Operation[Response]:
@@ -135,93 +182,50 @@ def _article_response(status: int, operation: Operation[Article]) -> Operation[R
     return Response(status, article_json(article), headers)
 
 
-def _ingest_document(request: Request) -> Operation[Response]:
-    return _ingest_response(NewDocument.from_json(request.body))
+@endpoint(
+    "POST",
+    "/documents",
+    responses={200: DOCUMENT_SCHEMA, 201: DOCUMENT_SCHEMA},
+    problems=(400, 413, 422),
+    request_schema=NEW_DOCUMENT_SCHEMA,
+)
+def ingest_document(request: Request) -> Operation[Response]:
+    """Store a document cut into chunks; 201 if it is new, 200 if its id is known."""
+    new = NewDocument.from_json(request.body)
+
+    def respond() -> Operation[Response]:
+        ingested = yield from operations.ingest_document(new)
+        if ingested.outcome != "created":
+            return Response(200, document_json(ingested.document))
+        headers = {"Location": f"/documents/{new.id}"}
+        return Response(201, document_json(ingested.document), headers)
+
+    return respond()
 
 
-def _ingest_response(new: NewDocument) -> Operation[Response]:
-    ingested = yield from ingest_document(new)
-    status = 201 if ingested.outcome == "created" else 200
-    location = {"Location": f"/documents/{new.id}"} if status == 201 else {}
-    return Response(status, document_json(ingested.document), location)
+@endpoint(
+    "GET",
+    "/documents/{document_id}",
+    responses={200: DOCUMENT_WITH_CHUNKS_SCHEMA},
+    problems=(404, 422),
+    path_parameters=_DOCUMENT_ID,
+)
+def get_document(request: Request) -> Operation[Response]:
+    """Read a document and its chunks."""
+    document_id = document_id_from(request.path_parameters["document_id"])
 
+    def respond() -> Operation[Response]:
+        found = yield from operations.get_document(document_id)
+        return Response(200, document_json(found.document, found.chunks))
 
-def _get_document(request: Request) -> Operation[Response]:
-    return _document_response(document_id_from(request.path_parameters["document_id"]))
+    return respond()
 
-
-def _document_response(document_id: str) -> Operation[Response]:
-    found = yield from get_document(document_id)
-    return Response(200, document_json(found.document, found.chunks))
-
-
-def _article_id(request: Request) -> int:
-    return article_id_from(request.path_parameters["article_id"])
-
-
-_ARTICLE_ID = {"article_id": ARTICLE_SCHEMA["properties"]["id"]}
-_DOCUMENT_ID = {"document_id": NEW_DOCUMENT_SCHEMA["properties"]["id"]}
 
 API: tuple[Endpoint, ...] = (
-    Endpoint(
-        name="list_articles",
-        method="GET",
-        path="/articles",
-        summary="List articles, newest first",
-        handle=_list_articles,
-        responses={200: PAGE_SCHEMA},
-        problems=(422,),
-        query_parameters=PAGE_PARAMETERS,
-    ),
-    Endpoint(
-        name="create_article",
-        method="POST",
-        path="/articles",
-        summary="Create an article",
-        handle=_create_article,
-        responses={201: ARTICLE_SCHEMA},
-        problems=(400, 413, 422),
-        request_schema=NEW_ARTICLE_SCHEMA,
-    ),
-    Endpoint(
-        name="get_article",
-        method="GET",
-        path="/articles/{article_id}",
-        summary="Read an article",
-        handle=_get_article,
-        responses={200: ARTICLE_SCHEMA},
-        problems=(404, 422),
-        path_parameters=_ARTICLE_ID,
-    ),
-    Endpoint(
-        name="update_article",
-        method="PATCH",
-        path="/articles/{article_id}",
-        summary="Change an article, if it still has the version that was read",
-        handle=_update_article,
-        responses={200: ARTICLE_SCHEMA},
-        problems=(400, 404, 409, 413, 422),
-        request_schema=ARTICLE_UPDATE_SCHEMA,
-        path_parameters=_ARTICLE_ID,
-    ),
-    Endpoint(
-        name="ingest_document",
-        method="POST",
-        path="/documents",
-        summary="Store a document cut into chunks; 201 if it is new, 200 if its id is known",
-        handle=_ingest_document,
-        responses={200: DOCUMENT_SCHEMA, 201: DOCUMENT_SCHEMA},
-        problems=(400, 413, 422),
-        request_schema=NEW_DOCUMENT_SCHEMA,
-    ),
-    Endpoint(
-        name="get_document",
-        method="GET",
-        path="/documents/{document_id}",
-        summary="Read a document and its chunks",
-        handle=_get_document,
-        responses={200: DOCUMENT_WITH_CHUNKS_SCHEMA},
-        problems=(404, 422),
-        path_parameters=_DOCUMENT_ID,
-    ),
+    list_articles,
+    create_article,
+    get_article,
+    update_article,
+    ingest_document,
+    get_document,
 )

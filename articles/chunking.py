@@ -1,4 +1,4 @@
-"""Cutting a text into chunks of bounded size, at the best boundary there is.
+"""Cuts a text into chunks of bounded size, at the best boundary in reach.
 
 Lengths are in characters (Unicode code points), as `len` counts them.
 """
@@ -6,10 +6,7 @@ Lengths are in characters (Unicode code points), as `len` counts them.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import NamedTuple
 
 MAX_CHARACTERS = 1_000
 OVERLAP = 100
@@ -37,11 +34,11 @@ class Chunk(NamedTuple):
 def cut(text: str, max_characters: int = MAX_CHARACTERS, overlap: int = OVERLAP) -> list[Chunk]:
     """Cut `text` into chunks of at most `max_characters`, in order; an empty text has none.
 
-    Each chunk ends after a paragraph, else a sentence, else a line, else a word, wherever
-    one ends in the second half of the room; a longer word is cut where the room ends. Each
-    chunk but the first begins with up to `overlap` characters that the one before ends
-    with, from the start of a word on where possible. Nothing else is repeated, and nothing
-    is lost: `text[chunk.start:][:len(chunk.text)] == chunk.text` for each chunk.
+    Each chunk ends after a paragraph, else a sentence, else a line, else a word, if one ends in
+    the second half of the room. A longer word is cut where the room ends. Each chunk but the
+    first begins with up to `overlap` characters from the end of the one before, from the start of
+    a word on where possible. Nothing else is repeated, and nothing is lost:
+    `text[chunk.start:][:len(chunk.text)] == chunk.text` for each chunk.
 
     Raises:
         ValueError: `overlap` is negative or not less than half of `max_characters`.
@@ -51,22 +48,17 @@ def cut(text: str, max_characters: int = MAX_CHARACTERS, overlap: int = OVERLAP)
             f"overlap must be 0 or more and less than half of max_characters "
             f"({max_characters}), not {overlap}"
         )
-    return list(_cut(text, max_characters, overlap))
-
-
-def _cut(text: str, max_characters: int, overlap: int) -> Iterator[Chunk]:
-    start = end = 0
+    chunks = []
+    end = 0
     while end < len(text):
-        start = _word_start(text, max(end - overlap, 0), end)
+        start = max(end - overlap, 0)
+        if start and not text[start - 1].isspace():
+            # In the middle of a word: the overlap begins with the next one, if there is one.
+            space = _WHITE_SPACE.search(text, start, end)
+            start = space.end() if space else start
         end = _end(text, start, max_characters)
-        yield Chunk(start, text[start:end])
-
-
-def _word_start(text: str, earliest: int, latest: int) -> int:
-    if earliest == 0 or text[earliest - 1].isspace():
-        return earliest
-    space = _WHITE_SPACE.search(text, earliest, latest)
-    return space.end() if space else earliest
+        chunks.append(Chunk(start, text[start:end]))
+    return chunks
 
 
 def _end(text: str, start: int, max_characters: int) -> int:

@@ -1,8 +1,7 @@
-"""What comes in and goes out, the same whether over HTTP or through a queue.
+"""The input and the output, the same over HTTP and through a queue.
 
-Each way in is a named tuple with its JSON Schema beside it; each way out is a
-function from a record to a dict. Names, limits and errors are therefore the same in every
-deployable.
+Each input is a named tuple with its JSON Schema beside it; each output is a function from a
+record to a dict. Names, limits and errors are therefore the same in every deployable.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from articles.errors import InputError, InvalidInput
@@ -23,11 +22,10 @@ from articles.models import (
     MAX_TITLE_CHARACTERS,
     MAX_VERSION,
 )
-from articles.validation import errors_of, parse_json_object
+from articles.validation import MAX_ERRORS, errors_of, parse_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from articles.models import Article, ArticleSummary, Document
 
@@ -136,7 +134,7 @@ class NewDocument(NamedTuple):
 
     @classmethod
     def from_object(cls, value: object) -> NewDocument:
-        """Check what a queue's own decoder has read already.
+        """Check an object that a queue's own decoder has read already.
 
         Raises:
             InvalidInput: it breaks the schema.
@@ -167,34 +165,47 @@ class PageRequest(NamedTuple):
             for name in query
             if name not in PAGE_PARAMETERS
         ]
-        request = cls(
-            limit=_limit(query.get("limit", ()), errors),
-            newest=_newest(query.get("page_token", ()), errors),
-        )
+        limit, newest = DEFAULT_LIMIT, MAX_ID
+        if values := query.get("limit", ()):
+            limit = int(values[0]) if re.fullmatch("[0-9]{1,9}", values[0]) else 0
+            if len(values) > 1 or not 1 <= limit <= MAX_LIMIT:
+                detail = f"must be given once, as a whole number from 1 to {MAX_LIMIT}"
+                errors.append(InputError(detail, parameter="limit"))
+        if values := query.get("page_token", ()):
+            token = values[0] if re.fullmatch("[A-Za-z0-9_-]{16}", values[0]) else ""
+            place = base64.urlsafe_b64decode(token)[:8]
+            newest = int.from_bytes(place, "big")
+            # A token that was damaged has another digest, and so another token.
+            if len(values) > 1 or newest > MAX_ID or token != cls(newest=newest).token:
+                detail = (
+                    "must be given once, as next_page_token gave it; to start again, leave it out"
+                )
+                errors.append(InputError(detail, parameter="page_token"))
         if errors:
-            raise InvalidInput(tuple(errors))
-        return request
+            raise InvalidInput(tuple(errors[:MAX_ERRORS]))
+        return cls(limit, newest)
 
     @property
     def token(self) -> str:
         """This place in the list as an opaque, URL-safe token of 16 characters.
 
-        Its digest finds a damaged token out. It is no signature, since it has no key: who
-        forges one reaches another page of a list that anybody may read.
+        Its digest detects a damaged token. It is no signature, since it has no key: a forged
+        token leads to another page of a list that is public anyway.
         """
         place = self.newest.to_bytes(8, "big")
-        return base64.urlsafe_b64encode(place + _digest(place)).decode()
+        digest = hashlib.blake2b(place, digest_size=4, person=b"articles.page").digest()
+        return base64.urlsafe_b64encode(place + digest).decode()
 
 
 class Page(NamedTuple):
-    """A part of the list, newest first, and what to ask for the next part, if there is one."""
+    """A part of the list, newest first, and the request for the next part, if there is one."""
 
     items: tuple[ArticleSummary, ...]
     next: PageRequest | None
 
 
 def article_id_from(text: str) -> int:
-    """Read an article's id out of a path.
+    """Read an article's id from a path.
 
     Raises:
         InvalidInput: it is not a whole number from 1 to MAX_ID.
@@ -207,7 +218,7 @@ def article_id_from(text: str) -> int:
 
 
 def document_id_from(text: str) -> str:
-    """Read a document's id out of a path.
+    """Read a document's id from a path.
 
     Raises:
         InvalidInput: no document can have such an id.
@@ -253,47 +264,34 @@ DOCUMENT_WITH_CHUNKS_SCHEMA: Final[Mapping[str, Any]] = _object(
 )
 
 
-def article_json(article: Article) -> dict[str, Any]:
-    """Give an article as ARTICLE_SCHEMA describes it."""
-    return {
-        "id": article.id,
-        "title": article.title,
-        "body": article.body,
-        "version": article.version,
-        "created_at": _rfc3339(article.created_at),
-        "updated_at": _rfc3339(article.updated_at),
-    }
-
-
-def article_summary_json(article: ArticleSummary) -> dict[str, Any]:
-    """Give an article without its body as ARTICLE_SUMMARY_SCHEMA describes it."""
-    return {
-        "id": article.id,
-        "title": article.title,
-        "version": article.version,
-        "created_at": _rfc3339(article.created_at),
-        "updated_at": _rfc3339(article.updated_at),
-    }
+def article_json(article: Article | ArticleSummary) -> dict[str, Any]:
+    """Return an article as ARTICLE_SCHEMA describes it, or ARTICLE_SUMMARY_SCHEMA without body."""
+    return _members(article)
 
 
 def page_json(page: Page) -> dict[str, Any]:
-    """Give a page as PAGE_SCHEMA describes it."""
+    """Return a page as PAGE_SCHEMA describes it."""
     return {
-        "items": [article_summary_json(article) for article in page.items],
+        "items": [article_json(article) for article in page.items],
         "next_page_token": page.next.token if page.next else None,
     }
 
 
 def document_json(document: Document, chunks: Sequence[str] | None = None) -> dict[str, Any]:
-    """Give a document as DOCUMENT_SCHEMA describes it, or with its chunks' texts in order."""
-    content = {
-        "id": document.id,
-        "title": document.title,
-        "content_sha256": document.content_sha256,
-        "chunk_count": document.chunk_count,
-        "ingested_at": _rfc3339(document.ingested_at),
-    }
+    """Return a document as DOCUMENT_SCHEMA describes it, or with the texts of its chunks."""
+    content = _members(document)
     return content if chunks is None else {**content, "chunks": list(chunks)}
+
+
+def _members(record: Article | ArticleSummary | Document) -> dict[str, Any]:
+    """Return a record's fields as JSON members: they have the same names, by the schemas above."""
+    return {
+        # RFC 3339. psycopg2 gives the offset of the session's time zone, asyncpg always UTC.
+        name: value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        if isinstance(value, datetime)
+        else value
+        for name, value in zip(record._fields, record, strict=True)
+    }
 
 
 def dump(content: object) -> bytes:
@@ -308,41 +306,3 @@ def _checked(value: object, schema: Mapping[str, Any]) -> dict[str, Any]:
     if errors:
         raise InvalidInput(errors)
     return cast("dict[str, Any]", value)
-
-
-def _limit(values: Sequence[str], errors: list[InputError]) -> int:
-    if not values:
-        return DEFAULT_LIMIT
-    limit = int(values[0]) if re.fullmatch("[0-9]{1,9}", values[0]) else 0
-    if len(values) > 1 or not 1 <= limit <= MAX_LIMIT:
-        detail = f"must be given once, as a whole number from 1 to {MAX_LIMIT}"
-        errors.append(InputError(detail, parameter="limit"))
-    return limit
-
-
-def _newest(values: Sequence[str], errors: list[InputError]) -> int:
-    if not values:
-        return MAX_ID
-    newest = _place(values[0])
-    if len(values) > 1 or newest is None:
-        detail = "must be given once, as next_page_token gave it; to start again, leave it out"
-        errors.append(InputError(detail, parameter="page_token"))
-    return newest or 0
-
-
-def _place(token: str) -> int | None:
-    if not re.fullmatch("[A-Za-z0-9_-]{16}", token):
-        return None
-    decoded = base64.urlsafe_b64decode(token)
-    place, digest = decoded[:8], decoded[8:]
-    newest = int.from_bytes(place, "big")
-    return newest if digest == _digest(place) and newest <= MAX_ID else None
-
-
-def _digest(place: bytes) -> bytes:
-    return hashlib.blake2b(place, digest_size=4, person=b"articles.page").digest()
-
-
-def _rfc3339(moment: datetime) -> str:
-    # psycopg2 gives the offset of the session's time zone, asyncpg always UTC.
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,11 +1,11 @@
 """Every exception of the sample domain.
 
 ArticlesError
-├── InvalidInput        also a ValueError: what was sent breaks the contract
+├── InvalidInput        also a ValueError: the input breaks the contract
 │   └── MalformedJson   it is not even JSON
 ├── TooLarge            also a ValueError: more bytes than a request may have
 ├── NotFound            also a LookupError
-└── StaleVersion        somebody else changed the article first
+└── StaleVersion        the article was changed meanwhile
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class InputError(NamedTuple):
     parameter: str | None = None
 
     def as_json(self) -> dict[str, str]:
-        """Give the members that are set, as a problem document lists them."""
+        """Return the members that are set, as a problem document lists them."""
         if self.parameter is not None:
             return {"parameter": self.parameter, "detail": self.detail}
         return {"pointer": self.pointer or "#", "detail": self.detail}
@@ -34,13 +34,13 @@ class InputError(NamedTuple):
 class ArticlesError(Exception):
     """Any error this package raises on purpose.
 
-    Each passes its own arguments on to `Exception`, so that it survives pickling, as it
-    must where a worker hands it to its parent process.
+    Each passes its own arguments on to `Exception`, so that it survives pickling: a worker's child
+    process sends it to its parent.
     """
 
 
 class InvalidInput(ArticlesError, ValueError):
-    """What was sent breaks the contract; `errors` holds every breach that was found."""
+    """The input breaks the contract; `errors` holds every error that was found."""
 
     def __init__(self, errors: tuple[InputError, ...]) -> None:
         super().__init__(errors)
@@ -51,7 +51,7 @@ class InvalidInput(ArticlesError, ValueError):
 
 
 class MalformedJson(InvalidInput):
-    """What was sent is not JSON, or is JSON that two parsers may read differently."""
+    """The input is not JSON, or is JSON that two parsers may read differently."""
 
 
 class TooLarge(ArticlesError, ValueError):

@@ -94,7 +94,7 @@ dead_letters = Table(
     Column("source", Text, nullable=False),
     Column("message_id", Text, nullable=False),
     # JSON, not JSONB: JSONB refuses NUL and lone surrogates, and a message with one of those
-    # is just what ends up here.
+    # ends up here.
     Column("payload", JSON, nullable=False),
     Column("error_type", Text, nullable=False),
     Column("error", Text, nullable=False),
@@ -115,7 +115,7 @@ idempotency_records = Table(
     # The handler's answer as the JSON text that Powertools made and will parse.
     Column("response_data", Text, nullable=False, server_default=text("''")),
     Column("payload_hash", Text, nullable=False, server_default=text("''")),
-    # For whoever deletes the expired ones.
+    # For the deletion of expired records.
     Index(None, "expires_at"),
 )
 
@@ -142,7 +142,7 @@ class Article(NamedTuple):
 
 
 class Document(NamedTuple):
-    """What is known of an ingested document besides its chunks."""
+    """An ingested document without its chunks."""
 
     id: str
     title: str
@@ -165,5 +165,5 @@ class DeadLetter(NamedTuple):
 
 
 def columns_of(table: Table, names: Iterable[str]) -> list[Column[Any]]:
-    """Give the columns of `table` that a record with these fields is made of, in their order."""
+    """Return the columns of `table` with these names, in their order, for a record's fields."""
     return [table.c[name] for name in names]

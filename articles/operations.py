@@ -1,4 +1,4 @@
-"""What can be done with articles and documents, free of input and output.
+"""The operations on articles and documents, without any input and output.
 
 An operation is a generator: it yields a statement with its parameters, is sent the rows,
 and returns a result. So one definition serves every driver: `perform` runs it on a
@@ -7,8 +7,8 @@ connection of a synchronous engine, `perform_async` on one of an asynchronous en
     with engine.begin() as connection:
         article = perform(connection, get_article(1))
 
-The caller begins and ends the transaction; every operation wants to be run in one at
-PostgreSQL's default isolation, READ COMMITTED. Those that read (get_article, get_document,
+The caller begins and ends the transaction; every operation needs one at PostgreSQL's default
+isolation, READ COMMITTED. Those that read (get_article, get_document,
 list_articles, list_dead_letters) are one statement each and may run in autocommit.
 
 The statements are made once, here, with bind parameters: SQLAlchemy keys its cache of
@@ -65,7 +65,7 @@ MAX_ERROR_CHARACTERS: Final = 10_000
 
 
 def perform(connection: Connection, operation: Operation[T]) -> T:
-    """Run an operation on a connection, and give what it returns."""
+    """Run an operation on a connection, and return its result."""
     rows: Rows | None = None
     while True:
         try:
@@ -78,7 +78,7 @@ def perform(connection: Connection, operation: Operation[T]) -> T:
 
 
 async def perform_async(connection: AsyncConnection, operation: Operation[T]) -> T:
-    """Run an operation on a connection of an asynchronous engine, and give what it returns."""
+    """Run an operation on a connection of an asynchronous engine, and return its result."""
     rows: Rows | None = None
     while True:
         try:
@@ -240,7 +240,7 @@ def ingest_document(new: NewDocument) -> Operation[Ingested]:
     transaction to end, and then find the row there. A document whose title or text differs
     from the stored one replaces it as a whole.
     """
-    # Not at the top: only who ingests needs its expressions compiled, and all pay for imports.
+    # Not at the top: every cold start pays for imports, and only an ingest needs this one.
     from articles.chunking import cut  # noqa: PLC0415
 
     texts = [chunk.text for chunk in cut(new.text)]
@@ -256,10 +256,6 @@ def ingest_document(new: NewDocument) -> Operation[Ingested]:
     if rows:
         yield from _insert_chunks(new.id, texts)
         return Ingested(Document._make(rows[0]), "created")
-    return (yield from _ingest_again(new, texts))
-
-
-def _ingest_again(new: NewDocument, texts: list[str]) -> Operation[Ingested]:
     rows = yield _LOCK_DOCUMENT, {"document_id": new.id}
     stored = Document._make(rows[0])
     if (stored.title, stored.content_sha256) == (new.title, new.content_sha256):
@@ -328,16 +324,20 @@ def record_dead_letter(
 ) -> Operation[DeadLetter]:
     """Keep a message that was given up; the same message again replaces its record.
 
-    Whatever made the message poison must not keep it from being recorded: a payload that
-    is not JSON is kept as its `repr`, and a character that PostgreSQL cannot store in text
-    (NUL, a lone surrogate) is kept as its escape.
+    A defect of the message must not prevent its record. A payload that is not JSON is kept as its
+    `repr`, and a character that PostgreSQL cannot store in text (NUL, a lone surrogate) is kept as
+    its escape.
     """
+    try:
+        payload_text = json.dumps(payload, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        payload_text = json.dumps(repr(payload))
     rows = yield (
         _RECORD_DEAD_LETTER,
         {
             "source": _storable(source),
             "message_id": _storable(message_id),
-            "payload_text": _json_text(payload),
+            "payload_text": payload_text,
             "error_type": f"{type(error).__module__}.{type(error).__qualname__}",
             "error": _storable(str(error))[:MAX_ERROR_CHARACTERS],
             "attempts": attempts,
@@ -350,13 +350,6 @@ def list_dead_letters(limit: int = 100) -> Operation[tuple[DeadLetter, ...]]:
     """List the messages that were given up, at most `limit`, latest first."""
     rows = yield _SELECT_DEAD_LETTERS, {"limit": limit}
     return tuple(DeadLetter._make(row) for row in rows)
-
-
-def _json_text(payload: object) -> str:
-    try:
-        return json.dumps(payload, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return json.dumps(repr(payload))
 
 
 def _storable(text: str) -> str:

@@ -1,7 +1,7 @@
 """Errors as problem documents (RFC 9457), the same from every HTTP deployable.
 
-`type` is `about:blank` where the HTTP status says it all; the title is then the status's
-own phrase, as section 4.2.1 asks. Where a client may want to react to the very problem,
+`type` is `about:blank` where the HTTP status describes the problem completely; the title is then
+the status's own phrase, as section 4.2.1 asks. Where a client may want to react to one problem,
 `type` is a path such as `/problems/stale-version`. The RFC prefers absolute URIs, but a
 sample has no host name of its own; a full path is what section 3.1.1 asks for instead. It
 is a name and need not lead anywhere.
@@ -83,17 +83,17 @@ class Problem(NamedTuple):
 
 
 def plain_problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
-    """Make a problem of which the HTTP status says it all."""
+    """Return a problem that the HTTP status describes completely."""
     return Problem(status, HTTPStatus(status).phrase, detail, headers=headers or {})
 
 
 def no_such_path(path: str) -> Problem:
-    """Make the answer to a path that no endpoint has."""
+    """Return the answer to a path that no endpoint has."""
     return plain_problem(404, f"there is nothing at {path}")
 
 
 def method_not_allowed(method: str, allowed: Iterable[str]) -> Problem:
-    """Make the answer to a method that no endpoint at this path has (RFC 9110, 15.5.6)."""
+    """Return the answer to a method that no endpoint at this path has (RFC 9110, 15.5.6)."""
     methods = ", ".join(sorted(allowed))
     return plain_problem(
         405, f"{method} is not possible here; possible: {methods}", {"Allow": methods}

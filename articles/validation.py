@@ -1,7 +1,7 @@
-"""Strict JSON, and checking it against the small part of JSON Schema that the API uses.
+"""Strict JSON, and its check against the small part of JSON Schema that the API uses.
 
-The schemas that the API publishes are the very tables that `errors_of` reads, so what is
-documented is what is checked. Of JSON Schema it knows: objects with `properties`,
+The schemas that the API publishes are the very tables that `errors_of` reads, so the
+documentation and the check cannot differ. Of JSON Schema it knows: objects with `properties`,
 `required`, `minProperties` and no additional properties; strings with `minLength`,
 `maxLength` and `pattern`; integers with `minimum` and `maximum`.
 """
@@ -39,10 +39,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json_object(raw: bytes) -> dict[str, Any]:
-    """Read a JSON object in UTF-8 (RFC 8259) that leaves nothing open to interpretation.
+    """Read a JSON object in UTF-8 (RFC 8259) that has only one reading.
 
-    Beyond the RFC it refuses what RFC 7493 (I-JSON) refuses: names that occur twice in one
-    object; and what Python alone accepts: NaN and infinities.
+    Beyond the RFC it refuses names that occur twice in one object, as RFC 7493 (I-JSON) does, and
+    NaN and infinities, which Python alone accepts.
 
     Raises:
         TooLarge: there are more than MAX_BODY_BYTES.
@@ -51,31 +51,14 @@ def parse_json_object(raw: bytes) -> dict[str, Any]:
     """
     if len(raw) > MAX_BODY_BYTES:
         raise TooLarge(MAX_BODY_BYTES)
-    value = _loads(_decode(raw))
-    if not isinstance(value, dict):
-        raise InvalidInput((InputError(f"must be an object, not {_type_of(value)}", pointer="#"),))
-    return value
-
-
-def errors_of(value: object, schema: Mapping[str, Any]) -> tuple[InputError, ...]:
-    """Give the first MAX_ERRORS points in which `value` breaks `schema`; none if it keeps it.
-
-    Any string must also be one that PostgreSQL can store: without NUL and without
-    surrogates, of which JSON escapes can make lone ones.
-    """
-    return tuple(islice(_errors(value, schema, "#"), MAX_ERRORS))
-
-
-def _decode(raw: bytes) -> str:
     try:
-        return raw.decode("utf-8")
+        value = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_distinct,
+            parse_constant=lambda constant: _refuse(f"{constant} is not a JSON value"),
+        )
     except UnicodeDecodeError as error:
         _refuse(f"not UTF-8: {error.reason} at byte {error.start}")
-
-
-def _loads(text: str) -> object:
-    try:
-        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         _refuse(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
     except RecursionError:
@@ -85,19 +68,27 @@ def _loads(text: str) -> object:
     except ValueError:
         # The one other that json raises: int() refuses more than 4,300 digits.
         _refuse("a number has too many digits")
+    if not isinstance(value, dict):
+        raise InvalidInput((InputError(f"must be an object, not {_type_of(value)}", pointer="#"),))
+    return value
+
+
+def errors_of(value: object, schema: Mapping[str, Any]) -> tuple[InputError, ...]:
+    """Return the first MAX_ERRORS errors of `value` against `schema`; none if it is valid.
+
+    Any string must also be one that PostgreSQL can store: without NUL and without
+    surrogates, of which JSON escapes can make lone ones.
+    """
+    return tuple(islice(_errors(value, schema, "#"), MAX_ERRORS))
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        # Taking each name once leaves those that are there a second time.
+        # With each name taken once, the first that is gone already occurs twice.
         twice = next(name for name, _ in pairs if members.pop(name, _TAKEN) is _TAKEN)
         _refuse(f"the name {json.dumps(_shortened(twice))} occurs twice in one object")
     return members
-
-
-def _no_constant(constant: str) -> NoReturn:
-    _refuse(f"{constant} is not a JSON value")
 
 
 def _refuse(detail: str) -> NoReturn:
@@ -165,5 +156,5 @@ def _escaped(name: str) -> str:
 
 
 def _shortened(name: str) -> str:
-    # An error must not be as long as whoever sent the name likes.
+    # The sender of a long name must not decide how long the answer is.
     return name if len(name) <= 100 else f"{name[:99]}…"

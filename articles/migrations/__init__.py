@@ -2,8 +2,8 @@
 
 `upgrade` is safe to start twice: the second waits for the first on an advisory lock and
 then finds nothing to do. All steps run in one transaction, so a failing one leaves the
-database as it was. Alembic and the driver are imported when a function needs them, since
-nothing that serves requests does.
+database as it was. Alembic and the driver are imported when a function needs them, because
+code that serves requests needs neither.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 Database: TypeAlias = str | URL | Engine
-"""A PostgreSQL URL, or an engine if connecting takes more than a URL tells."""
+"""A PostgreSQL URL, or an engine where a URL is not enough to connect."""
 
 LOCK_NAME: Final = "articles.migrations"
 WAIT_FOR_OTHERS: Final = "10min"
-"""How long to wait for another upgrade of the same database."""
+"""The longest wait for another upgrade of the same database."""
 WAIT_FOR_TABLES: Final = "5s"
-"""How long a step may wait for a table: all later queries on that table queue behind it."""
+"""The longest wait of a step for a table: all later queries on that table queue behind it."""
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring a database up to `revision`, whichever it has now.
+    """Bring a database from any revision up to `revision`.
 
     Raises:
         ValueError: the database is not PostgreSQL.
@@ -45,12 +45,17 @@ def upgrade(database: Database, revision: str = "head") -> None:
     from alembic import command  # noqa: PLC0415 - see the module's docstring
 
     with _connected(database) as connection, connection.begin():
-        _lock(connection)
+        # Until the transaction ends, hence also through a pooler in transaction mode. A step takes
+        # longer the bigger its table is, so an engine's limit for requests does not apply.
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_OTHERS}'"))
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(LOCK_NAME, 0))))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_TABLES}'"))
         command.upgrade(_config(connection), revision)
 
 
 def current(database: Database) -> str | None:
-    """Give the revision that a database has, None if it has never been upgraded."""
+    """Return the revision that a database has, None if it has never been upgraded."""
     from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 - as above
 
     with _connected(database) as connection:
@@ -58,14 +63,14 @@ def current(database: Database) -> str | None:
 
 
 def heads() -> tuple[str, ...]:
-    """Give the latest revisions that this version of the program knows: one, by rule."""
+    """Return the latest revisions that this version of the program knows: one, by rule."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
 
     return tuple(ScriptDirectory.from_config(_config()).get_heads())
 
 
 def knows(revision: str) -> bool:
-    """Tell whether this version of the program has that revision."""
+    """Return whether this version of the program has that revision."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
 
     scripts = ScriptDirectory.from_config(_config())
@@ -73,7 +78,7 @@ def knows(revision: str) -> bool:
 
 
 def upgrade_sql(revisions: str = "head") -> str:
-    """Give the SQL of an upgrade, for a database that somebody else must change.
+    """Return the SQL of an upgrade, for a database that only its administrator may change.
 
     `revisions` is the last one, or `first:last` where the database has `first` already.
     """
@@ -114,29 +119,20 @@ def _config(connection: Connection | None = None, output: StringIO | None = None
 
 @contextmanager
 def _connected(database: Database) -> Iterator[Connection]:
-    engine = database if isinstance(database, Engine) else _engine(database)
+    if isinstance(database, Engine):
+        engine = database
+    else:
+        engine = create_engine(
+            make_url(database).set(drivername="postgresql+psycopg2"),
+            poolclass=NullPool,
+            connect_args={"application_name": "script:migrations", "connect_timeout": 10},
+        )
     if engine.dialect.name != "postgresql":
         raise ValueError(
-            f"the articles' migrations are for PostgreSQL, and the URL names {engine.dialect.name}"
+            f"wanted a PostgreSQL database, found {engine.dialect.name}: "
+            "the articles' migrations are for PostgreSQL alone"
         )
     with engine.connect() as connection:
-        # In autocommit the lock would not last; at a higher level than this one, what the
-        # upgrade that was waited for has done would not be seen.
+        # In autocommit the lock would not last. At a higher level the changes of the upgrade that
+        # this one waited for would not be visible.
         yield connection.execution_options(isolation_level="READ COMMITTED")
-
-
-def _engine(url: str | URL) -> Engine:
-    return create_engine(
-        make_url(url).set(drivername="postgresql+psycopg2"),
-        poolclass=NullPool,
-        connect_args={"application_name": "script:migrations", "connect_timeout": 10},
-    )
-
-
-def _lock(connection: Connection) -> None:
-    # Held until the transaction ends, hence also through a pooler in transaction mode.
-    # A step takes as long as its table is big, whatever an engine allows a request.
-    connection.execute(text("SET LOCAL statement_timeout = 0"))
-    connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_OTHERS}'"))
-    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(LOCK_NAME, 0))))
-    connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_TABLES}'"))

@@ -25,7 +25,7 @@ from articles.contract import (
 )
 from articles.errors import InvalidInput
 from articles.models import MAX_ID, MAX_TEXT_CHARACTERS, Article, ArticleSummary, Document
-from articles.validation import MAX_BODY_BYTES
+from articles.validation import MAX_BODY_BYTES, MAX_ERRORS
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -155,6 +155,13 @@ def test_a_query_that_breaks_the_contract_is_refused(query, parameter):
     with pytest.raises(InvalidInput) as caught:
         PageRequest.from_query(query)
     assert [error.parameter for error in caught.value.errors] == [parameter]
+
+
+def test_an_answer_does_not_grow_with_the_parameters_sent():
+    """Of many unknown parameters only the first are listed."""
+    with pytest.raises(InvalidInput) as caught:
+        PageRequest.from_query({f"p{n}": ["x"] for n in range(1_000)})
+    assert len(caught.value.errors) == MAX_ERRORS
 
 
 def test_times_are_utc_whatever_time_zone_the_session_has():

@@ -5,6 +5,8 @@ Revises: nothing
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -14,59 +16,24 @@ down_revision = None
 
 def upgrade() -> None:
     """Go from the revision before to this one."""
-    _create_articles()
-    _create_documents()
-    _create_dead_letters()
-    _create_idempotency_records()
-
-
-def downgrade() -> None:
-    """Go back to the revision before."""
-    op.drop_table("chunks")
-    op.drop_index(op.f("ix_idempotency_records_expires_at"), table_name="idempotency_records")
-    op.drop_table("idempotency_records")
-    op.drop_table("documents")
-    op.drop_table("dead_letters")
-    op.drop_table("articles")
-
-
-def _create_articles() -> None:
     op.create_table(
         "articles",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("title", sa.Text(), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-        ),
-        sa.Column(
-            "updated_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-        ),
+        _moment("created_at"),
+        _moment("updated_at"),
         sa.CheckConstraint("version > 0", name=op.f("ck_articles_version_is_positive")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_articles")),
     )
-
-
-def _create_documents() -> None:
     op.create_table(
         "documents",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("title", sa.Text(), nullable=False),
         sa.Column("content_sha256", sa.Text(), nullable=False),
         sa.Column("chunk_count", sa.Integer(), nullable=False),
-        sa.Column(
-            "ingested_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-        ),
+        _moment("ingested_at"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_documents")),
     )
     op.create_table(
@@ -83,9 +50,6 @@ def _create_documents() -> None:
         ),
         sa.PrimaryKeyConstraint("document_id", "position", name=op.f("pk_chunks")),
     )
-
-
-def _create_dead_letters() -> None:
     op.create_table(
         "dead_letters",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -95,15 +59,10 @@ def _create_dead_letters() -> None:
         sa.Column("error_type", sa.Text(), nullable=False),
         sa.Column("error", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column(
-            "failed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        _moment("failed_at"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dead_letters")),
         sa.UniqueConstraint("source", "message_id", name=op.f("uq_dead_letters_source_message_id")),
     )
-
-
-def _create_idempotency_records() -> None:
     op.create_table(
         "idempotency_records",
         sa.Column("id", sa.Text(), nullable=False),
@@ -119,4 +78,20 @@ def _create_idempotency_records() -> None:
         "idempotency_records",
         ["expires_at"],
         unique=False,
+    )
+
+
+def downgrade() -> None:
+    """Go back to the revision before."""
+    op.drop_table("chunks")
+    op.drop_index(op.f("ix_idempotency_records_expires_at"), table_name="idempotency_records")
+    op.drop_table("idempotency_records")
+    op.drop_table("documents")
+    op.drop_table("dead_letters")
+    op.drop_table("articles")
+
+
+def _moment(name: str) -> sa.Column[Any]:
+    return sa.Column(
+        name, sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
     )
