@@ -80,7 +80,7 @@ def document(
         "now": now,
         "run": run,
         "load": recording.loop().to_json(),
-        "thresholds": [{"status": each.status, "words": each.words} for each in verdicts],
+        "thresholds": [{"status": each.status, "words": each.message} for each in verdicts],
         "latency_ms": rows(recording.latencies) if latency_rows is None else latency_rows,
         "lost": recording.lost,
         "step_s": recording.series.step_s,

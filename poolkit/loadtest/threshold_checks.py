@@ -134,7 +134,7 @@ class ThresholdChecks:
             )
             if verdict is not None:
                 self.aborted_by = verdict
-                logger.error("the run ends early: %s", verdict.words)
+                logger.error("the run ends early: %s", verdict.message)
                 runner = self._environment.runner
                 assert runner is not None  # noqa: S101  (it has started the test)
                 # A web page stays open, so that the figures can be read.

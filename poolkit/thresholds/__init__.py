@@ -4,16 +4,21 @@
     http.errors < 0.1%
     lambda,web: db.connections.max < 80 abort after 10s
 
-They stand in `[tool.poolkit] thresholds` of pyproject.toml or behind `--threshold`. This package reads them,
-holds them against figures and says what came out; it measures nothing. See docs/thresholds.md.
+They stand in `[tool.poolkit] thresholds` of pyproject.toml or behind `--threshold`. This package parses
+them (`parse`, `threshold`), checks them against figures (`verdict`) and prints the verdicts (`outputs`).
+It measures nothing: the figures come from `poolkit.loadtest.figures`. See docs/thresholds.md.
 """
 
 from __future__ import annotations
 
-from poolkit.thresholds.github import github_annotations
-from poolkit.thresholds.junit import junit
-from poolkit.thresholds.lines import lines, plain_lines, takes_marks
 from poolkit.thresholds.metrics import METRICS, Metric
+from poolkit.thresholds.outputs import (
+    github_annotations,
+    junit,
+    lines,
+    plain_lines,
+    takes_marks,
+)
 from poolkit.thresholds.threshold import Threshold, check_targets, thresholds_of
 from poolkit.thresholds.verdict import (
     Verdict,

@@ -1,4 +1,7 @@
-"""What a threshold can be about: the metrics, the unit of each, and what may be said of it."""
+"""The metrics that a threshold can be about: the unit of each, and the limits that make sense.
+
+How each is measured is defined once, in `poolkit.loadtest.figures.MetricAccumulator`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["ms", "share", "per_s", "count", "ratio"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Metric:
     """One figure of a load test.
 
@@ -26,12 +29,13 @@ class Metric:
     name: str
     kind: Kind
     meaning: str
+    """In a few words, for messages about units."""
     grows: bool = False
     """Whether it only ever gets larger during a run."""
     at_end: bool = False
     """Whether it is known only when the run has ended."""
     sampled: bool = False
-    """Whether it comes from samples, so that one which is missing may have been another."""
+    """Whether it comes from samples: a missing sample may have had another value."""
 
     @property
     def units(self) -> Mapping[str, Decimal]:
@@ -40,7 +44,7 @@ class Metric:
 
     @property
     def unit(self) -> str:
-        """What stands behind a value of it, with the blank before it."""
+        """The unit behind a value, with the space before it."""
         return _SHOWN[self.kind]
 
 
@@ -58,68 +62,46 @@ UNITS: dict[Kind, dict[str, Decimal]] = {
 }
 _SHOWN: dict[Kind, str] = {"ms": " ms", "share": "%", "per_s": "/s", "count": "", "ratio": ""}
 
-METRICS: Mapping[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        *(
-            Metric(name=f"http.p{p}", kind="ms", meaning=f"latency that {p} % do not exceed")
-            for p in ("50", "90", "95", "99", "99.9")
-        ),
-        Metric(name="http.max", kind="ms", meaning="longest latency", grows=True),
-        Metric(name="http.mean", kind="ms", meaning="mean latency"),
-        Metric(name="http.errors", kind="share", meaning="share of the requests that failed"),
-        Metric(name="http.requests", kind="count", meaning="requests, failed ones too", grows=True),
-        Metric(name="http.rate", kind="per_s", meaning="requests answered a second"),
-        Metric(
-            name="db.connections.max",
-            kind="count",
-            meaning="most connections at once",
-            grows=True,
-            sampled=True,
-        ),
-        Metric(
-            name="db.connections.mean",
-            kind="ratio",
-            meaning="mean of connections at once",
-            sampled=True,
-        ),
-        Metric(
-            name="db.connections.share",
-            kind="share",
-            meaning="most connections at once, as a share of max_connections",
-            grows=True,
-            sampled=True,
-        ),
-        Metric(name="db.opened", kind="count", meaning="connections opened", grows=True),
-        Metric(name="db.opened_per_request", kind="ratio", meaning="connections opened a request"),
-        Metric(
-            name="db.idle_in_transaction.max",
-            kind="count",
-            meaning="most connections at once that were idle in a transaction",
-            grows=True,
-            sampled=True,
-        ),
-        Metric(
-            name="db.left_over",
-            kind="count",
-            meaning="connections still there after the target has ended",
-            at_end=True,
-        ),
-        Metric(
-            name="lambda.cold_starts",
-            kind="count",
-            meaning="execution environments that were started",
-            grows=True,
-        ),
-    )
-}
+
+_ALL = [
+    *(
+        Metric(f"http.p{p}", "ms", f"latency that {p} % do not exceed")
+        for p in ("50", "90", "95", "99", "99.9")
+    ),
+    Metric("http.max", "ms", "longest latency", grows=True),
+    Metric("http.mean", "ms", "mean latency"),
+    Metric("http.errors", "share", "share of the requests that failed"),
+    Metric("http.requests", "count", "requests, failed ones too", grows=True),
+    Metric("http.rate", "per_s", "requests answered per second"),
+    Metric("db.connections.max", "count", "most connections at once", grows=True, sampled=True),
+    Metric("db.connections.mean", "ratio", "mean number of connections", sampled=True),
+    Metric(
+        "db.connections.share",
+        "share",
+        "most connections at once, as a share of max_connections",
+        grows=True,
+        sampled=True,
+    ),
+    Metric("db.opened", "count", "connections opened", grows=True),
+    Metric("db.opened_per_request", "ratio", "connections opened per request"),
+    Metric(
+        "db.idle_in_transaction.max",
+        "count",
+        "most connections at once that were idle in a transaction",
+        grows=True,
+        sampled=True,
+    ),
+    Metric("db.left_over", "count", "connections left after the target was stopped", at_end=True),
+    Metric("lambda.cold_starts", "count", "execution environments started", grows=True),
+]
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
 def metric(name: str) -> Metric:
     """Return the metric of a name.
 
     Raises:
-        ConfigurationError: there is none; the message has the nearest name, or all.
+        ConfigurationError: there is none; the message has the nearest name, or all names.
     """
     found = METRICS.get(name)
     if found is None:
@@ -129,42 +111,27 @@ def metric(name: str) -> Metric:
     return found
 
 
-def in_unit(value: float, kind: Kind) -> Decimal:
-    """Return a value as it is shown: a share in percent, all else as it is."""
-    exact = Decimal(repr(float(value)))
-    return exact * 100 if kind == "share" else exact
-
-
 def plain(number: Decimal) -> str:
     """Return a number without exponent and without zeros behind its last digit."""
     return format(number.normalize() if number else Decimal(0), "f")
 
 
 def shown(value: float, of: Metric, *, beside: float | None = None) -> str:
-    """Return a value in words, such as "243 ms" or "0.12%".
+    """Return a value with its unit, such as "243 ms" or "0.12%".
 
-    Three digits are shown, or as many as tell it from `beside`, a limit: a value that exceeds
-    one must not read as if it were equal.
+    It has three digits, or as many as tell it from `beside`, a limit: a value that exceeds a limit
+    must not read as if it were equal.
     """
-    exact = in_unit(value, of.kind)
+    exact = _in_unit(value, of)
+    limit = None if beside is None else _in_unit(beside, of)
     digits = max(3, exact.adjusted() + 1)
-    text = _rounded(exact, digits)
-    while beside is not None and _reads_as(text, beside, of) != _order(value, beside):
+    while True:
+        rounded = round(exact, digits - 1 - exact.adjusted()) if exact else exact
+        if limit is None or rounded.compare(limit) == exact.compare(limit):
+            return f"{plain(rounded)}{of.unit}"
         digits += 1
-        text = _rounded(exact, digits)
-    return f"{text}{of.unit}"
 
 
-def _rounded(exact: Decimal, digits: int) -> str:
-    if exact:
-        exact = round(exact, digits - 1 - exact.adjusted())
-    return plain(exact)
-
-
-def _reads_as(text: str, beside: float, of: Metric) -> int:
-    limit = in_unit(beside, of.kind)
-    return (Decimal(text) > limit) - (Decimal(text) < limit)
-
-
-def _order(value: float, limit: float) -> int:
-    return (value > limit) - (value < limit)
+def _in_unit(value: float, of: Metric) -> Decimal:
+    exact = Decimal(repr(float(value)))
+    return exact * 100 if of.kind == "share" else exact

@@ -25,7 +25,7 @@ SOURCE = f"pyproject.toml: [tool.poolkit] {KEY}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Threshold:
-    """A limit for one metric; two of the same meaning are equal, however they were written."""
+    """A limit for one metric; two with the same meaning are equal, whatever their texts."""
 
     text: str = field(compare=False)
     """As it was written."""
@@ -43,45 +43,36 @@ class Threshold:
 
     @classmethod
     def parse(cls, text: str) -> Threshold:
-        """Return the threshold that a text says, such as `lambda: http.p95 < 0.2s abort after 10s`.
+        """Return the threshold of a text such as `lambda: http.p95 < 0.2s abort after 10s`.
 
         Raises:
-            ConfigurationError: it is none; one line that says what is wrong.
+            ConfigurationError: the text is no threshold; one line names the mistake.
         """
-        said = parts(text)
-        return cls(
-            text=text,
-            targets=said.targets,
-            metric=said.metric.name,
-            operator=said.operator,
-            limit=said.limit,
-            abort=said.abort,
-            delay_s=said.delay_s,
-        )
+        return cls(text=text, **parts(text)._asdict())
 
     @property
     def measure(self) -> Metric:
-        """What it is about."""
+        """The metric that it limits."""
         return METRICS[self.metric]
 
     @property
     def wanted(self) -> str:
-        """The limit in words, such as "< 200 ms"."""
+        """The limit as text, such as "< 200 ms"."""
         return f"{self.operator} {shown(self.limit, self.measure, beside=self.limit)}"
 
     @property
     def expression(self) -> str:
-        """Metric and limit in words, such as "http.p95 < 200 ms"."""
+        """Metric and limit as text, such as "http.p95 < 200 ms"."""
         return f"{self.metric} {self.wanted}"
 
     def applies_to(self, target: str) -> bool:
-        """Tell whether it is for a target."""
+        """Return whether it is for a target."""
         if self.targets:
             return target in self.targets
         return target not in self.except_for
 
     def __str__(self) -> str:
-        """Return a text that `parse` takes and that means the same, but for `except_for`."""
+        """Return a text from which `parse` makes the same threshold, but without `except_for`."""
         targets = f"{','.join(self.targets)}: " if self.targets else ""
         after = f" after {plain(Decimal(repr(self.delay_s)))}s" if self.delay_s else ""
         return f"{targets}{self.expression}{f' abort{after}' if self.abort else ''}"
@@ -90,55 +81,49 @@ class Threshold:
 def thresholds_of(
     table: Mapping[str, Any], given: Sequence[str] = (), *, source: str = SOURCE
 ) -> tuple[Threshold, ...]:
-    """Return the thresholds of `[tool.poolkit]` and those of `--threshold`.
+    """Return the thresholds of `[tool.poolkit]` and those of `--threshold`, in the order of `METRICS`.
 
     For one target and metric, those of the command line replace the table's; within either,
-    those for named targets go before those for all. Where two are left, both are to hold. They
-    come in the order of `METRICS`. Errors name `source` as the place of the table's thresholds.
+    those for named targets replace those for all. Where two are left, both must hold.
+
+    Args:
+        table: `[tool.poolkit]`.
+        given: the texts of the command line.
+        source: how an error names the place of the table's thresholds.
 
     Raises:
-        ConfigurationError: one of them is none; the line says where it stands.
+        ConfigurationError: a text is no threshold; the line names the place and the mistake.
     """
-    here = tuple(_parsed("--threshold: ", text) for text in given)
-    return _effective([*_by_precision(here), *_by_precision(_of_table(table, source))])
-
-
-def _of_table(table: Mapping[str, Any], where: str) -> tuple[Threshold, ...]:
     texts = table.get(KEY, [])
+    example = 'such as "http.p95 < 200"'
     if not isinstance(texts, list):
-        raise ConfigurationError(
-            f'{where} must be a list of texts such as "http.p95 < 200", not {texts!r}'
-        )
+        raise ConfigurationError(f"{source} must be a list of texts {example}, not {texts!r}")
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str):
             raise ConfigurationError(
-                f'{where}, number {number}, must be a text such as "http.p95 < 200", not {text!r}'
+                f"{source}, number {number}, must be a text {example}, not {text!r}"
             )
-    return tuple(_parsed(f"{where}, number {n}: ", text) for n, text in enumerate(texts, 1))
-
-
-def _parsed(where: str, text: str) -> Threshold:
-    try:
-        return Threshold.parse(text)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{where}{error}") from None
-
-
-def _by_precision(thresholds: Sequence[Threshold]) -> list[list[Threshold]]:
-    return [[t for t in thresholds if t.targets], [t for t in thresholds if not t.targets]]
-
-
-def _effective(layers: Sequence[Sequence[Threshold]]) -> tuple[Threshold, ...]:
+    here = [_parsed("--threshold: ", text) for text in given]
+    written = [_parsed(f"{source}, number {n}: ", text) for n, text in enumerate(texts, 1)]
     found: list[Threshold] = []
-    for layer in layers:
-        left = [_without(threshold, found) for threshold in layer]
-        found += [threshold for threshold in left if threshold is not None]
+    for group in (here, written):
+        for has_targets in (True, False):
+            layer = [each for each in group if bool(each.targets) is has_targets]
+            left = [_without(threshold, found) for threshold in layer]
+            found += [threshold for threshold in left if threshold is not None]
     order = list(METRICS)
     return tuple(sorted(dict.fromkeys(found), key=lambda each: order.index(each.metric)))
 
 
+def _parsed(place: str, text: str) -> Threshold:
+    try:
+        return Threshold.parse(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{place}{error}") from None
+
+
 def _without(threshold: Threshold, better: Iterable[Threshold]) -> Threshold | None:
-    """Return what of a threshold is left beside better ones; None if nothing is."""
+    """Return a threshold without the targets that better ones cover; None if no target is left."""
     same = [other for other in better if other.metric == threshold.metric]
     if any(not other.targets for other in same):
         return None
@@ -150,7 +135,7 @@ def _without(threshold: Threshold, better: Iterable[Threshold]) -> Threshold | N
 
 
 def check_targets(thresholds: Iterable[Threshold], known: Collection[str]) -> None:
-    """Refuse a threshold for a target that there is not.
+    """Refuse a threshold for an unknown target.
 
     Raises:
         ConfigurationError: the line names the threshold, the target and the nearest name.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from poolkit.thresholds.threshold import Threshold
 
 UNSEEN_S = 2.0
-"""So long a server may not have been asked, and what its samples show is still believed."""
+"""The seconds without samples after which a peak may have been missed."""
 
 Status: TypeAlias = Literal["passed", "failed", "unknown", "not applicable"]
 Figures: TypeAlias = "Mapping[str, float | None]"
@@ -24,34 +24,34 @@ Figures: TypeAlias = "Mapping[str, float | None]"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What became of one threshold at one target and load."""
+    """The result of one threshold at one target and load."""
 
     threshold: Threshold
     target: str
-    """Empty when a run has no target's name."""
+    """Empty if the run has no target's name."""
     load: str = ""
-    """Such as "50 users" or "200/s"; empty when there was one load only."""
+    """Such as "50 users" or "200/s"; empty if there was one load only."""
     value: float | None
     """In the unit of the metric; None when it is not known."""
     status: Status
     reason: str = ""
-    """Why it is not known or does not apply, if that can be said."""
+    """Why it is not known or does not apply; empty if no reason is known."""
 
     @property
     def ok(self) -> bool:
-        """Whether it passed or does not apply; what is not known is not ok."""
+        """Whether it passed or does not apply; an unknown value is not ok."""
         return self.status in ("passed", "not applicable")
 
     @property
-    def place(self) -> str:
-        """Target and load in words; empty if there is neither."""
+    def subject(self) -> str:
+        """Target and load as text; empty if there is neither."""
         return " at ".join(part for part in (self.target, self.load) if part)
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """One line, such as "web at 50 users: http.p95 is 243 ms, wanted < 200 ms"."""
-        place = f"{self.place}: " if self.place else ""
-        return " ".join(f"{place}{self.outcome}".split())
+        subject = f"{self.subject}: " if self.subject else ""
+        return " ".join(f"{subject}{self.outcome}".split())
 
     @property
     def outcome(self) -> str:
@@ -60,7 +60,7 @@ class Verdict:
 
     @property
     def found(self) -> str:
-        """What was found in words, such as "is 243 ms" or "is not known"."""
+        """The value in a sentence, such as "is 243 ms" or "is not known"."""
         if self.status == "not applicable":
             return f"does not apply ({self.reason})" if self.reason else "does not apply"
         return f"is {self.figure}"
@@ -86,20 +86,24 @@ def check(
     """Hold one threshold against the figures of one target.
 
     Args:
-        threshold: for a target that it is not for, it does not apply.
+        threshold: where it is for other targets, it does not apply.
         target: its name, or "" in a run without one.
         figures: by the names of metrics; None, nan or absent is "not known".
         not_applicable: metrics that this target does not have, such as `lambda.cold_starts`.
-        load: words for the load, if there are several.
-        reasons: by metric, why it is not known or does not apply, where that can be said.
+        load: the name of the load, if there are several.
+        reasons: by metric, why it is not known or does not apply.
 
     """
     value = figures.get(threshold.metric)
     if value is not None and math.isnan(value):
         value = None
-    status = _status(threshold, value)
+    status: Status
     if threshold.metric in not_applicable or not threshold.applies_to(target):
         value, status = None, "not applicable"
+    elif value is None:
+        status = "unknown"
+    else:
+        status = "passed" if COMPARE[threshold.operator](value, threshold.limit) else "failed"
     return Verdict(
         threshold=threshold,
         target=target,
@@ -108,12 +112,6 @@ def check(
         status=status,
         reason=(reasons or {}).get(threshold.metric, "") if value is None else "",
     )
-
-
-def _status(threshold: Threshold, value: float | None) -> Status:
-    if value is None:
-        return "unknown"
-    return "passed" if COMPARE[threshold.operator](value, threshold.limit) else "failed"
 
 
 def check_all(
@@ -134,10 +132,10 @@ def check_all(
 
 
 def with_unseen(verdicts: Iterable[Verdict], unseen_s: float) -> tuple[Verdict, ...]:
-    """Return the verdicts without those that passed only because nobody could look.
+    """Return the verdicts with "unknown" for each that passed only for want of samples.
 
-    A server that is full refuses whoever watches it, too: the samples that are missing are the
-    very ones that would have broken a limit.
+    A full server refuses the watching role too: the missing samples are the very ones that would
+    have exceeded a limit. A value that has reached `>` or `>=` and cannot fall has passed all the same.
 
     Args:
         verdicts: of one run, or of one target at one load.
@@ -148,15 +146,13 @@ def with_unseen(verdicts: Iterable[Verdict], unseen_s: float) -> tuple[Verdict, 
         return tuple(verdicts)
     reason = f"the server could not be asked for {unseen_s:.0f} s"
     return tuple(
-        replace(verdict, status="unknown", reason=reason) if _may_still_fail(verdict) else verdict
+        replace(verdict, status="unknown", reason=reason)
+        if verdict.status == "passed"
+        and verdict.threshold.measure.sampled
+        and not (verdict.threshold.measure.grows and verdict.threshold.operator in (">", ">="))
+        else verdict
         for verdict in verdicts
     )
-
-
-def _may_still_fail(verdict: Verdict) -> bool:
-    threshold = verdict.threshold
-    has_come_up_to_it = threshold.measure.grows and threshold.operator in (">", ">=")
-    return verdict.status == "passed" and threshold.measure.sampled and not has_come_up_to_it
 
 
 def should_abort(
@@ -167,32 +163,29 @@ def should_abort(
     *,
     load: str = "",
 ) -> Verdict | None:
-    """Return the first verdict that ends a run before its time; None when it may go on.
+    """Return the first verdict that ends a run early; None if it may go on.
 
-    What is not known yet aborts nothing, nor does a count that may still come up to what it is
-    to equal.
+    An unknown figure aborts nothing, nor does a growing count that may still reach the value it
+    must equal.
 
     Args:
-        thresholds: those without `abort` are passed over.
+        thresholds: those without `abort` are skipped.
         target: its name, or "" in a run without one.
         figures_so_far: as of `check`, from the beginning of the load to this moment.
         elapsed_s: seconds since the load began.
-        load: words for the load, if there are several.
+        load: the name of the load, if there are several.
 
     """
     for threshold in thresholds:
         if not threshold.abort or elapsed_s < threshold.delay_s:
             continue
         verdict = check(threshold, target, figures_so_far, load=load)
-        if verdict.status == "failed" and not _may_still_pass(verdict):
+        value, may_still_pass = verdict.value, False
+        if threshold.measure.grows and threshold.operator == "==":
+            may_still_pass = value is not None and value < threshold.limit
+        if verdict.status == "failed" and not may_still_pass:
             return verdict
     return None
-
-
-def _may_still_pass(verdict: Verdict) -> bool:
-    threshold = verdict.threshold
-    below = verdict.value is not None and verdict.value < threshold.limit
-    return threshold.measure.grows and threshold.operator == "==" and below
 
 
 def unmet(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:

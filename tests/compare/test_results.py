@@ -103,7 +103,7 @@ def test_a_latency_that_is_not_known_says_why(made_up_run):
     write_requests(run.target("web"), [request(begin, 10, error="404")])
     (verdict,) = (v for v in compute(run).verdicts if v.target == "web")
     assert verdict.status == "unknown"
-    assert "http.p95 is not known (no request was answered without an error)" in verdict.words
+    assert "http.p95 is not known (no request was answered without an error)" in verdict.message
 
 
 def test_answers_after_the_load_has_ended_are_no_throughput(made_up_run):
@@ -225,7 +225,7 @@ def test_a_limit_on_connections_needs_the_samples(made_up_run, made_up):
     file.write_text("".join([head, *seen]))
     other.write_text("".join([of_backends[0], *kept]))
     (verdict,) = compute(run).verdicts
-    assert verdict.words.startswith("web: db.connections.max is not known (the server could not")
+    assert verdict.message.startswith("web: db.connections.max is not known (the server could not")
 
 
 def test_cpu_is_cores_used_inside_the_window(made_up_run):

@@ -181,7 +181,7 @@ def test_an_annotation_is_one_line_that_reads_back(load):
         assert "," not in command
         assert ":" not in command
         assert unescaped(command.removeprefix("error title=")).endswith(verdict.threshold.metric)
-        assert unescaped(data) == verdict.words
+        assert unescaped(data) == verdict.message
 
 
 @pytest.mark.parametrize("count", [10, 11, 25])
@@ -192,4 +192,4 @@ def test_more_than_github_shows_are_put_together(count):
     said = github_annotations(found)
     assert len(said) == 10
     text = unescaped("\n".join(said))
-    assert all(verdict.words in text for verdict in found)
+    assert all(verdict.message in text for verdict in found)

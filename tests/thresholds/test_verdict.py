@@ -49,7 +49,7 @@ def test_what_is_not_known_is_not_ok():
         Threshold.parse("db.opened < 5"), "web", {}, reasons={"db.opened": "no database\n URL"}
     )
     assert (verdict.status, verdict.ok, verdict.value) == ("unknown", False, None)
-    assert verdict.words == "web: db.opened is not known (no database URL), wanted < 5"
+    assert verdict.message == "web: db.opened is not known (no database URL), wanted < 5"
 
 
 def test_what_a_target_does_not_have_is_ok():
@@ -57,7 +57,7 @@ def test_what_a_target_does_not_have_is_ok():
     threshold = Threshold.parse("lambda.cold_starts < 5")
     verdict = check(threshold, "web", {"lambda.cold_starts": 9}, ["lambda.cold_starts"])
     assert (verdict.status, verdict.ok) == ("not applicable", True)
-    assert verdict.words == "web: lambda.cold_starts does not apply, wanted < 5"
+    assert verdict.message == "web: lambda.cold_starts does not apply, wanted < 5"
 
 
 def test_only_thresholds_for_the_target_are_checked():
@@ -66,7 +66,7 @@ def test_only_thresholds_for_the_target_are_checked():
     figures = {"http.p95": 5.0}
     verdicts = check_all([other, for_all], "lambda", figures, load="50 users")
     assert [v.threshold for v in verdicts] == [for_all]
-    assert verdicts[0].words == "lambda at 50 users: http.p95 is 5 ms, wanted < 2 ms"
+    assert verdicts[0].message == "lambda at 50 users: http.p95 is 5 ms, wanted < 2 ms"
     assert check(other, "lambda", figures).status == "not applicable"
 
 
@@ -86,7 +86,7 @@ def test_only_thresholds_for_the_target_are_checked():
 def test_words_have_three_digits_or_as_many_as_tell(text, value, words):
     """A value over a limit never reads as if it were at it."""
     threshold = Threshold.parse(text)
-    assert check(threshold, "", {threshold.metric: value}).words == words
+    assert check(threshold, "", {threshold.metric: value}).message == words
 
 
 @given(
@@ -100,7 +100,7 @@ def test_words_never_contradict_the_status(operator, limit, value, metric):
     if isinstance(value, int):
         value = limit * (1 + value * 1e-12)
     verdict = check(Threshold.parse(f"{metric} {operator} {limit!r}"), "", {metric: value})
-    shown, wanted = re.search(r"is ([\d.]+).* wanted \S+ ([\d.]+)", verdict.words).groups()
+    shown, wanted = re.search(r"is ([\d.]+).* wanted \S+ ([\d.]+)", verdict.message).groups()
     holds = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
     assert holds[operator](float(shown), float(wanted)) is verdict.ok
 
@@ -115,7 +115,7 @@ def test_a_run_is_aborted_after_its_delay():
     figures = {"http.p95": 9.0, "http.errors": 0.5, "db.connections.max": 10}
     assert should_abort(thresholds, "web", figures, 9.9) is None
     verdict = should_abort(thresholds, "web", figures, 10.0, load="50 users")
-    assert verdict.words == "web at 50 users: http.errors is 50%, wanted < 5%"
+    assert verdict.message == "web at 50 users: http.errors is 50%, wanted < 5%"
     over = should_abort(thresholds, "web", {"db.connections.max": 80}, 0.0)
     assert over.threshold.metric == "db.connections.max"
 
@@ -165,5 +165,5 @@ def test_what_nobody_could_see_does_not_pass(text, value, status):
     (verdict,) = with_unseen(verdicts, 7.0)
     assert verdict.status == status
     if status == "unknown":
-        assert "is not known (the server could not be asked for 7 s)" in verdict.words
+        assert "is not known (the server could not be asked for 7 s)" in verdict.message
     assert with_unseen(verdicts, 1.0) == tuple(verdicts), "a moment is forgiven"

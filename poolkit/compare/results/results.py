@@ -245,7 +245,7 @@ def results_json(results: Results) -> dict[str, Any]:
             "load": verdict.load,
             "value": _rounded(verdict.value),
             "status": verdict.status,
-            "words": verdict.words,
+            "words": verdict.message,
         }
         for verdict in results.verdicts
     ]
