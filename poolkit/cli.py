@@ -415,35 +415,43 @@ def _deploying() -> Iterator[None]:
 @main.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--environment", "-e", default="", help="environments/NAME.toml beside the templates")
-@click.option("--parameters", multiple=True, metavar="KEY=VALUE|FILE", help="for the templates")
+@click.option(
+    "--parameters", multiple=True, metavar="KEY=VALUE|FILE", help="a template parameter, or a file"
+)
 @click.option(
     "--service",
     "services",
     multiple=True,
     metavar="NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]",
-    help="what the templates do not tell about a service",
+    help="the numbers of a service that the templates do not tell",
 )
-@click.option("--ignore", "ignored", multiple=True, metavar="NAME", help="opens no connection")
-@click.option("--database", default="", help="which one, where there are several")
-@click.option("--database-url", default="", help="ask this server for max_connections")
-@click.option("--max-connections", type=int, help="of the server, where no template says it")
-@click.option("--instance-class", default="", help="such as db.m7g.large; the same")
-@click.option("--migrations", type=int, default=1, show_default=True, help="connections of theirs")
+@click.option("--ignore", "ignored", multiple=True, metavar="NAME", help="do not count a service")
+@click.option("--database", default="", help="the database, if there are several")
+@click.option("--database-url", default="", help="read max_connections from a server")
+@click.option("--max-connections", type=int, help="max_connections of the server")
+@click.option("--instance-class", default="", help="RDS class of the server: db.m7g.large")
+@click.option("--migrations", type=int, default=1, show_default=True, help="their connections")
 @click.option("--operators", type=int, default=3, show_default=True, help="psql, monitoring")
-@click.option("--reserve", type=int, help="kept by the server, where it differs from the default")
+@click.option("--reserve", type=int, help="connections that the server reserves")
 @click.option("--pgbouncer-pools", type=int, help="pairs of database and user in PgBouncer")
-@click.option("--allow-unknown", is_flag=True, help="0 too where nothing known speaks against it")
-@click.option("--check-run", type=click.Path(path_type=Path), help="a run of `poolkit compare`")
-@click.option("--json", "form", flag_value="json", help="for programs")
-@click.option("--markdown", "form", flag_value="markdown", help="for pull requests")
-@click.option("--github", "form", flag_value="github", help="annotations of a workflow")
-@click.option("--sarif", "form", flag_value="sarif", help="SARIF 2.1.0")
+@click.option(
+    "--allow-unknown",
+    is_flag=True,
+    help="exit with 0 even if some numbers are unknown, as long as the known part fits",
+)
+@click.option(
+    "--check-run", type=click.Path(path_type=Path), help="compare with a run of `poolkit compare`"
+)
+@click.option("--json", "form", flag_value="json", help="print JSON")
+@click.option("--markdown", "form", flag_value="markdown", help="print a pull request comment")
+@click.option("--github", "form", flag_value="github", help="print workflow annotations")
+@click.option("--sarif", "form", flag_value="sarif", help="print SARIF 2.1.0")
 def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
-    """Add up the connections that a fleet can open, against what its database takes.
+    """Compare the connections that a deployment can open with the limit of its database.
 
-    PATHS are CloudFormation or SAM templates, Kubernetes manifests, compose files, or folders
-    with such; by default infra/. Exit status: 0 it fits, 1 it does not, or that cannot be
-    shown, 2 the input is wrong.
+    PATHS are CloudFormation or SAM templates, Kubernetes manifests, compose files, or folders of
+    them; by default infra/. Exit status: 0 if it fits, 1 if it does not or if numbers are
+    unknown, 2 if the input is wrong.
     """
     try:
         from poolkit.budget.command import Options, run  # noqa: PLC0415

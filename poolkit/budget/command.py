@@ -119,7 +119,7 @@ def compute_budget(options: Options) -> Budget:
 
 def _database(found: Sequence[Database], options: Options) -> Database:
     """Return the database that the options give, or the only one of the files."""
-    superuser = known(SUPERUSER_RESERVED, "superuser_reserved_connections")
+    superuser = f"{SUPERUSER_RESERVED} superuser_reserved_connections"
     if options.database_url:
         return _asked(options.database_url)
     if options.max_connections is not None:
@@ -129,7 +129,7 @@ def _database(found: Sequence[Database], options: Options) -> Database:
             kind="PostgreSQL",
             where=None,
             max_connections=limit,
-            reserved=superuser,
+            reserved=known(SUPERUSER_RESERVED, superuser),
         )
     if instance_class := options.instance_class:
         gib = memory_gib(instance_class)
@@ -141,7 +141,10 @@ def _database(found: Sequence[Database], options: Options) -> Database:
             formula=class_formula(instance_class, gib),
             instance_class=instance_class,
             nominal=nominal_connections(gib),
-            reserved=known(SUPERUSER_RESERVED + RDS_RESERVED, f"{superuser.origin} and RDS's own"),
+            reserved=known(
+                SUPERUSER_RESERVED + RDS_RESERVED,
+                f"{superuser} + {RDS_RESERVED} rds.rds_superuser_reserved_connections",
+            ),
         )
     if len(found) == 1:
         return found[0]

@@ -151,9 +151,7 @@ def _counted(
         elif not may_use_one and workload.unit == "one-off task":
             reason = "no service runs it; migrations are counted apart"
         elif not may_use_one:
-            reason = (
-                "no variable of it is about a database; if it uses one, count it with --service"
-            )
+            reason = "no variable is about a database; if it uses one, count it with --service"
         elif workload in migrations:
             reason = "it is the migration, which is counted as such"
         if reason:

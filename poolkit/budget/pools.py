@@ -169,7 +169,7 @@ def _why_no_preset(workload: Workload) -> str:
     """Return why the workload's variables do not name a preset; empty if they do."""
     if not any(name in workload.variables for name in _DECISIVE):
         reason = (
-            "POOLKIT_TARGET does not name its preset; give the connections of a process with "
+            "without POOLKIT_TARGET its pool is unknown; give the connections of a process with "
             f"--service {workload.name}=POOL+OVERFLOW (SQLAlchemy's default is 5+10)"
         )
         if workload.hidden_variables and not uses_database(workload):

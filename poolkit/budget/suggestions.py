@@ -298,7 +298,7 @@ def _limit(budget: Budget) -> Iterator[Suggestion]:
     (number,) = missing
     value = _largest_value(budget, service.name, number, 1_000_000)
     if value is None:
-        text = f"{service.name}: there is no room for it, whatever its {number.replace('_', ' ')}"
+        text = f"{service.name} does not fit: {_at_most(service, number, 1)} is too much already"
         yield Suggestion(kind="limit", text=text, changes=())
         return
     text = f"{service.name}: {_at_most(service, number, value)}"

@@ -115,7 +115,7 @@ def _database(resource: Resource, kind: str, limit: _Limit, members: list[Resour
     groups = [resource, *members]
     quantity, engine = limit.max_connections, resource.get("Engine") or "postgres"
     if why := why_unknown(engine):
-        quantity = unknown(f"engine: {why}", resource.where("Engine"))
+        quantity = unknown(f"its engine is unknown: {why}", resource.where("Engine"))
     elif "postgres" not in str(engine):
         reason = f"engine {engine} is not PostgreSQL; give --max-connections"
         quantity = unknown(reason, resource.where("Engine"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,8 @@ def _render(kustomization: Document, within: tuple[Path, ...]) -> list[Document]
     found: list[Document] = []
     for key in _RESOURCES:
         for number, resource in enumerate(kustomization.data.get(key) or []):
-            path = folder / str(resource)
+            # Without .. in it, so that annotations name a file of the repository.
+            path = Path(os.path.normpath(folder / str(resource)))
             inner = _of_folder(path) if path.is_dir() else None
             if inner is not None:
                 found += _render(inner, within)

@@ -14,6 +14,7 @@ from poolkit.budget.report.rows import (
     overload_text,
     rows,
     tight_note,
+    ways_out,
 )
 from poolkit.budget.suggestions import suggestions
 
@@ -140,12 +141,13 @@ def as_markdown(budget: Budget) -> str:
     lines += [f"| **in all** | | | | **{total}** |", ""]
     lines += [f"- {_escaped(line)}" for line in database_lines(budget)]
     unknown = [f"{gap.of}, {gap.number}: {gap.reason} ({gap.where})" for gap in budget.gaps]
-    ways = [tight_note(budget), *(each.text for each in suggestions(budget))]
+    note, (way_heading, ways) = tight_note(budget), ways_out(budget)
     for heading, found in (
         ("Unknown", unknown),
         ("Not read", [f"{each.where}: {each.reason}" for each in budget.unread]),
         ("Not counted", [f"{each.name}: {each.reason}" for each in budget.not_counted]),
-        ("What makes it fit, one of these", [way for way in ways if way]),
+        ("Note", [note] if note else []),
+        (way_heading or "Note", ways),
     ):
         if found:
             lines += ["", f"{heading}:", "", *(f"- {_escaped(line)}" for line in found)]
@@ -182,8 +184,8 @@ RULES = {
 def findings(budget: Budget) -> Iterator[Finding]:
     """Return the verdict, at the line of the largest service, and every unknown number."""
     if budget.is_over:
-        ways = [each.text for each in suggestions(budget)]
-        advice = f" What makes it fit: {'; or '.join(ways)}." if ways else ""
+        heading, ways = ways_out(budget)
+        advice = f" {heading}: {'; or '.join(ways)}." if heading else ""
         largest = max(budget.direct, key=lambda service: service.ceiling or 0, default=None)
         where = largest.where if largest else budget.database.where
         text = headline(budget) + advice
@@ -192,7 +194,7 @@ def findings(budget: Budget) -> Iterator[Finding]:
         where = each.pooler.where
         yield Finding(rule="too-many-clients", level="error", text=overload_text(each), where=where)
     for gap in budget.gaps:
-        text = f"{gap.of}: {gap.number.replace('_', ' ')} is unknown: {gap.reason}"
+        text = f"{gap.of}: {gap.number} is unknown: {gap.reason}"
         yield Finding(rule="unknown-number", level="warning", text=text, where=gap.location)
     for part in budget.unread:
         yield Finding(rule="unknown-number", level="warning", text=part.reason, where=part.where)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from poolkit.budget.suggestions import suggestions
 
-    from poolkit.budget.model import Service
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from poolkit.budget.model import Quantity, Service
     from poolkit.budget.verdict import Budget, Overload
 
 
@@ -108,11 +110,13 @@ def overload_text(overload: Overload) -> str:
 def origins(budget: Budget) -> Iterator[tuple[str, list[str]]]:
     """Return, for each name, where its numbers come from."""
     for service in budget.services:
-        lines = [
-            f"{name.replace('_', ' ')} {quantity}: {quantity.origin}"
-            for name, quantity in service.numbers.items()
-            if quantity.is_known
-        ]
+        numbers: dict[str, Quantity | None] = dict(service.numbers)
+        size, overflow = service.pool_size, service.max_overflow
+        lines = []
+        if size.is_known and overflow.is_known and size.origin == overflow.origin:
+            del numbers["pool_size"], numbers["max_overflow"]
+            lines = [f"pool {size}+{overflow}: {size.origin}"]
+        lines = [*_origin_lines(numbers), *lines]
         if more := service.overlap.more(service.instances.value):
             lines.append(f"during a deployment {more:,} more: {service.overlap.origin}")
         yield service.name, lines
@@ -123,14 +127,15 @@ def origins(budget: Budget) -> Iterator[tuple[str, list[str]]]:
             "percent": pooler.percent,
             "clients": pooler.clients,
         }
-        yield (
-            pooler.name,
-            [
-                f"{name} {quantity}: {quantity.origin}"
-                for name, quantity in numbers.items()
-                if quantity is not None and quantity.is_known
-            ],
-        )
+        yield pooler.name, _origin_lines(numbers)
+
+
+def _origin_lines(numbers: Mapping[str, Quantity | None]) -> list[str]:
+    return [
+        f"{name.replace('_', ' ')} {quantity}: {quantity.origin}"
+        for name, quantity in numbers.items()
+        if quantity is not None and quantity.is_known
+    ]
 
 
 def database_lines(budget: Budget) -> Iterator[str]:
@@ -138,7 +143,7 @@ def database_lines(budget: Budget) -> Iterator[str]:
     database, limit = budget.database, budget.database.max_connections
     origin = f" ({limit.origin})" if limit.origin else ""
     yield f"{database.kind} {database.name}: max_connections {limit}{origin}"
-    if database.formula:
+    if database.formula and limit.is_known:
         yield database.formula
     if database.nominal is not None and limit.is_known:
         yield "This is an estimate. To use the server's own number, give --database-url."
@@ -156,3 +161,12 @@ def tight_note(budget: Budget) -> str:
         f"With all of the class's memory, the formula would give {database.nominal:,}, and it "
         "would fit. To use the server's own number, give --database-url."
     )
+
+
+def ways_out(budget: Budget) -> tuple[str, list[str]]:
+    """Return the suggestions, and a heading for them; two empty ones if there are none."""
+    found = suggestions(budget)
+    texts = [each.text for each in found]
+    if not any(each.changes for each in found):
+        return "", texts
+    return ("Each of these makes it fit" if len(texts) > 1 else "This makes it fit"), texts

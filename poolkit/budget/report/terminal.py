@@ -17,11 +17,11 @@ from poolkit.budget.report.rows import (
     origins,
     rows,
     tight_note,
+    ways_out,
 )
-from poolkit.budget.suggestions import suggestions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
 
@@ -37,26 +37,37 @@ def print_budget(budget: Budget, console: Console) -> None:
     for line in database_lines(budget):
         _paragraph(console, line)
     _section(console, "Where the numbers come from", origins(budget))
-    by_reason = groupby(budget.not_counted, key=lambda each: (each.reason, each.where))
-    left_out = [
-        ("\n".join(each.name for each in several), [f"{reason} ({where})"])
-        for (reason, where), several in by_reason
-    ]
-    _section(console, "Not counted", left_out)
+    _section(console, "Not counted", _left_out(budget))
     unknown = []
-    for gap in budget.gaps:
-        where = f" ({gap.where})" if gap.where else ""
-        unknown.append((gap.of, [f"{gap.number.replace('_', ' ')}: {gap.reason}{where}"]))
+    for of, gaps in groupby(budget.gaps, key=lambda gap: gap.of):
+        reasons = [f"{gap.number}: {gap.reason}{_in_brackets(gap.where)}" for gap in gaps]
+        unknown.append((of, reasons))
     unknown += [(str(each.where), [each.reason]) for each in budget.unread]
     _section(console, "Unknown", unknown)
     console.print(Text("\n" + headline(budget), style=f"bold {_COLOURS[budget.verdict]}"))
     if note := tight_note(budget):
         _paragraph(console, note)
-    found = suggestions(budget)
-    if found:
-        console.print(Text("What makes it fit" + (", one of these:" if len(found) > 1 else ":")))
-    for each in found:
-        _paragraph(console, f"- {each.text}")
+    heading, ways = ways_out(budget)
+    if heading:
+        console.print(Text(f"{heading}:"))
+    for text in ways:
+        _paragraph(console, f"- {text}")
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _left_out(budget: Budget) -> Iterator[tuple[str, list[str]]]:
+    """Return the names of what is not counted, and the reason that they share."""
+    for reason, found in groupby(budget.not_counted, key=lambda each: each.reason):
+        several = list(found)
+        if len({each.where for each in several}) == 1:
+            names = [each.name for each in several]
+            yield "\n".join(names), [reason + _in_brackets(several[0].where)]
+        else:
+            names = [each.name + _in_brackets(each.where) for each in several]
+            yield "\n".join(names), [reason]
 
 
 def _paragraph(console: Console, text: str, indent: int = 2) -> None:
