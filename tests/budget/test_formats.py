@@ -55,7 +55,7 @@ def test_every_number_names_its_line(shop):
     """The terminal shows where each number comes from."""
     answer = shop.run(*KNOWN, columns="160")
     assert "processes 3: compose.yaml:5 (--workers)" in answer.stdout
-    assert "pool size 20: compose.yaml:6 (preset web in prod)" in answer.stdout
+    assert "pool 20+10: compose.yaml:6 (preset web in prod)" in answer.stdout
     assert "Fits: 96 of 97 connections, 1 to spare." in answer.stdout
 
 
