@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from poolkit.compare.report.findings import load_finding, tied, with_findings
-from poolkit.compare.results.files import to_json, write_json
+from poolkit.compare.results.files import write_json
 from poolkit.compare.results.levels import is_tie_of_repeats, knee_of
 from poolkit.compare.results.results import compute, results_json
-from poolkit.compare.results.run_folder import Level, LoadReport
+from poolkit.compare.results.run_folder import Level
 from poolkit.compare.results.target_result import Spread
 from poolkit.errors import RunFolderError
+from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.thresholds import METRICS
 
 USERS = tuple(Level(users=number, rate_per_user=2.0) for number in (5, 10, 20))
@@ -293,15 +294,15 @@ def test_a_target_that_was_stopped_before_its_first_load_is_absent(results, made
 def test_what_the_load_generator_says_of_itself_is_not_guessed(made_up_run, made_up):
     """Its report decides; where rows seem late though it kept up, the users waited."""
     run = made_up_run(targets={"web": made_up("web", late_ms=80)})
-    report = LoadReport(
-        loop="closed", arrivals=400, late=0, latest_ms=2, unsent=0, unanswered=0, users_max=20
-    )
+    report = LoopReport(loop="closed", arrivals=400, latest_ms=2.0, users_max=20)
     file = run.target("web").path / "load.json"
-    write_json(file, to_json(report))
+    write_json(file, report.to_json())
     (web,) = compute(run).targets
     assert not web.saturated
     assert web.load == report
-    write_json(file, to_json(replace(report, saturated_by="9 arrivals were late: all users wait")))
+    assert results_json(compute(run))["targets"]["web"]["load"] == report.to_json()
+    late = replace(report, saturated_by="9 arrivals were late: all users wait")
+    write_json(file, late.to_json())
     (web,) = compute(run).targets
     assert web.saturated_by == "9 arrivals were late: all users wait"
 

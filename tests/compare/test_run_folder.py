@@ -82,7 +82,7 @@ def test_a_target_cannot_name_a_path(made_up_run, name):
     plan = json.loads(file.read_text())
     plan["targets"][0]["name"] = name
     file.write_text(json.dumps(plan))
-    with pytest.raises(RunFolderError, match="that is no name"):
+    with pytest.raises(RunFolderError, match="not a valid name"):
         run.plan()
 
 

@@ -186,7 +186,7 @@ def test_every_user_follows_its_schedule(server, tmp_path):
         assert float(row["latency_ms"]) == pytest.approx(expected, abs=0.1)
     report = report_of(load)
     assert (report.loop, report.users_max) == ("closed", 4)
-    assert report.unsent == sum(row["error"] == "unsent" for row in rows)
+    assert report.dropped == sum(row["error"] == "unsent" for row in rows)
     assert report.arrivals == pytest.approx(len(rows), abs=4), "the last may have been cut off"
 
 
@@ -198,7 +198,7 @@ def test_in_an_open_loop_tasks_are_due_at_one_rate_of_all(server, tmp_path):
     gaps = {round((b - a) * 1000) for a, b in pairwise(dues)}
     assert gaps == {20}
     report = report_of(load)
-    assert (report.loop, report.arrivals, report.unanswered) == ("open", len(dues), 0)
+    assert (report.loop, report.arrivals, report.timed_out) == ("open", len(dues), 0)
 
 
 @pytest.fixture
@@ -316,8 +316,8 @@ def test_what_the_end_cuts_off_counts_as_failed(server, tmp_path):
     assert errors.count("unsent") > 20
     assert len(errors) - errors.count("unsent") == 1, "the one that was sent"
     report = report_of(load)
-    assert (report.arrivals, report.unanswered) == (len(errors), 1)
-    assert report.unsent == errors.count("unsent")
+    assert (report.arrivals, report.timed_out) == (len(errors), 1)
+    assert report.dropped == errors.count("unsent")
 
 
 def test_a_refused_connection_is_a_row_without_status(tmp_path, server):

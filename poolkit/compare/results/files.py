@@ -8,7 +8,7 @@ import io
 import json
 import math
 from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from poolkit.errors import RunFolderError
 
@@ -87,6 +87,8 @@ def _converted(wanted: Any, value: Any, where: str) -> Any:
         return tuple(_converted(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if arguments and not is_tuple and isinstance(value, dict):
         return {key: _converted(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
+    if get_origin(wanted) is Literal and value in arguments:
+        return value
     if wanted is Any or type(value) is wanted or (wanted is float and type(value) is int):
         return value
     name = "list" if is_tuple else getattr(wanted, "__name__", "object")

@@ -268,6 +268,8 @@ def results_json(results: Results) -> dict[str, Any]:
 def _target_json(target: TargetResult) -> dict[str, Any]:
     values: dict[str, Any] = _rounded(dataclasses.asdict(target))
     del values["name"], values["step"], values["figures"]
+    if target.load is not None:
+        values["load"] = _rounded(target.load.to_json())
     return {**values, "level": target.step.level.name, "repeat": target.step.repeat}
 
 

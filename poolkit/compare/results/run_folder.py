@@ -1,8 +1,8 @@
 """A run folder: the plain files between the steps of `poolkit compare`.
 
-docs/results.md describes every file. Moments are Unix times in seconds. Reading is strict
-about what is there and easy about what is not: a run that was stopped half-way has fewer
-files and a last line cut short, and is still a run.
+docs/results.md describes every file. Moments are Unix times in seconds. Reading is strict about
+existing files and tolerant of missing ones: a run that was stopped half-way has fewer files and
+an incomplete last line, and is still a run.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from poolkit.compare.results.files import (
     write_json,
 )
 from poolkit.errors import RunFolderError
+from poolkit.loadtest.open_loop.report import LoopReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 SCHEMA = 1
-"""The version of all the files here; a reader of another version refuses them."""
+"""The version of all these files; a reader of another version refuses them."""
 
 # -- plan.json, machine.json, window.json ---------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTarget:
-    """One target as it was going to be run."""
+    """One target as it was planned, with its limits at the highest level."""
 
     name: str
     kind: str
@@ -44,16 +45,16 @@ class PlannedTarget:
     locustfile: str
     preset_fields: Mapping[str, Any] = field(default_factory=dict)
     ceiling: int | None = None
-    """The most connections that the target can hold; none where nothing bounds it."""
+    """The most connections that the target can hold; None if unknown."""
     ceiling_reason: str = ""
     instances_max: int | None = None
     """The most processes or execution environments that may hold connections."""
     url: str | None = None
-    """Where it was deployed before the run; none where the run itself started it."""
+    """The URL of a deployed target, without passwords; None if the run starts the target."""
     max_connections: int | None = None
-    """Of the database that it uses; that of the plan, unless it was deployed."""
+    """Of its database; the plan's, unless it was deployed."""
     usable_connections: int | None = None
-    """The same less the server's reserve: what the application's role can have."""
+    """The same less the server's reserve: the part for the application's role."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,31 +62,31 @@ class Level:
     """One load. Rates are in tasks per second."""
 
     users: int
-    """Closed loop: how many there are. Open loop: how many stand ready from the start."""
+    """Closed loop: their number. Open loop: the number that is ready from the start."""
     rate_per_user: float | None = None
-    """Closed loop: how often each user begins a task."""
+    """Closed loop: the tasks that each user starts."""
     arrival_rate: float | None = None
-    """Open loop: how many tasks begin, whatever the target does; then there is no rate of a user."""
+    """Open loop: the tasks that start, regardless of the target; then there is no rate of a user."""
     arrivals: str = "constant"
     """Open loop: `constant` or `poisson`."""
     max_users: int | None = None
-    """Open loop: the most users that there may be."""
+    """Open loop: the most users."""
 
     @property
     def is_open(self) -> bool:
-        """True if tasks arrive whatever the target does."""
+        """True if tasks arrive regardless of the target."""
         return self.arrival_rate is not None
 
     @property
     def offered_per_s(self) -> float:
-        """Tasks that begin each second."""
+        """Tasks that start each second."""
         if self.arrival_rate is not None:
             return self.arrival_rate
         return self.users * (self.rate_per_user or 0.0)
 
     @property
     def name(self) -> str:
-        """What a report calls it, such as `20 users` or `200/s`."""
+        """Its name in reports, such as `20 users` or `200/s`."""
         if self.arrival_rate is not None:
             return f"{self.arrival_rate:g}/s"
         return "1 user" if self.users == 1 else f"{self.users} users"
@@ -98,7 +99,7 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One measurement: a target at one of the plan's levels, for the first, second … time."""
+    """One measurement: a target at one of the plan's levels, in one repetition."""
 
     target: str
     level: Level
@@ -108,7 +109,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Absent:
-    """A target that was not run, and why."""
+    """A target that was not run, and the reason."""
 
     name: str
     reason: str
@@ -116,7 +117,7 @@ class Absent:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was going to be run, and under which load."""
+    """The plan of a run: targets, loads and limits."""
 
     schema: int = SCHEMA
     created: str
@@ -125,7 +126,7 @@ class Plan:
     levels: tuple[Level, ...]
     """From the lowest to the highest load."""
     repeat: int = 1
-    """How often each target is measured at each level."""
+    """The number of measurements per target and level."""
     duration_s: float
     warm_up_s: float
     max_connections: int
@@ -135,14 +136,14 @@ class Plan:
     targets: tuple[PlannedTarget, ...]
     absent: tuple[Absent, ...] = ()
     thresholds: tuple[str, ...] = ()
-    """As they were given; `poolkit.thresholds` reads them."""
+    """Their texts; `poolkit.thresholds` parses them."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """Every measurement, in the order of measuring.
 
-        Targets take turns at each level, and levels in each round, so that whatever drifts
-        meanwhile (a warmer processor, a fuller table) meets all of them alike.
+        Targets alternate at each level, and levels in each round, so that a drift (a warmer
+        processor, a fuller table) affects all of them alike.
         """
         return tuple(
             Step(target=target.name, level=level, repeat=repeat)
@@ -154,7 +155,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where it ran, and with which versions of what."""
+    """The machine of a run, and the versions of the software."""
 
     cpu: str = "unknown"
     cores: int = 0
@@ -166,10 +167,10 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """When a target was measured, and what was counted around it.
+    """The moments of a measurement, and the counts around it.
 
-    `from_` (in the file: `from`) and `to` bound what counts; before it was the warm-up. None
-    where a number is not known or has no meaning for this kind of target.
+    `from_` (in the file: `from`) and `to` bound the measured time; before it was the warm-up. A
+    count is None if it is unknown or has no meaning for this kind of target.
     """
 
     started: float
@@ -179,7 +180,7 @@ class Window:
     stopped: float
     partial: bool = False
     left_over: int | None = None
-    """Connections still there after the target was stopped."""
+    """Connections that stayed open after the target was stopped."""
     cold_starts: int | None = None
     warm_invokes: int | None = None
     throttled: int | None = None
@@ -193,31 +194,13 @@ class Window:
     sessions_from: int | None = None
     sessions_to: int | None = None
     sessions_after: int | None = None
-    """The same when the load had ended and the last request was answered."""
+    """The same after the last answer, when the load had ended."""
     pool_opened: int | None = None
-    """Connections that the pools say they opened between `from_` and `to`."""
+    """Connections opened between `from_` and `to`, as the pools count them."""
     pool_closed: int | None = None
     warnings: tuple[str, ...] = ()
     aborted_by: str = ""
-    """The threshold that ended the measurement early; the target's higher levels are left out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadReport:
-    """What the load generator says of itself at the end: load.json."""
-
-    loop: str
-    """`open` or `closed`."""
-    arrivals: int
-    """Tasks that were due."""
-    late: int
-    """Those handed out so late that it shows in a latency."""
-    latest_ms: float
-    unsent: int
-    unanswered: int
-    users_max: int
-    saturated_by: str = ""
-    """How the generator failed to keep its schedule; empty if it kept it."""
+    """The verdict that ended the measurement early; the target's higher levels are left out."""
 
 
 # -- rows -----------------------------------------------------------------------------------
@@ -225,7 +208,7 @@ class LoadReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One request of the load; `latency_ms` counts from the moment it was due."""
+    """One request of the load; `latency_ms` counts from its scheduled moment, `due`."""
 
     FILE: ClassVar[str] = "requests.csv"
 
@@ -237,7 +220,7 @@ class Request:
     name: str
     status: int
     error: str
-    """Empty when it succeeded."""
+    """Empty if it succeeded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -258,7 +241,7 @@ class ConnectionRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleRow:
-    """One sample, also when there was no backend."""
+    """One sample, even without a backend."""
 
     FILE: ClassVar[str] = "samples.csv"
 
@@ -270,7 +253,7 @@ class SampleRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessRow:
-    """What one role's tree of processes had used by then; `cpu_s` is cumulative."""
+    """The use of one role's tree of processes; `cpu_s` is cumulative."""
 
     FILE: ClassVar[str] = "processes.csv"
 
@@ -283,7 +266,7 @@ class ProcessRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InvokeRow:
-    """One invoke of the local Lambda fleet; empty where a phase was not reached."""
+    """One invoke of the local Lambda fleet; a phase that was not reached is empty."""
 
     FILE: ClassVar[str] = "invokes.csv"
 
@@ -303,28 +286,23 @@ Row = TypeVar("Row", Request, ConnectionRow, SampleRow, ProcessRow, InvokeRow)
 
 @dataclass(frozen=True)
 class Rows(Generic[Row]):
-    """The rows of one file, and what has to be said about them."""
+    """The rows of one file, and warnings about them."""
 
     rows: tuple[Row, ...]
     warnings: tuple[str, ...] = ()
 
 
 class RowWriter(Generic[Row]):
-    """Appends rows to a file; `flush` from time to time, so that a kill loses little."""
+    """Appends rows to a file."""
 
     def __init__(self, file: IO[str], kind: type[Row]) -> None:
-        self._file = file
         self._names = [f.name for f in dataclasses.fields(kind)]
         self._rows = csv.writer(file, lineterminator="\n")
         self._rows.writerow(self._names)
 
     def write(self, row: Row) -> None:
-        """Append one row; numbers are cut to 1e-6."""
+        """Append one row; numbers are rounded to 1e-6."""
         self._rows.writerow([as_text(getattr(row, name)) for name in self._names])
-
-    def flush(self) -> None:
-        """Hand what was written to the operating system."""
-        self._file.flush()
 
 
 # -- the folders ----------------------------------------------------------------------------
@@ -332,19 +310,19 @@ class RowWriter(Generic[Row]):
 
 @dataclass(frozen=True)
 class TargetFolder:
-    """What one target left behind."""
+    """The folder of one measurement."""
 
     path: Path
 
     @contextmanager
     def writer(self, kind: type[Row]) -> Iterator[RowWriter[Row]]:
-        """Give a writer of one kind of rows; the file is new."""
+        """Return a writer of one kind of rows to a new file."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / kind.FILE).open("w", newline="", encoding="utf-8") as file:
             yield RowWriter(file, kind)
 
     def rows(self, kind: type[Row]) -> Rows[Row]:
-        """Read one kind of rows; a missing file or a cut last line is a warning.
+        """Read one kind of rows; a missing file or an incomplete last line is a warning.
 
         Raises:
             RunFolderError: the file is broken; the message names the line.
@@ -357,20 +335,27 @@ class TargetFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "window.json", to_json(window))
 
-    def load_report(self) -> LoadReport | None:
-        """Read load.json; None if the load generator did not come to write it.
+    def load_report(self) -> LoopReport | None:
+        """Read load.json; None if the load generator ended before it could write it.
 
         Raises:
-            RunFolderError: it is there and broken.
+            RunFolderError: it is broken.
         """
         file = self.path / "load.json"
-        return from_json(LoadReport, read_json(file), str(file)) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            report = LoopReport.from_json(read_json(file))
+        except TypeError as error:
+            raise RunFolderError(f"{file} is broken: {error}") from None
+        # Once more, for the types of its values.
+        return from_json(LoopReport, dataclasses.asdict(report), str(file))
 
     def window(self) -> Window | None:
         """Read window.json; None if the target was stopped before it was written.
 
         Raises:
-            RunFolderError: it is there and broken.
+            RunFolderError: it is broken.
         """
         file = self.path / "window.json"
         return from_json(Window, read_json(file), str(file)) if file.exists() else None
@@ -387,7 +372,7 @@ class RunFolder:
         """Return the run in a folder.
 
         Raises:
-            RunFolderError: there is no such folder, or it is not a run.
+            RunFolderError: the folder does not exist, or is not a run.
         """
         if not path.is_dir():
             raise RunFolderError(f"{path} is not a folder; wanted a run of `poolkit compare`")
@@ -396,7 +381,7 @@ class RunFolder:
         return cls(path)
 
     def target(self, name: str) -> TargetFolder:
-        """Return the folder of one target: that of its measurement, if there is but one."""
+        """Return the folder of one target, which is that of its only measurement if it has one."""
         return TargetFolder(self.path / "targets" / name)
 
     def step(self, plan: Plan, step: Step) -> TargetFolder:
@@ -407,7 +392,7 @@ class RunFolder:
         return TargetFolder(folder)
 
     def write_plan(self, plan: Plan) -> None:
-        """Write plan.json, and the folder if need be."""
+        """Write plan.json, in a new folder if it does not exist."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "plan.json", to_json(plan))
 
@@ -433,21 +418,23 @@ class RunFolder:
                 f"reads schema {SCHEMA}; use the poolkit that made the run"
             )
         if "users" in found:
-            # Written when a run had one load, in the plan itself.
+            # An older plan: it had one load, in the plan itself.
             load = {key: found[key] for key in ("users", "rate_per_user") if key in found}
             found.setdefault("levels", [load])
         plan = from_json(Plan, found, str(file))
         for target in plan.targets:
-            # The name becomes a path, and the folder may be somebody else's.
+            # The name becomes a path, and the folder may come from another machine.
             if target.name in ("", ".", "..") or set(target.name) & set("/\\\0"):
-                raise RunFolderError(f"{file} names a target {target.name!r}; that is no name")
+                raise RunFolderError(
+                    f"{file} names a target {target.name!r}, which is not a valid name"
+                )
         return plan
 
     def machine(self) -> Machine:
-        """Read machine.json; without it everything in it is unknown.
+        """Read machine.json; without it every value is unknown.
 
         Raises:
-            RunFolderError: it is there and broken.
+            RunFolderError: it is broken.
         """
         file = self.path / "machine.json"
         return from_json(Machine, read_json(file), str(file)) if file.exists() else Machine()

@@ -19,7 +19,6 @@ from poolkit.activity.by_target import IDLE, IDLE_IN_TRANSACTION
 from poolkit.compare.results.run_folder import (
     ConnectionRow,
     InvokeRow,
-    LoadReport,
     ProcessRow,
     Request,
     SampleRow,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from poolkit.compare.results.run_folder import Level, Plan, PlannedTarget, TargetFolder, Window
+    from poolkit.loadtest.open_loop.report import LoopReport
 
 SATURATED_CORES = 0.9
 """Locust is one Python process: above this it has no processor time left to be punctual."""
@@ -229,7 +229,7 @@ class TargetResult:
     partial: bool
     aborted_by: str
     """The threshold that ended the measurement early."""
-    load: LoadReport | None
+    load: LoopReport | None
     """What the load generator says of itself."""
     warnings: tuple[str, ...]
     spread: Mapping[str, Spread] = field(default_factory=dict)
@@ -461,7 +461,7 @@ def _used_cores(rows: Iterable[ProcessRow], window: Window) -> dict[str, float]:
 
 
 def _saturated_by(
-    cpu: Mapping[str, float], report: LoadReport | None, inside: Sequence[Request], level: Level
+    cpu: Mapping[str, float], report: LoopReport | None, inside: Sequence[Request], level: Level
 ) -> str:
     """Return how the load generator was too slow; empty if it kept its schedule."""
     if (used := cpu.get("load", 0.0)) > SATURATED_CORES:
