@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from poolkit.activity.server import Backend, Sample, ServerLimits
 from poolkit.compare.results.results import compute
 from poolkit.compare.results.run_folder import ConnectionRow, Level, Request, SampleRow
-from poolkit.compare.run.live_figures import LiveFigures
+from poolkit.compare.run.load import LiveFigures
 from poolkit.compare.run.window_figures import WRITTEN_S, WindowFigures
 from poolkit.thresholds import METRICS, Threshold, check_all, should_abort
 
