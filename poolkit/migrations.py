@@ -28,11 +28,11 @@ _FUNCTIONS = {
     "current": "current(engine)",
     "heads": "heads()",
 }
-# By SQLSTATE (PostgreSQL, Appendix A): insufficient_privilege, lock_not_available. What is not
-# here is a mistake in a migration, whose author wants the traceback.
+# By SQLSTATE (PostgreSQL, Appendix A): insufficient_privilege, lock_not_available. Any other
+# error is a mistake in a migration, and keeps its traceback.
 _REMEDIES = {
     "42501": "grant {role} what is missing, or run this as the role that owns the schema",
-    "55P03": "somebody holds a lock that is needed; `poolkit watch` shows who; try again then",
+    "55P03": "another session holds a lock that is needed; `poolkit watch` shows which; try again later",
 }
 
 
@@ -52,7 +52,7 @@ class Migrations:
         """Return the named module, or the one that `[tool.poolkit] migrations` names.
 
         Raises:
-            ConfigurationError: none is named, it cannot be imported, or it has not what it needs.
+            ConfigurationError: none is named, it cannot be imported, or it lacks a function.
         """
         project = Project.find()
         name = name or project.table.get("migrations")
@@ -61,19 +61,28 @@ class Migrations:
                 "no migrations are named; set [tool.poolkit] migrations in pyproject.toml, "
                 "POOLKIT_MIGRATIONS or --migrations"
             )
-        return cls(module=module_named(name, project), settings=_patient(settings))
+        # Building an index takes its time; lock_timeout is what protects other sessions.
+        unlimited = settings.preset.replace(
+            statement_timeout=0, idle_in_transaction_session_timeout=0
+        )
+        return cls(module=module_named(name, project), settings=replace(settings, preset=unlimited))
 
     def upgrade(self) -> tuple[str | None, str | None]:
-        """Apply what is missing; return the revision before and after.
+        """Apply the missing migrations; return the revision before and after.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
-            MigrationError: the role may not do it, somebody holds a lock, or the database is
-                ahead of this version of the program.
+            MigrationError: the role may not do it, another session holds a lock, or the database
+                is ahead of this version of the program.
         """
         with self._engine() as engine:
             before = self.module.current(engine)
-            self._refuse_unknown(before)
+            if not self.knows(before):
+                raise MigrationError(
+                    f"the database is at {before}, which this version of the program does not "
+                    f"know (its latest is {', '.join(self.heads())}); deploy the version that "
+                    "upgraded the database, or a later one"
+                )
             self.module.upgrade(engine)
             return before, self.module.current(engine)
 
@@ -92,17 +101,9 @@ class Migrations:
         return tuple(self.module.heads())
 
     def knows(self, revision: str | None) -> bool:
-        """Tell whether the module has that revision; None is an empty database's."""
+        """Return whether the module has that revision; None is an empty database's."""
         ask = getattr(self.module, "knows", None)
         return revision is None or ask is None or bool(ask(revision))
-
-    def _refuse_unknown(self, revision: str | None) -> None:
-        if not self.knows(revision):
-            raise MigrationError(
-                f"the database is at {revision}, which this version of the program does not "
-                f"know (its latest is {', '.join(self.heads())}); deploy the version that "
-                "upgraded the database, or a later one"
-            )
 
     @contextmanager
     def _engine(self) -> Iterator[Engine]:
@@ -111,22 +112,15 @@ class Migrations:
             with translated():
                 yield engine
         except exc.DBAPIError as error:
-            refusal = self._refusal(error)
-            if refusal is None:
+            cause: Any = error.orig
+            state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+            if state not in _REMEDIES:
                 raise
-            raise refusal from error
+            remedy = _REMEDIES[state].format(role=self.settings.url.username or "the role")
+            reason = str(cause).partition("\n")[0]
+            raise MigrationError(f"the database refuses: {reason}; {remedy}") from error
         finally:
             engine.dispose()
-
-    def _refusal(self, error: exc.DBAPIError) -> MigrationError | None:
-        driver_error: Any = error.orig
-        state = getattr(driver_error, "sqlstate", None) or getattr(driver_error, "pgcode", None)
-        remedy = _REMEDIES.get(state or "")
-        if remedy is None:
-            return None
-        said = str(driver_error).partition("\n")[0]
-        role = self.settings.url.username or "the role"
-        return MigrationError(f"the database refuses: {said}; {remedy.format(role=role)}")
 
 
 def module_named(name: str, project: Project) -> Any:
@@ -139,10 +133,10 @@ def module_named(name: str, project: Project) -> Any:
     sys.path.insert(0, str(project.root))
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001  (whatever somebody's module raises)
+    except Exception as error:  # noqa: BLE001  (a project's module may raise anything)
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-        said = " ".join(str(error).split())
-        raise ConfigurationError(f"migrations {name!r} do not import: {kind}{said}") from None
+        message = " ".join(str(error).split())
+        raise ConfigurationError(f"migrations {name!r} do not import: {kind}{message}") from None
     missing = [each for each in _FUNCTIONS if not callable(getattr(module, each, None))]
     if missing:
         raise ConfigurationError(
@@ -150,11 +144,3 @@ def module_named(name: str, project: Project) -> Any:
             f"{', '.join(_FUNCTIONS.values())}"
         )
     return module
-
-
-def _patient(settings: Settings) -> Settings:
-    # Building an index takes as long as it takes; lock_timeout is what protects the others.
-    return replace(
-        settings,
-        preset=settings.preset.replace(statement_timeout=0, idle_in_transaction_session_timeout=0),
-    )

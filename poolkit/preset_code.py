@@ -1,12 +1,14 @@
-"""A preset as text: the code to paste, with the reason beside each setting, and the table."""
+"""A preset as text: the code to paste with each setting's reason, the table, the file."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from poolkit.config import presets
 from poolkit.config.presets import ENVIRONMENTS, TARGETS, EnginePreset, preset
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ _RETRY_MYSQL = (
     "on 1040 and 1203 (too many connections) try again with full jitter "
     "until connect_timeout is spent"
 )
-# What a driver calls a field of the preset, where the names differ.
+# A driver's argument to the preset's field, where the names differ.
 _FIELDS = {"timeout": "connect_timeout", "application_name": "target"}
 _REASONS = {
     "poolclass": None,
@@ -134,7 +136,7 @@ def _comment(text: str, first: str = "") -> list[str]:
 
 
 def _explained(settings: dict[str, Any], indent: str) -> Iterator[str]:
-    """A short reason stands behind its setting, a long one above it."""
+    """Yield each setting with its reason: a short one behind it, a long one above it."""
     codes = {label: f"{indent}{label}{_value(value, indent)}," for label, value in settings.items()}
     width = max((len(code) for code in codes.values() if len(code) < 40), default=0)
     for label, code in codes.items():
@@ -194,3 +196,24 @@ def _row(chosen: EnginePreset) -> tuple[str, ...]:
         f"{chosen.statement_timeout / 1000:g}" if not chosen.transaction_pooling else "-",
         str(chosen.max_connections_per_process),
     )
+
+
+def copy_presets(file: Path) -> Path:
+    """Copy the preset file, which works alone, and return where it is now.
+
+    Args:
+        file: the copy, or the folder that it goes to.
+
+    Raises:
+        FileExistsError: the copy exists already. It may have numbers of the project's own.
+        OSError: it cannot be written.
+    """
+    if file.is_dir():
+        file /= "presets.py"
+    source = Path(presets.__file__).read_text(encoding="utf-8")
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(source)
+    except FileExistsError:
+        raise FileExistsError(f"{file} exists already; it was not changed") from None
+    return file

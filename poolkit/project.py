@@ -1,4 +1,4 @@
-"""The project that poolkit works for: its `[tool.poolkit]` table in pyproject.toml."""
+"""A project: the folder of a pyproject.toml, and its table `[tool.poolkit]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from poolkit.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A folder and what its pyproject.toml says to poolkit; `table` is empty without one."""
+    """A folder and the table `[tool.poolkit]` of its pyproject.toml, empty without one."""
 
     root: Path
     table: dict[str, Any] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Project:
         """Return the nearest project at or above `start` (default: the current folder).
 
         Raises:
-            ConfigurationError: its pyproject.toml cannot be read as TOML, or the table is no table.
+            ConfigurationError: its pyproject.toml is no TOML, or `tool.poolkit` is no table.
         """
         start = (start or Path.cwd()).resolve()
         for folder in (start, *start.parents):

@@ -1,5 +1,10 @@
 """The command line, as a user sees it."""
 
+import shutil
+import subprocess
+import sys
+import tomllib
+
 import pytest
 from poolkit_command import ROOT, run_process
 from poolkit_command import run_here as run
@@ -65,6 +70,23 @@ def test_db_upgrade_brings_an_empty_database_up_to_date(database):
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("image", ["web", "worker"])
+def test_db_upgrade_works_in_a_service_s_image(image, migrated_database, tmp_path):
+    """An image leaves most of the library out, and migrates the database all the same."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["poolkit"]["package"]
+    for name in ("poolkit", "articles"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in table[image]["exclude"]:
+        shutil.rmtree(tmp_path / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    answer = subprocess.run(
+        [sys.executable, "-m", "poolkit", "db", "upgrade"],
+        cwd=tmp_path, env={"DATABASE_URL": migrated_database.url(driver="")},
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert answer.stdout.startswith("already at"), answer.stderr
+
+
 def test_db_upgrade_without_a_database_is_one_line():
     """A server that is not there is named, with exit status 2."""
     # Port 1 is reserved (tcpmux) and nobody listens there.
@@ -98,14 +120,14 @@ def heads(): return ("1",)
 
 
 def test_db_upgrade_that_meets_a_lock_says_so(database, tmp_path):
-    """A table that somebody holds is no reason for a traceback: later, it will work."""
+    """A table that another session holds is no reason for a traceback: later, it will work."""
     (tmp_path / "locking.py").write_text(MIGRATIONS_THAT_LOCK)
     (tmp_path / "pyproject.toml").write_text('[tool.poolkit]\nmigrations = "locking"\n')
     database.execute("CREATE TABLE held ()")
     with database.connect() as connection, connection.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE held")
         line = refusal("db", "upgrade", cwd=tmp_path, DATABASE_URL=database.admin_url())
-    assert 'could not obtain lock on relation "held"; somebody holds a lock' in line
+    assert 'could not obtain lock on relation "held"; another session holds a lock' in line
 
 
 def test_a_database_that_is_ahead_of_the_program_is_told_from_one_that_is_behind(

@@ -1,0 +1,171 @@
+"""The command `poolkit`: one function a command, which imports what it needs.
+
+budget.py, compare.py and deploy.py have the commands of these packages.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poolkit.errors import PoolkitError, how_to_install
+
+try:
+    import click
+except ImportError:  # the library alone was installed
+    sys.exit(f"poolkit: the command line needs click; install it with: {how_to_install('cli')}")
+
+if TYPE_CHECKING:
+    from poolkit.migrations import Migrations
+
+
+# For a terminal that lacks these characters. One letter each, or columns would shift.
+_PLAIN = {"✓": "+", "✗": "x", "–": "-", "·": ".", "…": "."}  # noqa: RUF001  (a dash in a table)
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that a stream cannot encode, so that a figure is never lost to one."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in text), error.end
+
+
+class _Command(click.Group):
+    """A group whose expected failures are one line and exit status 2, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        codecs.register_error("plain letters", _in_plain_letters)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="plain letters")
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "poolkit"
+            message = error.format_message().rstrip(".")
+            click.echo(f"poolkit: {message} (see {command} --help)", err=True)
+            ctx.exit(2)
+        except (PoolkitError, ValueError, OSError) as error:
+            click.echo(f"poolkit: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            # As a shell reports a program that SIGINT ended.
+            ctx.exit(130)
+
+
+@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="poolkit")
+def main() -> None:
+    """One SQLAlchemy codebase as a Lambda function, a web service and a worker.
+
+    Engine presets, measured connection counts, and a deployment that fits its database.
+    """
+
+
+@main.command()
+@click.argument("target", required=False)
+@click.option("--environment", "-e", default="dev", show_default=True)
+@click.option("--driver", help="another driver than the preset's own, such as asyncpg")
+@click.option("--all", "every", is_flag=True, help="print the table of all presets")
+@click.option(
+    "--copy", type=click.Path(path_type=Path), metavar="FILE", help="copy the preset file to FILE"
+)
+def preset(
+    *,
+    target: str | None,
+    environment: str,
+    driver: str | None,
+    every: bool,
+    copy: Path | None,
+) -> None:
+    """Print the engine preset of TARGET as code to paste, with the reasons."""
+    from poolkit.config.presets import TARGETS, preset  # noqa: PLC0415
+    from poolkit.preset_code import copy_presets, preset_code, preset_table  # noqa: PLC0415
+
+    if copy is not None:
+        click.echo(f"{copy_presets(copy)}: needs SQLAlchemy and your driver, nothing else")
+    elif every:
+        click.echo(preset_table())
+    elif target is None:
+        raise click.UsageError(f"name a target ({', '.join(TARGETS)}), or --all, or --copy FILE")
+    else:
+        click.echo(preset_code(preset(target, environment), driver))
+
+
+@main.command()
+@click.argument("url", metavar="[DATABASE_URL]", required=False)
+@click.option("--interval", type=float, default=1.0, show_default=True, help="seconds")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document a line, for scripts")
+@click.option("--once", is_flag=True, help="print one sample and end")
+def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> None:
+    """Show the database's connections live: targets, states, the oldest transaction.
+
+    The default of DATABASE_URL is the variable of that name. The role needs pg_monitor.
+    """
+    from poolkit.activity.watch.command import watch  # noqa: PLC0415
+
+    watch(url, interval_s=interval, as_json=as_json, once=once)
+
+
+@main.group()
+def db() -> None:
+    """Bring the database's schema up to date."""
+
+
+_migrations_option = click.option(
+    "--migrations",
+    "module",
+    envvar="POOLKIT_MIGRATIONS",
+    help="the module with the migrations; default: [tool.poolkit] migrations in pyproject.toml",
+)
+
+
+@db.command()
+@_migrations_option
+def upgrade(module: str | None) -> None:
+    """Apply the missing migrations. Safe as a one-off job, and when two run at once."""
+    found = _migrations(module)
+    before, after = found.upgrade()
+    unchanged = f"already at {after}"
+    click.echo(unchanged if before == after else f"upgraded from {before or 'empty'} to {after}")
+
+
+@db.command()
+@_migrations_option
+def current(module: str | None) -> None:
+    """Print the database's revision, and whether there are newer ones."""
+    found = _migrations(module)
+    revision, heads = found.current(), found.heads()
+    state = "behind" if found.knows(revision) else "unknown to this version"
+    note = "" if revision in heads else f" ({state}: the latest is {', '.join(heads)})"
+    click.echo(f"{revision or 'empty'}{note}")
+
+
+def _migrations(module: str | None) -> Migrations:
+    from poolkit.config.settings import Settings  # noqa: PLC0415
+    from poolkit.migrations import Migrations  # noqa: PLC0415
+
+    return Migrations.find(module, Settings.from_environ(default_target="script"))
+
+
+def _add_commands() -> None:
+    from poolkit.cli import budget, deploy  # noqa: PLC0415
+
+    commands = [budget.budget, deploy.deploy, deploy.destroy, deploy.package, deploy.status]
+    try:
+        from poolkit.cli import compare  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        # The image of a service leaves poolkit.compare out, and runs `poolkit db upgrade`.
+        if error.name != "poolkit.compare":
+            raise
+    else:
+        commands += [compare.compare, compare.report, compare.up]
+    for command in commands:
+        main.add_command(command)
+
+
+_add_commands()

@@ -1,0 +1,80 @@
+"""`poolkit budget`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from poolkit.errors import PoolkitError, how_to_install
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--environment", "-e", default="", help="environments/NAME.toml beside the templates")
+@click.option(
+    "--parameters",
+    multiple=True,
+    metavar="KEY=VALUE|FILE",
+    help="a template parameter, or a file; repeatable",
+)
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]",
+    help="a service's pool and instances, where the templates do not have them; repeatable",
+)
+@click.option(
+    "--ignore",
+    "ignored",
+    multiple=True,
+    metavar="NAME",
+    help="do not count a service; repeatable",
+)
+@click.option("--database", default="", help="the database to check, if there are several")
+@click.option("--database-url", default="", help="read max_connections from this server")
+@click.option("--max-connections", type=int, help="the server's limit, if no template has it")
+@click.option("--instance-class", default="", help="the same, from a class such as db.m7g.large")
+@click.option(
+    "--migrations", type=int, default=1, show_default=True, help="connections of migrations"
+)
+@click.option(
+    "--operators", type=int, default=3, show_default=True, help="connections of psql and monitoring"
+)
+@click.option(
+    "--reserve", type=int, help="connections that the server reserves, if not the default"
+)
+@click.option(
+    "--pgbouncer-pools", type=int, help="number of PgBouncer's pools, one per database and user"
+)
+@click.option(
+    "--allow-unknown",
+    is_flag=True,
+    help="exit with 0 even if some numbers are unknown, as long as the known part fits",
+)
+@click.option(
+    "--check-run",
+    type=click.Path(path_type=Path),
+    help="compare with a run of `poolkit compare`",
+)
+@click.option("--json", "form", flag_value="json", help="print JSON")
+@click.option("--markdown", "form", flag_value="markdown", help="print a pull request comment")
+@click.option("--github", "form", flag_value="github", help="print workflow annotations")
+@click.option("--sarif", "form", flag_value="sarif", help="print SARIF 2.1.0")
+def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
+    """Compare the connections that a deployment can open with the limit of its database.
+
+    PATHS are CloudFormation or SAM templates, Kubernetes manifests, compose files, or folders of
+    them; by default infra/. Exit status: 0 if it fits, 1 if it does not or if numbers are
+    unknown, 2 if the input is wrong.
+    """
+    try:
+        from poolkit.budget.command import Options, run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise PoolkitError(
+            f"{error.name} is missing; install it with: {how_to_install('infra')}"
+        ) from None
+    sys.exit(run(Options(**values), form or "table", check_run))

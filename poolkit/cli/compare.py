@@ -1,0 +1,139 @@
+"""`poolkit compare`, `up` and `report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from poolkit.compare.plan.option_types import (
+    MAX_CONNECTIONS,
+    RATES,
+    USERS,
+    DeployedTarget,
+    Integer,
+    Names,
+    Number,
+)
+
+_targets_option = click.option(
+    "--targets", type=Names(), help="names from pyproject.toml, with commas; default: all"
+)
+
+
+@click.command()
+@_targets_option
+@click.option("--users", type=USERS, help="users at once, or levels: 1,5,20  [default: 20]")
+@click.option(
+    "--rate",
+    "rate_per_user",
+    type=Number(0.01, 1_000),
+    help="tasks per user and second  [default: 2; quick: 4]",
+)
+@click.option("--rates", type=RATES, help="open loop: tasks per second, or levels: 50,100,200")
+@click.option(
+    "--arrivals",
+    type=click.Choice(["constant", "poisson"]),
+    help="open loop: their spacing  [default: constant]",
+)
+@click.option(
+    "--max-users",
+    type=Integer(1, 100_000),
+    help="open loop: the most users  [default: 2000]",
+)
+@click.option(
+    "--repeat",
+    type=Integer(1, 100),
+    help="number of measurements per target and level  [default: 1]",
+)
+@click.option(
+    "--duration",
+    "duration_s",
+    type=Number(1, 86_400),
+    metavar="SECONDS",
+    help="length of a measurement  [default: 20; quick: 6]",
+)
+@click.option(
+    "--warm-up",
+    "warm_up_s",
+    type=Number(1, 3_600),
+    metavar="SECONDS",
+    help="load before it, at least  [default: 4; quick: 3]",
+)
+@click.option("--quick", is_flag=True, help="shorter measurements with 10 users")
+@click.option("--environment", "-e", default="prod", show_default=True, help="preset numbers")
+@click.option(
+    "--max-connections",
+    type=MAX_CONNECTIONS,
+    default=100,
+    show_default=True,
+    help="limit of the embedded PostgreSQL",
+)
+@click.option("--database-url", help="an existing server in place of the embedded one")
+@click.option(
+    "--target",
+    "deployed",
+    type=DeployedTarget(),
+    multiple=True,
+    metavar="NAME[@LABEL]=URL",
+    help="a deployed target; repeatable",
+)
+@click.option("--yes-load-this-host", "agreed", is_flag=True, help="agree to load another machine")
+@click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    help="a condition that must hold, such as 'http.p95 < 200'; repeatable",
+)
+@click.option("--junit", type=click.Path(path_type=Path), help="write the verdicts as JUnit XML")
+@click.option("--github", is_flag=True, help="print failures as annotations of a workflow")
+@click.option("--out", type=click.Path(path_type=Path), help="a new folder for the run")
+def compare(*, quick: bool, **given: Any) -> None:
+    """Run every target under the same load; report connections and latency.
+
+    Exit status: 0, 1 if a threshold does not hold, 2 for wrong input or a failure, 130 after
+    Ctrl-C, 143 after SIGTERM.
+    """
+    from poolkit.compare.command import compare  # noqa: PLC0415
+    from poolkit.compare.plan.options import options_of  # noqa: PLC0415
+
+    command = " ".join(["poolkit", *sys.argv[1:]])
+    sys.exit(compare(options_of(given, command=command, quick=quick)))
+
+
+@click.command()
+@_targets_option
+@click.option("--environment", "-e", default="dev", show_default=True, help="preset numbers")
+@click.option(
+    "--max-connections",
+    type=MAX_CONNECTIONS,
+    default=100,
+    show_default=True,
+    help="limit of the embedded PostgreSQL",
+)
+def up(**given: Any) -> None:
+    """Run the embedded stack and every target until Ctrl-C, and print the addresses."""
+    from poolkit.compare.command import up  # noqa: PLC0415
+    from poolkit.compare.plan.options import options_of  # noqa: PLC0415
+
+    up(options_of(given, command="poolkit up"))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("other", type=click.Path(path_type=Path), required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="the page's file, with two runs")
+def report(*, run: Path, other: Path | None, out: Path | None) -> None:
+    """Make the report of RUN again, or put the runs RUN and OTHER side by side."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from poolkit.compare.report.write import report, report_two  # noqa: PLC0415
+
+    if other is not None:
+        report_two(run, other, Console(), out)
+    elif out is not None:
+        raise click.UsageError("--out is for two runs; the report of one is in its folder")
+    else:
+        report(run, Console())

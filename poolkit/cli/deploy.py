@@ -1,0 +1,138 @@
+"""`poolkit package`, `deploy`, `destroy` and `status`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from poolkit.errors import DeploymentFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@click.group()
+def package() -> None:
+    """Make the function's zip, or an image's build context."""
+
+
+_architecture_option = click.option(
+    "--architecture", type=click.Choice(["arm64", "x86_64"]), help="default: arm64"
+)
+_out_option = click.option("--out", type=click.Path(path_type=Path), help="default: in build/")
+
+
+@package.command("lambda")
+@_architecture_option
+@click.option("--python", help="the runtime's minor version  [default: 3.13]")
+@_out_option
+@click.option("--bytecode/--no-bytecode", default=True, help="compile the modules")
+@click.option(
+    "--interpreter", type=click.Path(path_type=Path), help="the Python that compiles them"
+)
+def package_lambda(**options: Any) -> None:
+    """Make the zip of the Lambda function, from the lock file alone."""
+    from poolkit.deploy.package.command import package_function  # noqa: PLC0415
+
+    package_function(**options)
+
+
+def _package_image(target: str) -> None:
+    @package.command(target, help=f"Write the build context of the image of {target}.")
+    @_architecture_option
+    @_out_option
+    def command(*, architecture: str | None, out: Path | None) -> None:
+        from poolkit.deploy.package.command import package_image  # noqa: PLC0415
+
+        package_image(target, architecture=architecture, out=out)
+
+
+_package_image("web")
+_package_image("worker")
+_package_image("loadtest")
+
+
+_environment_option = click.option(
+    "--environment", "-e", required=True, help="infra/environments/NAME.toml"
+)
+
+
+@click.command()
+@click.argument("target")
+@_environment_option
+@click.option("--yes", is_flag=True, help="agree to the plan without a question, as in CI")
+@click.option("--plan-only", is_flag=True, help="print the plan and change nothing")
+@click.option("--rollback", is_flag=True, help="undo the stack's last, unfinished change")
+@click.option(
+    "--allow-data-loss", is_flag=True, help="agree to replace or remove resources that hold data"
+)
+@click.option(
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="[TEMPLATE.]NAME=VALUE",
+    help="a template's parameter; repeatable",
+)
+@click.option("--package", type=click.Path(path_type=Path), help="the function's zip")
+@click.option("--lint/--no-lint", default=True, help="run cfn-lint before")
+@click.option("--budget/--no-budget", default=True, help="check the connection budget before")
+@click.option(
+    "--allow-unknown-budget",
+    is_flag=True,
+    help="accept a connection budget with unknown numbers, as long as the known part fits",
+)
+def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> None:
+    """Deploy the stack of TARGET, which is a template's name, or "all" in their order.
+
+    Stacks in `by_name_only` of the environment's file are not part of "all". Exit status: 0, 1 if
+    AWS began and failed, 2 if it was refused before, 130 after Ctrl-C.
+    """
+    from poolkit.deploy.deployment import (  # noqa: PLC0415
+        DeployOptions,
+        deploy,
+        roll_back,
+    )
+
+    with _deploying():
+        if rollback:
+            roll_back(target, environment)
+        else:
+            deploy(DeployOptions(target=target, environment=environment, **options))
+
+
+@click.command()
+@click.argument("target")
+@_environment_option
+@click.option("--yes-delete", metavar="NAME", help="the name that would be typed")
+def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
+    """Remove the stack of TARGET, or "all" in the reverse order of deployment."""
+    from poolkit.deploy.removal import destroy  # noqa: PLC0415
+
+    with _deploying():
+        destroy(target, environment, yes_delete=yes_delete)
+
+
+@click.command()
+@click.option("--environment", "-e", help="default: all of infra/environments")
+def status(environment: str | None) -> None:
+    """Show the status of every stack."""
+    from poolkit.deploy.stacks import print_status  # noqa: PLC0415
+
+    print_status(environment)
+
+
+@contextmanager
+def _deploying() -> Iterator[None]:
+    """Exit with 1 after a failure in AWS, with 130 after Ctrl-C; a refusal exits with 2."""
+    try:
+        yield
+    except DeploymentFailed as error:
+        click.echo(f"poolkit: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        # As a shell reports a program that SIGINT ended.
+        sys.exit(130)
