@@ -69,7 +69,6 @@ def test_db_upgrade_brings_an_empty_database_up_to_date(database):
     assert "behind" not in run("db", "current", DATABASE_URL=url).stdout
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("image", ["web", "worker"])
 def test_db_upgrade_works_in_a_service_s_image(image, migrated_database, tmp_path):
     """An image leaves most of the library out, and migrates the database all the same."""
@@ -87,6 +86,7 @@ def test_db_upgrade_works_in_a_service_s_image(image, migrated_database, tmp_pat
     assert answer.stdout.startswith("already at"), answer.stderr
 
 
+@pytest.mark.process
 def test_db_upgrade_without_a_database_is_one_line():
     """A server that is not there is named, with exit status 2."""
     # Port 1 is reserved (tcpmux) and nobody listens there.
