@@ -19,7 +19,7 @@ from poolkit.budget.read.documents import Document, read_documents
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from poolkit.budget.read.parameters import Environment
@@ -52,8 +52,13 @@ def read_files(paths: Iterable[Path]) -> Files:
     for path in paths:
         if not path.exists():
             raise BudgetError(f"{path}: there is no such file or folder")
-        for file in [path] if path.is_file() else sorted(_in_folder(path)):
-            if file.resolve() not in seen:
+        candidates = [path] if path.is_file() else sorted(path.rglob("*"))
+        for file in candidates:
+            inside = file.relative_to(path).parts if file != path else ()
+            is_hidden = any(part.startswith(".") for part in inside)
+            is_skipped = bool(_SKIPPED & set(inside[:-1]))
+            is_wanted = file == path or (file.suffix in _ENDINGS and file.is_file())
+            if is_wanted and not is_hidden and not is_skipped and file.resolve() not in seen:
                 seen.add(file.resolve())
                 for document in read_documents(file):
                     _sort_in(files, document)
@@ -63,15 +68,6 @@ def read_files(paths: Iterable[Path]) -> Files:
             "manifest or compose file there"
         )
     return files
-
-
-def _in_folder(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        inside = path.relative_to(folder).parts
-        if any(part.startswith(".") or part in _SKIPPED for part in inside[:-1]):
-            continue
-        if path.suffix in _ENDINGS and path.is_file() and not inside[-1].startswith("."):
-            yield path
 
 
 def _sort_in(files: Files, document: Document) -> None:

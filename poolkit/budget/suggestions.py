@@ -27,6 +27,10 @@ _UNITS: dict[Unit, tuple[str, str]] = {
     "replica": ("replica", "replicas"),
     "pod": ("pod", "pods"),
 }
+_POOLER_NUMBERS = {
+    "percent": "a MaxConnectionsPercent",
+    "server_connections": "server connections (pool sizes)",
+}
 
 
 class Change(NamedTuple):
@@ -52,6 +56,27 @@ def suggestions(budget: Budget) -> tuple[Suggestion, ...]:
         return ()
     if budget.verdict == "cannot be shown to fit":
         return tuple(_limit(budget))
+    found = _for_overloads(budget)
+    if budget.is_over:
+        alone = [each for service in budget.direct for each in _changes(budget, service)]
+        for pooler in budget.poolers:
+            number = "server_connections" if pooler.percent is None else "percent"
+            now = pooler.server_connections if pooler.percent is None else pooler.percent
+            if now is None or pooler.ceiling(budget.max_connections) is None:
+                continue
+            value = _largest_value(budget, pooler.name, number, (now.value or 0) - 1)
+            if value is not None:
+                what = _POOLER_NUMBERS[number]
+                change = Change(pooler.name, number, value)
+                text = f"{pooler.name}: {what} of at most {value} (now {now})"
+                alone.append(Suggestion(kind="change", text=text, changes=(change,)))
+        found += alone or _together(budget)
+        found += _other_servers(budget)
+    return tuple(found)
+
+
+def _for_overloads(budget: Budget) -> list[Suggestion]:
+    """Return higher limits of overloaded poolers, and smaller numbers of their clients."""
     found: list[Suggestion] = []
     for overload in budget.overloads:
         pooler = overload.pooler
@@ -63,12 +88,7 @@ def suggestions(budget: Budget) -> tuple[Suggestion, ...]:
     for overload in budget.overloads:
         for service in budget.clients_of(overload.pooler.name):
             found += _changes(budget, service)
-    if budget.is_over:
-        alone = [each for service in budget.direct for each in _changes(budget, service)]
-        alone += _pooler_changes(budget)
-        found += alone or _together(budget)
-        found += [*_larger_database(budget), *_new_poolers(budget)]
-    return tuple(found)
+    return found
 
 
 # -- applying -------------------------------------------------------------------------------
@@ -183,26 +203,15 @@ def _instances(unit: Unit, value: int) -> str:
     return f"{value:,} {one if value == 1 else several}"
 
 
-def _pooler_changes(budget: Budget) -> Iterator[Suggestion]:
-    for pooler in budget.poolers:
-        is_proxy = pooler.percent is not None
-        now = pooler.percent if is_proxy else pooler.server_connections
-        if now is None or now.value is None or pooler.ceiling(budget.max_connections) is None:
-            continue
-        number = "percent" if is_proxy else "server_connections"
-        value = _largest_value(budget, pooler.name, number, now.value - 1)
-        if value is not None:
-            what = "a MaxConnectionsPercent" if is_proxy else "server connections (pool sizes)"
-            text = f"{pooler.name}: {what} of at most {value} (now {now})"
-            change = Change(pooler.name, number, value)
-            yield Suggestion(kind="change", text=text, changes=(change,))
-
-
 def _together(budget: Budget) -> Iterator[Suggestion]:
     """If no number alone is enough: smaller pools of all services, and then fewer instances too."""
     services = [service for service in budget.direct if service.ceiling is not None]
+
+    def fits(numbers: Sequence[str], share: int) -> bool:
+        return _fits(budget, *_shares(services, numbers, share))
+
     for numbers in (("per_process",), ("per_process", "instances")):
-        share = _largest(partial(_share_fits, budget, services, numbers), 100)
+        share = _largest(partial(fits, numbers), 100)
         if share is None:
             continue
         changes = _shares(services, numbers, share)
@@ -217,12 +226,6 @@ def _together(budget: Budget) -> Iterator[Suggestion]:
         text = f"all of these: {', '.join(parts)}"
         yield Suggestion(kind="together", text=text, changes=changes)
         return
-
-
-def _share_fits(
-    budget: Budget, services: Sequence[Service], numbers: Sequence[str], share: int
-) -> bool:
-    return _fits(budget, *_shares(services, numbers, share))
 
 
 def _shares(services: Sequence[Service], numbers: Sequence[str], share: int) -> tuple[Change, ...]:
@@ -240,47 +243,42 @@ def _shares(services: Sequence[Service], numbers: Sequence[str], share: int) -> 
 # -- other servers --------------------------------------------------------------------------
 
 
-def _larger_database(budget: Budget) -> Iterator[Suggestion]:
-    """Return the smallest max_connections that is enough; a proxy's share of it grows with it."""
+def _other_servers(budget: Budget) -> Iterator[Suggestion]:
+    """Return the smallest max_connections that is enough, and where a pooler pays off."""
     name, reserved = budget.database.name, budget.database.reserved.value or 0
     low = budget.database.limit or 0
-    value = max(8, low)
-    while value < _MOST_OF_POSTGRES:
-        value = min(2 * value, _MOST_OF_POSTGRES)
-        if _fits(budget, Change(name, "max_connections", value)):
-            break
-    else:
-        return
-    while low + 1 < value:
+    # A proxy's share grows with max_connections, so some are not enough at any size.
+    largest = Change(name, "max_connections", _MOST_OF_POSTGRES)
+    value = _MOST_OF_POSTGRES if low < _MOST_OF_POSTGRES and _fits(budget, largest) else None
+    while value is not None and low + 1 < value:
         middle = (low + value) // 2
         fits = _fits(budget, Change(name, "max_connections", middle))
         low, value = (low, middle) if fits else (middle, value)
-    text = (
-        f"database: max_connections of at least {value:,} "
-        f"({value - reserved:,} and {reserved} reserved)"
-    )
-    if budget.database.instance_class:
-        found = smallest_class(budget.database.instance_class, value)
-        text += f", which {found} has" if found else ", more than the formula gives to any class"
-    change = Change(name, "max_connections", value)
-    yield Suggestion(kind="database", text=text, changes=(change,))
-
-
-def _new_poolers(budget: Budget) -> Iterator[Suggestion]:
-    """Return where a pooler pays off: where most connections wait most of the time."""
-    for service in budget.direct:
-        if service.ceiling is None or service.ceiling < 20:
-            continue
-        room = _largest_value(budget, service.name, "pooler", service.ceiling // 2)
-        if room is None:
-            continue
+    if value is not None:
         text = (
-            f"{service.name} behind RDS Proxy or PgBouncer with {room} server connections for its "
-            f"{service.ceiling:,} clients: pays off if at most {room} of them are in a "
-            "transaction at once"
+            f"database: max_connections of at least {value:,} "
+            f"({value - reserved:,} and {reserved} reserved)"
         )
-        change = Change(service.name, "pooler", room)
-        yield Suggestion(kind="pooler", text=text, changes=(change,))
+        if instance_class := budget.database.instance_class:
+            found = smallest_class(instance_class, value)
+            text += (
+                f", which {found} has" if found else ", more than the formula gives to any class"
+            )
+        change = Change(name, "max_connections", value)
+        yield Suggestion(kind="database", text=text, changes=(change,))
+    for service in budget.direct:
+        room = None
+        # Below 20 connections, a pooler saves too little.
+        if service.ceiling is not None and service.ceiling >= 20:
+            room = _largest_value(budget, service.name, "pooler", service.ceiling // 2)
+        if room is not None:
+            text = (
+                f"{service.name} behind RDS Proxy or PgBouncer with {room} server connections for "
+                f"its {service.ceiling:,} clients: pays off if at most {room} of them are in a "
+                "transaction at once"
+            )
+            change = Change(service.name, "pooler", room)
+            yield Suggestion(kind="pooler", text=text, changes=(change,))
 
 
 def _limit(budget: Budget) -> Iterator[Suggestion]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from poolkit.budget.model import Quantity
     from poolkit.budget.read.documents import Document
     from poolkit.budget.read.parameters import ParameterValue
 
@@ -86,6 +85,15 @@ class _Service:
                 words += filled if isinstance(found, list) else shlex.split(" ".join(filled))
             except ValueError:
                 words += filled
+        own = document.where(*path)
+        instances = known(1, f"{own}: 1, the default of replicas", own)
+        for way in (("scale",), ("deploy", "replicas")):
+            found = self._text(get_path(self._service, *way))
+            if found is not None:
+                where = document.where(*path, *way)
+                instances = whole_number(found, way[-1], str(where), where)
+        if get_path(self._service, "deploy", "mode") == "global":
+            instances = unknown("mode global: one on every node", own)
         networks = self._service.get("networks")
         aliases = [
             str(alias)
@@ -98,8 +106,8 @@ class _Service:
             name=self._name,
             platform="compose service",
             unit="replica",
-            where=document.where(*path),
-            instances=self._instances(),
+            where=own,
+            instances=instances,
             overlap=self._overlap(),
             variables=variables,
             image=str(self._text(self._service.get("image") or "")),
@@ -138,17 +146,6 @@ class _Service:
             return gap
 
         return _VARIABLE.sub(value, found), missing
-
-    def _instances(self) -> Quantity:
-        own = self._document.where("services", self._name)
-        if get_path(self._service, "deploy", "mode") == "global":
-            return unknown("mode global: one on every node", own)
-        for path in (("deploy", "replicas"), ("scale",)):
-            found = self._text(get_path(self._service, *path))
-            if found is not None:
-                where = self._document.where("services", self._name, *path)
-                return whole_number(found, path[-1], str(where), where)
-        return known(1, f"{own}: 1, the default of replicas", own)
 
     def _overlap(self) -> Overlap:
         update = get_path(self._service, "deploy", "update_config")
