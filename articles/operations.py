@@ -322,7 +322,7 @@ _SELECT_DEAD_LETTERS = (
 def record_dead_letter(
     *, source: str, message_id: str, payload: object, error: BaseException, attempts: int
 ) -> Operation[DeadLetter]:
-    """Keep a message that was given up; the same message again replaces its record.
+    """Record a message that was given up; the same message again replaces its record.
 
     A defect of the message must not prevent its record. A payload that is not JSON is kept as its
     `repr`, and a character that PostgreSQL cannot store in text (NUL, a lone surrogate) is kept as

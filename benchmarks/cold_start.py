@@ -1,4 +1,4 @@
-"""What the package of `poolkit package lambda` spares a cold start.
+"""The part of a cold start that the package of `poolkit package lambda` saves.
 
 `python benchmarks/cold_start.py [--rounds 9]`
 

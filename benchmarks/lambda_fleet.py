@@ -1,4 +1,4 @@
-"""What the local Lambda fleet itself costs: invokes/s, latency, memory, cold starts.
+"""The cost of the local Lambda fleet itself: invokes/s, latency, memory, cold starts.
 
 `python benchmarks/lambda_fleet.py [--seconds 10] [--clients 10] [--frozen 50]`
 
@@ -64,7 +64,7 @@ def look(url, path):
 
 def throughput(dsn, log_dir, options, *, freeze):
     with fleet(dsn, log_dir, concurrency=options.clients, freeze=freeze) as (url, pid):
-        load(url, options.clients, 1.0)  # the cold starts, and everybody's connection
+        load(url, options.clients, 1.0)  # the cold starts, and a connection each
         server = psutil.Process(pid)
         before = sum(server.cpu_times()[:2])
         result = load(url, options.clients, options.seconds)

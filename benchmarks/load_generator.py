@@ -74,7 +74,7 @@ def visitor(host):
 
 
 def pace(user_class, period_s):
-    """Have each user begin a task once a period, one after the other at even intervals."""
+    """Make each user begin a task once a period, one after the other at even intervals."""
     numbers = count()
 
     def wait(user):

@@ -105,7 +105,7 @@ def measure(postgres, sampling, share, seconds):
         pid = pid_of_watching(postgres)
         os.kill(pid, signal.SIGSTOP)
         longest[0] = 0.0
-        # From outside: a hub that stands still cannot wake anybody.
+        # From outside: a hub that stands still cannot wake another greenlet.
         waker = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {pid}"])
         gevent.sleep(1.5)
         waker.wait()

@@ -24,7 +24,7 @@ Arm = Callable[[], float]
 
 
 def timed(work: Callable[[], object], *, calls: int = 1) -> Arm:
-    """Return an arm that runs `work` so many times; its figure is the seconds of one call."""
+    """Return an arm that runs `work` `calls` times; its figure is the seconds of one call."""
 
     def arm() -> float:
         began = perf_counter()

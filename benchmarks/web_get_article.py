@@ -4,8 +4,8 @@
 
 Every variant runs in a uvicorn process of its own with the same options, on one real
 PostgreSQL; in each round each variant is loaded once, in an order that changes, so that
-what disturbs the machine disturbs them all. The ratio is taken within a round, and its
-median over the rounds is what counts. Wanted: at least 0.95 against every bare one.
+a disturbance of the machine meets them all. The ratio is taken within a round, and the result
+is its median over the rounds. Wanted: at least 0.95 against every bare one.
 """
 
 import argparse

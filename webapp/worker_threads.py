@@ -104,7 +104,7 @@ class WorkerThreads:
         return await self._dispatch(job, deadline)
 
     def close(self) -> None:
-        """Let each thread end after its job; a job that never ends does not hold this up."""
+        """End each thread after its job, without a wait for a job that never ends."""
         for _ in range(self._started):
             self._jobs.put(None)
 

@@ -1,4 +1,4 @@
-"""The tasks: what the articles' operations look like on a queue."""
+"""The tasks: the articles' operations on a queue."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ RECORD_DEAD_LETTER = "worker.record_dead_letter"
 
 
 class UnreadableMessage(ValueError):
-    """A message that is no task of this worker; it stands in the dead-letter table."""
+    """The error of a message that is no task of this worker, in the dead-letter table."""
 
 
 def register(app: Celery, settings: WorkerSettings, database: Database) -> None:
-    """Give the app its tasks."""
+    """Register the tasks with the app."""
     functions: dict[str, Callable[..., None]] = {
         INGEST_DOCUMENT: ingest_document,
         RECORD_DEAD_LETTER: keep_dead_letter,

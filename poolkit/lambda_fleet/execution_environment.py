@@ -236,7 +236,7 @@ class ExecutionEnvironment:
         invocation.environment = self.name
 
     def dispatch(self, invocation: Invocation) -> None:
-        """Give the waiting runtime an event; it must have asked for one."""
+        """Send an event to the waiting runtime, which must have asked for one."""
         runtime = self._runtime
         assert runtime is not None  # noqa: S101 - the states allow nothing else
         self._runtime = None

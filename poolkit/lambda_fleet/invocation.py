@@ -137,7 +137,7 @@ class Counters:
     """Counts since the start, over dropped records too.
 
     Cold starts have a queue of their own. They are few, come early and are what the records are
-    read for, so many warm invokes would push them out first.
+    read for; in one queue a long series of warm invokes would push them out.
     """
 
     def __init__(self, records_kept: int) -> None:

@@ -40,7 +40,7 @@ def test_bodies_become_what_they_describe():
 
 
 def test_a_document_that_is_decoded_already_is_checked_alike():
-    """A queue's own decoder may hand over anything; only a sound object passes."""
+    """A queue's own decoder may produce anything; only a sound object passes."""
     sound = {"id": "a", "title": "b", "text": "c"}
     assert NewDocument.from_object(sound) == NewDocument("a", "b", "c")
     for broken in [None, "a", [sound], {**sound, "text": b"c"}, {**sound, 1: 2}]:

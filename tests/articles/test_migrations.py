@@ -1,4 +1,4 @@
-"""Migrations bring an empty database to what models.py says, once, whoever starts them."""
+"""Migrations bring an empty database to the state of models.py, once, however many are started."""
 
 import shutil
 import subprocess
@@ -100,7 +100,7 @@ def _upgrade_in_a_process(url):
 
 
 def test_an_upgrade_waits_for_another_one(database):
-    """While somebody else holds the lock, nothing is changed; then it goes on."""
+    """While another session holds the lock, nothing is changed; then it goes on."""
     with database.connect() as connection, ThreadPoolExecutor(1) as thread:
         cursor = connection.cursor()
         cursor.execute(f"SELECT {LOCK}")
@@ -136,7 +136,7 @@ def test_an_engine_made_for_requests_does_not_make_an_upgrade_unsafe(database, i
 
 
 def test_a_database_from_a_later_version_of_the_program_is_left_alone(migrated_database):
-    """A revision that nobody here knows stops the upgrade."""
+    """An unknown revision stops the upgrade."""
     migrated_database.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(CommandError, match="9999"):
         upgrade(migrated_database.url())
@@ -182,7 +182,7 @@ def test_the_connection_is_given_back_and_names_itself(database):
 
 
 def test_the_sql_of_an_upgrade_does_what_the_upgrade_does(database):
-    """Without a connection the upgrade is written out, for somebody else to run."""
+    """Without a connection the upgrade is written as SQL, for an administrator to run."""
     database.execute(upgrade_sql())
     assert (current(database.admin_url()),) == heads()
     assert _tables(database) == sorted([*metadata.tables, "alembic_version"])

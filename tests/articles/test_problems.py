@@ -1,11 +1,13 @@
 """Errors become problem documents as RFC 9457 describes them."""
 
 import json
+import pickle
 
 import jsonschema
 import pytest
 
 from articles.errors import (
+    ArticlesError,
     InputError,
     InvalidInput,
     MalformedJson,
@@ -90,3 +92,22 @@ def test_unknown_paths_and_methods_have_problems_too():
     assert json.loads(no_such_path("/a\udcff").body())["status"] == 404
     problem = method_not_allowed("PUT", ["POST", "GET"])
     assert (problem.status, problem.headers) == (405, {"Allow": "GET, POST"})
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (InvalidInput(INPUT_ERRORS), ValueError),
+        (MalformedJson(INPUT_ERRORS), ValueError),
+        (TooLarge(10), ValueError),
+        (NotFound("article", 1), LookupError),
+        (StaleVersion(1, 2, 3), Exception),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_survives_pickling_and_is_also_a_builtin(error, builtin):
+    """A worker's child process sends its error to the parent whole."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert isinstance(copy, ArticlesError)
+    assert isinstance(copy, builtin)
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))

@@ -80,7 +80,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def process_state() -> Callable[[int], str]:
-    """Tell the state letter of a process (proc(5), stat): T is stopped; empty when it is gone."""
+    """Return the state letter of a process (proc(5), stat): T is stopped; empty when it is gone."""
 
     def state(pid: int) -> str:
         try:

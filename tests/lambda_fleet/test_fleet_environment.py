@@ -31,7 +31,7 @@ TELL = """
 
 def test_the_variables_are_lambdas(start, task_root):
     """Lambda's own variables, the function's, and nothing of the process that runs the fleet."""
-    os.environ["FLEET_SECRET"] = "must not be handed on"
+    os.environ["FLEET_SECRET"] = "must not be inherited"
     try:
         fleet = start(TELL, env={"STAGE": "test"}, function_name="tell", memory_mb=256)
         told = json.loads(fleet.invoke({}).payload)
@@ -163,7 +163,7 @@ def test_stop_leaves_no_process(start, process_state):
 
 
 def test_an_invoke_in_flight_is_answered_at_stop(start, threads):
-    """Whoever waits for an answer gets one: the process has been killed."""
+    """A caller that waits gets an outcome: the process has been killed."""
     fleet = start("import time\ndef handler(e, c): time.sleep(60)")
     waiting = threads.submit(fleet.invoke, {})
     wait_until(lambda: fleet.stats()["execution_environments"]["busy"] == 1)

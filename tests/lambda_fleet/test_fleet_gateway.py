@@ -111,7 +111,7 @@ def test_an_answer_without_a_status_is_a_200(start, call, answer, body):
 
 
 def test_what_cannot_be_a_response_is_a_500(start, call):
-    """A wrong status, body, header or cookie is the gateway's error, and hurts nobody else."""
+    """A wrong status, body, header or cookie is the gateway's error, and the process serves on."""
     fleet = start(SAY)
     for answer in (
         {"statusCode": "none"},
@@ -269,7 +269,7 @@ def test_pipelined_requests_are_answered_in_order(start):
 
 
 def test_one_connection_serves_many_requests(start):
-    """Keep-alive, HEAD without a body among them."""
+    """A connection is kept alive, also after a HEAD without a body."""
     fleet = start("def handler(event, context): return 'four'")
     connection = http.client.HTTPConnection(urlsplit(fleet.url).netloc, timeout=100)
     bodies = []
@@ -340,10 +340,12 @@ def test_invoke_tells_of_an_unhandled_error(start, aws):
 
 
 def test_invoke_is_throttled_as_lambda_throttles(start, aws):
-    """boto3 sees TooManyRequestsException with its reason."""
-    client = aws(start(ECHO, reserved_concurrency=0))
+    """boto3 raises TooManyRequestsException; a concurrency of 0 switches the function off."""
+    fleet = start(ECHO, reserved_concurrency=0)
+    client = aws(fleet)
     with pytest.raises(client.exceptions.TooManyRequestsException) as caught:
         client.invoke(FunctionName="function")
+    assert fleet.pids() == {}
     assert caught.value.response["Reason"] == "ReservedFunctionConcurrentInvocationLimitExceeded"
 
 

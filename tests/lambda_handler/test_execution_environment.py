@@ -93,7 +93,7 @@ def test_sigterm_in_the_middle_of_the_pools_work_does_not_hang(start_warm):
 
 @pytest.fixture
 def hooked(migrated_database):
-    """Give a warm function whose hooks are registered; they are taken back afterwards."""
+    """Return a warm function whose hooks are registered; they are taken back afterwards."""
     handler = signal.getsignal(signal.SIGTERM)
     registries = snapshot_restore_py.get_before_snapshot(), snapshot_restore_py.get_after_restore()
     before = [list(registry) for registry in registries]

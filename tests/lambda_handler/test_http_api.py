@@ -37,9 +37,13 @@ def header(result, name):
     return single[name] if single else ",".join(several[name])
 
 
-def test_an_article_is_created_and_read(face, make_event):
-    """Each kind of event reaches the endpoints, and the answer's body is text."""
-    created = face.invoke(make_event("POST", "/articles", body=NEW))
+@pytest.mark.parametrize("binary", [False, True], ids=["text", "base64"])
+def test_an_article_is_created_and_read(face, source, make_event, binary):
+    """Each kind of event reaches the endpoints, and the answer has the form of its service.
+
+    Multi-value headers go to a REST API and to a load balancer that uses them itself.
+    """
+    created = face.invoke(make_event("POST", "/articles", body=NEW, binary=binary))
     assert (created["statusCode"], created["isBase64Encoded"]) == (201, False)
     assert header(created, "location") == "/articles/1"
     read = face.invoke(make_event("GET", "/articles/1"))
@@ -48,20 +52,8 @@ def test_an_article_is_created_and_read(face, make_event):
     assert header(read, "etag") == '"1"'
     assert json.loads(read["body"])["body"] == "grüße"
     assert read["body"] == created["body"]
-
-
-def test_answers_have_the_form_that_the_service_wants(face, source, make_event):
-    """Multi-value headers go to a REST API and to a load balancer that uses them itself."""
-    answer = face.invoke(make_event("GET", "/articles"))
     several = source in ("rest_api", "load_balancer_multi")
-    assert ("multiValueHeaders" in answer, "headers" in answer) == (several, not several)
-
-
-def test_a_base64_body_is_decoded(face, make_event):
-    """A body that came as bytes is the same body."""
-    created = face.invoke(make_event("POST", "/articles", body=NEW, binary=True))
-    assert created["statusCode"] == 201
-    assert json.loads(created["body"])["body"] == "grüße"
+    assert ("multiValueHeaders" in read, "headers" in read) == (several, not several)
 
 
 def test_bytes_that_are_no_utf8_are_malformed(face, make_event):
@@ -70,40 +62,28 @@ def test_bytes_that_are_no_utf8_are_malformed(face, make_event):
     assert answer["statusCode"] == 400
 
 
-def test_query_parameters_are_decoded_once(face, make_event):
-    """An escaped value is decoded, and a plus sign is a space."""
+def test_query_parameters_are_decoded_once(face, source, make_event):
+    """An escaped value is decoded, a plus sign is a space, and a repeated name has two values."""
     answer = face.invoke(make_event("GET", "/articles", [("limit", "1"), ("page_token", "a b%41")]))
     assert answer["statusCode"] == 422
     (error,) = json.loads(answer["body"])["errors"]
     assert error["parameter"] == "page_token"
     assert face.invoke(make_event("GET", "/articles", [("limit", "1")]))["statusCode"] == 200
-
-
-def test_a_repeated_parameter_is_an_error(face, source, make_event):
-    """Values given twice are two values, where the service does not drop the first."""
     answer = face.invoke(make_event("GET", "/articles", [("limit", "1"), ("limit", "2")]))
+    # A load balancer without multi-value headers drops the first value itself.
     assert answer["statusCode"] == (200 if source == "load_balancer" else 422)
 
 
-def test_an_unknown_path_is_404(face, make_event):
-    """The problem names the path."""
-    answer = face.invoke(make_event("GET", "/nowhere"))
-    assert answer["statusCode"] == 404
-    assert header(answer, "content-type") == "application/problem+json"
-    assert json.loads(answer["body"])["detail"] == "there is nothing at /nowhere"
-
-
-def test_a_wrong_method_is_405(face, make_event):
-    """The answer says which methods there are."""
-    answer = face.invoke(make_event("DELETE", "/articles/1"))
-    assert answer["statusCode"] == 405
-    assert header(answer, "allow") == "GET, PATCH"
-
-
-def test_a_path_beyond_powertools_alphabet_is_routed(face, make_event):
-    """An id with a quotation mark is a bad id, not an unknown path."""
-    answer = face.invoke(make_event("GET", '/articles/"'))
-    assert answer["statusCode"] == 422
+def test_paths_and_methods_without_an_endpoint_have_their_problems(face, make_event):
+    """404 names the path, 405 the methods, and a quotation mark makes a bad id, not a new path."""
+    unknown = face.invoke(make_event("GET", "/nowhere"))
+    assert unknown["statusCode"] == 404
+    assert header(unknown, "content-type") == "application/problem+json"
+    assert json.loads(unknown["body"])["detail"] == "there is nothing at /nowhere"
+    wrong_method = face.invoke(make_event("DELETE", "/articles/1"))
+    assert wrong_method["statusCode"] == 405
+    assert header(wrong_method, "allow") == "GET, PATCH"
+    assert face.invoke(make_event("GET", '/articles/"'))["statusCode"] == 422
 
 
 def test_escaped_paths_are_decoded(face):
@@ -125,19 +105,19 @@ def test_a_body_over_the_limit_is_413(migrated_database, make_event, binary):
         assert face.invoke(make_event("POST", "/nowhere", body=NEW * 2))["statusCode"] == 413
 
 
-def test_a_stage_is_no_part_of_the_path(face):
-    """An HTTP API with a named stage puts it before the path."""
+def test_a_named_stage_and_payload_format_1_are_understood(face):
+    """An HTTP API puts its stage before the path; format 1.0 is a REST API's with a version."""
     event = http_api("GET", "/prod/articles")
     event["requestContext"]["stage"] = "prod"
     assert face.invoke(event)["statusCode"] == 200
-
-
-def test_payload_format_1_of_an_http_api_is_understood(face):
-    """It has a REST API's shape and a version."""
     assert face.invoke({"version": "1.0", **rest_api("GET", "/articles")})["statusCode"] == 200
 
 
-@pytest.mark.parametrize("event", [{}, [], "text", {"requestContext": {}}, sqs("{}")], ids=str)
+@pytest.mark.parametrize(
+    "event",
+    [{}, [], "text", {"requestContext": {}}, {"requestContext": {"elb": {}}}, sqs("{}")],
+    ids=str,
+)
 def test_an_unknown_event_is_an_error(face, event):
     """The message says what was wanted and what was found."""
     with pytest.raises(UnknownEvent, match=r"wanted an event of an HTTP API .* found an? "):
@@ -167,7 +147,7 @@ def test_a_wrong_body_limit_stops_the_start(migrated_database, text):
 
 
 def test_a_misspelt_setting_is_named_and_the_runtime_s_own_are_passed_over():
-    """A variable that nobody reads, and that was meant to be one, stops the start."""
+    """An unknown variable that is close to a known one stops the start."""
     FunctionSettings.from_environ({"LAMBDA_TASK_ROOT": "/var/task"})
     with pytest.raises(ConfigurationError, match=r"mean LAMBDA_MAX_BODY_BYTES\?"):
         FunctionSettings.from_environ({"LAMBDA_MAX_BODY_BYTE": "1000"})

@@ -120,5 +120,5 @@ def target(request) -> str:
 
 @pytest.fixture
 def serve(target) -> Serve:
-    """Give the function that starts the target's web service."""
+    """Return the function that starts the target's web service."""
     return lambda url, *options, **environ: serving(target, url, *options, **environ)

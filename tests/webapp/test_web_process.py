@@ -25,7 +25,7 @@ ONE_OF_THEM = pytest.mark.parametrize(
 
 @pytest.fixture
 def locked(migrated_database):
-    """Give a cursor whose transaction holds a lock on every article."""
+    """Return a cursor whose transaction holds a lock on every article."""
     with migrated_database.connect() as connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO articles (title, body) VALUES ('x', '')")
         cursor.execute("BEGIN; SELECT * FROM articles FOR UPDATE")
@@ -44,7 +44,7 @@ def test_an_exhausted_pool_is_503_at_once_for_readiness_and_after_pool_timeout_f
         blocked = served.start(*update())
         migrated_database.wait_for_lock()
         assert served.get("/readyz") == 503
-        # At once: nobody has waited for a connection until the pool's time was up.
+        # At once: no request has waited for a connection until the pool's time was up.
         assert served.metric("checkout_timeouts_total") == 0
         status, headers, body = served.request("GET", "/articles/1")
         assert (status, headers["Retry-After"]) == (503, "1"), body
@@ -233,7 +233,7 @@ def test_a_start_without_a_database_is_one_line_when_it_is_to_fail_fast(target, 
     }
     ended = failed_start(target, environ, "--processes", processes)
     assert ended.returncode == 3
-    assert ended.stdout == ""  # nobody is to send requests there
+    assert ended.stdout == ""  # no address, so no client sends requests there
     assert "cannot start: the database " in ended.stderr
     assert "Traceback" not in ended.stderr
 

@@ -13,7 +13,7 @@ from working import Site, open_site
 
 @pytest.fixture
 def site(broker: Any, migrated_database: Any, tmp_path: Path) -> Iterator[Site]:
-    """Give a queue and a database of the test's own; workers are started in the test."""
+    """Return a queue and a database of the test's own; workers are started in the test."""
     environ = {"WORKER_BROKER_URL": broker.url, "DATABASE_URL": migrated_database.url()}
     with open_site(migrated_database, environ, tmp_path) as site:
         yield site
@@ -21,7 +21,7 @@ def site(broker: Any, migrated_database: Any, tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def own_server_site(broker: Any, new_postgres: Any, tmp_path: Path) -> Iterator[Site]:
-    """Give a site whose database server the test may stop."""
+    """Return a site whose database server the test may stop."""
     from articles.migrations import upgrade
 
     with new_postgres() as server:
@@ -51,7 +51,7 @@ class OwnDatabase:
 
 @pytest.fixture
 def own_broker_site(migrated_database: Any, tmp_path: Path) -> Iterator[tuple[Site, Any]]:
-    """Give a site and its broker, which the test may stop."""
+    """Return a site and its broker, which the test may stop."""
     from poolkit.local.broker import EmbeddedBroker
 
     with EmbeddedBroker(tmp_path / "broker") as broker:

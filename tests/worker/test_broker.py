@@ -1,10 +1,15 @@
-"""What Celery is told. Of RabbitMQ, what goes out to it; `test_rabbitmq.py` needs one that runs."""
+"""Celery's configuration, and messages before they are sent.
+
+`test_rabbitmq.py` needs a RabbitMQ that runs; here only the messages to it are tested.
+"""
 
 import pytest
 from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
+from articles.errors import InvalidInput, TooLarge
 from worker.broker import celery_config
+from worker.client import MAX_ARGUMENT_BYTES, enqueue_ingest
 from worker.settings import WorkerSettings
 
 
@@ -12,38 +17,30 @@ def _config(**environ: str):
     return celery_config(WorkerSettings.from_environ(environ))
 
 
-def test_messages_are_acknowledged_after_the_work_one_at_a_time():
-    """Late acknowledgement, requeueing when a worker is lost or timed out, and no prefetching."""
+def test_messages_are_json_and_acknowledged_after_the_work_one_at_a_time():
+    """A message outlives its worker; none is fetched ahead; a pickled one could run any code."""
     config = _config(WORKER_BROKER_URL="redis://x")
     assert config["task_acks_late"]
     assert config["task_reject_on_worker_lost"]
     assert not config["task_acks_on_timeout"]
     assert config["worker_prefetch_multiplier"] == 1
-
-
-def test_nothing_but_json_is_accepted():
-    """A pickled message would run whatever it says."""
-    config = _config(WORKER_BROKER_URL="redis://x")
     assert config["accept_content"] == ["json"]
     assert config["task_serializer"] == "json"
 
 
 def test_rabbitmq_queue_is_replicated_and_bounds_deliveries():
-    """On RabbitMQ the queue is a quorum queue whose broken messages leave it in the end."""
+    """A quorum queue, with the same arguments in every worker and sender, whatever its settings.
+
+    RabbitMQ refuses a worker whose queue is there already with other arguments.
+    """
     config = _config(WORKER_BROKER_URL="amqps://u:p@h//")
     (queue,) = config["task_queues"]
     assert queue.queue_arguments["x-queue-type"] == "quorum"
     assert queue.queue_arguments["x-dead-letter-routing-key"] == "articles.dead"
-    assert "visibility_timeout" not in config["broker_transport_options"]
-
-
-def test_rabbitmq_queue_is_the_same_for_workers_and_senders_of_any_settings():
-    """RabbitMQ refuses a worker whose queue is there already, and with other arguments."""
-    url = "amqps://u:p@h//"
-    (queue,) = _config(WORKER_BROKER_URL=url)["task_queues"]
-    (other,) = _config(WORKER_BROKER_URL=url, WORKER_MAX_RETRIES="50")["task_queues"]
-    assert queue.queue_arguments == other.queue_arguments
     assert queue.queue_arguments["x-delivery-limit"] > 1
+    assert "visibility_timeout" not in config["broker_transport_options"]
+    other = _config(WORKER_BROKER_URL="amqps://u:p@h//", WORKER_MAX_RETRIES="50")
+    assert other["task_queues"][0].queue_arguments == queue.queue_arguments
 
 
 def _publishing(countdown: float, **environ: str):
@@ -74,10 +71,7 @@ def test_what_waits_on_rabbitmq_waits_in_the_broker(caplog):
     assert routing_key.endswith(".1.1.1.1.0.articles")
     assert _publishing(countdown=0) == ("articles", "articles")
     assert caplog.messages == []
-
-
-def test_a_queue_s_name_is_one_word_of_a_routing_key():
-    """What comes back by `#.articles` is not what was sent to the queue `prod.articles`."""
+    # One word of the key: `#.articles` must not match the queue `prod.articles`.
     _, routing_key = _publishing(countdown=1, WORKER_QUEUE="prod.articles")
     assert routing_key.rpartition(".")[2] == "prod%2Earticles"
 
@@ -93,3 +87,16 @@ def test_sqs_queue_is_used_as_it_is(monkeypatch):
     assert options["visibility_timeout"] == 900
     assert not config["worker_enable_remote_control"]
     assert not config["task_send_sent_event"]
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "error"),
+    [("", "x", InvalidInput), ("t", "\u4e00" * 100_000, TooLarge)],
+    ids=["bad input", "too large for SQS"],
+)
+def test_what_the_worker_or_a_broker_would_refuse_is_not_sent(title, text, error):
+    """The refusal comes before the broker is reached; the size limit is the same for every one."""
+    app = Celery("sender", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    with pytest.raises(error) as refused:
+        enqueue_ingest(app, document_id="a", title=title, text=text)
+    assert getattr(refused.value, "limit", MAX_ARGUMENT_BYTES) == MAX_ARGUMENT_BYTES

@@ -57,7 +57,7 @@ def test_engine_of_the_parent_is_refused_in_a_fork_and_left_alone(database):
             except RuntimeError as error:
                 assert "must not be used in its fork" in str(error), error
             else:
-                raise AssertionError("the parent's engine was handed out")
+                raise AssertionError("the parent's engine was returned")
             database.open(settings)
             assert backend() != mine
 

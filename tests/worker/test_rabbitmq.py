@@ -20,7 +20,7 @@ pytestmark = [
 
 @pytest.fixture
 def site(migrated_database, tmp_path):
-    """Give a queue on that RabbitMQ, and a database of the test's own."""
+    """Return a queue on that RabbitMQ, and a database of the test's own."""
     environ = {"WORKER_BROKER_URL": URL, "DATABASE_URL": migrated_database.url()}
     with open_site(migrated_database, environ, tmp_path) as site:
         yield site

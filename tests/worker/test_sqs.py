@@ -14,7 +14,7 @@ from working import Site, open_site
 
 @pytest.fixture
 def queue_url(served_aws: dict[str, str]) -> Iterator[str]:
-    """Give a queue of the test's own, found through AWS_ENDPOINT_URL."""
+    """Return a queue of the test's own, found through AWS_ENDPOINT_URL."""
     sqs = boto3.client("sqs")
     # The last test's worker may be gone, its long poll is not: it would take a message.
     yield sqs.create_queue(QueueName=f"articles-{secrets.token_hex(4)}")["QueueUrl"]
@@ -23,7 +23,7 @@ def queue_url(served_aws: dict[str, str]) -> Iterator[str]:
 
 @pytest.fixture
 def sqs_site(queue_url: str, migrated_database: Any, tmp_path: Path) -> Iterator[Site]:
-    """Give a site whose broker is SQS."""
+    """Return a site whose broker is SQS."""
     environ = {
         "WORKER_BROKER_URL": "sqs://",
         "WORKER_QUEUE_URL": queue_url,
@@ -63,7 +63,7 @@ def test_what_sqs_refuses_is_said_in_kombu_s_word(sqs_site, queue_url):
 
 
 def test_sqs_counts_a_receive_as_a_delivery(sqs_site, queue_url):
-    """A message that SQS hands out again is counted before it is worked on, though SQS sets no flag."""
+    """A message that SQS delivers again is counted before any work, though SQS sets no flag."""
     sqs_site.enqueue("again")
     sqs = boto3.client("sqs")
     (received,) = sqs.receive_message(QueueUrl=queue_url)["Messages"]

@@ -169,7 +169,7 @@ def test_backends_terminated_between_tasks_fail_no_task(site):
 def test_task_that_always_ends_its_child_is_given_up(site):
     """A child that hangs is killed by the hard time limit; after the last retry the task is a dead letter."""
     limits = {
-        # So that the task is met while it waits for the lock, whoever stands still for a while.
+        # Long, so that the task is found while it waits for the lock, also on a slow machine.
         "WORKER_TASK_SOFT_TIME_LIMIT": "5",
         "WORKER_TASK_TIME_LIMIT": "6",
     }

@@ -67,7 +67,7 @@ class Site:
 
     @contextmanager
     def locked(self, document_id: str) -> Iterator[None]:
-        """Let whoever ingests this document wait, for as long as the block runs."""
+        """Make every ingest of this document wait until the block ends."""
         with self.database.connect() as connection:
             connection.autocommit = False
             with connection.cursor() as cursor:
@@ -104,7 +104,7 @@ class Worker(RunningProcess):
 
 @contextmanager
 def open_site(database: Any, environ: dict[str, str], directory: Path) -> Iterator[Site]:
-    """Give a site, and end its workers afterwards."""
+    """Return a site, and end its workers afterwards."""
     environ = QUICK | environ | {"WORKER_QUEUE": f"articles-{secrets.token_hex(4)}"}
     app = Celery("sender", set_as_current=False)
     app.conf.update(celery_config(WorkerSettings.from_environ(environ)))
