@@ -185,18 +185,32 @@ class RunningProcess:
 
     def wait_for(self, pattern: str, timeout_s: float = PATIENCE_S) -> re.Match[str]:
         """Wait until its output has a line that matches, and return the first such match."""
+        return self._search(pattern, 0, timeout_s)[0]
+
+    def _search(
+        self,
+        pattern: str,
+        begin: int,
+        timeout_s: float,
+        at_each_line: Callable[[], None] | None = None,
+    ) -> tuple[re.Match[str], int]:
+        """Return the first match from line `begin` on, and the number of the line after it."""
         deadline = time.monotonic() + timeout_s
-        seen = 0
         while True:
             with self._grew:
                 complete = self.has_written_all
-                for _, line in self._written[seen:]:
-                    if match := re.search(pattern, line.rstrip("\n")):
-                        return match
-                seen = len(self._written)
-                assert not complete, f"ended without {pattern!r}:\n{self.text}"
-                assert time.monotonic() < deadline, f"no {pattern!r} yet:\n{self.text}"
-                self._grew.wait(0.2)
+                lines = self._written[begin:]
+            for _, line in lines:
+                begin += 1
+                if at_each_line is not None:
+                    at_each_line()
+                if match := re.search(pattern, line.rstrip("\n")):
+                    return match, begin
+            assert not complete, f"ended without {pattern!r}:\n{self.text}"
+            assert time.monotonic() < deadline, f"no {pattern!r} yet:\n{self.text}"
+            with self._grew:
+                if len(self._written) == begin:
+                    self._grew.wait(0.2)
 
     def next_line(self, timeout_s: float = PATIENCE_S) -> str:
         """Return the next line of its standard output that this method has not returned yet."""

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -88,7 +87,5 @@ def read_only_disk(open_dir: Path) -> Iterator[Path]:
     """Give a directory that not even root can write to."""
     directory = open_dir / "read-only"
     directory.mkdir()
-    with small_disk(directory, "1m"):
-        remount = ["mount", "-o", "remount,ro", str(directory)]
-        subprocess.run(remount, check=True, capture_output=True)
+    with small_disk(directory, "1m", read_only=True):
         yield directory

@@ -2,23 +2,18 @@
 
 import contextlib
 import os
-import queue
-import re
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import ROOT, RunningProcess, runs, wait_until
 from small_disks import small_disk
 
-ROOT = Path(__file__).parents[3]
 POOLKIT = Path(sys.executable).with_name("poolkit")
 TOKEN = "POOLKIT_TEST_RUN"
 # Only what hangs takes so long; pytest's own limit for these tests is above it.
@@ -46,68 +41,54 @@ class Seen:
         return [process for process in self.processes if runs(process)]
 
 
-def runs(process: psutil.Process) -> bool:
-    """Tell whether it has not ended; one that nobody has waited for yet has."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+def is_of_another_test(pid: int | None) -> bool:
+    """Return whether a process was started by a test that pytest-xdist runs beside this one."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         return False
+    try:
+        return any(parent.pid == os.getppid() for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return True
 
 
-class Command:
-    """A `poolkit` command that runs in a session of its own, and what it says."""
+class Command(RunningProcess):
+    """A `poolkit` command in a session of its own; what belongs to it is noted while it runs."""
 
     def __init__(self, arguments: tuple[str, ...], *, cwd: Path, temporary: Path, **environ: str):
-        keep = {k: v for k, v in os.environ.items() if not k.startswith("DATABASE_")}
         self.token = secrets.token_hex(8)
-        self.process = subprocess.Popen(
-            [str(POOLKIT), *arguments],
+        cleared = dict.fromkeys(name for name in os.environ if name.startswith("DATABASE_"))
+        super().__init__(
+            *(POOLKIT, *arguments),
             cwd=cwd,
-            env={**keep, "TMPDIR": str(temporary), TOKEN: self.token, **environ},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+            environ={**cleared, "TMPDIR": str(temporary), TOKEN: self.token, **environ},
+            new_session=True,
         )
         self.seen = Seen()
-        self.said: list[str] = []
-        self.errors: list[str] = []
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._readers = [
-            threading.Thread(target=self._read, args=pair, daemon=True)
-            for pair in ((self.process.stdout, self.said), (self.process.stderr, self.errors))
-        ]
-        for reader in self._readers:
-            reader.start()
+        self._next_line = 0
 
-    def _read(self, stream, lines):
-        for line in stream:
-            lines.append(line.rstrip("\n"))
-            self._lines.put(line)
-        stream.close()
+    @property
+    def said(self) -> list[str]:
+        """The lines of its standard output so far."""
+        return self.stdout.splitlines()
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of its standard error so far."""
+        return self.stderr.splitlines()
+
+    def look(self) -> None:
+        """Note the processes and ports of the run."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.seen.look(psutil.Process(self.pid))
 
     def wait_until_it_says(self, pattern: str) -> str:
-        """Wait for a line; processes and ports are noted at every line on the way."""
-        root = psutil.Process(self.process.pid)
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            # Asked first: what it said before it ended may still be on its way.
-            has_said_all = not any(reader.is_alive() for reader in self._readers)
-            try:
-                line = self._lines.get(timeout=0.0 if has_said_all else 0.5)
-            except queue.Empty:
-                assert not has_said_all, (pattern, self.said, self.errors)
-                continue
-            self.seen.look(root)
-            if re.search(pattern, line):
-                return line
-        raise AssertionError(f"never said {pattern}: {self.said} {self.errors}")
+        """Wait for a line after those of the last wait; processes are noted at every line."""
+        match, self._next_line = self._search(pattern, self._next_line, PATIENCE_S, self.look)
+        return match.string
 
     def find(self, *words: str) -> psutil.Process:
         """Return the process of the run whose command line has all the words."""
-        root = psutil.Process(self.process.pid)
-        for process in root.children(recursive=True):
+        for process in self.children():
             with contextlib.suppress(psutil.Error):
                 line = " ".join(process.cmdline())
                 if all(word in line for word in words):
@@ -116,22 +97,19 @@ class Command:
 
     def send(self, number: int) -> None:
         """Send a signal, as a terminal does it for Ctrl-C."""
-        self.seen.look(psutil.Process(self.process.pid))
-        os.killpg(self.process.pid, number)
+        self.look()
+        self.signal_group(number)
 
     def end(self, number: int | None = None) -> int:
-        """Send a signal, and wait for the end."""
+        """Send a signal, and return the exit status."""
         if number is not None:
             self.send(number)
-        status = self.process.wait(PATIENCE_S)
-        for reader in self._readers:
-            reader.join(PATIENCE_S)
-        return status
+        return self.wait(PATIENCE_S)
 
     @property
     def error(self) -> str:
         """What it wrote to standard error."""
-        return "\n".join(self.errors)
+        return self.stderr.removesuffix("\n")
 
     def left(self, beside: "Command | None" = None) -> list[str]:
         """Return what is left of the run: processes, and ports that still answer.
@@ -144,27 +122,25 @@ class Command:
             with contextlib.suppress(psutil.Error, OSError):
                 if process.environ().get(TOKEN) == self.token and runs(process):
                     marked.append(process)
+        # A port that was free again may serve another test by now.
         listening = {
-            c.laddr.port for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN
+            c.laddr.port
+            for c in psutil.net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN and not is_of_another_test(c.pid)
         }
         found = [f"{p.pid} {p.cmdline()}" for p in {*marked, *self.seen.running()} if runs(p)]
         return found + [f"port {port}" for port in sorted(ports & listening)]
 
     def wait_until_nothing_is_left(self) -> None:
-        """Wait for what others clean up; whoever ends in order leaves nothing to wait for."""
-        deadline = time.monotonic() + 60
-        while (left := self.left()) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert left == []
+        """Wait for what others clean up after a command that was killed."""
+        wait_until(lambda: not self.left(), lambda: f"nothing is left: {self.left()}")
 
     def kill_all(self) -> None:
         """End whatever a failed test left."""
         for process in self.seen.running():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(PATIENCE_S)
+        self.kill()
 
 
 @pytest.fixture(scope="session")
@@ -256,7 +232,5 @@ def disk(open_dir: Path) -> Iterator[Path]:
 def read_only_disk(open_dir: Path) -> Iterator[Path]:
     """Give a directory that not even root can write to."""
     directory = Path(tempfile.mkdtemp(prefix="read-only-", dir=open_dir))
-    with small_disk(directory, "1m"):
-        remount = ["mount", "-o", "remount,ro", str(directory)]
-        subprocess.run(remount, check=True, capture_output=True)
+    with small_disk(directory, "1m", read_only=True):
         yield directory

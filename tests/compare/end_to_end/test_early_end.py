@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 SHORT = ("--users", "4", "--rate", "5", "--duration", "3", "--warm-up", "1")
@@ -91,22 +92,19 @@ def reapers(command):
 
 
 def wait_for(file: Path):
-    deadline = time.monotonic() + 60
-    while not file.exists():
-        assert time.monotonic() < deadline, file
-        time.sleep(0.05)
+    wait_until(file.exists, file)
 
 
 def wait_for_process(command, *words: str):
     """Return a process that is being started."""
-    deadline = time.monotonic() + 60
-    while True:
+
+    def found():
         try:
             return command.find(*words)
         except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.05)
+            return None
+
+    return wait_until(found, words)
 
 
 def test_ctrl_c_while_measuring_leaves_a_report_and_nothing_else(start, tmp_path):
@@ -214,7 +212,7 @@ def test_what_sigkill_leaves_is_cleaned_up_at_once(start, tmp_path, moment):
     """The reaper outlives the run that was killed, and ends its frozen environments too."""
     command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(tmp_path / "run"))
     command.wait_until_it_says(moment)
-    command.seen.look(psutil.Process(command.process.pid))
+    command.look()
     command.process.kill()
     command.end()
     command.wait_until_nothing_is_left()
@@ -227,7 +225,7 @@ def test_what_sigkill_leaves_without_a_reaper_is_cleaned_up_by_the_next_run(
     """Where the reaper was killed too, the next run finds the records, and then does its own work."""
     command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(tmp_path / "run"))
     command.wait_until_it_says("measuring")
-    command.seen.look(psutil.Process(command.process.pid))
+    command.look()
     killed = reapers(command)
     assert killed
     for process in killed:
