@@ -1,11 +1,11 @@
-"""What `poolkit compare` itself costs: time, and the memory of its whole tree of processes.
+"""The cost of `poolkit compare` itself: time, and the memory of its whole tree of processes.
 
     python benchmarks/compare_cost.py           # --quick
     python benchmarks/compare_cost.py --full    # --quick, and then what `make compare` runs
 
-Every half second the proportional set sizes (PSS: shared pages count once, divided among those
-who share them) and the resident sets of the command and all its descendants are added up.
-Limits: 90 s and 240 s, 4 GiB of PSS; exit status 1 when one is passed.
+Every half second the proportional set sizes (PSS: shared pages count once, divided among the
+processes that share them) and the resident sets of the command and all its descendants are added
+up. Limits: 90 s and 240 s, 4 GiB of PSS; the exit status is 1 if one is exceeded.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LIMIT_GIB = 4.0
 
 
 def memory(root):
-    """Return processes, PSS and RSS in bytes of a tree; where there is no PSS, RSS stands in."""
+    """Return processes, PSS and RSS in bytes of a tree; RSS replaces an unknown PSS."""
     count, pss, rss = 0, 0, 0
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in [root, *root.children(recursive=True)]:

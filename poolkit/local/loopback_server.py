@@ -199,11 +199,12 @@ class LoopbackServer(ABC):
             self.kill()
             raise
         except ServerStartError:
+            # It has ended, so another process has the port.
+            if not is_free(self.port):
+                raise self._port_in_use() from None
             with process.log.open("rb") as log:
                 log.seek(begin)
                 output = log.read().decode(errors="replace")
-            if "Address already in use" in output:
-                raise self._port_in_use() from None
             if reason := self._reason(output):
                 raise ServerStartError(f"{self.name} did not start: {reason}") from None
             raise

@@ -1,4 +1,4 @@
-"""A run folder made up from a few numbers, for tests of what reads one. No measurement."""
+"""A run folder made up from a few numbers, for tests of its readers. No measurement."""
 
 import random
 from collections.abc import Callable
@@ -291,7 +291,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture
 def made_up_run(tmp_path: Path) -> Callable[..., RunFolder]:
-    """Give a function that makes up a run of some targets; of all six by default."""
+    """A function that makes up a run of some targets; of all six by default."""
 
     def make(name: str = "run", targets: dict[str, MadeUp] | None = None, **plan: object):
         return make_run(tmp_path / name, EVERY_TARGET if targets is None else targets, **plan)
@@ -301,7 +301,7 @@ def made_up_run(tmp_path: Path) -> Callable[..., RunFolder]:
 
 @pytest.fixture
 def made_up() -> Callable[..., MadeUp]:
-    """Give a function that makes up a target of a preset."""
+    """A function that makes up a target of a preset."""
 
     def make(name: str, **changes: object) -> MadeUp:
         kind = "lambda" if name.startswith("lambda") else "worker" if name == "worker" else "web"

@@ -37,7 +37,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(status=200, location="", context=None):
-    """Serve HTTP, or HTTPS, on a port of its own; give the server."""
+    """Serve HTTP, or HTTPS, on a port of its own; yield the server."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.status, server.location, server.asked = status, location, []
         if context is not None:
@@ -83,8 +83,8 @@ def test_an_unknown_or_repeated_name_is_refused(texts, message):
 
 
 @pytest.mark.parametrize("status", [200, 404, 401])
-def test_a_host_that_answers_is_there(status):
-    """What it says to a path that the load may never ask is no matter; it is asked once."""
+def test_a_host_with_any_answer_but_a_failure_is_accepted(status):
+    """The status of a path that the load may never use does not matter; there is one request."""
     with serving(status) as server:
         check(f"http://127.0.0.1:{server.server_port}/prod", ready="/readyz")
     assert server.asked == ["/prod/readyz"]
@@ -98,13 +98,13 @@ def test_a_host_that_answers_is_there(status):
     ],
 )
 def test_an_answer_that_would_spoil_every_request_is_refused(status, location, message):
-    """Before there is any load."""
+    """The check comes before the load."""
     with serving(status, location) as server, pytest.raises(ConfigurationError, match=message):
         check(f"http://127.0.0.1:{server.server_port}")
 
 
-def test_a_redirect_within_the_host_is_no_matter():
-    """Such as to a page for logging in."""
+def test_a_redirect_within_the_host_is_accepted():
+    """For instance, to a login page."""
     with serving(302, "/login") as server:
         check(f"http://127.0.0.1:{server.server_port}")
 
@@ -122,15 +122,15 @@ def test_a_redirect_within_the_host_is_no_matter():
         ("http://198.51.100.7", "198.51.100.7 is not this machine, .* add --yes-load-this-host"),
     ],
 )
-def test_a_url_that_nothing_can_be_loaded_at_is_refused(url, message):
-    """In one line, which begins with the option."""
+def test_a_url_that_cannot_be_loaded_is_refused(url, message):
+    """The error is one line and names the option."""
     with pytest.raises(ConfigurationError, match=message) as caught:
         check(url)
     assert "\n" not in str(caught.value)
 
 
 def test_a_host_that_does_not_speak_http_is_refused():
-    """Such as a database."""
+    """For instance, a database."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
@@ -149,7 +149,7 @@ def test_a_host_that_does_not_speak_http_is_refused():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """Make a certificate for 127.0.0.1 that nobody has signed but itself."""
+    """A self-signed certificate for 127.0.0.1."""
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
         [
@@ -165,7 +165,7 @@ def certificate(tmp_path_factory):
 
 
 def test_a_certificate_is_verified(certificate, monkeypatch):
-    """One that nobody vouches for is refused; one that the machine trusts is not."""
+    """A self-signed one is refused, unless the machine trusts it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
     with serving(context=context) as server:
@@ -177,7 +177,7 @@ def test_a_certificate_is_verified(certificate, monkeypatch):
 
 
 def test_a_worker_s_url_is_its_broker_s():
-    """It has to be there, and may have to be agreed to, like any other host."""
+    """It must answer, and a remote one needs agreement, like any other host."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         check(f"redis://127.0.0.1:{server.getsockname()[1]}/0", "worker")
     with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1:1 does not answer"):

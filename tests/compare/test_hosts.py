@@ -1,4 +1,4 @@
-"""Starting one target: its port, its variables, its readiness."""
+"""The start of one target: its port, its variables, its readiness."""
 
 import json
 import socket
@@ -39,7 +39,7 @@ Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 @pytest.fixture
 def host(tmp_path):
-    """Give the host of a project with one small server, on a stack that starts nothing."""
+    """The host of a project with one small server, on a stack that starts nothing."""
     (tmp_path / "server.py").write_text(SERVER)
     needs = StackNeeds(database_url="postgresql://me:word@127.0.0.1/there")
     with Supervisor(tmp_path / "log") as supervisor, EmbeddedStack(tmp_path, needs) as stack:
@@ -67,7 +67,7 @@ def variables_of(started):
 
 
 def test_a_target_gets_its_preset_its_database_and_its_own_variables(host):
-    """What the plan says is what the deployable reads; placeholders are filled in."""
+    """The deployable reads the plan's values; placeholders are filled in."""
     seen = variables_of(host.start(web(processes=3, env={"N": "{processes}"}), 1))
     assert seen["POOLKIT_TARGET"] == "web"
     assert seen["POOLKIT_ENVIRONMENT"] == "prod"
@@ -76,8 +76,8 @@ def test_a_target_gets_its_preset_its_database_and_its_own_variables(host):
 
 
 @pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
-def test_a_pooler_keeps_no_connection_of_a_target_that_was_left(host, postgres, database, tmp_path):
-    """They would be counted as the next one's; what does not go through it leaves it alone."""
+def test_a_pooler_keeps_no_connection_of_a_stopped_target(host, postgres, database, tmp_path):
+    """They would count as the next target's; a target without the pooler does not restart it."""
     with EmbeddedPgBouncer(postgres, tmp_path) as pooler:
         host.stack.pgbouncer = pooler
         client = psycopg2.connect(pooler.url(database.name, ""), connect_timeout=60)
@@ -91,8 +91,8 @@ def test_a_pooler_keeps_no_connection_of_a_target_that_was_left(host, postgres, 
         host.stack.pgbouncer = None
 
 
-def test_settings_of_somebody_s_shell_do_not_reach_a_target(host, monkeypatch):
-    """Else a run would measure other settings than its report says; all else is handed on."""
+def test_settings_of_the_shell_do_not_reach_a_target(host, monkeypatch):
+    """A run would measure other settings than its report names; other variables are passed on."""
     monkeypatch.setenv("POOLKIT_POOL_SIZE", "1")
     monkeypatch.setenv("DATABASE_SECRET_ARN", "arn:of:another")
     monkeypatch.setenv("WEBAPP_MINE", "kept")
@@ -104,13 +104,13 @@ def test_settings_of_somebody_s_shell_do_not_reach_a_target(host, monkeypatch):
 
 def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(host, monkeypatch):
     """Between finding a free port and binding it, another process may be quicker."""
-    # Bound, but nobody listens: the readiness probe is refused, and does not wait for an answer.
+    # Bound, but without a listener: the readiness probe is refused and does not wait.
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         first = [taken.getsockname()[1]]
         monkeypatch.setattr(hosts, "free_port", lambda: first.pop() if first else free_port())
         assert variables_of(host.start(web(), 1))
-    assert not first, "it was tried"
+    assert not first, "the taken port was tried"
 
 
 def test_a_target_that_ends_for_another_reason_is_not_tried_again(host, monkeypatch):

@@ -17,14 +17,14 @@ def row(started, latency_ms):
 
 
 def test_there_are_no_figures_without_a_file(tmp_path):
-    """Before Locust has written anything there is nothing to show, and that is no error."""
+    """Before Locust has written a row, the figures are 0."""
     figures = LiveFigures(tmp_path / "requests.csv", ONE_USER)
     assert figures.update() == 0
     assert (figures.per_s, figures.p95_ms) == (0, 0)
 
 
-def test_rows_are_counted_as_they_come_and_half_a_row_waits(tmp_path):
-    """A line that is not whole yet is read when its end has come."""
+def test_rows_are_counted_as_they_arrive_and_half_a_row_waits(tmp_path):
+    """An incomplete line is read when its end is written."""
     file = tmp_path / "requests.csv"
     figures = LiveFigures(file, ONE_USER)
     first, second = row(NOW, 5), row(NOW + 0.1, 7)
@@ -49,7 +49,7 @@ def test_figures_look_back_a_few_seconds(tmp_path):
 
 
 def steady(tmp_path, rows):
-    """Ask whether 4 users with 2 tasks a second are steady with these rows."""
+    """Return whether 4 users with 2 tasks a second are steady with these rows."""
     file = tmp_path / "requests.csv"
     file.write_text(HEADER + "".join(rows))
     figures = LiveFigures(file, Level(users=4, rate_per_user=2.0))
@@ -58,13 +58,13 @@ def steady(tmp_path, rows):
 
 
 def test_a_target_that_answers_every_user_in_time_is_steady(tmp_path):
-    """All tasks due in the last whole period are there, and none was sent late."""
+    """All tasks scheduled in the last whole period were sent in time."""
     every_125_ms = [NOW - 2 + i / 8 for i in range(16)]
     assert steady(tmp_path, [row(started, 5) for started in every_125_ms])
 
 
 def test_a_target_that_one_user_waits_for_is_not_steady(tmp_path):
-    """Of a user that waits for a cold start nothing is heard: that is the sign."""
+    """A user that waits for a cold start sends nothing: that is the sign."""
     every_125_ms = [NOW - 2 + i / 8 for i in range(16)]
     of_three = [row(started, 5) for i, started in enumerate(every_125_ms) if i % 4]
     assert not steady(tmp_path, of_three)
@@ -72,13 +72,13 @@ def test_a_target_that_one_user_waits_for_is_not_steady(tmp_path):
 
 
 def test_a_target_that_works_off_a_backlog_is_not_steady(tmp_path):
-    """What is sent late waited for something before it."""
+    """A late request waited for one before it."""
     late = [f"{NOW - 2 + i / 8},{NOW - 1.8 + i / 8},205,5,GET,/,200,\n" for i in range(16)]
     assert not steady(tmp_path, late)
 
 
 def steady_in_an_open_loop(tmp_path, rows, arrivals="constant"):
-    """Ask whether 40 tasks a second of an open loop are steady with these rows."""
+    """Return whether 40 tasks a second of an open loop are steady with these rows."""
     file = tmp_path / "requests.csv"
     file.write_text(HEADER + "".join(rows))
     level = Level(users=10, arrival_rate=40.0, arrivals=arrivals, max_users=10)
@@ -87,8 +87,8 @@ def steady_in_an_open_loop(tmp_path, rows, arrivals="constant"):
     return figures.is_steady
 
 
-def test_an_open_loop_is_steady_when_all_that_came_is_answered(tmp_path):
-    """There are as many as the rate says; at random, give or take as many as chance does."""
+def test_an_open_loop_is_steady_if_every_arrival_is_answered(tmp_path):
+    """Their number is that of the rate; with random arrivals, within the range of chance."""
     rows = [row(NOW - 2 + i / 40, 5) for i in range(80)]
     assert steady_in_an_open_loop(tmp_path, rows)
     fewer = [text for i, text in enumerate(rows) if i % 4]

@@ -44,7 +44,7 @@ def fleet(tmp_path):
     ],
 )
 def test_records_that_the_fleet_has_dropped_are_reported(fleet, tmp_path, invokes, warnings):
-    """The window says so, and the file still has the cold start."""
+    """The window has a warning, and the file still has the cold start."""
     for _ in range(invokes):
         fleet.invoke({})
     plan = make_plan([FUNCTION], Options())

@@ -49,7 +49,7 @@ def test_what_a_target_s_own_table_changes_is_in_the_plan():
 
 
 def test_fit_leaves_the_reserve_free():
-    """`fit` takes what max_connections has left, and never more than there are users."""
+    """`fit` uses the rest of max_connections, and at most one connection per user."""
     fit = target(name="lambda_warm", preset="lambda_warm", reserved_concurrency="fit")
     assert ceiling_of(fit, users=(30,), max_connections=30) == (24, "concurrency 24 x 1")
     assert ceiling_of(fit, users=(10,), max_connections=100) == (10, "concurrency 10 x 1")
@@ -57,7 +57,7 @@ def test_fit_leaves_the_reserve_free():
 
 
 def test_behind_pgbouncer_the_ceiling_is_what_the_server_sees(monkeypatch):
-    """The lower of what comes to the pooler and of its pool, which leaves others some room."""
+    """The lower of the connections to the pooler and of its pool, which leaves some room."""
     monkeypatch.setattr("poolkit.compare.plan.plan.find_pgbouncer", lambda: "pgbouncer")
     function = target(name="f", preset="lambda_proxy", through="pgbouncer")
     shared = "PgBouncer's pool, which concurrency 40 x 1 share"
@@ -79,7 +79,7 @@ def test_a_target_behind_pgbouncer_is_absent_where_it_is_missing(without_pgbounc
     assert "apt-get install pgbouncer" in absent.reason
 
 
-def test_an_absent_target_that_was_asked_for_by_name_is_an_error(without_pgbouncer):
+def test_an_absent_target_that_was_named_is_an_error(without_pgbouncer):
     """A report without it is not what was asked for."""
     proxied = target(name="lambda_proxy", preset="lambda_proxy", through="pgbouncer")
     with pytest.raises(ConfigurationError, match="lambda_proxy cannot run: pgbouncer is not"):
@@ -94,8 +94,8 @@ def test_an_unknown_environment_is_refused():
         make_plan([target()], Options(environment="production"))
 
 
-def test_targets_take_turns_at_each_level_in_each_round():
-    """So that whatever drifts meets all of them alike."""
+def test_targets_alternate_at_each_level_in_each_round():
+    """A drift then affects all of them alike."""
     plan = make_plan([target(), target("web")], Options(users=(1, 20), repeat=2))
     titles = [step.title for step in plan.steps()]
     assert titles[:4] == [
@@ -106,11 +106,12 @@ def test_targets_take_turns_at_each_level_in_each_round():
     ]
     assert titles[4:] == [text.replace("round 1", "round 2") for text in titles[:4]]
     assert len({step.label for step in plan.steps()}) == 8
+    assert plan.steps()[-1].brief == "web, 20 users #2"
     assert [step.title for step in make_plan([target()], Options()).steps()] == ["lambda"]
 
 
 def test_a_function_has_the_room_that_each_level_needs():
-    """Of a closed loop its users, of an open one those that stand ready; the plan has the most."""
+    """A closed loop's users, or an open loop's ready users; the plan has the highest level's."""
     plan = make_plan([target()], Options(users=(5, 20)))
     assert [step.planned.instances_max for step in plan.steps()] == [5, 20]
     assert plan.record.targets[0].instances_max == 20
@@ -129,8 +130,8 @@ def deployed(name="web", kind="web"):
     )
 
 
-def test_of_a_deployed_target_no_limits_are_known(without_pgbouncer):
-    """Only those of its database; and what is deployed behind a pooler needs none here."""
+def test_the_limits_of_a_deployed_target_are_unknown(without_pgbouncer):
+    """Only those of its database; and a deployed target behind a pooler needs no pooler here."""
     proxied = target(name="lambda_proxy", preset="lambda_proxy", through="pgbouncer")
     there = Deployed(target=proxied, url="https://x", max_connections=300)
     plan = make_plan([target()], Options(), deployed=[deployed(), there])
@@ -142,8 +143,8 @@ def test_of_a_deployed_target_no_limits_are_known(without_pgbouncer):
     assert [len(plan.local), len(plan.deployed)] == [1, 2]
 
 
-def test_thresholds_stand_in_the_plan_each_by_itself():
-    """A general one that an exact one goes before names those that are left to it."""
+def test_each_threshold_in_the_plan_holds_alone():
+    """A general threshold names the targets that a more exact one leaves to it."""
     table = {"thresholds": ["http.p95 < 200", "http.errors < 1%", "worker: db.opened < 9"]}
     found = thresholds_of(table, ["web: http.p95 < 0.1s"])
     plan = make_plan([target(), target("web")], Options(), thresholds=found)

@@ -1,4 +1,4 @@
-"""What a run learns before it starts, its order of measuring, and what an aborted load leaves out."""
+"""A run's limits from its server, its order, and the levels that an aborted one leaves out."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from poolkit.compare.run.measure import MeasurementState
 from poolkit.compare.run.run import Queue, summary
 
 
-def test_a_function_fits_into_what_the_server_leaves_it(new_postgres):
+def test_a_function_fits_into_the_usable_connections(new_postgres):
     """Of 30 connections superusers and reserved roles have 12 to themselves here, not 3."""
     target = Target(
         name="f", kind="lambda", preset="lambda", locustfile="-", reserved_concurrency="fit"
@@ -34,7 +34,7 @@ def test_a_function_fits_into_what_the_server_leaves_it(new_postgres):
 
 @dataclass
 class Made:
-    """A measurement that measures nothing."""
+    """A stand-in for a measurement."""
 
     step: PlannedStep
     state: MeasurementState = field(default_factory=MeasurementState)
@@ -47,7 +47,7 @@ class Made:
 
 @pytest.fixture
 def queue():
-    """Give the queue of two targets, at two loads, in two rounds."""
+    """The queue of two targets, at two levels, in two rounds."""
     targets = [
         Target(name=name, kind="web", preset="web", locustfile="load.py") for name in ("a", "b")
     ]
@@ -56,7 +56,7 @@ def queue():
 
 
 def measure_all(queue, aborted=()):
-    """Go through the queue; return what was measured, and its number."""
+    """Go through the queue; return the titles and numbers of the measurements."""
     seen = []
     while (made := queue.next()) is not None:
         assert made.prepared == bool(seen), "all but the first are prepared, by the one before"
@@ -75,7 +75,7 @@ def test_everything_is_measured_once_and_prepared_by_the_one_before(queue):
 
 
 def test_loads_above_an_aborted_one_are_left_out_in_later_rounds_too(queue):
-    """The other target goes on, and the aborted load has its second round."""
+    """The other target goes on, and the aborted level has its second round."""
     seen = [title for title, _ in measure_all(queue, aborted=("a, 1 user, round 1",))]
     assert seen == [
         *("a, 1 user, round 1", "b, 1 user, round 1", "b, 2 users, round 1"),
@@ -84,7 +84,7 @@ def test_loads_above_an_aborted_one_are_left_out_in_later_rounds_too(queue):
 
 
 def test_an_aborted_last_load_leaves_nothing_to_prepare(queue):
-    """Neither what was left out nor anything twice."""
+    """Neither a level that was left out, nor one for a second time."""
     every = {f"{name}, {load}, round 1" for name in "ab" for load in ("1 user", "2 users")}
     seen = [title for title, _ in measure_all(queue, aborted=every)]
     assert seen == [
@@ -105,7 +105,7 @@ def test_an_aborted_last_load_leaves_nothing_to_prepare(queue):
         ),
     ],
 )
-def test_a_measurement_s_last_line_has_no_figure_that_is_not_known(counts, said):
-    """A counter that was reset tells nothing, and cold starts are those of the whole time."""
+def test_the_summary_of_a_measurement_has_no_unknown_figure(counts, said):
+    """A counter that was reset gives an unknown number; cold starts count the whole time."""
     window = Window(started=0, warm_from=1, from_=4, to=10, stopped=11, **counts)
     assert summary(window).startswith(said)

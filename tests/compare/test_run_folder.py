@@ -1,4 +1,4 @@
-"""Reading a run folder: easy about what is not there, strict about what is."""
+"""Reading a run folder: tolerant of missing files, strict about existing ones."""
 
 import json
 
@@ -9,8 +9,8 @@ from poolkit.compare.results.run_folder import Request, RunFolder, SampleRow
 from poolkit.errors import RunFolderError
 
 
-def test_what_is_written_is_read_back(made_up_run):
-    """Plan, machine, window and rows come back as they were."""
+def test_a_run_folder_is_read_as_it_was_written(made_up_run):
+    """Plan, machine, window and rows are read as they were written."""
     run = made_up_run()
     again = RunFolder.open(run.path)
     assert again.plan() == run.plan()
@@ -41,7 +41,7 @@ def test_a_row_survives_commas_quotes_and_line_breaks(made_up_run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing", "a_file"])
-def test_what_is_no_folder_is_named(tmp_path, name):
+def test_a_path_that_is_no_folder_is_named(tmp_path, name):
     """The message has the path."""
     (tmp_path / "a_file").touch()
     with pytest.raises(RunFolderError, match=f"{name} is not a folder"):
@@ -49,7 +49,7 @@ def test_what_is_no_folder_is_named(tmp_path, name):
 
 
 def test_a_folder_without_a_plan_is_no_run(tmp_path):
-    """Somebody's other folder is refused before anything is read."""
+    """Another kind of folder is refused before anything is read."""
     with pytest.raises(RunFolderError, match=r"not a run of .*no plan\.json"):
         RunFolder.open(tmp_path)
 
@@ -76,7 +76,7 @@ def test_a_wrong_plan_is_named_by_its_key(made_up_run, change, message):
 
 @pytest.mark.parametrize("name", ["../elsewhere", "..", "", "a/b", "a\\b"])
 def test_a_target_cannot_name_a_path(made_up_run, name):
-    """A run folder from somebody else does not make a report read outside it."""
+    """A run folder from elsewhere cannot make a report read outside of it."""
     run = made_up_run()
     file = run.path / "plan.json"
     plan = json.loads(file.read_text())
@@ -88,7 +88,7 @@ def test_a_target_cannot_name_a_path(made_up_run, name):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": NaN}', "\ud800", "[" * 100_000])
 def test_a_broken_json_file_is_named(made_up_run, text):
-    """Whatever is in it, the message is one line with the file's name."""
+    """The message is one line with the file's name."""
     run = made_up_run()
     (run.path / "plan.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(RunFolderError, match=r"plan\.json is broken") as caught:
@@ -97,7 +97,7 @@ def test_a_broken_json_file_is_named(made_up_run, text):
 
 
 def test_a_last_line_cut_short_is_left_out_with_a_warning(made_up_run):
-    """A killed run loses the row that was being written, nothing else."""
+    """A killed run loses only the row that was being written."""
     folder = made_up_run().target("web")
     file = folder.path / "samples.csv"
     whole = folder.rows(SampleRow).rows
@@ -145,7 +145,7 @@ def test_a_target_without_a_window_is_reported_as_not_measured(made_up_run):
 
 
 def test_missing_raw_files_leave_gaps_and_warnings(made_up_run):
-    """What cannot be known is not made up."""
+    """Unknown figures stay unknown."""
     run = made_up_run()
     for name in ("samples.csv", "connections.csv", "processes.csv"):
         (run.target("web").path / name).unlink()
@@ -156,7 +156,7 @@ def test_missing_raw_files_leave_gaps_and_warnings(made_up_run):
 
 
 def test_a_run_without_any_measured_target_is_refused(made_up_run):
-    """There is nothing to report, and the message says so."""
+    """The message says that there is nothing to report."""
     run = made_up_run()
     for target in run.plan().targets:
         (run.target(target.name).path / "window.json").unlink()

@@ -20,15 +20,15 @@ def project(tmp_path):
 
 
 def test_the_kit_s_own_targets_are_read_in_order():
-    """This project compares six targets, each with a preset and a locustfile that is there."""
+    """This project compares six targets, each with a preset and an existing locustfile."""
     targets = targets_of(Project.find(ROOT))
     assert list(targets) == ["lambda", "lambda_warm", "lambda_proxy", "web", "web_async", "worker"]
     assert targets["worker"].needs_broker
     assert not targets["web"].needs_broker
 
 
-def test_the_preset_is_the_target_s_name_unless_said(project):
-    """A table without `preset` means the preset that is called like the target."""
+def test_the_preset_is_by_default_the_target_s_name(project):
+    """A table without `preset` means the preset of the target's name."""
     table = {key: value for key, value in WEB.items() if key != "preset"}
     assert targets_of(project(web=table))["web"].preset == "web"
 
@@ -72,27 +72,27 @@ def test_a_wrong_table_is_refused_by_key(project, change, message):
 
 
 @pytest.mark.parametrize("table", [{}, {"targets": {}}, {"targets": "web"}])
-def test_a_project_without_targets_says_so(tmp_path, table):
+def test_a_project_without_targets_is_refused(tmp_path, table):
     """There is nothing to compare, and the message names the table to write."""
     (tmp_path / "pyproject.toml").touch()
     with pytest.raises(ConfigurationError, match=r"no \[tool.poolkit.targets.NAME\] table"):
         targets_of(Project(root=tmp_path, table=table))
 
 
-def test_a_folder_that_is_no_project_says_so(tmp_path):
-    """Somebody who stands in the wrong folder is not told to edit a file that is not there."""
+def test_a_folder_that_is_no_project_is_refused(tmp_path):
+    """In a wrong folder, the advice is not to edit a file that does not exist."""
     with pytest.raises(ConfigurationError, match=r"there is no pyproject.toml in .* or above it"):
         targets_of(Project.find(tmp_path))
 
 
-def test_a_target_that_is_no_table_is_refused(project):
-    """`targets.web = 1` is named as what it is."""
+def test_a_target_that_is_not_a_table_is_refused(project):
+    """The message quotes the wrong value."""
     with pytest.raises(ConfigurationError, match="must be a table, not 1"):
         targets_of(project(web=1))
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(project):
-    """`--targets wbe` gets the name that was meant and the list of all."""
+def test_an_unknown_name_gets_the_nearest(project):
+    """`--targets wbe` gets the nearest name and the list of all."""
     targets = targets_of(project(web=WEB, web2=WEB))
     with pytest.raises(ConfigurationError, match=r"did you mean web.*there are: web, web2"):
         choose(targets, ["wbe"])
@@ -101,7 +101,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(project):
 
 
 def test_a_target_that_is_named_twice_is_refused(project):
-    """Two of one name would be one process, one folder and one row."""
+    """Two with one name would share a process, a folder and a row."""
     targets = targets_of(project(web=WEB, web2=WEB))
     with pytest.raises(ConfigurationError, match="target 'web' is named twice; name each once"):
         choose(targets, ["web", "web2", "web"])
@@ -115,7 +115,7 @@ def test_a_name_that_cannot_name_a_process_is_refused(project, name):
     assert "\n" not in str(caught.value)
 
 
-def test_braces_that_are_meant_and_a_worker_s_pattern_are_taken(project):
+def test_escaped_braces_and_a_worker_s_pattern_are_accepted(project):
     """`{{` is a brace itself, and a regular expression need not begin with a slash."""
     table = {**WEB, "command": ["sh", "-c", "echo {{}} {port}"], "env": {"A": "{{broker_url}}"}}
     worker = {**WEB, "kind": "worker", "command": ["x"], "ready": r"ready\.$"}

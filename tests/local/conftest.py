@@ -1,4 +1,4 @@
-"""Processes to start, kill and look for: their records apart from everybody else's."""
+"""Processes to start, kill and look for, with records of their own."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from small_disks import small_disk
 
 @pytest.fixture
 def open_dir() -> Iterator[Path]:
-    """Give a directory that other accounts can pass through, which pytest's own is not."""
+    """A directory that other accounts can pass through, unlike pytest's own."""
     path = Path(tempfile.mkdtemp(prefix="poolkit-test-"))
     path.chmod(0o755)
     yield path
@@ -75,7 +75,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has account
 
 @pytest.fixture
 def full_disk(open_dir: Path) -> Iterator[Path]:
-    """Give a directory on a file system of 8 MiB, which no PostgreSQL fits in."""
+    """A directory on a file system of 8 MiB: too small for PostgreSQL."""
     directory = open_dir / "disk"
     directory.mkdir()
     with small_disk(directory, "8m"):
@@ -84,7 +84,7 @@ def full_disk(open_dir: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def read_only_disk(open_dir: Path) -> Iterator[Path]:
-    """Give a directory that not even root can write to."""
+    """A directory that not even root can write to."""
     directory = open_dir / "read-only"
     directory.mkdir()
     with small_disk(directory, "1m", read_only=True):

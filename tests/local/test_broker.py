@@ -58,7 +58,7 @@ def test_restart_and_kill_keep_the_port_and_lose_the_queue(tmp_path):
 
 
 def test_port_in_use_is_one_line(tmp_path):
-    """A port that somebody listens on is named, and the listener is left alone."""
+    """The message names a port with a listener, and the listener is left alone."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(PortInUseError, match=f"port {port} of 127.0.0.1 is in use") as caught:
@@ -67,8 +67,8 @@ def test_port_in_use_is_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_not_started_broker_says_so(tmp_path):
-    """Asking for the pid before the start is answered with what to do."""
+def test_pid_before_the_start_is_an_error_that_says_what_to_do(tmp_path):
+    """Reading the pid before the start raises an error that says what to do."""
     with pytest.raises(ServerStartError, match="call start"):
         _ = EmbeddedBroker(tmp_path).pid
 

@@ -1,4 +1,4 @@
-"""What killed runs leave behind is found and removed; what is somebody else's stays."""
+"""What killed runs leave behind is found and removed; everything else stays."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def stack(owner, open_dir):
 
 @pytest.fixture
 def is_gone(own_records):
-    """Give the question whether nothing of a stack is left."""
+    """A function that returns whether nothing of a stack is left."""
 
     def ask(told):
         sleepers = [p for p in psutil.process_iter() if _says(p, own_records)]
@@ -66,7 +66,7 @@ def is_gone(own_records):
 
 
 def _says(process, own_records):
-    """Tell whether a process that was claimed came of this test."""
+    """Return whether a claimed process came of this test."""
     try:
         environ = process.environ()
     except (psutil.Error, OSError):
@@ -78,14 +78,14 @@ def _says(process, own_records):
     ("number", "status"), [("SIGINT", -signal.SIGINT), ("SIGTERM", 128 + signal.SIGTERM)]
 )
 def test_ctrl_c_and_sigterm_end_everything_before_the_owner(stack, is_gone, number, status):
-    """When the owner is gone after a polite signal, so is all it started, with its files."""
+    """When the owner has ended after a polite signal, so has all that it started, with its files."""
     stack.process.send_signal(signal.Signals[number])
     assert stack.process.wait(60) == status
     assert is_gone(stack.told)
 
 
 def test_crash_of_the_owner_ends_everything(owner, open_dir, is_gone):
-    """An exception that nobody catches takes the stack down with the owner."""
+    """An unhandled exception ends the stack with the owner."""
     script = STACK.replace("    wait_for_a_signal()", "    raise RuntimeError").format(
         state=str(open_dir / "state")
     )
@@ -138,7 +138,7 @@ def test_exit_without_closing_ends_the_server_first(owner, open_dir):
 
 @pytest.fixture
 def foreign():
-    """Start a process that nobody claimed."""
+    """A process without a claim."""
     process = subprocess.Popen(["sleep", "300"], start_new_session=True)
     yield process
     process.kill()
@@ -147,7 +147,7 @@ def foreign():
 
 @pytest.fixture
 def dead_owner():
-    """Give the identity of a process that has ended."""
+    """The identity of a process that has ended."""
     process = subprocess.Popen(["sleep", "300"])
     identity = ProcessIdentity.of(process.pid)
     process.kill()
@@ -157,7 +157,7 @@ def dead_owner():
 
 
 def record_of(owner, process=None, directory=None):
-    """Put something on record as an owner would have done."""
+    """Write a record as an owner would have done."""
     record = leftovers.new_record(what="a test", directory=directory, stop_signal=signal.SIGTERM)
     record = replace(record, owner=owner, process=process)
     leftovers.write_record(record)
@@ -173,7 +173,7 @@ def test_foreign_process_with_a_recorded_pid_is_left_alone(own_records, foreign,
 
 
 def test_process_of_a_living_owner_is_left_alone(own_records, foreign):
-    """What another run has started, and still watches, is its own."""
+    """Another run's processes are left alone while that run lives."""
     record = record_of(ProcessIdentity.of_this_process(), ProcessIdentity.of(foreign.pid))
     assert leftovers.clean_leftovers() == []
     assert runs(foreign.pid)
@@ -181,7 +181,7 @@ def test_process_of_a_living_owner_is_left_alone(own_records, foreign):
 
 
 def test_owner_in_another_pid_namespace_counts_as_living(own_records, dead_owner, foreign):
-    """A container beside this one cannot be seen from here, so nothing of its is touched."""
+    """A container beside this one is invisible from here, so its processes are left alone."""
     boot = dead_owner.realm.partition("/")[0]
     elsewhere = replace(dead_owner, realm=f"{boot}/pid:[1]")
     record_of(elsewhere, replace(ProcessIdentity.of(foreign.pid), realm=elsewhere.realm))
@@ -203,7 +203,7 @@ def test_leftover_of_an_earlier_boot_is_removed_without_ending_anything(
 
 
 def test_directory_without_the_records_mark_is_left_alone(own_records, dead_owner, tmp_path):
-    """A directory that was put where a recorded one was is not the recorded one."""
+    """A new directory at the path of a recorded one is not the recorded one."""
     record_of(dead_owner, directory=tmp_path)
     (tmp_path / ".poolkit-claim").write_text("another's")
     leftovers.clean_leftovers()
@@ -212,7 +212,7 @@ def test_directory_without_the_records_mark_is_left_alone(own_records, dead_owne
 
 @pytest.fixture
 def marked(own_records, dead_owner):
-    """Start a process that only its environment connects with a record."""
+    """A process that only its environment connects with a record."""
     record = record_of(dead_owner)
     process = subprocess.Popen(
         ["sleep", "300"], env={**os.environ, leftovers.CLAIM_VARIABLE: record.token}
@@ -231,7 +231,7 @@ def test_process_that_was_started_but_never_recorded_is_found(marked):
 
 
 def test_stopped_process_is_ended_too(marked):
-    """A process frozen by SIGSTOP is woken to take notice of its end."""
+    """A process stopped by SIGSTOP is continued, so that it receives the signal."""
     marked.send_signal(signal.SIGSTOP)
     leftovers.clean_leftovers()
     assert marked.wait(60) == -signal.SIGTERM
@@ -239,7 +239,7 @@ def test_stopped_process_is_ended_too(marked):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}'])
 def test_file_that_is_no_record_is_skipped(own_records, text):
-    """A half-written file, or a record of a later version, orders nothing."""
+    """A half-written file, or a record of a later version, has no effect."""
     (leftovers.records_directory() / "x.json").write_text(text)
     assert leftovers.clean_leftovers() == []
 
@@ -252,7 +252,7 @@ def test_record_survives_writing_and_reading(own_records, dead_owner):
 
 
 def test_records_that_others_could_have_written_are_refused(own_records):
-    """A directory open to others could order anything, so it is not read."""
+    """Other users could have written any order to an open directory, so it is not read."""
     leftovers.records_directory().chmod(0o777)
     with pytest.raises(StateDirectoryError, match="cannot be trusted"):
         leftovers.clean_leftovers()

@@ -69,7 +69,7 @@ def test_clients_share_the_pools_connections(bouncer, database):
 
 @needs_pgbouncer
 def test_wrong_password_and_options_are_refused(bouncer):
-    """It asks for the password by SCRAM, and does not swallow settings that would be lost."""
+    """It asks for the password by SCRAM, and refuses settings that it would lose."""
     wrong = bouncer.url(driver="").replace(":", ":x", 2).replace(":x//", "://")
     with pytest.raises(psycopg2.OperationalError, match="authentication failed"):
         psycopg2.connect(wrong)
@@ -78,8 +78,8 @@ def test_wrong_password_and_options_are_refused(bouncer):
 
 
 @needs_pgbouncer
-def test_its_list_of_users_has_no_password_of_the_application(bouncer, postgres):
-    """But the server's own secret, with which no login of a client needs thousands of hashes."""
+def test_its_list_of_users_lacks_the_applications_password(bouncer, postgres):
+    """It has the server's own secret instead, so a client's login needs no thousands of hashes."""
     users = (bouncer.log.parent / "users.txt").read_text()
     assert postgres.password() not in users
     assert '"SCRAM-SHA-256$' in users.partition("\n")[0]
@@ -87,7 +87,7 @@ def test_its_list_of_users_has_no_password_of_the_application(bouncer, postgres)
 
 @needs_pgbouncer
 def test_files_with_passwords_are_its_accounts_alone(bouncer):
-    """Nobody else can read the passwords, and under root it runs as somebody else."""
+    """Only its account can read the passwords, and under root that account is not root."""
     for name in ("users.txt", "pgbouncer.ini"):
         found = (bouncer.log.parent / name).stat()
         assert (found.st_mode & 0o777, found.st_uid) == (0o600, server_account().uid)
@@ -109,14 +109,14 @@ def test_restart_keeps_the_port_and_closing_leaves_nothing(postgres, tmp_path, d
 
 @needs_pgbouncer
 def test_port_in_use_is_one_line(postgres, tmp_path):
-    """A port that somebody listens on is named."""
+    """The message names a port with a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(PortInUseError, match=f"port {port} of 127.0.0.1 is in use"):
             EmbeddedPgBouncer(postgres, tmp_path, port=port).start()
 
 
-def test_missing_program_says_what_to_do(postgres, tmp_path, monkeypatch):
+def test_missing_program_error_says_what_to_install(postgres, tmp_path, monkeypatch):
     """Without the program on PATH the error says how to get it, or how to do without."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(pgbouncer, "_MORE_PLACES", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: what it offers, how it starts and stops, what it says when it cannot."""
+"""The embedded PostgreSQL: its roles and settings, its start and stop, and its errors."""
 
 import os
 import socket
@@ -43,7 +43,7 @@ def show(postgres, setting):
 
 
 def test_application_role_owns_its_database_and_is_no_superuser(postgres):
-    """The URL of the application is that of an owner without further rights."""
+    """The application's role owns its database and has no further rights."""
     rows = query(
         postgres.url(driver=""),
         "SELECT current_user, rolsuper, rolcreatedb, pg_get_userbyid(datdba)"
@@ -100,7 +100,7 @@ def test_passwords_stay_out_of_sight(postgres):
 
 
 def test_max_connections_and_settings_are_as_configured_and_the_reserve_is_the_default(data_path):
-    """The limit and any further setting reach the server; what is not named stays as it is."""
+    """The limit and any further setting reach the server; all others keep their defaults."""
     with EmbeddedPostgres(
         data_path, max_connections=17, settings={"application_name": "it's"}, cache_dir=CACHE
     ) as postgres:
@@ -110,8 +110,8 @@ def test_max_connections_and_settings_are_as_configured_and_the_reserve_is_the_d
         assert show(postgres, "reserved_connections") == "0"
 
 
-def test_durable_unless_asked_otherwise(data_path, postgres):
-    """A server is durable by default, so that what is measured is true; tests say otherwise."""
+def test_durable_by_default(data_path, postgres):
+    """A server is durable by default, so that measurements are true; tests choose otherwise."""
     with EmbeddedPostgres(data_path, cache_dir=CACHE) as durable:
         assert {show(durable, name) for name in ("fsync", "synchronous_commit")} == {"on"}
     assert {show(postgres, name) for name in ("fsync", "synchronous_commit")} == {"off"}
@@ -138,7 +138,7 @@ def test_killed_server_recovers_what_was_committed(data_path):
 
 
 def test_what_a_killed_server_leaves_is_in_its_data_directory(postgres):
-    """Shared memory too: segments in /dev/shm would outlive the run that removes the directory."""
+    """Shared memory too: segments in /dev/shm would outlive the cleanup of the directory."""
     assert show(postgres, "dynamic_shared_memory_type") == "mmap"
 
 
@@ -156,7 +156,7 @@ def test_closing_leaves_no_process_no_port_and_no_file(data_path):
 
 
 def test_template_of_the_data_directory_is_made_once(data_path):
-    """A second start finds the first one's template; it holds no way in."""
+    """A second start uses the first one's template, which lets no client in."""
     cache = data_path / "cache"
     for _ in range(2):
         with EmbeddedPostgres(data_path / "state", durable=False, cache_dir=cache) as postgres:
@@ -167,7 +167,7 @@ def test_template_of_the_data_directory_is_made_once(data_path):
 
 
 def test_port_in_use_is_one_line(data_path):
-    """A port that somebody listens on is named, and the listener is left alone."""
+    """The message names a port with a listener, and the listener is left alone."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         postgres = EmbeddedPostgres(data_path, port=port, durable=False, cache_dir=CACHE)
@@ -179,7 +179,7 @@ def test_port_in_use_is_one_line(data_path):
 
 
 def test_unknown_setting_is_named_and_nothing_is_left(data_path):
-    """The server's own word about a setting it does not know reaches the caller."""
+    """The server's own message about an unknown setting reaches the caller."""
     postgres = EmbeddedPostgres(data_path, settings={"no_such_setting": "1"}, cache_dir=CACHE)
     with pytest.raises(ServerStartError, match="no_such_setting") as caught:
         postgres.start()
@@ -187,8 +187,8 @@ def test_unknown_setting_is_named_and_nothing_is_left(data_path):
     assert list(data_path.iterdir()) == []
 
 
-def test_not_started_server_says_so():
-    """Asking a server for its port before its start is answered with what to do."""
+def test_port_before_the_start_is_an_error_that_says_what_to_do():
+    """Reading the port before the start raises an error that says what to do."""
     with pytest.raises(ServerStartError, match="call start"):
         EmbeddedPostgres(Path("nowhere")).url()
 
@@ -260,7 +260,7 @@ def test_missing_wheel_says_what_to_install(tmp_path, monkeypatch):
 
 
 def _unprivileged_python():
-    """Find a Python like this one that the servers' account can run with this environment."""
+    """Return a Python like this one that the servers' account can run with this environment."""
     import psycopg2 as driver
 
     account = server_account()
@@ -274,7 +274,7 @@ def _unprivileged_python():
 
 
 @needs_root
-def test_ordinary_user_runs_it_as_himself(open_dir):
+def test_ordinary_user_runs_it_under_the_own_account(open_dir):
     """Without root nothing changes accounts: server and files are the user's own."""
     account, python = _unprivileged_python()
     account.give(open_dir)

@@ -1,4 +1,4 @@
-"""The supervisor: processes are started, watched, measured, and ended with all they started."""
+"""The supervisor: processes are started, checked, measured, and ended with their descendants."""
 
 import os
 import re
@@ -36,13 +36,13 @@ def python(script):
 
 
 def told(log):
-    """Return the port that a server chose itself: one chosen for it could be taken meanwhile."""
+    """Return the port that a server chose itself: a port chosen for it could be taken meanwhile."""
     said = re.search(r"^port (\d+)$", log.read_text(), re.MULTILINE)
     return said and int(said[1])
 
 
 def where_told(probe_of):
-    """Give the probe of a port that the process tells."""
+    """Return the probe of a port that the process prints."""
     return lambda log: (port := told(log)) is not None and probe_of(port)(log)
 
 
@@ -61,7 +61,7 @@ server.serve_forever()
 
 
 def test_http_probe_waits_for_status_200(supervisor, monkeypatch):
-    """A server is ready at its first 200, asked directly whatever proxy is configured."""
+    """A server is ready at its first 200; a configured proxy is not used."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     web = supervisor.start(
         "web",
@@ -95,8 +95,8 @@ def test_tcp_log_and_callable_probes(supervisor, tmp_path):
     assert supervisor.names == ["tcp", "log", "file"]
 
 
-def test_not_ready_in_time_tells_the_end_of_the_log(supervisor):
-    """A process that hangs is ended, and its last words are in the error."""
+def test_not_ready_in_time_quotes_the_end_of_the_log(supervisor):
+    """A process that hangs is ended, and the error quotes its last line."""
     script = "import os, time; print('pid', os.getpid(), 'waiting for Godot', flush=True); time.sleep(300)"
 
     def never(log):
@@ -111,7 +111,7 @@ def test_not_ready_in_time_tells_the_end_of_the_log(supervisor):
     assert supervisor.names == []
 
 
-def test_end_before_ready_tells_status_and_log(supervisor):
+def test_end_before_ready_has_status_and_log(supervisor):
     """A process that ends at once is not waited for."""
     with pytest.raises(
         ServerStartError, match=r"broken ended with exit status 3 .* ends: no such table$"
@@ -124,7 +124,7 @@ def test_end_before_ready_tells_status_and_log(supervisor):
 
 
 def test_check_reports_a_process_that_died(supervisor):
-    """A process that ends by itself is noticed, with how and its last words."""
+    """The error about a process that ended by itself has its status and its last line."""
     supervisor.check()
     died = supervisor.start("died", ["sh", "-c", "echo out of memory; kill -9 $$"])
     with pytest.raises(
@@ -135,7 +135,7 @@ def test_check_reports_a_process_that_died(supervisor):
 
 
 def test_environment_and_directory(supervisor, tmp_path):
-    """A process gets this environment, what is added to it, and the directory named."""
+    """A process gets this environment with additions, and the given directory."""
     os.environ["INHERITED"] = "yes"
     try:
         shown = supervisor.start(
@@ -151,7 +151,7 @@ def test_environment_and_directory(supervisor, tmp_path):
 
 
 def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor):
-    """Whoever a process started ends with it, even outside its session."""
+    """All descendants of a process end with it, even outside its session."""
     script = (
         "import os, subprocess, sys, time\n"
         "nap = 'import os, time; print(\"up\", os.getpid(), flush=True); time.sleep(300)'\n"
@@ -171,7 +171,7 @@ def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor):
 
 
 def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor):
-    """A process that left children behind and went has them ended at the stop."""
+    """The children of a process that has ended are ended at the stop."""
     left = supervisor.start("left", ["sh", "-c", "sleep 300 & echo $!"], ready=has_logged(r"\d"))
     orphan = int(left.log.read_text())
     assert runs(orphan)
@@ -190,7 +190,7 @@ def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path):
     assert 0.3 <= time.monotonic() - began < 10
 
 
-def test_first_process_alone_is_asked_first(supervisor):
+def test_first_process_alone_gets_the_first_signal(supervisor):
     """A server may end its workers in its own way: they get no signal before it has ended."""
     script = (
         "import signal, subprocess, sys, time\n"
@@ -215,7 +215,7 @@ def test_first_process_alone_is_asked_first(supervisor):
 
 
 def test_all_end_in_reverse_order(tmp_path):
-    """What was started last, and may need the others, ends first."""
+    """The last started process, which may need the others, ends first."""
     order = tmp_path / "order"
     script = "trap 'echo {0} >> {1}; exit' TERM; echo up; while :; do sleep 0.01; done"
     with Supervisor(tmp_path / "run", grace_s=60) as supervisor:
@@ -268,7 +268,7 @@ def test_read_only_run_folder_is_one_line(read_only_disk):
 
 
 def test_sigterm_handler_is_put_back():
-    """Only while a supervisor is entered does SIGTERM raise SystemExit."""
+    """SIGTERM raises SystemExit only inside a supervisor's context."""
     before = signal.getsignal(signal.SIGTERM)
     with Supervisor(None):
         assert signal.getsignal(signal.SIGTERM) != before
@@ -276,7 +276,7 @@ def test_sigterm_handler_is_put_back():
 
 
 def test_free_ports_differ_from_those_in_use():
-    """A port with a listener is not free; one that was found is."""
+    """A port with a listener is not free; a found one is."""
     assert is_free(free_port())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert not is_free(listener.getsockname()[1])

@@ -16,7 +16,7 @@ needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer
 
 @pytest.fixture
 def state_dir(data_path, cache_dir):
-    """Give a state directory that starts with the session's template of PostgreSQL's data."""
+    """A state directory that starts with the session's template of PostgreSQL's data."""
     (data_path / "cache").symlink_to(cache_dir)
     return data_path
 
@@ -27,7 +27,7 @@ def cache_dir(pytestconfig):
 
 
 def test_only_what_is_needed_is_started(state_dir):
-    """PostgreSQL alone, unless a target wants more; everything has ended afterwards."""
+    """PostgreSQL alone, unless a target needs more; everything has ended afterwards."""
     with EmbeddedStack(state_dir, StackNeeds(max_connections=20)) as stack:
         assert (stack.broker, stack.pgbouncer, list(stack.pids)) == (None, None, ["database"])
         postmaster, port = psutil.Process(stack.pids["database"]), stack.postgres.port
@@ -58,8 +58,8 @@ def test_all_servers_start_and_end_together(state_dir):
 
 
 @needs_pgbouncer
-def test_pgbouncer_opens_no_more_connections_than_are_wanted(state_dir):
-    """A server with few connections would refuse it those of PgBouncer's default."""
+def test_pgbouncer_opens_at_most_its_pool_size(state_dir):
+    """A server with few connections would refuse PgBouncer's default number."""
     with EmbeddedStack(state_dir, StackNeeds(pgbouncer=True, pool_size=3)) as stack:
         console = psycopg2.connect(stack.pgbouncer.stats_url(), connect_timeout=60)
         console.autocommit = True
@@ -70,8 +70,8 @@ def test_pgbouncer_opens_no_more_connections_than_are_wanted(state_dir):
     assert sizes == ["3"]
 
 
-def test_a_database_that_is_there_is_used_and_left_alone(state_dir, database):
-    """With a URL no PostgreSQL is started, and the one that is there is not stopped."""
+def test_an_existing_database_is_used_and_left_alone(state_dir, database):
+    """With a URL no PostgreSQL is started, and the existing one is not stopped."""
     url = database.admin_url("")
     with EmbeddedStack(state_dir, StackNeeds(database_url=url)) as stack:
         assert (stack.database_url, stack.monitor_url, stack.pids) == (url, url, {})

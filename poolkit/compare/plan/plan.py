@@ -48,6 +48,8 @@ class PlannedStep:
     """The name of its logs."""
     title: str
     """Its name for people."""
+    brief: str
+    """The same for one line of a terminal with everything else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +79,13 @@ class CheckedPlan:
         records = {planned.name: planned for planned in self.record.targets}
         found = []
         for step in self.record.steps:
-            label = title = step.target
+            label = title = brief = step.target
             if len(self.record.levels) > 1:
-                label, title = f"{label}-{step.level.slug}", f"{title}, {step.level.name}"
+                label = f"{label}-{step.level.slug}"
+                title = brief = f"{title}, {step.level.name}"
             if self.record.repeat > 1:
-                label, title = f"{label}-{step.repeat}", f"{title}, round {step.repeat}"
+                label = f"{label}-{step.repeat}"
+                title, brief = f"{title}, round {step.repeat}", f"{brief} #{step.repeat}"
             planned = records[step.target]
             if step.target in local:
                 limits = limits_of(local[step.target], step.level, self.options)
@@ -93,6 +97,7 @@ class CheckedPlan:
                     level=step.level,
                     label=label,
                     title=title,
+                    brief=brief,
                 )
             )
         return found

@@ -37,8 +37,8 @@ class Progress:
         """Show what begins now."""
         self._write(f"{self._name}{text}")
 
-    def target(self, name: str, number: int, of: int) -> None:
-        """Show the target that is measured now."""
+    def target(self, name: str, number: int, of: int, brief: str) -> None:
+        """Show the target that is measured now; `brief` is its name on the live line."""
         self._name = f"{name} ({number} of {of}): "
         self._next = time.monotonic() + LOG_EVERY_S
         self.stage("starting")
@@ -81,10 +81,10 @@ class LiveProgress(Progress):
         self._stage, self._figures, self._done = text, None, 0.0
         self._draw()
 
-    def target(self, name: str, number: int, of: int) -> None:
-        """Show the target's name and number."""
+    def target(self, name: str, number: int, of: int, brief: str) -> None:
+        """Show the target's brief name and number."""
         # A long name, a level, a round and all figures must fit in 80 columns.
-        self._name = f"{name.replace(', round ', ' #')} ({number} of {of})"
+        self._name = f"{brief} ({number} of {of})"
         self.stage("starting")
 
     def figures(self, done: float, per_s: float, p95_ms: float, connections: int) -> None:

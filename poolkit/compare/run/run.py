@@ -157,7 +157,7 @@ def _run_all(
         queue = Queue(every)
         while (measurement := queue.next()) is not None:
             title = measurement.step.title
-            progress.target(title, queue.number, len(every))
+            progress.target(title, queue.number, len(every), measurement.step.brief)
             try:
                 window = measurement.run(progress, queue.prepare_next)
             finally:

@@ -1,4 +1,4 @@
-"""Runs of `poolkit compare` and `poolkit up` as a user starts them, watched from outside."""
+"""Runs of `poolkit compare` and `poolkit up` as a user starts them, observed from outside."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ class Seen:
         self.ports: set[int] = set()
 
     def look(self, root: psutil.Process) -> None:
-        """Add what is there now."""
+        """Add the present processes and ports."""
         with contextlib.suppress(psutil.Error):
             self.processes |= {root, *root.children(recursive=True)}
         for process in self.processes:
@@ -37,7 +37,7 @@ class Seen:
                 self.ports |= {s.laddr.port for s in sockets if s.status == psutil.CONN_LISTEN}
 
     def running(self) -> list[psutil.Process]:
-        """Return what of it still runs."""
+        """Return the processes that still run."""
         return [process for process in self.processes if runs(process)]
 
 
@@ -136,7 +136,7 @@ class Command(RunningProcess):
         wait_until(lambda: not self.left(), lambda: f"nothing is left: {self.left()}")
 
     def kill_all(self) -> None:
-        """End whatever a failed test left."""
+        """End the processes that a failed test left."""
         for process in self.seen.running():
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -145,7 +145,7 @@ class Command(RunningProcess):
 
 @pytest.fixture(scope="session")
 def open_dir() -> Iterator[Path]:
-    """Give a directory that other accounts can pass through, which pytest's own is not."""
+    """A directory that other accounts can pass through, unlike pytest's own."""
     path = Path(tempfile.mkdtemp(prefix="poolkit-test-"))
     path.chmod(0o755)
     yield path
@@ -154,7 +154,7 @@ def open_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def temporary(open_dir: Path) -> Path:
-    """Keep the records of what runs apart from everybody else's."""
+    """A temporary directory for the records of these runs alone."""
     path = open_dir / "tmp"
     path.mkdir(mode=0o755)
     return path
@@ -162,7 +162,7 @@ def temporary(open_dir: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def start(temporary: Path) -> Iterator[Callable[..., Command]]:
-    """Give a function that starts a `poolkit` command in the kit's own project, or another."""
+    """A function that starts a `poolkit` command in the kit's own project, or another."""
     started: list[Command] = []
 
     def start(*arguments: str, cwd: Path = ROOT, **environ: str) -> Command:
@@ -192,7 +192,7 @@ class Visitor(FastHttpUser):
 
 @pytest.fixture
 def stranger(open_dir: Path) -> Iterator[Callable[..., Path]]:
-    """Give a function that makes a project of somebody else's: tables and files.
+    """A function that makes another project: tables and files.
 
     Without tables it has a web service that needs no database.
     """
@@ -221,7 +221,7 @@ def stranger(open_dir: Path) -> Iterator[Callable[..., Path]]:
 
 @pytest.fixture
 def disk(open_dir: Path) -> Iterator[Path]:
-    """Give a file system with room for 100 KiB: enough to begin with, and soon full."""
+    """A file system with room for 100 KiB: enough to begin with, and soon full."""
     directory = Path(tempfile.mkdtemp(prefix="disk-", dir=open_dir))
     with small_disk(directory, "1m"):
         (directory / "full").write_bytes(bytes(2**20 - 100 * 2**10))
@@ -230,7 +230,7 @@ def disk(open_dir: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def read_only_disk(open_dir: Path) -> Iterator[Path]:
-    """Give a directory that not even root can write to."""
+    """A directory that not even root can write to."""
     directory = Path(tempfile.mkdtemp(prefix="read-only-", dir=open_dir))
     with small_disk(directory, "1m", read_only=True):
         yield directory

@@ -1,4 +1,4 @@
-"""What is wrong is told in one line that says what to do; nothing runs afterwards."""
+"""Wrong input ends in one line that says what to do; nothing runs afterwards."""
 
 import socket
 
@@ -24,7 +24,7 @@ def refused(command):
 
 
 def refused_at_once(monkeypatch, folder, *arguments):
-    """Run the command in this process: what it refuses before it starts anything."""
+    """Run the command in this process, and return its error line; it must start nothing."""
     monkeypatch.chdir(folder)
     words = ["compare", *arguments]
     answer = CliRunner().invoke(main, words, prog_name="poolkit", catch_exceptions=False)
@@ -104,10 +104,8 @@ def test_a_wrong_pyproject_is_named(monkeypatch, stranger, tables, message):
     ],
 )
 @pytest.mark.parametrize("name", ["compare", "up"])
-def test_migrations_that_are_none_are_found_before_anything_starts(
-    start, stranger, mine, message, name
-):
-    """What they lack, and what a module of migrations has."""
+def test_wrong_migrations_are_found_before_anything_starts(start, stranger, mine, message, name):
+    """The message names what they lack, and what a module of migrations has."""
     command = start(name, cwd=stranger(f'[tool.poolkit]\nmigrations = "mine"\n{WEB}', mine=mine))
     assert message in refused(command)
     assert command.said == []
@@ -115,7 +113,7 @@ def test_migrations_that_are_none_are_found_before_anything_starts(
 
 @pytest.mark.slow
 def test_what_was_measured_is_reported_when_the_next_target_cannot_be_started(start, stranger):
-    """Whatever it is that the system refuses: no process can have this variable."""
+    """The operating system refuses a process with this variable."""
     other = WEB.replace("web]", "other]").replace("mine:app", "plain:app")
     tables = f'{WEB.replace("mine", "plain")}{other}preset = "web"\nenv = {{ A = "\\u0000" }}\n'
     command = start("compare", *QUICK, cwd=stranger(tables))
@@ -161,8 +159,8 @@ def test_a_target_that_fails_at_import_is_named_with_python_s_last_line(
 
 
 @pytest.mark.slow
-def test_a_worker_whose_program_is_not_there_is_named(start, stranger):
-    """The program, and where it was to be run."""
+def test_a_missing_program_of_a_worker_is_named(start, stranger):
+    """The message names the program and its folder."""
     project = stranger(WORKER.replace("{python}", "no-such-program"))
     assert f"cannot run no-such-program in {project}" in refused(
         start("compare", *QUICK, cwd=project)
@@ -187,8 +185,8 @@ async def app(scope, receive, send):
 
 
 @pytest.mark.slow
-def test_a_port_that_a_target_wants_for_itself_and_is_taken_is_named(start, stranger):
-    """A command with a port of its own, which somebody else has: uvicorn's own words."""
+def test_a_taken_port_of_a_target_is_named(start, stranger):
+    """A command with a fixed port that another process has: the message is uvicorn's own."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         words = f'["{{python}}", "-m", "uvicorn", "plain:app", "--port", "{port}"]'
@@ -196,7 +194,7 @@ def test_a_port_that_a_target_wants_for_itself_and_is_taken_is_named(start, stra
         assert "address already in use" in refused(start("compare", *QUICK, cwd=project))
 
 
-def test_a_database_that_is_not_there_is_named(start, stranger):
+def test_an_unreachable_database_is_named(start, stranger):
     """Nothing is started on this machine either."""
     url = "postgresql://me:secret@127.0.0.1:1/nothing"
     command = start("compare", *QUICK, "--database-url", url, cwd=stranger())
@@ -208,29 +206,29 @@ def test_a_database_that_is_not_there_is_named(start, stranger):
     assert command.said == []
 
 
-def test_a_wrong_password_is_told_without_it(start, stranger, database):
-    """The server's own words."""
+def test_a_wrong_password_is_not_repeated(start, stranger, database):
+    """The message is the server's own."""
     url = database.url("").replace(database.server.password(), "not-the-password")
     line = refused(start("compare", *QUICK, "--database-url", url, cwd=stranger()))
     assert "password authentication failed" in line
     assert "not-the-password" not in line
 
 
-def test_a_role_that_may_not_watch_is_told_what_to_grant(start, stranger, database):
+def test_a_role_that_may_not_sample_gets_the_grant_to_run(start, stranger, database):
     """The application's role alone cannot see who is connected."""
     line = refused(start("compare", *QUICK, "--database-url", database.url(""), cwd=stranger()))
     assert 'GRANT pg_monitor TO "poolkit"' in line
 
 
-def test_a_database_without_the_schema_is_told_to_upgrade(start, database):
-    """Somebody else's database is only looked at, never changed."""
+def test_a_database_without_the_schema_needs_an_upgrade(start, database):
+    """A database of the user's own is never changed."""
     command = start("compare", "--targets", "web", *QUICK, "--database-url", database.admin_url(""))
     assert "run `poolkit db upgrade` there first" in refused(command)
     assert database.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
 
 
 def test_a_read_only_folder_is_named(start, stranger, read_only_disk):
-    """With the reason, and with what to do."""
+    """The message has the reason, and what to do."""
     command = start("compare", *QUICK, "--out", str(read_only_disk), cwd=stranger())
     line = refused(command)
     assert f"cannot write to {read_only_disk}: Read-only file system; name a folder" in line

@@ -1,4 +1,4 @@
-"""Targets that were deployed before the run: put under load where they are, and left alone."""
+"""Targets that were deployed before the run: loaded where they are, and never stopped."""
 
 import contextlib
 import csv
@@ -26,7 +26,7 @@ QUICK = ("--users", "2", "--rate", "5", "--duration", "1", "--warm-up", "1")
 
 @contextlib.contextmanager
 def deployed(database, folder, *names):
-    """Run targets of the kit's own on a database, as if somebody had deployed them; give URLs."""
+    """Run targets of the kit's own on a database, as deployed ones; yield their URLs."""
     targets = targets_of(Project.find(ROOT))
     needs = StackNeeds(database_url=database.url(""))
     with Supervisor(folder / "log") as supervisor, EmbeddedStack(folder, needs) as stack:
@@ -80,7 +80,7 @@ def test_deployed_targets_are_measured_and_left_alone(start, migrated_database, 
         assert (planned.preset, planned.max_connections) == (preset, 100)
 
 
-def test_a_role_that_may_not_watch_a_deployed_database_is_told_what_to_grant(
+def test_a_role_that_may_not_sample_a_deployed_database_gets_the_grant_to_run(
     start, stranger, database
 ):
     """Before there is any load; nothing is started on this machine either."""
@@ -137,7 +137,7 @@ def test_local_and_deployed_targets_share_a_report(start, migrated_database, bro
 
 @contextlib.contextmanager
 def deployed_worker(database, folder, broker):
-    """Run the kit's worker on a database and a broker, as if somebody had deployed it."""
+    """Run the kit's worker on a database and a broker, as a deployed one."""
     worker = targets_of(Project.find(ROOT))["worker"]
     host = RemoteHost(
         root=ROOT,

@@ -78,7 +78,7 @@ def results(out: Path):
 
 
 def have_read_slowly(file: Path):
-    """Let whoever opens a file wait, as on a disk that does not answer."""
+    """Make the opening of a file wait, as on a disk that does not answer."""
     file.unlink()
     os.mkfifo(file)
 
@@ -259,7 +259,7 @@ DEATHS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "victim", "message"), DEATHS)
-def test_what_dies_in_the_middle_is_named_and_the_rest_is_reported(
+def test_a_process_that_dies_is_named_and_the_rest_is_reported(
     start, tmp_path, name, victim, message
 ):
     """One line, exit status 2, nothing left, and what was measured until then is reported."""

@@ -1,4 +1,4 @@
-"""More users than the server has connections: what `reserved_concurrency = "fit"` is for."""
+"""More users than the server has connections: the purpose of `reserved_concurrency = "fit"`."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ PLENTY = ("--max-connections", "30", "--users", "30", "--duration", "6", "--warm
 
 @pytest.mark.slow
 def test_a_fleet_that_fits_answers_everything_and_stays_inside_the_limit(start, tmp_path):
-    """30 users, 30 connections: `lambda_warm` is held to 24, `lambda` is counted as it comes."""
+    """30 users, 30 connections: `lambda_warm` is limited to 24, `lambda` is not."""
     out = tmp_path / "run"
     command = start("compare", "--targets", "lambda,lambda_warm", *PLENTY, "--out", str(out))
     assert command.end() == 0, command.error

@@ -1,4 +1,4 @@
-"""Several loads in one run, and thresholds that end a target's part of it."""
+"""Several levels in one run, and thresholds that end a target's measurements."""
 
 import json
 import re
@@ -26,13 +26,15 @@ SHORT = ("--rate", "5", "--duration", "2", "--warm-up", "1")
 
 
 def begun(command):
-    """Return what was measured, in its order."""
+    """Return the measurements in their order."""
     lines = (re.match(r"(.*) \(\d+ of \d+\): measuring", line) for line in command.said)
     return [line[1] for line in lines if line]
 
 
 @pytest.mark.slow
-def test_a_threshold_ends_a_target_s_part_and_the_others_go_on(start, stranger, tmp_path):
+def test_a_threshold_ends_the_measurements_of_a_target_and_the_others_go_on(
+    start, stranger, tmp_path
+):
     """Its higher loads are left out; status 1, a line for each, and files for CI."""
     out, junit = tmp_path / "run", tmp_path / "junit.xml"
     command = start(
@@ -44,14 +46,16 @@ def test_a_threshold_ends_a_target_s_part_and_the_others_go_on(start, stranger, 
     )
     assert command.end() == 1, command.error
     assert command.left() == []
-    assert "3 measurements" not in command.said[1], "nobody knows before that it will be fewer"
+    assert "3 measurements" not in command.said[1], (
+        "the announcement cannot know that it will be fewer"
+    )
     assert begun(command) == ["weak, 1 user", "strong, 1 user", "strong, 2 users"]
     run = RunFolder.open(out)
     weak, strong, harder, *_ = (run.step(run.plan(), step) for step in run.plan().steps)
     window = weak.window()
     assert re.fullmatch(r"http.requests is \d+, wanted < 3", window.aborted_by)
     assert window.partial
-    assert window.to - window.from_ < 8, "so many seconds were asked for"
+    assert window.to - window.from_ < 8, "8 s were asked for"
     assert window.left_over == 0
     assert harder.window() is None
     assert not strong.window().partial
@@ -80,8 +84,8 @@ def test_ctrl_c_between_two_loads_keeps_what_was_measured(start, stranger, tmp_p
 
 
 @pytest.mark.slow
-def test_an_open_loop_offers_its_rate_whatever_becomes_of_it(start, stranger, tmp_path):
-    """Two rates, two rounds: all that was due by the rate is there, sent or not."""
+def test_an_open_loop_offers_its_rate_even_if_tasks_are_dropped(start, stranger, tmp_path):
+    """Two rates, two rounds: every scheduled task has a row, sent or not."""
     out = tmp_path / "run"
     words = ("--rates", "50,20", "--arrivals", "constant", "--repeat", "2")
     timed = ("--duration", "2", "--warm-up", "1", "--out", str(out))
@@ -95,9 +99,9 @@ def test_an_open_loop_offers_its_rate_whatever_becomes_of_it(start, stranger, tm
         folder = run.step(run.plan(), step)
         report, window = folder.load_report(), folder.window()
         rows = folder.rows(Request).rows
-        unsent = sum(row.error == "unsent" for row in rows)
+        dropped = sum(row.error == "unsent" for row in rows)
         assert (report.loop, report.arrivals) == ("open", len(rows))
-        assert (report.unsent, report.unanswered) == (unsent, 0)
+        assert (report.dropped, report.timed_out) == (dropped, 0)
         due = sorted(row.due for row in rows)
         gaps = [b - a for a, b in pairwise(due)]
         assert gaps == pytest.approx([1 / step.level.arrival_rate] * len(gaps), abs=2e-3)

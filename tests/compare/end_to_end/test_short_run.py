@@ -1,4 +1,4 @@
-"""What a short real run of the targets shows: the findings as equalities and bounds.
+"""The results of a short real run of the targets, as equalities and bounds.
 
 The counts are the server's own for the whole run, warm-up included, so nothing has to be
 guessed about what was in flight at the borders of the measured time.
@@ -63,7 +63,7 @@ def peak(command, name):
 
 
 def test_every_target_was_measured_without_a_failure(command, results):
-    """All that was sent in the measured time was answered, by all targets, at the same load."""
+    """All targets answered every request of the measured time, at the same load."""
     assert sorted(results["targets"]) == sorted(command.targets)
     for name, target in results["targets"].items():
         # If the machine stalls at the end, some were due and not sent yet: no failure of theirs.
@@ -89,7 +89,7 @@ def test_with_null_pool_every_request_opens_a_connection(command):
 
 
 def test_lambda_warm_opens_one_connection_for_each_execution_environment(command):
-    """Each keeps its connection as long as it lives, so both numbers are the same."""
+    """Each keeps its connection for life, so both numbers are equal."""
     window, rows, opened = whole_run(command, "lambda_warm")
     used = {row["execution_environment"] for row in _invokes(command, "lambda_warm")}
     assert opened == len(used) <= USERS
@@ -132,14 +132,14 @@ def test_behind_a_pooler_connections_stay_below_those_of_the_function_alone(comm
 
 
 def test_no_connection_is_left_after_a_target(command):
-    """The server said so after each of them was stopped."""
+    """The server was asked after each of them was stopped."""
     run = RunFolder.open(command.out)
     left_over = {name: run.target(name).window().left_over for name in command.targets}
     assert left_over == dict.fromkeys(command.targets, 0)
 
 
 def test_no_process_and_no_port_is_left(command):
-    """Everything that ran at some time of the run has ended, and its ports are closed."""
+    """Every process of the run has ended, and its ports are closed."""
     assert len(command.seen.processes) > 10, "there was something to see"
     assert len(command.seen.ports) > 2
     assert command.left() == []

@@ -59,7 +59,7 @@ def test_every_address_that_is_printed_answers_until_ctrl_c(start):
 
 @pytest.mark.slow
 def test_ctrl_c_while_it_starts_ends_what_was_started(start, stranger):
-    """There are no addresses yet, and nothing is left."""
+    """There are no addresses yet, and no process is left."""
     quick = "def handler(event, context): return {}"
     command = start("up", cwd=stranger(SLOW, quick=quick, slow="import time; time.sleep(60)"))
     command.wait_until_it_says("starting web")
@@ -95,7 +95,7 @@ def test_two_at_once_do_not_disturb_each_other(start, stranger):
 
 @pytest.mark.slow
 def test_a_target_that_cannot_run_here_is_announced(monkeypatch, stranger):
-    """Whoever waits for its address is told why there is none; the others are started."""
+    """A line says why it has no address; the other targets are started."""
     proxied = SLOW.partition("[tool.poolkit.targets.web]")[0] + 'through = "pgbouncer"\n'
     web = '[tool.poolkit.targets.web]\nkind = "web"\napp = "missing:app"\n'
     monkeypatch.chdir(stranger(proxied + web))
