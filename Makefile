@@ -2,7 +2,7 @@
 # into this checkout (.venv, and .tools for uv if there is none) before it starts.
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test test-fast test-slow test-oldest check format docs docs-serve lock bench clean
+.PHONY: help install compare test test-fast test-slow coverage test-oldest check format docs docs-serve lock bench clean
 
 BIN := .venv/bin
 ARGS ?=
@@ -31,6 +31,9 @@ test-fast: install ## the tests that start no process and no server, in less tha
 test-slow: install ## the tests that take minutes
 	$(PYTEST) -m slow $(ARGS)
 
+coverage: install ## the default tests again, with a report of what they reach in coverage/
+	$(PYTEST) $(PARALLEL) -m "not slow and not alone" --cov --cov-report=term --cov-report=html $(ARGS)
+
 test-oldest: install ## the config module's tests under the oldest SQLAlchemy that it allows
 	scripts/test-oldest $(ARGS)
 
@@ -57,4 +60,4 @@ bench: install ## every benchmark, one after the other
 	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean: ## remove what the commands above made
-	rm -rf .venv .tools .poolkit .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis site
+	rm -rf coverage .coverage .venv .tools .poolkit .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis site
