@@ -157,7 +157,7 @@ def test_twenty_clients_at_once_get_their_own_answers(start, call, threads):
         assert all(future.result())
 
 
-def test_an_idle_one_is_frozen_with_its_children_and_thawed_again(start, wait_until, process_state):
+def test_an_idle_one_is_frozen_with_its_children_and_thawed_again(start, process_state):
     """After its answer the whole process group is stopped; the same process serves the next."""
     fleet = start(
         """
