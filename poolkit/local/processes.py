@@ -32,7 +32,6 @@ from poolkit.local.accounts import Account
 from poolkit.local.readiness import Probe, end_of, exit_text
 from poolkit.local.reaper import Reaper
 
-_POLL_S = 0.1
 _READY_POLL_S = 0.02
 _reaper = Reaper()
 
@@ -363,24 +362,6 @@ class Supervisor:
                 raise ProcessEndedError(
                     f"{name} ended by itself with {exit_text(status)}; {end_of(found.log)}"
                 )
-
-    def wait(self) -> NoReturn:
-        """Wait until one ends by itself, or a signal arrives.
-
-        Raises:
-            ProcessEndedError: one has ended; the message quotes its log's last line.
-        """
-        while True:
-            self.check()
-            time.sleep(_POLL_S)
-
-    def usage(self, name: str) -> Usage:
-        """Measure a process and its descendants; zero if it has ended.
-
-        Raises:
-            KeyError: no process has this name.
-        """
-        return Usage.of_tree(self._running[name].pid)
 
     def stop(self, name: str) -> None:
         """End a process and everything it started; the log stays.

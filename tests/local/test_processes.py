@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from processes import runs
+from processes import runs, wait_until
 
 from poolkit.errors import (
     BinaryMissingError,
@@ -18,7 +18,7 @@ from poolkit.errors import (
     StateDirectoryError,
 )
 from poolkit.local.ports import free_port, is_free, is_listening
-from poolkit.local.processes import Supervisor
+from poolkit.local.processes import Supervisor, Usage
 from poolkit.local.readiness import answers_http, has_logged
 
 pytestmark = pytest.mark.process
@@ -130,7 +130,7 @@ def test_check_reports_a_process_that_died(supervisor):
     with pytest.raises(
         ProcessEndedError, match=r"died ended by itself with signal 9; .* ends: out of memory$"
     ):
-        supervisor.wait()
+        wait_until(supervisor.check)
     assert died.process.exit_status == -signal.SIGKILL
 
 
@@ -233,8 +233,8 @@ def test_usage_counts_the_whole_tree(supervisor):
         f"subprocess.run([sys.executable, '-c', {burn!r}])\n"
         f"subprocess.run([sys.executable, '-c', {nap!r}])\n"
     )
-    supervisor.start("tree", python(script), ready=has_logged("up"))
-    usage = supervisor.usage("tree")
+    tree = supervisor.start("tree", python(script), ready=has_logged("up"))
+    usage = Usage.of_tree(tree.pid)
     assert usage.processes == 2
     assert usage.rss_bytes > 50_000_000
     assert 0.3 <= usage.cpu_s < 60
