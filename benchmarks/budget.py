@@ -1,9 +1,9 @@
-"""How long `poolkit budget` takes, from a shell's view: each run is a process of its own.
+"""The duration of `poolkit budget`, each run in its own process as from a shell.
 
 `python benchmarks/budget.py [--rounds 5]`
 
-The templates are those whose numbers `tests/budget` has computed by hand, left behind by its
-tests, and this project's own production. Exit status 1 when a median is 2 s or more.
+The templates are those of `tests/budget`, whose numbers were computed by hand, and this project's
+production environment. Exit status 1 if a median is 2 s or more.
 """
 
 import argparse
@@ -36,7 +36,7 @@ HAND_MADE = {
         "500",
     ),
 }
-"""The tests that leave the templates, and the options that answer what these leave open."""
+"""The tests that write the templates, and the options for numbers that these leave open."""
 
 
 def leave_templates(folder):
@@ -56,7 +56,7 @@ def leave_templates(folder):
 
 
 def run_s(folder, words):
-    """Return the seconds of one run. Raises `SystemExit` when it gave no verdict."""
+    """Return the seconds of one run. Raises `SystemExit` if it gives no verdict."""
     began = time.perf_counter()
     done = subprocess.run([POOLKIT, "budget", *words], cwd=folder, capture_output=True, check=False)
     if done.returncode not in {0, 1}:

@@ -17,10 +17,9 @@ from poolkit.budget.instance_classes import (
     nominal_connections,
     planned_connections,
 )
-from poolkit.budget.inventory import Overrides, take_inventory
+from poolkit.budget.inventory import take_inventory
 from poolkit.budget.model import Database, known, unknown
-from poolkit.budget.pools import read_assignments
-from poolkit.budget.read.parameters import Environment, find_environment, read_parameters
+from poolkit.budget.read.parameters import Environment, find_environment
 from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
 from poolkit.budget.verdict import Budget
 from poolkit.errors import BudgetError
@@ -90,18 +89,7 @@ def compute_budget(options: Options) -> Budget:
         environment = find_environment(options.environment, dict.fromkeys(folders))
         environment = environment.overridden(options.overrides)
     files, left_out = of_environment(files, environment, paths)
-    inventory = take_inventory(
-        files,
-        environment,
-        Overrides(
-            parameters=read_parameters(options.parameters),
-            assignments=read_assignments(options.services),
-            ignored=options.ignored,
-            database=options.database,
-            pgbouncer_pools=options.pgbouncer_pools,
-            migrations=options.migrations,
-        ),
-    )
+    inventory = take_inventory(files, environment, options)
     database = _database(inventory.databases, options)
     if options.reserve is not None:
         database = dataclasses.replace(database, reserved=known(options.reserve, "--reserve"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from poolkit.budget.cloudformation.workloads import describe_templates
@@ -12,12 +12,20 @@ from poolkit.budget.compose.workloads import describe_compose
 from poolkit.budget.kubernetes.workloads import describe_manifests
 from poolkit.budget.model import NotCounted, Overlap, Service, known, unknown
 from poolkit.budget.own_servers import is_pgbouncer, is_postgres, pgbouncer, postgres
-from poolkit.budget.pools import is_about_database, is_migration, pool, uses_database
+from poolkit.budget.pools import (
+    is_about_database,
+    is_migration,
+    pool,
+    read_assignments,
+    uses_database,
+)
+from poolkit.budget.read.parameters import read_parameters
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from poolkit.budget.command import Options
     from poolkit.budget.files import Files
     from poolkit.budget.model import (
         Database,
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
         Workload,
     )
     from poolkit.budget.pools import Assignment
-    from poolkit.budget.read.parameters import Environment, ParameterValue
+    from poolkit.budget.read.parameters import Environment
 
 _HOST = re.compile(r"(?:@|^|host=|//(?=[^/@]*(?:/|$)))\[?([A-Za-z0-9][\w.-]*)\]?(?=[:/?,\s]|$)")
 _NO_HOST = re.compile(r"(^|_)(DB|DATABASE|PGDATABASE|NAME|USER|USERNAME|PASSWORD|SCHEMA)$")
@@ -44,57 +52,42 @@ class Inventory:
     unread: tuple[Unread, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Overrides:
-    """The command line's answers to what the files cannot tell."""
-
-    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
-    assignments: Mapping[str, Assignment] = field(default_factory=dict)
-    ignored: Collection[str] = ()
-    database: str = ""
-    pgbouncer_pools: int | None = None
-    migrations: int = 0
-    """The number of migrations' connections that are counted apart from the services."""
-
-
-def take_inventory(files: Files, environment: Environment, overrides: Overrides) -> Inventory:
+def take_inventory(files: Files, environment: Environment, options: Options) -> Inventory:
     """Read the files and return their services, poolers and databases.
 
     Raises:
         BudgetError: a service, parameter or database that was named does not exist.
         TemplateError: a file is wrong; the message names the line.
     """
-    given = overrides.parameters
+    given, assignments = read_parameters(options.parameters), read_assignments(options.services)
     templates = describe_templates(files.templates, environment, given)
     manifests = describe_manifests(files.kubernetes, environment.name)
     compose = describe_compose(files.compose, given)
     described = (templates, manifests, compose)
     workloads = _with_unique_names(each for found in described for each in found.workloads)
     names = {each.name for each in workloads}
-    for name in [*overrides.assignments, *overrides.ignored]:
+    for name in [*assignments, *options.ignored]:
         if name not in names:
             listed = ", ".join(sorted(names)) or "none"
             raise BudgetError(f"there is no service {name!r} in the templates; there are: {listed}")
     poolers = list(templates.poolers)
-    poolers += [pgbouncer(w, overrides.pgbouncer_pools) for w in workloads if is_pgbouncer(w)]
+    poolers += [pgbouncer(w, options.pgbouncer_pools) for w in workloads if is_pgbouncer(w)]
     databases = list(templates.databases)
     databases += [postgres(workload) for workload in workloads if is_postgres(workload)]
     others: list[Database] = []
-    if overrides.database:
-        others = [each for each in databases if each.name != overrides.database]
-        databases = [each for each in databases if each.name == overrides.database]
+    if options.database:
+        others = [each for each in databases if each.name != options.database]
+        databases = [each for each in databases if each.name == options.database]
         if not databases:
             listed = ", ".join(each.name for each in others) or "none"
             raise BudgetError(
-                f"--database {overrides.database}: there is no such database; there are: {listed}"
+                f"--database {options.database}: there is no such database; there are: {listed}"
             )
     servers = _Servers(poolers, databases, others, templates.entry_points)
     clients = [each for each in workloads if not is_pgbouncer(each) and not is_postgres(each)]
-    counted, not_counted = _counted(clients, overrides, servers)
+    counted, not_counted = _counted(clients, assignments, options, servers)
     return Inventory(
-        services=tuple(
-            _service(each, overrides.assignments.get(each.name), servers) for each in counted
-        ),
+        services=tuple(_service(each, assignments.get(each.name), servers) for each in counted),
         poolers=tuple(poolers),
         databases=tuple(databases),
         not_counted=tuple(not_counted),
@@ -125,14 +118,17 @@ def _with_unique_names(workloads: Iterable[Workload]) -> list[Workload]:
 
 
 def _counted(
-    clients: Sequence[Workload], overrides: Overrides, servers: _Servers
+    clients: Sequence[Workload],
+    assignments: Mapping[str, Assignment],
+    options: Options,
+    servers: _Servers,
 ) -> tuple[list[Workload], list[NotCounted]]:
     """Return the workloads that count, and the others with the reason."""
     counted: list[Workload] = []
     left_out: list[NotCounted] = []
-    migrations = [
-        each for each in clients if each.name not in overrides.assignments and is_migration(each)
-    ][: overrides.migrations]
+    migrations = [each for each in clients if each.name not in assignments and is_migration(each)][
+        : options.migrations
+    ]
     for workload in clients:
         leads_to = {key for found in workload.variables.values() for key in found.leads_to}
         leads_here = bool(leads_to & servers.resources)
@@ -140,11 +136,11 @@ def _counted(
         is_open = bool(workload.unread_variables or workload.hidden_variables)
         may_use_one = leads_here or is_open or uses_database(workload)
         reason = ""
-        if workload.name in overrides.ignored:
+        if workload.name in options.ignored:
             reason = "left out by --ignore"
         elif leads_to & servers.other_resources and not leads_here:
             reason = "it connects to another database"
-        elif workload.name in overrides.assignments:
+        elif workload.name in assignments:
             reason = ""
         elif workload.unit == "init container":
             reason = "it ends before the other containers of its pod start"

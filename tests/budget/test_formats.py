@@ -145,7 +145,7 @@ def test_it_takes_less_than_two_seconds(shop):
 
 
 def a_run(path, peak, *more):
-    """Write the two files of a run that are read; further peaks are at other loads."""
+    """Write the files of a run that are read; further peaks are at other loads."""
     target = PlannedTarget(name="web", kind="web", preset="web", locustfile="x")
     plan = Plan(
         created="2026-01-01T00:00:00Z",
