@@ -22,9 +22,9 @@ Data = TypeVar("Data")
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Write an object, readable by people; NaN is refused."""
+    """Write an object with indentation; NaN is refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    # Whole or not at all: a disk may be full.
+    # The whole file or none: the disk may be full.
     partial = file.with_suffix(".partial")
     try:
         partial.write_text(text + "\n", encoding="utf-8")
@@ -34,10 +34,10 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read an object.
+    """Return the object in a JSON file.
 
     Raises:
-        RunFolderError: there is none, or it is broken.
+        RunFolderError: the file is missing or broken.
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
@@ -55,12 +55,12 @@ def _no_number(text: str) -> float:
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """Turn a dataclass into an object; a field called after a keyword loses its underscore."""
+    """Return a dataclass as an object; a field named after a keyword loses its underscore."""
     return {name.rstrip("_"): found for name, found in dataclasses.asdict(value).items()}
 
 
 def from_json(kind: type[Data], found: Mapping[str, Any], where: str) -> Data:
-    """Make a dataclass of an object; keys it does not know are left alone.
+    """Return an object as a dataclass; unknown keys are ignored.
 
     Raises:
         RunFolderError: a key is missing or of another type; the message begins with `where`.
@@ -99,7 +99,7 @@ def _converted(wanted: Any, value: Any, where: str) -> Any:
 
 
 def as_text(value: Any) -> Any:
-    """Return what a CSV file holds for a value: microseconds are enough, None is empty."""
+    """Return a value as a CSV file has it: six decimals are enough, None is empty."""
     if isinstance(value, float):
         return f"{value:.6f}"
     return "" if value is None else value
@@ -119,7 +119,7 @@ _PARSERS: dict[Any, Any] = {
     "bool": lambda text: {"True": True, "False": False}[text],
     "float | None": lambda text: _number(text) if text else None,
 }
-"""By annotation, as `from __future__ import annotations` leaves it: a text."""
+"""By annotation, which `from __future__ import annotations` keeps as text."""
 
 
 def read_rows(file: Path, kind: type[Data]) -> tuple[tuple[Data, ...], tuple[str, ...]]:

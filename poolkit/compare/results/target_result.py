@@ -141,22 +141,22 @@ def percentile(ordered: Sequence[float], p: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStarts:
-    """What starting execution environments cost inside the window."""
+    """The cost of starting execution environments in the measured time."""
 
     count: int
     warm_up: int
-    """Those before the window."""
+    """Cold starts before the measured time."""
     init_ms_p50: float | None
     init_ms_max: float | None
     among_slowest: int
-    """How many of the slowest 1 % of requests waited for one."""
+    """Requests among the slowest 1 % that waited for a cold start."""
     slowest: int
-    """How many requests the slowest 1 % are."""
+    """The number of requests in the slowest 1 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionFigures:
-    """None where nothing is known. Means are over the samples of the window."""
+    """The connections of one measurement; None where a figure is not known. Means are over samples."""
 
     peak: int | None
     peak_share: float | None
@@ -168,23 +168,23 @@ class ConnectionFigures:
     mean: float | None
     opened: int | None
     opened_warm_up: int | None
-    """Those opened before the window, while the target started and warmed up."""
+    """Connections opened before the measured time: at the start and in the warm-up."""
     opened_per_1000_requests: float | None
     pool_events_opened: int | None
     idle_seconds: float | None
-    """Over all connections, the time that they spent in the state `idle`."""
+    """The time that all connections together spent in the state `idle`."""
     busy_peak: int | None
-    """The most that were not idle at once."""
+    """The most connections at once that were not idle."""
     idle_in_transaction_peak: int | None
-    """The most that waited at once inside a transaction, be it an aborted one."""
+    """The most connections at once that were idle in a transaction, also in an aborted one."""
     at_ceiling_share: float | None
-    """The share of samples in which as many as the ceiling were not idle."""
+    """The share of samples in which every connection up to the ceiling was busy."""
     left_over: int | None
     ceiling: int | None
     ceiling_reason: str
     by_state: Mapping[str, float]
     unseen_s: float
-    """Seconds of the window without samples: the server could not be asked."""
+    """Seconds of the measured time without samples: the server could not be asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,19 +193,19 @@ class TargetResult:
 
     name: str
     step: Step
-    """Which of the target's measurements it is."""
+    """The level and repeat of this measurement."""
     url: str | None
-    """Scheme, host and port of a deployed one; none where the run itself started it."""
+    """Scheme, host and port of a deployed target; None where the run itself started it."""
     kind: str
     preset: Mapping[str, Any]
     instances: int | None
     figures: Mapping[str, float | None]
     """By the names that thresholds have, which `MetricAccumulator` defines; None if not known."""
     requests: int
-    """Those due inside the window, failed ones too."""
+    """Requests scheduled in the measured time, with the failed ones."""
     served: int
-    """Those that ended inside the window, whenever they were due: what connections opened
-    inside the window were opened for."""
+    """Requests that ended in the measured time, whenever scheduled: the ones that new connections
+    were opened for."""
     errors: int
     error_kinds: Mapping[str, int]
     requests_per_s: float
@@ -223,20 +223,20 @@ class TargetResult:
     cpu_share: Mapping[str, float]
     rss_mb: float | None
     backlog: int
-    """Requests of the warm-up that were still waiting when the window began."""
+    """Requests of the warm-up that were still waiting when the measured time began."""
     saturated: bool
     saturated_by: str
     partial: bool
     aborted_by: str
     """The threshold that ended the measurement early."""
     load: LoopReport | None
-    """What the load generator says of itself."""
+    """The load generator's report on itself."""
     warnings: tuple[str, ...]
     spread: Mapping[str, Spread] = field(default_factory=dict)
     """By the metrics' names, over the repeats of this measurement; empty without repeats."""
     finding: str = ""
     load_finding: str = ""
-    """What it held of several loads."""
+    """The loads that it sustained."""
 
     def range_of(self, metric: str) -> Spread | None:
         """Return the spread of the repeats; without repeats, one value three times."""
@@ -267,32 +267,32 @@ class TargetResult:
 
 @dataclass(frozen=True)
 class Moment:
-    """How many connections the target had in one sample, by state."""
+    """The number of connections that a target had in one sample, by state."""
 
     time: float
     states: Mapping[str, int]
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """All connections."""
         return sum(self.states.values())
 
     @property
     def busy(self) -> int:
-        """Those that are not idle: in a query, or in a transaction between two."""
+        """Connections that are not idle: in a query, or in a transaction between two queries."""
         return self.total - self.states.get(IDLE, 0)
 
     @property
     def idle_in_transaction(self) -> int:
-        """Those that hold a transaction open and do nothing."""
+        """Connections that hold a transaction open and run no query."""
         return sum(self.states.get(state, 0) for state in IDLE_IN_TRANSACTION)
 
 
 def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRow]) -> list[Moment]:
-    """Return the target's connections in every sample, also in those without any.
+    """Return the target's connections in every sample, also in a sample without any.
 
     Args:
-        name: what its connections are called on the server: its preset's name.
+        name: the target name that its connections carry on the server: its preset's name.
         samples: the rows of samples.csv.
         rows: the rows of connections.csv.
 

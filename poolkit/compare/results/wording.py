@@ -15,7 +15,7 @@ NOTHING = "–"  # noqa: RUF001  (a dash in a table, not a minus)
 
 
 def figure(value: float) -> str:
-    """Return a number with the digits that it deserves: 0.42, 4.2, 42, 4,200."""
+    """Return a number with two significant digits, or all before the point: 0.42, 4.2, 42, 4,200."""
     size = abs(value)
     if size >= 9.95:
         return f"{value:,.0f}"
@@ -23,7 +23,7 @@ def figure(value: float) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Return a duration given in ms, from a second on in s; a dash where unknown."""
+    """Return a duration given in ms as text, in seconds from 1,000 ms; a dash where unknown."""
     if value is None:
         return NOTHING
     return f"{figure(value / 1000)} s" if value >= 1000 else f"{figure(value)} ms"
@@ -57,14 +57,14 @@ def of_ceiling(peak: float | None, ceiling: int | None) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as per cent; what is not nothing is not shown as 0."""
+    """Return a share as a percentage; only 0 itself is shown as 0 %."""
     if 0 < share < 0.001:
         return "under 0.1 %"
     return f"{share * 100:.0f} %" if share >= 0.0995 or share == 0 else f"{share * 100:.1f} %"
 
 
 def count(number: int, thing: str) -> str:
-    """Return a number of things, in singular or plural."""
+    """Return a number with its noun, in the singular or plural."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
@@ -81,14 +81,14 @@ def times_as_long(ratio: float) -> str:
 
 
 def optional(value: float | None, decimals: int | None = None) -> str:
-    """Return a figure for a table, a dash where there is none."""
+    """Return a figure for a table; a dash where it is not known."""
     if value is None:
         return NOTHING
     return figure(value) if decimals is None else f"{value:,.{decimals}f}"
 
 
 def origin(url: str) -> str:
-    """Return scheme, host and port of an URL: neither the credentials in it nor its path."""
+    """Return scheme, host and port of a URL, without its credentials and path."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
