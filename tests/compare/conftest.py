@@ -34,7 +34,7 @@ TO = FROM + MEASURED_S
 
 @dataclass(kw_only=True)
 class MadeUp:
-    """What a target is to look like; latencies in ms around `p50`, with a tail."""
+    """The properties of a made-up target; latencies in ms around `p50`, with a tail."""
 
     preset: str
     kind: str
@@ -45,7 +45,7 @@ class MadeUp:
     per_request: float = 0.0
     """Connections opened and closed for each request."""
     busy: int = 0
-    """How many of the kept are in a transaction."""
+    """The number of kept connections that are in a transaction."""
     ceiling: int | None = 20
     errors: dict[str, int] = field(default_factory=dict)
     cold: int = 0
@@ -61,7 +61,7 @@ class MadeUp:
     url: str | None = None
     max_connections: int | None = None
     capacity: float = 1e9
-    """Tasks a second: what a queue before it makes of latencies near and beyond that."""
+    """Tasks per second: near and beyond it, a queue adds to the latencies."""
     warnings: tuple[str, ...] = ()
 
 
@@ -83,7 +83,7 @@ Change = Callable[[Step, MadeUp], MadeUp | None]
 def make_run(
     path: Path, targets: dict[str, MadeUp], *, change: Change | None = None, **plan: object
 ) -> RunFolder:
-    """Write a run folder that looks as told; `change` says what a step has else, if it is there."""
+    """Write a run folder of such targets; `change` returns another target for a step, or None."""
     run = RunFolder(path)
     written = _plan(targets, **plan)
     run.write_plan(written)
@@ -111,7 +111,7 @@ def make_run(
 
 
 def _under_load(target: MadeUp, level: Level, chance: random.Random) -> MadeUp:
-    """Make it as slow as a queue would, and no two repeats alike."""
+    """Return the target as slow as a queue makes it, and different in each repeat."""
     left = max(0.1, 1 - level.offered_per_s / target.capacity)
     kept = min(target.kept, 1 + round(target.kept * level.offered_per_s / 100))
     p50 = target.p50 / left * chance.lognormvariate(0, 0.06)
@@ -206,7 +206,7 @@ def _requests(target: MadeUp, chance: random.Random, rate: float) -> list[Reques
         service = target.p50 * (0.8 + 0.4 * chance.random()) * target.tail ** chance.expovariate(2)
         if target.cold_inside and due > FROM and number % (total // target.cold_inside) == 50:
             service += 800
-        # What is offered beyond the capacity waits behind all that came before it.
+        # A request beyond the capacity waits for all that came before it.
         service += (due - STARTED) * 1000 * max(0.0, rate / target.capacity - 1)
         started = due + target.late_ms / 1000
         made.append(

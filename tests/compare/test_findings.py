@@ -15,7 +15,7 @@ from poolkit.thresholds import Threshold, check_all
 
 @pytest.fixture
 def findings(made_up_run):
-    """Give a function from made-up targets to findings by name, the headline under ''."""
+    """Return a function from made-up targets to findings by name, with the headline under ''."""
 
     def find(targets=None, **plan):
         results = with_findings(compute(made_up_run(targets=targets, **plan)))
@@ -24,141 +24,146 @@ def findings(made_up_run):
     return find
 
 
-def test_a_connection_for_every_request_is_said_with_its_price(findings):
+def test_a_connection_for_every_request_is_reported_with_its_cost(findings):
     """Against the same kind of deployable that kept its connections."""
-    said = findings()["lambda"]
-    assert said.startswith("Opened 399 connections for 399 requests (1.00 per request): every")
-    assert "against 5.4 ms for lambda_warm, which kept its connections" in said
+    finding = findings()["lambda"]
+    assert finding.startswith("Opened 399 connections for 399 requests (1.00 per request): every")
+    assert "against 5.4 ms for lambda_warm, which kept its connections" in finding
 
 
 def test_kept_connections_are_counted_against_execution_environments(findings):
-    """What lambda_warm is for, in its own words."""
-    said = findings()["lambda_warm"]
-    assert "18 execution environments held 18 connections and opened none after the warm-up" in said
-    assert "Cold starts are 50 % of the slowest 1 %" in said
+    """One connection per execution environment is the purpose of lambda_warm."""
+    finding = findings()["lambda_warm"]
+    assert (
+        "18 execution environments held 18 connections and opened none after the warm-up" in finding
+    )
+    assert "Cold starts are 50 % of the slowest 1 %" in finding
 
 
-def test_a_pool_that_kept_its_connections_says_how_many_fit(findings):
+def test_the_finding_of_a_pool_that_kept_its_connections_says_how_many_fit(findings):
     """Peak, ceiling, and what the server has room for."""
-    said = findings()["web"]
-    assert said.startswith("Kept 9 connections of at most 30 and opened none after the warm-up.")
-    assert said.endswith(
+    finding = findings()["web"]
+    assert finding.startswith("Kept 9 connections of at most 30 and opened none after the warm-up.")
+    assert finding.endswith(
         "There is room for 3 such targets with 30 connections each: "
         "max_connections 100 less 3 reserved by the server."
     )
 
 
-def test_a_queue_at_the_pool_is_told_from_a_slow_answer(findings, made_up):
+def test_a_queue_at_the_pool_is_distinguished_from_a_slow_answer(findings, made_up):
     """Both have a long tail; only one has every connection in use."""
     slow = made_up("web", kept=9, busy=2, tail=12, ceiling=30)
     queued = made_up("web_async", kept=4, busy=4, tail=12, ceiling=4)
-    said = findings({"web": slow, "web_async": queued})
-    assert "all 4 connections were in use: requests queued for one" in said["web_async"]
-    assert "it did not wait for the pool" in said["web"]
+    finding = findings({"web": slow, "web_async": queued})
+    assert "all 4 connections were in use: requests queued for one" in finding["web_async"]
+    assert "it did not wait for the pool" in finding["web"]
 
 
 def test_failures_come_with_their_kinds(findings, made_up):
-    """By number and by what they mean."""
+    """By number, and with their meaning."""
     target = made_up("lambda", errors={"429": 30, "unsent": 1})
-    said = findings({"lambda": target})["lambda"]
-    assert "31 of 400 requests failed (7.8 %): 30 x 429 (no execution environment was free)" in said
-    assert "1 x dropped (never sent)" in said
+    finding = findings({"lambda": target})["lambda"]
+    assert (
+        "31 of 400 requests failed (7.8 %): 30 x 429 (no execution environment was free)" in finding
+    )
+    assert "1 x dropped (never sent)" in finding
 
 
-def test_why_something_elsewhere_failed_is_not_guessed(made_up_run, made_up):
-    """Nor a web service's 429 anywhere; and a ceiling that cannot be seen is not called none."""
+def test_the_cause_of_a_failure_of_a_deployed_target_is_not_guessed(made_up_run, made_up):
+    """Nor that of a web service's 429; and an unknown ceiling is not "no limit"."""
     deployed = made_up("web", kept=9, ceiling=None, errors={"503": 2, "429": 1})
     results = compute(made_up_run(targets={"web": deployed}))
     (web,) = results.targets
     here = with_findings(results).targets[0].finding
     assert "2 x 503 (no connection or no database was available) and 1 x 429." in here
     elsewhere = replace(results, targets=(replace(web, url="https://example.org"),))
-    said = with_findings(elsewhere).targets[0].finding
-    assert "2 x 503 and 1 x 429." in said
-    assert "Nothing limits" not in said
+    finding = with_findings(elsewhere).targets[0].finding
+    assert "2 x 503 and 1 x 429." in finding
+    assert "Nothing limits" not in finding
 
 
-def test_connections_left_over_are_never_left_out(findings, made_up):
-    """However much else there is to say."""
+def test_connections_left_open_are_always_reported(findings, made_up):
+    """Also beside several other reservations."""
     target = made_up("lambda", left_over=1, errors={"503": 5}, cpu={"load": 1.0}, partial=True)
-    said = findings({"lambda": target})["lambda"]
-    assert "1 connection was left open on the server" in said
-    assert "upper bound" in said
-    assert "Stopped early" in said
+    finding = findings({"lambda": target})["lambda"]
+    assert "1 connection was left open on the server" in finding
+    assert "upper bound" in finding
+    assert "Stopped early" in finding
 
 
 def test_a_saturated_generator_makes_latency_an_upper_bound(findings, made_up):
-    """What it waits itself is in the figure."""
-    said = findings({"web": made_up("web", kept=3, cpu={"load": 0.97})})["web"]
-    assert "Its latency is an upper bound: the load generator used 0.97 of a core" in said
+    """Its own delay is part of the figure."""
+    finding = findings({"web": made_up("web", kept=3, cpu={"load": 0.97})})["web"]
+    assert "Its latency is an upper bound: the load generator used 0.97 of a core" in finding
 
 
-def test_overflow_that_is_opened_again_and_again_is_named(findings, made_up):
-    """What is above pool_size is closed at checkin."""
-    said = findings({"web": made_up("web", kept=25, per_request=0.2, ceiling=30)})["web"]
-    assert "connections beyond pool_size 20 are closed after each use" in said
+def test_overflow_that_is_opened_repeatedly_is_named(findings, made_up):
+    """Connections beyond pool_size are closed at checkin."""
+    finding = findings({"web": made_up("web", kept=25, per_request=0.2, ceiling=30)})["web"]
+    assert "connections beyond pool_size 20 are closed after each use" in finding
 
 
 def test_a_ceiling_above_the_servers_limit_is_named(findings, made_up):
-    """It fits today and not on the day when all of it is used."""
-    said = findings(
+    """The target fits today, but not once it uses its whole ceiling."""
+    finding = findings(
         {"web": made_up("web", kept=3, ceiling=60)}, max_connections=50, usable_connections=47
     )["web"]
-    assert "Its ceiling of 60 is more than max_connections 50 less 3" in said
+    assert "Its ceiling of 60 is more than max_connections 50 less 3" in finding
 
 
-def test_what_the_server_keeps_for_itself_is_no_room(findings, made_up):
+def test_connections_reserved_by_the_server_are_no_room(findings, made_up):
     """Of 100 the application has 97: 24 times 4, and not 98."""
-    said = findings({"worker": made_up("worker", kept=4, ceiling=4)})["worker"]
-    assert "room for 24 such targets with 4 connections each" in said
-    said = findings({"web": made_up("web", kept=3, ceiling=98)}, name="more")["web"]
+    finding = findings({"worker": made_up("worker", kept=4, ceiling=4)})["worker"]
+    assert "room for 24 such targets with 4 connections each" in finding
+    finding = findings({"web": made_up("web", kept=3, ceiling=98)}, name="more")["web"]
     assert (
-        "Its ceiling of 98 is more than max_connections 100 less 3 reserved by the server" in said
+        "Its ceiling of 98 is more than max_connections 100 less 3 reserved by the server"
+        in finding
     )
 
 
-def test_without_the_reserve_nothing_is_said_about_room(findings, made_up):
-    """A run of an older version does not know it."""
-    said = findings({"worker": made_up("worker", kept=4, ceiling=4)}, usable_connections=None)
-    assert "room" not in said["worker"]
+def test_with_an_unknown_reserve_the_finding_does_not_mention_room(findings, made_up):
+    """Plans of older versions do not have it."""
+    finding = findings({"worker": made_up("worker", kept=4, ceiling=4)}, usable_connections=None)
+    assert "room" not in finding["worker"]
 
 
-def test_a_pooler_is_told_from_the_server(findings, made_up):
-    """Connections to the one are not connections to the other."""
-    said = findings({"lambda_proxy": made_up("lambda_proxy", kept=5, pool_opened=400)})
+def test_connections_to_a_pooler_are_not_those_to_the_server(findings, made_up):
+    """Both numbers are in the finding."""
+    finding = findings({"lambda_proxy": made_up("lambda_proxy", kept=5, pool_opened=400)})
     assert (
         "Connected 400 times to the pooler for 400 requests; the pooler opened none to the server"
-        in (said["lambda_proxy"])
+        in (finding["lambda_proxy"])
     )
 
 
 def test_different_facts_make_different_sentences(findings):
-    """No two of six targets are told the same."""
-    said = findings()
-    del said[""]
-    shapes = {"".join(c for c in text if not c.isdigit()) for text in said.values()}
+    """At least five of six targets have sentences of their own."""
+    finding = findings()
+    del finding[""]
+    shapes = {"".join(c for c in text if not c.isdigit()) for text in finding.values()}
     assert len(shapes) >= 5
 
 
 def test_the_headline_has_the_most_and_the_fastest(findings):
-    """A worker answers nobody, so it is not in the race; a tie is called one."""
-    said = findings()[""]
-    assert "lambda opened 399 connections for 399 requests" in said
-    assert "At p95 web was fastest (7.4 ms, too close to web_async to call)" in said
-    assert "worker took" not in said
+    """A worker has no response time, so it is not ranked; a tie is called one."""
+    finding = findings()[""]
+    assert "lambda opened 399 connections for 399 requests" in finding
+    assert "At p95 web was fastest (7.4 ms, too close to web_async to call)" in finding
+    assert "worker took" not in finding
 
 
 def test_a_doubtful_latency_is_not_ranked(findings, made_up):
-    """Nobody is called slow for what the load generator did."""
+    """A target is not called slow for a delay of the load generator."""
     targets = {name: made_up(name, kept=3) for name in ("web", "web_async", "lambda_warm")}
     targets["lambda"] = made_up("lambda", p50=90, per_request=1, cpu={"load": 0.99})
-    said = findings(targets)[""]
-    assert "lambda took" not in said
-    assert "Not ranked by latency (the reason is below): lambda." in said
+    finding = findings(targets)[""]
+    assert "lambda took" not in finding
+    assert "Not ranked by latency (the reason is below): lambda." in finding
 
 
 def test_one_target_has_no_headline(findings, made_up):
-    """There is nothing to compare it with."""
+    """A headline compares targets."""
     assert findings({"web": made_up("web", kept=2)})[""] == ""
 
 
@@ -170,14 +175,14 @@ def test_one_target_has_no_headline(findings, made_up):
         ((10.0, (10.0, 10.1)), (10.5, (10.4, 10.6)), True),
     ],
 )
-def test_what_the_noise_explains_is_a_tie(a, b, tie):
+def test_a_difference_within_the_noise_is_a_tie(a, b, tie):
     """Overlapping intervals, or a difference under 10 %."""
     assert is_tie(a[0], b[0], Interval(*a[1]), Interval(*b[1])) is tie
     assert is_tie(b[0], a[0], Interval(*b[1]), Interval(*a[1])) is tie
 
 
-def test_figures_have_the_digits_they_deserve():
-    """Neither 4.18237 ms nor 0 for something."""
+def test_figures_have_two_significant_digits():
+    """No false precision, and no 0 for a small number."""
     assert [figure(x) for x in (0, 0.004, 0.999, 4.18, 9.96, 41.8, 4180)] == [
         *("0", "0.004", "1.0", "4.2", "10", "42", "4,180")
     ]
@@ -191,8 +196,8 @@ def test_figures_have_the_digits_they_deserve():
     assert [join(list(x)) for x in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
 
 
-def test_a_warm_up_that_was_too_short_is_told_from_a_slow_target(made_up_run, made_up):
-    """What it left undone makes the first requests of the window late."""
+def test_a_short_warm_up_is_distinguished_from_a_slow_target(made_up_run, made_up):
+    """Its unanswered requests delay the first ones of the measured time."""
     run = made_up_run(targets={"lambda": made_up("lambda", per_request=1)})
     folder = run.target("lambda")
     begin = folder.window().from_
@@ -216,10 +221,10 @@ def test_a_warm_up_that_was_too_short_is_told_from_a_slow_target(made_up_run, ma
     )
 
 
-def test_a_queue_that_grows_is_no_warm_up_that_was_too_short(made_up_run, made_up):
-    """A longer one would leave more behind."""
+def test_a_growing_queue_is_not_blamed_on_the_warm_up(made_up_run, made_up):
+    """A longer warm-up would leave a longer queue."""
     results = compute(made_up_run(targets={"web": made_up("web")}))
     (web,) = results.targets
     queue = replace(web, backlog=40, served=int(0.8 * web.requests))
-    said = with_findings(replace(results, targets=(queue,))).targets[0].finding
-    assert "Overloaded: 40 requests of the warm-up still waited" in said
+    finding = with_findings(replace(results, targets=(queue,))).targets[0].finding
+    assert "Overloaded: 40 requests of the warm-up still waited" in finding

@@ -24,7 +24,7 @@ THRESHOLDS = ("http.p95 < 200", "web: http.errors < 1%", "db.connections.max < 1
 
 @pytest.fixture
 def by_load(made_up_run, made_up):
-    """Give a function that makes a run of two targets at three loads."""
+    """Return a function that makes a run of two targets at three loads."""
 
     def make(name="run", *, levels=USERS, thresholds=THRESHOLDS, change=None, **plan):
         targets = {
@@ -66,29 +66,30 @@ def test_the_page_has_a_part_for_loads_and_one_for_thresholds(by_load):
 
 
 def test_a_plain_run_has_neither_part(reported):
-    """No empty section, and no word about loads."""
+    """No empty section, and no load in any text."""
     page = (reported.path / "report.html").read_text()
     assert not {"Thresholds", "Load by load", "Repeats"} & set(headings(page))
-    said = printed(read_results(reported.path))
-    assert "per 1,000" not in said
-    assert "At 20 users" not in said + page
+    output = printed(read_results(reported.path))
+    assert "per 1,000" not in output
+    assert "At 20 users" not in output + page
 
 
 def test_repeats_of_one_load_are_shown_without_a_chart(by_load):
-    """There is nothing to draw against."""
+    """The chart needs several loads for its axis."""
     run = by_load(levels=USERS[1:2], repeat=3, thresholds=())
     results = write_report(run.path)
     page = (run.path / "report.html").read_text()
     assert "Repeats" in headings(page)
     assert over_load(results) is None
-    said = " ".join(printed(results).split())
+    output = " ".join(printed(results).split())
     assert (
-        "Medians of the repeats, peaks the highest; in brackets the lowest and the highest" in said
+        "Medians of the repeats, peaks the highest; in brackets the lowest and the highest"
+        in output
     )
-    assert "below, each target's repeat with the median p95" in said
+    assert "below, each target's repeat with the median p95" in output
 
 
-def test_the_chart_says_in_words_what_it_shows(by_load):
+def test_the_chart_describes_what_it_shows(by_load):
     """Every load of every target that was measured."""
 
     def change(step, target):
@@ -132,7 +133,7 @@ def test_a_share_of_connections_is_drawn_by_each_target_s_own_server(made_up_run
 
 
 def test_a_narrow_terminal_cuts_no_figure(by_load):
-    """Half a number is a wrong one, and a row without its target's name is nobody's."""
+    """Half a number is a wrong one, and a row without its target's name is useless."""
     results = with_findings(compute(by_load(repeat=2)))
     wide, narrow = (printed(results, width).partition("\n\n")[0] for width in (80, 50))
     assert wide.count("✓") + wide.count("✗") > 4
@@ -147,40 +148,40 @@ def test_throughput_and_connections_opened_have_the_range_of_their_repeats(by_lo
         return replace(target, per_request=0.1 * step.repeat) if step.target == "web" else target
 
     results = with_findings(compute(by_load(levels=USERS[1:2], repeat=3, change=change)))
-    said = printed(results, width).partition("Medians")[0]
-    assert max(len(line) for line in said.splitlines()) <= width
+    output = printed(results, width).partition("Medians")[0]
+    assert max(len(line) for line in output.splitlines()) <= width
     (at,) = results.levels["web"]
     low, median, high = at.opened_per_1000_requests
-    assert f"({figure(low)}{NOTHING}{figure(high)})" in said
-    assert figure(median) in said
+    assert f"({figure(low)}{NOTHING}{figure(high)})" in output
+    assert figure(median) in output
     rate = at.spread["http.rate"]
-    assert rate.low == rate.high or f"({figure(rate.low)}{NOTHING}{figure(rate.high)})" in said
+    assert rate.low == rate.high or f"({figure(rate.low)}{NOTHING}{figure(rate.high)})" in output
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_of_loads_fits_the_terminal(by_load, width):
-    """A line for every load, a tick where it was held, a cross where not."""
-    said = printed(with_findings(compute(by_load(repeat=2))), width)
-    lines = said.splitlines()
+    """A line for every load, with a tick if it was sustained and a cross if not."""
+    output = printed(with_findings(compute(by_load(repeat=2))), width)
+    lines = output.splitlines()
     assert max(len(line) for line in lines) <= width
     rows = [line for line in lines if re.match(r"\s*(lambda|web)?\s+\d+ users?\s", line)]
     assert [line.split()[-1] for line in rows] == ["✓", "✓", "✗", "✓", "✓", "✓"]
 
 
 def test_thresholds_have_a_tick_or_a_cross_for_each_target(by_load):
-    """One line over all loads: how near it came, or where it failed."""
-    said = " ".join(printed(with_findings(compute(by_load())), 200).split())
-    assert re.search(r"✗ lambda: http.p95 is [\d.]+ ms at 40 users, wanted < 200 ms", said)
-    assert re.search(r"✓ web: http.p95 < 200 ms at every load \(at most [\d.]+ ms\)", said)
-    assert "1 of 15 checks failed." in said
+    """One line for all loads: how near the target came to the limit, or where it failed."""
+    output = " ".join(printed(with_findings(compute(by_load())), 200).split())
+    assert re.search(r"✗ lambda: http.p95 is [\d.]+ ms at 40 users, wanted < 200 ms", output)
+    assert re.search(r"✓ web: http.p95 < 200 ms at every load \(at most [\d.]+ ms\)", output)
+    assert "1 of 15 checks failed." in output
 
 
 def test_one_load_has_one_line_a_verdict(made_up_run, made_up):
-    """As the thresholds' own lines are."""
+    """The terminal has the figure of each, and the page the number that failed."""
     run = made_up_run(targets={"web": made_up("web")}, thresholds=("http.p95 < 1", "http.max < 1s"))
-    said = printed(with_findings(compute(run)))
-    assert re.search(r"✗ web: http.p95 is [\d.]+ ms, wanted < 1 ms", said)
-    assert "✓ web: http.max is" in said
+    output = printed(with_findings(compute(run)))
+    assert re.search(r"✗ web: http.p95 is [\d.]+ ms, wanted < 1 ms", output)
+    assert "✓ web: http.max is" in output
     page = write_report(run.path) and (run.path / "report.html").read_text()
     assert "1 of 2 checks failed" in page
 
@@ -204,7 +205,7 @@ def test_open_and_closed_loop_are_named(by_load, made_up_run, made_up):
 
 
 def test_deployed_targets_are_named_with_their_host_alone(made_up_run, made_up):
-    """And the machine is the load generator's, which says nothing about theirs."""
+    """The machine in the report is the load generator's, not theirs."""
     deployed = made_up("web", url="https://user:secret@web.example:8443/prod?key=1")
     run = made_up_run(targets={"web": deployed, "lambda": made_up("lambda")})
     write_report(run.path)
@@ -220,10 +221,10 @@ def test_two_runs_are_compared_at_the_loads_that_both_have(by_load):
     second = by_load("b", levels=USERS[1:])
     out = io.StringIO()
     file = report_two(first.path, second.path, Console(file=out, width=100))
-    said = " ".join(out.getvalue().split())
-    assert "only one of the runs has 1 user and 40 users" in said
-    assert "web, 10 users" in said
-    assert "web, 1 user " not in said
+    output = " ".join(out.getvalue().split())
+    assert "only one of the runs has 1 user and 40 users" in output
+    assert "web, 10 users" in output
+    assert "web, 1 user " not in output
     assert "(10 users)</h3>" in file.read_text()
 
 
@@ -236,7 +237,7 @@ def test_two_runs_without_a_common_load_are_not_compared(by_load):
 
 
 def test_ranges_and_addresses_are_short():
-    """No range of one value, one unit for all three, and nothing of an URL but its origin."""
+    """No range of one value, one unit for all three, and of a URL only its origin."""
     assert with_range(None) == NOTHING
     assert with_range(Spread(12.0, 12.1, 12.2)) == "12 ms"
     assert with_range(Spread(900.0, 1500.0, 2100.0)) == f"1.5 s (0.9{NOTHING}2.1)"

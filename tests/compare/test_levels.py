@@ -1,4 +1,4 @@
-"""Several loads and repeats: what is held, the knee, the reference, ties, what is left out."""
+"""Several loads and repeats: sustained or not, the knee, the reference, ties, skipped loads."""
 
 import json
 import re
@@ -22,7 +22,7 @@ RATES = tuple(Level(users=10, arrival_rate=rate, max_users=200) for rate in (20.
 
 @pytest.fixture
 def results(made_up_run):
-    """Give a function from made-up targets to the results of a run at several loads."""
+    """Return a function from made-up targets to the results of a run at several loads."""
 
     def of(targets, *, levels=USERS, **plan):
         return with_findings(compute(made_up_run(targets=targets, levels=levels, **plan)))
@@ -30,12 +30,12 @@ def results(made_up_run):
     return of
 
 
-def held(results, name):
+def sustained(results, name):
     return [each.level.name for each in results.levels[name] if each.sustained]
 
 
 def test_figures_have_the_names_of_the_thresholds_metrics(made_up_run):
-    """Every metric there is has its figure, and no figure has another name."""
+    """Every metric has its figure, and no figure has another name."""
     (web, *_) = compute(made_up_run()).targets
     assert set(web.figures) == set(METRICS)
 
@@ -50,14 +50,14 @@ def test_a_plain_run_has_one_level_that_is_its_reference(made_up_run):
     assert found.verdicts == ()
 
 
-def test_the_highest_load_that_all_targets_hold_is_the_reference(results, made_up):
-    """There they are compared; each may hold more by itself."""
+def test_the_highest_load_that_all_targets_sustain_is_the_reference(results, made_up):
+    """There they are compared; each of them may sustain more."""
     found = results(
         {"web": made_up("web", kept=3), "lambda": made_up("lambda", p50=20, capacity=25)},
         thresholds=("http.p95 < 200",),
     )
-    assert held(found, "web") == ["5 users", "10 users", "20 users"]
-    assert held(found, "lambda") == ["5 users"]
+    assert sustained(found, "web") == ["5 users", "10 users", "20 users"]
+    assert sustained(found, "lambda") == ["5 users"]
     assert found.reference.name == "5 users"
     assert {t.step.level.name for t in found.targets} == {"5 users"}
     assert found.headline.startswith(
@@ -66,10 +66,10 @@ def test_the_highest_load_that_all_targets_hold_is_the_reference(results, made_u
     )
 
 
-def test_where_targets_hold_no_load_together_the_lowest_is_the_reference(results, made_up):
-    """And the headline says so."""
+def test_without_a_load_that_all_targets_sustain_the_lowest_is_the_reference(results, made_up):
+    """The finding names the threshold that failed there."""
     found = results({"web": made_up("web", p50=300)}, thresholds=("http.p95 < 200",))
-    assert held(found, "web") == []
+    assert sustained(found, "web") == []
     assert found.reference.name == "5 users"
     (web,) = found.targets
     assert web.load_finding.startswith(
@@ -87,7 +87,7 @@ def test_where_targets_hold_no_load_together_the_lowest_is_the_reference(results
         ({"capacity": 15.0}, "of its load was answered"),
     ],
 )
-def test_a_load_is_not_held_for_a_reason_that_is_told(results, made_up, changes, why):
+def test_the_reason_why_a_load_is_not_sustained_is_in_the_finding(results, made_up, changes, why):
     """Without thresholds: failures, the generator, an early end, or too little answered."""
     found = results(
         {"web": made_up("web", kept=2)},
@@ -102,7 +102,7 @@ def test_a_load_is_not_held_for_a_reason_that_is_told(results, made_up, changes,
 
 @pytest.fixture
 def opened(results, made_up):
-    """Give a function from connections a request, round by round, to two targets' findings."""
+    """Return a function from connections per request, by round, to the results of two targets."""
 
     def of(web, web_async):
         rounds = {"web": web, "web_async": web_async}
@@ -119,7 +119,7 @@ def opened(results, made_up):
 
 
 def test_connections_opened_that_differ_less_than_their_rounds_are_a_tie(opened):
-    """Neither is ranked; both are shown with their ranges, whichever round had the median p95."""
+    """Neither is ranked; both are shown with the ranges of their rounds."""
     found = opened((0.3, 0.02, 0.5), (0.31, 0.6, 0.1))
     assert found.headline.startswith(
         "The numbers of connections opened are too close to call: web_async 124 connections (40 to 240) "
@@ -130,7 +130,7 @@ def test_connections_opened_that_differ_less_than_their_rounds_are_a_tie(opened)
 
 
 def test_connections_opened_that_differ_more_than_their_rounds_are_ranked(opened):
-    """By the median, whatever a single round had."""
+    """By the median of the rounds."""
     found = opened((1.0, 1.0, 0.99), (0.01, 0.02, 0.03))
     assert re.search(
         r"web opened \d+ connections \(39\d to 40\d\) for 400 requests, web_async 8 conn",
@@ -138,31 +138,31 @@ def test_connections_opened_that_differ_more_than_their_rounds_are_ranked(opened
     )
 
 
-def test_a_threshold_for_errors_replaces_the_usual_one_per_cent(results, made_up):
-    """Whoever allows 10 % has said what is held."""
+def test_a_threshold_for_errors_replaces_the_limit_of_one_per_cent(results, made_up):
+    """With `http.errors < 10%`, a load with 6 % of errors is sustained."""
     targets = {"web": made_up("web", errors={"503": 6})}
-    assert held(results(targets), "web") == []
+    assert sustained(results(targets), "web") == []
     found = results(targets, name="again", thresholds=("http.errors < 10%",))
-    assert held(found, "web") == ["5 users", "10 users", "20 users"]
+    assert sustained(found, "web") == ["5 users", "10 users", "20 users"]
 
 
 def test_every_threshold_is_judged_for_each_target_at_each_load(results, made_up):
-    """With what does not apply told from what is not known."""
+    """A threshold that does not apply is not one with an unknown figure."""
     found = results(
         {"web": made_up("web"), "lambda": made_up("lambda", cold=3, url="https://lambda.example")},
         thresholds=("web: http.p95 < 100", "db.left_over == 0", "lambda.cold_starts < 1"),
     )
-    said = {(v.threshold.metric, v.target, v.load): v.status for v in found.verdicts}
-    assert len(said) == len(found.verdicts) == 3 + 2 * 6
-    assert said["http.p95", "web", "5 users"] == "passed"
-    assert said["db.left_over", "web", "5 users"] == "passed"
-    assert said["db.left_over", "lambda", "5 users"] == "not applicable"
-    assert said["lambda.cold_starts", "web", "20 users"] == "not applicable"
-    assert said["lambda.cold_starts", "lambda", "20 users"] == "passed"
+    statuses = {(v.threshold.metric, v.target, v.load): v.status for v in found.verdicts}
+    assert len(statuses) == len(found.verdicts) == 3 + 2 * 6
+    assert statuses["http.p95", "web", "5 users"] == "passed"
+    assert statuses["db.left_over", "web", "5 users"] == "passed"
+    assert statuses["db.left_over", "lambda", "5 users"] == "not applicable"
+    assert statuses["lambda.cold_starts", "web", "20 users"] == "not applicable"
+    assert statuses["lambda.cold_starts", "lambda", "20 users"] == "passed"
 
 
 def test_with_repeats_the_median_is_judged_and_the_spread_is_kept(results, made_up):
-    """One slow measurement of three is not the target's doing."""
+    """One slow measurement of three fails no threshold."""
     found = results(
         {"web": made_up("web", p50=5)},
         repeat=3,
@@ -178,8 +178,8 @@ def test_with_repeats_the_median_is_judged_and_the_spread_is_kept(results, made_
     assert "In 3 measurements at 20 users, p95 was from" in found.targets[0].load_finding
 
 
-def test_of_what_is_about_the_worst_moment_the_highest_repeat_counts(results, made_up):
-    """Connections that stayed behind once are not outvoted by two clean ends."""
+def test_for_figures_of_the_worst_moment_the_highest_repeat_counts(results, made_up):
+    """Connections left open once fail the threshold, in spite of two clean ends."""
     found = results(
         {"web": made_up("web")},
         repeat=3,
@@ -199,13 +199,13 @@ def test_of_what_is_about_the_worst_moment_the_highest_repeat_counts(results, ma
         ((10, 10, 10), (10, 10, 10), True),
     ],
 )
-def test_what_repeats_differ_by_is_no_difference(a, b, tie):
+def test_a_difference_within_the_range_of_the_repeats_is_a_tie(a, b, tie):
     """A tie: ranges overlap, or the medians are no further apart than one range is wide."""
     assert is_tie_of_repeats(Spread(*a), Spread(*b)) is tie
     assert is_tie_of_repeats(Spread(*b), Spread(*a)) is tie
 
 
-def test_targets_with_repeats_are_told_apart_by_them_alone(results, made_up):
+def test_targets_with_repeats_are_compared_by_the_repeats_alone(results, made_up):
     """Not by the intervals of one measurement, nor by the rule of ten per cent."""
     found = results(
         {"web": made_up("web", p50=5), "web_async": made_up("web_async", p50=5)}, repeat=2
@@ -221,7 +221,7 @@ def test_targets_with_repeats_are_told_apart_by_them_alone(results, made_up):
 
 
 def test_the_knee_is_where_throughput_for_latency_is_highest(results, made_up):
-    """In an open loop too: at half of what the target can take, in the queue made up here."""
+    """In an open loop too: at half of the capacity of the queue that is made up here."""
     found = results({"web": made_up("web", capacity=85.0)}, levels=RATES)
     knee = found.knees["web"]
     assert knee.level.name == "40/s"
@@ -230,26 +230,26 @@ def test_the_knee_is_where_throughput_for_latency_is_highest(results, made_up):
 
 
 def test_without_a_bend_there_is_no_knee(results, made_up):
-    """Power still rises at the highest load, or too few loads tell."""
+    """Power still rises at the highest load, or too few loads are usable."""
     found = results({"web": made_up("web")})
     assert found.knees["web"] is None
     assert "No knee up to 20 users" in found.targets[0].load_finding
     assert knee_of(found.levels["web"][:2]) is None
 
 
-def test_nothing_is_said_of_a_knee_where_a_level_that_was_ended_early_may_have_it(results, made_up):
-    """Two loads are left that tell, whatever the third was like."""
+def test_the_knee_is_not_mentioned_if_a_level_that_ended_early_may_have_it(results, made_up):
+    """Two usable loads are left, which is too few."""
     found = results({"web": made_up("web", capacity=85.0)}, levels=RATES[:3])
     *lower, last = found.levels["web"]
     cut = [replace(repeat, partial=True) for repeat in last.repeats]
     levels = (*lower, replace(last, repeats=tuple(cut)))
-    said = load_finding("web", replace(found, levels={"web": levels}, knees={}))
-    assert said
-    assert "knee" not in said
+    finding = load_finding("web", replace(found, levels={"web": levels}, knees={}))
+    assert finding
+    assert "knee" not in finding
 
 
 def test_a_bend_as_small_as_noise_is_no_knee(results, made_up):
-    """Power of the last load 5 % below the most is no less, as between latencies."""
+    """A last load with 5 % less power than the best one shows no knee."""
     levels = results({"web": made_up("web", capacity=85.0)}, levels=RATES).levels["web"]
 
     def last_with(power):
@@ -263,7 +263,7 @@ def test_a_bend_as_small_as_noise_is_no_knee(results, made_up):
 
 
 def test_a_load_that_was_never_measured_says_why(results, made_up):
-    """Left out after an early end, or the run was stopped: not the same."""
+    """Skipped after an early end, or the run was stopped: two different reasons."""
     abort = "http.p95 < 9 abort"
 
     def change(step, target):
@@ -291,8 +291,8 @@ def test_a_target_that_was_stopped_before_its_first_load_is_absent(results, made
     assert found.absent[-1].reason == "the run was stopped before its end"
 
 
-def test_what_the_load_generator_says_of_itself_is_not_guessed(made_up_run, made_up):
-    """Its report decides; where rows seem late though it kept up, the users waited."""
+def test_the_report_of_the_load_generator_decides_whether_it_was_saturated(made_up_run, made_up):
+    """Rows that seem late count only without such a report."""
     run = made_up_run(targets={"web": made_up("web", late_ms=80)})
     report = LoopReport(loop="closed", arrivals=400, latest_ms=2.0, users_max=20)
     file = run.target("web").path / "load.json"
@@ -324,14 +324,14 @@ def test_results_keep_every_measurement_and_no_credentials(results, made_up):
 
 
 def test_a_broken_threshold_in_a_plan_names_the_file(made_up_run, made_up):
-    """Somebody edited it."""
+    """The plan was edited by hand."""
     run = made_up_run(targets={"web": made_up("web")}, thresholds=("http.p96 < 3",))
     with pytest.raises(RunFolderError, match=r"plan.json: thresholds, number 1: .*http.p96"):
         compute(run)
 
 
 def test_a_run_from_before_there_were_levels_is_read(made_up_run, made_up):
-    """Its plan had the one load itself; the schema is the same."""
+    """Its plan had the one load in itself; the schema is the same."""
     run = made_up_run(targets={"web": made_up("web")})
     file = run.path / "plan.json"
     plan = json.loads(file.read_text())

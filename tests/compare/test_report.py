@@ -25,7 +25,7 @@ EVIL = '<script>alert("1")</script>&amp;[bold]'
 
 
 class Page(HTMLParser):
-    """What a browser would fetch or run, and the headings; fails on unbalanced tags."""
+    """The requests a page would make, its tags and headings; unbalanced tags fail."""
 
     VOID = ("meta",)
 
@@ -61,7 +61,7 @@ def lines_of(results, width):
 
 
 def test_a_report_is_made_from_the_raw_files_alone(reported):
-    """results.json, the page and the four pictures; made again they are the same."""
+    """results.json, the page and four charts; a second report is the same."""
     names = sorted(file.name for file in (reported.path / "charts").iterdir())
     assert names == ["cold_starts.png", "connections.png", "latency.png", "overview.png"]
     before = (reported.path / "results.json").read_text()
@@ -80,8 +80,8 @@ def test_the_page_fetches_nothing_and_runs_nothing(reported):
     assert len(text) < 600_000
 
 
-def test_the_page_has_headings_tables_and_words_for_its_pictures(reported):
-    """For those who cannot see them."""
+def test_the_page_has_headings_and_descriptions_of_its_pictures(reported):
+    """The descriptions are for screen readers."""
     page = Page((reported.path / "report.html").read_text())
     assert [text for tag, text in page.headings if tag == "h2"] == [
         *("Findings", "Figures", "Charts", "How it was measured")
@@ -146,7 +146,7 @@ def test_a_target_that_answered_nothing_still_has_its_rows(made_up_run, made_up)
 
 
 def test_a_chart_of_an_earlier_report_does_not_stay(made_up_run, made_up):
-    """It would be taken for this one's."""
+    """It would look like one of this report."""
     run = made_up_run(targets={"web": made_up("web", kept=1)})
     (run.path / "charts").mkdir()
     (run.path / "charts" / "cold_starts.png").touch()
@@ -172,20 +172,20 @@ def test_a_wrong_folder_is_one_line_and_status_2(tmp_path):
     assert len(result.output.splitlines()) == 1
 
 
-def test_two_runs_side_by_side_name_what_makes_them_unlike(made_up_run, made_up):
-    """Other load, other machine, other versions, other targets; ratios where they are none."""
+def test_two_runs_side_by_side_have_cautions_for_every_difference(made_up_run, made_up):
+    """Of load, machine, versions and targets; the table has both figures and their ratio."""
     first = made_up_run("a", {"web": made_up("web", kept=5), "worker": made_up("worker", kept=4)})
     level = Level(users=40, rate_per_user=2.0)
     second = made_up_run("b", {"web": made_up("web", kept=7, p50=9)}, levels=(level,))
     second.write_machine(replace(second.machine(), cores=8, versions={"postgresql": "16.4"}))
     out = io.StringIO()
     file = report_two(first.path, second.path, Console(file=out, width=80))
-    said = " ".join(out.getvalue().split())
+    output = " ".join(out.getvalue().split())
     for part in ("users 20 and 40", "cores 2 and 8", "postgresql 18.6 and 16.4"):
-        assert part in said
-    assert "only one of the runs has worker" in said
-    assert "5 → 7" in said
-    assert "x1.8" in said
+        assert part in output
+    assert "only one of the runs has worker" in output
+    assert "5 → 7" in output
+    assert "x1.8" in output
     assert max(len(line) for line in out.getvalue().splitlines() if "/" not in line) <= 80
     assert file == second.path / "against-a.html"
     assert Page(file.read_text()).fetched == []
@@ -213,7 +213,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_table(reported, tmp
 
 
 def test_the_page_says_what_was_not_measured_and_why(reported):
-    """Among what was found: nobody looks for a missing target under how it was measured."""
+    """Among the findings, where a reader looks for a missing target."""
     page = (reported.path / "report.html").read_text()
     found = page.partition("<h2>Findings")[2].partition("</section>")[0]
     assert "lambda_pgbouncer</strong><p>Not measured: pgbouncer is not on PATH" in found
@@ -247,7 +247,7 @@ def test_labels_that_would_touch_are_moved_apart_in_their_order():
 
 @pytest.mark.process
 def test_a_terminal_that_lacks_a_character_gets_another(made_up_run, made_up):
-    """Dashes, ticks and crosses stay apart from each other, and nothing fails for their sake."""
+    """Dashes, ticks and crosses stay different from each other, and the command works."""
     run = made_up_run(
         targets={"web": made_up("web", kept=1)}, thresholds=("http.p95 < 1", "http.p95 < 1s")
     )

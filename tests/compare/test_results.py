@@ -82,8 +82,8 @@ def test_the_interval_holds_the_true_percentile_about_95_times_in_100():
     assert held / 300 > 0.92
 
 
-def test_only_requests_due_inside_the_window_count(made_up_run):
-    """Neither the warm-up nor what came after is in any figure."""
+def test_only_requests_scheduled_in_the_measured_time_count(made_up_run):
+    """Requests of the warm-up and of the time after are in no figure."""
     run = made_up_run()
     window = run.target("web").window()
     begin, end = window.from_, window.to
@@ -107,7 +107,7 @@ def test_a_latency_that_is_not_known_says_why(made_up_run):
 
 
 def test_answers_after_the_load_has_ended_are_no_throughput(made_up_run):
-    """Of a queue that grows, what is worked off while the load drains was not sustained."""
+    """A growing queue was not sustained: answers while the load drains do not count."""
     run = made_up_run()
     window = run.target("web").window()
     seconds = window.to - window.from_
@@ -131,8 +131,8 @@ def test_failed_requests_count_but_do_not_flatter_the_latency(made_up_run):
     assert web.error_latency_ms.max == pytest.approx(30_000, rel=0.001)
 
 
-def test_what_was_never_answered_took_at_least_as_long_as_it_had_waited(made_up_run):
-    """A target that dies in the middle must not show the latencies of the time before alone."""
+def test_a_request_without_an_answer_took_at_least_as_long_as_it_had_waited(made_up_run):
+    """A target that dies in the middle must not show only the latencies before its death."""
     run = made_up_run()
     begin = run.target("web").window().from_
     rows = [request(begin + n / 10, 50) for n in range(8)]
@@ -145,8 +145,8 @@ def test_what_was_never_answered_took_at_least_as_long_as_it_had_waited(made_up_
     assert web.errors == 2
 
 
-def test_what_was_cut_off_at_once_lowers_no_latency(made_up_run):
-    """It would have taken longer, and nobody knows how long."""
+def test_a_request_that_the_end_cut_off_at_once_lowers_no_latency(made_up_run):
+    """It would have taken longer, by an unknown time."""
     run = made_up_run()
     begin = run.target("web").window().from_
     rows = [request(begin + n / 10, 50) for n in range(8)]
@@ -167,7 +167,7 @@ def test_without_any_request_there_is_no_latency(made_up_run):
 
 
 def test_opened_is_the_servers_own_count_over_the_window(made_up_run):
-    """Per request it is over those answered inside the window."""
+    """The figure per request is over those that ended in the measured time."""
     found = target_of(made_up_run(), "lambda")
     assert found.connections.opened == found.served
     assert found.connections.opened_per_1000_requests == 1000
@@ -175,7 +175,7 @@ def test_opened_is_the_servers_own_count_over_the_window(made_up_run):
 
 
 def test_disagreeing_pool_events_are_noted(made_up_run, made_up):
-    """The server is right, and the report says that the second witness is not of its opinion."""
+    """The server's count is used, and the report says where the pools' count differs."""
     target = made_up("web", per_request=1, pool_opened=100)
     web = target_of(made_up_run(targets={"web": target}), "web")
     assert web.connections.opened == web.served
@@ -195,7 +195,7 @@ def test_a_counter_that_was_reset_gives_no_count(made_up_run):
 
 
 def test_peak_mean_and_states_are_those_of_the_samples(made_up_run):
-    """A made-up pool of nine with two in a transaction shows as that."""
+    """A made-up pool of nine, two of them in a transaction, shows nine and two."""
     found = target_of(made_up_run(), "web").connections
     assert (found.peak, found.mean, found.busy_peak) == (9, 9, 2)
     assert found.by_state == {"idle": 7, "idle in transaction": 2}
@@ -210,7 +210,7 @@ def test_a_gap_between_samples_is_not_idle_time():
 
 
 def test_a_limit_on_connections_needs_the_samples(made_up_run, made_up):
-    """Three seconds without any may have had the peak."""
+    """The peak may have been in three seconds without samples."""
     run = made_up_run(
         targets={"web": made_up("web", kept=3)}, thresholds=("db.connections.max < 80",)
     )
@@ -243,20 +243,20 @@ def test_cpu_is_cores_used_inside_the_window(made_up_run):
     ],
 )
 def test_a_saturated_load_generator_is_marked(made_up_run, made_up, changes, why):
-    """By its processor time, or by starting late though its users were free."""
+    """By its processor time, or by late starts while its users were free."""
     web = target_of(made_up_run(targets={"web": made_up("web", **changes)}), "web")
     assert web.saturated
     assert why in web.saturated_by
 
 
-def test_waiting_for_a_slow_target_is_not_the_generators_fault(made_up_run, made_up):
-    """Users that wait for answers start late too; that is what the latency is to show."""
+def test_waiting_for_a_slow_target_does_not_saturate_the_load_generator(made_up_run, made_up):
+    """Users that wait for answers start late too; the latency has to show that."""
     web = target_of(made_up_run(targets={"web": made_up("web", p50=600, late_ms=80)}), "web")
     assert not web.saturated
 
 
 def test_cold_starts_are_counted_apart_and_found_in_the_tail(made_up_run):
-    """Those inside the window, those before it, and how many of the slowest waited for one."""
+    """Cold starts before and in the measured time, and the slow requests that waited for one."""
     cold = target_of(made_up_run(), "lambda_warm").cold
     assert (cold.count, cold.warm_up, cold.among_slowest, cold.slowest) == (2, 18, 2, 4)
     assert 600 < cold.init_ms_p50 < 750
@@ -279,7 +279,7 @@ def test_results_are_plain_json_of_the_documented_shape(made_up_run):
 
 
 def test_every_key_of_the_results_is_documented(made_up_run):
-    """docs/results.md names each figure, so that nobody has to guess."""
+    """docs/results.md names each figure."""
     document = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
     named = set(re.findall(r"[a-z_0-9]+", document))
     found = results_json(compute(made_up_run()))
@@ -290,7 +290,7 @@ def test_every_key_of_the_results_is_documented(made_up_run):
 
 
 def test_a_measurement_s_own_ceiling_is_taken_from_its_window(made_up_run, made_up):
-    """The plan has that of the highest load; behind a pooler one cannot be told from the other."""
+    """The plan has the ceiling at the highest load only."""
     run = made_up_run(targets={"lambda_proxy": made_up("lambda_proxy", kept=5, ceiling=20)})
     folder = run.target("lambda_proxy")
     folder.write_window(replace(folder.window(), instances=40, ceiling=12, ceiling_reason="so"))
