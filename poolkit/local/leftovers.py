@@ -23,7 +23,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
 
@@ -31,24 +31,31 @@ from poolkit.errors import StateDirectoryError
 
 CLAIM_VARIABLE = "POOLKIT_CLAIM"
 _MARK = ".poolkit-claim"
-_SCHEMA = 1
+_SCHEMA = 2
 _POLL_S = 0.01
 
 
 # -- which process is meant -----------------------------------------------------------------
 
 
-def realm() -> str:
-    """Return the boot and the pid namespace in which this process's pids have their meaning.
+class Realm(NamedTuple):
+    """The boot and the pid namespace in which a pid has its meaning."""
 
-    A slash joins the two. Source: proc(5), `random/boot_id` and `ns/pid`; on a system without
-    them, the time of the last boot in seconds.
+    boot: str
+    namespace: str
+
+
+def realm() -> Realm:
+    """Return this process's realm.
+
+    Source: proc(5), `random/boot_id` and `ns/pid`; on a system without them, the time of the
+    last boot in seconds.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+        return Realm(boot, str(Path("/proc/self/ns/pid").readlink()))
     except OSError:
-        return f"{int(psutil.boot_time())}/"
+        return Realm(str(int(psutil.boot_time())), "")
 
 
 def _start_mark(pid: int) -> str | None:
@@ -79,7 +86,7 @@ class ProcessIdentity:
 
     pid: int
     started: str
-    realm: str
+    realm: Realm
 
     @classmethod
     def of(cls, pid: int) -> Self | None:
@@ -93,6 +100,12 @@ class ProcessIdentity:
         identity = cls.of(os.getpid())
         assert identity is not None  # noqa: S101  (this process runs)
         return identity
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Self:
+        """Return the identity that a record has."""
+        boot, namespace = found["realm"]
+        return cls(pid=found["pid"], started=found["started"], realm=Realm(boot, namespace))
 
     def is_here(self) -> bool:
         """Return whether the pid has a meaning here: same boot, same pid namespace."""
@@ -110,7 +123,7 @@ class ProcessIdentity:
         """
         if self.is_here():
             return not self.is_alive()
-        return self.realm.partition("/")[0] != realm().partition("/")[0]
+        return self.realm.boot != realm().boot
 
 
 # -- records --------------------------------------------------------------------------------
@@ -137,10 +150,11 @@ class Record:
         fields: dict[str, Any] = json.loads(text)
         if fields.pop("schema") != _SCHEMA:
             raise ValueError("a record of another version of poolkit")
-        owner = ProcessIdentity(**fields.pop("owner"))
-        process = fields.pop("process")
+        owner, process = fields.pop("owner"), fields.pop("process")
         return cls(
-            owner=owner, process=None if process is None else ProcessIdentity(**process), **fields
+            owner=ProcessIdentity.from_json(owner),
+            process=None if process is None else ProcessIdentity.from_json(process),
+            **fields,
         )
 
     def to_json(self) -> str:

@@ -182,8 +182,7 @@ def test_process_of_a_living_owner_is_left_alone(own_records, foreign):
 
 def test_owner_in_another_pid_namespace_counts_as_living(own_records, dead_owner, foreign):
     """A container beside this one is invisible from here, so its processes are left alone."""
-    boot = dead_owner.realm.partition("/")[0]
-    elsewhere = replace(dead_owner, realm=f"{boot}/pid:[1]")
+    elsewhere = replace(dead_owner, realm=dead_owner.realm._replace(namespace="pid:[1]"))
     record_of(elsewhere, replace(ProcessIdentity.of(foreign.pid), realm=elsewhere.realm))
     assert leftovers.clean_leftovers() == []
     assert runs(foreign.pid)
@@ -195,7 +194,7 @@ def test_leftover_of_an_earlier_boot_is_removed_without_ending_anything(
     """After a reboot the pids of old records mean nothing; the directories still do."""
     directory = tmp_path / "state"
     directory.mkdir()
-    earlier = replace(dead_owner, realm="another-boot/pid:[1]")
+    earlier = replace(dead_owner, realm=leftovers.Realm("another-boot", "pid:[1]"))
     record_of(earlier, replace(ProcessIdentity.of(foreign.pid), realm=earlier.realm), directory)
     assert leftovers.clean_leftovers() == ["a test"]
     assert runs(foreign.pid)
@@ -248,7 +247,7 @@ def test_record_survives_writing_and_reading(own_records, dead_owner):
     """A record read back is the record written."""
     record = record_of(dead_owner, ProcessIdentity.of_this_process())
     assert leftovers.read_records() == [record]
-    assert json.loads(record.to_json())["schema"] == 1
+    assert json.loads(record.to_json())["schema"] == 2
 
 
 def test_records_that_others_could_have_written_are_refused(own_records):
