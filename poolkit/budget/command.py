@@ -109,7 +109,26 @@ def _database(found: Sequence[Database], options: Options) -> Database:
     """Return the database that the options give, or the only one of the files."""
     superuser = f"{SUPERUSER_RESERVED} superuser_reserved_connections"
     if options.database_url:
-        return _asked(options.database_url)
+        from poolkit.activity.server import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
+
+        limit, version = unknown("the server did not report it"), ""
+        reserved = known(SUPERUSER_RESERVED, superuser)
+        with ActivityConnection(options.database_url) as connection:
+            limits = connection.limits
+        if limits is not None:
+            limit, version = known(limits.max_connections, "SHOW max_connections"), limits.version
+            reserved = known(
+                limits.superuser_reserved + limits.reserved,
+                f"{limits.superuser_reserved} superuser_reserved_connections + "
+                f"{limits.reserved} reserved_connections",
+            )
+        return Database(
+            name="at --database-url",
+            kind=f"PostgreSQL {version}".strip(),
+            where=None,
+            max_connections=limit,
+            reserved=reserved,
+        )
     if options.max_connections is not None:
         limit = known(options.max_connections, "--max-connections")
         return Database(
@@ -143,33 +162,6 @@ def _database(found: Sequence[Database], options: Options) -> Database:
         )
     names = ", ".join(f"{each.name} ({each.where})" for each in found)
     raise BudgetError(f"there are several databases: {names}; name one with --database")
-
-
-def _asked(url: str) -> Database:
-    """Return the limits that the server itself reports."""
-    from poolkit.activity.server import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
-
-    with ActivityConnection(url) as connection:
-        limits = connection.limits
-    if limits is None:
-        return Database(
-            name="at --database-url",
-            kind="PostgreSQL",
-            where=None,
-            max_connections=unknown("the server did not report it"),
-            reserved=known(SUPERUSER_RESERVED, "superuser_reserved_connections"),
-        )
-    return Database(
-        name="at --database-url",
-        kind=f"PostgreSQL {limits.version}",
-        where=None,
-        max_connections=known(limits.max_connections, "SHOW max_connections"),
-        reserved=known(
-            limits.superuser_reserved + limits.reserved,
-            f"{limits.superuser_reserved} superuser_reserved_connections + "
-            f"{limits.reserved} reserved_connections",
-        ),
-    )
 
 
 # -- output ---------------------------------------------------------------------------------

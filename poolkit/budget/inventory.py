@@ -205,7 +205,17 @@ class _Servers:
         entry_points: Collection[ResourceKey],
     ) -> None:
         self._poolers = poolers
-        self._entry_points = entry_points
+        self._by_key: dict[ResourceKey, Pooler] = {}
+        for key in entry_points:
+            # A load balancer in front of the only PgBouncer of its stack leads to it.
+            inside = [
+                each
+                for each in poolers
+                if each.kind == "PgBouncer" and each.resource and each.resource.stack == key.stack
+            ]
+            if len(inside) == 1:
+                self._by_key[key] = inside[0]
+        self._by_key |= {each.resource: each for each in poolers if each.resource}
         self._database_hosts = {host for each in databases for host in each.hosts}
         self.resources = {each.resource for each in poolers if each.resource}
         self.resources |= {key for each in databases for key in each.resources}
@@ -226,20 +236,7 @@ class _Servers:
             # POSTGRES_DB may have the same text as the host.
             if hosts & self._database_hosts and not _NO_HOST.search(name.upper()):
                 return None
-            pooler = pooler or self._leads_to(found.leads_to, hosts)
+            by_key = (self._by_key[key] for key in found.leads_to if key in self._by_key)
+            by_host = (each for each in self._poolers if hosts & set(each.hosts))
+            pooler = pooler or next(by_key, None) or next(by_host, None)
         return pooler
-
-    def _leads_to(self, keys: Sequence[ResourceKey], hosts: set[str]) -> Pooler | None:
-        for key in keys:
-            # A load balancer in front of the only PgBouncer of its stack leads to it.
-            inside = [
-                each
-                for each in self._poolers
-                if each.kind == "PgBouncer" and each.resource and each.resource.stack == key.stack
-            ]
-            if key in self._entry_points and len(inside) == 1:
-                return inside[0]
-            found = next((each for each in self._poolers if each.resource == key), None)
-            if found is not None:
-                return found
-        return next((each for each in self._poolers if hosts & set(each.hosts)), None)

@@ -56,11 +56,26 @@ def put_together(documents: Sequence[Document]) -> list[Document]:
                     found.append(included)
     overrides = {_key(_OVERRIDE, each): each for each in found}
     mains = {_key(_MAIN, each) for each in found} - {None}
-    return [
-        _resolved(each, overrides.get(_key(_MAIN, each) or ()))
-        for each in found
-        if _key(_OVERRIDE, each) not in mains
-    ]
+    together = []
+    for document in found:
+        if _key(_OVERRIDE, document) in mains:
+            continue
+        override = overrides.get(_key(_MAIN, document) or ())
+        layers = [each for each in (document, override) if each is not None]
+        locations = dict(document.elsewhere)
+        services: dict[str, Any] = {}
+        for name in dict.fromkeys(name for each in layers for name in each.mapping("services")):
+            service = _Service({}, {})
+            for each in layers:
+                if name in each.mapping("services"):
+                    service = _service(each, name, ()).over(service)
+            services[name] = service.content
+            locations |= {
+                ("services", name, *path): where for path, where in service.locations.items()
+            }
+        data = {**_merged(document.data, override.data if override else {}), "services": services}
+        together.append(dataclasses.replace(document, data=data, elsewhere=locations))
+    return together
 
 
 def _key(pattern: re.Pattern[str], document: Document) -> tuple[object, ...] | None:
@@ -75,22 +90,6 @@ def _read(path: Path, where: SourceLocation) -> Document:
     if document is None or not isinstance(document.at("services"), dict):
         raise TemplateError(f"{where}: {path} has no services")
     return document
-
-
-def _resolved(document: Document, override: Document | None) -> Document:
-    """Return a file with each of its services resolved, and its override laid over it."""
-    locations = dict(document.elsewhere)
-    services: dict[str, Any] = {}
-    overriding = override.mapping("services") if override else {}
-    for name in {**document.data["services"], **overriding}:
-        found = _Service({}, {})
-        for each in (document, override):
-            if each is not None and name in each.mapping("services"):
-                found = _service(each, name, ()).over(found)
-        services[name] = found.content
-        locations |= {("services", name, *path): where for path, where in found.locations.items()}
-    data = {**_merged(document.data, override.data if override else {}), "services": services}
-    return dataclasses.replace(document, data=data, elsewhere=locations)
 
 
 def _service(document: Document, name: str, within: tuple[tuple[Path, str], ...]) -> _Service:

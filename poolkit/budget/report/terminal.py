@@ -21,7 +21,7 @@ from poolkit.budget.report.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console
 
@@ -37,7 +37,14 @@ def print_budget(budget: Budget, console: Console) -> None:
     for line in database_lines(budget):
         _paragraph(console, line)
     _section(console, "Where the numbers come from", origins(budget))
-    _section(console, "Not counted", _left_out(budget))
+    left_out = []
+    for reason, found in groupby(budget.not_counted, key=lambda each: each.reason):
+        # Names with the same reason share it; they have their own places, or share one too.
+        places = {each.name: _in_brackets(each.where) for each in found}
+        shared = next(iter(places.values())) if len(set(places.values())) == 1 else ""
+        names = "\n".join(name + ("" if shared else where) for name, where in places.items())
+        left_out.append((names, [reason + shared]))
+    _section(console, "Not counted", left_out)
     unknown = []
     for of, gaps in groupby(budget.gaps, key=lambda gap: gap.of):
         reasons = [f"{gap.number}: {gap.reason}{_in_brackets(gap.where)}" for gap in gaps]
@@ -56,18 +63,6 @@ def print_budget(budget: Budget, console: Console) -> None:
 
 def _in_brackets(text: str) -> str:
     return f" ({text})" if text else ""
-
-
-def _left_out(budget: Budget) -> Iterator[tuple[str, list[str]]]:
-    """Return the names of what is not counted, and the reason that they share."""
-    for reason, found in groupby(budget.not_counted, key=lambda each: each.reason):
-        several = list(found)
-        if len({each.where for each in several}) == 1:
-            names = [each.name for each in several]
-            yield "\n".join(names), [reason + _in_brackets(several[0].where)]
-        else:
-            names = [each.name + _in_brackets(each.where) for each in several]
-            yield "\n".join(names), [reason]
 
 
 def _paragraph(console: Console, text: str, indent: int = 2) -> None:
