@@ -199,6 +199,9 @@ class FakeSampler:
     def wait_for(self, *_):
         return True, None
 
+    def stop(self):
+        """There is nothing to stop."""
+
 
 @pytest.fixture(scope="module")
 def locust_modules():
@@ -240,6 +243,7 @@ def in_locust(modules, rows, samples, workers):
         else:
             source = modules.collection.OwnLatencies(part, taken)
     recording = modules.Recording(runner, "postgresql://h/d", source, reported=bool(workers))
+    recording.start()
     checks = modules.ThresholdChecks(master, recording, parsed())
 
     def play(since, until):
@@ -261,13 +265,14 @@ def in_locust(modules, rows, samples, workers):
     for part in dict.fromkeys([*parts, master]):
         part.events.test_stop.fire(environment=part)
     recording.take_rest()
+    recording.stop()
     statuses = {verdict.threshold: verdict.status for verdict in checks.so_far()}
     return modules.figures(recording, "web", TO), statuses
 
 
 def taker(clock, rows):
     """What an open loop answers when it is asked for requests without an answer."""
-    from poolkit.loadtest.open_loop.cut_off import CutOff
+    from poolkit.loadtest.open_loop.users import CutOff
 
     def take():
         if clock.now < TO:
@@ -278,7 +283,7 @@ def taker(clock, rows):
             outcome: [row.request.latency_ms for row in left if row.outcome == outcome]
             for outcome in ("timed_out", "dropped")
         }
-        return CutOff(unanswered_ms=waits["timed_out"], unsent_ms=waits["dropped"])
+        return CutOff(timed_out_ms=waits["timed_out"], dropped_ms=waits["dropped"])
 
     return take
 
@@ -299,13 +304,17 @@ def wire(master, part):
 
 
 def fire(environment, request):
+    """What a user's client fires when a request has ended."""
+    from poolkit.loadtest.open_loop.users import ScheduledMoment
+
+    scheduled = ScheduledMoment(SimpleNamespace(send=lambda: request.due))
     environment.events.request.fire(
         request_type=request.method,
         name=request.name,
         response_time=request.service_ms,
         exception=ValueError() if request.error else None,
         start_time=request.started,
-        context={"due": request.due},
+        context={"due": scheduled},
     )
 
 
