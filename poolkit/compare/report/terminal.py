@@ -60,19 +60,13 @@ class Column(NamedTuple):
     is_for_80_columns: bool = True
 
 
-def _percentile(name: str) -> Column:
-    def cell(target: TargetResult) -> str:
-        latency = target.latency_ms
-        return milliseconds(getattr(latency, name)) if latency else NOTHING
-
-    return Column(name, cell)
-
-
 _COLUMNS = (
     Column("requests", lambda t: f"{t.requests:,}"),
     Column("failed", lambda t: f"{t.errors:,}"),
     Column("answered\nper s", lambda t: figure(t.requests_per_s), is_for_80_columns=False),
-    *(_percentile(name) for name in ("p50", "p95", "p99")),
+    Column("p50", lambda t: milliseconds(t.figures["http.p50"])),
+    Column("p95", lambda t: milliseconds(t.figures["http.p95"])),
+    Column("p99", lambda t: milliseconds(t.figures["http.p99"])),
     Column("opened", lambda t: optional(t.connections.opened, 0)),
     Column("peak/\nceiling", lambda t: of_ceiling(t.connections.peak, t.connections.ceiling)),
     Column(

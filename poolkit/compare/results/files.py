@@ -40,7 +40,7 @@ def read_json(file: Path) -> dict[str, Any]:
         RunFolderError: the file is missing or broken.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+        found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_number)
     except OSError as error:
         raise RunFolderError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -48,10 +48,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RunFolderError(f"{file} is broken: wanted an object, found {found!r:.40}")
     return found
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not a number")
 
 
 def to_json(value: Any) -> dict[str, Any]:

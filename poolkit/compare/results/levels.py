@@ -156,17 +156,17 @@ def is_tie_of_repeats(a: Spread, b: Spread) -> bool:
 def level_result(
     level: Level, repeats: Sequence[TargetResult], verdicts: Sequence[Verdict]
 ) -> LevelResult:
-    """Return the result of the repeats at one level, given the thresholds' verdicts on them."""
-    result = LevelResult(level=level, repeats=tuple(repeats), spread=spread_of(repeats))
-    return dataclasses.replace(result, why_not=_why_not(result, verdicts))
-
-
-def _why_not(result: LevelResult, verdicts: Sequence[Verdict]) -> str:
-    """Return what kept a load from being sustained; empty if nothing did.
+    """Return the result of the repeats at one level, with what kept it from being sustained.
 
     Thresholds do not decide alone: a target that answers half of its load fast does not sustain it.
+
+    Args:
+        level: the load.
+        repeats: its measurements; at least one.
+        verdicts: the thresholds' verdicts on them.
+
     """
-    repeats = result.repeats
+    result = LevelResult(level=level, repeats=tuple(repeats), spread=spread_of(repeats))
     aborted = [repeat.aborted_by for repeat in repeats if repeat.aborted_by]
     failed = [verdict.outcome for verdict in verdicts if not verdict.ok]
     has_own_limit = any(verdict.threshold.metric == "http.errors" for verdict in verdicts)
@@ -190,7 +190,7 @@ def _why_not(result: LevelResult, verdicts: Sequence[Verdict]) -> str:
         shares = [min(1.0, (repeat.served + 1) / repeat.requests) for repeat in repeats]
         if (share := statistics.median(shares)) < LEAST_ANSWERED:
             why = f"only {percent(share)} of its load was answered"
-    return why
+    return dataclasses.replace(result, why_not=why)
 
 
 def highest_sustained(levels: Iterable[LevelResult]) -> LevelResult | None:
