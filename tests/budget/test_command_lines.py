@@ -8,7 +8,12 @@ from poolkit.budget.processes.command_lines import processes
 
 def count(*command, **variables):
     """Return the processes of a command line, given as words or as one text."""
-    workload = Workload(
+    return processes(started(*command, **variables)).number.value
+
+
+def started(*command, **variables):
+    """Return a workload with a command line and variables."""
+    return Workload(
         name="app",
         platform="container",
         unit="replica",
@@ -19,7 +24,6 @@ def count(*command, **variables):
         command=command,
         command_origin="app.yaml:1",
     )
-    return processes(workload).number.value
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,22 @@ def count(*command, **variables):
 def test_known_programs_have_a_number(command, number):
     """So have programs that start a known one and nothing else."""
     assert count(*command.split()) == number
+
+
+@pytest.mark.parametrize(
+    ("command", "is_single"),
+    [
+        ("alembic upgrade head", True),
+        ("celery -A app worker -P threads -c 8", True),
+        ("celery -A app beat", True),
+        ("celery -A app worker -c 1", False),
+        ("gunicorn -w 1 app", False),
+    ],
+)
+def test_a_program_of_one_process_does_not_tell_its_concurrency(command, is_single):
+    """A number of processes that an option gives is a concurrency, one by nature is not."""
+    found = processes(started(*command.split()))
+    assert (found.number.value, found.is_single) == (1, is_single)
 
 
 @pytest.mark.parametrize(

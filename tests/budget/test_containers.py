@@ -209,6 +209,8 @@ def test_a_kustomize_overlay_changes_the_numbers(folder, ceilings):
     # (20 + 5) x (4 + 10)
     assert ceilings(prod) == {"web": 350}
     assert "overlays/prod/pool.yaml" in prod.services[0].pool_size.origin
+    # GitHub finds no file by a path with .. in it.
+    assert prod.services[0].where.file == str(folder.path / "base/web.yaml")
     assert ceilings(folder.budget("overlays/staging", max_connections=900)) == {"web": 70}
     with pytest.raises(BudgetError, match="several kustomizations"):
         folder.budget(max_connections=900)

@@ -233,6 +233,22 @@ def test_an_instance_class_without_a_value_is_unknown(folder):
     assert (budget.max_connections, budget.verdict) == (None, "cannot be shown to fit")
 
 
+@pytest.mark.parametrize(
+    ("engine", "reason"),
+    [("!Ref Kind", "parameter Kind has no value"), ("mysql", "engine mysql is not PostgreSQL")],
+)
+def test_another_or_unknown_engine_has_no_limit(folder, engine, reason):
+    """The formula and the reserves are PostgreSQL's."""
+    database = f"{{Engine: {engine}, DBInstanceClass: db.m7g.large}}"
+    folder.write(
+        "db.yaml",
+        "Parameters: {Kind: {Type: String}}\n"
+        f"Resources:\n  Db: {{Type: 'AWS::RDS::DBInstance', Properties: {database}}}\n",
+    )
+    (gap,) = folder.budget().gaps
+    assert (gap.number, reason in gap.reason) == ("max_connections", True)
+
+
 def test_the_server_itself_is_asked(folder, postgres):
     """`--database-url` reads max_connections and the reserve from the server."""
     folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")

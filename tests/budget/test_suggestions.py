@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolkit.budget.model import Database, Overlap, Pooler, Service, known, product, total, unknown
+from poolkit.budget.report.rows import ways_out
 from poolkit.budget.suggestions import applied, suggestions
 from poolkit.budget.verdict import Budget
 
@@ -201,3 +202,13 @@ def test_all_services_shrink_if_no_single_change_is_enough():
     (together, *_) = suggestions(budget)
     assert together.kind == "together"
     assert applied(budget, together).verdict == "fits"
+
+
+def test_a_service_that_cannot_fit_has_no_way_out():
+    """With an unknown number of tasks, one task alone is too much."""
+    full = deployment(room=50)
+    unclear = dataclasses.replace(full.services[0], instances=unknown("a reason"))
+    heading, (text,) = ways_out(full.with_service(unclear))
+    assert heading == ""
+    assert text.startswith("web does not fit")
+    assert ways_out(deployment())[0]

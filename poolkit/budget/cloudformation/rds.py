@@ -206,11 +206,10 @@ def _set_by_parameter(parameter: _Parameter, gib: float | None) -> _Limit:
         number = whole_number(parameter.value, "max_connections", parameter.origin, where)
         formula = f"Set in {parameter.group}."
         if carried is not None and number.value is not None:
-            formula += f" RDS's own formula would give about {carried:,} for {gib:g} GiB."
-            if number.value > carried:
-                formula += (
-                    " That is LESS: a server that runs out of memory refuses further connections."
-                )
+            only = "only " if number.value > carried else ""
+            formula += f" RDS's own formula would give {only}about {carried:,} for {gib:g} GiB."
+            if only:
+                formula += " With more connections, the server may run out of memory."
         return _Limit(max_connections=number, formula=formula, carried=carried)
     if gib is None or carried is None:
         reason = "max_connections is a formula of the memory, and the instance class is unknown"
