@@ -325,3 +325,26 @@ def test_documents_avoid_vague_persons(document):
     """The style page's rule, where a machine can check it."""
     vague = "no" + "body|some" + "body|who" + "ever"
     assert not re.search(rf"\b({vague})\b", document.read_text(), re.IGNORECASE)
+
+
+# -- the site -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path):
+    """`make docs`; every command has a section, and no page loads a file of another host."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    commands = (tmp_path / "cli.html").read_text()
+    for name in main.commands:
+        assert re.search(rf'<h2 id="poolkit-{name}\b', commands), name
+    loaded = re.compile(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(?:https?:)?//")
+    for page in tmp_path.glob("**/*.html"):
+        assert not loaded.search(page.read_text()), page.name
