@@ -1,8 +1,8 @@
-"""Checkout, `SELECT 1`, checkin: the kit's engine against SQLAlchemy's own with pre-ping.
+"""Checkout, `SELECT 1`, checkin: poolkit's engine against SQLAlchemy's own with pre-ping.
 
 `python benchmarks/checkout.py` starts a PostgreSQL of its own and prints a table for each
-driver and each number of threads or tasks. The kit's engine counts all that its pool does, and
-should cost no more than the bare one with `pool_pre_ping`: the pings that it leaves out pay.
+driver and each number of threads or tasks. poolkit's engine counts its pool's work and should cost no
+more than the bare one with `pool_pre_ping`, because it saves most pings.
 """
 
 import asyncio

@@ -1,19 +1,18 @@
-"""What importing the Lambda functions costs, against the libraries they cannot do without.
+"""The cost of importing the Lambda functions, against the libraries that they need.
 
 `python benchmarks/lambda_import.py [--rounds 15]`
 
 Each figure is the CPU time of the import statement alone, in a fresh interpreter; wall time
-is shown beside it. The arms take turns. The functions' modules do more than import: they read
+is shown beside it. The arms alternate. The functions' modules do more than import: they read
 the settings, make the engine, which loads SQLAlchemy's PostgreSQL dialect, and register
-the hooks, all of which a cold start pays for. They do it with the garbage collector at rest,
-which a floor does not; so there is a floor with the collector at rest, too.
+the hooks. A cold start pays for all of it. They disable the garbage collector meanwhile, which
+the floor does not; so there is a floor with the collector disabled, too.
 
-Powertools' Idempotency imports boto3, whether DynamoDB is used or not. The queue's function is
-made of it, so its own floor has it; the ratio to the plain floor stands beside that.
+Powertools' Idempotency imports boto3, whether DynamoDB is used or not. The queue's function
+uses it, so its floor includes it; the ratio to the plain floor stands beside that.
 
-With bytecode every .pyc file is there, as a deployment package should ship them. Without,
-each interpreter compiles everything again and keeps nothing, as in Lambda's read-only code
-directory.
+With bytecode every .pyc file exists, as in a good deployment package. Without it each
+interpreter compiles every module and stores nothing, as in Lambda's read-only code directory.
 """
 
 import argparse
@@ -31,13 +30,13 @@ LIMIT = 1.25
 
 FLOOR = "floor: sqlalchemy + psycopg2 + aws_lambda_powertools"
 QUEUE_FLOOR = "floor + batch + idempotency, with boto3"
-AT_REST = "floor, collector off"
+COLLECTOR_OFF = "floor, collector off"
 APP, QUEUE = "lambda_handler.app", "lambda_handler.queue"
 LIBRARIES = "import sqlalchemy, psycopg2, aws_lambda_powertools"
 COLLECTING = "import gc; gc.disable = gc.freeze = lambda: None"
 ARMS = {
     FLOOR: LIBRARIES,
-    AT_REST: f"import gc; gc.disable()\n{LIBRARIES}\ngc.enable()",
+    COLLECTOR_OFF: f"import gc; gc.disable()\n{LIBRARIES}\ngc.enable()",
     "floor + event_handler": f"{LIBRARIES}, aws_lambda_powertools.event_handler",
     "floor + event_handler + dialect": (
         f"{LIBRARIES}, aws_lambda_powertools.event_handler\n"
@@ -52,7 +51,7 @@ ARMS = {
     QUEUE: f"import {QUEUE}",
     f"{QUEUE}, collector on": f"{COLLECTING}\nimport {QUEUE}",
 }
-# Each function, and the libraries that it cannot do without.
+# Each function, and the libraries that it needs.
 JUDGED = {APP: FLOOR, QUEUE: QUEUE_FLOOR}
 TIMED = """
 import json, time
@@ -101,7 +100,7 @@ def judged(title, cpu, function):
     print(
         f"{title}: {function} is {ratio:.3f} x its {JUDGED[function]}; at most {LIMIT}: "
         f"{'kept' if kept else 'MISSED'}; {cpu.ratio(function, to=FLOOR):.3f} x the plain floor, "
-        f"{cpu.ratio(function, to=AT_REST):.3f} x the plain floor with the collector off"
+        f"{cpu.ratio(function, to=COLLECTOR_OFF):.3f} x the plain floor with the collector off"
     )
     return kept
 
@@ -113,7 +112,7 @@ def main():
     print(machine("SQLAlchemy", "psycopg2-binary", "aws-lambda-powertools"))
     kept = measure("With bytecode", [], rounds)
     with tempfile.TemporaryDirectory() as empty:
-        # Looked for there and not written there: nothing is ever found.
+        # Bytecode is looked for there and never written.
         options = ["-B", "-X", f"pycache_prefix={empty}"]
         kept &= measure("Without bytecode", options, rounds)
     sys.exit(0 if kept else 1)

@@ -89,7 +89,7 @@ def test_db_upgrade_works_in_a_service_s_image(image, migrated_database, tmp_pat
 @pytest.mark.process
 def test_db_upgrade_without_a_database_is_one_line():
     """A server that is not there is named, with exit status 2."""
-    # Port 1 is reserved (tcpmux) and nobody listens there.
+    # Port 1 is reserved (tcpmux), and no program listens there.
     answer = run_process("db", "upgrade", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
     assert answer.returncode == 2
     assert "database is not available" in answer.stderr
@@ -145,7 +145,8 @@ def test_a_database_that_is_ahead_of_the_program_is_told_from_one_that_is_behind
 def test_db_upgrade_of_another_kind_of_database_is_refused():
     """The sample's migrations are PostgreSQL's, and say so."""
     line = refusal("db", "upgrade", DATABASE_URL="sqlite://")
-    assert "are for PostgreSQL, and the URL names sqlite" in line
+    assert "PostgreSQL" in line
+    assert "sqlite" in line
 
 
 def test_db_upgrade_names_migrations_that_do_not_import(database):

@@ -5,15 +5,15 @@
 |---|---|---|
 | `DATABASE_HOST`, `DATABASE_NAME` | the server and the database behind PgBouncer | required |
 | `DATABASE_PORT` | its port | 5432 |
-| `DATABASE_SECRET_ARN` | a secret with `username` and `password`, as RDS keeps it | |
+| `DATABASE_SECRET_ARN` | a secret with `username` and `password`, as RDS manages it | |
 | `DATABASE_USER`, `DATABASE_PASSWORD_FILE` | in place of a secret | |
 | `DATABASE_SSLMODE`, `DATABASE_SSLROOTCERT` | towards the server | `verify-full`; beside this file |
 | `CERTIFICATE_SECRET_ARN` | a secret with `certificate` and `private_key`, for clients | self-signed |
-| `STATEMENT_TIMEOUT` | ms; set by PgBouncer in each connection that it opens | 15000 |
-| `REFRESH_SECONDS` | between two looks at the password | 15 |
+| `STATEMENT_TIMEOUT` | ms; set by PgBouncer in each of its connections | 15000 |
+| `REFRESH_SECONDS` | s between two readings of the password | 15 |
 | `PGBOUNCER_<SETTING>` | any setting of pgbouncer.ini | |
 
-SIGTERM and SIGINT let transactions end (PgBouncer's "safe shutdown"), then PgBouncer.
+At SIGTERM and SIGINT PgBouncer ends after its transactions (its "safe shutdown").
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DEFAULTS = {
     "auth_type": "scram-sha-256",
     "default_pool_size": "50",
     "max_client_conn": "5000",
-    # A client that waits longer hears so, and answers 503 while its own client still listens.
+    # A client that waits longer gets an error, and can answer 503 before its own client gives up.
     "query_wait_timeout": "10",
     "client_tls_sslmode": "require",
     "client_tls_protocols": "secure",
@@ -58,14 +58,14 @@ class WrongSetting(ValueError):
 
 @dataclass(frozen=True)
 class Login:
-    """Who logs in, to PgBouncer and by PgBouncer to the server."""
+    """The login of clients to PgBouncer, and of PgBouncer to the server."""
 
     user: str
     password: str = field(repr=False)
 
 
 def main(program: str, environ: Mapping[str, str]) -> int:
-    """Run PgBouncer until told to stop; return its exit status, 2 for wrong settings."""
+    """Run PgBouncer until a signal stops it; return its exit status, 2 for wrong settings."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -97,7 +97,7 @@ def _stop_when_ended(pgbouncer: subprocess.Popen[bytes], stopping: threading.Eve
 
 
 class Files:
-    """What PgBouncer reads: settings, users and certificates, for nobody else's eyes."""
+    """PgBouncer's files: settings, users and certificates, readable by its account only."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
         self.environ = environ
@@ -119,11 +119,11 @@ class Files:
         _write_private(self.configuration, self._ini())
 
     def renew(self) -> bool:
-        """Write the users anew if the password is another one; tell whether it was."""
+        """Write the users anew if the password has changed; return whether it had."""
         try:
             login = read_login(self.environ)
         except (WrongSetting, OSError) as error:
-            # The old password serves until it is refused; the next look may succeed.
+            # The old password works until it is refused; the next reading may succeed.
             sys.stderr.write(f"pgbouncer: the password could not be read: {error}\n")
             return False
         if login == self._login:
@@ -132,8 +132,8 @@ class Files:
         return True
 
     def _write_users(self, login: Login) -> None:
-        words = (part.replace('"', '""') for part in (login.user, login.password))
-        _write_private(self._users, '"{}" "{}"\n'.format(*words))
+        quoted = (part.replace('"', '""') for part in (login.user, login.password))
+        _write_private(self._users, '"{}" "{}"\n'.format(*quoted))
         self._login = login
 
     def _settings(self) -> dict[str, str]:
@@ -162,7 +162,7 @@ class Files:
         timeout = self.environ.get("STATEMENT_TIMEOUT") or "15000"
         if not timeout.isdecimal():
             raise WrongSetting(f"STATEMENT_TIMEOUT must be a whole number of ms, not {timeout!r}")
-        # Said once by PgBouncer: a client's own SET would stay in a session that others share.
+        # Sent once by PgBouncer: a client's own SET would stay in a session that others share.
         query = f"SET statement_timeout = {timeout}"
         return f"{name} = host={host} port={port} dbname={name} connect_query='{query}'"
 
@@ -210,7 +210,7 @@ class Files:
 
 
 def read_login(environ: Mapping[str, str]) -> Login:
-    """Return the user and the password of now.
+    """Return the current user and password.
 
     Raises:
         WrongSetting: a variable is missing, or the secret cannot be read.
@@ -228,7 +228,7 @@ def read_login(environ: Mapping[str, str]) -> Login:
 
 
 def _secret(arn: str, *names: str) -> dict[str, str]:
-    # Not at the top: a password that is in a file needs no AWS.
+    # Not at the top: a password in a file needs no AWS.
     import boto3  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
@@ -263,7 +263,7 @@ def _write_private(file: Path, text: str) -> None:
     partial = file.with_suffix(".new")
     partial.touch(mode=0o600)
     partial.write_text(text, encoding="utf-8")
-    # At once: PgBouncer may be told to read it at any time.
+    # In one step: PgBouncer may read it at any time.
     partial.replace(file)
 
 

@@ -105,7 +105,7 @@ def _mariadb_in(home: Path) -> Iterator[MariaDB]:
 def _start_mariadb(
     command: list[str], identity: dict[str, Any], log: BinaryIO
 ) -> "tuple[int, subprocess.Popen[bytes]]":
-    """Start it on a free port; on another, should somebody have taken that one meanwhile."""
+    """Start it on a free port; on another if that one was taken meanwhile."""
     while True:
         port = free_port()
         server = subprocess.Popen(

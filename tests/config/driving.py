@@ -116,7 +116,7 @@ def patient_driver(driver: str) -> dict[str, Any]:
 
 
 class Clock:
-    """The module `time`, as the presets see it, put forward by the pauses that nobody waits for."""
+    """The module `time`, as the presets see it, put forward by the pauses, which take no time."""
 
     def __init__(self) -> None:
         self.pauses = []
@@ -177,7 +177,7 @@ class TcpProxy:
             sink.shutdown(socket.SHUT_WR)
 
     def fall_silent_until_the_next(self) -> None:
-        """Pass nothing on until somebody connects anew."""
+        """Pass nothing on until a client connects anew."""
         self.flowing.clear()
         self.resumes_for_the_next = True
 

@@ -134,7 +134,7 @@ def test_a_restarted_server_costs_no_request(new_postgres, make_client):
 def test_a_silent_peer_is_given_up_in_bounded_time(
     postgres, database, make_client, make_proxy, driver
 ):
-    """A ping that nobody answers ends after `connect_timeout`, once for the whole pool."""
+    """A ping without an answer ends after `connect_timeout`, once for the whole pool."""
     proxy = make_proxy(postgres.port)
     url = database.url().replace(f":{postgres.port}/", f":{proxy.port}/")
     client = make_client(

@@ -535,7 +535,7 @@ def impostor(request, iam, tls_server, database, tmp_path):
 
 
 def test_an_impostor_is_refused_by_libpq(impostor):
-    """verify-full does not talk to a server of another name, or one nobody vouches for."""
+    """verify-full does not talk to a server of another name, or of an unknown authority."""
     more, where = impostor
     engine = make_engine(_iam_settings(*where, POOLKIT_TARGET="lambda", **more))
     with pytest.raises(Exception, match="certificate"):

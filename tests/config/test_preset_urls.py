@@ -55,7 +55,7 @@ def test_a_driver_that_was_chosen_is_not_replaced_by_another():
 
 
 def test_a_preset_of_ones_own_has_its_targets_driver():
-    """Without a driver named it is the target's, whoever makes the preset."""
+    """Without a driver named it is the target's, for a preset made by hand too."""
     assert EnginePreset(target="web", environment="dev").driver == "psycopg2"
     assert EnginePreset(target="web_async", environment="dev").driver == "asyncpg"
 
@@ -109,7 +109,7 @@ def test_a_poolers_client_sends_the_urls_options_alone():
 @pytest.mark.process
 @pytest.mark.parametrize("password", ["right", "wrong", None])
 def test_asyncpg_can_read_a_key_with_a_password(tmp_path, password):
-    """`sslpassword` opens the client's key; without it nobody is asked at the terminal."""
+    """`sslpassword` opens the client's key; without it no question is asked at the terminal."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=me",

@@ -51,7 +51,7 @@ def test_every_preset_has_limits_and_a_reason(target, environment):
 
 
 def test_a_preset_is_frozen():
-    """A preset cannot be changed in place, so nobody changes it under an engine."""
+    """A preset cannot be changed in place, so that an engine's settings stay known."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         preset("web").pool_size = 7
 

@@ -20,7 +20,7 @@ from poolkit.errors import DatabaseUnavailable
 
 @pytest.fixture(params=CLOSED)
 def closed_url(request, database):
-    """The URL of a database that lets nobody in."""
+    """The URL of a database that refuses every client."""
     return CLOSED[request.param](database)
 
 

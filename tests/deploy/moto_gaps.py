@@ -134,7 +134,7 @@ def _protecting(make):
     """Hand on what protects a database or a load balancer, when it is made and when it changes."""
 
     def make_resource(logical_id, declared, resources, *account, **where):
-        # What moto cannot update stays as it is, and there.
+        # A resource that moto cannot update stays unchanged.
         before = resources._parsed_resources.get(logical_id)
         made = make(logical_id, declared, resources, *account, **where)
         if declared["Type"] in {"AWS::RDS::DBInstance", LOAD_BALANCER} and (made or before):
@@ -325,7 +325,7 @@ def _verb(change):
 
 def _stack_event(stack, status, reason=None):
     stack._add_stack_event(status, resource_status_reason=reason)
-    # After the event: whoever sees the status finds the event, too.
+    # After the event, so that a reader of the status finds the event too.
     stack.status = status
 
 

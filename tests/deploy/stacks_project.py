@@ -1,4 +1,4 @@
-"""A project of somebody else's with six small templates, for deploying to moto's server."""
+"""Another project with six small templates, for deploying to moto's server."""
 
 NETWORK = """\
 Parameters:

@@ -289,7 +289,7 @@ def test_a_stack_at_work_is_left_alone(poolkit, shop, gate):
 
 
 def test_a_rollback_without_a_change_to_undo_is_refused(poolkit):
-    """What is whole stays as it is."""
+    """A whole stack stays unchanged."""
     assert "there is no stack" in poolkit("deploy", "network", "-e", "dev", "--rollback").stderr
     assert deploy(poolkit, "network").returncode == 0
     answer = poolkit("deploy", "network", "-e", "dev", "--rollback")
@@ -320,7 +320,7 @@ def on_terminal(arguments, cwd, environ, typed):
         while True:
             if not select.select([terminal], [], [], wait_s)[0]:
                 # readline does not notice an interrupt that comes after the prompt is drawn and
-                # before it waits for a key; with the next key it does, and nobody else reads it.
+                # before it waits for a key; with the next key it does, and no other process reads it.
                 os.write(terminal, b"\n")
                 continue
             chunk = os.read(terminal, 4096)

@@ -120,7 +120,7 @@ class Quiet(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def free_port():
-    """Find a port where nobody listens."""
+    """Find a port on which no program listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 

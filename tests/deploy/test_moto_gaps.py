@@ -17,7 +17,7 @@ Resources:
 
 @pytest.fixture
 def cloudformation(monkeypatch):
-    """Give a client of moto as it is."""
+    """Give a client of unpatched moto."""
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():
         yield boto3.client("cloudformation", region_name="eu-central-1")

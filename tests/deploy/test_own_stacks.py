@@ -172,7 +172,7 @@ def test_a_resource_of_production_that_fails(poolkit, project, production, not_r
     """What comes before stays, what comes after is not begun; repaired, the rest follows."""
     names = [production.stack_name(template) for template in production.chosen(ALL)]
     logs, group = boto3.client("logs"), "/aws/lambda/poolkit-prod-lambda-ingest"
-    logs.create_log_group(logGroupName=group)  # somebody's, left over
+    logs.create_log_group(logGroupName=group)  # left over from an earlier stack
     answer = deploy_production(poolkit)
     assert answer.returncode == 1, answer.stdout[-3000:] + answer.stderr
     assert "poolkit-prod-lambda ended in ROLLBACK_COMPLETE. First cause: " in answer.stderr

@@ -53,7 +53,7 @@ def printed(found):
 
 
 def test_replacements_come_first_and_in_capitals():
-    """Whoever reads the first lines only has seen the dangerous ones."""
+    """A reader of the first lines has seen the dangerous ones."""
     lines = printed(change_set(*CHANGES)).splitlines()
     actions = [line.split("  ")[0].strip() for line in lines[3:10]]
     assert actions == [
@@ -89,7 +89,7 @@ def test_a_change_of_outputs_alone_is_said():
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_yes_alone_does_not_agree_to_the_loss_of_data(tmp_path, allowed):
-    """CI needs --allow-data-loss as well, which nobody passes by habit."""
+    """CI needs --allow-data-loss as well, which is not passed by habit."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -160,5 +160,5 @@ def test_what_failed_in_a_nested_stack_months_ago_is_not_the_cause():
 
 
 def test_without_a_failed_resource_there_is_no_cause():
-    """A stack that was rolled back by somebody has no failed resource."""
+    """A stack that was rolled back by hand has no failed resource."""
     assert first_cause(None, [event("s", "ROLLBACK_IN_PROGRESS", "", STACK, "arn:stack")]) is None

@@ -191,7 +191,7 @@ def test_credentials_that_are_no_use_are_one_line(poolkit, tmp_path, environ, me
 
 
 def test_a_placeholder_must_be_replaced(poolkit, shop):
-    """The account of twelve zeros is nobody's."""
+    """The account of twelve zeros does not exist."""
     file = shop / ENVIRONMENT
     file.write_text(file.read_text().replace('"shop-code"', '"shop-000000000000"'))
     answer = deploy(poolkit, "lambda")
@@ -200,7 +200,7 @@ def test_a_placeholder_must_be_replaced(poolkit, shop):
 
 
 def test_a_placeholder_certificate_is_called_one(poolkit, shop):
-    """AWS is not asked for it: its answer would be that the certificate of nobody is not found."""
+    """AWS is not asked for it: its answer would be that the certificate is not found."""
     file = shop / ENVIRONMENT
     arn = "arn:aws:acm:eu-central-1:000000000000:certificate/00000000-0000-0000-0000-000000000000"
     file.write_text(file.read_text().replace("[web]", f'[web]\nCertificateArn = "{arn}"'))

@@ -50,7 +50,7 @@ class Deployable:
         } | {name: str(value) for name, value in self.variables.items() if isinstance(value, int)}
 
 
-class Fleet:
+class Deployment:
     """The stacks of one environment."""
 
     def __init__(self, environment, given):
@@ -99,11 +99,11 @@ class Fleet:
         return next(each for each in self.containers() if each.name == name)
 
 
-_fleets = {}
+_deployments = {}
 
 
-def fleet_of(name):
+def deployment_of(name):
     """Give the stacks of an environment or a variant, read once: expanding SAM takes a while."""
-    if name not in _fleets:
-        _fleets[name] = Fleet(*VARIANTS.get(name, (name, {})))
-    return _fleets[name]
+    if name not in _deployments:
+        _deployments[name] = Deployment(*VARIANTS.get(name, (name, {})))
+    return _deployments[name]

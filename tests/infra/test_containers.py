@@ -201,7 +201,7 @@ def test_manifests_settings_are_accepted(manifests):
 
 
 def test_only_its_clients_reach_pgbouncer(manifests):
-    """Whoever connects through it is let in, and nobody else."""
+    """Its clients are let in, and no others."""
     (rule,) = manifests["NetworkPolicy", "pgbouncer"]["spec"]["ingress"]
     let_in = {peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule["from"]}
     hosts = {

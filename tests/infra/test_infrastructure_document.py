@@ -2,7 +2,7 @@
 
 import re
 
-from infra.deployed import ENVIRONMENTS, INFRA, ROOT, fleet_of
+from infra.deployed import ENVIRONMENTS, INFRA, ROOT, deployment_of
 
 from poolkit.budget.command import Options, compute_budget
 from poolkit.config.presets import preset
@@ -19,15 +19,15 @@ def rows(heading):
     return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def test_environments_are_described_as_they_are(fleet):
+def test_environments_are_described_as_they_are(deployment):
     """Instance, limits, presets and the ceiling of each environment."""
-    row = next(each for each in rows("Environments") if each[0] == fleet.environment)
+    row = next(each for each in rows("Environments") if each[0] == deployment.environment)
     given = {
         name: {key: each.value for key, each in table.items()}
-        for name, table in fleet.tables.items()
+        for name, table in deployment.tables.items()
     }
     functions, web, worker = given["lambda"], given["web"], given["worker"]
-    budget = compute_budget(Options(paths=(INFRA,), environment=fleet.environment))
+    budget = compute_budget(Options(paths=(INFRA,), environment=deployment.environment))
     tasks = "task" if web["MaxTasks"] == 1 else "tasks"
     reserved = f"{functions['ApiReservedConcurrency']} + {functions['IngestReservedConcurrency']}"
     assert row[1:] == [
@@ -53,7 +53,7 @@ def test_timeouts_are_described_as_they_are():
     assert table["web application's deadline"] == max(
         each.pool_timeout + deadline_of(each) for each in web
     )
-    prod = fleet_of("prod")
+    prod = deployment_of("prod")
     balancer = prod.resource("web", "LoadBalancer").get("LoadBalancerAttributes")
     assert table["web load balancer, idle"] == float(balancer[0]["Value"])
     assert table["function"] == prod.resource("lambda", "ApiFunction").get("Timeout")
@@ -68,11 +68,11 @@ def test_timeouts_are_described_as_they_are():
 
 def test_stopping_is_described_as_it_is():
     """The seconds of draining, of the grace period and of the stop."""
-    web = fleet_of("prod").container("web")
+    web = deployment_of("prod").container("web")
     graceful = WebSettings.from_environ(web.text()).graceful_timeout
     assert f"the application has {graceful} s" in TEXT
     assert f"(`StopTimeout` {web.definition['StopTimeout']})" in TEXT
-    delay = fleet_of("prod").resource("web", "TargetGroup").get("TargetGroupAttributes")[0]
+    delay = deployment_of("prod").resource("web", "TargetGroup").get("TargetGroupAttributes")[0]
     assert f"waits {delay['Value']} s for answers" in TEXT
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from infra.deployed import ENVIRONMENTS, INFRA, ROOT, Fleet, fleet_of
+from infra.deployed import ENVIRONMENTS, INFRA, ROOT, Deployment, deployment_of
 
 from poolkit.budget.cloudformation.templates import make_stacks
 from poolkit.budget.command import Options, compute_budget
@@ -22,7 +22,7 @@ from poolkit.loadtest.results_uploader import GRACE_S, read_options
 BY_HAND = {"Host": "https://dev.example.org", "Run": "first", "YesLoadThisHost": "yes"}
 
 
-class StartedFleet(Fleet):
+class StartedDeployment(Deployment):
     """The stacks that a load test in dev refers to, and its own as somebody starts it."""
 
     TEMPLATES = ("network", "database", "loadtest")
@@ -36,18 +36,18 @@ class StartedFleet(Fleet):
         self.stacks = make_stacks(read_files(files).templates, environment, given).by_name
 
 
-def fleet_with(**parameters):
+def deployment_with(**parameters):
     """Give the stacks of dev as somebody starts a load test there."""
     given = {
         name: ParameterValue(value, "--parameter") for name, value in (BY_HAND | parameters).items()
     }
-    return StartedFleet(given)
+    return StartedDeployment(given)
 
 
-def words_of(fleet, name):
+def words_of(deployment, name):
     """Give the command of a container, with a name for the bucket that AWS would give."""
     parts = [
-        getattr(word, "parts", (word,)) for word in fleet.container(name).definition["Command"]
+        getattr(word, "parts", (word,)) for word in deployment.container(name).definition["Command"]
     ]
     return ["".join(p if isinstance(p, str) else "bucket" for p in word) for word in parts]
 
@@ -76,10 +76,10 @@ def test_what_is_deployed_by_name_is_there(tmp_path):
 @pytest.mark.parametrize("value", ["no", "", "YES"])
 def test_loading_a_host_is_agreed_to(value):
     """The parameter has no default, and one value."""
-    declared = fleet_of("prod").stacks["loadtest"].section("Parameters")["YesLoadThisHost"]
+    declared = deployment_of("prod").stacks["loadtest"].section("Parameters")["YesLoadThisHost"]
     assert "Default" not in declared
     assert value not in declared["AllowedValues"]
-    assert "--yes-load-this-host" in words_of(fleet_with(), "master")
+    assert "--yes-load-this-host" in words_of(deployment_with(), "master")
 
 
 # -- what the tasks are told ----------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_loading_a_host_is_agreed_to(value):
 
 def test_the_master_uploads_the_files_of_locust():
     """The command is valid for the results uploader; the bucket's prefix is the run."""
-    _, _, module, *words = words_of(fleet_with(LocustOptions="--max-users 50"), "master")
+    _, _, module, *words = words_of(deployment_with(LocustOptions="--max-users 50"), "master")
     assert module == "poolkit.loadtest.results_uploader"
     options = read_options(words)
     assert (options.url, options.wait) == ("s3://bucket/first", True)
@@ -97,45 +97,45 @@ def test_the_master_uploads_the_files_of_locust():
 
 def test_an_open_loop_is_asked_for_with_a_rate():
     """Without one each user waits for its answers."""
-    assert "--arrival-rate=200" in words_of(fleet_with(ArrivalRate="200"), "master")
-    assert not [word for word in words_of(fleet_with(), "master") if "arrival" in word]
+    assert "--arrival-rate=200" in words_of(deployment_with(ArrivalRate="200"), "master")
+    assert not [word for word in words_of(deployment_with(), "master") if "arrival" in word]
 
 
 def test_the_master_waits_for_all_workers():
     """As many as there are tasks, each of them one process."""
-    fleet = fleet_with(Workers="8")
-    words = words_of(fleet, "master")
+    deployment = deployment_with(Workers="8")
+    words = words_of(deployment, "master")
     assert words[words.index("--expect-workers") + 1] == "8"
-    assert fleet.resource("loadtest", "WorkerService").get("DesiredCount") == "8"
-    assert "--processes" not in words_of(fleet, "load")
+    assert deployment.resource("loadtest", "WorkerService").get("DesiredCount") == "8"
+    assert "--processes" not in words_of(deployment, "load")
 
 
 def test_the_workers_know_the_masters_name():
     """What they ask for is what Cloud Map has, on the port that Locust listens at."""
-    fleet = fleet_with()
-    host = words_of(fleet, "load")[-1]
-    name = fleet.resource("loadtest", "MasterName").get("Name")
-    assert host == f"{name}.{fleet.resource('loadtest', 'Namespace').get('Name')}"
-    ports = {rule.get("FromPort") for rule in reports(fleet)}
+    deployment = deployment_with()
+    host = words_of(deployment, "load")[-1]
+    name = deployment.resource("loadtest", "MasterName").get("Name")
+    assert host == f"{name}.{deployment.resource('loadtest', 'Namespace').get('Name')}"
+    ports = {rule.get("FromPort") for rule in reports(deployment)}
     ports |= {
-        each["ContainerPort"] for each in fleet.container("master").definition["PortMappings"]
+        each["ContainerPort"] for each in deployment.container("master").definition["PortMappings"]
     }
     assert ports == {5557}
 
 
-def reports(fleet):
+def reports(deployment):
     return [
         rule
-        for rule in fleet.of_type("AWS::EC2::SecurityGroupIngress")
+        for rule in deployment.of_type("AWS::EC2::SecurityGroupIngress")
         if rule.stack.name == "loadtest"
     ]
 
 
 def commands():
     """Give the Locust command lines of the template and of the compose file."""
-    fleet = fleet_with(ArrivalRate="200", Host="http://127.0.0.1:1")
-    yield read_options(words_of(fleet, "master")[3:]).command
-    yield words_of(fleet, "load")
+    deployment = deployment_with(ArrivalRate="200", Host="http://127.0.0.1:1")
+    yield read_options(words_of(deployment, "master")[3:]).command
+    yield words_of(deployment, "load")
     for service in compose_file()["services"].values():
         command = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", service["command"])
         yield shlex.split(command.replace("http://web:8000", "http://127.0.0.1:1"))
@@ -162,42 +162,44 @@ def test_locust_takes_every_option(tmp_path):
 # -- who may do what ------------------------------------------------------------------------
 
 
-def test_only_the_master_reaches_the_database_and_the_bucket(fleet):
+def test_only_the_master_reaches_the_database_and_the_bucket(deployment):
     """Workers have neither a role, nor the clients' security group, nor a variable."""
     clients = Reference("network", "DatabaseClientSecurityGroup")
-    master, worker = (fleet.resource("loadtest", f"{name}Service") for name in ("Master", "Worker"))
+    master, worker = (
+        deployment.resource("loadtest", f"{name}Service") for name in ("Master", "Worker")
+    )
     where = ("NetworkConfiguration", "AwsvpcConfiguration", "SecurityGroups")
     assert clients in master.get(*where)
     assert clients not in worker.get(*where)
-    assert fleet.resource("loadtest", "WorkerTask").get("TaskRoleArn") is None
-    assert fleet.container("load").variables == {}
+    assert deployment.resource("loadtest", "WorkerTask").get("TaskRoleArn") is None
+    assert deployment.container("load").variables == {}
 
 
 def test_without_a_secret_nothing_reaches_the_database():
     """HTTP alone is measured, with no variable, no permission and no route to a database."""
-    fleet = fleet_with(DatabaseSecretArn="")
-    assert set(fleet.container("master").variables) == {"AWS_REGION"}
-    service = fleet.resource("loadtest", "MasterService")
+    deployment = deployment_with(DatabaseSecretArn="")
+    assert set(deployment.container("master").variables) == {"AWS_REGION"}
+    service = deployment.resource("loadtest", "MasterService")
     assert len(service.get("NetworkConfiguration", "AwsvpcConfiguration", "SecurityGroups")) == 2
-    (policy,) = fleet.resource("loadtest", "MasterRole").get("Policies")
+    (policy,) = deployment.resource("loadtest", "MasterRole").get("Policies")
     actions = [str(each["Action"]) for each in policy["PolicyDocument"]["Statement"]]
     assert not [each for each in actions if "secretsmanager" in each]
 
 
-def test_reports_come_from_the_workers_alone(fleet):
+def test_reports_come_from_the_workers_alone(deployment):
     """Nobody else is let in anywhere: a worker could be told what to load."""
-    (rule,) = reports(fleet)
+    (rule,) = reports(deployment)
     assert rule.get("GroupId") == Reference("loadtest", "MasterSecurityGroup")
     assert rule.get("SourceSecurityGroupId") == Reference("loadtest", "WorkerSecurityGroup")
-    for group in fleet.of_type("AWS::EC2::SecurityGroup"):
+    for group in deployment.of_type("AWS::EC2::SecurityGroup"):
         if group.stack.name == "loadtest":
             assert group.get("SecurityGroupIngress") is None
 
 
 def test_load_goes_to_the_target_alone():
     """A worker's own group opens the target's port and the master's."""
-    fleet = fleet_with(TargetPort="8443", TargetCidr="10.40.0.0/16")
-    rules = fleet.resource("loadtest", "WorkerSecurityGroup").get("SecurityGroupEgress")
+    deployment = deployment_with(TargetPort="8443", TargetCidr="10.40.0.0/16")
+    rules = deployment.resource("loadtest", "WorkerSecurityGroup").get("SecurityGroupEgress")
     assert [(rule["FromPort"], rule.get("CidrIp")) for rule in rules] == [
         ("8443", "10.40.0.0/16"),
         (5557, None),
@@ -207,17 +209,17 @@ def test_load_goes_to_the_target_alone():
 def test_public_addresses_are_asked_for():
     """Workers get them by parameter, the master never."""
     for subnets, address in (("private", "DISABLED"), ("public", "ENABLED")):
-        fleet = fleet_with(WorkerSubnets=subnets)
+        deployment = deployment_with(WorkerSubnets=subnets)
         place = ("NetworkConfiguration", "AwsvpcConfiguration", "AssignPublicIp")
-        assert fleet.resource("loadtest", "WorkerService").get(*place) == address
-        assert fleet.resource("loadtest", "MasterService").get(*place) == "DISABLED"
+        assert deployment.resource("loadtest", "WorkerService").get(*place) == address
+        assert deployment.resource("loadtest", "MasterService").get(*place) == "DISABLED"
 
 
-def test_results_are_encrypted_private_and_outlive_the_stack(fleet):
+def test_results_are_encrypted_private_and_outlive_the_stack(deployment):
     """The bucket stays with its policy; what is in it ends by itself."""
-    bucket = fleet.resource("loadtest", "Results")
+    bucket = deployment.resource("loadtest", "Results")
     assert bucket.definition["DeletionPolicy"] == "Retain"
-    assert fleet.resource("loadtest", "ResultsPolicy").definition["DeletionPolicy"] == "Retain"
+    assert deployment.resource("loadtest", "ResultsPolicy").definition["DeletionPolicy"] == "Retain"
     assert set(bucket.get("PublicAccessBlockConfiguration").values()) == {True}
     assert bucket.get("BucketEncryption", "ServerSideEncryptionConfiguration", 0)
     (rule,) = bucket.get("LifecycleConfiguration", "Rules")
@@ -226,23 +228,23 @@ def test_results_are_encrypted_private_and_outlive_the_stack(fleet):
 
 def test_a_bucket_of_ones_own_is_used():
     """No other is made, and the master may write to its prefix there alone."""
-    fleet = fleet_with(ResultsBucket="mine")
-    assert "Results" not in fleet.stacks["loadtest"].resources
-    (policy,) = fleet.resource("loadtest", "MasterRole").get("Policies")
+    deployment = deployment_with(ResultsBucket="mine")
+    assert "Results" not in deployment.stacks["loadtest"].resources
+    (policy,) = deployment.resource("loadtest", "MasterRole").get("Policies")
     put, listed, *_ = policy["PolicyDocument"]["Statement"]
     named = "".join(part for part in put["Resource"].parts if isinstance(part, str))
     assert named.endswith(":s3:::mine/first/*")
     assert listed["Condition"] == {"StringLike": {"s3:prefix": "first/*"}}
 
 
-def test_a_master_that_is_stopped_has_time_to_report(fleet):
+def test_a_master_that_is_stopped_has_time_to_report(deployment):
     """Half of its time is Locust's, half is for the upload."""
-    assert fleet.container("master").definition["StopTimeout"] >= 2 * GRACE_S
+    assert deployment.container("master").definition["StopTimeout"] >= 2 * GRACE_S
 
 
-def test_the_master_is_removed_before_its_workers(fleet):
+def test_the_master_is_removed_before_its_workers(deployment):
     """So that they are there to report when it ends the run."""
-    master = fleet.resource("loadtest", "MasterService")
+    master = deployment.resource("loadtest", "MasterService")
     assert "WorkerService" in master.definition["DependsOn"]
 
 

@@ -53,7 +53,7 @@ class Bouncer:
         self.database, self.role, self.password_file = database, role, password_file
         self.port = free_port()
         self.process = None
-        # No pipe: one that nobody reads is full after some hundred lines, and PgBouncer waits.
+        # No pipe: one that is not read is full after some hundred lines, and PgBouncer waits.
         self.log = log
 
     def start(self, **variables):
@@ -106,7 +106,7 @@ class Bouncer:
                 time.sleep(0.05)
 
     def _start_elsewhere(self):
-        """Start it again: somebody may have taken the free port before PgBouncer did."""
+        """Start it again: another program may have taken the free port first."""
         said = self.log.read_text()
         assert "Address already in use" in said, said
         self.port = free_port()
@@ -118,7 +118,7 @@ class Bouncer:
         return self.process.wait(60)
 
     def change_password(self):
-        """Change it in the database, and then in its file, where nobody sees half of it."""
+        """Change it in the database, and then in its file, in one step."""
         password = f"{secrets.token_hex(12)} '\"\\;#=%"
         quoted = password.replace("'", "''")
         self.database.execute(f"ALTER ROLE {self.role} PASSWORD '{quoted}'")

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from infra.deployed import ENVIRONMENTS, INFRA, ROOT, fleet_of
+from infra.deployed import ENVIRONMENTS, INFRA, ROOT, deployment_of
 
 from lambda_handler.configuration import FunctionSettings
 from poolkit.budget.command import Options, compute_budget
@@ -26,9 +26,9 @@ def as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def statements(fleet):
+def statements(deployment):
     """Give every statement of every role and policy, with where it stands."""
-    for role in fleet.of_type("AWS::IAM::Role", "AWS::IAM::ManagedPolicy"):
+    for role in deployment.of_type("AWS::IAM::Role", "AWS::IAM::ManagedPolicy"):
         policies = [each["PolicyDocument"] for each in role.get("Policies") or []]
         policies += [role.get("PolicyDocument")] if role.get("PolicyDocument") else []
         for policy in policies:
@@ -44,9 +44,9 @@ SECRET_NAME = re.compile(
 HOLDS_NO_SECRET = {"WORKER_BROKER_URL": "sqs://", "WORKER_QUEUE_URL": Reference}
 
 
-def test_no_password_is_in_a_variable(any_fleet):
+def test_no_password_is_in_a_variable(any_deployment):
     """Containers and functions are told where a secret is, never what it is."""
-    for each in [*any_fleet.containers(), *any_fleet.functions()]:
+    for each in [*any_deployment.containers(), *any_deployment.functions()]:
         assert "Secrets" not in each.definition, "ECS would put the secret into a variable"
         for name, value in each.variables.items():
             if name in HOLDS_NO_SECRET:
@@ -56,9 +56,9 @@ def test_no_password_is_in_a_variable(any_fleet):
                 assert not SECRET_NAME.search(name), name
 
 
-def test_rds_makes_and_rotates_the_password(any_fleet):
+def test_rds_makes_and_rotates_the_password(any_deployment):
     """No template has a master password: RDS keeps it in Secrets Manager."""
-    databases = any_fleet.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster")
+    databases = any_deployment.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster")
     assert databases
     for database in databases:
         managed = None if is_of_a_cluster(database) else True
@@ -71,16 +71,18 @@ def is_of_a_cluster(database):
     return database.get("DBInstanceClass") == "db.serverless"
 
 
-def test_the_server_refuses_connections_without_tls(any_fleet):
+def test_the_server_refuses_connections_without_tls(any_deployment):
     """rds.force_ssl is on, and so is RequireTLS of a proxy."""
-    groups = any_fleet.of_type(*PARAMETER_GROUPS)
+    groups = any_deployment.of_type(*PARAMETER_GROUPS)
     assert [group.get("Parameters", "rds.force_ssl") for group in groups] == ["1"]
-    assert all(proxy.get("RequireTLS") is True for proxy in any_fleet.of_type("AWS::RDS::DBProxy"))
+    assert all(
+        proxy.get("RequireTLS") is True for proxy in any_deployment.of_type("AWS::RDS::DBProxy")
+    )
 
 
-def test_clients_verify_the_server(any_fleet):
+def test_clients_verify_the_server(any_deployment):
     """sslmode is verify-full with a certificate; only PgBouncer's own is taken unverified."""
-    for each in [*any_fleet.containers(), *any_fleet.functions()]:
+    for each in [*any_deployment.containers(), *any_deployment.functions()]:
         if "DATABASE_SSLMODE" not in each.variables:
             assert each.name in {"pgbouncer", "metrics", "load"}
             continue
@@ -107,58 +109,58 @@ def test_every_preset_wants_tls_outside_dev():
 # -- networks -------------------------------------------------------------------------------
 
 
-def test_only_the_load_balancer_is_open_to_addresses(any_fleet):
+def test_only_the_load_balancer_is_open_to_addresses(any_deployment):
     """Everything else lets in other security groups by reference."""
-    for group in any_fleet.of_type("AWS::EC2::SecurityGroup"):
+    for group in any_deployment.of_type("AWS::EC2::SecurityGroup"):
         for rule in group.get("SecurityGroupIngress") or []:
             if "CidrIp" in rule or "CidrIpv6" in rule:
                 assert (group.stack.name, group.logical_id) == ("web", "LoadBalancerSecurityGroup")
                 assert rule["FromPort"] == rule["ToPort"]
                 assert rule["FromPort"] in (80, 443)
-    for rule in any_fleet.of_type("AWS::EC2::SecurityGroupIngress"):
+    for rule in any_deployment.of_type("AWS::EC2::SecurityGroupIngress"):
         assert rule.get("CidrIp") is None
         assert isinstance(rule.get("SourceSecurityGroupId"), Reference)
 
 
-def test_the_database_is_reached_by_its_clients_alone(any_fleet):
+def test_the_database_is_reached_by_its_clients_alone(any_deployment):
     """Its group lets in the clients' group and the proxy's, on its port."""
     allowed = {("network", "DatabaseClientSecurityGroup"), ("database", "ProxySecurityGroup")}
     rules = [
         rule
-        for rule in any_fleet.of_type("AWS::EC2::SecurityGroupIngress")
+        for rule in any_deployment.of_type("AWS::EC2::SecurityGroupIngress")
         if rule.get("GroupId") == Reference("database", "DatabaseSecurityGroup")
     ]
     assert rules
     for rule in rules:
         assert rule.get("SourceSecurityGroupId").resource in allowed
         assert rule.get("FromPort") == rule.get("ToPort") == 5432
-    for database in any_fleet.of_type("AWS::RDS::DBInstance"):
+    for database in any_deployment.of_type("AWS::RDS::DBInstance"):
         assert database.get("PubliclyAccessible") is False
 
 
-def test_tasks_and_functions_have_no_public_address(fleet):
+def test_tasks_and_functions_have_no_public_address(deployment):
     """They run in private subnets."""
     private = {("network", f"PrivateSubnet{zone}") for zone in "ABC"}
-    for service in fleet.of_type("AWS::ECS::Service"):
+    for service in deployment.of_type("AWS::ECS::Service"):
         where = service.get("NetworkConfiguration", "AwsvpcConfiguration")
         assert where["AssignPublicIp"] == "DISABLED"
         assert {each.resource for each in references(where["Subnets"])} <= private
-    for function in fleet.of_type("AWS::Lambda::Function"):
+    for function in deployment.of_type("AWS::Lambda::Function"):
         assert {
             each.resource for each in references(function.get("VpcConfig", "SubnetIds"))
         } <= private
 
 
-def test_nothing_needs_a_nat_gateway(any_fleet):
+def test_nothing_needs_a_nat_gateway(any_deployment):
     """No environment has one; the AWS APIs that tasks and functions call have endpoints."""
-    assert any_fleet.of_type("AWS::EC2::NatGateway") == []
+    assert any_deployment.of_type("AWS::EC2::NatGateway") == []
     services = {
         str(each.get("ServiceName")).rpartition("eu-central-1.")[2]
-        for each in any_fleet.of_type("AWS::EC2::VPCEndpoint")
+        for each in any_deployment.of_type("AWS::EC2::VPCEndpoint")
     }
     called = {
         action.partition(":")[0]
-        for where, statement in statements(any_fleet)
+        for where, statement in statements(any_deployment)
         for action in as_list(statement["Action"])
         if not where.startswith(("network.", "database.ProxyRole"))
     }
@@ -177,37 +179,37 @@ WITHOUT_RESOURCES = {
 }
 
 
-def test_no_action_is_a_wildcard(any_fleet):
+def test_no_action_is_a_wildcard(any_deployment):
     """Every action that is allowed is named."""
-    found = list(statements(any_fleet))
+    found = list(statements(any_deployment))
     assert found
     for where, statement in found:
         assert not any("*" in action for action in as_list(statement["Action"])), where
 
 
-def test_resources_are_named_where_a_service_has_any(any_fleet):
+def test_resources_are_named_where_a_service_has_any(any_deployment):
     """A resource is `*` only for actions that know no resources, and joining a VPC."""
-    for where, statement in statements(any_fleet):
+    for where, statement in statements(any_deployment):
         if "*" in as_list(statement["Resource"]) and statement["Effect"] == "Allow":
             actions = set(as_list(statement["Action"]))
             assert actions <= WITHOUT_RESOURCES or statement.get("Sid") == "JoinVpc", where
 
 
-def test_what_may_be_done_with_data_is_bound_to_the_stacks_own(any_fleet):
+def test_what_may_be_done_with_data_is_bound_to_the_stacks_own(any_deployment):
     """A resource is another's output, or is spelt out; only objects of a bucket have a wildcard."""
-    for where, statement in statements(any_fleet):
+    for where, statement in statements(any_deployment):
         for resource in as_list(statement["Resource"]):
             if isinstance(resource, Reference) or resource == "*":
                 continue  # "*" is what the test above is about
-            assert not isinstance(resource, str), f"{where}: {resource} is nobody's"
+            assert not isinstance(resource, str), f"{where}: {resource} belongs to no stack"
             written = "".join(part for part in resource.parts if isinstance(part, str))
             own = written.removesuffix("/*") if ":s3:" in written else written
             assert "*" not in own, where
 
 
-def test_an_endpoint_serves_this_account_alone(fleet):
-    """Whoever asks is of the account, and so is the bucket: no data leaves through the endpoint."""
-    endpoints = fleet.of_type("AWS::EC2::VPCEndpoint")
+def test_an_endpoint_serves_this_account_alone(deployment):
+    """Callers and buckets are of this account: no data leaves through the endpoint."""
+    endpoints = deployment.of_type("AWS::EC2::VPCEndpoint")
     assert endpoints
     for endpoint in endpoints:
         wanted = {"aws:PrincipalAccount"}
@@ -222,38 +224,42 @@ def test_an_endpoint_serves_this_account_alone(fleet):
 
 def test_with_tokens_only_migrations_read_the_secret():
     """With "iam" the deployables log in as one user of one database, and are told no secret."""
-    fleet = fleet_of("iam")
-    for each in [fleet.container("web"), fleet.container("worker"), *fleet.functions()]:
+    deployment = deployment_of("iam")
+    for each in [
+        deployment.container("web"),
+        deployment.container("worker"),
+        *deployment.functions(),
+    ]:
         assert each.settings.credentials == "iam"
         assert each.variables["DATABASE_USER"] == "articles_app"
         assert "DATABASE_SECRET_ARN" not in each.variables
     user = (Reference("database", "Instance", "DbiResourceId"), "/", "articles_app", "")
-    connecting = list(allowed(fleet, "rds-db:connect"))
+    connecting = list(allowed(deployment, "rds-db:connect"))
     assert all(statement["Resource"].parts[-4:] == user for _, statement in connecting)
     assert {where for where, _ in connecting} == {
         *("lambda.FunctionPolicy", "web.TaskRole", "worker.TaskRole")
     }
-    reading = {where for where, _ in allowed(fleet, "secretsmanager:GetSecretValue")}
+    reading = {where for where, _ in allowed(deployment, "secretsmanager:GetSecretValue")}
     assert reading == {"loadtest.MasterRole", "web.MigrationRole"}
 
 
-def allowed(fleet, action):
+def allowed(deployment, action):
     """Give the statements that allow an action."""
-    return (each for each in statements(fleet) if action in as_list(each[1]["Action"]))
+    return (each for each in statements(deployment) if action in as_list(each[1]["Action"]))
 
 
-def test_the_functions_code_may_not_use_what_lambda_needs(fleet):
+def test_the_functions_code_may_not_use_what_lambda_needs(deployment):
     """What joins the VPC is denied to the code itself."""
-    by_sid = {s["Sid"]: s for _, s in statements(fleet) if "Sid" in s}
+    by_sid = {s["Sid"]: s for _, s in statements(deployment) if "Sid" in s}
     denied = by_sid["NotFromTheCode"]
     assert denied["Effect"] == "Deny"
     assert denied["Action"] == by_sid["JoinVpc"]["Action"]
     assert "lambda:SourceFunctionArn" in denied["Condition"]["ArnLike"]
 
 
-def test_managed_policies_of_aws_are_the_one_that_is_needed(any_fleet):
+def test_managed_policies_of_aws_are_the_one_that_is_needed(any_deployment):
     """Enhanced Monitoring alone has a managed policy of AWS."""
-    for role in any_fleet.of_type("AWS::IAM::Role"):
+    for role in any_deployment.of_type("AWS::IAM::Role"):
         for arn in role.get("ManagedPolicyArns") or []:
             if not isinstance(arn, Reference):
                 parts = getattr(arn, "parts", (arn,))
@@ -265,55 +271,55 @@ def test_managed_policies_of_aws_are_the_one_that_is_needed(any_fleet):
 # -- connections ----------------------------------------------------------------------------
 
 
-def test_reserved_concurrency_is_what_the_budget_counts(fleet):
+def test_reserved_concurrency_is_what_the_budget_counts(deployment):
     """Every function has it, and the budget's ceiling comes from the same number."""
-    budget = compute_budget(Options(paths=(INFRA,), environment=fleet.environment))
+    budget = compute_budget(Options(paths=(INFRA,), environment=deployment.environment))
     counted = {each.name: each.instances.value for each in budget.services}
-    for function in fleet.of_type("AWS::Lambda::Function"):
+    for function in deployment.of_type("AWS::Lambda::Function"):
         reserved = int(function.get("ReservedConcurrentExecutions"))
         assert counted[function.get("FunctionName")] == reserved
 
 
-def test_the_sum_in_each_environments_file_is_the_budgets(fleet):
+def test_the_sum_in_each_environments_file_is_the_budgets(deployment):
     """The comment's total, worked out by hand, is what `poolkit budget` finds."""
-    text = (INFRA / "environments" / f"{fleet.environment}.toml").read_text()
+    text = (INFRA / "environments" / f"{deployment.environment}.toml").read_text()
     written = re.search(r"^#\s+(\d+) of (\d+), less (\d+) reserved$", text, re.MULTILINE)
-    budget = compute_budget(Options(paths=(INFRA,), environment=fleet.environment))
+    budget = compute_budget(Options(paths=(INFRA,), environment=deployment.environment))
     found = (budget.needed, budget.database.max_connections.value, budget.database.reserved.value)
     assert tuple(map(int, written.groups())) == found
 
 
-def test_max_connections_is_one_number(any_fleet):
+def test_max_connections_is_one_number(any_deployment):
     """The server, its alarm and the dashboard have the same one."""
-    (group,) = any_fleet.of_type(*PARAMETER_GROUPS)
+    (group,) = any_deployment.of_type(*PARAMETER_GROUPS)
     most = group.get("Parameters", "max_connections")
-    alarm = any_fleet.resource("database", "ConnectionsAlarm")
+    alarm = any_deployment.resource("database", "ConnectionsAlarm")
     assert alarm.get("Metrics", 1, "Expression") == f"100 * connections / {most}"
-    body = json.loads(dashboard(any_fleet))
+    body = json.loads(dashboard(any_deployment))
     lines = body["widgets"][0]["properties"]["annotations"]["horizontal"]
     assert [line["value"] for line in lines] == [int(most)]
 
 
-def test_a_server_ends_idle_sessions_later_than_a_pool_recycles(any_fleet):
+def test_a_server_ends_idle_sessions_later_than_a_pool_recycles(any_deployment):
     """idle_session_timeout exceeds pool_recycle, so that a pool is not surprised."""
-    (group,) = any_fleet.of_type(*PARAMETER_GROUPS)
+    (group,) = any_deployment.of_type(*PARAMETER_GROUPS)
     idle = int(group.get("Parameters", "idle_session_timeout"))
     for target in TARGETS:
-        assert idle > preset(target, any_fleet.environment).pool_recycle * 1000
+        assert idle > preset(target, any_deployment.environment).pool_recycle * 1000
 
 
-def test_pgbouncer_and_the_proxy_take_all_clients(fleet):
+def test_pgbouncer_and_the_proxy_take_all_clients(deployment):
     """One PgBouncer alone takes every client, because its sisters may be away."""
-    budget = compute_budget(Options(paths=(INFRA,), environment=fleet.environment))
+    budget = compute_budget(Options(paths=(INFRA,), environment=deployment.environment))
     for pooler in budget.poolers:
         if pooler.kind == "PgBouncer":
             clients = sum(each.ceiling for each in budget.clients_of(pooler.name))
             assert clients <= pooler.clients.value
 
 
-def test_services_behind_a_pooler_use_transaction_pooling(any_fleet):
-    """Whoever connects to PgBouncer or RDS Proxy sends no startup options; others do."""
-    for each in [*any_fleet.containers(), *any_fleet.functions()]:
+def test_services_behind_a_pooler_use_transaction_pooling(any_deployment):
+    """Clients of PgBouncer and RDS Proxy send no startup options; others do."""
+    for each in [*any_deployment.containers(), *any_deployment.functions()]:
         if "POOLKIT_TARGET" in each.variables:
             host = next(references(each.variables["DATABASE_HOST"]))
             pooled = host.stack == "pgbouncer" or host.logical_id == "Proxy"
@@ -323,21 +329,21 @@ def test_services_behind_a_pooler_use_transaction_pooling(any_fleet):
 # -- settings -------------------------------------------------------------------------------
 
 
-def test_every_deployable_starts_with_its_variables(fleet):
+def test_every_deployable_starts_with_its_variables(deployment):
     """What the templates set is what the deployables accept, in their own words."""
-    for each in [*fleet.containers(), *fleet.functions()]:
+    for each in [*deployment.containers(), *deployment.functions()]:
         if "POOLKIT_TARGET" in each.variables:
-            assert each.settings.environment == fleet.environment
+            assert each.settings.environment == deployment.environment
             assert each.settings.credentials == "secret"
-    WebSettings.from_environ(fleet.container("web").text())
-    WorkerSettings.from_environ(fleet.container("worker").text())
-    for function in fleet.functions():
+    WebSettings.from_environ(deployment.container("web").text())
+    WorkerSettings.from_environ(deployment.container("worker").text())
+    for function in deployment.functions():
         FunctionSettings.from_environ(function.text())
 
 
-def test_the_command_is_the_presets_application(fleet):
+def test_the_command_is_the_presets_application(deployment):
     """web_async runs the asynchronous application, web the other one."""
-    web = fleet.container("web")
+    web = deployment.container("web")
     asynchronous = web.variables["POOLKIT_TARGET"] == "web_async"
     assert ("--async" in web.definition["Command"]) is asynchronous
 
@@ -350,37 +356,37 @@ def answer_of(chosen):
     return chosen.pool_timeout + (deadline_of(chosen) or 0)
 
 
-def web_presets(fleet):
+def web_presets(deployment):
     """Give both presets that the web template can run with: `Preset` changes nothing else."""
-    return [preset(target, fleet.environment) for target in ("web", "web_async")]
+    return [preset(target, deployment.environment) for target in ("web", "web_async")]
 
 
-def test_timeouts_of_the_web_service_grow_outwards(fleet):
+def test_timeouts_of_the_web_service_grow_outwards(deployment):
     """statement < checkout + statement < application < load balancer < client."""
-    balancer = attribute(fleet.resource("web", "LoadBalancer"), "idle_timeout.timeout_seconds")
-    for chosen in [fleet.container("web").settings.preset, *web_presets(fleet)]:
+    balancer = attribute(deployment.resource("web", "LoadBalancer"), "idle_timeout.timeout_seconds")
+    for chosen in [deployment.container("web").settings.preset, *web_presets(deployment)]:
         statement = chosen.statement_timeout / 1000
         waited = chosen.pool_timeout + statement
         chain = [statement, waited, answer_of(chosen), balancer, CLIENT_PATIENCE]
         assert chain == sorted(set(chain))
 
 
-def test_timeouts_of_the_functions_grow_outwards(fleet):
+def test_timeouts_of_the_functions_grow_outwards(deployment):
     """statement < checkout + statement <= connect too < function < HTTP API < client."""
-    integration = fleet.resource("lambda", "ApiIntegration").get("TimeoutInMillis") / 1000
-    for function in fleet.functions():
+    integration = deployment.resource("lambda", "ApiIntegration").get("TimeoutInMillis") / 1000
+    for function in deployment.functions():
         chosen = function.settings.preset
         statement = chosen.statement_timeout / 1000
         waits = chosen.pool_timeout if chosen.pool == "queue" else chosen.connect_timeout
         chain = [statement, waits + statement, function.definition["Timeout"]]
         assert chain == sorted(set(chain))
-    api = fleet.resource("lambda", "ApiFunction").get("Timeout")
+    api = deployment.resource("lambda", "ApiFunction").get("Timeout")
     assert api < integration < HTTP_API_LIMIT < CLIENT_PATIENCE
 
 
-def test_timeouts_of_the_worker_grow_outwards(fleet):
+def test_timeouts_of_the_worker_grow_outwards(deployment):
     """statement < soft limit < hard limit < stop, and the queue waits longest."""
-    container = fleet.container("worker")
+    container = deployment.container("worker")
     worker = WorkerSettings.from_environ(container.text())
     chain = [
         container.settings.preset.statement_timeout / 1000,
@@ -390,59 +396,59 @@ def test_timeouts_of_the_worker_grow_outwards(fleet):
         worker.visibility_timeout,
     ]
     assert chain == sorted(set(chain))
-    queue = fleet.resource("worker", "Queue")
+    queue = deployment.resource("worker", "Queue")
     assert queue.get("VisibilityTimeout") == worker.visibility_timeout
     assert worker.visibility_timeout >= 6 * worker.task_time_limit
 
 
-def test_pooled_sessions_have_the_presets_statement_timeout(fleet):
+def test_pooled_sessions_have_the_presets_statement_timeout(deployment):
     """What a client behind a pooler cannot say, the pooler says with the same number."""
-    if fleet.environment != "high_traffic":
-        assert fleet.of_type("AWS::RDS::DBProxy") == []
+    if deployment.environment != "high_traffic":
+        assert deployment.of_type("AWS::RDS::DBProxy") == []
         return
-    proxied = fleet.functions()[0].settings.preset.statement_timeout
-    query = fleet.resource("database", "ProxyToInstance").get(
+    proxied = deployment.functions()[0].settings.preset.statement_timeout
+    query = deployment.resource("database", "ProxyToInstance").get(
         "ConnectionPoolConfigurationInfo", "InitQuery"
     )
     assert f"statement_timeout = {proxied}" in query
-    pooled = fleet.container("web").settings.preset.statement_timeout
-    assert int(fleet.container("pgbouncer").variables["STATEMENT_TIMEOUT"]) == pooled
+    pooled = deployment.container("web").settings.preset.statement_timeout
+    assert int(deployment.container("pgbouncer").variables["STATEMENT_TIMEOUT"]) == pooled
 
 
-def test_an_idle_connection_outlives_the_load_balancers(fleet):
+def test_an_idle_connection_outlives_the_load_balancers(deployment):
     """The application keeps a connection longer than the load balancer, or it would answer 502."""
-    web = WebSettings.from_environ(fleet.container("web").text())
-    balancer = attribute(fleet.resource("web", "LoadBalancer"), "idle_timeout.timeout_seconds")
+    web = WebSettings.from_environ(deployment.container("web").text())
+    balancer = attribute(deployment.resource("web", "LoadBalancer"), "idle_timeout.timeout_seconds")
     assert web.keep_alive_timeout > balancer
 
 
-def test_stopping_lasts_longer_than_draining(fleet):
-    """Whoever is told to stop gets the time to answer, to drain and to close its pool."""
-    web = fleet.container("web")
+def test_stopping_lasts_longer_than_draining(deployment):
+    """A stopped task has the time to answer, to drain and to close its pool."""
+    web = deployment.container("web")
     graceful = WebSettings.from_environ(web.text()).graceful_timeout
-    slowest = max(map(answer_of, [web.settings.preset, *web_presets(fleet)]))
-    group = fleet.resource("web", "TargetGroup")
+    slowest = max(map(answer_of, [web.settings.preset, *web_presets(deployment)]))
+    group = deployment.resource("web", "TargetGroup")
     assert attribute(group, "deregistration_delay.timeout_seconds") >= slowest
     assert slowest <= graceful < web.definition["StopTimeout"] <= LONGEST_STOP
-    for container in fleet.containers():
+    for container in deployment.containers():
         if container.name == "pgbouncer":
             timeout = int(container.variables["STATEMENT_TIMEOUT"]) / 1000
             assert container.definition["StopTimeout"] > timeout
 
 
-def test_a_message_stays_invisible_for_six_times_the_functions_timeout(fleet):
+def test_a_message_stays_invisible_for_six_times_the_functions_timeout(deployment):
     """And for the batching window on top of it."""
-    queues = {queue.logical_id: queue for queue in fleet.of_type("AWS::SQS::Queue")}
-    for source in fleet.of_type("AWS::Lambda::EventSourceMapping"):
+    queues = {queue.logical_id: queue for queue in deployment.of_type("AWS::SQS::Queue")}
+    for source in deployment.of_type("AWS::Lambda::EventSourceMapping"):
         (function,) = references(source.get("FunctionName"))
         name = function.logical_id.replace("Aliaslive", "")
-        timeout = fleet.resource("lambda", name).get("Timeout")
+        timeout = deployment.resource("lambda", name).get("Timeout")
         (queue,) = references(source.get("EventSourceArn"))
         window = source.get("MaximumBatchingWindowInSeconds")
         assert queues[queue.logical_id].get("VisibilityTimeout") >= 6 * timeout + window
         assert source.get("FunctionResponseTypes") == ["ReportBatchItemFailures"]
         most = int(source.get("ScalingConfig", "MaximumConcurrency"))
-        assert most <= int(fleet.resource("lambda", name).get("ReservedConcurrentExecutions"))
+        assert most <= int(deployment.resource("lambda", name).get("ReservedConcurrentExecutions"))
 
 
 def attribute(resource, key):
@@ -458,39 +464,39 @@ def attribute(resource, key):
 # -- keeping data, and coming back from a bad deployment ------------------------------------
 
 
-def test_every_queue_has_a_dead_letter_queue_that_stays(fleet):
+def test_every_queue_has_a_dead_letter_queue_that_stays(deployment):
     """What cannot be worked off is kept for two weeks, and not deleted with the stack."""
-    for queue in fleet.of_type("AWS::SQS::Queue"):
+    for queue in deployment.of_type("AWS::SQS::Queue"):
         if queue.get("RedrivePolicy") is None:
             assert queue.definition["DeletionPolicy"] == "Retain"
             assert queue.get("MessageRetentionPeriod") == 1_209_600
 
 
-def test_the_database_outlives_its_stack(any_fleet):
+def test_the_database_outlives_its_stack(any_deployment):
     """A snapshot is made when it goes, and outside dev it does not go."""
-    databases = any_fleet.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster")
+    databases = any_deployment.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster")
     # An instance of Aurora's holds nothing: the data is the cluster's.
     (database,) = (each for each in databases if not is_of_a_cluster(each))
     assert database.definition["DeletionPolicy"] == "Snapshot"
     assert database.definition["UpdateReplacePolicy"] == "Snapshot"
-    protected = "false" if any_fleet.environment == "dev" else "true"
+    protected = "false" if any_deployment.environment == "dev" else "true"
     assert database.get("DeletionProtection") == protected
     assert database.get("StorageEncrypted") is True
     assert database.get("EnableIAMDatabaseAuthentication") is True
 
 
-def test_logs_end_and_can_have_a_key_of_ones_own(any_fleet):
+def test_logs_end_and_can_have_a_key_of_ones_own(any_deployment):
     """Every log group has a retention, and a key by parameter."""
-    for group in any_fleet.of_type("AWS::Logs::LogGroup"):
+    for group in any_deployment.of_type("AWS::Logs::LogGroup"):
         assert group.get("RetentionInDays")
         assert group.definition["Properties"]["KmsKeyId"]["Fn::If"][1] == {"Ref": "KmsKeyArn"}
 
 
-def test_every_log_of_a_database_has_a_group_of_the_stack(any_fleet):
+def test_every_log_of_a_database_has_a_group_of_the_stack(any_deployment):
     """RDS would make one itself: without a retention, and it would outlive the stack."""
-    groups = {each.get("LogGroupName") for each in any_fleet.of_type("AWS::Logs::LogGroup")}
+    groups = {each.get("LogGroupName") for each in any_deployment.of_type("AWS::Logs::LogGroup")}
     exports = set()
-    for database in any_fleet.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster"):
+    for database in any_deployment.of_type("AWS::RDS::DBInstance", "AWS::RDS::DBCluster"):
         kind = database.type.rpartition("::DB")[2].lower()
         for log in database.get("EnableCloudwatchLogsExports") or []:
             exports.add(f"/aws/rds/{kind}/{database.stack.name}/{log}")
@@ -498,51 +504,51 @@ def test_every_log_of_a_database_has_a_group_of_the_stack(any_fleet):
     assert exports <= groups
 
 
-def test_a_bad_deployment_goes_back(fleet):
+def test_a_bad_deployment_goes_back(deployment):
     """Circuit breakers for services, alarms for aliases; old tasks stay until new ones are healthy."""
-    for service in fleet.of_type("AWS::ECS::Service"):
+    for service in deployment.of_type("AWS::ECS::Service"):
         deployment = service.get("DeploymentConfiguration")
         assert deployment["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
         # Two masters, or more workers than were asked for, would be another load.
         bounds = (0, 100) if service.stack.name == "loadtest" else (100, 200)
         assert (deployment["MinimumHealthyPercent"], deployment["MaximumPercent"]) == bounds
-    for group in fleet.of_type("AWS::CodeDeploy::DeploymentGroup"):
+    for group in deployment.of_type("AWS::CodeDeploy::DeploymentGroup"):
         assert group.get("AlarmConfiguration", "Enabled") is True
         assert group.get("AutoRollbackConfiguration", "Enabled") is True
 
 
-def test_a_stack_update_leaves_autoscalings_count_alone(fleet):
+def test_a_stack_update_leaves_autoscalings_count_alone(deployment):
     """A scaled service has no DesiredCount of its own."""
     scaled = {
         found.resource
-        for target in fleet.of_type("AWS::ApplicationAutoScaling::ScalableTarget")
+        for target in deployment.of_type("AWS::ApplicationAutoScaling::ScalableTarget")
         for found in references(target.get("ResourceId"))
     }
-    for service in fleet.of_type("AWS::ECS::Service"):
+    for service in deployment.of_type("AWS::ECS::Service"):
         assert (service.get("DesiredCount") is None) is (service.key in scaled)
 
 
-def test_everything_runs_on_arm(fleet):
+def test_everything_runs_on_arm(deployment):
     """Functions and tasks, as the images and the zip are built; the load generator cannot."""
-    for function in fleet.of_type("AWS::Lambda::Function"):
+    for function in deployment.of_type("AWS::Lambda::Function"):
         assert function.get("Architectures") == ["arm64"]
-    for task in fleet.of_type("AWS::ECS::TaskDefinition"):
+    for task in deployment.of_type("AWS::ECS::TaskDefinition"):
         built = "X86_64" if task.stack.name == "loadtest" else "ARM64"
         assert task.get("RuntimePlatform", "CpuArchitecture") == built
 
 
-def test_containers_can_write_nowhere_but_tmp(fleet):
+def test_containers_can_write_nowhere_but_tmp(deployment):
     """They are no root, have no capabilities, and their file system is read-only."""
-    for container in fleet.containers():
+    for container in deployment.containers():
         assert container.definition["ReadonlyRootFilesystem"] is True
         assert container.definition["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
         if container.name != "metrics":
             assert container.definition["User"] == "10001"
 
 
-def test_migrations_go_straight_to_the_database(any_fleet):
+def test_migrations_go_straight_to_the_database(any_deployment):
     """They need a session of their own, with the secret and without a pooler."""
-    migration = any_fleet.container("migration")
+    migration = any_deployment.container("migration")
     (host,) = references(migration.variables["DATABASE_HOST"])
     assert host.resource in {("database", "Instance"), ("database", "Cluster")}
     assert host.attribute == "Endpoint.Address"
@@ -550,35 +556,35 @@ def test_migrations_go_straight_to_the_database(any_fleet):
     assert migration.definition["Command"][-2:] == ["db", "upgrade"]
 
 
-def test_dev_is_cheap(fleet):
+def test_dev_is_cheap(deployment):
     """One small instance in one zone, endpoints in one zone, one task of each service."""
-    if fleet.environment != "dev":
+    if deployment.environment != "dev":
         return
-    assert fleet.resource("database", "Instance").get("DBInstanceClass") == "db.t4g.micro"
-    assert fleet.resource("database", "Instance").get("MultiAZ") == "false"
-    for endpoint in fleet.of_type("AWS::EC2::VPCEndpoint"):
+    assert deployment.resource("database", "Instance").get("DBInstanceClass") == "db.t4g.micro"
+    assert deployment.resource("database", "Instance").get("MultiAZ") == "false"
+    for endpoint in deployment.of_type("AWS::EC2::VPCEndpoint"):
         assert len(endpoint.get("SubnetIds") or []) <= 1
-    for target in fleet.of_type("AWS::ApplicationAutoScaling::ScalableTarget"):
+    for target in deployment.of_type("AWS::ApplicationAutoScaling::ScalableTarget"):
         assert target.get("MaxCapacity") == "1"
 
 
 # -- alarms and the dashboard ---------------------------------------------------------------
 
 
-def test_what_must_wake_somebody_has_an_alarm(fleet):
+def test_what_must_wake_somebody_has_an_alarm(deployment):
     """Connections, processor, storage, pinning, errors, throttles, ages and dead letters."""
-    metrics = {alarm.get("MetricName") for alarm in fleet.of_type("AWS::CloudWatch::Alarm")}
+    metrics = {alarm.get("MetricName") for alarm in deployment.of_type("AWS::CloudWatch::Alarm")}
     wanted = {"CPUUtilization", "FreeStorageSpace", "FreeableMemory", "Errors", "Throttles"}
     wanted |= {"ApproximateAgeOfOldestMessage", "ApproximateNumberOfMessagesVisible"}
     wanted |= {"HTTPCode_Target_5XX_Count", "UnHealthyHostCount", "TargetResponseTime"}
-    if fleet.of_type("AWS::RDS::DBProxy"):
+    if deployment.of_type("AWS::RDS::DBProxy"):
         wanted |= {"DatabaseConnectionsCurrentlySessionPinned"}
     assert wanted <= metrics
 
 
-def test_alarms_notify_a_topic_where_there_is_one(fleet):
+def test_alarms_notify_a_topic_where_there_is_one(deployment):
     """Every alarm has actions by parameter, or drives autoscaling."""
-    for alarm in fleet.of_type("AWS::CloudWatch::Alarm"):
+    for alarm in deployment.of_type("AWS::CloudWatch::Alarm"):
         actions = alarm.definition["Properties"]["AlarmActions"]
         by_topic = {
             "Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]
@@ -586,12 +592,12 @@ def test_alarms_notify_a_topic_where_there_is_one(fleet):
         assert actions in (by_topic, [{"Ref": "ScaleOut"}], [{"Ref": "ScaleIn"}])
 
 
-def test_alarms_scale_in_their_own_direction(fleet):
+def test_alarms_scale_in_their_own_direction(deployment):
     """What rises above a threshold adds tasks, what falls below takes some away."""
     driven = set()
-    for alarm in fleet.of_type("AWS::CloudWatch::Alarm"):
+    for alarm in deployment.of_type("AWS::CloudWatch::Alarm"):
         for action in alarm.get("AlarmActions") or []:
-            policy = fleet.resource(*action.resource)
+            policy = deployment.resource(*action.resource)
             steps = policy.get("StepScalingPolicyConfiguration", "StepAdjustments")
             is_above = alarm.get("ComparisonOperator").startswith("GreaterThan")
             assert all((step["ScalingAdjustment"] > 0) is is_above for step in steps)
@@ -599,27 +605,27 @@ def test_alarms_scale_in_their_own_direction(fleet):
     assert driven == {"ScaleOut", "ScaleIn"}
 
 
-def test_a_worker_with_a_message_in_its_hands_is_not_idle(fleet):
+def test_a_worker_with_a_message_in_its_hands_is_not_idle(deployment):
     """Tasks are taken away when nothing is queued and nothing is being worked on."""
-    *metrics, total = fleet.resource("worker", "IdleAlarm").get("Metrics")
+    *metrics, total = deployment.resource("worker", "IdleAlarm").get("Metrics")
     names = {each["MetricStat"]["Metric"]["MetricName"] for each in metrics}
     visible = "ApproximateNumberOfMessagesVisible"
     assert names == {visible, visible.replace("Visible", "NotVisible")}
     assert set(total["Expression"].split(" + ")) == {each["Id"] for each in metrics}
 
 
-def dashboard(fleet):
+def dashboard(deployment):
     """Give the dashboard's text, with a name for what only a deployment knows."""
-    body = fleet.resource("dashboard", "Dashboard").get("DashboardBody")
+    body = deployment.resource("dashboard", "Dashboard").get("DashboardBody")
     parts = getattr(body, "parts", (body,))
     return "".join(part if isinstance(part, str) else "later" for part in parts)
 
 
-def test_the_dashboard_draws_metrics_that_the_deployables_write(fleet):
+def test_the_dashboard_draws_metrics_that_the_deployables_write(deployment):
     """Names in the namespace poolkit are those of the code."""
     text = (ROOT / "lambda_handler/telemetry.py").read_text()
     pool = (ROOT / "webapp/routes.py").read_text()
-    for widget in json.loads(dashboard(fleet))["widgets"]:
+    for widget in json.loads(dashboard(deployment))["widgets"]:
         for metric in widget["properties"]["metrics"]:
             namespace, name = metric[0], metric[1]
             if namespace == "poolkit" and name.startswith("poolkit_pool_"):
@@ -640,18 +646,18 @@ GIVEN_BY_HAND = {"loadtest": {"Host", "Run", "YesLoadThisHost"}}
 """What is loaded, and that it may be, is said anew for each run."""
 
 
-def test_every_parameter_without_a_default_is_given(fleet):
+def test_every_parameter_without_a_default_is_given(deployment):
     """An environment's file is all that a deployment needs to be told."""
-    for name, table in fleet.tables.items():
-        declared = fleet.stacks[name].section("Parameters")
+    for name, table in deployment.tables.items():
+        declared = deployment.stacks[name].section("Parameters")
         needed = {key for key, each in declared.items() if "Default" not in each}
         assert needed - set(table) == GIVEN_BY_HAND.get(name, set()), name
 
 
-def test_every_value_is_one_that_its_parameter_allows(fleet):
+def test_every_value_is_one_that_its_parameter_allows(deployment):
     """Allowed values, patterns and bounds hold for what an environment's file says."""
-    for name, table in fleet.tables.items():
-        declared = fleet.stacks[name].section("Parameters")
+    for name, table in deployment.tables.items():
+        declared = deployment.stacks[name].section("Parameters")
         for key, given in table.items():
             if not str(given.value).startswith("{"):
                 check_allowed(
@@ -670,7 +676,7 @@ def check_allowed(declared, value):
 
 def test_parameters_and_outputs_are_described():
     """Who deploys by hand reads what each is for."""
-    for stack in fleet_of("high_traffic").stacks.values():
+    for stack in deployment_of("high_traffic").stacks.values():
         for section in ("Parameters", "Outputs"):
             for name, each in stack.section(section).items():
                 assert each.get("Description"), name
