@@ -1,5 +1,6 @@
 """Processes to start, kill and look for, with records of their own."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -53,7 +54,12 @@ class Owner(RunningProcess):
         self.told: dict[str, Any] = json.loads(self.next_line())
 
     def reapers(self) -> list[psutil.Process]:
-        return [child for child in self.children() if "poolkit.local.reaper" in child.cmdline()]
+        found = []
+        for child in self.children():
+            # PostgreSQL's own processes come and go meanwhile.
+            with contextlib.suppress(psutil.Error):
+                found += [child] if "poolkit.local.reaper" in child.cmdline() else []
+        return found
 
 
 @pytest.fixture
