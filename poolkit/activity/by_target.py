@@ -1,4 +1,4 @@
-"""Who is connected: the backends of one sample, counted by target and by state."""
+"""The backends of one sample, counted by target and by state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNNAMED = "(unnamed)"
 """The target of connections without an application_name."""
 
 STATES = ("active", "idle_in_transaction", "other", "idle")
-"""The order in which states are shown: what works first, what only waits last."""
+"""The order in which states are shown: working connections first, idle ones last."""
 
 IDLE = "idle"
 IDLE_IN_TRANSACTION = ("idle in transaction", "idle in transaction (aborted)")
@@ -30,9 +30,9 @@ _STATE_OF = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connected:
-    """One target's connections at one moment.
+    """The connections of one target at one moment.
 
-    `other` has the states that are none of the three, such as a fast-path function call.
+    `other` counts all other states, such as a fast-path function call.
     """
 
     target: str
@@ -44,7 +44,7 @@ class Connected:
 
     @property
     def total(self) -> int:
-        """All of them, whatever their state."""
+        """All connections of the target, in any state."""
         return self.active + self.idle_in_transaction + self.other + self.idle
 
 
@@ -53,17 +53,16 @@ def by_target(sample: Sample) -> tuple[Connected, ...]:
     grouped: dict[str, list[Backend]] = defaultdict(list)
     for backend in sample.backends:
         grouped[backend.target or UNNAMED].append(backend)
-    return tuple(_connected(name, grouped[name]) for name in sorted(grouped))
-
-
-def _connected(target: str, backends: Iterable[Backend]) -> Connected:
-    backends = list(backends)
-    states = Counter(_STATE_OF.get(backend.state, "other") for backend in backends)
-    return Connected(target=target, instances=len({b.instance for b in backends}), **states)
+    found = []
+    for name, backends in sorted(grouped.items()):
+        states = Counter(_STATE_OF.get(backend.state, "other") for backend in backends)
+        instances = len({backend.instance for backend in backends})
+        found.append(Connected(target=name, instances=instances, **states))
+    return tuple(found)
 
 
 def total(targets: Iterable[Connected]) -> Connected:
-    """Add the targets up; the name of the sum is empty."""
+    """Return the sum of the targets, whose name is empty."""
     targets = tuple(targets)
     return Connected(
         target="",

@@ -1,14 +1,14 @@
-"""What the server says: who is connected, in which state, for how long.
+"""Queries of the server: which connections it has, in which state, for how long.
 
 `pg_stat_activity` is the truth for connection counts. Everything here is read over one
 connection of its own, named `poolkit:activity`; no connection of that name is in any list of
-backends. A role with `pg_monitor` may do it. Times are in seconds, moments are Unix times of
+backends. The role needs `pg_monitor`. Times are in seconds, moments are Unix times of
 this machine.
 
 Backends are those of the one database in the URL. `max_connections` is the whole server's, so
-those of its other databases are counted too; only counted.
+the connections to its other databases are counted too, and only counted.
 
-What cannot be seen: a connection that opens and closes between two samples (the counter
+Two connections are in no sample: one that opens and closes between two samples (the counter
 `sessions` still counts it), and one that the server is still authenticating (until then it
 belongs to no database).
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,7 +31,7 @@ from poolkit.config.presets import preset
 from poolkit.errors import ConfigurationError, DatabaseUnavailable, MonitoringNotAllowed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import TracebackType
 
     from sqlalchemy.engine import URL
@@ -80,8 +80,8 @@ ORDER BY a.state_change LIMIT 1
 class Backend:
     """One client backend of the database at one moment.
 
-    `target` and `instance` are the two halves of `application_name`; what is not named
-    `<target>:<instance>` has its whole name as target and no instance.
+    `target` and `instance` are the two halves of `application_name`. A name without a colon is the
+    target, with no instance.
     """
 
     target: str
@@ -107,16 +107,12 @@ class Sample:
     sessions: int
     xacts: int
     elsewhere: int = 0
-    """Client backends of the server's other databases, for which there is no room left either."""
+    """Client backends of the server's other databases, which take of its room too."""
 
     @property
     def on_server(self) -> int:
         """All client backends of the server, which is what `max_connections` limits."""
         return len(self.backends) + self.elsewhere
-
-    def groups(self) -> Counter[tuple[str, str, str]]:
-        """Count the backends by target, instance and state."""
-        return Counter((b.target, b.instance, b.state) for b in self.backends)
 
     def of(self, prefix: str) -> tuple[Backend, ...]:
         """Return the backends whose `<target>:<instance>` begins with `prefix`."""
@@ -125,7 +121,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IdleTransaction:
-    """A backend that has a transaction open and does nothing in it.
+    """A backend that is idle in an open transaction.
 
     `query` is the last statement it ran, as long as the server keeps it
     (`track_activity_query_size`, 1 kB unless set).
@@ -140,7 +136,7 @@ class IdleTransaction:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
-    """How many connections the server takes, and its version."""
+    """The connections that the server allows, and its version."""
 
     max_connections: int
     superuser_reserved: int
@@ -149,13 +145,13 @@ class ServerLimits:
 
     @property
     def usable(self) -> int:
-        """What a role without a share in the reserve can have (PostgreSQL, 19.3.1)."""
+        """The connections left for roles without a share in the reserve (PostgreSQL, 19.3.1)."""
         return self.max_connections - self.superuser_reserved - self.reserved
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """A time without samples: the server could not be asked."""
+    """A time without samples: the server did not answer."""
 
     begin: float
     end: float
@@ -163,13 +159,13 @@ class Gap:
 
 
 class ActivityConnection:
-    """The one connection over which the server is asked; not safe for several threads.
+    """The one connection over which the server is queried; not safe for several threads.
 
     Args:
         url: a SQLAlchemy URL of the database to watch, or libpq's `postgresql://`.
 
     Raises:
-        ConfigurationError: it is no URL of a PostgreSQL database.
+        ConfigurationError: the URL is not that of a PostgreSQL database.
 
     """
 
@@ -191,13 +187,9 @@ class ActivityConnection:
         try:
             connection = psycopg2.connect(**self._parameters)
         except psycopg2.Error as error:
-            raise DatabaseUnavailable(f"cannot watch the database: {_said(error)}") from None
+            raise DatabaseUnavailable(f"cannot watch the database: {_first_line(error)}") from None
         self._connection, self._opened = connection, self._opened + 1
         connection.autocommit = True
-        self.limits = self._read_limits()
-        return self.limits
-
-    def _read_limits(self) -> ServerLimits:
         try:
             ((total, superuser, reserved, version, allowed, role),) = self._rows(_LIMITS)
         except DatabaseUnavailable:
@@ -209,35 +201,48 @@ class ActivityConnection:
                 f"role {role} may not read other roles' activity; "
                 f'as a superuser run: GRANT pg_monitor TO "{role}"'
             )
-        return ServerLimits(
+        self.limits = ServerLimits(
             max_connections=total,
             superuser_reserved=superuser,
             reserved=reserved,
             version=version.partition(" ")[0],
         )
+        return self.limits
 
     def sample(self) -> Sample:
-        """Ask the server once.
+        """Query the server once.
 
         Raises:
-            DatabaseUnavailable: it did not answer; if the connection is lost, `connect` may help.
+            DatabaseUnavailable: it did not answer; if the connection is lost, `connect` again.
         """
         rows = self._rows(_SAMPLE)
         asked = time.time()
         sessions, xacts = rows[0][:2]
         return Sample(
             time=asked,
-            backends=tuple(_backend(row[3:]) for row in rows if row[2]),
+            backends=tuple(
+                Backend(
+                    target=(name or "").partition(":")[0],
+                    instance=(name or "").partition(":")[2],
+                    pid=pid,
+                    state=state or "unknown",
+                    age_s=max(0.0, age_s or 0.0),
+                    state_age_s=max(0.0, state_age_s or 0.0),
+                    wait_event=wait_event or "",
+                )
+                for _, _, is_of_database, pid, name, state, wait_event, age_s, state_age_s in rows
+                if is_of_database
+            ),
             sessions=sessions - self._opened,
             xacts=xacts,
             elsewhere=sum(row[2] is False for row in rows),
         )
 
     def oldest_idle_in_transaction(self) -> IdleTransaction | None:
-        """Return the backend that has been idle in a transaction for longest; None if none is.
+        """Return the backend that has been idle in a transaction for longest; None if there is none.
 
         Raises:
-            DatabaseUnavailable: the server did not answer; `connect` may help.
+            DatabaseUnavailable: the server did not answer; if the connection is lost, `connect` again.
         """
         rows = self._rows(_OLDEST_IDLE_IN_TRANSACTION)
         if not rows:
@@ -259,18 +264,20 @@ class ActivityConnection:
                 cursor.execute(query)
                 return cursor.fetchall()
         except psycopg2.Error as error:
-            # While the server is full, a connection that is given up cannot be had again.
+            # While the server is full, a closed connection cannot be opened again.
             if not isinstance(error, QueryCanceled):
                 self.close()
-            raise DatabaseUnavailable(f"the database did not answer: {_said(error)}") from None
+            raise DatabaseUnavailable(
+                f"the database did not answer: {_first_line(error)}"
+            ) from None
 
     @property
     def is_lost(self) -> bool:
-        """True without a connection; an answer that only took too long does not cost it."""
+        """True without a connection; a query that exceeded its time limit does not end it."""
         return self._connection is None
 
     def close(self) -> None:
-        """Close the connection; nothing happens without one."""
+        """Close the connection, if there is one."""
         if self._connection is not None:
             with contextlib.suppress(psycopg2.Error):
                 self._connection.close()
@@ -290,16 +297,16 @@ class ActivityConnection:
 
 
 class ActivitySampler:
-    """Samples the server in a thread of its own, at fixed moments, for as long as it is open.
+    """The sampler that queries the server in a thread of its own, at fixed moments.
 
     It connects before anything else fills the server and keeps that connection. When the
-    server goes away it notes the gap and connects again. When a sample takes longer than the
-    interval, the moments it missed are counted and the schedule stays.
+    server goes away, it records a gap and connects again. When a sample takes longer than the
+    interval, the missed moments are counted and the schedule stays.
 
     Args:
-        url: as of `ActivityConnection`, or a connection made already, but not connected.
-        interval_s: the time from one sample to the next.
-        sink: called with every sample, in the sampler's thread; what it raises ends the
+        url: as of `ActivityConnection`, or an `ActivityConnection` that is not connected.
+        interval_s: seconds from one sample to the next.
+        sink: called with every sample, in the sampler's thread. Its exception ends the
             sampling and is raised again by `stop`.
 
     """
@@ -315,7 +322,7 @@ class ActivitySampler:
             raise ValueError(f"interval_s must be above 0, not {interval_s!r}")
         self.interval_s = interval_s
         self.missed = 0
-        """Moments of the schedule that went by without a sample."""
+        """Moments of the schedule that passed without a sample."""
         self._activity = url if isinstance(url, ActivityConnection) else ActivityConnection(url)
         self._sink = sink
         self._gaps: deque[Gap] = deque()
@@ -328,7 +335,7 @@ class ActivitySampler:
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
-        """The times during which the server could not be asked, so far."""
+        """The times without an answer of the server, so far."""
         return tuple(self._gaps)
 
     @property
@@ -342,7 +349,7 @@ class ActivitySampler:
         return self._cpu_s
 
     def start(self) -> ServerLimits:
-        """Connect, begin to sample, and return the server's limits.
+        """Connect, start the thread, and return the server's limits.
 
         Raises:
             DatabaseUnavailable: the server cannot be reached, or has no connection left.
@@ -357,7 +364,7 @@ class ActivitySampler:
         """Stop sampling and close the connection.
 
         Raises:
-            Exception: what the sink raised, if it did.
+            Exception: the exception of the sink, if it raised one.
         """
         self._stopping.set()
         if self._thread is not None:
@@ -383,10 +390,10 @@ class ActivitySampler:
     def wait_for(
         self, condition: Callable[[Sample], bool], timeout_s: float
     ) -> tuple[bool, Sample | None]:
-        """Wait for a sample, taken from now on, that meets the condition.
+        """Wait for a sample from now on that meets the condition.
 
         Returns:
-            Whether there was one within `timeout_s`, and the newest sample.
+            Whether one did within `timeout_s` seconds, and the newest sample.
 
         """
         asked, deadline = time.time(), time.monotonic() + timeout_s
@@ -404,17 +411,17 @@ class ActivitySampler:
         """Wait until no backend's `<target>:<instance>` begins with `prefix`.
 
         Returns:
-            How many were left when the time was over; 0 when all had ended.
+            The number of backends left after `timeout_s` seconds; 0 when all had ended.
 
         """
         found, latest = self.wait_for(lambda sample: not sample.of(prefix), timeout_s)
         return 0 if found or latest is None else len(latest.of(prefix))
 
     def settled_sessions(self, still_s: float = 0.3, timeout_s: float = 5.0) -> int | None:
-        """Wait until nobody has connected for `still_s`, and return the counter `sessions`.
+        """Wait until no connection was opened for `still_s` seconds, and return the counter `sessions`.
 
         Returns:
-            The newest value if the time was over first; None without any sample.
+            The newest value when `timeout_s` is over; None without any sample.
 
         """
         seen: list[tuple[float, int]] = []
@@ -428,11 +435,17 @@ class ActivitySampler:
         return None if latest is None else latest.sessions
 
     def _run(self) -> None:
+        start, number = time.monotonic(), 0
         try:
-            for due in self._moments():
+            while True:
+                # Skip the moments that passed while the last sample was taken.
+                passed = int((time.monotonic() - start) / self.interval_s)
+                self.missed += max(0, passed - number)
+                number = max(number, passed) + 1
                 self._take()
                 self._cpu_s = time.thread_time()
-                if self._stopping.wait(max(0.0, due - time.monotonic())):
+                next_at = start + number * self.interval_s
+                if self._stopping.wait(max(0.0, next_at - time.monotonic())):
                     return
         except BaseException as failure:  # noqa: BLE001  (raised again by stop())
             self._failure = failure
@@ -440,21 +453,18 @@ class ActivitySampler:
             with self._news:
                 self._news.notify_all()
 
-    def _moments(self) -> Iterable[float]:
-        """Give the moment of the next sample each time, skipping those that have gone by."""
-        start = time.monotonic()
-        number = 0
-        while True:
-            passed = int((time.monotonic() - start) / self.interval_s)
-            self.missed += max(0, passed - number)
-            number = max(number, passed) + 1
-            yield start + number * self.interval_s
-
     def _take(self) -> None:
+        """Take one sample, or connect again and record the gap."""
         try:
             sample = self._activity.sample()
         except DatabaseUnavailable as error:
-            self._recover(str(error))
+            begin = self._latest.time if self._latest else time.time()
+            while self._activity.is_lost and not self._stopping.is_set():
+                with contextlib.suppress(DatabaseUnavailable):
+                    self._activity.connect()
+                    break
+                self._stopping.wait(RECONNECT_EVERY_S)
+            self._gaps.append(Gap(begin=begin, end=time.time(), reason=str(error)))
             return
         if self._sink is not None:
             self._sink(sample)
@@ -462,18 +472,9 @@ class ActivitySampler:
             self._latest = sample
             self._news.notify_all()
 
-    def _recover(self, reason: str) -> None:
-        begin = self._latest.time if self._latest else time.time()
-        while self._activity.is_lost and not self._stopping.is_set():
-            with contextlib.suppress(DatabaseUnavailable):
-                self._activity.connect()
-                break
-            self._stopping.wait(RECONNECT_EVERY_S)
-        self._gaps.append(Gap(begin=begin, end=time.time(), reason=reason))
-
 
 def snapshot(url: str | URL) -> Sample:
-    """Ask the server once, over a connection opened for it.
+    """Query the server once, over a connection opened for it.
 
     Raises:
         DatabaseUnavailable: the server cannot be reached, or has no connection left.
@@ -484,19 +485,10 @@ def snapshot(url: str | URL) -> Sample:
 
 
 def _libpq_parameters(url: str | URL) -> dict[str, Any]:
-    """Translate a URL into libpq's parameters; what the URL names itself wins."""
-    script = preset("script").replace(
-        connect_timeout=CONNECT_TIMEOUT_S, statement_timeout=STATEMENT_TIMEOUT_MS
-    )
-    bare = script.url(_without_driver(url))
-    options = script.engine_options(bare, application_name=APPLICATION_NAME)
-    # Not the URL as text: SQLAlchemy writes a space as "+", which libpq takes for a plus.
-    _, named = bare.get_dialect()().create_connect_args(bare)
-    return {**named, **options["connect_args"], "application_name": APPLICATION_NAME}
+    """Translate a URL into libpq's parameters; those that the URL names win.
 
-
-def _without_driver(url: str | URL) -> URL:
-    """Watching goes over psycopg2, whatever the deployables use."""
+    The driver is always psycopg2, whichever the deployables use.
+    """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -508,24 +500,17 @@ def _without_driver(url: str | URL) -> URL:
         raise ConfigurationError(
             f"connections can be watched on PostgreSQL only, not on {parsed.get_backend_name()}"
         )
-    return parsed.set(drivername="postgresql+psycopg2")
-
-
-def _backend(row: tuple[Any, ...]) -> Backend:
-    pid, name, state, wait_event, age_s, state_age_s = row
-    target, _, instance = (name or "").partition(":")
-    return Backend(
-        target=target,
-        instance=instance,
-        pid=pid,
-        state=state or "unknown",
-        age_s=max(0.0, age_s or 0.0),
-        state_age_s=max(0.0, state_age_s or 0.0),
-        wait_event=wait_event or "",
+    script = preset("script").replace(
+        connect_timeout=CONNECT_TIMEOUT_S, statement_timeout=STATEMENT_TIMEOUT_MS
     )
+    bare = script.url(parsed.set(drivername="postgresql+psycopg2"))
+    options = script.engine_options(bare, application_name=APPLICATION_NAME)
+    # Not the URL as text: SQLAlchemy writes a space as "+", which libpq takes for a plus.
+    _, named = bare.get_dialect()().create_connect_args(bare)
+    return {**named, **options["connect_args"], "application_name": APPLICATION_NAME}
 
 
-def _said(error: psycopg2.Error) -> str:
-    """The first line of what the driver says: the others repeat it for each address."""
+def _first_line(error: psycopg2.Error) -> str:
+    """Return the first line of the driver's message: the others repeat it for each address."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

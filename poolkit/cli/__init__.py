@@ -106,7 +106,7 @@ def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> Non
 
     The default of DATABASE_URL is the variable of that name. The role needs pg_monitor.
     """
-    from poolkit.activity.watch.command import watch  # noqa: PLC0415
+    from poolkit.activity.watch import watch  # noqa: PLC0415
 
     watch(url, interval_s=interval, as_json=as_json, once=once)
 

@@ -51,7 +51,8 @@ def test_what_a_url_names_may_have_spaces(database, tmp_path):
     _, _, where = database.monitor_url().partition("@")
     url = f"postgresql://{url.username}@{where}?passfile={quote(str(file))}"
     with connected(database, "web:1"):
-        assert snapshot(url).groups() == {("web", "1", "idle"): 1}
+        (seen,) = snapshot(url).backends
+        assert (seen.target, seen.instance, seen.state) == ("web", "1", "idle")
 
 
 def test_a_snapshot_names_target_instance_and_state(database):

@@ -233,7 +233,7 @@ def test_the_terminal_shows_targets_and_the_oldest_transaction(database, termina
     """It follows the connections, fits into 80 columns, and q ends it."""
     url = database.url("")
     shown = terminal("--interval", "0.2", database.monitor_url(""))
-    shown.wait_for("Nobody is idle in a transaction")
+    shown.wait_for("No connection is idle in a transaction")
     with connected(url, "web:1"), connected(url, "web:2") as busy:
         busy.cursor().execute("SELECT 'what\x1b[2Jit did'\n, " + "1, " * 60 + "2")
         shown.wait_for(r"web +2 +· +1 +· +1 +2")

@@ -1,1 +1,0 @@
-"""`poolkit watch`: who is connected, live."""
