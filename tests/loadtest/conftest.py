@@ -2,8 +2,9 @@
 
 import contextlib
 import csv
-import os
+import json
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -14,10 +15,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from held_connections import connected
+from processes import PATIENCE_S, RunningProcess, wait_until
 
 LOCUSTFILE = """
 from locust import FastHttpUser, constant, task
@@ -65,8 +68,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
     """Serve on a free port."""
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -76,13 +79,27 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A web server for one test."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[Server]:
+    """A web server for the runs that the tests of a module share."""
+    with serving() as server:
+        yield server
+
+
 STUB = Path(__file__).with_name("stub_server.py")
 NEVER_S = 3600
 
 
 @pytest.fixture
 def stub():
-    """Give a function that starts a server which stalls so long, every so often: its process, URL."""
+    """A function that starts a server which stalls at intervals; returns its process and URL."""
     with contextlib.ExitStack() as ending:
 
         def start(stall_s=0.0, every_s=NEVER_S):
@@ -95,58 +112,30 @@ def stub():
         yield start
 
 
-PATIENCE_S = 100.0
-"""For what takes a moment: two busy cores may need half a minute for it, and a test has 300 s.
+class LocustRun(RunningProcess):
+    """Locust in a process of its own, in a folder of its own.
 
-A run that is to be ended, by its test or by what it finds, has --run-time 10m, so it can only end so.
-"""
+    A run that is to be ended, by its test or by what it finds, has --run-time 10m, so it can only end so.
+    """
 
-
-class LocustRun:
-    """Locust in a process of its own; what it says is in `log`."""
-
-    def __init__(self, folder: Path, name: str, arguments: list[str], variables: dict[str, str]):
+    def __init__(self, folder: Path, arguments: list[str], variables: dict[str, str]):
+        clean = {"DATABASE_URL": None, "LOCUST_HOST": None}
+        command = (sys.executable, "-m", "locust", *arguments)
+        super().__init__(*command, cwd=folder, environ=clean | variables)
         self.folder = folder
-        self.log = folder / f"{name}.log"
-        clean = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "LOCUST_HOST")}
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "locust", *arguments],
-                cwd=folder,
-                env=clean | variables,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
 
-    @property
-    def said(self) -> str:
-        return self.log.read_text()
+    def wait_for(self, text: str, timeout_s: float = PATIENCE_S) -> re.Match[str]:
+        """Wait until Locust has printed a text, in one line."""
+        return super().wait_for(re.escape(text), timeout_s)
 
-    def wait_until(self, condition, timeout_s: float = PATIENCE_S):
-        """Wait until a condition gives something true, and return it."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            # Looked at first: what it has said or written last is there when it has ended.
-            ended = self.process.poll() is not None
-            if found := condition():
-                return found
-            assert not ended, self.said
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.05)
-
-    def wait_for(self, words: str, timeout_s: float = PATIENCE_S) -> None:
-        """Wait until Locust has said something."""
-        self.wait_until(lambda: words in self.said, timeout_s)
-
-    def moment(self, words: str) -> float:
-        """Return when Locust first said something, as Unix time."""
-        line = next(line for line in self.said.splitlines() if words in line)
+    def moment(self, text: str) -> float:
+        """Return when Locust first printed a text, as Unix time."""
+        line = next(line for line in self.text.splitlines() if text in line)
         written = line.removeprefix("[").partition("]")[0].partition("/")[0]
         return datetime.strptime(written, "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
 
     def rows(self, name: str = "run_connections.csv") -> list[dict[str, str]]:
-        """Return the rows that one of its CSV files has by now; of a line half written, none."""
+        """Return the rows that one of its CSV files has by now, without an incomplete last line."""
         file = self.folder / name
         text = file.read_text() if file.exists() else ""
         return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
@@ -154,57 +143,47 @@ class LocustRun:
     def rows_of(
         self, target: str = "Aggregated", name: str = "run_connections.csv"
     ) -> list[dict[str, str]]:
-        """Return the rows of a target; those of seconds in which nobody could look are not among them."""
+        """Return the rows of a target, without those of seconds in which no sample was taken."""
         return [one for one in self.rows(name) if one["Target"] == target and one["Connections"]]
 
     def wait_for_seconds(self, count: int, name: str = "run_connections.csv") -> None:
-        """Wait until it has run for some seconds more, by its own rows; it may stand still as well."""
+        """Wait until it has run for some more seconds by its own rows; it may stand still as well."""
 
         def seconds() -> int:
             return sum(one["Target"] == "Aggregated" for one in self.rows(name))
 
         # The first may come at once; between any two others is a second.
         wanted = seconds() + count + 1
-        self.wait_until(lambda: seconds() >= wanted)
+        self.wait_until(lambda: seconds() >= wanted, f"{wanted} seconds")
 
-    def wait_for_no_process(self, word: str) -> None:
-        """Wait until there is none with a word on its command line; those of --processes have it."""
-        deadline = time.monotonic() + PATIENCE_S
-        while left := [
-            one.pid
-            for one in psutil.process_iter(["cmdline", "status"])
-            if word in (one.info["cmdline"] or ()) and one.info["status"] != psutil.STATUS_ZOMBIE
-        ]:
-            assert time.monotonic() < deadline, f"processes left: {left}"
-            time.sleep(0.05)
+    def document(self, name: str = "result") -> dict[str, Any]:
+        """Return the document beside the file of --json-file."""
+        return json.loads((self.folder / f"{name}_connections.json").read_text())
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
-    def wait(self, timeout_s: float = PATIENCE_S) -> int:
-        """Wait for the end, and return the exit status."""
-        return self.process.wait(timeout_s)
-
     def stop(self) -> int:
         """Press Ctrl-C, and wait for the end."""
-        self.interrupt()
-        return self.wait()
+        return self.terminate(signal.SIGINT)
 
-    def end(self) -> None:
-        """End it if it still runs: first as a person would, so that it ends its workers."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+
+def wait_for_no_process(word: str) -> None:
+    """Wait until no process has a word on its command line; those of --processes have it."""
+
+    def none_is_left() -> bool:
+        return not any(
+            word in (one.info["cmdline"] or ()) and one.info["status"] != psutil.STATUS_ZOMBIE
+            for one in psutil.process_iter(["cmdline", "status"])
+        )
+
+    wait_until(none_is_left, f"no process with {word}")
 
 
 @pytest.fixture
 def locust(tmp_path, server):
-    """Give a function that starts Locust on the server; all are ended with the test."""
+    """A function that starts Locust on the server; all runs are ended with the test."""
     runs: list[LocustRun] = []
     file = tmp_path / "visitors.py"
     file.write_text(LOCUSTFILE)
@@ -214,27 +193,32 @@ def locust(tmp_path, server):
             variables["DATABASE_URL"] = url
         given = ["-f", str(file)] if "-f" not in arguments else []
         words = [*given, "--host", server.url, *arguments]
-        runs.append(LocustRun(tmp_path, f"locust-{len(runs)}", words, variables))
+        runs.append(LocustRun(tmp_path, words, variables))
         return runs[-1]
 
     yield start
     for run in reversed(runs):
-        run.end()
+        # First as a person would, so that it ends its workers.
+        if run.process.poll() is None:
+            run.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.process.wait(30)
+        run.kill()
 
 
 @pytest.fixture
 def held(database):
-    """Give a function that opens connections, to be closed with the test."""
+    """A function that opens connections, which are closed with the test."""
     with contextlib.ExitStack() as stack:
         yield lambda name, count=1: stack.enter_context(connected(database, name, count))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port():
-    """Give a function that finds a port where nobody listens, and nobody will by chance.
+    """A function that finds a free port that stays free for a while.
 
-    Some time passes until Locust listens there. Ports from 32768 on go to whoever wants any port, for
-    a server or a connection; so it is one of those below.
+    Some time passes until Locust listens there. The system gives out ports from 32768 on for any
+    server or connection, so it is one of those below.
     """
 
     def find() -> int:
@@ -248,6 +232,6 @@ def free_port():
 
 @pytest.fixture
 def master_port(free_port):
-    """Say the port of a master: with the usual one, another run's workers could come to it."""
+    """The options for a master's port: to the usual one, another run's workers could connect."""
     port = str(free_port())
     return ("--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port)

@@ -16,6 +16,6 @@ def test_a_server_that_is_gone_is_failed_requests_and_no_exception(locust, free_
         *("--host", f"http://127.0.0.1:{free_port()}", "--run-time", "10m"),
     )
     run.wait_until(lambda: any(float(row["Failures/s"] or 0) for row in run.rows()))
-    assert run.stop() == 1, run.said
-    assert "ConnectionRefusedError" in run.said
-    assert "Traceback" not in run.said
+    assert run.stop() == 1, run.text
+    assert "ConnectionRefusedError" in run.text
+    assert "Traceback" not in run.text

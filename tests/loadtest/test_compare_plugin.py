@@ -1,7 +1,8 @@
-"""The schedule and the rows that the kit adds to Locust."""
+"""The schedule and the rows that `poolkit compare` adds to Locust."""
 
 import contextlib
 import csv
+import json
 import os
 import re
 import ssl
@@ -15,31 +16,51 @@ from pathlib import Path
 import psycopg2
 import pytest
 from gevent.monkey import is_module_patched
+from processes import PATIENCE_S, ROOT, RunningProcess
 
+from poolkit.activity.server import APPLICATION_NAME
 from poolkit.compare.plan.checks import check_locustfiles
-from poolkit.compare.results.run_folder import Level, TargetFolder
+from poolkit.compare.results.run_folder import Level
 from poolkit.compare.run.load import Load
 from poolkit.errors import ConfigurationError
 from poolkit.local.readiness import end_of
 
 pytestmark = pytest.mark.process
 
+# Besides, a listener writes the context of each request as JSON, and one task has keys of its own in it.
 LOCUSTFILE = """
-from locust import FastHttpUser, task
+import json, os
+from locust import FastHttpUser, events, task
+from poolkit import loadtest
+
+loadtest.register()
+
+@events.request.add_listener
+def write(context, **_):
+    json.dumps(context)
 
 class Visitor(FastHttpUser):
     @task
     def visit(self):
-        self.client.get("/", name=f"user {id(self)}")
+        self.client.get("/", name=f"user {id(self)}", context={"turn": 3, "task": "a"})
 """
-# Only what hangs takes so long.
-PATIENCE_S = 90.0
+FAILING = """
+import os
+from locust import FastHttpUser, task
+
+class Visitor(FastHttpUser):
+    @task
+    def fail(self):
+        self.client.get("/")
+        self.client.get("http://127.0.0.1:1/", name="refused", context={"due": "2026-01-01"})
+        self.client.get(os.environ["UNTRUSTED"], name="untrusted")
+"""
 OF_THE_END = ("unsent", "unanswered")
-"""What Locust's end did to a task; on a busy machine there may be many."""
+"""The errors of tasks that Locust's end cut off; on a busy machine there may be many."""
 
 
 class Server(ThreadingHTTPServer):
-    """Answers at once, but for a time in which it does not answer at all."""
+    """Answers at once, except while it is closed."""
 
     daemon_threads = True
 
@@ -65,10 +86,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server():
-    """Serve on a free port."""
-    with Server() as server:
+@contextlib.contextmanager
+def serving(server):
+    with server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
@@ -77,73 +97,67 @@ def server():
         thread.join()
 
 
-def load_on(server, folder, **values):
-    locustfile = folder / "visitors.py"
-    locustfile.write_text(LOCUSTFILE)
-    host = values.pop("host", f"http://127.0.0.1:{server.server_port}")
-    rate_per_user = values.pop("rate_per_user", 10.0)
-    level = Level(users=values.pop("users", 4), rate_per_user=rate_per_user)
-    load = Load(
-        **{
-            "locustfile": locustfile,
-            "level": level,
-            # A bound: whoever has seen enough ends it.
-            "warm_up_s": 1.0,
-            "duration_s": 59.0,
-            "requests": folder / "requests.csv",
+@pytest.fixture
+def server():
+    """A server on a free port."""
+    with serving(Server()) as server:
+        yield server
+
+
+class ComparedRun:
+    """Locust as `poolkit compare` starts it; `Load` has its command line."""
+
+    def __init__(self, folder, server, *, locustfile=LOCUSTFILE, begin=True, **values):
+        file = folder / "visitors.py"
+        file.write_text(locustfile)
+        level = {
+            "users": values.pop("users", 4),
+            "rate_per_user": values.pop("rate_per_user", 10.0),
         }
-        | values
-    )
-    load.begin(host)
-    return load
+        self.stop_timeout = values.pop("stop_timeout", None)
+        self.host = f"http://127.0.0.1:{server.server_port}"
+        self.load = Load(
+            **{
+                "locustfile": file,
+                "level": Level(**level),
+                # A bound: each run is ended when there are enough rows.
+                "warm_up_s": 1.0,
+                "duration_s": 590.0,
+                "requests": folder / "requests.csv",
+            }
+            | values
+        )
+        if begin:
+            self.load.begin(self.host)
 
+    @contextlib.contextmanager
+    def started(self, **environ):
+        command = list(self.load.command)
+        if self.stop_timeout is not None:
+            command[command.index("--stop-timeout") + 1] = f"{self.stop_timeout:g}"
+        self.process = RunningProcess(*command, environ=dict(self.load.environ) | environ)
+        try:
+            yield self.process
+        finally:
+            self.process.kill()
 
-def start(load, **options):
-    """Run Locust for so long as the load says; a run's own bound is for others to undercut."""
-    options = {"run_time": load.warm_up_s + load.duration_s, **options}
-    command = list(load.command)
-    for name, value in options.items():
-        command[command.index(f"--{name.replace('_', '-')}") + 1] = f"{value:g}"
-    return subprocess.Popen(
-        command,
-        env={**os.environ, **load.environ},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    def run_until(self, enough, **environ):
+        """Run Locust until its rows are enough, and return the last ones."""
+        with self.started(**environ) as process:
+            process.wait_until(lambda: enough(self.rows))
+            assert process.terminate() == 0, process.text
+        return self.rows
 
+    @property
+    def rows(self):
+        """The rows so far, without an incomplete last line."""
+        file = Path(self.load.requests)
+        text = file.read_text() if file.exists() else ""
+        return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
 
-def wait_until(process, condition):
-    """Ask again and again until it holds; Locust has to run for so long."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def end(process):
-    """Wait for Locust's end, and return what it said."""
-    _, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, said
-    return said
-
-
-def run_until(load, enough):
-    """Run Locust until its rows are enough, and return the last ones."""
-    process = start(load)
-    wait_until(process, lambda: enough(rows_of(load)))
-    process.terminate()
-    end(process)
-    return rows_of(load)
-
-
-def rows_of(load):
-    """Return the rows so far; the last line may not be whole yet."""
-    if not Path(load.requests).exists():
-        return []
-    text = Path(load.requests).read_text()
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    @property
+    def report(self):
+        return json.loads(Path(self.load.requests).with_name("load.json").read_text())
 
 
 def begun(rows):
@@ -155,176 +169,157 @@ def more_than(number):
     return lambda rows: len(begun(rows)) > number
 
 
-def by_user(rows):
+def by_name(rows):
     found = {}
     for row in begun(rows):
-        found.setdefault(row["name"], []).append(float(row["due"]))
+        found.setdefault(row["name"], []).append(row)
     return found
 
 
-def report_of(load):
-    return TargetFolder(load.requests.parent).load_report()
+def test_every_user_follows_its_schedule(server, tmp_path, database):
+    """It begins when there is a host; requests are due at one rate, and their latency counts from then.
 
-
-def test_every_user_follows_its_schedule(server, tmp_path):
-    """Requests are due at one steady rate, and their latency counts from then."""
-    load = load_on(server, tmp_path)
+    poolkit compare watches the database itself: two samplers would count each other's connections.
+    """
+    run = ComparedRun(tmp_path, server, begin=False)
 
     def all_sent(rows):
-        return len(by_user(rows)) == 4 and all(len(dues) > 10 for dues in by_user(rows).values())
+        return len(by_name(rows)) == 4 and all(len(one) > 10 for one in by_name(rows).values())
 
-    rows = run_until(load, all_sent)
+    with run.started(DATABASE_URL=database.monitor_url("")) as process:
+        process.wait_until(lambda: Path(run.load.requests).exists())
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.process.wait(1.0)
+        assert run.rows == []
+        run.load.begin(run.host)
+        process.wait_until(lambda: all_sent(run.rows))
+        assert database.backends(APPLICATION_NAME) == []
+        assert process.terminate() == 0, process.text
+    assert not (tmp_path / "requests.host").exists(), "the run folder has documented files only"
+    assert "onnections" not in process.text
+    assert "Traceback" not in process.text
+    rows = run.rows
     assert {row["error"] for row in begun(rows)} == {""}
-    for dues in by_user(rows).values():
-        # The first is sent when the user has come, whatever its schedule is.
-        gaps = [b - a for a, b in pairwise(dues[1:])]
+    for of_user in by_name(rows).values():
+        # The first is sent when the user has started, whatever its schedule is.
+        gaps = [float(b["due"]) - float(a["due"]) for a, b in pairwise(of_user[1:])]
         assert gaps == pytest.approx([0.1] * len(gaps), abs=1e-4), "ten a second from each"
     for row in begun(rows):
         late = float(row["started"]) - float(row["due"])
         assert late >= 0
         expected = late * 1000 + float(row["service_ms"])
         assert float(row["latency_ms"]) == pytest.approx(expected, abs=0.1)
-    report = report_of(load)
-    assert (report.loop, report.users_max) == ("closed", 4)
-    assert report.dropped == sum(row["error"] == "unsent" for row in rows)
-    assert report.arrivals == pytest.approx(len(rows), abs=4), "the last may have been cut off"
+    assert (run.report["loop"], run.report["users_max"]) == ("closed", 4)
+    assert run.report["unsent"] == sum(row["error"] == "unsent" for row in rows)
+    assert run.report["arrivals"] == pytest.approx(len(rows), abs=4), "the last may be cut off"
 
 
 def test_in_an_open_loop_tasks_are_due_at_one_rate_of_all(server, tmp_path):
-    """One every 20 ms, by whichever user is free; all are rows, and load.json counts them."""
-    level = Level(users=2, arrival_rate=50.0, max_users=20)
-    load = load_on(server, tmp_path, level=level)
-    dues = sorted(float(row["due"]) for row in run_until(load, more_than(50)))
-    gaps = {round((b - a) * 1000) for a, b in pairwise(dues)}
-    assert gaps == {20}
-    report = report_of(load)
-    assert (report.loop, report.arrivals, report.timed_out) == ("open", len(dues), 0)
-
-
-@pytest.fixture
-def untrusted(server, tmp_path):
-    """Have the server speak TLS with a certificate that nobody vouches for."""
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    subject = "-subj /CN=localhost -keyout key.pem -out cert.pem"
-    words = f"{command} {subject}".split()
-    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    return f"https://127.0.0.1:{server.server_port}"
-
-
-def test_certificates_are_verified_under_load_too(untrusted, server, tmp_path):
-    """Locust's own default takes any; a failure is a row like any other."""
-    server.handle_error = lambda *_: None
-    load = load_on(server, tmp_path, host=untrusted, users=1)
-    rows = begun(run_until(load, more_than(5)))
-    assert {(row["status"], row["error"]) for row in rows} == {("0", "SSLCertVerificationError")}
+    """One every 20 ms, by any idle user; all are rows, and load.json counts them."""
+    run = ComparedRun(tmp_path, server, level=Level(users=2, arrival_rate=50.0, max_users=20))
+    dues = sorted(float(row["due"]) for row in run.run_until(more_than(50)))
+    assert {round((b - a) * 1000) for a, b in pairwise(dues)} == {20}
+    report = run.report
+    assert (report["loop"], report["arrivals"], report["unanswered"]) == ("open", len(dues), 0)
 
 
 def test_a_stall_does_not_hide_the_requests_behind_it(server, tmp_path):
-    """What waited behind a stall is sent afterwards, late, and counted from when it was due."""
-    load = load_on(server, tmp_path, users=1)
-    process = start(load)
-    wait_until(process, lambda: len(rows_of(load)) > 5)
-    server.opened.clear()
-    stalled_from = time.time()
-    time.sleep(1.0)
-    stalled_to = time.time()
-    server.opened.set()
-    wait_until(process, lambda: float(rows_of(load)[-1]["due"]) > stalled_to)
-    process.terminate()
-    end(process)
+    """They are sent afterwards, late, and counted from when they were due.
+
+    SIGTERM ends the sending, not the answers: a slow request is a slow row, not a lost one.
+    """
+    run = ComparedRun(tmp_path, server, users=1)
+    with run.started() as process:
+        process.wait_until(lambda: len(run.rows) > 5)
+        server.opened.clear()
+        stalled_from = time.time()
+        time.sleep(1.0)
+        stalled_to = time.time()
+        server.opened.set()
+        process.wait_until(lambda: float(run.rows[-1]["due"]) > stalled_to)
+        server.opened.clear()
+        asked = len(server.asked)
+        process.wait_until(lambda: len(server.asked) > asked)
+        process.process.terminate()
+        process.wait_for("SIGTERM")
+        time.sleep(1.0)
+        assert process.process.poll() is None
+        server.opened.set()
+        assert process.wait() == 0, process.text
     due_in_stall = [
-        row for row in rows_of(load) if stalled_from + 0.15 < float(row["due"]) < stalled_to - 0.05
+        row for row in run.rows if stalled_from + 0.15 < float(row["due"]) < stalled_to - 0.05
     ]
     assert len(due_in_stall) >= 7, "sent, though late"
     for row in due_in_stall:
         assert float(row["latency_ms"]) >= (stalled_to - float(row["due"])) * 1000
     hung = [row for row in due_in_stall if float(row["started"]) < stalled_to]
     assert len(hung) <= 1, "one request hung, the others waited behind it"
+    *_, last = begun(run.rows)
+    assert float(last["service_ms"]) > 1000
+    assert last["error"] == ""
 
 
-def test_what_is_in_flight_at_the_end_is_waited_for(server, tmp_path):
-    """SIGTERM ends the sending, not the answers: a slow request is a slow row, not a lost one."""
-    load = load_on(server, tmp_path, users=2)
-    server.opened.clear()
-    process = start(load)
-    wait_until(process, lambda: len(server.asked) == 2)
-    process.terminate()
-    said = [process.stderr.readline()]
-    while "SIGTERM" not in said[-1]:
-        assert said[-1], said
-        said.append(process.stderr.readline())
-    time.sleep(1.0)
-    assert process.poll() is None
-    server.opened.set()
-    end(process)
-    slow = [row for row in rows_of(load) if float(row["service_ms"]) > 1000]
-    assert [row["error"] for row in slow] == ["", ""]
-
-
-def test_locust_waits_until_it_is_told_to_begin(server, tmp_path):
-    """It starts beside the target, and sends nothing before it has a host."""
-    load = load_on(server, tmp_path, users=1)
-    host_file = tmp_path / "requests.host"
-    host = host_file.read_text()
-    host_file.unlink()
-    process = start(load)
-    wait_until(process, Path(load.requests).exists)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(1.0)
-    assert rows_of(load) == []
-    load.begin(host)
-    wait_until(process, lambda: rows_of(load))
-    process.terminate()
-    end(process)
-    assert {row["error"] for row in begun(rows_of(load))} == {""}
-    assert not host_file.exists(), "the run folder keeps what docs/results.md describes"
-
-
+@pytest.mark.slow
 def test_rows_that_cannot_be_written_end_locust(server, tmp_path):
     """A full disk is an exit status and one line, not a run with fewer requests."""
-    load = load_on(server, tmp_path)
+    run = ComparedRun(tmp_path, server)
     (tmp_path / "requests.csv").symlink_to("/dev/full")
-    process = start(load)
-    _, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == os.EX_IOERR
-    assert "requests.csv cannot be written: No space left on device" in said
+    with run.started() as process:
+        assert process.wait() == os.EX_IOERR
+    assert "requests.csv cannot be written: No space left on device" in process.text
 
 
-def test_failures_are_rows_with_their_status(server, tmp_path):
-    """A 503 is a row with its status and error, and no failure of the load generator."""
+@pytest.fixture
+def untrusted(tmp_path):
+    """The URL of a server with a certificate of no known authority."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    subject = "-subj /CN=localhost -keyout key.pem -out cert.pem"
+    words = f"{command} {subject}".split()
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server = Server()
+    server.handle_error = lambda *_: None
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with serving(server):
+        yield f"https://127.0.0.1:{server.server_port}"
+
+
+def test_failures_are_rows_with_their_status_and_error(server, untrusted, tmp_path):
+    """Not failures of the load generator: a 503, a refused connection, a certificate.
+
+    Locust's own default accepts any certificate.
+    """
     server.status = 503
-    load = load_on(server, tmp_path, users=1)
-    rows = begun(run_until(load, more_than(5)))
-    assert {(row["status"], row["error"]) for row in rows} == {("503", "503")}
+    run = ComparedRun(tmp_path, server, locustfile=FAILING, users=1)
+    rows = run.run_until(more_than(15), UNTRUSTED=untrusted)
+    found = {
+        name: {(row["status"], row["error"]) for row in of_name}
+        for name, of_name in by_name(rows).items()
+    }
+    assert found == {
+        "/": {("503", "503")},
+        "refused": {("0", "ConnectionRefusedError")},
+        "untrusted": {("0", "SSLCertVerificationError")},
+    }
 
 
 def test_what_the_end_cuts_off_counts_as_failed(server, tmp_path):
     """A request without an answer, and those that were never sent, are in the rows."""
-    load = load_on(server, tmp_path, users=1, rate_per_user=20.0)
+    run = ComparedRun(tmp_path, server, users=1, rate_per_user=20.0, stop_timeout=1)
     server.opened.clear()
-    process = start(load, stop_timeout=1)
-    wait_until(process, lambda: len(server.asked) == 1)
-    # More are due meanwhile.
-    time.sleep(1.5)
-    process.terminate()
-    end(process)
-    errors = [row["error"] for row in rows_of(load)]
+    with run.started() as process:
+        process.wait_until(lambda: len(server.asked) == 1)
+        # More are due meanwhile.
+        time.sleep(1.5)
+        assert process.terminate() == 0, process.text
+    errors = [row["error"] for row in run.rows]
     assert "" not in errors
     assert errors.count("unsent") > 20
     assert len(errors) - errors.count("unsent") == 1, "the one that was sent"
-    report = report_of(load)
-    assert (report.arrivals, report.timed_out) == (len(errors), 1)
-    assert report.dropped == errors.count("unsent")
-
-
-def test_a_refused_connection_is_a_row_without_status(tmp_path, server):
-    """Nobody listens: status 0, and the kind of error."""
-    load = load_on(server, tmp_path, host="http://127.0.0.1:1", users=1)
-    rows = begun(run_until(load, more_than(5)))
-    assert {(row["status"], row["error"]) for row in rows} == {("0", "ConnectionRefusedError")}
+    report = run.report
+    assert (report["arrivals"], report["unanswered"]) == (len(errors), 1)
+    assert report["unsent"] == errors.count("unsent")
 
 
 @pytest.mark.parametrize(
@@ -347,8 +342,7 @@ def test_a_locustfile_that_cannot_be_used_is_found_before_the_run(tmp_path, cont
 
 def test_the_kit_s_own_locustfiles_can_be_used():
     """Both import, and have users."""
-    root = Path(__file__).parents[2]
-    check_locustfiles([root / "loadtests/articles.py", root / "loadtests/ingest.py"], root)
+    check_locustfiles([ROOT / "loadtests/articles.py", ROOT / "loadtests/ingest.py"], ROOT)
     assert not is_module_patched("socket"), "Locust's monkey-patching stays in its process"
 
 
@@ -356,7 +350,7 @@ TASKS = """
 import os
 import psycopg2
 from locust import task
-from poolkit.loadtest.task_user import TaskUser
+from poolkit.loadtest import TaskUser
 
 class Sender(TaskUser):
     committed = "SELECT key FROM unnest(CAST(:keys AS text[])) AS key"
@@ -377,50 +371,42 @@ class Sender(TaskUser):
 """
 
 
-def test_a_database_that_restarts_fails_the_tasks_of_that_moment_alone(
-    server, tmp_path, database, monkeypatch
-):
-    """Whoever asks for results goes on asking: those of later tasks are found again."""
-    monkeypatch.setenv("DATABASE_URL", database.url(""))
-    monkeypatch.setenv("ADMIN_URL", database.admin_url(""))
-    (tmp_path / "tasks.py").write_text(TASKS)
-    load = load_on(server, tmp_path, locustfile=tmp_path / "tasks.py")
-    rows = begun(run_until(load, more_than(60)))
+def test_a_database_that_restarts_fails_the_tasks_of_that_moment_alone(server, tmp_path, database):
+    """The results of later tasks are found again."""
+    run = ComparedRun(tmp_path, server, locustfile=TASKS)
+    urls = {"DATABASE_URL": database.url(""), "ADMIN_URL": database.admin_url("")}
+    rows = begun(run.run_until(more_than(60), **urls))
     errors = [row["error"] for row in rows if row["error"]]
     assert set(errors) == {"OperationalError"}
     assert len(errors) <= 4, "no more than there are users"
     assert rows[-1]["error"] == ""
 
 
-def test_results_that_may_not_be_read_fail_the_tasks_with_the_reason(
-    server, tmp_path, database, monkeypatch
-):
-    """At once, and not each after the patience for results that nobody looks for."""
-    monkeypatch.setenv("DATABASE_URL", database.url(""))
+@pytest.mark.slow
+def test_results_that_may_not_be_read_fail_the_tasks_with_the_reason(server, tmp_path, database):
+    """At once, and not each after its timeout."""
     query = '"SELECT rolname AS key FROM pg_authid WHERE rolname = ANY(:keys)"'
-    text = re.sub("committed = .*", f"committed = {query}", TASKS).replace("== 10", "< 0")
-    (tmp_path / "tasks.py").write_text(text)
-    load = load_on(server, tmp_path, locustfile=tmp_path / "tasks.py")
-    rows = begun(run_until(load, more_than(60)))
+    tasks = re.sub("committed = .*", f"committed = {query}", TASKS).replace("== 10", "< 0")
+    run = ComparedRun(tmp_path, server, locustfile=tasks)
+    rows = begun(run.run_until(more_than(60), DATABASE_URL=database.url("")))
     assert {row["error"] for row in rows} == {"ProgrammingError"}
 
 
-def test_a_server_without_room_for_the_question_ends_locust_with_its_reason(
-    server, tmp_path, new_postgres, monkeypatch
+@pytest.mark.slow
+def test_a_server_without_room_for_the_query_ends_locust_with_its_reason(
+    server, tmp_path, new_postgres
 ):
-    """At once: nobody would see the tasks done, and that is not the target's doing."""
+    """At once: the tasks could not be seen to finish, and the target is not to blame."""
     with new_postgres(max_connections=5) as full, contextlib.ExitStack() as held:
         url = full.url(driver="")
         for _ in range(2):
             held.callback(psycopg2.connect(url, connect_timeout=60).close)
-        monkeypatch.setenv("DATABASE_URL", url)
-        (tmp_path / "tasks.py").write_text(TASKS)
-        process = start(load_on(server, tmp_path, locustfile=tmp_path / "tasks.py"))
-        errors = process.communicate(timeout=PATIENCE_S)[1]
-    assert process.returncode == 1
-    (tmp_path / "locust.log").write_text(errors)
-    # What `poolkit compare` quotes.
-    said = end_of(tmp_path / "locust.log")
-    assert "cannot look for the results of tasks: connection to server" in said
-    assert "remaining connection slots are reserved" in said
-    assert said.endswith("leave it one, or raise max_connections")
+        run = ComparedRun(tmp_path, server, locustfile=TASKS)
+        with run.started(DATABASE_URL=url) as process:
+            assert process.wait() == 1
+    (tmp_path / "locust.log").write_text(process.stderr)
+    # The line that `poolkit compare` quotes.
+    line = end_of(tmp_path / "locust.log")
+    assert "cannot look for the results of tasks: connection to server" in line
+    assert "remaining connection slots are reserved" in line
+    assert line.endswith("leave it one, or raise max_connections")

@@ -43,9 +43,9 @@ def interrupted_in(owner, name):
 
 def assert_ended_with_its_files(run):
     """Whatever it waits for would last for minutes: the run, its users, an answer."""
-    assert run.wait() == 0, run.said
-    assert "Traceback" not in run.said
-    assert "Shutting down" in run.said
+    assert run.wait() == 0, run.text
+    assert "Traceback" not in run.text
+    assert "Shutting down" in run.text
     assert len(run.rows()) > 0
     assert json.loads((run.folder / "result_connections.json").read_text())["partial"] is True
     assert "poolkit-connections" in (run.folder / "report.html").read_text()
@@ -54,7 +54,9 @@ def assert_ended_with_its_files(run):
 @pytest.mark.parametrize(
     "where",
     [
-        "locust.stats.StatsCSVFileWriter, '_requests_data_rows'",
+        pytest.param(
+            "locust.stats.StatsCSVFileWriter, '_requests_data_rows'", marks=pytest.mark.slow
+        ),
         pytest.param("locust.stats, 'print_stats'", marks=pytest.mark.slow),
         pytest.param("locust.contrib.fasthttp.FastHttpSession, 'request'", marks=pytest.mark.slow),
         "poolkit.loadtest.figures.ConnectionCounters, 'add_sample'",
@@ -143,7 +145,7 @@ def test_a_second_one_ends_the_waiting_for_users_and_not_the_files(
         run.wait_for(f"waiting: {process.pid}")
     press_ctrl_c(run, workers)
     assert_ended_with_its_files(run)
-    assert "interrupted again" in run.said
+    assert "interrupted again" in run.text
     assert psutil.wait_procs(workers, 60)[1] == []
 
 
@@ -164,12 +166,13 @@ class Level(LoadTestShape):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "more"),
     [
         ((), ""),
-        pytest.param(("--processes", "2"), "", marks=pytest.mark.slow),
-        pytest.param((), SHAPE, marks=pytest.mark.slow),
+        (("--processes", "2"), ""),
+        ((), SHAPE),
     ],
 )
 def test_sigterm_ends_the_run_once(locust, tmp_path, master_port, options, more):
@@ -186,10 +189,10 @@ def test_sigterm_ends_the_run_once(locust, tmp_path, master_port, options, more)
     run.wait_for("All users spawned")
     run.process.terminate()
     run.process.terminate()
-    assert run.wait() == 1, run.said
-    assert "Traceback" not in run.said
+    assert run.wait() == 1, run.text
+    assert "Traceback" not in run.text
     for once in ("\n✗ http.p95 is ", "\n::error ", "Latency in ms, to three digits"):
-        assert run.said.count(once) == 1, once
+        assert run.text.count(once) == 1, once
     assert json.loads((run.folder / "result.json").read_text())[0]["num_requests"] > 0
     assert json.loads((run.folder / "result_connections.json").read_text())["partial"] is True
     assert (run.folder / "report.html").read_text().count("</poolkit-connections>") == 1

@@ -185,12 +185,9 @@ def test_the_files_of_a_failed_load_are_uploaded(start, s3):
     assert "a" in names(s3)
 
 
-def test_a_command_that_loads_nothing_is_no_run(start, s3, tmp_path):
+def test_a_command_that_loads_nothing_is_no_run(start, s3):
     """A mistake in the options ends the task, which stops a deployment, and uses up no name."""
-    file = tmp_path / "visitors.py"
-    file.write_text(VISITORS)
-    locust = ["-m", "locust", "-f", str(file), "--csv", "run", "--no-such-option"]
-    run = start(*uploading(*locust, options=["--wait"]))
+    run = start(*uploading("-c", "raise SystemExit(2)", options=["--wait"]))
     assert run.wait() == 2
     assert "ended with status 2 and wrote no file, so nothing was loaded" in run.text
     assert names(s3) == {"started.json"}
