@@ -49,7 +49,7 @@ class Reader(FastHttpUser):
 
     @task(1)
     def update(self) -> None:
-        """Correct an article; that somebody else was faster (409) is no failure."""
+        """Correct an article; a faster change by another user (409) is no failure."""
         if not self.known:
             self.create()
             return

@@ -1,4 +1,4 @@
-"""A spike: quiet, then everybody at once, then quiet again.
+"""A spike: quiet, then all users at once, then quiet again.
 
 For any locustfile:
 

@@ -108,19 +108,15 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
     if options is not None and MEASURED_BY_COMPARE not in os.environ:
         check_variables(environment, options)
         if isinstance(runner, WorkerRunner):
-            _begin_worker(environment, options, runner)
+            # A process of a master's --processes would wait for one that is gone. The processes of a
+            # worker have their master on another machine, which has checked its host.
+            if options.processes and getattr(options, "master_is_here", False):
+                HostGuard(environment, agreed=options.yes_load_this_host).check_now()
+            WorkerReports(environment, runner, worker_loop(environment, runner).take_cut_off)
         else:
             warn_if_untested()
             _begin(environment, options, runner, web_ui, url)
     end_in_the_main_greenlet(environment)
-
-
-def _begin_worker(environment: Environment, options: Namespace, runner: WorkerRunner) -> None:
-    # A process of a master's --processes would wait for one that is gone. The processes of a worker
-    # have their master on another machine, which has checked its host.
-    if options.processes and getattr(options, "master_is_here", False):
-        HostGuard(environment, agreed=options.yes_load_this_host).check_now()
-    WorkerReports(environment, runner, worker_loop(environment, runner).take_cut_off)
 
 
 def _begin(

@@ -168,15 +168,16 @@ class HostGuard:
 
     def check_each_test(self) -> None:
         """Refuse a host at the start of each test, too: the web page can name another one."""
-        self._environment.events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
-
-    def _on_start(self, **_: Any) -> None:
-        reason = self.refusal()
-        if not reason:
-            return
-        logger.error(reason)
         environment = self._environment
-        environment.process_exit_code = REFUSED
-        if environment.web_ui is None and environment.runner is not None:
-            gevent.spawn(environment.runner.quit)
-        refuse_test_start(reason)
+
+        def on_start(**_: Any) -> None:
+            reason = self.refusal()
+            if not reason:
+                return
+            logger.error(reason)
+            environment.process_exit_code = REFUSED
+            if environment.web_ui is None and environment.runner is not None:
+                gevent.spawn(environment.runner.quit)
+            refuse_test_start(reason)
+
+        environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]

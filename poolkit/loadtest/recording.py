@@ -108,7 +108,14 @@ class Recording:
                 self._give_up(error)
             else:
                 if not self._connect():
-                    self._greenlets.append(gevent.spawn(self._connect_later))
+
+                    def connect_later() -> None:
+                        while True:
+                            gevent.sleep(RETRY_EVERY_S)
+                            if self._connect():
+                                return
+
+                    self._greenlets.append(gevent.spawn(connect_later))
         else:
             self.note = NO_URL
             logger.info("connections are not measured: %s; %s", self.note, HTTP_ONLY)
@@ -139,12 +146,6 @@ class Recording:
         # Otherwise the connections opened by the first requests would count as there before.
         self._sampler.wait_for(lambda _: True, FIRST_SAMPLE_WITHIN_S)
         return True
-
-    def _connect_later(self) -> None:
-        while True:
-            gevent.sleep(RETRY_EVERY_S)
-            if self._connect():
-                return
 
     def _give_up(self, error: Exception) -> None:
         self.note, self._sampler = str(error), None

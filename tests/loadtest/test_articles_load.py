@@ -10,7 +10,7 @@ FILE = Path(__file__).parents[2] / "loadtests/articles.py"
 
 
 def test_a_server_that_is_gone_is_failed_requests_and_no_exception(locust, free_port):
-    """A task that raised would be a mistake in the locustfile; nobody made one."""
+    """An exception in a task would be a mistake in the locustfile."""
     run = locust(
         *("-f", str(FILE), "--headless", "--users", "8", "--spawn-rate", "8", "--csv", "run"),
         *("--host", f"http://127.0.0.1:{free_port()}", "--run-time", "10m"),

@@ -1,4 +1,4 @@
-"""Loading somebody else's machine has to be agreed to."""
+"""Loading another machine has to be agreed to."""
 
 import pytest
 

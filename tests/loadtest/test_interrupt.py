@@ -83,7 +83,7 @@ def stopped(pid):
 
 @pytest.mark.slow
 def test_it_ends_the_run_while_the_database_is_silent(locust, database):
-    """Nobody waits for an answer that does not come."""
+    """The end does not wait for an answer that does not come."""
     run = locust("--headless", "--run-time", "10m", *FILES, url=database.monitor_url(""))
     run.wait_for(" of 97 (other databases ")
     (watching,) = database.wait_for_backends(1, APPLICATION_NAME)

@@ -69,7 +69,7 @@ def test_mean_and_maximum_are_those_of_the_values_to_three_digits(values):
 
 @given(first=several, second=several)
 def test_a_sum_is_the_histogram_of_all_values(first, second):
-    """Count by count, whoever recorded them."""
+    """Count by count, in any order."""
     total = histogram(first)
     total.add(histogram(second))
     assert total == histogram(first + second)

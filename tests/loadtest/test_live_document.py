@@ -17,7 +17,7 @@ NAMES = 8
 
 
 class CountedLatencies(RunLatencies):
-    """Counts how often somebody went through the latencies of a name."""
+    """Counts the walks through the latencies of a name."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +103,7 @@ def test_names_are_gone_through_less_often(recording, checked):
 
 
 def test_a_new_test_and_a_report_show_nothing_old(recording, checked):
-    """What is kept is of this test, and a report that somebody downloads is of this moment."""
+    """The cache is of this test, and a downloaded report is of this moment."""
     live = LiveDocument(recording, checked)
     live.json()
     recording.latencies.record("GET", "/0", 5.0)

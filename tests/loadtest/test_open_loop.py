@@ -228,7 +228,7 @@ def stats(run, column):
 
 @pytest.mark.slow
 def test_no_arrival_is_dropped_when_the_server_ends(stub, load):
-    """Whom nobody answers any more has failed, at the moment at which it was due."""
+    """A request to a server that has ended fails, and counts from its scheduled moment."""
     server, url = stub()
     ending = ("--exit-code-on-error", "0", "--stop-timeout", "60", "--csv", "out/run")
     run = load(url, *open_loop(50, *ending))
@@ -284,7 +284,7 @@ def check_beat(due, per_s):
 
 @pytest.mark.slow
 def test_arrivals_keep_one_beat(stub, compared):
-    """Whatever the server does, and whoever is late with them."""
+    """Whatever the server does, and however late they begin."""
     _, url = stub(0.2, 1.0)
     run = compared(url)
     run.wait_until(lambda: len(moments(run)) >= 120)
@@ -575,7 +575,7 @@ def test_a_database_that_is_slow_to_say_what_is_done_stops_nobody(locust, databa
 
 @pytest.mark.slow
 def test_a_database_that_never_says_what_is_done_is_named_as_the_reason(locust, database, tmp_path):
-    """A result that nobody could look for is not called one that is not there."""
+    """A result that could not be queried is not reported as missing."""
     file = tmp_path / "sender.py"
     file.write_text(TASKS.replace("wait_time", "result_timeout = 2.0\n    wait_time"))
     run = locust(

@@ -85,7 +85,7 @@ def test_a_run_that_does_not_hold_its_thresholds_fails(locust, server, database,
 
 @pytest.mark.slow
 def test_a_peak_that_nobody_could_see_is_not_held(locust, database):
-    """The server keeps silent for some seconds, as one that is full does to whoever comes then."""
+    """The server does not answer for some seconds, as a full server does."""
     words = ("--threshold", "db.connections.max < 9", "--csv", "run")
     run = locust(*USERS, *words, url=database.monitor_url(""), PYTHONIOENCODING="utf-8")
     run.wait_until(lambda: run.rows_of("Aggregated"))

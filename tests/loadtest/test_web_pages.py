@@ -126,7 +126,7 @@ def test_the_chart_moves_with_the_connections(web_ui, database, held, page):
     held("web:1", 3)
     run = web_ui("--threshold", "db.connections.max < 4", url=database.monitor_url(""))
     page.open(f"{run.address}/connections")
-    # Not known is what nobody could see for more than two seconds of a run.
+    # A figure is unknown after more than two seconds of a run without a sample.
     page.wait_for(f"/^(passed: db.connections.max is 3|unknown: .*), wanted < 4$/.test({VERDICT})")
     page.wait_for(f"{CONNECTIONS}.querySelector('tbody')?.innerText.includes('web')")
     _, before, requests = page.wait_for(shown_with(3))

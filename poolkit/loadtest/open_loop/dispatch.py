@@ -218,7 +218,8 @@ class Dispatcher:
             for queue in waiting:
                 overdue_s = now - queue.next_at
                 if overdue_s > _HICCUP_S:
-                    cause = self._cause()
+                    full = len(users_of(self._environment)) >= self.max_users
+                    cause: Cause = "busy" if self._is_behind else "users" if full else "starting"
                     waited_s = min(overdue_s, now - before)
                     queue.overdue_s[cause] = queue.overdue_s.get(cause, 0.0) + waited_s
             short = [queue for queue in waiting if not self._serve(queue)]
@@ -234,12 +235,6 @@ class Dispatcher:
                 if next_at <= now:
                     next_at = now + _LOOK_EVERY_S  # users that become idle serve themselves
                 self._wake_at(min(next_at, now + WINDOW_S))
-
-    def _cause(self) -> Cause:
-        """Return what an arrival that is overdue now waits for."""
-        if self._is_behind:
-            return "busy"
-        return "users" if len(users_of(self._environment)) >= self.max_users else "starting"
 
     def _serve(self, queue: UserClassQueue) -> bool:
         """Give the scheduled arrivals to idle users; False if there were too few."""

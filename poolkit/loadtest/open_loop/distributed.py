@@ -46,7 +46,12 @@ class WorkerLoop:
         self._environment, self._runner = environment, runner
         self._open: OpenLoop | None = None
         self._closed: ClosedLoop | None = None
-        runner.register_message(SHARE_ASSIGNED, self._on_share)
+
+        def on_share(msg: Message, **_: Any) -> None:
+            if self._open is not None:
+                self._open.take_share(Share.from_message(msg.data))
+
+        runner.register_message(SHARE_ASSIGNED, on_share)
         events = environment.events
         events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
         events.report_to_master.add_listener(self._on_report)  # type: ignore[no-untyped-call]
@@ -67,10 +72,6 @@ class WorkerLoop:
             self._open = OpenLoop(self._environment, rate, distributed=True)
         self._open.prepare()
         self._runner.send_message(SHARE_WANTED)
-
-    def _on_share(self, msg: Message, **_: Any) -> None:
-        if self._open is not None:
-            self._open.take_share(Share.from_message(msg.data))
 
     def _on_report(self, data: dict[str, Any], **_: Any) -> None:
         if self._open is not None:
@@ -94,7 +95,11 @@ class MasterLoop:
         self._runner = runner
         self._distributing: Greenlet | None = None
         self._forget()
-        runner.register_message(SHARE_WANTED, self._on_wanted)
+
+        def on_wanted(msg: Message, **_: Any) -> None:
+            self._asked.setdefault(msg.node_id, time.monotonic())
+
+        runner.register_message(SHARE_WANTED, on_wanted)
         for event, listener in (
             (environment.events.test_start, self._on_start),
             (environment.events.worker_report, self._on_report),
@@ -132,15 +137,15 @@ class MasterLoop:
         if self._distributing is not None:
             self._distributing.kill(block=False)
 
-    def _on_wanted(self, msg: Message, **_: Any) -> None:
-        self._asked.setdefault(msg.node_id, time.monotonic())
-
     def _distribute_when_needed(self) -> None:
         while True:
             connected = self._connected()
-            if set(connected) != set(self._shares) and (
-                self._shares or self._all_have_asked(connected)
-            ):
+            if connected and not self._shares:
+                # The first time: once all workers have asked, or the slow ones had their time.
+                waited_s = time.monotonic() - min(self._asked.values())
+                if len(connected) >= self._runner.worker_count or waited_s > _ASKING_TAKES_S:
+                    self._distribute(connected)
+            elif set(connected) != set(self._shares):
                 self._distribute(connected)
             saturated_by = self.report().saturated_by
             if saturated_by and not self._warned:
@@ -162,12 +167,6 @@ class MasterLoop:
             if begins:
                 found.append(worker)
         return found
-
-    def _all_have_asked(self, connected: list[str]) -> bool:
-        if not connected:
-            return False
-        waited_s = time.monotonic() - min(self._asked.values())
-        return len(connected) >= self._runner.worker_count or waited_s > _ASKING_TAKES_S
 
     def _distribute(self, connected: list[str]) -> None:
         since = time.time() + LEAD_S
