@@ -116,7 +116,7 @@ def test_only_the_master_checks(locust, master_port):
 
 
 @pytest.fixture
-def failing(tmp_path):
+def failing(tmp_path, locust):
     """A locustfile in which every tenth request fails."""
     file = tmp_path / "visitors.py"
     file.write_text(file.read_text().replace('self.client.get("/")', FAILING))
