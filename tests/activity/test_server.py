@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from urllib.parse import quote
@@ -42,6 +43,11 @@ def url_of_new_role(database, request) -> str:
     return f"postgresql+psycopg2://nobody_special:x@{rest}"
 
 
+def groups(sample):
+    """Count the backends by target, instance and state."""
+    return Counter((b.target, b.instance, b.state) for b in sample.backends)
+
+
 def test_what_a_url_names_may_have_spaces(database, tmp_path):
     """It reaches libpq as it is meant: here the name of the file that has the password."""
     url = make_url(database.monitor_url())
@@ -60,7 +66,7 @@ def test_a_snapshot_names_target_instance_and_state(database):
     with connected(database, "web:host-1", 2), connected(database, "lambda:ee-7") as (busy,):
         busy.autocommit = False
         busy.cursor().execute("SELECT 1")
-        found = snapshot(database.monitor_url()).groups()
+        found = groups(snapshot(database.monitor_url()))
     assert found == {
         ("web", "host-1", "idle"): 2,
         ("lambda", "ee-7", "idle in transaction"): 1,
@@ -114,8 +120,8 @@ def test_ages_are_those_of_the_connection_and_of_its_state(database):
 def test_a_name_without_an_instance_is_the_target(database):
     """Strangers are listed under the name they gave themselves."""
     with connected(database, "psql"), connected(database, ""):
-        groups = snapshot(database.monitor_url()).groups()
-    assert groups == {("psql", "", "idle"): 1, ("", "", "idle"): 1}
+        found = groups(snapshot(database.monitor_url()))
+    assert found == {("psql", "", "idle"): 1, ("", "", "idle"): 1}
 
 
 def test_connections_of_other_databases_are_counted_and_no_more(database, postgres):
@@ -205,7 +211,7 @@ def test_a_role_without_pg_monitor_is_told_what_to_grant(database, request):
 
 def test_a_server_that_is_not_there_is_named_in_one_line():
     """The error has the driver's reason and no password."""
-    # Bound, so that nobody else takes the port, but nobody listens.
+    # Bound, so that no other process takes the port, and without a listener.
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"postgresql+asyncpg://me:secret@127.0.0.1:{taken.getsockname()[1]}/nothing"
@@ -237,8 +243,8 @@ def test_the_connection_is_kept_while_the_server_is_full(database, sampler):
         found, latest = sampler.wait_for(lambda sample: len(sample.backends) > 80, PATIENCE_S)
         assert found
         assert {b.target for b in latest.backends} == {"lambda"}
-    # A closed connection's backend takes a while to end, and the server is shared: whoever
-    # connects next, be it this test's own fixture, would find it full still.
+    # A closed connection's backend takes a while to end, and the server is shared: a process that
+    # connects next, such as this test's own fixture, would find it full still.
     assert sampler.wait_until_no_backends("lambda:", PATIENCE_S) == 0
     (after,) = database.backends(APPLICATION_NAME)
     assert after["pid"] == before["pid"]

@@ -248,7 +248,7 @@ def test_the_terminal_shows_targets_and_the_oldest_transaction(database, termina
 
 
 def test_the_server_is_as_full_as_all_of_its_databases_make_it(tmp_path, terminal):
-    """Nobody is connected to the database in the URL, and yet there is hardly room for anybody."""
+    """The database in the URL has no connection, and the server hardly room for one."""
     with EmbeddedPostgres(tmp_path, durable=False, cache_dir=CACHE, max_connections=12) as server:
         shown = terminal("--interval", "0.2", server.monitor_url(driver=""))
         shown.wait_for("0 of 12 .*0%, 9 usable")

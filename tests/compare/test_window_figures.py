@@ -15,7 +15,7 @@ def figures():
 
 
 def sample(moment, sessions=100, **states):
-    """Return a sample with so many backends of `web` in each state, and one of somebody else."""
+    """Return a sample with backends of `web` in each state, and one of another name."""
     named = [("web", state.replace("_", " ")) for state in states]
     backends = [
         Backend(

@@ -96,7 +96,7 @@ def test_words_have_three_digits_or_as_many_as_tell(text, value, words):
     st.sampled_from([name for name, metric in METRICS.items() if metric.kind != "share"]),
 )
 def test_words_never_contradict_the_status(operator, limit, value, metric):
-    """Whoever compares the two numbers that are shown comes to the same verdict."""
+    """The two numbers that are shown compare as the status says."""
     if isinstance(value, int):
         value = limit * (1 + value * 1e-12)
     verdict = check(Threshold.parse(f"{metric} {operator} {limit!r}"), "", {metric: value})
@@ -159,7 +159,7 @@ def test_unmet_are_those_that_make_a_run_fail():
     ],
 )
 def test_what_nobody_could_see_does_not_pass(text, value, status):
-    """A full server lets nobody in who could say so; counters go on without being looked at."""
+    """A full server refuses the watching role too; counters go on without samples."""
     threshold = Threshold.parse(text)
     verdicts = [check(threshold, "web", {threshold.metric: value})]
     (verdict,) = with_unseen(verdicts, 7.0)
