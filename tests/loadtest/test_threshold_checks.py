@@ -156,8 +156,8 @@ def test_a_run_is_ended_early_with_a_reason(locust):
     assert found["partial"] is True
     assert [(one["status"], f"✗ {one['words']}") for one in found["thresholds"]] == [
         ("failed", verdicts["✗ http.p95"]),
-        ("unknown", verdicts["✗ db.opened"]),
         ("failed", verdicts["✗ http.errors"]),
+        ("unknown", verdicts["✗ db.opened"]),
     ]
     report = (run.folder / "report.html").read_text()
     assert json.dumps(found["thresholds"]).replace("<", "\\u003c") in report
