@@ -99,7 +99,7 @@ def preset_code(chosen: EnginePreset, driver: str | None = None) -> str:
 
 
 def _child(chosen: EnginePreset) -> Iterator[str]:
-    """Give the arguments that differ in a process that runs one task at a time."""
+    """Yield the arguments that differ in a process that runs one task at a time."""
     if chosen.target != "worker" or chosen.pool == "null":
         return
     child = chosen.per_task()
@@ -112,7 +112,7 @@ def _child(chosen: EnginePreset) -> Iterator[str]:
 
 
 def _beyond(chosen: EnginePreset, backend: str) -> Iterator[str]:
-    """Give what the preset does and SQLAlchemy's arguments cannot say, for this pool and server."""
+    """Yield the preset's additions to SQLAlchemy, those that this pool and server have."""
     names = ["prewarm", "fail_fast"]
     if backend != "sqlite":  # no server that could be full, or close a connection
         names.insert(0, "retry_connect")

@@ -76,24 +76,20 @@ def main(program: str, environ: Mapping[str, str]) -> int:
         except (WrongSetting, OSError) as error:
             sys.stderr.write(f"pgbouncer: {error}\n")
             return 2
+        refresh = float(environ.get("REFRESH_SECONDS", "15"))
         with subprocess.Popen([program, str(files.configuration)]) as pgbouncer:
-            return _supervise(pgbouncer, files, stopping)
 
+            def stop_when_ended() -> None:
+                pgbouncer.wait()
+                stopping.set()
 
-def _supervise(pgbouncer: subprocess.Popen[bytes], files: Files, stopping: threading.Event) -> int:
-    refresh = float(files.environ.get("REFRESH_SECONDS", "15"))
-    threading.Thread(target=_stop_when_ended, args=(pgbouncer, stopping), daemon=True).start()
-    while not stopping.wait(refresh):
-        if files.renew():
-            pgbouncer.send_signal(signal.SIGHUP)
-    if pgbouncer.poll() is None:
-        pgbouncer.send_signal(signal.SIGINT)
-    return pgbouncer.wait()
-
-
-def _stop_when_ended(pgbouncer: subprocess.Popen[bytes], stopping: threading.Event) -> None:
-    pgbouncer.wait()
-    stopping.set()
+            threading.Thread(target=stop_when_ended, daemon=True).start()
+            while not stopping.wait(refresh):
+                if files.renew():
+                    pgbouncer.send_signal(signal.SIGHUP)
+            if pgbouncer.poll() is None:
+                pgbouncer.send_signal(signal.SIGINT)
+            return pgbouncer.wait()
 
 
 class Files:
@@ -150,21 +146,17 @@ class Files:
         if settings["client_tls_sslmode"] != "disable":
             settings["client_tls_cert_file"] = str(self._certificate)
             settings["client_tls_key_file"] = str(self._key)
-        lines = [f"{name} = {value}" for name, value in settings.items()]
-        return "\n".join(["[databases]", self._database(), "[pgbouncer]", *lines, ""])
-
-    def _database(self) -> str:
-        host, name = (
-            _required(self.environ, "DATABASE_HOST"),
-            _required(self.environ, "DATABASE_NAME"),
-        )
+        host = _required(self.environ, "DATABASE_HOST")
+        name = _required(self.environ, "DATABASE_NAME")
         port = self.environ.get("DATABASE_PORT") or "5432"
         timeout = self.environ.get("STATEMENT_TIMEOUT") or "15000"
         if not timeout.isdecimal():
             raise WrongSetting(f"STATEMENT_TIMEOUT must be a whole number of ms, not {timeout!r}")
         # Sent once by PgBouncer: a client's own SET would stay in a session that others share.
         query = f"SET statement_timeout = {timeout}"
-        return f"{name} = host={host} port={port} dbname={name} connect_query='{query}'"
+        database = f"{name} = host={host} port={port} dbname={name} connect_query='{query}'"
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        return "\n".join(["[databases]", database, "[pgbouncer]", *lines, ""])
 
     def _server_tls(self) -> dict[str, str]:
         mode = self.environ.get("DATABASE_SSLMODE") or "verify-full"
@@ -181,26 +173,17 @@ class Files:
 
     def _write_certificate(self) -> None:
         arn = self.environ.get("CERTIFICATE_SECRET_ARN")
-        if not arn:
-            self._sign_own_certificate()
+        if arn:
+            secret = _secret(arn, "certificate", "private_key")
+            _write_private(self._certificate, secret["certificate"])
+            _write_private(self._key, secret["private_key"])
             return
-        secret = _secret(arn, "certificate", "private_key")
-        _write_private(self._certificate, secret["certificate"])
-        _write_private(self._key, secret["private_key"])
-
-    def _sign_own_certificate(self) -> None:
-        command = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-        ]
-        files = ["-nodes", "-keyout", str(self._key), "-out", str(self._certificate)]
         made = subprocess.run(
-            [*command, *files, "-days", "825", "-subj", "/CN=pgbouncer"],
+            [
+                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
+                *("ec_paramgen_curve:P-256", "-nodes", "-days", "825", "-subj", "/CN=pgbouncer"),
+                *("-keyout", str(self._key), "-out", str(self._certificate)),
+            ],
             capture_output=True,
             text=True,
             check=False,
@@ -236,20 +219,16 @@ def _secret(arn: str, *names: str) -> dict[str, str]:
         answer = boto3.client("secretsmanager").get_secret_value(SecretId=arn)
     except (BotoCoreError, ClientError) as error:
         raise WrongSetting(f"secret {arn} could not be read: {error}") from None
-    found = _object(answer.get("SecretString", ""))
-    if not all(isinstance(found.get(name), str) for name in names):
+    try:
+        found: Any = json.loads(answer.get("SecretString", ""))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
+        # Outside the except: a cause would carry the secret's text.
         raise WrongSetting(
             f"secret {arn} must be a JSON object with {' and '.join(names)}, both text"
         )
     return {name: found[name] for name in names}
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _required(environ: Mapping[str, str], name: str) -> str:
