@@ -10,6 +10,10 @@ from kombu import Exchange, Queue
 if TYPE_CHECKING:
     from worker.settings import WorkerSettings
 
+INGEST_DOCUMENT = "worker.ingest_document"
+RECORD_DEAD_LETTER = "worker.record_dead_letter"
+"""The names of the tasks in their messages."""
+
 # RabbitMQ counts how often a message comes back unchanged, because a worker died before the
 # task's first line; a retry is another message. It is the same in every worker and sender,
 # whatever its settings: RabbitMQ refuses to declare a queue again with other arguments.

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from articles.contract import NewDocument, dump
 from articles.errors import TooLarge
-from worker.tasks import INGEST_DOCUMENT
+from worker.broker import INGEST_DOCUMENT
 
 if TYPE_CHECKING:
     from celery import Celery

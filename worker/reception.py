@@ -16,7 +16,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from worker.tasks import RECORD_DEAD_LETTER
+from worker.broker import RECORD_DEAD_LETTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable

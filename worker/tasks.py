@@ -8,6 +8,7 @@ from articles.contract import NewDocument, dump
 from articles.operations import ingest_document as ingest
 from articles.operations import perform, record_dead_letter
 from poolkit.config.session import unit_of_work
+from worker.broker import INGEST_DOCUMENT, RECORD_DEAD_LETTER
 from worker.delivery import DeliveredTask
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     from worker.lifecycle import Database
     from worker.settings import WorkerSettings
-
-INGEST_DOCUMENT = "worker.ingest_document"
-RECORD_DEAD_LETTER = "worker.record_dead_letter"
 
 
 class UnreadableMessage(ValueError):

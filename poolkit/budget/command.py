@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,53 +17,16 @@ from poolkit.budget.instance_classes import (
     planned_connections,
 )
 from poolkit.budget.inventory import take_inventory
-from poolkit.budget.model import Database, known, unknown
+from poolkit.budget.model import Database, Options, known, unknown
 from poolkit.budget.read.parameters import Environment, find_environment
 from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
 from poolkit.budget.verdict import Budget
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 FITS, DOES_NOT_FIT = 0, 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of the command line; docs/budget.md explains each."""
-
-    paths: tuple[Path, ...] = ()
-    environment: str = ""
-    parameters: tuple[str, ...] = ()
-    overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Parameters by template, which win over the environment's file; from `poolkit deploy`."""
-    services: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    database: str = ""
-    database_url: str = ""
-    max_connections: int | None = None
-    instance_class: str = ""
-    migrations: int = 1
-    operators: int = 3
-    reserve: int | None = None
-    pgbouncer_pools: int | None = None
-    allow_unknown: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse impossible numbers.
-
-        Raises:
-            BudgetError: a number is negative, or two options contradict each other.
-        """
-        for name in ("migrations", "operators", "reserve", "max_connections", "pgbouncer_pools"):
-            value = getattr(self, name)
-            if value is not None and value < int(name in ("max_connections", "pgbouncer_pools")):
-                raise BudgetError(f"--{name.replace('_', '-')} must not be {value}")
-        given = ("database_url", "max_connections", "instance_class")
-        several = [f"--{name.replace('_', '-')}" for name in given if getattr(self, name)]
-        if len(several) > 1:
-            raise BudgetError(f"{' and '.join(several)}: give one of them")
 
 
 def compute_budget(options: Options) -> Budget:

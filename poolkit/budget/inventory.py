@@ -25,10 +25,10 @@ from poolkit.errors import BudgetError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from poolkit.budget.command import Options
     from poolkit.budget.files import Files
     from poolkit.budget.model import (
         Database,
+        Options,
         Pooler,
         ResourceKey,
         Unread,

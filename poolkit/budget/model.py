@@ -8,11 +8,14 @@ it was read, and it may be unknown.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 OverlapKind: TypeAlias = Literal["none", "percent", "surge_percent", "count", "unknown"]
 Unit: TypeAlias = Literal[
@@ -353,3 +356,40 @@ class Service:
             for name, value in values.items()
         }
         return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of the command line; docs/budget.md explains each."""
+
+    paths: tuple[Path, ...] = ()
+    environment: str = ""
+    parameters: tuple[str, ...] = ()
+    overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Parameters by template, which win over the environment's file; from `poolkit deploy`."""
+    services: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    database: str = ""
+    database_url: str = ""
+    max_connections: int | None = None
+    instance_class: str = ""
+    migrations: int = 1
+    operators: int = 3
+    reserve: int | None = None
+    pgbouncer_pools: int | None = None
+    allow_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers.
+
+        Raises:
+            BudgetError: a number is negative, or two options contradict each other.
+        """
+        for name in ("migrations", "operators", "reserve", "max_connections", "pgbouncer_pools"):
+            value = getattr(self, name)
+            if value is not None and value < int(name in ("max_connections", "pgbouncer_pools")):
+                raise BudgetError(f"--{name.replace('_', '-')} must not be {value}")
+        given = ("database_url", "max_connections", "instance_class")
+        several = [f"--{name.replace('_', '-')}" for name in given if getattr(self, name)]
+        if len(several) > 1:
+            raise BudgetError(f"{' and '.join(several)}: give one of them")

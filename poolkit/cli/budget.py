@@ -72,7 +72,8 @@ def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
     unknown, 2 if the input is wrong.
     """
     try:
-        from poolkit.budget.command import Options, run  # noqa: PLC0415
+        from poolkit.budget.command import run  # noqa: PLC0415
+        from poolkit.budget.model import Options  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise PoolkitError(
             f"{error.name} is missing; install it with: {how_to_install('infra')}"

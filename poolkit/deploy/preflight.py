@@ -170,7 +170,8 @@ def check_budget(
         TemplateError: a template is broken; file and line are named.
     """
     # A third of the time that the whole command takes to start.
-    from poolkit.budget.command import Options, compute_budget  # noqa: PLC0415
+    from poolkit.budget.command import compute_budget  # noqa: PLC0415
+    from poolkit.budget.model import Options  # noqa: PLC0415
     from poolkit.budget.report.rows import headline  # noqa: PLC0415
 
     options = Options(paths=(root / "infra",), environment=environment, overrides=parameters)

@@ -5,7 +5,8 @@ import textwrap
 import pytest
 from poolkit_command import run_here
 
-from poolkit.budget.command import Options, compute_budget
+from poolkit.budget.command import compute_budget
+from poolkit.budget.model import Options
 
 
 class Folder:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from poolkit.budget.command import Options, compute_budget
+from poolkit.budget.command import compute_budget
+from poolkit.budget.model import Options
 from poolkit.config.presets import ENVIRONMENTS, preset
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolkit.budget.command import Options, budget_text, compute_budget, exit_status
+from poolkit.budget.command import budget_text, compute_budget, exit_status
+from poolkit.budget.model import Options
 from poolkit.errors import BudgetError
 
 VARIABLES = {"POOLKIT_TARGET": "web", "POOLKIT_ENVIRONMENT": "prod", "DATABASE_HOST": "pool"}

@@ -14,8 +14,14 @@ from poolkit.compare.report.terminal import print_run
 from poolkit.compare.report.write import read_results, report_two, write_report
 from poolkit.compare.results.results import compute
 from poolkit.compare.results.run_folder import Level
-from poolkit.compare.results.target_result import Spread
-from poolkit.compare.results.wording import NOTHING, figure, figure_with_range, origin, with_range
+from poolkit.compare.results.wording import (
+    NOTHING,
+    Spread,
+    figure,
+    figure_with_range,
+    origin,
+    with_range,
+)
 from poolkit.errors import RunFolderError
 
 USERS = tuple(Level(users=number, rate_per_user=2.0) for number in (1, 10, 40))

@@ -11,7 +11,7 @@ from poolkit.compare.results.files import write_json
 from poolkit.compare.results.levels import is_tie_of_repeats, knee_of
 from poolkit.compare.results.results import compute, results_json
 from poolkit.compare.results.run_folder import Level
-from poolkit.compare.results.target_result import Spread
+from poolkit.compare.results.wording import Spread
 from poolkit.errors import RunFolderError
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.thresholds import METRICS

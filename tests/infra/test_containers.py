@@ -8,9 +8,10 @@ import pytest
 import yaml
 from infra.deployed import INFRA, ROOT
 
-from poolkit.budget.command import Options, compute_budget
+from poolkit.budget.command import compute_budget
 from poolkit.budget.files import read_files
 from poolkit.budget.kubernetes.kustomize import rendered
+from poolkit.budget.model import Options
 from poolkit.config.settings import Settings
 from webapp.configuration import WebSettings
 from webapp.database import deadline_of

@@ -4,7 +4,8 @@ import re
 
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, deployment_of
 
-from poolkit.budget.command import Options, compute_budget
+from poolkit.budget.command import compute_budget
+from poolkit.budget.model import Options
 from poolkit.config.presets import preset
 from webapp.configuration import WebSettings
 from webapp.database import deadline_of

@@ -11,8 +11,9 @@ import yaml
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, Deployment, deployment_of
 
 from poolkit.budget.cloudformation.templates import make_stacks
-from poolkit.budget.command import Options, compute_budget
+from poolkit.budget.command import compute_budget
 from poolkit.budget.files import read_files
+from poolkit.budget.model import Options
 from poolkit.budget.read.parameters import ParameterValue, find_environment
 from poolkit.budget.read.values import Reference
 from poolkit.deploy.environment import ALL, StackEnvironment

@@ -7,7 +7,8 @@ import pytest
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, deployment_of
 
 from lambda_handler.configuration import FunctionSettings
-from poolkit.budget.command import Options, compute_budget
+from poolkit.budget.command import compute_budget
+from poolkit.budget.model import Options
 from poolkit.budget.read.values import Reference, references
 from poolkit.config.presets import TARGETS, preset
 from poolkit.config.settings import Settings

@@ -17,8 +17,8 @@ from poolkit.compare.results.levels import (
     is_tie_of_repeats,
     knee_candidates,
 )
-from poolkit.compare.results.target_result import Spread
 from poolkit.compare.results.wording import (
+    Spread,
     count,
     figure,
     join,

@@ -11,8 +11,8 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poolkit.compare.results.target_result import LEAST_ANSWERED, Spread
-from poolkit.compare.results.wording import percent
+from poolkit.compare.results.target_result import LEAST_ANSWERED
+from poolkit.compare.results.wording import Spread, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

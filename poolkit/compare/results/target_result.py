@@ -24,7 +24,7 @@ from poolkit.compare.results.run_folder import (
     SampleRow,
     Step,
 )
-from poolkit.compare.results.wording import count, origin
+from poolkit.compare.results.wording import Spread, count, origin
 from poolkit.loadtest.figures import (
     DROPPED,
     FAILURES,
@@ -56,22 +56,6 @@ LOAD = "loadtest"
 """The target name that the load generator's own connections carry."""
 LONGEST_STEP = 3
 """Intervals: a longer time between two samples is a gap, in which nothing is known."""
-
-
-class Spread(NamedTuple):
-    """The lowest, the median and the highest value of several measurements."""
-
-    low: float
-    median: float
-    high: float
-
-    def times(self, factor: float) -> Spread:
-        """Return the same in another unit."""
-        return Spread(self.low * factor, self.median * factor, self.high * factor)
-
-    def overlaps(self, other: Spread) -> bool:
-        """Return True if the two ranges have a value in common."""
-        return self.low <= other.high and other.low <= self.high
 
 
 class Interval(NamedTuple):

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poolkit.compare.results.target_result import Spread
 
 NOTHING = "–"  # noqa: RUF001  (a dash in a table, not a minus)
+
+
+class Spread(NamedTuple):
+    """The lowest, the median and the highest value of several measurements."""
+
+    low: float
+    median: float
+    high: float
+
+    def times(self, factor: float) -> Spread:
+        """Return the same in another unit."""
+        return Spread(self.low * factor, self.median * factor, self.high * factor)
+
+    def overlaps(self, other: Spread) -> bool:
+        """Return True if the two ranges have a value in common."""
+        return self.low <= other.high and other.low <= self.high
 
 
 def figure(value: float) -> str:
