@@ -34,7 +34,7 @@ test-slow: install ## the tests that take minutes
 coverage: install ## the default tests again, with a report of what they reach in coverage/
 	$(PYTEST) $(PARALLEL) -m "not slow and not alone" --cov --cov-report=term --cov-report=html $(ARGS)
 
-test-oldest: install ## the config module's tests under the oldest SQLAlchemy that it allows
+test-oldest: install ## tests of config and behaviour under the oldest SQLAlchemy allowed
 	scripts/test-oldest $(ARGS)
 
 check: install ## format, lint, types, import contracts
