@@ -307,7 +307,8 @@ def fire(environment, request):
     """What a user's client fires when a request has ended."""
     from poolkit.loadtest.open_loop.users import ScheduledMoment
 
-    scheduled = ScheduledMoment(SimpleNamespace(send=lambda: request.due))
+    scheduled = ScheduledMoment(request.due)
+    scheduled.task = SimpleNamespace(pending=None)
     environment.events.request.fire(
         request_type=request.method,
         name=request.name,

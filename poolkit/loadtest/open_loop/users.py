@@ -85,8 +85,9 @@ class UserTasks:
         self._followed: set[type[User]] = set()
 
         def on_request(*, context: Mapping[str, Any] | None = None, **_: Any) -> None:
-            moment = scheduled_moment(context)
-            if moment is not None:
+            # Not by `scheduled_moment`: at thousands of requests a second, each call counts.
+            moment = context.get("due") if context else None
+            if type(moment) is ScheduledMoment:
                 moment.task.pending = None
 
         environment.events.request.add_listener(on_request)  # type: ignore[no-untyped-call]
@@ -100,7 +101,10 @@ class UserTasks:
             def context(user: User) -> dict[str, Any]:
                 if type(user) is not user_class:  # called as the parent's
                     return own(user)  # type: ignore[no-any-return]
-                return {**own(user), "due": ScheduledMoment(self.of(user))}
+                task = self.of(user)
+                moment = ScheduledMoment(task.send())
+                moment.task = task
+                return {**own(user), "due": moment}
 
             return context
 
@@ -134,13 +138,9 @@ class ScheduledMoment(float):
     a locustfile put under the same key is not mistaken for it.
     """
 
+    # Without a constructor of its own: it is made for every request.
+    __slots__ = ("task",)
     task: UserTask
-
-    def __new__(cls, task: UserTask) -> ScheduledMoment:  # noqa: PYI034  (no subclass)
-        """Return the moment of a request that is sent now."""
-        moment = super().__new__(cls, task.send())
-        moment.task = task
-        return moment
 
 
 def scheduled_moment(context: Mapping[str, Any] | None) -> ScheduledMoment | None:
@@ -159,8 +159,10 @@ def latency_ms(
         response_time: ms from the sending to the answer.
         context: Locust's; a request without a scheduled moment counts from its sending.
     """
-    scheduled_at = scheduled_moment(context)
-    if scheduled_at is None or start_time is None or start_time <= scheduled_at:
+    scheduled_at = context.get("due") if context else None
+    if type(scheduled_at) is not ScheduledMoment or start_time is None:
+        return response_time
+    if start_time <= scheduled_at:
         return response_time
     return float((start_time - scheduled_at) * 1000 + response_time)
 
