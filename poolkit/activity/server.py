@@ -222,8 +222,8 @@ class ActivityConnection:
             time=asked,
             backends=tuple(
                 Backend(
-                    target=(name or "").partition(":")[0],
-                    instance=(name or "").partition(":")[2],
+                    target=target,
+                    instance=instance,
                     pid=pid,
                     state=state or "unknown",
                     age_s=max(0.0, age_s or 0.0),
@@ -232,6 +232,7 @@ class ActivityConnection:
                 )
                 for _, _, is_of_database, pid, name, state, wait_event, age_s, state_age_s in rows
                 if is_of_database
+                for target, _, instance in [(name or "").partition(":")]
             ),
             sessions=sessions - self._opened,
             xacts=xacts,
