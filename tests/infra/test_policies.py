@@ -508,11 +508,11 @@ def test_every_log_of_a_database_has_a_group_of_the_stack(any_deployment):
 def test_a_bad_deployment_goes_back(deployment):
     """Circuit breakers for services, alarms for aliases; old tasks stay until new ones are healthy."""
     for service in deployment.of_type("AWS::ECS::Service"):
-        deployment = service.get("DeploymentConfiguration")
-        assert deployment["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
+        configuration = service.get("DeploymentConfiguration")
+        assert configuration["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
         # Two masters, or more workers than were asked for, would be another load.
         bounds = (0, 100) if service.stack.name == "loadtest" else (100, 200)
-        assert (deployment["MinimumHealthyPercent"], deployment["MaximumPercent"]) == bounds
+        assert (configuration["MinimumHealthyPercent"], configuration["MaximumPercent"]) == bounds
     for group in deployment.of_type("AWS::CodeDeploy::DeploymentGroup"):
         assert group.get("AlarmConfiguration", "Enabled") is True
         assert group.get("AutoRollbackConfiguration", "Enabled") is True
