@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 DATABASE = """
   Db:
@@ -153,54 +154,34 @@ def test_sam_globals_and_a_parameter(folder, ceilings):
 
 def test_a_cdk_template_in_json(folder, ceilings):
     """CDK writes JSON, Fn::Join for the resource id, a secret for the password."""
-    template = {
-        "Resources": {
-            "DbF00": {
-                "Type": "AWS::RDS::DBInstance",
-                "Properties": {"Engine": "postgres", "DBInstanceClass": "db.t3.medium"},
-            },
-            "TaskDef54694570": {
-                "Type": "AWS::ECS::TaskDefinition",
-                "Properties": {
-                    "ContainerDefinitions": [
-                        {
-                            "Name": "web",
-                            "Image": {"Fn::Sub": "${AWS::AccountId}.dkr.ecr/x:1"},
-                            "Command": ["sh", "-c", "uvicorn app:app --workers ${WORKERS:-3}"],
-                            "Secrets": [{"Name": "DB_PASSWORD", "ValueFrom": {"Ref": "DbF00"}}],
-                        }
-                    ]
-                },
-            },
-            "Service9571FDD8": {
-                "Type": "AWS::ECS::Service",
-                "Properties": {
-                    "TaskDefinition": {"Ref": "TaskDef54694570"},
-                    "DeploymentConfiguration": {"MaximumPercent": 100},
-                },
-            },
-            "Target3191CF44": {
-                "Type": "AWS::ApplicationAutoScaling::ScalableTarget",
-                "Properties": {
-                    "MaxCapacity": 4,
-                    "ServiceNamespace": "ecs",
-                    "ResourceId": {
-                        "Fn::Join": [
-                            "",
-                            [
-                                "service/",
-                                {"Ref": "C"},
-                                "/",
-                                {"Fn::GetAtt": ["Service9571FDD8", "Name"]},
-                            ],
-                        ]
-                    },
-                },
-            },
-            "C": {"Type": "AWS::ECS::Cluster"},
-        }
-    }
-    folder.write("stack.template.json", json.dumps(template, indent=1))
+    template = """
+      Resources:
+        DbF00:
+          Type: AWS::RDS::DBInstance
+          Properties: {Engine: postgres, DBInstanceClass: db.t3.medium}
+        TaskDef54694570:
+          Type: AWS::ECS::TaskDefinition
+          Properties:
+            ContainerDefinitions:
+              - Name: web
+                Image: {"Fn::Sub": "${AWS::AccountId}.dkr.ecr/x:1"}
+                Command: [sh, -c, "uvicorn app:app --workers ${WORKERS:-3}"]
+                Secrets: [{Name: DB_PASSWORD, ValueFrom: {Ref: DbF00}}]
+        Service9571FDD8:
+          Type: AWS::ECS::Service
+          Properties:
+            TaskDefinition: {Ref: TaskDef54694570}
+            DeploymentConfiguration: {MaximumPercent: 100}
+        Target3191CF44:
+          Type: AWS::ApplicationAutoScaling::ScalableTarget
+          Properties:
+            MaxCapacity: 4
+            ServiceNamespace: ecs
+            ResourceId:
+              Fn::Join: ["", [service/, {Ref: C}, /, {"Fn::GetAtt": [Service9571FDD8, Name]}]]
+        C: {Type: "AWS::ECS::Cluster"}
+    """
+    folder.write("stack.template.json", json.dumps(yaml.safe_load(template), indent=1))
     budget = folder.budget(services=("Service9571FDD8=5+5",))
     assert ceilings(budget) == {"Service9571FDD8": 4 * 3 * 10}
     # 4 GiB: 400, less 5.

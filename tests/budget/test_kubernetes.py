@@ -5,28 +5,22 @@ import json
 import pytest
 import yaml
 
-WEB = {
-    "apiVersion": "apps/v1",
-    "kind": "Deployment",
-    "metadata": {"name": "web", "namespace": "a"},
-    "spec": {
-        "replicas": 6,
-        "strategy": {"type": "Recreate"},
-        "template": {
-            "metadata": {"labels": {"app": "web"}},
-            "spec": {
-                "containers": [
-                    {
-                        "name": "web",
-                        "image": "example.org/web",
-                        "command": ["gunicorn", "app", "--workers", "4"],
-                        "env": [{"name": "DATABASE_HOST", "value": "db"}],
-                    }
-                ]
-            },
-        },
-    },
-}
+WEB = yaml.safe_load("""
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: a}
+spec:
+  replicas: 6
+  strategy: {type: Recreate}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - name: web
+          image: example.org/web
+          command: [gunicorn, app, --workers, "4"]
+          env: [{name: DATABASE_HOST, value: db}]
+""")
 
 
 def changed(document=WEB, **changes):

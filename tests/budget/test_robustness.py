@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,139 +14,101 @@ from poolkit.budget.command import budget_text, compute_budget, exit_status
 from poolkit.budget.model import Options
 from poolkit.errors import BudgetError
 
-VARIABLES = {"POOLKIT_TARGET": "web", "POOLKIT_ENVIRONMENT": "prod", "DATABASE_HOST": "pool"}
-TEMPLATE = {
-    "Parameters": {"P": {"Type": "Number", "Default": 3}},
-    "Mappings": {"M": {"a": {"b": 4}}},
-    "Conditions": {"C": {"Fn::Equals": [{"Ref": "P"}, "3"]}},
-    "Resources": {
-        "Db": {
-            "Type": "AWS::RDS::DBInstance",
-            "Properties": {
-                "DBInstanceClass": "db.m7g.large",
-                "DBParameterGroupName": {"Ref": "Group"},
-            },
-        },
-        "Group": {
-            "Type": "AWS::RDS::DBParameterGroup",
-            "Properties": {
-                "Parameters": {"max_connections": "LEAST({DBInstanceClassMemory/9531392},5000)"}
-            },
-        },
-        "Cluster": {
-            "Type": "AWS::RDS::DBCluster",
-            "Condition": "C",
-            "Properties": {
-                "Engine": "aurora-postgresql",
-                "ServerlessV2ScalingConfiguration": {"MinCapacity": 1, "MaxCapacity": 4},
-            },
-        },
-        "Proxy": {"Type": "AWS::RDS::DBProxy", "Properties": {"DBProxyName": "p"}},
-        "Targets": {
-            "Type": "AWS::RDS::DBProxyTargetGroup",
-            "Properties": {
-                "DBProxyName": {"Ref": "Proxy"},
-                "ConnectionPoolConfigurationInfo": {"MaxConnectionsPercent": 50},
-            },
-        },
-        "Fn": {
-            "Type": "AWS::Lambda::Function",
-            "Properties": {
-                "ReservedConcurrentExecutions": {"Fn::FindInMap": ["M", "a", "b"]},
-                "Environment": {"Variables": {**VARIABLES, "POOLKIT_TARGET": "lambda"}},
-            },
-        },
-        "Task": {
-            "Type": "AWS::ECS::TaskDefinition",
-            "Properties": {
-                "ContainerDefinitions": [
-                    {
-                        "Name": "web",
-                        "Image": "x",
-                        "Command": ["gunicorn", "-w", "2"],
-                        "Environment": [{"Name": k, "Value": v} for k, v in VARIABLES.items()],
-                    }
-                ]
-            },
-        },
-        "Web": {
-            "Type": "AWS::ECS::Service",
-            "Properties": {
-                "TaskDefinition": {"Ref": "Task"},
-                "DesiredCount": {"Fn::If": ["C", 2, 1]},
-                "DeploymentConfiguration": {"MaximumPercent": 150},
-            },
-        },
-        "Scale": {
-            "Type": "AWS::ApplicationAutoScaling::ScalableTarget",
-            "Properties": {
-                "ServiceNamespace": "ecs",
-                "ResourceId": {"Fn::Sub": "service/c/${Web.Name}"},
-                "MaxCapacity": 9,
-            },
-        },
-        "Nested": {
-            "Type": "AWS::CloudFormation::Stack",
-            "Properties": {"TemplateURL": "nowhere.yaml"},
-        },
-    },
-    "Outputs": {
-        "O": {"Value": {"Fn::GetAtt": ["Db", "Endpoint.Address"]}, "Export": {"Name": "e"}}
-    },
-}
-COMPOSE = {
-    "services": {
-        "db": {"image": "postgres:17", "command": "postgres -c max_connections=50"},
-        "pool": {
-            "image": "edoburu/pgbouncer",
-            "environment": {"DB_HOST": "db", "DEFAULT_POOL_SIZE": 5},
-            "configs": [{"source": "c", "target": "/x.ini"}],
-        },
-        "web": {
-            "image": "x",
-            "command": ["uvicorn", "a:b"],
-            "environment": VARIABLES,
-            "deploy": {"replicas": 2, "update_config": {"order": "start-first"}},
-            "env_file": [],
-            "volumes": ["./a.ini:/b"],
-            "networks": {"n": {"aliases": ["w"]}},
-        },
-    },
-    "configs": {"c": {"content": "[pgbouncer]\ndefault_pool_size = 3"}},
-}
-DEPLOYMENT = {
-    "apiVersion": "apps/v1",
-    "kind": "Deployment",
-    "metadata": {"name": "web"},
-    "spec": {
-        "replicas": 2,
-        "strategy": {"rollingUpdate": {"maxSurge": "25%"}},
-        "template": {
-            "metadata": {"labels": {"a": "b"}},
-            "spec": {
-                "volumes": [{"configMap": {"name": "c"}}],
-                "containers": [
-                    {
-                        "name": "web",
-                        "image": "x",
-                        "env": [{"name": k, "value": v} for k, v in VARIABLES.items()],
-                        "envFrom": [{"configMapRef": {"name": "c"}}],
-                    }
-                ],
-            },
-        },
-    },
-}
-LIST = {
-    "apiVersion": "v1",
-    "kind": "List",
-    "items": [DEPLOYMENT, {**DEPLOYMENT, "kind": "Rollout"}],
-}
+VARIABLES = "{POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: prod, DATABASE_HOST: pool}"
+
+
+def named(name, value):
+    """Return the same variables as a list in YAML, whose items have these two keys."""
+    variables = yaml.safe_load(VARIABLES).items()
+    return json.dumps([{name: k, value: v} for k, v in variables])
+
+
+TEMPLATE = f"""
+Parameters: {{P: {{Type: Number, Default: 3}}}}
+Mappings: {{M: {{a: {{b: 4}}}}}}
+Conditions: {{C: {{Fn::Equals: [{{Ref: P}}, "3"]}}}}
+Resources:
+  Db:
+    Type: AWS::RDS::DBInstance
+    Properties: {{DBInstanceClass: db.m7g.large, DBParameterGroupName: {{Ref: Group}}}}
+  Group:
+    Type: AWS::RDS::DBParameterGroup
+    Properties:
+      Parameters: {{max_connections: "LEAST({{DBInstanceClassMemory/9531392}},5000)"}}
+  Cluster:
+    Type: AWS::RDS::DBCluster
+    Condition: C
+    Properties:
+      Engine: aurora-postgresql
+      ServerlessV2ScalingConfiguration: {{MinCapacity: 1, MaxCapacity: 4}}
+  Proxy: {{Type: "AWS::RDS::DBProxy", Properties: {{DBProxyName: p}}}}
+  Targets:
+    Type: AWS::RDS::DBProxyTargetGroup
+    Properties:
+      DBProxyName: {{Ref: Proxy}}
+      ConnectionPoolConfigurationInfo: {{MaxConnectionsPercent: 50}}
+  Fn:
+    Type: AWS::Lambda::Function
+    Properties:
+      ReservedConcurrentExecutions: {{Fn::FindInMap: [M, a, b]}}
+      Environment: {{Variables: {VARIABLES.replace("web", "lambda")}}}
+  Task:
+    Type: AWS::ECS::TaskDefinition
+    Properties:
+      ContainerDefinitions:
+        - {{Name: web, Image: x, Command: [gunicorn, -w, "2"], Environment: {named("Name", "Value")}}}
+  Web:
+    Type: AWS::ECS::Service
+    Properties:
+      TaskDefinition: {{Ref: Task}}
+      DesiredCount: {{Fn::If: [C, 2, 1]}}
+      DeploymentConfiguration: {{MaximumPercent: 150}}
+  Scale:
+    Type: AWS::ApplicationAutoScaling::ScalableTarget
+    Properties:
+      ServiceNamespace: ecs
+      ResourceId: {{Fn::Sub: "service/c/${{Web.Name}}"}}
+      MaxCapacity: 9
+  Nested: {{Type: "AWS::CloudFormation::Stack", Properties: {{TemplateURL: nowhere.yaml}}}}
+Outputs:
+  O: {{Value: {{Fn::GetAtt: [Db, Endpoint.Address]}}, Export: {{Name: e}}}}
+"""
+COMPOSE = f"""
+services:
+  db: {{image: "postgres:17", command: postgres -c max_connections=50}}
+  pool:
+    image: edoburu/pgbouncer
+    environment: {{DB_HOST: db, DEFAULT_POOL_SIZE: 5}}
+    configs: [{{source: c, target: /x.ini}}]
+  web:
+    image: x
+    command: [uvicorn, "a:b"]
+    environment: {VARIABLES}
+    deploy: {{replicas: 2, update_config: {{order: start-first}}}}
+    env_file: []
+    volumes: ["./a.ini:/b"]
+    networks: {{n: {{aliases: [w]}}}}
+configs: {{c: {{content: "[pgbouncer]\\ndefault_pool_size = 3"}}}}
+"""
+DEPLOYMENT = f"""
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: 2
+  strategy: {{rollingUpdate: {{maxSurge: 25%}}}}
+  template:
+    metadata: {{labels: {{a: b}}}}
+    spec:
+      volumes: [{{configMap: {{name: c}}}}]
+      containers:
+        - {{name: web, image: x, env: {named("name", "value")}, envFrom: [{{configMapRef: {{name: c}}}}]}}
+"""
 FILES = {
-    "app.json": TEMPLATE,
-    "compose.json": COMPOSE,
-    "web.json": DEPLOYMENT,
-    "list.json": LIST,
+    "app.json": yaml.safe_load(TEMPLATE),
+    "compose.json": yaml.safe_load(COMPOSE),
+    "web.json": (web := yaml.safe_load(DEPLOYMENT)),
+    "list.json": {"apiVersion": "v1", "kind": "List", "items": [web, {**web, "kind": "Rollout"}]},
 }
 
 rubbish = st.recursive(

@@ -1,6 +1,7 @@
 """A run folder made up from a few numbers, for tests of its readers. No measurement."""
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -279,6 +280,12 @@ def _write_invokes(
                     error_type="",
                 )
             )
+
+
+def identifiers_are_unique(page: str) -> bool:
+    """Return whether every picture of a page counts its own identifiers."""
+    found = re.findall(r'\bid="([^"]*)"', page)
+    return 0 < len(found) == len(set(found))
 
 
 @pytest.fixture(scope="session")

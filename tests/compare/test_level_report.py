@@ -5,11 +5,12 @@ import re
 from dataclasses import replace
 
 import pytest
+from compare.conftest import identifiers_are_unique
 from rich.console import Console
 
 from poolkit.compare.charts.levels import over_load
 from poolkit.compare.report.findings import with_findings
-from poolkit.compare.report.page import load_text, loop_text
+from poolkit.compare.report.page import load_text, loop_text, run_page
 from poolkit.compare.report.terminal import print_run
 from poolkit.compare.report.write import read_results, report_two, write_report
 from poolkit.compare.results.results import compute
@@ -50,6 +51,10 @@ def printed(results, width=80):
     return out.getvalue()
 
 
+def page_without_charts(run):
+    return run_page(with_findings(compute(run)), [])
+
+
 def headings(page):
     return re.findall(r"<h2>(.*?)</h2>", page)
 
@@ -67,8 +72,7 @@ def test_the_page_has_a_part_for_loads_and_one_for_thresholds(by_load):
     assert "Connections and latency of each target under the same load (10 users)" in page
     assert page.count("<figure>") == 4
     assert "was measured 2 times at each load" in page
-    identifiers = re.findall(r'\bid="([^"]*)"', page)
-    assert len(identifiers) == len(set(identifiers))
+    assert identifiers_are_unique(page)
 
 
 def test_a_plain_run_has_neither_part(reported):
@@ -83,9 +87,8 @@ def test_a_plain_run_has_neither_part(reported):
 def test_repeats_of_one_load_are_shown_without_a_chart(by_load):
     """The chart needs several loads for its axis."""
     run = by_load(levels=USERS[1:2], repeat=3, thresholds=())
-    results = write_report(run.path)
-    page = (run.path / "report.html").read_text()
-    assert "Repeats" in headings(page)
+    results = read_results(run.path)
+    assert "Repeats" in headings(page_without_charts(run))
     assert over_load(results) is None
     output = " ".join(printed(results).split())
     assert (
@@ -138,12 +141,17 @@ def test_a_share_of_connections_is_drawn_by_each_target_s_own_server(made_up_run
     assert spec.count("'text': '< 9 ms'") == 1
 
 
-def test_a_narrow_terminal_cuts_no_figure(by_load):
-    """Half a number is a wrong one, and a row without its target's name is useless."""
+def test_the_table_of_loads_fits_the_terminal(by_load):
+    """A tick for a load that was sustained, a cross for another; no figure is ever cut."""
     results = with_findings(compute(by_load(repeat=2)))
-    wide, narrow = (printed(results, width).partition("\n\n")[0] for width in (80, 50))
-    assert wide.count("✓") + wide.count("✗") > 4
-    assert narrow == wide
+    output = {width: printed(results, width) for width in (50, 80, 120)}
+    for width in (80, 120):
+        lines = output[width].splitlines()
+        assert max(len(line) for line in lines) <= width
+        rows = [line for line in lines if re.match(r"\s*(lambda|web)?\s+\d+ users?\s", line)]
+        assert [line.split()[-1] for line in rows] == ["✓", "✓", "✗", "✓", "✓", "✓"]
+    # Half a number is a wrong one, and a row without its target's name is useless.
+    assert output[50].partition("\n\n")[0] == output[80].partition("\n\n")[0]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -164,16 +172,6 @@ def test_throughput_and_connections_opened_have_the_range_of_their_repeats(by_lo
     assert rate.low == rate.high or f"({figure(rate.low)}{NOTHING}{figure(rate.high)})" in output
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_table_of_loads_fits_the_terminal(by_load, width):
-    """A line for every load, with a tick if it was sustained and a cross if not."""
-    output = printed(with_findings(compute(by_load(repeat=2))), width)
-    lines = output.splitlines()
-    assert max(len(line) for line in lines) <= width
-    rows = [line for line in lines if re.match(r"\s*(lambda|web)?\s+\d+ users?\s", line)]
-    assert [line.split()[-1] for line in rows] == ["✓", "✓", "✗", "✓", "✓", "✓"]
-
-
 def test_thresholds_have_a_tick_or_a_cross_for_each_target(by_load):
     """One line for all loads: how near the target came to the limit, or where it failed."""
     output = " ".join(printed(with_findings(compute(by_load())), 200).split())
@@ -188,8 +186,7 @@ def test_one_load_has_one_line_a_verdict(made_up_run, made_up):
     output = printed(with_findings(compute(run)))
     assert re.search(r"✗ web: http.p95 is [\d.]+ ms, wanted < 1 ms", output)
     assert "✓ web: http.max is" in output
-    page = write_report(run.path) and (run.path / "report.html").read_text()
-    assert "1 of 2 checks failed" in page
+    assert "1 of 2 checks failed" in page_without_charts(run)
 
 
 def test_open_and_closed_loop_are_named(by_load, made_up_run, made_up):
@@ -206,8 +203,7 @@ def test_open_and_closed_loop_are_named(by_load, made_up_run, made_up):
         "most 2,000 users at once, for 10 s"
     )
     assert loop_text(opened.plan()).startswith("open: tasks begin on schedule")
-    write_report(opened.path)
-    assert "<dt>Loop</dt><dd>open: " in (opened.path / "report.html").read_text()
+    assert "<dt>Loop</dt><dd>open: " in page_without_charts(opened)
 
 
 def test_deployed_targets_are_named_with_their_host_alone(made_up_run, made_up):

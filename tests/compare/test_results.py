@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compare.conftest import TO
+from compare.conftest import EVERY_TARGET, FROM, TO, make_run
 
 from poolkit.compare.report.findings import with_findings
 from poolkit.compare.results.results import compute, results_json
@@ -27,7 +27,35 @@ def about(*latencies_ms):
 
 
 def target_of(run, name):
-    return next(t for t in compute(run).targets if t.name == name)
+    return named(compute(run), name)
+
+
+def named(results, name):
+    return next(target for target in results.targets if target.name == name)
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """The results of a run of all six targets, which no test changes."""
+    return with_findings(compute(make_run(tmp_path_factory.mktemp("six") / "run", EVERY_TARGET)))
+
+
+@pytest.fixture
+def web_run(made_up_run):
+    """Return a function that makes a run of the web target alone, for a test to change."""
+    return lambda **plan: made_up_run(targets={"web": EVERY_TARGET["web"]}, **plan)
+
+
+@pytest.fixture
+def web_of(web_run):
+    """Return a function from requests, with times after the warm-up, to the web target's figures."""
+
+    def of(*requests):
+        run = web_run()
+        write_requests(run.target("web"), requests)
+        return target_of(run, "web")
+
+    return of
 
 
 def request(due, latency_ms=10.0, error=""):
@@ -41,6 +69,10 @@ def request(due, latency_ms=10.0, error=""):
         status=200,
         error=error,
     )
+
+
+def answered(number):
+    return [request(FROM + n / 10, 50) for n in range(number)]
 
 
 def write_requests(folder, requests):
@@ -82,96 +114,72 @@ def test_the_interval_holds_the_true_percentile_about_95_times_in_100():
     assert held / 300 > 0.92
 
 
-def test_only_requests_scheduled_in_the_measured_time_count(made_up_run):
+def test_only_requests_scheduled_in_the_measured_time_count(web_of):
     """Requests of the warm-up and of the time after are in no figure."""
-    run = made_up_run()
-    window = run.target("web").window()
-    begin, end = window.from_, window.to
-    inside = [request(begin, 10), request(begin + 5, 20), request(end - 0.001, 30)]
-    outside = [request(begin - 0.001, 9000), request(end, 9000)]
-    write_requests(run.target("web"), [*outside[:1], *inside, *outside[1:]])
-    web = target_of(run, "web")
+    inside = [request(FROM, 10), request(FROM + 5, 20), request(TO - 0.001, 30)]
+    web = web_of(request(FROM - 0.001, 9000), *inside, request(TO, 9000))
     assert web.requests == 3
     assert (web.latency_ms.p50, web.latency_ms.max) == about(20, 30)
-    assert web.requests_per_s == pytest.approx(3 / (end - begin))
+    assert web.requests_per_s == pytest.approx(3 / (TO - FROM))
 
 
-def test_a_latency_that_is_not_known_says_why(made_up_run):
+def test_a_latency_that_is_not_known_says_why(web_run):
     """Every request failed: the threshold does not pass, and its line has the reason."""
-    run = made_up_run(thresholds=("http.p95 < 200",))
-    begin = run.target("web").window().from_
-    write_requests(run.target("web"), [request(begin, 10, error="404")])
-    (verdict,) = (v for v in compute(run).verdicts if v.target == "web")
+    run = web_run(thresholds=("http.p95 < 200",))
+    write_requests(run.target("web"), [request(FROM, 10, error="404")])
+    (verdict,) = compute(run).verdicts
     assert verdict.status == "unknown"
     assert "http.p95 is not known (no request was answered without an error)" in verdict.message
 
 
-def test_answers_after_the_load_has_ended_are_no_throughput(made_up_run):
+def test_answers_after_the_load_has_ended_are_no_throughput(web_of):
     """A growing queue was not sustained: answers while the load drains do not count."""
-    run = made_up_run()
-    window = run.target("web").window()
-    seconds = window.to - window.from_
-    waited = [request(window.from_ - 2, 3000), request(window.to - 1, 3000)]
-    write_requests(run.target("web"), [*waited[:1], request(window.from_, 10), *waited[1:] * 5])
-    web = target_of(run, "web")
+    late = [request(TO - 1, 3000)] * 5
+    web = web_of(request(FROM - 2, 3000), request(FROM, 10), *late)
     assert (web.requests, web.errors, web.served) == (6, 0, 2)
-    assert web.requests_per_s == pytest.approx(2 / seconds)
+    assert web.requests_per_s == pytest.approx(2 / (TO - FROM))
 
 
-def test_failed_requests_count_but_do_not_flatter_the_latency(made_up_run):
+def test_failed_requests_count_but_do_not_flatter_the_latency(web_of):
     """A 429 after 1 ms is no fast answer: it has a summary of its own."""
-    run = made_up_run()
-    begin = run.target("web").window().from_
-    rows = [request(begin + n / 10, 50) for n in range(8)]
-    rows += [request(begin + 1, 1, error="429"), request(begin + 2, 30_000, error="TimeoutError")]
-    write_requests(run.target("web"), rows)
-    web = target_of(run, "web")
+    failed = [request(FROM + 1, 1, "429"), request(FROM + 2, 30_000, "TimeoutError")]
+    web = web_of(*answered(8), *failed)
     assert (web.requests, web.errors, web.error_kinds) == (10, 2, {"429": 1, "TimeoutError": 1})
     assert (web.latency_ms.p50, web.latency_ms.max) == about(50, 50)
     assert web.error_latency_ms.max == pytest.approx(30_000, rel=0.001)
 
 
-def test_a_request_without_an_answer_took_at_least_as_long_as_it_had_waited(made_up_run):
+def test_a_request_without_an_answer_took_at_least_as_long_as_it_had_waited(web_of):
     """A target that dies in the middle must not show only the latencies before its death."""
-    run = made_up_run()
-    begin = run.target("web").window().from_
-    rows = [request(begin + n / 10, 50) for n in range(8)]
-    rows += [request(begin + 1, 30_000, error="unanswered"), request(begin + 2, 1, error="unsent")]
-    write_requests(run.target("web"), rows)
-    web = target_of(run, "web")
+    cut_off = [request(FROM + 1, 30_000, "unanswered"), request(FROM + 2, 1, "unsent")]
+    web = web_of(*answered(8), *cut_off)
     assert (web.latency_ms.p50, web.latency_ms.p95) == about(50, 30_000)
     assert (web.latency_ms.max, web.latency_ms.mean) == about(30_000, (8 * 50 + 30_001) / 10)
     assert web.service_ms.max == pytest.approx(50, rel=0.001)
     assert web.errors == 2
 
 
-def test_a_request_that_the_end_cut_off_at_once_lowers_no_latency(made_up_run):
+def test_a_request_that_the_end_cut_off_at_once_lowers_no_latency(web_of):
     """It would have taken longer, by an unknown time."""
-    run = made_up_run()
-    begin = run.target("web").window().from_
-    rows = [request(begin + n / 10, 50) for n in range(8)]
-    rows += [request(begin + 1, 1, error="unanswered") for _ in range(9)]
-    write_requests(run.target("web"), rows)
-    web = target_of(run, "web")
+    web = web_of(*answered(8), *[request(FROM + 1, 1, "unanswered")] * 9)
     assert (web.latency_ms.p50, web.latency_ms.mean, web.latency_ms.max) == about(50, 50, 50)
 
 
-def test_without_any_request_there_is_no_latency(made_up_run):
+def test_without_any_request_there_is_no_latency(web_run):
     """A target that got no load is reported, not divided by zero."""
-    run = made_up_run()
+    run = web_run()
     write_requests(run.target("web"), [])
-    results = with_findings(compute(run))
-    (web,) = (t for t in results.targets if t.name == "web")
+    (web,) = with_findings(compute(run)).targets
     assert web.latency_ms is None
     assert web.finding == "No request was scheduled in the measured time."
 
 
-def test_opened_is_the_servers_own_count_over_the_window(made_up_run):
+def test_opened_is_the_servers_own_count_over_the_window(six):
     """The figure per request is over those that ended in the measured time."""
-    found = target_of(made_up_run(), "lambda")
+    found = named(six, "lambda")
     assert found.connections.opened == found.served
     assert found.connections.opened_per_1000_requests == 1000
-    assert target_of(made_up_run("again"), "web").connections.opened_warm_up == 9
+    assert named(six, "web").connections.opened_warm_up == 9
 
 
 def test_disagreeing_pool_events_are_noted(made_up_run, made_up):
@@ -182,9 +190,9 @@ def test_disagreeing_pool_events_are_noted(made_up_run, made_up):
     assert any("the pools' events 100" in note for note in web.warnings)
 
 
-def test_a_counter_that_was_reset_gives_no_count(made_up_run):
+def test_a_counter_that_was_reset_gives_no_count(web_run):
     """After a crash the server counts from 0 again: a negative number is not a number."""
-    run = made_up_run()
+    run = web_run()
     file = run.target("web").path / "samples.csv"
     *lines, last = file.read_text().splitlines(keepends=True)
     inside = [n for n, line in enumerate(lines[1:], 1) if float(line.split(",")[0]) < TO]
@@ -194,9 +202,9 @@ def test_a_counter_that_was_reset_gives_no_count(made_up_run):
     assert target_of(run, "web").connections.opened is None
 
 
-def test_peak_mean_and_states_are_those_of_the_samples(made_up_run):
+def test_peak_mean_and_states_are_those_of_the_samples(six):
     """A made-up pool of nine, two of them in a transaction, shows nine and two."""
-    found = target_of(made_up_run(), "web").connections
+    found = named(six, "web").connections
     assert (found.peak, found.mean, found.busy_peak) == (9, 9, 2)
     assert found.by_state == {"idle": 7, "idle in transaction": 2}
     assert found.idle_seconds == pytest.approx(7 * 10, rel=0.03)
@@ -228,9 +236,9 @@ def test_a_limit_on_connections_needs_the_samples(made_up_run, made_up):
     assert verdict.message.startswith("web: db.connections.max is not known (the server could not")
 
 
-def test_cpu_is_cores_used_inside_the_window(made_up_run):
+def test_cpu_is_cores_used_inside_the_window(six):
     """From the cumulative times of each role's processes."""
-    web = target_of(made_up_run(), "web")
+    web = named(six, "web")
     assert web.cpu_share == pytest.approx({"load": 0.2, "target": 0.4, "database": 0.2})
     assert web.rss_mb == 214
 
@@ -255,16 +263,16 @@ def test_waiting_for_a_slow_target_does_not_saturate_the_load_generator(made_up_
     assert not web.saturated
 
 
-def test_cold_starts_are_counted_apart_and_found_in_the_tail(made_up_run):
+def test_cold_starts_are_counted_apart_and_found_in_the_tail(six):
     """Cold starts before and in the measured time, and the slow requests that waited for one."""
-    cold = target_of(made_up_run(), "lambda_warm").cold
+    cold = named(six, "lambda_warm").cold
     assert (cold.count, cold.warm_up, cold.among_slowest, cold.slowest) == (2, 18, 2, 4)
     assert 600 < cold.init_ms_p50 < 750
 
 
-def test_results_are_plain_json_of_the_documented_shape(made_up_run):
+def test_results_are_plain_json_of_the_documented_shape(six):
     """With the keys that docs/results.md promises."""
-    found = json.loads(json.dumps(results_json(with_findings(compute(made_up_run())))))
+    found = json.loads(json.dumps(results_json(six)))
     assert found["schema"] == 1
     assert list(found["targets"]) == [
         *("lambda", "lambda_warm", "web", "web_async", "worker", "lambda_proxy")
@@ -278,11 +286,11 @@ def test_results_are_plain_json_of_the_documented_shape(made_up_run):
     assert found["targets"]["lambda_warm"]["cold_starts"] == 2
 
 
-def test_every_key_of_the_results_is_documented(made_up_run):
+def test_every_key_of_the_results_is_documented(six):
     """docs/results.md names each figure."""
     document = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
     named = set(re.findall(r"[a-z_0-9]+", document))
-    found = results_json(compute(made_up_run()))
+    found = results_json(six)
     web, warm = found["targets"]["web"], found["targets"]["lambda_warm"]
     for keys in (found, found["plan"], found["machine"], web, web["connections"], warm["cold"]):
         assert set(keys) <= named
