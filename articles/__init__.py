@@ -1,10 +1,9 @@
 """The sample domain that all deployables share: articles, and documents cut into chunks.
 
-Delete this package and put yours in its place. What to keep is its shape: it imports
-SQLAlchemy Core and the standard library, knows no web framework, no queue and no driver,
-and does no input or output of its own, so that one definition of each operation and of
-each HTTP answer serves a threaded web service, an asyncio one, a Lambda function and a
-worker.
+Delete this package and put yours in its place. Keep its shape: it imports SQLAlchemy Core and the
+standard library, but no web framework, queue or driver, and does no input or output. So one
+definition of each operation and HTTP answer serves a threaded web service, an asyncio one, a Lambda
+function and a worker.
 
     models.py       tables and the frozen records read from them
     operations.py   the operations on them: generators that yield statements

@@ -1,6 +1,6 @@
 """The HTTP API as data: every endpoint with its description and its function.
 
-An endpoint knows no framework. A deployable registers `API` with its own router and, for
+An endpoint depends on no framework. A deployable registers `API` with its own router and, for
 each request, does this and no more (or the same with `perform_async`):
 
     operation = endpoint.handle(Request(path_parameters, query, body))
@@ -9,8 +9,8 @@ each request, does this and no more (or the same with `perform_async`):
     send(response.status, response.headers, response.body)
 
 `handle` reads and checks the request when it is called, before there is a connection: bad
-input costs the pool nothing. `Response.body` is encoded when it is asked for, after the
-connection went back.
+input costs the pool nothing. `Response.body` is encoded when it is read, after the connection was
+returned.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class Response(NamedTuple):
 
     @property
     def media_type(self) -> str:
-        """The content type: every answer that is no problem is JSON."""
+        """The content type: every answer is JSON, except a problem document."""
         return "application/json"
 
     @property
     def body(self) -> bytes:
-        """The content as JSON, encoded anew each time."""
+        """The content as JSON, encoded at each access."""
         return dump(self.content)
 
 
@@ -190,7 +190,7 @@ def _article_response(status: int, operation: Operation[Article]) -> Operation[R
     request_schema=NEW_DOCUMENT_SCHEMA,
 )
 def ingest_document(request: Request) -> Operation[Response]:
-    """Store a document cut into chunks; 201 if it is new, 200 if its id is known."""
+    """Store a document cut into chunks; 201 if it is new, 200 if its id exists."""
     new = NewDocument.from_json(request.body)
 
     def respond() -> Operation[Response]:

@@ -34,10 +34,10 @@ class Chunk(NamedTuple):
 def cut(text: str, max_characters: int = MAX_CHARACTERS, overlap: int = OVERLAP) -> list[Chunk]:
     """Cut `text` into chunks of at most `max_characters`, in order; an empty text has none.
 
-    Each chunk ends after a paragraph, else a sentence, else a line, else a word, if one ends in
-    the second half of the room. A longer word is cut where the room ends. Each chunk but the
-    first begins with up to `overlap` characters from the end of the one before, from the start of
-    a word on where possible. Nothing else is repeated, and nothing is lost:
+    Each chunk ends after a paragraph, else a sentence, else a line, else a word, if one ends in the
+    second half of the room. A longer word is cut where the room ends. Each chunk but the first
+    repeats up to `overlap` characters from the end of the one before. The repetition begins at a
+    word if possible. Nothing else is repeated, and nothing is lost:
     `text[chunk.start:][:len(chunk.text)] == chunk.text` for each chunk.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class InputError(NamedTuple):
-    """One thing wrong with the input, and where: in the body or in a parameter.
+    """One error in the input, and its place: in the body or in a parameter.
 
     `pointer` is a JSON Pointer in URI fragment form (RFC 6901, section 6), as RFC 9457
     uses it; `parameter` names a path or query parameter. Exactly one of them is set.
@@ -78,7 +78,7 @@ class NotFound(ArticlesError, LookupError):
 
 
 class StaleVersion(ArticlesError):
-    """The article has moved on to `current_version` since the caller read `expected`."""
+    """The article has `current_version` by now; the caller had read `expected`."""
 
     def __init__(self, article_id: int, expected: int, current_version: int) -> None:
         super().__init__(article_id, expected, current_version)

@@ -1,9 +1,9 @@
 """The tables, and the records that operations read from them.
 
 A record's fields are columns' names, and the statements select them in the fields' order
-(`columns_of`), so a row becomes a record by position. Records are named tuples, which cost
-a tenth of a frozen dataclass at import and a third of one to make; Core tables are enough,
-for mapping classes with the ORM would double what a Lambda function imports.
+(`columns_of`), so a row becomes a record by position. Records are named tuples. At import they cost
+a tenth of a frozen dataclass, and to make one a third. Core tables are enough: mapping classes with
+the ORM would double what a Lambda function imports.
 """
 
 from __future__ import annotations

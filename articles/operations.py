@@ -8,8 +8,8 @@ connection of a synchronous engine, `perform_async` on one of an asynchronous en
         article = perform(connection, get_article(1))
 
 The caller begins and ends the transaction; every operation needs one at PostgreSQL's default
-isolation, READ COMMITTED. Those that read (get_article, get_document,
-list_articles, list_dead_letters) are one statement each and may run in autocommit.
+isolation, READ COMMITTED. The operations that read (get_article, get_document, list_articles,
+list_dead_letters) are one statement each and may run in autocommit.
 
 The statements are made once, here, with bind parameters: SQLAlchemy keys its cache of
 compiled SQL by statement, and each of these remembers its own key.
@@ -128,7 +128,7 @@ def list_articles(page: PageRequest) -> Operation[Page]:
     It costs the same on every page: the primary key leads to the first row, and no row
     before it is read.
     """
-    # One more than the page holds tells whether there is another page.
+    # One row more than the page holds shows whether there is another page.
     rows = yield _SELECT_PAGE, {"newest": page.newest, "limit": page.limit + 1}
     items = tuple(ArticleSummary._make(row) for row in rows[: page.limit])
     if len(rows) <= page.limit:
@@ -157,8 +157,8 @@ def create_article(new: NewArticle) -> Operation[Article]:
 def update_article(article_id: int, change: ArticleUpdate) -> Operation[Article]:
     """Change an article, if it still has the version that the change was made for.
 
-    The row's version is compared in the UPDATE itself, so of two changes made for one
-    version exactly one succeeds, and no lock is held between reading and writing.
+    The UPDATE itself compares the row's version. So of two changes made for one version exactly one
+    succeeds, and no lock is held between reading and writing.
 
     Raises:
         NotFound: there is none with this id.
@@ -324,8 +324,8 @@ def record_dead_letter(
 ) -> Operation[DeadLetter]:
     """Record a message that was given up; the same message again replaces its record.
 
-    A defect of the message must not prevent its record. A payload that is not JSON is kept as its
-    `repr`, and a character that PostgreSQL cannot store in text (NUL, a lone surrogate) is kept as
+    A defect of the message must not prevent its record. A payload that is not JSON is stored as its
+    `repr`. A character that PostgreSQL cannot store in text (NUL, a lone surrogate) is stored as
     its escape.
     """
     try:

@@ -1,7 +1,7 @@
 """Errors as problem documents (RFC 9457), the same from every HTTP deployable.
 
 `type` is `about:blank` where the HTTP status describes the problem completely; the title is then
-the status's own phrase, as section 4.2.1 asks. Where a client may want to react to one problem,
+the status's own phrase, as section 4.2.1 asks. Where a client may react to one problem,
 `type` is a path such as `/problems/stale-version`. The RFC prefers absolute URIs, but a
 sample has no host name of its own; a full path is what section 3.1.1 asks for instead. It
 is a name and need not lead anywhere.
@@ -102,7 +102,7 @@ def method_not_allowed(method: str, allowed: Iterable[str]) -> Problem:
 
 @runtime_checkable
 class TemporaryFailure(Protocol):
-    """A failure that passes, such as a full pool: it carries what its answer needs.
+    """A temporary failure, such as a full pool, with the facts that its answer needs.
 
     A protocol, so that the domain need not import the library that raises such errors.
     `poolkit.errors.TemporaryFailure` has both attributes.
@@ -117,7 +117,7 @@ class TemporaryFailure(Protocol):
 def problem_of(error: BaseException) -> Problem:
     """Return the answer to any error, the same from every HTTP deployable.
 
-    An error of this domain tells the client what to change. A temporary failure is a 503 with
+    An error of this domain says what the client must change. A temporary failure is a 503 with
     Retry-After (RFC 9110, 10.2.3). Anything else is a 500 without the error's text, which could
     hold a secret; the deployable logs it.
     """

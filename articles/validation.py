@@ -1,8 +1,8 @@
 """Strict JSON, and its check against the small part of JSON Schema that the API uses.
 
 The schemas that the API publishes are the very tables that `errors_of` reads, so the
-documentation and the check cannot differ. Of JSON Schema it knows: objects with `properties`,
-`required`, `minProperties` and no additional properties; strings with `minLength`,
+documentation and the check cannot differ. It supports these parts of JSON Schema: objects with
+`properties`, `required`, `minProperties` and no additional properties; strings with `minLength`,
 `maxLength` and `pattern`; integers with `minimum` and `maximum`.
 """
 
@@ -66,7 +66,7 @@ def parse_json_object(raw: bytes) -> dict[str, Any]:
     except MalformedJson:
         raise
     except ValueError:
-        # The one other that json raises: int() refuses more than 4,300 digits.
+        # The only other error of json: int() refuses more than 4,300 digits.
         _refuse("a number has too many digits")
     if not isinstance(value, dict):
         raise InvalidInput((InputError(f"must be an object, not {_type_of(value)}", pointer="#"),))
@@ -85,7 +85,7 @@ def errors_of(value: object, schema: Mapping[str, Any]) -> tuple[InputError, ...
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        # With each name taken once, the first that is gone already occurs twice.
+        # Each name is removed once, so a name that is gone already occurs twice.
         twice = next(name for name, _ in pairs if members.pop(name, _TAKEN) is _TAKEN)
         _refuse(f"the name {json.dumps(_shortened(twice))} occurs twice in one object")
     return members
@@ -109,7 +109,7 @@ def _object_errors(value: object, schema: Mapping[str, Any], pointer: str) -> It
         if name not in value:
             yield InputError("is required", f"{pointer}/{_escaped(name)}")
     for name, member in value.items():
-        # Another decoder than JSON's may have let other keys than strings through.
+        # A decoder other than JSON's may accept keys that are not strings.
         where = f"{pointer}/{_escaped(str(name))}"
         if name in properties:
             yield from _errors(member, properties[name], where)
@@ -138,7 +138,7 @@ def _string_errors(value: object, schema: Mapping[str, Any], pointer: str) -> It
 
 def _integer_errors(value: object, schema: Mapping[str, Any], pointer: str) -> Iterator[InputError]:
     lowest, highest = schema["minimum"], schema["maximum"]
-    # True is an int to Python, and not to JSON.
+    # True is an int in Python, but not in JSON.
     if not isinstance(value, int) or isinstance(value, bool):
         yield InputError(f"must be an integer, not {_type_of(value)}", pointer)
     elif not lowest <= value <= highest:

@@ -27,7 +27,7 @@ class Reader(FastHttpUser):
             return
         article = random.choice(list(self.known))
         response = self.client.get(f"/articles/{article}", name="/articles/{id}")
-        if response.status_code == 200:  # not `ok`: that is true of no answer at all, which is 0
+        if response.status_code == 200:  # not `ok`: true without an answer (0), too
             self.known[article] = response.json()["version"]
 
     @task(3)

@@ -22,14 +22,14 @@ class Sender(TaskUser):
     needs = (*TaskUser.needs, ("WORKER_BROKER_URL", "the worker's broker, to send to"))
 
     def on_start(self) -> None:
-        """Know the broker by the worker's own variables."""
+        """Connect to the broker that the worker's own variables name."""
         super().on_start()
         self.queue = os.environ.get("WORKER_QUEUE", "articles")
         self.sender = Celery("loadtests", broker=os.environ["WORKER_BROKER_URL"])
 
     @task
     def ingest(self) -> None:
-        """Have one document ingested."""
+        """Send one document, and wait until it is ingested."""
         document = {"document_id": f"load-{uuid4()}", "title": "Load", "text": TEXT}
         self.submit(
             "ingest",

@@ -1,4 +1,4 @@
-"""A ramp: always more users, until something gives.
+"""A ramp: more and more users, until something fails.
 
 For any locustfile:
 
@@ -17,7 +17,7 @@ class Ramp(LoadTestShape):
     steps = 10
 
     def tick(self) -> tuple[int, float] | None:
-        """Return how many users there are to be now, and how many may come a second."""
+        """Return the wanted number of users, and the number that may start a second."""
         options = self.runner.environment.parsed_options
         users, run_time = options.num_users or 100, options.run_time or 600
         step = int(self.get_run_time() / run_time * self.steps) + 1

@@ -9,12 +9,12 @@ from locust import LoadTestShape
 
 
 class Soak(LoadTestShape):
-    """All of --users for --run-time (8 hours), coming and leaving in a twentieth of it."""
+    """All of --users for --run-time (8 hours); they start and stop in a twentieth of it."""
 
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
-        """Return how many users there are to be now, and how many may come a second."""
+        """Return the wanted number of users, and the number that may start a second."""
         options = self.runner.environment.parsed_options
         users, run_time = options.num_users or 20, options.run_time or 8 * 3600
         left = run_time - self.get_run_time()

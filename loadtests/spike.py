@@ -14,7 +14,7 @@ class Spike(LoadTestShape):
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
-        """Return how many users there are to be now, and how many may come a second."""
+        """Return the wanted number of users, and the number that may start a second."""
         options = self.runner.environment.parsed_options
         users, run_time = options.num_users or 100, options.run_time or 300
         passed = self.get_run_time() / run_time

@@ -39,13 +39,13 @@ def upgrade(database: Database, revision: str = "head") -> None:
         ValueError: the database is not PostgreSQL.
         sqlalchemy.exc.OperationalError: the database cannot be reached, or a lock took
             longer than WAIT_FOR_OTHERS or WAIT_FOR_TABLES; nothing has changed then.
-        alembic.util.CommandError: there is no such revision, or the database has one that
-            this version of the program does not know.
+        alembic.util.CommandError: there is no such revision, or the database has one that this
+        version of the program lacks.
     """
     from alembic import command  # noqa: PLC0415 - see the module's docstring
 
     with _connected(database) as connection, connection.begin():
-        # Until the transaction ends, hence also through a pooler in transaction mode. A step takes
+        # Until the transaction ends, so also through a pooler in transaction mode. A step takes
         # longer the bigger its table is, so an engine's limit for requests does not apply.
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_OTHERS}'"))
@@ -63,7 +63,7 @@ def current(database: Database) -> str | None:
 
 
 def heads() -> tuple[str, ...]:
-    """Return the latest revisions that this version of the program knows: one, by rule."""
+    """Return the latest revisions of this version of the program: by rule, one."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
 
     return tuple(ScriptDirectory.from_config(_config()).get_heads())
