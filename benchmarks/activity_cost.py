@@ -1,7 +1,7 @@
 """What watching costs: processor time of the sampler and of its backend, at 10 Hz.
 
-Holds 10, 50 and 90 connections open, samples for some seconds each, and reads the
-processor time of the sampling thread and of the one backend that answers it.
+With 10, 50 and 90 open connections, it samples for some seconds each. It reads the processor time
+of the sampling thread and of the one backend that answers it.
 
     python benchmarks/activity_cost.py [seconds per row]
 """
@@ -23,7 +23,7 @@ CACHE = Path(__file__).parents[1] / ".poolkit" / "cache"
 
 
 def backend_of(postgres, name):
-    """Find the process of the one backend of that name."""
+    """Find the process of the one backend with that name."""
     with contextlib.closing(psycopg2.connect(postgres.admin_url(driver=""))) as connection:
         cursor = connection.cursor()
         cursor.execute("SELECT pid FROM pg_stat_activity WHERE application_name = %s", (name,))

@@ -1,4 +1,4 @@
-"""`GET /articles/{id}` by hand: FastAPI, psycopg2, a generator as dependency; the yardstick.
+"""`GET /articles/{id}` by hand, to compare with: FastAPI, psycopg2, a generator as dependency.
 
 As FastAPI's and SQLAlchemy's own documentation write it, with Core and with the ORM.
 BARE_PRE_PING=1 sets pool_pre_ping, the usual way to survive a lost connection.

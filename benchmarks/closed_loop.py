@@ -1,8 +1,8 @@
 """A load generator cheap enough to share two cores with what it measures.
 
 `python benchmarks/closed_loop.py HOST PORT CLIENTS SECONDS` prints one JSON object. Each client
-sends its next request when it has the answer to the last (a closed loop), so latencies under
-overload are those of the clients that got through.
+sends its next request when it has the answer to the last (a closed loop). So latencies under
+overload are those of the clients that got an answer.
 """
 
 import asyncio

@@ -2,9 +2,9 @@
 
 `python benchmarks/cold_start.py [--rounds 9]`
 
-Each figure is one cold start of the HTTP function on the local fleet: a new process of the real
-runtime interface client, until it asks for its first event (init), and until it has answered
-`GET /articles` from an embedded PostgreSQL (answer). The arms take turns:
+Each figure is one cold start of the HTTP function on the local Lambda fleet, in a new process of
+the real runtime interface client. `init` ends when it asks for its first event, `answer` when it
+has answered `GET /articles` from an embedded PostgreSQL. The arms take turns:
 
     package        the zip, unpacked; the interpreter has awslambdaric and nothing else
     no bytecode    the same folder without .pyc files; none is written, as in Lambda's

@@ -2,9 +2,9 @@
 
 `python benchmarks/lambda_fleet.py [--seconds 10] [--clients 10] [--frozen 50]`
 
-The handler does `SELECT 1` on a connection it keeps, so hardly anything is measured but the
-fleet, awslambdaric and one round trip to PostgreSQL. Fleet, execution environments, PostgreSQL
-and the load generator share this machine; the load generator is a process of its own.
+The handler does `SELECT 1` on a connection that it keeps. So the figures are those of the fleet,
+awslambdaric and one round trip to PostgreSQL. Fleet, execution environments, PostgreSQL and the
+load generator share this machine; the load generator is a process of its own.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""What a request costs the load generator: an open loop, plain Locust, and wrk for scale.
+"""The load generator's cost of a request: an open loop, plain Locust, and wrk for scale.
 
     python benchmarks/load_generator.py [rounds] [seconds per round and arm]
 
-The figure is requests per second of processor time of the load generator, taken in turns: what one
-core does that has nothing else to do. Goal: the open loop has 0.9 of what plain `FastHttpUser` has,
-with a core used up (20 users that always have something to do, without think time), and at fixed
-rates, where each request wakes the process. There the plain users take evenly spaced turns, so both
-send at the same moments, and none saves wake-ups: users of `constant_throughput` begin in step, and
-go on so, 20 requests to a wake-up. Latencies are recorded in all of Locust's arms, as in every run with the plugin. The
-server, in a process of its own, does little more than find the end of a request. What watching
-the database costs beside it: `benchmarks/activity_cost.py`.
+The figure is requests per second of the load generator's processor time; the arms take turns. The
+goal is that the open loop has 0.9 of the figure of plain `FastHttpUser`. Two loads are compared: a
+core that is used up (20 users without think time), and fixed rates, where each request wakes the
+process. At a fixed rate the plain users send at even intervals, so both arms send at the same
+moments and neither saves wake-ups. Users of `constant_throughput` would begin in step and stay so,
+with 20 requests to a wake-up. All of Locust's arms record latencies, as every run with the plugin
+does. The server has a process of its own and does little more than find the end of a request.
+`benchmarks/activity_cost.py` shows what watching the database costs beside it.
 """
 
 from gevent import monkey
@@ -82,7 +82,7 @@ def pace(user_class, period_s):
         return max(0.0, user.due - time.perf_counter())
 
     def on_start(user):
-        # Of one clock for all: users that are made one after the other would be that much apart.
+        # One clock for all users: they are made one after the other, and would differ by that time.
         begin = time.perf_counter() // period_s * period_s
         user.due = begin + (1 + next(numbers) / USERS) * period_s
         gevent.sleep(user.due - time.perf_counter())
@@ -128,7 +128,7 @@ def _children_cpu_s():
 
 
 def kinds_of_load(host, seconds):
-    """Return the arms that are compared with each other, by what they do."""
+    """Return the groups of arms that are compared with each other, by their load."""
     used_up = {
         PLAIN: partial(locust, host, seconds),
         OPEN: partial(locust, host, seconds, arrivals_per_s=MORE_THAN_IT_CAN),
@@ -146,7 +146,7 @@ def kinds_of_load(host, seconds):
 
 
 def main():
-    # That more arrivals are asked for than can be is on purpose.
+    # The rate is higher than possible on purpose.
     logging.getLogger("poolkit.loadtest").setLevel(logging.ERROR)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 2.0

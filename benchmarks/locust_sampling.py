@@ -1,8 +1,8 @@
-"""Which way to ask the server from inside Locust: in a greenlet, a real thread, or a process.
+"""Ways to query the server from inside Locust: in a greenlet, a real thread, or a process.
 
-Asks ten times a second while greenlets keep the hub busy, then while the server does not
-answer (SIGSTOP for a second), and measures what each way costs and how long the hub stood still,
-which is how long no user of a load test could do anything.
+Queries ten times a second while greenlets keep the event loop busy, then while the server does not
+answer (SIGSTOP for a second). It measures the cost of each way, and the longest time for which the
+event loop stood still: no user of a load test could run then.
 
     python benchmarks/locust_sampling.py [seconds per row]
 """
@@ -44,7 +44,7 @@ class Sampled:
         self.moments = []
 
     def latest(self):
-        """Return how late the samples were, in ms, against a steady beat: the highest."""
+        """Return the highest delay of a sample in ms, compared with a steady interval."""
         steps = [b - a for a, b in zip(self.moments, self.moments[1:], strict=False)]
         return max((step - INTERVAL_S for step in steps), default=float("nan")) * 1000
 
@@ -86,7 +86,7 @@ def keep_busy(share):
         gevent.sleep(0.001 * (1 - share) / share)
 
 
-def watch_hub(longest):
+def watch_loop(longest):
     while True:
         before = time.perf_counter()
         gevent.sleep(0.01)
@@ -94,9 +94,9 @@ def watch_hub(longest):
 
 
 def measure(postgres, sampling, share, seconds):
-    """Return the longest stand-still while busy, how late samples were, and with a silent server."""
+    """Return the longest stand-still, the delay of samples, and both with a silent server."""
     longest = [0.0]
-    greenlets = [gevent.spawn(keep_busy, share), gevent.spawn(watch_hub, longest)]
+    greenlets = [gevent.spawn(keep_busy, share), gevent.spawn(watch_loop, longest)]
     with sampling as sampled:
         gevent.sleep(0.5)
         longest[0] = 0.0
@@ -105,7 +105,7 @@ def measure(postgres, sampling, share, seconds):
         pid = pid_of_watching(postgres)
         os.kill(pid, signal.SIGSTOP)
         longest[0] = 0.0
-        # From outside: a hub that stands still cannot wake another greenlet.
+        # From outside: an event loop that stands still cannot wake another greenlet.
         waker = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {pid}"])
         gevent.sleep(1.5)
         waker.wait()
@@ -125,7 +125,7 @@ def pid_of_watching(postgres):
 def main():
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
     print(
-        f"{'way':<10} {'hub busy':>8}  {'longest stand-still':>19}  {'sample late':>11}  silent server"
+        f"{'way':<10} {'loop busy':>9}  {'longest stand-still':>19}  {'sample late':>11}  silent server"
     )
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -140,7 +140,7 @@ def main():
             ):
                 busy, late, silent = measure(postgres, sampling, share, seconds)
                 print(
-                    f"{name:<10} {share:>8.0%}  {busy:>16.1f} ms  {late:>8.1f} ms  {silent:>10.0f} ms"
+                    f"{name:<10} {share:>9.0%}  {busy:>16.1f} ms  {late:>8.1f} ms  {silent:>10.0f} ms"
                 )
 
 

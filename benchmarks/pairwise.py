@@ -1,7 +1,7 @@
 """Arms of a benchmark measured in turns: one round runs each arm once, in a changing order.
 
-Taken in turns, because a machine slows down and speeds up over minutes: what disturbs one
-arm disturbs its neighbours in the same round, and the ratio within a round survives it.
+A machine slows down and speeds up over minutes. That affects all arms of a round, so their ratio
+within the round stays right.
 
     result = compare({"bare": timed(bare, calls=200), "kit": timed(kit, calls=200)}, rounds=20)
     print(result.table(baseline="bare"))
@@ -46,7 +46,7 @@ class Comparison:
         return statistics.median(self.figures[arm])
 
     def ratio(self, arm: str, *, to: str) -> float:
-        """Return the median of the rounds' own ratios, which drift does not move."""
+        """Return the median of the rounds' own ratios, which drift does not change."""
         pairs = zip(self.figures[arm], self.figures[to], strict=True)
         return statistics.median(figure / base for figure, base in pairs)
 
@@ -75,11 +75,11 @@ class Comparison:
 
 
 def compare(arms: Mapping[str, Arm], *, rounds: int = 20, warmup: int = 2) -> Comparison:
-    """Run every arm once a round, each round in another order, and keep the figures.
+    """Run every arm once a round, each round in another order, and return the figures.
 
     Args:
-        arms: by name; two at least make sense.
-        rounds: how many figures each arm gets; two at least.
+        arms: by name; at least two.
+        rounds: the number of figures of each arm; at least two.
         warmup: rounds whose figures are thrown away.
     """
     figures: dict[str, list[float]] = {name: [] for name in arms}

@@ -2,10 +2,10 @@
 
     python benchmarks/web_get_article.py [--rounds 7] [--seconds 3] [--clients 16]
 
-Every variant runs in a uvicorn process of its own with the same options, on one real
-PostgreSQL; in each round each variant is loaded once, in an order that changes, so that
-a disturbance of the machine meets them all. The ratio is taken within a round, and the result
-is its median over the rounds. Wanted: at least 0.95 against every bare one.
+Every variant runs in a uvicorn process of its own with the same options, on one real PostgreSQL.
+Each round loads each variant once, in a changing order, so that a disturbance of the machine
+affects all of them. The result is the median of the rounds' own ratios. The goal is at least 0.95
+against every bare variant.
 """
 
 import argparse
