@@ -115,7 +115,7 @@ class Files:
         _write_private(self.configuration, self._ini())
 
     def renew(self) -> bool:
-        """Write the users anew if the password has changed; return whether it had."""
+        """Write the users again if the password has changed; return whether it had."""
         try:
             login = read_login(self.environ)
         except (WrongSetting, OSError) as error:
