@@ -9,7 +9,7 @@ import pytest
 from poolkit_command import run_process
 
 from poolkit.compare.results.files import to_json, write_json
-from poolkit.compare.results.run_folder import Level, Plan, PlannedTarget, RunFolder
+from poolkit.compare.results.run_folder import Level, Plan, PlannedTarget
 
 COMPOSE = """
     services:
@@ -158,12 +158,11 @@ def a_run(path, peak, *more):
         interval_s=0.1,
         targets=(target,),
     )
-    folder = RunFolder(path)
     path.mkdir()
     write_json(path / "plan.json", to_json(plan))
     found, *others = ({"instances": 1, "connections": {"peak": each}} for each in (peak, *more))
     levels = [{"repeats": [found]}, *({"repeats": [other]} for other in others), {"repeats": []}]
-    folder.write_results({"targets": {"web": found}, "levels": {"web": levels}})
+    write_json(path / "results.json", {"targets": {"web": found}, "levels": {"web": levels}})
     return path
 
 

@@ -153,14 +153,14 @@ def _plan(targets: dict[str, MadeUp], **changes: object) -> Plan:
 def _write_target(folder: TargetFolder, target: MadeUp, seed: str, rate: float) -> None:
     chance = random.Random(seed)
     requests = _requests(target, chance, rate)
-    with folder.writer(Request) as rows:
+    with folder.writer(Request) as write:
         for request in requests:
-            rows.write(request)
+            write(request)
     _write_samples(folder, target, chance, requests)
-    with folder.writer(ProcessRow) as rows:
+    with folder.writer(ProcessRow) as write:
         for second in range(int(WARM_UP_S + MEASURED_S) + 1):
             for role, share in target.cpu.items():
-                rows.write(
+                write(
                     ProcessRow(
                         time=STARTED + second,
                         role=role,
@@ -237,7 +237,7 @@ def _write_samples(
             short = chance.choice([0, 0, 1, 1, 2, 3, 5]) if target.per_request and time < TO else 0
             for number in range(kept + short):
                 state = "idle in transaction" if number < target.busy else "idle"
-                connections.write(
+                connections(
                     ConnectionRow(
                         time=time,
                         target=target.preset,
@@ -250,7 +250,7 @@ def _write_samples(
                     )
                 )
             opened = round(sum(FROM <= end <= time for end in ended) * target.per_request)
-            samples.write(
+            samples(
                 SampleRow(
                     time=time,
                     backends=kept + short,
@@ -265,9 +265,9 @@ def _write_invokes(
 ) -> None:
     moments = [STARTED + chance.random() for _ in range(target.cold)]
     moments += [r.started for r in slow[: target.cold_inside]]
-    with folder.writer(InvokeRow) as rows:
+    with folder.writer(InvokeRow) as write:
         for number, moment in enumerate(moments):
-            rows.write(
+            write(
                 InvokeRow(
                     request_id=str(number),
                     execution_environment=f"ee-{number}",

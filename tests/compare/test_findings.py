@@ -207,9 +207,9 @@ def test_a_short_warm_up_is_distinguished_from_a_slow_target(made_up_run, made_u
         else row
         for row in folder.rows(Request).rows
     ]
-    with folder.writer(Request) as out:
+    with folder.writer(Request) as write:
         for row in rows:
-            out.write(row)
+            write(row)
     (found,) = with_findings(compute(run)).targets
     assert found.backlog == 40
     assert not found.saturated

@@ -76,9 +76,9 @@ def answered(number):
 
 
 def write_requests(folder, requests):
-    with folder.writer(Request) as rows:
+    with folder.writer(Request) as write:
         for each in requests:
-            rows.write(each)
+            write(each)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_peak_mean_and_states_are_those_of_the_samples(six):
 
 def test_a_gap_between_samples_is_not_idle_time():
     """While the server could not be asked, nothing is known."""
-    seen = [Moment(0.0, {"idle": 4}), Moment(0.1, {"idle": 4}), Moment(60.0, {"idle": 4})]
+    seen = [Moment(time, 4, {"idle": 4}) for time in (0.0, 0.1, 60.0)]
     assert idle_seconds(seen, 0.1, 60.1) == pytest.approx(4 * (0.1 + 0.3 + 0.1))
 
 

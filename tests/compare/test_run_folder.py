@@ -35,8 +35,8 @@ def test_a_row_survives_commas_quotes_and_line_breaks(made_up_run, tmp_path):
         status=0,
         error=error,
     )
-    with folder.writer(Request) as rows:
-        rows.write(row)
+    with folder.writer(Request) as write:
+        write(row)
     assert folder.rows(Request).rows == (row,)
 
 

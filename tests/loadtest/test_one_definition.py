@@ -122,12 +122,12 @@ def in_compare(folder, rows, samples):
     run = make_run(folder, {"web": MadeUp(preset="web", kind="web")}, thresholds=THRESHOLDS)
     run.write_plan(replace(run.plan(), max_connections=MAX_CONNECTIONS))
     target = run.target("web")
-    with target.writer(Request) as file:
+    with target.writer(Request) as write:
         for row in rows:
-            file.write(row.request)
+            write(row.request)
     with target.writer(SampleRow) as of_samples, target.writer(ConnectionRow) as of_backends:
         for sample in samples:
-            of_samples.write(
+            of_samples(
                 SampleRow(
                     time=sample.time,
                     backends=len(sample.backends),
@@ -136,7 +136,7 @@ def in_compare(folder, rows, samples):
                 )
             )
             for one in sample.backends:
-                of_backends.write(ConnectionRow(time=sample.time, **vars_of(one)))
+                of_backends(ConnectionRow(time=sample.time, **vars_of(one)))
     before = [sample.sessions for sample in samples if sample.time < FROM]
     inside = [sample.sessions for sample in samples if sample.time <= TO]
     target.write_window(replace(target.window(), sessions_from=before[-1], sessions_to=inside[-1]))

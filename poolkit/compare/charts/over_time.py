@@ -10,7 +10,7 @@ import altair as alt
 
 from poolkit.activity.by_target import IDLE
 from poolkit.compare.charts.picture import Panel, Picture, Rows, data, grid, size
-from poolkit.compare.charts.style import AS_DURATION, FAINT, SOFT, colours
+from poolkit.compare.charts.style import AS_DURATION, FAINT, SOFT, colours, round_ticks
 from poolkit.compare.results.run_folder import ConnectionRow, InvokeRow, RunFolder, SampleRow
 from poolkit.compare.results.target_result import moments
 from poolkit.compare.results.wording import milliseconds
@@ -41,11 +41,8 @@ class _Measured:
 
     def x(self) -> alt.X:
         """Return the axis: seconds from the beginning of the measured time."""
-        seconds = self.window.to - self.window.from_
-        # At most five round numbers, from 0 to the end.
-        step = next(m * 10**e for e in range(9) for m in (1, 2, 5) if seconds / (m * 10**e) <= 4.5)
         axis = alt.Axis(
-            values=[number * step for number in range(math.floor(seconds / step) + 1)],
+            values=round_ticks(self.window.to - self.window.from_, 4.5),
             labelOverlap=False,
             grid=False,
             title=None,
@@ -136,13 +133,11 @@ def _connections_panel(each: _Measured, found: list[Moment], top: int, panels: i
             {"s": seconds, "state": state, "count": number, "order": order}
             for order, (state, number) in enumerate(counts.items())
         ]
-    # At most five ticks at whole numbers: 1, 2, 5 times a power of ten.
-    step = next(m * 10**e for e in range(9) for m in (1, 2, 5) if top / (m * 10**e) <= 4)
     y = alt.Y(
         "count:Q",
         stack="zero",
         scale=alt.Scale(domain=[0, top * 1.08], nice=False),
-        axis=alt.Axis(format="d", title=None, values=list(range(0, top + 1, step))),
+        axis=alt.Axis(format="d", title=None, values=round_ticks(top, 4)),
     )
     shade = alt.Scale(domain=list(_STATES), range=list(_STATES.values()))
     area = alt.Chart(data(rows)).mark_area(interpolate="step-after", color=each.colour)

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import altair as alt
 
-from poolkit.compare.charts.picture import Panel, Picture, Rows, colour_of_target, data
-from poolkit.compare.charts.style import AS_DURATION, INK, decades, log_domain
+from poolkit.compare.charts.picture import (
+    Panel,
+    Picture,
+    Rows,
+    colour_of_target,
+    data,
+    log_durations,
+)
+from poolkit.compare.charts.style import INK, log_domain
 from poolkit.compare.results.wording import figure, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from poolkit.compare.results.results import Results
-    from poolkit.compare.results.target_result import TargetResult
 
 _ROW_HEIGHT = 34
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Scales:
-    """The ends of the axes: the same for two pictures that stand under each other."""
-
-    connections: float
-    opened: float
-    latency: list[float]
-
-    @classmethod
-    def of(cls, targets: Sequence[TargetResult]) -> _Scales:
-        counts = [t.connections for t in targets]
-        latencies = [t.latency_ms for t in targets if t.latency_ms]
-        return cls(
-            connections=max((max(c.peak or 0, c.ceiling or 0) for c in counts), default=1) or 1,
-            opened=max((c.opened_per_1000_requests or 0 for c in counts), default=1) or 1,
-            latency=log_domain([ms for x in latencies for ms in (x.p50, x.p99)]),
-        )
 
 
 def overview(results: Results, beside: Results | None = None) -> Picture:
@@ -47,17 +31,25 @@ def overview(results: Results, beside: Results | None = None) -> Picture:
         beside: another run, whose picture has the same scales.
 
     """
-    scales = _Scales.of([*results.targets, *(beside.targets if beside else ())])
+    # The axes of two pictures that stand under each other have the same ends.
+    every = [*results.targets, *(beside.targets if beside else ())]
+    counts = [t.connections for t in every]
+    most_open = max((max(c.peak or 0, c.ceiling or 0) for c in counts), default=1) or 1
+    most_opened = max((c.opened_per_1000_requests or 0 for c in counts), default=1) or 1
+    known = [t.latency_ms for t in every if t.latency_ms]
+    domain = log_domain([ms for latency in known for ms in (latency.p50, latency.p99)])
     opened_rows: Rows = [
         {"target": t.name, "value": opened, "text": figure(opened) if opened else "0"}
         for t in results.targets
         if (opened := t.connections.opened_per_1000_requests) is not None
     ]
-    opened_panel = _bars(results, opened_rows, scales.opened, labels=False).properties(
-        **_size(results, 150), title=alt.TitleParams("Opened", subtitle="per 1,000 requests")
+    opened_panel = _bars(results, opened_rows, most_opened, labels=False).properties(
+        width=150,
+        height=_ROW_HEIGHT * len(results.targets),
+        title=alt.TitleParams("Opened", subtitle="per 1,000 requests"),
     )
-    peaks = _peak_panel(results, scales.connections)
-    latencies = _latency_panel(results, scales.latency)
+    peaks = _peak_panel(results, most_open)
+    latencies = _latency_panel(results, domain)
     texts = []
     for target in results.targets:
         found, latency = target.connections, target.latency_ms
@@ -79,6 +71,7 @@ def overview(results: Results, beside: Results | None = None) -> Picture:
 
 
 def _rows_axis(results: Results, *, labels: bool) -> alt.Y:
+    """Return the axis of one row for each target."""
     shown = alt.Axis(labelFontSize=13, labelColor=INK, labelPadding=8, title=None)
     # All names in every panel, or the rows of one without figures would slip.
     names = alt.Scale(domain=[t.name for t in results.targets])
@@ -102,11 +95,9 @@ def _peak_panel(results: Results, top: float) -> Panel:
     )
     marks = ceilings.encode(_x(top, "ceiling"), _rows_axis(results, labels=True))
     title = alt.TitleParams("Open at once", subtitle="peak; the mark is the ceiling")
-    return alt.layer(bars, marks).properties(**_size(results, 190), title=title)
-
-
-def _size(results: Results, width: int) -> dict[str, int]:
-    return {"width": width, "height": _ROW_HEIGHT * len(results.targets)}
+    return alt.layer(bars, marks).properties(
+        width=190, height=_ROW_HEIGHT * len(results.targets), title=title
+    )
 
 
 def _x(top: float, name: str = "value") -> alt.X:
@@ -132,15 +123,15 @@ def _latency_panel(results: Results, domain: list[float]) -> Panel:
         for t in results.targets
         if (latency := t.latency_ms) is not None
     ]
-    scale = alt.Scale(type="log", domain=domain, nice=False)
-    axis = alt.Axis(values=decades(domain), labelExpr=AS_DURATION, title=None, grid=True)
     base = alt.Chart(data(rows)).encode(
         _rows_axis(results, labels=False), colour_of_target(results)
     )
-    p50, p95 = (alt.X(f"{name}:Q", scale=scale, axis=axis) for name in ("p50", "p95"))
+    p50, p95 = (alt.X(f"{name}:Q", **log_durations(domain)) for name in ("p50", "p95"))
     line = base.mark_rule(strokeWidth=2, opacity=0.55).encode(p50, alt.X2("p99:Q"))
     dot = base.mark_point(filled=True, size=45, shape="circle", opacity=1).encode(p50)
     diamond = base.mark_point(filled=True, size=150, shape="diamond", opacity=1).encode(p95)
     text = base.mark_text(dy=-13, fontSize=11).encode(p95, text="text:N", color=alt.value(INK))
     title = alt.TitleParams("Latency", subtitle="dot p50, diamond p95, line to p99", offset=8)
-    return alt.layer(line, dot, diamond, text).properties(**_size(results, 250), title=title)
+    return alt.layer(line, dot, diamond, text).properties(
+        width=250, height=_ROW_HEIGHT * len(results.targets), title=title
+    )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from poolkit.compare.charts.picture import Picture, Rows, colour_of_target, data
-from poolkit.compare.charts.style import AS_DURATION, WIDTH, apart, decades, log_domain
+from poolkit.compare.charts.picture import Picture, Rows, colour_of_target, data, log_durations
+from poolkit.compare.charts.style import WIDTH, apart, log_domain, tick_names
 from poolkit.compare.results.run_folder import Request, RunFolder
 from poolkit.compare.results.wording import milliseconds
 from poolkit.loadtest.figures import RequestCounters, outcome_of
@@ -39,12 +39,17 @@ def by_percentile(run: RunFolder, results: Results) -> Picture | None:
         return None
     rows = [row for line in lines for row in line]
     domain = log_domain([row["ms"] for row in rows])
-    y = alt.Y(
-        "ms:Q",
-        scale=alt.Scale(type="log", domain=domain, nice=False),
-        axis=alt.Axis(values=decades(domain), labelExpr=AS_DURATION, title=None),
+    right = max(row["nines"] for row in rows)
+    shown = [p for p in _SHOWN if _nines(p) <= right + 1e-9]
+    if right - _nines(shown[-1]) > _APART:
+        shown.append(round(100 - 100 * 10**-right, 3))
+    ticks = {_nines(p): f"p{p:g}" for p in shown}
+    x = alt.X(
+        "nines:Q",
+        scale=alt.Scale(domain=[_nines(50), right], nice=False),
+        axis=alt.Axis(values=list(ticks), labelExpr=tick_names(ticks), title=None),
     )
-    x = _percentile_axis(max(row["nines"] for row in rows))
+    y = alt.Y("ms:Q", **log_durations(domain))
     base = alt.Chart(data(rows)).encode(x, y, colour_of_target(results))
     drawn = base.mark_line(strokeWidth=2.5, interpolate="monotone")
     # Each line has its name at its end; names that would touch are moved apart.
@@ -66,8 +71,8 @@ def by_percentile(run: RunFolder, results: Results) -> Picture | None:
     )
     texts = []
     for line in lines:
-        shown = [f"p{row['p']:g} {milliseconds(row['ms'])}" for row in line if row["p"] in _SHOWN]
-        texts.append(f"{line[0]['target']} {', '.join(shown)}")
+        found = [f"p{row['p']:g} {milliseconds(row['ms'])}" for row in line if row["p"] in _SHOWN]
+        texts.append(f"{line[0]['target']} {', '.join(found)}")
     return Picture(
         name="latency",
         title="Latency by percentile",
@@ -88,8 +93,7 @@ def _lines(run: RunFolder, results: Results) -> list[Rows]:
             continue
         counters = RequestCounters(window.from_, window.to)
         for row in folder.rows(Request).rows:
-            ended = row.started + row.service_ms / 1000
-            counters.add(row.due, ended, row.latency_ms, outcome_of(row.error))
+            counters.add(row.due, row.ended, row.latency_ms, outcome_of(row.error))
         # Beyond the last of these a percentile would be the maximum under another name.
         answered = counters.of("answered").count
         known = [p for p in _PERCENTILES if answered * (100 - p) / 100 >= 1]
@@ -101,17 +105,3 @@ def _lines(run: RunFolder, results: Results) -> list[Rows]:
             ]
         )
     return lines
-
-
-def _percentile_axis(right: float) -> alt.X:
-    shown = [p for p in _SHOWN if _nines(p) <= right + 1e-9]
-    last = round(100 - 100 * 10**-right, 3)
-    if right - _nines(shown[-1]) > _APART:
-        shown.append(last)
-    # Vega compares the tick's value as drawn; the name is found by the nearest one.
-    names = " : ".join(f"abs(datum.value - {_nines(p):.6f}) < 0.001 ? 'p{p:g}'" for p in shown)
-    return alt.X(
-        "nines:Q",
-        scale=alt.Scale(domain=[_nines(50), right], nice=False),
-        axis=alt.Axis(values=[_nines(p) for p in shown], labelExpr=f"{names} : ''", title=None),
-    )

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import altair as alt
 import vl_convert
 
-from poolkit.compare.charts.style import PAPER, SOFT, WIDTH, colours, configuration
+from poolkit.compare.charts.style import (
+    AS_DURATION,
+    PAPER,
+    SOFT,
+    WIDTH,
+    colours,
+    configuration,
+    decades,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +79,16 @@ def colour_of_target(results: Results) -> alt.Color:
     return alt.Color("target:N", scale=scale, legend=None)
 
 
-def _columns(panels: int) -> int:
-    return panels if panels < 4 else 2 if panels == 4 else 3
+def log_durations(domain: Sequence[float], most: int | None = None) -> dict[str, Any]:
+    """Return scale and axis of durations in ms on a logarithmic axis, with at most `most` ticks."""
+    return {
+        "scale": alt.Scale(type="log", domain=domain, nice=False),
+        "axis": alt.Axis(values=decades(domain)[:most], labelExpr=AS_DURATION, title=None),
+    }
+
+
+_COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2}
+"""By the number of panels; more than 4 stand in 3 columns."""
 
 
 def size(panels: int, *, labels: int) -> dict[str, int]:
@@ -83,13 +99,13 @@ def size(panels: int, *, labels: int) -> dict[str, int]:
         labels: the width of the labels of each y axis, in pixels.
 
     """
-    columns = _columns(panels)
+    columns = _COLUMNS.get(panels, 3)
     width = (WIDTH - labels * columns - _GAP * (columns - 1)) // columns
     return {"width": width, "height": 120 if panels > 1 else 200}
 
 
 def grid(panels: Sequence[Panel | alt.VConcatChart]) -> alt.VConcatChart:
     """Return panels side by side, in rows."""
-    step = _columns(len(panels))
+    step = _COLUMNS.get(len(panels), 3)
     rows = [alt.hconcat(*panels[i : i + step], spacing=_GAP) for i in range(0, len(panels), step)]
     return alt.vconcat(*rows, spacing=_GAP)

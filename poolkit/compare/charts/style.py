@@ -86,6 +86,21 @@ def decades(domain: Sequence[float]) -> list[float]:
     return [tick for tick in ticks if domain[0] <= tick <= domain[1]]
 
 
+def round_ticks(top: float, most: float) -> list[int]:
+    """Return multiples of 1, 2 or 5 times a power of ten from 0 to `top`, at most `most` after 0."""
+    step = next(m * 10**e for e in range(9) for m in (1, 2, 5) if top / (m * 10**e) <= most)
+    return list(range(0, math.floor(top) + 1, step))
+
+
+def tick_names(names: Mapping[float, str]) -> str:
+    """Return the Vega expression that writes a name at each of these ticks, and nothing elsewhere."""
+    # Vega compares the tick's value as drawn; the name is found by the nearest one.
+    found = (
+        f"abs(datum.value - {at!r}) < {at * 1e-6!r} ? '{name}' : " for at, name in names.items()
+    )
+    return f"{''.join(found)}''"
+
+
 def apart(wanted: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
     """Return positions at least `gap` apart, near the wanted ones and in their order.
 

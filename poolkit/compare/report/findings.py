@@ -24,7 +24,6 @@ from poolkit.compare.results.wording import (
     join,
     milliseconds,
     percent,
-    times_as_long,
 )
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def _reservations(target: TargetResult) -> Iterator[str]:
             f"({percent(target.errors / target.requests)}): {join([*kinds[:3], *more], ';')}."
         )
     # A pooler keeps its connections; that is what it is for.
-    if (left := target.connections.left_over) and not _has_pooler(target):
+    if (left := target.connections.left_over) and not target.preset.get("transaction_pooling"):
         verb = "was" if left == 1 else "were"
         yield f"{count(left, 'connection')} {verb} left open on the server after the target had stopped."
     if target.saturated:
@@ -132,33 +131,39 @@ def _reservations(target: TargetResult) -> Iterator[str]:
 def _connections(target: TargetResult, others: Sequence[TargetResult]) -> str:
     """Return the sentence about the connections that a target opened and held."""
     opened, per_request = target.range_of("db.opened"), target.range_of("db.opened_per_request")
-    if _has_pooler(target):
-        return _through_pooler(target, opened)
+    most, ceiling = target.range_of("db.connections.max"), target.connections.ceiling
+    at_most, at_once = "", "the number open at once is not known either"
+    if most is not None:
+        at_most = f" of at most {ceiling:,}" if ceiling and ceiling >= most.high else ""
+        verb = "was" if most.high == 1 else "were"
+        at_once = f"{most.high:,.0f}{at_most} {verb} open at once"
+    if target.preset.get("transaction_pooling"):
+        return _through_pooler(target, opened, at_once)
     if opened is None or per_request is None:
-        return f"The number of connections it opened is not known; {_peak(target)}."
+        return f"The number of connections it opened is not known; {at_once}."
     if opened.high == 0:
-        environments, peak = target.execution_environments, target.most_at_once
-        held = "its connections" if peak is None else count(peak, "connection")
-        if environments and peak is not None:
-            text = f"{count(environments, 'execution environment')} held {held}"
-        else:
-            text = f"Kept {held}{_at_most(target)}"
+        held = "its connections" if most is None else count(round(most.high), "connection")
+        text = f"Kept {held}{at_most}"
+        if target.execution_environments and most is not None:
+            text = f"{count(target.execution_environments, 'execution environment')} held {held}"
         return f"{text} and opened none after the warm-up."
     if per_request.median >= EVERY_REQUEST:
-        return _one_each(target, per_request, others)
-    text = f"Opened {_number(opened)}"
-    text += (
+        return _one_each(target, per_request, others, at_once)
+    rate = (
         f", one for every {figure(1 / per_request.median)} requests" if per_request.median else ""
     )
+    text = f"Opened {_number(opened)}{rate}"
     size = target.preset.get("pool_size")
     if target.preset.get("pool") == "queue" and isinstance(size, int):
-        peak, instances = target.most_at_once or 0, target.instances or 1
-        if peak > size * instances and opened.median > peak:
+        peak = most.high if most else 0
+        if peak > size * (target.instances or 1) and opened.median > peak:
             return f"{text}: connections beyond pool_size {size} are closed after each use."
-    return f"{text}; {_peak(target)}."
+    return f"{text}; {at_once}."
 
 
-def _one_each(target: TargetResult, per_request: Spread, others: Sequence[TargetResult]) -> str:
+def _one_each(
+    target: TargetResult, per_request: Spread, others: Sequence[TargetResult], at_once: str
+) -> str:
     """Return what a connection for every request cost, beside a target of the kind that keeps its own."""
     text = (
         f"Opened {_opened_text(target)} ({per_request.median:.2f} per request): "
@@ -166,29 +171,30 @@ def _one_each(target: TargetResult, per_request: Spread, others: Sequence[Target
     )
     kept = None
     for other in others:
-        if other.kind == target.kind and not _has_pooler(other):
+        if other.kind == target.kind and not other.preset.get("transaction_pooling"):
             opened = other.range_of("db.opened_per_request")
             if opened is not None and opened.median < KEPT:
                 kept = other
                 break
     if target.latency_ms is None or kept is None or kept.latency_ms is None:
-        return f"{text}; {_peak(target)}."
+        return f"{text}; {at_once}."
     p50, p50_kept = milliseconds(target.latency_ms.p50), milliseconds(kept.latency_ms.p50)
     if tied(target, kept, "p50"):
         return f"{text}, yet p50 ({p50}) is no different from {kept.name}'s."
     return f"{text}; p50 is {p50}, against {p50_kept} for {kept.name}, which kept its connections."
 
 
-def _through_pooler(target: TargetResult, opened: Spread | None) -> str:
+def _through_pooler(target: TargetResult, opened: Spread | None, at_once: str) -> str:
     events = target.connections.pool_events_opened
     if opened is None:
-        return f"The number of connections the pooler opened is not known; {_peak(target)}."
+        return f"The number of connections the pooler opened is not known; {at_once}."
     if events is None:
         new = _number(opened) if opened.high else "no new connection"
-        return f"The pooler opened {new} to the server; {_peak(target)}."
+        return f"The pooler opened {new} to the server; {at_once}."
+    new = _number(opened) if opened.high else "none"
     return (
         f"Connected {events:,} times to the pooler for {count(target.served, 'request')}; the "
-        f"pooler opened {_number(opened) if opened.high else 'none'} to the server; {_peak(target)}."
+        f"pooler opened {new} to the server; {at_once}."
     )
 
 
@@ -204,22 +210,6 @@ def _number(opened: Spread) -> str:
     low, median, high = opened
     text = f"{median:,.0f} {'connection' if median == 1 else 'connections'}"
     return f"{text} ({low:,.0f} to {high:,.0f})" if low < high else text
-
-
-def _has_pooler(target: TargetResult) -> bool:
-    return bool(target.preset.get("transaction_pooling"))
-
-
-def _at_most(target: TargetResult) -> str:
-    ceiling, peak = target.connections.ceiling, target.most_at_once
-    return f" of at most {ceiling:,}" if ceiling and peak is not None and ceiling >= peak else ""
-
-
-def _peak(target: TargetResult) -> str:
-    peak = target.most_at_once
-    if peak is None:
-        return "the number open at once is not known either"
-    return f"{peak:,}{_at_most(target)} {'was' if peak == 1 else 'were'} open at once"
 
 
 # -- the tail, and room in the server -------------------------------------------------------
@@ -255,7 +245,7 @@ def _tail(target: TargetResult) -> Iterator[str]:
             yield f"{text}."
     elif cold and cold.count:
         yield f"{count(cold.count, 'cold start')} in the measured time, {init}each."
-    elif (target.per_request or 0) < EVERY_REQUEST:
+    elif (target.figures["db.opened_per_request"] or 0) < EVERY_REQUEST:
         yield f"p50 {milliseconds(latency.p50)}, p95 {milliseconds(latency.p95)}."
     else:
         yield f"p95 {milliseconds(latency.p95)}, p99 {milliseconds(latency.p99)}."
@@ -304,13 +294,18 @@ def tied(a: TargetResult, b: TargetResult, name: Literal["p50", "p95"]) -> bool:
 
 def is_tie(a: float, b: float, a_interval: Interval, b_interval: Interval) -> bool:
     """Return True if two latencies, each measured once, are too close to call."""
-    return a_interval.overlaps(b_interval) or abs(a - b) < TIE * max(a, b)
+    overlap = a_interval.low <= b_interval.high and b_interval.low <= a_interval.high
+    return overlap or abs(a - b) < TIE * max(a, b)
 
 
 def headline(targets: Sequence[TargetResult]) -> str:
     """Return the targets with the most connections opened, the fastest, and those with failures."""
-    sentences = [_most_opened(targets), _fastest(targets)]
-    if doubtful := [t.name for t in targets if _is_doubtful(t)]:
+    # The latency of these is affected by something other than the target.
+    doubtful = [t.name for t in targets if t.saturated or t.backlog > 0]
+    # A worker is not ranked: its time from enqueue to commit is no response time.
+    ranked = [t for t in targets if t.kind != "worker" and t.name not in doubtful]
+    sentences = [_most_opened(targets), _fastest(ranked)]
+    if doubtful:
         sentences.append(f"Not ranked by latency (the reason is below): {join(doubtful)}.")
     if failed := [f"{t.name} ({t.errors:,} of {t.requests:,})" for t in targets if t.errors]:
         sentences.append(f"Requests failed in {join(failed)}.")
@@ -343,9 +338,7 @@ def _most_opened(targets: Sequence[TargetResult]) -> str:
     return f"{text}, {least.name} {_opened_text(least)}."
 
 
-def _fastest(targets: Sequence[TargetResult]) -> str:
-    # A worker is not ranked: its time from enqueue to commit is no response time.
-    ranked = [t for t in targets if t.kind != "worker" and not _is_doubtful(t)]
+def _fastest(ranked: Sequence[TargetResult]) -> str:
     timed = [(t.latency_ms.p95, t) for t in ranked if t.latency_ms]
     if len(timed) < 2:
         return ""
@@ -357,13 +350,8 @@ def _fastest(targets: Sequence[TargetResult]) -> str:
     also = f", too close to {join(close)} to call" if close else ""
     return (
         f"At p95 {fastest.name} was fastest ({milliseconds(best)}{also}), "
-        f"{slowest.name} took {times_as_long(worst / best)} ({milliseconds(worst)})."
+        f"{slowest.name} took {figure(worst / best)} times as long ({milliseconds(worst)})."
     )
-
-
-def _is_doubtful(target: TargetResult) -> bool:
-    """Return True if its latency is affected by something other than the target."""
-    return target.saturated or target.backlog > 0
 
 
 # -- several loads --------------------------------------------------------------------------
@@ -394,7 +382,18 @@ def load_finding(name: str, results: Results) -> str:
         if missed:
             names = join([each.level.name for each in missed])
             sentences.append(f"Yet it did not sustain {names}: {missed[0].why_not}.")
-        sentences += _knee(name, results)
+        known, knee = knee_candidates(levels), results.knees.get(name)
+        if knee is not None:
+            below = "at or below" if knee.level == known[0].level else "at"
+            sentences.append(
+                f"The knee, its best throughput for its latency, is {below} {knee.level.name}: "
+                f"{figure(knee.answered_per_s)} requests per second in "
+                f"{milliseconds(knee.latency_ms)} on average; beyond it, latency grows faster than "
+                "throughput."
+            )
+        elif len(known) >= LEAST_FOR_A_KNEE:
+            last = known[-1].level.name
+            sentences.append(f"No knee up to {last}: latency grew no faster than throughput.")
     at_reference = next(each for each in levels if each.level == results.reference)
     p95, repeats = at_reference.spread.get("http.p95"), len(at_reference.repeats)
     if results.has_repeats and p95 is not None and repeats > 1:
@@ -403,19 +402,6 @@ def load_finding(name: str, results: Results) -> str:
             f"{milliseconds(p95.low)} to {milliseconds(p95.high)}."
         )
     return " ".join(sentences)
-
-
-def _knee(name: str, results: Results) -> Iterator[str]:
-    known, knee = knee_candidates(results.levels[name]), results.knees.get(name)
-    if knee is not None:
-        below = "at or below" if knee.level == known[0].level else "at"
-        yield (
-            f"The knee, its best throughput for its latency, is {below} {knee.level.name}: "
-            f"{figure(knee.answered_per_s)} requests per second in {milliseconds(knee.latency_ms)} "
-            "on average; beyond it, latency grows faster than throughput."
-        )
-    elif len(known) >= LEAST_FOR_A_KNEE:
-        yield (f"No knee up to {known[-1].level.name}: latency grew no faster than throughput.")
 
 
 def load_headline(results: Results) -> str:

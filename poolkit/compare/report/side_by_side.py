@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.text import Text
@@ -69,11 +70,6 @@ class Pair:
     def has_levels(self) -> bool:
         """True if one of the runs had more than one load."""
         return self.first.has_levels or self.second.has_levels
-
-    @property
-    def have_repeats(self) -> bool:
-        """True if both runs measured everything more than once."""
-        return self.first.has_repeats and self.second.has_repeats
 
     def at_one_load(self) -> tuple[Results, Results]:
         """Return both runs at the highest common load that all targets of both sustained."""
@@ -175,24 +171,23 @@ class Columns(NamedTuple):
 def _row(target: CommonTarget) -> list[Columns]:
     a, b = target.first, target.second
     first, second = a.connections, b.connections
+    latencies = []
+    percentiles: tuple[Literal["p50", "p95"], ...] = ("p50", "p95")
+    for name in percentiles:
+        ours, theirs = (getattr(t.latency_ms, name) if t.latency_ms else None for t in (a, b))
+        ratio = NOTHING
+        if ours is not None and theirs is not None:
+            # A tie is a tie, whatever the quotient is.
+            ratio = "tie" if tied(a, b, name) else f"x{figure(theirs / ours)}" if ours else NOTHING
+        latencies.append(Columns(optional(ours), optional(theirs), ratio))
     return [
         Columns(
             optional(first.opened_per_1000_requests), optional(second.opened_per_1000_requests)
         ),
         Columns(optional(first.peak, 0), optional(second.peak, 0)),
-        _latencies(a, b, "p50"),
-        _latencies(a, b, "p95"),
+        *latencies,
         Columns(f"{a.errors:,}", f"{b.errors:,}"),
     ]
-
-
-def _latencies(a: TargetResult, b: TargetResult, name: Literal["p50", "p95"]) -> Columns:
-    """Return both latencies and their quotient; a tie is a tie, whatever the quotient is."""
-    first, second = (getattr(t.latency_ms, name) if t.latency_ms else None for t in (a, b))
-    ratio = NOTHING
-    if first is not None and second is not None:
-        ratio = "tie" if tied(a, b, name) else f"x{figure(second / first)}" if first else NOTHING
-    return Columns(optional(first), optional(second), ratio)
 
 
 def print_pair(pair: Pair, console: Console) -> None:
@@ -211,13 +206,6 @@ def print_pair(pair: Pair, console: Console) -> None:
         table.add_row(Text(target.name, style="bold"), *(Text(cell) for cell in cells))
     with room_for_figures(console):
         console.print(table)
-
-
-class Row(NamedTuple):
-    """A row of the page's table."""
-
-    name: str
-    cells: list[str]
 
 
 class Side(NamedTuple):
@@ -242,8 +230,10 @@ def two_run_page(pair: Pair) -> str:
             "AB", pair.names, (pair.first, pair.second), pictures, strict=True
         )
     ]
-    rows = [
-        Row(target.name, [text for columns in _row(target) for text in columns if text is not None])
-        for target in pair.targets()
-    ]
-    return rendered("two_runs.html", pair=pair, sides=sides, rows=rows)
+    return rendered(
+        "two_runs.html",
+        pair=pair,
+        sides=sides,
+        have_repeats=pair.first.has_repeats and pair.second.has_repeats,
+        rows={target.name: chain.from_iterable(_row(target)) for target in pair.targets()},
+    )

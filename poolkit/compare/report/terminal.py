@@ -83,17 +83,13 @@ def print_run(results: Results, console: Console) -> None:
     with room_for_figures(console):
         if has_loads:
             # Ranges stand beside their medians, or under them where that is too wide.
-            wide = _loads_table(results, between=" ")
-            fits = _width(wide, console) <= console.width
-            console.print(wide if fits else _loads_table(results, between="\n"))
+            _print_table(console, *(_loads_table(results, between=gap) for gap in (" ", "\n")))
             legend = [LOADS_LEGEND, *([REPEATS_LEGEND] if results.has_repeats else [])]
             console.print(Text("\n".join(legend) + "\n", style="dim"))
         if reference := reference_text(results):
             console.print(Text(f"{reference}:"))
-        table = _targets_table(results, _COLUMNS)
-        if _width(table, console) > console.width:
-            table = _targets_table(results, [c for c in _COLUMNS if c.is_for_80_columns])
-        console.print(table)
+        narrow = [column for column in _COLUMNS if column.is_for_80_columns]
+        _print_table(console, *(_targets_table(results, of) for of in (_COLUMNS, narrow)))
         console.print(Text(LEGEND + "\n", style="dim"))
     if results.headline:
         console.print(Text(results.headline + "\n", style="bold"))
@@ -140,8 +136,10 @@ def indented(text: str, style: str = "") -> Padding:
     return Padding(Text(text, style=style), (0, 0, 0, 2))
 
 
-def _width(table: Table, console: Console) -> int:
-    return Measurement.get(console, console.options.update(width=10_000), table).maximum
+def _print_table(console: Console, wide: Table, narrow: Table) -> None:
+    """Print the wide table if it fits, else the narrow one."""
+    width = Measurement.get(console, console.options.update(width=10_000), wide).maximum
+    console.print(wide if width <= console.width else narrow)
 
 
 def _targets_table(results: Results, columns: Iterable[Column]) -> Table:

@@ -14,6 +14,7 @@ from poolkit.compare.report.findings import with_findings
 from poolkit.compare.report.page import run_page
 from poolkit.compare.report.side_by_side import compare_runs, print_pair, two_run_page
 from poolkit.compare.report.terminal import print_run
+from poolkit.compare.results.files import write_json
 from poolkit.compare.results.results import compute, results_json
 from poolkit.compare.results.run_folder import RunFolder
 from poolkit.output_file import check_output_file
@@ -65,7 +66,7 @@ def write_report(path: Path) -> Results:
     """
     run = RunFolder.open(path)
     results = with_findings(compute(run))
-    run.write_results(results_json(results))
+    write_json(path / "results.json", results_json(results))
     pictures = draw(run, results)
     charts = path / "charts"
     # A chart that only an earlier report had would look like one of this report.

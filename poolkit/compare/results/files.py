@@ -22,10 +22,11 @@ Data = TypeVar("Data")
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Write an object with indentation; NaN is refused."""
+    """Write an object with indentation, in a new folder if it does not exist; NaN is refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     # The whole file or none: the disk may be full.
     partial = file.with_suffix(".partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         partial.write_text(text + "\n", encoding="utf-8")
         partial.replace(file)

@@ -5,7 +5,6 @@ docs/results.md defines the terms.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from poolkit.compare.results.wording import Spread, percent
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from poolkit.compare.results.run_folder import Level, PlannedTarget
+    from poolkit.compare.results.run_folder import Level
     from poolkit.compare.results.target_result import TargetResult
     from poolkit.thresholds import Verdict
 
@@ -48,6 +47,17 @@ class LevelResult:
     """In the order of measuring; empty where the level was skipped."""
     spread: Mapping[str, Spread]
     """By the metrics' names; what is not known is not in it."""
+    middle: TargetResult | None = None
+    """The median repeat by p95, the slower one of two."""
+    peak: float | None = None
+    """The most connections at once in any repeat."""
+    ceiling: int | None = None
+    """The most connections that the target could hold at this load."""
+    error_share: float = 0.0
+    """The median share of failed requests; 0 where it is not known."""
+    opened_per_1000_requests: Spread | None = None
+    is_saturated: bool = False
+    """True if the load generator was too slow in half of the repeats or more."""
     why_not: str = ""
     """What kept the target from sustaining it, or why it was not measured; else empty."""
 
@@ -56,45 +66,9 @@ class LevelResult:
         """True if the target sustained this load: `held` in results.json."""
         return not self.why_not
 
-    @property
-    def middle(self) -> TargetResult | None:
-        """The median repeat by p95, the slower one of two."""
-        latencies = [
-            (each.latency_ms.p95 if each.latency_ms else math.inf) for each in self.repeats
-        ]
-        order = sorted(range(len(latencies)), key=latencies.__getitem__)
-        return self.repeats[order[len(order) // 2]] if order else None
-
-    @property
-    def peak(self) -> float | None:
-        """The most connections at once in any repeat."""
-        peak = self.spread.get("db.connections.max")
-        return peak.high if peak else None
-
-    @property
-    def ceiling(self) -> int | None:
-        """The most connections that the target could hold at this load."""
-        return self.repeats[0].connections.ceiling if self.repeats else None
-
     def median(self, metric: str) -> float | None:
         """Return the median of a figure over the repeats; None where it is not known."""
         return self.spread[metric].median if metric in self.spread else None
-
-    @property
-    def error_share(self) -> float:
-        """The median share of failed requests; 0 where it is not known."""
-        return self.spread["http.errors"].median if "http.errors" in self.spread else 0.0
-
-    @property
-    def opened_per_1000_requests(self) -> Spread | None:
-        """Connections opened for 1,000 requests; None where it is not known."""
-        opened = self.spread.get("db.opened_per_request")
-        return opened.times(1000) if opened else None
-
-    @property
-    def is_saturated(self) -> bool:
-        """True if the load generator was too slow in half of the repeats or more."""
-        return sum(each.saturated for each in self.repeats) * 2 >= max(1, len(self.repeats))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,21 +83,8 @@ class Knee:
     answered_per_s: float
     latency_ms: float
     """The mean, as in the definition."""
-
-    @property
-    def power(self) -> float:
-        """Throughput divided by latency."""
-        return self.answered_per_s / self.latency_ms
-
-
-def not_applicable(target: PlannedTarget) -> frozenset[str]:
-    """Return the names of figures that such a target does not have, measured or not."""
-    # A deployed target is never stopped, so it cannot leave connections behind.
-    names = {"db.left_over"} if target.url is not None else set()
-    return frozenset(names if target.kind == "lambda" else names | {"lambda.cold_starts"})
-
-
-# -- repeats --------------------------------------------------------------------------------
+    power: float
+    """Throughput divided by latency."""
 
 
 def spread_of(repeats: Sequence[TargetResult]) -> Mapping[str, Spread]:
@@ -140,17 +101,10 @@ def spread_of(repeats: Sequence[TargetResult]) -> Mapping[str, Spread]:
     }
 
 
-def judged_figures(spread: Mapping[str, Spread]) -> Mapping[str, float]:
-    """Return what thresholds judge: the median of the repeats, the highest of what is in `HIGHEST`."""
-    return {name: of.high if name in HIGHEST else of.median for name, of in spread.items()}
-
-
 def is_tie_of_repeats(a: Spread, b: Spread) -> bool:
     """Return True if two figures differ no more than their repeats differ among themselves."""
-    return a.overlaps(b) or abs(a.median - b.median) <= max(a.high - a.low, b.high - b.low)
-
-
-# -- sustained or not -----------------------------------------------------------------------
+    overlap = a.low <= b.high and b.low <= a.high
+    return overlap or abs(a.median - b.median) <= max(a.high - a.low, b.high - b.low)
 
 
 def level_result(
@@ -166,7 +120,10 @@ def level_result(
         verdicts: the thresholds' verdicts on them.
 
     """
-    result = LevelResult(level=level, repeats=tuple(repeats), spread=spread_of(repeats))
+    spread = spread_of(repeats)
+    peak, opened = spread.get("db.connections.max"), spread.get("db.opened_per_request")
+    error_share = spread["http.errors"].median if "http.errors" in spread else 0.0
+    is_saturated = sum(each.saturated for each in repeats) * 2 >= len(repeats)
     aborted = [repeat.aborted_by for repeat in repeats if repeat.aborted_by]
     failed = [verdict.outcome for verdict in verdicts if not verdict.ok]
     has_own_limit = any(verdict.threshold.metric == "http.errors" for verdict in verdicts)
@@ -179,9 +136,9 @@ def level_result(
         why = "; ".join(failed)
     elif any(repeat.partial for repeat in repeats):
         why = "stopped early"
-    elif result.error_share > MOST_ERRORS and not has_own_limit:
-        why = f"{percent(result.error_share)} of the requests failed"
-    elif result.is_saturated:
+    elif error_share > MOST_ERRORS and not has_own_limit:
+        why = f"{percent(error_share)} of the requests failed"
+    elif is_saturated:
         why = next(repeat.saturated_by for repeat in repeats if repeat.saturated)
     elif not all(repeat.requests for repeat in repeats):
         why = "no request was scheduled"
@@ -190,7 +147,19 @@ def level_result(
         shares = [min(1.0, (repeat.served + 1) / repeat.requests) for repeat in repeats]
         if (share := statistics.median(shares)) < LEAST_ANSWERED:
             why = f"only {percent(share)} of its load was answered"
-    return dataclasses.replace(result, why_not=why)
+    by_p95 = sorted(repeats, key=lambda x: x.latency_ms.p95 if x.latency_ms else math.inf)
+    return LevelResult(
+        level=level,
+        repeats=tuple(repeats),
+        spread=spread,
+        middle=by_p95[len(by_p95) // 2],
+        peak=peak and peak.high,
+        ceiling=repeats[0].connections.ceiling,
+        error_share=error_share,
+        opened_per_1000_requests=opened and Spread(*(1000 * each for each in opened)),
+        is_saturated=is_saturated,
+        why_not=why,
+    )
 
 
 def highest_sustained(levels: Iterable[LevelResult]) -> LevelResult | None:
@@ -216,9 +185,6 @@ def reference_level(
     return common[-1] if common else next(iter(measured), None)
 
 
-# -- the knee -------------------------------------------------------------------------------
-
-
 def knee_candidates(levels: Sequence[LevelResult]) -> list[Knee]:
     """Return throughput and latency of each level at which both are known and the target's.
 
@@ -229,7 +195,9 @@ def knee_candidates(levels: Sequence[LevelResult]) -> list[Knee]:
         rate, mean = each.median("http.rate"), each.median("http.mean")
         is_whole = not each.is_saturated and not any(repeat.partial for repeat in each.repeats)
         if is_whole and rate is not None and mean:
-            found.append(Knee(level=each.level, answered_per_s=rate, latency_ms=mean))
+            found.append(
+                Knee(level=each.level, answered_per_s=rate, latency_ms=mean, power=rate / mean)
+            )
     return found
 
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from poolkit.compare.results.files import to_json
 from poolkit.compare.results.levels import (
+    HIGHEST,
     Knee,
     LevelResult,
-    judged_figures,
     knee_of,
     level_result,
-    not_applicable,
     reference_level,
     spread_of,
 )
@@ -64,9 +63,14 @@ class Results:
         return self.plan.repeat > 1
 
     def at(self, level: Level) -> Results:
-        """Return the same run with its targets compared at another level."""
-        targets = _targets_at(level, self.levels)
-        return dataclasses.replace(self, targets=targets, reference=level)
+        """Return the run at another level: each target's median repeat there, with the spread."""
+        found = []
+        for of_target in self.levels.values():
+            at = next((each for each in of_target if each.level == level), None)
+            if at is not None and at.middle is not None:
+                spread = at.spread if len(at.repeats) > 1 else {}
+                found.append(dataclasses.replace(at.middle, spread=spread))
+        return dataclasses.replace(self, targets=tuple(found), reference=level)
 
 
 def compute(run: RunFolder) -> Results:
@@ -99,10 +103,10 @@ def compute(run: RunFolder) -> Results:
         for each in of
         if each.level == reference and not each.repeats
     ]
-    return Results(
+    results = Results(
         plan=plan,
         machine=run.machine(),
-        targets=_targets_at(reference, levels),
+        targets=(),
         absent=(*plan.absent, *absent),
         reference=reference,
         levels=measured,
@@ -110,6 +114,7 @@ def compute(run: RunFolder) -> Results:
         thresholds=thresholds,
         verdicts=tuple(verdicts),
     )
+    return results.at(reference)
 
 
 def _levels_of(
@@ -158,8 +163,13 @@ def _verdicts(
     has_aborted: bool,
 ) -> tuple[Verdict, ...]:
     """Return the verdicts on one target at one load."""
-    figures = judged_figures(spread_of(repeats))
+    figures = {
+        name: of.high if name in HIGHEST else of.median for name, of in spread_of(repeats).items()
+    }
     unseen_s = max((repeat.connections.unseen_s for repeat in repeats), default=0.0)
+    # A deployed target is never stopped, so it cannot leave connections behind.
+    missing = {"db.left_over"} if planned.url is not None else set()
+    missing |= set() if planned.kind == "lambda" else {"lambda.cold_starts"}
     reasons = {}
     if any(repeat.latency_ms is None for repeat in repeats):
         unanswered = "no request was answered without an error"
@@ -169,7 +179,7 @@ def _verdicts(
             thresholds,
             planned.name,
             figures,
-            not_applicable(planned),
+            frozenset(missing),
             load=load,
             reasons=reasons,
         ),
@@ -184,19 +194,6 @@ def _verdicts(
         else v
         for v in verdicts
     )
-
-
-def _targets_at(
-    level: Level, levels: Mapping[str, tuple[LevelResult, ...]]
-) -> tuple[TargetResult, ...]:
-    """Return each target's median repeat at a level, with the spread of its repeats."""
-    found = []
-    for of_target in levels.values():
-        at = next((each for each in of_target if each.level == level), None)
-        if at is not None and at.middle is not None:
-            spread = at.spread if len(at.repeats) > 1 else {}
-            found.append(dataclasses.replace(at.middle, spread=spread))
-    return tuple(found)
 
 
 # -- results.json ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping  # noqa: TC003  (the files module reads these annotations)
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from poolkit.compare.results.files import (
     as_text,
@@ -26,7 +26,7 @@ from poolkit.errors import RunFolderError
 from poolkit.loadtest.open_loop.report import LoopReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SCHEMA = 1
@@ -222,6 +222,11 @@ class Request:
     error: str
     """Empty if it succeeded."""
 
+    @property
+    def ended(self) -> float:
+        """The moment of its answer, or of giving up."""
+        return self.started + self.service_ms / 1000
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConnectionRow:
@@ -292,19 +297,6 @@ class Rows(Generic[Row]):
     warnings: tuple[str, ...] = ()
 
 
-class RowWriter(Generic[Row]):
-    """Appends rows to a file."""
-
-    def __init__(self, file: IO[str], kind: type[Row]) -> None:
-        self._names = [f.name for f in dataclasses.fields(kind)]
-        self._rows = csv.writer(file, lineterminator="\n")
-        self._rows.writerow(self._names)
-
-    def write(self, row: Row) -> None:
-        """Append one row; numbers are rounded to 1e-6."""
-        self._rows.writerow([as_text(getattr(row, name)) for name in self._names])
-
-
 # -- the folders ----------------------------------------------------------------------------
 
 
@@ -315,11 +307,14 @@ class TargetFolder:
     path: Path
 
     @contextmanager
-    def writer(self, kind: type[Row]) -> Iterator[RowWriter[Row]]:
-        """Return a writer of one kind of rows to a new file."""
+    def writer(self, kind: type[Row]) -> Iterator[Callable[[Row], None]]:
+        """Return what appends one row to a new file; numbers are rounded to 1e-6."""
+        names = [field.name for field in dataclasses.fields(kind)]
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / kind.FILE).open("w", newline="", encoding="utf-8") as file:
-            yield RowWriter(file, kind)
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(names)
+            yield lambda row: rows.writerow([as_text(getattr(row, name)) for name in names])
 
     def rows(self, kind: type[Row]) -> Rows[Row]:
         """Read one kind of rows; a missing file or an incomplete last line is a warning.
@@ -332,7 +327,6 @@ class TargetFolder:
 
     def write_window(self, window: Window) -> None:
         """Write window.json."""
-        self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "window.json", to_json(window))
 
     def load_report(self) -> LoopReport | None:
@@ -392,17 +386,12 @@ class RunFolder:
         return TargetFolder(folder)
 
     def write_plan(self, plan: Plan) -> None:
-        """Write plan.json, in a new folder if it does not exist."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Write plan.json."""
         write_json(self.path / "plan.json", to_json(plan))
 
     def write_machine(self, machine: Machine) -> None:
         """Write machine.json."""
         write_json(self.path / "machine.json", to_json(machine))
-
-    def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write results.json."""
-        write_json(self.path / "results.json", results)
 
     def plan(self) -> Plan:
         """Read plan.json.

@@ -64,10 +64,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def overlaps(self, other: Interval) -> bool:
-        """Return True if the two intervals have a value in common."""
-        return self.low <= other.high and other.low <= self.high
-
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
@@ -230,17 +226,6 @@ class TargetResult:
         return None if value is None else Spread(value, value, value)
 
     @property
-    def most_at_once(self) -> int | None:
-        """The most connections at once, in any repeat."""
-        connections = self.range_of("db.connections.max")
-        return round(connections.high) if connections else None
-
-    @property
-    def per_request(self) -> float | None:
-        """Connections opened for each request."""
-        return self.figures["db.opened_per_request"]
-
-    @property
     def warmed_up_too_short(self) -> bool:
         """True if it sustained the load, but began with unanswered requests of the warm-up.
 
@@ -249,27 +234,12 @@ class TargetResult:
         return self.backlog > 0 and self.served >= LEAST_ANSWERED * self.requests
 
 
-@dataclass(frozen=True)
-class Moment:
-    """The number of connections that a target had in one sample, by state."""
+class Moment(NamedTuple):
+    """The number of connections that a target had in one sample, in all and by state."""
 
     time: float
+    total: int
     states: Mapping[str, int]
-
-    @property
-    def total(self) -> int:
-        """All connections."""
-        return sum(self.states.values())
-
-    @property
-    def busy(self) -> int:
-        """Connections that are not idle: in a query, or in a transaction between two queries."""
-        return self.total - self.states.get(IDLE, 0)
-
-    @property
-    def idle_in_transaction(self) -> int:
-        """Connections that hold a transaction open and run no query."""
-        return sum(self.states.get(state, 0) for state in IDLE_IN_TRANSACTION)
 
 
 def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRow]) -> list[Moment]:
@@ -286,7 +256,7 @@ def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRo
         if row.target == name:
             states[row.time][row.state] += 1
     times = {sample.time for sample in samples} | set(states)
-    return [Moment(time, states.get(time, Counter())) for time in sorted(times)]
+    return [Moment(time, states[time].total(), states[time]) for time in sorted(times)]
 
 
 # -- from rows to figures ---------------------------------------------------------------------
@@ -356,7 +326,7 @@ def target_result(
         cpu_share=cpu,
         rss_mb=max(memory, default=None),
         backlog=sum(
-            r.due < window.from_ - LATE_S and window.from_ <= _ended(r) < window.to
+            r.due < window.from_ - LATE_S and window.from_ <= r.ended < window.to
             for r in requests.rows
         ),
         saturated=bool(saturated_by),
@@ -389,10 +359,11 @@ def _accumulated(
         max_connections=target.max_connections or plan.max_connections,
     )
     for row in requests:
-        measured.requests.add(row.due, _ended(row), row.latency_ms, outcome_of(row.error))
+        measured.requests.add(row.due, row.ended, row.latency_ms, outcome_of(row.error))
     sessions = {sample.time: sample.sessions for sample in samples}
     for moment in seen:
-        held = {target.preset: Held(moment.total, moment.idle_in_transaction)}
+        waiting = sum(moment.states.get(state, 0) for state in IDLE_IN_TRANSACTION)
+        held = {target.preset: Held(moment.total, waiting)}
         measured.connections.add_sample(moment.time, sessions.get(moment.time), held)
     if not measured.connections.samples and window.sessions_to is not None:
         measured.connections.read_counter(window.sessions_to)
@@ -423,10 +394,6 @@ def _at_this_load(target: PlannedTarget, window: Window) -> PlannedTarget:
         ceiling=here * each,
         ceiling_reason=f"concurrency {here} x {each}",
     )
-
-
-def _ended(request: Request) -> float:
-    return request.started + request.service_ms / 1000
 
 
 def _used_cores(rows: Iterable[ProcessRow], window: Window) -> dict[str, float]:
@@ -479,7 +446,7 @@ def _cold_starts(
     # A request waited for a cold start that began while it was under way and took less time.
     among_slowest = sum(
         any(
-            request.started - 0.005 <= invoke.arrived <= _ended(request)
+            request.started - 0.005 <= invoke.arrived <= request.ended
             and (invoke.init_ms or 0.0) <= request.service_ms
             for invoke in inside
         )
@@ -509,6 +476,8 @@ def _connection_figures(
     totals: Counter[str] = Counter()
     for moment in inside:
         totals.update(moment.states)
+    # Not idle: in a query, or in a transaction between two queries.
+    busy = [moment.total - moment.states.get(IDLE, 0) for moment in inside]
     held, opened = measured.connections.of(target.preset), measured.connections.opened
     served, ceiling = measured.requests.served, target.ceiling
     most = target.max_connections or plan.max_connections
@@ -523,10 +492,10 @@ def _connection_figures(
         opened_per_1000_requests=None if opened is None or not served else 1000 * opened / served,
         pool_events_opened=window.pool_opened,
         idle_seconds=idle_seconds(inside, plan.interval_s, window.to),
-        busy_peak=max((m.busy for m in inside), default=None),
+        busy_peak=max(busy, default=None),
         idle_in_transaction_peak=held and held.idle_in_transaction_max,
         at_ceiling_share=(
-            sum(m.busy >= ceiling for m in inside) / len(inside) if ceiling and inside else None
+            sum(number >= ceiling for number in busy) / len(busy) if ceiling and busy else None
         ),
         left_over=window.left_over,
         ceiling=ceiling,
@@ -547,7 +516,8 @@ def _connection_notes(
         opened is not None
         and events is not None
         and abs(opened - events) > max(2, 0.02 * opened)
-        and not through_pooler(target)
+        # Through a pooler the server sees the pooler's connections instead.
+        and not target.preset_fields.get("transaction_pooling")
     ):
         found.append(f"the server counted {opened} new connections, the pools' events {events}")
     at: Counter[float] = Counter()
@@ -574,8 +544,3 @@ def idle_seconds(inside: Sequence[Moment], interval_s: float, end: float) -> flo
 def difference(begin: int | None, end: int | None) -> int | None:
     """Return the growth of the server's counter; None if it was reset, as after a crash."""
     return None if begin is None or end is None or end < begin else end - begin
-
-
-def through_pooler(target: PlannedTarget) -> bool:
-    """Return True if the server sees a pooler's connections instead of the target's own."""
-    return bool(target.preset_fields.get("transaction_pooling"))

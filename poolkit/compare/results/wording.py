@@ -20,14 +20,6 @@ class Spread(NamedTuple):
     median: float
     high: float
 
-    def times(self, factor: float) -> Spread:
-        """Return the same in another unit."""
-        return Spread(self.low * factor, self.median * factor, self.high * factor)
-
-    def overlaps(self, other: Spread) -> bool:
-        """Return True if the two ranges have a value in common."""
-        return self.low <= other.high and other.low <= self.high
-
 
 def figure(value: float) -> str:
     """Return a number with two significant digits, or all before the point: 0.42, 4.2, 42, 4,200."""
@@ -44,26 +36,20 @@ def milliseconds(value: float | None) -> str:
     return f"{figure(value / 1000)} s" if value >= 1000 else f"{figure(value)} ms"
 
 
-def with_range(spread: Spread | None, between: str = " ") -> str:
-    """Return lowest, median and highest in ms as "12 ms (11 to 14)" with a dash for "to"; a dash where unknown."""
+def with_range(spread: Spread | None, between: str = " ", unit: str = "ms") -> str:
+    """Return median, lowest and highest in ms, as "12 ms (11–14)"; a dash where unknown."""  # noqa: RUF002
     if spread is None:
         return NOTHING
-    scale = 1000 if spread.median >= 1000 else 1
-    return (
-        f"{milliseconds(spread.median)}{_range(spread.low / scale, spread.high / scale, between)}"
-    )
+    text, scale = figure(spread.median), 1
+    if unit:
+        text, scale = milliseconds(spread.median), 1000 if spread.median >= 1000 else 1
+    lowest, highest = figure(spread.low / scale), figure(spread.high / scale)
+    return text if lowest == highest else f"{text}{between}({lowest}{NOTHING}{highest})"
 
 
 def figure_with_range(spread: Spread | None, between: str = " ") -> str:
     """Return the same of a figure without a unit."""
-    if spread is None:
-        return NOTHING
-    return f"{figure(spread.median)}{_range(spread.low, spread.high, between)}"
-
-
-def _range(low: float, high: float, between: str) -> str:
-    lowest, highest = figure(low), figure(high)
-    return "" if lowest == highest else f"{between}({lowest}{NOTHING}{highest})"
+    return with_range(spread, between, unit="")
 
 
 def of_ceiling(peak: float | None, ceiling: int | None) -> str:
@@ -88,11 +74,6 @@ def join(parts: Sequence[str], separator: str = ",") -> str:
     if len(parts) < 2:
         return "".join(parts)
     return f"{f'{separator} '.join(parts[:-1])} and {parts[-1]}"
-
-
-def times_as_long(ratio: float) -> str:
-    """Return "2.1 times as long"."""
-    return f"{figure(ratio)} times as long"
 
 
 def optional(value: float | None, decimals: int | None = None) -> str:

@@ -18,7 +18,7 @@ from poolkit.local.processes import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from poolkit.compare.results.run_folder import RowWriter, TargetFolder
+    from poolkit.compare.results.run_folder import TargetFolder
 
 USAGE_EVERY_S = 0.5
 
@@ -46,14 +46,14 @@ class Samplers:
             MonitoringNotAllowed: the role may not see other roles' activity.
         """
         with (
-            self._folder.writer(ConnectionRow) as connections,
-            self._folder.writer(SampleRow) as samples,
+            self._folder.writer(ConnectionRow) as write_connection,
+            self._folder.writer(SampleRow) as write_sample,
         ):
 
             def write(sample: Sample) -> None:
                 backends = of_target(sample)
                 try:
-                    samples.write(
+                    write_sample(
                         SampleRow(
                             time=sample.time,
                             backends=len(backends),
@@ -62,7 +62,7 @@ class Samplers:
                         )
                     )
                     for backend in backends:
-                        connections.write(ConnectionRow(time=sample.time, **asdict(backend)))
+                        write_connection(ConnectionRow(time=sample.time, **asdict(backend)))
                 except OSError as error:
                     self.failure = error
                     raise
@@ -76,47 +76,40 @@ class Samplers:
     def usage(self, pids: Callable[[], Mapping[str, int]]) -> Iterator[None]:
         """Measure what the processes use, by role, for as long as this is open."""
         ended = threading.Event()
-        with self._folder.writer(ProcessRow) as rows:
-            thread = threading.Thread(
-                target=self._measure_usage, args=(pids, rows, ended), name="usage", daemon=True
-            )
+        with self._folder.writer(ProcessRow) as write_row:
+
+            def measure() -> None:
+                while not ended.wait(USAGE_EVERY_S):
+                    now = time.time()
+                    used = {role: Usage.of_tree(pid) for role, pid in pids().items()}
+                    # Without its descendants: every process of the run is one of them.
+                    used["sampler"] = Usage(
+                        processes=1,
+                        rss_bytes=int(psutil.Process(os.getpid()).memory_info().rss),
+                        cpu_s=time.process_time(),
+                    )
+                    try:
+                        for role, usage in used.items():
+                            write_row(
+                                ProcessRow(
+                                    time=now,
+                                    role=role,
+                                    processes=usage.processes,
+                                    cpu_s=usage.cpu_s,
+                                    rss_mb=usage.rss_bytes / 1e6,
+                                )
+                            )
+                    except OSError as error:
+                        self.failure = error
+                        return
+
+            thread = threading.Thread(target=measure, name="usage", daemon=True)
             thread.start()
             try:
                 yield
             finally:
                 ended.set()
                 thread.join()
-
-    def _measure_usage(
-        self,
-        pids: Callable[[], Mapping[str, int]],
-        rows: RowWriter[ProcessRow],
-        ended: threading.Event,
-    ) -> None:
-        """Write the rows until the end or the first failure: the body of the thread."""
-        while not ended.wait(USAGE_EVERY_S):
-            now = time.time()
-            used = {role: Usage.of_tree(pid) for role, pid in pids().items()}
-            # Without its descendants: every process of the run is one of them.
-            used["sampler"] = Usage(
-                processes=1,
-                rss_bytes=int(psutil.Process(os.getpid()).memory_info().rss),
-                cpu_s=time.process_time(),
-            )
-            try:
-                for role, usage in used.items():
-                    rows.write(
-                        ProcessRow(
-                            time=now,
-                            role=role,
-                            processes=usage.processes,
-                            cpu_s=usage.cpu_s,
-                            rss_mb=usage.rss_bytes / 1e6,
-                        )
-                    )
-            except OSError as error:
-                self.failure = error
-                return
 
 
 def of_target(sample: Sample) -> tuple[Backend, ...]:
