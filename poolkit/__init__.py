@@ -5,8 +5,8 @@ A release that changes or removes one of them says so in CHANGELOG.md. The comma
 statuses, the environment variables and the files that it writes are public too. Everything
 else may change in any release.
 
-A name is imported when it is first asked for: a Lambda function pays at its cold start for what
-it uses, and for nothing else.
+A name is imported at its first use, so the cold start of a Lambda function includes only what it
+uses.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ STATES = ("active", "idle_in_transaction", "other", "idle")
 
 IDLE = "idle"
 IDLE_IN_TRANSACTION = ("idle in transaction", "idle in transaction (aborted)")
-"""The server's words for a backend that holds a transaction open and does nothing."""
+"""The server's states of a backend that holds a transaction open and does nothing."""
 
 _STATE_OF = {
     "active": "active",

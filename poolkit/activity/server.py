@@ -1,4 +1,4 @@
-"""Queries of the server: which connections it has, in which state, for how long.
+"""Queries of the server: its connections, their states and ages.
 
 `pg_stat_activity` is the truth for connection counts. Everything here is read over one
 connection of its own, named `poolkit:activity`; no connection of that name is in any list of
@@ -52,8 +52,9 @@ SELECT current_setting('max_connections')::int,
 
 # The functions under the views pg_stat_activity and pg_stat_database (PostgreSQL, 27.2): the
 # views join three catalogs and read thirty columns more. One row at least, for the counters.
-# Client backends alone: walsenders have max_wal_senders of their own (PostgreSQL, 19.6.1). Counting
-# those of other databases here and not in the query costs the server nothing while there are none.
+# Client backends alone: walsenders have max_wal_senders of their own (PostgreSQL, 19.6.1). Backends
+# of other databases are counted here and not in the query, so they cost nothing while there are
+# none.
 _SAMPLE = """
 SELECT d.sessions, d.xacts, a.datid = d.oid, a.pid, a.application_name, a.state, a.wait_event,
        extract(epoch FROM clock_timestamp() - a.backend_start)::float8,
@@ -107,7 +108,7 @@ class Sample:
     sessions: int
     xacts: int
     elsewhere: int = 0
-    """Client backends of the server's other databases, which take of its room too."""
+    """Client backends of the server's other databases, which use its limit too."""
 
     @property
     def on_server(self) -> int:
@@ -486,9 +487,9 @@ def snapshot(url: str | URL) -> Sample:
 
 
 def _libpq_parameters(url: str | URL) -> dict[str, Any]:
-    """Translate a URL into libpq's parameters; those that the URL names win.
+    """Translate a URL into libpq's parameters; the URL's own parameters win.
 
-    The driver is always psycopg2, whichever the deployables use.
+    The driver is always psycopg2, whichever driver the deployables use.
     """
     try:
         parsed = make_url(url)

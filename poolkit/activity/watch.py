@@ -44,7 +44,7 @@ LEAST_INTERVAL_S = 0.05
 ANSWER_WITHIN_S = 2.0
 """The seconds without an answer after which the view says so. No second query is sent meanwhile."""
 NEAR = 0.8
-"""The share of the usable connections from which on the bar warns."""
+"""The share of the usable connections at which the bar warns."""
 _HEADINGS = {"idle_in_transaction": "in tx"}
 _LONG_S = 10.0
 
@@ -72,7 +72,7 @@ def watch(url: str | None, *, interval_s: float, as_json: bool, once: bool) -> N
             f"--interval must be at least {LEAST_INTERVAL_S:g} s, not {interval_s:g}"
         )
     if not (as_json or once or (sys.stdin.isatty() and sys.stdout.isatty())):
-        raise ConfigurationError("this is no terminal to draw on: add --json, or --once")
+        raise ConfigurationError("standard output is not a terminal: add --json, or --once")
     with closing(Observer(url)) as observer, suppress(KeyboardInterrupt):
         if once:
             seen = observer.observe()
@@ -163,7 +163,7 @@ class Observation:
 
     @property
     def share(self) -> float:
-        """The server's connections as a share of `max_connections`, 0 to 1."""
+        """The server's connections as a share of `max_connections`, from 0 to 1."""
         return self.on_server / self.limits.max_connections
 
     def to_json(self) -> dict[str, Any]:

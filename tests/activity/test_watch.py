@@ -207,7 +207,7 @@ def test_a_reader_that_has_enough_ends_it(database):
         ((), "no database: give its URL, or set DATABASE_URL"),
         (("mysql://me:secret@127.0.0.1/x", "--json"), "on PostgreSQL only, not on mysql"),
         (("postgresql://me:secret@127.0.0.1:1/x", "--json"), "cannot watch the database"),
-        (("postgresql://127.0.0.1:1/x",), "this is no terminal to draw on: add --json"),
+        (("postgresql://127.0.0.1:1/x",), "standard output is not a terminal: add --json"),
         (("postgresql://x/x", "--json", "--interval", "0"), "--interval must be at least 0.05 s"),
         (("postgresql://x/x", "--json", "--interval", "nan"), "--interval must be at least"),
     ],
