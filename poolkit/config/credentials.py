@@ -31,8 +31,8 @@ __all__ = (
 )
 
 SECRET_TTL = 300.0
-"""Seconds that a secret is cached. A rotation does not wait for it: a refused password is
-fetched anew at once."""
+"""Seconds that a secret is cached. A rotation does not wait for it: a refused password is fetched
+again at once."""
 
 TOKEN_TTL = 600.0
 """Seconds that an IAM token is used: it is valid for 15 minutes (Amazon RDS User Guide,
@@ -56,7 +56,7 @@ class CredentialSource(Protocol):
     """A source of credentials. Methods may be called by many threads at once."""
 
     def cached(self) -> Credentials | None:
-        """Return the cached credentials if they have not expired, without any waiting."""
+        """Return the cached credentials if they have not expired; never wait."""
 
     def fetch(self) -> Credentials:
         """Return the current credentials, from AWS if needed; raises CredentialsError."""
@@ -109,10 +109,10 @@ class _Cache:
     def fetch(self) -> Credentials:
         """Return the current credentials, or the expired ones if AWS does not answer.
 
-        A password has seldom changed when it expires in this cache, and one that the server
-        refuses is renewed anyway. So while a thread asks AWS, others use the expired
-        password. Where none is known yet they wait, and share a failure of the attempt: otherwise
-        a hundred threads would wait for an unreachable AWS one after the other.
+        A password has seldom changed when it expires in this cache, and one that the server refuses
+        is renewed anyway. So while one thread asks AWS, others use the expired password. Without
+        any password yet, they wait and share a failure of the attempt. Otherwise a hundred threads
+        would wait for an unreachable AWS one after the other.
         """
         asked = time.monotonic()
         known = self._current
@@ -163,7 +163,7 @@ class SecretsManagerCredentials(_Cache):
         self._client: Any = None
 
     def renew(self, refused: Credentials) -> Credentials | None:
-        """Fetch the secret anew, and the one that a rotation is about to make current.
+        """Fetch the secret again, and the one that a rotation is about to make current.
 
         A rotation changes the password in the database before it moves the label AWSCURRENT
         (AWS Secrets Manager User Guide, "Lambda rotation functions"): in between, the new

@@ -1,4 +1,4 @@
-"""Engines from settings: the preset's engine, with credentials, metrics and errors of its own."""
+"""Engines from settings: the preset's engine with credentials, metrics and poolkit's errors."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ class _Opener:
             connection = self._open(dialect, cargs, cparams)
             failed = False
         except Exception as error:
-            # Translated here, because a connection is being opened: later, a missing database
-            # could not be told from a statement that names a missing object.
+            # Translated here, where a connection is being opened: later, a missing database looks
+            # like a statement that names a missing object.
             refusal = translate_refusal(error, dialect)
             if refusal is None:
                 raise
@@ -157,7 +157,7 @@ def _login(credentials: Credentials) -> dict[str, str]:
 
 
 def _in_a_thread(dialect: Dialect, ask: Callable[[], Any]) -> Any:
-    """Ask AWS; in a thread where waiting would block an event loop."""
+    """Fetch the credentials; in a thread where waiting would block an event loop."""
     if not dialect.is_async:
         return ask()
     from sqlalchemy.util import await_only  # noqa: PLC0415

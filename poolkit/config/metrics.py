@@ -1,8 +1,8 @@
 """Counters of a pool: checkouts and their waits, connections opened and closed.
 
 Plain numbers in plain Python: a web service renders them for Prometheus, a Lambda function
-as embedded metrics. They count what this process did; `pg_stat_activity` is the truth about
-the server.
+as embedded metrics. They count the work of this process; `pg_stat_activity` is the truth about the
+server.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class PoolMetrics:
     def queued(self, seconds: float) -> None:
         """Record that a wait in front of the pool, begun with `began_waiting`, is over.
 
-        A web service lets only as many threads to the pool as it has connections. A thread's
-        wait for its turn is added to its next checkout.
+        A web service lets only as many threads to the pool as it has connections. A thread's wait
+        for a place is added to its next checkout.
         """
         self._queued.seconds = seconds
         with self._lock:
@@ -167,7 +167,7 @@ AnyPool = TypeVar("AnyPool", bound="Pool")
 def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
     """Return a pool class that times each checkout.
 
-    A subclass, because SQLAlchemy has no event for the begin of a wait, and because
+    A subclass, because SQLAlchemy has no event for the start of a wait, and because
     `Engine.dispose()` makes the new pool from the old one's class.
     """
 

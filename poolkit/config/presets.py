@@ -8,9 +8,9 @@ project and it gives the same engines there:
     engine = preset("web", "prod").create_engine(url)
 
 `EnginePreset.engine_options` returns the plain keyword arguments of SQLAlchemy's own
-`create_engine`. `EnginePreset.create_engine` adds three things to SQLAlchemy's pools: a checkout
-check that costs a poll of the socket instead of a round trip, recycling that does not reopen
-every connection in one instant, and retries while the server is full or still starting.
+`create_engine`. `EnginePreset.create_engine` adds three things to SQLAlchemy's pools. A check at
+checkout costs a poll of the socket instead of a round trip. Recycling does not reopen all
+connections at the same moment. A connect is tried again while the server is full or starting.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class EnginePreset:
 
     target: str
     environment: str
-    driver: str = _setting("", "the driver a URL gets that names none; empty: the target's own")
+    driver: str = _setting("", "the driver for a URL that names none; empty: the target's own")
     why: str = _setting("", "why this target is set up this way")
 
     pool: PoolKind = _setting("queue", "queue keeps connections, null opens one per checkout")
@@ -116,7 +116,7 @@ class EnginePreset:
     pool_recycle_jitter: float = _setting(
         0.05,
         "each connection recycles up to this share earlier, so that they do not all "
-        "reconnect in one instant",
+        "reconnect at once",
         "share",
     )
     pool_use_lifo: bool = _setting(
@@ -139,7 +139,7 @@ class EnginePreset:
         0, "connections opened at start, before the first request", "connections"
     )
     fail_fast: bool = _setting(
-        False, "without a database the start fails, and not the first request"
+        False, "without a database the start fails, instead of the first request"
     )
 
     connect_timeout: int = _setting(
@@ -214,9 +214,9 @@ class EnginePreset:
     def max_connections_per_process(self) -> int:
         """The most connections that one process of this target holds at once.
 
-        QueuePool enforces it. NullPool enforces nothing: the number is 1 because a Lambda
-        execution environment runs one invoke at a time, a script one unit of work and a
-        worker's child one task. Targets that do many things at once have no null pool.
+        QueuePool enforces it. NullPool enforces nothing. Its number is 1, because its process does
+        one thing at a time: an invoke, a task of a worker's child, or a script's unit of work.
+        Targets that do many things at once have no null pool.
         """
         return self.pool_size + self.max_overflow if self.pool == "queue" else 1
 
@@ -253,7 +253,7 @@ class EnginePreset:
         backend, _, named = url.drivername.partition("+")
         _choice("url", backend, tuple(_SYNC_DRIVERS), label="database")
         drivers = _drivers_of(self)[backend]
-        # A driver that was chosen is kept or refused; only the target's own gives way.
+        # A chosen driver is kept or refused; only the target's own may be replaced.
         chosen = self.driver in drivers or self.driver != _own_driver(self.target)
         driver = named or (self.driver if chosen else drivers[0])
         if driver not in drivers:
@@ -436,7 +436,7 @@ class EnginePreset:
         _log.warning("opened %d of %d connections at start: %s", opened, self.prewarm, error)
 
 
-# The lowest and the highest allowed value of each field. To SQLAlchemy pool_size 0 and
+# The lowest and the highest allowed value of each field. In SQLAlchemy, pool_size 0 and
 # max_overflow -1 mean "no limit"; a preset exists to state one.
 _RANGES: dict[str, tuple[float, float]] = {
     "pool_size": (1, 10_000),
@@ -830,8 +830,8 @@ class Connector:
     (PostgreSQL, 32.1.2), so that an attempt begun just in time may end 2 s late.
 
     Between attempts it sleeps for a random time up to a bound that doubles ("full jitter",
-    Exponential Backoff and Jitter, AWS Architecture Blog, 2015), so that clients that were
-    refused together do not come back together.
+    Exponential Backoff and Jitter, AWS Architecture Blog, 2015). So clients that were
+    refused together do not try again together.
     """
 
     first_delay = 0.05  # s
@@ -935,7 +935,7 @@ class _CheckoutCheck:
     """Pool listeners that check at checkout whether a connection is alive and young enough.
 
     A server that ends a session sends something: after a terminated backend, a restart, an
-    idle timeout. So a poll of the socket that finds nothing to read rules those out, without a
+    idle timeout. So a poll of the socket that finds nothing to read excludes these cases, without a
     round trip. It cannot see a peer that vanished without sending anything; the ping after
     `ping_after_idle` seconds is for that.
 
@@ -986,9 +986,9 @@ class _CheckoutCheck:
             with _Cutoff(self.dialect, state.fileno, self.ping_timeout):
                 self.dialect.do_ping(connection)
         except (self.dialect.loaded_dbapi.Error, OSError) as error:
-            # A connection that the server closed goes alone: its neighbours were closed the same
-            # way, and checking them costs no time. A silent one invalidates the whole pool, or
-            # each of the others would have to wait for its own ping.
+            # A connection that the server closed is replaced alone: the others were closed the same
+            # way, and checking them costs no time. A silent one invalidates the whole pool, because
+            # each of the others would wait for its own ping.
             kind = InvalidatePoolError if quiet else DisconnectionError
             raise kind(f"connection did not answer a ping: {error}") from error
 
@@ -996,8 +996,8 @@ class _CheckoutCheck:
 class _Cutoff:
     """A context that shuts a connection's socket down after a time limit.
 
-    The kernel's own limits (keepalives, tcp_user_timeout) end a connection whose peer is
-    gone, but not one through a proxy, or to a frozen server, whose kernel still answers.
+    The kernel's own limits (keepalives, tcp_user_timeout) end a connection whose peer is gone. They
+    do not end one through a proxy, or to a frozen server whose kernel still answers.
     """
 
     def __init__(self, dialect: Dialect, fileno: int | None, seconds: float) -> None:
@@ -1062,7 +1062,7 @@ def _fileno(driver: Any) -> int | None:
 
 
 def _closed_test(driver: Any) -> Callable[[], Any]:
-    """Return a function that tells whether the driver has closed the connection already."""
+    """Return a function that is true once the driver has closed the connection."""
     is_closed = getattr(driver, "is_closed", None)  # asyncpg
     if is_closed is not None:
         return cast("Callable[[], Any]", is_closed)

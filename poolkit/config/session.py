@@ -1,8 +1,8 @@
-"""The unit of work: begin, commit or roll back, give the connection back.
+"""The unit of work: begin, commit or roll back, return the connection.
 
-A connection is held until the commit or the rollback, not only while a statement runs: with
-an engine from the beginning of the block, with a sessionmaker from its first statement.
-It goes back at the end of the block, also after an exception.
+A connection is held until the commit or the rollback, not only while a statement runs. With an
+engine it is held from the beginning of the block, with a sessionmaker from its first statement. It
+is returned at the end of the block, also after an exception.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class AsyncBeginnable(Protocol[Work]):
 
 @contextmanager
 def unit_of_work(source: Beginnable[Work]) -> Iterator[Work]:
-    """Commit on success, roll back on any exception, give the connection back either way.
+    """Commit on success, roll back on any exception, and return the connection in both cases.
 
         with unit_of_work(engine) as connection:
             connection.execute(text("INSERT INTO ..."))
@@ -135,9 +135,9 @@ def translate(error: BaseException) -> PoolkitError | None:
 def translate_refusal(error: Exception, dialect: Dialect) -> DatabaseUnavailable | None:
     """Return DatabaseUnavailable for an error raised while a connection was opened, else None.
 
-    For every reason of the server's: a missing database, a role without the right to connect, a
-    certificate that is not trusted. A mistake in the arguments, found before any server was
-    asked, stays the driver's own error.
+    It covers every reason of the server: a missing database, a role without the right to connect, a
+    certificate that is not trusted. A mistake in the arguments, found before any server was asked,
+    stays the driver's own error.
     """
     if isinstance(error, PoolkitError):
         return None

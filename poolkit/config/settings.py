@@ -76,7 +76,7 @@ class Settings:
         default_target: str = "web",
         allowed_targets: Sequence[str] = (),
     ) -> Settings:
-        """Read the variables above; nothing else in the kit reads them.
+        """Read the variables above; nothing else in poolkit reads them.
 
         Args:
             environ: by default the process's own.
@@ -207,7 +207,7 @@ def preset_from_environ(
     try:
         return base.replace(**changes)
     except PresetError as error:
-        # Of two fields that do not go together, the one that was set is the one to name.
+        # Of two fields that do not fit together, name the one that was set.
         raise _wrong(error, *(field for field in error.fields if field in changes)) from None
 
 
@@ -295,7 +295,7 @@ def _url_of_parts(environ: Mapping[str, str], kind: CredentialKind) -> URL:
 def _has_tls(url: URL) -> bool:
     query = url.query
     if url.get_backend_name() == "postgresql":
-        # A certificate alone asks for nothing: libpq's default is `prefer`.
+        # A certificate alone changes nothing: libpq's default is `prefer`.
         return query.get("sslmode", query.get("ssl")) in _TLS_MODES
     # PyMySQL's and mysqlclient's own parameters.
     mode = str(query.get("ssl_mode", "")).lower()

@@ -21,14 +21,14 @@ def refuse_misspelt(
 ) -> None:
     """Refuse a variable that has no effect and that is nearly the name of a setting.
 
-    Other unknown names are allowed: Kubernetes adds POOLKIT_PORT and the like for a service that
-    is called poolkit.
+    Other unknown names are allowed: Kubernetes adds POOLKIT_PORT and others for a service with the
+    name poolkit.
 
     Args:
         variables: the names that are set.
         known: the names of the settings.
         prefix: the beginning of the settings' names; variables without it are not checked.
-        platform: names with that prefix that a platform always sets. They are passed over first,
+        platform: names with that prefix that a platform always sets. They are skipped first,
             because comparing names takes time at each cold start.
 
     Raises:
