@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HEIGHT = 96
 _LABELS = 44
 _FAR, _FAR_CEILING = 2.5, 1.5
-"""A limit or ceiling at more than this multiple of what was measured would flatten the rest."""
+"""A limit or ceiling above this multiple of the highest figure would flatten the rest."""
 _LOG_FROM = 12
 """Times the lowest load: from there even steps would crowd the low ones."""
 _PEAK, _SHARE, _P95 = "db.connections.max", "db.connections.share", "http.p95"
@@ -54,7 +54,7 @@ class _Line:
     y: Mapping[str, Any]
     """Scale and axis of its values, whatever column they are in."""
     limits: Mapping[str, Sequence[_Limit]]
-    """By target: a share of max_connections is another number on another server."""
+    """By target: a share of max_connections differs from server to server."""
     top: float
     """The highest value in the panel."""
     named: bool

@@ -69,7 +69,7 @@ class _Measured:
 
 
 def _measured(run: RunFolder, results: Results) -> list[_Measured]:
-    """Return all targets of the results with what belongs to each."""
+    """Return all targets of the results with their raw rows."""
     shades = colours([t.name for t in results.targets])
     names = {planned.name: planned.preset for planned in results.plan.targets}
     found = []

@@ -28,7 +28,7 @@ _PLOT_HEIGHT = 330
 
 
 def _nines(p: float) -> float:
-    """Return the place on the axis: each nine takes the same room, since the tail is the subject."""
+    """Return the position on the axis: each nine takes the same space, to show the tail."""
     return -math.log10(1 - p / 100)
 
 

@@ -95,7 +95,7 @@ def size(panels: int, *, labels: int) -> dict[str, int]:
     """Return width and height of one of several panels.
 
     Args:
-        panels: how many of them stand in the picture.
+        panels: the number of panels in the picture.
         labels: the width of the labels of each y axis, in pixels.
 
     """

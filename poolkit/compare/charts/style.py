@@ -78,7 +78,7 @@ def log_domain(values: Sequence[float]) -> list[float]:
 
 
 def decades(domain: Sequence[float]) -> list[float]:
-    """Return 1, 2 and 5 of each decade, or fewer of them where that would be many."""
+    """Return 1, 2 and 5 of each decade, or fewer if these are too many."""
     first, last = math.floor(math.log10(domain[0])), math.ceil(math.log10(domain[1]))
     span = math.log10(domain[1] / domain[0])
     steps = (1, 2, 5) if span <= 1.5 else (1, 3) if span <= 3.5 else (1,)
@@ -104,9 +104,9 @@ def tick_names(names: Mapping[float, str]) -> str:
 def apart(wanted: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
     """Return positions at least `gap` apart, near the wanted ones and in their order.
 
-    Positions that touch are joined into a block, which is centred on what its members
-    wanted; blocks that touch are joined again. The result stays between `low` and `high`
-    as long as there is room for all.
+    Positions that touch are joined into a block, which is centred on its members' wanted positions;
+    blocks that touch are joined again. The result stays between `low` and `high` as long as there
+    is room for all.
     """
 
     def start(block: Sequence[int]) -> float:

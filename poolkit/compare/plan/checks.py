@@ -34,7 +34,7 @@ def check_migrations(project: Project) -> None:
     """Import the project's migrations, which the run will apply to the embedded database.
 
     Raises:
-        ConfigurationError: they do not import, or are no module of migrations.
+        ConfigurationError: they do not import, or are not a module of migrations.
     """
     if name := project.table.get("migrations"):
         module_named(name, project)

@@ -44,7 +44,7 @@ class Options:
     """Closed loop: a level each, from the lowest."""
     rate_per_user: float = 2.0
     rates: tuple[float, ...] = ()
-    """Open loop: a level each, from the lowest; without effect on `users` then."""
+    """Open loop: a level each, from the lowest; `users` then has no effect."""
     arrivals: str = "constant"
     max_users: int = MAX_USERS
     repeat: int = 1

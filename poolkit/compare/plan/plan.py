@@ -1,4 +1,4 @@
-"""The plan of a run: which targets, at which levels, on which database, within which limits."""
+"""The plan of a run: its targets, levels, database and limits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PlannedStep:
     title: str
     """Its name for people."""
     brief: str
-    """The same for one line of a terminal with everything else."""
+    """The same, short enough for one line of a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,8 +80,8 @@ _ONE_OF = {"lambda": ("handler",), "web": ("app", "command"), "worker": ("comman
 class Target:
     """The table of one deployable: how it starts, and how it is loaded.
 
-    Strings in `command` and `env` may use `{python}`, `{port}` and `{processes}`, those in
-    `env` also `{broker_url}`, which is what starts the broker.
+    Strings in `command` and `env` may use `{python}`, `{port}` and `{processes}`, those in `env`
+    also `{broker_url}`, which starts the broker.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Target:
     ready: str | None = None
     """web: a path that answers 200; worker: a regular expression for a line of its log."""
     metrics: str | None = None
-    """A path with Prometheus metrics: the source of pool events, the second witness."""
+    """A path with Prometheus metrics: the source of pool events, a second count of connections."""
     processes: int = 1
     """web: processes behind the port; worker: children that run tasks."""
     reserved_concurrency: int | Literal["fit"] | None = None

@@ -2,8 +2,9 @@
 
 Each sentence is derived from facts and is left out where its fact is unknown. Two targets count as
 tied where the repeats of one differ as much among themselves as from the other's. Without repeats,
-they are tied where the 95 % intervals of their latencies overlap, or differ by less than 10 %: the
-intervals assume independent requests, and neighbouring requests are not independent.
+they are tied where the 95 % intervals of their latencies overlap, or where the latencies differ by
+less than 10 %. The intervals assume independent requests, but neighbouring requests are not
+independent.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ QUEUED_SHARE = 0.05
 BUSY_MACHINE = 0.9
 """The share of all cores from which latencies include waiting for a processor."""
 SENTENCES = 3
-"""A finding has at most this many, unless more of them are reservations."""
+"""The most sentences of a finding, unless more of them are reservations."""
 
 
 def with_findings(results: Results) -> Results:
@@ -104,7 +105,7 @@ def _reservations(target: TargetResult) -> Iterator[str]:
             f"{target.errors:,} of {count(target.requests, 'request')} failed "
             f"({percent(target.errors / target.requests)}): {join([*kinds[:3], *more], ';')}."
         )
-    # A pooler keeps its connections; that is what it is for.
+    # A pooler keeps its connections by design.
     if (left := target.connections.left_over) and not target.preset.get("transaction_pooling"):
         verb = "was" if left == 1 else "were"
         yield f"{count(left, 'connection')} {verb} left open on the server after the target had stopped."
@@ -164,7 +165,7 @@ def _connections(target: TargetResult, others: Sequence[TargetResult]) -> str:
 def _one_each(
     target: TargetResult, per_request: Spread, others: Sequence[TargetResult], at_once: str
 ) -> str:
-    """Return what a connection for every request cost, beside a target of the kind that keeps its own."""
+    """Return the cost of a connection for every request, beside a target that keeps its own."""
     text = (
         f"Opened {_opened_text(target)} ({per_request.median:.2f} per request): "
         "every request paid for a new connection"
@@ -419,7 +420,7 @@ def load_headline(results: Results) -> str:
 
 
 def reference_text(results: Results) -> str:
-    """Return the load at which the targets are compared, and why there; empty if there is one load."""
+    """Return the load at which targets are compared, and the reason; empty if there is one load."""
     if not results.has_levels:
         return ""
     levels = [each for of in results.levels.values() for each in of]

@@ -85,7 +85,7 @@ class Pair:
 
 
 def compare_runs(first: Results, second: Results, names: tuple[str, str]) -> Pair:
-    """Return two runs as a pair; of several loads, those that both have.
+    """Return two runs as a pair; with several loads, the common ones.
 
     Two runs with one load each are compared whatever the loads are; a caution names the difference.
 
@@ -95,7 +95,7 @@ def compare_runs(first: Results, second: Results, names: tuple[str, str]) -> Pai
     only_one_has = sorted(set(first.levels) ^ set(second.levels))
     if not set(first.levels) & set(second.levels):
         raise _nothing_in_common("target", names, [list(run.levels) for run in (first, second)])
-    # The number of users that stand ready in an open loop does not make a load another one.
+    # In an open loop, the number of ready users does not make another load.
     ours, theirs = (
         {
             (x.arrival_rate, None if x.is_open else x.users, x.rate_per_user): x
@@ -141,7 +141,7 @@ _LOAD = {
 
 def _cautions(first: Results, second: Results) -> Iterator[str]:
     """Yield every difference between load, machine and versions of the two runs."""
-    # Of several loads only the common ones are compared.
+    # With several loads, only the common ones are compared.
     level = ("arrivals",) if first.has_levels or second.has_levels else tuple(_LEVEL)
     levels = (first.plan.levels[0], second.plan.levels[0])
     compared = [("load", _LEVEL[name], *(getattr(x, name) for x in levels)) for name in level]

@@ -78,7 +78,7 @@ _COLUMNS = (
 
 
 def print_run(results: Results, console: Console) -> None:
-    """Print the tables of a run, and under them what was found."""
+    """Print the tables of a run, and the findings below them."""
     has_loads = results.has_levels or results.has_repeats
     with room_for_figures(console):
         if has_loads:
@@ -191,7 +191,7 @@ def _threshold_lines(results: Results) -> Iterator[Text]:
                 text = f" {target}: {threshold.metric} is {found}, wanted {threshold.wanted}"
                 yield Text.assemble(Text("✗", style="bold red"), text)
             elif at:
-                # How near it came to its limit.
+                # The distance from its limit.
                 is_upper = threshold.operator in ("<", "<=")
                 values = [verdict.value for verdict in at if verdict.value is not None]
                 nearest = ""

@@ -51,7 +51,7 @@ def draw(run: RunFolder, results: Results) -> list[Picture]:
     pictures = [picture for picture in drawn if picture is not None]
     if by_load is None:
         return pictures
-    # Of several loads, the title names the one that a chart is about.
+    # With several loads, the title names the load of a chart.
     load = results.reference.name
     named = [dataclasses.replace(each, title=f"{each.title} ({load})") for each in pictures]
     return [by_load, *named]

@@ -1,4 +1,4 @@
-"""Several loads on one target: which of them it sustains, where its knee is, how repeats differ.
+"""Several loads on one target: the sustained ones, the knee, the difference of repeats.
 
 docs/results.md defines the terms.
 """
@@ -46,7 +46,7 @@ class LevelResult:
     repeats: tuple[TargetResult, ...]
     """In the order of measuring; empty where the level was skipped."""
     spread: Mapping[str, Spread]
-    """By the metrics' names; what is not known is not in it."""
+    """By the metrics' names, without unknown figures."""
     middle: TargetResult | None = None
     """The median repeat by p95, the slower one of two."""
     peak: float | None = None
@@ -59,7 +59,7 @@ class LevelResult:
     is_saturated: bool = False
     """True if the load generator was too slow in half of the repeats or more."""
     why_not: str = ""
-    """What kept the target from sustaining it, or why it was not measured; else empty."""
+    """Why the target did not sustain it, or was not measured; else empty."""
 
     @property
     def sustained(self) -> bool:

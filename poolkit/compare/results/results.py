@@ -187,7 +187,8 @@ def _verdicts(
     )
     if not has_aborted or any(not verdict.ok for verdict in verdicts):
         return verdicts
-    # A measurement that a threshold ended does not pass: what it would have come to is unknown.
+    # A measurement that a threshold ended does not pass: its figures at the planned end are
+    # unknown.
     return tuple(
         dataclasses.replace(v, value=None, status="unknown", reason="it ended the measurement")
         if v.threshold.abort and v.status == "passed"
@@ -199,7 +200,7 @@ def _verdicts(
 # -- results.json ---------------------------------------------------------------------------
 
 _NOT_IN_REPEATS = ("kind", "preset", "url", "spread", "finding", "load_finding", "level")
-"""What a repeat has in common with its target, and does not repeat."""
+"""Keys of the target, which its repeats leave out."""
 
 
 def results_json(results: Results) -> dict[str, Any]:
