@@ -7,7 +7,7 @@ One line in a locustfile, and nothing more about measuring:
     loadtest.register()
 
 `DATABASE_URL` or `--database-url` names the server whose connections are watched, and
-`--arrival-rate` makes the loop an open one. `loadtest.TaskUser` is a user for queue workers, whose
+`--arrival-rate` makes the loop an open one. `loadtest.TaskUser` is a user for queue workers: its
 tasks are done when their results are committed. See docs/loadtests.md.
 """
 

@@ -6,7 +6,7 @@ locustfile contains what a user does and nothing about measuring. Environment va
 - `POOLKIT_LOAD_REQUESTS`: the CSV file to write; without it this module does nothing. At the end
   load.json beside it has the report on the load.
 - `POOLKIT_LOAD_RATE`: tasks per second and user. Each user then follows a fixed schedule instead of
-  its own wait time, and a latency counts from the scheduled moment, so a server that stalls cannot
+  its own wait time, and a latency counts from the scheduled moment. So a server that stalls cannot
   hide the requests that waited behind the stall.
 - `POOLKIT_LOAD_ARRIVAL_RATE`: tasks per second of all users together, each begun at its scheduled
   moment by an idle user; more users are made when all are busy. It replaces `POOLKIT_LOAD_RATE`.
@@ -55,7 +55,7 @@ class Schedule:
 
     def __init__(self, rate: float, begin: float) -> None:
         self.period = 1 / rate  # s
-        # Users must not tick in step, or each tick would be a burst.
+        # Users must not begin in step, or each beginning would be a burst.
         self.next_at = begin + random.uniform(0, self.period)
 
     def wait(self, task: UserTask) -> float:

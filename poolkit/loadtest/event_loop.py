@@ -1,11 +1,11 @@
 """gevent's event loop: how busy it is, calls in a real thread beside it, and signals that end it.
 
-**Signals.** Python raises KeyboardInterrupt in whatever greenlet runs at that moment, and only in
+**Signals.** Python raises KeyboardInterrupt in the greenlet that runs at that moment, and only in
 Locust's main greenlet does it end the run. Locust's own writers of CSV files, history and tables
-catch it and merely end themselves, and Locust goes on without them. So the interrupt is always
+catch it and only end themselves, and Locust goes on without them. So the interrupt is always
 raised in the main greenlet. At SIGTERM Locust ends the run in a greenlet of its own while the main
-greenlet, whose runner has gone, ends it too: reports, tables and verdicts would be printed twice
-or be broken. So SIGTERM is handed to the main greenlet as well.
+greenlet, whose runner has gone, ends it too: reports, tables and verdicts would be printed twice or
+be broken. So SIGTERM is handed to the main greenlet as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The figures that thresholds judge: one definition each, for every place that measures.
 
-`poolkit compare` feeds an accumulator with the rows of a run folder, its abort with the same rows while
-they are written, and a Locust run with Locust's events. So one threshold has one meaning.
+`poolkit compare` feeds an accumulator with the rows of a run folder. Its abort feeds the same rows
+while they are written, and a Locust run feeds Locust's events. So one threshold has one meaning.
 Nothing here imports Locust.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 Outcome: TypeAlias = Literal["answered", "failed", "timed_out", "dropped"]
-"""What became of a request.
+"""The outcome of a request.
 
 - answered: a success.
 - failed: an answer that is an error, or none because of an error.
@@ -27,13 +27,13 @@ Outcome: TypeAlias = Literal["answered", "failed", "timed_out", "dropped"]
 """
 FAILURES: tuple[Outcome, ...] = ("failed", "timed_out", "dropped")
 TIMED_OUT, DROPPED = "unanswered", "unsent"
-"""What the column `error` of requests.csv says of the last two."""
+"""The last two in the column `error` of requests.csv."""
 
 LONG_MS = 1000.0
 """A user notices a wait of a second; few requests take longer than the 99th percentile."""
 LONG_PERCENTILE = 99.0
 LEAST_OF_A_RATE_S = 1.0
-"""In less time than this, the few answers would make a rate of nothing or of thousands."""
+"""In less time than this, a few answers would give a rate of 0 or of thousands."""
 UNSEEN_STEP_S = 1.0
 """A busy machine may delay a sample, but not by that much."""
 _PERCENTILES = {name: float(name.removeprefix("http.p")) for name in METRICS if "http.p" in name}
@@ -113,7 +113,7 @@ class RequestCounters:
             scheduled: when it should have started, Unix time in seconds.
             ended: when it was answered, failed or given up.
             latency_ms: from `scheduled` to `ended`; without an answer a lower bound.
-            outcome: what became of it.
+            outcome: how it ended.
 
         """
         has_ended = outcome in ("answered", "failed")
@@ -144,8 +144,8 @@ class RequestCounters:
 
         Args:
             outcome: answered, failed, timed_out or dropped.
-            earlier: those that were scheduled before the measured time and ended in it. They are
-                served in it, and have no part in its latencies and errors.
+            earlier: the requests that were scheduled before the measured time and ended in it. They
+                are served in it, but are not in its latencies and errors.
 
         """
         name = f"earlier_{outcome}" if earlier else outcome
@@ -160,8 +160,8 @@ class RequestCounters:
     def long_ms(self) -> float:
         """The wait after which a request without an answer is an error.
 
-        It is the 99th percentile of the answered requests, or a second if that is longer. A request that
-        was sent just before the end, or takes two seconds as a rule, is none.
+        It is the 99th percentile of the answered requests, or a second if that is longer. A request
+        that was sent just before the end, or usually takes two seconds, is not an error.
         """
         return max(LONG_MS, self.of("answered").percentile(LONG_PERCENTILE) or 0.0)
 
@@ -260,11 +260,11 @@ class ConnectionCounters:
         """Count a sample, and return the connections opened since the one before.
 
         Args:
-            time: of the sample, Unix time in seconds. Of one before the measured time, the counter
-                alone is read; one after it is passed over.
+            time: of the sample, Unix time in seconds. Before the measured time, only the counter is
+                read; a sample after it is ignored.
             sessions: the server's counter of sessions; None if it was not read.
-            held: the connections by target. A target that has none is in it with 0, where the
-                measurer knows that its connections carry this name.
+            held: the connections by target. A target without connections is in it with 0, if its
+                connections are known to carry this name.
             elsewhere: connections to other databases of the server.
 
         """
@@ -321,7 +321,7 @@ class ConnectionCounters:
         return found.mean if found else 0.0
 
     def unseen_s(self, until: float) -> float:
-        """Return the seconds up to a moment in which the server could not be asked."""
+        """Return the seconds up to a moment in which the server could not be queried."""
         return self._unseen_s + _gap(self._last_sample, min(until, self.end))
 
 

@@ -1,6 +1,6 @@
-"""Whether a host may be loaded: a load test of a machine of other people is an attack.
+"""The check that a host may be loaded: a load test of another's machine is an attack.
 
-A typing error is enough to load one. So any host but this machine has to be agreed to with
+A typing error is enough for that. So any host but this machine needs the agreement of
 `--yes-load-this-host`.
 """
 
@@ -21,7 +21,7 @@ def check_host(
     *,
     option: str = "--host",
 ) -> None:
-    """Refuse a host that is not this machine, unless that was agreed to.
+    """Refuse a host that is not this machine, unless the user agreed to it.
 
     This machine is `localhost`, 127.0.0.0/8, ::1, and every name all of whose addresses are
     among these.

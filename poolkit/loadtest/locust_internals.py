@@ -115,12 +115,12 @@ def users_of(environment: Environment) -> Any:
 
 
 def start_user(environment: Environment, user: User) -> Greenlet:
-    """Start one more user, which Locust itself did not ask for."""
+    """Start one more user, in addition to Locust's own."""
     return user.start(users_of(environment))
 
 
 def end_run_on_error(environment: Environment, greenlet: Greenlet) -> None:
-    """Treat an exception in a greenlet as Locust treats those in its own: the exit status is 2."""
+    """Treat an exception in a greenlet as Locust treats its own: the exit status is 2."""
     greenlet.link_exception(locust_exception_handler(environment))
 
 

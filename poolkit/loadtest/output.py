@@ -1,4 +1,4 @@
-"""What a run without a web page prints and writes.
+"""The output of a run without a web page.
 
 A line between Locust's tables, two tables at the end; one more file of `--csv`, one beside
 `--json-file`, and a section of `--html`. The latency files of `--csv` are in latency/report.py.

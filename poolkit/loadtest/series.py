@@ -34,8 +34,8 @@ class Rates(NamedTuple):
 class RecentRequests:
     """Rates and percentiles over the last seconds: two, or six when workers report.
 
-    Locust's own "current" figures cover ten seconds and stand still while nothing is answered, so a
-    stall of the server would not be visible beside its connections.
+    Locust's own "current" figures cover ten seconds and stay the same while nothing is answered. So
+    they would not show a stall of the server beside its connections.
 
     Args:
         reported: whether workers report.

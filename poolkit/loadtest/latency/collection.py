@@ -1,4 +1,4 @@
-"""Where a run's latencies come from: this process's users, or the reports of the workers.
+"""The source of a run's latencies: this process's users, or the reports of the workers.
 
 Each of a worker's reports has the latencies since the report before, so a worker that dies loses at
 most one report. Locust's master waits half a second for the last reports and then closes; on a busy
@@ -115,7 +115,7 @@ class OwnLatencies:
         context: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        # Locust's event may be fired without a time, for something that took none.
+        # Locust's event may be fired without a time.
         if response_time is not None:
             ms = latency_ms(start_time, response_time, context)
             ended = time.time() if start_time is None else start_time + response_time / 1000
@@ -151,7 +151,7 @@ class WorkerReports:
     def _on_start(self, **_: Any) -> None:
         self._ended = False
         self._own.begin_again()
-        # From now on the master knows that this worker has latencies to lose.
+        # From now on the master counts on this worker's latencies.
         self._report()
 
     def _on_spawning_complete(self, **_: Any) -> None:
@@ -220,7 +220,7 @@ class WorkersLatencies:
             logger.info("%s answers again: none of its latencies is lost", self._label(worker))
 
     def collect_rest(self) -> None:
-        """Ask every worker for its last report, and wait for it; warn of those that sent none."""
+        """Request every worker's last report, and wait; warn of the workers that sent none."""
         for worker in self._awaited():
             self._runner.send_message(ASK_FOR_LAST_REPORT, client_id=worker)
         patient_s = self._environment.stop_timeout + LAST_REPORT_WITHIN_S

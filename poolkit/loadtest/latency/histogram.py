@@ -124,7 +124,7 @@ class LatencyHistogram:
         seen = self._counts[bucket]
         found: list[float | None] = []
         for p in wanted:
-            # 99.9 * 1000 / 100 is a little above 999 in floating point, and means 999.
+            # 99.9 * 1000 / 100 is slightly above 999 in floating point, and means 999.
             rank = max(1, math.ceil(p * count / 100 - 1e-9))
             while seen < rank:
                 bucket = next(buckets)
@@ -188,7 +188,7 @@ class LatencyHistogram:
 def can_encode() -> bool:
     """Return whether hdrhistogram is installed, which only the encoding needs.
 
-    It is installed where it has a wheel; elsewhere it needs a C compiler.
+    It is installed where it has a wheel; without one it needs a C compiler.
     """
     return find_spec("hdrh") is not None
 

@@ -70,7 +70,7 @@ def ms(value: float | None) -> str:
 
 
 def load_text(load: LoopReport) -> str:
-    """Return the kind of load in a few words."""
+    """Return the kind of load as a short text."""
     how = "closed loop" if load.loop == "closed" else f"open loop, {load.rate:g}/s {load.kind}"
     return f"{how}, SATURATED" if load.saturated_by else how
 
@@ -117,11 +117,11 @@ def _table_row(row: dict[str, Any]) -> str:
 class LatencyFiles:
     """`PREFIX_latency.csv`, and `PREFIX_latency.hlog` in HdrHistogram's log format.
 
-    The log has a line for every interval of ten seconds and each method and name, tagged with
-    them, and an untagged one for all answered requests; failed ones are tagged "failed". The waits
-    that the end cut off are tagged "unanswered" and "unsent". Values are in µs, and sums of lines
-    are exact. Without hdrhistogram there is only the table. Both files are renewed while the run
-    goes on, so they are complete however it ends.
+    For every interval of ten seconds, the log has a tagged line for each method and name, and an
+    untagged one for all answered requests. Failed ones are tagged "failed". The waits that the end
+    cut off are tagged "unanswered" and "unsent". Values are in µs, and sums of lines are exact.
+    Without hdrhistogram there is only the table. Both files are renewed while the run goes on, so
+    they are complete however it ends.
 
     Args:
         prefix: of `--csv`.

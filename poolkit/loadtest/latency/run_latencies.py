@@ -28,9 +28,9 @@ class Latencies:
     """A `RequestCounters` for each method and name.
 
     Args:
-        begin: when the measured time begins, Unix time in seconds. A request that was scheduled before
-            and ended since is in the rows of names, as it is in Locust's own table, but has no part
-            in the figures of `total`.
+        begin: when the measured time begins, Unix time in seconds. A request that was scheduled
+            before and ended since is in the rows of names, as in Locust's own table. It is not in
+            the figures of `total`.
 
     """
 
@@ -120,8 +120,8 @@ class Latencies:
 class RunLatencies(Latencies):
     """Latencies of a whole run with their sum, which is read every second by page and thresholds.
 
-    Added up for each of them, thousands of buckets of each name would be walked through in the
-    process that sends the load.
+    Without this sum, each of them would add up thousands of buckets in the process that sends the
+    load.
     """
 
     def __init__(self, begin: float = 0.0) -> None:

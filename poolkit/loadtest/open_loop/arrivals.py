@@ -1,6 +1,6 @@
 """When tasks are scheduled, whatever the server does: an arrival rate, and each process's share.
 
-Every moment of a constant rate is computed from the beginning (begin + n / rate), so rounding and
+Every moment of a constant rate is computed from the beginning (begin + n / rate). So rounding and
 late wake-ups never add up to a drift.
 """
 
@@ -79,7 +79,7 @@ class Share:
     begin: float
     """When the first arrival of all shares is scheduled."""
     since: float
-    """From when on this share holds; before, there may have been another distribution."""
+    """This share applies from then on; there may have been another distribution before."""
     index: int = 0
     of: int = 1
     seed: int = 0
@@ -135,8 +135,8 @@ class Share:
     def from_message(cls, message: Mapping[str, Any]) -> Share:
         """Return the share of a message, by the clock of this machine.
 
-        The clocks of two machines may differ. Then the share begins as long after its arrival here
-        as it was to begin after it was sent.
+        The clocks of two machines may differ. Then the time from the message to the share's
+        beginning is the same here as at the sender.
         """
         values = dict(message)
         ahead = time.time() - values.pop("sent")
@@ -157,8 +157,8 @@ def of_user_class(
 ) -> Iterator[float]:
     """Yield the arrivals that one of several user classes serves, in proportion to its weight.
 
-    The class that is furthest behind its share is next. So the shares hold at any moment, and each
-    class knows its own arrivals without asking the others.
+    The class that is furthest behind its share is next. So the shares are right at any moment, and
+    each class computes its own arrivals alone.
     """
     if len(weights) == 1:
         yield from moments

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from poolkit.loadtest.open_loop.users import UserTask
 
 LATE_MS = 50.0
-"""How late a task may begin: some switches of a busy process, and below what a person notices."""
+"""The delay that a task may have: some switches of a busy process, too short to be noticed."""
 TOLERATED_SHARE = 0.01
 """Late arrivals below this share do not touch the p99."""
 TOLERATED_COUNT = 5
@@ -37,8 +37,8 @@ _LOOK_EVERY_S = 0.01
 _BUSY_SHARE = 0.9
 _CALM_SHARE = 0.5
 _HICCUP_S = 0.01
-"""Making a user costs more than serving an arrival. So a process that has much to do leaves what
-is overdue for less than this to its present users."""
+"""Making a user costs more than serving an arrival. So a busy process leaves arrivals that are
+overdue for less than this to its present users."""
 _SPARE = 0.1
 """Users made beyond those that are missing now, as a share of the present users."""
 _AFTER_A_FAILED_START_S = 1.0
@@ -68,7 +68,7 @@ class UserClassQueue:
         self.last_at = -math.inf
         """When the last arrival that has begun was scheduled."""
         self.idle: dict[UserTask, None] = {}
-        """The waiting users. The last to come is the first to go, so connections stay warm."""
+        """The waiting users: last in, first out, so connections stay warm."""
         self.starting: set[User] = set()
         """Users that were made for this queue and have not waited yet."""
         self.failing = False
@@ -108,7 +108,7 @@ class UserClassQueue:
         self.per_s = per_s
 
     def close(self, now: float) -> None:
-        """Begin no more arrivals: those that are scheduled by now and have not begun are dropped."""
+        """Begin no more arrivals: those scheduled by now that have not begun are dropped."""
         while self.next_at <= now:
             self.drop(self.next_at, now)
             self.next_at = next(self._stream)
@@ -135,7 +135,7 @@ class UserClassQueue:
         return Lateness(late, max(self.latest_ms, overdue_ms))
 
     def is_saturated(self, now: float) -> bool:
-        """Return whether its schedule was not kept, beyond what does not matter."""
+        """Return whether its schedule was missed by more than the tolerance."""
         late, latest_ms = self.lateness(now)
         tolerated = max(TOLERATED_COUNT, TOLERATED_SHARE * self.arrivals)
         return late > tolerated or latest_ms > TOLERATED_MS
@@ -290,7 +290,7 @@ class Dispatcher:
 def unix_time_ahead_s() -> float:
     """Return how far Unix time is ahead of the monotonic clock, by which arrivals are scheduled.
 
-    The wall clock is set now and then while a test runs; a schedule by it would stop or rush. So a
+    The wall clock may be set while a test runs; a schedule by it would stop or rush. So a
     moment becomes Unix time only when its task begins.
     """
     for _ in range(_READINGS):

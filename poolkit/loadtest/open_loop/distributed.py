@@ -118,7 +118,7 @@ class MasterLoop:
     def _forget(self) -> None:
         self._reports: dict[str, LoopReport] = {}
         self._asked: dict[str, float] = {}
-        """Workers that wait for a share or have one: when they asked for it."""
+        """The time of the request for a share, by worker that waits for one or has one."""
         self._shares: dict[str, Share] = {}
         self._expected: dict[str, int] = {}
         """The number of arrivals of a worker's shares before its present one."""
@@ -141,7 +141,7 @@ class MasterLoop:
         while True:
             connected = self._connected()
             if connected and not self._shares:
-                # The first time: once all workers have asked, or the slow ones had their time.
+                # The first time: once all workers have asked, or the wait for slow ones is over.
                 waited_s = time.monotonic() - min(self._asked.values())
                 if len(connected) >= self._runner.worker_count or waited_s > _ASKING_TAKES_S:
                     self._distribute(connected)

@@ -86,7 +86,7 @@ class OpenLoop:
     # -- the figures ------------------------------------------------------------------------
 
     def report(self) -> LoopReport:
-        """Return what became of the arrivals so far; final after the test has stopped."""
+        """Return the outcome of the arrivals so far; final after the test has stopped."""
         self._account_for_ended()
         now = time.monotonic()
         queues = list(self._queues.values())

@@ -1,4 +1,4 @@
-"""What became of the arrivals of a run, and whether the load generator kept its schedule."""
+"""The outcome of a run's arrivals, and whether the load generator kept its schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _JSON_KEYS = {"timed_out": "unanswered", "dropped": "unsent"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopReport:
-    """How a run was loaded. The counts are those of an open loop, and 0 in a closed one.
+    """The load of a run. The counts are those of an open loop, and 0 in a closed one.
 
     Every arrival is finished, timed out or dropped: arrivals = finished + timed_out + dropped.
     """

@@ -1,8 +1,8 @@
 """The task of each user: when it was scheduled, and what the end of a run cuts off.
 
-A latency counts from the scheduled moment of a task. A task that could not be sent then has waited,
-and so has the visitor it stands for. Counted from the sending, a stall of the server would hide
-every request that waited behind it.
+A latency counts from the scheduled moment of a task. A task that could not be sent at that moment
+has waited, and so has its visitor. If latency counted from the sending, a stall of the server would
+hide every request that waited behind it.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class UserTasks:
 class ScheduledMoment(float):
     """When a request was scheduled, Unix time; the value of "due" in Locust's request context.
 
-    It is a number, so a listener can write the context as JSON. It knows its task, so a value that
-    a locustfile put under the same key is not mistaken for it.
+    It is a number, so a listener can write the context as JSON. It has its task, so a value that a
+    locustfile put under the same key is not mistaken for it.
     """
 
     # Without a constructor of its own: it is made for every request.
@@ -171,10 +171,10 @@ def latency_ms(
 
 
 class CutOff(NamedTuple):
-    """What the end of a run or of a user cut off: how long each had waited by then, in ms.
+    """The requests that the end of a run or of a user cut off, as their waits in ms.
 
-    Without it, a server that stops answering would leave a run with the latencies of the time
-    before, and no sign of the requests without an answer.
+    Without them, a server that stops answering would leave a run with nothing but the latencies of
+    the time before.
     """
 
     timed_out_ms: Sequence[float] = ()
