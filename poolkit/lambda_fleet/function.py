@@ -1,14 +1,14 @@
 """The function: the choice of the execution environment that serves an invoke.
 
-As in Lambda, an invoke takes the idle execution environment that was used last, or causes a cold
-start, or is throttled when the reserved concurrency is in use. It stays with the execution
-environment it caused: Lambda too binds a synchronous invoke to its cold start, even when another
-one becomes idle sooner.
+As in Lambda, an invoke takes the idle execution environment that was used last. Without one it
+causes a cold start, or is throttled when the reserved concurrency is in use. It stays with the
+execution environment it caused: Lambda too binds a synchronous invoke to its cold start, even when
+another one becomes idle sooner.
 
-One case needs a rule of its own. A client on the same machine may send its next request within
-the fraction of a millisecond between the function's answer and the runtime's request for the
-next event. Such an invoke waits for that execution environment rather than cause a cold start
-(or a 429) that no client over a network would have seen.
+One case needs a rule of its own. A fraction of a millisecond passes between the function's answer
+and the runtime's request for the next event. A client on the same machine may send its next request
+within it. Such an invoke waits for that execution environment. Otherwise it would cause a cold
+start (or a 429) that no client over a network would see.
 
 The reserved concurrency bounds the execution environments as well, because they hold the
 connections. Idle and prewarmed ones count too. An invoke that finds no room to start one waits for
@@ -298,7 +298,7 @@ class LambdaFunction:
         self._reaper = asyncio.get_running_loop().call_later(delay_s, self._reap)
 
     def _reap(self) -> None:
-        """End those that were idle too long. The list is a stack: the longest idle come first."""
+        """End the ones that were idle too long. In the list, the longest idle come first."""
         self._reaper = None
         now = time.monotonic()
         while self._idle and now - self._idle[0].idle_since >= self.config.idle_timeout_s:

@@ -136,8 +136,8 @@ def timeout_payload(request_id: str, timeout_s: float) -> bytes:
 class Counters:
     """Counts since the start, over dropped records too.
 
-    Cold starts have a queue of their own. They are few, come early and are what the records are
-    read for; in one queue a long series of warm invokes would push them out.
+    Cold starts have a queue of their own. They are few, come early and matter most; in one queue a
+    long series of warm invokes would push them out.
     """
 
     def __init__(self, records_kept: int) -> None:

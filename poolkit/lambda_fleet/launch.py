@@ -1,8 +1,8 @@
-"""The first code of an execution environment: die with the fleet, then become awslambdaric.
+"""The first code of an execution environment: bind to the fleet's life, then become awslambdaric.
 
 Run as a file (`python -P launch.py FLEET_PID HANDLER`), so that the interpreter of the function
-need not have poolkit. The parent-death signal is set here and not by `preexec_fn`, because forking
-a process that has threads in order to run Python code is what CPython warns of since 3.12.
+need not have poolkit. The parent-death signal is set here and not by `preexec_fn`. That would run
+Python code after a fork of a process with threads, of which CPython warns since 3.12.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The embedded stack: PostgreSQL, broker, PgBouncer and the processes under load.
 
-Every server listens on the loopback address alone, stores its files in a private directory, and
+Every server listens on the loopback address only, and stores its files in a private directory. It
 ends with the process that started it, however that process ends.
 
 In order of reading: `stack` (the servers of a run), `postgres` (with `postgres_cluster`),

@@ -15,7 +15,7 @@ from typing import Self, TypedDict
 
 from poolkit.errors import StateDirectoryError, UnprivilegedAccountError
 
-# Accounts that Unix systems have and that own next to nothing.
+# Accounts of Unix systems that own almost nothing.
 CANDIDATES = ("nobody", "postgres", "daemon")
 
 
