@@ -1,8 +1,8 @@
-"""Which files there are, what each of them is, and which of them an environment deploys.
+"""The files of a deployment: their kinds, and the ones that an environment deploys.
 
 An environment's file has a table for each template that it deploys. A compose file or manifests in
-the same folder are the same services deployed in another way, and no more of them. Files that are
-left out for that reason are listed, so that a user can see what is not in the sum.
+the same folder are the same services, deployed in another way, so they do not count again. Files
+that are left out for that reason are listed, so that a user can see what is not in the sum.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def planned_connections(gib: float) -> int:
 
 
 def class_formula(instance_class: str, gib: float) -> str:
-    """Return how max_connections of a class is derived, in words."""
+    """Return a text about the way max_connections of a class is derived."""
     return (
         f"{instance_class} has {gib:g} GiB of memory. RDS's formula "
         f"LEAST(DBInstanceClassMemory/{BYTES_PER_CONNECTION}, {MOST_BY_FORMULA}) gives "

@@ -1,8 +1,8 @@
 """The model: what the readers produce, and the only thing that all later steps read.
 
 A reader turns a container, function or server of a file into a `Workload`. `inventory` decides
-which workloads are services, poolers or databases. Every number is a `Quantity`: it knows where
-it was read, and it may be unknown.
+which workloads are services, poolers or databases. Every number is a `Quantity`: it has its source,
+and it may be unknown.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Database:
     max_connections: Quantity
     reserved: Quantity
     formula: str = ""
-    """How max_connections was derived, in words; empty if its origin says it all."""
+    """A text about the way max_connections was derived; empty if its origin is enough."""
     instance_class: str = ""
     """The class whose memory max_connections was derived from, such as db.m7g.large."""
     nominal: int | None = None

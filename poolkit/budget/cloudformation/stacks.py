@@ -1,7 +1,7 @@
 """CloudFormation stacks and their resources, with parameters, conditions and functions evaluated.
 
-What only a deployment can tell (an ARN, an address) stays a `Reference`. What a missing parameter
-leaves open is `Unknown`, with the parameter's name and line.
+A value that is known only after deployment (an ARN, an address) stays a `Reference`. What a missing
+parameter leaves open is `Unknown`, with the parameter's name and line.
 
 The second half has the intrinsic functions, as far as they can be evaluated without AWS. Source: AWS
 CloudFormation Template Reference, "Intrinsic function reference". Each takes the stack, the
@@ -203,10 +203,10 @@ class Stack:
             return [part.strip() for part in value.split(",")]
         return as_text(value)
 
-    # -- where values come from -------------------------------------------------------------
+    # -- the sources of values -------------------------------------------------------------
 
     def origin(self, node: Any, path: ValuePath) -> str:
-        """Return where a value comes from: its line, and that of the parameter behind it."""
+        """Return the source of a value: its line, and that of the parameter behind it."""
         node, path = self.chosen(node, path)
         where = str(self.where(*path))
         name = node.get("Ref") if isinstance(node, dict) and len(node) == 1 else None
@@ -272,7 +272,7 @@ class Resource:
         return self.stack.where(*self._written(path)[1])
 
     def origin(self, *path: str | int) -> str:
-        """Return where a property's value comes from."""
+        """Return the source of a property's value."""
         return self.stack.origin(*self._written(path))
 
     def _written(self, path: ValuePath) -> tuple[Any, ValuePath]:
@@ -426,7 +426,7 @@ def _equals(stack: Stack, argument: Any, path: ValuePath) -> Any:
 
 @_evaluates("Fn::And", "Fn::Or")
 def _combined(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    """One decisive operand settles it, whatever the unknown ones are."""
+    """One decisive operand is enough, whatever the unknown ones are."""
     decisive = path[-1] == "Fn::Or"
     operands = stack.value(argument, path)
     found = [as_truth(each) for each in (operands if isinstance(operands, list) else [operands])]
@@ -478,7 +478,7 @@ def _split(stack: Stack, argument: Any, path: ValuePath) -> Any:
     text = stack.value(text, (*path, 1))
     if isinstance(text, str):
         return text.split(str(separator))
-    return Unknown(why_unknown(text) or "the argument of Fn::Split is no text")
+    return Unknown(why_unknown(text) or "the argument of Fn::Split is not text")
 
 
 @_evaluates("Fn::ImportValue")
@@ -505,7 +505,7 @@ def _length(stack: Stack, argument: Any, path: ValuePath) -> Any:
     found = stack.value(argument, path)
     if isinstance(found, list):
         return len(found)
-    return Unknown(why_unknown(found) or "the argument of Fn::Length is no list")
+    return Unknown(why_unknown(found) or "the argument of Fn::Length is not a list")
 
 
 @_evaluates("Fn::Base64")

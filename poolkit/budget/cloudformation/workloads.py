@@ -102,7 +102,7 @@ def _variable(value: Any, origin: str, *, is_secret: bool = False) -> Variable:
 
 
 def _known_part(value: Any, gap: str = "") -> str:
-    """Return the known part: `123.dkr.ecr…/pgbouncer:${Tag}` still tells which image it is."""
+    """Return the known part: `123.dkr.ecr…/pgbouncer:${Tag}` still shows which image it is."""
     parts = value.parts if isinstance(value, Joined) else (value,)
     return "".join(part if isinstance(part, str) else gap for part in parts)
 
@@ -286,7 +286,7 @@ def _of_function(function: Resource, kind: str) -> Iterator[Resource]:
 def _other_compute(stack: Stack) -> Iterator[Workload]:
     """Return what templates do not describe well enough to count, one-off tasks included.
 
-    No template tells how many processes an EC2 instance or a batch job runs, or how many tasks
+    No template shows how many processes an EC2 instance or a batch job runs, or how many tasks
     of a schedule run at once. If one of them refers to a database, its number is unknown.
     """
     started: set[ResourceKey] = {
@@ -310,7 +310,7 @@ def _other_compute(stack: Stack) -> Iterator[Workload]:
 def _uncounted(resource: Resource, platform: str, variables: Mapping[str, Variable]) -> Workload:
     name = resource.logical_id
     reason = (
-        "the template does not tell how many run at once; give "
+        "the template does not say how many run at once; give "
         f"--service {name}=POOL+OVERFLOWxPROCESSES@INSTANCES, or --ignore {name}"
     )
     return Workload(

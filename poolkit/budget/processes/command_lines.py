@@ -52,7 +52,7 @@ class ProcessCount(NamedTuple):
 
 
 def processes(workload: Workload) -> ProcessCount:
-    """Return how many processes one instance runs, as far as its command line tells."""
+    """Return how many processes one instance runs, as far as its command line shows."""
     if workload.command is None:
         reason = (
             "the image decides which command runs; give the processes with "

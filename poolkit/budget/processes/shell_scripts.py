@@ -39,7 +39,7 @@ def read_script(text: str) -> Script | None:
     """Return the commands of a script; None if it cannot be followed.
 
     Functions, cases, groups and subshells are not followed, nor a loop that starts commands in
-    the background: the text does not tell how many.
+    the background: the text does not show how many.
     """
     lexer = shlex.shlex(
         _COMMENT.sub("", text.replace("\\\n", " ")), posix=True, punctuation_chars=_PUNCTUATION

@@ -19,7 +19,7 @@ _WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
 
 @dataclass(frozen=True)
 class Unknown:
-    """A value that the files do not tell; `reason` says why, and what would help."""
+    """A value that is not in the files; `reason` says why, and what would help."""
 
     reason: str
 
