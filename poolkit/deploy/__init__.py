@@ -1,4 +1,4 @@
-"""From the checkout to AWS: what is packaged, and how stacks are deployed, followed and removed.
+"""From the checkout to AWS: packages, and the deployment, progress and removal of stacks.
 
 package/         `poolkit package`: the function's zip, an image's build context
 

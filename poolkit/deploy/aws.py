@@ -114,8 +114,8 @@ class Upload(NamedTuple):
 def upload(s3: Any, bucket: str, content: bytes, *, prefix: str, ending: str) -> Upload:
     """Store content under its own checksum, unless it is there.
 
-    Another content is another key, which is what makes CloudFormation see a change, and the
-    same content is none.
+    Different content has a different key, so CloudFormation sees a change. The same content is no
+    change.
 
     Raises:
         DeployError: the bucket is missing, or may not be written to.
@@ -127,7 +127,7 @@ def upload(s3: Any, bucket: str, content: bytes, *, prefix: str, ending: str) ->
         try:
             s3.head_object(Bucket=bucket, Key=key)
         except ClientError as error:
-            # HEAD has no body that could tell a missing bucket from a missing key.
+            # HEAD has no body that would distinguish a missing bucket from a missing key.
             if error_code(error) not in {"404", "NoSuchKey", "NotFound"}:
                 raise
         else:

@@ -1,4 +1,4 @@
-"""Change sets: what a deployment would do, computed by AWS and printed before it is done."""
+"""Change sets: the changes of a deployment, computed by AWS and printed before they are made."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ _STYLES: Final = {
 
 
 class Change(NamedTuple):
-    """What would happen to one resource."""
+    """The change of one resource."""
 
     kind: Kind
     logical_id: str
     type: str
     because: str
-    """Which properties change; empty where AWS does not tell."""
+    """The properties that change; empty where AWS does not name them."""
 
     @classmethod
     def read(cls, found: dict[str, Any]) -> Change:
         """Return a change from AWS's ResourceChange."""
         targets = [detail.get("Target", {}) for detail in found.get("Details", ())]
         names = {target.get("Name") or target.get("Attribute") for target in targets}
-        # "Dynamic", as an action or a replacement: AWS knows only while it executes.
+        # "Dynamic", as an action or a replacement: AWS decides only while it executes.
         kinds: dict[str, Kind] = {"Add": "add", "Remove": "remove", "Import": "import"}
         kind = kinds.get(found["Action"], "may replace")
         if found["Action"] == "Modify":
@@ -203,7 +203,7 @@ def _wait(cloudformation: Any, change_set: ChangeSet) -> tuple[Change, ...] | No
 
 
 def discard(cloudformation: Any, change_set: ChangeSet) -> None:
-    """Remove a change set, and the stack that exists for its sake alone."""
+    """Remove a change set, and the stack that exists only for it."""
     with in_plain_words(f"discarding the plan of {change_set.stack}"):
         cloudformation.delete_change_set(ChangeSetName=change_set.id)
         if change_set.is_new:

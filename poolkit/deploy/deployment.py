@@ -1,4 +1,4 @@
-"""`poolkit deploy`: checks, plan, agreement, and AWS followed at its work, stack by stack."""
+"""`poolkit deploy`: checks, plan, agreement, and AWS's progress, stack by stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An environment: which stacks it has, with which parameters, in which order; their templates.
+"""An environment: its stacks with their parameters, order and templates.
 
 `infra/environments/<name>.toml` has a table for each template and a table `[stack]`:
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from poolkit.budget.read.documents import Document
 
 ALL: Final = "all"
-"""As a target: every stack of the environment, but for those that are deployed by name only."""
+"""As a target: every stack of the environment, except those that are deployed by name only."""
 
 
 class _Reference(NamedTuple):

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 
 TIME_LIMIT: Final = 3 * 3600.0
-"""Seconds after which following ends though AWS goes on: a Multi-AZ database takes most of one
+"""Seconds after which watching ends, although AWS goes on: a Multi-AZ database takes most of an
 hour."""
 
 STACK: Final = "AWS::CloudFormation::Stack"
 
-# What a failure causes in other resources. AWS has a text for it, and no code.
+# The effect of a failure on other resources. AWS has a text for it, but no code.
 _CONSEQUENCES: Final = ("cancelled", "The following resource(s) failed")
 
 
@@ -192,7 +192,7 @@ def _failure(cloudformation: Any, stack: str, status: str, events: list[Event]) 
 def first_cause(cloudformation: Any, events: list[Event], depth: int = 3) -> Event | None:
     """Return the event that the failure began with, None if no resource failed.
 
-    Resources that were cancelled because of it are passed over. Where a nested stack failed, its
+    Resources that were cancelled because of it are ignored. Where a nested stack failed, its
     own events are searched, as far back as the first of `events`: it may have failed before.
 
     Args:

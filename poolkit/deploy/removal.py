@@ -99,9 +99,9 @@ def _require_unprotected(aws: Aws, stack: dict[str, Any]) -> None:
 
 # -- deletion protection --------------------------------------------------------------------
 
-# CloudFormation deletes a stack's resources one after the other, and finds out about a protected
-# one when it comes to it. By then the service behind the load balancer is gone. So this is
-# asked before a removal begins.
+# CloudFormation deletes a stack's resources one after the other, and finds a protected one only
+# when it reaches it. By then the service behind the load balancer is gone. So this is asked before
+# a removal begins.
 
 _PROTECTABLE: Final = {
     "AWS::RDS::DBInstance": "the database",

@@ -43,7 +43,7 @@ def find_stack(cloudformation: Any, name: str) -> dict[str, Any] | None:
         try:
             found: list[dict[str, Any]] = cloudformation.describe_stacks(StackName=name)["Stacks"]
         except ClientError as error:
-            # The code is ValidationError, as for other mistakes; only AWS's text tells.
+            # The code is ValidationError, as for other mistakes; only AWS's text shows it.
             if "does not exist" in str(error):
                 return None
             raise
@@ -79,7 +79,7 @@ def require_changeable(stack: dict[str, Any], target: str) -> None:
         target: the arguments of `poolkit deploy` that name it.
 
     Raises:
-        DeployError: it is being changed, or a failure must be dealt with first.
+        DeployError: it is being changed, or a failure must be repaired first.
     """
     name, status = stack["StackName"], stack["StackStatus"]
     if status in _STUCK:

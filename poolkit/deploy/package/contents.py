@@ -1,6 +1,6 @@
 """The contents of a package: wheels from the lock file, and the project's own files.
 
-Both less something: what a function never reads, and what never travels.
+Wheels lose the files that a function never reads, and secrets and tests are left out.
 """
 
 from __future__ import annotations

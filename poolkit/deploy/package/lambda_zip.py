@@ -193,7 +193,7 @@ def find_interpreter(minor: str, uv: Path, named: Path | None = None) -> Path | 
     if named is not None:
         interpreter = _interpreter(named)
         if interpreter is None or interpreter.version != minor:
-            found = interpreter.version if interpreter else "no program that answers as CPython"
+            found = interpreter.version if interpreter else "not a CPython program"
             raise PackageError(f"{named} should be Python {minor}, but is {found}")
         return interpreter.executable
     for path in _candidates(minor, uv):
@@ -215,7 +215,7 @@ def _candidates(minor: str, uv: Path) -> Iterator[Path]:
 
 
 def _interpreter(path: Path) -> _Interpreter | None:
-    """Ask a program for its version; None if it is no CPython."""
+    """Run a program to get its version; None if it is not CPython."""
     command = [str(path), "-I", "-c", _VERSION]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
