@@ -40,8 +40,8 @@ _REMEDIES = {
 class Migrations:
     """A module with `upgrade(engine)`, `current(engine)` and `heads()`, and a database.
 
-    A `knows(revision)`, where the module has it, tells a database that is behind from one that
-    a later version of the program has upgraded.
+    A `knows(revision)`, where the module has it, distinguishes a database that is behind from one
+    that a later version of the program has upgraded.
     """
 
     module: Any
@@ -97,7 +97,7 @@ class Migrations:
             return revision
 
     def heads(self) -> tuple[str, ...]:
-        """Return the latest revisions that the module knows."""
+        """Return the latest revisions of the module."""
         return tuple(self.module.heads())
 
     def knows(self, revision: str | None) -> bool:

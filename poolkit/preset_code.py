@@ -31,7 +31,7 @@ _REASONS = {
     "poolclass": None,
     "connect_args": None,
     "application_name": "pg_stat_activity shows it: <target>:<instance>, 63 bytes at most",
-    "keepalives": "notice a peer that vanished without a word",
+    "keepalives": "notice a peer that vanished without notice",
     "options": "the server's own limits, in ms",
     "server_settings": "the server's own limits, in ms",
     "program_name": "performance_schema shows it",

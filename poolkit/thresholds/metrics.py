@@ -29,7 +29,7 @@ class Metric:
     name: str
     kind: Kind
     meaning: str
-    """In a few words, for messages about units."""
+    """A short text for messages about units."""
     grows: bool = False
     """Whether it only ever gets larger during a run."""
     at_end: bool = False
@@ -119,8 +119,8 @@ def plain(number: Decimal) -> str:
 def shown(value: float, of: Metric, *, beside: float | None = None) -> str:
     """Return a value with its unit, such as "243 ms" or "0.12%".
 
-    It has three digits, or as many as tell it from `beside`, a limit: a value that exceeds a limit
-    must not read as if it were equal.
+    It has three digits, or as many as distinguish it from `beside`, a limit: a value that exceeds a
+    limit must not read as if it were equal.
     """
     exact = _in_unit(value, of)
     limit = None if beside is None else _in_unit(beside, of)

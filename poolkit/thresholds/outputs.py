@@ -66,7 +66,7 @@ def junit(
     """Return JUnit XML with a suite for each target and a case for each threshold.
 
     There is no one standard. The elements and attributes here are those that both published
-    schemas allow: that of Ant's JUnit task (`JUnit.xsd` by Windy Road, which wants every element
+    schemas allow: that of Ant's JUnit task (`JUnit.xsd` by Windy Road, which requires every element
     that is here) and that of Jenkins' xUnit plugin (`junit-10.xsd`).
 
     Args:
