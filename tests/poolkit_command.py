@@ -2,34 +2,25 @@
 
 import contextlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from click.testing import CliRunner
+from processes import Finished, run
 
 from poolkit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 POOLKIT = Path(sys.executable).with_name("poolkit")
 
-Answer: TypeAlias = subprocess.CompletedProcess[str]
+Answer: TypeAlias = Finished
 
 
 def run_process(*arguments: Any, cwd: Path = ROOT, typed: str = "", **environ: str) -> Answer:
     """Run it as a user does, without a terminal; keywords are variables."""
-    keep = {name: value for name, value in os.environ.items() if not _says_something(name)}
-    return subprocess.run(
-        [str(POOLKIT), *map(str, arguments)],
-        cwd=cwd,
-        env=keep | {"COLUMNS": "200"} | environ,
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    variables = {"COLUMNS": "200"} | environ
+    return run(POOLKIT, *arguments, cwd=cwd, typed=typed, environ=variables, clean=True)
 
 
 def run_here(*arguments: Any, cwd: Path = ROOT, typed: str = "", **environ: str) -> Answer:
@@ -44,7 +35,7 @@ def run_here(*arguments: Any, cwd: Path = ROOT, typed: str = "", **environ: str)
             catch_exceptions=False,
             prog_name="poolkit",
         )
-    return subprocess.CompletedProcess(arguments, answer.exit_code, answer.stdout, answer.stderr)
+    return Finished(arguments, answer.exit_code, answer.stdout, answer.stderr)
 
 
 def _says_something(variable: str) -> bool:

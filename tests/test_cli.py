@@ -1,13 +1,12 @@
 """The command line, as a user sees it."""
 
 import shutil
-import subprocess
-import sys
 import tomllib
 
 import pytest
 from poolkit_command import ROOT, run_process
 from poolkit_command import run_here as run
+from processes import run_python
 
 
 @pytest.mark.process
@@ -78,11 +77,9 @@ def test_db_upgrade_works_in_a_service_s_image(image, migrated_database, tmp_pat
     for name in table[image]["exclude"]:
         shutil.rmtree(tmp_path / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    answer = subprocess.run(
-        [sys.executable, "-m", "poolkit", "db", "upgrade"],
-        cwd=tmp_path, env={"DATABASE_URL": migrated_database.url(driver="")},
-        capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
+    variables = {"DATABASE_URL": migrated_database.url(driver="")}
+    words = ("-m", "poolkit", "db", "upgrade")
+    answer = run_python(*words, cwd=tmp_path, environ=variables, clean=True)
     assert answer.stdout.startswith("already at"), answer.stderr
 
 

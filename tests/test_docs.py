@@ -4,14 +4,13 @@ import ast
 import json
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
 import click
 import pytest
+from processes import run, run_python
 from uvicorn import main as uvicorn_command
 
 from poolkit.cli import main
@@ -49,19 +48,12 @@ def test_python_blocks_print_what_their_comments_say(text, migrated_database, tm
     """A block runs as it stands, with DATABASE_URL; a comment behind `print` is the output."""
     file = tmp_path / "block.py"
     file.write_text(text)
-    answer = subprocess.run(
-        [sys.executable, str(file)],
-        cwd=ROOT,
-        env={
-            "DATABASE_URL": migrated_database.url(driver=""),
-            "POOLKIT_ECHO": "false",  # the web presets of dev log statements
-            "PATH": "/usr/bin:/bin",
-        },
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    variables = {
+        "DATABASE_URL": migrated_database.url(driver=""),
+        "POOLKIT_ECHO": "false",  # the web presets of dev log statements
+        "PATH": "/usr/bin:/bin",
+    }
+    answer = run_python(file, environ=variables, clean=True)
     assert answer.returncode == 0, answer.stderr
     comments = re.findall(r"^ *print\(.*\)  # (.*)$", text, re.MULTILINE)
     printed = answer.stdout.splitlines()
@@ -138,14 +130,7 @@ def locust_answers():
         "parser = get_parser(default_config_files=[])\n"
         "for words in json.loads(sys.argv[1]): parser.parse_args(words)\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", script, json.dumps(lines)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return run_python("-c", script, json.dumps(lines))
 
 
 def test_locust_takes_its_options(locust_answers):
@@ -154,9 +139,7 @@ def test_locust_takes_its_options(locust_answers):
 
 
 def check_make(arguments, made):
-    answer = subprocess.run(
-        ["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    answer = run("make", "--dry-run", *arguments)
     assert answer.returncode == 0, answer.stderr
 
 
@@ -333,14 +316,7 @@ def test_documents_avoid_vague_persons(document):
 @pytest.mark.slow
 def test_the_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path):
     """`make docs`; every command has a section, and no page loads a file of another host."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    answer = run_python("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path)
     assert answer.returncode == 0, answer.stderr
     commands = (tmp_path / "cli.html").read_text()
     for name in main.commands:

@@ -1,10 +1,10 @@
 """The public API: `from poolkit import ...` gives every name, and imports no more than it needs."""
 
 import json
-import subprocess
 import sys
 
 import pytest
+from processes import run_python
 
 import poolkit
 from poolkit import errors
@@ -14,8 +14,7 @@ from poolkit.config import engine, presets, session, settings
 def loaded_by(statement):
     """Return the modules that a fresh interpreter has loaded after the statement."""
     code = f"import json, sys\n{statement}\njson.dump(sorted(sys.modules), sys.stdout)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout))
+    return set(json.loads(run_python("-c", code).stdout))
 
 
 @pytest.mark.process

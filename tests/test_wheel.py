@@ -1,10 +1,10 @@
 """The built wheel, installed as a user installs it: what README shows works with it."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+import processes
 
 from poolkit import __all__ as public_names
 
@@ -12,10 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(*command, **options):
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True, text=True, check=False, timeout=200, **options,
-    )  # fmt: skip
+    done = processes.run(*command, timeout_s=200, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -35,8 +32,8 @@ def test_the_wheel_alone_runs_the_readmes_example(tmp_path, database):
         r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )
     (example,) = (block for block in blocks if "make_engine" in block)
-    variables = {"DATABASE_URL": database.url(driver=""), "PATH": os.environ["PATH"]}
-    answer = run(python, "-I", "-c", example, cwd=tmp_path, env=variables)
+    variables = {"DATABASE_URL": database.url(driver="")}
+    answer = run(python, "-I", "-c", example, cwd=tmp_path, environ=variables, clean=True)
     assert "1" in answer.split()
 
     everything = f"from poolkit import {', '.join(public_names)}; import poolkit as p; print(p)"

@@ -13,9 +13,9 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
+import processes
 import psycopg2
 import pytest
 
@@ -28,8 +28,6 @@ CACHE = Path(__file__).parents[2] / ".poolkit" / "cache"
 HOME = "\x1b[H"
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[a-zA-Z]|[=>])")
 BEGUN_ESCAPE = re.compile(r"\x1b(\[[0-9;?]*)?$")
-# Only what hangs takes so long.
-PATIENCE_S = 100.0
 
 
 @contextlib.contextmanager
@@ -43,9 +41,7 @@ def command(*arguments):
     return [sys.executable, "-c", "from poolkit.cli import main; main()", "watch", *arguments]
 
 
-def clean_environment(**variables):
-    kept = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "COLUMNS", "LINES")}
-    return kept | {"TERM": "xterm-256color"} | variables
+PLAIN = {"COLUMNS": None, "LINES": None, "TERM": "xterm-256color"}
 
 
 class Terminal:
@@ -61,7 +57,7 @@ class Terminal:
             stdin=far,
             stdout=far,
             stderr=far,
-            env=clean_environment(**variables),
+            env=processes.environment({**PLAIN, **variables}, clean=True),
             start_new_session=True,
         )
         self.seen, self.half_read = "", ""
@@ -69,13 +65,20 @@ class Terminal:
 
     def wait_for(self, pattern):
         """Read until the pattern is there; what was read before it is forgotten."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not (match := re.search(pattern, self.seen)):
-            assert time.monotonic() < deadline, self.seen
-            if select.select([self.near], [], [], 0.1)[0]:
-                self.read()
+        match = self.read_until(lambda: re.search(pattern, self.seen))
         self.seen = self.seen[match.start() :]
         return match
+
+    def read_until(self, condition):
+        """Return the condition's first true result; a full terminal would stop the command."""
+
+        def found():
+            result = condition()
+            if not result and select.select([self.near], [], [], 0.1)[0]:
+                self.read()
+            return result
+
+        return processes.wait_until(found, lambda: self.seen)
 
     def read(self):
         """Read what is there, which may end in the middle of a character or an escape."""
@@ -90,12 +93,8 @@ class Terminal:
         os.write(self.near, key.encode())
 
     def wait_for_end(self):
-        """Return the exit status; what is drawn meanwhile is read, for a full terminal stops it."""
-        deadline = time.monotonic() + PATIENCE_S
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.seen
-            if select.select([self.near], [], [], 0.1)[0]:
-                self.read()
+        """Return the exit status."""
+        self.read_until(lambda: self.process.poll() is not None)
         return self.process.returncode
 
     def end(self):
@@ -120,14 +119,12 @@ def terminal():
 
 
 def run(*arguments, **variables):
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        env=clean_environment(**variables),
-    )
+    return processes.run(*command(*arguments), environ={**PLAIN, **variables}, clean=True)
+
+
+def lines_of(*arguments):
+    """Start the command for scripts; see `processes.started`."""
+    return processes.started(*command("--json", *arguments), environ=PLAIN, clean=True)
 
 
 def test_a_script_gets_one_document_a_look(database):
@@ -154,32 +151,21 @@ def test_a_script_gets_one_document_a_look(database):
 
 def test_connections_opened_per_second_are_the_servers_own_count(database):
     """Short ones count, too; the first line has no number yet."""
-    process = subprocess.Popen(
-        command("--json", "--interval", "0.3", database.monitor_url("")),
-        stdout=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-    )
-    try:
-        first = json.loads(process.stdout.readline())
+    with lines_of("--interval", "0.3", database.monitor_url("")) as process:
+        first = json.loads(process.next_line())
         opened, last, looks_after = 0.0, first["time"], 0
         for _ in range(6):
             with connected(database.url(""), "lambda:1"):
                 pass
         # A backend may say so only at its end; and there are no more to come then.
         while looks_after < 3:
-            found = json.loads(process.stdout.readline())
+            found = json.loads(process.next_line())
             if found["problem"] is not None:
                 continue  # the next line has what was opened meanwhile
             opened += found["opened_per_s"] * (found["time"] - last)
             last = found["time"]
             looks_after += opened > 5.5
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        assert process.terminate(signal.SIGINT) == 0
     assert first["opened_per_s"] is None
     assert opened == pytest.approx(6, abs=0.1)
 
@@ -191,12 +177,12 @@ def test_a_reader_that_has_enough_ends_it(database):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=clean_environment(),
+        env=processes.environment(PLAIN, clean=True),
     )
     process.stdout.readline()
     process.stdout.close()
     said = process.stderr.read()
-    assert process.wait(PATIENCE_S) == 0
+    assert process.wait(processes.PATIENCE_S) == 0
     process.stderr.close()
     assert said == ""
 
@@ -295,24 +281,14 @@ def test_a_restart_of_the_server_is_shown_and_survived(tmp_path, terminal):
     with EmbeddedPostgres(tmp_path, durable=False, cache_dir=CACHE) as server:
         url = server.monitor_url(driver="")
         shown = terminal("--interval", "0.1", url)
-        lines = subprocess.Popen(
-            command("--json", "--interval", "0.1", url),
-            stdout=subprocess.PIPE,
-            text=True,
-            env=clean_environment(),
-        )
-        try:
-            assert json.loads(lines.stdout.readline())["problem"] is None
+        with lines_of("--interval", "0.1", url) as lines:
+            assert json.loads(lines.next_line())["problem"] is None
             shown.wait_for("0 of 100")
             server.restart()
             shown.wait_for(r"No answer for \d+ s; trying again")
             shown.wait_for("0 of 100")
             problems = []
             while not (problems and problems[-1] is None and any(problems)):
-                problems.append(json.loads(lines.stdout.readline())["problem"])
-        finally:
-            lines.kill()
-            lines.wait()
-            lines.stdout.close()
+                problems.append(json.loads(lines.next_line())["problem"])
         shown.press("q")
         assert shown.wait_for_end() == 0

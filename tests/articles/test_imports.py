@@ -1,9 +1,7 @@
 """The domain stays light enough for a Lambda function's start."""
 
-import subprocess
-import sys
-
 import pytest
+from processes import run_python
 
 pytestmark = pytest.mark.process
 
@@ -21,4 +19,5 @@ added = {{name for name in set(sys.modules) - before if not name.startswith("art
 assert added <= {{"http"}}, added
 assert not set({HEAVY!r}) & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr

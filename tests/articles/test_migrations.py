@@ -1,8 +1,6 @@
 """Migrations bring an empty database to the state of models.py, once, however many are started."""
 
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
-from processes import wait_until
+from processes import run_python, wait_until
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
@@ -93,9 +91,7 @@ def test_two_upgrades_at_once_are_one(database):
 def _upgrade_in_a_process(url):
     # Alembic keeps its context in module globals, so two threads are not two jobs.
     program = "import sys; from articles.migrations import upgrade; upgrade(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", program, url], capture_output=True, text=True, check=False
-    )
+    done = run_python("-c", program, url)
     return done.returncode, done.stderr
 
 

@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
 import yaml
+from processes import run
 
 from poolkit.cli import main
 
@@ -31,21 +31,13 @@ def act(folder, **inputs):
         name: inputs.get(re.search(r"inputs\.([\w-]+)", value)[1].replace("-", "_"), "")
         for name, value in STEP["env"].items()
     }
-    return subprocess.run(
-        ["bash", "-e", "-c", STEP["run"]],
-        cwd=folder.path,
-        env={
-            **variables,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "GITHUB_ACTION_PATH": str(ROOT),
-            "GITHUB_OUTPUT": str(folder.path / "output"),
-            "GITHUB_STEP_SUMMARY": str(folder.path / "summary"),
-        },
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    variables |= {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "GITHUB_ACTION_PATH": str(ROOT),
+        "GITHUB_OUTPUT": str(folder.path / "output"),
+        "GITHUB_STEP_SUMMARY": str(folder.path / "summary"),
+    }
+    return run("bash", "-e", "-c", STEP["run"], cwd=folder.path, environ=variables, clean=True)
 
 
 @pytest.mark.parametrize(("scale", "status", "verdict"), [(3, 0, "fits"), (4, 1, "does not fit")])

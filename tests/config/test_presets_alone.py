@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from processes import run
 
 from poolkit.config import presets
 from poolkit.config.presets import ENVIRONMENTS, TARGETS, preset
@@ -70,11 +70,8 @@ def test_the_copy_gives_the_same_engines(copy, database):
     """Same options for the whole table, and the pool's checks work, with nothing else to import."""
     alone, allowed = copy
     start = f"import sys; sys.path[:0] = [{str(alone)!r}, {str(allowed)!r}]\n"
-    done = subprocess.run(
-        [sys._base_executable, "-I", "-S", "-c", start + CHECK],
-        input=database.url(""), capture_output=True, text=True, check=False, cwd=alone,
-        env={"PATH": os.environ["PATH"]}, timeout=100,
-    )  # fmt: skip
+    command = (sys._base_executable, "-I", "-S", "-c", start + CHECK)
+    done = run(*command, typed=database.url(""), cwd=alone, clean=True)
     assert done.returncode == 0, done.stderr
     here = {
         f"{target} {environment}": repr(
@@ -95,8 +92,7 @@ def test_the_file_compiles_under_other_pythons(copy, version):
     if python is None:
         pytest.skip(f"no Python {version} on this machine")
     alone, _ = copy
-    command = [python, "-W", "error", "-m", "compileall", "-q", str(alone)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(python, "-W", "error", "-m", "compileall", "-q", alone)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

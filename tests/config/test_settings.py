@@ -2,12 +2,11 @@
 
 import dataclasses
 import ssl
-import subprocess
-import sys
 import traceback
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 from poolkit.config.engine import make_async_engine, make_engine
 from poolkit.config.presets import EnginePreset, preset
@@ -349,7 +348,5 @@ def test_nothing_is_read_at_import():
         "except ValueError as error: print(error)"
     )
     environ = {"POOLKIT_TARGET": "wrong", "DATABASE_URL": "wrong", "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
-    )
+    done = run_python("-c", code, environ=environ, clean=True)
     assert "POOLKIT_TARGET" in done.stdout, done.stderr

@@ -2,11 +2,11 @@
 
 import re
 import shutil
-import subprocess
 
 import pytest
 import yaml
 from infra.deployed import INFRA, ROOT
+from processes import run
 
 from poolkit.budget.command import compute_budget
 from poolkit.budget.files import read_files
@@ -262,13 +262,8 @@ def test_the_pods_fit_the_database(overlay, most):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kustomize_makes_the_same_of_them(overlay):
     """Kustomize itself renders every resource, with the overlay's image and bounds in it."""
-    answer = subprocess.run(
-        ["kubectl", "kustomize", str(INFRA / "kubernetes" / "overlays" / overlay)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
+    answer = run("kubectl", "kustomize", INFRA / "kubernetes" / "overlays" / overlay)
+    assert answer.returncode == 0, answer.stderr
     made = list(yaml.safe_load_all(answer.stdout))
     images = {
         container["image"]

@@ -1,12 +1,12 @@
 """The linters that others wrote, with every check on."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from infra.deployed import INFRA, ROOT
+from processes import run
 
 pytestmark = pytest.mark.process
 
@@ -24,9 +24,7 @@ def test_cfn_lint_looks_at_every_template():
 @pytest.mark.timeout(300)
 def test_cfn_lint_finds_nothing():
     """No error, no warning, not even a remark."""
-    answer = subprocess.run(
-        [str(CFN_LINT)], cwd=ROOT, capture_output=True, text=True, timeout=250, check=False
-    )
+    answer = run(CFN_LINT, timeout_s=250)
     assert (answer.stdout, answer.returncode) == ("", 0)
 
 
@@ -34,13 +32,6 @@ def test_cfn_lint_finds_nothing():
 @pytest.mark.timeout(600)
 def test_checkov_finds_nothing():
     """Templates, manifests and Dockerfiles pass, or say why not."""
-    answer = subprocess.run(
-        [str(ROOT / "scripts" / "checkov")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    answer = run(ROOT / "scripts" / "checkov", timeout_s=600)
     assert answer.returncode == 0, answer.stdout
     assert answer.stdout.count("Failed checks: 0") == 3

@@ -3,12 +3,11 @@
 import dataclasses
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import yaml
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, Deployment, deployment_of
+from processes import run_python
 
 from poolkit.budget.cloudformation.templates import make_stacks
 from poolkit.budget.command import compute_budget
@@ -148,14 +147,7 @@ def test_locust_takes_every_option(tmp_path):
     for command in commands():
         program, *words = (word.replace("/app/", f"{ROOT}/") for word in command)
         assert program == "locust"
-        answer = subprocess.run(
-            [sys.executable, "-m", "locust", *words, "--list"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        answer = run_python("-m", "locust", *words, "--list", cwd=tmp_path)
         assert answer.returncode == 0, answer.stderr
         assert "Reader" in answer.stdout
 

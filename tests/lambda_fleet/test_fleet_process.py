@@ -1,15 +1,12 @@
 """The fleet as a process: what it prints, and that nothing of it stays."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import urllib.request
 
-import psutil
 import pytest
-from processes import wait_until
+from processes import run, started, wait_until
 
 pytestmark = pytest.mark.process
 
@@ -35,22 +32,18 @@ def command(task_root, tmp_path):
 @pytest.fixture
 def fleet(command):
     """A running fleet with one frozen execution environment, as (process, its pid, URL)."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            url = json.loads(process.stdout.readline())["url"]
-            with urllib.request.urlopen(url, timeout=110) as answer:
-                pid = int(answer.read())
-            yield process, pid, url
-        finally:
-            process.kill()
+    with started(*command) as process:
+        url = json.loads(process.next_line())["url"]
+        with urllib.request.urlopen(url, timeout=110) as answer:
+            pid = int(answer.read())
+        yield process, pid, url
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_all_its_children(fleet, process_state, number):
     """It exits with status 0, and its execution environments are gone by then."""
     process, pid, _ = fleet
-    process.send_signal(number)
-    assert process.wait(60) == 0
+    assert process.terminate(number) == 0
     assert process_state(pid) == ""
 
 
@@ -60,7 +53,6 @@ def test_killing_it_kills_its_children(fleet, process_state):
     process, pid, _ = fleet
     wait_until(lambda: process_state(pid) == "T")
     process.kill()
-    process.wait(60)
     wait_until(lambda: process_state(pid) == "")
 
 
@@ -68,10 +60,9 @@ def test_killing_it_kills_its_children(fleet, process_state):
 def test_killing_it_in_a_cold_start_kills_its_children(command, task_root, process_state):
     """A process that is still importing the handler goes too."""
     (task_root / "app.py").write_text("import time; time.sleep(60)")
-    with subprocess.Popen([*command, "--prewarm", "3"], stdout=subprocess.PIPE) as process:
-        parent = psutil.Process(process.pid)
-        wait_until(lambda: len(parent.children()) == 3)
-        pids = [child.pid for child in parent.children()]
+    with started(*command, "--prewarm", "3") as process:
+        wait_until(lambda: len(process.children()) == 3)
+        pids = [child.pid for child in process.children()]
         process.kill()
     wait_until(lambda: not any(process_state(pid) for pid in pids))
 
@@ -79,12 +70,9 @@ def test_killing_it_in_a_cold_start_kills_its_children(command, task_root, proce
 def test_a_signal_ends_it_while_it_is_starting(command, task_root, process_state):
     """It does not wait for a handler that is still being imported."""
     (task_root / "app.py").write_text("import time; time.sleep(60)")
-    with subprocess.Popen([*command, "--prewarm", "1"], stdout=subprocess.PIPE) as process:
-        parent = psutil.Process(process.pid)
-        wait_until(parent.children)
-        (child,) = parent.children()
-        process.terminate()
-        assert process.wait(60) == 0
+    with started(*command, "--prewarm", "1") as process:
+        (child,) = wait_until(process.children)
+        assert process.terminate() == 0
     assert process_state(child.pid) == ""
 
 
@@ -102,9 +90,7 @@ def test_a_signal_ends_it_while_it_is_starting(command, task_root, process_state
 )
 def test_what_cannot_start_is_one_line_and_status_2(command, arguments, message):
     """The last word on stderr says what was wrong; nothing is left running."""
-    done = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, timeout=110, check=False
-    )
+    done = run(*command, *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -115,10 +101,8 @@ def test_what_cannot_start_is_one_line_and_status_2(command, arguments, message)
 def test_a_variable_can_be_handed_on_by_name(command, task_root):
     """`--env NAME` takes the value from the fleet's environment, so `ps` does not show it."""
     (task_root / "app.py").write_text("import os\ndef handler(e, c): return os.environ['DSN']")
-    environment = {**os.environ, "DSN": "secret"}
-    command = [*command, "--env", "DSN"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        url = json.loads(process.stdout.readline())["url"]
+    with started(*command, "--env", "DSN", environ={"DSN": "secret"}) as process:
+        url = json.loads(process.next_line())["url"]
         with urllib.request.urlopen(url, timeout=110) as answer:
             assert answer.read() == b"secret"
         process.terminate()

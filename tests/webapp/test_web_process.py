@@ -3,12 +3,10 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
-from processes import wait_until
+from processes import run_python, wait_until
 
 from webapp.__main__ import main
 
@@ -187,17 +185,13 @@ def test_two_processes_serve_one_address_with_a_pool_each(serve, migrated_databa
 
 
 def failed_start(target, environ, *options):
-    command = [sys.executable, "-m", "webapp", "--port", "0", *options]
-    command += ["--async"] if target == "web_async" else []
-    return subprocess.run(
-        command, env=environ, capture_output=True, text=True, timeout=110, check=False
-    )
+    words = ["-m", "webapp", "--port", "0", *(["--async"] if target == "web_async" else [])]
+    return run_python(*words, *options, environ=environ, clean=True)
 
 
 def test_a_wrong_setting_is_one_line(target):
     """A wrong value ends the start with status 2 and one line that names the variable."""
-    environ = {"PATH": os.environ["PATH"], "DATABASE_URL": "sqlite+x:///", "POOLKIT_PORT": "1"}
-    ended = failed_start(target, environ)
+    ended = failed_start(target, {"DATABASE_URL": "sqlite+x:///", "POOLKIT_PORT": "1"})
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith("webapp: DATABASE_URL: ")
@@ -226,7 +220,6 @@ def test_a_wrong_option_says_what_it_must_be(capsys, option, value, words):
 def test_a_start_without_a_database_is_one_line_when_it_is_to_fail_fast(target, processes):
     """fail_fast ends the start with a line that says what is missing, and no traceback."""
     environ = {
-        "PATH": os.environ["PATH"],
         "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x",
         "POOLKIT_FAIL_FAST": "true",
         "POOLKIT_CONNECT_TIMEOUT": "1",

@@ -1,11 +1,9 @@
 """The engine of a process."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
+from processes import run_python
 from sqlalchemy import text
 
 from poolkit.config.settings import Settings
@@ -69,6 +67,5 @@ def test_engine_of_the_parent_is_refused_in_a_fork_and_left_alone(database):
             assert os.wait()[1] == 0
             assert backend() == mine
     """
-    environ = os.environ | {"DATABASE_URL": database.url()}
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    subprocess.run(command, env=environ, check=True, timeout=110)
+    done = run_python("-c", textwrap.dedent(script), environ={"DATABASE_URL": database.url()})
+    assert done.returncode == 0, done.stderr
