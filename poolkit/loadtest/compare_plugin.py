@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import gevent
 from locust import FastHttpUser, events
 
-from poolkit.loadtest.figures import DROPPED, TIMED_OUT
+from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT
 from poolkit.loadtest.locust_internals import warn_if_untested
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.dispatch import LATE_MS

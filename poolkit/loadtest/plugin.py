@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from locust.web import WebUI
 
     from poolkit.loadtest.latency.collection import Source
-    from poolkit.loadtest.latency.run_latencies import Latencies
+    from poolkit.loadtest.latency.counters import Latencies
     from poolkit.loadtest.open_loop.distributed import MasterLoop
     from poolkit.loadtest.open_loop.loop import ClosedLoop, OpenLoop
     from poolkit.loadtest.series import Second
@@ -220,7 +220,7 @@ class RunOutput:
         # When Locust prints its tables while it runs, these lines stand between them.
         prints = not options.only_summary and (options.print_stats or options.headless)
         if prints and self._seconds % table_interval_s() == 0:
-            console.info(latency_report.line(second, recording.latencies, recording.loop()))
+            console.info(latency_report.line(second.rates, recording.latencies, recording.loop()))
             if recording.limits:
                 console.info(connections_line(second, recording.limits.usable))
 

@@ -13,9 +13,9 @@ from poolkit.activity.server import ActivityConnection, ActivitySampler
 from poolkit.errors import ConfigurationError, DatabaseUnavailable, PoolkitError
 from poolkit.loadtest.event_loop import InThread, unless_interrupted_again
 from poolkit.loadtest.figures import Held, MetricAccumulator
-from poolkit.loadtest.latency.run_latencies import RunLatencies
+from poolkit.loadtest.latency.counters import RecentRequests, RunLatencies
 from poolkit.loadtest.open_loop.report import LoopReport
-from poolkit.loadtest.series import RecentRequests, Second, Series
+from poolkit.loadtest.series import Second, Series
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from poolkit.activity.by_target import Connected
     from poolkit.activity.server import Sample, ServerLimits
     from poolkit.loadtest.latency.collection import Source
-    from poolkit.loadtest.latency.run_latencies import Latencies
+    from poolkit.loadtest.latency.counters import Latencies
 
 INTERVAL_S = 0.1
 RETRY_EVERY_S = 5.0

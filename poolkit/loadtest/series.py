@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from poolkit.activity.by_target import STATES, Connected, total
-from poolkit.loadtest.latency.run_latencies import Latencies
+from poolkit.loadtest.latency.counters import Rates
 
 MOST_POINTS = 900
 """A chart is some 900 pixels wide; more points than that are invisible."""
-LOCAL_WINDOW_S = 2
-REPORTED_WINDOW_S = 6
-"""Workers report every three seconds: in less than two reports a chart would jump."""
 _LATENCIES = ("p50_ms", "p95_ms", "p99_ms")
 _COLUMNS = (
     *("time", "targets", "states", "other_databases", "opened_per_s", "users"),
     *("requests_per_s", "failures_per_s", *_LATENCIES),
 )
-
-
-class Rates(NamedTuple):
-    """Figures of the last seconds; percentiles are None when nothing was answered in them."""
-
-    requests_per_s: float
-    failures_per_s: float
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-
-
-class RecentRequests:
-    """Rates and percentiles over the last seconds: two, or six when workers report.
-
-    Locust's own "current" figures cover ten seconds and stay the same while nothing is answered. So
-    they would not show a stall of the server beside its connections.
-
-    Args:
-        reported: whether workers report.
-        now: the beginning of the first second, Unix time.
-
-    """
-
-    def __init__(self, *, reported: bool, now: float) -> None:
-        window = REPORTED_WINDOW_S if reported else LOCAL_WINDOW_S
-        self._ends: deque[float] = deque([now], maxlen=window + 1)
-        self._seconds: deque[Latencies] = deque(maxlen=window)
-
-    def look(self, now: float, second: Latencies) -> Rates:
-        """Add the latencies of a second, and return the rates up to now."""
-        self._ends.append(now)
-        self._seconds.append(second)
-        recent = Latencies()
-        for each in self._seconds:
-            recent.add(each)
-        passed_s = now - self._ends[0]
-        answered, failed = recent.answered(), recent.failed().count
-        return Rates(
-            (answered.count + failed) / passed_s if passed_s > 0 else 0.0,
-            failed / passed_s if passed_s > 0 else 0.0,
-            *answered.percentiles((50, 95, 99)),
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

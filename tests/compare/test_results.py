@@ -13,7 +13,7 @@ from poolkit.compare.report.findings import with_findings
 from poolkit.compare.results.results import compute, results_json
 from poolkit.compare.results.run_folder import Request
 from poolkit.compare.results.target_result import Latency, Moment, idle_seconds, percentile
-from poolkit.loadtest.figures import LatenciesAtLeast
+from poolkit.loadtest.latency.counters import LatenciesAtLeast
 from poolkit.loadtest.latency.histogram import LatencyHistogram
 
 

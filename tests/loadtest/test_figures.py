@@ -4,14 +4,8 @@ import json
 
 import pytest
 
-from poolkit.loadtest.figures import (
-    ConnectionCounters,
-    Held,
-    LatenciesAtLeast,
-    MetricAccumulator,
-    RequestCounters,
-    outcome_of,
-)
+from poolkit.loadtest.figures import ConnectionCounters, Held, MetricAccumulator
+from poolkit.loadtest.latency.counters import LatenciesAtLeast, RequestCounters, outcome_of
 from poolkit.loadtest.latency.histogram import LatencyHistogram
 from poolkit.thresholds import METRICS
 

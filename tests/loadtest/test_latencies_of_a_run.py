@@ -6,9 +6,8 @@ import json
 import psutil
 import pytest
 
-from poolkit.loadtest.figures import DROPPED, TIMED_OUT, LatenciesAtLeast
+from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT, Latencies, LatenciesAtLeast
 from poolkit.loadtest.latency.histogram import LatencyHistogram
-from poolkit.loadtest.latency.run_latencies import Latencies
 
 pytestmark = pytest.mark.process
 

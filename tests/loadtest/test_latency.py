@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poolkit.loadtest.latency.counters import Latencies, Name
 from poolkit.loadtest.latency.histogram import LatencyHistogram
-from poolkit.loadtest.latency.run_latencies import Latencies, Name
 
 HdrHistogram = pytest.importorskip("hdrh.histogram", reason="no wheel here").HdrHistogram
 

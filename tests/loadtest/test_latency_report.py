@@ -10,12 +10,12 @@ from loadtest.browser import PROGRAM, chromium
 
 from poolkit.loadtest.document import document
 from poolkit.loadtest.figures import MetricAccumulator
+from poolkit.loadtest.latency.counters import Latencies, Rates
 from poolkit.loadtest.latency.histogram import can_encode
 from poolkit.loadtest.latency.report import LatencyFiles, line, load_text, ms, rows, table
-from poolkit.loadtest.latency.run_latencies import Latencies
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.output import summary
-from poolkit.loadtest.series import Rates, Second, Series
+from poolkit.loadtest.series import Second, Series
 from poolkit.loadtest.web_pages import section
 
 needs_hdrhistogram = pytest.mark.skipif(not can_encode(), reason="no wheel here")
@@ -86,7 +86,7 @@ def test_a_figure_has_three_digits(value, shown):
 def test_the_line_of_a_second_names_the_loop(latencies, load, text):
     """And says so when its schedule is not kept."""
     assert load_text(load) == text
-    said = line(second(p50_ms=1.5, p95_ms=20.25, p99_ms=300.4), latencies, load)
+    said = line(Rates(0.0, 0.0, 1.5, 20.25, 300.4), latencies, load)
     assert said == (
         f"Latency, ms: p50 1.50, p95 20.2, p99 300 now; p99 99.0, max 100 in the run ({text})"
     )

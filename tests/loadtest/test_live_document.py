@@ -9,7 +9,7 @@ import pytest
 
 from poolkit.loadtest.document import LiveDocument
 from poolkit.loadtest.figures import MetricAccumulator
-from poolkit.loadtest.latency.run_latencies import Latencies, RunLatencies
+from poolkit.loadtest.latency.counters import Latencies, RunLatencies
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.series import Series
 

@@ -11,7 +11,7 @@ from poolkit.compare.charts.picture import Picture, Rows, colour_of_target, data
 from poolkit.compare.charts.style import WIDTH, apart, log_domain, tick_names
 from poolkit.compare.results.run_folder import Request, RunFolder
 from poolkit.compare.results.wording import milliseconds
-from poolkit.loadtest.figures import RequestCounters, outcome_of
+from poolkit.loadtest.latency.counters import RequestCounters, outcome_of
 
 if TYPE_CHECKING:
     from poolkit.compare.results.results import Results

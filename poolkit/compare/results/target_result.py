@@ -25,13 +25,12 @@ from poolkit.compare.results.run_folder import (
     Step,
 )
 from poolkit.compare.results.wording import Spread, count, origin
-from poolkit.loadtest.figures import (
+from poolkit.loadtest.figures import Held, MetricAccumulator
+from poolkit.loadtest.latency.counters import (
     DROPPED,
     FAILURES,
     TIMED_OUT,
-    Held,
     LatenciesAtLeast,
-    MetricAccumulator,
     outcome_of,
 )
 from poolkit.loadtest.latency.histogram import LatencyHistogram

@@ -11,7 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from poolkit.activity.by_target import IDLE_IN_TRANSACTION
-from poolkit.loadtest.figures import Held, MetricAccumulator, outcome_of
+from poolkit.loadtest.figures import Held, MetricAccumulator
+from poolkit.loadtest.latency.counters import outcome_of
 
 if TYPE_CHECKING:
     from poolkit.activity.server import Sample

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gevent
 
 from poolkit.loadtest.event_loop import unless_interrupted_again
-from poolkit.loadtest.latency.run_latencies import NO_NAME, Latencies
+from poolkit.loadtest.latency.counters import NO_NAME, Latencies
 from poolkit.loadtest.locust_internals import (
     report_interval_s,
     report_to_master,

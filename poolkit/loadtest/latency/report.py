@@ -7,18 +7,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.loadtest.figures import DROPPED, TIMED_OUT
+from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT, Latencies
 from poolkit.loadtest.latency.histogram import can_encode
-from poolkit.loadtest.latency.run_latencies import Latencies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from poolkit.loadtest.figures import LatenciesAtLeast
+    from poolkit.loadtest.latency.counters import LatenciesAtLeast, Name, Rates
     from poolkit.loadtest.latency.histogram import LatencyHistogram
-    from poolkit.loadtest.latency.run_latencies import Name
     from poolkit.loadtest.open_loop.report import LoopReport
-    from poolkit.loadtest.series import Second
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 FIGURES = (*PERCENTILES, "max", "mean")
@@ -75,9 +72,8 @@ def load_text(load: LoopReport) -> str:
     return f"{how}, SATURATED" if load.saturated_by else how
 
 
-def line(second: Second, latencies: Latencies, load: LoopReport) -> str:
+def line(rates: Rates, latencies: Latencies, load: LoopReport) -> str:
     """Return the latencies of the last seconds and of the run so far, in one line."""
-    rates = second.rates
     recent = f"p50 {ms(rates.p50_ms)}, p95 {ms(rates.p95_ms)}, p99 {ms(rates.p99_ms)} now"
     run = figures(latencies.answered())
     so_far = f"p99 {ms(run['p99'])}, max {ms(run['max'])} in the run"
