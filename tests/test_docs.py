@@ -300,6 +300,53 @@ def test_every_page_is_in_the_site_and_no_page_is_lost():
     assert sorted(pages) == sorted(found)
 
 
+# -- names of folders, files and modules ----------------------------------------------------
+
+
+CODE = re.compile(r"`([^`\n]+)`")
+FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."}
+WRITTEN = {"build", "certificates", "site"}
+"""Folders that a command writes."""
+
+
+@pytest.mark.parametrize(
+    "document", [each for each in DOCUMENTS if each.name != "CHANGELOG.md"], ids=name_of
+)
+def test_named_files_and_modules_exist(document):
+    """A path below one of this project's folders, and a dotted name that begins with poolkit."""
+    for name in CODE.findall(FENCE.sub("", document.read_text())):
+        if re.fullmatch(r"[\w.-]+(/[\w.-]*)+", name) and name.split("/")[0] in FOLDERS - WRITTEN:
+            assert re.search("NAME|TARGET", name) or (ROOT / name).exists(), (
+                f"{name_of(document)} names {name}"
+            )
+        elif re.fullmatch(r"poolkit(\.\w+)+", name):
+            assert is_in_code(name.split(".")), f"{name_of(document)} names {name}"
+
+
+def is_in_code(parts):
+    """Return whether a module, or a name at the top of one, has this dotted name."""
+    path = ROOT
+    while parts and (path / parts[0]).is_dir():
+        path /= parts.pop(0)
+    file = path / f"{parts[0]}.py" if parts else path
+    if parts and file.is_file():
+        parts.pop(0)
+    elif parts:
+        file = path / "__init__.py"
+    return not parts or re.search(rf"\b{parts[0]}\b", file.read_text()) is not None
+
+
+def test_the_design_lists_every_folder_and_every_package_of_the_library():
+    """The two tables of the design page, against the folders that hold code."""
+    text = (ROOT / "docs/design.md").read_text()
+    rows = re.findall(r"^\| (.+?) \|", text, re.MULTILINE)
+    folders = {name.rstrip("/") for row in rows for name in re.findall(r"`([\w]+/)`", row)}
+    packages = {name for row in rows for name in re.findall(r"`poolkit\.(\w+)`", row)}
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} <= folders <= FOLDERS
+    here = {path.parent.name for path in (ROOT / "poolkit").glob("*/__init__.py")}
+    assert packages == here | {"errors"}
+
+
 # -- words ----------------------------------------------------------------------------------
 
 
