@@ -239,8 +239,8 @@ def _tail(target: TargetResult) -> Iterator[str]:
             )
         elif is_pooled and found.ceiling and found.busy_peak is not None:
             yield (
-                f"{text}, though never more than {found.busy_peak} of {found.ceiling} connections "
-                "were in use: it did not wait for the pool."
+                f"{text}, though no sample had more than {found.busy_peak} of {found.ceiling} "
+                "connections in use: it did not wait for the pool."
             )
         else:
             yield f"{text}."
