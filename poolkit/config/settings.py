@@ -55,7 +55,7 @@ _SAMPLE_PASSWORDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Where the database is, who connects, and with which preset.
+    """The database, its credentials, and the preset.
 
     `repr` shows no password: SQLAlchemy's URL masks its own, and that of the client's key is
     kept apart from it.

@@ -36,7 +36,7 @@ class Checked(NamedTuple):
 
 def check_credentials(aws: Aws) -> Checked:
     """Return the account and the role. Raises `DeployError` if the credentials do not work."""
-    with in_plain_words("asking AWS whose credentials these are"):
+    with in_plain_words("checking the AWS credentials"):
         caller = aws.client("sts").get_caller_identity()
     return Checked(f"credentials: account {caller['Account']}, {caller['Arn']}")
 
