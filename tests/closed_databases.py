@@ -1,4 +1,4 @@
-"""URLs of databases that let nobody in, one for each reason why a connection cannot be opened."""
+"""URLs of databases that refuse every client, one for each reason why a connection cannot be opened."""
 
 from collections.abc import Callable
 from typing import Any

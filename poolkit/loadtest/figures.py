@@ -243,3 +243,33 @@ class MetricAccumulator:
             "db.left_over": self.left_over,
             "lambda.cold_starts": self.cold_starts,
         }
+
+
+ONLY_IN_COMPARE = ("db.left_over", "lambda.cold_starts")
+"""The metrics that a Locust run cannot measure: `poolkit compare` starts and stops its targets."""
+
+
+def why_not_known(connections: ConnectionCounters, target: str, note: str | None) -> dict[str, str]:
+    """Return, for every metric, the reason that applies if a Locust run does not know it.
+
+    Args:
+        connections: of the run.
+        target: whose connections count; empty for those of all together.
+        note: why the connections are not measured; None when they are.
+
+    """
+    database = note or "the database was not asked yet"
+    is_seen = connections.of(target) is not None
+    if connections.samples:
+        seen = ", ".join(sorted(connections.peaks)) or "no connection"
+        database = f"no connection is named {target}; seen: {seen}"
+    if is_seen and connections.opened is None:
+        database = "the server's counter of sessions was reset"
+    reasons = {
+        name: "no request was answered" if name.startswith("http.") else database
+        for name in METRICS
+    }
+    reasons["http.rate"] = "a rate is not known in the first second"
+    if is_seen and connections.opened is not None:
+        reasons["db.opened_per_request"] = "no request was answered or failed"
+    return reasons | dict.fromkeys(ONLY_IN_COMPARE, "only poolkit compare can tell")

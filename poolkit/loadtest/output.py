@@ -1,4 +1,4 @@
-"""The output of a run without a web page.
+"""The output of a run: its lines, its files, and the JSON document that files and pages share.
 
 A line between Locust's tables, two tables at the end; one more file of `--csv`, one beside
 `--json-file`, and a section of `--html`. The latency files of `--csv` are in latency/report.py.
@@ -9,19 +9,21 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.activity.by_target import STATES, Connected, total
-from poolkit.loadtest.latency.report import AGGREGATED, table
-from poolkit.loadtest.web_pages import with_section
+from poolkit.loadtest.latency.report import AGGREGATED, rows, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from poolkit.loadtest.recording import Recording
     from poolkit.loadtest.series import Second
+    from poolkit.thresholds import Verdict
 
+SCHEMA = 1
 _STATE_NAMES = {"idle_in_transaction": "idle in transaction"}
 
 logger = logging.getLogger("poolkit.loadtest")
@@ -69,6 +71,91 @@ def summary(recording: Recording) -> Iterator[str]:
     opened = "not known" if connections.opened is None else connections.opened
     yield f"{'opened':<40} | {opened:>9} |"
     yield ""
+
+
+# -- the document -------------------------------------------------------------------------
+
+
+def document(
+    recording: Recording,
+    verdicts: Iterable[Verdict] = (),
+    *,
+    partial: bool = False,
+    latency_rows: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return the document. Moments are Unix times in seconds; null means unknown.
+
+    Args:
+        recording: the measurements.
+        verdicts: on them.
+        partial: whether the run ended before its planned end.
+        latency_rows: the result of `rows`, if the caller has it already.
+    """
+    last = recording.series.points[-1] if recording.series.points else None
+    limits, connections = recording.limits, recording.measured.connections
+    server = limits and {
+        "version": limits.version,
+        "max_connections": limits.max_connections,
+        "usable": limits.usable,
+    }
+    now = None
+    if last is not None and last.targets is not None:
+        now = {
+            "connections": last.connections,
+            "other_databases": last.elsewhere,
+            "targets": target_rows(recording)[:-1],
+        }
+    run = None
+    if connections.samples:
+        run = {
+            "samples": connections.samples,
+            "peak": connections.peak,
+            "server_peak": connections.server_peak,
+            "mean": round(connections.mean_of(), 3),
+            "opened": connections.opened,
+            "targets": {
+                name: {"peak": peak, "mean": round(connections.mean_of(name), 3)}
+                for name, peak in sorted(connections.peaks.items())
+            },
+        }
+    return {
+        "schema": SCHEMA,
+        "started": round(recording.started, 3),
+        "partial": partial,
+        "note": recording.note,
+        "server": server,
+        "now": now,
+        "run": run,
+        "load": recording.loop().to_json(),
+        "thresholds": [{"status": each.status, "words": each.message} for each in verdicts],
+        "latency_ms": rows(recording.latencies) if latency_rows is None else latency_rows,
+        "lost": recording.lost,
+        "step_s": recording.series.step_s,
+        "series": recording.series.columns(),
+    }
+
+
+def target_rows(recording: Recording) -> list[dict[str, Any]]:
+    """Return the table of this moment: a row for each target, and their sum as "Aggregated"."""
+    points, connections = recording.series.points, recording.measured.connections
+    if not points or points[-1].targets is None:
+        return []
+    now = {one.target: one for one in points[-1].targets}
+    ended = Connected(target="", instances=0)
+    named = [
+        (name, now.get(name, ended), connections.peaks[name])
+        for name in sorted({*now, *connections.peaks})
+    ]
+    return [
+        {
+            "instances": one.instances,
+            **{state: getattr(one, state) for state in STATES},
+            "connections": one.total,
+            "name": name,
+            "peak": peak,
+        }
+        for name, one, peak in [*named, (AGGREGATED, total(now.values()), connections.peak)]
+    ]
 
 
 # -- the files ------------------------------------------------------------------------------
@@ -121,6 +208,28 @@ def write_json(name: str, found: Mapping[str, Any]) -> None:
     path = Path(f"{name}_connections.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def script(name: str) -> str:
+    """Return one of the package's scripts."""
+    return files("poolkit.loadtest").joinpath(name).read_text(encoding="utf-8")
+
+
+def section(found: Mapping[str, Any]) -> str:
+    """Return a section for a report: the data and the script that draws it, without a request."""
+    # "</script>" in an application_name must not end the script.
+    data = json.dumps(found).replace("<", "\\u003c")
+    return (
+        '<section style="max-width:76rem;margin:0 auto;padding:0 1.5rem 3rem">'
+        f'<poolkit-connections theme="page"><script type="application/json">{data}</script>'
+        f"</poolkit-connections></section><script>{script('connections.js')}</script>\n"
+    )
+
+
+def with_section(html: str, found: Mapping[str, Any]) -> str:
+    """Return a report of Locust's with the charts of the connections at its end."""
+    before, body_end, after = html.rpartition("</body>")
+    return f"{before}{section(found)}{body_end}{after}" if body_end else f"{html}{section(found)}"
 
 
 def add_to_report(report: Path, found: Mapping[str, Any], *, since: float) -> None:

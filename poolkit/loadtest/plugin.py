@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 
-from poolkit.loadtest.document import document
 from poolkit.loadtest.event_loop import end_in_the_main_greenlet, interrupt_the_main_greenlet
 from poolkit.loadtest.latency import report as latency_report
 from poolkit.loadtest.latency.collection import OwnLatencies, WorkerReports, WorkersLatencies
@@ -39,6 +38,7 @@ from poolkit.loadtest.output import (
     ConnectionsCsv,
     add_to_report,
     connections_line,
+    document,
     summary,
     write_json,
 )

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from poolkit.errors import ConfigurationError
+from poolkit.loadtest.figures import ONLY_IN_COMPARE, why_not_known
 from poolkit.loadtest.preflight import check_when_parsed
-from poolkit.loadtest.run_figures import NOT_HERE, figures, why_not_known
 from poolkit.project import Project
 from poolkit.thresholds import (
     Threshold,
@@ -147,7 +147,7 @@ class ThresholdChecks:
         return self._ended or time.time()
 
     def _figures(self) -> dict[str, float | None]:
-        return figures(self._recording, self._options.target, self._until)
+        return self._recording.measured.figures(self._until, self._options.target)
 
     # -- at its end -------------------------------------------------------------------------
 
@@ -159,14 +159,15 @@ class ThresholdChecks:
         """Return the verdicts on the figures up to now."""
         if self._awaits_a_test:
             return ()
+        target, connections = self._options.target, self._recording.measured.connections
         verdicts = check_all(
             self._thresholds,
-            self._options.target,
+            target,
             self._figures(),
-            NOT_HERE,
-            reasons=why_not_known(self._recording, self._options.target),
+            ONLY_IN_COMPARE,
+            reasons=why_not_known(connections, target, self._recording.note),
         )
-        seen = with_unseen(verdicts, self._recording.measured.connections.unseen_s(self._until))
+        seen = with_unseen(verdicts, connections.unseen_s(self._until))
         # The threshold that ended the run has failed, even if the last answers were good ones.
         first = self.aborted_by
         return tuple(

@@ -7,16 +7,20 @@ report. connections.js draws them and requests nothing but the page's own server
 from __future__ import annotations
 
 import json
-from importlib.resources import files
+import math
+import time
 from typing import TYPE_CHECKING, Any
 
+import gevent
 from flask import Response, jsonify, request
+from gevent.lock import RLock
 
 from poolkit.activity.by_target import STATES
-from poolkit.loadtest.document import LiveDocument, target_rows
+from poolkit.loadtest.latency.report import row
+from poolkit.loadtest.output import document, script, target_rows, with_section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from locust.web import WebUI
 
@@ -25,6 +29,12 @@ if TYPE_CHECKING:
     from poolkit.loadtest.threshold_checks import ThresholdChecks
 
 TAB = "connections"
+EVERY_S = 1.0
+"""There is a new point every second."""
+NAMES_EVERY_S = 5.0
+"""The percentiles of each name need most of the work, and hardly move after a while."""
+PAUSE_S = 0.01
+"""Between two parts of the work, each of some milliseconds at most."""
 LIVE_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -51,25 +61,60 @@ _COLUMNS = {
 }
 
 
-def _script(name: str) -> str:
-    return files("poolkit.loadtest").joinpath(name).read_text(encoding="utf-8")
+class LiveDocument:
+    """The document for open pages: at most `EVERY_S` old, its rows of names `NAMES_EVERY_S`.
 
+    It is built by the process that sends the load, where nothing else runs meanwhile. So all pages
+    share one, and it is built in small parts: a long pause would be measured as latency, caused by
+    an open page.
+    """
 
-def section(found: Mapping[str, Any]) -> str:
-    """Return a section for a report: the data and the script that draws it, without a request."""
-    # "</script>" in an application_name must not end the script.
-    data = json.dumps(found).replace("<", "\\u003c")
-    return (
-        '<section style="max-width:76rem;margin:0 auto;padding:0 1.5rem 3rem">'
-        f'<poolkit-connections theme="page"><script type="application/json">{data}</script>'
-        f"</poolkit-connections></section><script>{_script('connections.js')}</script>\n"
-    )
+    def __init__(self, recording: Recording, checks: ThresholdChecks) -> None:
+        self._recording, self._checks = recording, checks
+        self._building = RLock()
+        self._encoded = ""
+        self._rows: list[dict[str, Any]] = []
+        self._encoded_at = self._rows_at = -math.inf
+        self._run: float | None = None
 
+    def json(self) -> str:
+        """Return the cached JSON. Concurrent callers share one rebuild."""
+        with self._building:
+            if self._is_older(self._encoded_at, EVERY_S):
+                found = self._document(NAMES_EVERY_S)
+                gevent.sleep(PAUSE_S)
+                # A series of two thousand points is encoded column by column.
+                columns = []
+                for name, column in found.pop("series").items():
+                    columns.append(f"{json.dumps(name)}: {json.dumps(column)}")
+                    gevent.sleep(0)
+                self._encoded = f'{json.dumps(found)[:-1]}, "series": {{{", ".join(columns)}}}}}'
+                self._encoded_at = time.monotonic()
+            return self._encoded
 
-def with_section(html: str, found: Mapping[str, Any]) -> str:
-    """Return a report of Locust's with the charts of the connections at its end."""
-    before, body_end, after = html.rpartition("</body>")
-    return f"{before}{section(found)}{body_end}{after}" if body_end else f"{html}{section(found)}"
+    def now(self) -> dict[str, Any]:
+        """Return the document with the latest figures only."""
+        with self._building:
+            return self._document(0.0)
+
+    def _document(self, names_every_s: float) -> dict[str, Any]:
+        latencies = self._recording.latencies
+        if self._is_older(self._rows_at, names_every_s):
+            found = []
+            for name in latencies.names():
+                found.append(row(latencies, name))
+                gevent.sleep(PAUSE_S)
+            self._rows = found
+            self._rows_at, self._run = time.monotonic(), self._recording.started
+        aggregated = row(self._recording.latencies, None)
+        gevent.sleep(PAUSE_S)
+        verdicts = self._checks.so_far()
+        gevent.sleep(PAUSE_S)
+        return document(self._recording, verdicts, latency_rows=[*self._rows, aggregated])
+
+    def _is_older(self, moment: float, seconds: float) -> bool:
+        # The rows of the test before are too old at any age.
+        return time.monotonic() - moment >= seconds or self._run != self._recording.started
 
 
 class WebPages:
@@ -104,9 +149,9 @@ class WebPages:
                 headers={"Cache-Control": "no-store"},
             ),
             "/connections/charts.js": lambda: Response(
-                _script("connections.js"), mimetype="text/javascript"
+                script("connections.js"), mimetype="text/javascript"
             ),
-            "/connections/tab.js": lambda: Response(_script("tab.js"), mimetype="text/javascript"),
+            "/connections/tab.js": lambda: Response(script("tab.js"), mimetype="text/javascript"),
         }
         for path, view in pages.items():
             allowed = web_ui.auth_required_if_enabled(view)  # type: ignore[no-untyped-call]

@@ -23,7 +23,7 @@ BY_HAND = {"Host": "https://dev.example.org", "Run": "first", "YesLoadThisHost":
 
 
 class StartedDeployment(Deployment):
-    """The stacks that a load test in dev refers to, and its own as somebody starts it."""
+    """The stacks that a load test in dev refers to, and its own with the parameters of a manual start."""
 
     TEMPLATES = ("network", "database", "loadtest")
 
@@ -37,7 +37,7 @@ class StartedDeployment(Deployment):
 
 
 def deployment_with(**parameters):
-    """Give the stacks of dev as somebody starts a load test there."""
+    """Return the stacks of dev with the parameters of a load test that is started by hand."""
     given = {
         name: ParameterValue(value, "--parameter") for name, value in (BY_HAND | parameters).items()
     }
@@ -57,7 +57,7 @@ def words_of(deployment, name):
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_a_load_test_is_not_part_of_all(environment):
-    """It is deployed when somebody names it; shown and removed with the others."""
+    """It is deployed when it is named; shown and removed with the others."""
     found = StackEnvironment.read(ROOT, environment)
     assert "loadtest" not in found.chosen(ALL)
     assert found.chosen("loadtest") == ["loadtest"]
@@ -180,7 +180,7 @@ def test_without_a_secret_nothing_reaches_the_database():
 
 
 def test_reports_come_from_the_workers_alone(deployment):
-    """Nobody else is let in anywhere: a worker could be told what to load."""
+    """Every other client is refused: it could order a worker to load any host."""
     (rule,) = reports(deployment)
     assert rule.get("GroupId") == Reference("loadtest", "MasterSecurityGroup")
     assert rule.get("SourceSecurityGroupId") == Reference("loadtest", "WorkerSecurityGroup")
@@ -256,7 +256,7 @@ def test_compose_opens_no_port_to_the_network():
 
 
 def test_compose_agrees_to_nothing_by_itself():
-    """Whoever starts it says --yes-load-this-host, as on any command line."""
+    """The person who starts it adds --yes-load-this-host, as on any command line."""
     for service in compose_file()["services"].values():
         assert "--yes-load-this-host" not in service["command"]
 

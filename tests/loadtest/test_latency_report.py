@@ -8,15 +8,13 @@ from types import SimpleNamespace
 import pytest
 from loadtest.browser import PROGRAM, chromium
 
-from poolkit.loadtest.document import document
 from poolkit.loadtest.figures import MetricAccumulator
 from poolkit.loadtest.latency.counters import Latencies, Rates
 from poolkit.loadtest.latency.histogram import can_encode
 from poolkit.loadtest.latency.report import LatencyFiles, line, load_text, ms, rows, table
 from poolkit.loadtest.open_loop.report import LoopReport
-from poolkit.loadtest.output import summary
+from poolkit.loadtest.output import document, section, summary
 from poolkit.loadtest.series import Second, Series
-from poolkit.loadtest.web_pages import section
 
 needs_hdrhistogram = pytest.mark.skipif(not can_encode(), reason="no wheel here")
 

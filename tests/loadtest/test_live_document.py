@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import gevent
 import pytest
 
-from poolkit.loadtest.document import LiveDocument
 from poolkit.loadtest.figures import MetricAccumulator
 from poolkit.loadtest.latency.counters import Latencies, RunLatencies
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.series import Series
+from poolkit.loadtest.web_pages import LiveDocument
 
 NAMES = 8
 
@@ -50,8 +50,8 @@ def recording():
 @pytest.fixture(autouse=True)
 def no_time_passes(monkeypatch):
     """Have nothing get old, however slow the machine is."""
-    monkeypatch.setattr("poolkit.loadtest.document.EVERY_S", 3600.0)
-    monkeypatch.setattr("poolkit.loadtest.document.NAMES_EVERY_S", 3600.0)
+    monkeypatch.setattr("poolkit.loadtest.web_pages.EVERY_S", 3600.0)
+    monkeypatch.setattr("poolkit.loadtest.web_pages.NAMES_EVERY_S", 3600.0)
 
 
 @pytest.fixture

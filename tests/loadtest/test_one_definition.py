@@ -208,7 +208,7 @@ def locust_modules():
     """What of the plugin a run uses, with a clock; Locust patches no standard library here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
-        from poolkit.loadtest import recording, run_figures, threshold_checks
+        from poolkit.loadtest import recording, threshold_checks
         from poolkit.loadtest.latency import collection
 
         clock = Clock()
@@ -218,7 +218,6 @@ def locust_modules():
         yield SimpleNamespace(
             clock=clock,
             collection=collection,
-            figures=run_figures.figures,
             Recording=recording.Recording,
             ThresholdChecks=threshold_checks.ThresholdChecks,
         )
@@ -267,7 +266,7 @@ def in_locust(modules, rows, samples, workers):
     recording.take_rest()
     recording.stop()
     statuses = {verdict.threshold: verdict.status for verdict in checks.so_far()}
-    return modules.figures(recording, "web", TO), statuses
+    return recording.measured.figures(TO, "web"), statuses
 
 
 def taker(clock, rows):
