@@ -18,10 +18,10 @@
     ├── DeployError                               refused before anything was changed
     │   └── DeploymentFailed                      AWS began and failed
     └── LocalStackError                           the embedded stack cannot start or keep running
-        ├── StateDirectoryError                   a directory cannot be made, written or reached
-        ├── BinaryMissingError                    a server's program is missing or does not run
+        ├── StateDirectoryError (OSError)         a directory cannot be made, written or reached
+        ├── BinaryMissingError (OSError)          a server's program is missing or does not run
         ├── UnprivilegedAccountError              root has no other account to run a server under
-        ├── PortInUseError                        another program listens on the requested port
+        ├── PortInUseError (OSError)              another program listens on the requested port
         ├── ServerStartError                      a server ended, or refused, before it was ready
         ├── NotReadyError (TimeoutError)          a process did not become ready in time
         ├── ProcessEndedError                     a process ended without being stopped
@@ -138,11 +138,11 @@ class LocalStackError(PoolkitError):
     """The embedded stack could not be started or kept running."""
 
 
-class StateDirectoryError(LocalStackError):
+class StateDirectoryError(LocalStackError, OSError):
     """A directory of the stack cannot be made, written to or reached."""
 
 
-class BinaryMissingError(LocalStackError):
+class BinaryMissingError(LocalStackError, OSError):
     """A server's program is not installed, or cannot be run here."""
 
 
@@ -150,7 +150,7 @@ class UnprivilegedAccountError(LocalStackError):
     """Root has no other account to run a server under."""
 
 
-class PortInUseError(LocalStackError):
+class PortInUseError(LocalStackError, OSError):
     """Another program listens on the requested port."""
 
 

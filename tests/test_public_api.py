@@ -1,6 +1,7 @@
 """The public API: `from poolkit import ...` gives every name, and imports no more than it needs."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -44,14 +45,29 @@ def test_every_public_name_can_be_imported(name):
     assert name in dir(poolkit)
 
 
-def test_every_error_is_public():
-    """What poolkit raises can be caught by a name from the package."""
-    tree = {
-        name
+def test_every_error_is_public_and_stands_in_the_tree_as_it_is():
+    """The drawing names each class once, below its base, with the built-in that it also is."""
+    defined = {
+        name: found
         for name, found in vars(errors).items()
         if isinstance(found, type) and found.__module__ == errors.__name__
     }
-    assert tree <= set(poolkit.__all__)
+    drawn: dict[str, tuple[str, ...]] = {}
+    above: list[str] = []
+    for row in re.finditer(r"^    ([│├└─ ]*)(\w+)(?: \((\w+)\))?\s", errors.__doc__, re.MULTILINE):
+        branches, name, built_in = row.groups()
+        above[len(branches) // 4 :] = [name]
+        drawn[name] = tuple(filter(None, (*above[-2:-1], built_in)))
+    assert drawn.pop("PoolkitError") == ()
+    assert defined.pop("PoolkitError").__bases__ == (Exception,)
+    assert drawn == {
+        name: tuple(base.__name__ for base in found.__bases__) for name, found in defined.items()
+    }
+    assert defined.keys() <= set(poolkit.__all__)
+
+
+def test_the_functions_are_their_modules_own():
+    """A public name is the object itself, not a copy or a wrapper."""
     assert poolkit.make_engine is engine.make_engine
     assert poolkit.preset is presets.preset
     assert poolkit.unit_of_work is session.unit_of_work
