@@ -11,17 +11,27 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poolkit.errors import PoolkitError, how_to_install
+from poolkit.errors import DeploymentFailed, PoolkitError, how_to_install
 
 try:
     import click
 except ImportError:  # the library alone was installed
     sys.exit(f"poolkit: the command line needs click; install it with: {how_to_install('cli')}")
 
+from poolkit.cli import budget, deploy
+
+try:
+    from poolkit.cli import compare
+except ModuleNotFoundError as error:
+    # The image of a service leaves poolkit.compare out, and runs `poolkit db upgrade`.
+    if error.name != "poolkit.compare":
+        raise
+    compare = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from poolkit.migrations import Migrations
 
-
+_path = click.Path(path_type=Path)
 # For a terminal that lacks these characters. One letter each, or columns would shift.
 _PLAIN = {"✓": "+", "✗": "x", "–": "-", "·": ".", "…": "."}  # noqa: RUF001  (a dash in a table)
 
@@ -35,7 +45,7 @@ def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
 
 
 class _Command(click.Group):
-    """A group whose expected failures are one line and exit status 2, not a traceback."""
+    """A group whose expected failures are one line and an exit status, not a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         codecs.register_error("plain letters", _in_plain_letters)
@@ -51,7 +61,8 @@ class _Command(click.Group):
             ctx.exit(2)
         except (PoolkitError, ValueError, OSError) as error:
             click.echo(f"poolkit: {error}", err=True)
-            ctx.exit(2)
+            # 1: AWS began and failed. Any other error was found before anything was changed.
+            ctx.exit(1 if isinstance(error, DeploymentFailed) else 2)
         except KeyboardInterrupt:
             # As a shell reports a program that SIGINT ended.
             ctx.exit(130)
@@ -71,16 +82,9 @@ def main() -> None:
 @click.option("--environment", "-e", default="dev", show_default=True)
 @click.option("--driver", help="another driver than the preset's own, such as asyncpg")
 @click.option("--all", "every", is_flag=True, help="print the table of all presets")
-@click.option(
-    "--copy", type=click.Path(path_type=Path), metavar="FILE", help="copy the preset file to FILE"
-)
+@click.option("--copy", type=_path, metavar="FILE", help="copy the preset file to FILE")
 def preset(
-    *,
-    target: str | None,
-    environment: str,
-    driver: str | None,
-    every: bool,
-    copy: Path | None,
+    *, target: str | None, environment: str, driver: str | None, every: bool, copy: Path | None
 ) -> None:
     """Print the engine preset of TARGET as code to paste, with the reasons."""
     from poolkit.config.presets import TARGETS, preset  # noqa: PLC0415
@@ -152,20 +156,12 @@ def _migrations(module: str | None) -> Migrations:
     return Migrations.find(module, Settings.from_environ(default_target="script"))
 
 
-def _add_commands() -> None:
-    from poolkit.cli import budget, deploy  # noqa: PLC0415
-
-    commands = [budget.budget, deploy.deploy, deploy.destroy, deploy.package, deploy.status]
-    try:
-        from poolkit.cli import compare  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        # The image of a service leaves poolkit.compare out, and runs `poolkit db upgrade`.
-        if error.name != "poolkit.compare":
-            raise
-    else:
-        commands += [compare.compare, compare.report, compare.up]
-    for command in commands:
-        main.add_command(command)
-
-
-_add_commands()
+main.add_command(budget.budget)
+main.add_command(deploy.package)
+main.add_command(deploy.deploy)
+main.add_command(deploy.destroy)
+main.add_command(deploy.status)
+if compare is not None:
+    main.add_command(compare.compare)
+    main.add_command(compare.up)
+    main.add_command(compare.report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,23 @@ import click
 
 from poolkit.errors import PoolkitError, how_to_install
 
+_repeatable = partial(click.option, multiple=True)
+_path = click.Path(path_type=Path)
+
 
 @click.command()
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=_path)
 @click.option("--environment", "-e", default="", help="environments/NAME.toml beside the templates")
-@click.option(
-    "--parameters",
-    multiple=True,
-    metavar="KEY=VALUE|FILE",
-    help="a template parameter, or a file; repeatable",
+@_repeatable(
+    "--parameters", metavar="KEY=VALUE|FILE", help="a template parameter, or a file; repeatable"
 )
-@click.option(
+@_repeatable(
     "--service",
     "services",
-    multiple=True,
     metavar="NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]",
     help="a service's pool and instances, where the templates do not have them; repeatable",
 )
-@click.option(
-    "--ignore",
-    "ignored",
-    multiple=True,
-    metavar="NAME",
-    help="do not count a service; repeatable",
-)
+@_repeatable("--ignore", "ignored", metavar="NAME", help="do not count a service; repeatable")
 @click.option("--database", default="", help="the database to check, if there are several")
 @click.option("--database-url", default="", help="read max_connections from this server")
 @click.option("--max-connections", type=int, help="the server's limit, if no template has it")
@@ -55,11 +49,7 @@ from poolkit.errors import PoolkitError, how_to_install
     is_flag=True,
     help="exit with 0 even if some numbers are unknown, as long as the known part fits",
 )
-@click.option(
-    "--check-run",
-    type=click.Path(path_type=Path),
-    help="compare with a run of `poolkit compare`",
-)
+@click.option("--check-run", type=_path, help="compare with a run of `poolkit compare`")
 @click.option("--json", "form", flag_value="json", help="print JSON")
 @click.option("--markdown", "form", flag_value="markdown", help="print a pull request comment")
 @click.option("--github", "form", flag_value="github", help="print workflow annotations")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,17 @@ from poolkit.compare.plan.option_types import (
     Number,
 )
 
+_repeatable = partial(click.option, multiple=True)
+_path = click.Path(path_type=Path)
 _targets_option = click.option(
     "--targets", type=Names(), help="names from pyproject.toml, with commas; default: all"
+)
+_max_connections_option = click.option(
+    "--max-connections",
+    type=MAX_CONNECTIONS,
+    default=100,
+    show_default=True,
+    help="limit of the embedded PostgreSQL",
 )
 
 
@@ -39,9 +49,7 @@ _targets_option = click.option(
     help="open loop: their spacing  [default: constant]",
 )
 @click.option(
-    "--max-users",
-    type=Integer(1, 100_000),
-    help="open loop: the most users  [default: 2000]",
+    "--max-users", type=Integer(1, 100_000), help="open loop: the most users  [default: 2000]"
 )
 @click.option(
     "--repeat",
@@ -64,32 +72,24 @@ _targets_option = click.option(
 )
 @click.option("--quick", is_flag=True, help="shorter measurements with 10 users")
 @click.option("--environment", "-e", default="prod", show_default=True, help="preset numbers")
-@click.option(
-    "--max-connections",
-    type=MAX_CONNECTIONS,
-    default=100,
-    show_default=True,
-    help="limit of the embedded PostgreSQL",
-)
+@_max_connections_option
 @click.option("--database-url", help="an existing server in place of the embedded one")
-@click.option(
+@_repeatable(
     "--target",
     "deployed",
     type=DeployedTarget(),
-    multiple=True,
     metavar="NAME[@LABEL]=URL",
     help="a deployed target; repeatable",
 )
 @click.option("--yes-load-this-host", "agreed", is_flag=True, help="agree to load another machine")
-@click.option(
+@_repeatable(
     "--threshold",
     "thresholds",
-    multiple=True,
     help="a condition that must hold, such as 'http.p95 < 200'; repeatable",
 )
-@click.option("--junit", type=click.Path(path_type=Path), help="write the verdicts as JUnit XML")
+@click.option("--junit", type=_path, help="write the verdicts as JUnit XML")
 @click.option("--github", is_flag=True, help="print failures as annotations of a workflow")
-@click.option("--out", type=click.Path(path_type=Path), help="a new folder for the run")
+@click.option("--out", type=_path, help="a new folder for the run")
 def compare(*, quick: bool, **given: Any) -> None:
     """Run every target under the same load; report connections and latency.
 
@@ -106,13 +106,7 @@ def compare(*, quick: bool, **given: Any) -> None:
 @click.command()
 @_targets_option
 @click.option("--environment", "-e", default="dev", show_default=True, help="preset numbers")
-@click.option(
-    "--max-connections",
-    type=MAX_CONNECTIONS,
-    default=100,
-    show_default=True,
-    help="limit of the embedded PostgreSQL",
-)
+@_max_connections_option
 def up(**given: Any) -> None:
     """Run the embedded stack and every target until Ctrl-C, and print the addresses."""
     from poolkit.compare.command import up  # noqa: PLC0415
@@ -122,9 +116,9 @@ def up(**given: Any) -> None:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("other", type=click.Path(path_type=Path), required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="the page's file, with two runs")
+@click.argument("run", type=_path)
+@click.argument("other", type=_path, required=False)
+@click.option("--out", type=_path, help="the page's file, with two runs")
 def report(*, run: Path, other: Path | None, out: Path | None) -> None:
     """Make the report of RUN again, or put the runs RUN and OTHER side by side."""
     from rich.console import Console  # noqa: PLC0415

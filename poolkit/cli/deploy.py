@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from poolkit.errors import DeploymentFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+_repeatable = partial(click.option, multiple=True)
+_path = click.Path(path_type=Path)
+_architecture_option = click.option(
+    "--architecture", type=click.Choice(["arm64", "x86_64"]), help="default: arm64"
+)
+_out_option = click.option("--out", type=_path, help="default: in build/")
+_environment_option = click.option(
+    "--environment", "-e", required=True, help="infra/environments/NAME.toml"
+)
 
 
 @click.group()
@@ -20,20 +24,12 @@ def package() -> None:
     """Make the function's zip, or an image's build context."""
 
 
-_architecture_option = click.option(
-    "--architecture", type=click.Choice(["arm64", "x86_64"]), help="default: arm64"
-)
-_out_option = click.option("--out", type=click.Path(path_type=Path), help="default: in build/")
-
-
 @package.command("lambda")
 @_architecture_option
 @click.option("--python", help="the runtime's minor version  [default: 3.13]")
 @_out_option
 @click.option("--bytecode/--no-bytecode", default=True, help="compile the modules")
-@click.option(
-    "--interpreter", type=click.Path(path_type=Path), help="the Python that compiles them"
-)
+@click.option("--interpreter", type=_path, help="the Python that compiles them")
 def package_lambda(**options: Any) -> None:
     """Make the zip of the Lambda function, from the lock file alone."""
     from poolkit.deploy.package.command import package_function  # noqa: PLC0415
@@ -51,14 +47,8 @@ def _package_image(target: str) -> None:
         package_image(target, architecture=architecture, out=out)
 
 
-_package_image("web")
-_package_image("worker")
-_package_image("loadtest")
-
-
-_environment_option = click.option(
-    "--environment", "-e", required=True, help="infra/environments/NAME.toml"
-)
+for _image in ("web", "worker", "loadtest"):
+    _package_image(_image)
 
 
 @click.command()
@@ -70,14 +60,13 @@ _environment_option = click.option(
 @click.option(
     "--allow-data-loss", is_flag=True, help="agree to replace or remove resources that hold data"
 )
-@click.option(
+@_repeatable(
     "--parameter",
     "parameters",
-    multiple=True,
     metavar="[TEMPLATE.]NAME=VALUE",
     help="a template's parameter; repeatable",
 )
-@click.option("--package", type=click.Path(path_type=Path), help="the function's zip")
+@click.option("--package", type=_path, help="the function's zip")
 @click.option("--lint/--no-lint", default=True, help="run cfn-lint before")
 @click.option("--budget/--no-budget", default=True, help="check the connection budget before")
 @click.option(
@@ -91,17 +80,12 @@ def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> 
     Stacks in `by_name_only` of the environment's file are not part of "all". Exit status: 0, 1 if
     AWS began and failed, 2 if it was refused before, 130 after Ctrl-C.
     """
-    from poolkit.deploy.deployment import (  # noqa: PLC0415
-        DeployOptions,
-        deploy,
-        roll_back,
-    )
+    from poolkit.deploy.deployment import DeployOptions, deploy, roll_back  # noqa: PLC0415
 
-    with _deploying():
-        if rollback:
-            roll_back(target, environment)
-        else:
-            deploy(DeployOptions(target=target, environment=environment, **options))
+    if rollback:
+        roll_back(target, environment)
+    else:
+        deploy(DeployOptions(target=target, environment=environment, **options))
 
 
 @click.command()
@@ -112,8 +96,7 @@ def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
     """Remove the stack of TARGET, or "all" in the reverse order of deployment."""
     from poolkit.deploy.removal import destroy  # noqa: PLC0415
 
-    with _deploying():
-        destroy(target, environment, yes_delete=yes_delete)
+    destroy(target, environment, yes_delete=yes_delete)
 
 
 @click.command()
@@ -123,16 +106,3 @@ def status(environment: str | None) -> None:
     from poolkit.deploy.stacks import print_status  # noqa: PLC0415
 
     print_status(environment)
-
-
-@contextmanager
-def _deploying() -> Iterator[None]:
-    """Exit with 1 after a failure in AWS, with 130 after Ctrl-C; a refusal exits with 2."""
-    try:
-        yield
-    except DeploymentFailed as error:
-        click.echo(f"poolkit: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        # As a shell reports a program that SIGINT ended.
-        sys.exit(130)
