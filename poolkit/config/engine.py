@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 
@@ -15,10 +15,10 @@ from poolkit.config.session import translate_refusal, translated
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.engine import URL, Dialect, Engine
+    from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from poolkit.config.credentials import Credentials, CredentialSource
+    from poolkit.config.credentials import CredentialSource
     from poolkit.config.presets import EnginePreset
     from poolkit.config.settings import Settings
 
@@ -40,8 +40,8 @@ def make_engine(settings: Settings, metrics: PoolMetrics | None = None) -> Engin
     Raises:
         ValueError: the target is asynchronous.
     """
-    preset, url, options = _arguments(settings, metrics)
-    engine = preset.create_engine(url, **options)
+    preset, options = _arguments(settings, metrics)
+    engine = preset.create_engine(**options)
     _listen(engine, settings, metrics)
     return engine
 
@@ -52,8 +52,8 @@ def make_async_engine(settings: Settings, metrics: PoolMetrics | None = None) ->
     Raises:
         ValueError: the target is synchronous.
     """
-    preset, url, options = _arguments(settings, metrics)
-    engine = preset.create_async_engine(url, **options)
+    preset, options = _arguments(settings, metrics)
+    engine = preset.create_async_engine(**options)
     _listen(engine.sync_engine, settings, metrics)
     return engine
 
@@ -74,20 +74,20 @@ async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
         return await settings.preset.start_async(engine)
 
 
-class _EngineArguments(NamedTuple):
-    preset: EnginePreset
-    url: URL
-    options: dict[str, Any]
-
-
-def _arguments(settings: Settings, metrics: PoolMetrics | None) -> _EngineArguments:
+def _arguments(
+    settings: Settings, metrics: PoolMetrics | None
+) -> tuple[EnginePreset, dict[str, Any]]:
+    """Return the preset that makes the engine, and its arguments."""
     # Without the preset's own `do_connect` listener, whose place _Opener takes: the first listener
     # that returns a connection decides, and SQLAlchemy ignores `insert=True` for this event.
     preset = settings.preset.replace(retry_connect=False)
-    options: dict[str, Any] = {"application_name": settings.application_name()}
+    options: dict[str, Any] = {
+        "url": settings.engine_url(),
+        "application_name": settings.application_name(),
+    }
     if metrics is not None:
         options["poolclass"] = measured(preset.pool_class(settings.url), metrics)
-    return _EngineArguments(preset, settings.engine_url(), options)
+    return preset, options
 
 
 def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> None:
@@ -118,7 +118,10 @@ class _Opener:
         began = perf_counter()
         failed = True
         try:
-            connection = self._open(dialect, cargs, cparams)
+            if self.source is None:
+                connection = self.connector(dialect, None, cargs, cparams)
+            else:
+                connection = self._log_in(self.source, dialect, cargs, cparams)
             failed = False
         except Exception as error:
             # Translated here, where a connection is being opened: later, a missing database looks
@@ -132,15 +135,16 @@ class _Opener:
                 self.metrics.connected(perf_counter() - began, failed=failed)
         return connection
 
-    def _open(self, dialect: Dialect, cargs: list[Any], cparams: dict[str, Any]) -> Any:
-        source, connector = self.source, self.connector
-        if source is None:
-            return connector(dialect, None, cargs, cparams)
+    def _log_in(
+        self, source: CredentialSource, dialect: Dialect, cargs: list[Any], cparams: dict[str, Any]
+    ) -> Any:
+        """Connect with the source's credentials; if they are refused, with renewed ones."""
         credentials = source.cached() or _in_a_thread(dialect, source.fetch)
         # One deadline for both passwords. The time that AWS takes is not part of it.
-        deadline = connector.deadline(dialect, cparams)
+        deadline = self.connector.deadline(dialect, cparams)
+        login = {"user": credentials.user, "password": credentials.password}
         try:
-            return connector.connect(dialect, cargs, cparams | _login(credentials), deadline)
+            return self.connector.connect(dialect, cargs, cparams | login, deadline)
         except Exception as error:
             if classify_connect_failure(error) != "authentication":
                 raise
@@ -149,11 +153,8 @@ class _Opener:
             if renewed is None:
                 raise
             deadline += monotonic() - asked
-        return connector.connect(dialect, cargs, cparams | _login(renewed), deadline)
-
-
-def _login(credentials: Credentials) -> dict[str, str]:
-    return {"user": credentials.user, "password": credentials.password}
+        login = {"user": renewed.user, "password": renewed.password}
+        return self.connector.connect(dialect, cargs, cparams | login, deadline)
 
 
 def _in_a_thread(dialect: Dialect, ask: Callable[[], Any]) -> Any:

@@ -177,19 +177,20 @@ class EnginePreset:
             raise _does_not_fit(self.driver, self, fitting, field="driver")
         _choice("driver", self.driver, fitting)
         _choice("pool", self.pool, ("queue", "null"))
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            numeric = isinstance(value, (int, float) if name in _FLOATS else int)
+        for setting in dataclasses.fields(self):
+            name, value, kind = setting.name, getattr(self, setting.name), type(setting.default)
+            if kind is bool and not isinstance(value, bool):
+                raise PresetError(f"{name} must be true or false, not {value!r}", name)
+            if name not in _RANGES:
+                continue
+            low, high = _RANGES[name]
+            numeric = isinstance(value, (int, float) if kind is float else int)
             never = name == "pool_recycle" and value == -1
             if isinstance(value, bool) or not numeric or not (low <= value <= high or never):
-                number = "a number" if name in _FLOATS else "a whole number"
+                number = "a number" if kind is float else "a whole number"
                 rest = ", or -1 for never" if name == "pool_recycle" else ""
                 allowed = f"{number} from {low:g} to {high:g}{rest}"
                 raise PresetError(f"{name} must be {allowed}, not {value!r}", name)
-        for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                found = getattr(self, name)
-                raise PresetError(f"{name} must be true or false, not {found!r}", name)
         if self.pool == "null" and self.target in _MANY_AT_ONCE:
             raise PresetError(
                 f"pool must be queue for target {self.target!r}: a null pool would open a "
@@ -455,15 +456,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "keepalives_count": (1, 127),
     "tcp_user_timeout": (0, 3_600_000),
 }
-_FLAGS = (
-    "pool_use_lifo",
-    "pool_pre_ping",
-    "retry_connect",
-    "fail_fast",
-    "transaction_pooling",
-    "echo",
-)
-_FLOATS = ("pool_timeout", "pool_recycle", "pool_recycle_jitter", "ping_after_idle")
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...], *, label: str = "") -> None:
@@ -861,8 +853,13 @@ class Connector:
         bound = self.first_delay
         refusal: Exception | None = None
         while True:
+            if _connect_limit(dialect, cparams):
+                name, left = _limit_name(dialect), deadline - time.monotonic()
+                # asyncpg takes fractions. A limit of 0 would mean none.
+                limit = max(left, 0.1) if name == "timeout" else max(math.ceil(left), 1)
+                cparams = {**cparams, name: limit}
             try:
-                return dialect.connect(*cargs, **_limited(dialect, cparams, deadline))
+                return dialect.connect(*cargs, **cparams)
             except Exception as error:
                 failure, delay = classify_connect_failure(error), random.uniform(0, bound)
                 if failure is None and refusal is not None and _is_over(deadline):
@@ -889,15 +886,6 @@ def _connect_limit(dialect: Dialect, cparams: Mapping[str, Any]) -> float:
         return max(float(cparams.get(_limit_name(dialect)) or 0), 0.0)
     except (TypeError, ValueError):  # the driver will refuse it
         return 0.0
-
-
-def _limited(dialect: Dialect, cparams: dict[str, Any], deadline: float) -> dict[str, Any]:
-    """Return the arguments with the time that is left as their limit, if they have one."""
-    if not _connect_limit(dialect, cparams):
-        return cparams
-    name, left = _limit_name(dialect), deadline - time.monotonic()
-    # asyncpg takes fractions. A limit of 0 would mean none.
-    return {**cparams, name: max(left, 0.1) if name == "timeout" else max(math.ceil(left), 1)}
 
 
 def _sleep(dialect: Dialect, seconds: float) -> None:
@@ -978,10 +966,8 @@ class _CheckoutCheck:
         # A negative idle time means that the clock was set back: unknown, so ping.
         recent = 0 <= now - state.last_used < self.bypass
         quiet = state.poll is not None and not state.is_closed() and not state.poll(0)
-        if not (recent and quiet):
-            self._ping(connection, state, quiet=quiet)
-
-    def _ping(self, connection: Any, state: _State, *, quiet: bool) -> None:
+        if recent and quiet:
+            return
         try:
             with _Cutoff(self.dialect, state.fileno, self.ping_timeout):
                 self.dialect.do_ping(connection)

@@ -69,27 +69,16 @@ def unit_of_work(source: Beginnable[Work]) -> Iterator[Work]:
             after a failed commit it is not known whether the work was done.
         StatementTimeout: a statement took longer than `statement_timeout`.
     """
-    try:
-        with source.begin() as work:
-            yield work
-    except Exception as error:
-        known = translate(error)
-        if known is None:
-            raise
-        raise known from error
+    with translated(), source.begin() as work:
+        yield work
 
 
 @asynccontextmanager
 async def unit_of_work_async(source: AsyncBeginnable[Work]) -> AsyncIterator[Work]:
     """As `unit_of_work`, for an AsyncEngine or an async_sessionmaker."""
-    try:
+    with translated():
         async with source.begin() as work:
             yield work
-    except Exception as error:
-        known = translate(error)
-        if known is None:
-            raise
-        raise known from error
 
 
 @contextmanager

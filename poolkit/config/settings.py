@@ -91,8 +91,7 @@ class Settings:
         chosen = preset_from_environ(
             environ, default_target=default_target, allowed_targets=allowed_targets
         )
-        kind = _credential_kind(environ)
-        url = _database_url(environ) if kind == "url" else _url_of_parts(environ, kind)
+        kind, url = _read_database(environ)
         # Kept apart, because SQLAlchemy would print it.
         key_password = url.query.get("sslpassword")
         if isinstance(key_password, tuple):
@@ -105,13 +104,16 @@ class Settings:
         except PresetError as error:
             variable = "POOLKIT_DRIVER" if "driver" in error.fields else "DATABASE_URL"
             raise ConfigurationError(f"{variable}: {error}") from None
+        # A log stream is unique to the execution environment, whose host name and process id are
+        # not: 2026/11/21/[$LATEST]0f1e2d...
+        stream = environ.get("AWS_LAMBDA_LOG_STREAM_NAME", "").rpartition("]")[2]
         settings = cls(
             preset=chosen,
             url=url,
             key_password=key_password,
             credentials=kind,
             secret_arn=environ.get("DATABASE_SECRET_ARN") or None,
-            instance=_instance(environ),
+            instance=environ.get("POOLKIT_INSTANCE") or stream[:32] or None,
         )
         settings.refuse_unsafe()
         return settings
@@ -150,7 +152,7 @@ class Settings:
         if self.environment == "dev" or self.url.get_backend_name() == "sqlite":
             return
         environment = f"POOLKIT_ENVIRONMENT={self.environment}"
-        remote = [host for host in _hosts(self.url) if not _is_loopback(host)]
+        remote = _remote_hosts(self.url)
         if remote and not _has_tls(self.url):
             remedy = "set DATABASE_SSLMODE to require (or DATABASE_SSLROOTCERT, for verify-full)"
             if self.credentials == "url":
@@ -237,41 +239,35 @@ def _parsed(variable: str, text: str, current: Any) -> Any:
 # -- the database ---------------------------------------------------------------------------
 
 
-def _credential_kind(environ: Mapping[str, str]) -> CredentialKind:
-    iam = environ.get("DATABASE_IAM_AUTH") or "false"
-    ways: dict[str, CredentialKind] = {}
-    if environ.get("DATABASE_URL"):
-        ways["DATABASE_URL"] = "url"
-    if environ.get("DATABASE_SECRET_ARN"):
-        ways["DATABASE_SECRET_ARN"] = "secret"  # noqa: S105  (a word, not a password)
-    if _parsed("DATABASE_IAM_AUTH", iam, current=False):
-        ways["DATABASE_IAM_AUTH"] = "iam"
-    if len(ways) == 1:
-        return next(iter(ways.values()))
-    found = f"found {' and '.join(ways)}" if ways else "found none"
-    raise ConfigurationError(
-        "set exactly one of DATABASE_URL, DATABASE_SECRET_ARN and DATABASE_IAM_AUTH=true; " + found
-    )
-
-
-def _database_url(environ: Mapping[str, str]) -> URL:
-    try:
-        url = parse_url(environ["DATABASE_URL"])
-    except ValueError as error:
-        raise ConfigurationError(f"DATABASE_URL: {error}") from None
-    # libpq allows ?user= and ?password= too; in their own places SQLAlchemy masks them.
-    query = dict(url.query)
-    user, password = query.pop("user", url.username), query.pop("password", url.password)
-    if not isinstance(user, str | None) or not isinstance(password, str | None):
-        raise ConfigurationError("DATABASE_URL: user or password is given twice")
-    return url.set(username=user, password=password, query=query)
-
-
-def _url_of_parts(environ: Mapping[str, str], kind: CredentialKind) -> URL:
+def _read_database(environ: Mapping[str, str]) -> tuple[CredentialKind, URL]:
+    """Return where the credentials come from, and the URL, which has them for "url" alone."""
+    iam = _parsed("DATABASE_IAM_AUTH", environ.get("DATABASE_IAM_AUTH") or "false", current=False)
+    ways: dict[str, tuple[bool, CredentialKind]] = {
+        "DATABASE_URL": (bool(environ.get("DATABASE_URL")), "url"),
+        "DATABASE_SECRET_ARN": (bool(environ.get("DATABASE_SECRET_ARN")), "secret"),
+        "DATABASE_IAM_AUTH": (iam, "iam"),
+    }
+    found = {variable: kind for variable, (is_set, kind) in ways.items() if is_set}
+    if len(found) != 1:
+        raise ConfigurationError(
+            "set exactly one of DATABASE_URL, DATABASE_SECRET_ARN and DATABASE_IAM_AUTH=true; "
+            f"found {' and '.join(found) or 'none'}"
+        )
+    ((variable, kind),) = found.items()
+    if kind == "url":
+        try:
+            url = parse_url(environ["DATABASE_URL"])
+        except ValueError as error:
+            raise ConfigurationError(f"DATABASE_URL: {error}") from None
+        # libpq allows ?user= and ?password= too; in their own places SQLAlchemy masks them.
+        query = dict(url.query)
+        user, password = query.pop("user", url.username), query.pop("password", url.password)
+        if not isinstance(user, str | None) or not isinstance(password, str | None):
+            raise ConfigurationError("DATABASE_URL: user or password is given twice")
+        return kind, url.set(username=user, password=password, query=query)
     needed = ["DATABASE_HOST", "DATABASE_NAME"] + (["DATABASE_USER"] if kind == "iam" else [])
     missing = [name for name in needed if not environ.get(name)]
     if missing:
-        variable = "DATABASE_IAM_AUTH" if kind == "iam" else "DATABASE_SECRET_ARN"
         raise ConfigurationError(f"{variable} also needs {' and '.join(missing)}")
     port = int(_parsed("DATABASE_PORT", environ.get("DATABASE_PORT") or "5432", 0))
     if not 1 <= port <= 65_535:
@@ -282,7 +278,7 @@ def _url_of_parts(environ: Mapping[str, str], kind: CredentialKind) -> URL:
         raise ConfigurationError(
             f"DATABASE_SSLMODE {mode!r} is unknown; allowed: {', '.join(_SSL_MODES)}"
         )
-    return URL.create(
+    return kind, URL.create(
         "postgresql",
         username=environ.get("DATABASE_USER") or None,
         host=environ["DATABASE_HOST"],
@@ -302,28 +298,20 @@ def _has_tls(url: URL) -> bool:
     return mode in _MYSQL_TLS_MODES or "ssl_ca" in query or query.get("ssl") == "true"
 
 
-def _hosts(url: URL) -> list[str]:
-    """Return every host that the URL names; libpq takes several, and takes them as parameters."""
+def _remote_hosts(url: URL) -> list[str]:
+    """Return the URL's hosts beyond this machine; libpq takes several, also as parameters."""
     named = [url.host or ""]
     for parameter in ("host", "hostaddr"):
         found = url.query.get(parameter, ())
         named.extend([found] if isinstance(found, str) else found)
-    # host:port is SQLAlchemy's form, a comma libpq's; an IPv6 address has several colons.
-    hosts = [host for text in named for host in text.split(",") if host]
-    return [host.partition(":")[0] if host.count(":") == 1 else host for host in hosts]
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether no network is in between: a sidecar proxy, a local server, a Unix socket."""
-    if host.startswith(("/", "@")) or host in {"localhost", "::1"}:
-        return True
-    return host.startswith("127.") and host.replace(".", "").isdigit()
-
-
-def _instance(environ: Mapping[str, str]) -> str | None:
-    if environ.get("POOLKIT_INSTANCE"):
-        return environ["POOLKIT_INSTANCE"]
-    # Unique to the execution environment, whose host name and process id are not:
-    # 2026/11/21/[$LATEST]0f1e2d...
-    stream = environ.get("AWS_LAMBDA_LOG_STREAM_NAME", "")
-    return stream.rpartition("]")[2][:32] or None
+    remote = []
+    for host in (host for text in named for host in text.split(",") if host):
+        # host:port is SQLAlchemy's form, a comma libpq's; an IPv6 address has several colons.
+        name = host.partition(":")[0] if host.count(":") == 1 else host
+        is_loopback = name in {"localhost", "::1"} or (
+            name.startswith("127.") and name.replace(".", "").isdigit()
+        )
+        # A slash or an at sign begins a Unix socket, in the file system or without a file.
+        if not (is_loopback or name.startswith(("/", "@"))):
+            remote.append(name)
+    return remote
