@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,6 +25,7 @@ class Aws:
     """One region of one account, chosen by boto3's own settings and AWS_ENDPOINT_URL."""
 
     region: str = ""
+    _session: Any = field(default=None, init=False, repr=False)
 
     def client(self, service: str) -> Any:
         """Return a client.
@@ -32,22 +33,18 @@ class Aws:
         Raises:
             DeployError: no region is set, or boto3 is not installed.
         """
-        from botocore.config import Config  # noqa: PLC0415 - 60 ms
-
-        with in_plain_words(f"connecting to {service}"):
-            config = Config(connect_timeout=5, retries={"mode": "standard", "max_attempts": 4})
-            return self._session.client(service, config=config)
-
-    @cached_property
-    def _session(self) -> Any:
         try:
             import boto3  # noqa: PLC0415 - 100 ms, and an extra
+            from botocore.config import Config  # noqa: PLC0415
         except ImportError:
             raise DeployError(
                 f"deploying needs boto3; install it with: {how_to_install('infra')}"
             ) from None
-        with in_plain_words("reading the AWS configuration"):
-            return boto3.Session(region_name=self.region or None)
+        with in_plain_words(f"connecting to {service}"):
+            if self._session is None:
+                self._session = boto3.Session(region_name=self.region or None)
+            config = Config(connect_timeout=5, retries={"mode": "standard", "max_attempts": 4})
+            return self._session.client(service, config=config)
 
     @cached_property
     def cloudformation(self) -> Any:

@@ -124,38 +124,15 @@ def prepare(cloudformation: Any, request: StackRequest) -> ChangeSet | None:
         DeployError: the stack cannot be changed now, or AWS refuses the template or a
             parameter. Nothing is left behind then.
     """
+    from botocore.exceptions import ClientError  # noqa: PLC0415 - 60 ms
+
     stack = find_stack(cloudformation, request.name)
     if stack is not None:
         require_changeable(stack, request.target)
     is_new = stack is None or stack["StackStatus"] == REVIEW
-    created = _create(cloudformation, request, is_new=is_new)
-    if created is None:
-        return None
-    change_set = ChangeSet(
-        stack=request.name,
-        target=request.target,
-        stack_id=created["StackId"],
-        id=created["Id"],
-        is_new=is_new,
-        changes=(),
-    )
-    try:
-        changes = _wait(cloudformation, change_set)
-    except BaseException:
-        discard(cloudformation, change_set)
-        raise
-    if changes is None:
-        discard(cloudformation, change_set)
-        return None
-    return replace(change_set, changes=changes)
-
-
-def _create(cloudformation: Any, request: StackRequest, *, is_new: bool) -> dict[str, Any] | None:
-    from botocore.exceptions import ClientError  # noqa: PLC0415 - 60 ms
-
     with in_plain_words(f"planning {request.name}"):
         try:
-            created: dict[str, Any] = cloudformation.create_change_set(
+            created = cloudformation.create_change_set(
                 StackName=request.name,
                 ChangeSetName=f"poolkit-{uuid.uuid4().hex}",
                 ChangeSetType="CREATE" if is_new else "UPDATE",
@@ -173,7 +150,23 @@ def _create(cloudformation: Any, request: StackRequest, *, is_new: bool) -> dict
             if _holds_no_change(str(error)):
                 return None
             raise
-    return created
+    change_set = ChangeSet(
+        stack=request.name,
+        target=request.target,
+        stack_id=created["StackId"],
+        id=created["Id"],
+        is_new=is_new,
+        changes=(),
+    )
+    try:
+        changes = _wait(cloudformation, change_set)
+    except BaseException:
+        discard(cloudformation, change_set)
+        raise
+    if changes is None:
+        discard(cloudformation, change_set)
+        return None
+    return replace(change_set, changes=changes)
 
 
 def _holds_no_change(reason: str) -> bool:

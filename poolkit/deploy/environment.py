@@ -18,24 +18,17 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from poolkit.budget.read.documents import read_documents
 from poolkit.budget.read.parameters import OUTPUT, find_environment
 from poolkit.errors import DeployError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from poolkit.budget.read.documents import Document
 
 ALL: Final = "all"
 """As a target: every stack of the environment, except those that are deployed by name only."""
-
-
-class _Reference(NamedTuple):
-    template: str
-    output: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +131,7 @@ class StackEnvironment:
 
     def needs(self, template: str) -> set[str]:
         """Return the templates whose outputs it refers to. Raises `DeployError`."""
-        named = {reference.template for reference in self._references(template)}
+        named = {other for other, _ in self._references(template)}
         for name in sorted(named - self.tables.keys()):
             raise DeployError(
                 f"{self.file}: [{template}] refers to {{{name}.…}}, but there is no table [{name}]"
@@ -157,9 +150,7 @@ class StackEnvironment:
             outputs: of each deployed stack, by template.
         """
         references = self._references(template)
-        return sorted(
-            {ref.template for ref in references if ref.output not in outputs.get(ref.template, {})}
-        )
+        return sorted({other for other, name in references if name not in outputs.get(other, {})})
 
     def resolved(self, template: str, outputs: dict[str, dict[str, str]]) -> dict[str, str]:
         """Return its parameters with the other stacks' outputs put in.
@@ -189,10 +180,9 @@ class StackEnvironment:
 
         return {k: OUTPUT.sub(output, text) for k, text in self.tables[template].items()}
 
-    def _references(self, template: str) -> Iterator[_Reference]:
-        for text in self.tables[template].values():
-            for match in OUTPUT.finditer(text):
-                yield _Reference(match[1], match[2])
+    def _references(self, template: str) -> set[tuple[str, str]]:
+        """Return the template and the output of each reference in its parameters."""
+        return {found for text in self.tables[template].values() for found in OUTPUT.findall(text)}
 
 
 @dataclass(frozen=True, kw_only=True)

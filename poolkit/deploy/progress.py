@@ -203,7 +203,14 @@ def first_cause(cloudformation: Any, events: list[Event], depth: int = 3) -> Eve
     Raises:
         DeployError: AWS cannot be asked for a nested stack's events.
     """
-    cause = next(filter(_is_cause, events), None)
+    causes = (
+        event
+        for event in events
+        if event["ResourceStatus"].endswith("_FAILED")
+        and event["PhysicalResourceId"] != event["StackId"]  # the stack itself
+        and not any(text in event.get("ResourceStatusReason", "") for text in _CONSEQUENCES)
+    )
+    cause = next(causes, None)
     if cause is None or cause["ResourceType"] != STACK:
         return cause
     if depth == 0 or not cause.get("PhysicalResourceId"):
@@ -217,16 +224,6 @@ def first_cause(cloudformation: Any, events: list[Event], depth: int = 3) -> Eve
             if event["Timestamp"] >= events[0]["Timestamp"]
         ]
     return first_cause(cloudformation, inside[::-1], depth - 1) or cause
-
-
-def _is_cause(event: Event) -> bool:
-    is_the_stack_itself = event["PhysicalResourceId"] == event["StackId"]
-    reason = event.get("ResourceStatusReason", "")
-    return (
-        event["ResourceStatus"].endswith("_FAILED")
-        and not is_the_stack_itself
-        and not any(text in reason for text in _CONSEQUENCES)
-    )
 
 
 def cause_message(event: Event) -> str:
