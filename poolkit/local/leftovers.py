@@ -1,6 +1,6 @@
 """What a killed run leaves behind: found by its records, ended, and removed.
 
-A process that starts a server first writes a record (`Claim` in `processes.py`): the owner, the
+A process that starts a server first writes a record (`OwnedProcess` in `processes.py`): the owner, the
 started process, and the directory that belongs to it. When the owner is dead, the record is an
 order to clean up. Two readers carry it out: the reaper (`reaper.py`), which waits for its
 owner's end, and, if the reaper was killed too, the next run.
@@ -21,7 +21,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -101,12 +101,6 @@ class ProcessIdentity:
         assert identity is not None  # noqa: S101  (this process runs)
         return identity
 
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Self:
-        """Return the identity that a record has."""
-        boot, namespace = found["realm"]
-        return cls(pid=found["pid"], started=found["started"], realm=Realm(boot, namespace))
-
     def is_here(self) -> bool:
         """Return whether the pid has a meaning here: same boot, same pid namespace."""
         return self.realm == realm()
@@ -150,16 +144,13 @@ class Record:
         fields: dict[str, Any] = json.loads(text)
         if fields.pop("schema") != _SCHEMA:
             raise ValueError("a record of another version of poolkit")
-        owner, process = fields.pop("owner"), fields.pop("process")
-        return cls(
-            owner=ProcessIdentity.from_json(owner),
-            process=None if process is None else ProcessIdentity.from_json(process),
-            **fields,
-        )
-
-    def to_json(self) -> str:
-        """Return the record as one JSON object."""
-        return json.dumps({"schema": _SCHEMA, **asdict(self)}, indent=1)
+        for key in ("owner", "process"):
+            if (found := fields[key]) is not None:
+                boot, namespace = found["realm"]
+                fields[key] = ProcessIdentity(
+                    pid=found["pid"], started=found["started"], realm=Realm(boot, namespace)
+                )
+        return cls(**fields)
 
 
 def records_directory() -> Path:
@@ -198,7 +189,7 @@ def write_record(record: Record) -> Path:
     path = records_directory() / f"{record.token}.json"
     partial = path.with_suffix(".partial")
     try:
-        partial.write_text(record.to_json())
+        partial.write_text(json.dumps({"schema": _SCHEMA, **asdict(record)}, indent=1))
         partial.replace(path)
     except OSError as error:
         raise StateDirectoryError(f"cannot write {path}: {error.strerror}") from None
@@ -226,11 +217,6 @@ def new_record(*, what: str, directory: Path | None, stop_signal: int) -> Record
     )
 
 
-def with_process(record: Record, pid: int) -> Record:
-    """Return the record with its first process; unchanged if that has ended already."""
-    return replace(record, process=ProcessIdentity.of(pid))
-
-
 def read_records() -> list[Record]:
     """Return every record of this user; files that are no record of this version are skipped."""
     found = []
@@ -240,8 +226,13 @@ def read_records() -> list[Record]:
     return found
 
 
-def forget(record: Record) -> None:
-    """Delete the record itself."""
+def discard(record: Record) -> None:
+    """Remove the record's directory, if it still carries the record's mark, and the record."""
+    if record.directory is not None:
+        directory = Path(record.directory)
+        with contextlib.suppress(OSError):
+            if (directory / _MARK).read_text() == record.token:
+                shutil.rmtree(directory, ignore_errors=True)
     (records_directory() / f"{record.token}.json").unlink(missing_ok=True)
 
 
@@ -317,47 +308,21 @@ def end_processes(
     polite = record.stop_signal if stop_signal is None else stop_signal
     running = survivors(record)
     leader = record.process
-    if running and leader is not None and running[0].pid == leader.pid:
-        _send_and_wait(running[:1], polite, grace_s, child)
-        running = _still_running(record, running)
-    for number in (polite, signal.SIGKILL):
-        _send_and_wait(running, number, grace_s, child)
-        running = _still_running(record, running)
-
-
-def _still_running(record: Record, known: list[psutil.Process]) -> list[psutil.Process]:
-    """Return those of `known` that still run, and those that they have started since."""
-    alive = {process for process in known if _runs(process, None)}
-    return list(alive.union(survivors(record)))
-
-
-def _send_and_wait(
-    processes: list[psutil.Process],
-    number: int,
-    timeout_s: float,
-    child: subprocess.Popen[bytes] | None,
-) -> None:
-    """Send a signal, and SIGCONT so that stopped processes receive it; wait for their ends.
-
-    psutil checks the start time first, so a reused pid is left alone.
-    """
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(number)
-            process.send_signal(signal.SIGCONT)
-    deadline = time.monotonic() + timeout_s
-    while any(_runs(process, child) for process in processes) and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-
-
-def remove_directory(record: Record) -> None:
-    """Remove the record's directory, if it still carries the record's mark."""
-    if record.directory is None:
-        return
-    directory = Path(record.directory)
-    with contextlib.suppress(OSError):
-        if (directory / _MARK).read_text() == record.token:
-            shutil.rmtree(directory, ignore_errors=True)
+    leads = bool(running) and leader is not None and running[0].pid == leader.pid
+    for number, most in ((polite, 1 if leads else 0), (polite, None), (signal.SIGKILL, None)):
+        signalled = running[:most]
+        for process in signalled:
+            # psutil checks the start time first, so a reused pid is left alone.
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+                # So that a stopped process receives it.
+                process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + grace_s
+        while any(_runs(process, child) for process in signalled) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        # Those that still run, and those that they have started since.
+        alive = {process for process in running if _runs(process, None)}
+        running = list(alive.union(survivors(record)))
 
 
 def clean_leftovers() -> list[str]:
@@ -375,7 +340,6 @@ def clean_leftovers() -> list[str]:
                 continue
             if record.owner.is_here():
                 end_processes(record)
-            remove_directory(record)
-            forget(record)
+            discard(record)
             cleaned.append(record.what)
     return cleaned

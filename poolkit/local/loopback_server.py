@@ -4,14 +4,13 @@ import signal
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, NamedTuple, Self
 
 from poolkit.errors import NotReadyError, PortInUseError, ProcessEndedError, ServerStartError
 from poolkit.local.accounts import Account, private_directory, server_account
 from poolkit.local.leftovers import clean_leftovers
 from poolkit.local.ports import LOOPBACK, free_port, is_free
-from poolkit.local.processes import Claim, OwnedProcess
+from poolkit.local.processes import OwnedProcess
 from poolkit.local.readiness import exit_text
 
 # A free port is found before the server binds it, so another process may be quicker.
@@ -21,7 +20,7 @@ _PORT_ATTEMPTS = 5
 class _Started(NamedTuple):
     """What a first start makes and `close` removes."""
 
-    claim: Claim
+    command: list[str]
     process: OwnedProcess
     directory: Path
 
@@ -94,7 +93,7 @@ class LoopbackServer(ABC):
             ServerStartError: it was never started.
         """
         if not self._port:
-            raise self._never_started()
+            raise ServerStartError(f"{self.name} was never started: call start() first")
         return self._port
 
     @property
@@ -117,11 +116,8 @@ class LoopbackServer(ABC):
 
     def _parts(self) -> _Started:
         if self._started is None:
-            raise self._never_started()
+            raise ServerStartError(f"{self.name} was never started: call start() first")
         return self._started
-
-    def _never_started(self) -> ServerStartError:
-        return ServerStartError(f"{self.name} was never started: call start() first")
 
     def start(self) -> Self:
         """Start the server and wait until it answers.
@@ -144,23 +140,22 @@ class LoopbackServer(ABC):
         account = self.account
         clean_leftovers()
         directory = private_directory(self._state_dir, prefix=self.slug, account=account)
-        claim = Claim(
-            what=f"{self.name} in {directory}", directory=directory, stop_signal=self.kill_signal
+        process = OwnedProcess(
+            what=f"{self.name} in {directory}",
+            log=directory / "server.log",
+            # None of this user's variables: PGDATA or LC_ALL would change what it does.
+            environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
+            at_exit=self.close,
+            account=account,
+            directory=directory,
+            stop_signal=self.kill_signal,
         )
         try:
-            process = OwnedProcess(
-                self._command(directory),
-                claim=claim,
-                log=directory / "server.log",
-                # None of this user's variables: PGDATA or LC_ALL would change what it does.
-                environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
-                account=account,
-            )
+            command = self._command(directory)
         except BaseException:
-            claim.release()
+            process.release()
             raise
-        claim.at_exit(self.close)
-        self._started = _Started(claim, process, directory)
+        self._started = _Started(command, process, directory)
         try:
             self._start_on_a_port(self._started)
             self._set_up()
@@ -172,23 +167,26 @@ class LoopbackServer(ABC):
 
     def _start_on_a_port(self, started: _Started) -> None:
         """Start, on another port if the one that was free is taken by now."""
-        if not self._chooses_port and not is_free(self.port):
-            raise self._port_in_use()
-        for attempt in range(1, _PORT_ATTEMPTS + 1):
+        for _ in range(_PORT_ATTEMPTS if self._chooses_port else 1):
             if self._chooses_port:
                 self._port = free_port()
             try:
-                return self._start_once(started)
-            except PortInUseError:
-                if not self._chooses_port or attempt == _PORT_ATTEMPTS:
+                if is_free(self.port):
+                    return self._start_once(started)
+            except ServerStartError:
+                # It has ended; or did another process take the port?
+                if is_free(self.port):
                     raise
-        return None
+        raise PortInUseError(
+            f"port {self.port} of {self.host} is in use: stop what listens there, or choose "
+            "another port (0 takes any that is free)"
+        )
 
     def _start_once(self, started: _Started) -> None:
-        _, process, directory = started
+        command, process, directory = started
         stdin = self._prepare(directory)
         begin = process.log.stat().st_size if process.log.exists() else 0
-        process.start(stdin=stdin)
+        process.start(command, stdin=stdin)
         try:
             process.wait_until_ready(
                 lambda _: process.is_running() and self._is_ready(directory),
@@ -199,21 +197,12 @@ class LoopbackServer(ABC):
             self.kill()
             raise
         except ServerStartError:
-            # It has ended, so another process has the port.
-            if not is_free(self.port):
-                raise self._port_in_use() from None
             with process.log.open("rb") as log:
                 log.seek(begin)
                 output = log.read().decode(errors="replace")
             if reason := self._reason(output):
                 raise ServerStartError(f"{self.name} did not start: {reason}") from None
             raise
-
-    def _port_in_use(self) -> PortInUseError:
-        return PortInUseError(
-            f"port {self.port} of {self.host} is in use: stop what listens there, or choose "
-            "another port (0 takes any that is free)"
-        )
 
     def check(self) -> None:
         """Check that the server still runs.
@@ -245,16 +234,11 @@ class LoopbackServer(ABC):
             return
         # Released only after its end: the reaper finishes an interrupted stop.
         self.stop()
-        self._started.claim.release()
+        self._started.process.release()
         self._started = None
 
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

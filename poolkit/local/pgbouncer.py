@@ -89,20 +89,7 @@ class EmbeddedPgBouncer(LoopbackServer):
         users = {APP_ROLE: self._postgres.scram_secret(), STATS_USER: self._stats_password}
         files = {
             "users.txt": "".join(f'"{name}" "{secret}"\n' for name, secret in users.items()),
-            "pgbouncer.ini": self._configuration(directory),
-        }
-        try:
-            for name, text in files.items():
-                path = directory / name
-                path.touch(mode=0o600)
-                path.write_text(text)
-                self.account.give(path)
-        except OSError as error:
-            raise StateDirectoryError(f"cannot write to {directory}: {error.strerror}") from None
-        return b""
-
-    def _configuration(self, directory: Path) -> str:
-        return f"""\
+            "pgbouncer.ini": f"""\
 [databases]
 * = host={self._postgres.host} port={self._postgres.port}
 
@@ -122,7 +109,17 @@ ignore_startup_parameters = extra_float_digits
 # Under load, a line for each client would be most of its work.
 log_connections = 0
 log_disconnections = 0
-"""
+""",
+        }
+        try:
+            for name, text in files.items():
+                path = directory / name
+                path.touch(mode=0o600)
+                path.write_text(text)
+                self.account.give(path)
+        except OSError as error:
+            raise StateDirectoryError(f"cannot write to {directory}: {error.strerror}") from None
+        return b""
 
     def _is_ready(self, directory: Path) -> bool:
         # Its admin console needs no PostgreSQL behind it.

@@ -1,4 +1,4 @@
-"""Loopback ports: free ones, and ports with a listener."""
+"""Free ports of the loopback address."""
 
 import socket
 
@@ -15,15 +15,6 @@ def free_port() -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
-    """Return whether a server accepts TCP connections on this loopback port."""
-    try:
-        with socket.create_connection((LOOPBACK, port), timeout=timeout_s):
-            return True
-    except OSError:
-        return False
 
 
 def is_free(port: int) -> bool:

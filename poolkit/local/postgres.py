@@ -67,21 +67,18 @@ class EmbeddedPostgres(LoopbackServer):
         self._programs = Path()
         self._configured_port = 0
 
-    def url(self, database: str = DATABASE, driver: str = "psycopg2") -> str:
+    def url(self, database: str = DATABASE, driver: str = "psycopg2", role: str = APP_ROLE) -> str:
         """Return the application's URL; its role owns the database and is no superuser."""
-        return self._url(APP_ROLE, database, driver)
+        scheme = f"postgresql+{driver}" if driver else "postgresql"
+        return f"{scheme}://{role}:{self._passwords[role]}@{self.host}:{self.port}/{database}"
 
     def admin_url(self, database: str = DATABASE, driver: str = "psycopg2") -> str:
         """Return the superuser's URL."""
-        return self._url(SUPERUSER, database, driver)
+        return self.url(database, driver, SUPERUSER)
 
     def monitor_url(self, database: str = DATABASE, driver: str = "psycopg2") -> str:
         """Return the URL of a role that may read the server's statistics and nothing else."""
-        return self._url(MONITOR_ROLE, database, driver)
-
-    def _url(self, role: str, database: str, driver: str) -> str:
-        scheme = f"postgresql+{driver}" if driver else "postgresql"
-        return f"{scheme}://{role}:{self._passwords[role]}@{self.host}:{self.port}/{database}"
+        return self.url(database, driver, MONITOR_ROLE)
 
     def password(self, role: str = APP_ROLE) -> str:
         """Return the random password of one of the three roles."""

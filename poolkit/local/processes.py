@@ -1,7 +1,7 @@
-"""Processes that end with the one that started them: claimed, supervised, measured, stopped.
+"""Processes that end with the one that started them: recorded, supervised, measured, stopped.
 
-`Claim` is the record under which the reaper, or the next run, ends what this process cannot.
-`OwnedProcess` is one command under a claim. `Supervisor` runs many of them for a run.
+`OwnedProcess` is one command, with a record under which the reaper, or the next run, ends what this
+process cannot. `Supervisor` runs many of them for a run.
 """
 
 import atexit
@@ -13,9 +13,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import NoReturn, Self
 
 import psutil
@@ -36,94 +36,53 @@ _READY_POLL_S = 0.02
 _reaper = Reaper()
 
 
-class Claim:
-    """The promise that a process that starts now ends with this one; kept until it is released.
+class OwnedProcess:
+    """A command in a session of its own that ends with this process; it may start and stop often.
+
+    From the first moment a record tells the reaper what to end and to remove if this process is
+    killed, until `release`.
 
     Args:
         what: how a message names it.
+        log: the file to which its output is appended.
+        environ: its whole environment, to which the variable is added by which it can be found.
+        at_exit: is called if this interpreter exits before the release.
+        cwd: its working directory.
+        account: the account that it runs under; this process's own user if None.
         directory: is removed with it.
         stop_signal: the first signal that the reaper sends to it.
     """
 
     def __init__(
-        self, *, what: str, directory: Path | None = None, stop_signal: int = signal.SIGTERM
-    ) -> None:
-        self._record = leftovers.new_record(what=what, directory=directory, stop_signal=stop_signal)
-        leftovers.write_record(self._record)
-        self._at_exit: Callable[[], None] | None = None
-        self._released = False
-        _reaper.engage()
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """The variable by which a started process can be found; it must be in its environment."""
-        return {leftovers.CLAIM_VARIABLE: self._record.token}
-
-    def started(self, pid: int) -> None:
-        """Record the first process; it must lead a session of its own."""
-        self._record = leftovers.with_process(self._record, pid)
-        leftovers.write_record(self._record)
-
-    def at_exit(self, stop: Callable[[], None]) -> Self:
-        """Call `stop` when this interpreter exits before the claim is released."""
-        owner = os.getpid()
-
-        def stop_in_owner() -> None:
-            # A fork inherits the exit handlers, but not the server.
-            if os.getpid() == owner:
-                stop()
-
-        self._at_exit = stop_in_owner
-        atexit.register(stop_in_owner)
-        return self
-
-    def end_processes(
-        self, child: subprocess.Popen[bytes], *, stop_signal: int, grace_s: float
-    ) -> None:
-        """End `child` and all that it left: `stop_signal`, then SIGKILL after `grace_s` seconds."""
-        leftovers.end_processes(self._record, grace_s=grace_s, stop_signal=stop_signal, child=child)
-
-    def release(self) -> None:
-        """Remove the directory and the record, once all processes have ended. Idempotent."""
-        if self._released:
-            return
-        self._released = True
-        if self._at_exit is not None:
-            atexit.unregister(self._at_exit)
-        leftovers.remove_directory(self._record)
-        leftovers.forget(self._record)
-        _reaper.dismiss()
-
-
-class OwnedProcess:
-    """A command under a claim, in a session of its own; it may be started and stopped often.
-
-    Args:
-        command: the program and its arguments. Every user can list them: no password here.
-        claim: ends it when this process ends.
-        log: the file to which its output is appended.
-        environ: its whole environment, to which the claim's variable is added.
-        cwd: its working directory.
-        account: the account that it runs under; this process's own user if None.
-    """
-
-    def __init__(
         self,
-        command: Sequence[str],
         *,
-        claim: Claim,
+        what: str,
         log: Path,
         environ: Mapping[str, str],
+        at_exit: Callable[[], None],
         cwd: Path = Path("/"),
         account: Account | None = None,
+        directory: Path | None = None,
+        stop_signal: int = signal.SIGTERM,
     ) -> None:
         self.log = log
-        self._command = list(command)
-        self._claim = claim
-        self._environ = dict(environ)
+        self._what = what
         self._cwd = cwd
         self._account = account
         self._process: subprocess.Popen[bytes] | None = None
+        self._record = leftovers.new_record(what=what, directory=directory, stop_signal=stop_signal)
+        self._environ = {**environ, leftovers.CLAIM_VARIABLE: self._record.token}
+        leftovers.write_record(self._record)
+        _reaper.engage()
+        self._released = False
+        owner = os.getpid()
+
+        def stop_in_owner() -> None:
+            # A fork inherits the exit handlers, but not the process.
+            if os.getpid() == owner:
+                at_exit()
+
+        self._at_exit = atexit.register(stop_in_owner)
 
     @property
     def pid(self) -> int:
@@ -133,7 +92,7 @@ class OwnedProcess:
             ServerStartError: it does not run.
         """
         if self._process is None or self._process.poll() is not None:
-            raise ServerStartError(f"{self._command[0]} does not run: start it first")
+            raise ServerStartError(f"{self._what} does not run: start it first")
         return self._process.pid
 
     @property
@@ -145,10 +104,11 @@ class OwnedProcess:
         """Return whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, *, stdin: bytes = b"") -> int:
+    def start(self, command: Sequence[str], *, stdin: bytes = b"") -> int:
         """Start it and return its pid.
 
         Args:
+            command: the program and its arguments. Every user can list them: no password here.
             stdin: what it reads from its standard input.
 
         Raises:
@@ -162,20 +122,22 @@ class OwnedProcess:
         with log:
             try:
                 self._process = subprocess.Popen(
-                    self._command,
+                    command,
                     stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     cwd=self._cwd,
-                    env={**self._environ, **self._claim.environ},
+                    env=self._environ,
                     start_new_session=True,
                     **(self._account.credentials() if self._account else {}),
                 )
             except OSError as error:
                 raise BinaryMissingError(
-                    f"cannot run {self._command[0]} in {self._cwd}: {error.strerror}"
+                    f"cannot run {command[0]} in {self._cwd}: {error.strerror}"
                 ) from None
-        self._claim.started(self._process.pid)
+        first = leftovers.ProcessIdentity.of(self._process.pid)
+        self._record = replace(self._record, process=first)
+        leftovers.write_record(self._record)
         if self._process.stdin is not None:
             # If it has ended without reading, the wait for its readiness reports that.
             with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
@@ -205,10 +167,21 @@ class OwnedProcess:
         """Send it a signal; end by force what still runs after `grace_s` seconds."""
         if self._process is None:
             return
-        self._claim.end_processes(self._process, stop_signal=number, grace_s=grace_s)
+        leftovers.end_processes(
+            self._record, grace_s=grace_s, stop_signal=number, child=self._process
+        )
         self._process.wait()
         # Only now: an interrupted stop can be tried again.
         self._process = None
+
+    def release(self) -> None:
+        """Remove the directory and the record, once all processes have ended. Idempotent."""
+        if self._released:
+            return
+        self._released = True
+        atexit.unregister(self._at_exit)
+        leftovers.discard(self._record)
+        _reaper.dismiss()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +224,6 @@ class Supervised:
     log: Path
     pid: int
     process: OwnedProcess
-    claim: Claim
 
 
 class Supervisor:
@@ -277,12 +249,7 @@ class Supervisor:
         self._undo.enter_context(sigterm_exits())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._undo:
             self.stop_all()
 
@@ -332,17 +299,20 @@ class Supervisor:
             ) from None
         log = self._run_dir / f"{name}.log"
         variables = {**(os.environ if inherited is None else inherited), **(environ or {})}
-        claim = Claim(what=f"{name} ({command[0]})").at_exit(self.stop_all)
         process = OwnedProcess(
-            command, claim=claim, log=log, environ=variables, cwd=cwd or Path.cwd()
+            what=f"{name} ({command[0]})",
+            log=log,
+            environ=variables,
+            at_exit=self.stop_all,
+            cwd=cwd or Path.cwd(),
         )
         try:
-            pid = process.start()
+            pid = process.start(command)
         except BaseException:
             process.stop(signal.SIGKILL, grace_s=self._grace_s)
-            claim.release()
+            process.release()
             raise
-        self._running[name] = Supervised(name=name, log=log, pid=pid, process=process, claim=claim)
+        self._running[name] = Supervised(name=name, log=log, pid=pid, process=process)
         try:
             if ready is not None:
                 process.wait_until_ready(ready, name=name, timeout_s=timeout_s)
@@ -375,7 +345,7 @@ class Supervisor:
         found = self._running[name]
         # Released only after the last end: the reaper finishes an interrupted stop.
         found.process.stop(signal.SIGTERM, grace_s=self._grace_s)
-        found.claim.release()
+        found.process.release()
         del self._running[name]
 
     def stop_all(self) -> None:

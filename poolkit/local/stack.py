@@ -13,7 +13,6 @@ from poolkit.local.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from poolkit.local.loopback_server import LoopbackServer
 
@@ -45,18 +44,21 @@ class EmbeddedStack:
         self.broker: EmbeddedBroker | None = None
         self.pgbouncer: EmbeddedPgBouncer | None = None
         self._state_dir = state_dir
+        self._servers: dict[str, LoopbackServer] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
             if self.needs.database_url is None:
-                self.postgres = starting.enter_context(
+                self._servers["database"] = self.postgres = starting.enter_context(
                     EmbeddedPostgres(self._state_dir, max_connections=self.needs.max_connections)
                 )
             if self.needs.broker:
-                self.broker = starting.enter_context(EmbeddedBroker(self._state_dir))
+                self._servers["broker"] = self.broker = starting.enter_context(
+                    EmbeddedBroker(self._state_dir)
+                )
             if self.needs.pgbouncer and self.postgres is not None:
-                self.pgbouncer = starting.enter_context(
+                self._servers["pooler"] = self.pgbouncer = starting.enter_context(
                     EmbeddedPgBouncer(
                         self.postgres, self._state_dir, pool_size=self.needs.pool_size
                     )
@@ -64,12 +66,7 @@ class EmbeddedStack:
             self._open = starting.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     @property
@@ -102,12 +99,3 @@ class EmbeddedStack:
         """
         for server in self._servers.values():
             server.check()
-
-    @property
-    def _servers(self) -> dict[str, LoopbackServer]:
-        servers: dict[str, LoopbackServer | None] = {
-            "database": self.postgres,
-            "broker": self.broker,
-            "pooler": self.pgbouncer,
-        }
-        return {role: server for role, server in servers.items() if server is not None}

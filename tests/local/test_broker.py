@@ -8,11 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from processes import run_python
+from processes import is_listening, run_python
 
 from poolkit.errors import BinaryMissingError, PortInUseError, ServerStartError
 from poolkit.local.broker import EmbeddedBroker, find_valkey
-from poolkit.local.ports import is_listening
 
 pytestmark = pytest.mark.process
 

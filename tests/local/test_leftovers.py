@@ -9,12 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import runs, wait_until
+from processes import is_listening, runs, wait_until
 
 from poolkit.errors import StateDirectoryError
 from poolkit.local import leftovers
 from poolkit.local.leftovers import ProcessIdentity
-from poolkit.local.ports import is_listening
 
 pytestmark = pytest.mark.process
 
@@ -247,7 +246,7 @@ def test_record_survives_writing_and_reading(own_records, dead_owner):
     """A record read back is the record written."""
     record = record_of(dead_owner, ProcessIdentity.of_this_process())
     assert leftovers.read_records() == [record]
-    assert json.loads(record.to_json())["schema"] == 2
+    assert json.loads(leftovers.write_record(record).read_text())["schema"] == 2
 
 
 def test_records_that_others_could_have_written_are_refused(own_records):

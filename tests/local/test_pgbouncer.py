@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import psycopg2
 import pytest
-from processes import wait_until
+from processes import is_listening, wait_until
 
 from poolkit.errors import BinaryMissingError, PortInUseError
 from poolkit.local import pgbouncer
 from poolkit.local.accounts import server_account
 from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
-from poolkit.local.ports import is_listening
 
 needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import psycopg2
 import pytest
+from processes import is_listening
 
 from poolkit.errors import BinaryMissingError, PortInUseError, ServerStartError, StateDirectoryError
 from poolkit.local import postgres_cluster
 from poolkit.local.accounts import server_account
-from poolkit.local.ports import is_listening
 from poolkit.local.postgres import APP_ROLE, MONITOR_ROLE, EmbeddedPostgres
 
 pytestmark = pytest.mark.process

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from processes import runs, wait_until
+from processes import is_listening, runs, wait_until
 
 from poolkit.errors import (
     BinaryMissingError,
@@ -17,7 +17,7 @@ from poolkit.errors import (
     ServerStartError,
     StateDirectoryError,
 )
-from poolkit.local.ports import free_port, is_free, is_listening
+from poolkit.local.ports import free_port, is_free
 from poolkit.local.processes import Supervisor, Usage
 from poolkit.local.readiness import answers_http, has_logged
 

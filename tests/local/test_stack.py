@@ -3,10 +3,10 @@
 import psutil
 import psycopg2
 import pytest
+from processes import is_listening
 
 from poolkit.errors import BinaryMissingError, ProcessEndedError
 from poolkit.local.pgbouncer import find_pgbouncer
-from poolkit.local.ports import is_listening
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 
 pytestmark = pytest.mark.process
