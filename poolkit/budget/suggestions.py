@@ -119,14 +119,14 @@ def _apply(budget: Budget, change: Change) -> Budget:
         )
         moved = dataclasses.replace(_service_of(budget, name), through=pooler.name)
         larger = dataclasses.replace(budget, poolers=(*budget.poolers, pooler))
-        return larger.with_service(moved)
+        return larger.with_part(moved)
     for pooler in budget.poolers:
         if pooler.name == name:
             suggested = known(value, "suggested")
-            return budget.with_pooler(
+            return budget.with_part(
                 dataclasses.replace(pooler, **{number: suggested})  # type: ignore[arg-type]  # a field
             )
-    return budget.with_service(_changed(_service_of(budget, name), number, value))
+    return budget.with_part(_changed(_service_of(budget, name), number, value))
 
 
 def _service_of(budget: Budget, name: str) -> Service:

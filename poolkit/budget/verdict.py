@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from poolkit.budget.model import total, unknown
+from poolkit.budget.model import Service, total, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
         NotCounted,
         Pooler,
         Quantity,
-        Service,
         SourceLocation,
         Unread,
     )
@@ -77,7 +77,9 @@ class Budget:
         """The server's connections less its reserve."""
         return self.database.available
 
-    def _ceilings(self) -> list[int | None]:
+    @cached_property
+    def ceilings(self) -> list[int | None]:
+        """Of all that opens connections to the server; None where one is unknown."""
         poolers = [pooler.ceiling(self.max_connections) for pooler in self.poolers]
         own: list[int | None] = [self.migrations, self.operators]
         return [*(service.ceiling for service in self.direct), *poolers, *own]
@@ -85,12 +87,12 @@ class Budget:
     @property
     def needed(self) -> int | None:
         """The sum of all ceilings; None if one of them is unknown."""
-        return total(*self._ceilings())
+        return total(*self.ceilings)
 
     @property
     def known(self) -> int:
         """The sum of the known ceilings: the deployment needs at least this many."""
-        return sum(ceiling for ceiling in self._ceilings() if ceiling is not None)
+        return sum(ceiling for ceiling in self.ceilings if ceiling is not None)
 
     @property
     def is_over(self) -> bool:
@@ -145,15 +147,12 @@ class Budget:
             found += _gaps_in(service.name, service.where, numbers)
         return tuple(found)
 
-    def with_service(self, service: Service) -> Budget:
-        """Return this budget with a service in place of the one of its name."""
-        services = tuple(service if each.name == service.name else each for each in self.services)
-        return dataclasses.replace(self, services=services)
-
-    def with_pooler(self, pooler: Pooler) -> Budget:
-        """Return this budget with a pooler in place of the one of its name."""
-        poolers = tuple(pooler if each.name == pooler.name else each for each in self.poolers)
-        return dataclasses.replace(self, poolers=poolers)
+    def with_part(self, part: Service | Pooler) -> Budget:
+        """Return this budget with a service or pooler in place of the one of its name."""
+        kind = "services" if isinstance(part, Service) else "poolers"
+        parts = tuple(part if each.name == part.name else each for each in getattr(self, kind))
+        changes: dict[str, Any] = {kind: parts}
+        return dataclasses.replace(self, **changes)
 
 
 def _gaps_in(

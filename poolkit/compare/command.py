@@ -24,7 +24,6 @@ from poolkit.thresholds import github_annotations, junit, unmet
 
 if TYPE_CHECKING:
     from poolkit.compare.plan.options import Options
-    from poolkit.compare.run.hosts import LocalHost, Running
     from poolkit.compare.run.run import Outcome
 
 LOOK_EVERY_S = 0.1
@@ -112,30 +111,27 @@ def up(options: Options) -> None:
                 progress.stage(f"starting {step.target.name}")
                 running.append(host.start(step.target, step.planned.instances_max or 1))
         try:
-            # The last printed line invites Ctrl-C, which may come before the loop.
-            _print_addresses(console, host, running)
+            stack = host.stack
+            rows = [("PostgreSQL", stack.database_url)]
+            if stack.monitor_url != stack.database_url:
+                rows.append(("monitoring", stack.monitor_url))
+            rows += [("PgBouncer", stack.pgbouncer.url(driver=""))] if stack.pgbouncer else []
+            rows += [("broker", stack.broker.url)] if stack.broker else []
+            for one in running:
+                address = one.url
+                if one.target.kind == "worker" and one.process is not None:
+                    address = f"takes tasks from the broker (pid {one.process.pid})"
+                rows.append((one.target.name, address))
+            width = max(len(name) for name, _ in rows)
+            for name, address in rows:
+                console.print(f"  {name:<{width}}  {address}", highlight=False, soft_wrap=True)
+            # This line invites Ctrl-C, which may come before the loop.
+            console.print(f"Logs are in {_shown(host.logs)}. Ctrl-C stops everything.")
             while True:
                 host.check()
                 time.sleep(LOOK_EVERY_S)
         except KeyboardInterrupt:
             console.print("stopping")
-
-
-def _print_addresses(console: Console, host: LocalHost, running: list[Running]) -> None:
-    stack = host.stack
-    rows = [("PostgreSQL", stack.database_url)]
-    rows += [("monitoring", stack.monitor_url)] if stack.monitor_url != stack.database_url else []
-    rows += [("PgBouncer", stack.pgbouncer.url(driver=""))] if stack.pgbouncer else []
-    rows += [("broker", stack.broker.url)] if stack.broker else []
-    for one in running:
-        address = one.url
-        if one.target.kind == "worker" and one.process is not None:
-            address = f"takes tasks from the broker (pid {one.process.pid})"
-        rows.append((one.target.name, address))
-    width = max(len(name) for name, _ in rows)
-    for name, address in rows:
-        console.print(f"  {name:<{width}}  {address}", highlight=False, soft_wrap=True)
-    console.print(f"Logs are in {_shown(host.logs)}. Ctrl-C stops everything.")
 
 
 def _shown(path: Path) -> str:

@@ -5,5 +5,5 @@ ends with the process that started it, however that process ends.
 
 In order of reading: `stack` (the servers of a run), `postgres` (with `postgres_cluster`),
 `broker` and `pgbouncer` on their base `loopback_server`, `processes` (the supervisor, and the
-claims under which processes end for certain), then `leftovers` and `reaper`.
+processes that end for certain), then `leftovers` and `reaper`.
 """

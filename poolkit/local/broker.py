@@ -1,7 +1,6 @@
 """A real Valkey for one run: the Celery broker, private, with nothing stored on disk."""
 
 import contextlib
-import secrets
 import shutil
 import socket
 from importlib.util import find_spec
@@ -46,10 +45,6 @@ class EmbeddedBroker(LoopbackServer):
     slug: ClassVar[str] = "broker"
     refuses_root: ClassVar[bool] = False
 
-    def __init__(self, state_dir: Path, *, port: int = 0) -> None:
-        super().__init__(state_dir, port=port)
-        self._password = secrets.token_urlsafe(24)
-
     @property
     def url(self) -> str:
         """The URL for Celery and redis-py: database 0."""
@@ -67,7 +62,7 @@ class EmbeddedBroker(LoopbackServer):
             "daemonize no",
             'save ""',
             "appendonly no",
-            # Its title would overwrite the environment, and with it the claim's variable.
+            # Its title would overwrite the environment, and with it the variable that finds it.
             "set-proc-title no",
         )
         return "".join(f"{line}\n" for line in settings).encode()

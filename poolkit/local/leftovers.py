@@ -94,13 +94,6 @@ class ProcessIdentity:
         started = _start_mark(pid)
         return None if started is None else cls(pid=pid, started=started, realm=realm())
 
-    @classmethod
-    def of_this_process(cls) -> Self:
-        """Return the identity of this process."""
-        identity = cls.of(os.getpid())
-        assert identity is not None  # noqa: S101  (this process runs)
-        return identity
-
     def is_here(self) -> bool:
         """Return whether the pid has a meaning here: same boot, same pid namespace."""
         return self.realm == realm()
@@ -203,6 +196,8 @@ def new_record(*, what: str, directory: Path | None, stop_signal: int) -> Record
         StateDirectoryError: the directory cannot be written to.
     """
     token = secrets.token_hex(16)
+    owner = ProcessIdentity.of(os.getpid())
+    assert owner is not None  # noqa: S101  (this process runs)
     if directory is not None:
         try:
             (directory / _MARK).write_text(token)
@@ -211,7 +206,7 @@ def new_record(*, what: str, directory: Path | None, stop_signal: int) -> Record
     return Record(
         token=token,
         what=what,
-        owner=ProcessIdentity.of_this_process(),
+        owner=owner,
         stop_signal=stop_signal,
         directory=None if directory is None else str(directory),
     )

@@ -1,5 +1,6 @@
 """A server on a loopback port: the base of PostgreSQL, the broker and PgBouncer."""
 
+import secrets
 import signal
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -44,6 +45,8 @@ class LoopbackServer(ABC):
     kill_signal: ClassVar[int] = signal.SIGKILL
     start_timeout_s: ClassVar[float] = 20.0
     stop_timeout_s: ClassVar[float] = 5.0
+    reason: "ClassVar[staticmethod[[str], str] | None]" = None
+    """Returns the server's own reason for its end, from its output since the start."""
 
     def __init__(self, state_dir: Path, *, port: int = 0) -> None:
         self.host = LOOPBACK
@@ -51,10 +54,7 @@ class LoopbackServer(ABC):
         self._port = port
         self._chooses_port = port == 0
         self._started: _Started | None = None
-
-    def __repr__(self) -> str:
-        where = f"{self.host}:{self._port}" if self._port else "not started"
-        return f"<{type(self).__name__} {where}>"
+        self._password = secrets.token_urlsafe(24)
 
     @abstractmethod
     def _command(self, directory: Path) -> list[str]:
@@ -71,10 +71,6 @@ class LoopbackServer(ABC):
     def _set_up(self) -> None:
         """Complete the first start, when the server is ready."""
         return
-
-    def _reason(self, output: str) -> str | None:
-        """Return the server's own reason for its end, if its output since the start has one."""
-        return None
 
     @cached_property
     def account(self) -> Account:
@@ -197,12 +193,13 @@ class LoopbackServer(ABC):
             self.kill()
             raise
         except ServerStartError:
+            reason = type(self).reason
+            if reason is None:
+                raise
             with process.log.open("rb") as log:
                 log.seek(begin)
                 output = log.read().decode(errors="replace")
-            if reason := self._reason(output):
-                raise ServerStartError(f"{self.name} did not start: {reason}") from None
-            raise
+            raise ServerStartError(f"{self.name} did not start: {reason(output)}") from None
 
     def check(self) -> None:
         """Check that the server still runs.

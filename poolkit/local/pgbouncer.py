@@ -1,6 +1,5 @@
 """PgBouncer in transaction mode before the embedded PostgreSQL, if PgBouncer is installed."""
 
-import secrets
 import shutil
 from pathlib import Path
 from typing import ClassVar
@@ -58,7 +57,6 @@ class EmbeddedPgBouncer(LoopbackServer):
         self._postgres = postgres
         self._pool_size = pool_size
         self._max_client_connections = max_client_connections
-        self._stats_password = secrets.token_urlsafe(24)
 
     def url(self, database: str = DATABASE, driver: str = "psycopg2") -> str:
         """Return the application's URL through PgBouncer."""
@@ -72,7 +70,7 @@ class EmbeddedPgBouncer(LoopbackServer):
         The console speaks the simple protocol alone, without transactions: autocommit.
         """
         address = f"{self.host}:{self.port}/pgbouncer"
-        return f"postgresql://{STATS_USER}:{self._stats_password}@{address}"
+        return f"postgresql://{STATS_USER}:{self._password}@{address}"
 
     def _command(self, directory: Path) -> list[str]:
         program = find_pgbouncer()
@@ -86,7 +84,7 @@ class EmbeddedPgBouncer(LoopbackServer):
     def _prepare(self, directory: Path) -> bytes:
         # From a password in clear text, PgBouncer before 1.25 derives a secret for each login of
         # a client: 8 ms of its only thread, which would dominate a comparison.
-        users = {APP_ROLE: self._postgres.scram_secret(), STATS_USER: self._stats_password}
+        users = {APP_ROLE: self._postgres.scram_secret(), STATS_USER: self._password}
         files = {
             "users.txt": "".join(f'"{name}" "{secret}"\n' for name, secret in users.items()),
             "pgbouncer.ini": f"""\

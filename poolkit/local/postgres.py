@@ -45,6 +45,7 @@ class EmbeddedPostgres(LoopbackServer):
     """Immediate shutdown: the postmaster ends its backends; after SIGKILL they would stay."""
     start_timeout_s: ClassVar[float] = 60.0
     stop_timeout_s: ClassVar[float] = 15.0
+    reason = staticmethod(reason)
 
     def __init__(
         self,
@@ -123,9 +124,6 @@ class EmbeddedPostgres(LoopbackServer):
         except OSError:
             return False
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
-
-    def _reason(self, output: str) -> str | None:
-        return reason(output)
 
     def _set_up(self) -> None:
         """Make the application's role and database, and the role that only monitors."""

@@ -21,25 +21,25 @@ _DISMISSED = b"dismissed"
 
 @dataclass(kw_only=True)
 class Reaper:
-    """The reaper of this process: started with its first claim, dismissed with its last.
+    """The reaper of this process: started with its first process, dismissed with its last.
 
     Args:
         patience_s: seconds that a dismissed reaper has to end by itself.
     """
 
     patience_s: float = 10.0
-    _claims: int = 0
+    _owned: int = 0
     _owner_pid: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def engage(self) -> None:
-        """Count one more claim, and start the reaper if it does not run."""
+        """Count one more owned process, and start the reaper if it does not run."""
         with self._lock:
             if self._owner_pid != os.getpid():
-                # A copy in a fork: the parent's claims stay with the parent.
-                self._claims, self._process, self._owner_pid = 0, None, os.getpid()
-            self._claims += 1
+                # A copy in a fork: the parent's processes stay with the parent.
+                self._owned, self._process, self._owner_pid = 0, None, os.getpid()
+            self._owned += 1
             if self._process is not None and self._process.poll() is None:
                 return
             environ = {name: value for name, value in os.environ.items() if name != CLAIM_VARIABLE}
@@ -56,10 +56,10 @@ class Reaper:
             )
 
     def dismiss(self) -> None:
-        """Count one claim less; with none left, end the reaper and wait for its end."""
+        """Count one process less; with none left, end the reaper and wait for its end."""
         with self._lock:
-            self._claims -= 1
-            if self._claims > 0 or self._process is None:
+            self._owned -= 1
+            if self._owned > 0 or self._process is None:
                 return
             process, self._process = self._process, None
             try:
@@ -70,27 +70,21 @@ class Reaper:
                 process.wait()
 
 
-def wait_for_end(owner: ProcessIdentity) -> bool:
-    """Wait for the owner's end or its dismissal of this reaper; return True for its end."""
-    while not owner.has_ended():
-        # Bounded to a second: a child that the owner forked without exec also holds the pipe.
-        readable, _, _ = select.select([sys.stdin], [], [], 1.0)
-        if not readable:
-            continue
-        if os.read(sys.stdin.fileno(), len(_DISMISSED)):
-            return False
-        # The kernel closes a dying process's files a moment before the process is gone.
-        threading.Event().wait(0.01)
-    return True
-
-
 def main() -> None:
     """Run the reaper of the process whose pid is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     owner = ProcessIdentity.of(int(sys.argv[1]))
-    if owner is None or wait_for_end(owner):
-        clean_leftovers()
+    while owner is not None and not owner.has_ended():
+        # Bounded to a second: a child that the owner forked without exec also holds the pipe.
+        readable, _, _ = select.select([sys.stdin], [], [], 1.0)
+        if not readable:
+            continue
+        if os.read(sys.stdin.fileno(), len(_DISMISSED)):
+            return
+        # The kernel closes a dying process's files a moment before the process is gone.
+        threading.Event().wait(0.01)
+    clean_leftovers()
 
 
 if __name__ == "__main__":

@@ -45,6 +45,10 @@ class EmbeddedStack:
         self.pgbouncer: EmbeddedPgBouncer | None = None
         self._state_dir = state_dir
         self._servers: dict[str, LoopbackServer] = {}
+        self.database_url = needs.database_url or ""
+        """The application's URL."""
+        self.monitor_url = self.database_url
+        """The URL for sampling: a role that may read statistics and nothing else."""
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -53,6 +57,8 @@ class EmbeddedStack:
                 self._servers["database"] = self.postgres = starting.enter_context(
                     EmbeddedPostgres(self._state_dir, max_connections=self.needs.max_connections)
                 )
+                self.database_url = self.postgres.url(driver="")
+                self.monitor_url = self.postgres.monitor_url(driver="")
             if self.needs.broker:
                 self._servers["broker"] = self.broker = starting.enter_context(
                     EmbeddedBroker(self._state_dir)
@@ -68,19 +74,6 @@ class EmbeddedStack:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
-
-    @property
-    def database_url(self) -> str:
-        """The application's URL."""
-        if self.postgres is not None:
-            return self.postgres.url(driver="")
-        assert self.needs.database_url is not None  # noqa: S101  (one of the two exists)
-        return self.needs.database_url
-
-    @property
-    def monitor_url(self) -> str:
-        """The URL for sampling: a role that may read statistics and nothing else."""
-        return self.database_url if self.postgres is None else self.postgres.monitor_url(driver="")
 
     @property
     def pids(self) -> dict[str, int]:

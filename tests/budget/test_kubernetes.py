@@ -5,6 +5,8 @@ import json
 import pytest
 import yaml
 
+from poolkit.errors import TemplateError
+
 WEB = yaml.safe_load("""
 apiVersion: apps/v1
 kind: Deployment
@@ -162,6 +164,15 @@ def test_a_generated_config_map_over_another(folder, behavior, size):
     )
     (service,) = folder.budget(max_connections=4000).services
     assert service.pool_size.value == size
+
+
+def test_a_generated_config_map_of_a_file_that_is_no_text_names_the_file(folder):
+    """The file of an `envs` entry may be anything."""
+    write(folder, changed(), name="web.yaml")
+    folder.write("kustomization.yaml", "configMapGenerator: [{name: settings, envs: [pool.env]}]\n")
+    (folder.path / "pool.env").write_bytes(b"\xff\xfe")
+    with pytest.raises(TemplateError, match=r"pool\.env: not a text in UTF-8"):
+        folder.budget(max_connections=400)
 
 
 def test_a_secret_may_hold_the_databases_url(folder):

@@ -208,7 +208,7 @@ def test_a_service_that_cannot_fit_has_no_way_out():
     """With an unknown number of tasks, one task alone is too much."""
     full = deployment(room=50)
     unclear = dataclasses.replace(full.services[0], instances=unknown("a reason"))
-    heading, (text,) = ways_out(full.with_service(unclear))
+    heading, (text,) = ways_out(full.with_part(unclear))
     assert heading == ""
     assert text.startswith("web does not fit")
     assert ways_out(deployment())[0]

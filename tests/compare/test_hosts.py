@@ -47,6 +47,7 @@ def host(tmp_path):
             root=tmp_path,
             environment="prod",
             supervisor=supervisor,
+            monitor_url=stack.monitor_url,
             stack=stack,
             logs=tmp_path / "log",
         )

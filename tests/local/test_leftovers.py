@@ -173,7 +173,7 @@ def test_foreign_process_with_a_recorded_pid_is_left_alone(own_records, foreign,
 
 def test_process_of_a_living_owner_is_left_alone(own_records, foreign):
     """Another run's processes are left alone while that run lives."""
-    record = record_of(ProcessIdentity.of_this_process(), ProcessIdentity.of(foreign.pid))
+    record = record_of(ProcessIdentity.of(os.getpid()), ProcessIdentity.of(foreign.pid))
     assert leftovers.clean_leftovers() == []
     assert runs(foreign.pid)
     assert leftovers.read_records() == [record]
@@ -244,7 +244,7 @@ def test_file_that_is_no_record_is_skipped(own_records, text):
 
 def test_record_survives_writing_and_reading(own_records, dead_owner):
     """A record read back is the record written."""
-    record = record_of(dead_owner, ProcessIdentity.of_this_process())
+    record = record_of(dead_owner, ProcessIdentity.of(os.getpid()))
     assert leftovers.read_records() == [record]
     assert json.loads(leftovers.write_record(record).read_text())["schema"] == 2
 

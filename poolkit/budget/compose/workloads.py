@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.compose.files import put_together
 from poolkit.budget.model import Description, Overlap, Variable, Workload, known, unknown
-from poolkit.budget.read.documents import read_variables
+from poolkit.budget.read.documents import read_text, read_variables
 from poolkit.budget.read.values import Unknown, as_text, get_path, whole_number
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from poolkit.budget.read.documents import Document
     from poolkit.budget.read.parameters import ParameterValue
@@ -38,7 +37,7 @@ def describe_compose(
     workloads = []
     for document in put_together(documents):
         file = document.path.parent / ".env"
-        variables = read_variables(_content(file)) if file.is_file() else {}
+        variables = read_variables(read_text(file)) if file.is_file() else {}
         variables |= {name: str(value.value) for name, value in given.items()}
         for name, service in document.data["services"].items():
             if not isinstance(service, dict):
@@ -46,13 +45,6 @@ def describe_compose(
                 raise TemplateError(f"{where}: service {name} must be a mapping")
             workloads.append(_Service(document, name, service, variables).workload())
     return Description(workloads=tuple(workloads))
-
-
-def _content(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TemplateError(f"{file}: cannot be read: {error}") from None
 
 
 def _source(found: Any) -> str:
@@ -172,7 +164,7 @@ class _Service:
             if not file.is_file():
                 unread = f"{named} does not exist"
                 continue
-            for key, written in read_variables(_content(file)).items():
+            for key, written in read_variables(read_text(file)).items():
                 found[key] = Variable(text=written, origin=str(file))
         if "image" not in self._service and "build" not in self._service:
             unread = (
@@ -209,4 +201,4 @@ class _Service:
 
     def _file(self, name: Any) -> str:
         file = self._document.path.parent / str(name)
-        return _content(file) if name and file.is_file() else ""
+        return read_text(file) if name and file.is_file() else ""

@@ -17,6 +17,7 @@ from poolkit.budget.read.documents import (
     Document,
     parse_documents,
     read_documents,
+    read_text,
     read_variables,
 )
 from poolkit.errors import BudgetError, TemplateError
@@ -195,7 +196,7 @@ def _text(kustomization: Document, path: ValuePath, named: str) -> str:
     file = kustomization.path.parent / named
     if not file.is_file():
         raise TemplateError(f"{kustomization.where(*path)}: {file} does not exist")
-    return file.read_text(encoding="utf-8")
+    return read_text(file)
 
 
 # -- patches --------------------------------------------------------------------------------
@@ -220,11 +221,17 @@ def _patched(document: Document, kustomization: Document) -> Document:
                 patches = [dataclasses.replace(patch, lines={}) for patch in inline]
             for patch in patches:
                 own = patch.where() if patch.lines else where
-                if isinstance(patch.data, list) and _selects(target, document):
-                    document = _json_patched(document, patch, own)
-                elif isinstance(patch.data, dict) and _selects(
-                    target or _identity(patch), document
+                is_json = isinstance(patch.data, list)
+                # Without a target, a patch is meant for the document of its kind and name.
+                wanted = target if is_json or target else _identity(patch)
+                if any(
+                    wanted.get(key) not in (None, value)
+                    for key, value in _identity(document).items()
                 ):
+                    continue
+                if is_json:
+                    document = _json_patched(document, patch, own)
+                elif isinstance(patch.data, dict):
                     document = _merged(document, patch.data, own, patch)
     return document
 
@@ -232,12 +239,6 @@ def _patched(document: Document, kustomization: Document) -> Document:
 def _identity(document: Document) -> dict[str, Any]:
     name = document.at("metadata", "name")
     return {"kind": document.data.get("kind") or "", "name": name or ""}
-
-
-def _selects(target: dict[str, Any], document: Document) -> bool:
-    """Return whether a patch's target, or its own kind and name, is a document."""
-    own = _identity(document)
-    return all(target.get(key) in (None, own[key]) for key in own)
 
 
 def _merged(

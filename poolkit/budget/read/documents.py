@@ -97,15 +97,23 @@ def read_documents(path: Path) -> list[Document]:
     Raises:
         TemplateError: the file cannot be read, or is broken; the message names file and line.
     """
+    return parse_documents(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        TemplateError: it cannot be read, is no text in UTF-8, or is larger than a template can be.
+    """
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise TemplateError(f"{path}: larger than {_LARGEST_FILE:,} bytes; no template is")
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise TemplateError(f"{path}: not a text in UTF-8") from None
     except OSError as error:
         raise TemplateError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_documents(text, path)
 
 
 def parse_documents(text: str, path: Path) -> list[Document]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import SourceLocation
+from poolkit.budget.read.documents import read_text
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
@@ -73,15 +74,13 @@ def find_environment(name: str, folders: Iterable[Path]) -> Environment:
     file = next((each for each in tried if each.is_file()), None)
     if file is None:
         raise BudgetError(f"environment {name}: there is no {' or '.join(map(str, tried))}")
+    text = read_text(file)
     try:
-        text = file.read_text(encoding="utf-8")
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))  # the exception has no field for it
         where = SourceLocation(str(file), int(line[1]) if line else None)
         raise TemplateError(f"{where}: not valid TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TemplateError(f"{file}: cannot be read: {error}") from None
     # tomllib does not return lines, so the keys are searched for in the text.
     table, lines = "", dict[tuple[str, str], int]()
     for number, written in enumerate(text.splitlines(), 1):
@@ -136,11 +135,9 @@ def read_parameters(arguments: Iterable[str]) -> dict[str, ParameterValue]:
                 f"--parameters {argument}: neither Key=Value nor an existing JSON file"
             )
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(read_text(file))
         except json.JSONDecodeError as error:
             raise TemplateError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise TemplateError(f"{file}: cannot be read: {error}") from None
         if isinstance(found, dict) and isinstance(found.get("Parameters"), dict | list):
             found = found["Parameters"]
         if isinstance(found, list):

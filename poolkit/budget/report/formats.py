@@ -21,7 +21,7 @@ from poolkit.budget.suggestions import suggestions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.model import Quantity, Service, SourceLocation
+    from poolkit.budget.model import Quantity, SourceLocation
     from poolkit.budget.verdict import Budget
 
 VERSION = 1
@@ -64,7 +64,24 @@ def as_json(budget: Budget, *, status: int) -> dict[str, Any]:
         "available": budget.available,
         "needed": budget.needed,
         "known": budget.known,
-        "services": [_service(service) for service in budget.services],
+        "services": [
+            {
+                "name": service.name,
+                "platform": service.platform,
+                "target": service.target or None,
+                "where": str(service.where or ""),
+                "through": service.through or None,
+                **{name: _quantity(quantity) for name, quantity in service.numbers.items()},
+                "overlap": {
+                    "instances": service.overlap.more(service.instances.value),
+                    "origin": service.overlap.origin or service.overlap.reason,
+                },
+                "formula": service.formula,
+                "running": service.steady,
+                "ceiling": service.ceiling,
+            }
+            for service in budget.services
+        ],
         "poolers": [
             {
                 "name": pooler.name,
@@ -98,24 +115,6 @@ def _quantity(quantity: Quantity | None) -> dict[str, Any] | None:
     if quantity is None:
         return None
     return {"value": quantity.value, "origin": quantity.origin or quantity.reason}
-
-
-def _service(service: Service) -> dict[str, Any]:
-    return {
-        "name": service.name,
-        "platform": service.platform,
-        "target": service.target or None,
-        "where": str(service.where or ""),
-        "through": service.through or None,
-        **{name: _quantity(quantity) for name, quantity in service.numbers.items()},
-        "overlap": {
-            "instances": service.overlap.more(service.instances.value),
-            "origin": service.overlap.origin or service.overlap.reason,
-        },
-        "formula": service.formula,
-        "running": service.steady,
-        "ceiling": service.ceiling,
-    }
 
 
 # -- Markdown -------------------------------------------------------------------------------

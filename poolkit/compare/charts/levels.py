@@ -182,8 +182,11 @@ def _target(name: str, results: Results, lines: Sequence[_Line]) -> alt.VConcatC
     room = {**size(len(results.levels), labels=_LABELS), "height": _HEIGHT}
     panels = []
     for line in lines:
-        marks = [*_background(levels, line, knee), *_limit_marks(levels, line, name)]
-        panel = alt.layer(*marks, *_points(levels, line, colour))
+        marks = [
+            *_background(levels, line, knee, line.limits[name]),
+            *_points(levels, line, colour),
+        ]
+        panel = alt.layer(*marks)
         title = alt.TitleParams(line.title, fontSize=11, fontWeight="normal", color=SOFT, offset=4)
         panels.append(panel.properties(**room, title=title))
     top = highest_sustained(levels)
@@ -224,8 +227,10 @@ def _points(levels: Sequence[LevelResult], line: _Line, colour: str) -> list[Pan
     return marks
 
 
-def _background(levels: Sequence[LevelResult], line: _Line, knee: Knee | None) -> list[Panel]:
-    """Return the shade over the loads that were not sustained, and the mark of the knee."""
+def _background(
+    levels: Sequence[LevelResult], line: _Line, knee: Knee | None, limits: Sequence[_Limit]
+) -> list[Panel]:
+    """Return the shade over the loads that were not sustained, the knee, limits and ceilings."""
     marks, loads = [], line.loads
     top = highest_sustained(levels)
     at = levels.index(top) + 1 if top else 0
@@ -245,22 +250,17 @@ def _background(levels: Sequence[LevelResult], line: _Line, knee: Knee | None) -
         if line.named:
             text = mark.mark_text(color=SOFT, fontSize=10.5, align="right", dx=-4)
             marks.append(text.encode(x, y=alt.value(8), text=alt.value("knee")))
-    return marks
-
-
-def _limit_marks(levels: Sequence[LevelResult], line: _Line, name: str) -> list[Panel]:
-    """Return the thresholds, and the ceiling of connections where it is not far above."""
-    marks = []
-    if limits := line.limits[name]:
+    if limits:
         rows: Rows = [each._asdict() for each in limits]
         base = alt.Chart(data(rows))
         y = alt.Y("limit:Q", **line.y)
         text = base.mark_text(color=INK, fontSize=10, align="left", dx=3, dy=-6)
-        marks = [
+        marks += [
             base.mark_rule(color=INK, strokeWidth=1, strokeDash=[5, 3]).encode(y),
             text.encode(y, x=alt.value(0), text="text:N"),
         ]
-    # One for each load: a function's concurrency may grow with it.
+    # The ceiling of connections where it is not far above, one for each load: a function's
+    # concurrency may grow with it.
     ceilings: Rows = [
         {
             "load": each.level.offered_per_s,

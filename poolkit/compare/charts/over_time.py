@@ -107,32 +107,6 @@ def over_time(run: RunFolder, results: Results) -> Picture | None:
     if not shown:
         return None
     top = max(moment.total for _, found in shown for moment in found) or 1
-    texts = []
-    for each, _ in shown:
-        states = each.target.connections.by_state
-        means = ", ".join(f"{mean:.1f} {state}" for state, mean in states.items())
-        texts.append(f"{each.target.name} had on average {means or 'no connection'}")
-    return Picture(
-        name="connections",
-        title="Connections over time",
-        caption="Light: idle. Darker: idle in a transaction. Dark: in a query. "
-        "Time 0 is the beginning of the measured time.",
-        description="; ".join(texts) + ".",
-        chart=grid([_connections_panel(each, found, top, len(shown)) for each, found in shown]),
-    )
-
-
-def _connections_panel(each: _Measured, found: list[Moment], top: int, panels: int) -> Panel:
-    rows: Rows = []
-    for moment in found:
-        counts = dict.fromkeys(_STATES, 0)
-        for state, number in moment.states.items():
-            counts[state if state in counts else "active"] += number
-        seconds = round(moment.time - each.window.from_, 2)
-        rows += [
-            {"s": seconds, "state": state, "count": number, "order": order}
-            for order, (state, number) in enumerate(counts.items())
-        ]
     y = alt.Y(
         "count:Q",
         stack="zero",
@@ -140,14 +114,41 @@ def _connections_panel(each: _Measured, found: list[Moment], top: int, panels: i
         axis=alt.Axis(format="d", title=None, values=round_ticks(top, 4)),
     )
     shade = alt.Scale(domain=list(_STATES), range=list(_STATES.values()))
-    area = alt.Chart(data(rows)).mark_area(interpolate="step-after", color=each.colour)
     opacity = alt.Opacity("state:N", scale=shade, legend=None)
-    area = area.encode(each.x(), y, opacity, alt.Order("order:Q"))
-    figures = each.target.connections
-    opened = "opened unknown" if figures.opened is None else f"opened {figures.opened:,}"
-    subtitle = f"peak {figures.peak}, {opened} for {each.target.served:,} requests"
-    title = alt.TitleParams(each.target.name, subtitle=subtitle)
-    return alt.layer(each.warm_up(), area).properties(**size(panels, labels=34), title=title)
+    texts, panels = [], []
+    for each, found in shown:
+        figures = each.target.connections
+        means = ", ".join(f"{mean:.1f} {state}" for state, mean in figures.by_state.items())
+        texts.append(f"{each.target.name} had on average {means or 'no connection'}")
+        area = alt.Chart(data(_by_state(found, each.window.from_)))
+        area = area.mark_area(interpolate="step-after", color=each.colour)
+        area = area.encode(each.x(), y, opacity, alt.Order("order:Q"))
+        opened = "opened unknown" if figures.opened is None else f"opened {figures.opened:,}"
+        subtitle = f"peak {figures.peak}, {opened} for {each.target.served:,} requests"
+        panel = alt.layer(each.warm_up(), area).properties(**size(len(shown), labels=34))
+        panels.append(panel.properties(title=alt.TitleParams(each.target.name, subtitle=subtitle)))
+    return Picture(
+        name="connections",
+        title="Connections over time",
+        caption="Light: idle. Darker: idle in a transaction. Dark: in a query. "
+        "Time 0 is the beginning of the measured time.",
+        description="; ".join(texts) + ".",
+        chart=grid(panels),
+    )
+
+
+def _by_state(found: list[Moment], begin: float) -> Rows:
+    """Return a row for each moment and each state that is drawn."""
+    rows: Rows = []
+    for moment in found:
+        counts = dict.fromkeys(_STATES, 0)
+        for state, number in moment.states.items():
+            counts[state if state in counts else "active"] += number
+        rows += [
+            {"s": round(moment.time - begin, 2), "state": state, "count": number, "order": order}
+            for order, (state, number) in enumerate(counts.items())
+        ]
+    return rows
 
 
 # -- cold starts ----------------------------------------------------------------------------

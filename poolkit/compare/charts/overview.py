@@ -48,7 +48,25 @@ def overview(results: Results, beside: Results | None = None) -> Picture:
         height=_ROW_HEIGHT * len(results.targets),
         title=alt.TitleParams("Opened", subtitle="per 1,000 requests"),
     )
-    peaks = _peak_panel(results, most_open)
+    peak_rows: Rows = [
+        {
+            "target": t.name,
+            "value": c.peak,
+            "ceiling": c.ceiling,
+            "text": f"{c.peak:,} of {c.ceiling:,}" if c.ceiling else f"{c.peak:,}",
+        }
+        for t in results.targets
+        if (c := t.connections).peak is not None
+    ]
+    ceilings = alt.Chart(data([row for row in peak_rows if row["ceiling"]])).mark_tick(
+        color=INK, thickness=1.5, size=22
+    )
+    marks = ceilings.encode(_x(most_open, "ceiling"), _rows_axis(results, labels=True))
+    peaks = alt.layer(_bars(results, peak_rows, most_open, labels=True), marks).properties(
+        width=190,
+        height=_ROW_HEIGHT * len(results.targets),
+        title=alt.TitleParams("Open at once", subtitle="peak; the mark is the ceiling"),
+    )
     latencies = _latency_panel(results, domain)
     texts = []
     for target in results.targets:
@@ -76,28 +94,6 @@ def _rows_axis(results: Results, *, labels: bool) -> alt.Y:
     # All names in every panel, or the rows of one without figures would slip.
     names = alt.Scale(domain=[t.name for t in results.targets])
     return alt.Y("target:N", scale=names, axis=shown if labels else None)
-
-
-def _peak_panel(results: Results, top: float) -> Panel:
-    rows: Rows = [
-        {
-            "target": t.name,
-            "value": c.peak,
-            "ceiling": c.ceiling,
-            "text": f"{c.peak:,} of {c.ceiling:,}" if c.ceiling else f"{c.peak:,}",
-        }
-        for t in results.targets
-        if (c := t.connections).peak is not None
-    ]
-    bars = _bars(results, rows, top, labels=True)
-    ceilings = alt.Chart(data([row for row in rows if row["ceiling"]])).mark_tick(
-        color=INK, thickness=1.5, size=22
-    )
-    marks = ceilings.encode(_x(top, "ceiling"), _rows_axis(results, labels=True))
-    title = alt.TitleParams("Open at once", subtitle="peak; the mark is the ceiling")
-    return alt.layer(bars, marks).properties(
-        width=190, height=_ROW_HEIGHT * len(results.targets), title=title
-    )
 
 
 def _x(top: float, name: str = "value") -> alt.X:

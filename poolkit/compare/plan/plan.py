@@ -20,7 +20,7 @@ from poolkit.output_file import check_output_file
 from poolkit.thresholds import Threshold, check_targets, thresholds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from poolkit.compare.plan.options import Options
     from poolkit.compare.plan.targets import Deployed, Target
@@ -278,11 +278,7 @@ def make_plan(
         interval_s=options.interval_s,
         targets=tuple(planned),
         absent=tuple(absent),
-        thresholds=tuple(
-            _alone(threshold, names)
-            for threshold in thresholds
-            if any(threshold.applies_to(name) for name in names)
-        ),
+        thresholds=tuple(_alone(thresholds, names)),
     )
     return CheckedPlan(
         record=record,
@@ -307,13 +303,15 @@ def _record_of(target: Target, options: Options) -> PlannedTarget:
     )
 
 
-def _alone(threshold: Threshold, names: Sequence[str]) -> str:
-    """Return the text of a threshold that holds without those that take precedence over it."""
-    if threshold.except_for:
+def _alone(thresholds: Sequence[Threshold], names: Sequence[str]) -> Iterator[str]:
+    """Yield texts that hold without the thresholds that take precedence over one of them."""
+    for threshold in thresholds:
         targets = tuple(name for name in names if threshold.applies_to(name))
-        return str(replace(threshold, targets=targets))
-    same = Threshold.parse(threshold.text) == threshold
-    return threshold.text if same else str(threshold)
+        if targets and threshold.except_for:
+            yield str(replace(threshold, targets=targets))
+        elif targets:
+            same = Threshold.parse(threshold.text) == threshold
+            yield threshold.text if same else str(threshold)
 
 
 def announcement(plan: CheckedPlan) -> str:

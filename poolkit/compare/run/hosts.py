@@ -61,17 +61,14 @@ class Host(ABC):
         environment: the preset numbers, such as `prod`.
         supervisor: starts and ends the processes on this machine.
         logs: the folder of the logs.
+        monitor_url: the database to sample, with a role that may.
     """
 
     root: Path
     environment: str
     supervisor: Supervisor
     logs: Path
-
-    @property
-    @abstractmethod
-    def monitor_url(self) -> str:
-        """The database to sample, with a role that may."""
+    monitor_url: str
 
     @property
     def pids(self) -> dict[str, int]:
@@ -131,11 +128,6 @@ class LocalHost(Host):
     """This machine: it starts the targets of one project on one stack."""
 
     stack: EmbeddedStack
-
-    @property
-    def monitor_url(self) -> str:
-        """The database to sample, with a role that may."""
-        return self.stack.monitor_url
 
     @property
     def pids(self) -> dict[str, int]:
@@ -223,22 +215,16 @@ class LocalHost(Host):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteHost(Host):
-    """The host of a deployed target, which is never started or stopped from here."""
+    """The host of a deployed target, never started or stopped from here; its database is sampled."""
 
-    database_url: str
     url: str
     """The target's; a worker's broker."""
-
-    @property
-    def monitor_url(self) -> str:
-        """The given database, which is only sampled."""
-        return self.database_url
 
     def environ(self, target: Target, port: int = 0) -> dict[str, str]:
         """Return the variables of the target: a worker's broker is its URL."""
         broker_url = self.url if target.kind == "worker" else ""
         port = port or urlsplit(self.url).port or 0
-        return self._variables(target, self.database_url, broker_url, port)
+        return self._variables(target, self.monitor_url, broker_url, port)
 
     def start(self, target: Target, instances_max: int = 1, label: str = "") -> Running:
         """Return the target: it runs already."""

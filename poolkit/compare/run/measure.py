@@ -152,7 +152,6 @@ class Measurement:
         # Also the name of its log.
         self._locust = f"locust@{step.label}"
         self._prepared: tuple[Load, Supervised] | None = None
-        self._load_pid: int | None = None
 
     # -- the target -------------------------------------------------------------------------
 
@@ -196,7 +195,9 @@ class Measurement:
             running = host.start(step.target, step.planned.instances_max or 1, step.label)
             # Before the load, so that a wrong path is found early.
             self._pool_events(running)
-            with self._samplers.usage(lambda: self._pids(running)):
+            pids = {} if running.process is None else {"target": running.process.pid}
+            pids["load"] = locust.pid
+            with self._samplers.usage(lambda: {**pids, **host.pids}):
                 live = LiveFigures(load.requests, step.level)
                 under_load = _UnderLoad(
                     running=running, sampler=sampler, live=live, progress=progress
@@ -225,12 +226,6 @@ class Measurement:
             state.warnings.append(
                 f"{sampler.missed} of {expected:.0f} samples were not taken: peaks may be higher"
             )
-
-    def _pids(self, running: Running) -> dict[str, int]:
-        pids = self._host.pids
-        if running.process is not None:
-            pids = {"target": running.process.pid, **pids}
-        return pids if self._load_pid is None else {**pids, "load": self._load_pid}
 
     # -- the load ---------------------------------------------------------------------------
 
@@ -263,7 +258,6 @@ class Measurement:
             inherited=inherited_variables(),
             cwd=self._host.root,
         )
-        self._load_pid = started.pid
         return load, started
 
     def _load(self, load: Load, locust: Supervised, under_load: _UnderLoad) -> None:

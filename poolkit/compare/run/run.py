@@ -138,7 +138,7 @@ def _run_all(
                 logs=logs,
                 supervisor=supervisor,
                 environment=options.environment,
-                database_url=options.database_url or "",
+                monitor_url=options.database_url or "",
                 url=deployed.url,
             )
         # This also shows early whether the server may be sampled at all.
@@ -244,6 +244,7 @@ def start_stack(
         root=project.root,
         environment=options.environment,
         supervisor=supervisor,
+        monitor_url=stack.monitor_url,
         stack=stack,
         logs=logs,
     )

@@ -31,7 +31,12 @@ def deployed(database, folder, *names):
     needs = StackNeeds(database_url=database.url(""))
     with Supervisor(folder / "log") as supervisor, EmbeddedStack(folder, needs) as stack:
         host = LocalHost(
-            root=ROOT, environment="prod", supervisor=supervisor, stack=stack, logs=folder / "log"
+            root=ROOT,
+            environment="prod",
+            supervisor=supervisor,
+            monitor_url=stack.monitor_url,
+            stack=stack,
+            logs=folder / "log",
         )
         yield [host.start(targets[name], 4).url for name in names]
         host.check()
@@ -144,7 +149,7 @@ def deployed_worker(database, folder, broker):
         logs=folder,
         supervisor=None,
         environment="prod",
-        database_url=database.url(""),
+        monitor_url=database.url(""),
         url=broker.url,
     )
     with Supervisor(folder / "worker") as supervisor:
