@@ -307,7 +307,7 @@ def fire(environment, request):
     from poolkit.loadtest.open_loop.users import ScheduledMoment
 
     scheduled = ScheduledMoment(request.due)
-    scheduled.task = SimpleNamespace(pending=None)
+    scheduled.task = SimpleNamespace(sent=None)
     environment.events.request.fire(
         request_type=request.method,
         name=request.name,

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from poolkit.loadtest.latency.histogram import LatencyHistogram
@@ -23,6 +23,7 @@ Outcome: TypeAlias = Literal["answered", "failed", "timed_out", "dropped"]
 - timed_out: no answer when the run, or the request's user, ended.
 - dropped: scheduled and never sent, because every user was busy.
 """
+_ENDED = ("answered", "failed")
 FAILURES: tuple[Outcome, ...] = ("failed", "timed_out", "dropped")
 TIMED_OUT, DROPPED = "unanswered", "unsent"
 """The last two in the column `error` of requests.csv."""
@@ -92,44 +93,57 @@ class RequestCounters:
 
     """
 
-    __slots__ = ("_histograms", "answered_in_time", "begin", "end", "served")
+    __slots__ = ("_ended_later", "_histograms", "begin", "end")
 
     def __init__(self, begin: float = 0.0, end: float = math.inf) -> None:
         self.begin, self.end = begin, end
-        self.served = 0
-        """Requests that were answered or failed in the measured time, whenever scheduled."""
-        self.answered_in_time = 0
-        """The answered ones of these."""
         self._histograms: dict[str, LatencyHistogram] = {}
+        self._ended_later: Counter[str] = Counter()
+        """By outcome, the requests in the histograms that ended after the measured time."""
 
     def add(self, scheduled: float, ended: float, latency_ms: float, outcome: Outcome) -> None:
         """Count one request.
 
         Args:
             scheduled: when it should have started, Unix time in seconds.
-            ended: when it was answered, failed or given up.
+            ended: when it was answered, failed or given up; not before `scheduled`.
             latency_ms: from `scheduled` to `ended`; without an answer a lower bound.
             outcome: how it ended.
 
         """
-        has_ended = outcome in ("answered", "failed")
-        if has_ended and self.begin <= ended < self.end:
-            self.served += 1
-            self.answered_in_time += outcome == "answered"
+        name: str = outcome
         if scheduled < self.begin:
-            if has_ended and ended >= self.begin:
-                self._histogram(f"earlier_{outcome}").record(latency_ms)
-        elif scheduled < self.end:
-            self._histogram(outcome).record(latency_ms)
+            name = f"earlier_{outcome}"
+            if outcome not in _ENDED or ended < self.begin:
+                return
+        elif scheduled >= self.end:
+            return
+        self.histogram(name).record(latency_ms)
+        if ended >= self.end:
+            self._ended_later[outcome] += 1
 
     def merge(self, other: RequestCounters) -> None:
         """Add what another process, or another second, has counted."""
-        self.served += other.served
-        self.answered_in_time += other.answered_in_time
+        self._ended_later.update(other._ended_later)
         for name, histogram in other._histograms.items():
-            self._histogram(name).add(histogram)
+            self.histogram(name).add(histogram)
 
-    def _histogram(self, name: str) -> LatencyHistogram:
+    @property
+    def answered_in_time(self) -> int:
+        """The requests that were answered in the measured time, whenever scheduled."""
+        return self._in_time("answered")
+
+    @property
+    def served(self) -> int:
+        """The requests that were answered or failed in the measured time, whenever scheduled."""
+        return self._in_time("answered") + self._in_time("failed")
+
+    def _in_time(self, outcome: Outcome) -> int:
+        counted = self.of(outcome).count + self.of(outcome, earlier=True).count
+        return counted - self._ended_later[outcome]
+
+    def histogram(self, name: str) -> LatencyHistogram:
+        """Return the histogram of an outcome, to be recorded in."""
         found = self._histograms.get(name)
         if found is None:
             found = self._histograms[name] = LatencyHistogram()
@@ -183,15 +197,15 @@ class RequestCounters:
             name: [number for bucket in histogram.buckets() for number in bucket]
             for name, histogram in self._histograms.items()
         }
-        return {"served": [self.served, self.answered_in_time], "latencies": numbers}
+        return {"ended_later": dict(self._ended_later), "latencies": numbers}
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> RequestCounters:
         """Return what `to_message` was called on; the measured time is the sender's."""
         found = cls()
-        found.served, found.answered_in_time = message["served"]
+        found._ended_later.update(message["ended_later"])
         for name, numbers in message["latencies"].items():
-            found._histogram(name).add_buckets(zip(numbers[::2], numbers[1::2], strict=True))
+            found.histogram(name).add_buckets(zip(numbers[::2], numbers[1::2], strict=True))
         return found
 
     def __eq__(self, other: object) -> bool:
@@ -224,6 +238,8 @@ class Latencies:
     def __init__(self, begin: float = 0.0) -> None:
         self.begin = begin
         self._counters: dict[Name, RequestCounters] = {}
+        self._recording: dict[tuple[str, str, Outcome], LatencyHistogram] = {}
+        """The same histograms of requests that were scheduled in the measured time."""
 
     def record(
         self,
@@ -236,11 +252,16 @@ class Latencies:
         ended: float | None = None,
     ) -> None:
         """Count one request; without moments one of the measured time."""
-        scheduled = self.begin if scheduled is None else scheduled
-        ended = self.begin if ended is None else ended
-        # A plain tuple finds the same entry, and costs less to make for every request.
-        found = self._counters.get((method, name))  # type: ignore[call-overload]
-        (found or self.of(Name(method, name))).add(scheduled, ended, ms, outcome)
+        if scheduled is None or scheduled >= self.begin:
+            # Called for every request: one look-up and one call, whatever the rest may count.
+            found = self._recording.get((method, name, outcome))
+            if found is None:
+                found = self.of(Name(method, name)).histogram(outcome)
+                self._recording[method, name, outcome] = found
+            found.record(ms)
+        else:
+            ended = self.begin if ended is None else ended
+            self.of(Name(method, name)).add(scheduled, ended, ms, outcome)
 
     def of(self, name: Name) -> RequestCounters:
         """Return the counters of a method and name."""

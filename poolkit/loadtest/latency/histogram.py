@@ -51,7 +51,10 @@ class LatencyHistogram:
             us = 0 if us < 0 else HIGHEST_US
         shift = us.bit_length() - 1 - _HALF_BITS
         bucket = us if shift <= 0 else (shift << _HALF_BITS) + (us >> shift)
-        self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        try:
+            self._counts[bucket] += 1
+        except KeyError:
+            self._counts[bucket] = 1
 
     def add(self, other: LatencyHistogram) -> None:
         """Add the counts of another histogram."""
