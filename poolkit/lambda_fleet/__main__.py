@@ -51,11 +51,17 @@ def main(argv: list[str] | None = None) -> int:
     add("--python", type=Path, default=Path(sys.executable), help="their interpreter")
     options = parser.parse_args(argv)
     try:
+        env = {}
+        for pair in options.env:
+            name, equals, value = pair.partition("=")
+            if not equals and name not in os.environ:
+                raise LambdaFleetError(f"--env {name}: not set here; give it as {name}=VALUE")  # noqa: TRY301
+            env[name] = value if equals else os.environ[name]
         config = FunctionConfig(
             handler=options.handler,
             task_root=options.task_root,
             function_name=options.function_name,
-            env=dict(_variable(pair) for pair in options.env),
+            env=env,
             timeout_s=options.timeout,
             init_limit_s=options.init_limit,
             memory_mb=options.memory,
@@ -73,13 +79,6 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"lambda fleet: {error}\n")
         return 2
     return 0
-
-
-def _variable(pair: str) -> tuple[str, str]:
-    name, equals, value = pair.partition("=")
-    if not equals and name not in os.environ:
-        raise LambdaFleetError(f"--env {name}: not set here; give it as {name}=VALUE")
-    return name, value if equals else os.environ[name]
 
 
 async def _serve(server: FleetServer, prewarm: int) -> None:

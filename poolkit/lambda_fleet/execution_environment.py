@@ -24,7 +24,7 @@ MAX_RESPONSE_BYTES = 6_291_556
 _RUNTIME_LIMITS = Limits(head=2 * 1024 * 1024, body=64 * 1024 * 1024)
 
 _LAUNCH = Path(__file__).with_name("launch.py")
-# Only where there is no pidfd (anything but Linux 5.3 or later).
+# Only where there is no pidfd (anything but Linux 5.3 or later, or no file descriptor is left).
 _POLL_S = 0.05
 
 _PREFIX = b"/2018-06-01/runtime/"
@@ -64,10 +64,12 @@ class FunctionProcess:
         self._pidfd: int | None = None
         loop = asyncio.get_running_loop()
         if sys.platform == "linux" and hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(self.pid)
+            with contextlib.suppress(OSError):
+                self._pidfd = os.pidfd_open(self.pid)
+        if self._pidfd is not None:
             loop.add_reader(self._pidfd, self._reap, loop)
         else:
-            loop.call_later(_POLL_S, self._poll, loop)
+            loop.call_later(_POLL_S, self._reap, loop)
 
     @property
     def exit_reason(self) -> str:
@@ -86,50 +88,31 @@ class FunctionProcess:
         """Whether the process has been reaped."""
         return self._popen.returncode is not None
 
-    def freeze(self) -> None:
-        """Stop every process of the group; costs one system call."""
-        if not self.frozen and not self.ended:
-            self._signal(signal.SIGSTOP)
-            self.frozen = True
+    def freeze(self, *, frozen: bool = True) -> None:
+        """Stop every process of the group with one system call, or let them continue."""
+        if frozen is not self.frozen:
+            self.send(signal.SIGSTOP if frozen else signal.SIGCONT)
+            self.frozen = frozen
 
-    def thaw(self) -> None:
-        """Continue every process of the group."""
-        if self.frozen:
-            self.frozen = False
-            self._signal(signal.SIGCONT)
-
-    def terminate(self) -> None:
-        """Send SIGTERM.
-
-        The process is thawed first. The kernel gives a signal for a stopped process to whichever
-        thread runs first. If that is not the main thread, Python does not wake up to handle it.
-        """
-        self.thaw()
-        self._signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End the whole group now."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
+        """Send a signal to every process of the group."""
         # The group's leader is reaped on this thread only, so until then its id is not reused.
         if not self.ended:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
-
-    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._popen.poll() is None:
-            loop.call_later(_POLL_S, self._poll, loop)
-        else:
-            self._reap(loop)
 
     def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._pidfd is not None:
             loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
-        # The function's children must not outlive its execution environment.
-        self.kill()
+        elif self._popen.poll() is None:
+            loop.call_later(_POLL_S, self._reap, loop)
+            return
+        # The function's children must not outlive its execution environment. Not by `send`, which
+        # does nothing once the leader has been reaped. macOS refuses a group of zombies.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
         self._on_exit()
 
@@ -149,11 +132,8 @@ class State(Enum):
 class Owner(Protocol):
     """The events that an execution environment reports to its function."""
 
-    def on_init(self, environment: "ExecutionEnvironment") -> None:
-        """The init phase is over: the runtime has asked for its first event."""
-
     def on_next(self, environment: "ExecutionEnvironment") -> None:
-        """The runtime is done with an invoke, and asks for the next one."""
+        """The runtime is done with its init phase or an invoke, and asks for the next event."""
 
     def on_answer(
         self,
@@ -200,7 +180,7 @@ class ExecutionEnvironment:
         self._arn = config.arn.encode()
 
     async def start(self) -> None:
-        """Open the Runtime API, then start the process; a failure is an exit like any other."""
+        """Open the Runtime API, then start the process; any failure is an exit like another."""
         try:
             self._log_fd = os.open(
                 self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
@@ -225,7 +205,7 @@ class ExecutionEnvironment:
                 log_fd=self._log_fd,
                 on_exit=self._exited,
             )
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - an environment that never ends would block close()
             self._owner.on_exit(self, f"Runtime was not started: {error}")
             self._close()
 
@@ -248,7 +228,7 @@ class ExecutionEnvironment:
             lambda: self._owner.on_answer(self, Status.TIMEOUT, b"", "Sandbox.Timedout"),
         )
         if self.process is not None:
-            self.process.thaw()
+            self.process.freeze(frozen=False)
         self._log(f"START RequestId: {invocation.request_id} Version: $LATEST\n")
         headers = b"".join(
             (
@@ -269,11 +249,6 @@ class ExecutionEnvironment:
         """Call `on_limit` unless the runtime asks for an event, or ends, within the time."""
         self._limit = asyncio.get_running_loop().call_later(seconds, on_limit)
 
-    def freeze(self) -> None:
-        """Stop the processes until the next event."""
-        if self.process is not None:
-            self.process.freeze()
-
     def shut_down(self) -> None:
         """End as Lambda's Shutdown phase does: SIGTERM, `shutdown_ms`, SIGKILL."""
         if self.state in (State.ENDING, State.ENDED):
@@ -283,7 +258,10 @@ class ExecutionEnvironment:
         if self.process is None or not self._config.shutdown_ms:
             self.kill()
             return
-        self.process.terminate()
+        # Thawed first: the kernel gives a signal for a stopped process to whichever thread runs
+        # first. If that is not the main thread, Python does not wake up to handle it.
+        self.process.freeze(frozen=False)
+        self.process.send(signal.SIGTERM)
         asyncio.get_running_loop().call_later(self._config.shutdown_ms / 1000, self.kill)
 
     def kill(self) -> None:
@@ -292,7 +270,7 @@ class ExecutionEnvironment:
         if self.state is not State.ENDED:
             self.state = State.ENDING
         if self.process is not None:
-            self.process.kill()
+            self.process.send(signal.SIGKILL)
         elif self._server is None:
             self._exited()
 
@@ -341,7 +319,14 @@ class ExecutionEnvironment:
     def _on_request(self, connection: HttpProtocol, request: Request) -> None:
         is_post = request.method == b"POST"
         if request.target == _NEXT and request.method == b"GET":
-            self._on_next(connection)
+            if self.state not in (State.INIT, State.FINISHING):
+                self._refuse_transition(connection, "next")
+                return
+            self._cancel_limit()
+            self._runtime = connection
+            if self.state is State.INIT and self.invocation is not None:
+                self.invocation.init_ms = round((time.perf_counter() - self._started) * 1000, 3)
+            self._owner.on_next(self)
         elif is_post and request.target.startswith(_INVOCATION):
             request_id, _, kind = request.target[len(_INVOCATION) :].partition(b"/")
             self._on_answer(connection, request.body, request_id.decode("latin-1"), kind)
@@ -352,19 +337,6 @@ class ExecutionEnvironment:
             self._refuse_transition(connection, "an init error")
         else:
             connection.respond(_error(404, "ResourceNotFound", "no such Runtime API resource"))
-
-    def _on_next(self, connection: HttpProtocol) -> None:
-        if self.state not in (State.INIT, State.FINISHING):
-            self._refuse_transition(connection, "next")
-            return
-        self._cancel_limit()
-        self._runtime = connection
-        if self.state is State.FINISHING:
-            self._owner.on_next(self)
-            return
-        if self.invocation is not None:
-            self.invocation.init_ms = round((time.perf_counter() - self._started) * 1000, 3)
-        self._owner.on_init(self)
 
     def _on_answer(
         self, connection: HttpProtocol, body: bytes, request_id: str, kind: bytes

@@ -197,24 +197,28 @@ class LambdaFunction:
 
     # The events of execution environments
 
-    def on_init(self, environment: ExecutionEnvironment) -> None:
-        """Dispatch the event that caused the cold start."""
+    def on_next(self, environment: ExecutionEnvironment) -> None:
+        """Dispatch the invoke that waits for this execution environment, or let it rest."""
         ready = self._prewarming.pop(environment, None)
         if ready is not None and not ready.done():
             ready.set_result(None)
-        if environment.invocation is not None:
-            environment.dispatch(environment.invocation)
-        else:
-            self._rest(environment)
-
-    def on_next(self, environment: ExecutionEnvironment) -> None:
-        """Dispatch the invoke that waits for this execution environment, or let it rest."""
         self._finishing.pop(environment, None)
-        following, environment.following = environment.following, None
-        if following is not None:
-            environment.dispatch(following)
-        else:
-            self._rest(environment)
+        # After the init phase the invoke that caused it, else the one that came while FINISHING.
+        invocation = environment.invocation or environment.following
+        environment.following = None
+        if invocation is not None:
+            environment.dispatch(invocation)
+            return
+        environment.state = State.IDLE
+        environment.idle_since = time.monotonic()
+        self._idle.append(environment)
+        if self.config.freeze:
+            assert environment.process is not None  # noqa: S101 - it has just asked for an event
+            environment.process.freeze()
+            self.counters.freezes += 1
+        if self._reaper is None:
+            loop = asyncio.get_running_loop()
+            self._reaper = loop.call_later(self.config.idle_timeout_s, self._reap)
 
     def on_answer(
         self,
@@ -284,19 +288,6 @@ class LambdaFunction:
 
     # Rest and end
 
-    def _rest(self, environment: ExecutionEnvironment) -> None:
-        environment.state = State.IDLE
-        environment.idle_since = time.monotonic()
-        self._idle.append(environment)
-        if self.config.freeze:
-            environment.freeze()
-            self.counters.freezes += 1
-        if self._reaper is None:
-            self._schedule_reaping(self.config.idle_timeout_s)
-
-    def _schedule_reaping(self, delay_s: float) -> None:
-        self._reaper = asyncio.get_running_loop().call_later(delay_s, self._reap)
-
     def _reap(self) -> None:
         """End the ones that were idle too long. In the list, the longest idle come first."""
         self._reaper = None
@@ -306,8 +297,8 @@ class LambdaFunction:
             self.counters.reaped += 1
             environment.shut_down()
         if self._idle:
-            oldest = self._idle[0].idle_since
-            self._schedule_reaping(max(0.001, oldest + self.config.idle_timeout_s - now))
+            delay_s = max(0.001, self._idle[0].idle_since + self.config.idle_timeout_s - now)
+            self._reaper = asyncio.get_running_loop().call_later(delay_s, self._reap)
 
     async def close(self) -> None:
         """End every execution environment and wait until the processes are gone."""

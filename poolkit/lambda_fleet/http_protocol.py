@@ -68,25 +68,13 @@ class HttpProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[Request] = deque()
-        self._peer = ""
+        self.peer = ""
+        """The peer's IP address; empty if the peer had gone before the connection was accepted."""
         self._busy = False
         self._head_only = False
         self._last = False
         self._refused = False
-        self._begin()
-
-    def _begin(self) -> None:
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
-        self._body_size = 0
-        self._head_size = 0
-        self._in_head = True
-
-    @property
-    def peer(self) -> str:
-        """The peer's IP address; empty if the peer had gone before the connection was accepted."""
-        return self._peer
+        self.on_message_begin()
 
     # asyncio calls these
 
@@ -94,7 +82,7 @@ class HttpProtocol(asyncio.Protocol):
         """Register with the server."""
         # asyncio and uvloop both set TCP_NODELAY on the sockets they accept.
         self._transport = transport  # type: ignore[assignment]  # always a stream transport
-        self._peer = str((transport.get_extra_info("peername") or ("",))[0])
+        self.peer = str((transport.get_extra_info("peername") or ("",))[0])
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -134,7 +122,12 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Start a new request."""
-        self._begin()
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._head_size = 0
+        self._in_head = True
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""

@@ -271,6 +271,27 @@ def test_a_failed_init_phase_is_reported(start, source, error_type, message):
 
 
 @pytest.mark.parametrize(
+    ("variable", "mode", "reason"),
+    [("with\0NUL", 0o700, "embedded null byte"), ("", 0o600, "Permission denied")],
+    ids=["ValueError", "OSError"],
+)
+def test_a_process_that_cannot_be_started_is_an_init_error(start, tmp_path, variable, mode, reason):
+    """Whatever Popen raises, the invoke ends, prewarming fails and the fleet can be stopped."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n")
+    python.chmod(mode)
+    fleet = start("def handler(event, context): pass", python=python, env={"NAME": variable})
+    outcome = fleet.invoke({}, timeout_s=100)
+    assert outcome.status is Status.INIT_ERROR
+    assert f"Runtime was not started: {reason}" in outcome.payload.decode().replace(
+        "[Errno 13] ", ""
+    )
+    with pytest.raises(FunctionInitError, match=reason):
+        fleet.prewarm(1)
+    fleet.stop()
+
+
+@pytest.mark.parametrize(
     ("source", "init_limit_s", "reason"),
     [
         ("import no_such_module", 100, r"no_such_module.*\.log"),

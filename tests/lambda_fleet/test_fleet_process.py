@@ -1,9 +1,14 @@
 """The fleet as a process: what it prints, and that nothing of it stays."""
 
+import http.client
 import json
+import resource
 import signal
 import sys
 import urllib.request
+from itertools import count, islice
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from processes import run, started, wait_until
@@ -96,6 +101,29 @@ def test_what_cannot_start_is_one_line_and_status_2(command, arguments, message)
     (line,) = done.stderr.splitlines()
     assert line.startswith("lambda fleet: ")
     assert message in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits another process")
+@pytest.mark.parametrize("free", range(5))
+def test_a_fleet_without_file_descriptors_answers_and_stops(command, free):
+    """Whatever step of a cold start finds no descriptor, the invoke ends, and so does the fleet.
+
+    The steps are the log, the Runtime API, /dev/null and a pipe.
+    """
+    with started(*command) as process:
+        address = urlsplit(json.loads(process.next_line())["url"])
+        client = http.client.HTTPConnection(address.hostname, address.port, timeout=110)
+        # The client's own connection is open before the limit.
+        client.request("GET", "/_fleet/healthz")
+        client.getresponse().read()
+        used = {int(path.name) for path in Path(f"/proc/{process.process.pid}/fd").iterdir()}
+        limit = next(islice((n for n in count() if n not in used), free, None))
+        resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        client.request("GET", "/")
+        answer = client.getresponse()
+        answer.read()
+        client.close()
+        assert (answer.status, process.terminate()) == (500, 0)
 
 
 def test_a_variable_can_be_handed_on_by_name(command, task_root):
