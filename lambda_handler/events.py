@@ -15,6 +15,8 @@ import base64
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import parse_qs, unquote, unquote_plus
 
+from articles.errors import InputError, MalformedJson
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -74,13 +76,19 @@ def sqs_records(event: object) -> list[dict[str, Any]]:
     return list(records)
 
 
-def with_decoded_path(event: Event, source: Source) -> Event:
-    """Return the event with its path percent-decoded, which only API Gateway does by itself."""
+def for_resolver(event: Event, source: Source) -> Event:
+    """Return the event as Powertools' resolvers read it.
+
+    The path is percent-decoded, which only API Gateway does by itself. An event of format 2.0 has
+    a stage, which its path begins with: without one, as in many hand-made events, the default's.
+    """
     if source == "load_balancer":
         return {**event, "path": unquote(event["path"])}
-    if source == "function_url":
-        return {**event, "rawPath": unquote(event["rawPath"])}
-    return event
+    if source == "rest_api":
+        return event
+    path = unquote(event["rawPath"]) if source == "function_url" else event["rawPath"]
+    context = {"stage": "$default", **event["requestContext"]}
+    return {**event, "rawPath": path, "requestContext": context}
 
 
 def query_of(event: Event, source: Source) -> Mapping[str, Sequence[str]]:
@@ -99,13 +107,23 @@ def query_of(event: Event, source: Source) -> Mapping[str, Sequence[str]]:
 
 
 def body_of(event: Event) -> bytes:
-    """Return the body's bytes, empty if there is no body."""
+    """Return the body's bytes, empty if there is no body.
+
+    Raises:
+        MalformedJson: it is not a string, or not the base64 that it should be.
+    """
     body = event.get("body") or ""
-    if event.get("isBase64Encoded"):
+    if not isinstance(body, str):
+        detail = f"the event's body must be a string, not {type(body).__name__}"
+        raise MalformedJson((InputError(detail, pointer="#"),))
+    if not event.get("isBase64Encoded"):
+        # A lone surrogate, which only a made-up event has, must reach the check for UTF-8.
+        return body.encode("utf-8", "surrogatepass")
+    try:
         return base64.b64decode(body)
-    # A lone surrogate, which only a made-up event has, must reach the check for UTF-8.
-    encoded: bytes = body.encode("utf-8", "surrogatepass")
-    return encoded
+    except ValueError as error:
+        detail = f"the event's body is not base64: {error}"
+        raise MalformedJson((InputError(detail, pointer="#"),)) from None
 
 
 def correlation_id_of(event: Event, source: Source) -> str | None:

@@ -20,9 +20,9 @@ from articles.problems import MEDIA_TYPE, method_not_allowed, no_such_path, prob
 from lambda_handler.events import (
     body_of,
     correlation_id_of,
+    for_resolver,
     query_of,
     source_of,
-    with_decoded_path,
 )
 from lambda_handler.telemetry import Telemetry
 
@@ -98,7 +98,7 @@ class HttpApi:
 
     def answer(self, event: Event, context: Any) -> dict[str, Any]:
         """Answer one request in the form that its sender wants."""
-        return self._resolver.resolve(with_decoded_path(event, self._source), context)
+        return self._resolver.resolve(for_resolver(event, self._source), context)
 
     def _limit_body(self, app: ApiGatewayResolver, next_middleware: Callable[..., Any]) -> Any:
         # For every path, also one that does not exist, as a web server's limit is.
