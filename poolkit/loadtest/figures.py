@@ -258,7 +258,7 @@ def why_not_known(connections: ConnectionCounters, target: str, note: str | None
         note: why the connections are not measured; None when they are.
 
     """
-    database = note or "the database was not asked yet"
+    database = note or "the database was not queried yet"
     is_seen = connections.of(target) is not None
     if connections.samples:
         seen = ", ".join(sorted(connections.peaks)) or "no connection"
@@ -272,4 +272,4 @@ def why_not_known(connections: ConnectionCounters, target: str, note: str | None
     reasons["http.rate"] = "a rate is not known in the first second"
     if is_seen and connections.opened is not None:
         reasons["db.opened_per_request"] = "no request was answered or failed"
-    return reasons | dict.fromkeys(ONLY_IN_COMPARE, "only poolkit compare can tell")
+    return reasons | dict.fromkeys(ONLY_IN_COMPARE, "only poolkit compare measures it")

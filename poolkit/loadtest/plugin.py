@@ -1,4 +1,4 @@
-"""The plugin: the options it adds to Locust, and what it does at each of Locust's events.
+"""The plugin: its options for Locust, and its work at each of Locust's events.
 
 The server is watched, and files are written, by the process that has all figures: the master, or
 the only process of a run without workers. A worker reports its latencies, and ends at Ctrl-C as

@@ -64,7 +64,7 @@ class Recording:
     Args:
         runner: Locust's.
         url: of the database; None without one.
-        source: where the latencies come from.
+        source: of the latencies.
         reported: whether workers report them.
 
     """

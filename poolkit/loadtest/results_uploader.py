@@ -47,14 +47,14 @@ STARTED: Final = "started.json"
 FINISHED: Final = "finished.json"
 UPLOAD_EVERY_S: Final = 60.0
 GRACE_S: Final = 60.0
-"""How long Locust has for its reports after it was told to end; Fargate gives a task 120 s."""
+"""The time for Locust's reports after the signal to end; Fargate gives a task 120 s."""
 TRY_AGAIN_S: Final = 30.0
 REFUSED: Final = 2
 _S3_ERRORS: Final = {
     "NoSuchBucket": "there is no such bucket",
     "AccessDenied": "not allowed; the role needs s3:ListBucket, s3:GetObject and s3:PutObject there",
     "ExpiredToken": "the AWS credentials have expired",
-    "InvalidAccessKeyId": "AWS does not know the credentials",
+    "InvalidAccessKeyId": "AWS does not accept the credentials",
 }
 
 

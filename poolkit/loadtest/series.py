@@ -9,7 +9,7 @@ from poolkit.activity.by_target import STATES, Connected, total
 from poolkit.loadtest.latency.counters import Rates
 
 MOST_POINTS = 900
-"""A chart is some 900 pixels wide; more points than that are invisible."""
+"""A chart is about 900 pixels wide, so more points are invisible."""
 _LATENCIES = ("p50_ms", "p95_ms", "p99_ms")
 _COLUMNS = (
     *("time", "targets", "states", "other_databases", "opened_per_s", "users"),

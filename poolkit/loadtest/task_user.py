@@ -33,7 +33,7 @@ QUERY_EVERY_S = 0.005
 SLOW_S = 0.05
 """A query that takes longer shows in the latencies of the tasks that wait for it."""
 SILENT_S = 1.0
-"""A database that answers at all does so sooner."""
+"""A database that works answers sooner."""
 
 logger = logging.getLogger("poolkit.loadtest")
 
@@ -120,7 +120,7 @@ class CommittedRows:
 class TaskUser(User):
     """Sends tasks and waits for their committed results.
 
-    A subclass sets `committed`: a query that returns those of `:keys` that are committed, such as
+    A subclass sets `committed`: a query that returns the committed ones of `:keys`, such as
     `SELECT id FROM documents WHERE id = ANY(:keys)`. It runs on `DATABASE_URL`.
 
         class Sender(TaskUser):

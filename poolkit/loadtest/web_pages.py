@@ -1,4 +1,4 @@
-"""What is added to Locust's web UI: `/connections`, `/connections.json`, a tab, a download.
+"""The additions to Locust's web UI: `/connections`, `/connections.json`, a tab, a download.
 
 The charts are one custom element, `<poolkit-connections>`, on a page, in Locust's tab and in its
 report. connections.js draws them and requests nothing but the page's own server.

@@ -69,7 +69,7 @@ def test_a_run_that_does_not_hold_its_thresholds_fails(locust, server, database,
     ]
     assert found[3:] == [
         "✗ web: db.connections.max is 2, wanted < 2",
-        "- web: lambda.cold_starts does not apply (only poolkit compare can tell), wanted < 3",
+        "- web: lambda.cold_starts does not apply (only poolkit compare measures it), wanted < 3",
     ]
     annotations = [line for line in run.text.splitlines() if line.startswith("::")]
     assert annotations == [
