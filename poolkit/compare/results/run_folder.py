@@ -143,7 +143,7 @@ class Plan:
         """Every measurement, in the order of measuring.
 
         Targets alternate at each level, and levels in each round, so that a drift (a warmer
-        processor, a fuller table) affects all of them alike.
+        processor, a fuller table) affects all of them equally.
         """
         return tuple(
             Step(target=target.name, level=level, repeat=repeat)

@@ -50,7 +50,7 @@ LEAST_ANSWERED = 0.95
 LATE_S = 1.0
 """A request that was scheduled this long before the window and ended in it is a backlog."""
 SLOWEST = 0.01
-"""The share of requests that a p99 is about."""
+"""The share of the slowest requests, as of a p99."""
 LOAD = "loadtest"
 """The target name that the load generator's own connections carry."""
 LONGEST_STEP = 3
@@ -163,7 +163,7 @@ class ConnectionFigures:
     ceiling_reason: str
     by_state: Mapping[str, float]
     unseen_s: float
-    """Seconds of the measured time without samples: the server could not be asked."""
+    """Seconds of the measured time without samples: the server could not be queried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,7 +307,7 @@ def target_result(
         served=counted.served,
         errors=counted.errors,
         error_kinds=dict(kinds.most_common()),
-        # By the moment of the answer: one that comes after the load has ended is no throughput.
+        # By the moment of the answer: an answer after the end of the load is not throughput.
         requests_per_s=counted.answered_in_time / seconds,
         offered_per_s=len(inside) / seconds,
         measured_s=seconds,
@@ -413,7 +413,7 @@ def _used_cores(rows: Iterable[ProcessRow], window: Window) -> dict[str, float]:
 def _saturated_by(
     cpu: Mapping[str, float], report: LoopReport | None, inside: Sequence[Request], level: Level
 ) -> str:
-    """Return how the load generator was too slow; empty if it kept its schedule."""
+    """Return why the load generator was too slow; empty if it kept its schedule."""
     if (used := cpu.get("load", 0.0)) > SATURATED_CORES:
         return f"the load generator used {used:.2f} of a core"
     if report is not None:
@@ -507,7 +507,7 @@ def _connection_figures(
 def _connection_notes(
     target: PlannedTarget, window: Window, opened: int | None, rows: Sequence[ConnectionRow]
 ) -> list[str]:
-    """Return what a reader must know beside the figures: disagreeing sources, other clients."""
+    """Return notes on the figures: disagreeing sources, other clients."""
     found = []
     events = window.pool_opened
     # Connections under way at the two ends may be in one count and not yet in the other.

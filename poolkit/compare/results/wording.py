@@ -1,4 +1,4 @@
-"""How figures read in sentences and tables."""
+"""Figures as text for sentences and tables."""
 
 from __future__ import annotations
 

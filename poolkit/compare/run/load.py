@@ -23,7 +23,7 @@ LONGER_WARM_UP_S = 8.0
 OVER_S = 3.0
 """The span of the live figures."""
 SETTLING_S = 0.5
-"""A request of that age has been answered and written by now, or is slow."""
+"""A request that old has been answered and written by now, or is slow."""
 THROTTLED = "429"
 """The status of a request for which a function had no execution environment."""
 LATE_MS = 100.0
@@ -89,7 +89,7 @@ class Load:
         Raises:
             OSError: the folder of the rows cannot be written to.
         """
-        # Whole or not at all: Locust reads the file as soon as it exists.
+        # Replaced as a whole: Locust reads the file as soon as it exists.
         partial = self._host_file.with_suffix(".partial")
         partial.write_text(host, encoding="utf-8")
         partial.replace(self._host_file)

@@ -1,4 +1,4 @@
-"""One measurement: start the target, warm it up, measure, stop it, count what is left.
+"""One measurement: start the target, warm it up, measure, stop it, count left-over connections.
 
 Every observation goes into the folder of the measurement as raw rows (docs/results.md).
 """
@@ -187,7 +187,7 @@ class Measurement:
         settle_s = _SETTLE_S if step.planned.url is None else _SETTLE_REMOTE_S
         state.started = time.time()
         try:
-            # Locust opens no connection before it is told to begin.
+            # Locust opens no connection before `begin`.
             load, locust = self._prepared or self._start_locust()
             state.counts["sessions_before"] = sampler.settled_sessions(
                 still_s=0.2, timeout_s=settle_s
@@ -249,7 +249,7 @@ class Measurement:
             requests=self._folder.path / Request.FILE,
         )
         environ = {**self._host.environ(target), **load.environ}
-        # The load generator is no instance of the target.
+        # The load generator is not an instance of the target.
         environ.pop("POOLKIT_TARGET")
         started = self._host.supervisor.start(
             self._locust,
@@ -285,7 +285,7 @@ class Measurement:
             state.cut_short(_sessions(under_load.sampler))
             raise
         under_load.progress.stage("draining")
-        # Locust may cut off a request that begins as it ends: not one that counts.
+        # Locust may cut off a request that begins as it ends; it must not be a counted one.
         time.sleep(END_MARGIN_S)
         with suppress(ProcessLookupError):
             os.kill(locust.pid, signal.SIGTERM)
@@ -379,7 +379,7 @@ class Measurement:
             raise self._samplers.failure
         self._host.check()
 
-    # -- what the target reports ------------------------------------------------------------
+    # -- the target's own reports ------------------------------------------------------------
 
     def _pool_events(self, running: Running) -> PoolEvents | None:
         """Return the pool's own counts, if the target has metrics.
