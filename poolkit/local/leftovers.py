@@ -1,4 +1,4 @@
-"""What a killed run leaves behind: found by its records, ended, and removed.
+"""The leftovers of a killed run: found by its records, ended, and removed.
 
 A process that starts a server first writes a record (`OwnedProcess` in `processes.py`): the owner, the
 started process, and the directory that belongs to it. When the owner is dead, the record is an
@@ -35,7 +35,7 @@ _SCHEMA = 2
 _POLL_S = 0.01
 
 
-# -- which process is meant -----------------------------------------------------------------
+# -- the identity of a process -----------------------------------------------------------------
 
 
 class Realm(NamedTuple):
@@ -99,7 +99,7 @@ class ProcessIdentity:
         return self.realm == realm()
 
     def is_alive(self) -> bool:
-        """Return whether exactly this process still runs, as far as it can be seen from here."""
+        """Return whether exactly this process still runs, as far as it is visible here."""
         return self.is_here() and _start_mark(self.pid) == self.started
 
     def has_ended(self) -> bool:
@@ -149,8 +149,8 @@ class Record:
 def records_directory() -> Path:
     """Return this user's directory of records, made if it does not exist.
 
-    One per user and not one per checkout: a run also finds the leftovers of a run from
-    elsewhere, such as a test session in its temporary directory.
+    One per user and not one per checkout: a run also finds the leftovers of other checkouts, such
+    as a test session in its temporary directory.
 
     Raises:
         StateDirectoryError: it cannot be made, or other users could have written to it.
@@ -290,7 +290,7 @@ def end_processes(
 ) -> None:
     """End every process of a record: by its stop signal, and after `grace_s` by SIGKILL.
 
-    The first process gets the signal alone, because it knows best how to end its own; what it
+    The first process gets the signal alone, because it may end its own in the right order; what it
     leaves running is next.
 
     Args:
@@ -321,7 +321,7 @@ def end_processes(
 
 
 def clean_leftovers() -> list[str]:
-    """End and remove everything whose owner has ended; return the names of it.
+    """End and remove everything whose owner has ended; return their names.
 
     What belongs to a living owner, or to one that cannot be seen from here, stays.
     """

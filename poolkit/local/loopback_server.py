@@ -66,7 +66,7 @@ class LoopbackServer(ABC):
 
     @abstractmethod
     def _is_ready(self, directory: Path) -> bool:
-        """Ask the server whether it works."""
+        """Return whether the server works."""
 
     def _set_up(self) -> None:
         """Complete the first start, when the server is ready."""

@@ -10,7 +10,7 @@ from poolkit.errors import BinaryMissingError, StateDirectoryError
 from poolkit.local.loopback_server import LoopbackServer
 from poolkit.local.postgres import APP_ROLE, DATABASE, EmbeddedPostgres
 
-# May read PgBouncer's own statistics (SHOW POOLS); it is no role of PostgreSQL.
+# May read PgBouncer's own statistics (SHOW POOLS); it is not a role of PostgreSQL.
 STATS_USER = "poolkit_stats"
 DEFAULT_POOL_SIZE = 20
 """default_pool_size, unless set (PgBouncer, config.md)."""

@@ -43,7 +43,7 @@ class OwnedProcess:
     killed, until `release`.
 
     Args:
-        what: how a message names it.
+        what: its name in messages.
         log: the file to which its output is appended.
         environ: its whole environment, to which the variable is added by which it can be found.
         at_exit: is called if this interpreter exits before the release.
