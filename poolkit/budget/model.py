@@ -1,4 +1,4 @@
-"""The model: what the readers produce, and the only thing that all later steps read.
+"""The model: the readers' product, and the only input of all later steps.
 
 A reader turns a container, function or server of a file into a `Workload`. `inventory` decides
 which workloads are services, poolers or databases. Every number is a `Quantity`: it has its source,

@@ -46,7 +46,7 @@ def is_pgbouncer(workload: Workload) -> bool:
 
 
 def is_postgres(workload: Workload) -> bool:
-    """Return whether a container is a PostgreSQL server, and no client with the same image."""
+    """Return whether a container is a PostgreSQL server, and not a client with the same image."""
     if workload.unit == "init container" or is_pgbouncer(workload):
         return False
     return bool(_POSTGRES_IMAGE.search(workload.image)) and not names_program(
@@ -62,7 +62,7 @@ def pgbouncer(workload: Workload, pools: int | None) -> Pooler:
 
     Args:
         workload: the container.
-        pools: the number of pairs of database and user; None: as its settings tell.
+        pools: the number of pairs of database and user; None: as in its settings.
 
     """
     ini = None

@@ -1,4 +1,4 @@
-"""How many connections a process of a workload holds: by its preset, or by --service."""
+"""The connections of a workload's process: by its preset, or by --service."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _why_no_preset(workload: Workload) -> str:
 
 
 def _origin(workload: Workload, preset: EnginePreset, variable: str) -> str:
-    """Return where a field of the preset comes from: its own variable, or the target."""
+    """Return the source of a preset's field: its own variable, or the target."""
     if workload.text(variable):
         return f"{workload.variables[variable].origin} ({variable})"
     target = workload.variables["POOLKIT_TARGET"].origin

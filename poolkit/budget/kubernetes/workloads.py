@@ -38,7 +38,7 @@ def describe_manifests(documents: Sequence[Document], environment: str) -> Descr
     """Return every container of every pod as a workload, after Kustomize.
 
     Raises:
-        BudgetError: there are several overlays, and none is called as the environment.
+        BudgetError: there are several overlays, and none has the environment's name.
         TemplateError: a manifest is wrong; the message names the line.
     """
     objects = rendered(documents, environment)
@@ -196,7 +196,7 @@ class _Pod:
                 keys = [("data", key) for key in secret.mapping("data")]
                 keys += [("stringData", key) for key in secret.mapping("stringData")]
                 for section, key in keys:
-                    # The values are not looked at.
+                    # The values are not read.
                     where = str(secret.where(section, key))
                     variable = Variable(text=None, origin=where, reason="it is in a secret")
                     found[f"{prefix}{key}"] = variable

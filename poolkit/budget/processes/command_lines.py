@@ -104,7 +104,7 @@ def _unclear(workload: Workload, words: Sequence[str]) -> ProcessCount:
 def _number(text: str, name: str, origin: str, workload: Workload) -> Quantity:
     if text.strip().isdecimal() and int(text) > 0:
         return known(int(text), f"{origin} ({name})", workload.where)
-    return unknown(f"{name} is {text!r}, which is no number of processes", workload.where)
+    return unknown(f"{name} is {text!r}, which is not a number of processes", workload.where)
 
 
 def _of_variable(name: str, workload: Workload) -> Quantity:

@@ -1,4 +1,4 @@
-"""Programs: which options and variables set their number of processes, and which have only one.
+"""Programs: the options and variables for their number of processes, and those with only one.
 
 Sources: gunicorn, "Settings" (workers: the command line, GUNICORN_CMD_ARGS, the configuration
 file, by default ./gunicorn.conf.py, and then WEB_CONCURRENCY, else 1); uvicorn, "Settings"

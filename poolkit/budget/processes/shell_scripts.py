@@ -1,4 +1,4 @@
-"""Which commands a shell script starts, and which of them run at the same time.
+"""The commands of a shell script, and the ones that run at the same time.
 
 Source: POSIX.1-2024, Shell Command Language, 2.9 (pipelines, lists, asynchronous lists).
 """

@@ -108,7 +108,7 @@ def overload_text(overload: Overload) -> str:
 
 
 def origins(budget: Budget) -> Iterator[tuple[str, list[str]]]:
-    """Return, for each name, where its numbers come from."""
+    """Return the sources of the numbers, by name."""
     for service in budget.services:
         numbers: dict[str, Quantity | None] = dict(service.numbers)
         size, overflow = service.pool_size, service.max_overflow
