@@ -66,39 +66,30 @@ def test_a_body_of_10_mib_is_413(shared_face, path):
 
 
 @pytest.mark.parametrize(
-    "number",
-    ["0", "-1", "9223372036854775808", "1" * 100, "1.0", "x", "%00", "1e3", "%D9%A3", "01"],
-)
-def test_an_id_that_no_article_can_have_is_422(shared_face, number):
-    """An id out of range, or no number at all, answers 422 and not a database's error."""
-    problem = assert_problem(shared_face.request("GET", f"/articles/{number}"), 422)
-    assert problem["errors"][0]["parameter"] == "article_id"
-
-
-@pytest.mark.parametrize("name", ["-x", "x" * 129, "%00", "a b"])
-def test_an_id_that_no_document_can_have_is_422(shared_face, name):
-    """A document's id is checked in the path as it is in the body."""
-    problem = assert_problem(shared_face.request("GET", f"/documents/{name}"), 422)
-    assert problem["errors"][0]["parameter"] == "document_id"
-
-
-@pytest.mark.parametrize(
-    ("query", "parameter"),
+    ("path", "query", "parameter"),
     [
-        ({"limit": "0"}, "limit"),
-        ({"limit": "101"}, "limit"),
-        ({"limit": "ten"}, "limit"),
-        ({"limit": ""}, "limit"),
-        ({"limit": ["1", "2"]}, "limit"),
-        ({"offset": "10"}, "offset"),
-        ({"page_token": "AAAAAAAAAAAAAAAA"}, "page_token"),
-        ({"page_token": ""}, "page_token"),
-        ({"page_token": "not a token"}, "page_token"),
+        *(
+            (f"/articles/{number}", {}, "article_id")
+            for number in (
+                *("0", "-1", "9223372036854775808", "1" * 100, "1.0", "x"),
+                *("%00", "1e3", "%D9%A3", "01"),
+            )
+        ),
+        *((f"/documents/{name}", {}, "document_id") for name in ("-x", "x" * 129, "%00", "a b")),
+        ("/articles", {"limit": "0"}, "limit"),
+        ("/articles", {"limit": "101"}, "limit"),
+        ("/articles", {"limit": "ten"}, "limit"),
+        ("/articles", {"limit": ""}, "limit"),
+        ("/articles", {"limit": ["1", "2"]}, "limit"),
+        ("/articles", {"offset": "10"}, "offset"),
+        ("/articles", {"page_token": "AAAAAAAAAAAAAAAA"}, "page_token"),
+        ("/articles", {"page_token": ""}, "page_token"),
+        ("/articles", {"page_token": "not a token"}, "page_token"),
     ],
 )
-def test_a_bad_query_is_422(shared_face, query, parameter):
-    """A parameter unknown, given twice, out of range or damaged answers 422 and is named."""
-    problem = assert_problem(shared_face.request("GET", "/articles", query=query), 422)
+def test_a_bad_parameter_is_422(shared_face, path, query, parameter):
+    """One of path or query: unknown, given twice, out of range or damaged. It is named."""
+    problem = assert_problem(shared_face.request("GET", path, query=query), 422)
     assert [error["parameter"] for error in problem["errors"]] == [parameter]
 
 

@@ -497,31 +497,33 @@ def test_the_token_is_boto3s_own(iam, tls_server):
     assert "X-Amz-Expires=900" in iam
 
 
-@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
-def test_a_token_opens_a_connection_over_tls(iam, tls_server, database, driver):
-    """The server checks the token, the client the server's certificate and name."""
-    more = {"POOLKIT_TARGET": "lambda", "POOLKIT_DRIVER": driver}
-    engine = make_engine(_iam_settings(*tls_server, database, **more))
-    handshakes = tls_server[0].handshakes
-    with unit_of_work(engine) as connection:
-        assert connection.scalar(text("SELECT current_user")) == "iam_user"
-    assert tls_server[0].handshakes == handshakes + 1
+def _current_user(settings):
+    """Return the name that the server gives the client of an engine of these settings."""
+    statement = text("SELECT current_user")
+    if not settings.preset.is_async:
+        with unit_of_work(make_engine(settings)) as connection:
+            return connection.scalar(statement)
 
-
-def test_asyncpg_takes_token_and_certificate(iam, tls_server, database):
-    """`sslmode=verify-full` and `sslrootcert` become an SSLContext."""
-
-    async def ask(settings):
+    async def ask():
         engine = make_async_engine(settings)
         try:
             async with unit_of_work_async(engine) as connection:
-                return await connection.scalar(text("SELECT current_user"))
+                return await connection.scalar(statement)
         finally:
             await engine.dispose()
 
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("target", "driver"),
+    [("lambda", "psycopg2"), ("lambda", "psycopg"), ("web_async", "asyncpg")],
+)
+def test_a_token_opens_a_connection_over_tls(iam, tls_server, database, target, driver):
+    """The server checks the token, the client the server's certificate and name."""
+    more = {"POOLKIT_TARGET": target, "POOLKIT_DRIVER": driver}
     handshakes = tls_server[0].handshakes
-    settings = _iam_settings(*tls_server, database, POOLKIT_TARGET="web_async")
-    assert asyncio.run(ask(settings)) == "iam_user"
+    assert _current_user(_iam_settings(*tls_server, database, **more)) == "iam_user"
     assert tls_server[0].handshakes == handshakes + 1
 
 
@@ -534,24 +536,12 @@ def impostor(request, iam, tls_server, database, tmp_path):
     return {}, (front, _certificate(tmp_path, "other")[0], database)
 
 
-def test_an_impostor_is_refused_by_libpq(impostor):
-    """verify-full does not talk to a server of another name, or of an unknown authority."""
+@pytest.mark.parametrize("target", ["lambda", "web_async"])
+def test_an_impostor_is_refused(impostor, target):
+    """libpq and asyncpg connect to no server of another name, or of an unknown authority."""
     more, where = impostor
-    engine = make_engine(_iam_settings(*where, POOLKIT_TARGET="lambda", **more))
     with pytest.raises(Exception, match="certificate"):
-        engine.connect()
-
-
-def test_an_impostor_is_refused_by_asyncpg(impostor):
-    """Nor does the SSLContext that is made for asyncpg."""
-    more, where = impostor
-    settings = _iam_settings(*where, POOLKIT_TARGET="web_async", **more)
-
-    async def connect():
-        await make_async_engine(settings).connect()
-
-    with pytest.raises(Exception, match="certificate"):
-        asyncio.run(connect())
+        _current_user(_iam_settings(*where, POOLKIT_TARGET=target, **more))
 
 
 def test_a_token_is_refused_without_tls(tls_server, database):
@@ -571,17 +561,16 @@ def test_a_refused_token_is_signed_anew(aws):
     assert source.renew(first) == second
 
 
-def test_a_secret_without_its_arn_needs_a_region(aws, monkeypatch):
-    """A secret given by its name alone does not say where it is."""
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (SecretsManagerCredentials("by-name"), r"secret by-name could not be read: .*region"),
+        (IamTokenCredentials("h", 5432, "me"), r"no IAM token for me at h: .*region"),
+    ],
+)
+def test_a_missing_region_is_named(aws, monkeypatch, source, message):
+    """A token needs one, and a secret that is given by its name alone does not say where it is."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    with pytest.raises(CredentialsError, match=r"secret by-name could not be read: .*region"):
-        SecretsManagerCredentials("by-name").fetch()
-
-
-def test_a_token_needs_a_region(aws, monkeypatch):
-    """What boto3 lacks is named."""
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
-    with pytest.raises(CredentialsError, match=r"no IAM token for me at h: .*region"):
-        IamTokenCredentials("h", 5432, "me").fetch()
+    with pytest.raises(CredentialsError, match=message):
+        source.fetch()

@@ -1,10 +1,10 @@
 """Each driver really takes the preset's arguments, and they are in force on server and socket."""
 
 import socket
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from driving import DRIVERS
+from driving import DRIVERS, Client
 from processes import wait_until
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -107,6 +107,26 @@ def test_the_socket_has_keepalives_and_a_user_timeout(database, make_client, poo
     assert client.run(options) == [31, 11, 4, 32_000, 1]
 
 
+@pytest.mark.parametrize(
+    ("asked", "opened"), [({}, 0), ({"pool_size": 3, "prewarm": 3}, 3), ({"fail_fast": True}, 1)]
+)
+def test_a_start_opens_the_connections_that_the_preset_asks_for(
+    database, make_client, asked, opened
+):
+    """Prewarmed ones are held together, so that they differ; `fail_fast` makes sure of one."""
+    client = make_client(database.url(), **asked)
+    assert client.start() == len(database.backends("web")) == opened
+    assert (client.pool.checkedin(), client.pool.checkedout()) == (opened, 0)
+
+
+def test_a_start_without_a_database_is_an_error_if_it_must_not_fail_later(make_client):
+    """With `fail_fast` the start ends with the driver's error; prewarming alone lets it go on."""
+    nowhere = "postgresql+psycopg2://me:x@127.0.0.1:1/d"
+    with pytest.raises((DBAPIError, OSError), match=r"refused|Connect call failed"):
+        make_client(nowhere, fail_fast=True).start()
+    assert make_client(nowhere, prewarm=2).start() == 0
+
+
 def test_the_options_are_plain_sqlalchemy(database):
     """`engine_options` is enough for SQLAlchemy's own create_engine."""
     from sqlalchemy import create_engine
@@ -146,17 +166,8 @@ def test_sqlite_in_memory_is_one_database_for_all_threads(url):
     assert isinstance(engine.pool, StaticPool)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE t AS SELECT 42 AS n"))
-    found = []
-
-    def read():
-        with engine.connect() as connection:
-            found.append(connection.scalar(text("SELECT n FROM t")))
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    thread.join()
+    assert _in_another_thread(engine, "SELECT n FROM t") == 42
     engine.dispose()
-    assert found == [42]
 
 
 def test_a_sqlite_file_has_a_connection_for_each_checkout(tmp_path):
@@ -164,26 +175,24 @@ def test_a_sqlite_file_has_a_connection_for_each_checkout(tmp_path):
     engine = preset("web", "prod").create_engine(f"sqlite:///{tmp_path}/file.db")
     with engine.connect() as one, engine.connect() as two:
         assert one.connection.dbapi_connection is not two.connection.dbapi_connection
-    found = []
-    thread = threading.Thread(target=lambda: found.append(_one(engine)))
-    thread.start()
-    thread.join()
+    assert _in_another_thread(engine, "SELECT 1") == 1
     engine.dispose()
-    assert found == [1]
 
 
-def _one(engine):
-    with engine.connect() as connection:
-        return connection.scalar(text("SELECT 1"))
+def _in_another_thread(engine, statement):
+    def scalar():
+        with engine.connect() as connection:
+            return connection.scalar(text(statement))
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(scalar).result()
 
 
-@pytest.mark.parametrize("name", ["", "/{tmp_path}/file.db"])
+@pytest.mark.parametrize("name", ["", "/file.db"])
 def test_aiosqlite_in_memory_and_in_a_file(tmp_path, name):
     """The asynchronous driver takes the same arguments."""
-    from driving import Client
-
     client = Client(
-        preset("web_async", "prod"), "sqlite://" + name.replace("/{tmp_path}", f"/{tmp_path}")
+        preset("web_async", "prod"), f"sqlite:///{tmp_path}{name}" if name else "sqlite://"
     )
     client.run(lambda connection: connection.execute(text("CREATE TABLE t AS SELECT 42 AS n")))
     assert client.scalar("SELECT n FROM t") == 42

@@ -24,8 +24,10 @@ from poolkit.config.presets import EnginePreset, preset
     ],
 )
 def test_a_bare_url_gets_the_targets_driver(target, given, driver):
-    """A URL that names no driver gets the preset's own, and one that does keeps it."""
+    """A URL, as text or parsed, that names no driver gets the preset's own; another keeps it."""
     assert preset(target).url(given).drivername == driver
+    parsed = make_url(given.replace("postgres:", "postgresql:"))
+    assert preset(target).url(parsed) == preset(target).url(given)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +93,8 @@ def test_what_the_url_says_wins():
     arguments = preset("web").engine_options(url, application_name="web:1")["connect_args"]
     assert "connect_timeout" not in arguments
     assert arguments["application_name"] == "web:1"
-
-
-def test_asyncpg_gets_what_it_has_no_parameter_for():
-    """libpq's `connect_timeout` is passed on in asyncpg's words."""
-    arguments = preset("web_async").engine_options("postgresql://h/d?connect_timeout=9")
-    assert arguments["connect_args"]["timeout"] == 9
+    arguments = preset("web_async").engine_options(url)["connect_args"]
+    assert arguments["timeout"] == 9, "asyncpg has it under another name"
 
 
 def test_a_poolers_client_sends_the_urls_options_alone():
@@ -168,12 +166,6 @@ def test_mysqlclient_gets_arguments_it_documents():
     """Every argument for mysqlclient is one of its own."""
     options = preset("web", "prod").engine_options("mysql+mysqldb://h/d")
     assert set(options["connect_args"]) <= MYSQLCLIENT
-
-
-def test_a_url_object_does_as_well():
-    """`engine_options` takes SQLAlchemy's URL, too."""
-    text = "postgresql://h/d"
-    assert preset("web").url(make_url(text)) == preset("web").url(text)
 
 
 def test_the_wrong_kind_of_engine_is_refused():

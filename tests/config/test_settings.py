@@ -24,16 +24,14 @@ IAM = {
     "DATABASE_USER": "me",
 }
 
+NO_URL = {"DATABASE_URL": ""}
+
 # What no variable changes.
 FIXED = {"target", "environment", "why"}
 
 
 def read(**environ):
     return Settings.from_environ({"DATABASE_URL": TLS, **environ})
-
-
-def read_only(environ, **more):
-    return Settings.from_environ({**environ, **more})
 
 
 def test_the_url_alone_is_enough():
@@ -135,10 +133,38 @@ def test_every_variable_is_documented():
         ({"DATABASE_URL": ""}, "exactly one of DATABASE_URL, .*; found none"),
         ({"DATABASE_SECRET_ARN": ARN}, "found DATABASE_URL and DATABASE_SECRET_ARN"),
         ({"DATABASE_IAM_AUTH": "maybe"}, "DATABASE_IAM_AUTH must be true or false, not 'maybe'"),
+        (SECRET | NO_URL | {"DATABASE_HOST": ""}, "DATABASE_SECRET_ARN also needs DATABASE_HOST"),
+        (
+            IAM | NO_URL | {"DATABASE_USER": "", "DATABASE_NAME": ""},
+            "DATABASE_IAM_AUTH also needs DATABASE",
+        ),
+        (SECRET | NO_URL | {"DATABASE_PORT": "0"}, "DATABASE_PORT must be from 1 to 65535, not 0"),
+        (SECRET | NO_URL | {"DATABASE_PORT": "x"}, "DATABASE_PORT must be a whole number, not 'x'"),
+        (
+            SECRET | NO_URL | {"DATABASE_SSLMODE": "on"},
+            "DATABASE_SSLMODE 'on' is unknown; allowed: disable",
+        ),
+        (
+            IAM | {"DATABASE_SSLMODE": "prefer"},
+            "DATABASE_SSLMODE must be require, .* over TLS only",
+        ),
+        (IAM | NO_URL | {"DATABASE_SSLMODE": "disable"}, "DATABASE_SSLMODE must be"),
+        (
+            SECRET | NO_URL | {"POOLKIT_DRIVER": "pymysql"},
+            r"^POOLKIT_DRIVER: driver postgresql\+pymysql",
+        ),
+        (
+            IAM | NO_URL | {"POOLKIT_DRIVER": "pymysql"},
+            r"^POOLKIT_DRIVER: driver postgresql\+pymysql",
+        ),
+        (
+            SECRET | NO_URL | {"DATABASE_SSLMODE": "prefer", "POOLKIT_ENVIRONMENT": "prod"},
+            r"no TLS, .* refuses; set DATABASE_SSLMODE to req",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(environ, message):
-    """The message has the variable, what was found and what is allowed."""
+    """The message has the variable that is at fault, what was found and what is allowed."""
     with pytest.raises(ConfigurationError, match=message):
         read(**environ)
 
@@ -158,36 +184,15 @@ def test_a_preset_needs_no_database():
         preset_from_environ(environ, allowed_targets=("web",))
 
 
-@pytest.mark.parametrize(
-    ("environ", "message"),
-    [
-        (SECRET | {"DATABASE_HOST": ""}, "DATABASE_SECRET_ARN also needs DATABASE_HOST"),
-        (IAM | {"DATABASE_USER": "", "DATABASE_NAME": ""}, "DATABASE_IAM_AUTH also needs DATABASE"),
-        (SECRET | {"DATABASE_PORT": "0"}, "DATABASE_PORT must be from 1 to 65535, not 0"),
-        (SECRET | {"DATABASE_PORT": "x"}, "DATABASE_PORT must be a whole number, not 'x'"),
-        (SECRET | {"DATABASE_SSLMODE": "on"}, "DATABASE_SSLMODE 'on' is unknown; allowed: disable"),
-        (
-            IAM | {"DATABASE_SSLMODE": "prefer"},
-            "DATABASE_SSLMODE must be require, .* over TLS only",
-        ),
-        (IAM | {"DATABASE_SSLMODE": "disable"}, "DATABASE_SSLMODE must be"),
-    ],
-)
-def test_what_a_secret_or_token_needs(environ, message):
-    """Parts that are missing or wrong are named; a token is refused without TLS, even in dev."""
-    with pytest.raises(ConfigurationError, match=message):
-        read_only(environ)
-
-
 def test_the_parts_become_a_url_with_tls():
     """Host, port, name and certificate end up where the driver finds them."""
     more = {"DATABASE_PORT": "6432", "DATABASE_SSLROOTCERT": "/ca.pem"}
-    settings = read_only(IAM | more)
+    settings = read(**IAM, **NO_URL, **more)
     assert settings.credentials == "iam"
     assert settings.url.render_as_string() == (
         "postgresql://me@db.example.com:6432/app?sslmode=verify-full&sslrootcert=%2Fca.pem"
     )
-    assert read_only(SECRET).url.query == {"sslmode": "require"}
+    assert read(**SECRET, **NO_URL).url.query == {"sslmode": "require"}
 
 
 @pytest.mark.parametrize("target", ["web", "web_async"])
@@ -294,21 +299,6 @@ def test_the_password_of_the_clients_key_is_not_shown(target):
     assert settings.engine_url().query["sslpassword"] == "hunter3"
     arguments = preset("web").engine_options(settings.engine_url())["connect_args"]
     assert arguments["sslpassword"] == "hunter3"
-
-
-@pytest.mark.parametrize("environ", [SECRET, IAM])
-def test_a_driver_that_does_not_fit_the_database_is_named(environ):
-    """The variable that is wrong is the driver's, not one of the database's."""
-    with pytest.raises(ConfigurationError, match=r"^POOLKIT_DRIVER: driver postgresql\+pymysql"):
-        read_only(environ, POOLKIT_DRIVER="pymysql")
-
-
-def test_the_variable_that_lacks_tls_is_named():
-    """With a secret there is no DATABASE_URL to add anything to."""
-    with pytest.raises(
-        ConfigurationError, match=r"no TLS, .* refuses; set DATABASE_SSLMODE to req"
-    ):
-        read_only(SECRET, DATABASE_SSLMODE="prefer", POOLKIT_ENVIRONMENT="prod")
 
 
 @pytest.mark.parametrize(
