@@ -176,25 +176,24 @@ def _reason(name: str) -> str | None:
 
 def preset_table() -> str:
     """Return every target in every environment, aligned, one line each."""
-    rows = [_HEADING, *(_row(preset(t, e)) for t in TARGETS for e in ENVIRONMENTS)]
+    rows = [_HEADING]
+    for chosen in (preset(target, name) for target in TARGETS for name in ENVIRONMENTS):
+        queue = chosen.pool == "queue"
+        row = (
+            chosen.target,
+            chosen.environment,
+            chosen.pool_class("postgresql://").__name__,
+            f"{chosen.pool_size}+{chosen.max_overflow}" if queue else "-",
+            f"{chosen.pool_timeout:g}" if queue else "-",
+            f"{chosen.pool_recycle:g}" if queue else "-",
+            f"{chosen.statement_timeout / 1000:g}" if not chosen.transaction_pooling else "-",
+            str(chosen.max_connections_per_process),
+        )
+        rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    )
-
-
-def _row(chosen: EnginePreset) -> tuple[str, ...]:
-    queue = chosen.pool == "queue"
-    return (
-        chosen.target,
-        chosen.environment,
-        chosen.pool_class("postgresql://").__name__,
-        f"{chosen.pool_size}+{chosen.max_overflow}" if queue else "-",
-        f"{chosen.pool_timeout:g}" if queue else "-",
-        f"{chosen.pool_recycle:g}" if queue else "-",
-        f"{chosen.statement_timeout / 1000:g}" if not chosen.transaction_pooling else "-",
-        str(chosen.max_connections_per_process),
     )
 
 

@@ -34,20 +34,16 @@ class Project:
 
 def _poolkit_table(file: Path) -> dict[str, Any]:
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file}: {error}") from None
-    tools = _table(file, "tool", document.get("tool", {}))
-    table = _table(file, "tool.poolkit", tools.get("poolkit", {}))
-    migrations = table.get("migrations", "")
+    for name, path in (("tool", "tool"), ("poolkit", "tool.poolkit")):
+        found = found.get(name, {})
+        if not isinstance(found, dict):
+            raise ConfigurationError(f"{file}: {path} must be a table, not {found!r}")
+    migrations = found.get("migrations", "")
     if not isinstance(migrations, str):
         raise ConfigurationError(
             f"{file}: [tool.poolkit] migrations must name a module, not {migrations!r}"
         )
-    return table
-
-
-def _table(file: Path, name: str, found: object) -> dict[str, Any]:
-    if not isinstance(found, dict):
-        raise ConfigurationError(f"{file}: {name} must be a table, not {found!r}")
     return found
