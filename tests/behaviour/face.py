@@ -39,6 +39,17 @@ def media_type(answer: Answer) -> str:
     return answer.headers.get("content-type", "").partition(";")[0]
 
 
+def problem_of(answer: Answer, status: int) -> Any:
+    """Check that an answer is a problem document (RFC 9457) with this status; return it."""
+    assert answer.status == status, answer.body
+    assert media_type(answer) == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
+
+
 def encoded(body: Any) -> bytes | None:
     """Encode a body; lone surrogates become JSON escapes, which any bytes can carry."""
     return body if body is None or isinstance(body, bytes) else json.dumps(body).encode()

@@ -1,10 +1,10 @@
 """What every endpoint does with good input."""
 
 import re
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from behaviour.face import media_type
+from behaviour.face import media_type, problem_of
 
 ARTICLE = {"title": "Title", "body": "Body"}
 DOCUMENT = {"id": "report-1", "title": "Report", "text": "One sentence. " * 200}
@@ -39,11 +39,8 @@ def test_an_update_changes_what_was_sent_and_raises_the_version(face):
     path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
     answer = face.request("PATCH", path, body={"version": 1, "title": "New"})
     assert answer.status == 200
-    assert (answer.json()["title"], answer.json()["body"], answer.json()["version"]) == (
-        "New",
-        "Body",
-        2,
-    )
+    article = answer.json()
+    assert (article["title"], article["body"], article["version"]) == ("New", "Body", 2)
     assert face.request("GET", path).body == answer.body
 
 
@@ -52,10 +49,8 @@ def test_a_stale_update_is_refused_and_nothing_is_lost(face):
     path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
     face.request("PATCH", path, body={"version": 1, "title": "First"})
     answer = face.request("PATCH", path, body={"version": 1, "title": "Second"})
-    assert answer.status == 409
-    assert media_type(answer) == "application/problem+json"
-    assert answer.json()["type"] == "/problems/stale-version"
-    assert answer.json()["current_version"] == 2
+    problem = problem_of(answer, 409)
+    assert (problem["type"], problem["current_version"]) == ("/problems/stale-version", 2)
     assert face.request("GET", path).json()["title"] == "First"
 
 
@@ -96,23 +91,16 @@ def test_a_document_is_cut_into_chunks_once(face):
 def test_of_two_updates_at_once_one_succeeds(face, migrated_database):
     """Two PATCHes for one version: one 200 and one 409, never two of a kind."""
     path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
-    answers = []
 
-    def update(title: str) -> None:
-        answers.append(face.request("PATCH", path, body={"version": 1, "title": title}))
+    def update(title):
+        return face.request("PATCH", path, body={"version": 1, "title": title})
 
-    threads = [threading.Thread(target=update, args=(title,)) for title in ("a", "b")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(update, ("a", "b")))
     assert sorted(answer.status for answer in answers) == [200, 409]
 
 
 @pytest.mark.parametrize("path", ["/articles/1", "/documents/none"])
 def test_what_is_not_there_is_404(face, path):
     """GET of what does not exist answers a 404 that says what was looked for."""
-    answer = face.request("GET", path)
-    assert answer.status == 404
-    assert media_type(answer) == "application/problem+json"
-    assert answer.json()["detail"].startswith("there is no ")
+    assert problem_of(face.request("GET", path), 404)["detail"].startswith("there is no ")

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from behaviour.face import media_type
+from behaviour.face import problem_of
 from closed_databases import CLOSED
 from psycopg2 import sql
 
@@ -11,9 +11,7 @@ from articles.migrations import upgrade
 
 
 def assert_unavailable(answer):
-    assert answer.status == 503, answer.body
-    assert media_type(answer) == "application/problem+json"
-    assert answer.json()["status"] == 503
+    problem_of(answer, 503)
     assert int(answer.headers["retry-after"]) > 0
     # Neither the host nor the role nor the driver's words are a client's business.
     assert "127.0.0.1" not in answer.body.decode()

@@ -1,6 +1,8 @@
 """What the pool did, counted: against the server's own view."""
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from processes import wait_until
@@ -87,11 +89,9 @@ def test_many_threads_lose_no_count(kit):
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as threads:
+        for done in [threads.submit(work) for _ in range(3)]:
+            done.result()
     snapshot = metrics.snapshot(engine.pool)
     assert snapshot.checkouts == sum(snapshot.checkout_wait.counts) == 150
 
@@ -110,8 +110,6 @@ def test_a_failed_connect_is_counted(kit, database):
 
 def test_the_asynchronous_engine_is_counted_too(database):
     """The same counters under asyncio."""
-    import asyncio
-
     environ = {"DATABASE_URL": database.url(""), "POOLKIT_TARGET": "web_async"}
     settings = Settings.from_environ(environ | {"POOLKIT_PREWARM": "2", "POOLKIT_ECHO": "off"})
     metrics = PoolMetrics()

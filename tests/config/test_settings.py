@@ -16,15 +16,9 @@ from poolkit.errors import ConfigurationError
 URL = "postgresql://me:hunter2@db.example.com/app"
 TLS = URL + "?sslmode=require"
 ARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:db-AbCdEf"
-SECRET = {"DATABASE_SECRET_ARN": ARN, "DATABASE_HOST": "db.example.com", "DATABASE_NAME": "app"}
-IAM = {
-    "DATABASE_IAM_AUTH": "true",
-    "DATABASE_HOST": "db.example.com",
-    "DATABASE_NAME": "app",
-    "DATABASE_USER": "me",
-}
-
-NO_URL = {"DATABASE_URL": ""}
+PARTS = {"DATABASE_URL": "", "DATABASE_HOST": "db.example.com", "DATABASE_NAME": "app"}
+SECRET = PARTS | {"DATABASE_SECRET_ARN": ARN}
+IAM = PARTS | {"DATABASE_IAM_AUTH": "true", "DATABASE_USER": "me"}
 
 # What no variable changes.
 FIXED = {"target", "environment", "why"}
@@ -133,32 +127,20 @@ def test_every_variable_is_documented():
         ({"DATABASE_URL": ""}, "exactly one of DATABASE_URL, .*; found none"),
         ({"DATABASE_SECRET_ARN": ARN}, "found DATABASE_URL and DATABASE_SECRET_ARN"),
         ({"DATABASE_IAM_AUTH": "maybe"}, "DATABASE_IAM_AUTH must be true or false, not 'maybe'"),
-        (SECRET | NO_URL | {"DATABASE_HOST": ""}, "DATABASE_SECRET_ARN also needs DATABASE_HOST"),
-        (
-            IAM | NO_URL | {"DATABASE_USER": "", "DATABASE_NAME": ""},
-            "DATABASE_IAM_AUTH also needs DATABASE",
-        ),
-        (SECRET | NO_URL | {"DATABASE_PORT": "0"}, "DATABASE_PORT must be from 1 to 65535, not 0"),
-        (SECRET | NO_URL | {"DATABASE_PORT": "x"}, "DATABASE_PORT must be a whole number, not 'x'"),
-        (
-            SECRET | NO_URL | {"DATABASE_SSLMODE": "on"},
-            "DATABASE_SSLMODE 'on' is unknown; allowed: disable",
-        ),
+        (SECRET | {"DATABASE_HOST": ""}, "DATABASE_SECRET_ARN also needs DATABASE_HOST"),
+        (IAM | {"DATABASE_USER": "", "DATABASE_NAME": ""}, "DATABASE_IAM_AUTH also needs DATABASE"),
+        (SECRET | {"DATABASE_PORT": "0"}, "DATABASE_PORT must be from 1 to 65535, not 0"),
+        (SECRET | {"DATABASE_PORT": "x"}, "DATABASE_PORT must be a whole number, not 'x'"),
+        (SECRET | {"DATABASE_SSLMODE": "on"}, "DATABASE_SSLMODE 'on' is unknown; allowed: disable"),
         (
             IAM | {"DATABASE_SSLMODE": "prefer"},
             "DATABASE_SSLMODE must be require, .* over TLS only",
         ),
-        (IAM | NO_URL | {"DATABASE_SSLMODE": "disable"}, "DATABASE_SSLMODE must be"),
+        (IAM | {"DATABASE_SSLMODE": "disable"}, "DATABASE_SSLMODE must be"),
+        (SECRET | {"POOLKIT_DRIVER": "pymysql"}, r"^POOLKIT_DRIVER: driver postgresql\+pymysql"),
+        (IAM | {"POOLKIT_DRIVER": "pymysql"}, r"^POOLKIT_DRIVER: driver postgresql\+pymysql"),
         (
-            SECRET | NO_URL | {"POOLKIT_DRIVER": "pymysql"},
-            r"^POOLKIT_DRIVER: driver postgresql\+pymysql",
-        ),
-        (
-            IAM | NO_URL | {"POOLKIT_DRIVER": "pymysql"},
-            r"^POOLKIT_DRIVER: driver postgresql\+pymysql",
-        ),
-        (
-            SECRET | NO_URL | {"DATABASE_SSLMODE": "prefer", "POOLKIT_ENVIRONMENT": "prod"},
+            SECRET | {"DATABASE_SSLMODE": "prefer", "POOLKIT_ENVIRONMENT": "prod"},
             r"no TLS, .* refuses; set DATABASE_SSLMODE to req",
         ),
     ],
@@ -187,12 +169,12 @@ def test_a_preset_needs_no_database():
 def test_the_parts_become_a_url_with_tls():
     """Host, port, name and certificate end up where the driver finds them."""
     more = {"DATABASE_PORT": "6432", "DATABASE_SSLROOTCERT": "/ca.pem"}
-    settings = read(**IAM, **NO_URL, **more)
+    settings = read(**IAM, **more)
     assert settings.credentials == "iam"
     assert settings.url.render_as_string() == (
         "postgresql://me@db.example.com:6432/app?sslmode=verify-full&sslrootcert=%2Fca.pem"
     )
-    assert read(**SECRET, **NO_URL).url.query == {"sslmode": "require"}
+    assert read(**SECRET).url.query == {"sslmode": "require"}
 
 
 @pytest.mark.parametrize("target", ["web", "web_async"])
