@@ -109,10 +109,31 @@ class Files:
         Raises:
             WrongSetting: a variable is missing or wrong.
         """
-        if self._settings()["client_tls_sslmode"] != "disable":
+        prefix = "PGBOUNCER_"
+        own = {
+            name.removeprefix(prefix).lower(): value
+            for name, value in self.environ.items()
+            if name.startswith(prefix) and value
+        }
+        settings = _DEFAULTS | own
+        if settings["client_tls_sslmode"] != "disable":
             self._write_certificate()
+            settings["client_tls_cert_file"] = str(self._certificate)
+            settings["client_tls_key_file"] = str(self._key)
         self._write_users(login)
-        _write_private(self.configuration, self._ini())
+        settings |= {"auth_file": str(self._users)} | self._server_tls()
+        host = _required(self.environ, "DATABASE_HOST")
+        name = _required(self.environ, "DATABASE_NAME")
+        port = self.environ.get("DATABASE_PORT") or "5432"
+        timeout = self.environ.get("STATEMENT_TIMEOUT") or "15000"
+        if not timeout.isdecimal():
+            raise WrongSetting(f"STATEMENT_TIMEOUT must be a whole number of ms, not {timeout!r}")
+        # Sent once by PgBouncer: a client's own SET would stay in a session that others share.
+        query = f"SET statement_timeout = {timeout}"
+        database = f"{name} = host={host} port={port} dbname={name} connect_query='{query}'"
+        lines = [f"{key} = {value}" for key, value in settings.items()]
+        text = "\n".join(["[databases]", database, "[pgbouncer]", *lines, ""])
+        _write_private(self.configuration, text)
 
     def renew(self) -> bool:
         """Write the users again if the password has changed; return whether it had."""
@@ -131,32 +152,6 @@ class Files:
         quoted = (part.replace('"', '""') for part in (login.user, login.password))
         _write_private(self._users, '"{}" "{}"\n'.format(*quoted))
         self._login = login
-
-    def _settings(self) -> dict[str, str]:
-        prefix = "PGBOUNCER_"
-        own = {
-            name.removeprefix(prefix).lower(): value
-            for name, value in self.environ.items()
-            if name.startswith(prefix) and value
-        }
-        return _DEFAULTS | own
-
-    def _ini(self) -> str:
-        settings = self._settings() | {"auth_file": str(self._users)} | self._server_tls()
-        if settings["client_tls_sslmode"] != "disable":
-            settings["client_tls_cert_file"] = str(self._certificate)
-            settings["client_tls_key_file"] = str(self._key)
-        host = _required(self.environ, "DATABASE_HOST")
-        name = _required(self.environ, "DATABASE_NAME")
-        port = self.environ.get("DATABASE_PORT") or "5432"
-        timeout = self.environ.get("STATEMENT_TIMEOUT") or "15000"
-        if not timeout.isdecimal():
-            raise WrongSetting(f"STATEMENT_TIMEOUT must be a whole number of ms, not {timeout!r}")
-        # Sent once by PgBouncer: a client's own SET would stay in a session that others share.
-        query = f"SET statement_timeout = {timeout}"
-        database = f"{name} = host={host} port={port} dbname={name} connect_query='{query}'"
-        lines = [f"{name} = {value}" for name, value in settings.items()]
-        return "\n".join(["[databases]", database, "[pgbouncer]", *lines, ""])
 
     def _server_tls(self) -> dict[str, str]:
         mode = self.environ.get("DATABASE_SSLMODE") or "verify-full"
