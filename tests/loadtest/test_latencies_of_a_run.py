@@ -17,9 +17,9 @@ HistogramLogReader = pytest.importorskip("hdrh.log", reason="no wheel here").His
 HEADLESS = ("--headless", "--users", "8", "--spawn-rate", "100")
 FILES = ("--csv", "run", "--json-file", "result", "--html", "report.html")
 
-# Beside the plugin's own listener, on the same event: what each process saw, as it came, and how many
-# rows that were when it reported to its master. It ends by itself, as at --run-time, with so many
-# requests; and a master bears with a worker that a busy machine lets stand still.
+# Beside the plugin's own listener, on the same event: the requests of each process, and the number of
+# them at each report to its master. The run ends by itself after a number of requests, as at
+# --run-time. Its master waits longer than usual for a worker that a busy machine holds up.
 VISITORS = """
 import os, time
 import gevent
@@ -68,7 +68,7 @@ class Visitor(FastHttpUser):
 
     @task
     def fail(self):
-        with self.client.get("/other, one", catch_response=True) as answer:
+        with self.client.get("/other", name="/other, one", catch_response=True) as answer:
             answer.failure("as if")
 """
 
@@ -211,7 +211,8 @@ def test_a_process_alone_loses_nothing(visitors, tmp_path, rate, loop):
     assert [line.partition("measured: ")[2] for line in lines] == [
         "no DATABASE_URL and no --database-url was given; this run measures HTTP only"
     ]
-    assert {row["Connections"] for row in run.rows()} == {""}
+    # A closed loop may send all in less than a second, which has no row yet.
+    assert {row["Connections"] for row in run.rows()} <= {""}
     assert "Connections: not measured" in run.text
     assert f"{loop.capitalize()} loop" in run.text
 
