@@ -70,42 +70,38 @@ def compute_budget(options: Options) -> Budget:
 def _database(found: Sequence[Database], options: Options) -> Database:
     """Return the database that the options give, or the only one of the files."""
     superuser = f"{SUPERUSER_RESERVED} superuser_reserved_connections"
+    given = Database(
+        name="as given",
+        kind="PostgreSQL",
+        where=None,
+        max_connections=unknown("the server did not report it"),
+        reserved=known(SUPERUSER_RESERVED, superuser),
+    )
     if options.database_url:
         from poolkit.activity.server import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
 
-        limit, version = unknown("the server did not report it"), ""
-        reserved = known(SUPERUSER_RESERVED, superuser)
         with ActivityConnection(options.database_url) as connection:
             limits = connection.limits
-        if limits is not None:
-            limit, version = known(limits.max_connections, "SHOW max_connections"), limits.version
-            reserved = known(
+        given = dataclasses.replace(given, name="at --database-url")
+        if limits is None:
+            return given
+        return dataclasses.replace(
+            given,
+            kind=f"PostgreSQL {limits.version}".strip(),
+            max_connections=known(limits.max_connections, "SHOW max_connections"),
+            reserved=known(
                 limits.superuser_reserved + limits.reserved,
                 f"{limits.superuser_reserved} superuser_reserved_connections + "
                 f"{limits.reserved} reserved_connections",
-            )
-        return Database(
-            name="at --database-url",
-            kind=f"PostgreSQL {version}".strip(),
-            where=None,
-            max_connections=limit,
-            reserved=reserved,
+            ),
         )
     if options.max_connections is not None:
         limit = known(options.max_connections, "--max-connections")
-        return Database(
-            name="as given",
-            kind="PostgreSQL",
-            where=None,
-            max_connections=limit,
-            reserved=known(SUPERUSER_RESERVED, superuser),
-        )
+        return dataclasses.replace(given, max_connections=limit)
     if instance_class := options.instance_class:
         gib = memory_gib(instance_class)
-        return Database(
-            name="as given",
-            kind="PostgreSQL",
-            where=None,
+        return dataclasses.replace(
+            given,
             max_connections=known(planned_connections(gib), f"--instance-class {instance_class}"),
             formula=class_formula(instance_class, gib),
             instance_class=instance_class,
