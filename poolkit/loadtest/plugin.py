@@ -234,7 +234,7 @@ class RunOutput:
             self._csv.close()
         if self._latency_files is not None:
             self._latency_files.add(rest, time.time())
-            self._latency_files.close(time.time())
+            self._latency_files.write(time.time())
         if self._options.json_file:
             write_json(self._options.json_file, found)
         if self._options.html_file:

@@ -222,25 +222,21 @@ class Recording:
             self._source.look_for_lost()
             latencies = self._source.take()
             self.latencies.add(latencies)
-            second = self._second(latencies)
+            now, targets, opened = time.time(), self._fullest, self._opened
+            self._fullest, self._most, self._opened = None, -1, 0
+            second = Second(
+                time=now,
+                targets=targets,
+                elsewhere=self._elsewhere,
+                opened=None if targets is None else opened,
+                users=self._runner.user_count,
+                rates=self._requests.look(now, latencies),
+            )
             self.series.add(second)
             if self.limits is not None:
                 self._log_silence(second)
             for listener in self._listeners:
                 listener(second, latencies)
-
-    def _second(self, latencies: Latencies) -> Second:
-        now = time.time()
-        targets, opened = self._fullest, self._opened
-        self._fullest, self._most, self._opened = None, -1, 0
-        return Second(
-            time=now,
-            targets=targets,
-            elsewhere=self._elsewhere,
-            opened=None if targets is None else opened,
-            users=self._runner.user_count,
-            rates=self._requests.look(now, latencies),
-        )
 
     def _log_silence(self, second: Second) -> None:
         if second.targets is not None and self.note is not None:

@@ -135,7 +135,7 @@ def test_files_grow_with_the_run(tmp_path, latencies):
     files.add(latencies, 110.5)
     assert read(files.table)[-1]["Request Count"] == "204"
     files.add(latencies, 111.0)
-    files.close(112.0)
+    files.write(112.0)
     assert read(files.table)[-1]["Request Count"] == "306"
     lines = [one for one in files.log.read_text().splitlines() if "HISTF" in one]
     moments = [one.split(",")[:2] for one in (lines[0], lines[5])]
@@ -153,7 +153,7 @@ def test_a_new_test_begins_new_files(tmp_path, latencies):
     files = LatencyFiles(str(tmp_path / "run"), 100.0)
     files.add(latencies, 111.0)
     files.begin_again(200.0)
-    files.close(201.0)
+    files.write(201.0)
     assert "HISTF" not in files.log.read_text()
     assert [row["Request Count"] for row in read(files.table)] == ["0"]
 
@@ -164,7 +164,7 @@ def test_without_hdrhistogram_there_is_the_table(tmp_path, latencies, monkeypatc
     with caplog.at_level("INFO", "poolkit.loadtest"):
         files = LatencyFiles(str(tmp_path / "run"), 100.0)
     files.add(latencies, 111.0)
-    files.close(112.0)
+    files.write(112.0)
     assert read(files.table)[-1]["Request Count"] == "102"
     assert [file.name for file in tmp_path.iterdir()] == ["run_latency.csv"]
     assert "hdrhistogram is not installed" in caplog.text

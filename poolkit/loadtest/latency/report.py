@@ -150,39 +150,36 @@ class LatencyFiles:
         """Add the latencies up to a moment, in Unix time."""
         self._interval.add(latencies)
         if until - self._since >= LOG_INTERVAL_S:
-            self._write(until)
+            self.write(until)
 
-    def close(self, until: float) -> None:
-        """Write the rest."""
-        self._write(until)
-
-    def _write(self, until: float) -> None:
+    def write(self, until: float) -> None:
+        """Write what was added since the last call, up to a moment in Unix time."""
+        interval = self._interval
         if self.log is not None:
+            histograms = [
+                ("", interval.answered()),
+                ("failed", interval.failed()),
+                (TIMED_OUT, interval.total().of("timed_out")),
+                (DROPPED, interval.total().of("dropped")),
+            ]
+            for name in interval.names():
+                tag = f"{name.method} {name.name}".strip()
+                histograms.append((tag, interval.answered(name)))
+                histograms.append((f"failed {tag}", interval.failed(name)))
+            moment = f"{self._since - self._started:.3f},{until - self._since:.3f}"
             with self.log.open("a", encoding="utf-8") as log:
-                log.writelines(self._log_lines(until))
-        self._total.add(self._interval)
+                for tag, histogram in histograms:
+                    if histogram.count:
+                        # A comma ends a tag, and some readers split a line at spaces.
+                        text = "_".join(tag.replace(",", " ").split())
+                        tagged = f"Tag={text}," if text else ""
+                        # The maximum is for people, and by convention a thousand times the
+                        # values' unit.
+                        highest = f"{histogram.max or 0:.3f}"
+                        log.write(f"{tagged}{moment},{highest},{histogram.encode()}\n")
+        self._total.add(interval)
         self._since, self._interval = until, Latencies()
         self._write_table()
-
-    def _log_lines(self, until: float) -> Iterator[str]:
-        interval = self._interval
-        histograms = [
-            ("", interval.answered()),
-            ("failed", interval.failed()),
-            (TIMED_OUT, interval.total().of("timed_out")),
-            (DROPPED, interval.total().of("dropped")),
-        ]
-        for name in interval.names():
-            tag = f"{name.method} {name.name}".strip()
-            histograms += [(tag, interval.answered(name)), (f"failed {tag}", interval.failed(name))]
-        moment = f"{self._since - self._started:.3f},{until - self._since:.3f}"
-        for tag, histogram in histograms:
-            if histogram.count:
-                # A comma ends a tag, and some readers split a line at spaces.
-                text = "_".join(tag.replace(",", " ").split())
-                tagged = f"Tag={text}," if text else ""
-                # The maximum is for people, and by convention a thousand times the values' unit.
-                yield f"{tagged}{moment},{(histogram.max or 0):.3f},{histogram.encode()}\n"
 
     def _write_table(self) -> None:
         with self.table.open("w", newline="", encoding="utf-8") as file:
