@@ -1,13 +1,11 @@
 """Deployed targets: `--target NAME[@LABEL]=URL`, and the checks of their hosts."""
 
-import contextlib
-import http.server
 import socket
 import ssl
-import subprocess
 import threading
 
 import pytest
+from web_server import self_signed, serving
 
 from poolkit.compare.plan.checks import check_answers
 from poolkit.compare.plan.option_types import DeployedTarget
@@ -20,33 +18,6 @@ def table(name="web", kind="web", **values):
 
 
 TABLES = {"web": table(), "worker": table("worker", "worker")}
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        self.send_response(self.server.status)
-        if self.server.location:
-            self.send_header("Location", self.server.location)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-@contextlib.contextmanager
-def serving(status=200, location="", context=None):
-    """Serve HTTP, or HTTPS, on a port of its own; yield the server."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.status, server.location, server.asked = status, location, []
-        if context is not None:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 def urls(*texts):
@@ -85,8 +56,8 @@ def test_an_unknown_or_repeated_name_is_refused(texts, message):
 @pytest.mark.parametrize("status", [200, 404, 401])
 def test_a_host_with_any_answer_but_a_failure_is_accepted(status):
     """The status of a path that the load may never use does not matter; there is one request."""
-    with serving(status) as server:
-        check(f"http://127.0.0.1:{server.server_port}/prod", ready="/readyz")
+    with serving(status=status) as server:
+        check(f"{server.url}/prod", ready="/readyz")
     assert server.asked == ["/prod/readyz"]
 
 
@@ -99,14 +70,17 @@ def test_a_host_with_any_answer_but_a_failure_is_accepted(status):
 )
 def test_an_answer_that_would_spoil_every_request_is_refused(status, location, message):
     """The check comes before the load."""
-    with serving(status, location) as server, pytest.raises(ConfigurationError, match=message):
-        check(f"http://127.0.0.1:{server.server_port}")
+    with (
+        serving(status=status, location=location) as server,
+        pytest.raises(ConfigurationError, match=message),
+    ):
+        check(server.url)
 
 
 def test_a_redirect_within_the_host_is_accepted():
     """For instance, to a login page."""
-    with serving(302, "/login") as server:
-        check(f"http://127.0.0.1:{server.server_port}")
+    with serving(status=302, location="/login") as server:
+        check(server.url)
 
 
 @pytest.mark.parametrize(
@@ -147,32 +121,17 @@ def test_a_host_that_does_not_speak_http_is_refused():
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A self-signed certificate for 127.0.0.1."""
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"),
-        ],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    return folder
-
-
-def test_a_certificate_is_verified(certificate, monkeypatch):
+@pytest.mark.process
+def test_a_certificate_is_verified(tmp_path, monkeypatch):
     """A self-signed one is refused, unless the machine trusts it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    with serving(context=context) as server:
+    certificate, key = self_signed(tmp_path)
+    context.load_cert_chain(certificate, key)
+    with serving(tls=context) as server:
         url = f"https://127.0.0.1:{server.server_port}"
         with pytest.raises(ConfigurationError, match="its certificate is not valid: self-signed"):
             check(url)
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         check(url)
 
 

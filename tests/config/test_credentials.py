@@ -4,7 +4,6 @@ import asyncio
 import json
 import operator
 import secrets
-import subprocess
 import sys
 import threading
 import time
@@ -13,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import boto3
 import pytest
 from driving import Clock, TlsFront
-from processes import wait_until
+from processes import run_python, wait_until
 from psycopg2 import sql
 from sqlalchemy import event, text
+from web_server import self_signed
 
 from poolkit.config import presets
 from poolkit.config.credentials import (
@@ -424,7 +424,8 @@ def test_boto3_is_imported_only_where_it_is_needed(role):
         "{'DATABASE_HOST': 'h', 'DATABASE_NAME': 'd'}))\n"
         "assert not {'boto3', 'botocore'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -440,22 +441,10 @@ def test_without_boto3_the_message_says_what_to_install(source, monkeypatch):
 # -- IAM --------------------------------------------------------------------------------------
 
 
-def _certificate(directory, name):
-    """Make a self-signed certificate for 127.0.0.1, and for no other name, and its key."""
-    certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-         "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return certificate, key
-
-
 @pytest.fixture(scope="module")
 def tls_server(postgres, tmp_path_factory):
     """The real server behind TLS: the embedded build has none of its own."""
-    certificate, key = _certificate(tmp_path_factory.mktemp("tls"), "server")
+    certificate, key = self_signed(tmp_path_factory.mktemp("tls"), "server")
     front = TlsFront(postgres.port, certificate, key)
     yield front, certificate
     front.close()
@@ -533,7 +522,7 @@ def impostor(request, iam, tls_server, database, tmp_path):
     front, certificate = tls_server
     if request.param == "another name":
         return {"DATABASE_HOST": "localhost"}, (front, certificate, database)
-    return {}, (front, _certificate(tmp_path, "other")[0], database)
+    return {}, (front, self_signed(tmp_path, "other")[0], database)
 
 
 @pytest.mark.parametrize("target", ["lambda", "web_async"])

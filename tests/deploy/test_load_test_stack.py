@@ -1,19 +1,19 @@
 """The load test's stack: started by its name, run as its containers would be, and removed."""
 
+import contextlib
 import json
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
 from deploy.conftest import MACHINE, MINOR, ROOT
 from deploy.test_deploy import deploy, statuses
+from processes import run, started
+from web_server import serving
 
 from poolkit.deploy.package.contents import find_uv
 from poolkit.deploy.package.image import write_image_context
@@ -105,19 +105,6 @@ def test_nobody_loads_a_host_by_accident(poolkit, project, name):
     assert statuses() == {}
 
 
-class Quiet(BaseHTTPRequestHandler):
-    """Answers at once."""
-
-    def do_GET(self):
-        self.server.paths.append(self.path)
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def free_port():
     """Find a port on which no program listens."""
@@ -128,13 +115,8 @@ def free_port():
 @pytest.fixture
 def host():
     """Serve something to load."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        server.paths = []
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 VISITORS = """
@@ -173,7 +155,7 @@ def image(tmp_path_factory):
 @pytest.fixture
 def tasks(image, aws, tmp_path):
     """Give a function that starts a container of the stack as ECS would; all are ended."""
-    started = []
+    ending = contextlib.ExitStack()
 
     def start_task(kind, *more):
         definition = boto3.client("ecs").describe_task_definition(taskDefinition=f"{STACK}-{kind}")
@@ -181,37 +163,26 @@ def tasks(image, aws, tmp_path):
         words = [word.replace("/app/", f"{image}/app/") for word in [*container["command"], *more]]
         # Cloud Map has the master's name.
         words = [re.sub(r"^master\..*\.internal$", "127.0.0.1", word) for word in words]
-        with (tmp_path / f"{kind}.log").open("a") as log:
-            process = subprocess.Popen(
-                [image / "venv/bin" / words[0], *words[1:]],
-                cwd=tmp_path,
-                env=aws
-                | {"PATH": f"{image}/venv/bin:/usr/bin:/bin", "PYTHONPATH": f"{image}/app"}
-                | {"HOME": str(tmp_path)}
-                | {each["name"]: each["value"] for each in container["environment"]},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        started.append(process)
-        return process
+        variables = aws | {each["name"]: each["value"] for each in container["environment"]}
+        variables |= {"PATH": f"{image}/venv/bin:/usr/bin:/bin", "PYTHONPATH": f"{image}/app"}
+        variables |= {"HOME": str(tmp_path)}
+        program = image / "venv/bin" / words[0]
+        task = started(program, *words[1:], cwd=tmp_path, environ=variables, clean=True)
+        return ending.enter_context(task)
 
-    yield start_task
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    with ending:
+        yield start_task
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("project")
-def test_the_commands_of_the_stack_run(poolkit, host, tasks, free_port, tmp_path):
+def test_the_commands_of_the_stack_run(poolkit, host, tasks, free_port):
     """What the template says to its containers is what the image has: a whole run, kept."""
     # The loopback address has one port for everybody; in the cloud each stack has its own master.
     there = f"--master-bind-host 127.0.0.1 --master-bind-port {free_port}"
     options = f"LocustOptions={there} --threshold 'http.errors < 1%'"
-    url = f"Host=http://127.0.0.1:{host.server_port}"
+    url = f"Host={host.url}"
     load = ("Users=2", "RunTime=5s", "LocustFile=/app/visitors.py", options)
     words = [part for word in (url, *GIVEN[1:], *load) for part in ("--parameter", word)]
     assert deploy(poolkit, "all").returncode == 0
@@ -221,36 +192,24 @@ def test_the_commands_of_the_stack_run(poolkit, host, tasks, free_port, tmp_path
 
     for _ in range(2):
         tasks("worker", "--master-port", str(free_port))
-    master, log = tasks("master"), tmp_path / "master.log"
-    wait_for_words("waiting to be stopped", log, master)
+    master = tasks("master")
+    master.wait_for("waiting to be stopped", timeout_s=150)
     body = boto3.client("s3").get_object(Bucket=bucket, Key="first/finished.json")["Body"].read()
     marker = json.loads(body)
-    assert marker["status"] == 0, log.read_text()
+    assert marker["status"] == 0, master.text
     assert {"run.html", "run.json", "run_stats.csv"} <= set(marker["files"])
-    assert host.paths
-    master.terminate()
-    assert master.wait(100) == 0
-
-
-def wait_for_words(words, log, process, timeout_s=150):
-    deadline = time.monotonic() + timeout_s
-    while words not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+    assert host.asked
+    assert master.terminate() == 0
 
 
 def test_the_image_has_every_load(image, tmp_path):
     """The locustfiles import nothing that was left out, and nothing that is not installed."""
     files = sorted((image / "app/loadtests").glob("*.py"))
-    answer = subprocess.run(
-        [image / "venv/bin/locust", "--list", "-f", ",".join(map(str, files))],
+    answer = run(
+        *(image / "venv/bin/locust", "--list", "-f", ",".join(map(str, files))),
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{image}/app", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+        environ={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{image}/app", "HOME": str(tmp_path)},
+        clean=True,
     )
     assert answer.returncode == 0, answer.stderr
     assert {"Reader", "Sender"} <= set(answer.stdout.split())

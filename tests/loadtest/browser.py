@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import shutil
-import subprocess
 import tempfile
 import time
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import websocket
+from processes import RunningProcess, started
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 _FLAGS = (
@@ -83,42 +83,22 @@ def chromium() -> Iterator[Page]:
     """Start Chromium with one empty tab; it is ended at the end."""
     assert PROGRAM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        process = subprocess.Popen(
-            [
-                PROGRAM,
-                *_FLAGS,
-                "--window-size=1280,1000",
-                f"--user-data-dir={folder}",
-                "about:blank",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            page = Page(_address_of_tab(Path(folder) / "DevToolsActivePort", process))
-            with contextlib.closing(page):
+        flags = (*_FLAGS, "--window-size=1280,1000", f"--user-data-dir={folder}")
+        with started(PROGRAM, *flags, "about:blank") as process:
+            address = _address_of_tab(Path(folder) / "DevToolsActivePort", process)
+            with contextlib.closing(Page(address)) as page:
                 yield page
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
-def _address_of_tab(file: Path, process: subprocess.Popen[bytes]) -> str:
-    deadline = time.monotonic() + 90
+def _address_of_tab(file: Path, process: RunningProcess) -> str:
     # Two lines, the port and a path: with the second, the first is whole.
-    while not (file.exists() and len(file.read_text().splitlines()) == 2):
-        assert process.poll() is None, "chromium ended by itself"
-        assert time.monotonic() < deadline, "chromium opened no DevTools port"
-        time.sleep(0.05)
+    process.wait_until(
+        lambda: file.exists() and len(file.read_text().splitlines()) == 2, "a DevTools port"
+    )
     port = int(file.read_text().split()[0])
-    while True:
+
+    def tabs() -> list[dict[str, str]]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=60) as answer:
-            tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
-        if tabs:
-            return tabs[0]["webSocketDebuggerUrl"]
-        assert time.monotonic() < deadline, "chromium has no tab"
-        time.sleep(0.05)
+            return [tab for tab in json.load(answer) if tab["type"] == "page"]
+
+    return str(process.wait_until(tabs, "a tab")[0]["webSocketDebuggerUrl"])

@@ -9,11 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import psutil
 import pytest
 from held_connections import connected
 from processes import PATIENCE_S, RunningProcess, wait_until
+from web_server import WebServer, serving
 
 LOCUSTFILE = """
 from locust import FastHttpUser, constant, task
@@ -39,55 +37,15 @@ class Visitor(FastHttpUser):
 """
 
 
-class Server(ThreadingHTTPServer):
-    """Answers at once, and remembers when."""
-
-    daemon_threads = True
-    # With five, a sixth user would wait for a second each time that this process stands still.
-    request_queue_size = 128
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.moments: list[float] = []
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.server.moments.append(time.monotonic())
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-@contextlib.contextmanager
-def serving() -> Iterator[Server]:
-    """Serve on a free port."""
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server() -> Iterator[WebServer]:
     """A web server for one test."""
     with serving() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def module_server() -> Iterator[Server]:
+def module_server() -> Iterator[WebServer]:
     """A web server for the runs that the tests of a module share."""
     with serving() as server:
         yield server

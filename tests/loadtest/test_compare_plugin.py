@@ -7,16 +7,15 @@ import os
 import re
 import ssl
 import subprocess
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
 import psycopg2
 import pytest
 from gevent.monkey import is_module_patched
-from processes import PATIENCE_S, ROOT, RunningProcess
+from processes import ROOT, RunningProcess
+from web_server import self_signed, serving
 
 from poolkit.activity.server import APPLICATION_NAME
 from poolkit.compare.plan.checks import check_locustfiles
@@ -59,48 +58,10 @@ OF_THE_END = ("unsent", "unanswered")
 """The errors of tasks that Locust's end cut off; on a busy machine there may be many."""
 
 
-class Server(ThreadingHTTPServer):
-    """Answers at once, except while it is closed."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.opened = threading.Event()
-        self.opened.set()
-        self.status = 200
-        self.asked = []
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        self.server.opened.wait(PATIENCE_S)
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-@contextlib.contextmanager
-def serving(server):
-    with server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.opened.set()
-        server.shutdown()
-        thread.join()
-
-
 @pytest.fixture
 def server():
     """A server on a free port."""
-    with serving(Server()) as server:
+    with serving() as server:
         yield server
 
 
@@ -115,7 +76,7 @@ class ComparedRun:
             "rate_per_user": values.pop("rate_per_user", 10.0),
         }
         self.stop_timeout = values.pop("stop_timeout", None)
-        self.host = f"http://127.0.0.1:{server.server_port}"
+        self.host = server.url
         self.load = Load(
             **{
                 "locustfile": file,
@@ -272,16 +233,9 @@ def test_rows_that_cannot_be_written_end_locust(server, tmp_path):
 @pytest.fixture
 def untrusted(tmp_path):
     """The URL of a server with a certificate of no known authority."""
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    subject = "-subj /CN=localhost -keyout key.pem -out cert.pem"
-    words = f"{command} {subject}".split()
-    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    server = Server()
-    server.handle_error = lambda *_: None
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    with serving(server):
+    context.load_cert_chain(*self_signed(tmp_path))
+    with serving(tls=context) as server:
         yield f"https://127.0.0.1:{server.server_port}"
 
 

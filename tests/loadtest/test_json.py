@@ -1,29 +1,20 @@
 """`--json`: Locust's array on the standard output, and the kit's document beside it."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from processes import run_python
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("locust")
 def test_the_array_stays_as_it_is_and_the_document_is_a_line_of_its_own(server, database, tmp_path):
     """The one on the standard output, the other behind the tables on the standard error."""
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "locust", "-f", "visitors.py", "--host", server.url),
-            *("--headless", "--run-time", "3s", "--json", "--threshold", "http.p95 < 60s"),
-        ],
+    ended = run_python(
+        *("-m", "locust", "-f", "visitors.py", "--host", server.url),
+        *("--headless", "--run-time", "3s", "--json", "--threshold", "http.p95 < 60s"),
         cwd=tmp_path,
-        env=os.environ | {"DATABASE_URL": database.monitor_url(""), "PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=100,
-        check=False,
+        environ={"DATABASE_URL": database.monitor_url(""), "PYTHONIOENCODING": "utf-8"},
     )
     assert ended.returncode == 0, ended.stderr
     (of_locust,) = json.loads(ended.stdout)
