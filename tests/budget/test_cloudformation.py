@@ -85,18 +85,19 @@ def test_autoscaling_from_2_to_50(folder, ceilings):
     assert (budget.available, budget.verdict) == (818, "does not fit")
 
 
-def test_an_odd_share_of_tasks_is_rounded_down(folder, ceilings):
-    """ECS rounds maximumPercent down: 3 tasks at 150 % are 4."""
-    service = "DeploymentConfiguration: {MaximumPercent: 150}"
-    text = ecs(service=service).replace("DesiredCount: 2", "DesiredCount: 3")
+@pytest.mark.parametrize(
+    ("tasks", "service"),
+    [
+        # ECS rounds maximumPercent down: 3 tasks at 150 % are 4.
+        (3, "DeploymentConfiguration: {MaximumPercent: 150}"),
+        # CodeDeploy keeps the old tasks until the traffic has moved.
+        (2, "DeploymentController: {Type: CODE_DEPLOY}"),
+    ],
+)
+def test_a_deployment_runs_old_and_new_tasks(folder, ceilings, tasks, service):
+    """Rounded down from a percentage, or twice the number."""
+    text = ecs(service=service).replace("DesiredCount: 2", f"DesiredCount: {tasks}")
     folder.write("app.yaml", stack(DATABASE, text))
-    assert ceilings(folder.budget(services=("Web=1+0x1",))) == {"Web": 4}
-
-
-def test_blue_green_runs_old_and_new_tasks(folder, ceilings):
-    """CodeDeploy keeps the old tasks until the traffic has moved."""
-    service = "DeploymentController: {Type: CODE_DEPLOY}"
-    folder.write("app.yaml", stack(DATABASE, ecs(service=service)))
     assert ceilings(folder.budget(services=("Web=1+0x1",))) == {"Web": 4}
 
 

@@ -2,13 +2,16 @@
 
 import random
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from poolkit.compare.report.findings import with_findings
 from poolkit.compare.report.write import write_report
+from poolkit.compare.results.results import Results, compute
 from poolkit.compare.results.run_folder import (
     Absent,
     ConnectionRow,
@@ -289,18 +292,32 @@ def identifiers_are_unique(page: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def six(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of all six targets, made once: tests read it, and change copies."""
+    return make_run(tmp_path_factory.mktemp("six") / "run", EVERY_TARGET)
+
+
+@pytest.fixture(scope="session")
+def results_of_six(six: RunFolder) -> Results:
+    """The figures and findings of that run."""
+    return with_findings(compute(six))
+
+
+@pytest.fixture(scope="session")
+def reported(six: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of all six targets with its report, made once: drawing takes seconds."""
-    run = make_run(tmp_path_factory.mktemp("reported") / "run", EVERY_TARGET)
+    run = RunFolder(shutil.copytree(six.path, tmp_path_factory.mktemp("reported") / "run"))
     write_report(run.path)
     return run
 
 
 @pytest.fixture
-def made_up_run(tmp_path: Path) -> Callable[..., RunFolder]:
+def made_up_run(tmp_path: Path, six: RunFolder) -> Callable[..., RunFolder]:
     """A function that makes up a run of some targets; of all six by default."""
 
     def make(name: str = "run", targets: dict[str, MadeUp] | None = None, **plan: object):
+        if targets is None and not plan:
+            return RunFolder(shutil.copytree(six.path, tmp_path / name))
         return make_run(tmp_path / name, EVERY_TARGET if targets is None else targets, **plan)
 
     return make

@@ -13,36 +13,44 @@ from poolkit.compare.results.wording import count, figure, join, milliseconds, p
 from poolkit.thresholds import Threshold, check_all
 
 
+def findings_of(results):
+    """Return the findings by target, with the headline under ''."""
+    return {"": results.headline} | {t.name: t.finding for t in results.targets}
+
+
 @pytest.fixture
 def findings(made_up_run):
-    """Return a function from made-up targets to findings by name, with the headline under ''."""
-
-    def find(targets=None, **plan):
-        results = with_findings(compute(made_up_run(targets=targets, **plan)))
-        return {"": results.headline} | {t.name: t.finding for t in results.targets}
-
-    return find
+    """Return a function from made-up targets to their findings."""
+    return lambda targets, **plan: findings_of(
+        with_findings(compute(made_up_run(targets=targets, **plan)))
+    )
 
 
-def test_a_connection_for_every_request_is_reported_with_its_cost(findings):
+@pytest.fixture
+def of_six(results_of_six):
+    """The findings of a run of all six targets."""
+    return findings_of(results_of_six)
+
+
+def test_a_connection_for_every_request_is_reported_with_its_cost(of_six):
     """Against the same kind of deployable that kept its connections."""
-    finding = findings()["lambda"]
+    finding = of_six["lambda"]
     assert finding.startswith("Opened 399 connections for 399 requests (1.00 per request): every")
     assert "against 5.4 ms for lambda_warm, which kept its connections" in finding
 
 
-def test_kept_connections_are_counted_against_execution_environments(findings):
+def test_kept_connections_are_counted_against_execution_environments(of_six):
     """One connection per execution environment is the purpose of lambda_warm."""
-    finding = findings()["lambda_warm"]
+    finding = of_six["lambda_warm"]
     assert (
         "18 execution environments held 18 connections and opened none after the warm-up" in finding
     )
     assert "Cold starts are 50 % of the slowest 1 %" in finding
 
 
-def test_the_finding_of_a_pool_that_kept_its_connections_says_how_many_fit(findings):
+def test_the_finding_of_a_pool_that_kept_its_connections_says_how_many_fit(of_six):
     """Peak, ceiling, and what the server has room for."""
-    finding = findings()["web"]
+    finding = of_six["web"]
     assert finding.startswith("Kept 9 connections of at most 30 and opened none after the warm-up.")
     assert finding.endswith(
         "There is room for 3 such targets with 30 connections each: "
@@ -137,17 +145,16 @@ def test_connections_to_a_pooler_are_not_those_to_the_server(findings, made_up):
     )
 
 
-def test_different_facts_make_different_sentences(findings):
+def test_different_facts_make_different_sentences(of_six):
     """At least five of six targets have sentences of their own."""
-    finding = findings()
-    del finding[""]
-    shapes = {"".join(c for c in text if not c.isdigit()) for text in finding.values()}
+    texts = (text for name, text in of_six.items() if name)
+    shapes = {"".join(c for c in text if not c.isdigit()) for text in texts}
     assert len(shapes) >= 5
 
 
-def test_the_headline_has_the_most_and_the_fastest(findings):
+def test_the_headline_has_the_most_and_the_fastest(of_six):
     """A worker has no response time, so it is not ranked; a tie is called one."""
-    finding = findings()[""]
+    finding = of_six[""]
     assert "lambda opened 399 connections for 399 requests" in finding
     assert "At p95 web was fastest (7.4 ms, too close to web_async to call)" in finding
     assert "worker took" not in finding

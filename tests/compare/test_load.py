@@ -1,6 +1,9 @@
 """Figures read from the file of requests while it grows."""
 
+from dataclasses import replace
 from functools import partial
+
+import pytest
 
 from poolkit.compare.results.run_folder import Level
 from poolkit.compare.run import load
@@ -48,58 +51,44 @@ def test_figures_look_back_a_few_seconds(tmp_path):
     assert figures.p95_ms == 96
 
 
-def steady(tmp_path, rows):
-    """Return whether 4 users with 2 tasks a second are steady with these rows."""
+FOUR_USERS = Level(users=4, rate_per_user=2.0)
+CONSTANT = Level(users=10, arrival_rate=40.0, arrivals="constant", max_users=10)
+RANDOM = replace(CONSTANT, arrivals="poisson")
+EVERY_125_MS = [row(NOW - 2 + i / 8, 5) for i in range(16)]
+LATE = [f"{NOW - 2 + i / 8},{NOW - 1.8 + i / 8},205,5,GET,/,200,\n" for i in range(16)]
+EVERY_25_MS = [row(NOW - 2 + i / 40, 5) for i in range(80)]
+THREE_OF_FOUR = [text for i, text in enumerate(EVERY_25_MS) if i % 4]
+THROTTLED = [text.replace(",200,", ",429,429") for text in EVERY_25_MS]
+
+
+@pytest.mark.parametrize(
+    ("level", "rows", "is_steady"),
+    [
+        pytest.param(FOUR_USERS, EVERY_125_MS, True, id="every user is answered in time"),
+        # A user that waits for a cold start sends nothing.
+        pytest.param(
+            FOUR_USERS,
+            [text for i, text in enumerate(EVERY_125_MS) if i % 4],
+            False,
+            id="one user waits",
+        ),
+        pytest.param(FOUR_USERS, [], False, id="nothing is sent"),
+        pytest.param(FOUR_USERS, LATE, False, id="each request waited for the one before it"),
+        pytest.param(CONSTANT, EVERY_25_MS, True, id="every arrival is answered"),
+        pytest.param(CONSTANT, THREE_OF_FOUR, False, id="a quarter is missing"),
+        pytest.param(RANDOM, THREE_OF_FOUR, True, id="within the range of chance"),
+        pytest.param(RANDOM, EVERY_25_MS[::4], False, id="three quarters are missing"),
+        # A function answers 429 at once while its execution environments start.
+        pytest.param(CONSTANT, [*EVERY_25_MS[:-1], THROTTLED[-1]], False, id="throttled now"),
+        pytest.param(CONSTANT, [*THROTTLED[:2], *EVERY_25_MS[2:]], True, id="throttled before"),
+    ],
+)
+def test_a_target_is_steady_when_it_answers_all_of_the_last_whole_period(
+    tmp_path, level, rows, is_steady
+):
+    """In a closed loop each user's tasks, in an open loop the arrivals of the rate."""
     file = tmp_path / "requests.csv"
     file.write_text(HEADER + "".join(rows))
-    figures = LiveFigures(file, Level(users=4, rate_per_user=2.0))
-    figures.update()
-    return figures.is_steady
-
-
-def test_a_target_that_answers_every_user_in_time_is_steady(tmp_path):
-    """All tasks scheduled in the last whole period were sent in time."""
-    every_125_ms = [NOW - 2 + i / 8 for i in range(16)]
-    assert steady(tmp_path, [row(started, 5) for started in every_125_ms])
-
-
-def test_a_target_that_one_user_waits_for_is_not_steady(tmp_path):
-    """A user that waits for a cold start sends nothing: that is the sign."""
-    every_125_ms = [NOW - 2 + i / 8 for i in range(16)]
-    of_three = [row(started, 5) for i, started in enumerate(every_125_ms) if i % 4]
-    assert not steady(tmp_path, of_three)
-    assert not steady(tmp_path, [])
-
-
-def test_a_target_that_works_off_a_backlog_is_not_steady(tmp_path):
-    """A late request waited for one before it."""
-    late = [f"{NOW - 2 + i / 8},{NOW - 1.8 + i / 8},205,5,GET,/,200,\n" for i in range(16)]
-    assert not steady(tmp_path, late)
-
-
-def steady_in_an_open_loop(tmp_path, rows, arrivals="constant"):
-    """Return whether 40 tasks a second of an open loop are steady with these rows."""
-    file = tmp_path / "requests.csv"
-    file.write_text(HEADER + "".join(rows))
-    level = Level(users=10, arrival_rate=40.0, arrivals=arrivals, max_users=10)
     figures = LiveFigures(file, level)
     figures.update()
-    return figures.is_steady
-
-
-def test_an_open_loop_is_steady_if_every_arrival_is_answered(tmp_path):
-    """Their number is that of the rate; with random arrivals, within the range of chance."""
-    rows = [row(NOW - 2 + i / 40, 5) for i in range(80)]
-    assert steady_in_an_open_loop(tmp_path, rows)
-    fewer = [text for i, text in enumerate(rows) if i % 4]
-    assert not steady_in_an_open_loop(tmp_path, fewer)
-    assert steady_in_an_open_loop(tmp_path, fewer, arrivals="poisson")
-    assert not steady_in_an_open_loop(tmp_path, rows[::4], arrivals="poisson")
-
-
-def test_a_function_that_is_throttled_is_not_steady(tmp_path):
-    """It answers 429 at once while its execution environments start."""
-    rows = [row(NOW - 2 + i / 40, 5) for i in range(80)]
-    throttled = [text.replace(",200,", ",429,429") for text in rows]
-    assert not steady_in_an_open_loop(tmp_path, [*rows[:-1], throttled[-1]])
-    assert steady_in_an_open_loop(tmp_path, [*throttled[:2], *rows[2:]])
+    assert figures.is_steady is is_steady

@@ -25,18 +25,10 @@ def ceiling_of(wanted, **options):
     return planned.ceiling, planned.ceiling_reason
 
 
-def test_a_web_target_s_ceiling_is_its_processes_times_its_pool():
-    """Two processes with a pool of 20+10 may hold 60 connections."""
+def test_the_ceiling_is_the_number_of_pools_times_their_connections():
+    """A prefork child runs one task at a time; a function is bounded by the users alone."""
     assert ceiling_of(target("web", processes=2)) == (60, "2 processes x 30")
-
-
-def test_a_worker_s_ceiling_is_one_connection_a_child():
-    """A prefork child runs one task at a time."""
     assert ceiling_of(target("worker", processes=4)) == (4, "4 processes x 1")
-
-
-def test_a_function_without_reserved_concurrency_grows_with_its_users():
-    """Nothing but the number of users bounds it."""
     assert ceiling_of(target(), users=(50,)) == (50, "concurrency 50 x 1")
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compare.conftest import EVERY_TARGET, FROM, TO, make_run
+from compare.conftest import EVERY_TARGET, FROM, TO
 
 from poolkit.compare.report.findings import with_findings
 from poolkit.compare.results.results import compute, results_json
@@ -32,12 +32,6 @@ def target_of(run, name):
 
 def named(results, name):
     return next(target for target in results.targets if target.name == name)
-
-
-@pytest.fixture(scope="module")
-def six(tmp_path_factory):
-    """The results of a run of all six targets, which no test changes."""
-    return with_findings(compute(make_run(tmp_path_factory.mktemp("six") / "run", EVERY_TARGET)))
 
 
 @pytest.fixture
@@ -174,12 +168,12 @@ def test_without_any_request_there_is_no_latency(web_run):
     assert web.finding == "No request was scheduled in the measured time."
 
 
-def test_opened_is_the_servers_own_count_over_the_window(six):
+def test_opened_is_the_servers_own_count_over_the_window(results_of_six):
     """The figure per request is over those that ended in the measured time."""
-    found = named(six, "lambda")
+    found = named(results_of_six, "lambda")
     assert found.connections.opened == found.served
     assert found.connections.opened_per_1000_requests == 1000
-    assert named(six, "web").connections.opened_warm_up == 9
+    assert named(results_of_six, "web").connections.opened_warm_up == 9
 
 
 def test_disagreeing_pool_events_are_noted(made_up_run, made_up):
@@ -202,9 +196,9 @@ def test_a_counter_that_was_reset_gives_no_count(web_run):
     assert target_of(run, "web").connections.opened is None
 
 
-def test_peak_mean_and_states_are_those_of_the_samples(six):
+def test_peak_mean_and_states_are_those_of_the_samples(results_of_six):
     """A made-up pool of nine, two of them in a transaction, shows nine and two."""
-    found = named(six, "web").connections
+    found = named(results_of_six, "web").connections
     assert (found.peak, found.mean, found.busy_peak) == (9, 9, 2)
     assert found.by_state == {"idle": 7, "idle in transaction": 2}
     assert found.idle_seconds == pytest.approx(7 * 10, rel=0.03)
@@ -236,9 +230,9 @@ def test_a_limit_on_connections_needs_the_samples(made_up_run, made_up):
     assert verdict.message.startswith("web: db.connections.max is not known (the server could not")
 
 
-def test_cpu_is_cores_used_inside_the_window(six):
+def test_cpu_is_cores_used_inside_the_window(results_of_six):
     """From the cumulative times of each role's processes."""
-    web = named(six, "web")
+    web = named(results_of_six, "web")
     assert web.cpu_share == pytest.approx({"load": 0.2, "target": 0.4, "database": 0.2})
     assert web.rss_mb == 214
 
@@ -263,16 +257,16 @@ def test_waiting_for_a_slow_target_does_not_saturate_the_load_generator(made_up_
     assert not web.saturated
 
 
-def test_cold_starts_are_counted_apart_and_found_in_the_tail(six):
+def test_cold_starts_are_counted_apart_and_found_in_the_tail(results_of_six):
     """Cold starts before and in the measured time, and the slow requests that waited for one."""
-    cold = named(six, "lambda_warm").cold
+    cold = named(results_of_six, "lambda_warm").cold
     assert (cold.count, cold.warm_up, cold.among_slowest, cold.slowest) == (2, 18, 2, 4)
     assert 600 < cold.init_ms_p50 < 750
 
 
-def test_results_are_plain_json_of_the_documented_shape(six):
+def test_results_are_plain_json_of_the_documented_shape(results_of_six):
     """With the keys that docs/results.md promises."""
-    found = json.loads(json.dumps(results_json(six)))
+    found = json.loads(json.dumps(results_json(results_of_six)))
     assert found["schema"] == 1
     assert list(found["targets"]) == [
         *("lambda", "lambda_warm", "web", "web_async", "worker", "lambda_proxy")
@@ -286,11 +280,11 @@ def test_results_are_plain_json_of_the_documented_shape(six):
     assert found["targets"]["lambda_warm"]["cold_starts"] == 2
 
 
-def test_every_key_of_the_results_is_documented(six):
+def test_every_key_of_the_results_is_documented(results_of_six):
     """docs/results.md names each figure."""
     document = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
     named = set(re.findall(r"[a-z_0-9]+", document))
-    found = results_json(six)
+    found = results_json(results_of_six)
     web, warm = found["targets"]["web"], found["targets"]["lambda_warm"]
     for keys in (found, found["plan"], found["machine"], web, web["connections"], warm["cold"]):
         assert set(keys) <= named

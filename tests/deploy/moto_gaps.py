@@ -49,13 +49,11 @@ class Gate:
 
     def __init__(self):
         self.opened = threading.Event()
-        self.reached = threading.Event()
         self.opened.set()
         self.threads = []
 
     def start(self, work):
         def run():
-            self.reached.set()
             self.opened.wait(600)
             work()
 
@@ -65,7 +63,6 @@ class Gate:
 
     def close(self):
         self.opened.clear()
-        self.reached.clear()
 
     def end(self):
         self.opened.set()

@@ -6,7 +6,6 @@ import pty
 import re
 import select
 import signal
-import subprocess
 from datetime import UTC, datetime
 
 import boto3
@@ -14,6 +13,7 @@ import pytest
 from deploy.conftest import write_package
 from deploy.stacks_project import ORDER
 from poolkit_command import POOLKIT
+from processes import started
 
 from poolkit.deploy.progress import make_console, make_table, print_table
 from poolkit.deploy.stacks import status_cells
@@ -243,22 +243,14 @@ UNDO = re.compile(r"undo it: poolkit (.*)")
 def test_ctrl_c_says_what_goes_on_and_how_to_undo_it(poolkit, shop, aws, gate):
     """Watching ends, AWS does not; a new stack has nothing to go back to, but can be removed."""
     gate.close()
-    process = subprocess.Popen(
-        [POOLKIT, "deploy", "network", "-e", "dev", "--no-lint", "--no-budget", "--yes"],
-        cwd=shop,
-        env=os.environ | {"COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert gate.reached.wait(100)
-    first = read_until(process.stdout, "CREATE_IN_PROGRESS")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 130, first + out + err
+    words = ("deploy", "network", "-e", "dev", "--no-lint", "--no-budget", "--yes")
+    with started(POOLKIT, *words, cwd=shop, environ={"COLUMNS": "200"}) as process:
+        process.wait_for("CREATE_IN_PROGRESS")
+        assert process.terminate(signal.SIGINT) == 130, process.text
+    out = process.stdout
     assert "stopped watching. AWS goes on with shop-dev-network." in out
     assert "poolkit status --environment dev" in out
-    assert "Traceback" not in err
+    assert "Traceback" not in process.stderr
     assert statuses() == {"shop-dev-network": "CREATE_IN_PROGRESS"}
 
     refused = poolkit("deploy", "network", "-e", "dev", "--rollback")
@@ -295,15 +287,6 @@ def test_a_rollback_without_a_change_to_undo_is_refused(poolkit):
     answer = poolkit("deploy", "network", "-e", "dev", "--rollback")
     assert answer.returncode == 2
     assert "no unfinished change to undo" in answer.stderr
-
-
-def read_until(stream, word):
-    text = ""
-    while word not in text:
-        line = stream.readline()
-        assert line, f"ended before {word}: {text}"
-        text += line
-    return text
 
 
 ASKS = re.compile(rb"(\[y/N\]|Type .* to remove it): ?$")

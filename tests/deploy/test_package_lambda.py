@@ -3,7 +3,6 @@
 import http.client
 import json
 import re
-import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from processes import run
 
 from poolkit.deploy.package.contents import find_uv
 from poolkit.deploy.package.lambda_zip import (
@@ -51,9 +51,7 @@ def test_the_unpacked_zip_answers_with_nothing_else_to_import(
     unpacked, bare_runtime, tmp_path, migrated_database
 ):
     """In an empty folder, under an interpreter that has awslambdaric alone, it serves the API."""
-    missing = subprocess.run(
-        [bare_runtime, "-c", "import sqlalchemy"], capture_output=True, text=True, check=False
-    )
+    missing = run(bare_runtime, "-c", "import sqlalchemy")
     assert "No module named 'sqlalchemy'" in missing.stderr
     before = sorted(unpacked.rglob("*"))
     config = FunctionConfig(
@@ -153,12 +151,9 @@ def test_without_an_interpreter_of_that_minor_it_says_so(run, tmp_path):
     assert answer.returncode == 0, answer.stderr
     assert f"bytecode: NONE, because no Python {minor} was found here" in answer.stdout
     assert "psycopg2_binary.libs" in answer.stdout
-    assert read_manifest(out) | {"requirements": None} == {
-        "architecture": "arm64",
-        "python": minor,
-        "bytecode": False,
-        "requirements": None,
-    }
+    manifest = read_manifest(out)
+    assert manifest.pop("requirements")
+    assert manifest == {"architecture": "arm64", "python": minor, "bytecode": False}
     with zipfile.ZipFile(out) as archive:
         assert any("aarch64-linux-gnu.so" in name for name in archive.namelist())
 

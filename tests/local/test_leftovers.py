@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from processes import is_listening, runs, wait_until
+from processes import is_listening, runs, started, wait_until
 
 from poolkit.errors import StateDirectoryError
 from poolkit.local import leftovers
@@ -138,19 +137,15 @@ def test_exit_without_closing_ends_the_server_first(owner, open_dir):
 @pytest.fixture
 def foreign():
     """A process without a claim."""
-    process = subprocess.Popen(["sleep", "300"], start_new_session=True)
-    yield process
-    process.kill()
-    process.wait()
+    with started("sleep", "300", new_session=True) as process:
+        yield process
 
 
 @pytest.fixture
 def dead_owner():
     """The identity of a process that has ended."""
-    process = subprocess.Popen(["sleep", "300"])
-    identity = ProcessIdentity.of(process.pid)
-    process.kill()
-    process.wait()
+    with started("sleep", "300") as process:
+        identity = ProcessIdentity.of(process.pid)
     assert identity is not None
     return identity
 
@@ -212,14 +207,10 @@ def test_directory_without_the_records_mark_is_left_alone(own_records, dead_owne
 def marked(own_records, dead_owner):
     """A process that only its environment connects with a record."""
     record = record_of(dead_owner)
-    process = subprocess.Popen(
-        ["sleep", "300"], env={**os.environ, leftovers.CLAIM_VARIABLE: record.token}
-    )
-    # The kernel shows it a moment after the program has been started.
-    wait_until(lambda: leftovers.CLAIM_VARIABLE in psutil.Process(process.pid).environ())
-    yield process
-    process.kill()
-    process.wait()
+    with started("sleep", "300", environ={leftovers.CLAIM_VARIABLE: record.token}) as process:
+        # The kernel shows it a moment after the program has been started.
+        wait_until(lambda: leftovers.CLAIM_VARIABLE in psutil.Process(process.pid).environ())
+        yield process
 
 
 def test_process_that_was_started_but_never_recorded_is_found(marked):

@@ -190,6 +190,11 @@ class Visitor(FastHttpUser):
 """
 
 
+def web(name: str, app: str = "plain:app") -> str:
+    """Return the table of a web target."""
+    return f'[tool.poolkit.targets.{name}]\nkind = "web"\napp = "{app}"\npreset = "web"\n'
+
+
 @pytest.fixture
 def stranger(open_dir: Path) -> Iterator[Callable[..., Path]]:
     """A function that makes another project: tables and files.
@@ -202,9 +207,7 @@ def stranger(open_dir: Path) -> Iterator[Callable[..., Path]]:
     (project / ".poolkit").mkdir()
     (project / ".poolkit" / "cache").symlink_to(ROOT / ".poolkit" / "cache")
 
-    def make(
-        tables: str = '[tool.poolkit.targets.web]\nkind = "web"\napp = "plain:app"\n', **files
-    ):
+    def make(tables: str = web("web"), **files: str) -> Path:
         files = {"plain": APP, "load": LOAD, **files}
         for name, text in files.items():
             (project / f"{name}.py").write_text(text)

@@ -121,9 +121,9 @@ def test_what_was_measured_is_reported_when_the_next_target_cannot_be_started(st
     assert any(line.startswith("Report: ") for line in command.said), command.said
 
 
-def test_a_folder_without_a_project_is_named(start, tmp_path):
+def test_a_folder_without_a_project_is_named(monkeypatch, tmp_path):
     """There is no pyproject.toml in it or above it."""
-    assert f"no pyproject.toml in {tmp_path}" in refused(start("compare", cwd=tmp_path))
+    assert f"no pyproject.toml in {tmp_path}" in refused_at_once(monkeypatch, tmp_path)
 
 
 def test_a_locustfile_that_does_not_import_is_found_before_anything_starts(start, stranger):

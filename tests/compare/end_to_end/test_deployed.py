@@ -10,6 +10,7 @@ import urllib.request
 from collections import Counter
 
 import pytest
+from processes import ROOT
 
 from poolkit.compare.plan.targets import targets_of
 from poolkit.compare.results.run_folder import ConnectionRow, ProcessRow, RunFolder
@@ -18,7 +19,6 @@ from poolkit.local.processes import Supervisor
 from poolkit.local.readiness import has_logged
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 from poolkit.project import Project
-from tests.compare.end_to_end.conftest import ROOT
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 QUICK = ("--users", "2", "--rate", "5", "--duration", "1", "--warm-up", "1")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from compare.end_to_end.conftest import web
 from processes import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
@@ -19,17 +20,7 @@ WARMING_UP = ("--users", "4", "--rate", "5", "--duration", "5", "--warm-up", "60
 
 # Two targets, of which the second keeps a run at a certain moment until a file says "go":
 # a signal for that moment then comes in it, however late.
-TWO = """
-[tool.poolkit.targets.first]
-kind = "web"
-app = "plain:app"
-preset = "web"
-
-[tool.poolkit.targets.second]
-kind = "web"
-app = "held:app"
-preset = "web"
-"""
+TWO = web("first") + web("second", "held:app")
 HELD_AT_ITS_START = """
 import pathlib, time
 from plain import app
@@ -241,27 +232,19 @@ def test_what_sigkill_leaves_without_a_reaper_is_cleaned_up_by_the_next_run(
     assert following.left() == []
 
 
-DEATHS = [
-    pytest.param("web_async", ("uvicorn",), "web_async ended by itself with signal 9", id="target"),
-    pytest.param(
-        "web_async", ("locust",), "locust@web_async ended by itself with signal 9", id="locust"
-    ),
-    pytest.param(
-        "web_async", ("postgres", "-D"), "PostgreSQL ended by itself with signal 9", id="postgres"
-    ),
-    pytest.param(
-        "worker", ("valkey-server",), "the broker ended by itself with signal 9", id="broker"
-    ),
-    pytest.param(
-        "lambda_warm", ("lambda_fleet",), "lambda_warm ended by itself with signal 9", id="fleet"
-    ),
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "victim", "message"), DEATHS)
+@pytest.mark.parametrize(
+    ("name", "victim", "named"),
+    [
+        ("web_async", ("uvicorn",), "web_async"),
+        ("web_async", ("locust",), "locust@web_async"),
+        ("web_async", ("postgres", "-D"), "PostgreSQL"),
+        ("worker", ("valkey-server",), "the broker"),
+        ("lambda_warm", ("lambda_fleet",), "lambda_warm"),
+    ],
+)
 def test_a_process_that_dies_is_named_and_the_rest_is_reported(
-    start, tmp_path, name, victim, message
+    start, tmp_path, name, victim, named
 ):
     """One line, exit status 2, nothing left, and what was measured until then is reported."""
     out = tmp_path / "run"
@@ -271,7 +254,7 @@ def test_a_process_that_dies_is_named_and_the_rest_is_reported(
     command.find(*victim).kill()
     assert command.end() == 2
     (line,) = command.errors
-    assert line.startswith(f"poolkit: {message}"), line
+    assert line.startswith(f"poolkit: {named} ended by itself with signal 9"), line
     assert command.left() == []
     assert results(out)["targets"][name]["partial"]
     assert (out / "report.html").stat().st_size > 10_000

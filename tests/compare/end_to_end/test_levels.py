@@ -7,21 +7,12 @@ from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
+from compare.end_to_end.conftest import web
 
 from poolkit.compare.results.run_folder import Request, RunFolder
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
-TWO = """
-[tool.poolkit.targets.weak]
-kind = "web"
-app = "plain:app"
-preset = "web"
-
-[tool.poolkit.targets.strong]
-kind = "web"
-app = "plain:app"
-preset = "web"
-"""
+TWO = web("weak") + web("strong")
 SHORT = ("--rate", "5", "--duration", "2", "--warm-up", "1")
 
 

@@ -7,22 +7,18 @@ import urllib.request
 import psycopg2
 import pytest
 from click.testing import CliRunner
+from compare.end_to_end.conftest import web
 
 from poolkit.cli import main
 from poolkit.local.pgbouncer import find_pgbouncer
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
-SLOW = """
+FUNCTION = """
 [tool.poolkit.targets.function]
 kind = "lambda"
 handler = "quick.handler"
 preset = "lambda"
-
-[tool.poolkit.targets.web]
-kind = "web"
-app = "slow:app"
-preset = "web"
 """
 
 
@@ -60,8 +56,8 @@ def test_every_address_that_is_printed_answers_until_ctrl_c(start):
 @pytest.mark.slow
 def test_ctrl_c_while_it_starts_ends_what_was_started(start, stranger):
     """There are no addresses yet, and no process is left."""
-    quick = "def handler(event, context): return {}"
-    command = start("up", cwd=stranger(SLOW, quick=quick, slow="import time; time.sleep(60)"))
+    quick, slow = "def handler(event, context): return {}", "import time; time.sleep(60)"
+    command = start("up", cwd=stranger(FUNCTION + web("web", "slow:app"), quick=quick, slow=slow))
     command.wait_until_it_says("starting web")
     assert command.end(signal.SIGINT) == 130
     assert command.left() == []
@@ -96,9 +92,8 @@ def test_two_at_once_do_not_disturb_each_other(start, stranger):
 @pytest.mark.slow
 def test_a_target_that_cannot_run_here_is_announced(monkeypatch, stranger):
     """A line says why it has no address; the other targets are started."""
-    proxied = SLOW.partition("[tool.poolkit.targets.web]")[0] + 'through = "pgbouncer"\n'
-    web = '[tool.poolkit.targets.web]\nkind = "web"\napp = "missing:app"\n'
-    monkeypatch.chdir(stranger(proxied + web))
+    proxied = FUNCTION + 'through = "pgbouncer"\n'
+    monkeypatch.chdir(stranger(proxied + web("web", "missing:app")))
     monkeypatch.setattr("poolkit.compare.plan.plan.find_pgbouncer", lambda: None)
     answer = CliRunner().invoke(main, ["up"], prog_name="poolkit", catch_exceptions=False)
     assert "function is left out: pgbouncer is not on PATH" in answer.stdout
