@@ -29,7 +29,7 @@ test-fast: install ## the tests that start no process and no server, in less tha
 	$(PYTEST) $(PARALLEL) -m pure $(ARGS)
 
 test-slow: install ## the tests that take minutes
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
 coverage: install ## the default tests again, with a report of what they reach in coverage/
 	$(PYTEST) $(PARALLEL) -m "not slow and not alone" --cov --cov-report=term --cov-report=html $(ARGS)
