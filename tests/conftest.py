@@ -306,7 +306,7 @@ class Administration:
 
     @contextmanager
     def new_database(self, template: str) -> Iterator[Database]:
-        """Make a database from a template and drop it afterwards, whoever is connected to it."""
+        """Make a database from a template and drop it afterwards, with its connections."""
         name = f"test_{secrets.token_hex(6)}"
         self._execute(
             sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(

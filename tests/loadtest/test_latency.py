@@ -153,8 +153,9 @@ A_REQUEST_S = 100e-6
 """Of the processor's time, by benchmarks/load_generator.py: 92 to 125 µs."""
 
 
+@pytest.mark.alone
 def test_recording_is_cheap():
-    """It may cost 3 % of what a request costs Locust, as docs/loadtests.md has it."""
+    """It may cost 3 % of what a request costs Locust."""
     found = Latencies()
     # Of the processor's time, and the best of many short tries: others may use the machine, too.
     tries = timeit.repeat(

@@ -171,6 +171,7 @@ def check_stall(stub, load, stall_s, every_s, run_time_s):
     assert (found(opened)["load"]["loop"], found(closed)["load"]["loop"]) == ("open", "closed")
 
 
+@pytest.mark.alone
 def test_an_open_loop_shows_a_stall_that_a_closed_one_hides(stub, load):
     """A server that stands still for 1 s every 3.75 s: both loops, by hand and measured."""
     check_stall(stub, load, stall_s=1.0, every_s=3.75, run_time_s=8)
