@@ -9,7 +9,6 @@ ARGS ?=
 PYTEST := $(BIN)/python -m pytest
 # A file's tests stay in one process, since they share what is started for the file.
 PARALLEL := -n auto --dist loadfile
-# pytest exits with 5 where ARGS name files that have no test for one of the two runs.
 BENCHMARKS := checkout lambda_import web_get_article lambda_fleet activity_cost locust_sampling load_generator compare_cost cold_start budget
 
 help: ## list the commands
@@ -21,6 +20,7 @@ install: ## make .venv from the lock file
 compare: install ## run every target under the same load, and report connections and latency
 	@$(BIN)/poolkit compare $(ARGS)
 
+# pytest exits with 5 where ARGS name files that have no test for one of the two runs.
 test: install ## all default tests, in a few minutes
 	$(PYTEST) $(PARALLEL) -m "not slow and not alone" $(ARGS) || [ $$? = 5 ]
 	$(PYTEST) -m "alone and not slow" $(ARGS) || [ $$? = 5 ]

@@ -102,7 +102,9 @@ class IngestBatch:
 
     def process(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """Handle every message, and return the ids of those to be delivered again."""
-        logger: Any = self._logger  # has a logging.Logger's methods, and is none
+        logger: Any = (
+            self._logger
+        )  # has the methods of a logging.Logger, which is not its base class
         # A FIFO queue's messages must not overtake one that failed.
         is_fifo = str(records[0].get("eventSourceARN", "")).endswith(".fifo")
         processor = (
