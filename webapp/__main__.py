@@ -86,7 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"process{'es' if processes > 1 else ''} x {preset.pool_size}+{preset.max_overflow})",
         file=sys.stderr,
     )
-    return _serve(config)
+    # uvicorn ends the requests in flight, and then raises the signal again with the handler that
+    # was there before: this one, so that a clean end has the exit status 0.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if processes > 1:
+        supervisor = _AnnouncingProcesses(config, sockets=[config.bind_socket()])
+        supervisor.run()
+        # uvicorn stops all children if one could not start.
+        failed = any(child.exitcode == STARTUP_FAILURE for child in supervisor.processes)
+        return STARTUP_FAILURE if failed else 0
+    _AnnouncingServer(config).run()
+    return 0
 
 
 def _number(low: int, high: int) -> Callable[[str], int]:
@@ -100,19 +111,6 @@ def _number(low: int, high: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
-
-
-def _serve(config: uvicorn.Config) -> int:
-    # uvicorn ends the requests in flight, and then raises the signal again with the handler that
-    # was there before: this one, so that a clean end has the exit status 0.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
-    if config.workers > 1:
-        processes = _AnnouncingProcesses(config, sockets=[config.bind_socket()])
-        processes.run()
-        return processes.exit_status()
-    _AnnouncingServer(config).run()
-    return 0
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -132,11 +130,6 @@ class _AnnouncingProcesses(Multiprocess):
         if any(process.is_ready(timeout=1) for process in self.processes):
             _announce(self.config, self.sockets[0])
             self._announced = True
-
-    def exit_status(self) -> int:
-        """Return STARTUP_FAILURE if a child could not start; uvicorn then stops all of them."""
-        failed = any(process.exitcode == STARTUP_FAILURE for process in self.processes)
-        return STARTUP_FAILURE if failed else 0
 
 
 def _announce(config: uvicorn.Config, sock: socket.socket | TransportSocket) -> None:

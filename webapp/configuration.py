@@ -2,7 +2,7 @@
 
 | variable | meaning | default |
 |---|---|---|
-| `WEBAPP_HOST` | the address to listen on; a container wants `0.0.0.0` | `127.0.0.1` |
+| `WEBAPP_HOST` | the address to listen on; `0.0.0.0` in a container | `127.0.0.1` |
 | `WEBAPP_PORT` | the port; 0: any free one, printed at start | `8000` |
 | `WEBAPP_MAX_BODY_BYTES` | a longer request body is answered with 413 | 1 MiB |
 | `WEBAPP_KEEP_ALIVE_TIMEOUT` | seconds an idle client connection stays open | 75 |
@@ -45,7 +45,7 @@ class WebSettings:
         """Read the variables above.
 
         Raises:
-            ConfigurationError: a value is not what the variable wants, or a name is misspelt.
+            ConfigurationError: a value is wrong, or a name is misspelt.
         """
         known = [f"{_PREFIX}{field.name.upper()}" for field in fields(cls)]
         refuse_misspelt(environ, known, prefix=_PREFIX)

@@ -148,7 +148,7 @@ async def open_threaded_database(
     """Make the engine and the threads, start them, and end them afterwards.
 
     Raises:
-        DatabaseUnavailable: there is no database, and the preset says `fail_fast`.
+        DatabaseUnavailable: there is no database, and the preset has `fail_fast`.
     """
     preset = settings.preset
     engine = make_engine(settings, metrics)
@@ -159,7 +159,7 @@ async def open_threaded_database(
         metrics=metrics,
     )
 
-    # Each job knows the socket that its thread waits on, for `Job.hang_up`.
+    # Each job has the socket that its thread waits on, for `Job.hang_up`.
     def on_checkout(connection: Any, *_: Any) -> None:
         if job := threads.current_job():
             fileno = getattr(connection, "fileno", None)
@@ -222,7 +222,7 @@ async def open_async_database(
     """Make the engine, start it, and dispose of it afterwards.
 
     Raises:
-        DatabaseUnavailable: there is no database, and the preset says `fail_fast`.
+        DatabaseUnavailable: there is no database, and the preset has `fail_fast`.
     """
     engine = make_async_engine(settings, metrics)
     try:

@@ -46,7 +46,7 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(TemporaryFailure)
     async def on_temporary_failure(request: Request, error: TemporaryFailure) -> Response:
-        # The client gets the public text; the log gets hosts, roles and the driver's own words.
+        # The client gets the public text; the log gets hosts, roles and the driver's message.
         kind = type(error).__name__
         logger.warning("%s %s: %s: %s", request.method, request.url.path, kind, error)
         return _response(problem_of(error))

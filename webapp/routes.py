@@ -3,7 +3,7 @@
 OpenAPI shows the JSON Schemas that the endpoints check, and nothing that FastAPI would guess.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from itertools import accumulate
 from typing import Any, Final
@@ -33,11 +33,14 @@ _TEXT: Final[dict[int | str, dict[str, Any]]] = {
 def add_articles(app: FastAPI) -> None:
     """Register every endpoint of the API, and the schema that all problems share."""
     for endpoint in api.API:
-        parameters = [
-            *_parameters("path", endpoint.path_parameters, required=True),
-            *_parameters("query", endpoint.query_parameters, required=False),
-        ]
-        extra: dict[str, Any] = {"parameters": parameters}
+        described = (("path", endpoint.path_parameters), ("query", endpoint.query_parameters))
+        extra: dict[str, Any] = {
+            "parameters": [
+                {"name": name, "in": place, "required": place == "path", "schema": schema}
+                for place, schemas in described
+                for name, schema in schemas.items()
+            ]
+        }
         if endpoint.request_schema is not None:
             content = {"application/json": {"schema": endpoint.request_schema}}
             extra["requestBody"] = {"required": True, "content": content}
@@ -82,15 +85,6 @@ def _route(endpoint: api.Endpoint) -> Callable[..., Awaitable[Response]]:
         return Response(result.body, result.status, result.headers, result.media_type)
 
     return answer
-
-
-def _parameters(
-    place: str, schemas: Mapping[str, Mapping[str, Any]], *, required: bool
-) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": place, "required": required, "schema": schema}
-        for name, schema in schemas.items()
-    ]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -173,19 +167,19 @@ class PoolCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, each with the label `target`."""
-        for name, text in self.GAUGES.items():
-            gauge = GaugeMetricFamily(f"poolkit_pool_{name}", text, labels=["target"])
-            gauge.add_metric(self._labels, getattr(self._snapshot, name))
-            yield gauge
-        for name, text in self.COUNTERS.items():
-            counter = CounterMetricFamily(f"poolkit_pool_{name}", text, labels=["target"])
-            counter.add_metric(self._labels, getattr(self._snapshot, name))
-            yield counter
+        for kind, texts in (
+            (GaugeMetricFamily, self.GAUGES),
+            (CounterMetricFamily, self.COUNTERS),
+        ):
+            for name, text in texts.items():
+                single = kind(f"poolkit_pool_{name}", text, labels=["target"])
+                single.add_metric(self._labels, getattr(self._snapshot, name))
+                yield single
         bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
         for name, text in self.HISTOGRAMS.items():
             family = HistogramMetricFamily(f"poolkit_pool_{name}_seconds", text, labels=["target"])
             histogram: Histogram = getattr(self._snapshot, name)
-            # Prometheus wants each bucket to include the smaller ones.
+            # In Prometheus each bucket includes the smaller ones.
             cumulative = map(float, accumulate(histogram.counts))
             family.add_metric(
                 self._labels, list(zip(bounds, cumulative, strict=True)), histogram.total

@@ -93,7 +93,21 @@ class WorkerThreads:
             DatabaseUnavailable: the deadline came first; the work may still be done.
         """
         job = Job(work, self._loop.create_future())
-        await self._admit(job)
+        if not self._has_place(job):
+            began = perf_counter()
+            self._metrics.began_waiting()
+            timed_out = admitted = False
+            try:
+                with anyio.move_on_after(self._patience) as patience:
+                    await self._places.acquire_on_behalf_of(job)
+                    admitted = True
+                timed_out = patience.cancelled_caught and not admitted
+            finally:
+                if not admitted:
+                    self._metrics.gave_up(timed_out=timed_out)
+            if not admitted:
+                raise PoolExhausted(f"all {self._count} threads were busy for {self._patience:g} s")
+            job.queued = perf_counter() - began
         return await self._dispatch(job, self._deadline)
 
     async def run_now(self, work: Callable[[], T], deadline: float) -> T:
@@ -114,24 +128,6 @@ class WorkerThreads:
         except anyio.WouldBlock:
             return False
         return True
-
-    async def _admit(self, job: Job[Any]) -> None:
-        if self._has_place(job):
-            return
-        began = perf_counter()
-        self._metrics.began_waiting()
-        timed_out = admitted = False
-        try:
-            with anyio.move_on_after(self._patience) as patience:
-                await self._places.acquire_on_behalf_of(job)
-                admitted = True
-            timed_out = patience.cancelled_caught and not admitted
-        finally:
-            if not admitted:
-                self._metrics.gave_up(timed_out=timed_out)
-        if not admitted:
-            raise PoolExhausted(f"all {self._count} threads were busy for {self._patience:g} s")
-        job.queued = perf_counter() - began
 
     async def _dispatch(self, job: Job[T], deadline: float | None) -> T:
         if self._started < self._places.borrowed_tokens:

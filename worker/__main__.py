@@ -22,10 +22,6 @@ from poolkit.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery import Celery
-
-    from worker.settings import WorkerSettings
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 done, 1 worker or broker failed, 2 wrong settings or input."""
@@ -41,15 +37,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from worker.app import app, settings  # noqa: PLC0415
 
         if options.command == "enqueue":
-            return _enqueue(app, settings, options.id, options.title)
+            # A worker does not send.
+            from kombu.exceptions import OperationalError  # noqa: PLC0415
+
+            from worker.client import enqueue_ingest  # noqa: PLC0415
+
+            document = {"document_id": options.id, "title": options.title, "text": sys.stdin.read()}
+            try:
+                sys.stdout.write(f"{enqueue_ingest(app, **document)}\n")
+            except OperationalError as error:
+                # as_uri masks the password.
+                where = settings.queue_url or app.connection_for_write().as_uri()
+                sys.stderr.write(f"the broker, {where}, does not take the task: {error}\n")
+                return 1
+            return 0
     except (ConfigurationError, ArticlesError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return run(app)
-
-
-def run(app: Celery) -> int:
-    """Take tasks until a signal; return the worker's exit status."""
     # Messages between workers have no reader here, and SQS cannot carry them.
     worker = app.Worker(
         without_gossip=True,
@@ -60,24 +64,6 @@ def run(app: Celery) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
-
-
-def _enqueue(app: Celery, settings: WorkerSettings, document_id: str, title: str) -> int:
-    # A worker does not send.
-    from kombu.exceptions import OperationalError  # noqa: PLC0415
-
-    from worker.client import enqueue_ingest  # noqa: PLC0415
-
-    text = sys.stdin.read()
-    try:
-        task_id = enqueue_ingest(app, document_id=document_id, title=title, text=text)
-    except OperationalError as error:
-        # as_uri masks the password.
-        where = settings.queue_url or app.connection_for_write().as_uri()
-        sys.stderr.write(f"the broker, {where}, does not take the task: {error}\n")
-        return 1
-    sys.stdout.write(f"{task_id}\n")
-    return 0
 
 
 if __name__ == "__main__":

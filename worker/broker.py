@@ -22,11 +22,43 @@ _DELIVERY_LIMIT = 20
 
 def celery_config(settings: WorkerSettings) -> dict[str, Any]:
     """Return Celery's configuration for a worker, and for a process that only sends."""
+    if settings.transport == "amqp":
+        transport_options: dict[str, Any] = {"confirm_publish": True}
+        # A replicated queue ("Quorum Queues") that bounds deliveries. A message over the limit goes
+        # to the queue `<name>.dead`, which the operator declares. Celery keeps a message that has
+        # to wait in queues of the broker's, and it comes back from their exchange by the end of its
+        # routing key. That takes a topic exchange. From a direct one the message would wait in a
+        # worker, in the place of a task that could run.
+        queue = Queue(
+            settings.queue,
+            Exchange(settings.queue, type="topic"),
+            # One word: the end of another queue's name must not be the whole of this one's.
+            routing_key=settings.queue.replace(".", "%2E"),
+            queue_arguments={
+                "x-queue-type": "quorum",
+                "x-delivery-limit": _DELIVERY_LIMIT,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": f"{settings.queue}.dead",
+            },
+        )
+    else:
+        queue = Queue(settings.queue, Exchange(settings.queue), routing_key=settings.queue)
+        transport_options = {"visibility_timeout": settings.visibility_timeout}
+        if settings.transport == "redis":
+            # A peer that vanished without notice is found within half a minute.
+            transport_options |= {"socket_keepalive": True, "health_check_interval": 25}
+            # Look for timed-out messages every 10 s; kombu does so at each tenth of those.
+            transport_options["unacked_restore_throttle"] = 1
+        else:
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+            transport_options["region"] = region
+            # A queue named here is used as it is: no ListQueues, no CreateQueue.
+            transport_options["predefined_queues"] = {settings.queue: {"url": settings.queue_url}}
     return {
         "broker_url": settings.broker_url,
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": _transport_options(settings),
-        "task_queues": [_queue(settings)],
+        "broker_transport_options": transport_options,
+        "task_queues": [queue],
         "task_default_queue": settings.queue,
         # With pickle, anyone who can write to the queue could run code in the worker.
         "task_serializer": "json",
@@ -53,47 +85,3 @@ def celery_config(settings: WorkerSettings) -> dict[str, Any]:
         "worker_redirect_stdouts": False,
         "worker_consumer": "worker.reception:KeepingConsumer",
     }
-
-
-def _transport_options(settings: WorkerSettings) -> dict[str, Any]:
-    if settings.transport == "amqp":
-        return {"confirm_publish": True}
-    options: dict[str, Any] = {"visibility_timeout": settings.visibility_timeout}
-    if settings.transport == "redis":
-        return options | {
-            # A peer that vanished without notice is found within half a minute.
-            "socket_keepalive": True,
-            "health_check_interval": 25,
-            # Look for timed-out messages every 10 s; kombu does so at each tenth of those.
-            "unacked_restore_throttle": 1,
-        }
-    return options | {
-        "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-        # A queue named here is used as it is: no ListQueues, no CreateQueue.
-        "predefined_queues": {settings.queue: {"url": settings.queue_url}},
-    }
-
-
-def _queue(settings: WorkerSettings) -> Queue:
-    """Return the queue; on RabbitMQ a replicated one ("Quorum Queues") that bounds deliveries.
-
-    On RabbitMQ Celery keeps a message that has to wait in queues of the broker's, and it comes
-    back from their exchange by the end of its routing key. That takes a topic exchange. From a
-    direct one the message would wait in a worker, in the place of a task that could run.
-
-    A message over the limit goes to the queue `<name>.dead`, which the operator declares.
-    """
-    if settings.transport != "amqp":
-        return Queue(settings.queue, Exchange(settings.queue), routing_key=settings.queue)
-    return Queue(
-        settings.queue,
-        Exchange(settings.queue, type="topic"),
-        # One word: the end of another queue's name must not be the whole of this one's.
-        routing_key=settings.queue.replace(".", "%2E"),
-        queue_arguments={
-            "x-queue-type": "quorum",
-            "x-delivery-limit": _DELIVERY_LIMIT,
-            "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": f"{settings.queue}.dead",
-        },
-    )

@@ -79,11 +79,6 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
             # acknowledge the message.
             raise Reject(error, requeue=True) from error
 
-    def _failed(self, error: Exception, *, may_pass: bool) -> NoReturn:
-        if may_pass and self.request.retries < self.settings.max_retries:
-            self._try_again(error)
-        self._give_up(error)
-
     def _try_again(self, error: Exception) -> NoReturn:
         try:
             self.retry(exc=error, countdown=wait_before_retry(self.request.retries, self.settings))
@@ -94,8 +89,11 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
             raise Reject(rejected, requeue=True) from error
         raise AssertionError("retry() always raises")  # pragma: no cover
 
-    def _give_up(self, error: Exception) -> NoReturn:
+    def _failed(self, error: Exception, *, may_pass: bool) -> NoReturn:
+        """Try the message again if that may help and tries are left; else give it up."""
         request = self.request
+        if may_pass and request.retries < self.settings.max_retries:
+            self._try_again(error)
         letter = record_dead_letter(
             source=self.name,
             message_id=str(request.id),
@@ -109,12 +107,8 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
         except Exception as obstacle:  # noqa: BLE001  (not recorded is not given up)
             logger.warning("dead letter could not be recorded, will try again: %s", obstacle)
             self._try_again(error)
-        logger.error(
-            "gave up after %d deliveries: %s: %s",
-            request.retries + 1,
-            type(error).__name__,
-            error,
-        )
+        kind = type(error).__name__
+        logger.error("gave up after %d deliveries: %s: %s", request.retries + 1, kind, error)
         # Not Reject: SQS would keep a rejected message for its own dead-letter queue.
         raise Ignore
 

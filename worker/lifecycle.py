@@ -88,7 +88,17 @@ class Database:
             self.close()
         engine = make_engine(settings)
         if engine.dialect.name == "postgresql" and not settings.preset.transaction_pooling:
-            event.listen(engine, "connect", _check_for_dead_client)
+
+            @event.listens_for(engine, "connect")
+            def check_for_dead_client(connection: Any, record: Any) -> None:
+                with contextlib.closing(connection.cursor()) as cursor:
+                    cursor.execute(
+                        "SELECT set_config(name, %s, false) FROM pg_settings"
+                        " WHERE name = 'client_connection_check_interval'",
+                        (str(CLIENT_CHECK_INTERVAL),),
+                    )
+                connection.commit()
+
         self._engine, self._pid = engine, os.getpid()
         start_engine(engine, settings)
 
@@ -97,19 +107,6 @@ class Database:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.dispose(close=self._pid == os.getpid())
-
-
-def _check_for_dead_client(connection: Any, record: Any) -> None:
-    cursor = connection.cursor()
-    try:
-        cursor.execute(
-            "SELECT set_config(name, %s, false) FROM pg_settings"
-            " WHERE name = 'client_connection_check_interval'",
-            (str(CLIENT_CHECK_INTERVAL),),
-        )
-    finally:
-        cursor.close()
-    connection.commit()
 
 
 class JsonFormatter(logging.Formatter):
@@ -131,17 +128,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
-
-
-def configure_logs(level: str) -> None:
-    """Send everything from `level` up to standard error; a second call changes nothing."""
-    root = logging.getLogger()
-    root.setLevel(level)
-    if any(isinstance(handler.formatter, JsonFormatter) for handler in root.handlers):
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    root.handlers = [handler]
 
 
 class Lifecycle:
@@ -169,8 +155,13 @@ class Lifecycle:
             signal.connect(receiver, weak=False)
 
     def on_setup_logging(self, **kwargs: Any) -> None:
-        """Set up the logs instead of Celery."""
-        configure_logs(self.settings.log_level)
+        """Send JSON lines to standard error, instead of Celery's logs; a second call adds none."""
+        root = logging.getLogger()
+        root.setLevel(self.settings.log_level)
+        if not any(isinstance(handler.formatter, JsonFormatter) for handler in root.handlers):
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(JsonFormatter())
+            root.handlers = [handler]
 
     def on_worker_init(self, sender: Any, **kwargs: Any) -> None:
         """Read the database's settings; a worker whose tasks are threads opens it here.

@@ -38,7 +38,7 @@ from poolkit.config.variables import refuse_misspelt
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Transport: TypeAlias = Literal["redis", "sqs", "amqp"]
 
@@ -140,11 +140,21 @@ class WorkerSettings:
         environ = os.environ if environ is None else environ
         known = [_variable(field.name) for field in dataclasses.fields(cls)]
         refuse_misspelt(environ, known, prefix=_PREFIX)
-        given: dict[str, Any] = {
-            f.name: _parsed(_variable(f.name), text, f.type)
-            for f in dataclasses.fields(cls)
-            if (text := environ.get(_variable(f.name), "").strip())
+        # Each variable is read as the type that its field is declared with.
+        readers: dict[Any, Callable[[str], Any]] = {
+            "int": int,
+            "float": float,
+            "Path | None": Path,
         }
+        given: dict[str, Any] = {}
+        for setting in dataclasses.fields(cls):
+            variable = _variable(setting.name)
+            if text := environ.get(variable, "").strip():
+                try:
+                    given[setting.name] = readers.get(setting.type, str)(text)
+                except ValueError:
+                    wanted = "a whole number" if setting.type == "int" else "a number"
+                    raise ConfigurationError(f"{variable} must be {wanted}, not {text!r}") from None
         if "broker_url" not in given:
             raise ConfigurationError(
                 "WORKER_BROKER_URL is not set; it says where the tasks come from, such as "
@@ -169,16 +179,3 @@ def _variable(name: str) -> str:
 def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigurationError(f"{what} must be one of {', '.join(allowed)}, not {value!r}")
-
-
-def _parsed(variable: str, text: str, annotation: Any) -> Any:
-    """Read a variable as the type that its field is declared with."""
-    try:
-        if annotation == "int":
-            return int(text)
-        if annotation == "float":
-            return float(text)
-    except ValueError:
-        wanted = "a whole number" if annotation == "int" else "a number"
-        raise ConfigurationError(f"{variable} must be {wanted}, not {text!r}") from None
-    return Path(text) if annotation.startswith("Path") else text
