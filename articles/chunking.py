@@ -56,19 +56,15 @@ def cut(text: str, max_characters: int = MAX_CHARACTERS, overlap: int = OVERLAP)
             # In the middle of a word: the overlap begins with the next one, if there is one.
             space = _WHITE_SPACE.search(text, start, end)
             start = space.end() if space else start
-        end = _end(text, start, max_characters)
+        latest = start + max_characters
+        end = min(latest, len(text))
+        if latest < len(text):
+            # Half of the room is more than the overlap, so every chunk ends later than the last.
+            earliest = start + (max_characters + 1) // 2
+            for boundary in _BOUNDARIES:
+                ends = [match.end() for match in boundary.finditer(text, start, latest)]
+                if ends and ends[-1] >= earliest:
+                    end = ends[-1]
+                    break
         chunks.append(Chunk(start, text[start:end]))
     return chunks
-
-
-def _end(text: str, start: int, max_characters: int) -> int:
-    latest = start + max_characters
-    if latest >= len(text):
-        return len(text)
-    # Half of the room is more than the overlap, so every chunk ends later than the last.
-    earliest = start + (max_characters + 1) // 2
-    for boundary in _BOUNDARIES:
-        ends = [match.end() for match in boundary.finditer(text, start, latest)]
-        if ends and ends[-1] >= earliest:
-            return ends[-1]
-    return latest

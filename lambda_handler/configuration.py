@@ -39,7 +39,7 @@ class FunctionSettings(NamedTuple):
         """Read the variables above.
 
         Raises:
-            ConfigurationError: a value is not what the variable wants, or a name is misspelt.
+            ConfigurationError: a value is wrong, or a name is misspelt.
         """
         refuse_misspelt(environ, (_MAX_BODY_BYTES,), prefix="LAMBDA_", platform=_RUNTIME_S_OWN)
         text = (environ.get(_MAX_BODY_BYTES) or str(MAX_BODY_BYTES)).strip()

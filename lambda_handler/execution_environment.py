@@ -46,11 +46,11 @@ class ExecutionEnvironment:
 
     @classmethod
     def open(cls, environ: Mapping[str, str]) -> ExecutionEnvironment:
-        """Read the settings and make the engine; connect only if the preset says so.
+        """Read the settings and make the engine; connect only if the preset has `fail_fast`.
 
         Raises:
             ConfigurationError: a variable is missing, wrong or unsafe.
-            DatabaseUnavailable: there is no database, and the preset says `fail_fast`.
+            DatabaseUnavailable: there is no database, and the preset has `fail_fast`.
         """
         settings = Settings.from_environ(
             environ, default_target=TARGETS[0], allowed_targets=TARGETS

@@ -97,7 +97,7 @@ class HttpApi:
         self._resolver.exception_handler(Exception)(self._on_error)
 
     def answer(self, event: Event, context: Any) -> dict[str, Any]:
-        """Answer one request in the form that its sender wants."""
+        """Return the answer to one request, as the event's source expects it."""
         return self._resolver.resolve(for_resolver(event, self._source), context)
 
     def _limit_body(self, app: ApiGatewayResolver, next_middleware: Callable[..., Any]) -> Any:

@@ -102,9 +102,8 @@ class IngestBatch:
 
     def process(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """Handle every message, and return the ids of those to be delivered again."""
-        logger: Any = (
-            self._logger
-        )  # has the methods of a logging.Logger, which is not its base class
+        # It has the methods of a logging.Logger, which is not its base class.
+        logger: Any = self._logger
         # A FIFO queue's messages must not overtake one that failed.
         is_fifo = str(records[0].get("eventSourceARN", "")).endswith(".fifo")
         processor = (

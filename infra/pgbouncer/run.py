@@ -121,7 +121,18 @@ class Files:
             settings["client_tls_cert_file"] = str(self._certificate)
             settings["client_tls_key_file"] = str(self._key)
         self._write_users(login)
-        settings |= {"auth_file": str(self._users)} | self._server_tls()
+        settings["auth_file"] = str(self._users)
+        settings["server_tls_sslmode"] = self.environ.get("DATABASE_SSLMODE") or "verify-full"
+        if settings["server_tls_sslmode"].startswith("verify-"):
+            beside = str(Path(__file__).with_name("database-ca.crt"))
+            authorities = self.environ.get("DATABASE_SSLROOTCERT") or beside
+            if not Path(authorities).is_file():
+                raise WrongSetting(
+                    f"DATABASE_SSLMODE {settings['server_tls_sslmode']} needs certificate "
+                    f"authorities, but there is no {authorities}; run "
+                    "scripts/database-certificates before the image is built"
+                )
+            settings["server_tls_ca_file"] = authorities
         host = _required(self.environ, "DATABASE_HOST")
         name = _required(self.environ, "DATABASE_NAME")
         port = self.environ.get("DATABASE_PORT") or "5432"
@@ -152,19 +163,6 @@ class Files:
         quoted = (part.replace('"', '""') for part in (login.user, login.password))
         _write_private(self._users, '"{}" "{}"\n'.format(*quoted))
         self._login = login
-
-    def _server_tls(self) -> dict[str, str]:
-        mode = self.environ.get("DATABASE_SSLMODE") or "verify-full"
-        if not mode.startswith("verify-"):
-            return {"server_tls_sslmode": mode}
-        beside = str(Path(__file__).with_name("database-ca.crt"))
-        authorities = self.environ.get("DATABASE_SSLROOTCERT") or beside
-        if not Path(authorities).is_file():
-            raise WrongSetting(
-                f"DATABASE_SSLMODE {mode} needs certificate authorities, but there is no "
-                f"{authorities}; run scripts/database-certificates before the image is built"
-            )
-        return {"server_tls_sslmode": mode, "server_tls_ca_file": authorities}
 
     def _write_certificate(self) -> None:
         arn = self.environ.get("CERTIFICATE_SECRET_ARN")
