@@ -7,33 +7,14 @@ of the sampling thread and of the one backend that answers it.
 """
 
 import contextlib
-import sys
-import tempfile
 import time
-from pathlib import Path
 
-import psutil
 import psycopg2
+from harness import backend_of, cpu_s, postgresql, read_options
 
 from poolkit.activity.server import APPLICATION_NAME, ActivitySampler
-from poolkit.local.postgres import EmbeddedPostgres
 
 INTERVAL_S = 0.1
-CACHE = Path(__file__).parents[1] / ".poolkit" / "cache"
-
-
-def backend_of(postgres, name):
-    """Find the process of the one backend with that name."""
-    with contextlib.closing(psycopg2.connect(postgres.admin_url(driver=""))) as connection:
-        cursor = connection.cursor()
-        cursor.execute("SELECT pid FROM pg_stat_activity WHERE application_name = %s", (name,))
-        ((pid,),) = cursor.fetchall()
-    return psutil.Process(pid)
-
-
-def cpu_s(process):
-    times = process.cpu_times()
-    return times.user + times.system
 
 
 def measure(postgres, connections, seconds):
@@ -52,13 +33,10 @@ def measure(postgres, connections, seconds):
 
 
 def main():
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    seconds = read_options(__doc__, positional=True, seconds=10.0).seconds
     print(f"sampling every {INTERVAL_S:g} s for {seconds:g} s a row; shares of one core")
     print(f"{'connections':>11}  {'server':>7}  {'sampler':>7}")
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        EmbeddedPostgres(Path(folder), durable=False, cache_dir=CACHE) as postgres,
-    ):
+    with postgresql(durable=False) as postgres:
         for connections in (10, 50, 90):
             server, client = measure(postgres, connections, seconds)
             print(f"{connections:>11}  {server:>7.2%}  {client:>7.2%}")

@@ -6,7 +6,6 @@ The templates are those of `tests/budget`, whose numbers were computed by hand, 
 production environment. Exit status 1 if a median is 2 s or more.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -14,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from pairwise import machine
+from harness import ROOT, machine, read_options
 
-ROOT = Path(__file__).resolve().parent.parent
 POOLKIT = Path(sys.executable).with_name("poolkit")
 LIMIT_S = 2.0
 HAND_MADE = {
@@ -30,10 +28,8 @@ HAND_MADE = {
     "compose_replicas": ("--service", "web=5+10", "--service", "worker=1+0"),
     "kubernetes_hpa_and_surge": ("--max-connections", "500"),
     "a_kustomize_overlay_changes_the_numbers": (
-        "--environment",
-        "prod",
-        "--max-connections",
-        "500",
+        *("--environment", "prod"),
+        *("--max-connections", "500"),
     ),
 }
 """The tests that write the templates, and the options for numbers that these leave open."""
@@ -65,9 +61,7 @@ def run_s(folder, words):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    rounds = read_options(__doc__, rounds=5).rounds
     print(machine())
     slowest = 0.0
     with tempfile.TemporaryDirectory() as work:
@@ -83,4 +77,4 @@ def main():
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,23 +1,25 @@
 """A load generator cheap enough to share two cores with what it measures.
 
-`python benchmarks/closed_loop.py HOST PORT CLIENTS SECONDS` prints one JSON object. Each client
+`python benchmarks/closed_loop.py URL CLIENTS SECONDS [BODY]` prints one JSON object. Each client
 sends its next request when it has the answer to the last (a closed loop). So latencies under
-overload are those of the clients that got an answer.
+overload are those of the clients that got an answer. A status other than 200, and a body other than
+BODY, count as failures.
 """
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
+from urllib.parse import urlsplit
 
 import uvloop
 
-REQUEST = b"GET /select HTTP/1.1\r\nhost: fleet\r\n\r\n"
-
 
 class Client(asyncio.Protocol):
-    def __init__(self, latencies_ms, failures, stop_at):
-        self.latencies_ms, self.failures, self.stop_at = latencies_ms, failures, stop_at
+    def __init__(self, request, wanted, stop_at, latencies_ms, failures):
+        self.request, self.wanted, self.stop_at = request, wanted, stop_at
+        self.latencies_ms, self.failures = latencies_ms, failures
         self.done = asyncio.get_running_loop().create_future()
         self.buffer = b""
 
@@ -27,7 +29,7 @@ class Client(asyncio.Protocol):
 
     def send(self):
         self.sent = time.perf_counter()
-        self.transport.write(REQUEST)
+        self.transport.write(self.request)
 
     def data_received(self, data):
         self.buffer += data
@@ -39,7 +41,7 @@ class Client(asyncio.Protocol):
             return
         now = time.perf_counter()
         self.buffer = b""
-        if head.startswith(b"HTTP/1.1 200 ") and body == b"1":
+        if head.startswith(b"HTTP/1.1 200 ") and (self.wanted is None or body == self.wanted):
             self.latencies_ms.append((now - self.sent) * 1000)
         else:
             self.failures.append(head.partition(b"\r\n")[0].decode())
@@ -54,18 +56,16 @@ class Client(asyncio.Protocol):
         self.done.set_result(None)
 
 
-async def run(host, port, clients, seconds):
-    latencies_ms, failures = [], []
+async def run(url, clients, seconds, wanted):
+    target = urlsplit(url)
+    request = f"GET {target.path} HTTP/1.1\r\nhost: {target.netloc}\r\n\r\n".encode()
+    latencies_ms, failures, made = [], [], []
     started = time.perf_counter()
     loop = asyncio.get_running_loop()
-    made = [
-        (
-            await loop.create_connection(
-                lambda: Client(latencies_ms, failures, started + seconds), host, port
-            )
-        )[1]
-        for _ in range(clients)
-    ]
+    for _ in range(clients):
+        client = Client(request, wanted, started + seconds, latencies_ms, failures)
+        await loop.create_connection(lambda client=client: client, target.hostname, target.port)
+        made.append(client)
     await asyncio.gather(*(client.done for client in made))
     elapsed = time.perf_counter() - started
     return {
@@ -76,6 +76,13 @@ async def run(host, port, clients, seconds):
     }
 
 
+def load(url, clients, seconds, *body):
+    """Run this file in a process of its own, and return its JSON object."""
+    words = [url, str(clients), str(seconds), *body]
+    return json.loads(subprocess.check_output([sys.executable, __file__, *words]))
+
+
 if __name__ == "__main__":
-    host, port, clients, seconds = sys.argv[1:]
-    print(json.dumps(uvloop.run(run(host, int(port), int(clients), float(seconds)))))
+    url, clients, seconds, *body = sys.argv[1:]
+    wanted = body[0].encode() if body else None
+    print(json.dumps(uvloop.run(run(url, int(clients), float(seconds), wanted))))

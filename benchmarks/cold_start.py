@@ -14,40 +14,29 @@ has answered `GET /articles` from an embedded PostgreSQL. The arms take turns:
     source tree    this checkout and its environment, with the bytecode that Python wrote
 """
 
-import argparse
+import platform
 import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
-from pairwise import Comparison, compare, machine
+from harness import ROOT, compare, machine, postgresql, read_options
 
 from articles.migrations import upgrade
 from poolkit.deploy.package.contents import find_uv, install_wheels, locked_requirements
 from poolkit.deploy.package.lambda_zip import package_lambda
 from poolkit.deploy.package.settings import PackageSettings, package_settings
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
-from poolkit.local.postgres import EmbeddedPostgres
 from poolkit.project import Project
 
-ROOT = Path(__file__).resolve().parent.parent
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIMIT = 0.4
 
 HANDLER = "lambda_handler.app.handler"
 USUAL = "import boto3\nimport sqlalchemy.orm\n\nfrom lambda_handler.app import handler\n"
-
-
-def machine_settings(out):
-    architecture = {"aarch64": "arm64"}.get(
-        subprocess.check_output(["uname", "-m"], text=True).strip(), "x86_64"
-    )
-    return package_settings(
-        Project.find(ROOT), "lambda", architecture=architecture, python=MINOR, out=str(out)
-    )
 
 
 def runtime(work, name, distributions, package):
@@ -76,32 +65,33 @@ def runtime(work, name, distributions, package):
     return python
 
 
-def unpacked(zipped, folder, *, bytecode):
-    with zipfile.ZipFile(zipped) as archive:
-        names = [name for name in archive.namelist() if bytecode or not name.endswith(".pyc")]
-        archive.extractall(folder, names)
-    return folder
-
-
-def cold_start(config, work, answers):
-    def arm():
-        with LambdaFleet(config, log_dir=work / "logs") as fleet:
-            with urlopen(f"{fleet.url}/articles", timeout=60) as answer:
-                assert answer.status == 200
-            (record,) = fleet.records()
-        answers.append((record.init_ms + record.duration_ms) / 1e3)
-        return record.init_ms / 1e3
-
-    return arm
+def cold_start(config, log_dir):
+    """Return the seconds of the init phase, and those until the answer."""
+    with LambdaFleet(config, log_dir=log_dir) as fleet:
+        with urlopen(f"{fleet.url}/articles", timeout=60) as answer:
+            assert answer.status == 200
+        (record,) = fleet.records()
+    return record.init_ms / 1e3, (record.init_ms + record.duration_ms) / 1e3
 
 
 def configurations(work, url):
-    settings = machine_settings(work / "lambda.zip")
-    zipped = package_lambda(replace(settings), handler=HANDLER).file
+    """Package the function, make the environments, and return each arm's configuration."""
+    architecture = "arm64" if platform.machine() in {"aarch64", "arm64"} else "x86_64"
+    settings = package_settings(
+        Project.find(ROOT),
+        "lambda",
+        architecture=architecture,
+        python=MINOR,
+        out=str(work / "lambda.zip"),
+    )
+    zipped = package_lambda(settings, handler=HANDLER).file
+    for name, bytecode in (("package", True), ("plain", False), ("usual", False)):
+        with zipfile.ZipFile(zipped) as archive:
+            names = [name for name in archive.namelist() if bytecode or not name.endswith(".pyc")]
+            archive.extractall(work / name, names)
+    (work / "usual" / "usual.py").write_text(USUAL)
     bare = runtime(work, "bare", ["awslambdaric"], settings)
     with_boto3 = runtime(work, "with-boto3", ["awslambdaric", "boto3"], settings)
-    usual = unpacked(zipped, work / "usual", bytecode=False)
-    (usual / "usual.py").write_text(USUAL)
 
     def config(python, folder, handler=HANDLER, **env):
         return FunctionConfig(
@@ -113,36 +103,35 @@ def configurations(work, url):
             reserved_concurrency=1,
         )
 
-    no_bytecode = unpacked(zipped, work / "plain", bytecode=False)
     unwritten = {"PYTHONDONTWRITEBYTECODE": "1"}
     return {
-        "package": config(bare, unpacked(zipped, work / "package", bytecode=True)),
-        "no bytecode": config(bare, no_bytecode, **unwritten),
-        "usual": config(with_boto3, usual, "usual.handler", **unwritten),
+        "package": config(bare, work / "package"),
+        "no bytecode": config(bare, work / "plain", **unwritten),
+        "usual": config(with_boto3, work / "usual", "usual.handler", **unwritten),
         "source tree": config(Path(sys.executable), ROOT),
     }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, help="cold starts of each arm")
-    rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "pg") as server:
-        upgrade(server.url(driver="psycopg2"))
+    rounds = read_options(__doc__, rounds=9).rounds
+    with tempfile.TemporaryDirectory() as folder, postgresql() as server:
+        url = server.url(driver="psycopg2")
+        upgrade(url)
         work = Path(folder)
-        configs = configurations(work, server.url(driver="psycopg2"))
-        answers = {name: [] for name in configs}
-        arms = {name: cold_start(config, work, answers[name]) for name, config in configs.items()}
-        init = compare(arms, rounds=rounds, warmup=1)
-    answer = Comparison(figures={name: figures[1:] for name, figures in answers.items()})
+        arms = {
+            name: partial(cold_start, config, work / "logs")
+            for name, config in configurations(work, url).items()
+        }
+        figures = compare(arms, rounds=rounds)
+    init, answer = figures.part(0), figures.part(1)
     print(machine("SQLAlchemy", "psycopg2-binary", "aws-lambda-powertools", "awslambdaric"))
     print(f"\ninit, {rounds} rounds\n{init.table(baseline='usual', unit='ms', scale=1e3)}")
     print(f"\nuntil the answer\n{answer.table(baseline='usual', unit='ms', scale=1e3)}")
     ratio = init.ratio("package", to="usual")
     kept = ratio <= LIMIT
     print(f"\npackage is {ratio:.3f} x usual; at most {LIMIT}: {'kept' if kept else 'MISSED'}")
-    sys.exit(not kept)
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

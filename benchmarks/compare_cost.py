@@ -8,7 +8,6 @@ processes that share them) and the resident sets of the command and all its desc
 up. Limits: 90 s and 240 s, 4 GiB of PSS; the exit status is 1 if one is exceeded.
 """
 
-import argparse
 import contextlib
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 
 import psutil
+from harness import read_options
 
 EVERY_S = 0.5
 LIMITS_S = {"--quick": 90.0, "": 240.0}
@@ -52,9 +52,7 @@ def measure(option):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--full", action="store_true", help="also without --quick: four minutes")
-    options = ["--quick", ""] if parser.parse_args().full else ["--quick"]
+    options = ["--quick", ""] if read_options(__doc__, full=False).full else ["--quick"]
     print(
         f"{'command':<24} {'status':>6} {'s':>6} {'limit':>6} {'processes':>9} {'PSS MiB':>8} {'RSS MiB':>8}"
     )

@@ -7,32 +7,32 @@ awslambdaric and one round trip to PostgreSQL. Fleet, execution environments, Po
 load generator share this machine; the load generator is a process of its own.
 """
 
-import argparse
 import contextlib
+import csv
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import urllib.parse
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import psutil
+from closed_loop import load
+from harness import cpu_s, machine, postgresql, read_options
 
-from poolkit.local.postgres import EmbeddedPostgres
-
-HERE = Path(__file__).resolve().parent
 MIB = 2**20
 
 
 @contextlib.contextmanager
-def fleet(dsn, log_dir, *, concurrency, freeze=True, statement="SELECT 1"):
+def running_fleet(dsn, log_dir, *, concurrency, freeze=True, statement="SELECT 1"):
+    """Start a fleet in a process of its own; yield its URL, a client of it, and the process."""
     command = [
         *(sys.executable, "-m", "poolkit.lambda_fleet"),
-        *("--handler", "select_one_handler.handler", "--task-root", HERE, "--log-dir", log_dir),
+        *("--handler", "select_one_handler.handler"),
+        *("--task-root", Path(__file__).parent, "--log-dir", log_dir),
         *("--env", "DATABASE_DSN", "--env", f"STATEMENT={statement}"),
         *("--reserved-concurrency", str(concurrency)),
         "--freeze" if freeze else "--no-freeze",
@@ -41,96 +41,29 @@ def fleet(dsn, log_dir, *, concurrency, freeze=True, statement="SELECT 1"):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         url = json.loads(process.stdout.readline())["url"]
-        yield url, process.pid
+        yield url, psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait(30)
         process.stdout.close()
 
 
-def load(url, clients, seconds):
-    address = urllib.parse.urlsplit(url)
-    command = [sys.executable, HERE / "closed_loop.py", address.hostname, str(address.port)]
-    done = subprocess.run(
-        [*command, str(clients), str(seconds)], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
+def select_one(url, clients, seconds):
+    return load(f"{url}/select", clients, seconds, "1")
 
 
-def look(url, path):
+def read(url, path):
     with urllib.request.urlopen(f"{url}/_fleet/{path}", timeout=30) as answer:
         return answer.read().decode()
 
 
-def throughput(dsn, log_dir, options, *, freeze):
-    with fleet(dsn, log_dir, concurrency=options.clients, freeze=freeze) as (url, pid):
-        load(url, options.clients, 1.0)  # the cold starts, and a connection each
-        server = psutil.Process(pid)
-        before = sum(server.cpu_times()[:2])
-        result = load(url, options.clients, options.seconds)
-        result["fleet_cpu_share"] = (sum(server.cpu_times()[:2]) - before) / result["elapsed_s"]
-        result["stats"] = json.loads(look(url, "stats"))
-    return result
+def init_phases_ms(url):
+    """Return the init phase of each invoke that was a cold start."""
+    rows = csv.DictReader(read(url, "invokes.csv").splitlines())
+    return [float(row["init_ms"]) for row in rows if row["init_ms"]]
 
 
-def frozen(dsn, log_dir, options):
-    """Return memory with `options.frozen` execution environments, each after one invoke."""
-    # Long enough that none is idle before all have been started: each has its connection.
-    statement = "SELECT 1 FROM pg_sleep(5)"
-    with fleet(dsn, log_dir, concurrency=options.frozen, statement=statement) as (url, _):
-        load(url, options.frozen, 0.0)
-        usage = json.loads(look(url, "usage"))
-        states = [psutil.Process(row["pid"]).status() for row in usage]
-        cold = [
-            float(line.split(",")[4])
-            for line in look(url, "invokes.csv").splitlines()[1:]
-            if line.split(",")[4]
-        ]
-    return usage, states, cold
-
-
-def cold_starts(dsn, log_dir, count=11):
-    """Return the client's view and the init phase of `count` cold starts, one after another."""
-    init_ms = []
-    seen_ms = []
-    for _ in range(count):
-        with fleet(dsn, log_dir, concurrency=1) as (url, _):
-            seen_ms += load(url, 1, 0.0)["latencies_ms"]
-            record = look(url, "invokes.csv").splitlines()[1].split(",")
-            init_ms.append(float(record[4]))
-    return seen_ms, init_ms
-
-
-def percentile(values, share):
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
-def print_throughput(name, result):
-    latencies = result["latencies_ms"]
-    print(
-        f"| {name:<10} | {len(latencies) / result['elapsed_s']:>9.0f} "
-        f"| {statistics.median(latencies):>6.2f} | {percentile(latencies, 0.95):>6.2f} "
-        f"| {percentile(latencies, 0.99):>6.2f} | {max(latencies):>6.1f} "
-        f"| {len(result['failures']):>8} | {result['stats']['execution_environments_started']:>6} "
-        f"| {result['fleet_cpu_share']:>9.2f} | {result['cpu_share']:>8.2f} |"
-    )
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--frozen", type=int, default=50)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        scratch = Path(directory)
-        with EmbeddedPostgres(scratch / "postgres", max_connections=100) as postgres:
-            dsn = postgres.url(driver="psycopg2").replace("postgresql+psycopg2://", "postgresql://")
-            report(dsn, scratch / "logs", options)
-
-
-def report(dsn, log_dir, options):
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+def print_throughput(fleet, options):
     print(f"\nSELECT 1 on a kept connection, {options.clients} clients, {options.seconds:g} s\n")
     print(
         "| freeze     | invokes/s | p50 ms | p95 ms | p99 ms | max ms | failures "
@@ -138,18 +71,61 @@ def report(dsn, log_dir, options):
     )
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for name, freeze in (("on", True), ("off", False)):
-        print_throughput(name, throughput(dsn, log_dir, options, freeze=freeze))
-    usage, states, cold = frozen(dsn, log_dir, options)
-    print(f"\n{len(usage)} execution environments: {states.count('stopped')} stopped, ", end="")
-    print(f"RSS {sum(row['rss_bytes'] for row in usage) / MIB:,.0f} MiB, ", end="")
-    print(f"PSS {sum(row['pss_bytes'] or 0 for row in usage) / MIB:,.0f} MiB")
-    print(f"their init phases, all at once: median {statistics.median(cold):,.0f} ms")
-    seen, init = cold_starts(dsn, log_dir)
+        with fleet(concurrency=options.clients, freeze=freeze) as (url, process):
+            select_one(url, options.clients, 1.0)  # the cold starts, and a connection each
+            before = cpu_s(process)
+            result = select_one(url, options.clients, options.seconds)
+            fleet_cpu_share = (cpu_s(process) - before) / result["elapsed_s"]
+            stats = json.loads(read(url, "stats"))
+        latencies = sorted(result["latencies_ms"])
+        p95, p99 = (latencies[int(len(latencies) * share)] for share in (0.95, 0.99))
+        print(
+            f"| {name:<10} | {len(latencies) / result['elapsed_s']:>9.0f} "
+            f"| {statistics.median(latencies):>6.2f} | {p95:>6.2f} "
+            f"| {p99:>6.2f} | {latencies[-1]:>6.1f} "
+            f"| {len(result['failures']):>8} | {stats['execution_environments_started']:>6} "
+            f"| {fleet_cpu_share:>9.2f} | {result['cpu_share']:>8.2f} |"
+        )
+
+
+def print_frozen(fleet, options):
+    """Print the memory of `options.frozen` execution environments, each after one invoke."""
+    # Long enough that none is idle before all have been started: each has its connection.
+    statement = "SELECT 1 FROM pg_sleep(5)"
+    with fleet(concurrency=options.frozen, statement=statement) as (url, _):
+        select_one(url, options.frozen, 0.0)
+        usage = json.loads(read(url, "usage"))
+        states = [psutil.Process(row["pid"]).status() for row in usage]
+        init_ms = init_phases_ms(url)
+    rss_mib = sum(row["rss_bytes"] for row in usage) / MIB
+    pss_mib = sum(row["pss_bytes"] or 0 for row in usage) / MIB
     print(
-        f"\n{len(seen)} cold starts, one at a time: median {statistics.median(seen):.0f} ms, ",
-        end="",
+        f"\n{len(usage)} execution environments: {states.count('stopped')} stopped, "
+        f"RSS {rss_mib:,.0f} MiB, PSS {pss_mib:,.0f} MiB"
     )
-    print(f"of which init {statistics.median(init):.0f} ms")
+    print(f"their init phases, all at once: median {statistics.median(init_ms):,.0f} ms")
+
+
+def print_cold_starts(fleet, count=11):
+    """Print the client's view and the init phase of cold starts, one after another."""
+    seen_ms, init_ms = [], []
+    for _ in range(count):
+        with fleet(concurrency=1) as (url, _):
+            seen_ms += select_one(url, 1, 0.0)["latencies_ms"]
+            init_ms += init_phases_ms(url)
+    seen, init = statistics.median(seen_ms), statistics.median(init_ms)
+    print(f"\n{len(seen_ms)} cold starts, one at a time: median {seen:.0f} ms, ", end="")
+    print(f"of which init {init:.0f} ms")
+
+
+def main():
+    options = read_options(__doc__, seconds=10.0, clients=10, frozen=50)
+    with tempfile.TemporaryDirectory() as logs, postgresql(max_connections=100) as postgres:
+        fleet = partial(running_fleet, postgres.url(driver=""), logs)
+        print(machine())
+        print_throughput(fleet, options)
+        print_frozen(fleet, options)
+        print_cold_starts(fleet)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The cost of importing the Lambda functions, against the libraries that they need.
 
-`python benchmarks/lambda_import.py [--rounds 15]`
+`python benchmarks/lambda_import.py [--rounds 15]`, figures for each arm.
 
 Each figure is the CPU time of the import statement alone, in a fresh interpreter; wall time
 is shown beside it. The arms alternate. The functions' modules do more than import: they read
@@ -15,17 +15,14 @@ With bytecode every .pyc file exists, as in a good deployment package. Without i
 interpreter compiles every module and stores nothing, as in Lambda's read-only code directory.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
-from pairwise import Comparison, compare, machine
+from harness import ROOT, compare, machine, read_options
 
-ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1.25
 
 FLOOR = "floor: sqlalchemy + psycopg2 + aws_lambda_powertools"
@@ -61,62 +58,47 @@ print(json.dumps([time.process_time() - cpu, time.perf_counter() - wall]))
 """
 
 
-def importing(statements, options, walls):
+def importing(statements, options):
+    """Return an arm: the CPU time and the wall time of the import, in seconds."""
     command = [sys.executable, *options, "-c", TIMED.format(statements=statements)]
     environ = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": "postgresql://articles:benchmark@127.0.0.1:5432/articles",
     }
-
-    def arm():
-        done = subprocess.run(
-            command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True
-        )
-        cpu, wall = json.loads(done.stdout)
-        walls.append(wall)
-        return cpu
-
-    return arm
+    return lambda: json.loads(subprocess.check_output(command, cwd=ROOT, env=environ))
 
 
 def measure(title, options, rounds):
-    walls = {name: [] for name in ARMS}
-    arms = {name: importing(ARMS[name], options, walls[name]) for name in ARMS}
-    cpu = compare(arms, rounds=rounds, warmup=1)
-    wall = Comparison(figures={name: figures[1:] for name, figures in walls.items()})
-    print(
-        f"\n{title}, CPU time, {rounds} rounds\n{cpu.table(baseline=FLOOR, unit='ms', scale=1e3)}"
-    )
-    print(f"\n{title}, wall time\n{wall.table(baseline=FLOOR, unit='ms', scale=1e3)}")
-    print()
-    # A list, so that the second is judged where the first has missed.
-    verdicts = [judged(title, cpu, function) for function in JUDGED]
-    return all(verdicts)
-
-
-def judged(title, cpu, function):
-    ratio = cpu.ratio(function, to=JUDGED[function])
-    kept = ratio <= LIMIT
-    print(
-        f"{title}: {function} is {ratio:.3f} x its {JUDGED[function]}; at most {LIMIT}: "
-        f"{'kept' if kept else 'MISSED'}; {cpu.ratio(function, to=FLOOR):.3f} x the plain floor, "
-        f"{cpu.ratio(function, to=COLLECTOR_OFF):.3f} x the plain floor with the collector off"
-    )
-    return kept
+    """Print the tables of all arms, and whether each function keeps its limit; return that."""
+    arms = {name: importing(statements, options) for name, statements in ARMS.items()}
+    figures = compare(arms, rounds=rounds)
+    cpu, wall = figures.part(0), figures.part(1)
+    table = cpu.table(baseline=FLOOR, unit="ms", scale=1e3)
+    print(f"\n{title}, CPU time, {rounds} rounds\n{table}")
+    print(f"\n{title}, wall time\n{wall.table(baseline=FLOOR, unit='ms', scale=1e3)}\n")
+    all_kept = True
+    for function, floor in JUDGED.items():
+        ratio = cpu.ratio(function, to=floor)
+        all_kept = all_kept and ratio <= LIMIT
+        print(
+            f"{title}: {function} is {ratio:.3f} x its {floor}; at most {LIMIT}: "
+            f"{'kept' if ratio <= LIMIT else 'MISSED'}; "
+            f"{cpu.ratio(function, to=FLOOR):.3f} x the plain floor, "
+            f"{cpu.ratio(function, to=COLLECTOR_OFF):.3f} x the plain floor with the collector off"
+        )
+    return all_kept
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15, help="figures for each arm")
-    rounds = parser.parse_args().rounds
+    rounds = read_options(__doc__, rounds=15).rounds
     print(machine("SQLAlchemy", "psycopg2-binary", "aws-lambda-powertools"))
     kept = measure("With bytecode", [], rounds)
     with tempfile.TemporaryDirectory() as empty:
         # Bytecode is looked for there and never written.
         options = ["-B", "-X", f"pycache_prefix={empty}"]
         kept &= measure("Without bytecode", options, rounds)
-    sys.exit(0 if kept else 1)
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,9 +27,9 @@ from functools import partial  # noqa: E402
 from itertools import count  # noqa: E402
 
 import gevent  # noqa: E402
+from harness import compare, machine, read_options  # noqa: E402
 from locust import FastHttpUser, task  # noqa: E402
 from locust.env import Environment  # noqa: E402
-from pairwise import compare, machine  # noqa: E402
 
 from poolkit.loadtest.latency.collection import OwnLatencies  # noqa: E402
 from poolkit.loadtest.open_loop.arrivals import LEAD_S, ArrivalRate  # noqa: E402
@@ -61,18 +61,6 @@ uvloop.run(serve())
 """
 
 
-def visitor(host):
-    """Return a new class, since an open loop changes the class that it is given."""
-
-    class Visitor(FastHttpUser):
-        @task
-        def visit(self):
-            self.client.get("/")
-
-    Visitor.host = host
-    return Visitor
-
-
 def pace(user_class, period_s):
     """Make each user begin a task once a period, one after the other at even intervals."""
     numbers = count()
@@ -92,10 +80,17 @@ def pace(user_class, period_s):
 
 def locust(host, seconds, *, arrivals_per_s=None, paced_per_s=None):
     """Run users for some seconds; return requests per second of processor time."""
-    user_class = visitor(host)
+
+    class Visitor(FastHttpUser):
+        # A new class each time, since an open loop changes the class that it is given.
+        @task
+        def visit(self):
+            self.client.get("/")
+
+    Visitor.host = host
     if paced_per_s is not None:
-        pace(user_class, USERS / paced_per_s)
-    environment = Environment(user_classes=[user_class])
+        pace(Visitor, USERS / paced_per_s)
+    environment = Environment(user_classes=[Visitor])
     runner = environment.create_local_runner()
     if arrivals_per_s is not None:
         loop = OpenLoop(environment, ArrivalRate(arrivals_per_s), max_users=USERS)
@@ -115,48 +110,34 @@ def locust(host, seconds, *, arrivals_per_s=None, paced_per_s=None):
 
 def wrk(host, seconds):
     """Run wrk in one thread, over as many connections."""
-    before = _children_cpu_s()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = ["wrk", "-t1", f"-c{USERS}", f"-d{max(1, round(seconds))}s", host]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    requests = int(re.search(r"(\d+) requests in", said)[1])
-    return requests / (_children_cpu_s() - before)
-
-
-def _children_cpu_s():
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def kinds_of_load(host, seconds):
-    """Return the groups of arms that are compared with each other, by their load."""
-    used_up = {
-        PLAIN: partial(locust, host, seconds),
-        OPEN: partial(locust, host, seconds, arrivals_per_s=MORE_THAN_IT_CAN),
-    }
-    if shutil.which("wrk"):
-        used_up["wrk"] = partial(wrk, host, seconds)
-    paced = {
-        f"at {per_s:,}/s": {
-            PLAIN: partial(locust, host, seconds, paced_per_s=per_s),
-            OPEN: partial(locust, host, seconds, arrivals_per_s=per_s),
-        }
-        for per_s in RATES_PER_S
-    }
-    return {"with a core used up": used_up, **paced}
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return int(re.search(r"(\d+) requests in", output)[1]) / cpu_s
 
 
 def main():
     # The rate is higher than possible on purpose.
     logging.getLogger("poolkit.loadtest").setLevel(logging.ERROR)
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 2.0
+    options = read_options(__doc__, positional=True, rounds=7, seconds=2.0)
     server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
     try:
         host = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-        found = {
-            load: compare(arms, rounds=rounds, warmup=1)
-            for load, arms in kinds_of_load(host, seconds).items()
+        run = partial(locust, host, options.seconds)
+        # The arms that are compared with each other, by their load.
+        loads = {
+            "with a core used up": {PLAIN: run, OPEN: partial(run, arrivals_per_s=MORE_THAN_IT_CAN)}
         }
+        if shutil.which("wrk"):
+            loads["with a core used up"]["wrk"] = partial(wrk, host, options.seconds)
+        for per_s in RATES_PER_S:
+            loads[f"at {per_s:,}/s"] = {
+                PLAIN: partial(run, paced_per_s=per_s),
+                OPEN: partial(run, arrivals_per_s=per_s),
+            }
+        found = {load: compare(arms, rounds=options.rounds) for load, arms in loads.items()}
     finally:
         server.kill()
         server.wait()

@@ -12,23 +12,20 @@ from gevent import monkey
 monkey.patch_all()
 
 import contextlib  # noqa: E402  (gevent must come first)
+import itertools  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
-import tempfile  # noqa: E402
 import time  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import gevent  # noqa: E402
-import psycopg2  # noqa: E402
+from harness import backend_of, postgresql, read_options  # noqa: E402
 
 from poolkit.activity.server import APPLICATION_NAME, ActivityConnection, ActivitySampler  # noqa: E402
 from poolkit.loadtest.recording import ActivityInThread  # noqa: E402
-from poolkit.local.postgres import EmbeddedPostgres  # noqa: E402
 
 INTERVAL_S = 0.1
-CACHE = Path(__file__).parents[1] / ".poolkit" / "cache"
 PROCESS = """
 import sys, time
 from poolkit.activity.server import ActivitySampler
@@ -37,39 +34,29 @@ with ActivitySampler(sys.argv[1], interval_s=0.1, sink=lambda s: print(s.time, f
 """
 
 
-class Sampled:
-    """Moments of samples, however they were taken."""
-
-    def __init__(self):
-        self.moments = []
-
-    def latest(self):
-        """Return the highest delay of a sample in ms, compared with a steady interval."""
-        steps = [b - a for a, b in zip(self.moments, self.moments[1:], strict=False)]
-        return max((step - INTERVAL_S for step in steps), default=float("nan")) * 1000
-
-
 @contextlib.contextmanager
 def within(connection):
-    sampled = Sampled()
+    """Sample in this process; yield the moments of the samples."""
+    moments = []
     with ActivitySampler(
-        connection, interval_s=INTERVAL_S, sink=lambda sample: sampled.moments.append(sample.time)
+        connection, interval_s=INTERVAL_S, sink=lambda sample: moments.append(sample.time)
     ):
-        yield sampled
+        yield moments
 
 
 @contextlib.contextmanager
 def process(url):
-    sampled = Sampled()
+    """Sample in a process of its own; yield the moments of the samples."""
+    moments = []
     child = subprocess.Popen([sys.executable, "-c", PROCESS, url], stdout=subprocess.PIPE)
     reader = gevent.spawn(
-        lambda: [sampled.moments.append(float(line)) for line in iter(child.stdout.readline, b"")]
+        lambda: [moments.append(float(line)) for line in iter(child.stdout.readline, b"")]
     )
-    while len(sampled.moments) < 3:
+    while len(moments) < 3:
         gevent.sleep(0.05)
-    sampled.moments.clear()
+    moments.clear()
     try:
-        yield sampled
+        yield moments
     finally:
         child.kill()
         child.wait()
@@ -94,15 +81,18 @@ def watch_loop(longest):
 
 
 def measure(postgres, sampling, share, seconds):
-    """Return the longest stand-still, the delay of samples, and both with a silent server."""
+    """Return in ms: the longest stand-still, the delay of samples, both with a silent server."""
     longest = [0.0]
     greenlets = [gevent.spawn(keep_busy, share), gevent.spawn(watch_loop, longest)]
-    with sampling as sampled:
+    with sampling as moments:
         gevent.sleep(0.5)
         longest[0] = 0.0
         gevent.sleep(seconds)
-        busy, late = longest[0], sampled.latest()
-        pid = pid_of_watching(postgres)
+        busy = longest[0]
+        # The highest delay of a sample, compared with a steady interval.
+        steps = [later - earlier for earlier, later in itertools.pairwise(moments)]
+        late = max(steps, default=float("nan")) - INTERVAL_S
+        pid = backend_of(postgres, APPLICATION_NAME).pid
         os.kill(pid, signal.SIGSTOP)
         longest[0] = 0.0
         # From outside: an event loop that stands still cannot wake another greenlet.
@@ -111,26 +101,15 @@ def measure(postgres, sampling, share, seconds):
         waker.wait()
         silent = longest[0]
     gevent.killall(greenlets)
-    return busy * 1000, late, silent * 1000
-
-
-def pid_of_watching(postgres):
-    with contextlib.closing(psycopg2.connect(postgres.admin_url(driver=""))) as connection:
-        cursor = connection.cursor()
-        query = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
-        cursor.execute(query, (APPLICATION_NAME,))
-        return cursor.fetchone()[0]
+    return busy * 1000, late * 1000, silent * 1000
 
 
 def main():
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+    seconds = read_options(__doc__, positional=True, seconds=5.0).seconds
     print(
         f"{'way':<10} {'loop busy':>9}  {'longest stand-still':>19}  {'sample late':>11}  silent server"
     )
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        EmbeddedPostgres(Path(folder), durable=False, cache_dir=CACHE) as postgres,
-    ):
+    with postgresql(durable=False) as postgres:
         url = postgres.monitor_url(driver="")
         for share in (0.3, 0.8):
             for name, sampling in (
