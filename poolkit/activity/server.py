@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,7 +31,6 @@ from poolkit.errors import ConfigurationError, DatabaseUnavailable, MonitoringNo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from sqlalchemy.engine import URL
 
@@ -171,7 +169,27 @@ class ActivityConnection:
     """
 
     def __init__(self, url: str | URL) -> None:
-        self._parameters = _libpq_parameters(url)
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            # The cause would print the URL, and so the password.
+            raise ConfigurationError(
+                "not a database URL; wanted postgresql://user:password@host:port/database"
+            ) from None
+        if parsed.get_backend_name() not in ("postgresql", "postgres"):
+            raise ConfigurationError(
+                f"connections can be watched on PostgreSQL only, not on {parsed.get_backend_name()}"
+            )
+        # Always psycopg2, whichever driver the deployables use. The URL's own parameters win.
+        script = preset("script").replace(
+            connect_timeout=CONNECT_TIMEOUT_S, statement_timeout=STATEMENT_TIMEOUT_MS
+        )
+        bare = script.url(parsed.set(drivername="postgresql+psycopg2"))
+        options = script.engine_options(bare, application_name=APPLICATION_NAME)
+        # Not the URL as text: SQLAlchemy writes a space as "+", which libpq takes for a plus.
+        _, named = bare.get_dialect()().create_connect_args(bare)
+        own = {"application_name": APPLICATION_NAME}
+        self._parameters: dict[str, Any] = {**named, **options["connect_args"], **own}
         self._connection: psycopg2.extensions.connection | None = None
         self._opened = 0
         self.limits: ServerLimits | None = None
@@ -289,12 +307,7 @@ class ActivityConnection:
         self.connect()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
@@ -326,29 +339,17 @@ class ActivitySampler:
         self.missed = 0
         """Moments of the schedule that passed without a sample."""
         self._activity = url if isinstance(url, ActivityConnection) else ActivityConnection(url)
+        self.gaps: tuple[Gap, ...] = ()
+        """The times without an answer of the server, so far."""
+        self.latest: Sample | None = None
+        """The newest sample."""
+        self.cpu_s = 0.0
+        """Processor time that the sampling thread has used, in seconds."""
         self._sink = sink
-        self._gaps: deque[Gap] = deque()
-        self._latest: Sample | None = None
         self._failure: BaseException | None = None
         self._news = threading.Condition()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._cpu_s = 0.0
-
-    @property
-    def gaps(self) -> tuple[Gap, ...]:
-        """The times without an answer of the server, so far."""
-        return tuple(self._gaps)
-
-    @property
-    def latest(self) -> Sample | None:
-        """The newest sample."""
-        return self._latest
-
-    @property
-    def cpu_s(self) -> float:
-        """Processor time that the sampling thread has used, in seconds."""
-        return self._cpu_s
 
     def start(self) -> ServerLimits:
         """Connect, start the thread, and return the server's limits.
@@ -381,12 +382,7 @@ class ActivitySampler:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     def wait_for(
@@ -401,7 +397,7 @@ class ActivitySampler:
         asked, deadline = time.time(), time.monotonic() + timeout_s
         with self._news:
             while True:
-                latest = self._latest
+                latest = self.latest
                 if latest is not None and latest.time > asked and condition(latest):
                     return True, latest
                 left = deadline - time.monotonic()
@@ -444,8 +440,25 @@ class ActivitySampler:
                 passed = int((time.monotonic() - start) / self.interval_s)
                 self.missed += max(0, passed - number)
                 number = max(number, passed) + 1
-                self._take()
-                self._cpu_s = time.thread_time()
+                try:
+                    sample = self._activity.sample()
+                except DatabaseUnavailable as error:
+                    # The gap begins with the last sample and ends with a new connection.
+                    begin = self.latest.time if self.latest else time.time()
+                    while self._activity.is_lost and not self._stopping.is_set():
+                        with contextlib.suppress(DatabaseUnavailable):
+                            self._activity.connect()
+                            break
+                        self._stopping.wait(RECONNECT_EVERY_S)
+                    gap = Gap(begin=begin, end=time.time(), reason=str(error))
+                    self.gaps = (*self.gaps, gap)
+                else:
+                    if self._sink is not None:
+                        self._sink(sample)
+                    with self._news:
+                        self.latest = sample
+                        self._news.notify_all()
+                self.cpu_s = time.thread_time()
                 next_at = start + number * self.interval_s
                 if self._stopping.wait(max(0.0, next_at - time.monotonic())):
                     return
@@ -454,25 +467,6 @@ class ActivitySampler:
         finally:
             with self._news:
                 self._news.notify_all()
-
-    def _take(self) -> None:
-        """Take one sample, or connect again and record the gap."""
-        try:
-            sample = self._activity.sample()
-        except DatabaseUnavailable as error:
-            begin = self._latest.time if self._latest else time.time()
-            while self._activity.is_lost and not self._stopping.is_set():
-                with contextlib.suppress(DatabaseUnavailable):
-                    self._activity.connect()
-                    break
-                self._stopping.wait(RECONNECT_EVERY_S)
-            self._gaps.append(Gap(begin=begin, end=time.time(), reason=str(error)))
-            return
-        if self._sink is not None:
-            self._sink(sample)
-        with self._news:
-            self._latest = sample
-            self._news.notify_all()
 
 
 def snapshot(url: str | URL) -> Sample:
@@ -484,32 +478,6 @@ def snapshot(url: str | URL) -> Sample:
     """
     with ActivityConnection(url) as activity:
         return activity.sample()
-
-
-def _libpq_parameters(url: str | URL) -> dict[str, Any]:
-    """Translate a URL into libpq's parameters; the URL's own parameters win.
-
-    The driver is always psycopg2, whichever driver the deployables use.
-    """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        # The cause would print the URL, and so the password.
-        raise ConfigurationError(
-            "not a database URL; wanted postgresql://user:password@host:port/database"
-        ) from None
-    if parsed.get_backend_name() not in ("postgresql", "postgres"):
-        raise ConfigurationError(
-            f"connections can be watched on PostgreSQL only, not on {parsed.get_backend_name()}"
-        )
-    script = preset("script").replace(
-        connect_timeout=CONNECT_TIMEOUT_S, statement_timeout=STATEMENT_TIMEOUT_MS
-    )
-    bare = script.url(parsed.set(drivername="postgresql+psycopg2"))
-    options = script.engine_options(bare, application_name=APPLICATION_NAME)
-    # Not the URL as text: SQLAlchemy writes a space as "+", which libpq takes for a plus.
-    _, named = bare.get_dialect()().create_connect_args(bare)
-    return {**named, **options["connect_args"], "application_name": APPLICATION_NAME}
 
 
 def _first_line(error: psycopg2.Error) -> str:

@@ -78,25 +78,22 @@ def watch(url: str | None, *, interval_s: float, as_json: bool, once: bool) -> N
             seen = observer.observe()
             if seen.problem is not None:
                 raise DatabaseUnavailable(seen.problem)
-            if as_json:
-                _print_line(seen)
-            else:
+            if not as_json:
                 Console().print(view(seen))
+            else:
+                print(json.dumps(seen.to_json()), flush=True)  # noqa: T201  (its output)
         elif as_json:
-            _print_lines(observer, interval_s)
+            for next_at in _moments(interval_s):
+                seen = observer.observe(ANSWER_WITHIN_S)
+                try:
+                    print(json.dumps(seen.to_json()), flush=True)  # noqa: T201  (its output)
+                except BrokenPipeError:
+                    # The reader has ended, as `head` does. Python would complain at its own flush.
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                    return
+                time.sleep(max(0.0, next_at - time.monotonic()))
         else:
             _draw(observer, interval_s)
-
-
-def _print_lines(observer: Observer, interval_s: float) -> None:
-    for next_at in _moments(interval_s):
-        try:
-            _print_line(observer.observe(ANSWER_WITHIN_S))
-        except BrokenPipeError:
-            # The reader has ended, as `head` does. Python would complain at its own flush.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
-        time.sleep(max(0.0, next_at - time.monotonic()))
 
 
 def _draw(observer: Observer, interval_s: float) -> None:
@@ -116,10 +113,6 @@ def _draw(observer: Observer, interval_s: float) -> None:
                         return
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _print_line(seen: Observation) -> None:
-    print(json.dumps(seen.to_json()), flush=True)  # noqa: T201  (its output)
 
 
 def _moments(interval_s: float) -> Iterator[float]:
@@ -152,30 +145,21 @@ class Observation:
     """Seconds since the last answer."""
 
     @property
-    def connections(self) -> int:
-        """The connections of all targets."""
-        return total(self.targets).total
-
-    @property
     def on_server(self) -> int:
         """The connections to all databases of the server, which its limits count."""
-        return self.connections + self.elsewhere
-
-    @property
-    def share(self) -> float:
-        """The server's connections as a share of `max_connections`, from 0 to 1."""
-        return self.on_server / self.limits.max_connections
+        return total(self.targets).total + self.elsewhere
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of one line of JSON; null is "not known"."""
         known = self.problem is None
+        share = self.on_server / self.limits.max_connections
         return {
             "time": round(self.time, 3),
-            "connections": self.connections if known else None,
+            "connections": total(self.targets).total if known else None,
             "other_databases": self.elsewhere if known else None,
             "max_connections": self.limits.max_connections,
             "usable": self.limits.usable,
-            "share": round(self.share, 4) if known else None,
+            "share": round(share, 4) if known else None,
             "opened_per_s": self.opened_per_s,
             "targets": [asdict(one) | {"total": one.total} for one in self.targets if known],
             "oldest_idle_in_transaction": asdict(self.oldest) if self.oldest and known else None,
@@ -214,13 +198,18 @@ class Observer:
         if self._asked is None:
             self._asked = SimpleQueue()
             threading.Thread(target=self._ask, args=(self._asked,), daemon=True).start()
+        answer: Answer | Exception
         try:
             answer = self._asked.get(timeout=within_s)
+            self._asked = None
         except Empty:
-            return self._silent("the database does not answer")
-        self._asked = None
+            answer = DatabaseUnavailable("the database does not answer")
         if isinstance(answer, DatabaseUnavailable):
-            return self._silent(str(answer))
+            now = time.time()
+            silent_s = now - self._answered
+            return Observation(
+                time=now, limits=self._limits, problem=str(answer), silent_s=silent_s
+            )
         if isinstance(answer, Exception):
             raise answer
         sample, oldest = answer
@@ -246,12 +235,6 @@ class Observer:
         except Exception as error:  # noqa: BLE001  (raised again by observe())
             asked.put(error)
 
-    def _silent(self, problem: str) -> Observation:
-        now = time.time()
-        return Observation(
-            time=now, limits=self._limits, problem=problem, silent_s=now - self._answered
-        )
-
     def close(self) -> None:
         """Close the connection, unless a query runs on it: then it ends with the process."""
         if self._asked is None:
@@ -269,6 +252,7 @@ def view(seen: Observation) -> RenderableType:
     if is_known and seen.opened_per_s is not None:
         title.append(f"  {seen.opened_per_s:.1f} opened/s")
     count = seen.on_server
+    share = count / limits.max_connections
     near, full = count >= NEAR * limits.usable, count >= limits.usable
     bar = Table.grid(padding=(0, 2))
     bar.add_row(
@@ -280,13 +264,25 @@ def view(seen: Observation) -> RenderableType:
             finished_style="red",
         ),
         Text(f"{count if is_known else '?'} of {limits.max_connections}", style="bold"),
-        Text(f"{seen.share:.0%}, {limits.usable} usable" if is_known else "", style="dim"),
+        Text(f"{share:.0%}, {limits.usable} usable" if is_known else "", style="dim"),
     )
-    if is_known:
-        middle: list[RenderableType] = [_targets(seen), *_oldest(seen.oldest)]
-    else:
+    middle: list[RenderableType] = [_targets(seen)]
+    if not is_known:
         silent = f"No answer for {seen.silent_s:.0f} s; trying again."
         middle = [Text(f"{seen.problem}\n{silent}", style="red")]
+    elif (oldest := seen.oldest) is None:
+        middle += [Text("No connection is idle in a transaction.", style="dim")]
+    else:
+        age = f"idle {oldest.idle_s:.1f} s, open {oldest.transaction_age_s:.1f} s"
+        backend = f"{oldest.application_name or '(unnamed)'} (pid {oldest.pid})"
+        style = "yellow" if oldest.idle_s >= _LONG_S else ""
+        # Another program wrote the statement: its control characters must not reach the terminal.
+        printable = "".join(c if c.isprintable() else " " for c in oldest.query)
+        query = " ".join(printable.split()) or "(no statement)"
+        middle += [
+            Text(f"Oldest idle in transaction: {backend}, {age}", style=style),
+            Text(f"  {query}", no_wrap=True, overflow="ellipsis"),
+        ]
     foot = Text("q or Ctrl-C ends", style="dim")
     return Group(title, bar, Text(), *middle, Text(), foot)
 
@@ -296,36 +292,18 @@ def _targets(seen: Observation) -> Table:
     table.add_column("target", overflow="ellipsis", no_wrap=True, max_width=24)
     for heading in ("instances", *(_HEADINGS.get(state, state) for state in STATES), "all"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in seen.targets:
-        table.add_row(Text(one.target, style="bold"), *_cells(one))
-    if len(seen.targets) != 1:
-        table.add_section()
-        table.add_row(Text("together"), *_cells(total(seen.targets)))
+    # The sum, whose name is empty, stands below the targets unless there is one alone.
+    together = total(seen.targets)
+    for one in seen.targets if len(seen.targets) == 1 else (*seen.targets, together):
+        if one is together:
+            table.add_section()
+        counts = [one.instances, *(getattr(one, state) for state in STATES), one.total]
+        table.add_row(
+            Text(one.target, style="bold") if one.target else Text("together"),
+            *(Text(f"{n:,}") if n else Text("·", style="dim") for n in counts),
+        )
     if seen.elsewhere:
         table.add_section()
         unknown = [Text("·", style="dim")] * (1 + len(STATES))
         table.add_row(Text("other databases"), *unknown, Text(f"{seen.elsewhere:,}"))
     return table
-
-
-def _cells(one: Connected) -> list[Text]:
-    counts = [one.instances, *(getattr(one, state) for state in STATES), one.total]
-    return [Text(f"{count:,}" if count else "·", style="" if count else "dim") for count in counts]
-
-
-def _oldest(found: IdleTransaction | None) -> list[Text]:
-    if found is None:
-        return [Text("No connection is idle in a transaction.", style="dim")]
-    style = "yellow" if found.idle_s >= _LONG_S else ""
-    name = found.application_name or "(unnamed)"
-    # Another program wrote the statement: its control characters must not reach the terminal.
-    query = " ".join("".join(c if c.isprintable() else " " for c in found.query).split())
-    query_line = Text(f"  {query or '(no statement)'}", no_wrap=True, overflow="ellipsis")
-    return [
-        Text(
-            f"Oldest idle in transaction: {name} (pid {found.pid}), idle {found.idle_s:.1f} s, "
-            f"open {found.transaction_age_s:.1f} s",
-            style=style,
-        ),
-        query_line,
-    ]
