@@ -42,11 +42,6 @@ class Metric:
         """The units in which a limit may be written, each with its factor."""
         return UNITS[self.kind]
 
-    @property
-    def unit(self) -> str:
-        """The unit behind a value, with the space before it."""
-        return _SHOWN[self.kind]
-
 
 UNITS: dict[Kind, dict[str, Decimal]] = {
     "ms": {
@@ -61,7 +56,7 @@ UNITS: dict[Kind, dict[str, Decimal]] = {
     "ratio": {},
 }
 _SHOWN: dict[Kind, str] = {"ms": " ms", "share": "%", "per_s": "/s", "count": "", "ratio": ""}
-
+"""The unit behind a value, with the space before it."""
 
 _ALL = [
     *(
@@ -122,16 +117,12 @@ def shown(value: float, of: Metric, *, beside: float | None = None) -> str:
     It has three digits, or as many as distinguish it from `beside`, a limit: a value that exceeds a
     limit must not read as if it were equal.
     """
-    exact = _in_unit(value, of)
-    limit = None if beside is None else _in_unit(beside, of)
+    factor = 100 if of.kind == "share" else 1
+    exact = Decimal(repr(float(value))) * factor
+    limit = None if beside is None else Decimal(repr(float(beside))) * factor
     digits = max(3, exact.adjusted() + 1)
     while True:
         rounded = round(exact, digits - 1 - exact.adjusted()) if exact else exact
         if limit is None or rounded.compare(limit) == exact.compare(limit):
-            return f"{plain(rounded)}{of.unit}"
+            return f"{plain(rounded)}{_SHOWN[of.kind]}"
         digits += 1
-
-
-def _in_unit(value: float, of: Metric) -> Decimal:
-    exact = Decimal(repr(float(value)))
-    return exact * 100 if of.kind == "share" else exact

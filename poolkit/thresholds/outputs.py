@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -52,8 +53,8 @@ def plain_lines(verdicts: Iterable[Verdict], *, words: bool = False) -> list[str
 
 # -- JUnit ----------------------------------------------------------------------------------
 
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""The characters that XML 1.0 does not allow, not even escaped (W3C, XML 1.0, 2.2)."""
+_text = partial(re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]").sub, "\ufffd")
+"""Replace the characters that XML 1.0 does not allow, not even escaped (W3C, XML 1.0, 2.2)."""
 
 
 def junit(
@@ -124,10 +125,6 @@ def junit(
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'
 
 
-def _text(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)
-
-
 # -- GitHub ---------------------------------------------------------------------------------
 
 MOST_ANNOTATIONS = 10
@@ -137,9 +134,7 @@ MOST_ANNOTATIONS = 10
 def github_annotations(verdicts: Iterable[Verdict]) -> list[str]:
     """Return an error for each threshold that failed or is not known, each one line to print.
 
-    The last one of `MOST_ANNOTATIONS` has all that are left. The commands are those of GitHub Docs,
-    "Workflow commands for GitHub Actions"; the escapes of data and properties are those of
-    GitHub's toolkit (actions/toolkit, packages/core/src/command.ts).
+    The last one of `MOST_ANNOTATIONS` has all that are left.
     """
     errors = []
     for verdict in unmet(verdicts):
@@ -150,11 +145,17 @@ def github_annotations(verdicts: Iterable[Verdict]) -> list[str]:
         rest = errors[MOST_ANNOTATIONS - 1 :]
         together = "\n".join(message for _, message in rest)
         errors[MOST_ANNOTATIONS - 1 :] = [(f"{len(rest)} more thresholds", together)]
-    return [
-        f"::error title={_data(title).replace(':', '%3A').replace(',', '%2C')}::{_data(message)}"
-        for title, message in errors
-    ]
+    return [workflow_command("error", message, title=title) for title, message in errors]
 
 
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def workflow_command(name: str, message: str, **properties: str) -> str:
+    """Return a command to GitHub, such as `::error title=Budget,file=a.yaml::It does not fit`.
+
+    The commands are those of GitHub Docs, "Workflow commands for GitHub Actions". The escapes are
+    those of GitHub's toolkit (actions/toolkit, packages/core/src/command.ts): a property takes two
+    more than the message.
+    """
+    escapes: dict[str, str | int | None] = {"%": "%25", "\r": "%0D", "\n": "%0A"}
+    more = str.maketrans({**escapes, ":": "%3A", ",": "%2C"})
+    shown = ",".join(f"{key}={text.translate(more)}" for key, text in properties.items())
+    return f"::{name} {shown}::{message.translate(str.maketrans(escapes))}"

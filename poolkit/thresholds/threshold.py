@@ -48,7 +48,10 @@ class Threshold:
         Raises:
             ConfigurationError: the text is no threshold; one line names the mistake.
         """
-        return cls(text=text, **parts(text)._asdict())
+        try:
+            return cls(text=text, **parts(text)._asdict())
+        except ConfigurationError as error:
+            raise ConfigurationError(f"threshold {text!r}: {error}") from None
 
     @property
     def measure(self) -> Metric:
@@ -103,23 +106,23 @@ def thresholds_of(
             raise ConfigurationError(
                 f"{source}, number {number}, must be a text {example}, not {text!r}"
             )
-    here = [_parsed("--threshold: ", text) for text in given]
-    written = [_parsed(f"{source}, number {n}: ", text) for n, text in enumerate(texts, 1)]
     found: list[Threshold] = []
-    for group in (here, written):
+    for placed in (
+        [("--threshold: ", text) for text in given],
+        [(f"{source}, number {number}: ", text) for number, text in enumerate(texts, 1)],
+    ):
+        group = []
+        for place, text in placed:
+            try:
+                group.append(Threshold.parse(text))
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{place}{error}") from None
         for has_targets in (True, False):
             layer = [each for each in group if bool(each.targets) is has_targets]
             left = [_without(threshold, found) for threshold in layer]
             found += [threshold for threshold in left if threshold is not None]
     order = list(METRICS)
     return tuple(sorted(dict.fromkeys(found), key=lambda each: order.index(each.metric)))
-
-
-def _parsed(place: str, text: str) -> Threshold:
-    try:
-        return Threshold.parse(text)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{place}{error}") from None
 
 
 def _without(threshold: Threshold, better: Iterable[Threshold]) -> Threshold | None:

@@ -50,20 +50,17 @@ class Verdict:
     @property
     def message(self) -> str:
         """One line, such as "web at 50 users: http.p95 is 243 ms, wanted < 200 ms"."""
+        # A reason may come from the server and have several lines.
         subject = f"{self.subject}: " if self.subject else ""
         return " ".join(f"{subject}{self.outcome}".split())
 
     @property
     def outcome(self) -> str:
         """The same without target and load: "http.p95 is 243 ms, wanted < 200 ms"."""
-        return f"{self.threshold.metric} {self.found}, wanted {self.threshold.wanted}"
-
-    @property
-    def found(self) -> str:
-        """The value in a sentence, such as "is 243 ms" or "is not known"."""
+        found = f"is {self.figure}"
         if self.status == "not applicable":
-            return f"does not apply ({self.reason})" if self.reason else "does not apply"
-        return f"is {self.figure}"
+            found = f"does not apply ({self.reason})" if self.reason else "does not apply"
+        return f"{self.threshold.metric} {found}, wanted {self.threshold.wanted}"
 
     @property
     def figure(self) -> str:

@@ -17,6 +17,7 @@ from poolkit.budget.report.rows import (
     ways_out,
 )
 from poolkit.budget.suggestions import suggestions
+from poolkit.thresholds.outputs import workflow_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,21 +207,13 @@ def as_annotations(budget: Budget) -> str:
     names = {"error": "error", "warning": "warning", "note": "notice"}
     lines = []
     for each in findings(budget):
-        place = f"title={_property('Connection budget')}"
+        place = {"title": "Connection budget"}
         if each.where is not None:
-            place += f",file={_property(each.where.file)}"
+            place["file"] = each.where.file
             if each.where.line is not None:
-                place += f",line={each.where.line}"
-        lines.append(f"::{names[each.level]} {place}::{_data(each.text)}\n")
+                place["line"] = str(each.where.line)
+        lines.append(f"{workflow_command(names[each.level], each.text, **place)}\n")
     return "".join(lines)
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def as_sarif(budget: Budget, version: str) -> dict[str, Any]:
