@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from poolkit.errors import CredentialsError, how_to_install
 
@@ -87,6 +87,11 @@ def _boto3() -> Any:
     return boto3
 
 
+class _Entry(NamedTuple):
+    credentials: Credentials | None
+    good_until: float
+
+
 class _Cache:
     """Credentials that expire; one thread fetches while the others wait for its result."""
 
@@ -95,16 +100,12 @@ class _Cache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # Replaced whole, because cached() reads it without the lock.
-        self._entry: tuple[Credentials | None, float] = (None, 0.0)
+        self._entry = _Entry(None, 0.0)
         self._failure: tuple[str, float] = ("", float("-inf"))
 
-    @property
-    def _current(self) -> Credentials | None:
-        return self._entry[0]
-
     def cached(self) -> Credentials | None:
-        current, good_until = self._entry
-        return current if time.time() < good_until else None
+        entry = self._entry
+        return entry.credentials if time.time() < entry.good_until else None
 
     def fetch(self) -> Credentials:
         """Return the current credentials, or the expired ones if AWS does not answer.
@@ -115,7 +116,7 @@ class _Cache:
         would wait for an unreachable AWS one after the other.
         """
         asked = time.monotonic()
-        known = self._current
+        known = self._entry.credentials
         if not self._lock.acquire(blocking=known is None):
             assert known is not None  # noqa: S101  (or it would have waited)
             return known
@@ -126,10 +127,10 @@ class _Cache:
             with self._shared_failure(asked):
                 return self._store(self._load())
         except CredentialsError as error:
-            if self._current is None:
+            if self._entry.credentials is None:
                 raise
             _log.warning("credentials are used for %g s more: %s", RETRY_TTL, error)
-            return self._store(self._current, RETRY_TTL)
+            return self._store(self._entry.credentials, RETRY_TTL)
         finally:
             self._lock.release()
 
@@ -146,7 +147,7 @@ class _Cache:
             raise
 
     def _store(self, credentials: Credentials, ttl: float | None = None) -> Credentials:
-        self._entry = (credentials, time.time() + (self.ttl if ttl is None else ttl))
+        self._entry = _Entry(credentials, time.time() + (self.ttl if ttl is None else ttl))
         return credentials
 
     def _load(self) -> Credentials:
@@ -171,8 +172,8 @@ class SecretsManagerCredentials(_Cache):
         """
         asked = time.monotonic()
         with self._lock, self._shared_failure(asked):
-            if self._current is not None and self._current != refused:
-                return self._current  # another thread was here first
+            if self._entry.credentials is not None and self._entry.credentials != refused:
+                return self._entry.credentials  # another thread was here first
             for stage in ("AWSCURRENT", "AWSPENDING"):
                 found = self._load_stage(stage, required=stage == "AWSCURRENT")
                 if found is not None and found != refused:
@@ -232,8 +233,8 @@ class IamTokenCredentials(_Cache):
     def renew(self, refused: Credentials) -> Credentials | None:
         """Sign a new token, once: the refused one may have expired during a freeze."""
         with self._lock:
-            if self._current is not None and self._current != refused:
-                return self._current
+            if self._entry.credentials is not None and self._entry.credentials != refused:
+                return self._entry.credentials
             fresh = self._load()
             return self._store(fresh) if fresh != refused else None
 

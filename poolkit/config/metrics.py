@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -40,10 +40,6 @@ class Histogram:
     def count(self) -> int:
         """The number of durations."""
         return sum(self.counts)
-
-    def copy(self) -> Histogram:
-        """Return a snapshot; the caller holds the lock."""
-        return Histogram(list(self.counts), self.total)
 
 
 class PoolSnapshot(NamedTuple):
@@ -139,26 +135,24 @@ class PoolMetrics:
 
     def snapshot(self, pool: Pool) -> PoolSnapshot:
         """Return the counters and the pool's own state, as of now."""
+        # NullPool and StaticPool have none of these.
+        methods = (getattr(pool, name, None) for name in ("size", "checkedout", "overflow"))
         with self._lock:
+            waits, connects = self.checkout_wait, self.connect_time
+            size, checked_out, overflow = (int(each()) if callable(each) else 0 for each in methods)
             return PoolSnapshot(
-                size=_gauge(pool, "size"),
-                checked_out=_gauge(pool, "checkedout"),
-                overflow=max(0, _gauge(pool, "overflow")),
+                size=size,
+                checked_out=checked_out,
+                overflow=max(0, overflow),
                 waiting=self.waiting,
                 checkouts=self.checkout_wait.count,
                 checkout_timeouts=self.timeouts,
                 opened=self.opened,
                 closed=self.closed,
                 connect_failures=self.connect_failures,
-                checkout_wait=self.checkout_wait.copy(),
-                connect_time=self.connect_time.copy(),
+                checkout_wait=replace(waits, counts=waits.counts.copy()),
+                connect_time=replace(connects, counts=connects.counts.copy()),
             )
-
-
-def _gauge(pool: Pool, name: str) -> int:
-    """Return a number that the pool reports; 0 for NullPool and StaticPool, which have none."""
-    method = getattr(pool, name, None)
-    return int(method()) if callable(method) else 0
 
 
 AnyPool = TypeVar("AnyPool", bound="Pool")

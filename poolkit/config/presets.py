@@ -61,6 +61,7 @@ ENVIRONMENTS = ("dev", "staging", "prod", "high_traffic")
 APPLICATION_NAME_BYTES = 63
 
 _log = logging.getLogger(__name__)
+_MISSING = "opened %d of %d connections at start: %s"
 
 PoolKind: TypeAlias = Literal["queue", "null"]
 ConnectFailure: TypeAlias = Literal["full", "starting", "authentication"]
@@ -170,8 +171,8 @@ class EnginePreset:
         _choice("target", self.target, TARGETS)
         _choice("environment", self.environment, ENVIRONMENTS)
         if not self.driver:
-            object.__setattr__(self, "driver", _own_driver(self.target))
-        by_backend = _drivers_of(self).values()
+            object.__setattr__(self, "driver", _TARGET[self.target].get("driver", "psycopg2"))
+        by_backend = (_ASYNC_DRIVERS if self.is_async else _SYNC_DRIVERS).values()
         fitting = tuple(dict.fromkeys(driver for drivers in by_backend for driver in drivers))
         if self.driver in _DRIVERS and self.driver not in fitting:
             raise _does_not_fit(self.driver, self, fitting, field="driver")
@@ -253,9 +254,10 @@ class EnginePreset:
         url = parse_url(url)
         backend, _, named = url.drivername.partition("+")
         _choice("url", backend, tuple(_SYNC_DRIVERS), label="database")
-        drivers = _drivers_of(self)[backend]
+        drivers = (_ASYNC_DRIVERS if self.is_async else _SYNC_DRIVERS)[backend]
         # A chosen driver is kept or refused; only the target's own may be replaced.
-        chosen = self.driver in drivers or self.driver != _own_driver(self.target)
+        own = _TARGET[self.target].get("driver", "psycopg2")
+        chosen = self.driver in drivers or self.driver != own
         driver = named or (self.driver if chosen else drivers[0])
         if driver not in drivers:
             fitting = [f"{backend}+{d}" for d in drivers]
@@ -406,13 +408,14 @@ class EnginePreset:
         # Held together: one after the other, the pool would give the same connection each time.
         with contextlib.ExitStack() as held:
             try:
-                for _ in range(self._connections_at_start()):
+                for _ in range(max(self.prewarm, int(self.fail_fast))):
                     held.enter_context(engine.connect())
                     opened += 1
             except Exception as error:
                 if self.fail_fast:
                     raise
-                self._log_missing(error, opened)
+                # Any kind of error: a lasting one comes again at the first request.
+                _log.warning(_MISSING, opened, self.prewarm, error)
         return opened
 
     async def start_async(self, engine: AsyncEngine) -> int:
@@ -420,21 +423,14 @@ class EnginePreset:
         opened = 0
         async with contextlib.AsyncExitStack() as held:
             try:
-                for _ in range(self._connections_at_start()):
+                for _ in range(max(self.prewarm, int(self.fail_fast))):
                     await held.enter_async_context(engine.connect())
                     opened += 1
             except Exception as error:
                 if self.fail_fast:
                     raise
-                self._log_missing(error, opened)
+                _log.warning(_MISSING, opened, self.prewarm, error)
         return opened
-
-    def _connections_at_start(self) -> int:
-        return max(self.prewarm, int(self.fail_fast))
-
-    def _log_missing(self, error: Exception, opened: int) -> None:
-        # Any kind of error: a lasting one comes again at the first request.
-        _log.warning("opened %d of %d connections at start: %s", opened, self.prewarm, error)
 
 
 # The lowest and the highest allowed value of each field. In SQLAlchemy, pool_size 0 and
@@ -563,11 +559,6 @@ _ENVIRONMENT: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def _own_driver(target: str) -> str:
-    driver: str = _TARGET[target].get("driver", "psycopg2")
-    return driver
-
-
 def preset(target: str, environment: str = "dev") -> EnginePreset:
     """Return the preset of a target in an environment.
 
@@ -618,10 +609,6 @@ def parse_url(url: str | URL) -> URL:
         ) from None
 
 
-def _drivers_of(preset: EnginePreset) -> dict[str, tuple[str, ...]]:
-    return _ASYNC_DRIVERS if preset.is_async else _SYNC_DRIVERS
-
-
 def _does_not_fit(
     driver: str, preset: EnginePreset, fitting: Sequence[str], *, field: str
 ) -> PresetError:
@@ -637,6 +624,9 @@ def _does_not_fit(
 
 
 def _server_timeouts(preset: EnginePreset) -> dict[str, str]:
+    # A transaction pooler refuses them, or sets them for other clients too.
+    if preset.transaction_pooling:
+        return {}
     timeouts = {
         "statement_timeout": preset.statement_timeout,
         "idle_in_transaction_session_timeout": preset.idle_in_transaction_session_timeout,
@@ -647,10 +637,9 @@ def _server_timeouts(preset: EnginePreset) -> dict[str, str]:
 
 def _startup_options(preset: EnginePreset, url: URL) -> str:
     """Return the preset's server settings and the URL's; of two, the later one wins."""
-    own = {} if preset.transaction_pooling else _server_timeouts(preset)
+    own = [f"-c {name}={value}" for name, value in _server_timeouts(preset).items()]
     in_url = url.query.get("options", ())
-    texts = [in_url] if isinstance(in_url, str) else list(in_url)
-    return " ".join([f"-c {name}={value}" for name, value in own.items()] + texts)
+    return " ".join([*own, *([in_url] if isinstance(in_url, str) else in_url)])
 
 
 def _libpq(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, Any]:
@@ -683,7 +672,7 @@ def _asyncpg(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str
     if "options" in url.query:
         # All settings in one text: one under its own name would win over the URL's.
         settings["options"] = _startup_options(preset, url)
-    elif not preset.transaction_pooling:
+    else:
         settings.update(_server_timeouts(preset))
     if preset.transaction_pooling:
         arguments["statement_cache_size"] = 0
@@ -844,7 +833,8 @@ class Connector:
 
         A limit in the URL or in `connect_args` wins over the preset's.
         """
-        return time.monotonic() + (_connect_limit(dialect, cparams) or self.budget)
+        _, seconds = _connect_limit(dialect, cparams)
+        return time.monotonic() + (seconds or self.budget)
 
     def connect(
         self, dialect: Dialect, cargs: list[Any], cparams: dict[str, Any], deadline: float
@@ -852,9 +842,10 @@ class Connector:
         """Open a DB-API connection before the deadline, or raise the last error."""
         bound = self.first_delay
         refusal: Exception | None = None
+        name, seconds = _connect_limit(dialect, cparams)
         while True:
-            if _connect_limit(dialect, cparams):
-                name, left = _limit_name(dialect), deadline - time.monotonic()
+            if seconds:
+                left = deadline - time.monotonic()
                 # asyncpg takes fractions. A limit of 0 would mean none.
                 limit = max(left, 0.1) if name == "timeout" else max(math.ceil(left), 1)
                 cparams = {**cparams, name: limit}
@@ -862,30 +853,28 @@ class Connector:
                 return dialect.connect(*cargs, **cparams)
             except Exception as error:
                 failure, delay = classify_connect_failure(error), random.uniform(0, bound)
-                if failure is None and refusal is not None and _is_over(deadline):
+                # An event loop's clock may be that coarse.
+                left = deadline - 0.01 - time.monotonic()
+                if failure is None and refusal is not None and left <= 0:
                     # This attempt was cut short; the server's refusal before says more.
                     raise refusal from error
-                if failure not in self.waits_for or _is_over(deadline - delay):
+                if failure not in self.waits_for or left <= delay:
                     raise
                 refusal = error.with_traceback(None)  # its frames hold this variable
             _sleep(dialect, delay)
             bound = min(bound * 2, self.longest_delay)
 
 
-def _is_over(deadline: float) -> bool:
-    return time.monotonic() >= deadline - 0.01  # an event loop's clock may be that coarse
+def _connect_limit(dialect: Dialect, cparams: Mapping[str, Any]) -> tuple[str, float]:
+    """Return the argument that limits an attempt, and its seconds.
 
-
-def _limit_name(dialect: Dialect) -> str:
-    return "timeout" if dialect.driver == "asyncpg" else "connect_timeout"
-
-
-def _connect_limit(dialect: Dialect, cparams: Mapping[str, Any]) -> float:
-    """Return the seconds that an attempt may take; 0 if no limit, or no number, is given."""
+    They are 0 if no limit, or no number, is given.
+    """
+    name = "timeout" if dialect.driver == "asyncpg" else "connect_timeout"
     try:
-        return max(float(cparams.get(_limit_name(dialect)) or 0), 0.0)
+        return name, max(float(cparams.get(name) or 0), 0.0)
     except (TypeError, ValueError):  # the driver will refuse it
-        return 0.0
+        return name, 0.0
 
 
 def _sleep(dialect: Dialect, seconds: float) -> None:

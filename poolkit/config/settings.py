@@ -191,31 +191,26 @@ def preset_from_environ(
     """
     environ = os.environ if environ is None else environ
     target = environ.get("POOLKIT_TARGET") or default_target
+    changes: dict[str, Any] = {}
     try:
         base = preset(target, environ.get("POOLKIT_ENVIRONMENT") or "dev")
-    except PresetError as error:
-        raise _wrong(error) from None
-    if allowed_targets and target not in allowed_targets:
-        raise ConfigurationError(
-            f"POOLKIT_TARGET={target} does not run here; allowed: {', '.join(allowed_targets)}"
-        )
-    refuse_misspelt(environ, (*_OVERRIDABLE, *_OWN), prefix=_PREFIX)
-    changes = {
-        field: _parsed(variable, text, getattr(base, field))
-        for variable, field in _OVERRIDABLE.items()
-        # Empty is not set: a compose file passes an unset variable on as empty.
-        if (text := environ.get(variable, "")).strip()
-    }
-    try:
+        if allowed_targets and target not in allowed_targets:
+            raise ConfigurationError(
+                f"POOLKIT_TARGET={target} does not run here; allowed: {', '.join(allowed_targets)}"
+            )
+        refuse_misspelt(environ, (*_OVERRIDABLE, *_OWN), prefix=_PREFIX)
+        changes = {
+            field: _parsed(variable, text, getattr(base, field))
+            for variable, field in _OVERRIDABLE.items()
+            # Empty is not set: a compose file passes an unset variable on as empty.
+            if (text := environ.get(variable, "")).strip()
+        }
         return base.replace(**changes)
     except PresetError as error:
         # Of two fields that do not fit together, name the one that was set.
-        raise _wrong(error, *(field for field in error.fields if field in changes)) from None
-
-
-def _wrong(error: PresetError, *fields: str) -> ConfigurationError:
-    variables = (f"{_PREFIX}{field.upper()}" for field in fields or error.fields)
-    return ConfigurationError(f"{' and '.join(variables)}: {error}")
+        fields = [field for field in error.fields if field in changes] or error.fields
+        variables = " and ".join(f"{_PREFIX}{field.upper()}" for field in fields)
+        raise ConfigurationError(f"{variables}: {error}") from None
 
 
 def _parsed(variable: str, text: str, current: Any) -> Any:
