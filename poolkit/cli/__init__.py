@@ -9,7 +9,6 @@ import codecs
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from poolkit.errors import DeploymentFailed, PoolkitError, how_to_install
 
@@ -27,9 +26,6 @@ except ModuleNotFoundError as error:
     if error.name != "poolkit.compare":
         raise
     compare = None  # type: ignore[assignment]
-
-if TYPE_CHECKING:
-    from poolkit.migrations import Migrations
 
 _path = click.Path(path_type=Path)
 # For a terminal that lacks these characters. One letter each, or columns would shift.
@@ -108,18 +104,15 @@ def preset(
 def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> None:
     """Show the database's connections live: targets, states, the oldest transaction.
 
-    The default of DATABASE_URL is the variable of that name. The role needs pg_monitor.
+    The default of DATABASE_URL is the variable of that name. The role needs pg_monitor. The view
+    ends with q or Ctrl-C.
     """
     from poolkit.activity.watch import watch  # noqa: PLC0415
 
     watch(url, interval_s=interval, as_json=as_json, once=once)
 
 
-@main.group()
-def db() -> None:
-    """Bring the database's schema up to date."""
-
-
+db = click.Group("db", help="Bring the database's schema up to date.")
 _migrations_option = click.option(
     "--migrations",
     "module",
@@ -132,7 +125,10 @@ _migrations_option = click.option(
 @_migrations_option
 def upgrade(module: str | None) -> None:
     """Apply the missing migrations. Safe as a one-off job, and when two run at once."""
-    found = _migrations(module)
+    from poolkit.config.settings import Settings  # noqa: PLC0415
+    from poolkit.migrations import Migrations  # noqa: PLC0415
+
+    found = Migrations.find(module, Settings.from_environ(default_target="script"))
     before, after = found.upgrade()
     unchanged = f"already at {after}"
     click.echo(unchanged if before == after else f"upgraded from {before or 'empty'} to {after}")
@@ -142,20 +138,17 @@ def upgrade(module: str | None) -> None:
 @_migrations_option
 def current(module: str | None) -> None:
     """Print the database's revision, and whether there are newer ones."""
-    found = _migrations(module)
+    from poolkit.config.settings import Settings  # noqa: PLC0415
+    from poolkit.migrations import Migrations  # noqa: PLC0415
+
+    found = Migrations.find(module, Settings.from_environ(default_target="script"))
     revision, heads = found.current(), found.heads()
     state = "behind" if found.knows(revision) else "unknown to this version"
     note = "" if revision in heads else f" ({state}: the latest is {', '.join(heads)})"
     click.echo(f"{revision or 'empty'}{note}")
 
 
-def _migrations(module: str | None) -> Migrations:
-    from poolkit.config.settings import Settings  # noqa: PLC0415
-    from poolkit.migrations import Migrations  # noqa: PLC0415
-
-    return Migrations.find(module, Settings.from_environ(default_target="script"))
-
-
+main.add_command(db)
 main.add_command(budget.budget)
 main.add_command(deploy.package)
 main.add_command(deploy.deploy)

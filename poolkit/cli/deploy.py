@@ -19,9 +19,7 @@ _environment_option = click.option(
 )
 
 
-@click.group()
-def package() -> None:
-    """Make the function's zip, or an image's build context."""
+package = click.Group("package", help="Make the function's zip, or an image's build context.")
 
 
 @package.command("lambda")
@@ -37,18 +35,19 @@ def package_lambda(**options: Any) -> None:
     package_function(**options)
 
 
-def _package_image(target: str) -> None:
-    @package.command(target, help=f"Write the build context of the image of {target}.")
-    @_architecture_option
-    @_out_option
-    def command(*, architecture: str | None, out: Path | None) -> None:
-        from poolkit.deploy.package.command import package_image  # noqa: PLC0415
+@_architecture_option
+@_out_option
+@click.pass_context
+def _package_image(context: click.Context, /, **options: Any) -> None:
+    from poolkit.deploy.package.command import package_image  # noqa: PLC0415
 
-        package_image(target, architecture=architecture, out=out)
+    package_image(str(context.info_name), **options)
 
 
 for _image in ("web", "worker", "loadtest"):
-    _package_image(_image)
+    package.command(_image, help=f"Write the build context of the image of {_image}.")(
+        _package_image
+    )
 
 
 @click.command()
