@@ -37,7 +37,6 @@ from poolkit.lambda_fleet.invocation import (
     Invocation,
     Status,
     error_payload,
-    timeout_payload,
 )
 
 THROTTLED = json.dumps(
@@ -83,14 +82,11 @@ class LambdaFunction:
     def submit(self, invocation: Invocation) -> None:
         """Serve the invoke, start an execution environment for it, or throttle it."""
         if self._closed or self._in_flight >= self.config.reserved_concurrency:
-            self._throttle(invocation)
+            self.counters.add(invocation.finish(Status.THROTTLED, THROTTLED, "TooManyRequests"))
             return
         self._in_flight += 1
         self.counters.peak_concurrency = max(self.counters.peak_concurrency, self._in_flight)
         self._place(invocation)
-
-    def _throttle(self, invocation: Invocation) -> None:
-        self.counters.add(invocation.finish(Status.THROTTLED, THROTTLED, "TooManyRequests"))
 
     def _place(self, invocation: Invocation) -> None:
         if self._idle:
@@ -231,7 +227,11 @@ class LambdaFunction:
         invocation = environment.invocation
         if status is Status.TIMEOUT:
             request_id = invocation.request_id if invocation is not None else ""
-            payload = timeout_payload(request_id, self.config.timeout_s)
+            now = time.time()
+            at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            text = f"Task timed out after {self.config.timeout_s:.2f} seconds"
+            text = f"{at}.{int(now * 1000) % 1000:03d}Z {request_id} {text}"
+            payload = json.dumps({"errorMessage": text}).encode()
             environment.kill()
         elif status is Status.RESPONSE_TOO_LARGE:
             payload = error_payload(
@@ -280,7 +280,7 @@ class LambdaFunction:
         following, environment.following = environment.following, None
         if following is not None and self._closed:
             self._in_flight -= 1
-            self._throttle(following)
+            self.counters.add(following.finish(Status.THROTTLED, THROTTLED, "TooManyRequests"))
         elif following is not None:
             self._place(following)
         if not self._environments:

@@ -9,7 +9,8 @@ included, is base64.
 
 import asyncio
 import base64
-import binascii
+import csv
+import io
 import json
 import re
 import time
@@ -28,9 +29,9 @@ from poolkit.lambda_fleet.http_protocol import (
 )
 from poolkit.lambda_fleet.invocation import (
     Invocation,
+    InvokeRecord,
     Outcome,
     Status,
-    as_csv,
     new_request_id,
     new_trace_id,
 )
@@ -164,8 +165,11 @@ class Gateway:
             case b"/_fleet/stats":
                 connection.respond(response(200, json.dumps(self._function.stats()).encode()))
             case b"/_fleet/invokes.csv":
-                text = as_csv(self._function.counters.records)
-                connection.respond(response(200, text.encode(), b"content-type: text/csv\r\n"))
+                text = io.StringIO()
+                writer = csv.writer(text, lineterminator="\n")
+                writer.writerows([InvokeRecord._fields, *self._function.counters.records])
+                body = text.getvalue().encode()
+                connection.respond(response(200, body, b"content-type: text/csv\r\n"))
             case b"/_fleet/usage":
 
                 def answer(looked: asyncio.Future[list[Usage]]) -> None:
@@ -279,19 +283,22 @@ def http_api_response(payload: bytes, *, request_id: str) -> bytes:
         if not isinstance(answer, dict) or "statusCode" not in answer:
             body = answer.encode("utf-8", "replace") if isinstance(answer, str) else payload
             return response(200, body, _JSON + request_id_line.encode())
-        lines = [*_header_lines(answer), request_id_line]
-        status, body = _status_and_body(answer)
-        return response(status, body, "".join(lines).encode("latin-1", "replace"))
+        return _written_response(answer, request_id_line)
     except (ValueError, RecursionError):
         return _INTERNAL_SERVER_ERROR
 
 
-def _header_lines(answer: dict[str, Any]) -> list[str]:
+def _written_response(answer: dict[str, Any], request_id_line: str) -> bytes:
+    """Return the response that the function describes in payload format 2.0.
+
+    Raises:
+        ValueError: API Gateway would refuse it; often MalformedResponse, which is one.
+    """
     headers, cookies = answer.get("headers") or {}, answer.get("cookies") or []
-    if not isinstance(headers, dict):
-        raise MalformedResponse(f"headers must be an object, found {headers!r}")
-    if not isinstance(cookies, list):
-        raise MalformedResponse(f"cookies must be a list, found {cookies!r}")
+    if not isinstance(headers, dict) or not isinstance(cookies, list):
+        raise MalformedResponse(
+            f"headers must be an object and cookies a list, found {headers!r} and {cookies!r}"
+        )
     lines = []
     typed = False
     for name, value in headers.items():
@@ -303,7 +310,20 @@ def _header_lines(answer: dict[str, Any]) -> list[str]:
             typed = typed or lowered == "content-type"
     if not typed:
         lines.append("content-type: text/plain;charset=UTF-8\r\n")
-    return lines + [f"set-cookie: {_header_value(cookie)}\r\n" for cookie in cookies]
+    lines += [f"set-cookie: {_header_value(cookie)}\r\n" for cookie in cookies]
+    head = "".join([*lines, request_id_line]).encode("latin-1", "replace")
+    status, text = answer["statusCode"], answer.get("body")
+    if isinstance(status, str) and status.isdecimal():
+        status = int(status)
+    if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
+        raise MalformedResponse(f"statusCode must be 200 to 599, found {status!r}")
+    if text is not None and not isinstance(text, str):
+        raise MalformedResponse(f"body must be a string, found {type(text).__name__}")
+    # JSON's escapes can hold half a surrogate pair, which UTF-8 cannot.
+    body = (text or "").encode("utf-8", "replace")
+    if answer.get("isBase64Encoded"):
+        body = base64.b64decode(body, validate=True)
+    return response(status, body, head)
 
 
 def _header_value(value: object) -> str:
@@ -315,22 +335,3 @@ def _header_value(value: object) -> str:
     if _NOT_IN_A_VALUE.search(text):
         raise MalformedResponse(f"control characters in a header: {text!r}")
     return text
-
-
-def _status_and_body(answer: dict[str, Any]) -> tuple[int, bytes]:
-    status, body = answer["statusCode"], answer.get("body")
-    if isinstance(status, str) and status.isdecimal():
-        status = int(status)
-    if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
-        raise MalformedResponse(f"statusCode must be 200 to 599, found {status!r}")
-    if body is None:
-        return status, b""
-    if not isinstance(body, str):
-        raise MalformedResponse(f"body must be a string, found {type(body).__name__}")
-    if not answer.get("isBase64Encoded"):
-        # JSON's escapes can hold half a surrogate pair, which UTF-8 cannot.
-        return status, body.encode("utf-8", "replace")
-    try:
-        return status, base64.b64decode(body, validate=True)
-    except binascii.Error as error:
-        raise MalformedResponse(f"body is not base64: {error}") from None

@@ -1,14 +1,12 @@
 """One invoke on its way through the fleet, its record, and the counters over all invokes."""
 
 import asyncio
-import csv
-import io
 import json
 import os
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
@@ -125,14 +123,6 @@ def error_payload(error_type: str, text: str) -> bytes:
     return json.dumps({"errorType": error_type, "errorMessage": text}).encode()
 
 
-def timeout_payload(request_id: str, timeout_s: float) -> bytes:
-    """Return the payload of an invoke that reached its time limit."""
-    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    millis = int(time.time() * 1000) % 1000
-    text = f"{at}.{millis:03d}Z {request_id} Task timed out after {timeout_s:.2f} seconds"
-    return json.dumps({"errorMessage": text}).encode()
-
-
 class Counters:
     """Counts since the start, over dropped records too.
 
@@ -187,12 +177,3 @@ class Counters:
             "peak_concurrency": self.peak_concurrency,
             "peak_execution_environments": self.peak_execution_environments,
         }
-
-
-def as_csv(records: Iterable[InvokeRecord]) -> str:
-    """Return the records as CSV with a header line; empty fields where a value is `None`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(InvokeRecord._fields)
-    writer.writerows(records)
-    return text.getvalue()
