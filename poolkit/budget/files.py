@@ -16,6 +16,7 @@ from poolkit.budget.kubernetes.kustomize import KUSTOMIZATION_FILES
 from poolkit.budget.kubernetes.objects import has_pods, objects
 from poolkit.budget.model import NotCounted
 from poolkit.budget.read.documents import Document, read_documents
+from poolkit.budget.read.values import get_path
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def read_files(paths: Iterable[Path]) -> Files:
         TemplateError: a file is broken.
     """
     paths = list(paths)
-    files = Files()
+    documents: list[Document] = []
     seen: set[Path] = set()
     for path in paths:
         if not path.exists():
@@ -60,39 +61,30 @@ def read_files(paths: Iterable[Path]) -> Files:
             is_wanted = file == path or (file.suffix in _ENDINGS and file.is_file())
             if is_wanted and not is_hidden and not is_skipped and file.resolve() not in seen:
                 seen.add(file.resolve())
-                for document in read_documents(file):
-                    _sort_in(files, document)
+                documents += [each for each in read_documents(file) if isinstance(each.data, dict)]
+    files = Files()
+    for document in documents:
+        data: dict[Any, Any] = document.data
+        resources, services = data.get("Resources"), data.get("services")
+        parts = resources.values() if isinstance(resources, dict) else ()
+        has_resources = any("::" in str(get_path(each, "Type")) for each in parts)
+        parts = services.values() if isinstance(services, dict) else ()
+        has_services = any(isinstance(each, dict) and _SERVICE_KEYS & each.keys() for each in parts)
+        is_kustomization = document.path.name in KUSTOMIZATION_FILES
+        if is_kustomization or ("apiVersion" in data and "kind" in data):
+            files.kubernetes.extend(objects(document))
+        elif has_resources or "AWSTemplateFormatVersion" in data:
+            files.templates.append(document)
+        elif has_services or (
+            isinstance(services, dict) and _COMPOSE.match(document.path.name) is not None
+        ):
+            files.compose.append(document)
     if not (files.templates or files.compose or files.kubernetes):
         raise BudgetError(
             f"{', '.join(map(str, paths))}: no CloudFormation or SAM template, Kubernetes "
             "manifest or compose file there"
         )
     return files
-
-
-def _sort_in(files: Files, document: Document) -> None:
-    data: Any = document.data
-    if not isinstance(data, dict):
-        return
-    is_manifest = "apiVersion" in data and "kind" in data
-    if is_manifest or document.path.name in KUSTOMIZATION_FILES:
-        files.kubernetes.extend(objects(document))
-        return
-    resources = data.get("Resources")
-    if "AWSTemplateFormatVersion" in data or (
-        isinstance(resources, dict)
-        and any(
-            isinstance(each, dict) and "::" in str(each.get("Type")) for each in resources.values()
-        )
-    ):
-        files.templates.append(document)
-        return
-    services = data.get("services")
-    if isinstance(services, dict) and (
-        _COMPOSE.match(document.path.name)
-        or any(isinstance(each, dict) and _SERVICE_KEYS & each.keys() for each in services.values())
-    ):
-        files.compose.append(document)
 
 
 def of_environment(

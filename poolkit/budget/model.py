@@ -223,20 +223,15 @@ class Pooler:
     resource: ResourceKey | None = None
     hosts: tuple[str, ...] = ()
 
-    def ceiling(self, max_connections: int | None) -> int | None:
-        """Return the most connections to the server, while the pooler is being deployed."""
-        more = self.overlap.more(self.instances.value)
-        return self._connections(total(self.instances.value, more), max_connections)
-
-    def steady(self, max_connections: int | None) -> int | None:
-        """Return the most connections to the server while nothing is being deployed."""
-        return self._connections(self.instances.value, max_connections)
-
-    def _connections(self, instances: int | None, max_connections: int | None) -> int | None:
+    def ceiling(self, max_connections: int | None, *, is_deployed: bool = True) -> int | None:
+        """Return the most connections to the server, while the pooler is being deployed or not."""
         if self.percent is not None:
             share = product(max_connections, self.percent.value)
             # AWS does not document how it rounds; up is on the safe side.
             return None if share is None else -(-share // 100)
+        instances = self.instances.value
+        if is_deployed:
+            instances = total(instances, self.overlap.more(instances))
         each = self.server_connections.value if self.server_connections else None
         return product(instances, each)
 

@@ -76,7 +76,25 @@ def pgbouncer(workload: Workload, pools: int | None) -> Pooler:
             except configparser.Error:
                 continue
             ini = parser
-    settings = {name: _setting(workload, ini, name) for name in _DEFAULTS}
+    # An image without any variable of its own may hold a complete pgbouncer.ini.
+    has_variables = any(map(_OWN_VARIABLE.match, workload.variables))
+    is_unread = bool(workload.unread_variables) or (ini is None and not has_variables)
+    settings: dict[str, Quantity] = {}
+    for name, default in _DEFAULTS.items():
+        variables = (name.upper(), f"PGBOUNCER_{name.upper()}")
+        variable = next((each for each in variables if each in workload.variables), None)
+        written = ini.get("pgbouncer", name, fallback=None) if ini else None
+        if variable is not None:
+            settings[name] = _of_variable(workload, variable)
+        elif written is not None and written.strip().isdecimal():
+            settings[name] = known(int(written), f"pgbouncer.ini ({name})", workload.where)
+        elif written is not None:
+            settings[name] = unknown(f"pgbouncer.ini: {name} is {written!r}", workload.where)
+        elif is_unread:
+            reason = f"{name}: the configuration of this PgBouncer could not be read"
+            settings[name] = unknown(reason, workload.where)
+        else:
+            settings[name] = known(default, f"PgBouncer's default {name}", workload.where)
     return Pooler(
         name=workload.name,
         kind="PgBouncer",
@@ -88,24 +106,6 @@ def pgbouncer(workload: Workload, pools: int | None) -> Pooler:
         resource=workload.resource,
         hosts=workload.hosts,
     )
-
-
-def _setting(workload: Workload, ini: configparser.ConfigParser | None, name: str) -> Quantity:
-    for variable in (name.upper(), f"PGBOUNCER_{name.upper()}"):
-        if variable in workload.variables:
-            return _of_variable(workload, variable)
-    written = ini.get("pgbouncer", name, fallback=None) if ini else None
-    if written is not None:
-        if written.strip().isdecimal():
-            return known(int(written), f"pgbouncer.ini ({name})", workload.where)
-        return unknown(f"pgbouncer.ini: {name} is {written!r}", workload.where)
-    # An image without any variable of its own may hold a complete pgbouncer.ini.
-    if workload.unread_variables or (
-        ini is None and not any(map(_OWN_VARIABLE.match, workload.variables))
-    ):
-        reason = f"{name}: the configuration of this PgBouncer could not be read"
-        return unknown(reason, workload.where)
-    return known(_DEFAULTS[name], f"PgBouncer's default {name}", workload.where)
 
 
 def _of_variable(workload: Workload, name: str) -> Quantity:

@@ -56,27 +56,6 @@ def suggestions(budget: Budget) -> tuple[Suggestion, ...]:
         return ()
     if budget.verdict == "cannot be shown to fit":
         return tuple(_limit(budget))
-    found = _for_overloads(budget)
-    if budget.is_over:
-        alone = [each for service in budget.direct for each in _changes(budget, service)]
-        for pooler in budget.poolers:
-            number = "server_connections" if pooler.percent is None else "percent"
-            now = pooler.server_connections if pooler.percent is None else pooler.percent
-            if now is None or pooler.ceiling(budget.max_connections) is None:
-                continue
-            value = _largest_value(budget, pooler.name, number, (now.value or 0) - 1)
-            if value is not None:
-                what = _POOLER_NUMBERS[number]
-                change = Change(pooler.name, number, value)
-                text = f"{pooler.name}: {what} of at most {value} (now {now})"
-                alone.append(Suggestion(kind="change", text=text, changes=(change,)))
-        found += alone or _together(budget)
-        found += _other_servers(budget)
-    return tuple(found)
-
-
-def _for_overloads(budget: Budget) -> list[Suggestion]:
-    """Return higher limits of overloaded poolers, and smaller numbers of their clients."""
     found: list[Suggestion] = []
     for overload in budget.overloads:
         pooler = overload.pooler
@@ -88,7 +67,21 @@ def _for_overloads(budget: Budget) -> list[Suggestion]:
     for overload in budget.overloads:
         for service in budget.clients_of(overload.pooler.name):
             found += _changes(budget, service)
-    return found
+    if budget.is_over:
+        alone = [each for service in budget.direct for each in _changes(budget, service)]
+        for pooler in budget.poolers:
+            number = "server_connections" if pooler.percent is None else "percent"
+            now = pooler.server_connections if pooler.percent is None else pooler.percent
+            is_known = now is not None and pooler.ceiling(budget.max_connections) is not None
+            highest = (now.value or 0) - 1 if now is not None and is_known else 0
+            most = _largest_value(budget, pooler.name, number, highest)
+            if most is not None:
+                change = Change(pooler.name, number, most)
+                text = f"{pooler.name}: {_POOLER_NUMBERS[number]} of at most {most} (now {now})"
+                alone.append(Suggestion(kind="change", text=text, changes=(change,)))
+        found += alone or _together(budget)
+        found += _other_servers(budget)
+    return tuple(found)
 
 
 # -- applying -------------------------------------------------------------------------------
@@ -103,6 +96,7 @@ def applied(budget: Budget, suggestion: Suggestion) -> Budget:
 
 def _apply(budget: Budget, change: Change) -> Budget:
     name, number, value = change
+    suggested = known(value, "suggested")
     if number == "max_connections":
         limit = dataclasses.replace(budget.database.max_connections, value=value, reason="")
         # The new server's memory can carry it.
@@ -115,22 +109,18 @@ def _apply(budget: Budget, change: Change) -> Budget:
             where=None,
             instances=known(1, "suggested"),
             overlap=Overlap(),
-            server_connections=known(value, "suggested"),
+            server_connections=suggested,
         )
-        moved = dataclasses.replace(_service_of(budget, name), through=pooler.name)
+        service = next(each for each in budget.services if each.name == name)
         larger = dataclasses.replace(budget, poolers=(*budget.poolers, pooler))
-        return larger.with_part(moved)
+        return larger.with_part(dataclasses.replace(service, through=pooler.name))
     for pooler in budget.poolers:
         if pooler.name == name:
-            suggested = known(value, "suggested")
             return budget.with_part(
                 dataclasses.replace(pooler, **{number: suggested})  # type: ignore[arg-type]  # a field
             )
-    return budget.with_part(_changed(_service_of(budget, name), number, value))
-
-
-def _service_of(budget: Budget, name: str) -> Service:
-    return next(each for each in budget.services if each.name == name)
+    service = next(each for each in budget.services if each.name == name)
+    return budget.with_part(_changed(service, number, value))
 
 
 def _changed(service: Service, number: str, value: int) -> Service:

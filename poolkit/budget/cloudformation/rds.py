@@ -58,12 +58,6 @@ class _Limit:
     nominal: int | None = None
     carried: int | None = None
 
-    @property
-    def smallest(self) -> int:
-        """The number to order by: an unknown one comes first, because it could be the smallest."""
-        value = self.max_connections.value
-        return -1 if value is None else min(value, self.carried or value)
-
 
 class _Parameter(NamedTuple):
     """A parameter that a parameter group sets."""
@@ -91,17 +85,23 @@ def rds_databases(stack: Stack) -> Iterator[Database]:
             or (isinstance(named, str) and named in names)
         ]
         groups = [cluster, *members]
-        kind, limit = "Aurora", None
+        kind, smallest = "Aurora", 0
+        limit: _Limit | None = None
         is_serverless = not members or any(
             each.get("DBInstanceClass") == "db.serverless" for each in members
         )
         if cluster.get("ServerlessV2ScalingConfiguration") is not None and is_serverless:
             kind, limit = "Aurora Serverless v2", _by_acu(cluster, groups)
         else:
-            # Any member may become the writer, so the smallest one counts.
+            # Any member may become the writer, so the smallest one counts. An unknown one could be
+            # the smallest.
             own = [cluster] if cluster.get("DBClusterInstanceClass") else []
-            limits = [_by_class(each, [each, cluster]) for each in members or own]
-            limit = min(limits, key=lambda each: each.smallest, default=None)
+            for each in members or own:
+                found = _by_class(each, [each, cluster])
+                value = found.max_connections.value
+                size = -1 if value is None else min(value, found.carried or value)
+                if limit is None or size < smallest:
+                    limit, smallest = found, size
         if limit is None:
             nothing = unknown("the cluster has no instance in the templates", cluster.where())
             limit = _Limit(max_connections=nothing)

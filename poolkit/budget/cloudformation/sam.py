@@ -26,12 +26,6 @@ _LOCAL_CODE = {
 }
 
 
-def is_sam(template: Mapping[str, Any]) -> bool:
-    """Return whether a template names the SAM transform."""
-    named = template.get("Transform") or []
-    return TRANSFORM in (named if isinstance(named, list) else [named])
-
-
 def expand(document: Document, parameters: Mapping[str, Any], region: str) -> dict[str, Any]:
     """Return the CloudFormation template that a SAM template stands for.
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from poolkit.budget.read.documents import Document, ValuePath
     from poolkit.budget.read.parameters import ParameterValue
 
+_NO_VALUE = {"Ref": "AWS::NoValue"}
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -111,14 +113,6 @@ class Stack:
             return self.value(outputs[name].get("Value"), ("Outputs", name, "Value"))
         finally:
             self._open_outputs.discard(name)
-
-    def exports(self, name: str) -> Any:
-        """Return what this stack exports under a name, NO_VALUE if it does not."""
-        for output, found in self.section("Outputs").items():
-            export = get_path(found, "Export", "Name")
-            if export is not None and self.value(export, ("Outputs", output, "Export")) == name:
-                return self.output(output)
-        return NO_VALUE
 
     def condition(self, name: Any, where: SourceLocation) -> bool | Unknown:
         """Return whether a condition holds.
@@ -226,11 +220,6 @@ class Stack:
             node, path = node["Fn::If"][branch], (*path, "Fn::If", branch)
         return node, path
 
-    def places(self, items: list[Any], path: ValuePath) -> list[int]:
-        """Return the indexes of those items of a list that are not AWS::NoValue."""
-        found = (self.chosen(item, (*path, number))[0] for number, item in enumerate(items))
-        return [number for number, item in enumerate(found) if item != {"Ref": "AWS::NoValue"}]
-
 
 @dataclass(frozen=True)
 class Resource:
@@ -284,7 +273,9 @@ class Resource:
             try:
                 if isinstance(node, list) and isinstance(step, int):
                     # Evaluated lists do not contain AWS::NoValue, so the indexes differ.
-                    step = self.stack.places(node, written)[step]  # noqa: PLW2901
+                    chosen = (self.stack.chosen(item, (*written, n)) for n, item in enumerate(node))
+                    places = [n for n, (item, _) in enumerate(chosen) if item != _NO_VALUE]
+                    step = places[step]  # noqa: PLW2901
                 node, written = node[step], (*written, step)
             except (KeyError, IndexError, TypeError):
                 return None, (*written, step)
@@ -317,7 +308,7 @@ NOT_EVALUATED = frozenset(
 )
 """Functions whose result is never a number."""
 Function: TypeAlias = "Callable[[Stack, Any, ValuePath], Any]"
-FUNCTIONS: dict[str, Function] = {}
+FUNCTIONS: dict[str, Function] = {"Ref": Stack.ref}
 """The functions that are evaluated, by name."""
 
 
@@ -344,11 +335,6 @@ def _arguments(stack: Stack, argument: Any, count: int, path: ValuePath) -> list
     if not isinstance(argument, list) or len(argument) != count:
         raise TemplateError(f"{stack.where(*path)}: {path[-1]} must have a list of {count}")
     return argument
-
-
-@_evaluates("Ref")
-def _ref(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    return stack.ref(argument, path)
 
 
 @_evaluates("Fn::GetAtt")

@@ -6,12 +6,12 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.cloudformation.sam import expand, is_sam
+from poolkit.budget.cloudformation.sam import TRANSFORM, expand
 from poolkit.budget.cloudformation.stacks import Stack
 from poolkit.budget.model import Unread
 from poolkit.budget.read.documents import read_documents
 from poolkit.budget.read.parameters import OUTPUT, Environment, ParameterValue
-from poolkit.budget.read.values import NO_VALUE, Unknown, joined
+from poolkit.budget.read.values import NO_VALUE, Unknown, get_path, joined
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Stacks:
         """
         parameters = {key: self._resolvable(value) for key, value in given.items()}
         template = document.data
-        if is_sam(template):
+        transforms = template.get("Transform") or []
+        if TRANSFORM in (transforms if isinstance(transforms, list) else [transforms]):
             # SAM evaluates parameters in a few properties only, and takes no references.
             plain = {
                 key: each.value for key, each in parameters.items() if not callable(each.value)
@@ -111,8 +112,14 @@ class Stacks:
 
     def imported(self, name: str) -> Any:
         """Return what any stack exports under a name, NO_VALUE if none does."""
-        found = (stack.exports(name) for stack in list(self.by_name.values()))
-        return next((each for each in found if each is not NO_VALUE), NO_VALUE)
+        for stack in list(self.by_name.values()):
+            for output, found in stack.section("Outputs").items():
+                export, path = get_path(found, "Export", "Name"), ("Outputs", output, "Export")
+                if export is not None and stack.value(export, path) == name:
+                    value = stack.output(output)
+                    if value is not NO_VALUE:
+                        return value
+        return NO_VALUE
 
 
 def make_stacks(

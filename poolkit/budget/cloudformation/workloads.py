@@ -182,33 +182,32 @@ def _tasks(service: Resource) -> Quantity:
         for each in service.stack.of_type("AWS::ApplicationAutoScaling::ScalableTarget")
         if each.get("ServiceNamespace") in ("ecs", None)
     ]
-    named = [_names_service(each.get("ResourceId"), service) for each in targets]
-    if True in named:
-        target = targets[named.index(True)]
+    target = unclear = None
+    for each in targets:
+        resource_id = each.get("ResourceId")
+        found = list(references(resource_id))
+        resources = filter(None, map(service.stack.referenced, found))
+        is_other = any(other.type == "AWS::ECS::Service" for other in resources)
+        # service/<cluster>/<service>: the name alone may be known.
+        last = resource_id.parts[-1] if isinstance(resource_id, Joined) else resource_id
+        name = last.rpartition("/")[2] if isinstance(last, str) and last.strip("/") else None
+        is_named = name is not None and name == service.get("ServiceName")
+        if any(other.resource == service.key for other in found) or (is_named and not is_other):
+            target = each
+            break
+        if name is None and not is_other:
+            unclear = unclear or each
+    if target is not None:
         if isinstance(target.present, Unknown):
             return unknown(f"its autoscaling: {target.present.reason}", target.where())
         most = target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")
         if most.value is None or desired.value is None or most.value >= desired.value:
             return most
-    elif None in named:
-        where = targets[named.index(None)].where("ResourceId")
+    elif unclear is not None:
+        where = unclear.where("ResourceId")
         reason = f"the service that a scalable target scales is unknown ({where})"
         return unknown(reason, service.where())
     return desired
-
-
-def _names_service(resource_id: Any, service: Resource) -> bool | None:
-    """Return whether a ResourceId names a service; None if that is unknown."""
-    found = list(references(resource_id))
-    if any(each.resource == service.key for each in found):
-        return True
-    resources = filter(None, map(service.stack.referenced, found))
-    if any(each.type == "AWS::ECS::Service" for each in resources):
-        return False
-    last = resource_id.parts[-1] if isinstance(resource_id, Joined) else resource_id
-    if isinstance(last, str) and last.strip("/"):
-        return bool(last.rpartition("/")[2] == service.get("ServiceName"))
-    return None
 
 
 def _ecs_overlap(service: Resource) -> Overlap:

@@ -100,7 +100,26 @@ def _service(document: Document, name: str, within: tuple[tuple[Path, str], ...]
         raise TemplateError(f"{where}: there is no service {name} to extend")
     if here in within:
         raise TemplateError(f"{where}: service {name} extends itself")
-    found = _own(document, name)
+    content, start = document.mapping("services")[name], ("services", name)
+    locations = {
+        path[2:]: SourceLocation(document.file, line)
+        for path, line in document.lines.items()
+        if path[:2] == start
+    }
+    locations |= {
+        path[2:]: where for path, where in document.elsewhere.items() if path[:2] == start
+    }
+    if isinstance(content, dict) and isinstance(content.get("environment"), list):
+        # A list of NAME=value cannot be merged with another one by name.
+        pairs = [str(each).partition("=") for each in content["environment"]]
+        variables = {key: value if separator else None for key, separator, value in pairs}
+        locations |= {
+            ("environment", key): locations["environment", number]
+            for number, (key, _, _) in enumerate(pairs)
+            if ("environment", number) in locations
+        }
+        content = {**content, "environment": variables}
+    found = _Service(content, locations)
     extends = found.content.get("extends") if isinstance(found.content, dict) else None
     if extends is None:
         return found
@@ -125,30 +144,6 @@ def _service(document: Document, name: str, within: tuple[tuple[Path, str], ...]
         ]
         extended = extended._replace(content={**extended.content, "env_file": absolute})
     return found.over(extended)
-
-
-def _own(document: Document, name: str) -> _Service:
-    """Return a service as its file has it, with its variables as a mapping."""
-    content = document.mapping("services")[name]
-    start = ("services", name)
-    locations = {
-        path[2:]: SourceLocation(document.file, line)
-        for path, line in document.lines.items()
-        if path[:2] == start
-    }
-    locations |= {
-        path[2:]: where for path, where in document.elsewhere.items() if path[:2] == start
-    }
-    if isinstance(content, dict) and isinstance(content.get("environment"), list):
-        # A list of NAME=value cannot be merged with another one by name.
-        variables: dict[str, str | None] = {}
-        for number, each in enumerate(content["environment"]):
-            key, separator, value = str(each).partition("=")
-            variables[key] = value if separator else None
-            if ("environment", number) in locations:
-                locations["environment", key] = locations["environment", number]
-        content = {**content, "environment": variables}
-    return _Service(content, locations)
 
 
 def _merged(base: Mapping[str, Any], service: Mapping[str, Any]) -> dict[str, Any]:

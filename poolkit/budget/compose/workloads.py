@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.compose.files import put_together
@@ -52,24 +53,22 @@ def _source(found: Any) -> str:
     return str(found.get("source")) if isinstance(found, dict) else str(found).partition(":")[0]
 
 
+@dataclass(frozen=True)
 class _Service:
     """One service, and the variables that replace its `${...}`."""
 
-    def __init__(
-        self, document: Document, name: str, service: dict[str, Any], variables: Mapping[str, str]
-    ) -> None:
-        self._document = document
-        self._name = name
-        self._service = service
-        self._variables = variables
+    document: Document
+    name: str
+    service: dict[str, Any]
+    variables: Mapping[str, str]
 
     def workload(self) -> Workload:
         """Return the service as a workload."""
-        document, path = self._document, ("services", self._name)
+        document, path = self.document, ("services", self.name)
         variables, unread = self._environment()
         words: list[str] = []
         for key in ("entrypoint", "command"):
-            found = self._service.get(key)
+            found = self.service.get(key)
             texts = found if isinstance(found, list) else [found] if found else []
             filled = [self._filled(str(each), "?")[0] for each in texts]
             try:
@@ -80,34 +79,44 @@ class _Service:
         own = document.where(*path)
         instances = known(1, f"{own}: 1, the default of replicas", own)
         for way in (("scale",), ("deploy", "replicas")):
-            found = self._text(get_path(self._service, *way))
+            found = self._text(get_path(self.service, *way))
             if found is not None:
                 where = document.where(*path, *way)
                 instances = whole_number(found, way[-1], str(where), where)
-        if get_path(self._service, "deploy", "mode") == "global":
+        if get_path(self.service, "deploy", "mode") == "global":
             instances = unknown("mode global: one on every node", own)
-        networks = self._service.get("networks")
+        networks = self.service.get("networks")
         aliases = [
             str(alias)
             for network in (networks if isinstance(networks, dict) else ())
             for alias in document.items(*path, "networks", network, "aliases")
         ]
         keys = ("hostname", "container_name")
-        own_names = [str(self._service[key]) for key in keys if key in self._service]
+        own_names = [str(self.service[key]) for key in keys if key in self.service]
+        mounted: dict[str, str] = {}
+        for each in document.items(*path, "configs"):
+            source = _source(each)
+            target = str(get_path(each, "target") or source)
+            config = document.mapping("configs", source)
+            text = str(self._text(config.get("content") or self._file(config.get("file"))))
+            mounted[target if target.endswith(".ini") else f"{target}.ini"] = text
+        for each in document.items(*path, "volumes"):
+            if (source := _source(each)).endswith((".ini", ".conf")):
+                mounted[source] = self._file(source)
         return Workload(
-            name=self._name,
+            name=self.name,
             platform="compose service",
             unit="replica",
             where=own,
             instances=instances,
             overlap=self._overlap(),
             variables=variables,
-            image=str(self._text(self._service.get("image") or "")),
+            image=str(self._text(self.service.get("image") or "")),
             command=tuple(words) or None,
             command_origin=str(document.where(*path, "command")),
             unread_variables=unread,
-            mounted=self._mounted(),
-            hosts=(self._name, *own_names, *aliases),
+            mounted=mounted,
+            hosts=(self.name, *own_names, *aliases),
         )
 
     def _text(self, found: Any) -> Any:
@@ -127,7 +136,7 @@ class _Service:
             if match[1]:
                 return "$"
             name, operator, default = match[2] or match[5], match[3] or "", match[4] or ""
-            known_value = self._variables.get(name)
+            known_value = self.variables.get(name)
             if operator.endswith("+"):
                 return default if known_value else ""
             if known_value or (known_value == "" and not operator.startswith(":")):
@@ -140,10 +149,10 @@ class _Service:
         return _VARIABLE.sub(value, found), missing
 
     def _overlap(self) -> Overlap:
-        update = get_path(self._service, "deploy", "update_config")
+        update = get_path(self.service, "deploy", "update_config")
         if not isinstance(update, dict) or update.get("order") != "start-first":
             return Overlap()
-        where = self._document.where("services", self._name, "deploy", "update_config")
+        where = self.document.where("services", self.name, "deploy", "update_config")
         written = self._text(update.get("parallelism", 1))
         parallel = whole_number(written, "parallelism", str(where), where)
         if parallel.value == 0:
@@ -154,28 +163,28 @@ class _Service:
 
     def _environment(self) -> tuple[dict[str, Variable], str]:
         """Return the variables, and the source of others that could not be read."""
-        path = ("services", self._name, "environment")
+        path = ("services", self.name, "environment")
         found: dict[str, Variable] = {}
         unread = ""
-        files = self._service.get("env_file") or []
+        files = self.service.get("env_file") or []
         for each in files if isinstance(files, list) else [files]:
             named = each.get("path", "") if isinstance(each, dict) else str(each)
-            file = self._document.path.parent / named
+            file = self.document.path.parent / named
             if not file.is_file():
                 unread = f"{named} does not exist"
                 continue
             for key, written in read_variables(read_text(file)).items():
                 found[key] = Variable(text=written, origin=str(file))
-        if "image" not in self._service and "build" not in self._service:
+        if "image" not in self.service and "build" not in self.service:
             unread = (
                 "it has neither image nor build, so it is a part of another file's service: name "
                 "the output of `docker compose config`"
             )
-        for key, value in self._document.mapping(*path).items():
-            origin = str(self._document.where(*path, key))
+        for key, value in self.document.mapping(*path).items():
+            origin = str(self.document.where(*path, key))
             text: Any = self._text(value)
             if value is None:  # passed on from the shell that starts it
-                text = self._variables.get(key)
+                text = self.variables.get(key)
                 if text is None:
                     text = Unknown(f"{key} is taken from the shell")
             if isinstance(text, Unknown):
@@ -185,20 +194,6 @@ class _Service:
                 found[key] = Variable(text=str(as_text(text)), origin=origin)
         return found, unread
 
-    def _mounted(self) -> dict[str, str]:
-        """Return the texts of its configuration files, by name."""
-        found: dict[str, str] = {}
-        for each in self._document.items("services", self._name, "configs"):
-            source, target = _source(each), str(get_path(each, "target") or _source(each))
-            config = self._document.mapping("configs", source)
-            text = str(self._text(config.get("content") or self._file(config.get("file"))))
-            found[target if target.endswith(".ini") else f"{target}.ini"] = text
-        for each in self._document.items("services", self._name, "volumes"):
-            source = _source(each)
-            if source.endswith((".ini", ".conf")):
-                found[source] = self._file(source)
-        return found
-
     def _file(self, name: Any) -> str:
-        file = self._document.path.parent / str(name)
+        file = self.document.path.parent / str(name)
         return read_text(file) if name and file.is_file() else ""

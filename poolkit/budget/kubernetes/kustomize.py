@@ -58,7 +58,9 @@ def rendered(documents: Sequence[Document], environment: str) -> list[Document]:
     root = _root(documents, environment)
     if root is None:
         return list(documents)
-    folders = {each.path.parent.resolve() for each in _kustomizations(documents)}
+    folders = {
+        each.path.parent.resolve() for each in documents if each.path.name in KUSTOMIZATION_FILES
+    }
     alone = [each for each in documents if not folders & set(each.path.resolve().parents)]
     return [*alone, *_render(root, ())]
 
@@ -80,13 +82,9 @@ def unread_parts(documents: Sequence[Document], environment: str) -> Iterator[Un
                 yield Unread(each.where(key), reason)
 
 
-def _kustomizations(documents: Sequence[Document]) -> list[Document]:
-    return [each for each in documents if each.path.name in KUSTOMIZATION_FILES]
-
-
 def _root(documents: Sequence[Document], environment: str) -> Document | None:
     """Return the kustomization that no other one names, and that fits the environment."""
-    kustomizations = _kustomizations(documents)
+    kustomizations = [each for each in documents if each.path.name in KUSTOMIZATION_FILES]
     if not kustomizations:
         return None
     named = {

@@ -9,7 +9,7 @@ Sources: Kubernetes documentation, "Deployments" (maxSurge 25 % by default, roun
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from poolkit.budget.kubernetes.kustomize import rendered, unread_parts
 from poolkit.budget.kubernetes.objects import (
@@ -205,28 +205,30 @@ class _Pod:
             named = document.at(*path, "envFrom", number, "configMapRef", "name")
             config = self._config_maps.get(str(named))
             if config is not None:
-                for key, value in config.mapping("data").items():
-                    where = str(config.where("data", key))
-                    found[f"{prefix}{key}"] = Variable(text=str(value), origin=where)
+                found |= {
+                    f"{prefix}{key}": Variable(
+                        text=str(value), origin=str(config.where("data", key))
+                    )
+                    for key, value in config.mapping("data").items()
+                }
             elif named is not None:
                 unread = f"ConfigMap {named} is not in the manifests, or more than once"
         for number, each in enumerate(document.mappings(*path, "env")):
-            where = str(document.where(*path, "env", number))
-            found[str(each.get("name"))] = self._variable(each, where)
+            # A text, or a key of a ConfigMap or Secret.
+            origin, value_from = str(document.where(*path, "env", number)), each.get("valueFrom")
+            config = self._config_maps.get(str(get_path(value_from, "configMapKeyRef", "name")))
+            key = str(get_path(value_from, "configMapKeyRef", "key"))
+            if "value" in each:
+                variable = Variable(text=str(each["value"]), origin=origin)
+            elif config is not None and key in config.mapping("data"):
+                origin = str(config.where("data", key))
+                variable = Variable(text=str(config.at("data", key)), origin=origin)
+            else:
+                kind = next(iter(value_from), "") if isinstance(value_from, dict) else "nothing"
+                reason = f"its value is from {kind}"
+                variable = Variable(text=None, origin=origin, reason=reason)
+            found[str(each.get("name"))] = variable
         return found, unread, hidden
-
-    def _variable(self, each: dict[str, Any], origin: str) -> Variable:
-        """Return one item of `env`: a text, or a key of a ConfigMap or Secret."""
-        if "value" in each:
-            return Variable(text=str(each["value"]), origin=origin)
-        source = each.get("valueFrom")
-        config = self._config_maps.get(str(get_path(source, "configMapKeyRef", "name")))
-        key = str(get_path(source, "configMapKeyRef", "key"))
-        if config is not None and key in config.mapping("data"):
-            where = str(config.where("data", key))
-            return Variable(text=str(config.at("data", key)), origin=where)
-        kind = next(iter(source), "") if isinstance(source, dict) else "nothing"
-        return Variable(text=None, origin=origin, reason=f"its value is from {kind}")
 
 
 def _maximum(scaler: Document) -> Quantity:

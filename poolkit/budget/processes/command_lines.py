@@ -160,9 +160,11 @@ def _unwrap(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     program = _program(words[0])
     if program in WRAPPERS:
         rest = words[1:]
-        for _ in range(WRAPPERS[program]):
-            rest = _without_options(rest)[1:]
-        rest = _without_options(rest)
+        # Options stand before each of the wrapper's own words, and before the program.
+        for taken in (*[1] * WRAPPERS[program], 0):
+            while rest and rest[0].startswith("-"):
+                rest = rest[1:]
+            rest = rest[taken:]
         # nice -n 10
         return _unwrap(rest[1:] if program == "nice" and rest and rest[0].isdecimal() else rest)
     if program not in _KNOWN:
@@ -178,12 +180,6 @@ def _unwrap(words: Sequence[str]) -> tuple[str, Sequence[str]]:
         if all(word.startswith("-") for word in words[1:module]):
             return f"-m {words[module]}", words[module + 1 :]
     return program, words[1:]
-
-
-def _without_options(words: Sequence[str]) -> Sequence[str]:
-    while words and words[0].startswith("-"):
-        words = words[1:]
-    return words
 
 
 def _without_assignments(words: Sequence[str]) -> Sequence[str]:
@@ -216,22 +212,18 @@ def _of_command(words: Words, workload: Workload) -> ProcessCount:
     waits = program in WAITERS and "--" not in arguments
     if program in NO_CONNECTION or waits or not _without_assignments(words):
         return ProcessCount(known(0, f"{origin}: {program} keeps no connection", workload.where))
-    if module in ONE_PROCESS or _is_one(module, arguments):
+    is_django = module == "django-admin"
+    if program == "python" and arguments and _program(arguments[0]) == "manage.py":
+        is_django, arguments = True, arguments[1:]
+    if (
+        module in ONE_PROCESS
+        or (module == "rq" and "worker" in arguments)
+        or (module == "flask" and FLASK_ONE & set(arguments))
+        or (is_django and arguments and arguments[0] in DJANGO_ONCE)
+    ):
         count = known(1, f"{origin}: {module} is one process", workload.where)
         return ProcessCount(count, is_single=True)
     return _unclear(workload, words)
-
-
-def _is_one(program: str, arguments: Sequence[str]) -> bool:
-    """Return whether a command of rq, Flask or Django is one process."""
-    if program == "rq":
-        return "worker" in arguments
-    if program == "flask":
-        return bool(FLASK_ONE & set(arguments))
-    is_django = program == "django-admin"
-    if program == "python" and arguments and _program(arguments[0]) == "manage.py":
-        is_django, arguments = True, arguments[1:]
-    return is_django and bool(arguments) and arguments[0] in DJANGO_ONCE
 
 
 def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> ProcessCount:
@@ -243,15 +235,11 @@ def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> 
             # Its text may be options as well as a value.
             reason = f"{server.name}: the value of {word} is unknown"
             return ProcessCount(unknown(reason, workload.where))
-    if server.name == "celery":
-        return _celery(arguments, server, workload)
-    found = _counted(server, arguments, workload)
-    if server.name == "locust" and (found.value or 0) > 1 and "--worker" not in arguments:
-        found = known((found.value or 0) + 1, f"{found.origin}, and the master", workload.where)
-    return ProcessCount(found)
-
-
-def _celery(arguments: Sequence[str], server: Server, workload: Workload) -> ProcessCount:
+    if server.name != "celery":
+        found = _counted(server, arguments, workload)
+        if server.name == "locust" and (found.value or 0) > 1 and "--worker" not in arguments:
+            found = known((found.value or 0) + 1, f"{found.origin}, and the master", workload.where)
+        return ProcessCount(found)
     origin = workload.command_origin
     if "multi" in arguments:
         return _unclear(workload, ["celery", "multi"])
@@ -275,8 +263,16 @@ def _counted(server: Server, arguments: Sequence[str], workload: Workload) -> Qu
     given = _option(arguments, server.options)
     if given is not None:
         return _number(given, server.options[0], workload.command_origin, workload)
-    if server.name == "gunicorn" and (found := _in_gunicorn_arguments(server, workload)):
-        return found
+    own = workload.variables.get("GUNICORN_CMD_ARGS") if server.name == "gunicorn" else None
+    if own is not None and own.text is None:
+        return _of_variable("GUNICORN_CMD_ARGS", workload)
+    if own is not None and own.text is not None:
+        try:
+            given = _option(shlex.split(own.text), server.options)
+        except ValueError:
+            given = own.text
+        if given is not None:
+            return _number(given, "GUNICORN_CMD_ARGS", own.origin, workload)
     endings = (".ini", ".yaml", ".yml", ".xml", ".json")
     names_file = server.name == "uwsgi" and any(word.endswith(endings) for word in arguments)
     if names_file or any(word.partition("=")[0] in server.files for word in arguments):
@@ -284,20 +280,12 @@ def _counted(server: Server, arguments: Sequence[str], workload: Workload) -> Qu
     for name in server.variables:
         if name in workload.variables:
             return _of_variable(name, workload)
-    if server.default is None:
-        return unknown(server.why, workload.where)
-    return known(server.default, f"{workload.command_origin}: {server.why}", workload.where)
-
-
-def _in_gunicorn_arguments(server: Server, workload: Workload) -> Quantity | None:
-    found = workload.variables.get("GUNICORN_CMD_ARGS")
-    if found is None or found.text is None:
-        return None if found is None else _of_variable("GUNICORN_CMD_ARGS", workload)
-    try:
-        given = _option(shlex.split(found.text), server.options)
-    except ValueError:
-        given = found.text
-    return None if given is None else _number(given, "GUNICORN_CMD_ARGS", found.origin, workload)
+    origin = f"{workload.command_origin}: {server.why}"
+    return (
+        unknown(server.why, workload.where)
+        if server.default is None
+        else known(server.default, origin, workload.where)
+    )
 
 
 def _option(arguments: Sequence[str], names: Sequence[str]) -> str | None:

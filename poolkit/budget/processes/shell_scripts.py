@@ -69,21 +69,16 @@ def read_script(text: str) -> Script | None:
         else:
             while words and words[0] in _KEYWORDS:
                 words = [] if words[0] == "for" else words[1:]
-            pending = _end_command(script, [*pending, *([tuple(words)] if words else [])], token)
+            pending += [tuple(words)] if words else []
             words = []
+            # The operator decides where the pending commands go.
+            rest = token.replace("\n", ";").replace("&&", "").replace("||", "")
+            if "|" in rest or "&" in rest:
+                # A pipe starts its last command alone, & starts them all.
+                started = pending[-1:] if "|" in rest else pending
+                script.background.append(started)
+                pending = pending[: len(pending) - len(started)]
+            elif ";" in rest and "&&" not in token and "||" not in token:
+                script.foreground += pending
+                pending = []
     return None if script.background and _LOOPS & set(tokens) else script
-
-
-def _end_command(script: Script, pending: list[Words], operator: str) -> list[Words]:
-    """Put the pending commands where their operator sends them; return those still pending."""
-    rest = operator.replace("\n", ";").replace("&&", "").replace("||", "")
-    if "|" in rest:
-        script.background.append(pending[-1:])
-        return pending[:-1]
-    if "&" in rest:
-        script.background.append(pending)
-        return []
-    if ";" in rest and not ("&&" in operator or "||" in operator):
-        script.foreground += pending
-        return []
-    return pending

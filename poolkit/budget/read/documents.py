@@ -126,9 +126,11 @@ def parse_documents(text: str, path: Path) -> list[Document]:
         text = text.replace("\t", " ")  # JSON may be indented with tabs, YAML may not
     loader = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
     try:
-        return [
-            _DocumentReader(path).document(node) for node in yaml.compose_all(text, Loader=loader)
-        ]
+        found = []
+        for node in yaml.compose_all(text, Loader=loader):
+            lines: dict[ValuePath, int] = {}
+            data = _DocumentReader(path, lines).value(node, ())
+            found.append(Document(path, str(path), data, lines))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = SourceLocation(str(path), mark.line + 1 if mark else None)
@@ -138,6 +140,7 @@ def parse_documents(text: str, path: Path) -> list[Document]:
         raise TemplateError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise TemplateError(f"{path}: nested too deeply to be read") from None
+    return found
 
 
 def read_variables(text: str) -> dict[str, str]:
@@ -153,22 +156,18 @@ def read_variables(text: str) -> dict[str, str]:
     return found
 
 
+@dataclass
 class _DocumentReader:
-    """Turns the nodes of one document into plain values."""
+    """The reader that turns the nodes of one document into plain values, and records their lines."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._scalars = SafeConstructor()
-        self._lines: dict[ValuePath, int] = {}
-        self._open: set[int] = set()
-        self._values = 0
+    path: Path
+    lines: dict[ValuePath, int]
+    _scalars: SafeConstructor = field(default_factory=SafeConstructor)
+    _open: set[int] = field(default_factory=set)
+    _values: int = 0
 
-    def document(self, node: yaml.Node) -> Document:
-        data = self._value(node, ())
-        return Document(self._path, str(self._path), data, self._lines)
-
-    def _value(self, node: yaml.Node, path: ValuePath) -> Any:
-        self._lines.setdefault(path, node.start_mark.line + 1)
+    def value(self, node: yaml.Node, path: ValuePath) -> Any:
+        self.lines.setdefault(path, node.start_mark.line + 1)
         self._values += 1
         if self._values > _MOST_VALUES:
             raise self._error(node, f"more than {_MOST_VALUES:,} values")
@@ -192,7 +191,7 @@ class _DocumentReader:
 
     def _plain(self, node: yaml.Node, path: ValuePath) -> Any:
         if isinstance(node, yaml.SequenceNode):
-            return [self._value(each, (*path, n)) for n, each in enumerate(node.value)]
+            return [self.value(each, (*path, n)) for n, each in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
             # Dates stay text, and 1:30 is not ninety.
             if node.tag in _TEXT_TAGS or (node.tag in _NUMBER_TAGS and ":" in node.value):
@@ -208,7 +207,7 @@ class _DocumentReader:
                 # <<: of several mappings the first wins.
                 is_list = isinstance(value_node, yaml.SequenceNode)
                 for each in value_node.value if is_list else [value_node]:
-                    value = self._value(each, path)
+                    value = self.value(each, path)
                     if not isinstance(value, dict):
                         raise self._error(each, "<< must be a mapping")
                     merged = value | merged
@@ -216,9 +215,9 @@ class _DocumentReader:
             key = str(self._plain(key_node, path))
             if key in found:
                 raise self._error(key_node, f"the key {key} appears twice")
-            self._lines[(*path, key)] = key_node.start_mark.line + 1
-            found[key] = self._value(value_node, (*path, key))
+            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            found[key] = self.value(value_node, (*path, key))
         return {**merged, **found}
 
     def _error(self, node: yaml.Node, what: str) -> TemplateError:
-        return TemplateError(f"{SourceLocation(str(self._path), node.start_mark.line + 1)}: {what}")
+        return TemplateError(f"{SourceLocation(str(self.path), node.start_mark.line + 1)}: {what}")

@@ -41,7 +41,7 @@ def rows(budget: Budget) -> list[Row]:
                 name=pooler.name,
                 what=pooler.kind,
                 formula=pooler.formula(budget.max_connections),
-                steady=pooler.steady(budget.max_connections),
+                steady=pooler.ceiling(budget.max_connections, is_deployed=False),
                 ceiling=pooler.ceiling(budget.max_connections),
             )
         )
