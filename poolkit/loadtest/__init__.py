@@ -1,4 +1,4 @@
-"""What poolkit adds to a Locust run: connections, an open loop, exact latencies, thresholds.
+"""poolkit's additions to a Locust run: connections, an open loop, exact latencies, thresholds.
 
 One line in a locustfile, and nothing more about measuring:
 

@@ -1,7 +1,7 @@
-"""What `poolkit compare` adds to Locust: a schedule, and a row for every request.
+"""The additions of `poolkit compare` to Locust: a schedule, and a row for every request.
 
 Locust loads this file beside a locustfile (`-f compare_plugin.py,loadtests/articles.py`), so the
-locustfile contains what a user does and nothing about measuring. Environment variables control it:
+locustfile describes a user and nothing about measuring. Environment variables control it:
 
 - `POOLKIT_LOAD_REQUESTS`: the CSV file to write; without it this module does nothing. At the end
   load.json beside it has the report on the load.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import random
 import sys
@@ -32,10 +33,9 @@ from locust import FastHttpUser, events
 from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT
 from poolkit.loadtest.locust_internals import warn_if_untested
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
-from poolkit.loadtest.open_loop.dispatch import LATE_MS
-from poolkit.loadtest.open_loop.loop import MAX_USERS, OpenLoop
+from poolkit.loadtest.open_loop.loop import LATE_MS, MAX_USERS, OpenLoop
 from poolkit.loadtest.open_loop.report import LoopReport
-from poolkit.loadtest.open_loop.users import UserTasks, scheduled_moment
+from poolkit.loadtest.open_loop.users import Pending, UserTasks, scheduled_moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,77 +43,60 @@ if TYPE_CHECKING:
     from locust import User
     from locust.env import Environment
 
-    from poolkit.loadtest.open_loop.users import Pending, UserTask
-
 FIELDS = ("due", "started", "latency_ms", "service_ms", "method", "name", "status", "error")
 _FLUSH_EVERY_S = 0.25
 _LOOK_EVERY_S = 0.02
 
 
-class Schedule:
-    """The scheduled moments of one user's tasks: a first one, and then one every 1/rate seconds."""
-
-    def __init__(self, rate: float, begin: float) -> None:
-        self.period = 1 / rate  # s
-        # Users must not begin in step, or each beginning would be a burst.
-        self.next_at = begin + random.uniform(0, self.period)
-
-    def wait(self, task: UserTask) -> float:
-        """Return the seconds until the next task; 0 when it is late already."""
-        task.begin(self.next_at)
-        wait_s = max(0.0, self.next_at - time.time())
-        self.next_at += self.period
-        return wait_s
-
-    def dropped(self, task: UserTask, now: float) -> Iterator[float]:
-        """Yield the scheduled moments of tasks that should have begun and have not."""
-        if task.first_request_at is not None and task.first_request_at <= now:
-            yield task.first_request_at
-        while self.next_at <= now:
-            yield self.next_at
-            self.next_at += self.period
-
-
 class ScheduledUsers:
-    """A closed loop with a schedule for every user; without a rate, with its own wait time."""
+    """A closed loop with a schedule for every user; without a rate, with its own wait time.
+
+    A user's schedule has a first moment, and then one every 1/rate seconds.
+    """
 
     def __init__(self, environment: Environment, rate: float | None) -> None:
-        self.tasks = UserTasks(environment)
-        self.rate = rate
-        self._schedules: dict[User, Schedule] = {}
+        # Without a rate no next task is ever scheduled.
+        self.period_s = math.inf if rate is None else 1 / rate
+        self._next_at: dict[User, float] = {}
+        """The next scheduled moment of each user, Unix time."""
         self._begun = self._late = 0
         self._latest_ms = 0.0
-        environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
+
+        def on_new(user: User) -> None:
+            # Users must not begin in step, or each beginning would be a burst.
+            self._next_at[user] = time.time() + random.uniform(0, self.period_s)
 
         def wait_time(user: User) -> float:
+            """Return the seconds until the user's next task; 0 when it is late already."""
             task = self.tasks.of(user)
             self._begun += 1
-            return self._schedule(task).wait(task)
+            # The schedule does not wait for a late user, and so the next moments stay the same.
+            task.scheduled_at = task.first_request_at = scheduled_at = self._next_at[user]
+            self._next_at[user] = scheduled_at + self.period_s
+            return max(0.0, scheduled_at - time.time())
 
+        self.tasks = UserTasks(environment, on_new)
+        environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
         for user_class in self.tasks.follow(environment.user_classes):
             if rate is not None:
                 user_class.wait_time = wait_time
 
-    def _schedule(self, task: UserTask) -> Schedule:
-        if task.user not in self._schedules:
-            self._schedules[task.user] = Schedule(self.rate or 1.0, task.since)
-        return self._schedules[task.user]
-
     def timed_out(self) -> list[Pending]:
         """Return the requests without an answer."""
-        return [task.pending for task in self.tasks.all() if task.pending is not None]
+        return [Pending(*task.sent) for task in self.tasks.by_user.values() if task.sent]
 
     def dropped(self, now: float) -> Iterator[float]:
         """Yield the scheduled moments of tasks that should have begun by now and have not."""
-        for task in self.tasks.all() if self.rate is not None else ():
-            yield from self._schedule(task).dropped(task, now)
+        for user, task in self.tasks.by_user.items():
+            # The user may have ended its wait for a task, and not sent the first request yet.
+            if task.first_request_at is not None and task.first_request_at <= now:
+                yield task.first_request_at
+            while self._next_at[user] <= now:
+                yield self._next_at[user]
+                self._next_at[user] += self.period_s
 
     def _on_request(
-        self,
-        *,
-        context: Mapping[str, Any] | None = None,
-        start_time: float | None = None,
-        **_: Any,
+        self, *, context: Mapping[str, Any] | None = None, start_time: float | None = None, **_: Any
     ) -> None:
         scheduled_at = scheduled_moment(context)
         if scheduled_at is not None and start_time is not None:
@@ -122,12 +105,12 @@ class ScheduledUsers:
             self._latest_ms = max(self._latest_ms, late_ms)
 
     def report(self) -> LoopReport:
-        """Return what became of the scheduled tasks; final after the users have stopped.
+        """Return the outcome of the scheduled tasks; final after the users have stopped.
 
         A late task waited for its user's answer before it, or for the load generator; the results
         decide which of the two.
         """
-        tasks = self.tasks.all()
+        tasks = self.tasks.by_user.values()
         waiting = sum(task.first_request_at is not None for task in tasks)
         return LoopReport(
             loop="closed",
@@ -151,7 +134,19 @@ class RequestRows:
         self.rows.writerow(FIELDS)
         environment.events.request.add_listener(self.on_request)  # type: ignore[no-untyped-call]
         environment.events.quitting.add_listener(self.on_quitting)  # type: ignore[no-untyped-call]
-        gevent.spawn(self._flush_regularly)
+
+        def flush_regularly() -> None:
+            # Progress displays read the file while it grows; a kill loses a moment, not everything.
+            while not file.closed:
+                try:
+                    file.flush()
+                except OSError as error:
+                    # Results from incomplete rows would be wrong.
+                    sys.stderr.write(f"{file.name} cannot be written: {error.strerror}\n")
+                    os._exit(os.EX_IOERR)
+                gevent.sleep(_FLUSH_EVERY_S)
+
+        gevent.spawn(flush_regularly)
 
     def on_request(
         self,
@@ -172,27 +167,25 @@ class RequestRows:
         status = getattr(response, "status_code", 0) or 0
         error = "" if exception is None else str(status or type(exception).__name__)
         latency_ms = (started - due) * 1000 + response_time
-        self._write((due, started, latency_ms, response_time), (request_type, name, status, error))
-
-    def _write(
-        self, numbers: tuple[float, float, float, float], rest: tuple[str, str, int, str]
-    ) -> None:
         # At thousands of rows a second, a dict for each would cost the load generator too much.
-        self.rows.writerow([*[f"{number:.6f}" for number in numbers], *rest])
+        times = (f"{due:.6f}", f"{started:.6f}", f"{latency_ms:.6f}", f"{response_time:.6f}")
+        self.rows.writerow((*times, request_type, name, status, error))
 
     def on_quitting(self, **_: Any) -> None:
-        """Write what the end of the run cut off: those requests count as failed."""
+        """Write the requests that the end of the run cut off; they count as failed."""
         asked = time.time()
         if self.environment.runner is not None:
             # Locust stops its users after this event; a pending request may still be answered.
             self.environment.runner.stop()
         now = time.time()
         report = self.loop.report()
-        for due, started in self.loop.timed_out():
-            self._write_cut_off(due, started, now, TIMED_OUT)
         dropped = list(self.loop.dropped(asked))
-        for due in dropped:
-            self._write_cut_off(due, asked, asked, DROPPED)
+        for due, started, ended, error in (
+            *((*pending, now, TIMED_OUT) for pending in self.loop.timed_out()),
+            *((due, asked, asked, DROPPED) for due in dropped),
+        ):
+            times = (due, started, (ended - due) * 1000, (ended - started) * 1000)
+            self.rows.writerow([*(f"{number:.6f}" for number in times), "", "", 0, error])
         self.file.close()
         if report.loop == "closed":
             late_ms = [(asked - due) * 1000 for due in dropped]
@@ -208,21 +201,6 @@ class RequestRows:
         partial.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
         partial.replace(partial.with_suffix(".json"))
 
-    def _write_cut_off(self, due: float, started: float, now: float, error: str) -> None:
-        times = (due, started, (now - due) * 1000, (now - started) * 1000)
-        self._write(times, ("", "", 0, error))
-
-    def _flush_regularly(self) -> None:
-        # Progress displays read the file while it grows; a kill loses a moment, not everything.
-        while not self.file.closed:
-            try:
-                self.file.flush()
-            except OSError as error:
-                # Results from incomplete rows would be wrong.
-                sys.stderr.write(f"{self.file.name} cannot be written: {error.strerror}\n")
-                os._exit(os.EX_IOERR)
-            gevent.sleep(_FLUSH_EVERY_S)
-
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _on_init(environment: Environment, **_: Any) -> None:
@@ -237,7 +215,16 @@ def _on_init(environment: Environment, **_: Any) -> None:
             if not any("insecure" in vars(one) for one in own):
                 user_class.insecure = False
     file = open(path, "w", newline="", encoding="utf-8")  # noqa: PTH123, SIM115  (closed at quit)
-    RequestRows(environment, file, _loop(environment))
+    loop: ScheduledUsers | OpenLoop
+    arrivals = os.environ.get("POOLKIT_LOAD_ARRIVAL_RATE")
+    if arrivals:
+        rate = ArrivalRate.parse(arrivals, os.environ.get("POOLKIT_LOAD_ARRIVALS", "constant"))
+        most = os.environ.get("POOLKIT_LOAD_MAX_USERS")
+        loop = OpenLoop(environment, rate, max_users=int(most) if most else MAX_USERS)
+    else:
+        rate_per_user = os.environ.get("POOLKIT_LOAD_RATE")
+        loop = ScheduledUsers(environment, float(rate_per_user) if rate_per_user else None)
+    RequestRows(environment, file, loop)
     if "POOLKIT_LOAD_HOST" in os.environ:
         host = Path(os.environ["POOLKIT_LOAD_HOST"])
         # Without a target, `poolkit compare` ends this process.
@@ -245,13 +232,3 @@ def _on_init(environment: Environment, **_: Any) -> None:
             time.sleep(_LOOK_EVERY_S)
         environment.host = host.read_text(encoding="utf-8")
         host.unlink()
-
-
-def _loop(environment: Environment) -> ScheduledUsers | OpenLoop:
-    arrivals = os.environ.get("POOLKIT_LOAD_ARRIVAL_RATE")
-    if arrivals:
-        rate = ArrivalRate.parse(arrivals, os.environ.get("POOLKIT_LOAD_ARRIVALS", "constant"))
-        most = os.environ.get("POOLKIT_LOAD_MAX_USERS")
-        return OpenLoop(environment, rate, max_users=int(most) if most else MAX_USERS)
-    rate_per_user = os.environ.get("POOLKIT_LOAD_RATE")
-    return ScheduledUsers(environment, float(rate_per_user) if rate_per_user else None)

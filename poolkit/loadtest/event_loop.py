@@ -118,9 +118,6 @@ class InThread:
         return result  # type: ignore[no-any-return]
 
 
-# -- signals --------------------------------------------------------------------------------
-
-
 def interrupt_the_main_greenlet() -> None:
     """Make each SIGINT raise KeyboardInterrupt in the main greenlet, and in no other.
 

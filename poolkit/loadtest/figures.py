@@ -47,7 +47,6 @@ class ConnectionCounters:
         end: when it ends.
         sessions: the server's counter of sessions at its begin; None to count from the
             first sample on.
-
     """
 
     def __init__(
@@ -69,7 +68,9 @@ class ConnectionCounters:
         self._idle_in_transaction_peaks: Counter[str] = Counter()
         self._sum = 0
         self._sums: Counter[str] = Counter()
-        self._opened = self._readings = 0
+        self.opened: int | None = None
+        """Connections opened by the server's counter; None without it, or when it was reset."""
+        self._opened = 0
         self._was_reset = False
         self._last_sample = begin
         self._unseen_s = 0.0
@@ -86,14 +87,14 @@ class ConnectionCounters:
             held: the connections by target. A target without connections is in it with 0, if its
                 connections are known to carry this name.
             elsewhere: connections to other databases of the server.
-
         """
         if time < self.begin and sessions is not None:
             self.sessions = sessions
         if not self.begin <= time <= self.end:
             return 0
         self.samples += 1
-        self._unseen_s += _gap(self._last_sample, time)
+        if time - self._last_sample > UNSEEN_STEP_S:
+            self._unseen_s += time - self._last_sample
         self._last_sample = time
         total = sum(one.total for one in held.values())
         waiting = sum(one.idle_in_transaction for one in held.values())
@@ -112,22 +113,20 @@ class ConnectionCounters:
     def read_counter(self, sessions: int) -> int:
         """Read the server's counter without a sample, and return the connections opened since."""
         before, self.sessions = self.sessions, sessions
-        self._readings += 1
         if before is None:
-            return 0
+            before = sessions
         # It goes back to zero when the server has crashed, or its statistics were reset.
         self._was_reset = self._was_reset or sessions < before
         opened = max(0, sessions - before)
         self._opened += opened
+        self.opened = None if self._was_reset else self._opened
         return opened
 
-    @property
-    def opened(self) -> int | None:
-        """Connections opened by the server's counter; None without it, or when it was reset."""
-        return None if self._was_reset or not self._readings else self._opened
-
     def of(self, target: str = "") -> Peaks | None:
-        """Return the figures of a target, or of all together without one; None if not in a sample."""
+        """Return the figures of a target, or of all together without one.
+
+        None if it was in no sample: no connection has carried that name.
+        """
         if not self.samples or (target and target not in self.peaks):
             return None
         if not target:
@@ -142,11 +141,8 @@ class ConnectionCounters:
 
     def unseen_s(self, until: float) -> float:
         """Return the seconds up to a moment in which the server could not be queried."""
-        return self._unseen_s + _gap(self._last_sample, min(until, self.end))
-
-
-def _gap(before: float, after: float) -> float:
-    return after - before if after - before > UNSEEN_STEP_S else 0.0
+        silent_s = min(until, self.end) - self._last_sample
+        return self._unseen_s + (silent_s if silent_s > UNSEEN_STEP_S else 0.0)
 
 
 class MetricAccumulator:
@@ -187,7 +183,6 @@ class MetricAccumulator:
         end: when it ends.
         sessions: the server's counter of sessions at its begin, if it is known.
         max_connections: of the server, if it is known.
-
     """
 
     def __init__(
@@ -211,7 +206,6 @@ class MetricAccumulator:
         Args:
             until: the moment up to which rows were fed, Unix time in seconds.
             target: whose connections to count; empty for those of all together.
-
         """
         requests, connections = self.requests, self.connections
         seconds = min(until, self.end) - self.begin
@@ -256,7 +250,6 @@ def why_not_known(connections: ConnectionCounters, target: str, note: str | None
         connections: of the run.
         target: whose connections count; empty for those of all together.
         note: why the connections are not measured; None when they are.
-
     """
     database = note or "the database was not queried yet"
     is_seen = connections.of(target) is not None

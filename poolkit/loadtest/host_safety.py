@@ -15,12 +15,7 @@ from poolkit.errors import ConfigurationError
 OPTION = "--yes-load-this-host"
 
 
-def check_host(
-    url: str,
-    agreed: bool,  # noqa: FBT001  (the one question)
-    *,
-    option: str = "--host",
-) -> None:
+def check_host(url: str, agreed: bool, *, option: str = "--host") -> None:  # noqa: FBT001
     """Refuse a host that is not this machine, unless the user agreed to it.
 
     This machine is `localhost`, 127.0.0.0/8, ::1, and every name all of whose addresses are
@@ -34,14 +29,13 @@ def check_host(
     Raises:
         ConfigurationError: the host is another machine and was not agreed to, it does not
             resolve, or the URL has none; one line.
-
     """
     try:
         host = (urlsplit(url.strip()).hostname or "").rstrip(".")
     except ValueError:
         host = ""
     if not host:
-        # Without what stands before the @: it may contain a password.
+        # Without the part before the @, which may contain a password.
         raise ConfigurationError(
             f"{option}: no host in {url.rpartition('@')[2]!r}; "
             "wanted http://HOST[:PORT] or https://HOST[:PORT]"
@@ -53,17 +47,15 @@ def check_host(
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"{option}: {host} does not resolve: {reason}") from None
-    # An IPv6 address may have a scope behind a %.
-    addresses = dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found)
-    remote = [address for address in addresses if not _is_loopback(address)]
+    remote = []
+    for *_, address in found:
+        # An IPv6 address may have a scope behind a %, and may stand for an IPv4 address.
+        parsed = ipaddress.ip_address(str(address[0]).partition("%")[0])
+        if not (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback:
+            remote.append(str(parsed))
     if remote and not agreed:
         at = "" if remote[0] == host else f" ({remote[0]})"
         raise ConfigurationError(
             f"{option}: {host}{at} is not this machine, and a load test can take it down; "
             f"add {OPTION} if it is yours to load"
         )
-
-
-def _is_loopback(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
-    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback

@@ -19,7 +19,7 @@ SUPPORTED = ">=2.43,<2.48"
 """As in pyproject.toml."""
 
 try:
-    from locust import runners, stats
+    from locust import runners
     from locust.exception import StopUser
     from locust.runners import STATE_MISSING, MasterRunner, locust_exception_handler
     from locust.stats import StatsCSVFileWriter
@@ -84,7 +84,10 @@ def after_parsing(parser: LocustArgumentParser, check: Callable[[Namespace], Non
 
 
 def wait_for_processes(environment: Environment) -> None:
-    """Wait until all `--processes` have joined: late ones would wait for their master for minutes."""
+    """Wait until all `--processes` have joined.
+
+    A process that starts after its master has ended would wait for it for minutes.
+    """
     runner, options = environment.runner, environment.parsed_options
     if isinstance(runner, MasterRunner) and options is not None and options.processes:
         with gevent.Timeout(_PROCESSES_WITHIN_S, False):
@@ -178,7 +181,7 @@ def wait_for_arrivals(
 
 
 def _wait_in_task_set(user: User, wait: Callable[[User], bool]) -> None:
-    """Wait in the place of `TaskSet.wait`."""
+    """Wait in the place of `TaskSet.wait`, with its changes of the user's state."""
     if user._state == LOCUST_STATE_STOPPING:
         raise StopUser
     user._state = LOCUST_STATE_WAITING
@@ -211,7 +214,7 @@ def report_to_master(environment: Environment, runner: WorkerRunner) -> None:
 
 
 def workers_of(runner: MasterRunner) -> dict[str, bool]:
-    """Return the workers that have joined: whether each still sends heartbeats."""
+    """Return by worker that has joined whether it still sends heartbeats."""
     return {worker.id: worker.state != STATE_MISSING for worker in runner.clients.all}
 
 
@@ -225,12 +228,7 @@ def worker_index(runner: MasterRunner, worker: str) -> int:
     return int(runner.get_worker_index(worker))  # type: ignore[no-untyped-call]
 
 
-# -- files and tables -----------------------------------------------------------------------
-
-
-def table_interval_s() -> int:
-    """Return the seconds between two of Locust's tables on the console."""
-    return int(stats.CONSOLE_STATS_INTERVAL_SEC)
+# -- files ----------------------------------------------------------------------------------
 
 
 def end_csv_writer_before_its_files() -> None:

@@ -19,8 +19,7 @@ from poolkit.loadtest.latency.report import AGGREGATED, rows, table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from poolkit.loadtest.recording import Recording
-    from poolkit.loadtest.series import Second
+    from poolkit.loadtest.recording import Recording, Second
     from poolkit.thresholds import Verdict
 
 SCHEMA = 1
@@ -175,39 +174,27 @@ class ConnectionsCsv:
 
     def __init__(self, prefix: str) -> None:
         self.path = Path(f"{prefix}_connections.csv")
-        self._file = self.path.open("w", newline="", encoding="utf-8")
-        self._rows = csv.writer(self._file, lineterminator="\n")
+        self.file = self.path.open("w", newline="", encoding="utf-8")
+        self._rows = csv.writer(self.file, lineterminator="\n")
         self._rows.writerow(self.FIELDS)
 
     def write(self, second: Second) -> None:
         """Append a second; an unknown figure is empty."""
         moment, rates = f"{second.time:.3f}", second.rates
-        for one in second.targets or ():
-            self._rows.writerow([moment, one.target, *_counts(one), *[""] * 7])
-        unknown = [""] * (2 + len(STATES))
-        counts = unknown if second.targets is None else _counts(total(second.targets))
+        counts: list[Any] = [""] * (2 + len(STATES))
+        if second.targets is not None:
+            # The sum comes last, has no name, and is a part of the row below.
+            for one in (*second.targets, total(second.targets)):
+                counts = [one.instances, one.total, *(getattr(one, state) for state in STATES)]
+                if one.target:
+                    self._rows.writerow([moment, one.target, *counts, *[""] * 7])
         load = [second.users, f"{rates.requests_per_s:.3f}", f"{rates.failures_per_s:.3f}"]
         opened, *latencies = (
             "" if value is None else f"{value:g}"
             for value in (second.opened, rates.p50_ms, rates.p95_ms, rates.p99_ms)
         )
         self._rows.writerow([moment, AGGREGATED, *counts, opened, *load, *latencies])
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def _counts(one: Connected) -> list[Any]:
-    return [one.instances, one.total, *(getattr(one, state) for state in STATES)]
-
-
-def write_json(name: str, found: Mapping[str, Any]) -> None:
-    """Write `NAME_connections.json`, beside the `NAME.json` that Locust writes."""
-    path = Path(f"{name}_connections.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        self.file.flush()
 
 
 def script(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Everything that is refused before the load, in one line and with exit status 2.
+"""The options, and everything that is refused before the load, in one line and with exit status 2.
 
 Options that contradict each other, files that cannot be written, missing variables, and a host that
 is not this machine. The host is checked again at the start of each test: the web page can name
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,51 +19,168 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import OPTION, check_host
-from poolkit.loadtest.locust_internals import (
-    after_parsing,
-    refuse_test_start,
-    wait_for_processes,
-)
+from poolkit.loadtest.locust_internals import after_parsing, refuse_test_start, wait_for_processes
+from poolkit.loadtest.open_loop.arrivals import ArrivalRate
+from poolkit.loadtest.open_loop.loop import MAX_USERS
 from poolkit.output_file import check_output_file
+from poolkit.project import Project
+from poolkit.thresholds import Threshold, thresholds_of
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Callable
 
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
 
 REFUSED = 2
 """The exit status, as of argparse."""
+MEASURED_BY_COMPARE = "POOLKIT_LOAD_REQUESTS"
+"""Set by `poolkit compare`, which watches the server and checks the host itself."""
 CSV_ENDS = (
     *("_stats.csv", "_stats_history.csv", "_failures.csv", "_exceptions.csv"),
     *("_connections.csv", "_latency.csv", "_latency.hlog"),
 )
-"""What Locust and poolkit append to the prefix of `--csv`."""
+"""The endings that Locust and poolkit append to the prefix of `--csv`."""
+KIND = "constant"
+_SPAWN_RATE = 100.0
+"""The highest that Locust accepts without a warning."""
 
 logger = logging.getLogger("poolkit.loadtest")
 
 
-def check_when_parsed(parser: LocustArgumentParser, check: Callable[[Namespace], object]) -> None:
-    """Check the options as soon as they are parsed, unless they are a worker's.
+# -- the options ----------------------------------------------------------------------------
 
-    Args:
-        parser: Locust's.
-        check: raises ConfigurationError; its line is printed, and Locust ends with status 2.
 
+def add_options(parser: LocustArgumentParser, **_: Any) -> None:
+    """Add poolkit's options to Locust's, and check them as soon as they are parsed."""
+    group = parser.add_argument_group("Connections (poolkit)")
+    group.add_argument(
+        "--database-url",
+        metavar="<url>",
+        env_var="DATABASE_URL",
+        help="The PostgreSQL database whose connections to watch, as a role with pg_monitor: "
+        "postgresql://user:password@host:port/database",
+    )
+    # An option in a group is not in the web UI's form: a visitor of the page may not agree.
+    group = parser.add_argument_group("Host (poolkit)")
+    group.add_argument(OPTION, action="store_true", help="Load a --host that is not this machine")
+    group = parser.add_argument_group("Thresholds (poolkit)")
+    group.add_argument(
+        "--threshold",
+        metavar="<text>",
+        action="append",
+        default=[],
+        help="A condition for exit status 0, such as 'http.p95 < 200' or 'http.errors < 1%% "
+        "abort after 10s'; may be repeated. Replaces one of pyproject.toml for the same metric",
+    )
+    group.add_argument(
+        "--target",
+        metavar="<name>",
+        default="",
+        help="The loaded target: only its thresholds and its connections count",
+    )
+    group.add_argument(
+        "--junit",
+        metavar="<file>",
+        default="",
+        help="File for the verdicts on the thresholds, as JUnit XML",
+    )
+    group = parser.add_argument_group("Open loop (poolkit)")
+    group.add_argument(
+        "--arrival-rate",
+        metavar="<number>",
+        help="Tasks per second, each begun at its scheduled moment, whatever the server does; "
+        "latencies count from that moment. --users are ready at the start, more are made when all "
+        "are busy",
+    )
+    group.add_argument(
+        "--arrivals",
+        metavar="<kind>",
+        default=KIND,
+        help="Distribution of the arrivals: constant (one every 1/rate seconds; the default) or "
+        "poisson (random, independent of each other)",
+    )
+    group.add_argument(
+        "--max-users",
+        metavar="<int>",
+        type=int,
+        default=MAX_USERS,
+        help=f"Highest number of users at once with --arrival-rate, {MAX_USERS} by default",
+    )
+    after_parsing(parser, _check_options)
+
+
+def _check_options(options: Namespace) -> None:
+    """Check all options but a worker's, which come from its master; a mistake ends Locust."""
+    if options.worker:
+        return
+    try:
+        if MEASURED_BY_COMPARE not in os.environ:
+            # A worker on another machine does not get here, but the processes of --processes do.
+            options.master_is_here = True
+            if options.host:
+                check_host(options.host, options.yes_load_this_host)
+        run_thresholds(options)
+        _check_open_loop(options)
+        json_file = f"{options.json_file}.json" if options.json_file else ""
+        for option, name in (
+            ("--html", options.html_file),
+            ("--json-file", json_file),
+            ("--junit", options.junit),
+            *(("--csv", f"{options.csv_prefix}{end}") for end in CSV_ENDS if options.csv_prefix),
+        ):
+            if name:
+                check_output_file(option, Path(name))
+    except ConfigurationError as error:
+        _refuse(error)
+
+
+def run_thresholds(options: Namespace) -> tuple[Threshold, ...]:
+    """Return the thresholds of pyproject.toml and of the options that apply to a run.
+
+    Raises:
+        ConfigurationError: one is invalid, or one of the options is for another target; one line.
     """
+    thresholds = thresholds_of(Project.find().table, options.threshold)
+    for text in options.threshold:
+        names = Threshold.parse(text).targets
+        if names and options.target not in names:
+            meant = f"not {options.target}" if options.target else "and the run has none"
+            raise ConfigurationError(
+                f"threshold {text!r} is for the target {' or '.join(names)}, {meant}; "
+                f"add --target {names[0]}, or leave the name out"
+            )
+    return tuple(each for each in thresholds if each.applies_to(options.target))
 
-    def check_or_refuse(options: Namespace) -> None:
-        try:
-            if not options.worker:
-                check(options)
-        except ConfigurationError as error:
-            refuse(error)
 
-    after_parsing(parser, check_or_refuse)
+def _check_open_loop(options: Namespace) -> None:
+    if options.arrival_rate is None:
+        # It would have no effect: the run would be a closed loop, which the user did not mean.
+        for option, is_set in (
+            ("--arrivals", options.arrivals != KIND),
+            ("--max-users", options.max_users != MAX_USERS),
+        ):
+            if is_set:
+                raise ConfigurationError(
+                    f"{option} is for an open loop; add --arrival-rate, or leave it out"
+                )
+        return
+    ArrivalRate.parse(options.arrival_rate, options.arrivals)
+    if options.max_users < 1:
+        raise ConfigurationError(f"--max-users is {options.max_users}; wanted 1 or more")
+    if (options.num_users or 0) > options.max_users:
+        raise ConfigurationError(
+            f"--users is {options.num_users}, more than --max-users {options.max_users}"
+        )
+    if options.spawn_rate is None:
+        # The users are to be ready when the arrivals begin.
+        options.spawn_rate = min(_SPAWN_RATE, max(1.0, float(options.num_users or 1)))
 
 
-def refuse(reason: object) -> None:
+# -- refusals -------------------------------------------------------------------------------
+
+
+def _refuse(reason: object) -> None:
     """Print the reason in one line, and end Locust with status 2."""
     sys.stderr.write(f"{reason}\n")
     # Locust logs any other exception of a listener with its traceback, and goes on.
@@ -78,27 +196,10 @@ def refuse_in_process(environment: Environment, reason: object) -> None:
     if isinstance(environment.runner, WorkerRunner) and getattr(options, "master_is_here", False):
         sys.exit(1)
     wait_for_processes(environment)
-    refuse(reason)
+    _refuse(reason)
 
 
-def check_outputs(options: Namespace) -> None:
-    """Check every file of results that Locust's options name.
-
-    Raises:
-        ConfigurationError: one cannot be written; one line.
-    """
-    json_file = f"{options.json_file}.json" if options.json_file else ""
-    for option, name in (
-        ("--html", options.html_file),
-        ("--json-file", json_file),
-        ("--junit", options.junit),
-        *(("--csv", f"{options.csv_prefix}{end}") for end in CSV_ENDS if options.csv_prefix),
-    ):
-        if name:
-            check_output_file(option, Path(name))
-
-
-def check_variables(environment: Environment, options: Namespace) -> None:
+def check_user_classes(environment: Environment, options: Namespace) -> None:
     """End Locust with status 2 if a user class of this process needs a variable that is not set.
 
     A user class lists them as `needs`: pairs of a variable and its purpose. Otherwise each of its
@@ -114,36 +215,24 @@ def check_variables(environment: Environment, options: Namespace) -> None:
                 refuse_in_process(environment, reason)
 
 
-# -- the host -------------------------------------------------------------------------------
+def check_shape(environment: Environment, options: Namespace) -> None:
+    """End Locust with status 2 if there are both an arrival rate and a shape."""
+    shape = environment.shape_class
+    if options.arrival_rate is not None and shape is not None:
+        refuse_in_process(
+            environment,
+            f"--arrival-rate and the shape {type(shape).__name__} cannot be used together: a shape "
+            "sets the number of users that wait for their answers, an arrival rate waits for none",
+        )
 
 
-def add_host_option(parser: LocustArgumentParser, *, check: bool) -> None:
-    """Add `--yes-load-this-host`, and check `--host` when the options are parsed."""
-    # An option in a group is not in the web UI's form: a visitor of the page may not agree.
-    group = parser.add_argument_group("Host (poolkit)")
-    group.add_argument(OPTION, action="store_true", help="Load a --host that is not this machine")
-
-    def check_option(options: Namespace) -> None:
-        # A worker on another machine does not get here, but the processes of --processes do.
-        options.master_is_here = True
-        if options.host:
-            check_host(options.host, options.yes_load_this_host)
-
-    if check:
-        check_when_parsed(parser, check_option)
-
-
+@dataclass(frozen=True, kw_only=True)
 class HostGuard:
-    """Checks the host that a test is about to load, whether an option, a class or the page named it.
+    """Checks the host that a test is about to load, whether an option, a class or the page named it."""
 
-    Args:
-        environment: Locust's.
-        agreed: whether `--yes-load-this-host` was given; the web page cannot change it.
-
-    """
-
-    def __init__(self, environment: Environment, *, agreed: bool) -> None:
-        self._environment, self._agreed = environment, agreed
+    environment: Environment
+    agreed: bool
+    """Whether `--yes-load-this-host` was given; the web page cannot change it."""
 
     def refusal(self, host: str | None = None) -> str:
         """Return why a host must not be loaded; empty if it may be.
@@ -151,24 +240,18 @@ class HostGuard:
         Args:
             host: the host; without one, that of the test or of its user classes.
         """
-        named = host or self._environment.host
-        hosts = [named] if named else [one.host for one in self._environment.user_classes]
+        named = host or self.environment.host
+        hosts = [named] if named else [one.host for one in self.environment.user_classes]
         try:
             for url in dict.fromkeys(filter(None, hosts)):
-                check_host(url, self._agreed)
+                check_host(url, self.agreed)
         except ConfigurationError as error:
             return str(error)
         return ""
 
-    def check_now(self) -> None:
-        """End Locust with status 2 and one line if the host is refused."""
-        reason = self.refusal()
-        if reason:
-            refuse_in_process(self._environment, reason)
-
     def check_each_test(self) -> None:
         """Refuse a host at the start of each test, too: the web page can name another one."""
-        environment = self._environment
+        environment = self.environment
 
         def on_start(**_: Any) -> None:
             reason = self.refusal()

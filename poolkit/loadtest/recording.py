@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from poolkit.activity.by_target import by_target
+from poolkit.activity.by_target import STATES, Connected, by_target, total
 from poolkit.activity.server import ActivityConnection, ActivitySampler
-from poolkit.errors import ConfigurationError, DatabaseUnavailable, PoolkitError
+from poolkit.errors import DatabaseUnavailable, PoolkitError
 from poolkit.loadtest.event_loop import InThread, unless_interrupted_again
 from poolkit.loadtest.figures import Held, MetricAccumulator
-from poolkit.loadtest.latency.counters import RecentRequests, RunLatencies
+from poolkit.loadtest.latency.counters import Rates, RecentRequests, RunLatencies
 from poolkit.loadtest.open_loop.report import LoopReport
-from poolkit.loadtest.series import Second, Series
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from locust.runners import Runner
     from sqlalchemy.engine import URL
 
-    from poolkit.activity.by_target import Connected
     from poolkit.activity.server import Sample, ServerLimits
     from poolkit.loadtest.latency.collection import Source
     from poolkit.loadtest.latency.counters import Latencies
@@ -35,8 +34,139 @@ STOP_WITHIN_S = 3.0
 """A server that is stopped by SIGSTOP answers no query and keeps no time limit of its own."""
 NO_URL = "no DATABASE_URL and no --database-url was given"
 HTTP_ONLY = "this run measures HTTP only"
+MOST_POINTS = 900
+"""A chart is about 900 pixels wide, so more points are invisible."""
+_LATENCIES = ("p50_ms", "p95_ms", "p99_ms")
+_COLUMNS = (
+    *("time", "targets", "states", "other_databases", "opened_per_s", "users"),
+    *("requests_per_s", "failures_per_s", *_LATENCIES),
+)
 
 logger = logging.getLogger("poolkit.loadtest")
+
+
+# -- second by second -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Second:
+    """The measurements of one second.
+
+    Of several samples in a second, `targets` is the one with the most connections: a peak must
+    not vanish between two points of a chart. `targets` and `opened` are None when the server was
+    not or could not be queried.
+    """
+
+    time: float
+    """The end of the second, Unix time."""
+    targets: tuple[Connected, ...] | None
+    opened: int | None
+    """The number of connections opened in this second."""
+    users: int
+    rates: Rates
+    elsewhere: int = 0
+    """Connections to the server's other databases, in the sample of `targets`."""
+
+    @property
+    def connections(self) -> int | None:
+        """The connections of all targets together."""
+        return None if self.targets is None else total(self.targets).total
+
+    @property
+    def on_server(self) -> int | None:
+        """The connections to all databases of the server, to which its limits apply."""
+        return None if self.connections is None else self.connections + self.elsewhere
+
+
+class Series:
+    """The seconds of a run, thinned out so that a soak test needs no more memory than a spike.
+
+    At twice `MOST_POINTS`, each two neighbours become one: the one with more connections, with the
+    connections opened in both.
+    """
+
+    def __init__(self) -> None:
+        self.points: list[Second] = []
+        self.step_s = 1
+        """The seconds that one point stands for."""
+        self._pending: Second | None = None
+        self._pending_s = 0
+        self._columns: dict[str, Any] = {}
+        """Of the points up to the last call of `columns`: a page asks every second."""
+
+    def add(self, second: Second) -> None:
+        """Append a second."""
+        self._pending = second if self._pending is None else fuller(self._pending, second)
+        self._pending_s += 1
+        if self._pending_s >= self.step_s:
+            self.points.append(self._pending)
+            self._pending, self._pending_s = None, 0
+        if len(self.points) >= 2 * MOST_POINTS:
+            pairs = zip(self.points[::2], self.points[1::2], strict=True)
+            self.points = [fuller(first, second) for first, second in pairs]
+            self.step_s *= 2
+            self._columns = {}
+
+    def columns(self) -> dict[str, Any]:
+        """Return the points as columns for JSON; None where a figure is unknown."""
+        if not self._columns:
+            self._columns = {name: [] for name in _COLUMNS}
+            self._columns |= {"targets": {}, "states": {state: [] for state in STATES}}
+        columns = self._columns
+        known = len(columns["time"])
+        new, targets = self.points[known:], columns["targets"]
+        # A target that appears later had no connections in the seconds before.
+        for name in {one.target for point in new for one in point.targets or ()} - set(targets):
+            targets[name] = [None if p.targets is None else 0 for p in self.points[:known]]
+        for point in new:
+            is_known = point.targets is not None
+            connected = {one.target: one.total for one in point.targets or ()}
+            together = total(point.targets or ())
+            for name, values in targets.items():
+                values.append(connected.get(name, 0) if is_known else None)
+            for state, values in columns["states"].items():
+                values.append(getattr(together, state) if is_known else None)
+            opened = None if point.opened is None else round(point.opened / self.step_s, 3)
+            columns["time"].append(round(point.time, 3))
+            columns["other_databases"].append(point.elsewhere if is_known else None)
+            columns["opened_per_s"].append(opened)
+            columns["users"].append(point.users)
+            columns["requests_per_s"].append(round(point.rates.requests_per_s, 3))
+            columns["failures_per_s"].append(round(point.rates.failures_per_s, 3))
+            for name in _LATENCIES:
+                columns[name].append(getattr(point.rates, name))
+        # Copies, since a page encodes them while the next second is added.
+        copies = {
+            key: {name: [*values] for name, values in column.items()}
+            if isinstance(column, dict)
+            else [*column]
+            for key, column in columns.items()
+        }
+        return {**copies, "targets": {name: copies["targets"][name] for name in sorted(targets)}}
+
+
+def fuller(first: Second, second: Second) -> Second:
+    """Return one point for two: the one with more connections, at the later moment."""
+    known = [one for one in (first, second) if one.connections is not None]
+    most = max(known, key=lambda one: one.connections or 0, default=second)
+    opened = [one.opened for one in (first, second) if one.opened is not None]
+    # A spike of latency must survive just as one of connections does.
+    pairs = [[getattr(one.rates, name) for one in (first, second)] for name in _LATENCIES]
+    return Second(
+        time=second.time,
+        targets=most.targets,
+        elsewhere=most.elsewhere,
+        opened=sum(opened) if opened else None,
+        users=second.users,
+        rates=Rates(
+            second.rates.requests_per_s,
+            second.rates.failures_per_s,
+            *(max((ms for ms in pair if ms is not None), default=None) for pair in pairs),
+        ),
+    )
+
+
+# -- the run --------------------------------------------------------------------------------
 
 
 class ActivityInThread(ActivityConnection):
@@ -66,7 +196,6 @@ class Recording:
         url: of the database; None without one.
         source: of the latencies.
         reported: whether workers report them.
-
     """
 
     def __init__(
@@ -99,36 +228,28 @@ class Recording:
     def start(self, *listeners: Callable[[Second, Latencies], None]) -> None:
         """Connect, and begin to pass on a row each second with the latencies of that second."""
         self._listeners = list(listeners)
-        if self._url:
-            try:
-                self._sampler = ActivitySampler(
-                    ActivityInThread(self._url), interval_s=INTERVAL_S, sink=self._take
-                )
-            except ConfigurationError as error:
-                self._give_up(error)
-            else:
-                if not self._connect():
-
-                    def connect_later() -> None:
-                        while True:
-                            gevent.sleep(RETRY_EVERY_S)
-                            if self._connect():
-                                return
-
-                    self._greenlets.append(gevent.spawn(connect_later))
-        else:
+        if not self._url:
             self.note = NO_URL
             logger.info("connections are not measured: %s; %s", self.note, HTTP_ONLY)
+        elif not self._connect(self._url):
+
+            def connect_later(url: str) -> None:
+                while True:
+                    gevent.sleep(RETRY_EVERY_S)
+                    if self._connect(url):
+                        return
+
+            self._greenlets.append(gevent.spawn(connect_later, self._url))
         self._greenlets.append(gevent.spawn(self._each_second))
 
-    # -- connecting -------------------------------------------------------------------------
-
-    def _connect(self) -> bool:
+    def _connect(self, url: str) -> bool:
         """Try to connect; return True when another try is useless."""
-        assert self._sampler is not None  # noqa: S101  (start)
         try:
+            if self._sampler is None:
+                self._sampler = ActivitySampler(
+                    ActivityInThread(url), interval_s=INTERVAL_S, sink=self._take
+                )
             self.limits = self._sampler.start()
-            self.measured.max_connections = self.limits.max_connections
         except DatabaseUnavailable as error:
             if self.note is None:
                 logger.warning(
@@ -138,20 +259,17 @@ class Recording:
             self.note = str(error)
             return False
         except PoolkitError as error:
-            self._give_up(error)
+            # The URL is no URL, or the role may not see the connections: that does not change.
+            self.note, self._sampler = str(error), None
+            logger.warning("connections are not measured: %s; %s", error, HTTP_ONLY)
             return True
+        self.measured.max_connections = self.limits.max_connections
         if self.note is not None:
             logger.info("connections are measured from now on")
         self.note = None
         # Otherwise the connections opened by the first requests would count as there before.
         self._sampler.wait_for(lambda _: True, FIRST_SAMPLE_WITHIN_S)
         return True
-
-    def _give_up(self, error: Exception) -> None:
-        self.note, self._sampler = str(error), None
-        logger.warning("connections are not measured: %s; %s", error, HTTP_ONLY)
-
-    # -- recording --------------------------------------------------------------------------
 
     @property
     def lost(self) -> list[str]:
@@ -168,7 +286,7 @@ class Recording:
     def forget_totals(self) -> None:
         """Forget the totals so far, as Locust does when its statistics are reset."""
         now = time.time()
-        self._source.begin_again()
+        self._source.take(begin=now)
         self.latencies = RunLatencies()
         sessions, limits = self.measured.connections.sessions, self.limits
         self.measured = MetricAccumulator(
@@ -182,7 +300,7 @@ class Recording:
 
         def end() -> None:
             self._source.collect_rest()
-            # Locust ends its users later, and what they do until then would be missing.
+            # Locust ends its users later, and their requests until then would be missing.
             self._runner.quit()
 
         unless_interrupted_again(self._runner.environment, end)
@@ -205,6 +323,7 @@ class Recording:
             logger.warning("watching the connections had ended early: %s", error)
 
     def _take(self, sample: Sample) -> None:
+        """Count a sample; of the samples of a second, keep the one with the most connections."""
         targets = by_target(sample)
         held = {one.target: Held(one.total, one.idle_in_transaction) for one in targets}
         self._opened += self.measured.connections.add_sample(
@@ -219,7 +338,6 @@ class Recording:
         while True:
             next_at = max(next_at + 1, time.monotonic())
             gevent.sleep(max(0.0, next_at - time.monotonic()))
-            self._source.look_for_lost()
             latencies = self._source.take()
             self.latencies.add(latencies)
             now, targets, opened = time.time(), self._fullest, self._opened
@@ -233,15 +351,12 @@ class Recording:
                 rates=self._requests.look(now, latencies),
             )
             self.series.add(second)
-            if self.limits is not None:
-                self._log_silence(second)
+            # A server that falls silent is one line, and one more when it answers again.
+            if self.limits is not None and targets is not None and self.note is not None:
+                self.note = None
+                logger.info("the database answers again")
+            elif self.limits is not None and targets is None and self.note is None:
+                self.note = "the database does not answer"
+                logger.warning("%s; its connections are not measured meanwhile", self.note)
             for listener in self._listeners:
                 listener(second, latencies)
-
-    def _log_silence(self, second: Second) -> None:
-        if second.targets is not None and self.note is not None:
-            self.note = None
-            logger.info("the database answers again")
-        elif second.targets is None and self.note is None:
-            self.note = "the database does not answer"
-            logger.warning("%s; its connections are not measured meanwhile", self.note)

@@ -58,9 +58,6 @@ _S3_ERRORS: Final = {
 }
 
 
-# -- the command line -----------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options and the command to run."""
@@ -124,9 +121,6 @@ def database_environ(environ: Mapping[str, str]) -> dict[str, str]:
     return {**environ, "DATABASE_URL": url.render_as_string(hide_password=False)}
 
 
-# -- the bucket -----------------------------------------------------------------------------
-
-
 class ResultsBucket:
     """One run's prefix in a bucket; AWS_ENDPOINT_URL and AWS_REGION are honoured.
 
@@ -159,22 +153,24 @@ class ResultsBucket:
 
     def has(self, name: str) -> bool:
         """Return whether a file exists."""
+        key = f"{self.prefix}/{name}"
         with self._one_line_errors():
             # Listing instead of a HEAD, which gives no reason when it is refused.
-            found = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(name))
-        return any(each["Key"] == self._key(name) for each in found.get("Contents", ()))
+            found = self._client.list_objects_v2(Bucket=self.bucket, Prefix=key)
+        return any(each["Key"] == key for each in found.get("Contents", ()))
 
     def read(self, name: str) -> dict[str, Any]:
         """Return the content of `started.json` or `finished.json`; empty when there is none."""
         if not self.has(name):
             return {}
         with self._one_line_errors():
-            body = self._client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read()
+            found = self._client.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+            body = found["Body"].read()
         try:
-            found = json.loads(body)
+            content = json.loads(body)
         except ValueError:
-            found = None
-        return found if isinstance(found, dict) else {}
+            content = None
+        return content if isinstance(content, dict) else {}
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `started.json` or `finished.json`."""
@@ -182,7 +178,7 @@ class ResultsBucket:
         with self._one_line_errors():
             self._client.put_object(
                 Bucket=self.bucket,
-                Key=self._key(name),
+                Key=f"{self.prefix}/{name}",
                 Body=body,
                 ContentType="application/json",
             )
@@ -196,12 +192,9 @@ class ResultsBucket:
             version = (state.st_size, state.st_mtime_ns)
             if self._uploaded.get(name) != version:
                 with self._one_line_errors():
-                    self._client.upload_file(str(file), self.bucket, self._key(name))
+                    self._client.upload_file(str(file), self.bucket, f"{self.prefix}/{name}")
                 self._uploaded[name] = version
         return sizes
-
-    def _key(self, name: str) -> str:
-        return f"{self.prefix}/{name}"
 
     @contextmanager
     def _one_line_errors(self) -> Iterator[None]:
@@ -219,36 +212,26 @@ class ResultsBucket:
             raise ResultsUploadError(f"{self.url}: {error}") from None
 
 
-# -- the run --------------------------------------------------------------------------------
-
-
 class StopSignal:
     """SIGTERM or Ctrl-C: noted once, and passed on to Locust as Ctrl-C."""
 
     def __init__(self) -> None:
+        self.arrived = threading.Event()
         self.since: float | None = None
         """When it arrived (`time.monotonic()`); None until then."""
-        self._arrived = threading.Event()
+        self.process: subprocess.Popen[bytes] | None = None
+        """The process that gets each further signal."""
         self._insisted = False
-        self._process: subprocess.Popen[bytes] | None = None
+
+        def on_signal(*_: object) -> None:
+            if self.since is None:
+                self.since = time.monotonic()
+                self.arrived.set()
+                if self.process is not None:
+                    self.process.send_signal(signal.SIGINT)
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, *_: object) -> None:
-        if self.since is None:
-            self.since = time.monotonic()
-            self._arrived.set()
-            self._pass_on()
-
-    def follow(self, process: subprocess.Popen[bytes]) -> None:
-        """Pass the signal on to this process, at once if it has arrived already."""
-        self._process = process
-        if self.since is not None:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            signal.signal(number, on_signal)
 
     def insist(self, process: subprocess.Popen[bytes]) -> None:
         """End a slow process: a second Ctrl-C after half of GRACE_S, SIGKILL after all of it.
@@ -261,11 +244,7 @@ class StopSignal:
             os.killpg(process.pid, signal.SIGKILL)
         elif waited > GRACE_S / 2 and not self._insisted:
             self._insisted = True
-            self._pass_on()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the signal; return False after the timeout."""
-        return self._arrived.wait(timeout_s)
+            process.send_signal(signal.SIGINT)
 
 
 @dataclass
@@ -291,7 +270,7 @@ class ResultsUploader:
             )
         before = self.results.read(STARTED).get("attempt", 0)
         self.started = {
-            "started": _now(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": list(self.options.command),
             "attempt": before + 1 if isinstance(before, int) else 1,
         }
@@ -317,7 +296,9 @@ class ResultsUploader:
             )
         except OSError as error:
             raise ConfigurationError(f"{self.options.command[0]}: {error}") from None
-        self.stop.follow(process)
+        self.stop.process = process
+        if self.stop.since is not None:  # it arrived before there was a process
+            process.send_signal(signal.SIGINT)
         next_upload = time.monotonic() + UPLOAD_EVERY_S
         while True:
             with suppress(subprocess.TimeoutExpired):
@@ -337,23 +318,20 @@ class ResultsUploader:
             try:
                 files = self.results.upload(folder)
                 stopped = self.stop.since is not None
-                marker = {"ended": _now(), "status": status, "stopped": stopped, "files": files}
+                ended = datetime.now(UTC).isoformat(timespec="seconds")
+                marker = {"ended": ended, "status": status, "stopped": stopped, "files": files}
                 self.results.write(FINISHED, self.started | marker)
             except ResultsUploadError as error:
                 if not self.options.wait or self.stop.since is not None:
                     raise
                 _log(f"not uploaded yet, trying again every {TRY_AGAIN_S:g} s: {error}")
-                self.stop.wait(TRY_AGAIN_S)
+                self.stop.arrived.wait(TRY_AGAIN_S)
             else:
                 early = ", stopped early" if stopped else ""
                 _log(
                     f"ended with status {status}{early}; {len(files)} files are in {self.results.url}"
                 )
                 return
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _log(text: str) -> None:
@@ -377,7 +355,7 @@ def main(words: Sequence[str]) -> int:
         status = REFUSED
     if wait and stop.since is None:
         _log("waiting to be stopped")
-        stop.wait()
+        stop.arrived.wait()
     return status
 
 

@@ -80,8 +80,9 @@ class LiveDocument:
     def json(self) -> str:
         """Return the cached JSON. Concurrent callers share one rebuild."""
         with self._building:
-            if self._is_older(self._encoded_at, EVERY_S):
-                found = self._document(NAMES_EVERY_S)
+            is_new_run = self._run != self._recording.started
+            if is_new_run or time.monotonic() - self._encoded_at >= EVERY_S:
+                found = self.now(NAMES_EVERY_S)
                 gevent.sleep(PAUSE_S)
                 # A series of two thousand points is encoded column by column.
                 columns = []
@@ -92,29 +93,23 @@ class LiveDocument:
                 self._encoded_at = time.monotonic()
             return self._encoded
 
-    def now(self) -> dict[str, Any]:
-        """Return the document with the latest figures only."""
+    def now(self, names_every_s: float = 0.0) -> dict[str, Any]:
+        """Return the document with the latest figures only, but for rows of names of that age."""
         with self._building:
-            return self._document(0.0)
-
-    def _document(self, names_every_s: float) -> dict[str, Any]:
-        latencies = self._recording.latencies
-        if self._is_older(self._rows_at, names_every_s):
-            found = []
-            for name in latencies.names():
-                found.append(row(latencies, name))
-                gevent.sleep(PAUSE_S)
-            self._rows = found
-            self._rows_at, self._run = time.monotonic(), self._recording.started
-        aggregated = row(self._recording.latencies, None)
-        gevent.sleep(PAUSE_S)
-        verdicts = self._checks.so_far()
-        gevent.sleep(PAUSE_S)
-        return document(self._recording, verdicts, latency_rows=[*self._rows, aggregated])
-
-    def _is_older(self, moment: float, seconds: float) -> bool:
-        # The rows of the test before are too old at any age.
-        return time.monotonic() - moment >= seconds or self._run != self._recording.started
+            # The rows of the test before are too old at any age.
+            is_new_run = self._run != self._recording.started
+            if is_new_run or time.monotonic() - self._rows_at >= names_every_s:
+                latencies, found = self._recording.latencies, []
+                for name in latencies.names():
+                    found.append(row(latencies, name))
+                    gevent.sleep(PAUSE_S)
+                self._rows = found
+                self._rows_at, self._run = time.monotonic(), self._recording.started
+            aggregated = row(self._recording.latencies, None)
+            gevent.sleep(PAUSE_S)
+            verdicts = self._checks.so_far()
+            gevent.sleep(PAUSE_S)
+            return document(self._recording, verdicts, latency_rows=[*self._rows, aggregated])
 
 
 class WebPages:
@@ -126,7 +121,6 @@ class WebPages:
         checks: the thresholds.
         guard: decides which host may be loaded.
         base_path: of `--web-base-path`; empty without one.
-
     """
 
     def __init__(
@@ -169,7 +163,10 @@ class WebPages:
         web_ui.app.after_request(self._extend)
 
     def _refuse_host(self) -> Response | None:
-        """Answer in Locust's place when a test is to load a host that is refused."""
+        """Answer in Locust's place when a test is to load a host that is refused.
+
+        Locust starts the test in this request, and its form shows the message of a failure.
+        """
         if (request.method, request.path) != ("POST", f"{self._base}/swarm"):
             return None
         host = request.form.get("host", "")

@@ -17,7 +17,7 @@ FILES = ("--csv", "run", "--html", "report.html", "--json-file", "result")
 INTERRUPTED_IN = """
 import os, signal
 from pathlib import Path
-import locust.contrib.fasthttp, locust.stats, poolkit.loadtest.series, poolkit.loadtest.figures
+import locust.contrib.fasthttp, locust.stats, poolkit.loadtest.figures, poolkit.loadtest.recording
 
 sent = []
 
@@ -60,7 +60,7 @@ def assert_ended_with_its_files(run):
         pytest.param("locust.stats, 'print_stats'", marks=pytest.mark.slow),
         pytest.param("locust.contrib.fasthttp.FastHttpSession, 'request'", marks=pytest.mark.slow),
         "poolkit.loadtest.figures.ConnectionCounters, 'add_sample'",
-        pytest.param("poolkit.loadtest.series.Series, 'add'", marks=pytest.mark.slow),
+        pytest.param("poolkit.loadtest.recording.Series, 'add'", marks=pytest.mark.slow),
     ],
 )
 def test_it_ends_the_run_whichever_greenlet_it_meets(locust, tmp_path, database, where):

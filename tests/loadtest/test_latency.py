@@ -130,9 +130,9 @@ def test_names_and_failures_are_apart():
     found.record("GET", "/", 1, outcome="failed")
     found.record("POST", "/", 30)
     assert found.names() == [Name("GET", "/"), Name("POST", "/")]
-    assert found.answered(Name("GET", "/")).buckets() == histogram([10_000]).buckets()
-    assert found.failed(Name("POST", "/")).count == 0
-    assert (found.answered().count, found.failed().count) == (2, 1)
+    assert found.ended("answered", Name("GET", "/")).buckets() == histogram([10_000]).buckets()
+    assert found.ended("failed", Name("POST", "/")).count == 0
+    assert (found.ended("answered").count, found.ended("failed").count) == (2, 1)
 
 
 def test_a_message_between_processes_loses_nothing():
@@ -146,7 +146,7 @@ def test_a_message_between_processes_loses_nothing():
     twice = Latencies()
     twice.add(found)
     twice.add(Latencies.from_message(sent))
-    assert twice.answered().count == 2 * found.answered().count
+    assert twice.ended("answered").count == 2 * found.ended("answered").count
 
 
 A_REQUEST_S = 100e-6

@@ -14,7 +14,7 @@ from poolkit.loadtest.latency.histogram import can_encode
 from poolkit.loadtest.latency.report import LatencyFiles, line, load_text, ms, rows, table
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.output import document, section, summary
-from poolkit.loadtest.series import Second, Series
+from poolkit.loadtest.recording import Second, Series
 
 needs_hdrhistogram = pytest.mark.skipif(not can_encode(), reason="no wheel here")
 

@@ -10,7 +10,7 @@ import pytest
 from poolkit.loadtest.figures import MetricAccumulator
 from poolkit.loadtest.latency.counters import Latencies, RunLatencies
 from poolkit.loadtest.open_loop.report import LoopReport
-from poolkit.loadtest.series import Series
+from poolkit.loadtest.recording import Series
 from poolkit.loadtest.web_pages import LiveDocument
 
 NAMES = 8
@@ -23,9 +23,9 @@ class CountedLatencies(RunLatencies):
         super().__init__()
         self.looked = 0
 
-    def answered(self, name=None):
-        self.looked += name is not None
-        return super().answered(name)
+    def ended(self, outcome, name=None):
+        self.looked += outcome == "answered" and name is not None
+        return super().ended(outcome, name)
 
 
 @pytest.fixture
@@ -125,8 +125,11 @@ def test_sums_that_are_kept_are_those_that_are_added_up():
         added_up.add(one)
     run.record("POST", "/", 77.0)
     added_up.record("POST", "/", 77.0)
-    assert (run.answered(), run.failed()) == (added_up.answered(), added_up.failed())
+    assert (run.ended("answered"), run.ended("failed")) == (
+        added_up.ended("answered"),
+        added_up.ended("failed"),
+    )
     for name in added_up.names():
-        assert run.answered(name) == added_up.answered(name)
-    run.answered().record(1.0)
-    assert run.answered() == added_up.answered(), "what is handed out is a copy"
+        assert run.ended("answered", name) == added_up.ended("answered", name)
+    run.ended("answered").record(1.0)
+    assert run.ended("answered") == added_up.ended("answered"), "what is handed out is a copy"

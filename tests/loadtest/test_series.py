@@ -7,7 +7,7 @@ import pytest
 from poolkit.activity.by_target import Connected, by_target, total
 from poolkit.activity.server import Backend, Sample
 from poolkit.loadtest.latency.counters import Rates
-from poolkit.loadtest.series import MOST_POINTS, Second, Series
+from poolkit.loadtest.recording import MOST_POINTS, Second, Series
 
 
 def second(number, connections=1, *, opened=0, ms=None):

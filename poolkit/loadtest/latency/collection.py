@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gevent
 
@@ -44,44 +44,28 @@ _RECEIVE_S = 0.02
 logger = logging.getLogger("poolkit.loadtest")
 
 
-class Source(Protocol):
-    """The source of a run's latencies."""
-
-    @property
-    def lost(self) -> Mapping[str, str]:
-        """Which latencies are missing, by worker."""
-
-    def take(self) -> Latencies:
-        """Return the latencies since the last call."""
-
-    def begin_again(self) -> None:
-        """Forget the latencies so far: the measured time begins now."""
-
-    def look_for_lost(self) -> None:
-        """Warn once of each worker that is gone."""
-
-    def collect_rest(self) -> None:
-        """Wait until all latencies have arrived."""
-
-
 class OwnLatencies:
     """The latencies of this process's users.
 
     Args:
         environment: Locust's.
         take_cut_off: returns what was cut off here since its last call.
-
     """
 
     def __init__(self, environment: Environment, take_cut_off: TakeCutOff) -> None:
         self.lost: Mapping[str, str] = {}
+        """Empty: there is no worker whose latencies could be missing."""
         self._take_cut_off = take_cut_off
         self._new = Latencies()
         environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
 
-    def take(self) -> Latencies:
-        """Return the latencies since the last call."""
-        new, self._new = self._new, Latencies(self._new.begin)
+    def take(self, begin: float | None = None) -> Latencies:
+        """Return the latencies since the last call.
+
+        Args:
+            begin: when a new measured time begins, Unix time; without it the present one goes on.
+        """
+        new, self._new = self._new, Latencies(self._new.begin if begin is None else begin)
         cut_off, now = self._take_cut_off(), time.time()
         counters = new.of(NO_NAME)
         # They were cut off since the last call, a second ago at most.
@@ -90,14 +74,6 @@ class OwnLatencies:
         for ms in cut_off.dropped_ms:
             counters.add(now - ms / 1000, now, ms, "dropped")
         return new
-
-    def begin_again(self) -> None:
-        """Forget the latencies so far: the measured time begins now."""
-        self.take()
-        self._new = Latencies(time.time())
-
-    def look_for_lost(self) -> None:
-        """Do nothing: there is no worker."""
 
     def collect_rest(self) -> None:
         """Wait until users have received the answers that arrived while Locust wrote its report."""
@@ -138,44 +114,38 @@ class WorkerReports:
         self._environment, self._runner = environment, runner
         self._own = OwnLatencies(environment, take_cut_off)
         self._ended = False
-        runner.register_message(ASK_FOR_LAST_REPORT, self._on_asked)
+
+        def on_start(**_: Any) -> None:
+            self._own.take(begin=time.time())
+            # From now on the master counts on this worker's latencies.
+            self._report(ended=False)
+
+        def on_spawning_complete(**_: Any) -> None:
+            if environment.reset_stats:
+                self._own.take(begin=time.time())
+
+        def on_asked(**_: Any) -> None:
+            runner.stop()
+            self._report(ended=True)
+
+        def on_report(*, data: dict[str, Any], **_: Any) -> None:
+            data[LATENCIES] = self._own.take().to_message()
+            data[ENDED] = self._ended
+
+        runner.register_message(ASK_FOR_LAST_REPORT, on_asked)
+        events = environment.events
         for event, listener in (
-            (environment.events.test_start, self._on_start),
-            (environment.events.spawning_complete, self._on_spawning_complete),
-            (environment.events.report_to_master, self._on_report),
-            (environment.events.test_stop, self._on_stop),
-            (environment.events.quitting, self._on_quitting),
+            (events.test_start, on_start),
+            (events.spawning_complete, on_spawning_complete),
+            (events.report_to_master, on_report),
+            (events.test_stop, lambda **_: self._report(ended=True)),
+            # A worker that is ended alone signs off without a last report.
+            (events.quitting, lambda **_: unless_interrupted_again(environment, runner.stop)),
         ):
             event.add_listener(listener)  # type: ignore[no-untyped-call]
 
-    def _on_start(self, **_: Any) -> None:
-        self._ended = False
-        self._own.begin_again()
-        # From now on the master counts on this worker's latencies.
-        self._report()
-
-    def _on_spawning_complete(self, **_: Any) -> None:
-        if self._environment.reset_stats:
-            self._own.begin_again()
-
-    def _on_report(self, *, data: dict[str, Any], **_: Any) -> None:
-        data[LATENCIES] = self._own.take().to_message()
-        data[ENDED] = self._ended
-
-    def _on_stop(self, **_: Any) -> None:
-        self._ended = True
-        self._report()
-
-    def _on_asked(self, **_: Any) -> None:
-        self._runner.stop()
-        self._ended = True
-        self._report()
-
-    def _on_quitting(self, **_: Any) -> None:
-        # A worker that is ended alone signs off without a last report.
-        unless_interrupted_again(self._environment, self._runner.stop)
-
-    def _report(self) -> None:
+    def _report(self, *, ended: bool) -> None:
+        self._ended = ended
         report_to_master(self._environment, self._runner)
 
 
@@ -184,6 +154,7 @@ class WorkersLatencies:
 
     def __init__(self, environment: Environment, runner: MasterRunner) -> None:
         self.lost: dict[str, str] = {}
+        """Which latencies are missing, by worker."""
         self._environment, self._runner = environment, runner
         self._new = Latencies()
         self._reporting: set[str] = set()
@@ -193,63 +164,61 @@ class WorkersLatencies:
         self._hurried = False
         for event, listener in (
             (environment.events.test_start, self._on_start),
-            (environment.events.test_stop, self._on_stop),
+            (environment.events.test_stop, self.collect_rest),
             (environment.events.worker_report, self._on_report),
         ):
             event.add_listener(listener)  # type: ignore[no-untyped-call]
 
-    def take(self) -> Latencies:
-        """Return the latencies since the last call."""
-        new, self._new = self._new, Latencies()
-        return new
+    def take(self, begin: float | None = None) -> Latencies:
+        """Return the latencies since the last call; the workers begin again by themselves.
 
-    def begin_again(self) -> None:
-        """Forget the latencies so far; the workers begin again by themselves."""
-        self.take()
-
-    def look_for_lost(self) -> None:
-        """Warn once of each worker that is gone; log once that it is back."""
+        Warns once of each worker that is gone, and logs once that it is back.
+        """
         for worker, is_alive in workers_of(self._runner).items():
             if not is_alive and worker in self._reporting - self._ended:
                 self._lose(worker)
             elif is_alive and worker not in self._silent:
                 self._find(worker)
+        new, self._new = self._new, Latencies()
+        return new
 
-    def _find(self, worker: str) -> None:
-        if self.lost.pop(worker, None):
-            logger.info("%s answers again: none of its latencies is lost", self._label(worker))
-
-    def collect_rest(self) -> None:
+    def collect_rest(self, **_: Any) -> None:
         """Request every worker's last report, and wait; warn of the workers that sent none."""
-        for worker in self._awaited():
+
+        def awaited() -> set[str]:
+            alive = {worker for worker, is_alive in workers_of(self._runner).items() if is_alive}
+            return (alive & self._reporting) - self._ended - self.lost.keys()
+
+        for worker in awaited():
             self._runner.send_message(ASK_FOR_LAST_REPORT, client_id=worker)
         patient_s = self._environment.stop_timeout + LAST_REPORT_WITHIN_S
         try:
             with gevent.Timeout(HURRIED_WITHIN_S if self._hurried else patient_s, False):
-                while self._awaited():
+                while awaited():
                     gevent.sleep(_LOOK_EVERY_S)
         except KeyboardInterrupt:
             self._hurried = True
             raise
-        self.look_for_lost()
-        for silent in self._awaited():
+        for silent in awaited():
             self._silent.add(silent)
             self._lose(silent)
 
-    def _awaited(self) -> set[str]:
-        alive = {worker for worker, is_alive in workers_of(self._runner).items() if is_alive}
-        return (alive & self._reporting) - self._ended - self.lost.keys()
-
     def _lose(self, worker: str) -> None:
         if worker not in self.lost:
+            # Its last report may be as old as the time between two reports.
             self.lost[worker] = (
-                f"{self._label(worker)} ended in the middle: up to "
+                f"worker {worker_index(self._runner, worker)} ({worker}) ended in the middle: up to "
                 f"{report_interval_s():g} s of its latencies are lost"
             )
             logger.warning(self.lost[worker])
 
-    def _label(self, worker: str) -> str:
-        return f"worker {worker_index(self._runner, worker)} ({worker})"
+    def _find(self, worker: str) -> None:
+        # It has kept its latencies since its last report, and they are in its next one.
+        if self.lost.pop(worker, None):
+            logger.info(
+                "worker %d (%s) answers again: none of its latencies is lost",
+                *(worker_index(self._runner, worker), worker),
+            )
 
     def _on_start(self, **_: Any) -> None:
         self._ended.clear()
@@ -257,9 +226,6 @@ class WorkersLatencies:
         self._hurried = False
         self.lost.clear()
         self._new = Latencies()
-
-    def _on_stop(self, **_: Any) -> None:
-        self.collect_rest()
 
     def _on_report(self, *, client_id: str, data: Mapping[str, Any], **_: Any) -> None:
         if LATENCIES not in data:
@@ -270,3 +236,7 @@ class WorkersLatencies:
             self._ended.add(client_id)
             self._silent.discard(client_id)
             self._find(client_id)
+
+
+Source: TypeAlias = OwnLatencies | WorkersLatencies
+"""The source of a run's latencies."""

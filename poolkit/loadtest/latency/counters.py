@@ -44,7 +44,7 @@ def outcome_of(error: str) -> Outcome:
 
 
 class LatenciesAtLeast:
-    """Percentiles, maximum and mean in ms, with lower bounds for what was never answered.
+    """Percentiles, maximum and mean in ms, with lower bounds for requests without an answer.
 
     Each figure is the higher of two: that of the answered requests, and that of all, in which a
     request without an answer counts with the time it had waited. Its own latency would have been longer,
@@ -90,7 +90,6 @@ class RequestCounters:
     Args:
         begin: when the measured time begins, Unix time in seconds.
         end: when it ends.
-
     """
 
     __slots__ = ("_ended_later", "_histograms", "begin", "end")
@@ -109,7 +108,6 @@ class RequestCounters:
             ended: when it was answered, failed or given up; not before `scheduled`.
             latency_ms: from `scheduled` to `ended`; without an answer a lower bound.
             outcome: how it ended.
-
         """
         name: str = outcome
         if scheduled < self.begin:
@@ -156,7 +154,6 @@ class RequestCounters:
             outcome: answered, failed, timed_out or dropped.
             earlier: the requests that were scheduled before the measured time and ended in it. They
                 are served in it, but are not in its latencies and errors.
-
         """
         name = f"earlier_{outcome}" if earlier else outcome
         return self._histograms.get(name) or LatencyHistogram()
@@ -192,7 +189,11 @@ class RequestCounters:
         return self.of("answered").count + self.errors
 
     def to_message(self) -> dict[str, Any]:
-        """Return the counts as lists, for a message from one process to another."""
+        """Return the counts for a message from one process to another.
+
+        A histogram is one flat list, index and count of each bucket in turn: a mapping would turn
+        the numbers into strings on its way through JSON.
+        """
         numbers = {
             name: [number for bucket in histogram.buckets() for number in bucket]
             for name, histogram in self._histograms.items()
@@ -201,7 +202,10 @@ class RequestCounters:
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> RequestCounters:
-        """Return what `to_message` was called on; the measured time is the sender's."""
+        """Return the counters of a message.
+
+        Their requests have been counted by the sender's measured time, which is not in the message.
+        """
         found = cls()
         found._ended_later.update(message["ended_later"])
         for name, numbers in message["latencies"].items():
@@ -232,7 +236,6 @@ class Latencies:
         begin: when the measured time begins, Unix time in seconds. A request that was scheduled
             before and ended since is in the rows of names, as in Locust's own table. It is not in
             the figures of `total`.
-
     """
 
     def __init__(self, begin: float = 0.0) -> None:
@@ -287,20 +290,15 @@ class Latencies:
         ended = (name for name, counters in self._counters.items() if counters.served)
         return sorted(ended, key=lambda one: (one.name, one.method))
 
-    def latency(self) -> LatenciesAtLeast:
-        """Return the latencies of all names, at least as long as what was never answered waited."""
-        total = self.total()
-        return LatenciesAtLeast(self.answered(), [total.of("timed_out"), total.of("dropped")])
+    def ended(
+        self, outcome: Literal["answered", "failed"], name: Name | None = None
+    ) -> LatencyHistogram:
+        """Return the latencies of requests that were answered or failed, a copy.
 
-    def answered(self, name: Name | None = None) -> LatencyHistogram:
-        """Return the histogram of answered requests, a copy; of all of them without a name."""
-        return self._ended("answered", name)
-
-    def failed(self, name: Name | None = None) -> LatencyHistogram:
-        """Return the histogram of failed requests, a copy; of all of them without a name."""
-        return self._ended("failed", name)
-
-    def _ended(self, outcome: Outcome, name: Name | None) -> LatencyHistogram:
+        Args:
+            outcome: which of the two.
+            name: of which method and name; without one, of all together.
+        """
         counters = self.total() if name is None else self.of(name)
         found = LatencyHistogram()
         found.add(counters.of(outcome))
@@ -371,7 +369,6 @@ class RecentRequests:
     Args:
         reported: whether workers report.
         now: the beginning of the first second, Unix time.
-
     """
 
     def __init__(self, *, reported: bool, now: float) -> None:
@@ -387,7 +384,7 @@ class RecentRequests:
         for each in self._seconds:
             recent.add(each)
         passed_s = now - self._ends[0]
-        answered, failed = recent.answered(), recent.failed().count
+        answered, failed = recent.ended("answered"), recent.ended("failed").count
         return Rates(
             (answered.count + failed) / passed_s if passed_s > 0 else 0.0,
             failed / passed_s if passed_s > 0 else 0.0,

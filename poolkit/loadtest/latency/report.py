@@ -7,13 +7,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT, Latencies
+from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT, Latencies, LatenciesAtLeast
 from poolkit.loadtest.latency.histogram import can_encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from poolkit.loadtest.latency.counters import LatenciesAtLeast, Name, Rates
+    from poolkit.loadtest.latency.counters import Name, Rates
     from poolkit.loadtest.latency.histogram import LatencyHistogram
     from poolkit.loadtest.open_loop.report import LoopReport
 
@@ -27,9 +27,6 @@ LOG_INTERVAL_S = 10
 logger = logging.getLogger("poolkit.loadtest")
 
 
-# -- rows and lines -------------------------------------------------------------------------
-
-
 def figures(histogram: LatencyHistogram | LatenciesAtLeast) -> dict[str, float | None]:
     """Return percentiles, maximum and mean in ms; each None without a request."""
     found = zip(PERCENTILES, histogram.percentiles(tuple(PERCENTILES.values())), strict=True)
@@ -41,21 +38,27 @@ def rows(latencies: Latencies) -> list[dict[str, Any]]:
     """Return a row for each method and name, and "Aggregated" for all of them.
 
     Latencies are those of answered requests; failed requests are only counted. The aggregated row
-    includes what the end cut off, whose names are unknown.
+    includes the requests that the end cut off, whose names are unknown.
     """
     return [*(row(latencies, one) for one in latencies.names()), row(latencies, None)]
 
 
 def row(latencies: Latencies, name: Name | None) -> dict[str, Any]:
-    """Return one of `rows`; without a name the aggregated one."""
-    answered = latencies.answered(name)
-    failed = latencies.failed(name).count
+    """Return one of `rows`; without a name the aggregated one.
+
+    That one is at least as long as the requests without an answer had waited.
+    """
+    answered, failed = latencies.ended("answered", name), latencies.ended("failed", name).count
+    shown: LatencyHistogram | LatenciesAtLeast = answered
+    if name is None:
+        total = latencies.total()
+        shown = LatenciesAtLeast(answered, [total.of("timed_out"), total.of("dropped")])
     return {
         "method": "" if name is None else name.method,
         "name": AGGREGATED if name is None else name.name,
         "requests": answered.count + failed,
         "failures": failed,
-        **figures(latencies.latency() if name is None else answered),
+        **figures(shown),
     }
 
 
@@ -75,7 +78,7 @@ def load_text(load: LoopReport) -> str:
 def line(rates: Rates, latencies: Latencies, load: LoopReport) -> str:
     """Return the latencies of the last seconds and of the run so far, in one line."""
     recent = f"p50 {ms(rates.p50_ms)}, p95 {ms(rates.p95_ms)}, p99 {ms(rates.p99_ms)} now"
-    run = figures(latencies.answered())
+    run = figures(latencies.ended("answered"))
     so_far = f"p99 {ms(run['p99'])}, max {ms(run['max'])} in the run"
     return f"Latency, ms: {recent}; {so_far} ({load_text(load)})"
 
@@ -95,19 +98,13 @@ def table(latencies: Latencies, load: LoopReport) -> Iterator[str]:
     yield f"{'Type':<8}|{'Name':<30}|{'# reqs':>8} |{'# fails':>8} | {' '.join(heads)}"
     yield rule
     *names, aggregated = rows(latencies)
-    yield from map(_table_row, names)
-    yield rule
-    yield _table_row(aggregated)
+    for row in (*names, aggregated):
+        if row is aggregated:
+            yield rule
+        shown = " ".join(f"{ms(row[name]):>7}" for name in FIGURES)
+        counts = f"{row['requests']:>8} |{row['failures']:>8}"
+        yield f"{row['method'][:8]:<8}|{row['name'][:30]:<30}|{counts} | {shown}"
     yield ""
-
-
-def _table_row(row: dict[str, Any]) -> str:
-    shown = " ".join(f"{ms(row[name]):>7}" for name in FIGURES)
-    counts = f"{row['requests']:>8} |{row['failures']:>8}"
-    return f"{row['method'][:8]:<8}|{row['name'][:30]:<30}|{counts} | {shown}"
-
-
-# -- files ----------------------------------------------------------------------------------
 
 
 class LatencyFiles:
@@ -122,7 +119,6 @@ class LatencyFiles:
     Args:
         prefix: of `--csv`.
         started: Unix time at which the first interval begins.
-
     """
 
     def __init__(self, prefix: str, started: float) -> None:
@@ -133,7 +129,7 @@ class LatencyFiles:
         self.begin_again(started)
 
     def begin_again(self, started: float) -> None:
-        """Discard what was written: a new test starts."""
+        """Discard the latencies so far: a new test starts."""
         self._started = self._since = started
         self._total, self._interval = Latencies(), Latencies()
         if self.log is not None:
@@ -153,19 +149,19 @@ class LatencyFiles:
             self.write(until)
 
     def write(self, until: float) -> None:
-        """Write what was added since the last call, up to a moment in Unix time."""
+        """Write the latencies added since the last call, up to a moment in Unix time."""
         interval = self._interval
         if self.log is not None:
             histograms = [
-                ("", interval.answered()),
-                ("failed", interval.failed()),
+                ("", interval.ended("answered")),
+                ("failed", interval.ended("failed")),
                 (TIMED_OUT, interval.total().of("timed_out")),
                 (DROPPED, interval.total().of("dropped")),
             ]
             for name in interval.names():
                 tag = f"{name.method} {name.name}".strip()
-                histograms.append((tag, interval.answered(name)))
-                histograms.append((f"failed {tag}", interval.failed(name)))
+                histograms.append((tag, interval.ended("answered", name)))
+                histograms.append((f"failed {tag}", interval.ended("failed", name)))
             moment = f"{self._since - self._started:.3f},{until - self._since:.3f}"
             with self.log.open("a", encoding="utf-8") as log:
                 for tag, histogram in histograms:
@@ -183,12 +179,10 @@ class LatencyFiles:
 
     def _write_table(self) -> None:
         with self.table.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(csv_rows(self._total))
-
-
-def csv_rows(latencies: Latencies) -> Iterable[list[Any]]:
-    """Return the rows of `PREFIX_latency.csv`; an unknown figure is empty."""
-    yield ["Type", "Name", "Request Count", "Failure Count", *FIGURES]
-    for row in rows(latencies):
-        counted = [row["method"], row["name"], row["requests"], row["failures"]]
-        yield [*counted, *("" if row[name] is None else f"{row[name]:g}" for name in FIGURES)]
+            write = csv.writer(file, lineterminator="\n").writerow
+            write(["Type", "Name", "Request Count", "Failure Count", *FIGURES])
+            for row in rows(self._total):
+                counted = [row["method"], row["name"], row["requests"], row["failures"]]
+                # An unknown figure is empty.
+                shown = ("" if row[name] is None else f"{row[name]:g}" for name in FIGURES)
+                write([*counted, *shown])

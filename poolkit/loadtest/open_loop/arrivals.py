@@ -96,10 +96,7 @@ class Share:
         """Return the shares of `of` processes; together they are this one."""
         return [
             replace(
-                self,
-                index=index,
-                of=of,
-                max_users=max(1, (self.max_users + of - 1 - index) // of),
+                self, index=index, of=of, max_users=max(1, (self.max_users + of - 1 - index) // of)
             )
             for index in range(of)
         ]
@@ -112,15 +109,19 @@ class Share:
         """Yield the moments of this share's arrivals, without an end."""
         if rate.kind == "poisson":
             chance = random.Random(f"{self.seed}/{self.index}/{self.of}")
-            return _poisson(rate.per_s / self.of, max(self.begin, self.since), chance)
+            moment = max(self.begin, self.since)
+            while True:
+                # The time to the first arrival is distributed as any other gap.
+                moment += chance.expovariate(rate.per_s / self.of)
+                yield moment
         passed = 0
         if self.since > self.begin:
             passed = int((self.since - self.begin) * rate.per_s)
             # By the sum of the last line: rounded otherwise, an arrival on the boundary is missed.
             while self.begin + passed / rate.per_s < self.since:
                 passed += 1
-        first = passed + (self.index - passed) % self.of
-        return (self.begin + number / rate.per_s for number in count(first, self.of))
+        for number in count(passed + (self.index - passed) % self.of, self.of):
+            yield self.begin + number / rate.per_s
 
     def count(self, rate: ArrivalRate, until: float) -> int:
         """Return its number of arrivals before a moment; of Poisson arrivals, the average."""
@@ -142,14 +143,6 @@ class Share:
         ahead = time.time() - values.pop("sent")
         share = cls(**values)
         return share if abs(ahead) < CLOCKS_AGREE_S else share.shifted(ahead)
-
-
-def _poisson(per_s: float, begin: float, chance: random.Random) -> Iterator[float]:
-    moment = begin
-    while True:
-        # In a Poisson process the time to the first arrival is distributed as any other gap.
-        moment += chance.expovariate(per_s)
-        yield moment
 
 
 def of_user_class(

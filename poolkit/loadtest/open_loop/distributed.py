@@ -57,7 +57,7 @@ class WorkerLoop:
         events.report_to_master.add_listener(self._on_report)  # type: ignore[no-untyped-call]
 
     def take_cut_off(self) -> CutOff:
-        """Return what was cut off here since the last call."""
+        """Return the requests that were cut off here since the last call."""
         loop = self._open or self._closed
         return CutOff() if loop is None else loop.take_cut_off()
 
@@ -81,11 +81,7 @@ class WorkerLoop:
 class MasterLoop:
     """The master's side: distributes the rate, and adds up the reports of the workers.
 
-    Args:
-        environment: Locust's.
-        runner: the same environment's.
-        rate: of all workers together.
-        max_users: the highest number of users of all workers together.
+    The rate and `max_users`, the highest number of users, are those of all workers together.
     """
 
     def __init__(
@@ -94,6 +90,9 @@ class MasterLoop:
         self.rate, self._max_users = rate, max_users
         self._runner = runner
         self._distributing: Greenlet | None = None
+        self._whole = Share.whole(max_users)
+        self._nothing = LoopReport(loop="open", rate=rate.per_s, kind=rate.kind)
+        """The report of a worker that has not reported yet."""
         self._forget()
 
         def on_wanted(msg: Message, **_: Any) -> None:
@@ -108,12 +107,8 @@ class MasterLoop:
             event.add_listener(listener)  # type: ignore[no-untyped-call]
 
     def report(self) -> LoopReport:
-        """Return what became of the arrivals of all workers, by their latest reports."""
+        """Return the outcome of the arrivals of all workers, by their latest reports."""
         return merged([self._nothing, *self._reports.values()])
-
-    @property
-    def _nothing(self) -> LoopReport:
-        return LoopReport(loop="open", rate=self.rate.per_s, kind=self.rate.kind)
 
     def _forget(self) -> None:
         self._reports: dict[str, LoopReport] = {}
@@ -124,10 +119,7 @@ class MasterLoop:
         """The number of arrivals of a worker's shares before its present one."""
         self._left: dict[str, float] = {}
         """When a worker was first found to be gone."""
-        self._whole = Share.whole(self._max_users)
         self._warned = False
-
-    # -- distributing -----------------------------------------------------------------------
 
     def _on_start(self, **_: Any) -> None:
         self._forget()
@@ -138,11 +130,24 @@ class MasterLoop:
             self._distributing.kill(block=False)
 
     def _distribute_when_needed(self) -> None:
+        """Look four times a second whether other workers begin arrivals than those with a share."""
         while True:
-            connected = self._connected()
+            now, workers = time.monotonic(), workers_of(self._runner)
+            connected = []
+            for worker in self._asked:
+                if worker in workers:
+                    # One without heartbeats begins no arrivals.
+                    self._left.pop(worker, None)
+                    begins = workers[worker]
+                else:
+                    # One that has signed off may be the first of a run that ends.
+                    left = self._left.setdefault(worker, now)
+                    begins = worker in self._shares and now - left < _LEAVING_TAKES_S
+                if begins:
+                    connected.append(worker)
             if connected and not self._shares:
                 # The first time: once all workers have asked, or the wait for slow ones is over.
-                waited_s = time.monotonic() - min(self._asked.values())
+                waited_s = now - min(self._asked.values())
                 if len(connected) >= self._runner.worker_count or waited_s > _ASKING_TAKES_S:
                     self._distribute(connected)
             elif set(connected) != set(self._shares):
@@ -153,22 +158,8 @@ class MasterLoop:
                 logger.warning("saturated: %s", saturated_by)
             gevent.sleep(_LOOK_EVERY_S)
 
-    def _connected(self) -> list[str]:
-        """Return the workers that begin arrivals: a missing one does not, a leaving one may yet."""
-        now, workers = time.monotonic(), workers_of(self._runner)
-        found = []
-        for worker in self._asked:
-            if worker in workers:
-                self._left.pop(worker, None)
-                begins = workers[worker]
-            else:
-                left = self._left.setdefault(worker, now)
-                begins = worker in self._shares and now - left < _LEAVING_TAKES_S
-            if begins:
-                found.append(worker)
-        return found
-
     def _distribute(self, connected: list[str]) -> None:
+        """Send each connected worker its share; the arrivals of a lost one count as timed out."""
         since = time.time() + LEAD_S
         again = bool(self._shares)
         if not again:
@@ -180,7 +171,16 @@ class MasterLoop:
             self._expected[worker] = before + share.count(self.rate, since)
         self._shares.clear()
         for worker in gone:
-            self._count_lost(worker, len(connected))
+            # Its last report has the finished arrivals. The others of its share are lost with it.
+            last = self._reports.get(worker, self._nothing)
+            arrivals = max(self._expected[worker], last.finished)
+            timed_out = arrivals - last.finished
+            self._reports[worker] = replace(last, arrivals=arrivals, dropped=0, timed_out=timed_out)
+            logger.warning(
+                "worker %d is gone, and the rate of %g/s is distributed again, over %d; %d arrivals "
+                "that it did not report count as timed out",
+                *(worker_index(self._runner, worker), self.rate.per_s, len(connected), timed_out),
+            )
         shares = self._whole.split(len(connected) or 1)
         for worker, share in zip(connected, shares, strict=False):
             self._shares[worker] = replace(share, since=since)
@@ -191,18 +191,6 @@ class MasterLoop:
                 "the rate of %g/s is distributed again, over %d workers",
                 *(self.rate.per_s, len(connected)),
             )
-
-    def _count_lost(self, worker: str, left: int) -> None:
-        """Count the arrivals that a lost worker has not reported as timed out, with a warning."""
-        last = self._reports.get(worker, self._nothing)
-        arrivals = max(self._expected[worker], last.finished)
-        timed_out = arrivals - last.finished
-        self._reports[worker] = replace(last, arrivals=arrivals, dropped=0, timed_out=timed_out)
-        logger.warning(
-            "worker %d is gone, and the rate of %g/s is distributed again, over %d; %d arrivals "
-            "that it did not report count as timed out",
-            *(worker_index(self._runner, worker), self.rate.per_s, left, timed_out),
-        )
 
     def _on_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
         found = data.get(IN_REPORT)

@@ -8,39 +8,317 @@ Each arrival is given to an idle user; when there is none, more are made, up to 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from typing import TYPE_CHECKING, Any
+from array import array
+from functools import partial
+from itertools import chain, takewhile
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+import gevent
 from gevent.hub import Waiter
 
 from poolkit.errors import ConfigurationError
+from poolkit.loadtest.event_loop import WINDOW_S, EventLoopLoad
 from poolkit.loadtest.locust_internals import (
+    end_run_on_error,
     end_users_only_when,
+    start_user,
+    users_of,
     wait_for_arrivals,
     was_waiting,
 )
 from poolkit.loadtest.open_loop.arrivals import Share, of_user_class
-from poolkit.loadtest.open_loop.dispatch import (
-    Cause,
-    Dispatcher,
-    UserClassQueue,
-    unix_time_ahead_s,
-)
 from poolkit.loadtest.open_loop.report import LoopReport
-from poolkit.loadtest.open_loop.users import CutOff, TimedOut, UserTasks
+from poolkit.loadtest.open_loop.users import CutOff, UserTasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from gevent import Greenlet
     from locust import User
     from locust.env import Environment
 
     from poolkit.loadtest.open_loop.arrivals import ArrivalRate
-    from poolkit.loadtest.open_loop.users import Pending
+    from poolkit.loadtest.open_loop.users import Pending, UserTask
 
 MAX_USERS = 2000
+LATE_MS = 50.0
+"""The delay that a task may have: some switches of a busy process, too short to be noticed."""
+TOLERATED_SHARE = 0.01
+"""Late arrivals below this share do not touch the p99."""
+TOLERATED_COUNT = 5
+TOLERATED_MS = 1000.0
+
+Cause: TypeAlias = Literal["busy", "users", "starting"]
+"""The reason why an arrival is overdue: this process is busy, --max-users, or users that start."""
+
+_LOOK_EVERY_S = 0.01
+_BUSY_SHARE = 0.9
+_CALM_SHARE = 0.5
+_HICCUP_S = 0.01
+"""Making a user costs more than serving an arrival. So a busy process leaves arrivals that are
+overdue for less than this to its present users."""
+_SPARE = 0.1
+"""Users made beyond those that are missing now, as a share of the present users."""
+_AFTER_A_FAILED_START_S = 1.0
+_READINGS = 5
+_AT_ONCE_S = 1e-4
 
 logger = logging.getLogger("poolkit.loadtest")
+
+
+class Lateness(NamedTuple):
+    """Arrivals that began more than `LATE_MS` late, and the longest delay in ms."""
+
+    late: int
+    latest_ms: float
+
+
+class UserClassQueue:
+    """The arrivals of one user class in the order of their schedule, and its idle users.
+
+    Moments are of the monotonic clock. The stream of arrivals is read only when a user is idle:
+    the overdue arrivals are a position in it, not a list that grows.
+    """
+
+    def __init__(self, user_class: type[User]) -> None:
+        self.user_class = user_class
+        self.per_s = 0.0
+        self.next_at = math.inf
+        """When the next arrival is scheduled."""
+        self.last_at = -math.inf
+        """When the last arrival that has begun was scheduled."""
+        self.idle: dict[UserTask, None] = {}
+        """The waiting users: last in, first out, so connections stay warm."""
+        self.starting: set[User] = set()
+        """Users that were made for this queue and have not waited yet."""
+        self.failing = False
+        """Whether the last user that was made ended in its on_start."""
+        self.no_growth_before = -math.inf
+        self.begun = self.finished = 0
+        self.dropped = array("d")
+        """When the arrivals that were never begun were scheduled; known at the end."""
+        self.dropped_ms: list[float] = []
+        """How long each of them had waited."""
+        self.late = 0
+        self.latest_ms = 0.0
+        self.overdue_s: dict[Cause, float] = {}
+        """Seconds in which an arrival was overdue, by reason."""
+        self._stream: Iterator[float] = iter(())
+
+    def take(self, now: float) -> float:
+        """Return the scheduled moment of the next arrival, which begins now."""
+        scheduled_at = self.last_at = self.next_at
+        self.next_at = next(self._stream)
+        self.begun += 1
+        late_ms = (now - scheduled_at) * 1000
+        if late_ms > LATE_MS:
+            self.late += 1
+            self.latest_ms = max(self.latest_ms, late_ms)
+        return scheduled_at
+
+    def overdue(self, now: float) -> int:
+        """Return the approximate number of arrivals that should have begun by now."""
+        return 0 if self.next_at > now else int((now - self.next_at) * self.per_s) + 1
+
+    def continue_with(self, stream: Iterator[float], since: float, per_s: float) -> None:
+        """Go on with another stream from a moment on; earlier arrivals of the present one stay.
+
+        Both are read lazily, since a stream has no end.
+        """
+        before = takewhile(lambda moment: moment < since, chain([self.next_at], self._stream))
+        self._stream = chain(before, stream)
+        self.next_at = next(self._stream)
+        self.per_s = per_s
+
+    def close(self, now: float) -> None:
+        """Begin no more arrivals: those scheduled by now that have not begun are dropped."""
+        while self.next_at <= now:
+            self.drop(self.next_at, now)
+            self.next_at = next(self._stream)
+        self.next_at = math.inf
+
+    def drop(self, scheduled_at: float, now: float) -> None:
+        """Count an arrival that never began.
+
+        It counts as late too. Otherwise dropping an arrival would look better than a slow start.
+        """
+        self.dropped.append(scheduled_at)
+        late_ms = (now - scheduled_at) * 1000
+        self.dropped_ms.append(max(0.0, late_ms))
+        if late_ms > LATE_MS:
+            self.late += 1
+            self.latest_ms = max(self.latest_ms, late_ms)
+
+    @property
+    def arrivals(self) -> int:
+        """The number of arrivals that have begun or were dropped."""
+        return self.begun + len(self.dropped)
+
+    def lateness(self, now: float) -> Lateness:
+        """Return the lateness of all arrivals up to now, begun or not."""
+        overdue_ms = max(0.0, now - self.next_at) * 1000
+        late = self.late + self.overdue(now - LATE_MS / 1000)
+        return Lateness(late, max(self.latest_ms, overdue_ms))
+
+    def saturated_by(self, now: float, reasons: Mapping[Cause, str]) -> str:
+        """Return how far the schedule was missed, and why; empty when it was within the tolerance."""
+        late, latest_ms = self.lateness(now)
+        tolerated = max(TOLERATED_COUNT, TOLERATED_SHARE * self.arrivals)
+        if late <= tolerated and latest_ms <= TOLERATED_MS:
+            return ""
+        seconds = self.overdue_s
+        cause: Cause = max(seconds, key=lambda one: seconds[one], default="busy")
+        return (
+            f"class {self.user_class.__name__} began {late:,} of "
+            f"{self.arrivals + self.overdue(now):,} arrivals more than {LATE_MS:g} ms late, "
+            f"the latest by {latest_ms:,.0f} ms: {reasons[cause]}"
+        )
+
+
+class Dispatcher:
+    """Wakes in gevent's event loop when an arrival is scheduled, and gives it to an idle user.
+
+    Args:
+        environment: Locust's.
+        queues: the arrivals by user class.
+        max_users: the highest number of users at once.
+        each_window: called some 10 to 20 times a second, since an arrival must cost little.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        queues: Sequence[UserClassQueue],
+        *,
+        max_users: int,
+        each_window: Callable[[], None],
+    ) -> None:
+        self.max_users = max_users
+        self.users_max = 0
+        """The highest number of users so far."""
+        self.looked_at = time.monotonic()
+        """When it last ran: an arrival scheduled before has begun, or had to wait for a user."""
+        self._environment, self._queues, self._each_window = environment, queues, each_window
+        self._load = EventLoopLoad()
+        self._loop = gevent.get_hub().loop
+        self._timer: Any = None
+        self._planned_at = math.inf
+        self._growing: Greenlet | None = None
+
+    def start(self) -> None:
+        """Begin; from any greenlet."""
+        self._load.start()
+        self._wake_at(time.monotonic())
+
+    def stop(self) -> None:
+        """Begin no more arrivals."""
+        self._timer.close()
+        self._timer = None
+        self._load.stop()
+        self.users_max = max(self.users_max, len(users_of(self._environment)))
+
+    def _wake_at(self, moment: float) -> None:
+        """Have the event loop call `_dispatch` at a moment of the monotonic clock."""
+        if self._timer is not None:
+            self._timer.close()
+        self._planned_at = moment
+        # The loop's clock may have stood still since the last event.
+        self._loop.update_now()
+        self._timer = self._loop.timer(max(0.0, moment - time.monotonic()))
+        self._timer.start(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Give every scheduled arrival to an idle user, or begin to make users for it."""
+        now, before = time.monotonic(), self.looked_at
+        self.looked_at, lag_s = now, now - self._planned_at
+        try:
+            is_new_window = self._load.look(now)
+            # Then this process itself cannot follow the schedule, and more users would not help.
+            is_behind = lag_s * 1000 > LATE_MS or self._load.busy_share > _BUSY_SHARE
+            waiting = [queue for queue in self._queues if queue.next_at <= now]
+            for queue in waiting:
+                overdue_s = now - queue.next_at
+                if overdue_s > _HICCUP_S:
+                    full = len(users_of(self._environment)) >= self.max_users
+                    cause: Cause = "busy" if is_behind else "users" if full else "starting"
+                    waited_s = min(overdue_s, now - before)
+                    queue.overdue_s[cause] = queue.overdue_s.get(cause, 0.0) + waited_s
+            short = []
+            for queue in waiting:
+                ahead_s = unix_time_ahead_s()
+                while queue.next_at <= (moment := time.monotonic()):
+                    if not queue.idle:
+                        short.append(queue)
+                        break
+                    task, _ = queue.idle.popitem()
+                    task.scheduled_at = task.first_request_at = queue.take(moment) + ahead_s
+                    task.waiter.switch(None)
+            if short and not is_behind:
+                self._grow(short, now)
+            if is_new_window:
+                self.users_max = max(self.users_max, len(users_of(self._environment)))
+                self._each_window()
+        finally:
+            if self._timer is not None:
+                now = time.monotonic()
+                next_at = min(queue.next_at for queue in self._queues)
+                if next_at <= now:
+                    next_at = now + _LOOK_EVERY_S  # users that become idle serve themselves
+                self._wake_at(min(next_at, now + WINDOW_S))
+
+    def _grow(self, queues: Sequence[UserClassQueue], now: float) -> None:
+        """Make users for queues without an idle one, if no users are being made already."""
+        if self._growing is not None and not self._growing.ready():
+            return
+        calm = self._load.busy_share <= _CALM_SHARE
+        growing = [
+            queue
+            for queue in queues
+            if now >= queue.no_growth_before and (calm or now - queue.next_at > _HICCUP_S)
+        ]
+        if growing:
+            # In a greenlet: the constructor of a user class may take time.
+            self._growing = gevent.spawn(self._make_users, growing)
+            end_run_on_error(self._environment, self._growing)
+
+    def _make_users(self, queues: Sequence[UserClassQueue]) -> None:
+        def on_end(queue: UserClassQueue, user: User, _: Greenlet) -> None:
+            if user in queue.starting:  # its on_start failed, and the next one may fail too
+                queue.starting.discard(user)
+                queue.failing = True
+                queue.no_growth_before = time.monotonic() + _AFTER_A_FAILED_START_S
+
+        users = users_of(self._environment)
+        for queue in queues:
+            missing = queue.overdue(time.monotonic()) - len(queue.starting)
+            if missing <= 0:
+                continue
+            # After a failed start, one user is enough to find out whether the next one fails too.
+            wanted = 1 if queue.failing else missing + int(len(users) * _SPARE)
+            for _ in range(min(wanted, self.max_users - len(users))):
+                if self._timer is None:
+                    return  # stopped
+                user = queue.user_class(self._environment)
+                queue.starting.add(user)
+                start_user(self._environment, user).rawlink(partial(on_end, queue, user))
+                self.users_max = max(self.users_max, len(users))
+
+
+def unix_time_ahead_s() -> float:
+    """Return how far Unix time is ahead of the monotonic clock, by which arrivals are scheduled.
+
+    The wall clock may be set while a test runs; a schedule by it would stop or rush. So a
+    moment becomes Unix time only when its task begins.
+    """
+    for _ in range(_READINGS):
+        begun = time.monotonic()
+        ahead = time.time() - begun
+        # A busy machine may let another process run between the two readings.
+        if time.monotonic() - begun < _AT_ONCE_S:
+            break
+    return ahead
 
 
 class OpenLoop:
@@ -71,7 +349,6 @@ class OpenLoop:
         self.rate = rate
         self.tasks = UserTasks(environment)
         self._timed_out: list[Pending] = []
-        self._waits = TimedOut(environment)
         self._queues: dict[type[User], UserClassQueue] = {}
         self._environment, self._max_users = environment, max_users
         self._distributed = distributed
@@ -79,11 +356,14 @@ class OpenLoop:
         self._stopped, self._warned = True, False
         events = environment.events
         if not distributed:
-            events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
+
+            def on_start(**_: Any) -> None:
+                self.prepare()
+                self.take_share(Share.whole(self._max_users))
+
+            events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
         events.test_stopping.add_listener(self._on_stopping)  # type: ignore[no-untyped-call]
         end_users_only_when(environment, lambda: self._stopped)
-
-    # -- the figures ------------------------------------------------------------------------
 
     def report(self) -> LoopReport:
         """Return the outcome of the arrivals so far; final after the test has stopped."""
@@ -121,13 +401,16 @@ class OpenLoop:
             yield from (moment + ahead_s for moment in queue.dropped)
 
     def take_cut_off(self) -> CutOff:
-        """Return what was cut off since the last call."""
+        """Return the waits that were cut off since the last call.
+
+        Arrivals are dropped only when the test stops, or when a user ends before it could begin.
+        """
         self._account_for_ended()
         dropped_ms: list[float] = []
         for queue in self._queues.values():
             dropped_ms += queue.dropped_ms
             queue.dropped_ms.clear()
-        return CutOff(timed_out_ms=self._waits.take(), dropped_ms=dropped_ms)
+        return CutOff(timed_out_ms=self.tasks.take_timed_out(), dropped_ms=dropped_ms)
 
     def _saturated_by(self) -> str:
         reasons: dict[Cause, str] = {
@@ -138,21 +421,18 @@ class OpenLoop:
             ),
         }
         now = time.monotonic()
-        saturated = [queue for queue in self._queues.values() if queue.is_saturated(now)]
-        return "; ".join(queue.saturation_text(now, reasons) for queue in saturated)
-
-    def _warn_when_saturated(self) -> None:
-        if self._warned or self._distributed:  # a master warns for its workers
-            return
-        now = time.monotonic()
-        if any(queue.is_saturated(now) for queue in self._queues.values()):
-            self._warned = True
-            logger.warning("saturated: %s", self._saturated_by())
-
-    # -- the test ---------------------------------------------------------------------------
+        saturated = (queue.saturated_by(now, reasons) for queue in self._queues.values())
+        return "; ".join(filter(None, saturated))
 
     def prepare(self) -> None:
         """Begin a test without any arrival yet. Users that start from now on wait."""
+
+        def warn_when_saturated() -> None:
+            # A master warns for its workers.
+            if not self._warned and not self._distributed and (reason := self._saturated_by()):
+                self._warned = True
+                logger.warning("saturated: %s", reason)
+
         user_classes = self._environment.user_classes
         new = self.tasks.follow(user_classes)
         wait_for_arrivals(new, arrived=self._on_arrived, wait=self._wait)
@@ -163,7 +443,7 @@ class OpenLoop:
             self._environment,
             list(self._queues.values()),
             max_users=self._max_users,
-            each_window=self._warn_when_saturated,
+            each_window=warn_when_saturated,
         )
         self._dispatcher.start()
 
@@ -179,22 +459,16 @@ class OpenLoop:
             per_s = self.rate.per_s / share.of * weights[index] / sum(weights)
             queue.continue_with(stream, monotonic.since, per_s)
 
-    def _on_start(self, **_: Any) -> None:
-        self.prepare()
-        self.take_share(Share.whole(self._max_users))
-
     def _on_stopping(self, **_: Any) -> None:
         if self._stopped or self._dispatcher is None:
             return
         self._stopped = True
         self._dispatcher.stop()
         # Locust takes some 50 ms to get here, in which the dispatcher cannot run; but users serve
-        # themselves. What was scheduled before an arrival that has begun counts, of any class.
+        # themselves. So an arrival counts if a later one has begun, of any class.
         begun = max(queue.last_at for queue in self._queues.values())
         for queue in self._queues.values():
             queue.close(max(self._dispatcher.looked_at, begun))
-
-    # -- the users --------------------------------------------------------------------------
 
     def _on_arrived(self, user: User) -> None:
         queue = self._queues[type(user)]
@@ -208,10 +482,10 @@ class OpenLoop:
         queue = self._queues[type(user)]
         if task.scheduled_at is not None:
             queue.finished += 1
-            task.end()
+            task.scheduled_at = task.first_request_at = None
         now = time.monotonic()
         if queue.next_at <= now:
-            task.begin(queue.take(now) + unix_time_ahead_s())
+            task.scheduled_at = task.first_request_at = queue.take(now) + unix_time_ahead_s()
             return True
         queue.idle[task] = None
         task.waiter = Waiter()
@@ -223,13 +497,13 @@ class OpenLoop:
 
     def _account_for_ended(self) -> None:
         """Account for users whose end gevent has not reported yet."""
-        for task in self.tasks.all():
-            if task.user.greenlet.dead:
-                self._account(task.user)
+        for user in list(self.tasks.by_user):
+            if user.greenlet.dead:
+                self._account(user)
 
     def _account(self, user: User) -> None:
         """Count the task that a user left unfinished when it ended."""
-        task = self.tasks.forget(user)
+        task = self.tasks.by_user.pop(user, None)
         queue = self._queues.get(type(user))
         if task is None or task.scheduled_at is None or queue is None:
             return
@@ -240,7 +514,7 @@ class OpenLoop:
             queue.finished += 1
         else:
             self._timed_out.append(task.unfinished)
-            self._waits.add(task.unfinished.scheduled_at)
+            self.tasks.add_timed_out(task.unfinished.scheduled_at)
 
 
 class ClosedLoop:
@@ -252,33 +526,30 @@ class ClosedLoop:
     """
 
     def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-        self._tasks = UserTasks(environment, self._on_new)
-        self._waits = TimedOut(environment)
-        environment.events.test_start.add_listener(self.follow)  # type: ignore[no-untyped-call]
+        def on_new(user: User) -> None:
+            if user.greenlet is not None:
+                user.greenlet.rawlink(lambda _: self._account(user))
 
-    def report(self) -> LoopReport:
-        """Return the report of a closed loop."""
-        return LoopReport()
+        self._environment = environment
+        self._tasks = UserTasks(environment, on_new)
+        environment.events.test_start.add_listener(self.follow)  # type: ignore[no-untyped-call]
 
     def follow(self, **_: Any) -> None:
         """Follow the users of a test's classes; of no class twice."""
         self._tasks.follow(self._environment.user_classes)
 
     def take_cut_off(self) -> CutOff:
-        """Return what was cut off since the last call."""
-        for task in self._tasks.all():
-            # gevent reports an end a moment later.
-            if task.user.greenlet is not None and task.user.greenlet.dead:
-                self._account(task.user)
-        return CutOff(timed_out_ms=self._waits.take())
+        """Return the waits that were cut off since the last call; a closed loop drops no arrivals.
 
-    def _on_new(self, user: User) -> None:
-        if user.greenlet is not None:
-            user.greenlet.rawlink(lambda _: self._account(user))
+        The users that have ended by then are looked for, since gevent reports an end a moment later.
+        """
+        for user in list(self._tasks.by_user):
+            if user.greenlet is not None and user.greenlet.dead:
+                self._account(user)
+        return CutOff(timed_out_ms=self._tasks.take_timed_out())
 
     def _account(self, user: User) -> None:
-        task = self._tasks.forget(user)
+        task = self._tasks.by_user.pop(user, None)
         # A task may have given up waiting for an answer, and ended.
         if task is not None and task.unfinished is not None and not was_waiting(user):
-            self._waits.add(task.unfinished.scheduled_at)
+            self._tasks.add_timed_out(task.unfinished.scheduled_at)

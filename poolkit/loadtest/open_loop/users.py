@@ -1,4 +1,4 @@
-"""The task of each user: when it was scheduled, and what the end of a run cuts off.
+"""The task of each user: when it was scheduled, and the requests that an end cuts off.
 
 A latency counts from the scheduled moment of a task. A task that could not be sent at that moment
 has waited, and so has its visitor. If latency counted from the sending, a stall of the server would
@@ -28,56 +28,48 @@ class Pending(NamedTuple):
 class UserTask:
     """The present task of one user."""
 
-    __slots__ = ("first_request_at", "scheduled_at", "sent", "since", "user", "waiter")
+    __slots__ = ("first_request_at", "scheduled_at", "sent", "waiter")
 
-    def __init__(self, user: User) -> None:
-        self.user = user
-        self.since = time.time()
+    def __init__(self) -> None:
         self.scheduled_at: float | None = None
         """Unix time; None between two tasks."""
         self.first_request_at: float | None = None
         """The same until the first request of the task, which was scheduled with it."""
         self.sent: tuple[float, float] | None = None
-        """The moments of `pending`; a named tuple for every request would cost 0.1 µs."""
+        """The moments of a `Pending`, which would cost 0.1 µs more for every request."""
         self.waiter: Any = None
         """gevent's Waiter, while the user waits for an arrival."""
-
-    def begin(self, scheduled_at: float) -> None:
-        """Begin the task that was scheduled at this moment."""
-        self.scheduled_at = self.first_request_at = scheduled_at
-
-    @property
-    def pending(self) -> Pending | None:
-        """The request without an answer."""
-        return None if self.sent is None else Pending(*self.sent)
 
     @property
     def unfinished(self) -> Pending | None:
         """The request without an answer, or the task if it has not sent a request yet."""
-        if self.pending is None and self.first_request_at is not None:
+        if self.sent is not None:
+            return Pending(*self.sent)
+        # Its user still prepares the request, or sends it without `User.context()`.
+        if self.first_request_at is not None:
             return Pending(self.first_request_at, self.first_request_at)
-        return self.pending
-
-    def end(self) -> None:
-        """End the task."""
-        self.scheduled_at = self.first_request_at = None
+        return None
 
 
 class UserTasks:
-    """The tasks of all users. Locust's `User.context()` passes each on to its requests.
+    """The tasks of all users, and the waits of the users that ended without an answer.
+
+    Locust's `User.context()` passes the scheduled moment of a task on to its requests.
 
     Args:
         environment: Locust's.
         on_new: called with a user when its first task is made.
-
     """
 
     def __init__(
         self, environment: Environment, on_new: Callable[[User], None] = lambda _: None
     ) -> None:
-        self._on_new = on_new
-        self._tasks: dict[User, UserTask] = {}
+        self.by_user: dict[User, UserTask] = {}
+        """The tasks of all users that have not ended."""
+        self._environment, self._on_new = environment, on_new
         self._followed: set[type[User]] = set()
+        self._stopping_at: float | None = None
+        self._timed_out_ms: list[float] = []
 
         def on_request(*, context: Mapping[str, Any] | None = None, **_: Any) -> None:
             # Not by `scheduled_moment`: at thousands of requests a second, each call counts.
@@ -85,14 +77,22 @@ class UserTasks:
             if type(moment) is ScheduledMoment:
                 moment.task.sent = None
 
-        environment.events.request.add_listener(on_request)  # type: ignore[no-untyped-call]
+        def on_stopping(**_: Any) -> None:
+            self._stopping_at = time.time()
+
+        events = environment.events
+        events.request.add_listener(on_request)  # type: ignore[no-untyped-call]
+        events.test_stopping.add_listener(on_stopping)  # type: ignore[no-untyped-call]
 
     def follow(self, user_classes: Iterable[type[User]]) -> list[type[User]]:
-        """Add the scheduled moment to the request context of these classes; return the new ones."""
+        """Add the scheduled moment to the request context of these classes; return the new ones.
+
+        Called with all classes at the start of each test.
+        """
+        self._stopping_at = None
         new = [one for one in user_classes if one not in self._followed]
         self._followed.update(new)
-
-        tasks = self._tasks
+        tasks = self.by_user
 
         def with_moment(user_class: type[User], own: Any) -> Callable[[User], dict[str, Any]]:
             def context(user: User) -> dict[str, Any]:
@@ -117,20 +117,29 @@ class UserTasks:
         return new
 
     def of(self, user: User) -> UserTask:
-        """Return the task of a user."""
-        task = self._tasks.get(user)
+        """Return the task of a user.
+
+        It is made for the user's first request or arrival, and `on_new` is called then.
+        """
+        task = self.by_user.get(user)
         if task is None:
-            task = self._tasks[user] = UserTask(user)
+            task = self.by_user[user] = UserTask()
             self._on_new(user)
         return task
 
-    def forget(self, user: User) -> UserTask | None:
-        """Remove and return the task of a user that has ended."""
-        return self._tasks.pop(user, None)
+    def add_timed_out(self, scheduled_at: float) -> None:
+        """Count a request of a user that has just ended, by its scheduled moment in Unix time."""
+        # Without --stop-timeout users end at once, and ending many takes time, in which no answer
+        # can be received.
+        waited_until = time.time()
+        if self._stopping_at and not self._environment.stop_timeout:
+            waited_until = self._stopping_at
+        self._timed_out_ms.append(max(0.0, waited_until - scheduled_at) * 1000)
 
-    def all(self) -> list[UserTask]:
-        """Return the tasks of all users that have not ended."""
-        return list(self._tasks.values())
+    def take_timed_out(self) -> list[float]:
+        """Return the waits in ms of the users that have ended since the last call."""
+        taken, self._timed_out_ms = self._timed_out_ms, []
+        return taken
 
 
 class ScheduledMoment(float):
@@ -169,9 +178,6 @@ def latency_ms(
     return float((start_time - scheduled_at) * 1000 + response_time)
 
 
-# -- the end --------------------------------------------------------------------------------
-
-
 class CutOff(NamedTuple):
     """The requests that the end of a run or of a user cut off, as their waits in ms.
 
@@ -186,33 +192,4 @@ class CutOff(NamedTuple):
 
 
 TakeCutOff: TypeAlias = "Callable[[], CutOff]"
-"""Returns what was cut off since the last call."""
-
-
-class TimedOut:
-    """How long the requests of ended users had waited for an answer."""
-
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-        self._ended: float | None = None
-        self._ms: list[float] = []
-
-        def on_start(**_: Any) -> None:
-            self._ended = None
-
-        def on_stopping(**_: Any) -> None:
-            self._ended = time.time()
-
-        environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
-        environment.events.test_stopping.add_listener(on_stopping)  # type: ignore[no-untyped-call]
-
-    def add(self, scheduled_at: float) -> None:
-        """Count a request of a user that has just ended, by its scheduled moment in Unix time."""
-        # Ending many users takes time, in which no answer can be received.
-        heard_s = self._ended if self._ended and not self._environment.stop_timeout else time.time()
-        self._ms.append(max(0.0, heard_s - scheduled_at) * 1000)
-
-    def take(self) -> list[float]:
-        """Return those of the users that have ended since the last call, in ms."""
-        taken, self._ms = self._ms, []
-        return taken
+"""Returns the requests that were cut off since the last call."""
