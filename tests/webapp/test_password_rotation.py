@@ -1,12 +1,14 @@
 """A password that is rotated while requests come: no request fails."""
 
 import json
+import operator
 import secrets
 import threading
 import time
 
 import boto3
 import pytest
+from processes import wait_until
 from psycopg2 import sql
 
 from poolkit.local.postgres import APP_ROLE
@@ -80,7 +82,8 @@ def test_a_rotation_during_traffic_fails_no_request(serve, served_aws, role, mig
     with serve("", **variables) as served:
 
         def traffic(statuses):
-            while not done.is_set():
+            # The pause leaves the processors to the service and to the rotation.
+            while not done.wait(0.01):
                 statuses.append(served.get("/articles"))
 
         clients = [threading.Thread(target=traffic, args=(statuses,)) for statuses in answers]
@@ -90,15 +93,15 @@ def test_a_rotation_during_traffic_fails_no_request(serve, served_aws, role, mig
             for _ in range(3):
                 role.rotate()
                 # Of each client: a request that outlasts two rotations has two old passwords.
-                before, opened = list(map(len, answers)), served.metric("opened_total")
-                while all(client.is_alive() for client in clients) and (
-                    served.metric("opened_total") < opened + 5
-                    or any(
-                        len(statuses) < count + 5
-                        for statuses, count in zip(answers, before, strict=True)
-                    )
-                ):
-                    time.sleep(0.01)
+                wanted, opened = [len(each) + 5 for each in answers], served.metric("opened_total")
+
+                def has_gone_on(wanted=wanted, opened=opened):
+                    assert all(client.is_alive() for client in clients)
+                    # The metric is read last: it costs a request.
+                    has_answers = all(map(operator.ge, map(len, answers), wanted))
+                    return has_answers and served.metric("opened_total") >= opened + 5
+
+                wait_until(has_gone_on, "five more requests of each client")
         finally:
             done.set()
             for client in clients:
