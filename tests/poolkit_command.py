@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from click.testing import CliRunner
-from processes import Finished, run
+from processes import ROOT, Finished, run
 
 from poolkit.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
 POOLKIT = Path(sys.executable).with_name("poolkit")
 
 Answer: TypeAlias = Finished
@@ -39,5 +38,28 @@ def run_here(*arguments: Any, cwd: Path = ROOT, typed: str = "", **environ: str)
 
 
 def _says_something(variable: str) -> bool:
-    """Tell whether the command, or a library of its, would read the variable."""
+    """Return whether the command, or a library that it uses, would read the variable."""
     return variable.startswith(("AWS_", "DATABASE_", "POOLKIT_"))
+
+
+def refused(answer: Answer, *messages: str, lines: int | None = None) -> str:
+    """Check that a command ended with status 2 and an error with these texts; return the error.
+
+    Args:
+        answer: the command that has ended.
+        messages: what its standard error contains.
+        lines: the number of lines of the error, if it matters.
+    """
+    assert answer.returncode == 2, answer.stdout + answer.stderr
+    for message in messages:
+        assert message in answer.stderr, answer.stderr
+    assert lines is None or len(answer.stderr.strip().splitlines()) == lines, answer.stderr
+    return answer.stderr
+
+
+def succeeded(answer: Answer, *messages: str) -> str:
+    """Check that a command ended with status 0 and an output with these texts; return the output."""
+    assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr
+    for message in messages:
+        assert message in answer.stdout, answer.stdout
+    return answer.stdout

@@ -26,6 +26,8 @@ from typing import Any, TypeAlias
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".poolkit" / "cache"
+"""Kept between sessions, like pytest's own cache: the template of PostgreSQL's data directory."""
 PATIENCE_S = 120.0
 """The limit of every wait. Only what hangs takes as long: two busy cores may need half a minute
 for what takes a moment, and pytest's own limit of 300 s is above it."""
@@ -258,7 +260,6 @@ class RunningProcess:
             return []
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the process alone."""
         self.process.send_signal(number)
 
     def signal_group(self, number: int) -> None:

@@ -1,39 +1,39 @@
 """The command line, as a user sees it."""
 
+import ast
+import os
+import re
 import shutil
 import tomllib
+from typing import Any
 
 import pytest
-from poolkit_command import ROOT, run_process
+from poolkit_command import ROOT, refused, run_process, succeeded
 from poolkit_command import run_here as run
 from processes import run_python
+
+from poolkit.config.presets import ENVIRONMENTS, TARGETS, preset
+from poolkit.errors import ConfigurationError
+from poolkit.output_file import check_output_file
+from poolkit.preset_code import WIDTH, preset_code, preset_table
 
 
 @pytest.mark.process
 def test_preset_prints_code():
-    """`poolkit preset TARGET` prints code that starts with what the preset is for."""
-    answer = run_process("preset", "web", "--environment", "prod")
-    assert answer.returncode == 0
-    assert answer.stdout.startswith("# web in prod.")
-    assert "pool_size=20" in answer.stdout
+    out = succeeded(run_process("preset", "web", "--environment", "prod"), "pool_size=20")
+    assert out.startswith("# web in prod.")
 
 
 def test_preset_all_prints_the_table():
-    """`poolkit preset --all` prints a heading and a line for each preset."""
-    answer = run("preset", "--all")
-    assert answer.returncode == 0
-    assert "high_traffic" in answer.stdout
+    succeeded(run("preset", "--all"), "high_traffic")
 
 
 def test_preset_copy_writes_the_file_once(tmp_path):
-    """The copy equals the module; a second copy is refused and changes nothing."""
     file = tmp_path / "presets.py"
     assert run("preset", "--copy", str(file)).returncode == 0
     assert file.read_bytes() == (ROOT / "poolkit/config/presets.py").read_bytes()
     file.write_text("mine")
-    again = run("preset", "--copy", str(file))
-    assert again.returncode == 2
-    assert "exists already" in again.stderr
+    refused(run("preset", "--copy", str(file)), "exists already")
     assert file.read_text() == "mine"
 
 
@@ -49,15 +49,10 @@ def test_preset_copy_writes_the_file_once(tmp_path):
     ],
 )
 def test_a_mistake_is_one_clear_message_and_exit_status_2(arguments, message):
-    """No traceback: what was wrong, and what to write instead."""
-    answer = run(*arguments)
-    assert answer.returncode == 2
-    assert message in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert "Traceback" not in refused(run(*arguments), message)
 
 
 def test_db_upgrade_brings_an_empty_database_up_to_date(database):
-    """The first run upgrades, the second finds nothing to do, and `current` agrees."""
     url = database.url(driver="psycopg2")
     before = run("db", "current", DATABASE_URL=url)
     assert before.stdout.startswith("empty (behind")
@@ -85,12 +80,9 @@ def test_db_upgrade_works_in_a_service_s_image(image, migrated_database, tmp_pat
 
 @pytest.mark.process
 def test_db_upgrade_without_a_database_is_one_line():
-    """A server that is not there is named, with exit status 2."""
     # Port 1 is reserved (tcpmux), and no program listens there.
     answer = run_process("db", "upgrade", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
-    assert answer.returncode == 2
-    assert "database is not available" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert "Traceback" not in refused(answer, "database is not available")
 
 
 def refusal(*arguments, **options):
@@ -101,7 +93,6 @@ def refusal(*arguments, **options):
 
 
 def test_db_upgrade_says_what_the_role_lacks(database):
-    """A role that may not create in the schema is told so, and what to grant."""
     line = refusal("db", "upgrade", DATABASE_URL=database.monitor_url())
     assert "permission denied for schema public; grant poolkit_monitor what is missing" in line
 
@@ -127,9 +118,7 @@ def test_db_upgrade_that_meets_a_lock_says_so(database, tmp_path):
     assert 'could not obtain lock on relation "held"; another session holds a lock' in line
 
 
-def test_a_database_that_is_ahead_of_the_program_is_told_from_one_that_is_behind(
-    migrated_database,
-):
+def test_a_database_that_is_ahead_of_the_program_is_told_from_one_that_is_behind(migrated_database):
     """After a rollback of the program: what to deploy, and no "behind" that invites an upgrade."""
     migrated_database.execute("UPDATE alembic_version SET version_num = '9999'")
     url = migrated_database.url()
@@ -147,23 +136,153 @@ def test_db_upgrade_of_another_kind_of_database_is_refused():
 
 
 def test_db_upgrade_names_migrations_that_do_not_import(database):
-    """A module that is not there is named."""
     url = database.url(driver="psycopg2")
     answer = run("db", "upgrade", "--migrations", "no.such.module", DATABASE_URL=url)
-    assert answer.returncode == 2
-    assert "no.such.module" in answer.stderr
+    refused(answer, "no.such.module")
 
 
 def test_db_upgrade_outside_a_project_says_what_to_name(tmp_path, database):
-    """Without a pyproject.toml the message lists the three places for the name."""
     answer = run("db", "upgrade", cwd=tmp_path, DATABASE_URL=database.url(driver="psycopg2"))
-    assert answer.returncode == 2
-    assert "POOLKIT_MIGRATIONS" in answer.stderr
+    refused(answer, "POOLKIT_MIGRATIONS")
 
 
 def test_a_broken_pyproject_is_named(tmp_path, database):
-    """A pyproject.toml that is no TOML is reported with its path and line."""
     (tmp_path / "pyproject.toml").write_text("[tool.poolkit\n")
     answer = run("db", "upgrade", cwd=tmp_path, DATABASE_URL=database.url(driver="psycopg2"))
-    assert answer.returncode == 2
-    assert "pyproject.toml" in answer.stderr
+    refused(answer, "pyproject.toml")
+
+
+# -- code of presets ------------------------------------------------------------------------
+
+
+CHECKS = ("ping_after_idle", "pool_recycle_jitter")
+START = ("retry_connect", "prewarm", "fail_fast")
+
+
+def beyond(code):
+    """Return what the comments behind the code name, with its value."""
+    return dict(re.findall(r"^# - (\w+)=(.*?): ", code.rpartition("\n)\n")[2], re.MULTILINE))
+
+
+EVERY = [(target, environment) for target in TARGETS for environment in ENVIRONMENTS]
+
+
+@pytest.mark.parametrize(("target", "environment"), EVERY)
+def test_printed_code_makes_the_preset_s_engine(target, environment):
+    """The code runs as printed, and its engine has the preset's pool and limits."""
+    chosen = preset(target, environment)
+    names: dict[str, Any] = {}
+    exec(preset_code(chosen), names)
+    made = names["engine"]
+    options = chosen.engine_options(made.url, application_name=f"{target}:instance")
+    assert type(made.pool) is options["poolclass"]
+    if chosen.pool == "queue":
+        assert made.pool.size() == chosen.pool_size
+        assert made.pool._max_overflow == chosen.max_overflow
+        assert made.pool._timeout == chosen.pool_timeout
+        assert made.pool._recycle == chosen.pool_recycle
+
+
+@pytest.mark.parametrize(("target", "environment"), EVERY)
+def test_printed_connect_arguments_are_the_preset_s(target, environment):
+    chosen = preset(target, environment)
+    tree = ast.parse(preset_code(chosen))
+    call = next(node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    printed = next(word.value for word in call.keywords if word.arg == "connect_args")
+    options = chosen.engine_options(f"postgresql+{chosen.driver}://h/d", application_name="x")
+    wanted = {k: v for k, v in options["connect_args"].items() if isinstance(v, (int, float))}
+    assert ast.literal_eval(printed).items() >= wanted.items()
+    assert ast.literal_eval(printed).keys() == options["connect_args"].keys()
+
+
+@pytest.mark.parametrize(("target", "environment"), EVERY)
+def test_what_arguments_cannot_say_stands_below_them(target, environment):
+    """The preset's own checks and its start are printed as comments: those that this pool has."""
+    chosen = preset(target, environment)
+    assert beyond(preset_code(chosen)) == {
+        name: repr(getattr(chosen, name))
+        for name in (CHECKS if chosen.pool == "queue" else ()) + START
+    }
+
+
+def test_only_what_the_server_can_do_stands_below_them():
+    """SQLite has no server to wait for; MySQL has error numbers, and no SQLSTATE of PostgreSQL."""
+    web = preset("web", "prod")
+    assert beyond(preset_code(web, "pysqlite")).keys() == {"prewarm", "fail_fast"}
+    mysql = preset_code(web, "pymysql")
+    assert beyond(mysql).keys() == {*CHECKS, *START}
+    assert "1040" in mysql
+    assert "53300" not in mysql
+
+
+def test_a_worker_s_code_names_the_pool_of_a_prefork_child():
+    """1+0, which the pasted code cannot compute."""
+    code = preset_code(preset("worker", "prod"))
+    assert "pool_size=1, max_overflow=0" in code
+    assert "pool_size=1, max_overflow=0" not in preset_code(preset("web", "prod"))
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "pymysql", "mysqldb", "pysqlite"])
+def test_another_driver_gets_its_own_arguments(driver):
+    code = preset_code(preset("web", "prod"), driver)
+    ast.parse(code)
+    assert f"+{driver}://" in code
+
+
+@pytest.mark.parametrize(
+    ("target", "driver", "message"),
+    [
+        ("web", "asyncpg", "fit the synchronous target 'web'; .*: psycopg2, psycopg, pymysql, "),
+        ("web", "foo", "'foo' is unknown; allowed: psycopg2, psycopg, pymysql, mysqldb, pysqlite$"),
+        ("web_async", "foo", "'foo' is unknown; allowed: asyncpg, psycopg, asyncmy, aiosqlite$"),
+    ],
+)
+def test_a_driver_that_does_not_fit_is_refused(target, driver, message):
+    with pytest.raises(ValueError, match=message):
+        preset_code(preset(target, "prod"), driver)
+
+
+def test_lines_stay_readable():
+    for target, environment in EVERY:
+        for line in preset_code(preset(target, environment)).splitlines():
+            assert len(line) <= WIDTH or '"options"' in line
+
+
+def test_table_has_a_line_for_every_preset():
+    lines = preset_table().splitlines()
+    assert len(lines) == 1 + len(EVERY)
+    for line, (target, environment) in zip(lines[1:], EVERY, strict=True):
+        cells = line.split()
+        assert cells[:2] == [target, environment]
+        assert cells[-1] == str(preset(target, environment).max_connections_per_process)
+
+
+# -- files of results -----------------------------------------------------------------------
+
+
+def test_a_file_in_missing_folders_is_fine_and_nothing_is_created(tmp_path):
+    check_output_file("--html", tmp_path / "out/of/it.html")
+    (tmp_path / "old.html").write_text("old")
+    check_output_file("--html", tmp_path / "old.html")
+    check_output_file("--html", tmp_path / "old.html", makes_folders=False)
+    assert [one.name for one in tmp_path.iterdir()] == ["old.html"]
+    with pytest.raises(ConfigurationError, match=r"--out: .* there is no folder .*/none$"):
+        check_output_file("--out", tmp_path / "none/x.html", makes_folders=False)
+
+
+def test_a_folder_and_a_file_in_place_of_a_folder_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match=r"--html: .* is a folder; wanted the name of a"):
+        check_output_file("--html", tmp_path)
+    for makes_folders in (True, False):
+        with pytest.raises(ConfigurationError, match=r"--junit: .*/file is no folder"):
+            check_output_file("--junit", tmp_path / "file/run.xml", makes_folders=makes_folders)
+    with pytest.raises(ConfigurationError, match=r"--junit: .*/file is no folder"):
+        check_output_file("--junit", tmp_path / "file/x/run.xml")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigurationError, match=r"no permission for"):
+        check_output_file("--html", tmp_path / "run.html")

@@ -2,18 +2,16 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
-from poolkit_command import run_process
+from poolkit_command import ROOT, run_process
 
-TUTORIAL = Path(__file__).resolve().parent.parent / "docs/tutorial.md"
+TUTORIAL = ROOT / "docs/tutorial.md"
 FILES = re.compile(r'^```\w+ title="([\w.]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow
 def test_the_application_of_the_tutorial_is_measured(tmp_path):
-    """The page's files are enough: both targets answer, with the ceilings that the page names."""
     files = dict(FILES.findall(TUTORIAL.read_text()))
     assert set(files) == {"app.py", "schema.py", "locustfile.py", "pyproject.toml"}
     for name, text in files.items():

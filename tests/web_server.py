@@ -31,7 +31,6 @@ class WebServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The address for HTTP."""
         return f"http://127.0.0.1:{self.server_port}"
 
 

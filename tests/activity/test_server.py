@@ -44,7 +44,6 @@ def url_of_new_role(database, request) -> str:
 
 
 def groups(sample):
-    """Count the backends by target, instance and state."""
     return Counter((b.target, b.instance, b.state) for b in sample.backends)
 
 
@@ -62,15 +61,11 @@ def test_what_a_url_names_may_have_spaces(database, tmp_path):
 
 
 def test_a_snapshot_names_target_instance_and_state(database):
-    """Connections are grouped by the two halves of their name, and by state."""
     with connected(database, "web:host-1", 2), connected(database, "lambda:ee-7") as (busy,):
         busy.autocommit = False
         busy.cursor().execute("SELECT 1")
         found = groups(snapshot(database.monitor_url()))
-    assert found == {
-        ("web", "host-1", "idle"): 2,
-        ("lambda", "ee-7", "idle in transaction"): 1,
-    }
+    assert found == {("web", "host-1", "idle"): 2, ("lambda", "ee-7", "idle in transaction"): 1}
 
 
 def test_the_watching_connection_is_in_no_count(database):
@@ -198,7 +193,7 @@ def test_waiting_until_a_target_has_no_connection_left(database, sampler):
     with connected(database, "web:1", 3):
         assert sampler.wait_for(lambda sample: len(sample.of("web:")) == 3, PATIENCE_S)[0]
         assert sampler.wait_until_no_backends("web:", timeout_s=0.2) == 3
-        assert sampler.wait_until_no_backends("worker:", timeout_s=2) == 0
+        assert sampler.wait_until_no_backends("worker:", PATIENCE_S) == 0
     assert sampler.wait_until_no_backends("web:", PATIENCE_S) == 0
 
 

@@ -21,19 +21,16 @@ OpenFace: TypeAlias = Callable[..., AbstractContextManager[Face]]
 
 @pytest.fixture(params=FACES)
 def face_name(request) -> str:
-    """Name each face in turn."""
     return request.param
 
 
 @pytest.fixture
 def open_face(face_name) -> OpenFace:
-    """Give the function that opens the face under test, for tests with needs of their own."""
     return lambda database_url, **environ: opened(face_name, database_url, **environ)
 
 
 @pytest.fixture
 def face(open_face, migrated_database) -> Iterator[Face]:
-    """Give the face under test, over a database of the test's own."""
     # Without a driver, as a platform hands URLs out: each deployable takes its own.
     with open_face(migrated_database.url(driver="")) as face:
         yield face

@@ -35,7 +35,6 @@ class Face(Protocol):
 
 
 def media_type(answer: Answer) -> str:
-    """Return the content type without its parameters."""
     return answer.headers.get("content-type", "").partition(";")[0]
 
 

@@ -36,9 +36,7 @@ def _several(query: Query) -> dict[str, list[str]]:
     return several
 
 
-def http_api(
-    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
-) -> Event:
+def http_api(method, path, query=(), body=None, *, binary=False) -> Event:
     """API Gateway Developer Guide, "AWS Lambda proxy integrations for HTTP APIs", format 2.0."""
     return {
         "version": "2.0",
@@ -72,9 +70,7 @@ def http_api(
     }
 
 
-def function_url(
-    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
-) -> Event:
+def function_url(method, path, query=(), body=None, *, binary=False) -> Event:
     """AWS Lambda Developer Guide, "Invoking Lambda function URLs", request payload."""
     event = http_api(method, path, query, body, binary=binary)
     event["requestContext"] |= {
@@ -88,9 +84,7 @@ def function_url(
     return event
 
 
-def rest_api(
-    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
-) -> Event:
+def rest_api(method, path, query=(), body=None, *, binary=False) -> Event:
     """API Gateway Developer Guide, "Input format of a Lambda function for proxy integration"."""
     return {
         "resource": "/{proxy+}",
@@ -125,9 +119,7 @@ def rest_api(
     }
 
 
-def load_balancer(
-    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
-) -> Event:
+def load_balancer(method, path, query=(), body=None, *, binary=False) -> Event:
     """Elastic Load Balancing, "Use Lambda functions as targets": values come undecoded."""
     return {
         "requestContext": {
@@ -152,9 +144,7 @@ def load_balancer(
     }
 
 
-def load_balancer_multi(
-    method: str, path: str, query: Query = (), body: bytes | None = None, *, binary: bool = False
-) -> Event:
+def load_balancer_multi(method, path, query=(), body=None, *, binary=False) -> Event:
     """The same with the target group's multi-value headers switched on."""
     event = load_balancer(method, path, query, body, binary=binary)
     headers = event.pop("headers")

@@ -39,25 +39,11 @@ class LambdaFace:
         event = json.loads(json.dumps(event))
         return json.loads(json.dumps(self._handler(event, new_context(timeout_s))))
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, Any] | str | None = None,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    def request(self, method, path, *, query=None, body=None, headers=None) -> Answer:
         return answer_of(self.invoke(http_api_event(method, path, query, body, headers)))
 
 
-def http_api_event(
-    method: str,
-    path: str,
-    query: Mapping[str, Any] | str | None = None,
-    body: Any = None,
-    headers: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+def http_api_event(method, path, query=None, body=None, headers=None) -> dict[str, Any]:
     """Make the event that an HTTP API makes of a request; a body that is not bytes is JSON."""
     raw = encoded(body) or b""
     text = query if isinstance(query, str) else urlencode(query or {}, doseq=True)

@@ -2,13 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import httpx
 import uvicorn
-from behaviour.face import Answer, Query, encoded
+from behaviour.face import Answer, encoded
 
 from webapp.application import make_application
 from webapp.database import OpenDatabase, open_async_database, open_threaded_database
@@ -18,20 +17,11 @@ class WebFace:
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Query | None = None,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    def request(self, method, path, *, query=None, body=None, headers=None) -> Answer:
         content = encoded(body)
-        default = {} if content is None else {"content-type": "application/json"}
-        answer = self._client.request(
-            method, path, params=query, content=content, headers={**default, **(headers or {})}
-        )
+        sent = {} if content is None else {"content-type": "application/json"}
+        sent |= headers or {}
+        answer = self._client.request(method, path, params=query, content=content, headers=sent)
         return Answer(answer.status_code, dict(answer.headers), answer.content)
 
 
@@ -48,21 +38,12 @@ def open_web_async_face(database_url: str, **environ: str) -> Iterator[WebFace]:
 
 
 @contextmanager
-def _served(
-    target: str, open_database: OpenDatabase, url: str, environ: Mapping[str, str]
-) -> Iterator[WebFace]:
-    variables = {
-        "POOLKIT_ENVIRONMENT": "dev",
-        "POOLKIT_ECHO": "false",
-        "DATABASE_URL": url,
-        **environ,
-    }
-    app = make_application(target, open_database, environ=variables)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, port=0, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=30
-        )
-    )
+def _served(target, open_database: OpenDatabase, url: str, environ) -> Iterator[WebFace]:
+    variables = {"POOLKIT_ENVIRONMENT": "dev", "POOLKIT_ECHO": "false", "DATABASE_URL": url}
+    app = make_application(target, open_database, environ=variables | environ)
+    options = {"lifespan": "on", "ws": "none", "log_config": None, "timeout_graceful_shutdown": 30}
+    server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
+
     thread = threading.Thread(target=server.run, name=f"face {target}")
     thread.start()
     try:

@@ -10,8 +10,6 @@ from poolkit.budget.model import Options
 
 
 class Folder:
-    """A folder of templates, and its budget."""
-
     def __init__(self, path):
         self.path = path
 
@@ -23,22 +21,18 @@ class Folder:
         return file
 
     def budget(self, *paths, **options):
-        """Return the budget of the folder, or of files in it."""
         named = tuple(self.path / each for each in paths) or (self.path,)
         return compute_budget(Options(paths=named, **options))
 
     def run(self, *arguments, columns="80"):
-        """Run `poolkit budget` inside the folder."""
         return run_here("budget", *arguments, cwd=self.path, COLUMNS=columns)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """An empty folder."""
     return Folder(tmp_path)
 
 
 @pytest.fixture
 def ceilings():
-    """A function that returns each service's ceiling by its name."""
     return lambda budget: {service.name: service.ceiling for service in budget.services}

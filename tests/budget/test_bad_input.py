@@ -1,10 +1,22 @@
-"""Wrong input gives one clear line, with file and line, and exit status 2."""
+"""Wrong input, and any input at all: a budget, or one clear line with file and line."""
+
+import copy
+import json
+import tempfile
+from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from poolkit_command import refused
 
+from poolkit.budget.command import budget_text, compute_budget, exit_status
+from poolkit.budget.model import Options
 from poolkit.errors import BudgetError
 
 HEAD = "AWSTemplateFormatVersion: '2010-09-09'\n"
+RESOURCES = HEAD + "Resources:\n"
 DATABASE = "  Db:\n    Type: AWS::RDS::DBInstance\n    Properties: {DBInstanceClass: %s}\n"
 FUNCTION = """  Fn:
     Type: AWS::Lambda::Function
@@ -13,70 +25,48 @@ FUNCTION = """  Fn:
       Environment: {Variables: {POOLKIT_TARGET: %s, DATABASE_URL: x}}
 """
 
-CASES = {
-    "broken YAML": (HEAD + "Resources:\n  A: [1, 2\n  B: }\n", "app.yaml:4: not valid YAML"),
-    "a repeated key": (
-        HEAD + "Resources: {}\nResources: {}\n",
-        "app.yaml:3: the key Resources appears twice",
-    ),
-    "an unknown function": (
-        HEAD + "Resources:\n" + FUNCTION % ("!Frobnicate 3", "lambda"),
-        "app.yaml:6: unknown intrinsic function Fn::Frobnicate",
-    ),
-    "a circular condition": (
-        HEAD
-        + "Conditions:\n  A: !Not [!Condition B]\n  B: !Not [!Condition A]\nResources:\n  Fn:\n"
-        + "    Type: AWS::Lambda::Function\n    Condition: A\n",
-        "condition A refers to itself",
-    ),
-    "an unknown reference": (
-        HEAD + "Resources:\n" + FUNCTION % ("!Ref Missing", "lambda"),
-        "app.yaml:6: 'Missing' is neither a parameter nor a resource",
-    ),
-    "a negative number": (
-        HEAD + "Resources:\n" + FUNCTION % ("-1", "lambda"),
-        "app.yaml:6: ReservedConcurrentExecutions must not be negative, not -1",
-    ),
-    "a word for a number": (
-        HEAD + "Resources:\n" + FUNCTION % ("many", "lambda"),
-        "app.yaml:6: ReservedConcurrentExecutions must be a whole number, not 'many'",
-    ),
-    "an unknown preset": (
-        HEAD + "Resources:\n" + FUNCTION % ("1", "lamda"),
-        "Fn: POOLKIT_TARGET: target 'lamda' is unknown (did you mean 'lambda'?)",
-    ),
-    "an unknown instance class": (
-        HEAD + "Resources:\n" + DATABASE % "db.q9.huge",
-        "app.yaml:5: instance class 'db.q9.huge' is unknown",
-    ),
-    "no database": (
-        HEAD + "Resources:\n" + FUNCTION % ("1", "lambda"),
-        "there is no database in the templates",
-    ),
-    "an alias inside what it names": (
-        HEAD + "Resources: &a\n  B: *a\n",
-        "names a value that contains it",
-    ),
-}
+
+def function(concurrency="1", target="lambda", head=RESOURCES):
+    return head + FUNCTION % (concurrency, target)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_wrong_template_is_one_line(folder, name):
-    """The message names file and line, and there is no traceback."""
-    text, message = CASES[name]
+CIRCLE = """Conditions:
+  A: !Not [!Condition B]
+  B: !Not [!Condition A]
+Resources: {Fn: {Type: "AWS::Lambda::Function", Condition: A}}
+"""
+NUMBER = "app.yaml:6: ReservedConcurrentExecutions must "
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RESOURCES + "  A: [1, 2\n  B: }\n", "app.yaml:4: not valid YAML"),
+        (HEAD + "Resources: {}\n" * 2, "app.yaml:3: the key Resources appears twice"),
+        (function("!Frobnicate 3"), "app.yaml:6: unknown intrinsic function Fn::Frobnicate"),
+        (HEAD + CIRCLE, "condition A refers to itself"),
+        (function("!Ref Missing"), "app.yaml:6: 'Missing' is neither a parameter nor a resource"),
+        (function("-1"), f"{NUMBER}not be negative, not -1"),
+        (function("many"), f"{NUMBER}be a whole number, not 'many'"),
+        (
+            function(target="lamda"),
+            "Fn: POOLKIT_TARGET: target 'lamda' is unknown (did you mean 'lambda'?)",
+        ),
+        (RESOURCES + DATABASE % "db.q9.huge", "app.yaml:5: instance class 'db.q9.huge' is unknown"),
+        (function(), "there is no database in the templates"),
+        (HEAD + "Resources: &a\n  B: *a\n", "names a value that contains it"),
+    ],
+)
+def test_a_wrong_template_is_one_line(folder, text, message):
     folder.write("app.yaml", text)
-    answer = folder.run("app.yaml")
-    assert answer.returncode == 2, answer.stdout
-    assert message in answer.stderr
-    assert len(answer.stderr.strip().splitlines()) == 1
+    refused(folder.run("app.yaml"), message, lines=1)
 
 
 def test_a_folder_without_templates_is_refused(folder):
     """Other YAML files are no templates. The message says which files are read."""
     folder.write("notes.yaml", "some: thing\n")
-    answer = folder.run(".")
-    assert answer.returncode == 2
-    assert "no CloudFormation or SAM template, Kubernetes manifest or compose file" in answer.stderr
+    files = "CloudFormation or SAM template, Kubernetes manifest or compose file"
+    refused(folder.run("."), f"no {files}")
 
 
 @pytest.mark.parametrize(
@@ -95,14 +85,12 @@ def test_a_folder_without_templates_is_refused(folder):
     ],
 )
 def test_a_wrong_option_is_refused(folder, options, message):
-    """The message says which name is unknown, or which number is impossible."""
-    folder.write("app.yaml", HEAD + "Resources:\n" + FUNCTION % ("1", "lambda"))
+    folder.write("app.yaml", function())
     with pytest.raises(BudgetError, match=message.replace("(", r"\(")):
         folder.budget(**{"max_connections": 100, **options})
 
 
 def test_references_in_a_circle_between_stacks(folder):
-    """Two stacks that each need an output of the other cannot be deployed."""
     template = HEAD + "Parameters: {P: {Type: String}}\nResources:\n"
     for name in "ab":
         text = template + FUNCTION.replace("Fn", f"F{name}") % ("!Ref P", "lambda")
@@ -125,9 +113,8 @@ def test_references_in_a_circle_between_stacks(folder):
     ],
 )
 def test_a_wrong_environment_file_names_its_line(folder, text, message):
-    """A misspelt parameter is found too."""
     head = HEAD + "Parameters: {Capacities: {Type: Number}}\nResources:\n"
-    folder.write("app.yaml", head + FUNCTION % ("!Ref Capacities", "lambda"))
+    folder.write("app.yaml", function("!Ref Capacities", head=head))
     folder.write("environments/prod.toml", text)
     with pytest.raises(BudgetError, match=message):
         folder.budget(environment="prod", max_connections=10)
@@ -138,8 +125,172 @@ def test_two_databases_ask_for_a_name(folder):
     other = DATABASE.replace("Db", "Other") % "db.m7g.large"
     text = FUNCTION.replace("DATABASE_URL: x", "DATABASE_HOST: !GetAtt Other.Endpoint.Address")
     resources = DATABASE % "db.m7g.large" + other + text % ("5", "lambda")
-    folder.write("app.yaml", HEAD + "Resources:\n" + resources)
+    folder.write("app.yaml", RESOURCES + resources)
     with pytest.raises(BudgetError, match="several databases"):
         folder.budget()
     assert folder.budget(database="Other").needed == 9
     assert folder.budget(database="Db").needed == 4
+
+
+# -- any input at all -----------------------------------------------------------------------
+
+
+VARIABLES = "{POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: prod, DATABASE_HOST: pool}"
+
+
+def named(name, value):
+    """Return the same variables as a list in YAML, whose items have these two keys."""
+    variables = yaml.safe_load(VARIABLES).items()
+    return json.dumps([{name: k, value: v} for k, v in variables])
+
+
+TEMPLATE = f"""
+Parameters: {{P: {{Type: Number, Default: 3}}}}
+Mappings: {{M: {{a: {{b: 4}}}}}}
+Conditions: {{C: {{Fn::Equals: [{{Ref: P}}, "3"]}}}}
+Resources:
+  Db:
+    Type: AWS::RDS::DBInstance
+    Properties: {{DBInstanceClass: db.m7g.large, DBParameterGroupName: {{Ref: Group}}}}
+  Group:
+    Type: AWS::RDS::DBParameterGroup
+    Properties:
+      Parameters: {{max_connections: "LEAST({{DBInstanceClassMemory/9531392}},5000)"}}
+  Cluster:
+    Type: AWS::RDS::DBCluster
+    Condition: C
+    Properties:
+      Engine: aurora-postgresql
+      ServerlessV2ScalingConfiguration: {{MinCapacity: 1, MaxCapacity: 4}}
+  Proxy: {{Type: "AWS::RDS::DBProxy", Properties: {{DBProxyName: p}}}}
+  Targets:
+    Type: AWS::RDS::DBProxyTargetGroup
+    Properties:
+      DBProxyName: {{Ref: Proxy}}
+      ConnectionPoolConfigurationInfo: {{MaxConnectionsPercent: 50}}
+  Fn:
+    Type: AWS::Lambda::Function
+    Properties:
+      ReservedConcurrentExecutions: {{Fn::FindInMap: [M, a, b]}}
+      Environment: {{Variables: {VARIABLES.replace("web", "lambda")}}}
+  Task:
+    Type: AWS::ECS::TaskDefinition
+    Properties:
+      ContainerDefinitions:
+        - {{Name: web, Image: x, Command: [gunicorn, -w, "2"], Environment: {named("Name", "Value")}}}
+  Web:
+    Type: AWS::ECS::Service
+    Properties:
+      TaskDefinition: {{Ref: Task}}
+      DesiredCount: {{Fn::If: [C, 2, 1]}}
+      DeploymentConfiguration: {{MaximumPercent: 150}}
+  Scale:
+    Type: AWS::ApplicationAutoScaling::ScalableTarget
+    Properties:
+      ServiceNamespace: ecs
+      ResourceId: {{Fn::Sub: "service/c/${{Web.Name}}"}}
+      MaxCapacity: 9
+  Nested: {{Type: "AWS::CloudFormation::Stack", Properties: {{TemplateURL: nowhere.yaml}}}}
+Outputs:
+  O: {{Value: {{Fn::GetAtt: [Db, Endpoint.Address]}}, Export: {{Name: e}}}}
+"""
+COMPOSE = f"""
+services:
+  db: {{image: "postgres:17", command: postgres -c max_connections=50}}
+  pool:
+    image: edoburu/pgbouncer
+    environment: {{DB_HOST: db, DEFAULT_POOL_SIZE: 5}}
+    configs: [{{source: c, target: /x.ini}}]
+  web:
+    image: x
+    command: [uvicorn, "a:b"]
+    environment: {VARIABLES}
+    deploy: {{replicas: 2, update_config: {{order: start-first}}}}
+    env_file: []
+    volumes: ["./a.ini:/b"]
+    networks: {{n: {{aliases: [w]}}}}
+configs: {{c: {{content: "[pgbouncer]\\ndefault_pool_size = 3"}}}}
+"""
+DEPLOYMENT = f"""
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: 2
+  strategy: {{rollingUpdate: {{maxSurge: 25%}}}}
+  template:
+    metadata: {{labels: {{a: b}}}}
+    spec:
+      volumes: [{{configMap: {{name: c}}}}]
+      containers:
+        - {{name: web, image: x, env: {named("name", "value")}, envFrom: [{{configMapRef: {{name: c}}}}]}}
+"""
+FILES = {
+    "app.json": yaml.safe_load(TEMPLATE),
+    "compose.json": yaml.safe_load(COMPOSE),
+    "web.json": (web := yaml.safe_load(DEPLOYMENT)),
+    "list.json": {"apiVersion": "v1", "kind": "List", "items": [web, {**web, "kind": "Rollout"}]},
+}
+
+rubbish = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 10**7)
+    | st.sampled_from(["", "x", "${", "${P}", "-1", "1.5", "{{resolve:x}}", "%", "9" * 30]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["Ref", "Fn::If", "Fn::Sub", "Fn::GetAtt", "Name", "Type", "Fn::Select", "x"]
+            ),
+            inner,
+            max_size=2,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def places(value, way=()):
+    """Return the path to every value inside a value."""
+    yield way
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, inner in items:
+        yield from places(inner, (*way, key))
+
+
+@pytest.mark.parametrize("name", FILES)
+@given(data=st.data())
+def test_any_value_anywhere_gives_a_budget_or_one_error(name, data):
+    document = copy.deepcopy(FILES[name])
+    way = data.draw(st.sampled_from([way for way in places(document) if way]))
+    parent = document
+    for step in way[:-1]:
+        parent = parent[step]
+    parent[way[-1]] = data.draw(rubbish)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_text(json.dumps(document))
+        try:
+            budget = compute_budget(Options(paths=(file,), max_connections=100))
+        except BudgetError as error:
+            assert len(str(error).splitlines()) == 1  # noqa: PT017  (no error is right as well)
+            return
+    assert exit_status(budget, allow_unknown=False) in (0, 1)
+    for form in ("json", "markdown", "github", "sarif"):
+        assert budget_text(budget, form, status=0)
+
+
+@given(st.text(alphabet="{}[]:-!&*<>|'\"\n\t ab1#%@`,", max_size=60))
+def test_any_text_is_yaml_or_one_error(text):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "x.yaml"
+        file.write_text(text)
+        with pytest.raises(BudgetError):
+            compute_budget(Options(paths=(file,), max_connections=100))

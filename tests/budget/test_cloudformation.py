@@ -31,18 +31,15 @@ ECS = """
 
 
 def stack(*resources, parameters=""):
-    """Return a template of resources."""
     head = f"Parameters:\n{parameters}" if parameters else ""
     return f"AWSTemplateFormatVersion: '2010-09-09'\n{head}\nResources:\n" + "\n".join(resources)
 
 
 def ecs(command="gunicorn, -w, 2, app", environment="- {Name: X, Value: y}", service=""):
-    """Return a task definition and its service."""
     return ECS % {"command": command, "environment": environment, "service": service}
 
 
 def function(name="Fn", extra="", target="lambda_warm"):
-    """Return a plain Lambda function."""
     return f"""
   {name}:
     Type: AWS::Lambda::Function
@@ -95,7 +92,6 @@ def test_autoscaling_from_2_to_50(folder, ceilings):
     ],
 )
 def test_a_deployment_runs_old_and_new_tasks(folder, ceilings, tasks, service):
-    """Rounded down from a percentage, or twice the number."""
     text = ecs(service=service).replace("DesiredCount: 2", f"DesiredCount: {tasks}")
     folder.write("app.yaml", stack(DATABASE, text))
     assert ceilings(folder.budget(services=("Web=1+0x1",))) == {"Web": 4}
@@ -124,7 +120,6 @@ def test_kept_connections_overlap_and_others_do_not(folder, ceilings):
 
 
 def test_sam_globals_and_a_parameter(folder, ceilings):
-    """SAM's Globals are expanded, and a parameter's line is named as the origin."""
     folder.write(
         "app.yaml",
         """
@@ -222,7 +217,6 @@ def test_a_proxy_that_may_take_everything_does_not_fit(folder):
 
 
 def test_nested_stacks_are_read_with_their_parameters(folder, ceilings):
-    """A nested template is part of its parent, and no stack of its own."""
     parent = stack(
         DATABASE,
         """
@@ -256,11 +250,9 @@ def test_an_unread_nested_stack_leaves_the_verdict_open(folder):
 
 
 def test_a_parameter_without_a_value_is_named_with_its_line(folder):
-    """The number stays unknown, and the reason says which parameter to give."""
     text = function(extra="ReservedConcurrentExecutions: !Ref Concurrency")
-    file = folder.write(
-        "app.yaml", stack(DATABASE, text, parameters="  Concurrency: {Type: Number}\n")
-    )
+    parameters = "  Concurrency: {Type: Number}\n"
+    file = folder.write("app.yaml", stack(DATABASE, text, parameters=parameters))
     budget = folder.budget()
     assert budget.verdict == "cannot be shown to fit"
     assert f"parameter Concurrency has no value ({file}:3)" in budget.gaps[0].reason
@@ -304,7 +296,6 @@ def test_a_condition_decides_which_resources_exist(folder, ceilings):
 
 
 def test_environments_and_outputs_of_other_stacks(folder, ceilings):
-    """An environment's file gives parameters, and `{database.Host}` leads to the database."""
     database = stack(DATABASE) + "\nOutputs:\n  Host: {Value: !GetAtt Db.Endpoint.Address}\n"
     folder.write("database.yaml", database)
     text = function(extra="ReservedConcurrentExecutions: !Ref Reserved", target="lambda")
@@ -335,9 +326,8 @@ def test_an_environment_is_what_its_file_names(folder, ceilings):
     folder.write("app.yaml", stack(DATABASE, function(extra="ReservedConcurrentExecutions: 4")))
     folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
     folder.write("environments/prod.toml", "[app]\n")
-    folder.write(
-        "unused.yaml", stack(function("Unused").replace("!GetAtt Db.Endpoint.Address", "x"))
-    )
+    unused = function("Unused").replace("!GetAtt Db.Endpoint.Address", "x")
+    folder.write("unused.yaml", stack(unused))
     budget = folder.budget(environment="prod")
     assert ceilings(budget) == {"Fn": 8}
     left_out = [str(folder.path / name) for name in ("unused.yaml", "compose.yaml")]
@@ -348,9 +338,8 @@ def test_an_environment_is_what_its_file_names(folder, ceilings):
 @pytest.mark.parametrize("named", ["more/pods.yaml", "more"])
 def test_a_path_named_beside_an_environment_is_counted(folder, ceilings, named):
     """A named file counts, and so does a named folder without the environment's templates."""
-    folder.write(
-        "infra/app.yaml", stack(DATABASE, function(extra="ReservedConcurrentExecutions: 4"))
-    )
+    text = stack(DATABASE, function(extra="ReservedConcurrentExecutions: 4"))
+    folder.write("infra/app.yaml", text)
     folder.write("infra/environments/prod.toml", "[app]\n")
     folder.write(
         "more/pods.yaml",
@@ -371,7 +360,6 @@ def test_a_path_named_beside_an_environment_is_counted(folder, ceilings, named):
 
 
 def test_an_import_leads_to_another_stacks_export(folder):
-    """Fn::ImportValue finds the proxy that another template exports."""
     proxy = "  Proxy:\n    Type: AWS::RDS::DBProxy\n    Properties: {EngineFamily: POSTGRESQL}\n"
     exported = "Outputs:\n  P: {Value: !GetAtt Proxy.Endpoint, Export: {Name: shop-proxy}}\n"
     folder.write("database.yaml", stack(DATABASE, proxy) + "\n" + exported)
@@ -395,7 +383,6 @@ def test_a_worker_counts_a_connection_for_each_child(folder, ceilings):
 
 
 def test_an_unset_variable_keeps_the_lines_of_the_others(folder):
-    """With AWS::NoValue in a list, each number still names its own line."""
     environment = """- !If [Never, {Name: A, Value: b}, !Ref AWS::NoValue]
             - {Name: POOLKIT_TARGET, Value: web}
             - {Name: POOLKIT_ENVIRONMENT, Value: prod}
@@ -405,10 +392,8 @@ def test_an_unset_variable_keeps_the_lines_of_the_others(folder):
     file = folder.write("app.yaml", text)
     line = next(n for n, each in enumerate(text.splitlines(), 1) if "POOLKIT_POOL_SIZE" in each)
     (service,) = folder.budget().services
-    assert (service.pool_size.value, service.pool_size.origin) == (
-        7,
-        f"{file}:{line} (POOLKIT_POOL_SIZE)",
-    )
+    assert service.pool_size.value == 7
+    assert service.pool_size.origin == f"{file}:{line} (POOLKIT_POOL_SIZE)"
 
 
 def test_a_workload_without_a_database_is_listed_and_not_counted(folder):
@@ -422,7 +407,6 @@ def test_a_workload_without_a_database_is_listed_and_not_counted(folder):
 
 
 def test_compute_of_other_kinds_is_listed(folder):
-    """An EC2 instance or a one-off task is listed, and --service counts it."""
     others = "  Box:\n    Type: AWS::EC2::Instance\n"
     others += "  Migrate:\n    Type: AWS::ECS::TaskDefinition\n"
     folder.write("app.yaml", stack(DATABASE, others))
@@ -463,7 +447,6 @@ def test_a_variable_under_an_open_condition_makes_the_pool_unknown(folder):
     ],
 )
 def test_command_lines_tell_the_processes(folder, command, processes):
-    """A well-known server's number is read from its command line, or left unknown."""
     folder.write("app.yaml", stack(DATABASE, ecs(command=command)))
     (service,) = folder.budget(services=("Web=5+10",)).services
     assert service.processes.value == processes

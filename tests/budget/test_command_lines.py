@@ -7,12 +7,10 @@ from poolkit.budget.processes.command_lines import processes
 
 
 def count(*command, **variables):
-    """Return the processes of a command line, given as words or as one text."""
     return processes(started(*command, **variables)).number.value
 
 
 def started(*command, **variables):
-    """Return a workload with a command line and variables."""
     return Workload(
         name="app",
         platform="container",

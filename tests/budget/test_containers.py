@@ -217,7 +217,6 @@ def test_a_kustomize_overlay_changes_the_numbers(folder, ceilings):
 
 
 def test_a_custom_resource_with_pods_is_unknown(folder):
-    """--service gives the number of its pods."""
     text = DEPLOYMENT.replace("kind: Deployment", "kind: Rollout")
     folder.write("web.yaml", text)
     assert folder.budget(max_connections=500).gaps[0].number == "instances"
@@ -242,7 +241,6 @@ def test_web_with_a_null_pool_is_refused(folder):
 
 
 def test_the_driver_changes_no_number(folder):
-    """A service holds the same number of connections with any driver."""
     folder.write("web.yaml", DEPLOYMENT)
     plain = folder.budget(max_connections=500).needed
     folder.write("web.yaml", DEPLOYMENT.replace("data: {", "data: {POOLKIT_DRIVER: psycopg, "))
@@ -278,9 +276,112 @@ def test_the_migration_is_not_counted_twice(folder, ceilings):
     ],
 )
 def test_a_database_url_shows_a_client(folder, value):
-    """Under any variable name."""
     service = "services:\n  web: {image: x, environment: {CONNECTION_STRING: '%s'}}\n"
     folder.write("compose.yaml", service % value)
     assert [gap.of for gap in folder.budget(max_connections=20).gaps] == ["web"] * 2
     folder.write("compose.yaml", service % "redis://cache/0")
     assert [each.name for each in folder.budget(max_connections=20).not_counted] == ["web"]
+
+
+# -- compose files put together -------------------------------------------------------------
+
+
+BASE = """
+    services:
+      base:
+        image: example.org/web
+        command: gunicorn -w 4 app
+        env_file: app.env
+        environment: [POOLKIT_TARGET=web, POOLKIT_ENVIRONMENT=dev]
+"""
+
+
+@pytest.fixture
+def base(folder):
+    """A service in another folder, for others to extend."""
+    folder.write("common/app.env", "POOLKIT_POOL_SIZE=7\n")
+    return folder.write("common/base.yaml", BASE)
+
+
+def test_a_service_that_extends_another_has_its_variables(folder, ceilings, base):
+    folder.write(
+        "compose.yaml",
+        """
+        services:
+          web:
+            extends: {file: common/base.yaml, service: base}
+            deploy: {replicas: 2}
+          api:
+            extends: web
+            environment: {POOLKIT_MAX_OVERFLOW: "3"}
+            command: [gunicorn, -w, "1", app]
+        """,
+    )
+    budget = folder.budget("compose.yaml", max_connections=500)
+    # 2 x 4 x (7 + 10), and 2 x 1 x (7 + 3).
+    assert ceilings(budget) == {"web": 136, "api": 20}
+    assert str(base) in budget.services[0].max_overflow.origin
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [
+        ("{file: nowhere.yaml, service: base}", "nowhere.yaml does not exist"),
+        ("{file: common/base.yaml, service: other}", "there is no service other to extend"),
+        ("web", "service web extends itself"),
+        ("[x]", "extends must name a service"),
+    ],
+)
+def test_a_wrong_extends_is_named_with_its_line(folder, base, extends, message):
+    folder.write("compose.yaml", f"services:\n  web: {{image: x, extends: {extends}}}\n")
+    with pytest.raises(TemplateError, match=message) as raised:
+        folder.budget("compose.yaml", max_connections=500)
+    assert ".yaml:" in str(raised.value)
+    assert base.is_file()
+
+
+def test_an_override_beside_the_main_file_is_laid_over_it(folder, ceilings):
+    """As `docker compose up` does in that folder; naming the main file leaves it out."""
+    variables = "{POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: dev}"
+    main = f"services:\n  web: {{image: x, command: uvicorn a, environment: {variables}}}\n"
+    folder.write("compose.yaml", main)
+    override = "services:\n  web: {deploy: {replicas: 10}, environment: [POOLKIT_POOL_SIZE=1]}\n"
+    file = folder.write("compose.override.yaml", override)
+    budget = folder.budget(max_connections=500)
+    assert ceilings(budget) == {"web": 110}
+    assert budget.services[0].instances.origin == f"{file}:2"
+    assert ceilings(folder.budget("compose.yaml", max_connections=500)) == {"web": 15}
+
+
+def test_a_part_of_another_files_service_is_unknown(folder):
+    folder.write("compose.prod.yaml", "services:\n  web: {deploy: {replicas: 10}}\n")
+    (gap, *_) = folder.budget(max_connections=500, services=()).gaps[::-1]
+    assert "`docker compose config`" in gap.reason
+
+
+def test_included_files_are_read_once(folder, ceilings):
+    """Also if their folder is named."""
+    variables = "{POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: dev}"
+    folder.write(
+        "compose.yaml", "include: [other/compose.yaml]\nservices: {db: {image: postgres}}\n"
+    )
+    other = f"services:\n  web: {{image: x, environment: {variables}}}\n"
+    folder.write("other/compose.yaml", other)
+    for paths in (("compose.yaml",), ()):
+        assert ceilings(folder.budget(*paths)) == {"web": 15}
+
+
+def test_anchors_are_followed(folder, ceilings):
+    folder.write(
+        "compose.yaml",
+        """
+        x-app: &app
+          image: x
+          command: gunicorn -w 2 app
+          environment: &variables {POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: dev}
+        services:
+          web: {<<: *app, scale: 3}
+          api: {<<: *app, environment: {<<: *variables, POOLKIT_POOL_SIZE: "1"}}
+        """,
+    )
+    assert ceilings(folder.budget(max_connections=500)) == {"web": 90, "api": 22}

@@ -3,10 +3,9 @@
 import json
 import re
 import resource
-from pathlib import Path
 
 import pytest
-from poolkit_command import run_process
+from poolkit_command import ROOT, refused, run_process, succeeded
 
 from poolkit.compare.results.files import to_json, write_json
 from poolkit.compare.results.run_folder import Level, Plan, PlannedTarget
@@ -44,7 +43,6 @@ def test_the_exit_status_tells_the_verdict(shop):
 
 @pytest.mark.parametrize("columns", ["80", "100", "160"])
 def test_no_line_is_wider_than_the_terminal(shop, columns):
-    """Tables and sentences fold; brackets in names are no markup."""
     answer = shop.run("compose.yaml", columns=columns)
     assert max(map(len, answer.stdout.splitlines())) <= int(columns)
     assert ODD in answer.stdout
@@ -52,7 +50,6 @@ def test_no_line_is_wider_than_the_terminal(shop, columns):
 
 
 def test_every_number_names_its_line(shop):
-    """The terminal shows where each number comes from."""
     answer = shop.run(*KNOWN, columns="160")
     assert "processes 3: compose.yaml:5 (--workers)" in answer.stdout
     assert "pool 20+10: compose.yaml:6 (preset web in prod)" in answer.stdout
@@ -76,7 +73,7 @@ def test_json_holds_the_whole_budget(shop):
 def test_the_document_names_every_key(shop):
     """docs/budget.md describes what `--json` prints, and nothing else."""
     found = json.loads(shop.run(*KNOWN, "--json").stdout)
-    text = (Path(__file__).resolve().parents[2] / "docs" / "budget.md").read_text()
+    text = (ROOT / "docs/budget.md").read_text()
     table = text[text.index("| key | meaning |") :].partition("\n\n")[0].splitlines()[2:]
     documented = {key for line in table for key in re.findall(r"`(\w+)`", line.split("|")[1])}
     assert documented == set(found)
@@ -91,23 +88,17 @@ def test_markdown_is_a_table_that_names_do_not_break(shop):
     text = shop.run("compose.yaml", "--markdown").stdout
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in table} == {6}
-    assert (
-        "**Cannot be shown to fit: at least 94 of 97 connections, and some numbers are unknown.**"
-        in text
-    )
+    verdict = "at least 94 of 97 connections, and some numbers are unknown."
+    assert f"**Cannot be shown to fit: {verdict}**" in text
 
 
 def test_github_annotations_stand_at_the_line(shop):
     """One workflow command per finding, with the file and the line of the service."""
     shop.write("compose.yaml", COMPOSE % 4)
     lines = shop.run("compose.yaml", "--github").stdout.splitlines()
-    assert lines[0].startswith(
-        "::error title=Connection budget,file=compose.yaml,line=3::Does not fit"
-    )
-    assert any(
-        line.startswith("::warning title=Connection budget,file=compose.yaml,line=7::odd")
-        for line in lines
-    )
+    title = "title=Connection budget,file=compose.yaml"
+    assert lines[0].startswith(f"::error {title},line=3::Does not fit")
+    assert any(line.startswith(f"::warning {title},line=7::odd") for line in lines)
 
 
 def test_sarif_follows_its_schema(shop):
@@ -171,15 +162,11 @@ def test_a_run_is_compared_with_the_ceilings(shop):
     a_run(shop.path / "good", 30)
     a_run(shop.path / "bad", 12, 31, 20)
     good = shop.run(*KNOWN, "--check-run", "good", columns="160")
-    assert good.returncode == 0
-    assert "web: at most 30 open with 1 process(es), within the 30 that web allows" in good.stdout
+    succeeded(good, "web: at most 30 open with 1 process(es), within the 30 that web allows")
     bad = shop.run(*KNOWN, "--check-run", "bad", "--json")
     assert (bad.returncode, json.loads(bad.stdout)["verdict"]) == (1, "fits")
     assert "web: at most 31 open with 1 process(es), ABOVE the 30" in bad.stderr
 
 
 def test_a_folder_that_is_no_run_is_refused(shop):
-    """The message says what was expected."""
-    answer = shop.run(*KNOWN, "--check-run", ".")
-    assert answer.returncode == 2
-    assert "not a run of `poolkit compare`" in answer.stderr
+    refused(shop.run(*KNOWN, "--check-run", "."), "not a run of `poolkit compare`")

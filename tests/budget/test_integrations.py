@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from processes import run
+from processes import ROOT, run
 
 from poolkit.cli import main
 
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).resolve().parents[2]
+
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 STEP = ACTION["runs"]["steps"][-1]
 COMPOSE = """
@@ -68,7 +68,6 @@ def test_no_input_stands_inside_a_script():
 
 
 def test_the_hook_names_an_existing_command():
-    """pre-commit runs `poolkit budget`, with its extra."""
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     program, command = hook["entry"].split()
     assert program == "poolkit"

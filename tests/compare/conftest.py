@@ -285,6 +285,11 @@ def _write_invokes(
             )
 
 
+def request(due: float, latency_ms: float = 10.0, error: str = "") -> Request:
+    values = {"latency_ms": latency_ms, "service_ms": latency_ms, "error": error}
+    return Request(due=due, started=due, method="GET", name="/", status=200, **values)
+
+
 def identifiers_are_unique(page: str) -> bool:
     """Return whether every picture of a page counts its own identifiers."""
     found = re.findall(r'\bid="([^"]*)"', page)
@@ -299,7 +304,6 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def results_of_six(six: RunFolder) -> Results:
-    """The figures and findings of that run."""
     return with_findings(compute(six))
 
 
@@ -325,8 +329,6 @@ def made_up_run(tmp_path: Path, six: RunFolder) -> Callable[..., RunFolder]:
 
 @pytest.fixture
 def made_up() -> Callable[..., MadeUp]:
-    """A function that makes up a target of a preset."""
-
     def make(name: str, **changes: object) -> MadeUp:
         kind = "lambda" if name.startswith("lambda") else "worker" if name == "worker" else "web"
         return MadeUp(**{"preset": name, "kind": kind, **changes})

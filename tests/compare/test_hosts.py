@@ -1,16 +1,23 @@
-"""The start of one target: its port, its variables, its readiness."""
+"""The start of one target: its port, its variables, its readiness; and what is read from it."""
 
 import json
+import os
 import socket
 import urllib.request
 
+import psutil
 import psycopg2
 import pytest
 
+from poolkit.compare.plan.options import Options
+from poolkit.compare.plan.plan import make_plan
 from poolkit.compare.plan.targets import Target
+from poolkit.compare.results.run_folder import InvokeRow, TargetFolder
 from poolkit.compare.run import hosts
-from poolkit.compare.run.hosts import LocalHost
+from poolkit.compare.run.hosts import LocalHost, Running
+from poolkit.compare.run.measure import Measurement
 from poolkit.errors import ServerStartError
+from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
 from poolkit.local.ports import free_port
 from poolkit.local.processes import Supervisor
@@ -121,3 +128,37 @@ def test_a_target_that_ends_for_another_reason_is_not_tried_again(host, monkeypa
     with pytest.raises(ServerStartError, match=r"web ended with exit status 1 .*SyntaxError"):
         host.start(web(command=("{python}", "-c", "broken(")), 1)
     assert len(asked) == 1
+
+
+# -- what a measurement reads ---------------------------------------------------------------
+
+
+FUNCTION = Target(
+    name="f", kind="lambda", preset="lambda", locustfile="load.py", handler="app.handler"
+)
+DROPPED = "invokes.csv lacks 6 of the oldest invokes, which the fleet no longer has; the counts include them"
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """A fleet that keeps few records."""
+    (tmp_path / "app.py").write_text("def handler(event, context): return 1")
+    config = FunctionConfig(
+        handler="app.handler", task_root=tmp_path, timeout_s=100, init_limit_s=100, records_kept=5
+    )
+    with LambdaFleet(config, log_dir=tmp_path / "logs") as running:
+        yield running
+
+
+@pytest.mark.parametrize(("invokes", "warnings"), [(6, []), (12, [DROPPED])])
+def test_records_that_the_fleet_has_dropped_are_reported(fleet, tmp_path, invokes, warnings):
+    for _ in range(invokes):
+        fleet.invoke({})
+    plan = make_plan([FUNCTION], Options())
+    (step,) = plan.steps()
+    folder = TargetFolder(tmp_path)
+    measurement = Measurement(step, Options(), host=None, folder=folder)
+    process = psutil.Process(os.getpid())  # a placeholder: only None has a meaning
+    measurement._read_fleet(Running(target=FUNCTION, url=fleet.url, process=process))
+    assert measurement.state.warnings == warnings
+    assert [row.cold for row in folder.rows(InvokeRow).rows] == [True, *[False] * 5]

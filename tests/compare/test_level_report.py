@@ -76,7 +76,6 @@ def test_the_page_has_a_part_for_loads_and_one_for_thresholds(by_load):
 
 
 def test_a_plain_run_has_neither_part(reported):
-    """No empty section, and no load in any text."""
     page = (reported.path / "report.html").read_text()
     assert not {"Thresholds", "Load by load", "Repeats"} & set(headings(page))
     output = printed(read_results(reported.path))
@@ -91,16 +90,12 @@ def test_repeats_of_one_load_are_shown_without_a_chart(by_load):
     assert "Repeats" in headings(page_without_charts(run))
     assert over_load(results) is None
     output = " ".join(printed(results).split())
-    assert (
-        "Medians of the repeats, peaks the highest; in brackets the lowest and the highest"
-        in output
-    )
+    legend = "peaks the highest; in brackets the lowest and the highest"
+    assert f"Medians of the repeats, {legend}" in output
     assert "below, each target's repeat with the median p95" in output
 
 
 def test_the_chart_describes_what_it_shows(by_load):
-    """Every load of every target that was measured."""
-
     def change(step, target):
         return None if step.target == "web" and step.level.users == 40 else target
 
@@ -209,16 +204,13 @@ def test_open_and_closed_loop_are_named(by_load, made_up_run, made_up):
 def test_deployed_targets_are_named_with_their_host_alone(made_up_run, made_up):
     """The machine in the report is the load generator's, not theirs."""
     deployed = made_up("web", url="https://user:secret@web.example:8443/prod?key=1")
-    run = made_up_run(targets={"web": deployed, "lambda": made_up("lambda")})
-    write_report(run.path)
-    page = (run.path / "report.html").read_text()
+    page = page_without_charts(made_up_run(targets={"web": deployed, "lambda": made_up("lambda")}))
     assert "web at https://web.example:8443" in page
     assert "secret" not in page.replace("AWS Secrets", "")
     assert "of the load generator, shared with lambda and their database" in page
 
 
 def test_two_runs_are_compared_at_the_loads_that_both_have(by_load):
-    """The others are named."""
     first = by_load("a", levels=USERS[:2])
     second = by_load("b", levels=USERS[1:])
     out = io.StringIO()
@@ -231,7 +223,6 @@ def test_two_runs_are_compared_at_the_loads_that_both_have(by_load):
 
 
 def test_two_runs_without_a_common_load_are_not_compared(by_load):
-    """The message says which each has."""
     first = by_load("a", levels=USERS[:1])
     second = by_load("b", levels=USERS[1:])
     with pytest.raises(RunFolderError, match=r"a has 1 user, .*b has 10 users and 40 users"):

@@ -1,13 +1,16 @@
-"""Figures read from the file of requests while it grows."""
+"""Figures while a run is measured: from the growing file of requests, and from samples."""
 
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from poolkit.activity.server import Backend, Sample
 from poolkit.compare.results.run_folder import Level
 from poolkit.compare.run import load
 from poolkit.compare.run.load import OVER_S
+from poolkit.compare.run.window_figures import WindowFigures
+from poolkit.thresholds import METRICS
 
 HEADER = "due,started,latency_ms,service_ms,method,name,status,error\n"
 ONE_USER = Level(users=1, rate_per_user=1.0)
@@ -20,14 +23,12 @@ def row(started, latency_ms):
 
 
 def test_there_are_no_figures_without_a_file(tmp_path):
-    """Before Locust has written a row, the figures are 0."""
     figures = LiveFigures(tmp_path / "requests.csv", ONE_USER)
     assert figures.update() == 0
     assert (figures.per_s, figures.p95_ms) == (0, 0)
 
 
 def test_rows_are_counted_as_they_arrive_and_half_a_row_waits(tmp_path):
-    """An incomplete line is read when its end is written."""
     file = tmp_path / "requests.csv"
     figures = LiveFigures(file, ONE_USER)
     first, second = row(NOW, 5), row(NOW + 0.1, 7)
@@ -40,7 +41,6 @@ def test_rows_are_counted_as_they_arrive_and_half_a_row_waits(tmp_path):
 
 
 def test_figures_look_back_a_few_seconds(tmp_path):
-    """Old rows count for the total only."""
     file = tmp_path / "requests.csv"
     old = "".join(row(NOW - 60 + i / 100, 1000) for i in range(50))
     new = "".join(row(NOW - 0.5, latency) for latency in range(1, 101))
@@ -55,6 +55,7 @@ FOUR_USERS = Level(users=4, rate_per_user=2.0)
 CONSTANT = Level(users=10, arrival_rate=40.0, arrivals="constant", max_users=10)
 RANDOM = replace(CONSTANT, arrivals="poisson")
 EVERY_125_MS = [row(NOW - 2 + i / 8, 5) for i in range(16)]
+THREE_USERS = [text for i, text in enumerate(EVERY_125_MS) if i % 4]
 LATE = [f"{NOW - 2 + i / 8},{NOW - 1.8 + i / 8},205,5,GET,/,200,\n" for i in range(16)]
 EVERY_25_MS = [row(NOW - 2 + i / 40, 5) for i in range(80)]
 THREE_OF_FOUR = [text for i, text in enumerate(EVERY_25_MS) if i % 4]
@@ -66,12 +67,7 @@ THROTTLED = [text.replace(",200,", ",429,429") for text in EVERY_25_MS]
     [
         pytest.param(FOUR_USERS, EVERY_125_MS, True, id="every user is answered in time"),
         # A user that waits for a cold start sends nothing.
-        pytest.param(
-            FOUR_USERS,
-            [text for i, text in enumerate(EVERY_125_MS) if i % 4],
-            False,
-            id="one user waits",
-        ),
+        pytest.param(FOUR_USERS, THREE_USERS, False, id="one user waits"),
         pytest.param(FOUR_USERS, [], False, id="nothing is sent"),
         pytest.param(FOUR_USERS, LATE, False, id="each request waited for the one before it"),
         pytest.param(CONSTANT, EVERY_25_MS, True, id="every arrival is answered"),
@@ -92,3 +88,65 @@ def test_a_target_is_steady_when_it_answers_all_of_the_last_whole_period(
     figures = LiveFigures(file, level)
     figures.update()
     assert figures.is_steady is is_steady
+
+
+# -- in the names of thresholds -------------------------------------------------------------
+
+
+BEGIN = 1_000.0
+
+
+@pytest.fixture
+def figures():
+    return WindowFigures(BEGIN, backends="web", max_connections=50, sessions=100)
+
+
+def sample(moment, sessions=100, **states):
+    """Return a sample with backends of `web` in each state, and one of another name."""
+    rest = {"instance": "1", "pid": 1, "age_s": 1, "state_age_s": 1, "wait_event": ""}
+    backends = [
+        Backend(target="web", state=state.replace("_", " "), **rest)
+        for state, number in states.items()
+        for _ in range(number)
+    ]
+    backends.append(Backend(target="x", state="idle", **rest))
+    return Sample(time=moment, backends=tuple(backends), sessions=sessions, xacts=1)
+
+
+def test_the_target_s_own_connections_count(figures):
+    figures.take_sample(sample(BEGIN - 1, idle=40))
+    figures.take_sample(sample(BEGIN, idle=4, idle_in_transaction=1))
+    figures.take_sample(sample(BEGIN + 0.1, active=3))
+    found = figures.so_far(BEGIN + 2)
+    assert (found["db.connections.max"], found["db.connections.mean"]) == (5, 4)
+    assert found["db.connections.share"] == pytest.approx(0.1)
+    assert found["db.idle_in_transaction.max"] == 1
+
+
+def test_requests_and_samples_are_known_up_to_the_same_moment(figures):
+    """A request that ended a moment ago may not be written yet: then there would seem to be fewer."""
+    for tenth in range(31):
+        figures.take_sample(sample(BEGIN + tenth / 10, sessions=100 + 2 * tenth))
+        if tenth < 25:
+            figures.take_request(BEGIN, BEGIN + tenth / 10, 1, "")
+    found = figures.so_far(BEGIN + 3)
+    assert (found["db.opened"], found["http.requests"]) == (40, 21)
+    assert found["db.opened_per_request"] == pytest.approx(40 / 21)
+    assert figures.so_far(BEGIN + 3.2)["db.opened_per_request"] == pytest.approx(44 / 23)
+
+
+def test_a_rate_is_not_known_at_once(figures):
+    """At the begin nothing is answered yet, which is no low rate; failures are no answers."""
+    for hundredth in range(300):
+        ended = BEGIN + hundredth / 100
+        figures.take_request(ended, ended, 1, "503" if hundredth % 4 == 0 else "")
+    assert figures.so_far(BEGIN + 1.5)["http.rate"] is None
+    assert figures.so_far(BEGIN + 3)["http.rate"] == pytest.approx(75, abs=1)
+
+
+def test_every_metric_that_may_end_a_run_is_there(figures):
+    figures.take_request(BEGIN, BEGIN, 1, "")
+    figures.take_sample(sample(BEGIN))
+    found = figures.so_far(BEGIN + 3, cold_starts=3)
+    known = {name for name, value in found.items() if value is not None}
+    assert known == {name for name, metric in METRICS.items() if not metric.at_end}

@@ -1,8 +1,14 @@
-"""The plan of a run."""
+"""The plan of a run, and the options that it is made from."""
 
+from pathlib import Path
+
+import click
 import pytest
+from click.testing import CliRunner
 
-from poolkit.compare.plan.options import Options
+from poolkit.cli import main
+from poolkit.compare.plan.option_types import RATES, USERS, DeployedTarget, Names
+from poolkit.compare.plan.options import Options, options_of
 from poolkit.compare.plan.plan import announcement, make_plan
 from poolkit.compare.plan.targets import Deployed, Target
 from poolkit.errors import ConfigurationError
@@ -33,7 +39,6 @@ def test_the_ceiling_is_the_number_of_pools_times_their_connections():
 
 
 def test_what_a_target_s_own_table_changes_is_in_the_plan():
-    """A pool made larger by a target's `env` has the larger ceiling."""
     wanted = target("web", env={"POOLKIT_POOL_SIZE": "7", "POOLKIT_MAX_OVERFLOW": "1"})
     assert ceiling_of(wanted) == (8, "1 process x 8")
     with pytest.raises(ConfigurationError, match=r"targets.web\] env: POOLKIT_POOL_SIZE must be"):
@@ -41,7 +46,6 @@ def test_what_a_target_s_own_table_changes_is_in_the_plan():
 
 
 def test_fit_leaves_the_reserve_free():
-    """`fit` uses the rest of max_connections, and at most one connection per user."""
     fit = target(name="lambda_warm", preset="lambda_warm", reserved_concurrency="fit")
     assert ceiling_of(fit, users=(30,), max_connections=30) == (24, "concurrency 24 x 1")
     assert ceiling_of(fit, users=(10,), max_connections=100) == (10, "concurrency 10 x 1")
@@ -81,7 +85,6 @@ def test_an_absent_target_that_was_named_is_an_error(without_pgbouncer):
 
 
 def test_an_unknown_environment_is_refused():
-    """The plan takes its numbers from a preset, which knows four environments."""
     with pytest.raises(ValueError, match="did you mean 'prod'"):
         make_plan([target()], Options(environment="production"))
 
@@ -103,7 +106,6 @@ def test_targets_alternate_at_each_level_in_each_round():
 
 
 def test_a_function_has_the_room_that_each_level_needs():
-    """A closed loop's users, or an open loop's ready users; the plan has the highest level's."""
     plan = make_plan([target()], Options(users=(5, 20)))
     assert [step.planned.instances_max for step in plan.steps()] == [5, 20]
     assert plan.record.targets[0].instances_max == 20
@@ -136,7 +138,6 @@ def test_the_limits_of_a_deployed_target_are_unknown(without_pgbouncer):
 
 
 def test_each_threshold_in_the_plan_holds_alone():
-    """A general threshold names the targets that a more exact one leaves to it."""
     table = {"thresholds": ["http.p95 < 200", "http.errors < 1%", "worker: db.opened < 9"]}
     found = thresholds_of(table, ["web: http.p95 < 0.1s"])
     plan = make_plan([target(), target("web")], Options(), thresholds=found)
@@ -160,3 +161,92 @@ def test_the_announcement_has_the_levels_the_rounds_and_the_time():
     assert lines[0].startswith("open loop, 50 constant arrivals/s, preset numbers of prod")
     assert "web is deployed at https://me:***@x, its database accepts 300 connections" in lines[1]
     assert lines[-1] == "1 measurement of 10 s: about 25 s in all"
+
+
+# -- options --------------------------------------------------------------------------------
+
+
+def options(*, quick=False, command="poolkit compare", **given):
+    return options_of(given, command=command, quick=quick)
+
+
+def converted(kind, text):
+    return kind.convert(text, None, None)
+
+
+def test_the_default_is_one_level_of_twenty_users():
+    """The quick form has fewer users at the same load."""
+    (level,) = options(users=None, rate_per_user=None, thresholds=()).levels
+    assert (level.name, level.offered_per_s, level.is_open) == ("20 users", 40, False)
+    (quick,) = options(quick=True).levels
+    assert (quick.name, quick.offered_per_s) == ("10 users", 40)
+    assert options(quick=True, users=(3,)).levels[0].name == "3 users"
+
+
+def test_levels_are_sorted_from_the_lowest():
+    assert converted(USERS, "20,1, 5") == (1, 5, 20)
+    rates = options(rates=converted(RATES, "200,50.5"), arrivals="poisson", quick=True).levels
+    assert [level.name for level in rates] == ["50.5/s", "200/s"]
+    assert {level.arrivals for level in rates} == {"poisson"}
+
+
+def test_the_ready_users_are_enough_for_tasks_of_a_quarter_of_a_second():
+    """Little's law; at least ten, and at most the maximum."""
+    few, many = options(rates=(1, 200)).levels
+    assert (few.users, many.users, many.max_users) == (10, 50, 2000)
+    (level,) = options(rates=(200,), max_users=20).levels
+    assert (level.users, level.max_users) == (20, 20)
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        *(("--users", text) for text in ("0", "1,-5", "10001", "a,b", "1,,2", "1.5", "5,5")),
+        *(("--rates", text) for text in ("0", "50,nan", "inf", "fast", "50,50.0")),
+        *(("--rate", text) for text in ("0", "nan", "1001")),
+        *(("--duration", text) for text in ("0.5", "nan")),
+        *(("--target", text) for text in ("web", "web=", "=https://a.example", "web@=https://a")),
+        *(("--repeat", text) for text in ("0", "101")),
+        ("--warm-up", "0"),
+        ("--arrivals", "x"),
+        ("--max-users", "0"),
+        ("--max-connections", "5"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_option(option, text):
+    answer = CliRunner().invoke(main, ["compare", option, text], prog_name="poolkit")
+    assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1)
+    assert f"'{option}'" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"rates": (50,), "users": (5,)}, "--users"),
+        ({"rates": (50,), "rate_per_user": 2.0}, "--rate"),
+        ({"arrivals": "poisson"}, "--arrivals"),
+        ({"max_users": 5}, "--max-users"),
+    ],
+)
+def test_options_of_both_loops_are_refused_together(given, named):
+    """An option without effect would mislead."""
+    with pytest.raises(ConfigurationError, match=f"^{named} "):
+        options(**given)
+
+
+def test_the_recorded_command_has_no_passwords():
+    """The report shows it, and people share reports."""
+    command = "poolkit compare --database-url postgresql://me:p:w@db/x --target web=http://a/b"
+    assert options(command=command).command == command.replace("p:w", "***")
+
+
+def test_an_error_about_a_target_has_no_password():
+    """A wrong label is named, the password of its URL is not."""
+    with pytest.raises(click.BadParameter, match=r"'web@a/b=https://me:\*\*\*@a.example'"):
+        converted(DeployedTarget(), "web@a/b=https://me:secret@a.example")
+
+
+def test_options_have_types_and_defaults():
+    deployed = converted(DeployedTarget(), "web=http://x")
+    given = {"targets": converted(Names(), "a, b"), "deployed": (deployed,), "thresholds": ("t",)}
+    assert options(**given, junit=Path("x"), github=False) == Options(**given, junit=Path("x"))

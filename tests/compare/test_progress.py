@@ -8,14 +8,13 @@ from rich.console import Console
 from poolkit.compare.run.progress import LiveProgress, progress_on
 
 # Whatever terminal the tests are started from.
-TERMINAL = {"TERM": "xterm-256color"}
+TERM = {"TERM": "xterm-256color"}
+TERMINAL = {"force_terminal": True, "color_system": None, "_environ": TERM}
 
 
 def drawn(width, name="lambda_proxy", **figures):
     """Return the live line of a busy moment, as the terminal shows it."""
-    console = Console(
-        file=io.StringIO(), width=width, force_terminal=True, color_system=None, _environ=TERMINAL
-    )
+    console = Console(file=io.StringIO(), width=width, **TERMINAL)
     progress = LiveProgress(console)
     progress.target(name, 10, 12, name)
     progress.stage("warming up")
@@ -34,7 +33,6 @@ def test_the_live_line_is_one_line_that_fits(width):
 
 
 def test_all_figures_fit_in_80_and_in_120_columns():
-    """The narrow form shortens the words, not the figures."""
     for width in (80, 120):
         (line,) = drawn(width)
         assert all(text in line for text in ("warming up", "412", "1045 ms", "120"))
@@ -42,22 +40,18 @@ def test_all_figures_fit_in_80_and_in_120_columns():
 
 
 def test_level_and_round_fit_in_80_columns():
-    """All figures fit beside them; the bar does not."""
     (line,) = drawn(80, "lambda_proxy, 200/s #3")
     assert all(text in line for text in ("lambda_proxy, 200/s #3 (10 of 12)", "412", "120 open"))
 
 
 def test_a_narrow_terminal_cuts_words_and_does_not_wrap():
-    """Even 40 columns have one line."""
     assert len(drawn(40)) == 1
 
 
 def test_a_finished_target_stays_above_the_live_line():
     """It is printed once, even if it has to be shortened."""
     file = io.StringIO()
-    console = Console(
-        file=file, width=40, force_terminal=True, color_system=None, _environ=TERMINAL
-    )
+    console = Console(file=file, width=40, **TERMINAL)
     with progress_on(console) as progress:
         progress.target("web", 1, 1, "web")
         progress.finished("web", "3 connections opened in 20 s, 12 cold starts")

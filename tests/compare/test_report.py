@@ -67,12 +67,8 @@ def charts_of(run):
 
 def test_a_report_is_made_from_the_raw_files_alone(reported):
     """results.json, the page and four charts; a second report is the same."""
-    assert charts_of(reported) == [
-        "cold_starts.png",
-        "connections.png",
-        "latency.png",
-        "overview.png",
-    ]
+    charts = ("cold_starts", "connections", "latency", "overview")
+    assert charts_of(reported) == [f"{name}.png" for name in charts]
     before = (reported.path / "results.json").read_text()
     assert json.loads(before)["schema"] == 1
     again = json.dumps(results_json(read_results(reported.path)))
@@ -91,7 +87,6 @@ def test_the_page_fetches_nothing_and_runs_nothing(reported):
 
 
 def test_the_page_has_headings_and_descriptions_of_its_pictures(reported):
-    """The descriptions are for screen readers."""
     page = Page((reported.path / "report.html").read_text())
     assert [text for tag, text in page.headings if tag == "h2"] == [
         *("Findings", "Figures", "Charts", "How it was measured")
@@ -109,7 +104,6 @@ def test_pictures_are_as_wide_as_a_readme(reported):
 
 
 def test_text_from_a_run_folder_is_never_markup(made_up_run, made_up):
-    """Names, reasons, warnings and versions may come from anywhere."""
     target = made_up("web", kept=2, warnings=(EVIL,))
     run = made_up_run(targets={EVIL.replace("/", "|"): target}, command=EVIL, created=EVIL)
     run.write_machine(Machine(cpu=EVIL, versions={EVIL: EVIL}))
@@ -120,7 +114,6 @@ def test_text_from_a_run_folder_is_never_markup(made_up_run, made_up):
 
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_the_table_fits_the_terminal(reported, width):
-    """No line is longer, and every target's name is whole."""
     lines = lines_of(read_results(reported.path), width)
     assert max(len(line) for line in lines) <= width
     assert {line.split()[0] for line in lines[4:10]} == set(read_names(reported))
@@ -140,7 +133,6 @@ def test_a_report_has_the_charts_of_its_own_data_alone(made_up_run, made_up):
 
 
 def test_a_target_that_answered_nothing_still_has_its_rows(made_up_run, made_up):
-    """Everything failed: no latency, no crash."""
     target = made_up("lambda", errors={"503": 1000})
     run = made_up_run(targets={"lambda": target, "web": made_up("web", kept=2)})
     folder = run.target("lambda")
@@ -152,7 +144,6 @@ def test_a_target_that_answered_nothing_still_has_its_rows(made_up_run, made_up)
 
 
 def test_a_page_that_cannot_be_written_is_one_line(made_up_run, made_up):
-    """The command ends with status 2 and the reason."""
     run = made_up_run(targets={"web": made_up("web")})
     (run.path / "report.html").mkdir()
     result = CliRunner().invoke(main, ["report", str(run.path)])
@@ -162,7 +153,6 @@ def test_a_page_that_cannot_be_written_is_one_line(made_up_run, made_up):
 
 
 def test_a_wrong_folder_is_one_line_and_status_2(tmp_path):
-    """Not a traceback."""
     result = CliRunner().invoke(main, ["report", str(tmp_path / "nothing")])
     assert result.exit_code == 2
     assert result.output.startswith("poolkit: ")
@@ -189,7 +179,6 @@ def test_two_runs_side_by_side_have_cautions_for_every_difference(made_up_run, m
 
 
 def test_a_run_against_itself_is_a_tie_throughout(reported, tmp_path):
-    """Noise is no difference."""
     out = io.StringIO()
     page = tmp_path / "page.html"
     report_two(reported.path, reported.path, Console(file=out, width=100), page)
@@ -198,8 +187,7 @@ def test_a_run_against_itself_is_a_tie_throughout(reported, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("where", "why"),
-    [("none/x.html", "there is no folder .*/none"), (".", "is a folder")],
+    ("where", "why"), [("none/x.html", "there is no folder .*/none"), (".", "is a folder")]
 )
 def test_a_page_that_cannot_be_written_is_refused_before_the_table(reported, tmp_path, where, why):
     """The line names the option, and nothing of the table stands above it."""
@@ -217,7 +205,6 @@ def test_the_page_says_what_was_not_measured_and_why(reported):
 
 
 def test_runs_without_a_common_target_are_not_compared(made_up_run, made_up):
-    """The message names what each of them has."""
     first = made_up_run("a", {"web": made_up("web", kept=5)})
     second = made_up_run("b", {"worker": made_up("worker", kept=4)})
     with pytest.raises(RunFolderError, match=r"no target in common: .*a has web, .*b has worker"):
@@ -233,7 +220,6 @@ def test_a_run_of_another_schema_is_not_compared(made_up_run, made_up):
 
 
 def test_labels_that_would_touch_are_moved_apart_in_their_order():
-    """As little as needed, and never outside."""
     assert apart([10, 50, 90], gap=17, low=0, high=100) == [10, 50, 90]
     moved = apart([50, 51, 49], gap=10, low=0, high=100)
     assert moved == [50, 60, 40]

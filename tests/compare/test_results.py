@@ -4,10 +4,10 @@ import json
 import random
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from compare.conftest import EVERY_TARGET, FROM, TO
+from compare.conftest import EVERY_TARGET, FROM, TO, request
+from processes import ROOT
 
 from poolkit.compare.report.findings import with_findings
 from poolkit.compare.results.results import compute, results_json
@@ -52,19 +52,6 @@ def web_of(web_run):
     return of
 
 
-def request(due, latency_ms=10.0, error=""):
-    return Request(
-        due=due,
-        started=due,
-        latency_ms=latency_ms,
-        service_ms=latency_ms,
-        method="GET",
-        name="/",
-        status=200,
-        error=error,
-    )
-
-
 def answered(number):
     return [request(FROM + n / 10, 50) for n in range(number)]
 
@@ -84,7 +71,6 @@ def test_a_percentile_is_the_nearest_rank(p, value):
 
 
 def test_a_percentile_is_always_a_value_that_occurred():
-    """Nothing is interpolated."""
     values = sorted(random.Random(7).expovariate(1) for _ in range(137))
     assert all(percentile(values, p) in values for p in range(101))
 
@@ -109,7 +95,6 @@ def test_the_interval_holds_the_true_percentile_about_95_times_in_100():
 
 
 def test_only_requests_scheduled_in_the_measured_time_count(web_of):
-    """Requests of the warm-up and of the time after are in no figure."""
     inside = [request(FROM, 10), request(FROM + 5, 20), request(TO - 0.001, 30)]
     web = web_of(request(FROM - 0.001, 9000), *inside, request(TO, 9000))
     assert web.requests == 3
@@ -118,7 +103,6 @@ def test_only_requests_scheduled_in_the_measured_time_count(web_of):
 
 
 def test_a_latency_that_is_not_known_says_why(web_run):
-    """Every request failed: the threshold does not pass, and its line has the reason."""
     run = web_run(thresholds=("http.p95 < 200",))
     write_requests(run.target("web"), [request(FROM, 10, error="404")])
     (verdict,) = compute(run).verdicts
@@ -160,7 +144,6 @@ def test_a_request_that_the_end_cut_off_at_once_lowers_no_latency(web_of):
 
 
 def test_without_any_request_there_is_no_latency(web_run):
-    """A target that got no load is reported, not divided by zero."""
     run = web_run()
     write_requests(run.target("web"), [])
     (web,) = with_findings(compute(run)).targets
@@ -231,7 +214,6 @@ def test_a_limit_on_connections_needs_the_samples(made_up_run, made_up):
 
 
 def test_cpu_is_cores_used_inside_the_window(results_of_six):
-    """From the cumulative times of each role's processes."""
     web = named(results_of_six, "web")
     assert web.cpu_share == pytest.approx({"load": 0.2, "target": 0.4, "database": 0.2})
     assert web.rss_mb == 214
@@ -239,10 +221,7 @@ def test_cpu_is_cores_used_inside_the_window(results_of_six):
 
 @pytest.mark.parametrize(
     ("changes", "why"),
-    [
-        ({"cpu": {"load": 0.95}}, "used 0.95 of a core"),
-        ({"late_ms": 80.0}, "80 ms late"),
-    ],
+    [({"cpu": {"load": 0.95}}, "used 0.95 of a core"), ({"late_ms": 80.0}, "80 ms late")],
 )
 def test_a_saturated_load_generator_is_marked(made_up_run, made_up, changes, why):
     """By its processor time, or by late starts while its users were free."""
@@ -265,7 +244,6 @@ def test_cold_starts_are_counted_apart_and_found_in_the_tail(results_of_six):
 
 
 def test_results_are_plain_json_of_the_documented_shape(results_of_six):
-    """With the keys that docs/results.md promises."""
     found = json.loads(json.dumps(results_json(results_of_six)))
     assert found["schema"] == 1
     assert list(found["targets"]) == [
@@ -281,8 +259,7 @@ def test_results_are_plain_json_of_the_documented_shape(results_of_six):
 
 
 def test_every_key_of_the_results_is_documented(results_of_six):
-    """docs/results.md names each figure."""
-    document = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
+    document = (ROOT / "docs/results.md").read_text()
     named = set(re.findall(r"[a-z_0-9]+", document))
     found = results_json(results_of_six)
     web, warm = found["targets"]["web"], found["targets"]["lambda_warm"]

@@ -5,12 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from poolkit.compare.plan.options import Options
-from poolkit.compare.plan.plan import (
-    SPARE_CONNECTIONS,
-    PlannedStep,
-    make_plan,
-    with_server_limits,
-)
+from poolkit.compare.plan.plan import SPARE_CONNECTIONS, PlannedStep, make_plan, with_server_limits
 from poolkit.compare.plan.targets import Deployed, Target
 from poolkit.compare.results.run_folder import Window
 from poolkit.compare.run.measure import MeasurementState

@@ -39,7 +39,6 @@ def make_client(driver: str) -> Iterator[Callable[..., Client]]:
 
 @pytest.fixture
 def make_proxy() -> Iterator[Callable[[int], TcpProxy]]:
-    """Make proxies in front of a port; they are closed afterwards."""
     made: list[TcpProxy] = []
 
     def make(port: int) -> TcpProxy:
@@ -53,8 +52,6 @@ def make_proxy() -> Iterator[Callable[[int], TcpProxy]]:
 
 @dataclass(frozen=True)
 class MariaDB:
-    """A MariaDB on the loopback address."""
-
     port: int
 
     def url(self, driver: str) -> str:
@@ -124,9 +121,8 @@ def _answers(port: int) -> bool:
     import pymysql
 
     try:
-        pymysql.connect(
-            host="127.0.0.1", port=port, user="poolkit", password="of-this-test"
-        ).close()
+        login = {"user": "poolkit", "password": "of-this-test"}
+        pymysql.connect(host="127.0.0.1", port=port, **login).close()
     except pymysql.OperationalError:
         return False
     return True

@@ -80,7 +80,6 @@ class Client:
         return self.runner.run(self.preset.start_async(self.engine))
 
     def listen_connects(self) -> list[Any]:
-        """Return a list that grows by each connection opened from now on."""
         opened: list[Any] = []
         event.listen(self.pool, "connect", lambda connection, record: opened.append(connection))
         return opened

@@ -21,17 +21,12 @@ EACH_POOL = pytest.mark.parametrize(
 
 @EACH_POOL
 def test_the_servers_timeouts_are_in_force(database, make_client, pool):
-    """The server reports the preset's limits for the connection."""
-    client = make_client(
-        database.url(),
-        pool=pool,
-        statement_timeout=4_321,
-        idle_in_transaction_session_timeout=5_432,
-        idle_session_timeout=65_432,
-    )
-    assert client.scalar("SHOW statement_timeout") == "4321ms"
-    assert client.scalar("SHOW idle_in_transaction_session_timeout") == "5432ms"
-    assert client.scalar("SHOW idle_session_timeout") == "65432ms"
+    limits = {"statement_timeout": 4_321, "idle_in_transaction_session_timeout": 5_432}
+    limits["idle_session_timeout"] = 65_432
+    client = make_client(database.url(), pool=pool, **limits)
+    assert {name: client.scalar(f"SHOW {name}") for name in limits} == {
+        name: f"{value}ms" for name, value in limits.items()
+    }
 
 
 @pytest.mark.parametrize("where", ["url", "connect_args"])
@@ -47,9 +42,8 @@ def test_options_of_ones_own_leave_the_timeouts_in_force(database, make_client, 
     else:
         given = "-c search_path=mine -c idle_session_timeout=7654"
         options = {"connect_args": {"options": given}}
-    client = make_client(
-        url, options=options, statement_timeout=43_210, idle_session_timeout=65_432
-    )
+    limits = {"statement_timeout": 43_210, "idle_session_timeout": 65_432}
+    client = make_client(url, options=options, **limits)
     assert client.scalar("SHOW search_path") == "mine"
     assert client.scalar("SHOW statement_timeout") == "43210ms"
     assert client.scalar("SHOW idle_in_transaction_session_timeout") == "30s"
@@ -77,7 +71,6 @@ def _if_in_time(client, statement):
 
 
 def test_the_server_shows_who_is_connected(database, make_client):
-    """pg_stat_activity has the application's name."""
     client = make_client(database.url(), options={"application_name": "web:here"})
     client.scalar("SELECT 1")
     assert [row["application_name"] for row in database.backends("web:")] == ["web:here"]
@@ -85,15 +78,8 @@ def test_the_server_shows_who_is_connected(database, make_client):
 
 @EACH_POOL
 def test_the_socket_has_keepalives_and_a_user_timeout(database, make_client, pool):
-    """The kernel reports the preset's TCP limits for the connection's socket."""
-    client = make_client(
-        database.url(),
-        pool=pool,
-        keepalives_idle=31,
-        keepalives_interval=11,
-        keepalives_count=4,
-        tcp_user_timeout=32_000,
-    )
+    limits = {"keepalives_idle": 31, "keepalives_interval": 11, "keepalives_count": 4}
+    client = make_client(database.url(), pool=pool, tcp_user_timeout=32_000, **limits)
 
     def options(connection):
         number = _fileno(_driver_connection(connection.connection.dbapi_connection))
@@ -128,7 +114,6 @@ def test_a_start_without_a_database_is_an_error_if_it_must_not_fail_later(make_c
 
 
 def test_the_options_are_plain_sqlalchemy(database):
-    """`engine_options` is enough for SQLAlchemy's own create_engine."""
     from sqlalchemy import create_engine
 
     p = preset("web", "prod")
@@ -140,7 +125,6 @@ def test_the_options_are_plain_sqlalchemy(database):
 
 
 def test_further_options_win(database):
-    """What the caller passes to `create_engine` overrules the preset, argument by argument."""
     engine = preset("web").create_engine(
         database.url(), echo=False, pool_size=3, connect_args={"connect_timeout": 9}
     )
@@ -171,7 +155,6 @@ def test_sqlite_in_memory_is_one_database_for_all_threads(url):
 
 
 def test_a_sqlite_file_has_a_connection_for_each_checkout(tmp_path):
-    """Two checkouts of a file are two connections, and another thread may use either."""
     engine = preset("web", "prod").create_engine(f"sqlite:///{tmp_path}/file.db")
     with engine.connect() as one, engine.connect() as two:
         assert one.connection.dbapi_connection is not two.connection.dbapi_connection
@@ -190,10 +173,8 @@ def _in_another_thread(engine, statement):
 
 @pytest.mark.parametrize("name", ["", "/file.db"])
 def test_aiosqlite_in_memory_and_in_a_file(tmp_path, name):
-    """The asynchronous driver takes the same arguments."""
-    client = Client(
-        preset("web_async", "prod"), f"sqlite:///{tmp_path}{name}" if name else "sqlite://"
-    )
+    url = f"sqlite:///{tmp_path}{name}" if name else "sqlite://"
+    client = Client(preset("web_async", "prod"), url)
     client.run(lambda connection: connection.execute(text("CREATE TABLE t AS SELECT 42 AS n")))
     assert client.scalar("SELECT n FROM t") == 42
     client.close()

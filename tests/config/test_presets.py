@@ -1,8 +1,11 @@
-"""The table of presets, and what an EnginePreset refuses."""
+"""The table of presets, what an EnginePreset refuses, and what it makes of a URL."""
 
 import dataclasses
+import ssl
+import subprocess
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from poolkit.config.presets import ENVIRONMENTS, TARGETS, EnginePreset, preset
 
@@ -32,7 +35,6 @@ ALL = [(target, environment) for target in TARGETS for environment in ENVIRONMEN
 
 @pytest.mark.parametrize(("target", "environment"), ALL)
 def test_the_table_is_the_design(target, environment):
-    """Each target in each environment has the pool that the design gives it."""
     p = preset(target, environment)
     found = (p.pool, p.pool_size, p.max_overflow, p.pool_timeout, p.pool_recycle, p.echo)
     assert found == TABLE.get((target, environment), EVERYWHERE.get(target))
@@ -40,7 +42,6 @@ def test_the_table_is_the_design(target, environment):
 
 @pytest.mark.parametrize(("target", "environment"), ALL)
 def test_every_preset_has_limits_and_a_reason(target, environment):
-    """No preset leaves a connection attempt, a statement or an idle transaction unlimited."""
     p = preset(target, environment)
     limits = (p.connect_timeout, p.statement_timeout, p.idle_in_transaction_session_timeout)
     assert all(limits)
@@ -51,7 +52,6 @@ def test_every_preset_has_limits_and_a_reason(target, environment):
 
 
 def test_a_preset_is_frozen():
-    """A preset cannot be changed in place, so that an engine's settings stay known."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         preset("web").pool_size = 7
 
@@ -63,7 +63,6 @@ def test_a_preset_takes_keywords_only():
 
 
 def test_presets_are_values():
-    """Two presets with the same settings are equal, and can be keys."""
     assert preset("web", "prod") == preset("web", "prod")
     assert len({preset("web"), preset("web"), preset("worker")}) == 2
 
@@ -94,13 +93,11 @@ def test_presets_are_values():
     ],
 )
 def test_replace_refuses_what_no_engine_should_have(changes, message):
-    """A value out of range names its field, what was found and what is allowed."""
     with pytest.raises(ValueError, match=message):
         preset("web", "prod").replace(**changes)
 
 
 def test_replace_leaves_the_original_alone():
-    """`replace` gives a changed copy."""
     original = preset("web", "prod")
     assert original.replace(pool_size=7, pool_recycle=-1).pool_size == 7
     assert original.pool_size == 20
@@ -116,7 +113,6 @@ def test_replace_leaves_the_original_alone():
     ],
 )
 def test_an_unknown_name_gets_a_suggestion(arguments, message):
-    """A wrong target or environment is answered with the nearest one and the whole list."""
     with pytest.raises(ValueError, match=message):
         preset(*arguments)
 
@@ -127,3 +123,166 @@ def test_per_task_is_a_pool_of_one():
     assert (one.pool_size, one.max_overflow, one.prewarm) == (1, 0, 1)
     assert one.max_connections_per_process == 1
     assert preset("lambda").per_task() == preset("lambda")
+
+
+# -- URLs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "driver"),
+    [
+        ("web", "postgresql://h/d", "postgresql+psycopg2"),
+        ("web", "postgres://h/d", "postgresql+psycopg2"),
+        ("web", "postgresql+psycopg://h/d", "postgresql+psycopg"),
+        ("web_async", "postgresql://h/d", "postgresql+asyncpg"),
+        ("web_async", "postgresql+psycopg://h/d", "postgresql+psycopg"),
+        ("web", "mysql://h/d", "mysql+pymysql"),
+        ("web_async", "mariadb://h/d", "mariadb+asyncmy"),
+        ("web", "sqlite://", "sqlite+pysqlite"),
+        ("web_async", "sqlite:///f.db", "sqlite+aiosqlite"),
+    ],
+)
+def test_a_bare_url_gets_the_targets_driver(target, given, driver):
+    assert preset(target).url(given).drivername == driver
+    parsed = make_url(given.replace("postgres:", "postgresql:"))
+    assert preset(target).url(parsed) == preset(target).url(given)
+
+
+@pytest.mark.parametrize(
+    ("target", "url", "message"),
+    [
+        ("web", "postgresql+asyncpg://h/d", "does not fit the synchronous target 'web'; use one"),
+        ("web_async", "postgresql+psycopg2://h/d", "does not fit the asynchronous target"),
+        ("web", "postgresql+pg8000://h/d", "postgresql.psycopg2, postgresql.psycopg"),
+        ("web", "oracle://h/d", "database 'oracle' is unknown"),
+        ("web", "no url at all", "not a database URL; wanted driver://user"),
+    ],
+)
+def test_a_url_that_does_not_fit_is_refused(target, url, message):
+    with pytest.raises(ValueError, match=message):
+        preset(target).url(url)
+
+
+def test_a_driver_that_was_chosen_is_not_replaced_by_another():
+    assert (
+        preset("web").replace(driver="psycopg").url("postgresql://h/d").drivername
+        == "postgresql+psycopg"
+    )
+    with pytest.raises(ValueError, match=r"postgresql\+pymysql does not fit"):
+        preset("web").replace(driver="pymysql").url("postgresql://h/d")
+
+
+def test_a_preset_of_ones_own_has_its_targets_driver():
+    assert EnginePreset(target="web", environment="dev").driver == "psycopg2"
+    assert EnginePreset(target="web_async", environment="dev").driver == "asyncpg"
+
+
+def test_a_broken_url_does_not_reveal_its_password():
+    with pytest.raises(ValueError) as caught:
+        preset("web").url("postgresql//me:hunter2@h/d")
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "query"),
+    [
+        ("web_async", "?sslmode=require", {"ssl": "require"}),
+        ("web_async", "?sslmode=verify-full&sslrootcert=ca.pem", {}),
+        ("web_async", "?sslmode=disable&sslrootcert=ca.pem", {"ssl": "disable"}),
+        ("web_async", "?application_name=x&connect_timeout=3&keepalives_idle=9", {}),
+        ("web", "?ssl=require", {"sslmode": "require"}),
+        ("web", "?sslmode=verify-full&sslrootcert=ca.pem",
+         {"sslmode": "verify-full", "sslrootcert": "ca.pem"}),
+    ],
+)  # fmt: skip
+def test_tls_is_said_in_the_drivers_own_words(target, given, query):
+    """One URL serves libpq and asyncpg, whose parameters differ."""
+    assert dict(preset(target).url(f"postgresql://h/d{given}").query) == query
+
+
+def test_what_the_url_says_wins():
+    """A parameter in the URL is not overruled by the preset, except for the name."""
+    url = "postgresql://h/d?connect_timeout=9&application_name=mine"
+    arguments = preset("web").engine_options(url, application_name="web:1")["connect_args"]
+    assert "connect_timeout" not in arguments
+    assert arguments["application_name"] == "web:1"
+    arguments = preset("web_async").engine_options(url)["connect_args"]
+    assert arguments["timeout"] == 9, "asyncpg has it under another name"
+
+
+def test_a_poolers_client_sends_the_urls_options_alone():
+    """Where the preset sends no startup options, those of the URL are still the caller's own."""
+    proxy = preset("lambda_proxy")
+    arguments = proxy.engine_options("postgresql://h/d?options=-c%20jit%3Doff")["connect_args"]
+    assert arguments["options"] == "-c jit=off"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("password", ["right", "wrong", None])
+def test_asyncpg_can_read_a_key_with_a_password(tmp_path, password):
+    """`sslpassword` opens the client's key; without it no question is asked at the terminal."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=me",
+         "-passout", "pass:right", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    url = f"postgresql://h/d?sslmode=require&sslcert={certificate}&sslkey={key}"
+    url += f"&sslpassword={password}" if password else ""
+    if password == "right":
+        arguments = preset("web_async").engine_options(url)["connect_args"]
+        assert isinstance(arguments["ssl"], ssl.SSLContext)
+        assert "sslpassword" not in arguments
+    else:
+        with pytest.raises(ssl.SSLError):
+            preset("web_async").engine_options(url)
+
+
+def test_the_application_name_is_cut_at_63_bytes():
+    """The name fits PostgreSQL's limit, which counts bytes, and no character is halved."""
+    options = preset("web").engine_options("postgresql://h/d", application_name="w:" + "é" * 60)
+    name = options["connect_args"]["application_name"]
+    assert len(name.encode()) == 62
+    assert name == "w:" + "é" * 30
+
+
+def test_the_default_application_name_says_target_and_process():
+    """Without a name given it is `<target>:<host>-<pid>`."""
+    name = preset("worker").engine_options("postgresql://h/d")["connect_args"]["application_name"]
+    assert name.startswith("worker:")
+
+
+def test_the_proxy_preset_sends_no_startup_options():
+    """RDS Proxy and PgBouncer refuse `options`; nothing is prepared by name."""
+    sync = preset("lambda_proxy").engine_options("postgresql://h/d")["connect_args"]
+    assert "options" not in sync
+    three = preset("lambda_proxy").engine_options("postgresql+psycopg://h/d")["connect_args"]
+    assert three["prepare_threshold"] is None
+    pooled = preset("web_async").replace(transaction_pooling=True)
+    arguments = pooled.engine_options("postgresql://h/d")["connect_args"]
+    assert set(arguments["server_settings"]) == {"application_name"}
+    assert arguments["statement_cache_size"] == 0
+    assert arguments["prepared_statement_name_func"]() == ""
+
+
+# The parameters of MySQLdb.connect() (mysqlclient, MySQLdb/connections.py; the two timeouts are
+# passed on to _mysql.c's connect()).
+MYSQLCLIENT = {
+    "host", "user", "password", "database", "port", "unix_socket", "conv", "connect_timeout",
+    "compress", "named_pipe", "init_command", "read_default_file", "read_default_group",
+    "cursorclass", "use_unicode", "charset", "auth_plugin", "sql_mode", "client_flag", "ssl",
+    "local_infile", "autocommit", "binary_prefix", "read_timeout", "write_timeout",
+}  # fmt: skip
+
+
+def test_mysqlclient_gets_arguments_it_documents():
+    options = preset("web", "prod").engine_options("mysql+mysqldb://h/d")
+    assert set(options["connect_args"]) <= MYSQLCLIENT
+
+
+def test_the_wrong_kind_of_engine_is_refused():
+    with pytest.raises(ValueError, match="use create_async_engine"):
+        preset("web_async").create_engine("postgresql://h/d")
+    with pytest.raises(ValueError, match="use create_engine"):
+        preset("web").create_async_engine("postgresql://h/d")

@@ -7,12 +7,7 @@ from closed_databases import CLOSED
 from sqlalchemy import text
 from sqlalchemy.orm import sessionmaker
 
-from poolkit.config.engine import (
-    make_async_engine,
-    make_engine,
-    start_async_engine,
-    start_engine,
-)
+from poolkit.config.engine import make_async_engine, make_engine, start_async_engine, start_engine
 from poolkit.config.session import unit_of_work, unit_of_work_async
 from poolkit.config.settings import Settings
 from poolkit.errors import DatabaseUnavailable
@@ -20,7 +15,6 @@ from poolkit.errors import DatabaseUnavailable
 
 @pytest.fixture(params=CLOSED)
 def closed_url(request, database):
-    """The URL of a database that refuses every client."""
     return CLOSED[request.param](database)
 
 
@@ -68,7 +62,6 @@ class Kit:
 
 
 def test_a_closed_database_is_unavailable(driver, closed_url):
-    """For each driver and reason a unit of work and a bare checkout raise DatabaseUnavailable."""
     kit = Kit(driver, closed_url)
     for attempt in (kit.work, kit.connect):
         with pytest.raises(DatabaseUnavailable, match="the database "):
@@ -76,14 +69,12 @@ def test_a_closed_database_is_unavailable(driver, closed_url):
 
 
 def test_a_closed_database_ends_a_start_that_asks_for_one(driver, closed_url):
-    """With `fail_fast` the start has one error to print, the driver's own being its cause."""
     with pytest.raises(DatabaseUnavailable) as caught:
         Kit(driver, closed_url, POOLKIT_FAIL_FAST="true").start()
     assert caught.value.__cause__ is not None
 
 
 def test_prewarming_alone_starts_without_a_database(driver, closed_url, caplog):
-    """Without `fail_fast` the start goes on, and says what it could not open."""
     assert Kit(driver, closed_url, POOLKIT_PREWARM="2").start() == 0
     assert "opened 0 of 2 connections at start" in caplog.text
 

@@ -5,13 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from botocore.loaders import JSONFileLoader
-from deploy.moto_gaps import Gate, fill_gaps
 from deploy.stacks_project import FILES
 from poolkit_command import ROOT, Answer, run_here, run_process
 
@@ -26,9 +26,34 @@ MACHINE = {"aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 Run = Callable[..., Answer]
 
 
+class Gate:
+    """Holds executions until it is opened, as AWS takes minutes."""
+
+    def __init__(self):
+        self.opened = threading.Event()
+        self.opened.set()
+        self.threads = []
+
+    def start(self, work):
+        def run():
+            self.opened.wait(600)
+            work()
+
+        thread = threading.Thread(target=run)
+        self.threads.append(thread)
+        thread.start()
+
+    def close(self):
+        self.opened.clear()
+
+    def end(self):
+        self.opened.set()
+        for thread in self.threads:
+            thread.join()
+
+
 @pytest.fixture
 def run() -> Run:
-    """Run `poolkit` without a terminal; keywords are variables."""
     return run_here
 
 
@@ -43,13 +68,11 @@ def this_machine(tmp_path_factory: pytest.TempPathFactory) -> PackageSettings:
 
 @pytest.fixture(scope="session")
 def built(this_machine: PackageSettings) -> LambdaPackage:
-    """Build the package once for the session."""
     return package_lambda(this_machine, handler="lambda_handler.app.handler")
 
 
 @pytest.fixture
 def unpacked(built: LambdaPackage, tmp_path: Path) -> Path:
-    """Unpack it alone into an empty folder."""
     folder = tmp_path / "task"
     folder.mkdir()
     with zipfile.ZipFile(built.file) as archive:
@@ -101,6 +124,8 @@ def aws(
     monkeypatch: pytest.MonkeyPatch, gate: Gate, served_aws: dict[str, str]
 ) -> Iterator[dict[str, str]]:
     """Give an AWS with nothing in it and moto's gaps filled: the variables that lead there."""
+    from deploy.moto_gaps import fill_gaps  # which imports all of moto: a second or more
+
     fill_gaps(monkeypatch, gate)
     yield served_aws
     gate.end()  # before the gaps open again under what AWS is still at
@@ -108,7 +133,6 @@ def aws(
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """Make the small project, with a package in its place."""
     for name, text in FILES.items():
         file = tmp_path / "shop" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -120,12 +144,8 @@ def shop(tmp_path: Path) -> Path:
 def write_package(file: Path, content: str, architecture: str = "arm64") -> None:
     """Write what stands for a function's package."""
     file.parent.mkdir(exist_ok=True)
-    manifest = {
-        "architecture": architecture,
-        "python": "3.13",
-        "bytecode": True,
-        "requirements": [],
-    }
+    manifest = {"python": "3.13", "bytecode": True, "requirements": []}
+    manifest["architecture"] = architecture
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("poolkit-package.json", json.dumps(manifest))
         archive.writestr("app.py", content)
@@ -134,11 +154,9 @@ def write_package(file: Path, content: str, architecture: str = "arm64") -> None
 
 @pytest.fixture
 def poolkit_process(aws: dict[str, str], shop: Path) -> Run:
-    """Run `poolkit` in the small project against the served AWS."""
     return lambda *words, **variables: run_process(*words, cwd=shop, **aws | variables)
 
 
 @pytest.fixture
 def poolkit(aws: dict[str, str], shop: Path) -> Run:
-    """Do the same without a process."""
     return lambda *words, **variables: run_here(*words, cwd=shop, **aws | variables)

@@ -8,9 +8,9 @@ the filling goes when moto has closed it.
 import ipaddress
 import itertools
 import re
-import threading
 
 import yaml
+from deploy.stacks_project import STACK_NAME
 from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import Change, CloudFormationBackend, Event
@@ -42,32 +42,6 @@ GAPS = {
 }
 """Plans and conditions are not filled: how a plan with replacements is shown is tested on
 answers in AWS's documented form."""
-
-
-class Gate:
-    """Holds executions until it is opened, as AWS takes minutes."""
-
-    def __init__(self):
-        self.opened = threading.Event()
-        self.opened.set()
-        self.threads = []
-
-    def start(self, work):
-        def run():
-            self.opened.wait(600)
-            work()
-
-        thread = threading.Thread(target=run)
-        self.threads.append(thread)
-        thread.start()
-
-    def close(self):
-        self.opened.clear()
-
-    def end(self):
-        self.opened.set()
-        for thread in self.threads:
-            thread.join()
 
 
 def _fast(name):
@@ -163,7 +137,6 @@ def _unless_protected(delete):
 
 
 LOAD_BALANCER = "AWS::ElasticLoadBalancingV2::LoadBalancer"
-STACK_NAME = r"[a-zA-Z][-a-zA-Z0-9]*"
 
 
 def _require_name(name_or_id):

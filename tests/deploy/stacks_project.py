@@ -112,5 +112,7 @@ FILES = {
         'code_bucket = "shop-code"', 'code_bucket = "shop-code"\ntermination_protection = true'
     ),
 }
+STACK_NAME = r"[a-zA-Z][-a-zA-Z0-9]*"
+"""The pattern of a stack's name in the description of the service."""
 ORDER = ["network", "web", "database", "worker", "dashboard", "lambda"]
 """As the references and then the file say."""

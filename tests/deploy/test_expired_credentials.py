@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import pytest
 from deploy.test_deploy import deploy, statuses
+from poolkit_command import refused
 
 EXPIRED = """\
 <ErrorResponse xmlns="{namespace}">
@@ -97,23 +98,15 @@ def endpoint(server):
     ],
 )
 def test_expired_credentials_are_one_line(poolkit, expiring, words):
-    """Every command that asks AWS says so, with what to do, and makes nothing."""
     expiring.is_expired = True
-    answer = poolkit(*words, **endpoint(expiring))
-    assert answer.returncode == 2, answer.stdout + answer.stderr
-    assert RENEW in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    refused(poolkit(*words, **endpoint(expiring)), RENEW, lines=1)
     assert statuses() == {}
 
 
 @pytest.mark.parametrize("action", ["CreateChangeSet", "ExecuteChangeSet"])
 def test_credentials_that_expire_on_the_way(poolkit, expiring, action):
-    """One line says so, nothing is made, and renewed credentials deploy the ordinary way."""
     expiring.expires_at = action
-    answer = deploy(poolkit, "network", **endpoint(expiring))
-    assert answer.returncode == 2
-    assert RENEW in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    refused(deploy(poolkit, "network", **endpoint(expiring)), RENEW, lines=1)
     assert boto3.client("ec2").describe_vpcs(Filters=[OURS])["Vpcs"] == []
     again = deploy(poolkit, "network")
     assert again.returncode == 0, again.stdout + again.stderr

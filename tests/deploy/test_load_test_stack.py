@@ -12,6 +12,7 @@ import boto3
 import pytest
 from deploy.conftest import MACHINE, MINOR, ROOT
 from deploy.test_deploy import deploy, statuses
+from poolkit_command import refused
 from processes import run, started
 from web_server import serving
 
@@ -70,7 +71,6 @@ def start(poolkit, *more, leave_out=""):
 
 
 def test_a_load_test_is_started_by_name_and_ended_by_name(poolkit, project):
-    """`all` leaves it out; it comes when it is named, is shown, and goes with the rest."""
     assert deploy(poolkit, "all").returncode == 0
     assert list(statuses()) == ["shop-dev-network"]
     made = start(poolkit, "Workers=8")
@@ -80,8 +80,8 @@ def test_a_load_test_is_started_by_name_and_ended_by_name(poolkit, project):
     assert desired_counts() == [1, 8]
 
     assert f"{STACK} " in poolkit("status", "-e", "dev").stdout
-    refused = poolkit("destroy", "network", "-e", "dev", "--yes-delete", "shop-dev-network")
-    assert f"{STACK} uses outputs of shop-dev-network" in refused.stderr
+    answer = poolkit("destroy", "network", "-e", "dev", "--yes-delete", "shop-dev-network")
+    assert f"{STACK} uses outputs of shop-dev-network" in answer.stderr
     gone = poolkit("destroy", "all", "-e", "dev", "--yes-delete", "shop-dev")
     assert gone.returncode == 0, gone.stdout[-3000:] + gone.stderr
     assert statuses() == {}
@@ -97,24 +97,19 @@ def desired_counts():
 
 @pytest.mark.parametrize("name", ["YesLoadThisHost", "Host", "Run"])
 def test_nobody_loads_a_host_by_accident(poolkit, project, name):
-    """What is loaded, that it may be, and the run's name are said each time."""
     answer = start(poolkit, leave_out=name)
-    assert answer.returncode == 2
-    assert f"parameter {name} has no default and no value" in answer.stderr
-    assert f"--parameter {name}=" in answer.stderr
+    refused(answer, f"parameter {name} has no default and no value", f"--parameter {name}=")
     assert statuses() == {}
 
 
 @pytest.fixture
 def free_port():
-    """Find a port on which no program listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
 @pytest.fixture
 def host():
-    """Serve something to load."""
     with serving() as server:
         yield server
 

@@ -5,8 +5,7 @@ import re
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from deploy.moto_gaps import STACK_NAME
-from deploy.stacks_project import NETWORK
+from deploy.stacks_project import NETWORK, STACK_NAME
 from moto import mock_aws
 
 FAILING = """\
@@ -17,7 +16,6 @@ Resources:
 
 @pytest.fixture
 def cloudformation(monkeypatch):
-    """Give a client of unpatched moto."""
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():
         yield boto3.client("cloudformation", region_name="eu-central-1")
@@ -33,7 +31,6 @@ def make(cloudformation, template):
 
 
 def test_outputs_events_and_duration(cloudformation):
-    """A stack made by a change set is there at once, without outputs and resources' events."""
     stack, events = make(cloudformation, NETWORK)
     assert stack["StackStatus"] == "CREATE_COMPLETE"
     assert "Outputs" not in stack
@@ -41,7 +38,6 @@ def test_outputs_events_and_duration(cloudformation):
 
 
 def test_names(cloudformation):
-    """A name that the service's own description refuses is taken."""
     shape = cloudformation.meta.service_model.shape_for("StackNameOrId")
     name = "shop-high_traffic"
     assert not re.fullmatch(shape.metadata["pattern"], name)
@@ -52,13 +48,11 @@ def test_names(cloudformation):
 
 @pytest.mark.filterwarnings("ignore:Exception.InvalidBucketName")
 def test_failures(cloudformation):
-    """A failing resource fails the call."""
     with pytest.raises(ClientError, match="bucket is not valid"):
         make(cloudformation, FAILING)
 
 
 def test_transforms(cloudformation):
-    """A serverless function is a resource of an unknown type."""
     template = (
         "Transform: AWS::Serverless-2016-10-31\nResources:\n  F:\n"
         "    Type: AWS::Serverless::Function\n"
@@ -72,14 +66,12 @@ def test_transforms(cloudformation):
     "method", ["cancel_update_stack", "rollback_stack", "continue_update_rollback"]
 )
 def test_rollback(cloudformation, method):
-    """The calls are not there."""
     make(cloudformation, NETWORK)
     with pytest.raises((NotImplementedError, ClientError)):
         getattr(cloudformation, method)(StackName="s")
 
 
 def test_protection(cloudformation):
-    """A protected stack is deleted."""
     cloudformation.create_stack(
         StackName="s", TemplateBody=NETWORK, EnableTerminationProtection=True
     )
@@ -127,9 +119,8 @@ Resources:
 def test_deletion_protection(cloudformation):
     """Neither a database nor a load balancer gets its own; the latter is deleted with it, too."""
     make(cloudformation, PROTECTED)
-    (database,) = boto3.client("rds", region_name="eu-central-1").describe_db_instances()[
-        "DBInstances"
-    ]
+    rds = boto3.client("rds", region_name="eu-central-1")
+    (database,) = rds.describe_db_instances()["DBInstances"]
     assert database["DeletionProtection"] is False
     elb = boto3.client("elbv2", region_name="eu-central-1")
     (balancer,) = elb.describe_load_balancers()["LoadBalancers"]
@@ -159,13 +150,11 @@ Resources:
 
 
 def test_parameter_groups(cloudformation):
-    """An RDS instance fails on the reference to its parameter group."""
     with pytest.raises(Exception, match="has no attribute 'startswith'"):
         make(cloudformation, PARAMETER_GROUP)
 
 
 def test_aliases(cloudformation):
-    """An alias is a resource of an unknown type."""
     template = (
         "Resources:\n  Live:\n    Type: AWS::Lambda::Alias\n"
         "    Properties: {FunctionName: f, FunctionVersion: '1', Name: live}\n"

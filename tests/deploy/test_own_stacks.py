@@ -7,18 +7,15 @@ import boto3
 import pytest
 import yaml
 from deploy.conftest import write_package
-from deploy.moto_gaps import STACK_NAME
+from deploy.stacks_project import STACK_NAME
 from deploy.test_deploy import break_template, deploy, statuses
-from moto.cloudformation import parsing
 from poolkit_command import ROOT
 
 from poolkit.deploy.environment import ALL, StackEnvironment
 
 ENVIRONMENTS = sorted(file.stem for file in ROOT.glob("infra/environments/*.toml"))
 ACCOUNT = "123456789012"
-MOTO_CANNOT_REMOVE = {
-    "AWS::EC2::VPC",
-}
+MOTO_CANNOT_REMOVE = {"AWS::EC2::VPC"}
 """Types whose removal it refuses, because it removes in no order."""
 
 CERTIFICATE = f"arn:aws:iam::{ACCOUNT}:server-certificate/articles"
@@ -42,6 +39,8 @@ def project(shop, monkeypatch):
 @pytest.fixture
 def not_removed(monkeypatch):
     """Go on where moto's own model refuses a removal; collect the types."""
+    from moto.cloudformation import parsing
+
     remove, types = parsing.ResourceMap._delete_resource, set()
 
     def tolerant(self, parsed_resource, resource_json):

@@ -1,5 +1,6 @@
 """The function's zip: what is in it, that it is the same each time, and that it runs."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from processes import run
+from processes import ROOT, run
 
 from poolkit.deploy.package.contents import find_uv
 from poolkit.deploy.package.lambda_zip import (
@@ -24,8 +25,6 @@ from poolkit.deploy.package.lambda_zip import (
 from poolkit.errors import PackageError
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 
-ROOT = Path(__file__).resolve().parents[2]
-
 # Wheels are fetched, installed and compiled.
 pytestmark = pytest.mark.timeout(600)
 
@@ -36,21 +35,16 @@ def names(package):
 
 
 def request(fleet, method, path, body=None):
-    connection = http.client.HTTPConnection(urlsplit(fleet.url).netloc, timeout=100)
-    try:
-        connection.request(
-            method, path, body and json.dumps(body), {"content-type": "application/json"}
-        )
+    address, headers = urlsplit(fleet.url).netloc, {"content-type": "application/json"}
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=100)) as connection:
+        connection.request(method, path, body and json.dumps(body), headers)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
-    finally:
-        connection.close()
 
 
 def test_the_unpacked_zip_answers_with_nothing_else_to_import(
     unpacked, bare_runtime, tmp_path, migrated_database
 ):
-    """In an empty folder, under an interpreter that has awslambdaric alone, it serves the API."""
     missing = run(bare_runtime, "-c", "import sqlalchemy")
     assert "No module named 'sqlalchemy'" in missing.stderr
     before = sorted(unpacked.rglob("*"))
@@ -73,13 +67,11 @@ def test_the_unpacked_zip_answers_with_nothing_else_to_import(
 
 @pytest.mark.slow
 def test_two_builds_are_the_same_bytes(built, this_machine, tmp_path):
-    """Nothing of the time, the place or the order of the build is in the zip."""
     again = package_lambda(replace(this_machine, out=str(tmp_path / "again.zip")))
     assert again.sha256 == built.sha256 == sha256(built.file)
 
 
 def test_times_and_permissions_are_fixed(built):
-    """Every entry is of 1980; everybody may read it; shared objects may be executed."""
     with zipfile.ZipFile(built.file) as archive:
         for entry in archive.infolist():
             assert entry.date_time == (1980, 1, 1, 0, 0, 0)
@@ -118,7 +110,6 @@ def test_what_a_function_does_not_need_stays_at_home(built):
 
 
 def test_it_says_what_it_was_made_for(built, this_machine):
-    """The manifest names the machine, the Python and the locked versions."""
     manifest = read_manifest(built.file)
     assert manifest["architecture"] == this_machine.architecture
     assert manifest["python"] == this_machine.python
@@ -176,8 +167,7 @@ def test_a_script_that_starts_an_interpreter_is_followed_to_it(tmp_path, monkeyp
 def test_an_interpreter_of_another_minor_is_refused(run, tmp_path):
     """Bytecode of another minor version would be ignored by the runtime."""
     out = tmp_path / "lambda.zip"
-    answer = run(
-        "package", "lambda", "--out", out, "--python", "3.14", "--interpreter", sys.executable
-    )
+    words = ("--out", out, "--python", "3.14", "--interpreter", sys.executable)
+    answer = run("package", "lambda", *words)
     assert answer.returncode == 2
     assert "should be Python 3.14, but is 3." in answer.stderr

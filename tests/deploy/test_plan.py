@@ -56,21 +56,13 @@ def test_replacements_come_first_and_in_capitals():
     """A reader of the first lines has seen the dangerous ones."""
     lines = printed(change_set(*CHANGES)).splitlines()
     actions = [line.split("  ")[0].strip() for line in lines[3:10]]
-    assert actions == [
-        "REPLACE",
-        "REPLACE",
-        "MAY REPLACE",
-        "MAY REPLACE",
-        "remove",
-        "modify",
-        "add",
-    ]
+    replaced = ["REPLACE", "REPLACE", "MAY REPLACE", "MAY REPLACE"]
+    assert actions == [*replaced, "remove", "modify", "add"]
     assert "Engine, Port" in lines[3]
     assert "2 to replace, 2 to may replace, 1 to remove, 1 to modify, 1 to add" in lines[10]
 
 
 def test_what_holds_data_and_would_lose_it_is_named():
-    """A replaced database and a removed queue; not a replaced task definition."""
     assert [change.logical_id for change in change_set(*CHANGES).losses] == ["Instance", "Queue"]
     assert "Instance (AWS::RDS::DBInstance) holds data" in printed(change_set(*CHANGES))
 

@@ -7,7 +7,7 @@ import moto.settings
 import pytest
 from deploy.conftest import write_package
 from deploy.test_deploy import bucket, deploy, statuses
-from poolkit_command import ROOT
+from poolkit_command import ROOT, refused, succeeded
 
 from poolkit.deploy.environment import Template
 from poolkit.deploy.preflight import Checked, check_lint, check_package
@@ -15,7 +15,7 @@ from poolkit.errors import DeployError
 
 __all__ = ["bucket"]  # a fixture
 
-ENVIRONMENT = "infra/environments/dev.toml"
+DEV, WEB = "infra/environments/dev.toml", "infra/web.yaml"
 CA_FILE = "/var/task/certificates/ca.pem"
 NO_CERTIFICATE = (
     "arn:aws:acm:eu-central-1:000000000000:certificate/00000000-0000-0000-0000-000000000000"
@@ -25,33 +25,18 @@ NO_CERTIFICATE = (
 @pytest.mark.parametrize(
     "case",
     [
-        ("web", "infra/web.yaml", ("Resources:", "Resources: ["), "infra/web.yaml:"),
-        ("web", ENVIRONMENT, ("[web]", "[web"), "dev.toml:"),
-        ("web", ENVIRONMENT, ("{network.VpcId}", "{nework.VpcId}"), "there is no table [nework]"),
-        ("web", ENVIRONMENT, ("[web]", "[web]\nVpc = 1"), "[web] gives Vpc, which"),
-        (
-            "web",
-            "infra/web.yaml",
-            ("VpcId:", "SubnetId: {Type: String}\n  VpcId:"),
-            "SubnetId has no",
-        ),
-        ("web", ENVIRONMENT, ("[web]", "[wob]"), "has no table [web]; it has"),
-        ("web", "infra/web.yaml", (" ", " "), "shop-dev-network is not deployed; deploy network"),
-        (
-            "lambda",
-            ENVIRONMENT,
-            ("[lambda]", '[lambda]\nArchitecture = "arm"'),
-            "allows arm64, x86",
-        ),
-        (
-            "lambda",
-            ENVIRONMENT,
-            ("[lambda]", '[lambda]\nArchitecture = "x86_64"'),
-            "was made for arm64",
-        ),
-        ("lambda", ENVIRONMENT, ('code_bucket = "shop-code"', ""), "name the bucket that packages"),
-        ("worker", ENVIRONMENT, ("{database.GroupId}", "{dashboard.X}"), "in a circle"),
-        ("web", ENVIRONMENT, ('"shop"', '"my shop"'), "would be called 'my shop-dev-dashboard'"),
+        ("web", WEB, ("Resources:", "Resources: ["), "infra/web.yaml:"),
+        ("web", DEV, ("[web]", "[web"), "dev.toml:"),
+        ("web", DEV, ("{network.VpcId}", "{nework.VpcId}"), "there is no table [nework]"),
+        ("web", DEV, ("[web]", "[web]\nVpc = 1"), "[web] gives Vpc, which"),
+        ("web", WEB, ("VpcId:", "SubnetId: {Type: String}\n  VpcId:"), "SubnetId has no"),
+        ("web", DEV, ("[web]", "[wob]"), "has no table [web]; it has"),
+        ("web", WEB, (" ", " "), "shop-dev-network is not deployed; deploy network"),
+        ("lambda", DEV, ("[lambda]", '[lambda]\nArchitecture = "arm"'), "allows arm64, x86"),
+        ("lambda", DEV, ("[lambda]", '[lambda]\nArchitecture = "x86_64"'), "was made for arm64"),
+        ("lambda", DEV, ('code_bucket = "shop-code"', ""), "name the bucket that packages"),
+        ("worker", DEV, ("{database.GroupId}", "{dashboard.X}"), "in a circle"),
+        ("web", DEV, ('"shop"', '"my shop"'), "would be called 'my shop-dev-dashboard'"),
         # A function that looks for its CA certificates below the task root gets them.
         (
             "lambda",
@@ -62,52 +47,41 @@ NO_CERTIFICATE = (
         # The account of twelve zeros does not exist, so AWS is not asked.
         (
             "lambda",
-            ENVIRONMENT,
+            DEV,
             ('"shop-code"', '"shop-000000000000"'),
             "[lambda] CodeBucket is still the placeholder shop-000000000000",
         ),
         (
             "web",
-            ENVIRONMENT,
+            DEV,
             ("[web]", f'[web]\nCertificateArn = "{NO_CERTIFICATE}"'),
             f"[web] CertificateArn is still the placeholder {NO_CERTIFICATE}",
         ),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_made(poolkit, shop, case):
-    """It names the file, and the line where there is one."""
     target, file, change, message = case
     path = shop / file
     assert change[0] in path.read_text()
     path.write_text(path.read_text().replace(*change))
-    answer = deploy(poolkit, target)
-    assert answer.returncode == 2, answer.stdout + answer.stderr
-    assert message in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    refused(deploy(poolkit, target), message, lines=1)
     assert statuses() == {}
 
 
 def test_an_output_that_is_not_there_is_named(poolkit, shop):
-    """With those that are."""
     assert deploy(poolkit, "network").returncode == 0
-    file = shop / ENVIRONMENT
+    file = shop / DEV
     file.write_text(file.read_text().replace("{network.VpcId}", "{network.Vpc}"))
-    answer = deploy(poolkit, "web")
-    assert answer.returncode == 2
-    assert "shop-dev-network has no such output; it has Cidr, VpcId" in answer.stderr
+    refused(deploy(poolkit, "web"), "shop-dev-network has no such output; it has Cidr, VpcId")
 
 
 def test_a_missing_package_is_named(poolkit, shop):
-    """With the command that makes it."""
     (shop / "build/lambda.zip").unlink()
-    answer = deploy(poolkit, "lambda")
-    assert answer.returncode == 2
-    assert "make it with: poolkit package lambda" in answer.stderr
+    refused(deploy(poolkit, "lambda"), "make it with: poolkit package lambda")
 
 
 @pytest.mark.parametrize("machine", ["arm64", "x86_64"])
 def test_this_projects_functions_run_on_the_machine_of_their_package(tmp_path, machine):
-    """Its template takes the machine as a parameter, against which the package is held."""
     template = Template.read("lambda", ROOT / "infra/lambda.yaml")
     package = tmp_path / "lambda.zip"
     write_package(package, "", architecture=machine)
@@ -130,39 +104,30 @@ def test_the_package_is_looked_for_where_it_is_put(poolkit, shop):
     )
     for target in ("network", "database"):
         assert deploy(poolkit, target).returncode == 0
-    answer = deploy(poolkit, "lambda")
-    assert answer.returncode == 0, answer.stderr
-    assert "function.zip: uploaded to s3://shop-code" in answer.stdout
+    succeeded(deploy(poolkit, "lambda"), "function.zip: uploaded to s3://shop-code")
 
 
 def test_a_missing_bucket_is_named(poolkit, shop):
-    """The upload fails before a change set is made."""
     for target in ("network", "database"):
         assert deploy(poolkit, target).returncode == 0
-    file = shop / ENVIRONMENT
+    file = shop / DEV
     file.write_text(file.read_text().replace('"shop-code"', '"no-such-bucket"'))
-    answer = deploy(poolkit, "lambda")
-    assert answer.returncode == 2
-    assert "uploading to the bucket no-such-bucket: NoSuchBucket" in answer.stderr
+    refused(deploy(poolkit, "lambda"), "uploading to the bucket no-such-bucket: NoSuchBucket")
     assert "shop-dev-lambda" not in statuses()
 
 
 def test_web_needs_a_certificate_outside_dev(poolkit, bucket, monkeypatch):
-    """Without one prod is refused; an issued one is named; one that waits is refused."""
-    refused = deploy(poolkit, "web", environment="prod")
-    assert refused.returncode == 2
-    assert "web would serve without TLS: give the certificate's ARN" in refused.stderr
+    answer = deploy(poolkit, "web", environment="prod")
+    refused(answer, "web would serve without TLS: give the certificate's ARN")
     assert deploy(poolkit, "network", environment="prod").returncode == 0
     acm = boto3.client("acm")
     arn = acm.request_certificate(DomainName="shop.example")["CertificateArn"]
     parameter = ("--parameter", f"CertificateArn={arn}")
     waiting = deploy(poolkit, "web", *parameter, environment="prod")
-    assert waiting.returncode == 2
-    assert "is PENDING_VALIDATION, not ISSUED" in waiting.stderr
+    refused(waiting, "is PENDING_VALIDATION, not ISSUED")
     monkeypatch.setattr(moto.settings, "ACM_VALIDATION_WAIT", -1)  # s until it is issued
     issued = deploy(poolkit, "web", *parameter, environment="prod")
-    assert issued.returncode == 0, issued.stderr
-    assert "ok TLS: shop.example, issued" in issued.stdout
+    succeeded(issued, "ok TLS: shop.example, issued")
 
 
 def test_a_large_template_goes_by_way_of_the_bucket(poolkit, shop, bucket):
@@ -176,14 +141,10 @@ def test_a_large_template_goes_by_way_of_the_bucket(poolkit, shop, bucket):
 
 
 def test_cfn_lint_stops_a_template_that_is_wrong(poolkit, shop):
-    """Its first finding has file and line."""
     template = shop / "infra/network.yaml"
     template.write_text(template.read_text().replace("CidrBlock", "CidrBlok"))
     answer = poolkit("deploy", "network", "-e", "dev", "--yes", "--no-budget")
-    assert answer.returncode == 2
-    assert "cfn-lint: " in answer.stderr
-    assert "network.yaml:" in answer.stderr
-    assert "CidrBlok" in answer.stderr
+    refused(answer, "cfn-lint: ", "network.yaml:", "CidrBlok")
     assert statuses() == {}
 
 
@@ -196,12 +157,8 @@ def test_cfn_lint_stops_a_template_that_is_wrong(poolkit, shop):
     ],
 )
 def test_credentials_that_are_no_use_are_one_line(poolkit, tmp_path, environ, message):
-    """Missing ones and an endpoint that is not there are named."""
     home = {"HOME": str(tmp_path), "AWS_MAX_ATTEMPTS": "1"}
-    answer = deploy(poolkit, "network", **home, **environ)
-    assert answer.returncode == 2
-    assert message in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    refused(deploy(poolkit, "network", **home, **environ), message, lines=1)
 
 
 def test_a_parameter_of_the_command_line_wins(poolkit, shop):
@@ -224,7 +181,7 @@ CROWDED = """\
     Type: AWS::Lambda::Function
     Properties:
       ReservedConcurrentExecutions: 5000
-      Environment: {Variables: {POOLKIT_TARGET: lambda_warm, POOLKIT_ENVIRONMENT: prod}}
+      Environment: {Variables: {POOLKIT_TARGET: lambda_warm, POOLKIT_DEV: prod}}
 """
 
 
@@ -233,9 +190,7 @@ def test_a_fleet_that_does_not_fit_is_not_deployed(poolkit, shop):
     template = shop / "infra/worker.yaml"
     template.write_text(template.read_text().replace("Resources:\n", f"Resources:\n{CROWDED}"))
     answer = poolkit("deploy", "network", "-e", "dev", "--yes", "--no-lint")
-    assert answer.returncode == 2
-    assert "Does not fit: " in answer.stderr
-    assert "to deploy all the same: --no-budget" in answer.stderr
+    refused(answer, "Does not fit: ", "to deploy all the same: --no-budget")
     assert statuses() == {}
 
 
@@ -252,17 +207,13 @@ def test_a_fleet_that_cannot_be_shown_to_fit_is_no_fleet_that_fits(poolkit, shop
     template.write_text(template.read_text().replace("Resources:\n", f"Resources:\n{resources}"))
     words = ("deploy", "network", "--no-lint", "--plan-only", "-e")
     assert f"warning connection budget: {said}" in poolkit(*words, "dev").stdout
-    refused = poolkit(*words, "prod")
-    assert refused.returncode == 2
-    assert f"connection budget: {said}" in refused.stderr
-    assert "to deploy all the same: --allow-unknown-budget" in refused.stderr
+    answer = poolkit(*words, "prod")
+    refused(answer, f"connection budget: {said}", "to deploy all the same: --allow-unknown-budget")
     allowed = poolkit(*words, "prod", "--allow-unknown-budget")
-    assert allowed.returncode == 0, allowed.stderr
-    assert f"warning connection budget: {said}" in allowed.stdout
+    succeeded(allowed, f"warning connection budget: {said}")
 
 
 def test_templates_that_were_not_linted_are_no_templates_without_a_finding(monkeypatch):
-    """Without cfn-lint there is a warning."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert check_lint([]) == Checked(
@@ -280,7 +231,5 @@ def test_the_budget_counts_the_parameters_of_the_command_line(poolkit, shop):
     words = ("deploy", "worker", "-e", "dev", "--yes", "--no-lint", "--plan-only")
     assert "connection budget: Fits: " in poolkit(*words).stdout
     for name in ("Most", "worker.Most"):
-        answer = poolkit(*words, "--parameter", f"{name}=5000")
-        assert answer.returncode == 2
-        assert "Does not fit: " in answer.stderr
+        refused(poolkit(*words, "--parameter", f"{name}=5000"), "Does not fit: ")
     assert statuses() == {}

@@ -1,14 +1,18 @@
 """The kit's templates as each environment deploys them, and the containers and functions in them."""
 
+import functools
 from dataclasses import dataclass
-from pathlib import Path
+
+from processes import ROOT
 
 from poolkit.budget.cloudformation.templates import make_stacks
+from poolkit.budget.command import compute_budget
 from poolkit.budget.files import read_files
+from poolkit.budget.model import Options
 from poolkit.budget.read.parameters import find_environment
 from poolkit.config.settings import Settings
+from webapp.database import deadline_of
 
-ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 ENVIRONMENTS = ("dev", "staging", "prod", "high_traffic")
 
@@ -61,16 +65,18 @@ class Deployment:
         deployed = [each for each in templates if each.path.stem in chosen.tables]
         self.stacks = make_stacks(deployed, chosen, {}).by_name
 
+    @functools.cached_property
+    def budget(self):
+        """The connection budget of the environment."""
+        return compute_budget(Options(paths=(INFRA,), environment=self.environment))
+
     def of_type(self, *types):
-        """Give every resource of some types, in all stacks."""
         return [each for stack in self.stacks.values() for each in stack.of_type(*types)]
 
     def resource(self, template, name):
-        """Give the resource of a template by its logical id."""
         return self.stacks[template].resources[name]
 
     def containers(self):
-        """Give every container of every task definition."""
         return [
             Deployable(
                 task.stack.name,
@@ -83,7 +89,6 @@ class Deployment:
         ]
 
     def functions(self):
-        """Give every function."""
         return [
             Deployable(
                 function.stack.name,
@@ -94,16 +99,19 @@ class Deployment:
             for function in self.of_type("AWS::Lambda::Function")
         ]
 
+    def deployables(self):
+        return self.containers() + self.functions()
+
     def container(self, name):
-        """Give the container with a name."""
         return next(each for each in self.containers() if each.name == name)
 
 
-_deployments = {}
-
-
+@functools.cache
 def deployment_of(name):
-    """Give the stacks of an environment or a variant, read once: expanding SAM takes a while."""
-    if name not in _deployments:
-        _deployments[name] = Deployment(*VARIANTS.get(name, (name, {})))
-    return _deployments[name]
+    """Return the stacks of an environment or a variant, read once: expanding SAM takes a while."""
+    return Deployment(*VARIANTS.get(name, (name, {})))
+
+
+def answer_of(chosen):
+    """Return the seconds of the slowest answer of a web preset: its turn, and then its deadline."""
+    return chosen.pool_timeout + (deadline_of(chosen) or 0)

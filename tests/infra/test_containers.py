@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import yaml
-from infra.deployed import INFRA, ROOT
+from infra.deployed import INFRA, ROOT, answer_of
 from processes import run
 
 from poolkit.budget.command import compute_budget
@@ -14,17 +14,10 @@ from poolkit.budget.kubernetes.kustomize import rendered
 from poolkit.budget.model import Options
 from poolkit.config.settings import Settings
 from webapp.configuration import WebSettings
-from webapp.database import deadline_of
 from worker.settings import WorkerSettings
 
 DOCKERFILES = sorted([*INFRA.glob("Dockerfile.*"), INFRA / "pgbouncer" / "Dockerfile"])
 OVERLAYS = ("dev", "prod")
-
-
-def answer_of(environ):
-    """How long the application takes for its slowest answer."""
-    chosen = Settings.from_environ(environ).preset
-    return chosen.pool_timeout + (deadline_of(chosen) or 0)
 
 
 # -- images ---------------------------------------------------------------------------------
@@ -58,7 +51,6 @@ def test_images_run_as_nobody_in_particular(file):
 
 
 def test_pgbouncers_wheels_are_those_of_the_lock():
-    """Its own list pins the versions that the project's lock has."""
     pin = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
     locked = set(pin.findall((ROOT / "requirements.lock").read_text()))
     own = set(pin.findall((INFRA / "pgbouncer" / "requirements.txt").read_text()))
@@ -71,7 +63,6 @@ def test_pgbouncers_wheels_are_those_of_the_lock():
 
 @pytest.fixture
 def compose():
-    """The compose file."""
     return yaml.safe_load((INFRA / "compose.yaml").read_text())
 
 
@@ -103,7 +94,6 @@ def test_compose_has_no_password_of_its_own(compose):
 
 
 def test_compose_opens_no_port_to_the_network(compose):
-    """Only web has a port, and on the loopback address."""
     ports = {name: each["ports"] for name, each in compose["services"].items() if "ports" in each}
     assert ports == {"web": ["127.0.0.1:8000:8000"]}
 
@@ -114,7 +104,11 @@ def test_composes_settings_are_accepted(compose):
     for service in (web, worker, compose["services"]["migrate"]):
         Settings.from_environ(environ_of(service))
     graceful = WebSettings.from_environ(environ_of(web)).graceful_timeout
-    assert answer_of(environ_of(web)) <= graceful < seconds(web["stop_grace_period"])
+    assert (
+        answer_of(Settings.from_environ(environ_of(web)).preset)
+        <= graceful
+        < seconds(web["stop_grace_period"])
+    )
     limit = WorkerSettings.from_environ(environ_of(worker)).task_time_limit
     assert limit < seconds(worker["stop_grace_period"])
 
@@ -126,12 +120,10 @@ def written_sum(file):
 
 
 def found_sum(budget):
-    """Give the same, as the budget has it."""
     return budget.needed, budget.max_connections, budget.database.reserved.value
 
 
 def test_composes_fleet_fits_its_database():
-    """PgBouncer and the worker are within max_connections, and the comment's sum is right."""
     budget = compute_budget(Options(paths=(INFRA / "compose.yaml",)))
     assert budget.verdict == "fits"
     assert not budget.overloads
@@ -190,7 +182,6 @@ def test_no_manifest_holds_a_secret(manifests):
 
 
 def test_manifests_settings_are_accepted(manifests):
-    """What a pod is given is what its program accepts, TLS included."""
     found = pods(manifests)
     for name in ("web", "worker", "migration"):
         Settings.from_environ(environ_in(manifests, found[name]))
@@ -202,7 +193,6 @@ def test_manifests_settings_are_accepted(manifests):
 
 
 def test_only_its_clients_reach_pgbouncer(manifests):
-    """Its clients are let in, and no others."""
     (rule,) = manifests["NetworkPolicy", "pgbouncer"]["spec"]["ingress"]
     let_in = {peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule["from"]}
     hosts = {
@@ -219,7 +209,7 @@ def test_pods_get_the_time_to_stop(manifests):
     (container,) = found["web"]["containers"]
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     graceful = WebSettings.from_environ(web).graceful_timeout
-    assert answer_of(web) <= graceful
+    assert answer_of(Settings.from_environ(web).preset) <= graceful
     assert pause + graceful < found["web"]["terminationGracePeriodSeconds"]
     limit = WorkerSettings.from_environ(environ_in(manifests, found["worker"])).task_time_limit
     assert limit < found["worker"]["terminationGracePeriodSeconds"]
@@ -261,7 +251,6 @@ def test_the_pods_fit_the_database(overlay, most):
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kustomize_makes_the_same_of_them(overlay):
-    """Kustomize itself renders every resource, with the overlay's image and bounds in it."""
     answer = run("kubectl", "kustomize", INFRA / "kubernetes" / "overlays" / overlay)
     assert answer.returncode == 0, answer.stderr
     made = list(yaml.safe_load_all(answer.stdout))

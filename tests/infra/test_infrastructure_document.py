@@ -4,8 +4,6 @@ import re
 
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, deployment_of
 
-from poolkit.budget.command import compute_budget
-from poolkit.budget.model import Options
 from poolkit.config.presets import preset
 from webapp.configuration import WebSettings
 from webapp.database import deadline_of
@@ -28,7 +26,7 @@ def test_environments_are_described_as_they_are(deployment):
         for name, table in deployment.tables.items()
     }
     functions, web, worker = given["lambda"], given["web"], given["worker"]
-    budget = compute_budget(Options(paths=(INFRA,), environment=deployment.environment))
+
     tasks = "task" if web["MaxTasks"] == 1 else "tasks"
     reserved = f"{functions['ApiReservedConcurrency']} + {functions['IngestReservedConcurrency']}"
     assert row[1:] == [
@@ -37,7 +35,7 @@ def test_environments_are_described_as_they_are(deployment):
         f"{reserved} `{functions['Preset']}",
         f"{web['MaxTasks']} {tasks} `{web['Preset']}",
         f"{worker['MaxTasks']} x {worker['Concurrency']}",
-        str(budget.needed),
+        str(deployment.budget.needed),
     ]
 
 
@@ -78,6 +76,5 @@ def test_stopping_is_described_as_it_is():
 
 
 def test_every_template_is_described():
-    """The table of templates names each of them."""
     named = set(re.findall(r"^\| `(\w+\.yaml)` \|", TEXT, re.MULTILINE))
     assert named == {file.name for file in INFRA.glob("*.yaml")} - {"compose.yaml"}

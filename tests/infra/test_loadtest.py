@@ -7,6 +7,7 @@ import shlex
 import pytest
 import yaml
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, Deployment, deployment_of
+from poolkit_command import succeeded
 from processes import run_python
 
 from poolkit.budget.cloudformation.templates import make_stacks
@@ -75,7 +76,6 @@ def test_what_is_deployed_by_name_is_there(tmp_path):
 
 @pytest.mark.parametrize("value", ["no", "", "YES"])
 def test_loading_a_host_is_agreed_to(value):
-    """The parameter has no default, and one value."""
     declared = deployment_of("prod").stacks["loadtest"].section("Parameters")["YesLoadThisHost"]
     assert "Default" not in declared
     assert value not in declared["AllowedValues"]
@@ -86,7 +86,6 @@ def test_loading_a_host_is_agreed_to(value):
 
 
 def test_the_master_uploads_the_files_of_locust():
-    """The command is valid for the results uploader; the bucket's prefix is the run."""
     _, _, module, *words = words_of(deployment_with(LocustOptions="--max-users 50"), "master")
     assert module == "poolkit.loadtest.results_uploader"
     options = read_options(words)
@@ -147,9 +146,7 @@ def test_locust_takes_every_option(tmp_path):
     for command in commands():
         program, *words = (word.replace("/app/", f"{ROOT}/") for word in command)
         assert program == "locust"
-        answer = run_python("-m", "locust", *words, "--list", cwd=tmp_path)
-        assert answer.returncode == 0, answer.stderr
-        assert "Reader" in answer.stdout
+        succeeded(run_python("-m", "locust", *words, "--list", cwd=tmp_path), "Reader")
 
 
 # -- who may do what ------------------------------------------------------------------------

@@ -37,7 +37,6 @@ sys.exit(run.main(sys.argv[2], os.environ))
 
 @pytest.fixture
 def program():
-    """The program as a module."""
     spec = importlib.util.spec_from_file_location("pgbouncer_run", PROGRAM)
     module = importlib.util.module_from_spec(spec)
     sys.modules["pgbouncer_run"] = module
@@ -57,7 +56,6 @@ class Bouncer:
         self.log = log
 
     def start(self, **variables):
-        """Start it; `wait` for it."""
         account = server_account()
         environ = {
             "PATH": "/usr/bin:/bin",
@@ -113,7 +111,6 @@ class Bouncer:
         self.start()
 
     def stop(self):
-        """Tell it to stop and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
@@ -164,7 +161,6 @@ def test_clients_are_encrypted_and_limited(bouncer):
 
 @needs_pgbouncer
 def test_a_new_password_is_followed(bouncer):
-    """A rotated password is taken within moments, and no client that is connected is cut off."""
     kept = bouncer.start().wait()
     bouncer.wait(password=bouncer.change_password()).close()
     with kept, kept.cursor() as cursor:
@@ -174,7 +170,6 @@ def test_a_new_password_is_followed(bouncer):
 
 @needs_pgbouncer
 def test_stopping_lets_a_transaction_end(bouncer):
-    """SIGTERM in the middle of a transaction: it commits, and then PgBouncer ends with 0."""
     connection = bouncer.start().wait()
     cursor = connection.cursor()
     cursor.execute("SELECT 1")
@@ -188,7 +183,6 @@ def test_stopping_lets_a_transaction_end(bouncer):
 
 
 def test_its_files_are_for_nobody_else(program, tmp_path):
-    """The list of users is written for the account alone, with quotes doubled."""
     environ = {"DATABASE_HOST": "h", "DATABASE_NAME": "d", "DATABASE_SSLMODE": "require"}
     files = program.Files(tmp_path, environ | {"PGBOUNCER_CLIENT_TLS_SSLMODE": "disable"})
     files.write(program.Login("u", 'p"w'))
@@ -218,7 +212,6 @@ def test_a_wrong_setting_is_one_line(bouncer, variables, message):
 
 
 def test_the_password_comes_from_a_secret(program, served_aws):
-    """A secret as RDS keeps it is read; one that is not of that form is refused without its text."""
     import boto3
 
     client = boto3.client("secretsmanager")

@@ -4,17 +4,15 @@ import json
 import re
 
 import pytest
-from infra.deployed import ENVIRONMENTS, INFRA, ROOT, deployment_of
+from infra.deployed import ENVIRONMENTS, INFRA, ROOT, answer_of, deployment_of
 
 from lambda_handler.configuration import FunctionSettings
-from poolkit.budget.command import compute_budget
-from poolkit.budget.model import Options
 from poolkit.budget.read.values import Reference, references
+from poolkit.config import presets
 from poolkit.config.presets import TARGETS, preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
 from webapp.configuration import WebSettings
-from webapp.database import deadline_of
 from worker.settings import WorkerSettings
 
 HTTP_API_LIMIT = 30.0  # s; API Gateway Developer Guide, "Quotas for HTTP APIs"
@@ -39,22 +37,20 @@ def statements(deployment):
 
 # -- secrets and TLS ------------------------------------------------------------------------
 
-SECRET_NAME = re.compile(
-    r"PASSWORD|PASSWD|TOKEN|PRIVATE|CREDENTIAL|API_?KEY|(SECRET(?!_ARN))|_URL$"
-)
+SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|PRIVATE|CREDENTIAL|API_?KEY|(SECRET(?!_ARN))|_URL$")
 HOLDS_NO_SECRET = {"WORKER_BROKER_URL": "sqs://", "WORKER_QUEUE_URL": Reference}
 
 
 def test_no_password_is_in_a_variable(any_deployment):
     """Containers and functions are told where a secret is, never what it is."""
-    for each in [*any_deployment.containers(), *any_deployment.functions()]:
+    for each in any_deployment.deployables():
         assert "Secrets" not in each.definition, "ECS would put the secret into a variable"
         for name, value in each.variables.items():
             if name in HOLDS_NO_SECRET:
                 wanted = HOLDS_NO_SECRET[name]
                 assert value == wanted or isinstance(value, wanted)
             else:
-                assert not SECRET_NAME.search(name), name
+                assert not SECRET.search(name), name
 
 
 def test_rds_makes_and_rotates_the_password(any_deployment):
@@ -76,14 +72,13 @@ def test_the_server_refuses_connections_without_tls(any_deployment):
     """rds.force_ssl is on, and so is RequireTLS of a proxy."""
     groups = any_deployment.of_type(*PARAMETER_GROUPS)
     assert [group.get("Parameters", "rds.force_ssl") for group in groups] == ["1"]
-    assert all(
-        proxy.get("RequireTLS") is True for proxy in any_deployment.of_type("AWS::RDS::DBProxy")
-    )
+    proxies = any_deployment.of_type("AWS::RDS::DBProxy")
+    assert all(proxy.get("RequireTLS") is True for proxy in proxies)
 
 
 def test_clients_verify_the_server(any_deployment):
     """sslmode is verify-full with a certificate; only PgBouncer's own is taken unverified."""
-    for each in [*any_deployment.containers(), *any_deployment.functions()]:
+    for each in any_deployment.deployables():
         if "DATABASE_SSLMODE" not in each.variables:
             assert each.name in {"pgbouncer", "metrics", "load"}
             continue
@@ -97,14 +92,12 @@ def test_clients_verify_the_server(any_deployment):
 
 
 def test_every_preset_wants_tls_outside_dev():
-    """A URL without TLS to another machine is refused, whatever the target."""
     for target in TARGETS:
         for environment in ENVIRONMENTS[1:]:
             environ = {"POOLKIT_TARGET": target, "POOLKIT_ENVIRONMENT": environment}
+            environ["DATABASE_URL"] = "postgresql://u:long@db.example/d"
             with pytest.raises(ConfigurationError, match="no TLS"):
-                Settings.from_environ(
-                    environ | {"DATABASE_URL": "postgresql://u:long@db.example/d"}
-                )
+                Settings.from_environ(environ)
 
 
 # -- networks -------------------------------------------------------------------------------
@@ -147,9 +140,8 @@ def test_tasks_and_functions_have_no_public_address(deployment):
         assert where["AssignPublicIp"] == "DISABLED"
         assert {each.resource for each in references(where["Subnets"])} <= private
     for function in deployment.of_type("AWS::Lambda::Function"):
-        assert {
-            each.resource for each in references(function.get("VpcConfig", "SubnetIds"))
-        } <= private
+        subnets = references(function.get("VpcConfig", "SubnetIds"))
+        assert {each.resource for each in subnets} <= private
 
 
 def test_nothing_needs_a_nat_gateway(any_deployment):
@@ -174,14 +166,11 @@ def test_nothing_needs_a_nat_gateway(any_deployment):
 # -- IAM ------------------------------------------------------------------------------------
 
 WITHOUT_RESOURCES = {
-    "ecr:GetAuthorizationToken",
-    "xray:PutTelemetryRecords",
-    "xray:PutTraceSegments",
+    *("ecr:GetAuthorizationToken", "xray:PutTelemetryRecords", "xray:PutTraceSegments")
 }
 
 
 def test_no_action_is_a_wildcard(any_deployment):
-    """Every action that is allowed is named."""
     found = list(statements(any_deployment))
     assert found
     for where, statement in found:
@@ -226,11 +215,8 @@ def test_an_endpoint_serves_this_account_alone(deployment):
 def test_with_tokens_only_migrations_read_the_secret():
     """With "iam" the deployables log in as one user of one database, and are told no secret."""
     deployment = deployment_of("iam")
-    for each in [
-        deployment.container("web"),
-        deployment.container("worker"),
-        *deployment.functions(),
-    ]:
+    containers = [deployment.container(name) for name in ("web", "worker")]
+    for each in containers + deployment.functions():
         assert each.settings.credentials == "iam"
         assert each.variables["DATABASE_USER"] == "articles_app"
         assert "DATABASE_SECRET_ARN" not in each.variables
@@ -245,7 +231,6 @@ def test_with_tokens_only_migrations_read_the_secret():
 
 
 def allowed(deployment, action):
-    """Give the statements that allow an action."""
     return (each for each in statements(deployment) if action in as_list(each[1]["Action"]))
 
 
@@ -272,10 +257,41 @@ def test_managed_policies_of_aws_are_the_one_that_is_needed(any_deployment):
 # -- connections ----------------------------------------------------------------------------
 
 
+def test_every_environment_of_the_presets_is_deployed():
+    """An environment has a file of parameters, and a file is an environment's."""
+    files = sorted(file.stem for file in INFRA.glob("environments/*.toml"))
+    assert sorted(presets.ENVIRONMENTS) == files == sorted(ENVIRONMENTS)
+
+
+def test_every_environment_fits(deployment):
+    """No number is unknown, and old and new instances together are within max_connections."""
+    budget = deployment.budget
+    assert (budget.gaps, budget.unread, budget.verdict) == ((), (), "fits")
+
+
+def test_the_numbers_are_those_of_the_presets(deployment):
+    """A process holds the connections of its preset, unless the template overrides it."""
+    for service in deployment.budget.services:
+        chosen = preset(service.target, deployment.environment)
+        if service.target == "worker":
+            assert service.per_process == 1
+        elif "POOLKIT_" not in service.pool_size.origin + service.max_overflow.origin:
+            assert service.per_process == chosen.max_connections_per_process
+
+
+def test_a_preset_for_a_proxy_connects_to_one(deployment):
+    for service in deployment.budget.services:
+        if service.target == "lambda_proxy":
+            assert service.through
+
+
+def test_max_connections_is_what_the_memory_carries(deployment):
+    """The parameter group sets no more than RDS's own formula would give."""
+    assert not deployment.budget.database.is_set_too_high
+
+
 def test_reserved_concurrency_is_what_the_budget_counts(deployment):
-    """Every function has it, and the budget's ceiling comes from the same number."""
-    budget = compute_budget(Options(paths=(INFRA,), environment=deployment.environment))
-    counted = {each.name: each.instances.value for each in budget.services}
+    counted = {each.name: each.instances.value for each in deployment.budget.services}
     for function in deployment.of_type("AWS::Lambda::Function"):
         reserved = int(function.get("ReservedConcurrentExecutions"))
         assert counted[function.get("FunctionName")] == reserved
@@ -285,13 +301,12 @@ def test_the_sum_in_each_environments_file_is_the_budgets(deployment):
     """The comment's total, worked out by hand, is what `poolkit budget` finds."""
     text = (INFRA / "environments" / f"{deployment.environment}.toml").read_text()
     written = re.search(r"^#\s+(\d+) of (\d+), less (\d+) reserved$", text, re.MULTILINE)
-    budget = compute_budget(Options(paths=(INFRA,), environment=deployment.environment))
+    budget = deployment.budget
     found = (budget.needed, budget.database.max_connections.value, budget.database.reserved.value)
     assert tuple(map(int, written.groups())) == found
 
 
 def test_max_connections_is_one_number(any_deployment):
-    """The server, its alarm and the dashboard have the same one."""
     (group,) = any_deployment.of_type(*PARAMETER_GROUPS)
     most = group.get("Parameters", "max_connections")
     alarm = any_deployment.resource("database", "ConnectionsAlarm")
@@ -311,16 +326,15 @@ def test_a_server_ends_idle_sessions_later_than_a_pool_recycles(any_deployment):
 
 def test_pgbouncer_and_the_proxy_take_all_clients(deployment):
     """One PgBouncer alone takes every client, because its sisters may be away."""
-    budget = compute_budget(Options(paths=(INFRA,), environment=deployment.environment))
-    for pooler in budget.poolers:
+    for pooler in deployment.budget.poolers:
         if pooler.kind == "PgBouncer":
-            clients = sum(each.ceiling for each in budget.clients_of(pooler.name))
+            clients = sum(each.ceiling for each in deployment.budget.clients_of(pooler.name))
             assert clients <= pooler.clients.value
 
 
 def test_services_behind_a_pooler_use_transaction_pooling(any_deployment):
     """Clients of PgBouncer and RDS Proxy send no startup options; others do."""
-    for each in [*any_deployment.containers(), *any_deployment.functions()]:
+    for each in any_deployment.deployables():
         if "POOLKIT_TARGET" in each.variables:
             host = next(references(each.variables["DATABASE_HOST"]))
             pooled = host.stack == "pgbouncer" or host.logical_id == "Proxy"
@@ -331,8 +345,7 @@ def test_services_behind_a_pooler_use_transaction_pooling(any_deployment):
 
 
 def test_every_deployable_starts_with_its_variables(deployment):
-    """What the templates set is what the deployables accept, in their own words."""
-    for each in [*deployment.containers(), *deployment.functions()]:
+    for each in deployment.deployables():
         if "POOLKIT_TARGET" in each.variables:
             assert each.settings.environment == deployment.environment
             assert each.settings.credentials == "secret"
@@ -343,7 +356,6 @@ def test_every_deployable_starts_with_its_variables(deployment):
 
 
 def test_the_command_is_the_presets_application(deployment):
-    """web_async runs the asynchronous application, web the other one."""
     web = deployment.container("web")
     asynchronous = web.variables["POOLKIT_TARGET"] == "web_async"
     assert ("--async" in web.definition["Command"]) is asynchronous
@@ -352,13 +364,7 @@ def test_the_command_is_the_presets_application(deployment):
 # -- timeouts, from the inside out ----------------------------------------------------------
 
 
-def answer_of(chosen):
-    """How long the application takes for its slowest answer: its turn, and then its deadline."""
-    return chosen.pool_timeout + (deadline_of(chosen) or 0)
-
-
 def web_presets(deployment):
-    """Give both presets that the web template can run with: `Preset` changes nothing else."""
     return [preset(target, deployment.environment) for target in ("web", "web_async")]
 
 
@@ -454,11 +460,7 @@ def test_a_message_stays_invisible_for_six_times_the_functions_timeout(deploymen
 
 def attribute(resource, key):
     """Give a whole number among a load balancer's or a target group's attributes."""
-    name = (
-        "LoadBalancerAttributes"
-        if resource.type.rpartition("::")[2] == "LoadBalancer"
-        else "TargetGroupAttributes"
-    )
+    name = f"{resource.type.rpartition('::')[2]}Attributes"
     return int(next(each["Value"] for each in resource.get(name) if each["Key"] == key))
 
 
@@ -487,7 +489,6 @@ def test_the_database_outlives_its_stack(any_deployment):
 
 
 def test_logs_end_and_can_have_a_key_of_ones_own(any_deployment):
-    """Every log group has a retention, and a key by parameter."""
     for group in any_deployment.of_type("AWS::Logs::LogGroup"):
         assert group.get("RetentionInDays")
         assert group.definition["Properties"]["KmsKeyId"]["Fn::If"][1] == {"Ref": "KmsKeyArn"}
@@ -519,7 +520,6 @@ def test_a_bad_deployment_goes_back(deployment):
 
 
 def test_a_stack_update_leaves_autoscalings_count_alone(deployment):
-    """A scaled service has no DesiredCount of its own."""
     scaled = {
         found.resource
         for target in deployment.of_type("AWS::ApplicationAutoScaling::ScalableTarget")
@@ -587,10 +587,8 @@ def test_alarms_notify_a_topic_where_there_is_one(deployment):
     """Every alarm has actions by parameter, or drives autoscaling."""
     for alarm in deployment.of_type("AWS::CloudWatch::Alarm"):
         actions = alarm.definition["Properties"]["AlarmActions"]
-        by_topic = {
-            "Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]
-        }
-        assert actions in (by_topic, [{"Ref": "ScaleOut"}], [{"Ref": "ScaleIn"}])
+        choice = ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]
+        assert actions in ({"Fn::If": choice}, [{"Ref": "ScaleOut"}], [{"Ref": "ScaleIn"}])
 
 
 def test_alarms_scale_in_their_own_direction(deployment):
@@ -623,18 +621,13 @@ def dashboard(deployment):
 
 
 def test_the_dashboard_draws_metrics_that_the_deployables_write(deployment):
-    """Names in the namespace poolkit are those of the code."""
     text = (ROOT / "lambda_handler/telemetry.py").read_text()
     pool = (ROOT / "webapp/routes.py").read_text()
     for widget in json.loads(dashboard(deployment))["widgets"]:
         for metric in widget["properties"]["metrics"]:
             namespace, name = metric[0], metric[1]
             if namespace == "poolkit" and name.startswith("poolkit_pool_"):
-                short = (
-                    name.removeprefix("poolkit_pool_")
-                    .removesuffix("_total")
-                    .removesuffix("_seconds")
-                )
+                short = re.fullmatch(r"poolkit_pool_(.*?)(_seconds)?(_total)?", name)[1]
                 assert f'"{short}"' in pool
             elif namespace == "poolkit":
                 assert f'"{name}"' in text
@@ -648,7 +641,6 @@ GIVEN_BY_HAND = {"loadtest": {"Host", "Run", "YesLoadThisHost"}}
 
 
 def test_every_parameter_without_a_default_is_given(deployment):
-    """An environment's file is all that a deployment needs to be told."""
     for name, table in deployment.tables.items():
         declared = deployment.stacks[name].section("Parameters")
         needed = {key for key, each in declared.items() if "Default" not in each}
@@ -656,15 +648,12 @@ def test_every_parameter_without_a_default_is_given(deployment):
 
 
 def test_every_value_is_one_that_its_parameter_allows(deployment):
-    """Allowed values, patterns and bounds hold for what an environment's file says."""
     for name, table in deployment.tables.items():
         declared = deployment.stacks[name].section("Parameters")
         for key, given in table.items():
-            if not str(given.value).startswith("{"):
-                check_allowed(
-                    declared[key],
-                    str(given.value).lower() if isinstance(given.value, bool) else given.value,
-                )
+            value = str(given.value).lower() if isinstance(given.value, bool) else given.value
+            if not str(value).startswith("{"):
+                check_allowed(declared[key], value)
 
 
 def check_allowed(declared, value):
@@ -693,7 +682,6 @@ def test_templates_are_plain_cloudformation(file):
 
 
 def test_every_suppression_says_why():
-    """A check that is switched off has its reason beside it."""
     texts = [file.read_text() for file in [*INFRA.rglob("*.yaml"), *INFRA.rglob("Dockerfile*")]]
     text = "\n".join(texts)
     skipped = re.findall(r"- id: CKV\w+\n\s+comment: (.*)", text)

@@ -4,7 +4,7 @@ import http.client
 import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -12,6 +12,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
+
+WITH_CHILD = """
+    import os, subprocess
+
+    def handler(event, context):
+        return [os.getpid(), subprocess.Popen(["sleep", "60"]).pid]
+"""
 
 
 class Answer(NamedTuple):
@@ -38,11 +45,9 @@ def start(tmp_path: Path, task_root: Path) -> Iterator[Callable[..., LambdaFleet
 
         def start_fleet(source: str, **options: Any) -> LambdaFleet:
             (task_root / "app.py").write_text(textwrap.dedent(source))
-            options.setdefault("handler", "app.handler")
             # So long that only a test that sets them meets them, however slow the machine is.
-            options.setdefault("timeout_s", 100)
-            options.setdefault("init_limit_s", 100)
-            config = FunctionConfig(task_root=task_root, **options)
+            patient = {"handler": "app.handler", "timeout_s": 100, "init_limit_s": 100}
+            config = FunctionConfig(task_root=task_root, **patient | options)
             return stack.enter_context(LambdaFleet(config, log_dir=tmp_path / "logs"))
 
         yield start_fleet
@@ -52,28 +57,18 @@ def start(tmp_path: Path, task_root: Path) -> Iterator[Callable[..., LambdaFleet
 def call() -> Callable[..., Answer]:
     """Send one HTTP request on a connection of its own."""
 
-    def send(
-        fleet: LambdaFleet,
-        path: str = "/",
-        *,
-        method: str = "GET",
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Answer:
-        connection = http.client.HTTPConnection(urlsplit(fleet.url).netloc, timeout=110)
-        try:
+    def send(fleet, path="/", *, method="GET", body=None, headers=None) -> Answer:
+        address = urlsplit(fleet.url).netloc
+        with closing(http.client.HTTPConnection(address, timeout=110)) as connection:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return Answer(response.status, response.getheaders(), response.read())
-        finally:
-            connection.close()
 
     return send
 
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads for requests that are to be in flight at the same time."""
     with ThreadPoolExecutor(32) as executor:
         yield executor
 

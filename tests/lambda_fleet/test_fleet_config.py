@@ -32,7 +32,6 @@ from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
     ],
 )
 def test_a_wrong_value_is_refused_by_name(tmp_path, wrong, message):
-    """The message names the field, what is allowed and what was found."""
     with pytest.raises(FunctionConfigError, match=message):
         FunctionConfig(**{"handler": "app.handler", "task_root": tmp_path, **wrong})
 
@@ -50,7 +49,6 @@ def test_the_configuration_cannot_be_changed(tmp_path):
 
 
 def test_a_port_in_use_is_said_at_start(tmp_path):
-    """The message names the address, and the fleet can be started later."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         config = FunctionConfig(handler="app.handler", task_root=tmp_path)
@@ -61,19 +59,18 @@ def test_a_port_in_use_is_said_at_start(tmp_path):
         assert fleet.url == f"http://127.0.0.1:{port}"
 
 
+DEV_NULL = Path("/dev/null/logs")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (
-            {"log_dir": Path("/dev/null/logs")},
-            "cannot create the log directory /dev/null/logs: Not",
-        ),
+        ({"log_dir": DEV_NULL}, "cannot create the log directory /dev/null/logs: Not"),
         ({"port": 65_536}, "port must be 0 to 65535, found 65536"),
         ({"port": -1}, "port must be 0 to 65535, found -1"),
     ],
 )
 def test_what_a_fleet_cannot_start_with_is_said_at_start(tmp_path, wrong, message):
-    """The kit's own error says what was wrong, and the fleet does not count as running."""
     config = FunctionConfig(handler="app.handler", task_root=tmp_path)
     fleet = LambdaFleet(config, **({"log_dir": tmp_path / "logs"} | wrong))
     for _ in range(2):
@@ -87,13 +84,8 @@ def test_a_fleet_that_is_not_running_says_so(tmp_path):
         FunctionConfig(handler="app.handler", task_root=tmp_path), log_dir=tmp_path / "logs"
     )
     fleet.stop()
-    for ask in (
-        lambda: fleet.url,
-        fleet.stats,
-        fleet.pids,
-        fleet.records,
-        lambda: fleet.invoke({}),
-    ):
+    asked = (fleet.stats, fleet.pids, fleet.records, lambda: fleet.url, lambda: fleet.invoke({}))
+    for ask in asked:
         with pytest.raises(FleetNotRunning, match=r"start\(\)"):
             ask()
     with fleet, pytest.raises(LambdaFleetError, match="running already"):

@@ -46,7 +46,6 @@ def raw(fleet, data, *, until_closed=True):
 
 
 def test_a_request_becomes_a_version_2_event(start, call):
-    """Every documented field is there, in the shape of an HTTP API."""
     fleet = start(ECHO)
     answer = call(
         fleet,
@@ -78,7 +77,6 @@ def test_a_request_becomes_a_version_2_event(start, call):
 
 
 def test_the_answer_becomes_the_response(start, call):
-    """Status, headers, cookies and body are the function's."""
     answer = say(
         call,
         start(SAY),
@@ -93,10 +91,8 @@ def test_the_answer_becomes_the_response(start, call):
     assert answer.header("location") == "/articles/1"
     assert answer.header("x-count") == "2"
     assert answer.header("content-type") == "text/plain;charset=UTF-8"
-    assert [value for name, value in answer.headers if name == "set-cookie"] == [
-        "a=1; Path=/",
-        "b=2",
-    ]
+    cookies = [value for name, value in answer.headers if name == "set-cookie"]
+    assert cookies == ["a=1; Path=/", "b=2"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +161,6 @@ def test_text_that_the_runtime_cannot_send_ends_it(start, call):
 
 
 def test_a_binary_answer_is_decoded(start, call):
-    """`isBase64Encoded` gives the client the bytes."""
     data = bytes(range(256))
     answer = say(
         call,
@@ -213,7 +208,6 @@ def test_duplicate_headers_are_joined(start):
     ],
 )
 def test_garbage_is_a_400(start, call, garbage):
-    """What is not HTTP is refused, and the next client is served."""
     fleet = start(ECHO)
     assert raw(fleet, garbage).startswith(b"HTTP/1.1 400 ")
     assert fleet.stats()["invokes"] == 0
@@ -258,7 +252,6 @@ def test_expect_100_continue_is_answered(start):
 
 
 def test_pipelined_requests_are_answered_in_order(start):
-    """Requests sent without waiting get their answers one after another."""
     fleet = start("def handler(event, context): return event['rawPath']")
     requests = [b"GET /%d HTTP/1.1\r\nhost: h\r\n\r\n" % number for number in range(5)]
     requests[-1] = requests[-1].replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
@@ -306,24 +299,15 @@ def test_a_client_that_leaves_does_not_disturb_the_function(start, call, tmp_pat
 # Invoke
 
 
-@pytest.fixture
-def aws(start):
-    """Return a function that gives boto3's client for a fleet."""
-
-    def client(fleet):
-        return boto3.client(
-            "lambda",
-            endpoint_url=fleet.url,
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            config=Config(retries={"total_max_attempts": 1}),
-        )
-
-    return client
+def aws(fleet):
+    """Return boto3's client for a fleet."""
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    once = Config(retries={"total_max_attempts": 1})
+    where = {"endpoint_url": fleet.url, "region_name": "us-east-1"}
+    return boto3.client("lambda", config=once, **where, **keys)
 
 
-def test_invoke_answers_with_the_functions_payload(start, aws):
+def test_invoke_answers_with_the_functions_payload(start):
     """AWS's own client gets the payload of an event that is no HTTP request."""
     answer = aws(start(ECHO)).invoke(FunctionName="function", Payload=b'{"Records": [1]}')
     assert json.loads(answer["Payload"].read()) == {"Records": [1]}
@@ -331,7 +315,7 @@ def test_invoke_answers_with_the_functions_payload(start, aws):
     assert "FunctionError" not in answer
 
 
-def test_invoke_tells_of_an_unhandled_error(start, aws):
+def test_invoke_tells_of_an_unhandled_error(start):
     """A failed invoke is a 200 with `X-Amz-Function-Error`."""
     fleet = start("def handler(event, context): 1 / 0")
     answer = aws(fleet).invoke(FunctionName=fleet.config.arn, Payload=b"{}")
@@ -339,7 +323,7 @@ def test_invoke_tells_of_an_unhandled_error(start, aws):
     assert json.loads(answer["Payload"].read())["errorType"] == "ZeroDivisionError"
 
 
-def test_invoke_is_throttled_as_lambda_throttles(start, aws):
+def test_invoke_is_throttled_as_lambda_throttles(start):
     """boto3 raises TooManyRequestsException; a concurrency of 0 switches the function off."""
     fleet = start(ECHO, reserved_concurrency=0)
     client = aws(fleet)
@@ -349,8 +333,7 @@ def test_invoke_is_throttled_as_lambda_throttles(start, aws):
     assert caught.value.response["Reason"] == "ReservedFunctionConcurrentInvocationLimitExceeded"
 
 
-def test_invoke_refuses_what_lambda_refuses(start, aws):
-    """Another function, a payload that is not JSON, and one that is too large."""
+def test_invoke_refuses_what_lambda_refuses(start):
     fleet = start(ECHO)
     client = aws(fleet)
     with pytest.raises(client.exceptions.ResourceNotFoundException, match="Function not found"):
@@ -362,8 +345,7 @@ def test_invoke_refuses_what_lambda_refuses(start, aws):
     assert fleet.stats()["invokes"] == 0
 
 
-def test_an_event_invoke_does_not_wait(start, aws):
-    """`Event` answers 202 at once and the function runs; `DryRun` runs nothing."""
+def test_an_event_invoke_does_not_wait(start):
     fleet = start(ECHO)
     client = aws(fleet)
     assert client.invoke(FunctionName="function", InvocationType="DryRun")["StatusCode"] == 204

@@ -167,14 +167,7 @@ class Level(LoadTestShape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "more"),
-    [
-        ((), ""),
-        (("--processes", "2"), ""),
-        ((), SHAPE),
-    ],
-)
+@pytest.mark.parametrize(("options", "more"), [((), ""), (("--processes", "2"), ""), ((), SHAPE)])
 def test_sigterm_ends_the_run_once(locust, tmp_path, master_port, options, more):
     """CI and `timeout` end runs so, the latter with two of them: one report, one verdict."""
     with (tmp_path / "visitors.py").open("a") as file:

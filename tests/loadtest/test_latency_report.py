@@ -44,13 +44,7 @@ def latencies():
 
 
 def second(**found):
-    return Second(
-        time=1.0,
-        targets=None,
-        opened=None,
-        users=5,
-        rates=Rates(10.0, 0.0, **found),
-    )
+    return Second(time=1.0, targets=None, opened=None, users=5, rates=Rates(10.0, 0.0, **found))
 
 
 def test_a_row_is_about_answered_requests_and_counts_the_failed(latencies):

@@ -21,10 +21,7 @@ def measured(*samples, answered=0, opened=0):
         found.requests.add(BEGIN, BEGIN, 1.0, "answered")
     for number, backends in enumerate(samples):
         sample = Sample(
-            time=BEGIN,
-            backends=tuple(backends),
-            sessions=100 + (opened if number else 0),
-            xacts=0,
+            time=BEGIN, backends=tuple(backends), sessions=100 + (opened if number else 0), xacts=0
         )
         held = {one.target: Held(one.total, one.idle_in_transaction) for one in by_target(sample)}
         found.connections.add_sample(sample.time, sample.sessions, held)

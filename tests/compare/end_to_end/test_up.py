@@ -48,25 +48,21 @@ def test_every_address_that_is_printed_answers_until_ctrl_c(start):
         if name != "worker":
             assert get(f"{shown[name]}/articles?limit=1") == 200, name
     assert "takes tasks" in shown["worker"]
-    assert command.end(signal.SIGINT) == 0, command.error
-    assert command.left() == []
+    command.ends_with(0, signal.SIGINT)
     assert (command.said[-1], command.error) == ("stopping", "")
 
 
 @pytest.mark.slow
 def test_ctrl_c_while_it_starts_ends_what_was_started(start, stranger):
-    """There are no addresses yet, and no process is left."""
     quick, slow = "def handler(event, context): return {}", "import time; time.sleep(60)"
     command = start("up", cwd=stranger(FUNCTION + web("web", "slow:app"), quick=quick, slow=slow))
     command.wait_until_it_says("starting web")
-    assert command.end(signal.SIGINT) == 130
-    assert command.left() == []
+    command.ends_with(130, signal.SIGINT)
     assert command.error == ""
 
 
 @pytest.mark.slow
 def test_a_target_that_dies_ends_the_rest(start, stranger):
-    """One line names it, with exit status 2."""
     command = start("up", cwd=stranger())
     command.wait_until_it_says("Ctrl-C stops everything")
     command.find("uvicorn").kill()
@@ -82,16 +78,13 @@ def test_two_at_once_do_not_disturb_each_other(start, stranger):
     first, second = start("up", cwd=project), start("up", cwd=project)
     shown = addresses(first), addresses(second)
     assert shown[0]["web"] != shown[1]["web"]
-    assert first.end(signal.SIGINT) == 0
-    assert first.left() == []
+    first.ends_with(0, signal.SIGINT)
     assert get(shown[1]["web"]) == 200
-    assert second.end(signal.SIGINT) == 0
-    assert second.left() == []
+    second.ends_with(0, signal.SIGINT)
 
 
 @pytest.mark.slow
 def test_a_target_that_cannot_run_here_is_announced(monkeypatch, stranger):
-    """A line says why it has no address; the other targets are started."""
     proxied = FUNCTION + 'through = "pgbouncer"\n'
     monkeypatch.chdir(stranger(proxied + web("web", "missing:app")))
     monkeypatch.setattr("poolkit.compare.plan.plan.find_pgbouncer", lambda: None)
