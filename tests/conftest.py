@@ -18,7 +18,7 @@ import psutil
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
-from processes import wait_until
+from processes import CACHE, wait_until
 from psycopg2 import sql
 from psycopg2.extras import RealDictCursor
 
@@ -36,13 +36,13 @@ settings.load_profile("suite")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SERVERS = frozenset({"broker", "moto_server", "new_postgres", "postgres", "reported"})
+SERVERS = frozenset(
+    {"bare_runtime", "broker", "built", "moto_server", "new_postgres", "postgres", "reported"}
+)
 """Fixtures that start a server or take seconds: a test that asks for one is not in the fast lane."""
 STARTED = ("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen")
 """What Python's audit hooks call the start of a process."""
 SESSION_VARIABLE = "POOLKIT_TEST_SESSION"
-# Kept between sessions, like pytest's own cache: the template of PostgreSQL's data directory.
-CACHE = Path(__file__).parents[1] / ".poolkit" / "cache"
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -121,9 +121,7 @@ def _named(process: psutil.Process) -> str:
 
 
 @pytest.fixture(scope="session")
-def new_postgres(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[..., EmbeddedPostgres]:
+def new_postgres(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EmbeddedPostgres]:
     """Give a function that makes a PostgreSQL of a test's own, to be stopped and started."""
 
     def make(**options: Any) -> EmbeddedPostgres:
@@ -206,11 +204,9 @@ class Database:
     server: EmbeddedPostgres = field(repr=False)
 
     def url(self, driver: str = "psycopg2") -> str:
-        """Return the application role's URL."""
         return self.server.url(self.name, driver)
 
     def admin_url(self, driver: str = "psycopg2") -> str:
-        """Return the superuser's URL."""
         return self.server.admin_url(self.name, driver)
 
     def monitor_url(self, driver: str = "psycopg2") -> str:
@@ -327,14 +323,12 @@ class Administration:
 
 @pytest.fixture(scope="session")
 def administration(postgres: EmbeddedPostgres) -> Iterator[Administration]:
-    """Make databases on the session's server."""
     with _connect(postgres) as connection:
         yield Administration(postgres, connection)
 
 
 @pytest.fixture
 def database(administration: Administration) -> Iterator[Database]:
-    """Give an empty database of the test's own."""
     with administration.new_database("template0") as database:
         yield database
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from poolkit.budget.model import Database, Overlap, Pooler, Service, known, product, total, unknown
@@ -14,7 +14,6 @@ UNITS = ["task", "execution environment", "pod", "replica", "instance"]
 
 
 def quantities(low, high, *, may_be_unknown):
-    """Return numbers and, if wanted, unknown ones."""
     numbers = st.integers(low, high).map(lambda value: known(value, "here"))
     return st.one_of(numbers, st.just(unknown("a reason"))) if may_be_unknown else numbers
 
@@ -83,9 +82,7 @@ def fits_as_far_as_known(budget):
 
 
 @given(budgets())
-@settings(max_examples=150, deadline=None)
 def test_a_suggestion_that_is_followed_makes_it_fit(budget):
-    """One suggestion is enough for any budget."""
     for suggestion in suggestions(budget):
         after = applied(budget, suggestion)
         assert fits_as_far_as_known(after), suggestion
@@ -93,17 +90,13 @@ def test_a_suggestion_that_is_followed_makes_it_fit(budget):
 
 
 @given(budgets(may_be_unknown=True))
-@settings(max_examples=150, deadline=None)
 def test_a_suggestion_with_unknowns_makes_it_fit_as_far_as_it_is_known(budget):
-    """Unknown numbers stay unknown; the known ones then fit."""
     for suggestion in suggestions(budget):
         assert fits_as_far_as_known(applied(budget, suggestion)), suggestion
 
 
 @given(budgets(), st.data())
-@settings(max_examples=100, deadline=None)
 def test_a_suggested_change_is_the_largest_that_fits(budget, data):
-    """One more than a suggested number does not fit any more."""
     found = [each for each in suggestions(budget) if each.kind == "change"]
     alone = [each for each in found if each.changes[0].number != "clients"]
     for suggestion in alone:
@@ -114,7 +107,6 @@ def test_a_suggested_change_is_the_largest_that_fits(budget, data):
 
 
 @given(budgets(may_be_unknown=True), services("another", may_be_unknown=True))
-@settings(max_examples=150, deadline=None)
 def test_one_more_service_never_lowers_the_sum(budget, service):
     """The sum and its known part never shrink, and an unknown sum stays unknown."""
     larger = dataclasses.replace(budget, services=(*budget.services, service))
@@ -127,9 +119,7 @@ def test_one_more_service_never_lowers_the_sum(budget, service):
 
 
 @given(budgets(may_be_unknown=True))
-@settings(max_examples=150, deadline=None)
 def test_an_unknown_is_never_a_number(budget):
-    """A service with an unknown number has no ceiling, and the verdict is never "fits"."""
     for service in budget.services:
         numbers = [quantity.value for quantity in service.numbers.values()]
         if None in numbers:
@@ -188,7 +178,6 @@ def test_suggestions_by_hand():
 
 
 def test_overflow_is_reduced_before_the_pool():
-    """The pool's connections are reused, which makes them cheap."""
     (first, *_) = suggestions(deployment(instances=1, pool=(10, 40), room=64))
     # 2 x per process + 4 within 64.
     assert first.text == "web: a pool of at most 10+20 (now 10+40)"
