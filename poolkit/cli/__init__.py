@@ -75,14 +75,17 @@ def main() -> None:
 
 @main.command()
 @click.argument("target", required=False)
-@click.option("--environment", "-e", default="dev", show_default=True)
+@click.option("--environment", "-e", default="dev", show_default=True, help="preset numbers")
 @click.option("--driver", help="another driver than the preset's own, such as asyncpg")
 @click.option("--all", "every", is_flag=True, help="print the table of all presets")
 @click.option("--copy", type=_path, metavar="FILE", help="copy the preset file to FILE")
 def preset(
     *, target: str | None, environment: str, driver: str | None, every: bool, copy: Path | None
 ) -> None:
-    """Print the engine preset of TARGET as code to paste, with the reasons."""
+    """Print an engine preset as code to paste, with the reasons.
+
+    TARGET is web, web_async, worker, lambda, lambda_warm, lambda_proxy or script.
+    """
     from poolkit.config.presets import TARGETS, preset  # noqa: PLC0415
     from poolkit.preset_code import copy_presets, preset_code, preset_table  # noqa: PLC0415
 
@@ -98,21 +101,29 @@ def preset(
 
 @main.command()
 @click.argument("url", metavar="[DATABASE_URL]", required=False)
-@click.option("--interval", type=float, default=1.0, show_default=True, help="seconds")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document a line, for scripts")
+@click.option(
+    "--interval", type=float, default=1.0, show_default=True, help="seconds between samples"
+)
+@click.option("--json", "as_json", is_flag=True, help="print a JSON document per line, for scripts")
 @click.option("--once", is_flag=True, help="print one sample and end")
 def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> None:
-    """Show the database's connections live: targets, states, the oldest transaction.
+    """Show live who is connected to a database.
 
-    The default of DATABASE_URL is the variable of that name. The role needs pg_monitor. The view
-    ends with q or Ctrl-C.
+    Connections are shown by target, instance and state. DATABASE_URL is by default the variable of
+    that name. The role needs pg_monitor. The view ends with q or Ctrl-C.
     """
     from poolkit.activity.watch import watch  # noqa: PLC0415
 
     watch(url, interval_s=interval, as_json=as_json, once=once)
 
 
-db = click.Group("db", help="Bring the database's schema up to date.")
+db = click.Group(
+    "db",
+    help="""Upgrade the database's schema, or print its revision.
+
+    The DATABASE_* variables name the database, as for a deployable.
+    """,
+)
 _migrations_option = click.option(
     "--migrations",
     "module",
@@ -124,7 +135,10 @@ _migrations_option = click.option(
 @db.command()
 @_migrations_option
 def upgrade(module: str | None) -> None:
-    """Apply the missing migrations. Safe as a one-off job, and when two run at once."""
+    """Apply the missing migrations.
+
+    Two at once are safe: the second waits for the first.
+    """
     from poolkit.config.settings import Settings  # noqa: PLC0415
     from poolkit.migrations import Migrations  # noqa: PLC0415
 

@@ -55,7 +55,10 @@ _path = click.Path(path_type=Path)
 @click.option("--github", "form", flag_value="github", help="print workflow annotations")
 @click.option("--sarif", "form", flag_value="sarif", help="print SARIF 2.1.0")
 def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
-    """Compare the connections that a deployment can open with the limit of its database.
+    """Check whether a deployment fits its database.
+
+    Adds up the connections that the services can open at most, and compares the sum with the limit
+    of the database.
 
     PATHS are CloudFormation or SAM templates, Kubernetes manifests, compose files, or folders of
     them; by default infra/. Exit status: 0 if it fits, 1 if it does not or if numbers are

@@ -46,10 +46,12 @@ _max_connections_option = click.option(
 @click.option(
     "--arrivals",
     type=click.Choice(["constant", "poisson"]),
-    help="open loop: their spacing  [default: constant]",
+    help="open loop: spacing of the tasks  [default: constant]",
 )
 @click.option(
-    "--max-users", type=Integer(1, 100_000), help="open loop: the most users  [default: 2000]"
+    "--max-users",
+    type=Integer(1, 100_000),
+    help="open loop: the most users at once  [default: 2000]",
 )
 @click.option(
     "--repeat",
@@ -61,19 +63,19 @@ _max_connections_option = click.option(
     "duration_s",
     type=Number(1, 86_400),
     metavar="SECONDS",
-    help="length of a measurement  [default: 20; quick: 6]",
+    help="measured time  [default: 20; quick: 6]",
 )
 @click.option(
     "--warm-up",
     "warm_up_s",
     type=Number(1, 3_600),
     metavar="SECONDS",
-    help="load before it, at least  [default: 4; quick: 3]",
+    help="load before the measured time, at least  [default: 4; quick: 3]",
 )
-@click.option("--quick", is_flag=True, help="shorter measurements with 10 users")
+@click.option("--quick", is_flag=True, help="short measurements with 10 users")
 @click.option("--environment", "-e", default="prod", show_default=True, help="preset numbers")
 @_max_connections_option
-@click.option("--database-url", help="an existing server in place of the embedded one")
+@click.option("--database-url", help="a server of your own in place of the embedded one")
 @_repeatable(
     "--target",
     "deployed",
@@ -88,10 +90,12 @@ _max_connections_option = click.option(
     help="a condition that must hold, such as 'http.p95 < 200'; repeatable",
 )
 @click.option("--junit", type=_path, help="write the verdicts as JUnit XML")
-@click.option("--github", is_flag=True, help="print failures as annotations of a workflow")
+@click.option("--github", is_flag=True, help="print failures as GitHub annotations")
 @click.option("--out", type=_path, help="a new folder for the run")
 def compare(*, quick: bool, **given: Any) -> None:
-    """Run every target under the same load; report connections and latency.
+    """Measure targets under the same load, and write a report.
+
+    The report shows the connections that each target opens, beside its latency.
 
     Exit status: 0, 1 if a threshold does not hold, 2 for wrong input or a failure, 130 after
     Ctrl-C, 143 after SIGTERM.
@@ -108,7 +112,10 @@ def compare(*, quick: bool, **given: Any) -> None:
 @click.option("--environment", "-e", default="dev", show_default=True, help="preset numbers")
 @_max_connections_option
 def up(**given: Any) -> None:
-    """Run the embedded stack and every target until Ctrl-C, and print the addresses."""
+    """Run the embedded servers and the targets until Ctrl-C.
+
+    Prints the addresses of the servers and the targets.
+    """
     from poolkit.compare.command import up  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
@@ -118,9 +125,12 @@ def up(**given: Any) -> None:
 @click.command()
 @click.argument("run", type=_path)
 @click.argument("other", type=_path, required=False)
-@click.option("--out", type=_path, help="the page's file, with two runs")
+@click.option("--out", type=_path, help="the page's file, if two runs are compared")
 def report(*, run: Path, other: Path | None, out: Path | None) -> None:
-    """Make the report of RUN again, or put the runs RUN and OTHER side by side."""
+    """Write the report of a run again, or compare two runs.
+
+    RUN and OTHER are folders that `poolkit compare` wrote.
+    """
     from rich.console import Console  # noqa: PLC0415
 
     from poolkit.compare.report.write import report, report_two  # noqa: PLC0415

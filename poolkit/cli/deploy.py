@@ -19,17 +19,17 @@ _environment_option = click.option(
 )
 
 
-package = click.Group("package", help="Make the function's zip, or an image's build context.")
+package = click.Group("package", help="Build the function's zip, or write an image's context.")
 
 
 @package.command("lambda")
 @_architecture_option
 @click.option("--python", help="the runtime's minor version  [default: 3.13]")
 @_out_option
-@click.option("--bytecode/--no-bytecode", default=True, help="compile the modules")
+@click.option("--bytecode/--no-bytecode", default=True, help="compile the modules to bytecode")
 @click.option("--interpreter", type=_path, help="the Python that compiles them")
 def package_lambda(**options: Any) -> None:
-    """Make the zip of the Lambda function, from the lock file alone."""
+    """Build the zip of the Lambda function from the lock file."""
     from poolkit.deploy.package.command import package_function  # noqa: PLC0415
 
     package_function(**options)
@@ -45,7 +45,7 @@ def _package_image(context: click.Context, /, **options: Any) -> None:
 
 
 for _image in ("web", "worker", "loadtest"):
-    package.command(_image, help=f"Write the build context of the image of {_image}.")(
+    package.command(_image, help=f"Write the build context of the {_image} image.")(
         _package_image
     )
 
@@ -53,7 +53,7 @@ for _image in ("web", "worker", "loadtest"):
 @click.command()
 @click.argument("target")
 @_environment_option
-@click.option("--yes", is_flag=True, help="agree to the plan without a question, as in CI")
+@click.option("--yes", is_flag=True, help="agree to the plan without being asked, as in CI")
 @click.option("--plan-only", is_flag=True, help="print the plan and change nothing")
 @click.option("--rollback", is_flag=True, help="undo the stack's last, unfinished change")
 @click.option(
@@ -65,19 +65,20 @@ for _image in ("web", "worker", "loadtest"):
     metavar="[TEMPLATE.]NAME=VALUE",
     help="a template's parameter; repeatable",
 )
-@click.option("--package", type=_path, help="the function's zip")
-@click.option("--lint/--no-lint", default=True, help="run cfn-lint before")
-@click.option("--budget/--no-budget", default=True, help="check the connection budget before")
+@click.option("--package", type=_path, help="the function's zip, if not the one in build/")
+@click.option("--lint/--no-lint", default=True, help="run cfn-lint first")
+@click.option("--budget/--no-budget", default=True, help="check the connection budget first")
 @click.option(
     "--allow-unknown-budget",
     is_flag=True,
     help="accept a connection budget with unknown numbers, as long as the known part fits",
 )
 def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> None:
-    """Deploy the stack of TARGET, which is a template's name, or "all" in their order.
+    """Deploy a stack, or all stacks of an environment.
 
-    Stacks in `by_name_only` of the environment's file are not part of "all". Exit status: 0, 1 if
-    AWS began and failed, 2 if it was refused before, 130 after Ctrl-C.
+    TARGET is the name of a template in infra/, or "all". Stacks in `by_name_only` of the
+    environment's file are not part of "all". Exit status: 0, 1 if AWS started and failed, 2 if the
+    deployment was refused before that, 130 after Ctrl-C.
     """
     from poolkit.deploy.deployment import DeployOptions, deploy, roll_back  # noqa: PLC0415
 
@@ -90,9 +91,13 @@ def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> 
 @click.command()
 @click.argument("target")
 @_environment_option
-@click.option("--yes-delete", metavar="NAME", help="the name that would be typed")
+@click.option("--yes-delete", metavar="NAME", help="the name that you would type to confirm")
 def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
-    """Remove the stack of TARGET, or "all" in the reverse order of deployment."""
+    """Remove a stack, or all stacks of an environment.
+
+    TARGET is the name of a template in infra/, or "all", which removes them in the reverse order
+    of deployment.
+    """
     from poolkit.deploy.removal import destroy  # noqa: PLC0415
 
     destroy(target, environment, yes_delete=yes_delete)
@@ -101,7 +106,7 @@ def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
 @click.command()
 @click.option("--environment", "-e", help="default: all of infra/environments")
 def status(environment: str | None) -> None:
-    """Show the status of every stack."""
+    """Show the status of each stack."""
     from poolkit.deploy.stacks import print_status  # noqa: PLC0415
 
     print_status(environment)
