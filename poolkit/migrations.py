@@ -58,7 +58,7 @@ class Migrations:
         name = name or project.table.get("migrations")
         if not name:
             raise ConfigurationError(
-                "no migrations are named; set [tool.poolkit] migrations in pyproject.toml, "
+                "no module of migrations is named; set [tool.poolkit] migrations in pyproject.toml, "
                 "POOLKIT_MIGRATIONS or --migrations"
             )
         # Building an index takes its time; lock_timeout is what protects other sessions.
@@ -118,7 +118,7 @@ class Migrations:
                 raise
             remedy = _REMEDIES[state].format(role=self.settings.url.username or "the role")
             reason = str(cause).partition("\n")[0]
-            raise MigrationError(f"the database refuses: {reason}; {remedy}") from error
+            raise MigrationError(f"the database refused: {reason}; {remedy}") from error
         finally:
             engine.dispose()
 
@@ -136,11 +136,13 @@ def module_named(name: str, project: Project) -> Any:
     except Exception as error:  # noqa: BLE001  (a project's module may raise anything)
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         message = " ".join(str(error).split())
-        raise ConfigurationError(f"migrations {name!r} do not import: {kind}{message}") from None
+        raise ConfigurationError(
+            f"migrations {name!r} cannot be imported: {kind}{message}"
+        ) from None
     missing = [each for each in _FUNCTIONS if not callable(getattr(module, each, None))]
     if missing:
         raise ConfigurationError(
-            f"migrations {name!r} have no {' and no '.join(missing)}; wanted a module with "
+            f"migrations {name!r} lack {' and '.join(missing)}; wanted a module with "
             f"{', '.join(_FUNCTIONS.values())}"
         )
     return module

@@ -32,7 +32,9 @@ def check_output_file(option: str, file: Path, *, makes_folders: bool = True) ->
     else:
         existing = next(one for one in file.absolute().parents if one.exists())
         if not existing.is_dir():
-            raise ConfigurationError(f"{option}: {file} cannot be written: {existing} is no folder")
+            raise ConfigurationError(
+                f"{option}: {file} cannot be written: {existing} is not a folder"
+            )
     if not os.access(existing, os.W_OK):
         raise ConfigurationError(
             f"{option}: {file} cannot be written: no permission for {existing}"

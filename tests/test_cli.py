@@ -275,9 +275,9 @@ def test_a_folder_and_a_file_in_place_of_a_folder_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"--html: .* is a folder; wanted the name of a"):
         check_output_file("--html", tmp_path)
     for makes_folders in (True, False):
-        with pytest.raises(ConfigurationError, match=r"--junit: .*/file is no folder"):
+        with pytest.raises(ConfigurationError, match=r"--junit: .*/file is not a folder"):
             check_output_file("--junit", tmp_path / "file/run.xml", makes_folders=makes_folders)
-    with pytest.raises(ConfigurationError, match=r"--junit: .*/file is no folder"):
+    with pytest.raises(ConfigurationError, match=r"--junit: .*/file is not a folder"):
         check_output_file("--junit", tmp_path / "file/x/run.xml")
 
 

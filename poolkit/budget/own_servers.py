@@ -111,7 +111,7 @@ def pgbouncer(workload: Workload, pools: int | None) -> Pooler:
 def _of_variable(workload: Workload, name: str) -> Quantity:
     found = workload.variables[name]
     if found.text is None or not found.text.strip().isdecimal():
-        reason = found.reason or f"{found.text!r} is no number"
+        reason = found.reason or f"{found.text!r} is not a number"
         return unknown(f"{name}: {reason}", workload.where)
     return known(int(found.text), f"{found.origin} ({name})", workload.where)
 
@@ -191,4 +191,4 @@ def postgres(workload: Workload) -> Database:
 def _set_to(text: str, name: str, workload: Workload) -> Quantity:
     if text.isdecimal():
         return known(int(text), workload.command_origin or str(workload.where), workload.where)
-    return unknown(f"{name} is {text!r}, which is no number", workload.where)
+    return unknown(f"{name} is {text!r}, which is not a number", workload.where)

@@ -147,7 +147,7 @@ def pool(workload: Workload, assignment: Assignment | None) -> Pool:
     if preset.target == "worker":
         return _worker_pool(workload)
     if not count.is_known and workload.command is None:
-        count = known(1, "one process, the default of the kit's images", workload.where)
+        count = known(1, "one process, the default of poolkit's images", workload.where)
     if preset.pool == "null":
         origin = _origin(workload, preset, "POOLKIT_POOL")
         return Pool(
@@ -201,7 +201,7 @@ def _worker_pool(workload: Workload) -> Pool:
             origin = f"{found.origin} (WORKER_CONCURRENCY)"
             tasks = known(int(found.text or 0), origin, workload.where)
         else:
-            reason = found.reason or f"{(found.text or '').strip()!r} is no number"
+            reason = found.reason or f"{(found.text or '').strip()!r} is not a number"
             tasks = unknown(f"WORKER_CONCURRENCY: {reason}", workload.where)
     else:
         count, is_single = processes(workload)

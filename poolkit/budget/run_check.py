@@ -58,7 +58,7 @@ def check_run(budget: Budget, path: Path) -> tuple[PeakCheck, ...]:
     results = found.get("targets")
     if not isinstance(results, dict):
         raise RunFolderError(
-            f"{path / 'results.json'} has no targets; make it with: poolkit report {path}"
+            f"{path / 'results.json'} has no targets; write it with: poolkit report {path}"
         )
     every = {name: [at_reference] for name, at_reference in results.items()}
     # A run of an older poolkit has one load and no levels.

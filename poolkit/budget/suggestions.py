@@ -210,10 +210,12 @@ def _together(budget: Budget) -> Iterator[Suggestion]:
             for name, number, value in changes:
                 if name == service.name and number == "per_process":
                     changed = _changed(service, number, value)
-                    parts.append(f"{name} a pool of {changed.pool_size}+{changed.max_overflow}")
+                    parts.append(
+                        f"{name} with a pool of {changed.pool_size}+{changed.max_overflow}"
+                    )
                 elif name == service.name:
-                    parts.append(f"{name} {_instances(service.unit, value)}")
-        text = f"all of these: {', '.join(parts)}"
+                    parts.append(f"{name} with {_instances(service.unit, value)}")
+        text = f"together: {', '.join(parts)}"
         yield Suggestion(kind="together", text=text, changes=changes)
         return
 

@@ -19,7 +19,7 @@ _environment_option = click.option(
 )
 
 
-package = click.Group("package", help="Build the function's zip, or write an image's context.")
+package = click.Group("package", help="Build the function's zip, or an image's build context.")
 
 
 @package.command("lambda")
@@ -45,9 +45,7 @@ def _package_image(context: click.Context, /, **options: Any) -> None:
 
 
 for _image in ("web", "worker", "loadtest"):
-    package.command(_image, help=f"Write the build context of the {_image} image.")(
-        _package_image
-    )
+    package.command(_image, help=f"Write the build context of the {_image} image.")(_package_image)
 
 
 @click.command()

@@ -146,8 +146,8 @@ def template_argument(s3: Any, bucket: str, file: Path, text: str) -> dict[str, 
         return {"TemplateBody": text}
     if not bucket:
         raise DeployError(
-            f"{file} has {len(content):,} bytes and AWS takes {INLINE_LIMIT:,} in a "
-            "request; name a bucket for larger ones: code_bucket in [stack]"
+            f"{file} has {len(content):,} bytes, but a request may have {INLINE_LIMIT:,} at most; "
+            "name a bucket for larger templates: code_bucket in [stack]"
         )
     key = upload(s3, bucket, content, prefix="templates", ending="yaml").key
     return {"TemplateURL": f"https://{bucket}.s3.{s3.meta.region_name}.amazonaws.com/{key}"}

@@ -159,7 +159,8 @@ class Deployment:
             lacking = [n for n in environment.lacks(template.name, outputs) if n in planned]
             if lacking:
                 name, first = environment.stack_name(template.name), " and ".join(lacking)
-                self.console.print(f"\n{name}: planned once {first} is deployed", style="yellow")
+                text = f"\n{name}: can be planned when {first} is deployed"
+                self.console.print(text, style="yellow")
                 return
         request = self._request(template, outputs)
         change_set = prepare(cloudformation, request)
@@ -178,7 +179,7 @@ class Deployment:
                 undo=change_set.undo,
             )
         else:
-            self.console.print(f"{request.name}: left as it was")
+            self.console.print(f"{request.name}: not changed")
             return
         if not self.options.plan_only:
             self._finish(request.name)
@@ -291,7 +292,7 @@ def roll_back(target: str, environment_name: str) -> None:
     status = stack["StackStatus"]
     if status == "CREATE_IN_PROGRESS":
         raise DeployError(
-            f"{name} is in CREATE_IN_PROGRESS: there is nothing yet that it could go back to; "
+            f"{name} is in CREATE_IN_PROGRESS: it has no earlier state to return to; "
             f"remove it with: poolkit destroy {template} --environment {environment.name}"
         )
     if status not in _ROLL_BACK and "ROLLBACK_IN_PROGRESS" not in status:

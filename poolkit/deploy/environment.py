@@ -79,15 +79,15 @@ class StackEnvironment:
             # AWS CloudFormation API Reference, CreateStack, StackName.
             if not re.fullmatch(r"[a-zA-Z][-a-zA-Z0-9]{0,127}", stack_name):
                 raise DeployError(
-                    f"{found.file}: a stack would be called {stack_name!r}, but AWS takes letters, "
-                    "digits and hyphens, a letter first, 128 at most; its parts are name_prefix "
+                    f"{found.file}: a stack would be called {stack_name!r}, but AWS allows at most "
+                    "128 letters, digits and hyphens, a letter first; its parts are name_prefix "
                     "in [stack], the file's name and the table's"
                 )
         return environment
 
     @property
     def family(self) -> str:
-        """The beginning of all its stacks' names; AWS takes no underscore in one."""
+        """The beginning of all its stacks' names; AWS allows no underscore in one."""
         return f"{self.prefix}-{self.name}".replace("_", "-")
 
     def stack_name(self, template: str) -> str:
@@ -123,7 +123,7 @@ class StackEnvironment:
             following = next((name for name in rest if self.needs(name) <= set(ordered)), None)
             if following is None:
                 raise DeployError(
-                    f"{self.file}: {', '.join(rest)} refer to each other in a circle, so that "
+                    f"{self.file}: {', '.join(rest)} refer to each other in a circle, so "
                     "no stack can be the first"
                 )
             ordered.append(following)

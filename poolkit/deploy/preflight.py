@@ -104,8 +104,8 @@ def check_package(file: Path, template: Template, values: dict[str, str]) -> Che
         wanted = template.value_of(name, values) or made
         if wanted != made:
             raise DeployError(
-                f"{file} was made for {made}, but [{template.name}] {name} is {wanted}; "
-                "make it again with --architecture and --python of poolkit package lambda"
+                f"{file} was built for {made}, but [{template.name}] {name} is {wanted}; "
+                "build it again with --architecture and --python of poolkit package lambda"
             )
     with zipfile.ZipFile(file) as archive:
         packaged = set(archive.namelist())
@@ -114,7 +114,7 @@ def check_package(file: Path, template: Template, values: dict[str, str]) -> Che
         path = value.removeprefix(f"{TASK_ROOT}/")
         if path != value and path not in packaged:
             raise DeployError(
-                f"[{template.name}] {name} is {value}, but {file} holds no {path}; put it into the "
+                f"[{template.name}] {name} is {value}, but {file} lacks {path}; put it into the "
                 "project, include it in [tool.poolkit.package.lambda], and package again"
             )
     without = "" if manifest["bytecode"] else ", WITHOUT bytecode: cold starts take longer"
@@ -146,7 +146,7 @@ def check_lint(files: Iterable[Path]) -> Checked:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise DeployError(f"cfn-lint: {lines[0] if lines else 'failed without a message'}{more}")
     names = ", ".join(file.name for file in files)
-    return Checked(f"templates: {names} without a finding of cfn-lint")
+    return Checked(f"templates: cfn-lint found nothing in {names}")
 
 
 def check_budget(
@@ -186,11 +186,11 @@ def check_budget(
     if verdict == "does not fit":
         raise DeployError(
             f"{text} What would fit: poolkit budget --environment {environment}; "
-            "to deploy all the same: --no-budget"
+            "to deploy anyway: --no-budget"
         )
     if verdict != "fits" and environment != "dev" and not allow_unknown:
         raise DeployError(
             f"connection budget: {text.rstrip('.')}. What is missing: poolkit budget --environment "
-            f"{environment}; to deploy all the same: --allow-unknown-budget"
+            f"{environment}; to deploy anyway: --allow-unknown-budget"
         )
     return Checked(f"connection budget: {text}", is_shown=verdict == "fits")

@@ -135,7 +135,7 @@ def watch_change(
                     break
         except (KeyboardInterrupt, DeployError) as error:
             goes_on = (
-                f"AWS goes on with {stack}.\n"
+                f"AWS continues with {stack}.\n"
                 f"  follow it: poolkit status --environment {environment}\n"
                 f"  its events: aws cloudformation describe-stack-events --stack-name {stack}"
             ) + (f"\n  undo it: {undo}" if undo else "")
@@ -176,7 +176,7 @@ def _print_event(console: Console, event: Event) -> None:
 def _failure(cloudformation: Any, stack: str, status: str, events: list[Event]) -> DeploymentFailed:
     if status.endswith("_IN_PROGRESS"):
         return DeploymentFailed(
-            f"{stack} is still {status} after {TIME_LIMIT / 3600:g} hours; AWS goes on, "
+            f"{stack} is still {status} after {TIME_LIMIT / 3600:g} hours; AWS continues, "
             "watching does not"
         )
     cause = first_cause(cloudformation, events)

@@ -19,14 +19,14 @@ REVIEW: Final = "REVIEW_IN_PROGRESS"
 """The status of a stack that exists in a change set only."""
 
 _STUCK: Final = {
-    "ROLLBACK_COMPLETE": "its creation failed and nothing of it is left to update; remove it with: "
+    "ROLLBACK_COMPLETE": "its creation failed, so there is nothing to update; remove it with: "
     "poolkit destroy {target}, then deploy it again",
-    "ROLLBACK_FAILED": "its creation failed and so did the clearing up; remove it with: "
+    "ROLLBACK_FAILED": "its creation failed, and so did the cleanup; remove it with: "
     "poolkit destroy {target}",
-    "CREATE_FAILED": "its creation failed; clear it up with: poolkit deploy {target} --rollback",
+    "CREATE_FAILED": "its creation failed; clean it up with: poolkit deploy {target} --rollback",
     "DELETE_FAILED": "its deletion failed; finish it with: poolkit destroy {target}",
     "UPDATE_FAILED": "its update failed; undo it with: poolkit deploy {target} --rollback",
-    "UPDATE_ROLLBACK_FAILED": "an update failed and so did undoing it; repair what its events "
+    "UPDATE_ROLLBACK_FAILED": "an update failed, and so did undoing it; repair what its events "
     "name, then: poolkit deploy {target} --rollback",
 }
 
@@ -86,8 +86,7 @@ def require_changeable(stack: dict[str, Any], target: str) -> None:
         raise DeployError(f"{name} is in {status}: {_STUCK[status].format(target=target)}")
     if status.endswith("_IN_PROGRESS") and status != REVIEW:
         raise DeployError(
-            f"{name} is being changed already ({status}); wait for its end, which "
-            "`poolkit status` shows"
+            f"{name} is already being changed ({status}); wait until `poolkit status` shows the end"
         )
 
 

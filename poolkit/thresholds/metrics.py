@@ -102,7 +102,7 @@ def metric(name: str) -> Metric:
     if found is None:
         close = difflib.get_close_matches(name.lower(), METRICS, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(METRICS)}"
-        raise ConfigurationError(f"{name!r} is no metric; {hint}")
+        raise ConfigurationError(f"{name!r} is not a metric; {hint}")
     return found
 
 

@@ -61,7 +61,7 @@ def parts(text: str) -> Parts:
     """Return the parts of a threshold's text.
 
     Raises:
-        ConfigurationError: the text is no threshold; the message names the mistake.
+        ConfigurationError: the text is not a threshold; the message names the mistake.
     """
     names, colon, rest = " ".join(text.split()).rpartition(":")
     expression, *behind = _ABORT.split(rest, maxsplit=1)
@@ -80,23 +80,23 @@ def parts(text: str) -> Parts:
     for name in targets:
         if not _TARGET.fullmatch(name):
             raise ConfigurationError(
-                f"{name!r} is no name of a target; wanted as in 'lambda,web: http.p95 < 200'"
+                f"{name!r} is not a target's name; wanted as in 'lambda,web: http.p95 < 200'"
             )
     if not after:
         return Parts(tuple(targets), of.name, op, limit, abort, 0.0)
     word, _, time = after.partition(" ")
     if word != "after":
         raise ConfigurationError(
-            f"{after!r} is not expected behind abort; wanted as in 'abort after 10s'"
+            f"{after!r} is not expected after abort; wanted as in 'abort after 10s'"
         )
     if not time:
         raise ConfigurationError(
-            "the time is missing behind 'abort after'; wanted as in 'abort after 10s'"
+            "the time is missing after 'abort after'; wanted as in 'abort after 10s'"
         )
     bare = time.replace(" ", "")
     if not bare or _TIME.sub("", bare):
         raise ConfigurationError(
-            f"{time!r} is no time; wanted a number and ms, s, m or h, as in 10s or 1m30s"
+            f"{time!r} is not a time; wanted a number and ms, s, m or h, as in 10s or 1m30s"
         )
     delay_s = math.fsum(float(number) * _SECONDS[unit] for number, unit in _TIME.findall(bare))
     return Parts(tuple(targets), of.name, op, limit, abort, delay_s)
@@ -124,7 +124,7 @@ def _expression(text: str) -> tuple[Metric, Operator, str]:
     if sign not in COMPARE:
         meant = _MEANT.get(sign.lower())
         hint = f"did you mean {meant}?" if meant else f"there are: {' '.join(COMPARE)}"
-        raise ConfigurationError(f"{sign!r} is no operator; {hint}")
+        raise ConfigurationError(f"{sign!r} is not an operator; {hint}")
     if not value:
         raise ConfigurationError(f"the limit is missing after {sign}")
     return of, sign, value
@@ -134,18 +134,18 @@ def _limit(text: str, of: Metric, op: Operator) -> float:
     """Return a limit in the unit of its metric's kind; refuse one that can never be held."""
     found = _VALUE.fullmatch(text)
     if found is None:
-        raise ConfigurationError(f"{text!r} is no number")
+        raise ConfigurationError(f"{text!r} is not a number")
     sign, digits, unit = found[1], found[2], found[3].strip()
     if digits[0] in "nNiI":
-        raise ConfigurationError(f"{digits} is no limit")
+        raise ConfigurationError(f"{digits} is not a limit")
     number, factor = Decimal(digits), of.units.get(unit)
     if unit and factor is None:
         is_time = unit.partition(" ")[0] in ("after", "for")
-        wanted = f"wanted {', '.join(of.units)}" if of.units else "it takes a number alone"
+        wanted = f"wanted {', '.join(of.units)}" if of.units else "wanted a number without a unit"
         raise ConfigurationError(
-            f"{unit!r} belongs behind abort, as in 'abort after 10s'"
+            f"{unit!r} must follow abort, as in 'abort after 10s'"
             if is_time
-            else f"{unit!r} is no unit of {of.name} ({of.meaning}); {wanted}"
+            else f"{unit!r} is not a unit of {of.name} ({of.meaning}); {wanted}"
         )
     # 0.5 could be half of all or half a percent.
     if factor is None and of.kind == "share" and number:
@@ -155,12 +155,13 @@ def _limit(text: str, of: Metric, op: Operator) -> float:
     if not math.isfinite(limit):
         raise ConfigurationError(f"{digits} is too large for a limit")
     if sign == "-" and limit:
-        raise ConfigurationError(f"nothing that is measured is below 0, so {text} is no limit")
+        raise ConfigurationError(f"no figure is below 0, so {text} is not a limit")
     if op == "<" and limit == 0:
-        raise ConfigurationError("nothing that is measured is below 0; did you mean == 0?")
+        raise ConfigurationError("no figure is below 0; did you mean == 0?")
     if of.kind == "share" and (limit > 1 or (limit == 1 and op == ">")):
+        outcome = "always" if op.startswith("<") else "never"
         raise ConfigurationError(
-            f"a share is at most 100%, so {op} {shown(limit, of)} says nothing"
+            f"a share is at most 100%, so {op} {shown(limit, of)} {outcome} holds"
         )
     # Equality with a figure that has decimals is chance.
     if op == "==" and limit and not (of.kind == "count" and limit.is_integer()):

@@ -100,11 +100,11 @@ def thresholds_of(
     texts = table.get(KEY, [])
     example = 'such as "http.p95 < 200"'
     if not isinstance(texts, list):
-        raise ConfigurationError(f"{source} must be a list of texts {example}, not {texts!r}")
+        raise ConfigurationError(f"{source} must be a list of strings {example}, not {texts!r}")
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str):
             raise ConfigurationError(
-                f"{source}, number {number}, must be a text {example}, not {text!r}"
+                f"{source}, number {number}, must be a string {example}, not {text!r}"
             )
     found: list[Threshold] = []
     for placed in (

@@ -56,7 +56,7 @@ def test_the_preset_is_by_default_the_target_s_name(project):
         ({"ready": "readyz"}, r"ready must be a path that begins with /, not 'readyz'"),
         ({"ready": "/ready yet"}, r"ready must be a path that begins with /"),
         ({"metrics": "metrics"}, r"metrics must be a path that begins with /, not 'metrics'"),
-        ({"kind": "worker", "command": ["x"], "ready": "("}, r"ready: '\(' is no regular expr"),
+        ({"kind": "worker", "command": ["x"], "ready": "("}, r"ready: '\(' is not a regular expr"),
         ({"through": "pgbuoncer"}, r"through must be one of postgresql, pgbouncer"),
         ({"reserved_concurrency": "all"}, r'reserved_concurrency must be "fit" or a whole number'),
     ],

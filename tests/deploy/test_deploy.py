@@ -196,8 +196,8 @@ def test_a_plan_of_all_says_what_has_to_be_deployed_first(poolkit, shop):
     answer = poolkit(*words)
     assert answer.returncode == 0, answer.stderr
     assert "Plan: create shop-dev-network" in answer.stdout
-    assert "shop-dev-web: planned once network is deployed" in answer.stdout
-    assert "shop-dev-dashboard: planned once worker is deployed" in answer.stdout
+    assert "shop-dev-web: can be planned when network is deployed" in answer.stdout
+    assert "shop-dev-dashboard: can be planned when worker is deployed" in answer.stdout
     assert statuses() == {}
 
     assert deploy(poolkit, "network").returncode == 0
@@ -216,7 +216,7 @@ def test_a_plan_of_all_waits_for_an_output_that_a_stack_is_to_get(poolkit, shop)
     answer = poolkit("deploy", "all", "-e", "dev", "--no-lint", "--no-budget", "--plan-only")
     assert answer.returncode == 0, answer.stderr
     assert "Plan: update shop-dev-network" in answer.stdout
-    assert "shop-dev-web: planned once network is deployed" in answer.stdout
+    assert "shop-dev-web: can be planned when network is deployed" in answer.stdout
 
 
 @pytest.mark.parametrize(("typed", "made"), [("y\n", True), ("n\n", False), ("\x03", False)])
@@ -238,7 +238,7 @@ def test_ctrl_c_says_what_goes_on_and_how_to_undo_it(poolkit, shop, aws, gate):
         process.wait_for("CREATE_IN_PROGRESS")
         assert process.terminate(signal.SIGINT) == 130, process.text
     out = process.stdout
-    assert "stopped watching. AWS goes on with shop-dev-network." in out
+    assert "stopped watching. AWS continues with shop-dev-network." in out
     assert "poolkit status --environment dev" in out
     assert "Traceback" not in process.stderr
     assert statuses() == {"shop-dev-network": "CREATE_IN_PROGRESS"}
@@ -261,7 +261,7 @@ def test_a_stack_at_work_is_left_alone(poolkit, shop, gate):
     )
     gate.close()
     cloudformation.execute_change_set(ChangeSetName="mine", **at_work)
-    refused(deploy(poolkit, "network"), "is being changed already (UPDATE_IN_PROGRESS)")
+    refused(deploy(poolkit, "network"), "is already being changed (UPDATE_IN_PROGRESS)")
     rolled_back = poolkit("deploy", "network", "-e", "dev", "--rollback")
     succeeded(rolled_back, "shop-dev-network: UPDATE_ROLLBACK_COMPLETE")
 

@@ -119,7 +119,7 @@ def test_credentials_that_expire_while_aws_works(poolkit, expiring, gate):
     answer = deploy(poolkit, "network", **endpoint(expiring))
     assert answer.returncode == 1, answer.stdout + answer.stderr
     assert RENEW in answer.stderr
-    assert "AWS goes on with shop-dev-network" in answer.stderr
+    assert "AWS continues with shop-dev-network" in answer.stderr
     assert "poolkit status --environment dev" in answer.stderr
     gate.end()
     again = deploy(poolkit, "network")

@@ -33,7 +33,7 @@ NO_CERTIFICATE = (
         ("web", DEV, ("[web]", "[wob]"), "has no table [web]; it has"),
         ("web", WEB, (" ", " "), "shop-dev-network is not deployed; deploy network"),
         ("lambda", DEV, ("[lambda]", '[lambda]\nArchitecture = "arm"'), "allows arm64, x86"),
-        ("lambda", DEV, ("[lambda]", '[lambda]\nArchitecture = "x86_64"'), "was made for arm64"),
+        ("lambda", DEV, ("[lambda]", '[lambda]\nArchitecture = "x86_64"'), "was built for arm64"),
         ("lambda", DEV, ('code_bucket = "shop-code"', ""), "name the bucket that packages"),
         ("worker", DEV, ("{database.GroupId}", "{dashboard.X}"), "in a circle"),
         ("web", DEV, ('"shop"', '"my shop"'), "would be called 'my shop-dev-dashboard'"),
@@ -77,7 +77,7 @@ def test_an_output_that_is_not_there_is_named(poolkit, shop):
 
 def test_a_missing_package_is_named(poolkit, shop):
     (shop / "build/lambda.zip").unlink()
-    refused(deploy(poolkit, "lambda"), "make it with: poolkit package lambda")
+    refused(deploy(poolkit, "lambda"), "build it with: poolkit package lambda")
 
 
 @pytest.mark.parametrize("machine", ["arm64", "x86_64"])
@@ -88,7 +88,9 @@ def test_this_projects_functions_run_on_the_machine_of_their_package(tmp_path, m
     assert machine in check_package(package, template, {"Architecture": machine}).text
     for given in ({}, {"Architecture": "arm64"}):
         if machine == "x86_64":
-            with pytest.raises(DeployError, match=r"made for x86_64, but .* Architecture is arm64"):
+            with pytest.raises(
+                DeployError, match=r"built for x86_64, but .* Architecture is arm64"
+            ):
                 check_package(package, template, given)
     for resource in template.section("Resources").values():
         if resource["Type"] == "AWS::Serverless::Function":
@@ -190,7 +192,7 @@ def test_a_fleet_that_does_not_fit_is_not_deployed(poolkit, shop):
     template = shop / "infra/worker.yaml"
     template.write_text(template.read_text().replace("Resources:\n", f"Resources:\n{CROWDED}"))
     answer = poolkit("deploy", "network", "-e", "dev", "--yes", "--no-lint")
-    refused(answer, "Does not fit: ", "to deploy all the same: --no-budget")
+    refused(answer, "Does not fit: ", "to deploy anyway: --no-budget")
     assert statuses() == {}
 
 
@@ -208,7 +210,7 @@ def test_a_fleet_that_cannot_be_shown_to_fit_is_no_fleet_that_fits(poolkit, shop
     words = ("deploy", "network", "--no-lint", "--plan-only", "-e")
     assert f"warning connection budget: {said}" in poolkit(*words, "dev").stdout
     answer = poolkit(*words, "prod")
-    refused(answer, f"connection budget: {said}", "to deploy all the same: --allow-unknown-budget")
+    refused(answer, f"connection budget: {said}", "to deploy anyway: --allow-unknown-budget")
     allowed = poolkit(*words, "prod", "--allow-unknown-budget")
     succeeded(allowed, f"warning connection budget: {said}")
 

@@ -328,7 +328,7 @@ def as_truth(value: Any) -> bool | Unknown:
         return value
     if isinstance(value, str) and value in ("true", "false"):
         return value == "true"
-    return Unknown(why_unknown(value) or "it is no condition")
+    return Unknown(why_unknown(value) or "it is not a condition")
 
 
 def _arguments(stack: Stack, argument: Any, count: int, path: ValuePath) -> list[Any]:
@@ -358,7 +358,7 @@ def _sub(stack: Stack, argument: Any, path: ValuePath) -> Any:
     if isinstance(argument, list) and len(argument) == 2:
         text, variables = argument[0], stack.value(argument[1], (*path, 1))
     if not isinstance(text, str) or not isinstance(variables, dict):
-        raise TemplateError(f"{stack.where(*path)}: Fn::Sub must have a text")
+        raise TemplateError(f"{stack.where(*path)}: Fn::Sub must have a string")
     parts: list[Any] = []
     end = 0
     for match in _VARIABLE.finditer(text):

@@ -63,7 +63,9 @@ class Stacks:
         self.by_name[name] = stack
         if name.count("/") >= _DEEPEST_NESTING:
             where = stack.where("Resources")
-            raise TemplateError(f"{where}: stacks are nested more than {_DEEPEST_NESTING} deep")
+            raise TemplateError(
+                f"{where}: stacks are nested more than {_DEEPEST_NESTING} levels deep"
+            )
         for resource in stack.of_type("AWS::CloudFormation::Stack"):
             url = resource.get("TemplateURL")
             path = document.path.parent / str(url)

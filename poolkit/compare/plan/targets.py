@@ -229,7 +229,7 @@ def _check_together(where: str, values: Mapping[str, Any]) -> None:
             re.compile(values["ready"])
         except re.error as error:
             raise ConfigurationError(
-                f"{where} ready: {values['ready']!r} is no regular expression: {error}"
+                f"{where} ready: {values['ready']!r} is not a regular expression: {error}"
             ) from None
     for key in paths:
         if key in values and not _PATH.fullmatch(values[key]):

@@ -134,7 +134,7 @@ def _described(file: Path, compiler: str, left_out: list[str]) -> LambdaPackage:
         largest = ", ".join(f"{p.name} {p.unzipped / 2**20:.1f} MB" for p in package.parts[:4])
         raise PackageError(
             f"{package.file} has {package.zipped / 2**20:.0f} MB, {package.unzipped / 2**20:.0f} "
-            f"MB unzipped; Lambda takes 50 and 250. The largest parts: {largest}"
+            f"MB unzipped; Lambda allows 50 and 250. The largest parts: {largest}"
         )
     return package
 
@@ -149,10 +149,10 @@ def read_manifest(file: Path) -> dict[str, object]:
         with zipfile.ZipFile(file) as archive:
             manifest: dict[str, object] = json.loads(archive.read(MANIFEST))
     except FileNotFoundError:
-        raise PackageError(f"{file} is missing; make it with: poolkit package lambda") from None
+        raise PackageError(f"{file} is missing; build it with: poolkit package lambda") from None
     except (zipfile.BadZipFile, KeyError, ValueError):
         raise PackageError(
-            f"{file} was not made by `poolkit package lambda`; make it again"
+            f"{file} was not built by `poolkit package lambda`; build it again"
         ) from None
     return manifest
 

@@ -69,7 +69,7 @@ class PackageSettings:
         """The lock file. Raises `PackageError` when it is missing."""
         file = self.root / self.lock
         if not file.is_file():
-            raise PackageError(f"{file} is missing; a package is made from a lock file only")
+            raise PackageError(f"{file} is missing; a package is built from a lock file only")
         return file
 
     @property

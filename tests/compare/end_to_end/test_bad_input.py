@@ -43,7 +43,7 @@ def refused_at_once(monkeypatch, folder, *arguments):
         ),
         (("--users", "abc"), "'--users': 'abc' is not a valid integer (see"),
         (("--rates", "50", "--users", "5"), "give one of the two"),
-        (("--threshold", "http.p59 < 9"), "'http.p59' is no metric; did you mean"),
+        (("--threshold", "http.p59 < 9"), "'http.p59' is not a metric; did you mean"),
         (("--threshold", "wbe: http.p95 < 9"), "there is no target wbe; did you mean web?"),
         (("--junit", "no/such/folder.xml"), "--junit: no/such/folder.xml cannot be written"),
         (("--target", HERE), "--target needs --database-url"),
@@ -86,8 +86,8 @@ def test_a_wrong_pyproject_is_named(monkeypatch, stranger, tables, message):
 @pytest.mark.parametrize(
     ("mine", "message"),
     [
-        ("def upgrade(engine): ...", "migrations 'mine' have no current and no heads; wanted a"),
-        ("def (", "migrations 'mine' do not import: SyntaxError: invalid syntax"),
+        ("def upgrade(engine): ...", "migrations 'mine' lack current and heads; wanted a"),
+        ("def (", "migrations 'mine' cannot be imported: SyntaxError: invalid syntax"),
     ],
 )
 @pytest.mark.parametrize("name", ["compare", "up"])
