@@ -35,17 +35,19 @@ def package_lambda(**options: Any) -> None:
     package_function(**options)
 
 
-@_architecture_option
-@_out_option
-@click.pass_context
-def _package_image(context: click.Context, /, **options: Any) -> None:
-    from poolkit.deploy.package.command import package_image  # noqa: PLC0415
+def _add_image_command(name: str) -> None:
+    # One function a command: click takes the options off a function when it makes a command of it.
+    @package.command(name, help=f"Write the build context of the {name} image.")
+    @_architecture_option
+    @_out_option
+    def write_context(**options: Any) -> None:
+        from poolkit.deploy.package.command import package_image  # noqa: PLC0415
 
-    package_image(str(context.info_name), **options)
+        package_image(name, **options)
 
 
 for _image in ("web", "worker", "loadtest"):
-    package.command(_image, help=f"Write the build context of the {_image} image.")(_package_image)
+    _add_image_command(_image)
 
 
 @click.command()
