@@ -20,15 +20,18 @@ from poolkit.preset_code import WIDTH, preset_code, preset_table
 
 @pytest.mark.process
 def test_preset_prints_code():
+    """`poolkit preset TARGET` prints code that starts with what the preset is for."""
     out = succeeded(run_process("preset", "web", "--environment", "prod"), "pool_size=20")
     assert out.startswith("# web in prod.")
 
 
 def test_preset_all_prints_the_table():
+    """`poolkit preset --all` prints a heading and a line for each preset."""
     succeeded(run("preset", "--all"), "high_traffic")
 
 
 def test_preset_copy_writes_the_file_once(tmp_path):
+    """The copy equals the module; a second copy is refused and changes nothing."""
     file = tmp_path / "presets.py"
     assert run("preset", "--copy", str(file)).returncode == 0
     assert file.read_bytes() == (ROOT / "poolkit/config/presets.py").read_bytes()
@@ -49,10 +52,12 @@ def test_preset_copy_writes_the_file_once(tmp_path):
     ],
 )
 def test_a_mistake_is_one_clear_message_and_exit_status_2(arguments, message):
+    """The message has what was wrong and what to write instead, without a traceback."""
     assert "Traceback" not in refused(run(*arguments), message)
 
 
 def test_db_upgrade_brings_an_empty_database_up_to_date(database):
+    """The first run upgrades, the second finds nothing to do, and `current` agrees."""
     url = database.url(driver="psycopg2")
     before = run("db", "current", DATABASE_URL=url)
     assert before.stdout.startswith("empty (behind")
@@ -80,6 +85,7 @@ def test_db_upgrade_works_in_a_service_s_image(image, migrated_database, tmp_pat
 
 @pytest.mark.process
 def test_db_upgrade_without_a_database_is_one_line():
+    """A server that is not there is named, with exit status 2."""
     # Port 1 is reserved (tcpmux), and no program listens there.
     answer = run_process("db", "upgrade", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
     assert "Traceback" not in refused(answer, "database is not available")
@@ -93,6 +99,7 @@ def refusal(*arguments, **options):
 
 
 def test_db_upgrade_says_what_the_role_lacks(database):
+    """The message for a role that may not create in the schema has what to grant."""
     line = refusal("db", "upgrade", DATABASE_URL=database.monitor_url())
     assert "permission denied for schema public; grant poolkit_monitor what is missing" in line
 
@@ -136,17 +143,20 @@ def test_db_upgrade_of_another_kind_of_database_is_refused():
 
 
 def test_db_upgrade_names_migrations_that_do_not_import(database):
+    """A module that is not there is named."""
     url = database.url(driver="psycopg2")
     answer = run("db", "upgrade", "--migrations", "no.such.module", DATABASE_URL=url)
     refused(answer, "no.such.module")
 
 
 def test_db_upgrade_outside_a_project_says_what_to_name(tmp_path, database):
+    """Without a pyproject.toml the message lists the three places for the name."""
     answer = run("db", "upgrade", cwd=tmp_path, DATABASE_URL=database.url(driver="psycopg2"))
     refused(answer, "POOLKIT_MIGRATIONS")
 
 
 def test_a_broken_pyproject_is_named(tmp_path, database):
+    """A pyproject.toml that is no TOML is reported with its path and line."""
     (tmp_path / "pyproject.toml").write_text("[tool.poolkit\n")
     answer = run("db", "upgrade", cwd=tmp_path, DATABASE_URL=database.url(driver="psycopg2"))
     refused(answer, "pyproject.toml")
@@ -185,6 +195,7 @@ def test_printed_code_makes_the_preset_s_engine(target, environment):
 
 @pytest.mark.parametrize(("target", "environment"), EVERY)
 def test_printed_connect_arguments_are_the_preset_s(target, environment):
+    """Every connection argument stands in the printed code, none is added."""
     chosen = preset(target, environment)
     tree = ast.parse(preset_code(chosen))
     call = next(node for node in ast.walk(tree) if isinstance(node, ast.Call))
@@ -224,6 +235,7 @@ def test_a_worker_s_code_names_the_pool_of_a_prefork_child():
 
 @pytest.mark.parametrize("driver", ["psycopg", "pymysql", "mysqldb", "pysqlite"])
 def test_another_driver_gets_its_own_arguments(driver):
+    """The code for another driver parses, and names that driver in its URL."""
     code = preset_code(preset("web", "prod"), driver)
     ast.parse(code)
     assert f"+{driver}://" in code
@@ -238,17 +250,20 @@ def test_another_driver_gets_its_own_arguments(driver):
     ],
 )
 def test_a_driver_that_does_not_fit_is_refused(target, driver, message):
+    """The error for one of the wrong kind, or of none, lists all that fit the target."""
     with pytest.raises(ValueError, match=message):
         preset_code(preset(target, "prod"), driver)
 
 
 def test_lines_stay_readable():
+    """Nothing is wider than the announced width but the one line that holds a long value."""
     for target, environment in EVERY:
         for line in preset_code(preset(target, environment)).splitlines():
             assert len(line) <= WIDTH or '"options"' in line
 
 
 def test_table_has_a_line_for_every_preset():
+    """The table shows each target in each environment, with its ceiling per process."""
     lines = preset_table().splitlines()
     assert len(lines) == 1 + len(EVERY)
     for line, (target, environment) in zip(lines[1:], EVERY, strict=True):
@@ -261,6 +276,7 @@ def test_table_has_a_line_for_every_preset():
 
 
 def test_a_file_in_missing_folders_is_fine_and_nothing_is_created(tmp_path):
+    """Missing folders are an error only for a writer that does not create them."""
     check_output_file("--html", tmp_path / "out/of/it.html")
     (tmp_path / "old.html").write_text("old")
     check_output_file("--html", tmp_path / "old.html")
@@ -271,6 +287,7 @@ def test_a_file_in_missing_folders_is_fine_and_nothing_is_created(tmp_path):
 
 
 def test_a_folder_and_a_file_in_place_of_a_folder_are_refused(tmp_path):
+    """The line names the option, the file and the obstacle."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"--html: .* is a folder; wanted the name of a"):
         check_output_file("--html", tmp_path)

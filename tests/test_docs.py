@@ -71,6 +71,7 @@ def test_python_files_of_the_reader_compile(text):
 
 @pytest.mark.parametrize("text", [*blocks("toml"), *blocks("toml", titled=True)])
 def test_toml_blocks_are_toml(text):
+    """Tables for pyproject.toml and for an environment's file parse."""
     tomllib.loads(text)
 
 
@@ -292,6 +293,7 @@ def test_links_lead_somewhere(document):
 
 
 def test_every_page_is_in_the_site_and_no_page_is_lost():
+    """mkdocs.yml names every page of docs/, once."""
     text = (ROOT / "mkdocs.yml").read_text()
     pages = re.findall(r"([\w/-]+\.md)$", text, re.MULTILINE)
     found = [str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")]

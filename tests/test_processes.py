@@ -11,6 +11,7 @@ LINES = "import time; print('one', flush=True); print('port 42', flush=True); ti
 
 
 def test_a_line_is_waited_for_and_the_process_ends_with_its_block():
+    """Lines that were read before are found as well."""
     with started(sys.executable, "-c", LINES) as process:
         assert process.wait_for(r"port (\d+)")[1] == "42"
         assert process.wait_for("one")

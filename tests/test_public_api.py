@@ -22,6 +22,7 @@ def loaded_by(statement):
 
 @pytest.mark.process
 def test_import_poolkit_loads_the_standard_library_only():
+    """Not one module of a dependency, and none of the kit's own submodules."""
     added = loaded_by("import poolkit") - loaded_by("")
     ours = {name for name in added if name.partition(".")[0] not in sys.stdlib_module_names}
     assert ours == {"poolkit"}
@@ -38,6 +39,7 @@ def test_a_name_loads_its_own_module_alone():
 
 @pytest.mark.parametrize("name", poolkit.__all__)
 def test_every_public_name_can_be_imported(name):
+    """Each is defined where it says, has a docstring, and is listed by dir()."""
     found = getattr(poolkit, name)
     assert found.__name__ == name
     assert getattr(sys.modules[found.__module__], name) is found
@@ -67,6 +69,7 @@ def test_every_error_is_public_and_stands_in_the_tree_as_it_is():
 
 
 def test_the_functions_are_their_modules_own():
+    """A public name is the object itself, not a copy or a wrapper."""
     assert poolkit.make_engine is engine.make_engine
     assert poolkit.preset is presets.preset
     assert poolkit.unit_of_work is session.unit_of_work
@@ -90,6 +93,7 @@ def run(*command, **options):
 
 
 def test_the_wheel_alone_runs_the_readmes_example(tmp_path, database):
+    """An environment with the wheel, its dependencies and a driver; nothing of the checkout."""
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
     (wheel,) = tmp_path.glob("*.whl")
     uv, environment = (sys.executable, "-m", "uv"), tmp_path / "environment"

@@ -12,6 +12,7 @@ FILES = re.compile(r'^```\w+ title="([\w.]+)"\n(.*?)^```$', re.MULTILINE | re.DO
 
 @pytest.mark.slow
 def test_the_application_of_the_tutorial_is_measured(tmp_path):
+    """The page's files are enough: both targets answer, with the ceilings that the page names."""
     files = dict(FILES.findall(TUTORIAL.read_text()))
     assert set(files) == {"app.py", "schema.py", "locustfile.py", "pyproject.toml"}
     for name, text in files.items():

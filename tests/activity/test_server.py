@@ -44,6 +44,7 @@ def url_of_new_role(database, request) -> str:
 
 
 def groups(sample):
+    """Count the backends by target, instance and state."""
     return Counter((b.target, b.instance, b.state) for b in sample.backends)
 
 
@@ -61,6 +62,7 @@ def test_what_a_url_names_may_have_spaces(database, tmp_path):
 
 
 def test_a_snapshot_names_target_instance_and_state(database):
+    """Connections are grouped by the two halves of their name, and by state."""
     with connected(database, "web:host-1", 2), connected(database, "lambda:ee-7") as (busy,):
         busy.autocommit = False
         busy.cursor().execute("SELECT 1")

@@ -198,6 +198,7 @@ def test_a_reader_that_has_enough_ends_it(database):
     ],
 )
 def test_what_cannot_be_watched_is_one_line(arguments, said):
+    """Exit status 2, no traceback, no password."""
     answer = run(*arguments)
     assert (answer.returncode, answer.stdout) == (2, "")
     (line,) = answer.stderr.splitlines()
@@ -249,6 +250,7 @@ def test_the_server_is_as_full_as_all_of_its_databases_make_it(tmp_path, termina
 
 
 def test_ctrl_c_ends_it_like_q(database, terminal):
+    """Exit status 0, and the terminal is as it was."""
     shown = terminal(DATABASE_URL=database.monitor_url(""))
     shown.wait_for("of 100")
     shown.process.send_signal(signal.SIGINT)

@@ -26,6 +26,7 @@ def face_name(request) -> str:
 
 @pytest.fixture
 def open_face(face_name) -> OpenFace:
+    """Give the function that opens the face under test, for tests with needs of their own."""
     return lambda database_url, **environ: opened(face_name, database_url, **environ)
 
 

@@ -12,6 +12,7 @@ DOCUMENT = {"id": "report-1", "title": "Report", "text": "One sentence. " * 200}
 
 
 def test_an_article_is_created_with_its_place_and_version(face):
+    """POST answers 201 with the article, its Location and its ETag."""
     answer = face.request("POST", "/articles", body=ARTICLE)
     assert answer.status == 201
     assert media_type(answer) == "application/json"
@@ -22,6 +23,7 @@ def test_an_article_is_created_with_its_place_and_version(face):
 
 
 def test_an_article_reads_as_it_was_answered_when_created(face):
+    """GET answers the very bytes that POST answered."""
     created = face.request("POST", "/articles", body={"title": "Zürich 🚋", "body": "a\tb\n"})
     read = face.request("GET", created.headers["location"])
     assert (read.status, read.body) == (200, created.body)
@@ -34,6 +36,7 @@ def test_times_are_in_utc_to_the_microsecond(face):
 
 
 def test_an_update_changes_what_was_sent_and_raises_the_version(face):
+    """PATCH with the right version changes that member alone."""
     path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
     answer = face.request("PATCH", path, body={"version": 1, "title": "New"})
     assert answer.status == 200
@@ -68,6 +71,7 @@ def test_pages_show_every_article_once_though_more_are_written(face):
 
 
 def test_a_list_shows_no_bodies(face):
+    """A page stays small: its items have no body."""
     face.request("POST", "/articles", body=ARTICLE)
     page = face.request("GET", "/articles").json()
     assert set(page["items"][0]) == {"id", "title", "version", "created_at", "updated_at"}
@@ -99,6 +103,7 @@ def test_of_two_updates_at_once_one_succeeds(face, migrated_database):
 
 @pytest.mark.parametrize("path", ["/articles/1", "/documents/none"])
 def test_what_is_not_there_is_404(face, path):
+    """GET of what does not exist answers a 404 that names what was looked for."""
     assert problem_of(face.request("GET", path), 404)["detail"].startswith("there is no ")
 
 
@@ -146,6 +151,7 @@ def seen(answer):
 
 
 def test_every_face_gives_the_same_answers(migrated_database):
+    """Status, body and the API's own headers do not depend on the deployable."""
     first, *others = FACES
     expected = answers_of(first, migrated_database)
     for name in others:

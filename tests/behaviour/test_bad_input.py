@@ -35,6 +35,7 @@ INVALID = {
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_json_is_400(shared_face, body):
+    """What is not JSON answers 400 as malformed, and nothing is stored."""
     problem = problem_of(shared_face.request("POST", "/articles", body=body), 400)
     assert problem["type"] == "/problems/malformed-json"
     assert shared_face.request("GET", "/articles").json()["items"] == []
@@ -42,6 +43,7 @@ def test_malformed_json_is_400(shared_face, body):
 
 @pytest.mark.parametrize(("body", "pointer"), INVALID.values(), ids=INVALID)
 def test_json_that_breaks_the_schema_is_422(shared_face, body, pointer):
+    """What is JSON but no article answers 422, and points to the member."""
     problem = problem_of(shared_face.request("POST", "/articles", body=body), 422)
     assert problem["type"] == "/problems/invalid-input"
     assert [error["pointer"] for error in problem["errors"]] == [pointer]
@@ -50,6 +52,7 @@ def test_json_that_breaks_the_schema_is_422(shared_face, body, pointer):
 
 @pytest.mark.parametrize("path", ["/articles", "/documents"])
 def test_a_body_of_10_mib_is_413(shared_face, path):
+    """A body over the limit answers 413, which names the limit."""
     problem = problem_of(shared_face.request("POST", path, body=TOO_MUCH), 413)
     assert "1048576 bytes" in problem["detail"]
 
@@ -78,6 +81,7 @@ def test_a_bad_parameter_is_422(shared_face, path, query, named):
 
 
 def test_a_page_token_that_was_tampered_with_is_422(face):
+    """A real token with any single character changed is refused."""
     for _ in range(2):
         face.request("POST", "/articles", body=ARTICLE)
     token = face.request("GET", "/articles", query={"limit": "1"}).json()["next_page_token"]

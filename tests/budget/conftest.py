@@ -35,4 +35,5 @@ def folder(tmp_path):
 
 @pytest.fixture
 def ceilings():
+    """A function that returns each service's ceiling by its name."""
     return lambda budget: {service.name: service.ceiling for service in budget.services}

@@ -58,6 +58,7 @@ NUMBER = "app.yaml:6: ReservedConcurrentExecutions must "
     ],
 )
 def test_a_wrong_template_is_one_line(folder, text, message):
+    """The message names file and line, and there is no traceback."""
     folder.write("app.yaml", text)
     refused(folder.run("app.yaml"), message, lines=1)
 
@@ -85,12 +86,14 @@ def test_a_folder_without_templates_is_refused(folder):
     ],
 )
 def test_a_wrong_option_is_refused(folder, options, message):
+    """The message has the unknown name or the impossible number."""
     folder.write("app.yaml", function())
     with pytest.raises(BudgetError, match=message.replace("(", r"\(")):
         folder.budget(**{"max_connections": 100, **options})
 
 
 def test_references_in_a_circle_between_stacks(folder):
+    """Two stacks that each need an output of the other cannot be deployed."""
     template = HEAD + "Parameters: {P: {Type: String}}\nResources:\n"
     for name in "ab":
         text = template + FUNCTION.replace("Fn", f"F{name}") % ("!Ref P", "lambda")
@@ -113,6 +116,7 @@ def test_references_in_a_circle_between_stacks(folder):
     ],
 )
 def test_a_wrong_environment_file_names_its_line(folder, text, message):
+    """A misspelt parameter is found too."""
     head = HEAD + "Parameters: {Capacities: {Type: Number}}\nResources:\n"
     folder.write("app.yaml", function("!Ref Capacities", head=head))
     folder.write("environments/prod.toml", text)
@@ -268,6 +272,7 @@ def places(value, way=()):
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 def test_any_value_anywhere_gives_a_budget_or_one_error(name, data):
+    """A value of another type at any place of a file gives no traceback."""
     document = copy.deepcopy(FILES[name])
     way = data.draw(st.sampled_from([way for way in places(document) if way]))
     parent = document
@@ -289,6 +294,7 @@ def test_any_value_anywhere_gives_a_budget_or_one_error(name, data):
 
 @given(st.text(alphabet="{}[]:-!&*<>|'\"\n\t ab1#%@`,", max_size=60))
 def test_any_text_is_yaml_or_one_error(text):
+    """Text that is no YAML is refused, and no other exception is raised."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "x.yaml"
         file.write_text(text)

@@ -92,6 +92,7 @@ def test_autoscaling_from_2_to_50(folder, ceilings):
     ],
 )
 def test_a_deployment_runs_old_and_new_tasks(folder, ceilings, tasks, service):
+    """Their number comes from the percentage, rounded down, or is twice the service's."""
     text = ecs(service=service).replace("DesiredCount: 2", f"DesiredCount: {tasks}")
     folder.write("app.yaml", stack(DATABASE, text))
     assert ceilings(folder.budget(services=("Web=1+0x1",))) == {"Web": 4}
@@ -120,6 +121,7 @@ def test_kept_connections_overlap_and_others_do_not(folder, ceilings):
 
 
 def test_sam_globals_and_a_parameter(folder, ceilings):
+    """SAM's Globals are expanded, and a parameter's line is named as the origin."""
     folder.write(
         "app.yaml",
         """
@@ -217,6 +219,7 @@ def test_a_proxy_that_may_take_everything_does_not_fit(folder):
 
 
 def test_nested_stacks_are_read_with_their_parameters(folder, ceilings):
+    """A nested template is part of its parent, and no stack of its own."""
     parent = stack(
         DATABASE,
         """
@@ -250,6 +253,7 @@ def test_an_unread_nested_stack_leaves_the_verdict_open(folder):
 
 
 def test_a_parameter_without_a_value_is_named_with_its_line(folder):
+    """The number stays unknown, and the reason names the parameter to give."""
     text = function(extra="ReservedConcurrentExecutions: !Ref Concurrency")
     parameters = "  Concurrency: {Type: Number}\n"
     file = folder.write("app.yaml", stack(DATABASE, text, parameters=parameters))
@@ -296,6 +300,7 @@ def test_a_condition_decides_which_resources_exist(folder, ceilings):
 
 
 def test_environments_and_outputs_of_other_stacks(folder, ceilings):
+    """An environment's file gives parameters, and `{database.Host}` leads to the database."""
     database = stack(DATABASE) + "\nOutputs:\n  Host: {Value: !GetAtt Db.Endpoint.Address}\n"
     folder.write("database.yaml", database)
     text = function(extra="ReservedConcurrentExecutions: !Ref Reserved", target="lambda")
@@ -360,6 +365,7 @@ def test_a_path_named_beside_an_environment_is_counted(folder, ceilings, named):
 
 
 def test_an_import_leads_to_another_stacks_export(folder):
+    """Fn::ImportValue finds the proxy that another template exports."""
     proxy = "  Proxy:\n    Type: AWS::RDS::DBProxy\n    Properties: {EngineFamily: POSTGRESQL}\n"
     exported = "Outputs:\n  P: {Value: !GetAtt Proxy.Endpoint, Export: {Name: shop-proxy}}\n"
     folder.write("database.yaml", stack(DATABASE, proxy) + "\n" + exported)
@@ -383,6 +389,7 @@ def test_a_worker_counts_a_connection_for_each_child(folder, ceilings):
 
 
 def test_an_unset_variable_keeps_the_lines_of_the_others(folder):
+    """With AWS::NoValue in a list, each number still names its own line."""
     environment = """- !If [Never, {Name: A, Value: b}, !Ref AWS::NoValue]
             - {Name: POOLKIT_TARGET, Value: web}
             - {Name: POOLKIT_ENVIRONMENT, Value: prod}
@@ -407,6 +414,7 @@ def test_a_workload_without_a_database_is_listed_and_not_counted(folder):
 
 
 def test_compute_of_other_kinds_is_listed(folder):
+    """An EC2 instance or a one-off task is listed, and --service counts it."""
     others = "  Box:\n    Type: AWS::EC2::Instance\n"
     others += "  Migrate:\n    Type: AWS::ECS::TaskDefinition\n"
     folder.write("app.yaml", stack(DATABASE, others))
@@ -447,6 +455,7 @@ def test_a_variable_under_an_open_condition_makes_the_pool_unknown(folder):
     ],
 )
 def test_command_lines_tell_the_processes(folder, command, processes):
+    """A well-known server's number is read from its command line, or left unknown."""
     folder.write("app.yaml", stack(DATABASE, ecs(command=command)))
     (service,) = folder.budget(services=("Web=5+10",)).services
     assert service.processes.value == processes

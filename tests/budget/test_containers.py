@@ -217,6 +217,7 @@ def test_a_kustomize_overlay_changes_the_numbers(folder, ceilings):
 
 
 def test_a_custom_resource_with_pods_is_unknown(folder):
+    """--service gives the number of its pods."""
     text = DEPLOYMENT.replace("kind: Deployment", "kind: Rollout")
     folder.write("web.yaml", text)
     assert folder.budget(max_connections=500).gaps[0].number == "instances"
@@ -241,6 +242,7 @@ def test_web_with_a_null_pool_is_refused(folder):
 
 
 def test_the_driver_changes_no_number(folder):
+    """A service holds the same number of connections with any driver."""
     folder.write("web.yaml", DEPLOYMENT)
     plain = folder.budget(max_connections=500).needed
     folder.write("web.yaml", DEPLOYMENT.replace("data: {", "data: {POOLKIT_DRIVER: psycopg, "))
@@ -276,6 +278,7 @@ def test_the_migration_is_not_counted_twice(folder, ceilings):
     ],
 )
 def test_a_database_url_shows_a_client(folder, value):
+    """The URL counts under any variable name."""
     service = "services:\n  web: {image: x, environment: {CONNECTION_STRING: '%s'}}\n"
     folder.write("compose.yaml", service % value)
     assert [gap.of for gap in folder.budget(max_connections=20).gaps] == ["web"] * 2
@@ -304,6 +307,7 @@ def base(folder):
 
 
 def test_a_service_that_extends_another_has_its_variables(folder, ceilings, base):
+    """It has those of the other service, with their lines, and its own over them."""
     folder.write(
         "compose.yaml",
         """
@@ -333,6 +337,7 @@ def test_a_service_that_extends_another_has_its_variables(folder, ceilings, base
     ],
 )
 def test_a_wrong_extends_is_named_with_its_line(folder, base, extends, message):
+    """The message has the file and the line."""
     folder.write("compose.yaml", f"services:\n  web: {{image: x, extends: {extends}}}\n")
     with pytest.raises(TemplateError, match=message) as raised:
         folder.budget("compose.yaml", max_connections=500)
@@ -354,6 +359,7 @@ def test_an_override_beside_the_main_file_is_laid_over_it(folder, ceilings):
 
 
 def test_a_part_of_another_files_service_is_unknown(folder):
+    """Which files `--file` lays over each other is unknown."""
     folder.write("compose.prod.yaml", "services:\n  web: {deploy: {replicas: 10}}\n")
     (gap, *_) = folder.budget(max_connections=500, services=()).gaps[::-1]
     assert "`docker compose config`" in gap.reason
@@ -372,6 +378,7 @@ def test_included_files_are_read_once(folder, ceilings):
 
 
 def test_anchors_are_followed(folder, ceilings):
+    """A merge key takes the values of the anchor."""
     folder.write(
         "compose.yaml",
         """

@@ -59,6 +59,7 @@ def test_a_class_gives_less_than_its_whole_memory(name, gib, nominal, planned):
 
 
 def test_memory_agrees_with_the_ec2_types_of_the_same_name():
+    """Every class of the table has the memory of its EC2 type."""
     file = Path(moto.__file__).parent / "ec2" / "resources" / "instance_types.json.gz"
     types = json.loads(gzip.decompress(file.read_bytes()))
     compared = 0
@@ -75,6 +76,7 @@ def test_memory_agrees_with_the_ec2_types_of_the_same_name():
 
 
 def test_an_acu_range_gives_what_aws_publishes():
+    """The published numbers, interpolated between them, and never more than 5,000."""
     published = {1: 189, 4: 823, 8: 1669, 16: 3360, 32: 5000, 256: 5000}
     assert {acu: serverless_connections(acu) for acu in published} == published
     assert 189 < serverless_connections(2) < 823
@@ -143,6 +145,7 @@ Resources:
 
 
 def test_every_reserve_of_a_parameter_group_counts(folder):
+    """superuser_reserved_connections, RDS's own, and reserved_connections; each is named."""
     set_there = 'reserved_connections: "50", superuser_reserved_connections: "10"'
     file = folder.write("db.yaml", INSTANCE % ("!Ref Group", set_there))
     budget = folder.budget()
@@ -196,6 +199,7 @@ def test_a_missing_parameter_group_makes_the_limit_unknown(folder, named):
     ],
 )
 def test_a_server_in_a_container(folder, command, available, reserve):
+    """The command line sets the limit and the reserves; PostgreSQL has defaults."""
     folder.write("compose.yaml", f"services:\n  db: {{image: postgres:17, command: '{command}'}}\n")
     budget = folder.budget()
     assert budget.available == available
@@ -212,6 +216,7 @@ def test_the_command_line_wins_over_a_configuration_file(folder):
 
 
 def test_an_instance_class_without_a_value_is_unknown(folder):
+    """A parameter without a value makes the limit unknown, and the verdict too."""
     text = CLUSTER % ("DBClusterParameterGroupName: default", "!Ref Size", "!Ref Size", 1)
     folder.write("db.yaml", text + "Parameters: {Size: {Type: String}}\n")
     budget = folder.budget()
@@ -223,6 +228,7 @@ def test_an_instance_class_without_a_value_is_unknown(folder):
     [("!Ref Kind", "parameter Kind has no value"), ("mysql", "engine mysql is not PostgreSQL")],
 )
 def test_another_or_unknown_engine_has_no_limit(folder, engine, reason):
+    """The formula and the reserves are PostgreSQL's."""
     database = f"{{Engine: {engine}, DBInstanceClass: db.m7g.large}}"
     folder.write(
         "db.yaml",
@@ -246,6 +252,7 @@ def test_the_server_itself_is_asked(folder, postgres):
 
 
 def test_an_unreachable_server_is_one_line(folder):
+    """The message does not contain the password."""
     folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
     # Port 1 is reserved (tcpmux), and no program listens there.
     answer = folder.run("compose.yaml", "--database-url", "postgresql://u:secret@127.0.0.1:1/d")

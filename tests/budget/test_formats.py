@@ -43,6 +43,7 @@ def test_the_exit_status_tells_the_verdict(shop):
 
 @pytest.mark.parametrize("columns", ["80", "100", "160"])
 def test_no_line_is_wider_than_the_terminal(shop, columns):
+    """Tables and sentences fold; brackets in names are no markup."""
     answer = shop.run("compose.yaml", columns=columns)
     assert max(map(len, answer.stdout.splitlines())) <= int(columns)
     assert ODD in answer.stdout
@@ -50,6 +51,7 @@ def test_no_line_is_wider_than_the_terminal(shop, columns):
 
 
 def test_every_number_names_its_line(shop):
+    """The terminal shows where each number comes from."""
     answer = shop.run(*KNOWN, columns="160")
     assert "processes 3: compose.yaml:5 (--workers)" in answer.stdout
     assert "pool 20+10: compose.yaml:6 (preset web in prod)" in answer.stdout
@@ -169,4 +171,5 @@ def test_a_run_is_compared_with_the_ceilings(shop):
 
 
 def test_a_folder_that_is_no_run_is_refused(shop):
+    """The message has what was expected."""
     refused(shop.run(*KNOWN, "--check-run", "."), "not a run of `poolkit compare`")

@@ -68,6 +68,7 @@ def test_no_input_stands_inside_a_script():
 
 
 def test_the_hook_names_an_existing_command():
+    """pre-commit runs `poolkit budget`, with its extra."""
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     program, command = hook["entry"].split()
     assert program == "poolkit"

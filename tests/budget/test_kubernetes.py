@@ -83,6 +83,7 @@ def test_a_sidecar_is_counted_and_an_init_container_is_listed(folder, ceilings):
     ("namespace", "most", "pods"), [("a", 2, 2), ("b", 2, 6), ("b", 20, 6), ("a", 20, 20)]
 )
 def test_an_autoscaler_scales_its_own_namespace(folder, ceilings, namespace, most, pods):
+    """It does not scale a Deployment of the same name in another namespace."""
     scaler = {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -114,6 +115,7 @@ def test_config_maps_of_one_name_are_told_apart_by_namespace(folder):
 
 
 def test_pods_of_custom_resources_are_found_anywhere(folder):
+    """The number of a queue's jobs (KEDA) and of a workflow's steps (Argo) is unknown."""
     spec = WEB["spec"]["template"]["spec"]
     scaled_job = {"jobTargetRef": {"template": {"spec": spec}}, "maxReplicaCount": 100}
     workflow = {"templates": [{"name": "step", "container": spec["containers"][0]}]}
@@ -212,6 +214,7 @@ def test_a_stateful_set_is_scaled_by_keda_too(folder, ceilings):
 
 
 def test_pods_on_every_node_are_unknown(folder):
+    """--service gives the number of a DaemonSet's pods."""
     write(folder, changed(kind="DaemonSet"))
     (gap,) = folder.budget(max_connections=400, services=("web=1+0",)).gaps
     assert gap.number == "instances"

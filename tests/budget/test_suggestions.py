@@ -83,6 +83,7 @@ def fits_as_far_as_known(budget):
 
 @given(budgets())
 def test_a_suggestion_that_is_followed_makes_it_fit(budget):
+    """One suggestion is enough for any budget."""
     for suggestion in suggestions(budget):
         after = applied(budget, suggestion)
         assert fits_as_far_as_known(after), suggestion
@@ -91,12 +92,14 @@ def test_a_suggestion_that_is_followed_makes_it_fit(budget):
 
 @given(budgets(may_be_unknown=True))
 def test_a_suggestion_with_unknowns_makes_it_fit_as_far_as_it_is_known(budget):
+    """Unknown numbers stay unknown; the known ones then fit."""
     for suggestion in suggestions(budget):
         assert fits_as_far_as_known(applied(budget, suggestion)), suggestion
 
 
 @given(budgets(), st.data())
 def test_a_suggested_change_is_the_largest_that_fits(budget, data):
+    """One more than a suggested number does not fit any more."""
     found = [each for each in suggestions(budget) if each.kind == "change"]
     alone = [each for each in found if each.changes[0].number != "clients"]
     for suggestion in alone:
@@ -120,6 +123,7 @@ def test_one_more_service_never_lowers_the_sum(budget, service):
 
 @given(budgets(may_be_unknown=True))
 def test_an_unknown_is_never_a_number(budget):
+    """A service with an unknown number has no ceiling, and the verdict is never "fits"."""
     for service in budget.services:
         numbers = [quantity.value for quantity in service.numbers.values()]
         if None in numbers:
@@ -178,6 +182,7 @@ def test_suggestions_by_hand():
 
 
 def test_overflow_is_reduced_before_the_pool():
+    """The pool's connections are reused, which makes them cheap."""
     (first, *_) = suggestions(deployment(instances=1, pool=(10, 40), room=64))
     # 2 x per process + 4 within 64.
     assert first.text == "web: a pool of at most 10+20 (now 10+40)"

@@ -304,6 +304,7 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def results_of_six(six: RunFolder) -> Results:
+    """The figures and findings of that run."""
     return with_findings(compute(six))
 
 

@@ -45,6 +45,7 @@ def test_a_target_takes_its_table_and_is_named_after_it():
     ],
 )
 def test_an_unknown_or_repeated_name_is_refused(texts, message):
+    """One line has what to write instead."""
     with pytest.raises(ConfigurationError, match=message):
         deployed_of(urls(*texts), TABLES)
 
@@ -74,6 +75,7 @@ def test_an_answer_that_would_spoil_every_request_is_refused(status, location, m
 
 
 def test_a_redirect_within_the_host_is_accepted():
+    """A redirect to the host's own login page, for instance, is an answer."""
     with serving(status=302, location="/login") as server:
         check(server.url)
 
@@ -92,12 +94,14 @@ def test_a_redirect_within_the_host_is_accepted():
     ],
 )
 def test_a_url_that_cannot_be_loaded_is_refused(url, message):
+    """The error is one line and names the option."""
     with pytest.raises(ConfigurationError, match=message) as caught:
         check(url)
     assert "\n" not in str(caught.value)
 
 
 def test_a_host_that_does_not_speak_http_is_refused():
+    """The port of a database, for instance, is no host to load."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
@@ -116,6 +120,7 @@ def test_a_host_that_does_not_speak_http_is_refused():
 
 @pytest.mark.process
 def test_a_certificate_is_verified(tmp_path, monkeypatch):
+    """A self-signed one is refused, unless the machine trusts it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate, key = self_signed(tmp_path)
     context.load_cert_chain(certificate, key)

@@ -46,6 +46,7 @@ def test_kept_connections_are_counted_against_execution_environments(of_six):
 
 
 def test_the_finding_of_a_pool_that_kept_its_connections_says_how_many_fit(of_six):
+    """It has the peak, the ceiling, and what the server has room for."""
     finding = of_six["web"]
     assert finding.startswith("Kept 9 connections of at most 30 and opened none after the warm-up.")
     assert finding.endswith(
@@ -64,6 +65,7 @@ def test_a_queue_at_the_pool_is_distinguished_from_a_slow_answer(findings, made_
 
 
 def test_failures_come_with_their_kinds(findings, made_up):
+    """The kinds stand in the order of their numbers, with their meaning."""
     target = made_up("lambda", errors={"429": 30, "unsent": 1})
     finding = findings({"lambda": target})["lambda"]
     kind = "30 x 429 (no execution environment was free)"
@@ -85,6 +87,7 @@ def test_the_cause_of_a_failure_of_a_deployed_target_is_not_guessed(made_up_run,
 
 
 def test_connections_left_open_are_always_reported(findings, made_up):
+    """They are reported beside several other reservations too."""
     target = made_up("lambda", left_over=1, errors={"503": 5}, cpu={"load": 1.0}, partial=True)
     finding = findings({"lambda": target})["lambda"]
     assert "1 connection was left open on the server" in finding
@@ -99,11 +102,13 @@ def test_a_saturated_generator_makes_latency_an_upper_bound(findings, made_up):
 
 
 def test_overflow_that_is_opened_repeatedly_is_named(findings, made_up):
+    """Connections beyond pool_size are closed at checkin."""
     finding = findings({"web": made_up("web", kept=25, per_request=0.2, ceiling=30)})["web"]
     assert "connections beyond pool_size 20 are closed after each use" in finding
 
 
 def test_a_ceiling_above_the_servers_limit_is_named(findings, made_up):
+    """The target fits today, but not once it uses its whole ceiling."""
     finding = findings(
         {"web": made_up("web", kept=3, ceiling=60)}, max_connections=50, usable_connections=47
     )["web"]
@@ -126,12 +131,14 @@ def test_with_an_unknown_reserve_the_finding_does_not_mention_room(findings, mad
 
 
 def test_connections_to_a_pooler_are_not_those_to_the_server(findings, made_up):
+    """Both numbers are in the finding."""
     finding = findings({"lambda_proxy": made_up("lambda_proxy", kept=5, pool_opened=400)})
     said = "Connected 400 times to the pooler for 400 requests; "
     assert f"{said}the pooler opened none to the server" in finding["lambda_proxy"]
 
 
 def test_different_facts_make_different_sentences(of_six):
+    """At least five of six targets have sentences of their own."""
     texts = (text for name, text in of_six.items() if name)
     shapes = {"".join(c for c in text if not c.isdigit()) for text in texts}
     assert len(shapes) >= 5
@@ -155,6 +162,7 @@ def test_a_doubtful_latency_is_not_ranked(findings, made_up):
 
 
 def test_one_target_has_no_headline(findings, made_up):
+    """A headline compares targets."""
     assert findings({"web": made_up("web", kept=2)})[""] == ""
 
 
@@ -167,6 +175,7 @@ def test_one_target_has_no_headline(findings, made_up):
     ],
 )
 def test_a_difference_within_the_noise_is_a_tie(a, b, tie):
+    """Overlapping intervals, or a difference under 10 %, make a tie."""
     assert is_tie(a[0], b[0], Interval(*a[1]), Interval(*b[1])) is tie
     assert is_tie(b[0], a[0], Interval(*b[1]), Interval(*a[1])) is tie
 

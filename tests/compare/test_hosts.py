@@ -152,6 +152,7 @@ def fleet(tmp_path):
 
 @pytest.mark.parametrize(("invokes", "warnings"), [(6, []), (12, [DROPPED])])
 def test_records_that_the_fleet_has_dropped_are_reported(fleet, tmp_path, invokes, warnings):
+    """The window has a warning, and the file still has the cold start."""
     for _ in range(invokes):
         fleet.invoke({})
     plan = make_plan([FUNCTION], Options())

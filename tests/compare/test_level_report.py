@@ -76,6 +76,7 @@ def test_the_page_has_a_part_for_loads_and_one_for_thresholds(by_load):
 
 
 def test_a_plain_run_has_neither_part(reported):
+    """No empty section, and no load in any text."""
     page = (reported.path / "report.html").read_text()
     assert not {"Thresholds", "Load by load", "Repeats"} & set(headings(page))
     output = printed(read_results(reported.path))
@@ -96,6 +97,8 @@ def test_repeats_of_one_load_are_shown_without_a_chart(by_load):
 
 
 def test_the_chart_describes_what_it_shows(by_load):
+    """The description has every load of every target that was measured."""
+
     def change(step, target):
         return None if step.target == "web" and step.level.users == 40 else target
 
@@ -211,6 +214,7 @@ def test_deployed_targets_are_named_with_their_host_alone(made_up_run, made_up):
 
 
 def test_two_runs_are_compared_at_the_loads_that_both_have(by_load):
+    """The others are named."""
     first = by_load("a", levels=USERS[:2])
     second = by_load("b", levels=USERS[1:])
     out = io.StringIO()
@@ -223,6 +227,7 @@ def test_two_runs_are_compared_at_the_loads_that_both_have(by_load):
 
 
 def test_two_runs_without_a_common_load_are_not_compared(by_load):
+    """The message has the loads of each run."""
     first = by_load("a", levels=USERS[:1])
     second = by_load("b", levels=USERS[1:])
     with pytest.raises(RunFolderError, match=r"a has 1 user, .*b has 10 users and 40 users"):

@@ -35,11 +35,13 @@ def sustained(results, name):
 
 
 def test_figures_have_the_names_of_the_thresholds_metrics(made_up_run):
+    """Every metric has its figure, and no figure has another name."""
     (web, *_) = compute(made_up_run()).targets
     assert set(web.figures) == set(METRICS)
 
 
 def test_a_plain_run_has_one_level_that_is_its_reference(made_up_run):
+    """Everything that reads levels can read it too."""
     found = compute(made_up_run())
     assert not found.has_levels
     assert found.reference.name == "20 users"
@@ -247,6 +249,7 @@ def test_the_knee_is_not_mentioned_if_a_level_that_ended_early_may_have_it(resul
 
 
 def test_a_bend_as_small_as_noise_is_no_knee(results, made_up):
+    """A last load with 5 % less power than the best one shows no knee."""
     levels = results({"web": made_up("web", capacity=85.0)}, levels=RATES).levels["web"]
 
     def last_with(power):
@@ -278,6 +281,7 @@ def test_a_load_that_was_never_measured_says_why(results, made_up):
 
 
 def test_a_target_that_was_stopped_before_its_first_load_is_absent(results, made_up):
+    """The others are reported."""
     found = results(
         {"web": made_up("web"), "worker": made_up("worker")},
         change=lambda step, target: None if step.target == "worker" else target,

@@ -23,12 +23,14 @@ def row(started, latency_ms):
 
 
 def test_there_are_no_figures_without_a_file(tmp_path):
+    """Before Locust has written a row, the figures are 0."""
     figures = LiveFigures(tmp_path / "requests.csv", ONE_USER)
     assert figures.update() == 0
     assert (figures.per_s, figures.p95_ms) == (0, 0)
 
 
 def test_rows_are_counted_as_they_arrive_and_half_a_row_waits(tmp_path):
+    """An incomplete line is read when its end is written."""
     file = tmp_path / "requests.csv"
     figures = LiveFigures(file, ONE_USER)
     first, second = row(NOW, 5), row(NOW + 0.1, 7)
@@ -41,6 +43,7 @@ def test_rows_are_counted_as_they_arrive_and_half_a_row_waits(tmp_path):
 
 
 def test_figures_look_back_a_few_seconds(tmp_path):
+    """Old rows count for the total only."""
     file = tmp_path / "requests.csv"
     old = "".join(row(NOW - 60 + i / 100, 1000) for i in range(50))
     new = "".join(row(NOW - 0.5, latency) for latency in range(1, 101))
@@ -114,6 +117,7 @@ def sample(moment, sessions=100, **states):
 
 
 def test_the_target_s_own_connections_count(figures):
+    """Those of other names are on the same server."""
     figures.take_sample(sample(BEGIN - 1, idle=40))
     figures.take_sample(sample(BEGIN, idle=4, idle_in_transaction=1))
     figures.take_sample(sample(BEGIN + 0.1, active=3))
@@ -145,6 +149,7 @@ def test_a_rate_is_not_known_at_once(figures):
 
 
 def test_every_metric_that_may_end_a_run_is_there(figures):
+    """The figures have the names that thresholds use."""
     figures.take_request(BEGIN, BEGIN, 1, "")
     figures.take_sample(sample(BEGIN))
     found = figures.so_far(BEGIN + 3, cold_starts=3)

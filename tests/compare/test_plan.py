@@ -39,6 +39,7 @@ def test_the_ceiling_is_the_number_of_pools_times_their_connections():
 
 
 def test_what_a_target_s_own_table_changes_is_in_the_plan():
+    """A pool made larger by a target's `env` has the larger ceiling."""
     wanted = target("web", env={"POOLKIT_POOL_SIZE": "7", "POOLKIT_MAX_OVERFLOW": "1"})
     assert ceiling_of(wanted) == (8, "1 process x 8")
     with pytest.raises(ConfigurationError, match=r"targets.web\] env: POOLKIT_POOL_SIZE must be"):
@@ -46,6 +47,7 @@ def test_what_a_target_s_own_table_changes_is_in_the_plan():
 
 
 def test_fit_leaves_the_reserve_free():
+    """`fit` uses the rest of max_connections, and at most one connection per user."""
     fit = target(name="lambda_warm", preset="lambda_warm", reserved_concurrency="fit")
     assert ceiling_of(fit, users=(30,), max_connections=30) == (24, "concurrency 24 x 1")
     assert ceiling_of(fit, users=(10,), max_connections=100) == (10, "concurrency 10 x 1")
@@ -85,6 +87,7 @@ def test_an_absent_target_that_was_named_is_an_error(without_pgbouncer):
 
 
 def test_an_unknown_environment_is_refused():
+    """The plan takes its numbers from a preset, which knows four environments."""
     with pytest.raises(ValueError, match="did you mean 'prod'"):
         make_plan([target()], Options(environment="production"))
 
@@ -106,6 +109,7 @@ def test_targets_alternate_at_each_level_in_each_round():
 
 
 def test_a_function_has_the_room_that_each_level_needs():
+    """A closed loop's users, or an open loop's ready users; the plan has the highest level's."""
     plan = make_plan([target()], Options(users=(5, 20)))
     assert [step.planned.instances_max for step in plan.steps()] == [5, 20]
     assert plan.record.targets[0].instances_max == 20
@@ -138,6 +142,7 @@ def test_the_limits_of_a_deployed_target_are_unknown(without_pgbouncer):
 
 
 def test_each_threshold_in_the_plan_holds_alone():
+    """A general threshold names the targets that a more exact one leaves to it."""
     table = {"thresholds": ["http.p95 < 200", "http.errors < 1%", "worker: db.opened < 9"]}
     found = thresholds_of(table, ["web: http.p95 < 0.1s"])
     plan = make_plan([target(), target("web")], Options(), thresholds=found)
@@ -184,6 +189,7 @@ def test_the_default_is_one_level_of_twenty_users():
 
 
 def test_levels_are_sorted_from_the_lowest():
+    """The order on the command line does not matter."""
     assert converted(USERS, "20,1, 5") == (1, 5, 20)
     rates = options(rates=converted(RATES, "200,50.5"), arrivals="poisson", quick=True).levels
     assert [level.name for level in rates] == ["50.5/s", "200/s"]
@@ -214,6 +220,7 @@ def test_the_ready_users_are_enough_for_tasks_of_a_quarter_of_a_second():
     ],
 )
 def test_a_wrong_value_is_refused_with_its_option(option, text):
+    """Click's own error names the option; the exit status is 2."""
     answer = CliRunner().invoke(main, ["compare", option, text], prog_name="poolkit")
     assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1)
     assert f"'{option}'" in answer.stderr
@@ -247,6 +254,7 @@ def test_an_error_about_a_target_has_no_password():
 
 
 def test_options_have_types_and_defaults():
+    """Lists are tuples, and an option that was not given has its default."""
     deployed = converted(DeployedTarget(), "web=http://x")
     given = {"targets": converted(Names(), "a, b"), "deployed": (deployed,), "thresholds": ("t",)}
     assert options(**given, junit=Path("x"), github=False) == Options(**given, junit=Path("x"))

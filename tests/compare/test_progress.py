@@ -33,6 +33,7 @@ def test_the_live_line_is_one_line_that_fits(width):
 
 
 def test_all_figures_fit_in_80_and_in_120_columns():
+    """The narrow form shortens the words, not the figures."""
     for width in (80, 120):
         (line,) = drawn(width)
         assert all(text in line for text in ("warming up", "412", "1045 ms", "120"))
@@ -40,11 +41,13 @@ def test_all_figures_fit_in_80_and_in_120_columns():
 
 
 def test_level_and_round_fit_in_80_columns():
+    """All figures fit beside them; the bar does not."""
     (line,) = drawn(80, "lambda_proxy, 200/s #3")
     assert all(text in line for text in ("lambda_proxy, 200/s #3 (10 of 12)", "412", "120 open"))
 
 
 def test_a_narrow_terminal_cuts_words_and_does_not_wrap():
+    """Even 40 columns have one line."""
     assert len(drawn(40)) == 1
 
 

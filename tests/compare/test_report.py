@@ -87,6 +87,7 @@ def test_the_page_fetches_nothing_and_runs_nothing(reported):
 
 
 def test_the_page_has_headings_and_descriptions_of_its_pictures(reported):
+    """The descriptions are for screen readers."""
     page = Page((reported.path / "report.html").read_text())
     assert [text for tag, text in page.headings if tag == "h2"] == [
         *("Findings", "Figures", "Charts", "How it was measured")
@@ -104,6 +105,7 @@ def test_pictures_are_as_wide_as_a_readme(reported):
 
 
 def test_text_from_a_run_folder_is_never_markup(made_up_run, made_up):
+    """Names, reasons, warnings and versions may come from anywhere."""
     target = made_up("web", kept=2, warnings=(EVIL,))
     run = made_up_run(targets={EVIL.replace("/", "|"): target}, command=EVIL, created=EVIL)
     run.write_machine(Machine(cpu=EVIL, versions={EVIL: EVIL}))
@@ -114,6 +116,7 @@ def test_text_from_a_run_folder_is_never_markup(made_up_run, made_up):
 
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_the_table_fits_the_terminal(reported, width):
+    """No line is longer, and every target's name is whole."""
     lines = lines_of(read_results(reported.path), width)
     assert max(len(line) for line in lines) <= width
     assert {line.split()[0] for line in lines[4:10]} == set(read_names(reported))
@@ -133,6 +136,7 @@ def test_a_report_has_the_charts_of_its_own_data_alone(made_up_run, made_up):
 
 
 def test_a_target_that_answered_nothing_still_has_its_rows(made_up_run, made_up):
+    """Everything failed: no latency, no crash."""
     target = made_up("lambda", errors={"503": 1000})
     run = made_up_run(targets={"lambda": target, "web": made_up("web", kept=2)})
     folder = run.target("lambda")
@@ -144,6 +148,7 @@ def test_a_target_that_answered_nothing_still_has_its_rows(made_up_run, made_up)
 
 
 def test_a_page_that_cannot_be_written_is_one_line(made_up_run, made_up):
+    """The command ends with status 2 and the reason."""
     run = made_up_run(targets={"web": made_up("web")})
     (run.path / "report.html").mkdir()
     result = CliRunner().invoke(main, ["report", str(run.path)])
@@ -153,6 +158,7 @@ def test_a_page_that_cannot_be_written_is_one_line(made_up_run, made_up):
 
 
 def test_a_wrong_folder_is_one_line_and_status_2(tmp_path):
+    """There is no traceback."""
     result = CliRunner().invoke(main, ["report", str(tmp_path / "nothing")])
     assert result.exit_code == 2
     assert result.output.startswith("poolkit: ")
@@ -179,6 +185,7 @@ def test_two_runs_side_by_side_have_cautions_for_every_difference(made_up_run, m
 
 
 def test_a_run_against_itself_is_a_tie_throughout(reported, tmp_path):
+    """Noise is no difference."""
     out = io.StringIO()
     page = tmp_path / "page.html"
     report_two(reported.path, reported.path, Console(file=out, width=100), page)
@@ -205,6 +212,7 @@ def test_the_page_says_what_was_not_measured_and_why(reported):
 
 
 def test_runs_without_a_common_target_are_not_compared(made_up_run, made_up):
+    """The message names the targets of each run."""
     first = made_up_run("a", {"web": made_up("web", kept=5)})
     second = made_up_run("b", {"worker": made_up("worker", kept=4)})
     with pytest.raises(RunFolderError, match=r"no target in common: .*a has web, .*b has worker"):
@@ -220,6 +228,7 @@ def test_a_run_of_another_schema_is_not_compared(made_up_run, made_up):
 
 
 def test_labels_that_would_touch_are_moved_apart_in_their_order():
+    """Labels move as little as needed, and never outside the chart."""
     assert apart([10, 50, 90], gap=17, low=0, high=100) == [10, 50, 90]
     moved = apart([50, 51, 49], gap=10, low=0, high=100)
     assert moved == [50, 60, 40]

@@ -31,6 +31,7 @@ def target_of(run, name):
 
 
 def named(results, name):
+    """Return the same variables as a list in YAML, whose items have these two keys."""
     return next(target for target in results.targets if target.name == name)
 
 
@@ -71,6 +72,7 @@ def test_a_percentile_is_the_nearest_rank(p, value):
 
 
 def test_a_percentile_is_always_a_value_that_occurred():
+    """Nothing is interpolated."""
     values = sorted(random.Random(7).expovariate(1) for _ in range(137))
     assert all(percentile(values, p) in values for p in range(101))
 
@@ -95,6 +97,7 @@ def test_the_interval_holds_the_true_percentile_about_95_times_in_100():
 
 
 def test_only_requests_scheduled_in_the_measured_time_count(web_of):
+    """Requests of the warm-up and of the time after are in no figure."""
     inside = [request(FROM, 10), request(FROM + 5, 20), request(TO - 0.001, 30)]
     web = web_of(request(FROM - 0.001, 9000), *inside, request(TO, 9000))
     assert web.requests == 3
@@ -103,6 +106,7 @@ def test_only_requests_scheduled_in_the_measured_time_count(web_of):
 
 
 def test_a_latency_that_is_not_known_says_why(web_run):
+    """Every request failed: the threshold does not pass, and its line has the reason."""
     run = web_run(thresholds=("http.p95 < 200",))
     write_requests(run.target("web"), [request(FROM, 10, error="404")])
     (verdict,) = compute(run).verdicts
@@ -144,6 +148,7 @@ def test_a_request_that_the_end_cut_off_at_once_lowers_no_latency(web_of):
 
 
 def test_without_any_request_there_is_no_latency(web_run):
+    """A target that got no load is reported, not divided by zero."""
     run = web_run()
     write_requests(run.target("web"), [])
     (web,) = with_findings(compute(run)).targets
@@ -214,6 +219,7 @@ def test_a_limit_on_connections_needs_the_samples(made_up_run, made_up):
 
 
 def test_cpu_is_cores_used_inside_the_window(results_of_six):
+    """The figures come from the cumulative times of each role's processes."""
     web = named(results_of_six, "web")
     assert web.cpu_share == pytest.approx({"load": 0.2, "target": 0.4, "database": 0.2})
     assert web.rss_mb == 214
@@ -244,6 +250,7 @@ def test_cold_starts_are_counted_apart_and_found_in_the_tail(results_of_six):
 
 
 def test_results_are_plain_json_of_the_documented_shape(results_of_six):
+    """They have the keys that docs/results.md promises."""
     found = json.loads(json.dumps(results_json(results_of_six)))
     assert found["schema"] == 1
     assert list(found["targets"]) == [
@@ -259,6 +266,7 @@ def test_results_are_plain_json_of_the_documented_shape(results_of_six):
 
 
 def test_every_key_of_the_results_is_documented(results_of_six):
+    """docs/results.md names each figure."""
     document = (ROOT / "docs/results.md").read_text()
     named = set(re.findall(r"[a-z_0-9]+", document))
     found = results_json(results_of_six)

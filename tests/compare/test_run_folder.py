@@ -11,6 +11,7 @@ from poolkit.errors import RunFolderError
 
 
 def test_a_run_folder_is_read_as_it_was_written(made_up_run):
+    """Plan, machine, window and rows are read as they were written."""
     run = made_up_run()
     again = RunFolder.open(run.path)
     assert again.plan() == run.plan()
@@ -32,12 +33,14 @@ def test_a_row_survives_commas_quotes_and_line_breaks(made_up_run, tmp_path):
 
 @pytest.mark.parametrize("name", ["nothing", "a_file"])
 def test_a_path_that_is_no_folder_is_named(tmp_path, name):
+    """The message has the path."""
     (tmp_path / "a_file").touch()
     with pytest.raises(RunFolderError, match=f"{name} is not a folder"):
         RunFolder.open(tmp_path / name)
 
 
 def test_a_folder_without_a_plan_is_no_run(tmp_path):
+    """Another kind of folder is refused before anything is read."""
     with pytest.raises(RunFolderError, match=r"not a run of .*no plan\.json"):
         RunFolder.open(tmp_path)
 
@@ -54,6 +57,7 @@ def test_a_folder_without_a_plan_is_no_run(tmp_path):
     ],
 )
 def test_a_wrong_plan_is_named_by_its_key(made_up_run, change, message):
+    """One line names what is wrong, and where."""
     run = made_up_run()
     file = run.path / "plan.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -75,6 +79,7 @@ def test_a_target_cannot_name_a_path(made_up_run, name):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": NaN}', "\ud800", "[" * 100_000])
 def test_a_broken_json_file_is_named(made_up_run, text):
+    """The message is one line with the file's name."""
     run = made_up_run()
     (run.path / "plan.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(RunFolderError, match=r"plan\.json is broken") as caught:
@@ -102,6 +107,7 @@ def test_a_last_line_cut_short_is_left_out_with_a_warning(made_up_run):
     ],
 )
 def test_a_broken_row_is_named_by_its_line(made_up_run, line, message):
+    """A row in the middle is not left out in silence."""
     folder = made_up_run().target("web")
     file = folder.path / "samples.csv"
     lines = file.read_text().splitlines(keepends=True)
@@ -141,6 +147,7 @@ def test_missing_raw_files_leave_gaps_and_warnings(made_up_run):
 
 
 def test_a_run_without_any_measured_target_is_refused(made_up_run):
+    """The message is that there is nothing to report."""
     run = made_up_run()
     for target in run.plan().targets:
         (run.target(target.name).path / "window.json").unlink()

@@ -26,6 +26,7 @@ def test_the_kit_s_own_targets_are_read_in_order():
 
 
 def test_the_preset_is_by_default_the_target_s_name(project):
+    """A table without `preset` means the preset of the target's name."""
     table = {key: value for key, value in WEB.items() if key != "preset"}
     assert targets_of(project(web=table))["web"].preset == "web"
 
@@ -62,6 +63,7 @@ def test_the_preset_is_by_default_the_target_s_name(project):
     ],
 )
 def test_a_wrong_table_is_refused_by_key(project, change, message):
+    """The message names the file, the table and the key, and what is allowed."""
     with pytest.raises(ConfigurationError, match=message) as caught:
         targets_of(project(web={**WEB, **change}))
     assert "pyproject.toml: [tool.poolkit.targets.web]" in str(caught.value)
@@ -69,6 +71,7 @@ def test_a_wrong_table_is_refused_by_key(project, change, message):
 
 @pytest.mark.parametrize("table", [{}, {"targets": {}}, {"targets": "web"}])
 def test_a_project_without_targets_is_refused(tmp_path, table):
+    """There is nothing to compare, and the message names the table to write."""
     (tmp_path / "pyproject.toml").touch()
     with pytest.raises(ConfigurationError, match=r"no \[tool.poolkit.targets.NAME\] table"):
         targets_of(Project(root=tmp_path, table=table))
@@ -81,11 +84,13 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path):
 
 
 def test_a_target_that_is_not_a_table_is_refused(project):
+    """The message quotes the wrong value."""
     with pytest.raises(ConfigurationError, match="must be a table, not 1"):
         targets_of(project(web=1))
 
 
 def test_an_unknown_name_gets_the_nearest(project):
+    """`--targets wbe` gets the nearest name and the list of all."""
     targets = targets_of(project(web=WEB, web2=WEB))
     with pytest.raises(ConfigurationError, match=r"did you mean web.*there are: web, web2"):
         choose(targets, ["wbe"])

@@ -37,6 +37,7 @@ def _statements(database, like):
 
 
 def test_a_busy_pool_is_not_pinged(database, make_client):
+    """Connections used a moment ago are checked without a round trip."""
     client = make_client(database.url(), ping_after_idle=60)
     for _ in range(50):
         client.scalar("SELECT 1")
@@ -44,6 +45,7 @@ def test_a_busy_pool_is_not_pinged(database, make_client):
 
 
 def test_the_server_sees_no_ping_on_a_busy_pool(postgres, database):
+    """The server's own count of statements has the work and nothing else."""
     if not database.execute("SELECT 1 AS n FROM pg_extension WHERE extname = 'pg_stat_statements'"):
         database.execute("CREATE EXTENSION pg_stat_statements")
     from driving import Client
@@ -62,6 +64,7 @@ def test_the_server_sees_no_ping_on_a_busy_pool(postgres, database):
 
 
 def test_an_idle_connection_is_pinged(database, make_client):
+    """After `ping_after_idle` seconds the next checkout sends one ping."""
     client = make_client(database.url(), ping_after_idle=60)
     backend = client.backend()
     with _later(61):
@@ -81,6 +84,7 @@ def test_a_clock_that_was_set_back_means_a_ping(database, make_client):
 
 
 def test_a_terminated_backend_costs_no_request(database, make_client):
+    """A backend killed between two checkouts is replaced before the statement runs."""
     client = make_client(database.url(), ping_after_idle=60)
     first = client.backend()
     _terminate(database, first)
@@ -92,6 +96,7 @@ def test_a_terminated_backend_costs_no_request(database, make_client):
 
 
 def test_all_backends_terminated_at_once(database, make_client):
+    """Each connection of the pool is found dead in turn; none reaches the caller."""
     client = make_client(database.url(), ping_after_idle=60, pool_size=3, prewarm=3)
     assert client.start() == 3
     for row in database.wait_for_backends(3, "web"):
@@ -101,6 +106,7 @@ def test_all_backends_terminated_at_once(database, make_client):
 
 
 def test_an_idle_session_timeout_costs_no_request(database, make_client):
+    """A session that the server ended for idleness is replaced."""
     client = make_client(database.url(), ping_after_idle=60)
     first = client.run(_with_little_patience)
     database.wait_for_backends(0, "web")
@@ -115,6 +121,7 @@ def _with_little_patience(connection):
 
 @PRESETS_DRIVERS
 def test_a_restarted_server_costs_no_request(new_postgres, make_client):
+    """A server that was restarted between two checkouts fails no statement."""
     with new_postgres() as server:
         client = make_client(server.url(), ping_after_idle=60, prewarm=2)
         client.start()
@@ -150,6 +157,7 @@ def test_a_silent_peer_is_given_up_in_bounded_time(
 
 
 def test_old_connections_are_replaced_at_checkout(database, make_client):
+    """A connection past its time is closed and replaced, without an error for the caller."""
     client = make_client(database.url(), pool_recycle=3_000, ping_after_idle=3_600)
     first = client.backend()
     with _later(2_700):  # the jitter takes 150 s at most
@@ -162,6 +170,7 @@ def test_old_connections_are_replaced_at_checkout(database, make_client):
 
 
 def test_recycling_is_spread(database):
+    """Expiry times lie within the jitter's share and differ between connections."""
     jittered = preset("web", "prod").replace(
         pool_size=20, pool_recycle=1_000, prewarm=20, connect_timeout=60
     )
@@ -181,6 +190,7 @@ def test_recycling_is_spread(database):
 
 
 def test_without_recycling_nothing_expires(database, make_client):
+    """`pool_recycle=-1` keeps a connection for good."""
     client = make_client(database.url(), pool_recycle=-1, ping_after_idle=3_600)
     first = client.backend()
     with _later(10**7):
@@ -189,6 +199,7 @@ def test_without_recycling_nothing_expires(database, make_client):
 
 
 def test_the_check_can_be_switched_off(database, make_client):
+    """`pool_pre_ping=False` checks nothing, not even after a long time."""
     client = make_client(database.url(), pool_pre_ping=False, ping_after_idle=60)
     client.scalar("SELECT 1")
     with _later(61):
@@ -207,6 +218,7 @@ def test_zero_pings_at_every_checkout(database, make_client):
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
 def test_a_cancelled_task_gives_its_connection_back(database, make_client):
+    """Cancelling a task in the middle of a statement leaves no connection checked out."""
     client = make_client(database.url(), pool_size=1)
 
     def is_asleep():

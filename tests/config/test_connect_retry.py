@@ -74,6 +74,7 @@ def when_refused(monkeypatch):
 
 @PRESETS_DRIVERS
 def test_a_slot_that_becomes_free_in_time_is_taken(full_server, make_client, when_refused):
+    """A connect to a full server is tried again until connect_timeout; the caller sees no error."""
     server, connections = full_server
     client = make_client(server.url())
     pauses = when_refused(connections[0].close)
@@ -83,6 +84,7 @@ def test_a_slot_that_becomes_free_in_time_is_taken(full_server, make_client, whe
 
 @pytest.fixture
 def clock(monkeypatch):
+    """Have pauses end at once, and remember them."""
     clock = Clock()
     monkeypatch.setattr(presets, "time", clock)
     monkeypatch.setattr(presets, "_sleep", clock.sleep)
@@ -146,6 +148,7 @@ def test_a_limit_of_the_callers_own_is_the_budget(full_server, make_client, cloc
 
 
 def test_without_retry_a_full_server_is_an_error_at_once(full_server, make_client, when_refused):
+    """`retry_connect=False` leaves the decision to the caller."""
     server, _ = full_server
     client = make_client(server.url(), retry_connect=False)
     pauses = when_refused()

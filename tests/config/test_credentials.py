@@ -130,6 +130,7 @@ def _fetches(source, event="before-call"):
 
 
 def test_the_secret_opens_the_connection(role):
+    """User and password come from the secret; the engine's URL has neither."""
     engine = make_engine(role.settings(POOLKIT_TARGET="lambda"))
     assert engine.url.password is None
     with unit_of_work(engine) as connection:
@@ -138,6 +139,7 @@ def test_the_secret_opens_the_connection(role):
 
 
 def test_many_threads_fetch_once(role, monkeypatch):
+    """Threads that all need the secret make one call; it is kept for its time, no longer."""
     source = SecretsManagerCredentials(role.arn, ttl=3_600)
     calls = _fetches(source)
     with ThreadPoolExecutor(8) as threads:
@@ -152,6 +154,7 @@ def test_many_threads_fetch_once(role, monkeypatch):
 
 
 def test_the_password_is_not_shown():
+    """Credentials can be logged by accident without harm."""
     assert "hunter2" not in repr(Credentials("me", "hunter2"))
 
 
@@ -213,6 +216,7 @@ def _rotate(role, traffic):
 
 
 def test_rotation_under_traffic_fails_no_request_in_threads(role):
+    """Four threads connect anew for each request while the password is rotated twice."""
     engine = make_engine(role.settings(POOLKIT_TARGET="lambda"))
     over, traffic = threading.Event(), Traffic()
 
@@ -272,6 +276,7 @@ def test_rotation_under_traffic_fails_no_request_on_the_loop(role):
 
 
 def test_a_wrong_password_stays_an_error(role):
+    """If Secrets Manager has no other password, the server's refusal is raised."""
     engine = make_engine(role.settings(POOLKIT_TARGET="lambda"))
     role.set_password()
     with (
@@ -319,6 +324,7 @@ def test_a_broken_secret_is_named_and_not_shown(aws, secret):
 
 
 def test_a_missing_secret_is_named(aws):
+    """The message has the ARN and AWS's own words."""
     arn = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:missing-AbCdEf"
     with pytest.raises(CredentialsError, match=r"secret:missing-AbCdEf could not be read: .*find"):
         SecretsManagerCredentials(arn).fetch()
@@ -425,6 +431,7 @@ def test_boto3_is_imported_only_where_it_is_needed(role):
     "source", [SecretsManagerCredentials("x"), IamTokenCredentials("h", 5432, "me")]
 )
 def test_without_boto3_the_message_says_what_to_install(source, monkeypatch):
+    """The extra is named, not a missing module."""
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(CredentialsError, match=r"need boto3.*pip install .*\[aws\]"):
         source.fetch()
@@ -531,6 +538,7 @@ def test_a_token_is_refused_without_tls(tls_server, database):
 
 
 def test_a_refused_token_is_signed_anew(aws):
+    """An expired token is replaced once by one with a later signature."""
     source = IamTokenCredentials("127.0.0.1", 5432, "me")
     first = source.fetch()
     assert source.fetch() == first

@@ -21,6 +21,7 @@ EACH_POOL = pytest.mark.parametrize(
 
 @EACH_POOL
 def test_the_servers_timeouts_are_in_force(database, make_client, pool):
+    """The server reports the preset's limits for the connection."""
     limits = {"statement_timeout": 4_321, "idle_in_transaction_session_timeout": 5_432}
     limits["idle_session_timeout"] = 65_432
     client = make_client(database.url(), pool=pool, **limits)
@@ -71,6 +72,7 @@ def _if_in_time(client, statement):
 
 
 def test_the_server_shows_who_is_connected(database, make_client):
+    """pg_stat_activity has the application's name."""
     client = make_client(database.url(), options={"application_name": "web:here"})
     client.scalar("SELECT 1")
     assert [row["application_name"] for row in database.backends("web:")] == ["web:here"]
@@ -78,6 +80,7 @@ def test_the_server_shows_who_is_connected(database, make_client):
 
 @EACH_POOL
 def test_the_socket_has_keepalives_and_a_user_timeout(database, make_client, pool):
+    """The kernel reports the preset's TCP limits for the connection's socket."""
     limits = {"keepalives_idle": 31, "keepalives_interval": 11, "keepalives_count": 4}
     client = make_client(database.url(), pool=pool, tcp_user_timeout=32_000, **limits)
 
@@ -114,6 +117,7 @@ def test_a_start_without_a_database_is_an_error_if_it_must_not_fail_later(make_c
 
 
 def test_the_options_are_plain_sqlalchemy(database):
+    """`engine_options` is enough for SQLAlchemy's own create_engine."""
     from sqlalchemy import create_engine
 
     p = preset("web", "prod")
@@ -125,6 +129,7 @@ def test_the_options_are_plain_sqlalchemy(database):
 
 
 def test_further_options_win(database):
+    """What the caller passes to `create_engine` overrules the preset, argument by argument."""
     engine = preset("web").create_engine(
         database.url(), echo=False, pool_size=3, connect_args={"connect_timeout": 9}
     )
@@ -155,6 +160,7 @@ def test_sqlite_in_memory_is_one_database_for_all_threads(url):
 
 
 def test_a_sqlite_file_has_a_connection_for_each_checkout(tmp_path):
+    """Two checkouts of a file are two connections, and another thread may use either."""
     engine = preset("web", "prod").create_engine(f"sqlite:///{tmp_path}/file.db")
     with engine.connect() as one, engine.connect() as two:
         assert one.connection.dbapi_connection is not two.connection.dbapi_connection
@@ -173,6 +179,7 @@ def _in_another_thread(engine, statement):
 
 @pytest.mark.parametrize("name", ["", "/file.db"])
 def test_aiosqlite_in_memory_and_in_a_file(tmp_path, name):
+    """The asynchronous driver takes the same arguments."""
     url = f"sqlite:///{tmp_path}{name}" if name else "sqlite://"
     client = Client(preset("web_async", "prod"), url)
     client.run(lambda connection: connection.execute(text("CREATE TABLE t AS SELECT 42 AS n")))

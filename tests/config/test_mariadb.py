@@ -65,6 +65,7 @@ def test_a_busy_connection_is_not_pinged(client):
 
 
 def test_a_killed_connection_is_replaced(client):
+    """A connection ended by the server costs no failed statement."""
     first = client.scalar("SELECT connection_id()")
     other = Client(client.preset, client.engine.url.render_as_string(hide_password=False))
     other.run(lambda connection: connection.execute(text(f"KILL {first}")))

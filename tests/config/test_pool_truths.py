@@ -19,6 +19,7 @@ from poolkit.errors import DatabaseUnavailable
 
 @pytest.mark.parametrize("target", ["web", "worker", "lambda", "lambda_warm", "lambda_proxy"])
 def test_an_engine_opens_no_connection_when_it_is_made(database, target):
+    """The first checkout opens the first connection; `create_engine` opens none."""
     engine = preset(target, "prod").create_engine(database.url())
     assert database.backends(target) == []
     engine.dispose()
@@ -111,6 +112,7 @@ def kit(database):
 
 
 def test_connections_are_counted_as_the_server_sees_them(kit, database):
+    """Opened less closed is the number of backends, overflow and dispose included."""
     engine, metrics, _ = kit
     held = [engine.connect() for _ in range(3)]
     snapshot = metrics.snapshot(engine.pool)
@@ -141,6 +143,7 @@ def test_checkouts_and_their_waiting_are_counted(kit):
 
 
 def test_a_caller_that_waits_is_seen(database):
+    """`waiting` has the callers without a connection, while they wait."""
     environ = {"DATABASE_URL": database.url(), "POOLKIT_POOL_SIZE": "1", "POOLKIT_ECHO": "off"}
     patient = {"POOLKIT_POOL_TIMEOUT": "100", "POOLKIT_CONNECT_TIMEOUT": "60"}
     settings = Settings.from_environ(environ | patient | {"POOLKIT_MAX_OVERFLOW": "0"})
@@ -158,6 +161,7 @@ def test_a_caller_that_waits_is_seen(database):
 
 
 def test_many_threads_lose_no_count(kit):
+    """Counters are exact under concurrency."""
     engine, metrics, _ = kit
 
     def work():
@@ -173,6 +177,7 @@ def test_many_threads_lose_no_count(kit):
 
 
 def test_a_failed_connect_is_counted(kit, database):
+    """An attempt that failed is a connect failure, and no connect time."""
     environ = {"DATABASE_URL": database.url().replace(f":{database.server.port}/", ":1/")}
     settings = Settings.from_environ(environ | {"POOLKIT_FAIL_FAST": "1"})
     metrics = PoolMetrics()
@@ -184,6 +189,7 @@ def test_a_failed_connect_is_counted(kit, database):
 
 
 def test_the_asynchronous_engine_is_counted_too(database):
+    """The same counters under asyncio."""
     environ = {"DATABASE_URL": database.url(""), "POOLKIT_TARGET": "web_async"}
     settings = Settings.from_environ(environ | {"POOLKIT_PREWARM": "2", "POOLKIT_ECHO": "off"})
     metrics = PoolMetrics()
@@ -201,6 +207,7 @@ def test_the_asynchronous_engine_is_counted_too(database):
 
 
 def test_durations_fall_into_their_buckets():
+    """A bucket takes what is at most its bound; the last one takes the rest."""
     histogram = Histogram()
     for seconds in (0.0, BUCKETS[0], BUCKETS[0] * 1.01, 99.0):
         histogram.observe(seconds)

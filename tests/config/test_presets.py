@@ -35,6 +35,7 @@ ALL = [(target, environment) for target in TARGETS for environment in ENVIRONMEN
 
 @pytest.mark.parametrize(("target", "environment"), ALL)
 def test_the_table_is_the_design(target, environment):
+    """Each target in each environment has the pool that the design gives it."""
     p = preset(target, environment)
     found = (p.pool, p.pool_size, p.max_overflow, p.pool_timeout, p.pool_recycle, p.echo)
     assert found == TABLE.get((target, environment), EVERYWHERE.get(target))
@@ -42,6 +43,7 @@ def test_the_table_is_the_design(target, environment):
 
 @pytest.mark.parametrize(("target", "environment"), ALL)
 def test_every_preset_has_limits_and_a_reason(target, environment):
+    """No preset leaves a connection attempt, a statement or an idle transaction unlimited."""
     p = preset(target, environment)
     limits = (p.connect_timeout, p.statement_timeout, p.idle_in_transaction_session_timeout)
     assert all(limits)
@@ -52,6 +54,7 @@ def test_every_preset_has_limits_and_a_reason(target, environment):
 
 
 def test_a_preset_is_frozen():
+    """A preset cannot be changed in place, so that an engine's settings stay known."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         preset("web").pool_size = 7
 
@@ -63,6 +66,7 @@ def test_a_preset_takes_keywords_only():
 
 
 def test_presets_are_values():
+    """Two presets with the same settings are equal, and can be keys."""
     assert preset("web", "prod") == preset("web", "prod")
     assert len({preset("web"), preset("web"), preset("worker")}) == 2
 
@@ -93,11 +97,13 @@ def test_presets_are_values():
     ],
 )
 def test_replace_refuses_what_no_engine_should_have(changes, message):
+    """A value out of range names its field, what was found and what is allowed."""
     with pytest.raises(ValueError, match=message):
         preset("web", "prod").replace(**changes)
 
 
 def test_replace_leaves_the_original_alone():
+    """`replace` returns a changed copy."""
     original = preset("web", "prod")
     assert original.replace(pool_size=7, pool_recycle=-1).pool_size == 7
     assert original.pool_size == 20
@@ -113,6 +119,7 @@ def test_replace_leaves_the_original_alone():
     ],
 )
 def test_an_unknown_name_gets_a_suggestion(arguments, message):
+    """The error for a wrong target or environment has the nearest one or the whole list."""
     with pytest.raises(ValueError, match=message):
         preset(*arguments)
 
@@ -143,6 +150,7 @@ def test_per_task_is_a_pool_of_one():
     ],
 )
 def test_a_bare_url_gets_the_targets_driver(target, given, driver):
+    """A URL, as text or parsed, that names no driver gets the preset's own; another keeps it."""
     assert preset(target).url(given).drivername == driver
     parsed = make_url(given.replace("postgres:", "postgresql:"))
     assert preset(target).url(parsed) == preset(target).url(given)
@@ -159,11 +167,13 @@ def test_a_bare_url_gets_the_targets_driver(target, given, driver):
     ],
 )
 def test_a_url_that_does_not_fit_is_refused(target, url, message):
+    """A driver of the wrong kind, or an unknown one, is named with those that would do."""
     with pytest.raises(ValueError, match=message):
         preset(target).url(url)
 
 
 def test_a_driver_that_was_chosen_is_not_replaced_by_another():
+    """Only the target's own driver gives way to one of the URL's database."""
     assert (
         preset("web").replace(driver="psycopg").url("postgresql://h/d").drivername
         == "postgresql+psycopg"
@@ -173,11 +183,13 @@ def test_a_driver_that_was_chosen_is_not_replaced_by_another():
 
 
 def test_a_preset_of_ones_own_has_its_targets_driver():
+    """Without a driver named it is the target's, for a preset made by hand too."""
     assert EnginePreset(target="web", environment="dev").driver == "psycopg2"
     assert EnginePreset(target="web_async", environment="dev").driver == "asyncpg"
 
 
 def test_a_broken_url_does_not_reveal_its_password():
+    """The message and its cause are free of the URL's text."""
     with pytest.raises(ValueError) as caught:
         preset("web").url("postgresql//me:hunter2@h/d")
     assert "hunter2" not in str(caught.value)
@@ -277,11 +289,13 @@ MYSQLCLIENT = {
 
 
 def test_mysqlclient_gets_arguments_it_documents():
+    """Every argument for mysqlclient is one of its own."""
     options = preset("web", "prod").engine_options("mysql+mysqldb://h/d")
     assert set(options["connect_args"]) <= MYSQLCLIENT
 
 
 def test_the_wrong_kind_of_engine_is_refused():
+    """A synchronous target makes no asynchronous engine, and the other way round."""
     with pytest.raises(ValueError, match="use create_async_engine"):
         preset("web_async").create_engine("postgresql://h/d")
     with pytest.raises(ValueError, match="use create_engine"):

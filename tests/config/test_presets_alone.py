@@ -87,6 +87,7 @@ def test_the_copy_gives_the_same_engines(copy, database):
 
 @pytest.mark.parametrize("version", OTHERS)
 def test_the_file_compiles_under_other_pythons(copy, version):
+    """Nothing in it is too old or too new for the Pythons that the project supports."""
     python = _of_pyenv(version) or shutil.which(f"python{version}")
     if python is None:
         pytest.skip(f"no Python {version} on this machine")

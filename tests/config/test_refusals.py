@@ -62,6 +62,7 @@ class Kit:
 
 
 def test_a_closed_database_is_unavailable(driver, closed_url):
+    """For each driver and reason a unit of work and a bare checkout raise DatabaseUnavailable."""
     kit = Kit(driver, closed_url)
     for attempt in (kit.work, kit.connect):
         with pytest.raises(DatabaseUnavailable, match="the database "):
@@ -69,12 +70,14 @@ def test_a_closed_database_is_unavailable(driver, closed_url):
 
 
 def test_a_closed_database_ends_a_start_that_asks_for_one(driver, closed_url):
+    """With `fail_fast` one error ends the start; its cause is the driver's own error."""
     with pytest.raises(DatabaseUnavailable) as caught:
         Kit(driver, closed_url, POOLKIT_FAIL_FAST="true").start()
     assert caught.value.__cause__ is not None
 
 
 def test_prewarming_alone_starts_without_a_database(driver, closed_url, caplog):
+    """Without `fail_fast` the start goes on, and reports what it could not open."""
     assert Kit(driver, closed_url, POOLKIT_PREWARM="2").start() == 0
     assert "opened 0 of 2 connections at start" in caplog.text
 

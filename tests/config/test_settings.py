@@ -36,17 +36,20 @@ def test_the_url_alone_is_enough():
 
 
 def test_target_environment_and_instance_are_read():
+    """The three variables that choose the preset and the name."""
     settings = read(POOLKIT_TARGET="worker", POOLKIT_ENVIRONMENT="prod", POOLKIT_INSTANCE="queue-7")
     assert settings.preset == preset("worker", "prod")
     assert settings.application_name() == "worker:queue-7"
 
 
 def test_the_default_target_is_the_deployables():
+    """A deployable has its own target where the environment names none."""
     environ = {"DATABASE_URL": URL}
     assert Settings.from_environ(environ, default_target="lambda").target == "lambda"
 
 
 def test_a_target_that_does_not_run_here_is_refused():
+    """A web service cannot run as a worker."""
     with pytest.raises(ConfigurationError, match="POOLKIT_TARGET=worker does not run here; allow"):
         Settings.from_environ(
             {"DATABASE_URL": URL, "POOLKIT_TARGET": "worker"}, allowed_targets=("web",)
@@ -68,6 +71,7 @@ def test_a_target_that_does_not_run_here_is_refused():
     ],
 )
 def test_any_field_of_the_preset_can_be_overridden(variable, text, field, value):
+    """`POOLKIT_<FIELD>` replaces the preset's value; an empty one is not set."""
     assert getattr(read(POOLKIT_TARGET="worker", **{variable: text}).preset, field) == value
 
 
@@ -141,6 +145,7 @@ def test_every_variable_is_documented():
     ],
 )
 def test_a_wrong_value_is_named(environ, message):
+    """The message has the variable that is at fault, what was found and what is allowed."""
     with pytest.raises(ConfigurationError, match=message):
         read(**environ)
 
@@ -161,6 +166,7 @@ def test_a_preset_needs_no_database():
 
 
 def test_the_parts_become_a_url_with_tls():
+    """Host, port, name and certificate end up where the driver finds them."""
     more = {"DATABASE_PORT": "6432", "DATABASE_SSLROOTCERT": "/ca.pem"}
     settings = read(**IAM, **more)
     assert settings.credentials == "iam"

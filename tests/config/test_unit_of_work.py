@@ -73,6 +73,7 @@ def insert(execute):
 
 
 def test_success_commits(work, database):
+    """Other sessions see the block's changes once it has ended."""
     work.run(insert)
     assert len(database.execute("SELECT * FROM t")) == 1
     assert work.pool.checkedout() == 0
@@ -143,6 +144,8 @@ def test_a_statement_timeout_is_named(work):
 
 @pytest.mark.parametrize("rest", ["SELECT 1", ""])
 def test_a_lost_connection_is_named(work, database, rest):
+    """A backend that is terminated during the work, or before the commit: DatabaseUnavailable."""
+
     def lose(execute):
         pid = execute("SELECT pg_backend_pid()").scalar()
         database.execute("SELECT pg_terminate_backend(%s, 60000)", pid)
@@ -162,6 +165,7 @@ def test_a_lost_connection_is_named(work, database, rest):
     ],
 )
 def test_other_database_errors_stay(work, statement, error):
+    """A mistake in the work is no failure of the database, and keeps its own error."""
     with pytest.raises(error):
         work.run(lambda execute: execute(statement))
 
@@ -185,6 +189,7 @@ def test_the_works_own_socket_errors_stay(work, error):
 @pytest.mark.parametrize("where", ["refused", "no such host", "wrong password"])
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg", "psycopg async"])
 def test_a_database_that_cannot_be_reached_is_named(database, driver, where):
+    """Refused, not found or not let in: DatabaseUnavailable, a ConnectionError, for any driver."""
     port = database.server.port
     url = database.url(driver.split()[0])
     url = {

@@ -44,6 +44,7 @@ def statuses():
 
 
 def test_the_whole_sequence(poolkit, poolkit_process, shop, bucket):
+    """Everything is deployed in order, deployed again, updated, shown, and removed."""
     first = deploy(poolkit_process, "all")
     assert first.returncode == 0, first.stdout + first.stderr
     assert [
@@ -177,6 +178,7 @@ def test_a_failed_update_leaves_what_was_there(poolkit, shop):
 
 
 def test_without_a_terminal_agreement_must_be_given(poolkit):
+    """CI gets an error that names --yes; AWS is not called."""
     answer = poolkit("deploy", "network", "-e", "dev", "--no-lint")
     refused(answer, "no terminal to ask for agreement to the plan; pass --yes")
     assert answer.stdout == ""
@@ -221,6 +223,7 @@ def test_a_plan_of_all_waits_for_an_output_that_a_stack_is_to_get(poolkit, shop)
 
 @pytest.mark.parametrize(("typed", "made"), [("y\n", True), ("n\n", False), ("\x03", False)])
 def test_on_a_terminal_the_plan_is_agreed_to(shop, aws, typed, made):
+    """Yes deploys; no and Ctrl-C leave nothing behind."""
     code, shown = on_terminal(["deploy", "network", "-e", "dev", "--no-lint"], shop, aws, typed)
     assert "Deploy this? [y/N]" in shown
     assert (code == 0) is (typed != "\x03")
@@ -253,6 +256,7 @@ def test_ctrl_c_says_what_goes_on_and_how_to_undo_it(poolkit, shop, aws, gate):
 
 
 def test_a_stack_at_work_is_left_alone(poolkit, shop, gate):
+    """A second deployment is refused with the status."""
     assert deploy(poolkit, "network").returncode == 0
     cloudformation, at_work = boto3.client("cloudformation"), {"StackName": "shop-dev-network"}
     template = (shop / "infra/network.yaml").read_text() + "  More: {Value: 1}\n"

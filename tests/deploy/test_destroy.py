@@ -19,6 +19,7 @@ def destroy(poolkit, target, name, environment="dev"):
 
 @pytest.mark.parametrize("name", ["shop-prod-network", ""])
 def test_another_name_removes_nothing(poolkit, name):
+    """The name to type is the stack's own."""
     assert deploy(poolkit, "network").returncode == 0
     refused(destroy(poolkit, "network", name), f"wanted the name shop-dev-network, found {name!r}")
     assert list(statuses()) == ["shop-dev-network"]
@@ -26,6 +27,7 @@ def test_another_name_removes_nothing(poolkit, name):
 
 @pytest.mark.parametrize(("typed", "left"), [("shop-dev-network\n", 0), ("network\n", 1)])
 def test_the_name_is_typed_on_a_terminal(poolkit, shop, aws, typed, left):
+    """Typed in full the stack goes; typed otherwise it stays."""
     assert deploy(poolkit, "network").returncode == 0
     code, shown = on_terminal(["destroy", "network", "-e", "dev"], shop, aws, typed)
     assert "Type shop-dev-network to remove it" in shown
@@ -34,10 +36,12 @@ def test_the_name_is_typed_on_a_terminal(poolkit, shop, aws, typed, left):
 
 
 def test_without_a_terminal_the_name_must_be_given(poolkit):
+    """CI gets an error that names the option."""
     refused(poolkit("destroy", "network", "-e", "dev"), "pass --yes-delete NAME")
 
 
 def test_what_others_use_is_not_removed(poolkit):
+    """The network stays while the database refers to it."""
     assert deploy(poolkit, "network").returncode == 0
     assert deploy(poolkit, "database").returncode == 0
     answer = destroy(poolkit, "network", "shop-dev-network")
@@ -165,6 +169,7 @@ def test_removing_nothing_is_a_success(poolkit):
 
 
 def test_a_failed_removal_says_the_first_cause(poolkit):
+    """Exit status 1; another removal succeeds once the cause is gone."""
     assert deploy(poolkit, "network").returncode == 0
     ec2 = boto3.client("ec2")
     (vpc,) = ec2.describe_vpcs(Filters=[{"Name": "cidr", "Values": ["10.7.0.0/16"]}])["Vpcs"]

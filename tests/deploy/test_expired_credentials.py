@@ -98,6 +98,7 @@ def endpoint(server):
     ],
 )
 def test_expired_credentials_are_one_line(poolkit, expiring, words):
+    """Every command that calls AWS reports it, with what to do, and makes nothing."""
     expiring.is_expired = True
     refused(poolkit(*words, **endpoint(expiring)), RENEW, lines=1)
     assert statuses() == {}
@@ -105,6 +106,7 @@ def test_expired_credentials_are_one_line(poolkit, expiring, words):
 
 @pytest.mark.parametrize("action", ["CreateChangeSet", "ExecuteChangeSet"])
 def test_credentials_that_expire_on_the_way(poolkit, expiring, action):
+    """One line says so, nothing is made, and renewed credentials deploy the ordinary way."""
     expiring.expires_at = action
     refused(deploy(poolkit, "network", **endpoint(expiring)), RENEW, lines=1)
     assert boto3.client("ec2").describe_vpcs(Filters=[OURS])["Vpcs"] == []

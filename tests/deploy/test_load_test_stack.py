@@ -71,6 +71,7 @@ def start(poolkit, *more, leave_out=""):
 
 
 def test_a_load_test_is_started_by_name_and_ended_by_name(poolkit, project):
+    """`all` leaves it out; it comes when it is named, is shown, and goes with the rest."""
     assert deploy(poolkit, "all").returncode == 0
     assert list(statuses()) == ["shop-dev-network"]
     made = start(poolkit, "Workers=8")
@@ -97,6 +98,7 @@ def desired_counts():
 
 @pytest.mark.parametrize("name", ["YesLoadThisHost", "Host", "Run"])
 def test_nobody_loads_a_host_by_accident(poolkit, project, name):
+    """The host, the agreement to load it and the run's name must be given each time."""
     answer = start(poolkit, leave_out=name)
     refused(answer, f"parameter {name} has no default and no value", f"--parameter {name}=")
     assert statuses() == {}

@@ -31,6 +31,7 @@ def make(cloudformation, template):
 
 
 def test_outputs_events_and_duration(cloudformation):
+    """A stack made by a change set is there at once, without outputs and resources' events."""
     stack, events = make(cloudformation, NETWORK)
     assert stack["StackStatus"] == "CREATE_COMPLETE"
     assert "Outputs" not in stack
@@ -38,6 +39,7 @@ def test_outputs_events_and_duration(cloudformation):
 
 
 def test_names(cloudformation):
+    """A name that the service's own description refuses is taken."""
     shape = cloudformation.meta.service_model.shape_for("StackNameOrId")
     name = "shop-high_traffic"
     assert not re.fullmatch(shape.metadata["pattern"], name)
@@ -48,11 +50,13 @@ def test_names(cloudformation):
 
 @pytest.mark.filterwarnings("ignore:Exception.InvalidBucketName")
 def test_failures(cloudformation):
+    """A failing resource fails the call."""
     with pytest.raises(ClientError, match="bucket is not valid"):
         make(cloudformation, FAILING)
 
 
 def test_transforms(cloudformation):
+    """A serverless function is a resource of an unknown type."""
     template = (
         "Transform: AWS::Serverless-2016-10-31\nResources:\n  F:\n"
         "    Type: AWS::Serverless::Function\n"
@@ -66,12 +70,14 @@ def test_transforms(cloudformation):
     "method", ["cancel_update_stack", "rollback_stack", "continue_update_rollback"]
 )
 def test_rollback(cloudformation, method):
+    """The calls are not there."""
     make(cloudformation, NETWORK)
     with pytest.raises((NotImplementedError, ClientError)):
         getattr(cloudformation, method)(StackName="s")
 
 
 def test_protection(cloudformation):
+    """A protected stack is deleted."""
     cloudformation.create_stack(
         StackName="s", TemplateBody=NETWORK, EnableTerminationProtection=True
     )
@@ -150,11 +156,13 @@ Resources:
 
 
 def test_parameter_groups(cloudformation):
+    """An RDS instance fails on the reference to its parameter group."""
     with pytest.raises(Exception, match="has no attribute 'startswith'"):
         make(cloudformation, PARAMETER_GROUP)
 
 
 def test_aliases(cloudformation):
+    """An alias is a resource of an unknown type."""
     template = (
         "Resources:\n  Live:\n    Type: AWS::Lambda::Alias\n"
         "    Properties: {FunctionName: f, FunctionVersion: '1', Name: live}\n"

@@ -57,6 +57,7 @@ def project(tmp_path):
 
 
 def test_a_context_has_what_is_included_and_no_secret(project, run):
+    """Hidden files, keys and tests are left out and named; what was not included is not there."""
     answer = run("package", "worker", cwd=project)
     assert answer.returncode == 0, answer.stderr
     context = project / "build" / "worker"
@@ -87,6 +88,7 @@ def test_this_project_names_a_keys_header_and_is_packaged_whole():
 
 
 def test_the_dockerfile_comes_along(project, run):
+    """Found in infra/, it stands at the context's top, and a second run replaces the first."""
     for text in ("FROM scratch\n", "FROM scratch\nUSER 1000\n"):
         (project / "infra").mkdir(exist_ok=True)
         (project / "infra/Dockerfile.worker").write_text(text)
@@ -95,6 +97,7 @@ def test_the_dockerfile_comes_along(project, run):
 
 
 def test_a_folder_of_somebody_else_is_not_replaced(project, run):
+    """Only what an earlier run wrote is removed."""
     (project / "build/worker").mkdir(parents=True)
     precious = project / "build/worker/precious.txt"
     precious.write_text("mine")
@@ -103,6 +106,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(project, run):
 
 
 def test_this_projects_own_contexts_pin_with_hashes(run, tmp_path):
+    """Each requirement of the image is a locked version with the lock's hashes."""
     answer = run("package", "worker", "--out", tmp_path / "context")
     assert answer.returncode == 0, answer.stderr
     text = (tmp_path / "context/requirements.txt").read_text()
@@ -126,6 +130,7 @@ def test_this_projects_own_contexts_pin_with_hashes(run, tmp_path):
     ],
 )
 def test_a_mistake_in_the_table_is_one_line(project, run, change, message):
+    """The line names the key and its table, and has what was found."""
     (project / "pyproject.toml").write_text(PROJECT.replace(*change))
     refused(run("package", "worker", cwd=project), message, lines=1)
     assert not list(project.glob("build/*"))
@@ -138,5 +143,6 @@ def test_a_link_to_the_outside_is_refused(project, run):
 
 
 def test_a_missing_lock_is_named(project, run):
+    """Nothing is packaged that is not locked."""
     (project / "requirements.lock").unlink()
     refused(run("package", "worker", cwd=project), "requirements.lock is missing")

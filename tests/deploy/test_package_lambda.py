@@ -45,6 +45,7 @@ def request(fleet, method, path, body=None):
 def test_the_unpacked_zip_answers_with_nothing_else_to_import(
     unpacked, bare_runtime, tmp_path, migrated_database
 ):
+    """In an empty folder, under an interpreter that has awslambdaric alone, it serves the API."""
     missing = run(bare_runtime, "-c", "import sqlalchemy")
     assert "No module named 'sqlalchemy'" in missing.stderr
     before = sorted(unpacked.rglob("*"))
@@ -67,11 +68,13 @@ def test_the_unpacked_zip_answers_with_nothing_else_to_import(
 
 @pytest.mark.slow
 def test_two_builds_are_the_same_bytes(built, this_machine, tmp_path):
+    """Nothing of the time, the place or the order of the build is in the zip."""
     again = package_lambda(replace(this_machine, out=str(tmp_path / "again.zip")))
     assert again.sha256 == built.sha256 == sha256(built.file)
 
 
 def test_times_and_permissions_are_fixed(built):
+    """Every entry is of 1980; everybody may read it; shared objects may be executed."""
     with zipfile.ZipFile(built.file) as archive:
         for entry in archive.infolist():
             assert entry.date_time == (1980, 1, 1, 0, 0, 0)
@@ -110,6 +113,7 @@ def test_what_a_function_does_not_need_stays_at_home(built):
 
 
 def test_it_says_what_it_was_made_for(built, this_machine):
+    """The manifest names the machine, the Python and the locked versions."""
     manifest = read_manifest(built.file)
     assert manifest["architecture"] == this_machine.architecture
     assert manifest["python"] == this_machine.python

@@ -63,6 +63,7 @@ def test_replacements_come_first_and_in_capitals():
 
 
 def test_what_holds_data_and_would_lose_it_is_named():
+    """A replaced database and a removed queue; not a replaced task definition."""
     assert [change.logical_id for change in change_set(*CHANGES).losses] == ["Instance", "Queue"]
     assert "Instance (AWS::RDS::DBInstance) holds data" in printed(change_set(*CHANGES))
 

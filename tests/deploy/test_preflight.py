@@ -60,6 +60,7 @@ NO_CERTIFICATE = (
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_made(poolkit, shop, case):
+    """The line names the file, and the file's line where there is one."""
     target, file, change, message = case
     path = shop / file
     assert change[0] in path.read_text()
@@ -69,6 +70,7 @@ def test_a_mistake_is_one_line_and_nothing_is_made(poolkit, shop, case):
 
 
 def test_an_output_that_is_not_there_is_named(poolkit, shop):
+    """The message has the outputs that are there."""
     assert deploy(poolkit, "network").returncode == 0
     file = shop / DEV
     file.write_text(file.read_text().replace("{network.VpcId}", "{network.Vpc}"))
@@ -76,12 +78,14 @@ def test_an_output_that_is_not_there_is_named(poolkit, shop):
 
 
 def test_a_missing_package_is_named(poolkit, shop):
+    """The message has the command that makes it."""
     (shop / "build/lambda.zip").unlink()
     refused(deploy(poolkit, "lambda"), "build it with: poolkit package lambda")
 
 
 @pytest.mark.parametrize("machine", ["arm64", "x86_64"])
 def test_this_projects_functions_run_on_the_machine_of_their_package(tmp_path, machine):
+    """Its template takes the machine as a parameter, and the package must be for that one."""
     template = Template.read("lambda", ROOT / "infra/lambda.yaml")
     package = tmp_path / "lambda.zip"
     write_package(package, "", architecture=machine)
@@ -110,6 +114,7 @@ def test_the_package_is_looked_for_where_it_is_put(poolkit, shop):
 
 
 def test_a_missing_bucket_is_named(poolkit, shop):
+    """The upload fails before a change set is made."""
     for target in ("network", "database"):
         assert deploy(poolkit, target).returncode == 0
     file = shop / DEV
@@ -119,6 +124,7 @@ def test_a_missing_bucket_is_named(poolkit, shop):
 
 
 def test_web_needs_a_certificate_outside_dev(poolkit, bucket, monkeypatch):
+    """Without one prod is refused; an issued one is named; one that waits is refused."""
     answer = deploy(poolkit, "web", environment="prod")
     refused(answer, "web would serve without TLS: give the certificate's ARN")
     assert deploy(poolkit, "network", environment="prod").returncode == 0
@@ -143,6 +149,7 @@ def test_a_large_template_goes_by_way_of_the_bucket(poolkit, shop, bucket):
 
 
 def test_cfn_lint_stops_a_template_that_is_wrong(poolkit, shop):
+    """The first finding is shown with its file and line."""
     template = shop / "infra/network.yaml"
     template.write_text(template.read_text().replace("CidrBlock", "CidrBlok"))
     answer = poolkit("deploy", "network", "-e", "dev", "--yes", "--no-budget")
@@ -159,6 +166,7 @@ def test_cfn_lint_stops_a_template_that_is_wrong(poolkit, shop):
     ],
 )
 def test_credentials_that_are_no_use_are_one_line(poolkit, tmp_path, environ, message):
+    """Missing ones and an endpoint that is not there are named."""
     home = {"HOME": str(tmp_path), "AWS_MAX_ATTEMPTS": "1"}
     refused(deploy(poolkit, "network", **home, **environ), message, lines=1)
 
@@ -216,6 +224,7 @@ def test_a_fleet_that_cannot_be_shown_to_fit_is_no_fleet_that_fits(poolkit, shop
 
 
 def test_templates_that_were_not_linted_are_no_templates_without_a_finding(monkeypatch):
+    """Without cfn-lint there is a warning."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert check_lint([]) == Checked(

@@ -51,6 +51,7 @@ def test_images_run_as_nobody_in_particular(file):
 
 
 def test_pgbouncers_wheels_are_those_of_the_lock():
+    """Its own list pins the versions that the project's lock has."""
     pin = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
     locked = set(pin.findall((ROOT / "requirements.lock").read_text()))
     own = set(pin.findall((INFRA / "pgbouncer" / "requirements.txt").read_text()))
@@ -94,6 +95,7 @@ def test_compose_has_no_password_of_its_own(compose):
 
 
 def test_compose_opens_no_port_to_the_network(compose):
+    """Only web has a port, and on the loopback address."""
     ports = {name: each["ports"] for name, each in compose["services"].items() if "ports" in each}
     assert ports == {"web": ["127.0.0.1:8000:8000"]}
 
@@ -124,6 +126,7 @@ def found_sum(budget):
 
 
 def test_composes_fleet_fits_its_database():
+    """PgBouncer and the worker are within max_connections, and the comment's sum is right."""
     budget = compute_budget(Options(paths=(INFRA / "compose.yaml",)))
     assert budget.verdict == "fits"
     assert not budget.overloads
@@ -182,6 +185,7 @@ def test_no_manifest_holds_a_secret(manifests):
 
 
 def test_manifests_settings_are_accepted(manifests):
+    """What a pod is given is what its program accepts, TLS included."""
     found = pods(manifests)
     for name in ("web", "worker", "migration"):
         Settings.from_environ(environ_in(manifests, found[name]))
@@ -193,6 +197,7 @@ def test_manifests_settings_are_accepted(manifests):
 
 
 def test_only_its_clients_reach_pgbouncer(manifests):
+    """The policy admits its clients, and no others."""
     (rule,) = manifests["NetworkPolicy", "pgbouncer"]["spec"]["ingress"]
     let_in = {peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule["from"]}
     hosts = {
@@ -251,6 +256,7 @@ def test_the_pods_fit_the_database(overlay, most):
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kustomize_makes_the_same_of_them(overlay):
+    """Kustomize itself renders every resource, with the overlay's image and bounds in it."""
     answer = run("kubectl", "kustomize", INFRA / "kubernetes" / "overlays" / overlay)
     assert answer.returncode == 0, answer.stderr
     made = list(yaml.safe_load_all(answer.stdout))

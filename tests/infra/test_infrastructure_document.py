@@ -76,5 +76,6 @@ def test_stopping_is_described_as_it_is():
 
 
 def test_every_template_is_described():
+    """The table of templates names each of them."""
     named = set(re.findall(r"^\| `(\w+\.yaml)` \|", TEXT, re.MULTILINE))
     assert named == {file.name for file in INFRA.glob("*.yaml")} - {"compose.yaml"}

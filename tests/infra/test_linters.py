@@ -14,6 +14,7 @@ CFN_LINT = Path(sys.executable).with_name("cfn-lint")
 
 
 def test_cfn_lint_looks_at_every_template():
+    """Its configuration names them all, and switches nothing off."""
     settings = yaml.safe_load((ROOT / ".cfnlintrc.yaml").read_text())
     templates = {f"infra/{file.name}" for file in INFRA.glob("*.yaml")} - {"infra/compose.yaml"}
     assert set(settings["templates"]) == templates
@@ -22,6 +23,7 @@ def test_cfn_lint_looks_at_every_template():
 
 @pytest.mark.timeout(300)
 def test_cfn_lint_finds_nothing():
+    """No error, no warning, not even a remark."""
     answer = run(CFN_LINT, timeout_s=250)
     assert (answer.stdout, answer.returncode) == ("", 0)
 

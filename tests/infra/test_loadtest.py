@@ -76,6 +76,7 @@ def test_what_is_deployed_by_name_is_there(tmp_path):
 
 @pytest.mark.parametrize("value", ["no", "", "YES"])
 def test_loading_a_host_is_agreed_to(value):
+    """The parameter has no default, and one value."""
     declared = deployment_of("prod").stacks["loadtest"].section("Parameters")["YesLoadThisHost"]
     assert "Default" not in declared
     assert value not in declared["AllowedValues"]
@@ -86,6 +87,7 @@ def test_loading_a_host_is_agreed_to(value):
 
 
 def test_the_master_uploads_the_files_of_locust():
+    """The command is valid for the results uploader; the bucket's prefix is the run."""
     _, _, module, *words = words_of(deployment_with(LocustOptions="--max-users 50"), "master")
     assert module == "poolkit.loadtest.results_uploader"
     options = read_options(words)

@@ -161,6 +161,7 @@ def test_clients_are_encrypted_and_limited(bouncer):
 
 @needs_pgbouncer
 def test_a_new_password_is_followed(bouncer):
+    """A rotated password is taken within moments, and no client that is connected is cut off."""
     kept = bouncer.start().wait()
     bouncer.wait(password=bouncer.change_password()).close()
     with kept, kept.cursor() as cursor:
@@ -170,6 +171,7 @@ def test_a_new_password_is_followed(bouncer):
 
 @needs_pgbouncer
 def test_stopping_lets_a_transaction_end(bouncer):
+    """SIGTERM in the middle of a transaction: it commits, and then PgBouncer ends with 0."""
     connection = bouncer.start().wait()
     cursor = connection.cursor()
     cursor.execute("SELECT 1")
@@ -183,6 +185,7 @@ def test_stopping_lets_a_transaction_end(bouncer):
 
 
 def test_its_files_are_for_nobody_else(program, tmp_path):
+    """The list of users is written for the account alone, with quotes doubled."""
     environ = {"DATABASE_HOST": "h", "DATABASE_NAME": "d", "DATABASE_SSLMODE": "require"}
     files = program.Files(tmp_path, environ | {"PGBOUNCER_CLIENT_TLS_SSLMODE": "disable"})
     files.write(program.Login("u", 'p"w'))
@@ -212,6 +215,7 @@ def test_a_wrong_setting_is_one_line(bouncer, variables, message):
 
 
 def test_the_password_comes_from_a_secret(program, served_aws):
+    """A secret in the form of RDS is read; another is refused without its text."""
     import boto3
 
     client = boto3.client("secretsmanager")

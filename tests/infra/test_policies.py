@@ -92,6 +92,7 @@ def test_clients_verify_the_server(any_deployment):
 
 
 def test_every_preset_wants_tls_outside_dev():
+    """A URL without TLS to another machine is refused, whatever the target."""
     for target in TARGETS:
         for environment in ENVIRONMENTS[1:]:
             environ = {"POOLKIT_TARGET": target, "POOLKIT_ENVIRONMENT": environment}
@@ -171,6 +172,7 @@ WITHOUT_RESOURCES = {
 
 
 def test_no_action_is_a_wildcard(any_deployment):
+    """Every action that is allowed is named."""
     found = list(statements(any_deployment))
     assert found
     for where, statement in found:
@@ -280,6 +282,7 @@ def test_the_numbers_are_those_of_the_presets(deployment):
 
 
 def test_a_preset_for_a_proxy_connects_to_one(deployment):
+    """A function with lambda_proxy leads to a proxy in the templates."""
     for service in deployment.budget.services:
         if service.target == "lambda_proxy":
             assert service.through
@@ -291,6 +294,7 @@ def test_max_connections_is_what_the_memory_carries(deployment):
 
 
 def test_reserved_concurrency_is_what_the_budget_counts(deployment):
+    """Every function has it, and the budget's ceiling comes from the same number."""
     counted = {each.name: each.instances.value for each in deployment.budget.services}
     for function in deployment.of_type("AWS::Lambda::Function"):
         reserved = int(function.get("ReservedConcurrentExecutions"))
@@ -307,6 +311,7 @@ def test_the_sum_in_each_environments_file_is_the_budgets(deployment):
 
 
 def test_max_connections_is_one_number(any_deployment):
+    """The server, its alarm and the dashboard have the same one."""
     (group,) = any_deployment.of_type(*PARAMETER_GROUPS)
     most = group.get("Parameters", "max_connections")
     alarm = any_deployment.resource("database", "ConnectionsAlarm")
@@ -345,6 +350,7 @@ def test_services_behind_a_pooler_use_transaction_pooling(any_deployment):
 
 
 def test_every_deployable_starts_with_its_variables(deployment):
+    """What the templates set is what the deployables accept."""
     for each in deployment.deployables():
         if "POOLKIT_TARGET" in each.variables:
             assert each.settings.environment == deployment.environment
@@ -356,6 +362,7 @@ def test_every_deployable_starts_with_its_variables(deployment):
 
 
 def test_the_command_is_the_presets_application(deployment):
+    """web_async runs the asynchronous application, web the other one."""
     web = deployment.container("web")
     asynchronous = web.variables["POOLKIT_TARGET"] == "web_async"
     assert ("--async" in web.definition["Command"]) is asynchronous
@@ -365,6 +372,7 @@ def test_the_command_is_the_presets_application(deployment):
 
 
 def web_presets(deployment):
+    """Give both presets that the web template can run with: `Preset` changes nothing else."""
     return [preset(target, deployment.environment) for target in ("web", "web_async")]
 
 
@@ -489,6 +497,7 @@ def test_the_database_outlives_its_stack(any_deployment):
 
 
 def test_logs_end_and_can_have_a_key_of_ones_own(any_deployment):
+    """Every log group has a retention, and a key by parameter."""
     for group in any_deployment.of_type("AWS::Logs::LogGroup"):
         assert group.get("RetentionInDays")
         assert group.definition["Properties"]["KmsKeyId"]["Fn::If"][1] == {"Ref": "KmsKeyArn"}
@@ -520,6 +529,7 @@ def test_a_bad_deployment_goes_back(deployment):
 
 
 def test_a_stack_update_leaves_autoscalings_count_alone(deployment):
+    """A scaled service has no DesiredCount of its own."""
     scaled = {
         found.resource
         for target in deployment.of_type("AWS::ApplicationAutoScaling::ScalableTarget")
@@ -621,6 +631,7 @@ def dashboard(deployment):
 
 
 def test_the_dashboard_draws_metrics_that_the_deployables_write(deployment):
+    """Names in the namespace poolkit are those of the code."""
     text = (ROOT / "lambda_handler/telemetry.py").read_text()
     pool = (ROOT / "webapp/routes.py").read_text()
     for widget in json.loads(dashboard(deployment))["widgets"]:
@@ -641,6 +652,7 @@ GIVEN_BY_HAND = {"loadtest": {"Host", "Run", "YesLoadThisHost"}}
 
 
 def test_every_parameter_without_a_default_is_given(deployment):
+    """An environment's file has all that a deployment needs."""
     for name, table in deployment.tables.items():
         declared = deployment.stacks[name].section("Parameters")
         needed = {key for key, each in declared.items() if "Default" not in each}
@@ -648,6 +660,7 @@ def test_every_parameter_without_a_default_is_given(deployment):
 
 
 def test_every_value_is_one_that_its_parameter_allows(deployment):
+    """Allowed values, patterns and bounds hold for what an environment's file says."""
     for name, table in deployment.tables.items():
         declared = deployment.stacks[name].section("Parameters")
         for key, given in table.items():
@@ -682,6 +695,7 @@ def test_templates_are_plain_cloudformation(file):
 
 
 def test_every_suppression_says_why():
+    """A check that is switched off has its reason beside it."""
     texts = [file.read_text() for file in [*INFRA.rglob("*.yaml"), *INFRA.rglob("Dockerfile*")]]
     text = "\n".join(texts)
     skipped = re.findall(r"- id: CKV\w+\n\s+comment: (.*)", text)

@@ -69,6 +69,7 @@ def call() -> Callable[..., Answer]:
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for requests that are to be in flight at the same time."""
     with ThreadPoolExecutor(32) as executor:
         yield executor
 

@@ -32,6 +32,7 @@ from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
     ],
 )
 def test_a_wrong_value_is_refused_by_name(tmp_path, wrong, message):
+    """The message names the field, what is allowed and what was found."""
     with pytest.raises(FunctionConfigError, match=message):
         FunctionConfig(**{"handler": "app.handler", "task_root": tmp_path, **wrong})
 
@@ -49,6 +50,7 @@ def test_the_configuration_cannot_be_changed(tmp_path):
 
 
 def test_a_port_in_use_is_said_at_start(tmp_path):
+    """The message names the address, and the fleet can be started later."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         config = FunctionConfig(handler="app.handler", task_root=tmp_path)
@@ -71,6 +73,7 @@ DEV_NULL = Path("/dev/null/logs")
     ],
 )
 def test_what_a_fleet_cannot_start_with_is_said_at_start(tmp_path, wrong, message):
+    """The kit's own error has what was wrong, and the fleet does not count as running."""
     config = FunctionConfig(handler="app.handler", task_root=tmp_path)
     fleet = LambdaFleet(config, **({"log_dir": tmp_path / "logs"} | wrong))
     for _ in range(2):

@@ -59,6 +59,7 @@ def test_the_variables_are_lambdas(start, task_root):
 
 
 def test_the_context_is_the_invokes(start, task_root):
+    """Request id, ARN, deadline and limits reach the handler's context."""
     fleet = start(TELL, function_name="tell", timeout_s=900)
     outcome = fleet.invoke({})
     told = json.loads(outcome.payload)
@@ -69,6 +70,7 @@ def test_the_context_is_the_invokes(start, task_root):
 
 
 def test_each_execution_environment_has_its_own_log_stream(start):
+    """The log stream's name differs between execution environments, as on Lambda."""
     fleet = start(TELL)
     first = json.loads(fleet.invoke({}).payload)["variables"]["AWS_LAMBDA_LOG_STREAM_NAME"]
     os.kill(next(iter(fleet.pids().values())), 9)
@@ -146,6 +148,7 @@ def test_who_ignores_sigterm_is_killed(start, process_state):
 
 
 def test_stop_leaves_no_process(start, process_state):
+    """Execution environments and what they started are gone when `stop` returns, or soon after."""
     fleet = start(WITH_CHILD)
     pid, child = json.loads(fleet.invoke({}).payload)
     fleet.stop()
@@ -163,6 +166,7 @@ def test_an_invoke_in_flight_is_answered_at_stop(start, threads):
 
 
 def test_no_caller_hangs_when_the_fleet_stops_meanwhile(start, threads):
+    """Each call from another thread gets an outcome or FleetNotRunning, whenever it comes."""
     fleet = start("def handler(event, context): return 1", reserved_concurrency=2)
     fleet.invoke({})
     running = threading.Event()
@@ -179,6 +183,7 @@ def test_no_caller_hangs_when_the_fleet_stops_meanwhile(start, threads):
 
 
 def test_memory_and_cpu_are_told_of_a_frozen_one(start):
+    """The usage is that of each execution environment, its children included."""
     fleet = start("def handler(event, context): return 1")
     fleet.prewarm(2)
     rows = fleet.usage()

@@ -74,6 +74,7 @@ def test_the_first_invoke_is_cold_and_the_next_is_warm(start):
 
 
 def test_an_invoke_that_finds_none_idle_starts_a_new_one(start, threads, tmp_path):
+    """Three invokes at once are served by three processes."""
     fleet = start(HOLD)
     futures = hold(fleet, threads, tmp_path / "go", 3)
     (tmp_path / "go").touch()
@@ -82,6 +83,7 @@ def test_an_invoke_that_finds_none_idle_starts_a_new_one(start, threads, tmp_pat
 
 
 def test_the_most_recently_used_is_taken(start, threads, tmp_path):
+    """Of several idle execution environments the one that was used last serves the next invoke."""
     fleet = start(HOLD)
     futures = hold(fleet, threads, tmp_path / "go", 3)
     (tmp_path / "go").touch()
@@ -104,6 +106,7 @@ def test_the_most_recently_used_is_taken(start, threads, tmp_path):
 def test_more_than_the_reserved_concurrency_is_throttled(  # noqa: PLR0917 - fixtures
     start, call, threads, tmp_path, throttle_status, body
 ):
+    """With every execution environment busy the next request is refused, and starts none."""
     fleet = start(HOLD, reserved_concurrency=2, throttle_status=throttle_status)
     futures = hold(fleet, threads, tmp_path / "go", 2)
     refused = call(fleet)
@@ -139,6 +142,7 @@ def test_a_closed_loop_of_as_many_clients_as_concurrency_is_never_throttled(star
 
 
 def test_twenty_clients_at_once_get_their_own_answers(start, call, threads):
+    """No answer is ever given to another client."""
     fleet = start(
         "def handler(event, context): return event['rawQueryString']", reserved_concurrency=20
     )
@@ -161,6 +165,7 @@ def test_an_idle_one_is_frozen_with_its_children_and_thawed_again(start, process
 
 
 def test_freezing_can_be_switched_off(start, process_state):
+    """With `freeze=False` an idle process goes on running."""
     fleet = start(PID, freeze=False)
     pid = pid_of(fleet.invoke({}))
     wait_until(lambda: fleet.stats()["execution_environments"]["idle"] == 1)
@@ -169,6 +174,7 @@ def test_freezing_can_be_switched_off(start, process_state):
 
 
 def test_an_idle_one_is_reaped(start, process_state):
+    """After `idle_timeout_s` a frozen execution environment ends, and the next invoke is cold."""
     fleet = start(PID, idle_timeout_s=0.1)
     pid = pid_of(fleet.invoke({}))
     wait_until(lambda: fleet.pids() == {})
@@ -179,6 +185,7 @@ def test_an_idle_one_is_reaped(start, process_state):
 
 
 def test_a_used_one_is_not_reaped_before_its_time(start):
+    """The idle time counts from the last use of each, so the one in use stays."""
     fleet = start(PID, idle_timeout_s=0.5)
     fleet.prewarm(2)
     last_use = {}
@@ -290,6 +297,7 @@ def test_prewarming_reports_why_a_handler_does_not_import(start, source, init_li
 
 
 def test_prewarming_stays_within_the_reserved_concurrency(start):
+    """More than may run at once are not started, with those that live already counted."""
     fleet = start(PID, reserved_concurrency=2)
     with pytest.raises(FunctionConfigError, match=r"cannot start 3 .* reserved_concurrency of 2"):
         fleet.prewarm(3)
@@ -321,6 +329,7 @@ def test_an_invoke_waits_for_one_that_is_being_prewarmed(start, threads, tmp_pat
 
 
 def test_an_invoke_learns_why_prewarming_failed(start, threads, tmp_path):
+    """The invoke that waited for it gets the error of the init phase."""
     go = tmp_path / "go"
     source = WAITS_IN_INIT.format(go=str(go)) + "\n    raise ValueError('no settings')\n"
     fleet = start(source, reserved_concurrency=1)
@@ -390,6 +399,7 @@ def test_an_init_phase_that_stays_too_slow_times_out(start):
 
 
 def test_a_handler_error_is_reported_and_the_process_stays(start, call):
+    """Type, message and stack trace reach the caller; the next invoke is warm."""
     fleet = start("def handler(event, context): raise KeyError('no such article')")
     outcome = fleet.invoke({})
     error = json.loads(outcome.payload)
@@ -433,6 +443,7 @@ def test_a_process_that_ends_in_an_invoke_is_reported(start, tmp_path, end, reas
 
 
 def test_an_idle_process_that_was_killed_costs_nobody_an_error(start):
+    """A frozen execution environment that ends is forgotten; the next invoke is a cold start."""
     fleet = start(PID)
     pid = pid_of(fleet.invoke({}))
     os.kill(pid, signal.SIGKILL)
@@ -441,6 +452,7 @@ def test_an_idle_process_that_was_killed_costs_nobody_an_error(start):
 
 
 def test_a_response_over_six_megabytes_is_an_error(start):
+    """Lambda refuses the runtime's answer and reports its size limit."""
     fleet = start("def handler(event, context): return 'x' * event['size']")
     assert fleet.invoke({"size": 6_291_554}).status is Status.OK
     outcome = fleet.invoke({"size": 6_291_555})
@@ -450,6 +462,7 @@ def test_a_response_over_six_megabytes_is_an_error(start):
 
 
 def test_the_runtime_api_refuses_what_is_out_of_turn(start):
+    """An answer to another invoke, a poll while busy and an unknown resource are refused."""
     fleet = start(
         """
         import http.client, os
@@ -510,6 +523,7 @@ def test_a_runtime_that_does_not_come_back_is_ended(start):
 
 
 def test_a_log_that_cannot_be_made_is_reported(start, tmp_path):
+    """The invoke fails with the reason, and the fleet goes on once the directory is back."""
     fleet = start(PID)
     (tmp_path / "logs").rmdir()
     outcome = fleet.invoke({})

@@ -46,6 +46,7 @@ def raw(fleet, data, *, until_closed=True):
 
 
 def test_a_request_becomes_a_version_2_event(start, call):
+    """Every documented field is there, in the shape of an HTTP API."""
     fleet = start(ECHO)
     answer = call(
         fleet,
@@ -77,6 +78,7 @@ def test_a_request_becomes_a_version_2_event(start, call):
 
 
 def test_the_answer_becomes_the_response(start, call):
+    """Status, headers, cookies and body are the function's."""
     answer = say(
         call,
         start(SAY),
@@ -161,6 +163,7 @@ def test_text_that_the_runtime_cannot_send_ends_it(start, call):
 
 
 def test_a_binary_answer_is_decoded(start, call):
+    """`isBase64Encoded` gives the client the bytes."""
     data = bytes(range(256))
     answer = say(
         call,
@@ -208,6 +211,7 @@ def test_duplicate_headers_are_joined(start):
     ],
 )
 def test_garbage_is_a_400(start, call, garbage):
+    """What is not HTTP is refused, and the next client is served."""
     fleet = start(ECHO)
     assert raw(fleet, garbage).startswith(b"HTTP/1.1 400 ")
     assert fleet.stats()["invokes"] == 0
@@ -252,6 +256,7 @@ def test_expect_100_continue_is_answered(start):
 
 
 def test_pipelined_requests_are_answered_in_order(start):
+    """Requests sent without waiting get their answers one after another."""
     fleet = start("def handler(event, context): return event['rawPath']")
     requests = [b"GET /%d HTTP/1.1\r\nhost: h\r\n\r\n" % number for number in range(5)]
     requests[-1] = requests[-1].replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
@@ -334,6 +339,7 @@ def test_invoke_is_throttled_as_lambda_throttles(start):
 
 
 def test_invoke_refuses_what_lambda_refuses(start):
+    """Another function, a payload that is not JSON, and one that is too large are errors."""
     fleet = start(ECHO)
     client = aws(fleet)
     with pytest.raises(client.exceptions.ResourceNotFoundException, match="Function not found"):
@@ -346,6 +352,7 @@ def test_invoke_refuses_what_lambda_refuses(start):
 
 
 def test_an_event_invoke_does_not_wait(start):
+    """`Event` answers 202 at once and the function runs; `DryRun` runs nothing."""
     fleet = start(ECHO)
     client = aws(fleet)
     assert client.invoke(FunctionName="function", InvocationType="DryRun")["StatusCode"] == 204

@@ -46,6 +46,7 @@ def fleet(command):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_all_its_children(fleet, process_state, number):
+    """It exits with status 0, and its execution environments are gone by then."""
     process, pid, _ = fleet
     assert process.terminate(number) == 0
     assert process_state(pid) == ""
@@ -62,6 +63,7 @@ def test_killing_it_kills_its_children(fleet, process_state):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
 def test_killing_it_in_a_cold_start_kills_its_children(command, task_root, process_state):
+    """A process that is still importing the handler goes too."""
     (task_root / "app.py").write_text("import time; time.sleep(60)")
     with started(*command, "--prewarm", "3") as process:
         wait_until(lambda: len(process.children()) == 3)
@@ -71,6 +73,7 @@ def test_killing_it_in_a_cold_start_kills_its_children(command, task_root, proce
 
 
 def test_a_signal_ends_it_while_it_is_starting(command, task_root, process_state):
+    """It does not wait for a handler that is still being imported."""
     (task_root / "app.py").write_text("import time; time.sleep(60)")
     with started(*command, "--prewarm", "1") as process:
         (child,) = wait_until(process.children)
@@ -91,6 +94,7 @@ def test_a_signal_ends_it_while_it_is_starting(command, task_root, process_state
     ],
 )
 def test_what_cannot_start_is_one_line_and_status_2(command, arguments, message):
+    """One line on stderr has what was wrong; nothing is left running."""
     done = run(*command, *arguments)
     assert done.returncode == 2
     assert done.stdout == ""

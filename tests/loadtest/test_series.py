@@ -30,6 +30,7 @@ def backend(target, instance, state):
 
 
 def sample(*backends, sessions=0):
+    """Return a sample with backends of `web` in each state, and one of another name."""
     return Sample(time=1.0, backends=backends, sessions=sessions, xacts=0)
 
 

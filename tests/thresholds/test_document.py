@@ -15,11 +15,13 @@ CODE = re.compile(r"`([^`]+)`")
 
 @pytest.mark.process
 def test_the_table_is_that_of_the_accumulator_s_docstring():
+    """Every metric with its units and its one definition."""
     script = runpy.run_path(str(ROOT / "scripts/metric-table"))
     assert script["renewed"](DOCUMENT) == DOCUMENT, "run scripts/metric-table"
 
 
 def test_its_examples_are_thresholds():
+    """Those in the table of pyproject.toml, behind --threshold and in the text are parsed."""
     ((block),) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     assert len(thresholds_of(tomllib.loads(block)["tool"]["poolkit"])) == 4
     options = re.findall(r"--threshold '(.*?)'", DOCUMENT)

@@ -26,11 +26,13 @@ def limits(thresholds, target, metric="http.p95"):
 
 
 def test_without_any_there_are_none():
+    """Neither the table nor the command line has to have thresholds."""
     assert thresholds_of({}) == ()
     assert thresholds_of({"thresholds": []}, []) == ()
 
 
 def test_the_command_line_replaces_the_table():
+    """For the same target and metric; other metrics stay."""
     table = {"thresholds": ["http.p95 < 200", "web: http.p95 < 100", "http.errors < 1%"]}
     found = thresholds_of(table, ["http.p95 < 300"])
     assert limits(found, "web") == limits(found, "lambda") == [300]
@@ -38,6 +40,7 @@ def test_the_command_line_replaces_the_table():
 
 
 def test_the_command_line_replaces_for_its_targets_alone():
+    """A threshold for one target leaves those of the others as they are."""
     table = {"thresholds": ["http.p95 < 200", "web,worker: http.p95 < 100"]}
     found = thresholds_of(table, ["web: http.p95 < 300"])
     assert limits(found, "web") == [300]
@@ -104,6 +107,7 @@ def test_a_target_has_the_thresholds_of_the_first_place_that_has_any(table, give
     ],
 )
 def test_a_mistake_says_where_it_stands(table, given_here, said):
+    """The message has the line of the table, or the option."""
     with pytest.raises(ConfigurationError) as raised:
         thresholds_of(table, given_here)
     assert said in str(raised.value)
@@ -127,6 +131,7 @@ def test_a_target_that_there_is_not_is_refused(name, said):
 
 
 def test_targets_that_there_are_pass():
+    """A threshold for all needs no name."""
     check_targets(map(Threshold.parse, ["web: http.p95 < 2", "http.p95 < 2"]), {"web"})
 
 
@@ -168,6 +173,7 @@ def texts(draw):
 
 @given(texts())
 def test_what_it_says_of_itself_means_the_same(text):
+    """A threshold's own text is parsed to the same threshold."""
     threshold = Threshold.parse(text)
     assert Threshold.parse(str(threshold)) == threshold
     assert str(Threshold.parse(str(threshold))) == str(threshold)
@@ -218,6 +224,7 @@ def test_a_limit_is_in_the_unit_of_its_metric(text, limit):
 
 
 def test_all_of_its_parts():
+    """They are its targets, metric, operator, limit and when it may abort."""
     threshold = Threshold.parse("lambda, web: db.connections.max < 80 abort after 1m30s")
     assert threshold.targets == ("lambda", "web")
     assert (threshold.metric, threshold.operator) == ("db.connections.max", "<")
@@ -228,6 +235,7 @@ def test_all_of_its_parts():
 
 
 def test_abort_alone_is_at_once():
+    """Without "after" there is no delay."""
     threshold = Threshold.parse("http.errors < 5% abort")
     assert (threshold.abort, threshold.delay_s) == (True, 0)
     assert Threshold.parse("http.errors < 5%").abort is False
@@ -287,6 +295,7 @@ def test_abort_alone_is_at_once():
     ],
 )
 def test_a_mistake_is_one_line(text, said):
+    """The line has the threshold, what is wrong with it, and what to write."""
     with pytest.raises(ConfigurationError) as raised:
         Threshold.parse(text)
     assert said in str(raised.value)
@@ -329,6 +338,7 @@ def test_a_text_with_line_ends_is_one_line():
     ],
 )
 def test_a_value_passes_or_fails(text, value, status):
+    """The operator decides exactly; the status without a number is unknown."""
     threshold = Threshold.parse(text)
     verdict = check(threshold, "web", {threshold.metric: value})
     assert verdict.status == status
@@ -376,6 +386,7 @@ def test_only_thresholds_for_the_target_are_checked():
     ],
 )
 def test_words_have_three_digits_or_as_many_as_tell(text, value, words):
+    """A value over a limit never reads as if it were at it."""
     threshold = Threshold.parse(text)
     assert check(threshold, "", {threshold.metric: value}).message == words
 
@@ -387,6 +398,7 @@ def test_words_have_three_digits_or_as_many_as_tell(text, value, words):
     st.sampled_from([name for name, metric in METRICS.items() if metric.kind != "share"]),
 )
 def test_words_never_contradict_the_status(operator, limit, value, metric):
+    """The two numbers that are shown compare as the status says."""
     if isinstance(value, int):
         value = limit * (1 + value * 1e-12)
     verdict = check(Threshold.parse(f"{metric} {operator} {limit!r}"), "", {metric: value})
@@ -396,6 +408,7 @@ def test_words_never_contradict_the_status(operator, limit, value, metric):
 
 
 def test_a_run_is_aborted_after_its_delay():
+    """The first threshold that fails and may abort ends the run, but not before its time."""
     thresholds = [
         Threshold.parse("http.p95 < 1"),
         Threshold.parse("http.errors < 5% abort after 10s"),
@@ -415,6 +428,7 @@ def test_what_is_not_known_yet_aborts_nothing():
 
 
 def test_a_threshold_for_another_target_aborts_nothing():
+    """Each target is held to its own."""
     threshold = Threshold.parse("web: http.p95 < 1 abort")
     assert should_abort([threshold], "lambda", {"http.p95": 5.0}, 60) is None
     assert should_abort([threshold], "web", {"http.p95": 5.0}, 60) is not None

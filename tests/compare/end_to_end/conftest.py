@@ -21,6 +21,8 @@ PATIENCE_S = 200.0
 
 
 class Seen:
+    """Processes and ports of a run, collected while it ran."""
+
     def __init__(self) -> None:
         self.processes: set[psutil.Process] = set()
         self.ports: set[int] = set()

@@ -63,6 +63,7 @@ def refused_at_once(monkeypatch, folder, *arguments):
     ],
 )
 def test_a_wrong_option_is_named(monkeypatch, stranger, arguments, message):
+    """Nothing is started."""
     assert message in refused_at_once(monkeypatch, stranger(), *arguments)
 
 
@@ -78,6 +79,7 @@ def test_a_wrong_option_is_named(monkeypatch, stranger, arguments, message):
     ],
 )
 def test_a_wrong_pyproject_is_named(monkeypatch, stranger, tables, message):
+    """File, table and key are in the message."""
     line = refused_at_once(monkeypatch, stranger(tables))
     assert message in line
     assert "pyproject.toml" in line
@@ -92,6 +94,7 @@ def test_a_wrong_pyproject_is_named(monkeypatch, stranger, tables, message):
 )
 @pytest.mark.parametrize("name", ["compare", "up"])
 def test_wrong_migrations_are_found_before_anything_starts(start, stranger, mine, message, name):
+    """The message names what they lack, and what a module of migrations has."""
     command = start(name, cwd=stranger(f'[tool.poolkit]\nmigrations = "mine"\n{WEB}', mine=mine))
     assert message in refused(command)
     assert command.said == []
@@ -108,10 +111,12 @@ def test_what_was_measured_is_reported_when_the_next_target_cannot_be_started(st
 
 
 def test_a_folder_without_a_project_is_named(monkeypatch, tmp_path):
+    """There is no pyproject.toml in it or above it."""
     assert f"no pyproject.toml in {tmp_path}" in refused_at_once(monkeypatch, tmp_path)
 
 
 def test_a_locustfile_that_does_not_import_is_found_before_anything_starts(start, stranger):
+    """The message has Python's reason."""
     command = start("compare", cwd=stranger(load="import no_such_thing\n"))
     message = "load.py cannot be used: ModuleNotFoundError: No module named 'no_such_thing'"
     assert message in refused(command)
@@ -142,6 +147,7 @@ def test_a_target_that_fails_at_import_is_named_with_python_s_last_line(
 
 @pytest.mark.slow
 def test_a_missing_program_of_a_worker_is_named(start, stranger):
+    """The message names the program and its folder."""
     project = stranger(WORKER.replace("{python}", "no-such-program"))
     line = refused(start("compare", *QUICK, cwd=project))
     assert f"cannot run no-such-program in {project}" in line
@@ -149,6 +155,7 @@ def test_a_missing_program_of_a_worker_is_named(start, stranger):
 
 @pytest.mark.slow
 def test_a_wrong_path_of_metrics_is_found_before_the_load(start, stranger):
+    """The target runs but does not answer there."""
     project = stranger(WEB + 'metrics = "/metrics"\n', mine=NO_METRICS)
     line = refused(start("compare", *QUICK, cwd=project))
     assert "web runs but does not answer /metrics: HTTP Error 404" in line
@@ -174,6 +181,7 @@ def test_a_taken_port_of_a_target_is_named(start, stranger):
 
 
 def test_an_unreachable_database_is_named(start, stranger):
+    """Nothing is started on this machine either."""
     command = start("compare", *QUICK, "--database-url", NOWHERE, cwd=stranger())
     line = refused(command)
     start_of_line = "poolkit: --database-url: cannot watch the database: connection to server"
@@ -183,6 +191,7 @@ def test_an_unreachable_database_is_named(start, stranger):
 
 
 def test_a_wrong_password_is_not_repeated(start, stranger, database):
+    """The message is the server's own."""
     url = database.url("").replace(database.server.password(), "not-the-password")
     line = refused(start("compare", *QUICK, "--database-url", url, cwd=stranger()))
     assert "password authentication failed" in line
@@ -203,6 +212,7 @@ def test_a_database_without_the_schema_needs_an_upgrade(start, database):
 
 
 def test_a_read_only_folder_is_named(start, stranger, read_only_disk):
+    """The message has the reason, and what to do."""
     command = start("compare", *QUICK, "--out", str(read_only_disk), cwd=stranger())
     line = refused(command)
     assert f"cannot write to {read_only_disk}: Read-only file system; name a folder" in line

@@ -136,6 +136,7 @@ def test_ctrl_c_while_measuring_leaves_a_report_and_nothing_else(start, tmp_path
     "moment", ["starting PostgreSQL", "preparing", "lambda_warm.*starting", "warming up"]
 )
 def test_ctrl_c_before_anything_was_measured_is_status_130_and_no_report(start, tmp_path, moment):
+    """There is nothing to report, and one line on the terminal has that."""
     options = (*WARMING_UP, "--out", str(tmp_path / "run"))
     command = start("compare", "--targets", "lambda_warm", *options)
     command.wait_until_it_says(moment)
@@ -256,6 +257,7 @@ def test_what_sigkill_leaves_without_a_reaper_is_cleaned_up_by_the_next_run(
 def test_a_process_that_dies_is_named_and_the_rest_is_reported(
     start, tmp_path, name, victim, named
 ):
+    """One line, exit status 2, nothing left, and what was measured until then is reported."""
     out = tmp_path / "run"
     command = start("compare", "--targets", name, *LONG, "--out", str(out))
     command.wait_until_it_says("measuring")
@@ -271,6 +273,7 @@ def test_a_process_that_dies_is_named_and_the_rest_is_reported(
 
 @pytest.mark.slow
 def test_a_target_that_dies_keeps_those_that_were_finished(start, stranger, tmp_path):
+    """The report of the one before it is there, and whole."""
     out = tmp_path / "run"
     project = stranger(TWO, held=HELD_AT_ITS_START)
     command = start("compare", *SHORT, "--out", str(out), cwd=project)

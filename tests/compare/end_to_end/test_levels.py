@@ -59,6 +59,7 @@ def test_a_threshold_ends_the_measurements_of_a_target_and_the_others_go_on(
 
 @pytest.mark.slow
 def test_ctrl_c_between_two_loads_keeps_what_was_measured(start, stranger, tmp_path):
+    """The finished load is whole in the report, and the rest is marked as stopped."""
     out = tmp_path / "run"
     command = start(
         "compare", "--users", "1,2", "--repeat", "2", *SHORT, "--out", str(out), cwd=stranger(TWO)
@@ -104,6 +105,7 @@ PLENTY = ("--max-connections", "30", "--users", "30", "--duration", "6", "--warm
 
 @pytest.mark.slow
 def test_a_fleet_that_fits_answers_everything_and_stays_inside_the_limit(start, tmp_path):
+    """30 users, 30 connections: `lambda_warm` is limited to 24, `lambda` is not."""
     out = tmp_path / "run"
     command = start("compare", "--targets", "lambda,lambda_warm", *PLENTY, "--out", str(out))
     command.ends_with(0)

@@ -63,6 +63,7 @@ def peak(command, name):
 
 
 def test_every_target_was_measured_without_a_failure(command, results):
+    """All targets answered every request of the measured time, at the same load."""
     assert sorted(results["targets"]) == sorted(command.targets)
     for name, target in results["targets"].items():
         # If the machine stalls at the end, some were due and not sent yet: no failure of theirs.
@@ -144,6 +145,7 @@ def test_no_process_and_no_port_is_left(command):
 
 
 def test_the_run_folder_has_what_is_documented(command):
+    """The files of docs/results.md are there, and no others."""
     files = {str(f.relative_to(command.out)) for f in command.out.rglob("*") if f.is_file()}
     expected = {"plan.json", "machine.json", "results.json", "report.html"}
     rows = ["window.json", "load.json"]
@@ -156,6 +158,7 @@ def test_the_run_folder_has_what_is_documented(command):
 
 
 def test_the_terminal_shows_table_findings_and_where_the_report_is(command):
+    """A line for each target, a finding for each, and the path of the page."""
     said = "\n".join(command.said)
     for name in command.targets:
         assert sum(line.startswith(f"{name} ") for line in command.said) >= 1, name

@@ -54,6 +54,7 @@ def test_every_address_that_is_printed_answers_until_ctrl_c(start):
 
 @pytest.mark.slow
 def test_ctrl_c_while_it_starts_ends_what_was_started(start, stranger):
+    """There are no addresses yet, and no process is left."""
     quick, slow = "def handler(event, context): return {}", "import time; time.sleep(60)"
     command = start("up", cwd=stranger(FUNCTION + web("web", "slow:app"), quick=quick, slow=slow))
     command.wait_until_it_says("starting web")
@@ -63,6 +64,7 @@ def test_ctrl_c_while_it_starts_ends_what_was_started(start, stranger):
 
 @pytest.mark.slow
 def test_a_target_that_dies_ends_the_rest(start, stranger):
+    """One line names it, with exit status 2."""
     command = start("up", cwd=stranger())
     command.wait_until_it_says("Ctrl-C stops everything")
     command.find("uvicorn").kill()
@@ -85,6 +87,7 @@ def test_two_at_once_do_not_disturb_each_other(start, stranger):
 
 @pytest.mark.slow
 def test_a_target_that_cannot_run_here_is_announced(monkeypatch, stranger):
+    """A line has the reason why it has no address; the other targets are started."""
     proxied = FUNCTION + 'through = "pgbouncer"\n'
     monkeypatch.chdir(stranger(proxied + web("web", "missing:app")))
     monkeypatch.setattr("poolkit.compare.plan.plan.find_pgbouncer", lambda: None)
