@@ -72,6 +72,16 @@ def is_listening(port: int) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Let a process stand still until the block ends."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def environment(variables: Mapping[str, str | None], *, clean: bool) -> dict[str, str]:
     """Return this process's variables and others on top of them.
 

@@ -71,27 +71,14 @@ def test_an_article_id_is_read_from_a_path(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "0",
-        "-1",
-        "+1",
-        "01",
-        " 1",
-        "1 ",
-        "1\n",
-        "1.0",
-        "1_0",
-        "x",
-        "",
-        "\uff11",
-        str(MAX_ID + 1),
-        "9" * 5_000,
+        *("0", "-1", "+1", "01", " 1", "1 ", "1\n", "1.0", "1_0", "x", "", "\uff11"),
+        *(str(MAX_ID + 1), "9" * 5_000),
     ],
 )
 def test_an_article_id_that_cannot_be_is_refused(text):
     """Only one way of writing a number is accepted, and only numbers in range."""
-    with pytest.raises(
-        InvalidInput, match=f"article_id: must be a whole number from 1 to {MAX_ID}"
-    ):
+    message = f"article_id: must be a whole number from 1 to {MAX_ID}"
+    with pytest.raises(InvalidInput, match=message):
         article_id_from(text)
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,8 @@ def test_the_models_check_constraints_are_in_the_migrated_database(migrated_data
     rows = migrated_database.execute(
         "SELECT conname FROM pg_constraint WHERE conname LIKE 'ck\\_%%' AND contype = 'c'"
     )
-    assert {row["conname"] for row in rows} == {
-        "ck_articles_version_is_positive",
-        "ck_chunks_position_is_not_negative",
-    }
+    constraints = {"ck_articles_version_is_positive", "ck_chunks_position_is_not_negative"}
+    assert {row["conname"] for row in rows} == constraints
 
 
 def test_the_way_back_leads_to_an_empty_database(database):
@@ -95,16 +94,26 @@ def _upgrade_in_a_process(url):
     return done.returncode, done.stderr
 
 
-def test_an_upgrade_waits_for_another_one(database):
-    """While another session holds the lock, nothing is changed; then it goes on."""
+@contextmanager
+def _waiting(database, url_or_engine):
+    """Have an upgrade wait for the lock until the block ends; yield the holder's cursor."""
     with database.connect() as connection, ThreadPoolExecutor(1) as thread:
         cursor = connection.cursor()
         cursor.execute(f"SELECT {LOCK}")
-        waiting = thread.submit(upgrade, database.url())
-        _wait_for_a_waiter(database)
-        assert _tables(database) == []
+        waiting = thread.submit(upgrade, url_or_engine)
+        wait_until(
+            lambda: any(backend["wait_event"] == "advisory" for backend in database.backends()),
+            "a backend that waits for the lock",
+        )
+        yield cursor
         cursor.execute(f"SELECT {LOCK.replace('lock(', 'unlock(', 1)}")
         waiting.result(timeout=100)
+
+
+def test_an_upgrade_waits_for_another_one(database):
+    """While another session holds the lock, nothing is changed; then it goes on."""
+    with _waiting(database, database.url()):
+        assert _tables(database) == []
     assert (current(database.url()),) == heads()
 
 
@@ -117,17 +126,11 @@ def test_an_engine_made_for_requests_does_not_make_an_upgrade_unsafe(database, i
         isolation_level=isolation_level,
         connect_args={"options": "-c statement_timeout=500"},
     )
-    with database.connect() as connection, ThreadPoolExecutor(1) as thread:
-        cursor = connection.cursor()
-        cursor.execute(f"SELECT {LOCK}")
-        waiting = thread.submit(upgrade, engine)
-        _wait_for_a_waiter(database)
+    with _waiting(database, engine) as cursor:
         cursor.execute("SELECT pg_sleep(0.7)")
         # As another upgrade would have done it while this one waited.
         cursor.execute(upgrade_sql())
         cursor.execute("ALTER TABLE alembic_version OWNER TO " + APP_ROLE)
-        cursor.execute(f"SELECT {LOCK.replace('lock(', 'unlock(', 1)}")
-        waiting.result(timeout=100)
     assert (current(engine),) == heads()
 
 
@@ -137,13 +140,6 @@ def test_a_database_from_a_later_version_of_the_program_is_left_alone(migrated_d
     with pytest.raises(CommandError, match="9999"):
         upgrade(migrated_database.url())
     assert current(migrated_database.url()) == "9999"
-
-
-def _wait_for_a_waiter(database):
-    wait_until(
-        lambda: any(backend["wait_event"] == "advisory" for backend in database.backends()),
-        "a backend that waits for the lock",
-    )
 
 
 def test_an_upgrade_that_waits_too_long_gives_up(database, monkeypatch):
@@ -166,14 +162,8 @@ def test_a_failing_upgrade_leaves_the_database_as_it_was(database):
 
 def test_the_connection_is_given_back_and_names_itself(database):
     """No backend is left, and while it works its application_name says who it is."""
-    with database.connect() as connection, ThreadPoolExecutor(1) as thread:
-        cursor = connection.cursor()
-        cursor.execute(f"SELECT {LOCK}")
-        waiting = thread.submit(upgrade, database.url())
-        _wait_for_a_waiter(database)
+    with _waiting(database, database.url()):
         assert len(database.backends("script:migrations")) == 1
-        cursor.execute(f"SELECT {LOCK.replace('lock(', 'unlock(', 1)}")
-        waiting.result(timeout=100)
     database.wait_for_backends(0, "script:migrations")
 
 

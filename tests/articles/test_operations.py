@@ -232,15 +232,8 @@ class Endless(list):
 )
 def test_a_dead_letter_keeps_its_message_whatever_it_is(run, payload, kept):
     """JSON is kept as it is, NUL and lone surrogates included, anything else as its repr."""
-    letter = run(
-        record_dead_letter(
-            source="ingest\0",
-            message_id="m\ud800",
-            payload=payload,
-            error=ValueError("bad"),
-            attempts=3,
-        )
-    )
+    given = {"source": "ingest\0", "message_id": "m\ud800", "error": ValueError("bad")}
+    letter = run(record_dead_letter(**given, payload=payload, attempts=3))
     assert (letter.payload, letter.attempts) == (kept, 3)
     assert (letter.source, letter.message_id) == ("ingest\\x00", "m\\ud800")
     assert (letter.error_type, letter.error) == ("builtins.ValueError", "bad")
@@ -250,9 +243,8 @@ def test_a_dead_letter_keeps_its_message_whatever_it_is(run, payload, kept):
 def test_a_dead_letter_keeps_its_error_within_bounds(run):
     """An error's text is stored escaped, and cut where it is longer than a page can use."""
     error = NotFound("article\0", "x" * MAX_ERROR_CHARACTERS)
-    letter = run(
-        record_dead_letter(source="s", message_id="m", payload=None, error=error, attempts=1)
-    )
+    given = {"source": "s", "message_id": "m", "payload": None, "error": error}
+    letter = run(record_dead_letter(**given, attempts=1))
     assert letter.error_type == "articles.errors.NotFound"
     assert letter.error.startswith("there is no article\\x00 xxx")
     assert len(letter.error) == MAX_ERROR_CHARACTERS
@@ -260,14 +252,10 @@ def test_a_dead_letter_keeps_its_error_within_bounds(run):
 
 def test_the_same_message_dead_again_replaces_its_record(run):
     """A source and a message's id name one record, which holds the last failure."""
-    letters = [
-        run(
-            record_dead_letter(
-                source=source, message_id="m", payload=n, error=ValueError(str(n)), attempts=n
-            )
-        )
-        for source, n in [("a", 1), ("b", 2), ("a", 3)]
-    ]
+    letters = []
+    for source, n in [("a", 1), ("b", 2), ("a", 3)]:
+        given = {"source": source, "message_id": "m", "payload": n, "error": ValueError(str(n))}
+        letters.append(run(record_dead_letter(**given, attempts=n)))
     assert letters[2].id == letters[0].id
     assert letters[2].failed_at > letters[0].failed_at
     assert run(list_dead_letters()) == (letters[1], letters[2])

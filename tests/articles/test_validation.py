@@ -44,11 +44,8 @@ def test_json_that_is_broken_or_ambiguous_is_malformed(raw, detail):
 @pytest.mark.parametrize(
     ("raw", "found"),
     [
-        (b"[]", "an array"),
-        (b"null", "null"),
-        (b"1.5", "a number"),
-        (b'"a"', "a string"),
-        (b"true", "a boolean"),
+        *((b"[]", "an array"), (b"null", "null"), (b"1.5", "a number")),
+        *((b'"a"', "a string"), (b"true", "a boolean")),
     ],
 )
 def test_json_that_is_not_an_object_is_invalid(raw, found):

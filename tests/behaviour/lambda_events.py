@@ -38,6 +38,7 @@ def _several(query: Query) -> dict[str, list[str]]:
 
 def http_api(method, path, query=(), body=None, *, binary=False) -> Event:
     """API Gateway Developer Guide, "AWS Lambda proxy integrations for HTTP APIs", format 2.0."""
+    client = {"protocol": "HTTP/1.1", "sourceIp": "192.0.2.1", "userAgent": "agent"}
     return {
         "version": "2.0",
         "routeKey": "$default",
@@ -52,13 +53,7 @@ def http_api(method, path, query=(), body=None, *, binary=False) -> Event:
             "authentication": None,
             "domainName": "id.execute-api.us-east-1.amazonaws.com",
             "domainPrefix": "id",
-            "http": {
-                "method": method,
-                "path": path,
-                "protocol": "HTTP/1.1",
-                "sourceIp": "192.0.2.1",
-                "userAgent": "agent",
-            },
+            "http": {"method": method, "path": path, **client},
             "requestId": HTTP_API_REQUEST_ID,
             "routeKey": "$default",
             "stage": "$default",

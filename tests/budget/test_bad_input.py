@@ -258,13 +258,8 @@ rubbish = st.recursive(
 def places(value, way=()):
     """Return the path to every value inside a value."""
     yield way
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
+    items = enumerate(value) if isinstance(value, list) else ()
+    items = value.items() if isinstance(value, dict) else items
     for key, inner in items:
         yield from places(inner, (*way, key))
 

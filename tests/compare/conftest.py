@@ -91,16 +91,9 @@ def make_run(
     run = RunFolder(path)
     written = _plan(targets, **plan)
     run.write_plan(written)
-    run.write_machine(
-        Machine(
-            cpu="Made-up CPU",
-            cores=2,
-            memory_gib=8.0,
-            os="Linux",
-            python="3.11.7",
-            versions={"postgresql": "18.6", "sqlalchemy": "2.1.9", "poolkit": "0.1.0"},
-        )
-    )
+    versions = {"postgresql": "18.6", "sqlalchemy": "2.1.9", "poolkit": "0.1.0"}
+    here = {"cores": 2, "memory_gib": 8.0, "os": "Linux", "python": "3.11.7", "versions": versions}
+    run.write_machine(Machine(cpu="Made-up CPU", **here))
     for step in written.steps:
         target = targets[step.target]
         target = change(step, target) if change else target
@@ -163,15 +156,8 @@ def _write_target(folder: TargetFolder, target: MadeUp, seed: str, rate: float) 
     with folder.writer(ProcessRow) as write:
         for second in range(int(WARM_UP_S + MEASURED_S) + 1):
             for role, share in target.cpu.items():
-                write(
-                    ProcessRow(
-                        time=STARTED + second,
-                        role=role,
-                        processes=3,
-                        cpu_s=5 + share * second,
-                        rss_mb=200.0 + second,
-                    )
-                )
+                figures = {"cpu_s": 5 + share * second, "rss_mb": 200.0 + second}
+                write(ProcessRow(time=STARTED + second, role=role, processes=3, **figures))
     if target.cold:
         _write_invokes(folder, target, chance, [r for r in requests if r.service_ms > 700])
     inside = sum(FROM <= r.started + r.service_ms / 1000 < TO for r in requests)
@@ -253,14 +239,8 @@ def _write_samples(
                     )
                 )
             opened = round(sum(FROM <= end <= time for end in ended) * target.per_request)
-            samples(
-                SampleRow(
-                    time=time,
-                    backends=kept + short,
-                    sessions=100 + target.kept + opened,
-                    xacts=tick,
-                )
-            )
+            sessions = 100 + target.kept + opened
+            samples(SampleRow(time=time, backends=kept + short, sessions=sessions, xacts=tick))
 
 
 def _write_invokes(
@@ -270,19 +250,9 @@ def _write_invokes(
     moments += [r.started for r in slow[: target.cold_inside]]
     with folder.writer(InvokeRow) as write:
         for number, moment in enumerate(moments):
-            write(
-                InvokeRow(
-                    request_id=str(number),
-                    execution_environment=f"ee-{number}",
-                    arrived=moment,
-                    cold=True,
-                    init_ms=600 + 150 * chance.random(),
-                    queue_ms=1.0,
-                    duration_ms=5.0,
-                    status="ok",
-                    error_type="",
-                )
-            )
+            ids = {"request_id": str(number), "execution_environment": f"ee-{number}"}
+            ms = {"init_ms": 600 + 150 * chance.random(), "queue_ms": 1.0, "duration_ms": 5.0}
+            write(InvokeRow(**ids, **ms, arrived=moment, cold=True, status="ok", error_type=""))
 
 
 def request(due: float, latency_ms: float = 10.0, error: str = "") -> Request:

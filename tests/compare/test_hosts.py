@@ -50,14 +50,8 @@ def host(tmp_path):
     (tmp_path / "server.py").write_text(SERVER)
     needs = StackNeeds(database_url="postgresql://me:word@127.0.0.1/there")
     with Supervisor(tmp_path / "log") as supervisor, EmbeddedStack(tmp_path, needs) as stack:
-        yield LocalHost(
-            root=tmp_path,
-            environment="prod",
-            supervisor=supervisor,
-            monitor_url=stack.monitor_url,
-            stack=stack,
-            logs=tmp_path / "log",
-        )
+        given = {"environment": "prod", "monitor_url": stack.monitor_url, "stack": stack}
+        yield LocalHost(root=tmp_path, supervisor=supervisor, logs=tmp_path / "log", **given)
 
 
 def web(**values):

@@ -64,10 +64,8 @@ def test_the_page_has_a_part_for_loads_and_one_for_thresholds(by_load):
     run = by_load(repeat=2)
     write_report(run.path)
     page = (run.path / "report.html").read_text()
-    assert headings(page) == [
-        *("Findings", "Thresholds", "Load by load", "Figures"),
-        *("Charts", "How it was measured"),
-    ]
+    parts = ("Findings", "Thresholds", "Load by load", "Figures", "Charts")
+    assert headings(page) == [*parts, "How it was measured"]
     assert (run.path / "charts" / "levels.png").stat().st_size > 10_000
     assert "Connections and latency of each target under the same load (10 users)" in page
     assert page.count("<figure>") == 4
@@ -129,11 +127,8 @@ def test_a_share_of_connections_is_drawn_by_each_target_s_own_server(made_up_run
         "web": made_up("web", kept=60, max_connections=100),
         "web@there": made_up("web", kept=60, url="https://x", max_connections=400),
     }
-    run = made_up_run(
-        targets=targets,
-        levels=USERS,
-        thresholds=("db.connections.share < 30%", "web: http.p95 < 9"),
-    )
+    limits = ("db.connections.share < 30%", "web: http.p95 < 9")
+    run = made_up_run(targets=targets, levels=USERS, thresholds=limits)
     spec = str(over_load(compute(run)).chart.to_dict())
     assert set(re.findall(r"'limit': ([\d.]+), 'text': '< 30 ?%'", spec)) == {"30.0", "120.0"}
     assert spec.count("'text': '< 9 ms'") == 1

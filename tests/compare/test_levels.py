@@ -52,10 +52,8 @@ def test_a_plain_run_has_one_level_that_is_its_reference(made_up_run):
 
 def test_the_highest_load_that_all_targets_sustain_is_the_reference(results, made_up):
     """There they are compared; each of them may sustain more."""
-    found = results(
-        {"web": made_up("web", kept=3), "lambda": made_up("lambda", p50=20, capacity=25)},
-        thresholds=("http.p95 < 200",),
-    )
+    targets = {"web": made_up("web", kept=3), "lambda": made_up("lambda", p50=20, capacity=25)}
+    found = results(targets, thresholds=("http.p95 < 200",))
     assert sustained(found, "web") == ["5 users", "10 users", "20 users"]
     assert sustained(found, "lambda") == ["5 users"]
     assert found.reference.name == "5 users"

@@ -97,10 +97,8 @@ def test_targets_alternate_at_each_level_in_each_round():
     plan = make_plan([target(), target("web")], Options(users=(1, 20), repeat=2))
     titles = [step.title for step in plan.steps()]
     assert titles[:4] == [
-        "lambda, 1 user, round 1",
-        "web, 1 user, round 1",
-        "lambda, 20 users, round 1",
-        "web, 20 users, round 1",
+        *("lambda, 1 user, round 1", "web, 1 user, round 1"),
+        *("lambda, 20 users, round 1", "web, 20 users, round 1"),
     ]
     assert titles[4:] == [text.replace("round 1", "round 2") for text in titles[:4]]
     assert len({step.label for step in plan.steps()}) == 8
@@ -120,12 +118,8 @@ def test_a_function_has_the_room_that_each_level_needs():
 
 
 def deployed(name="web", kind="web"):
-    return Deployed(
-        target=target(kind, name=name),
-        url="https://me:secret@x",
-        max_connections=300,
-        usable_connections=290,
-    )
+    database = {"max_connections": 300, "usable_connections": 290}
+    return Deployed(target=target(kind, name=name), url="https://me:secret@x", **database)
 
 
 def test_the_limits_of_a_deployed_target_are_unknown(without_pgbouncer):

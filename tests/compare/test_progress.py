@@ -71,11 +71,8 @@ def test_without_a_terminal_there_are_plain_lines():
         for _ in range(50):
             progress.figures(0.5, 40.0, 12.0, 7)
         progress.finished("web", "done")
-    assert file.getvalue().splitlines() == [
-        "web (1 of 2): starting",
-        "web (1 of 2): measuring",
-        "web: done",
-    ]
+    lines = ["web (1 of 2): starting", "web (1 of 2): measuring", "web: done"]
+    assert file.getvalue().splitlines() == lines
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines():

@@ -147,7 +147,7 @@ def test_missing_raw_files_leave_gaps_and_warnings(made_up_run):
 
 
 def test_a_run_without_any_measured_target_is_refused(made_up_run):
-    """The message is that there is nothing to report."""
+    """The message is that the run was stopped before any measurement."""
     run = made_up_run()
     for target in run.plan().targets:
         (run.target(target.name).path / "window.json").unlink()

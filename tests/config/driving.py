@@ -19,15 +19,8 @@ from poolkit.config.presets import EnginePreset, preset
 DRIVERS = ("psycopg2", "psycopg", "psycopg_async", "asyncpg")
 # For what takes a second or more with each: the drivers of the presets here, the others in the
 # slow run.
-PRESETS_DRIVERS = pytest.mark.parametrize(
-    "driver",
-    [
-        "psycopg2",
-        "asyncpg",
-        pytest.param("psycopg", marks=pytest.mark.slow),
-        pytest.param("psycopg_async", marks=pytest.mark.slow),
-    ],
-)
+_OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("psycopg", "psycopg_async")]
+PRESETS_DRIVERS = pytest.mark.parametrize("driver", ["psycopg2", "asyncpg", *_OTHERS])
 
 
 class Client:

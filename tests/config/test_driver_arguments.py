@@ -143,9 +143,7 @@ def test_further_options_win(database):
 @pytest.mark.parametrize(
     "url",
     [
-        "sqlite://",
-        "sqlite:///:memory:",
-        "sqlite:///file::memory:?cache=shared&uri=true",
+        *("sqlite://", "sqlite:///:memory:", "sqlite:///file::memory:?cache=shared&uri=true"),
         "sqlite:///file:any?mode=memory&uri=true",
     ],
 )

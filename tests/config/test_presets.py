@@ -174,10 +174,8 @@ def test_a_url_that_does_not_fit_is_refused(target, url, message):
 
 def test_a_driver_that_was_chosen_is_not_replaced_by_another():
     """Only the target's own driver gives way to one of the URL's database."""
-    assert (
-        preset("web").replace(driver="psycopg").url("postgresql://h/d").drivername
-        == "postgresql+psycopg"
-    )
+    chosen = preset("web").replace(driver="psycopg").url("postgresql://h/d")
+    assert chosen.drivername == "postgresql+psycopg"
     with pytest.raises(ValueError, match=r"postgresql\+pymysql does not fit"):
         preset("web").replace(driver="pymysql").url("postgresql://h/d")
 

@@ -176,11 +176,8 @@ def _with_functions(clean):
         if name == "Fn::GetAtt":
             return _attribute(clean, argument, resources)
         found = clean(node, resources)
-        return (
-            found
-            if name != "Ref" or argument == "AWS::NoValue"
-            else _reference(argument, found, resources)
-        )
+        as_it_is = name != "Ref" or argument == "AWS::NoValue"
+        return found if as_it_is else _reference(argument, found, resources)
 
     return evaluate
 

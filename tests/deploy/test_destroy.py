@@ -137,13 +137,9 @@ class Listing:
         return self
 
     def paginate(self, StackName):  # noqa: N803 - boto3's name
+        kind = {"ResourceType": "AWS::RDS::DBInstance"}
         summaries = [
-            {
-                "LogicalResourceId": name,
-                "PhysicalResourceId": name,
-                "ResourceType": "AWS::RDS::DBInstance",
-                "ResourceStatus": status,
-            }
+            kind | {"LogicalResourceId": name, "PhysicalResourceId": name, "ResourceStatus": status}
             for name, status in self.statuses.items()
         ]
         return [{"StackResourceSummaries": summaries}]

@@ -12,6 +12,7 @@ import boto3
 import pytest
 from deploy.conftest import MACHINE, MINOR, ROOT
 from deploy.test_deploy import deploy, statuses
+from loadtest.conftest import LOCUSTFILE
 from poolkit_command import refused
 from processes import run, started
 from web_server import serving
@@ -116,22 +117,6 @@ def host():
         yield server
 
 
-VISITORS = """
-from locust import FastHttpUser, constant, task
-
-from poolkit import loadtest
-
-loadtest.register()
-
-class Visitor(FastHttpUser):
-    wait_time = constant(0.05)
-
-    @task
-    def visit(self):
-        self.client.get("/")
-"""
-
-
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     """Make what the image has: /app, and programs that know nothing but its requirements."""
@@ -145,7 +130,7 @@ def image(tmp_path_factory):
     how = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--link-mode", "copy"]
     what = ["--python", programs / "python", "--requirement", folder / "app/requirements.txt"]
     subprocess.run([uv, "pip", "install", "-q", *how, *what], check=True)
-    (folder / "app/visitors.py").write_text(VISITORS)
+    (folder / "app/visitors.py").write_text(LOCUSTFILE)
     return folder
 
 

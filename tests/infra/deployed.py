@@ -91,12 +91,9 @@ class Deployment:
     def functions(self):
         return [
             Deployable(
-                function.stack.name,
-                function.logical_id,
-                function.get("Environment", "Variables"),
-                function.properties,
+                one.stack.name, one.logical_id, one.get("Environment", "Variables"), one.properties
             )
-            for function in self.of_type("AWS::Lambda::Function")
+            for one in self.of_type("AWS::Lambda::Function")
         ]
 
     def deployables(self):

@@ -106,11 +106,8 @@ def test_composes_settings_are_accepted(compose):
     for service in (web, worker, compose["services"]["migrate"]):
         Settings.from_environ(environ_of(service))
     graceful = WebSettings.from_environ(environ_of(web)).graceful_timeout
-    assert (
-        answer_of(Settings.from_environ(environ_of(web)).preset)
-        <= graceful
-        < seconds(web["stop_grace_period"])
-    )
+    answered = answer_of(Settings.from_environ(environ_of(web)).preset)
+    assert answered <= graceful < seconds(web["stop_grace_period"])
     limit = WorkerSettings.from_environ(environ_of(worker)).task_time_limit
     assert limit < seconds(worker["stop_grace_period"])
 
@@ -200,11 +197,8 @@ def test_only_its_clients_reach_pgbouncer(manifests):
     """The policy admits its clients, and no others."""
     (rule,) = manifests["NetworkPolicy", "pgbouncer"]["spec"]["ingress"]
     let_in = {peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule["from"]}
-    hosts = {
-        name: environ_in(manifests, pod).get("DATABASE_HOST")
-        for name, pod in pods(manifests).items()
-    }
-    assert let_in == {name for name, host in hosts.items() if host == "pgbouncer"}
+    found = {name: environ_in(manifests, pod) for name, pod in pods(manifests).items()}
+    assert let_in == {n for n, each in found.items() if each.get("DATABASE_HOST") == "pgbouncer"}
 
 
 def test_pods_get_the_time_to_stop(manifests):

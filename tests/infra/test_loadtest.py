@@ -39,17 +39,14 @@ class StartedDeployment(Deployment):
 
 def deployment_with(**parameters):
     """Return the stacks of dev with the parameters of a load test that is started by hand."""
-    given = {
-        name: ParameterValue(value, "--parameter") for name, value in (BY_HAND | parameters).items()
-    }
-    return StartedDeployment(given)
+    values = BY_HAND | parameters
+    return StartedDeployment({k: ParameterValue(v, "--parameter") for k, v in values.items()})
 
 
 def words_of(deployment, name):
     """Give the command of a container, with a name for the bucket that AWS would give."""
-    parts = [
-        getattr(word, "parts", (word,)) for word in deployment.container(name).definition["Command"]
-    ]
+    command = deployment.container(name).definition["Command"]
+    parts = [getattr(word, "parts", (word,)) for word in command]
     return ["".join(p if isinstance(p, str) else "bucket" for p in word) for word in parts]
 
 
@@ -118,18 +115,14 @@ def test_the_workers_know_the_masters_name():
     name = deployment.resource("loadtest", "MasterName").get("Name")
     assert host == f"{name}.{deployment.resource('loadtest', 'Namespace').get('Name')}"
     ports = {rule.get("FromPort") for rule in reports(deployment)}
-    ports |= {
-        each["ContainerPort"] for each in deployment.container("master").definition["PortMappings"]
-    }
+    mappings = deployment.container("master").definition["PortMappings"]
+    ports |= {each["ContainerPort"] for each in mappings}
     assert ports == {5557}
 
 
 def reports(deployment):
-    return [
-        rule
-        for rule in deployment.of_type("AWS::EC2::SecurityGroupIngress")
-        if rule.stack.name == "loadtest"
-    ]
+    rules = deployment.of_type("AWS::EC2::SecurityGroupIngress")
+    return [rule for rule in rules if rule.stack.name == "loadtest"]
 
 
 def commands():

@@ -45,7 +45,7 @@ WAITS_IN_INIT = """
         return os.getpid()
 """
 
-
+LATE = "import time; time.sleep({})\ndef handler(e, c): return 'late'"
 OVER_THE_LIMIT = "ReservedFunctionConcurrentInvocationLimitExceeded"
 
 
@@ -346,11 +346,7 @@ def test_an_invoke_learns_why_prewarming_failed(start, threads, tmp_path):
 
 def test_a_slow_prewarming_is_tried_again_for_the_invoke_that_waits(start, threads):
     """Past the init limit prewarming has failed, and the invoke goes on with a start of its own."""
-    fleet = start(
-        "import time; time.sleep(1)\ndef handler(e, c): return 'late'",
-        init_limit_s=0.5,
-        reserved_concurrency=1,
-    )
+    fleet = start(LATE.format(1), init_limit_s=0.5, reserved_concurrency=1)
     prewarmed = threads.submit(fleet.prewarm, 1)
     wait_until(lambda: fleet.stats()["execution_environments"]["init"] == 1)
     assert fleet.invoke({}).payload == b'"late"'
@@ -360,11 +356,7 @@ def test_a_slow_prewarming_is_tried_again_for_the_invoke_that_waits(start, threa
 
 def test_a_slow_init_phase_is_tried_again_within_the_invoke(start):
     """Past the init limit Lambda starts over, with the function's timeout as the new limit."""
-    fleet = start(
-        "import time; time.sleep(0.4)\ndef handler(e, c): return 'late'",
-        init_limit_s=0.1,
-        timeout_s=100,
-    )
+    fleet = start(LATE.format(0.4), init_limit_s=0.1, timeout_s=100)
     assert fleet.invoke({}).payload == b'"late"'
     assert fleet.stats()["execution_environments_started"] == 2
     assert fleet.stats()["cold"] == 1

@@ -41,19 +41,10 @@ def start_warm(migrated_database):
     started = []
 
     def start(how):
-        environ = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": "tests",
-            "DATABASE_URL": migrated_database.url(),
-            "POOLKIT_TARGET": "lambda_warm",
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-c", WARM, how],
-            env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": "tests"}
+        environ |= {"DATABASE_URL": migrated_database.url(), "POOLKIT_TARGET": "lambda_warm"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", WARM, how], env=environ, **pipes)
         started.append(process)
         assert "ConnectionsOpened" in process.stdout.readline()
         assert process.stdout.readline() == "ready\n"

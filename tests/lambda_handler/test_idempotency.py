@@ -166,11 +166,8 @@ def test_purging_deletes_what_has_expired(layer, migrated_database):
 
 def test_it_serves_powertools_decorator(layer):
     """A function's answer is remembered by its payload; another payload is refused."""
-    config = IdempotencyConfig(
-        event_key_jmespath="id",
-        payload_validation_jmespath="amount",
-        lambda_context=new_context(timeout_s=600),
-    )
+    parts = {"event_key_jmespath": "id", "payload_validation_jmespath": "amount"}
+    config = IdempotencyConfig(**parts, lambda_context=new_context(timeout_s=600))
     calls = []
 
     @idempotent_function(data_keyword_argument="order", persistence_store=layer, config=config)

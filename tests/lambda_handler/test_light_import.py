@@ -9,23 +9,9 @@ from processes import run_python
 pytestmark = pytest.mark.process
 
 HEAVY = {
-    "asyncpg",
-    "boto3",
-    "celery",
-    "fastapi",
-    "greenlet",
-    "prometheus_client",
-    "psycopg",
-    "pydantic",
-    "pydantic_settings",
-    "sqlalchemy.ext.asyncio",
-    "sqlalchemy.orm",
-    "starlette",
-    "webapp",
-    "worker",
-    "poolkit.local",
-    "poolkit.compare",
-    "poolkit.cli",
+    *("asyncpg", "boto3", "celery", "fastapi", "greenlet", "prometheus_client", "psycopg"),
+    *("pydantic", "pydantic_settings", "sqlalchemy.ext.asyncio", "sqlalchemy.orm", "starlette"),
+    *("webapp", "worker", "poolkit.local", "poolkit.compare", "poolkit.cli"),
 }
 SCRIPT = """
 import json, sys
@@ -47,12 +33,8 @@ for method, path, body in [
     lambda_handler.app.handler(event, Context())
 json.dump([imported, list(sys.modules)], sys.stderr)
 """
-EVENT = {
-    "version": "2.0",
-    "rawQueryString": "",
-    "headers": {},
-    "requestContext": {"http": {}, "stage": "$default", "requestId": "1"},
-}
+CONTEXT = {"http": {}, "stage": "$default", "requestId": "1"}
+EVENT = {"version": "2.0", "rawQueryString": "", "headers": {}, "requestContext": CONTEXT}
 
 
 def run_with(database, script, event):

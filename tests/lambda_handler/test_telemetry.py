@@ -91,11 +91,8 @@ def test_a_failed_connect_is_no_connection_opened(migrated_database, metrics):
 
 def test_names_come_from_powertools_variables(migrated_database, metrics):
     """The service and the namespace are what the template sets."""
-    with open_face(
-        migrated_database.url(),
-        POWERTOOLS_SERVICE_NAME="other",
-        POWERTOOLS_METRICS_NAMESPACE="elsewhere",
-    ) as face:
+    names = {"POWERTOOLS_SERVICE_NAME": "other", "POWERTOOLS_METRICS_NAMESPACE": "elsewhere"}
+    with open_face(migrated_database.url(), **names) as face:
         face.request("GET", "/nowhere")
     (line,) = metrics()
     assert line["service"] == "other"
@@ -120,11 +117,8 @@ def test_a_log_line_names_the_invoke(migrated_database):
 )
 def test_provisioned_concurrency_has_no_cold_start(migrated_database, kind, cold):
     """Nothing is written but one line of metrics, and nothing at import."""
-    environ = {
-        "PYTHONPATH": "tests",
-        "DATABASE_URL": migrated_database.url(),
-        "AWS_LAMBDA_INITIALIZATION_TYPE": kind,
-    }
+    environ = {"PYTHONPATH": "tests", "AWS_LAMBDA_INITIALIZATION_TYPE": kind}
+    environ["DATABASE_URL"] = migrated_database.url()
     done = run_python("-c", ONE_REQUEST, environ=environ, clean=True)
     (line,) = done.stdout.splitlines()
     assert ("ColdStart" in json.loads(line)) is cold

@@ -71,16 +71,13 @@ class ComparedRun:
     def __init__(self, folder, server, *, locustfile=LOCUSTFILE, begin=True, **values):
         file = folder / "visitors.py"
         file.write_text(locustfile)
-        level = {
-            "users": values.pop("users", 4),
-            "rate_per_user": values.pop("rate_per_user", 10.0),
-        }
+        users, rate = values.pop("users", 4), values.pop("rate_per_user", 10.0)
         self.stop_timeout = values.pop("stop_timeout", None)
         self.host = server.url
         self.load = Load(
             **{
                 "locustfile": file,
-                "level": Level(**level),
+                "level": Level(users=users, rate_per_user=rate),
                 # A bound: each run is ended when there are enough rows.
                 "warm_up_s": 1.0,
                 "duration_s": 590.0,

@@ -18,17 +18,8 @@ from poolkit.loadtest.recording import Second, Series
 
 needs_hdrhistogram = pytest.mark.skipif(not can_encode(), reason="no wheel here")
 
-OPEN = LoopReport(
-    loop="open",
-    rate=200.0,
-    kind="poisson",
-    arrivals=1000,
-    late=400,
-    latest_ms=2100.0,
-    dropped=7,
-    timed_out=3,
-    users_max=50,
-)
+COUNTS = {"arrivals": 1000, "late": 400, "latest_ms": 2100.0, "dropped": 7, "timed_out": 3}
+OPEN = LoopReport(loop="open", rate=200.0, kind="poisson", users_max=50, **COUNTS)
 SATURATED = replace(OPEN, saturated_by="all 50 users (--max-users) were waiting for answers")
 
 
@@ -79,9 +70,8 @@ def test_the_line_of_a_second_names_the_loop(latencies, load, text):
     """And says so when its schedule is not kept."""
     assert load_text(load) == text
     said = line(Rates(0.0, 0.0, 1.5, 20.25, 300.4), latencies, load)
-    assert said == (
-        f"Latency, ms: p50 1.50, p95 20.2, p99 300 now; p99 99.0, max 100 in the run ({text})"
-    )
+    latencies_now = "p50 1.50, p95 20.2, p99 300 now; p99 99.0, max 100 in the run"
+    assert said == f"Latency, ms: {latencies_now} ({text})"
 
 
 def test_the_table_at_the_end_names_the_loop_and_why_it_is_saturated(latencies):
@@ -97,16 +87,10 @@ def recording(latencies, load):
     """What outputs read of a `Recording`; the real one needs a Locust that runs."""
     series = Series()
     series.add(second(p50_ms=1.0, p95_ms=2.0, p99_ms=3.0))
-    return SimpleNamespace(
-        series=series,
-        measured=MetricAccumulator(),
-        limits=None,
-        note="no DATABASE_URL",
-        started=0.0,
-        latencies=latencies,
-        lost=["worker 1 (one) ended in the middle: up to 3 s of its latencies are lost"],
-        loop=lambda: load,
-    )
+    found = {"series": series, "measured": MetricAccumulator(), "latencies": latencies}
+    lost = ["worker 1 (one) ended in the middle: up to 3 s of its latencies are lost"]
+    without = {"limits": None, "note": "no DATABASE_URL", "started": 0.0}
+    return SimpleNamespace(**found, **without, lost=lost, loop=lambda: load)
 
 
 def test_the_document_has_the_load_and_what_is_lost(latencies):
@@ -134,11 +118,8 @@ def test_files_grow_with_the_run(tmp_path, latencies):
     lines = [one for one in files.log.read_text().splitlines() if "HISTF" in one]
     moments = [one.split(",")[:2] for one in (lines[0], lines[5])]
     assert moments == [["0.000", "10.500"], ["10.500", "1.500"]]
-    assert [line.split(",")[0] for line in lines[1:4]] == [
-        "Tag=failed",
-        "Tag=failed_POST_/articles",
-        "Tag=GET_/articles/[id]",
-    ]
+    tags = ["failed", "failed_POST_/articles", "GET_/articles/[id]"]
+    assert [line.split(",")[0] for line in lines[1:4]] == [f"Tag={tag}" for tag in tags]
 
 
 @needs_hdrhistogram

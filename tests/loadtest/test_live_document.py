@@ -35,16 +35,9 @@ def recording():
     for number in range(NAMES):
         for ms in range(1000):
             latencies.record("GET", f"/{number}", ms + number)
-    return SimpleNamespace(
-        latencies=latencies,
-        started=1.0,
-        note=None,
-        limits=None,
-        measured=MetricAccumulator(),
-        series=Series(),
-        lost=[],
-        loop=LoopReport,
-    )
+    empty = {"note": None, "limits": None, "series": Series(), "lost": [], "loop": LoopReport}
+    measured = MetricAccumulator()
+    return SimpleNamespace(latencies=latencies, started=1.0, measured=measured, **empty)
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +66,8 @@ def test_it_is_made_once_for_all_who_look(recording, checked):
     asking = [gevent.spawn(live.json) for _ in range(10)]
     gevent.joinall(asking, timeout=60, raise_error=True)
     (found,) = {one.value for one in asking}
-    assert [row["requests"] for row in json.loads(found)["latency_ms"]] == [
-        *[1000] * NAMES,
-        1000 * NAMES,
-    ]
+    requests = [row["requests"] for row in json.loads(found)["latency_ms"]]
+    assert requests == [*[1000] * NAMES, 1000 * NAMES]
     assert (recording.latencies.looked, checked.times) == (NAMES, 1)
 
 
@@ -125,10 +116,8 @@ def test_sums_that_are_kept_are_those_that_are_added_up():
         added_up.add(one)
     run.record("POST", "/", 77.0)
     added_up.record("POST", "/", 77.0)
-    assert (run.ended("answered"), run.ended("failed")) == (
-        added_up.ended("answered"),
-        added_up.ended("failed"),
-    )
+    for outcome in ("answered", "failed"):
+        assert run.ended(outcome) == added_up.ended(outcome)
     for name in added_up.names():
         assert run.ended("answered", name) == added_up.ended("answered", name)
     run.ended("answered").record(1.0)

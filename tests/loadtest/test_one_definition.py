@@ -32,11 +32,8 @@ FILES_ARE_SLOW = settings(
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-IN_ALL_THREE = [
-    name
-    for name, metric in METRICS.items()
-    if not metric.at_end and name.startswith(("http", "db"))
-]
+HERE = [name for name, metric in METRICS.items() if not metric.at_end]
+IN_ALL_THREE = [name for name in HERE if name.startswith(("http", "db"))]
 LIMITS = {"ms": ("100ms", "1s", "5s"), "share": ("1%", "20%"), "per_s": ("0.4/s", "2/s")}
 THRESHOLDS = [
     f"{name} {operator} {limit}"
@@ -127,14 +124,8 @@ def in_compare(folder, rows, samples):
             write(row.request)
     with target.writer(SampleRow) as of_samples, target.writer(ConnectionRow) as of_backends:
         for sample in samples:
-            of_samples(
-                SampleRow(
-                    time=sample.time,
-                    backends=len(sample.backends),
-                    sessions=sample.sessions,
-                    xacts=0,
-                )
-            )
+            counts = {"backends": len(sample.backends), "sessions": sample.sessions, "xacts": 0}
+            of_samples(SampleRow(time=sample.time, **counts))
             for one in sample.backends:
                 of_backends(ConnectionRow(time=sample.time, **vars_of(one)))
     before = [sample.sessions for sample in samples if sample.time < FROM]

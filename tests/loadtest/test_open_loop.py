@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from processes import stopped
 
 pytestmark = pytest.mark.process
 
@@ -203,14 +204,13 @@ def test_no_arrival_is_dropped_when_the_server_stands_still(stub, load):
     server, url = stub()
     run = load(url, *open_loop(50, "--max-users", "20"))
     wait_while_it_runs(run, 1)
-    os.kill(server.pid, signal.SIGSTOP)
-    run.wait_until(lambda: waiting(run) == 20)
-    moment = time.time()
-    # Longer than arrivals waited because the machine was busy, for that would be named instead.
-    wait_while_it_runs(run, 1 + stood_still_s(run))
-    assert run.stop() == 0, run.text
-    ended = time.time()
-    os.kill(server.pid, signal.SIGCONT)
+    with stopped(server.pid):
+        run.wait_until(lambda: waiting(run) == 20)
+        moment = time.time()
+        # Longer than arrivals waited because the machine was busy, for that would be named instead.
+        wait_while_it_runs(run, 1 + stood_still_s(run))
+        assert run.stop() == 0, run.text
+        ended = time.time()
     counts = check_counts(run)
     assert counts["unanswered"] == counts["users_max"] == 20
     assert counts["unsent"] > 20
@@ -495,11 +495,10 @@ def test_ctrl_c_ends_an_open_loop_at_once_and_leaves_its_counts(stub, load):
     server, url = stub()
     run = load(url, *open_loop(50))
     wait_while_it_runs(run, 1)
-    os.kill(server.pid, signal.SIGSTOP)
-    run.wait_until(lambda: waiting(run) > 10)
-    run.interrupt()
-    run.wait(45)  # for an answer it would wait for 60 s
-    os.kill(server.pid, signal.SIGCONT)
+    with stopped(server.pid):
+        run.wait_until(lambda: waiting(run) > 10)
+        run.interrupt()
+        run.wait(45)  # for an answer it would wait for 60 s
     assert found(run)["partial"] is True
     assert check_counts(run)["unanswered"] > 10
     assert "Traceback" not in run.text
@@ -526,16 +525,26 @@ class Sender(TaskUser):
 """
 
 
+@pytest.fixture
+def send(locust, database, tmp_path):
+    """A function that starts Locust with a sender of tasks, in an open loop."""
+
+    def start(tasks, *words):
+        file = tmp_path / "sender.py"
+        file.write_text(tasks)
+        words = ("--headless", "--json-file", "out/sender", "--csv", "out/run", *words)
+        run = locust("-f", str(file), *words, url=database.monitor_url(""))
+        run.name = "sender"
+        run.wait_until(lambda: stats(run, "Request Count") > 3)
+        return run
+
+    return start
+
+
 @pytest.mark.slow
-def test_many_tasks_of_a_queue_are_in_flight_at_once(locust, database, tmp_path):
+def test_many_tasks_of_a_queue_are_in_flight_at_once(send):
     """A sender of tasks has an open loop too, though each waits for its committed result."""
-    (tmp_path / "sender.py").write_text(TASKS)
-    run = locust(
-        *("-f", str(tmp_path / "sender.py"), "--headless", "--json-file", "out/a"),
-        *open_loop(40, "--stop-timeout", "60", "--csv", "out/run"),
-        url=database.monitor_url(""),
-    )
-    run.name = "a"
+    run = send(TASKS, *open_loop(40, "--stop-timeout", "60"))
     run.wait_until(lambda: stats(run, "Request Count") > 100)
     assert run.stop() == 0, run.text
     took_s = time.time() - found(run)["started"]
@@ -543,54 +552,30 @@ def test_many_tasks_of_a_queue_are_in_flight_at_once(locust, database, tmp_path)
     check_none_was_left(counts)
     assert counts["users_max"] >= 12
     assert total(run)["p50"] >= 300
-    assert total(run)["requests"] > 3 * took_s / 0.3, (
-        "three times what one after the other could be"
-    )
+    assert total(run)["requests"] > 3 * took_s / 0.3, "three times what one at a time could be"
 
 
 @pytest.mark.slow
-def test_a_database_that_is_slow_to_say_what_is_done_stops_nobody(locust, database, tmp_path):
+def test_a_database_that_is_slow_to_say_what_is_done_stops_nobody(send, database):
     """All else goes on while the question waits; whose fault the latency is, is said."""
-    file = tmp_path / "sender.py"
     _, _, beat = VISITOR.partition("def beat():")
-    file.write_text(
-        f"{TASKS}\nimport gevent\nfrom locust import events\nfrom pathlib import Path\ndef beat():{beat}"
-    )
-    run = locust(
-        *("-f", str(file), "--headless", "--json-file", "out/sender"),
-        *open_loop(40, "--csv", "out/run"),
-        url=database.monitor_url(""),
-    )
-    run.name = "sender"
-    run.wait_until(lambda: stats(run, "Request Count") > 10)
+    imports = "import gevent\nfrom locust import events\nfrom pathlib import Path"
+    run = send(f"{TASKS}\n{imports}\ndef beat():{beat}", *open_loop(40))
     (asked,) = database.backends("loadtest:")
-    os.kill(asked["pid"], signal.SIGSTOP)
-    try:
+    with stopped(asked["pid"]):
         before = len(beats(run))
         run.wait_until(lambda: len(beats(run)) > before + 25)
-    finally:
-        os.kill(asked["pid"], signal.SIGCONT)
     run.wait_for("WARNING/poolkit.loadtest: the database took ")
     assert run.stop() == 0, run.text
 
 
 @pytest.mark.slow
-def test_a_database_that_never_says_what_is_done_is_named_as_the_reason(locust, database, tmp_path):
+def test_a_database_that_never_says_what_is_done_is_named_as_the_reason(send, database):
     """A result that could not be queried is not reported as missing."""
-    file = tmp_path / "sender.py"
-    file.write_text(TASKS.replace("wait_time", "result_timeout = 2.0\n    wait_time"))
-    run = locust(
-        *("-f", str(file), "--headless", "--json-file", "out/sender"),
-        *open_loop(10, "--csv", "out/run"),
-        url=database.monitor_url(""),
-    )
-    run.wait_until(lambda: stats(run, "Request Count") > 3)
+    run = send(TASKS.replace("wait_time", "result_timeout = 2.0\n    wait_time"), *open_loop(10))
     (asked,) = database.backends("loadtest:")
-    os.kill(asked["pid"], signal.SIGSTOP)
-    try:
+    with stopped(asked["pid"]):
         (failed,) = run.wait_until(lambda: run.rows("out/run_failures.csv"))
         assert run.stop() == 1, run.text
-    finally:
-        os.kill(asked["pid"], signal.SIGCONT)
     said = "no result within 2 s: the database does not answer whether there is one"
     assert failed["Error"] == f"TimeoutError('{said}')"

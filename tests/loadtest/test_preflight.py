@@ -40,74 +40,58 @@ class Case:
     """Whether it prints its reports, too: it began when a test was about to start."""
 
 
+NOT_HERE = "192.0.2.1 is not this machine"
+IS_NOT_SET = "is not set; Sender needs it: "
+AT_5, TWO = ("--arrival-rate", "5"), ("--processes", "2")
+
+
 def options(line, *arguments, **fields):
     return Case(("--headless", *arguments), line, **fields)
 
 
+def begun(line, *arguments, **fields):
+    return options(line, *arguments, logs=True, **fields)
+
+
 CASES = {
     # A host that is not this machine
-    "host, web page": Case(("--host", ELSEWHERE), "--host: 192.0.2.1 is not this machine"),
-    "host": options("--host: 192.0.2.1 is not this machine", "--host", ELSEWHERE),
-    "host, processes": options(
-        *("--host: 192.0.2.1 is not this machine", "--host", ELSEWHERE, "--processes", "2")
-    ),
+    "host, web page": Case(("--host", ELSEWHERE), f"--host: {NOT_HERE}"),
+    "host": options(f"--host: {NOT_HERE}", "--host", ELSEWHERE),
+    "host, processes": options(f"--host: {NOT_HERE}", "--host", ELSEWHERE, *TWO),
     "host that does not resolve": options(
         "--host: no-such-host.invalid does not resolve",
         *("--host", "http://no-such-host.invalid", "--yes-load-this-host"),
     ),
-    "host of a user class": options(
-        *("192.0.2.1 is not this machine", "--host", ""), more=WITH_HOST, logs=True
-    ),
-    "host of a user class, processes": options(
-        *("192.0.2.1 is not this machine", "--host", "", "--processes", "2"),
-        more=WITH_HOST,
-        logs=True,
-    ),
-    "host that changed meanwhile": options(
-        "192.0.2.1 is not this machine", more=CHANGES_HOST, reports=True
-    ),
+    "host of a user class": begun(NOT_HERE, "--host", "", more=WITH_HOST),
+    "host of a user class, processes": begun(NOT_HERE, "--host", "", *TWO, more=WITH_HOST),
+    "host that changed meanwhile": options(NOT_HERE, more=CHANGES_HOST, reports=True),
     # Arrivals
     "no rate": options("--arrival-rate is 0; wanted arrivals per second", "--arrival-rate", "0"),
     "rate nan": options("--arrival-rate is nan; wanted arrivals per", "--arrival-rate", "nan"),
     "rate below 0": options("--arrival-rate is -1; wanted arrivals per", "--arrival-rate=-1"),
-    "rate too high": options("at most 100,000", "--arrival-rate", "1e9", "--processes", "2"),
-    "unknown arrivals": options(
-        *("wanted one of constant, poisson", "--arrival-rate", "5", "--arrivals", "uniform")
-    ),
+    "rate too high": options("at most 100,000", "--arrival-rate", "1e9", *TWO),
+    "unknown arrivals": options("wanted one of constant, poisson", *AT_5, "--arrivals", "uniform"),
     "arrivals without a rate": options(
         "--arrivals is for an open loop; add --arrival-rate", "--arrivals", "poisson"
     ),
-    "no user": options(
-        "--max-users is 0; wanted 1 or more", "--arrival-rate", "5", "--max-users", "0"
-    ),
-    "too many users": options(
-        "more than --max-users 2", "--arrival-rate", "5", "--max-users", "2", "--users", "3"
-    ),
-    "rate and shape": options(
+    "no user": options("--max-users is 0; wanted 1 or more", *AT_5, "--max-users", "0"),
+    "too many users": options("more than --max-users 2", *AT_5, "--max-users=2", "--users", "3"),
+    "rate and shape": begun(
         "--arrival-rate and the shape Ramp cannot be used together",
-        *("-f", f"visitors.py,{ROOT / 'loadtests/ramp.py'}", "--processes", "2"),
-        *("--arrival-rate", "5"),
-        logs=True,
+        *("-f", f"visitors.py,{ROOT / 'loadtests/ramp.py'}", *TWO, *AT_5),
     ),
     # Files of results
     "report": options("--html: file/run.html cannot be written: ", "--html", "file/run.html"),
     "csv": options("--csv: file/run_stats.csv cannot be written: ", "--csv", "file/run"),
     # Variables of user classes
-    "no DATABASE_URL": options(
-        "DATABASE_URL is not set; Sender needs it: ",
+    "no DATABASE_URL": begun(
+        f"DATABASE_URL {IS_NOT_SET}",
         *("-f", INGEST, "--database-url", "postgresql://w:w@127.0.0.1:9/a"),
         environ=BROKER,
-        logs=True,
     ),
-    "no broker": options(
-        *("WORKER_BROKER_URL is not set; Sender needs it: ", "-f", INGEST),
-        environ=DATABASE,
-        logs=True,
-    ),
-    "no broker, processes": options(
-        *("WORKER_BROKER_URL is not set; Sender needs it: ", "-f", INGEST, "--processes", "2"),
-        environ=DATABASE,
-        logs=True,
+    "no broker": begun(f"WORKER_BROKER_URL {IS_NOT_SET}", "-f", INGEST, environ=DATABASE),
+    "no broker, processes": begun(
+        f"WORKER_BROKER_URL {IS_NOT_SET}", "-f", INGEST, *TWO, environ=DATABASE
     ),
     # Thresholds
     "no operator": options(
@@ -119,7 +103,7 @@ CASES = {
     ),
     "another target": options(
         "is for the target web, not wep; add --target web",
-        *("--target", "wep", "--processes", "2", "--threshold", "web: http.p95 < 9"),
+        *("--target", "wep", *TWO, "--threshold", "web: http.p95 < 9"),
     ),
     "pyproject": options(
         "pyproject.toml: [tool.poolkit] thresholds, number 1: threshold 'http.p9",

@@ -77,15 +77,8 @@ def start(served_aws):
 
 
 def uploading(*command, options=()):
-    return [
-        "-m",
-        "poolkit.loadtest.results_uploader",
-        URL,
-        *options,
-        "--",
-        sys.executable,
-        *command,
-    ]
+    program = ("-m", "poolkit.loadtest.results_uploader")
+    return [*program, URL, *options, "--", sys.executable, *command]
 
 
 class Distributed:

@@ -1,11 +1,10 @@
 """Locust held to thresholds, as a person starts it: exit status, files, lines, the early end."""
 
 import json
-import os
-import signal
 from xml.etree import ElementTree as ET
 
 import pytest
+from processes import stopped
 
 from poolkit.activity.server import APPLICATION_NAME
 
@@ -62,11 +61,8 @@ def test_a_run_that_does_not_hold_its_thresholds_fails(locust, server, database,
     assert run.document()["partial"] is True
     assert (run.folder / "report.html").read_text().count("</poolkit-connections>") == 1
     found = said(run)
-    assert [line.split(" is ")[0] for line in found[:3]] == [
-        "✓ web: http.p95",
-        "✓ web: http.errors",
-        "✓ web: http.requests",
-    ]
+    passed = [f"✓ web: http.{name}" for name in ("p95", "errors", "requests")]
+    assert [line.split(" is ")[0] for line in found[:3]] == passed
     assert found[3:] == [
         "✗ web: db.connections.max is 2, wanted < 2",
         "- web: lambda.cold_starts does not apply (only poolkit compare measures it), wanted < 3",
@@ -90,11 +86,8 @@ def test_a_peak_that_nobody_could_see_is_not_held(locust, database):
     run = locust(*USERS, *words, url=database.monitor_url(""), PYTHONIOENCODING="utf-8")
     run.wait_until(lambda: run.rows_of("Aggregated"))
     (watching,) = database.wait_for_backends(1, APPLICATION_NAME)
-    os.kill(watching["pid"], signal.SIGSTOP)
-    try:
+    with stopped(watching["pid"]):
         run.wait_for_seconds(4)
-    finally:
-        os.kill(watching["pid"], signal.SIGCONT)
     run.wait_until(lambda: run.rows()[-1]["Connections"])
     assert run.stop() == 1, run.text
     (line,) = said(run)

@@ -1,15 +1,15 @@
 """Locust with the plugin, as a person starts it: what it says and what it leaves."""
 
 import contextlib
+import functools
 import json
-import os
 import re
-import signal
 import socket
 import threading
 
 import psutil
 import pytest
+from processes import stopped
 
 from poolkit.activity.server import APPLICATION_NAME
 
@@ -96,27 +96,18 @@ def requests_per_s(run):
     return [float(row["Requests/s"]) for row in run.rows(ROWS) if row["Requests/s"]]
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        pytest.param(
-            "mysql://me:secret@127.0.0.1/x",
-            "on PostgreSQL only, not on mysql; this run measures",
-            marks=pytest.mark.slow,
+        slow(
+            "mysql://me:secret@127.0.0.1/x", "on PostgreSQL only, not on mysql; this run measures"
         ),
-        pytest.param(
-            "me:secret", "not a database URL; wanted postgresql://", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "postgresql://me:secret@no-such-host.invalid/x",
-            "could not translate host name",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "postgresql://me:secret@127.0.0.1:1/x",
-            "cannot watch the database",
-            marks=pytest.mark.slow,
-        ),
+        slow("me:secret", "not a database URL; wanted postgresql://"),
+        slow("postgresql://me:secret@no-such-host.invalid/x", "could not translate host name"),
+        slow("postgresql://me:secret@127.0.0.1:1/x", "cannot watch the database"),
         ("without pg_monitor", "GRANT pg_monitor TO"),
     ],
 )
@@ -221,15 +212,12 @@ def test_a_server_that_does_not_answer_stops_no_user(locust, server, database):
     )
     run.wait_until(lambda: len(server.moments) > 20)
     (watching,) = database.wait_for_backends(1, APPLICATION_NAME)
-    os.kill(watching["pid"], signal.SIGSTOP)
-    try:
+    with stopped(watching["pid"]):
         run.wait_for("the database does not answer; its connections are not measured meanwhile")
         # It stays silent until then: users who wait for it would never come to so many.
         silent = len(server.moments)
         run.wait_until(lambda: len(server.moments) >= silent + 40)
         run.wait_until(lambda: run.rows(ROWS)[-1]["Connections"] == "")
-    finally:
-        os.kill(watching["pid"], signal.SIGCONT)
     run.wait_for("the database answers again")
     run.wait_until(lambda: run.rows(ROWS)[-1]["Connections"] == "0")
     run.stop()

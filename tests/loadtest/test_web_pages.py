@@ -188,11 +188,8 @@ def test_locusts_own_page_has_a_tab_with_table_and_charts(web_ui, database, held
 def test_the_report_draws_its_charts_from_the_file_alone(locust, database, held, page):
     """Locust's report and the connections are one file that asks for nothing."""
     held("web:1", 3)
-    run = locust(
-        *("--headless", "--users", "2", "--run-time", "10m", "--html", "report.html"),
-        *("--csv", "run"),
-        url=database.monitor_url(""),
-    )
+    words = ("--headless", "--users", "2", "--run-time", "10m", "--html", "report.html")
+    run = locust(*words, "--csv", "run", url=database.monitor_url(""))
     run.wait_until(lambda: len(run.rows_of("web")) > 1)
     assert run.stop() == 0, run.text
     page.dark(dark=True)

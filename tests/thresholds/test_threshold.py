@@ -61,29 +61,20 @@ def test_two_for_the_same_target_are_both_to_hold():
     assert limits(found, "web", "http.rate") == [10, 90]
 
 
-TEXTS = st.lists(
-    st.builds(
-        "{}http.p95 < {}".format,
-        st.sampled_from(["", "a: ", "b: ", "a,b: ", "b,c: "]),
-        st.integers(1, 5),
-    ),
-    max_size=5,
-)
+NAMED = st.sampled_from(["", "a: ", "b: ", "a,b: ", "b,c: "])
+TEXTS = st.lists(st.builds("{}http.p95 < {}".format, NAMED, st.integers(1, 5)), max_size=5)
 
 
 @given(TEXTS, TEXTS, st.sampled_from(["", "a", "b", "c", "d"]))
 def test_a_target_has_the_thresholds_of_the_first_place_that_has_any(table, given_here, target):
     """Command line by name, command line for all, table by name, table for all."""
     found = thresholds_of({"thresholds": table}, given_here)
-    places = [
-        {
-            t.limit
-            for t in map(Threshold.parse, texts)
-            if bool(t.targets) is by_name and t.applies_to(target)
-        }
-        for texts in (given_here, table)
-        for by_name in (True, False)
-    ]
+
+    def place(texts, *, by_name):
+        its = [t for t in map(Threshold.parse, texts) if t.applies_to(target)]
+        return {t.limit for t in its if bool(t.targets) is by_name}
+
+    places = [place(texts, by_name=by) for texts in (given_here, table) for by in (True, False)]
     wanted = next((place for place in places if place), set())
     assert set(limits(found, target)) == wanted
 

@@ -79,13 +79,8 @@ def test_the_wait_for_a_connection_is_one_checkout(serve, migrated_database, loc
 def test_a_server_that_stands_still_is_503_and_gives_its_connection_up(serve, migrated_database):
     """A stopped backend keeps no statement_timeout; the request ends all the same."""
     url = migrated_database.url(driver="")
-    limits = {
-        **SMALL,
-        "POOLKIT_CONNECT_TIMEOUT": "1",
-        "POOLKIT_STATEMENT_TIMEOUT": "500",
-        "POOLKIT_PING_AFTER_IDLE": "60",
-    }
-    with serve(url, **limits) as served:
+    limits = {**SMALL, "POOLKIT_CONNECT_TIMEOUT": "1", "POOLKIT_STATEMENT_TIMEOUT": "500"}
+    with serve(url, **limits, POOLKIT_PING_AFTER_IDLE="60") as served:
         backend = stood_still(served, migrated_database)
         try:
             began = time.monotonic()
@@ -112,12 +107,9 @@ def stood_still(served, database):
 def test_a_shutdown_does_not_wait_for_a_server_that_stands_still(serve, migrated_database):
     """SIGTERM ends the process though a backend that it waits for is stopped."""
     # Longer than the process may take to end: it would wait for the statement.
-    limits = {
-        "POOLKIT_CONNECT_TIMEOUT": "1",
-        "POOLKIT_STATEMENT_TIMEOUT": "600000",
-        "WEBAPP_GRACEFUL_TIMEOUT": "1",
-    }
-    with serve(migrated_database.url(driver=""), **limits) as served:
+    limits = {"POOLKIT_CONNECT_TIMEOUT": "1", "POOLKIT_STATEMENT_TIMEOUT": "600000"}
+    url = migrated_database.url(driver="")
+    with serve(url, **limits, WEBAPP_GRACEFUL_TIMEOUT="1") as served:
         backend = stood_still(served, migrated_database)
         try:
             stuck = served.start("GET", "/articles/1")
@@ -219,11 +211,8 @@ def test_a_wrong_option_says_what_it_must_be(capsys, option, value, words):
 )
 def test_a_start_without_a_database_is_one_line_when_it_is_to_fail_fast(target, processes):
     """fail_fast ends the start with a line that says what is missing, and no traceback."""
-    environ = {
-        "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x",
-        "POOLKIT_FAIL_FAST": "true",
-        "POOLKIT_CONNECT_TIMEOUT": "1",
-    }
+    environ = {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x", "POOLKIT_FAIL_FAST": "true"}
+    environ["POOLKIT_CONNECT_TIMEOUT"] = "1"
     ended = failed_start(target, environ, "--processes", processes)
     assert ended.returncode == 3
     assert ended.stdout == ""  # no address, so no client sends requests there

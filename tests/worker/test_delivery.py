@@ -11,6 +11,8 @@ from poolkit.errors import CredentialsError, DatabaseUnavailable, PoolExhausted,
 from worker.delivery import full_jitter, is_operational, is_redelivered, wait_before_retry
 from worker.settings import WorkerSettings
 
+RECEIVED_TWICE = {"ApproximateReceiveCount": "2"}
+
 
 def _driver_error(sqlstate: str) -> DBAPIError:
     return DBAPIError("SELECT 1", {}, SimpleNamespace(pgcode=sqlstate))  # type: ignore[arg-type]
@@ -19,14 +21,9 @@ def _driver_error(sqlstate: str) -> DBAPIError:
 @pytest.mark.parametrize(
     "error",
     [
-        CredentialsError("x"),
-        DatabaseUnavailable("x"),
-        PoolExhausted("x"),
-        StatementTimeout("x"),
-        SoftTimeLimitExceeded(),
-        _driver_error("40001"),
-        _driver_error("40P01"),
-        _driver_error("55P03"),
+        *(CredentialsError("x"), DatabaseUnavailable("x"), PoolExhausted("x")),
+        *(StatementTimeout("x"), SoftTimeLimitExceeded()),
+        *map(_driver_error, ("40001", "40P01", "55P03")),
     ],
     ids=repr,
 )
@@ -69,11 +66,7 @@ def test_rabbitmq_is_asked_for_whole_seconds():
         ({"redelivered": None}, {}, False),
         ({"redelivered": True}, {}, True),
         ({}, {"delivery_info": {"sqs_message": {"Attributes": {}}}}, False),
-        (
-            {},
-            {"delivery_info": {"sqs_message": {"Attributes": {"ApproximateReceiveCount": "2"}}}},
-            True,
-        ),
+        ({}, {"delivery_info": {"sqs_message": {"Attributes": RECEIVED_TWICE}}}, True),
     ],
 )
 def test_redelivery_is_seen_on_every_broker(delivery_info, properties, expected):

@@ -6,6 +6,7 @@ import pytest
 from processes import run_python, started, wait_until
 
 pytestmark = pytest.mark.process
+NOWHERE = "postgresql://u:p@127.0.0.1:1/x"
 
 
 def test_start_without_a_broker_says_what_is_missing():
@@ -26,19 +27,15 @@ def test_start_without_a_database_says_what_is_missing(broker):
 
 def test_database_that_is_away_stops_the_start_where_asked(broker):
     """With POOLKIT_FAIL_FAST the worker ends instead of taking tasks that it cannot do."""
-    environ = {
-        "WORKER_BROKER_URL": broker.url,
-        "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x",
-        "POOLKIT_FAIL_FAST": "true",
-    }
-    ended = run_python("-m", "worker", environ=environ)
+    environ = {"WORKER_BROKER_URL": broker.url, "DATABASE_URL": NOWHERE}
+    ended = run_python("-m", "worker", environ=environ | {"POOLKIT_FAIL_FAST": "true"})
     assert ended.returncode == 1
     assert "the worker does not start: the database is not available" in ended.stderr
 
 
 def test_greenlet_pools_are_refused(broker):
     """Celery's own command line cannot choose a pool that psycopg2 would block."""
-    environ = {"WORKER_BROKER_URL": broker.url, "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x"}
+    environ = {"WORKER_BROKER_URL": broker.url, "DATABASE_URL": NOWHERE}
     code = (
         "from worker.app import app; "
         "app.Worker(pool='celery.concurrency.gevent:TaskPool', loglevel='INFO')"

@@ -77,12 +77,8 @@ def site(rabbitmq, migrated_database, tmp_path):
 
 def test_what_waits_for_its_next_try_keeps_no_other_task_waiting(site):
     """With more failed tasks than the worker takes at once, a good one is done meanwhile."""
-    worker = site.start(
-        POOLKIT_STATEMENT_TIMEOUT="300",
-        WORKER_MAX_RETRIES="20",
-        WORKER_RETRY_BACKOFF="600",
-        WORKER_RETRY_BACKOFF_MAX="600",
-    )
+    waits = {"WORKER_RETRY_BACKOFF": "600", "WORKER_RETRY_BACKOFF_MAX": "600"}
+    worker = site.start(POOLKIT_STATEMENT_TIMEOUT="300", WORKER_MAX_RETRIES="20", **waits)
     names = [f"locked{number}" for number in range(6)]
     with ExitStack() as locks:
         for name in names:

@@ -21,15 +21,8 @@ def test_defaults_need_only_a_broker():
 
 def test_each_variable_is_read_as_its_field_s_type():
     """Numbers, words and paths arrive as such."""
-    settings = WorkerSettings.from_environ(
-        REDIS
-        | {
-            "WORKER_CONCURRENCY": " 7 ",
-            "WORKER_RETRY_BACKOFF": "0.5",
-            "WORKER_READY_FILE": "/tmp/ready",
-            "WORKER_QUEUE": "other",
-        }
-    )
+    words = {"WORKER_CONCURRENCY": " 7 ", "WORKER_RETRY_BACKOFF": "0.5", "WORKER_QUEUE": "other"}
+    settings = WorkerSettings.from_environ(REDIS | words | {"WORKER_READY_FILE": "/tmp/ready"})
     assert (settings.concurrency, settings.retry_backoff) == (7, 0.5)
     assert (settings.ready_file, settings.queue) == (Path("/tmp/ready"), "other")
 

@@ -24,11 +24,8 @@ def queue_url(served_aws: dict[str, str]) -> Iterator[str]:
 @pytest.fixture
 def sqs_site(queue_url: str, migrated_database: Any, tmp_path: Path) -> Iterator[Site]:
     """Return a site whose broker is SQS."""
-    environ = {
-        "WORKER_BROKER_URL": "sqs://",
-        "WORKER_QUEUE_URL": queue_url,
-        "DATABASE_URL": migrated_database.url(),
-    }
+    broker = {"WORKER_BROKER_URL": "sqs://", "WORKER_QUEUE_URL": queue_url}
+    environ = broker | {"DATABASE_URL": migrated_database.url()}
     with open_site(migrated_database, environ, tmp_path) as site:
         yield site
 

@@ -223,7 +223,7 @@ def test_warm_shutdown_finishes_the_running_task(site):
         worker.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not worker.ready_file.exists(), "the ready file to go")
         assert worker.process.poll() is None
-    assert worker.process.wait(20) == 0
+    assert worker.wait() == 0
     assert site.documents() == ["running"]
     site.database.wait_for_backends(0, "worker:")
 

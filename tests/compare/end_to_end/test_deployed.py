@@ -30,14 +30,8 @@ def deployed(database, folder, *names):
     targets = targets_of(Project.find(ROOT))
     needs = StackNeeds(database_url=database.url(""))
     with Supervisor(folder / "log") as supervisor, EmbeddedStack(folder, needs) as stack:
-        host = LocalHost(
-            root=ROOT,
-            environment="prod",
-            supervisor=supervisor,
-            monitor_url=stack.monitor_url,
-            stack=stack,
-            logs=folder / "log",
-        )
+        given = {"environment": "prod", "monitor_url": stack.monitor_url, "stack": stack}
+        host = LocalHost(root=ROOT, supervisor=supervisor, logs=folder / "log", **given)
         yield [host.start(targets[name], 4).url for name in names]
         host.check()
 
@@ -127,11 +121,8 @@ def test_local_and_deployed_targets_share_a_report(start, migrated_database, bro
         )
         command.ends_with(0)
     plan = RunFolder.open(out).plan()
-    assert {t.name: t.max_connections for t in plan.targets} == {
-        "web": 50,
-        "web@there": 100,
-        "worker@there": 100,
-    }
+    limits = {target.name: target.max_connections for target in plan.targets}
+    assert limits == {"web": 50, "web@there": 100, "worker@there": 100}
     found = json.loads((out / "results.json").read_text())["targets"]
     assert {name: target["errors"] for name, target in found.items()} == dict.fromkeys(found, 0)
     left = {name: target["connections"]["left_over"] for name, target in found.items()}
@@ -142,14 +133,8 @@ def test_local_and_deployed_targets_share_a_report(start, migrated_database, bro
 def deployed_worker(database, folder, broker):
     """Run the kit's worker on a database and a broker, as a deployed one."""
     worker = targets_of(Project.find(ROOT))["worker"]
-    host = RemoteHost(
-        root=ROOT,
-        logs=folder,
-        supervisor=None,
-        environment="prod",
-        monitor_url=database.url(""),
-        url=broker.url,
-    )
+    given = {"environment": "prod", "monitor_url": database.url(""), "url": broker.url}
+    host = RemoteHost(root=ROOT, logs=folder, supervisor=None, **given)
     with Supervisor(folder / "worker") as supervisor:
         supervisor.start(
             "worker",

@@ -81,11 +81,8 @@ def wait_for_requests(out: Path, target: str, seconds: float):
 
     def are_written():
         with file.open() as rows:
-            return any(
-                float(row["due"]) > until
-                for row in csv.DictReader(rows)
-                if row["error"] is not None
-            )
+            whole = [row for row in csv.DictReader(rows) if row["error"] is not None]
+        return any(float(row["due"]) > until for row in whole)
 
     wait_until(lambda: file.exists() and are_written(), f"{seconds} s of requests")
 
