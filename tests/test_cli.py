@@ -125,7 +125,7 @@ def test_db_upgrade_that_meets_a_lock_says_so(database, tmp_path):
     assert 'could not obtain lock on relation "held"; another session holds a lock' in line
 
 
-def test_a_database_that_is_ahead_of_the_program_is_told_from_one_that_is_behind(migrated_database):
+def test_a_database_ahead_of_the_program_is_distinguished_from_one_behind(migrated_database):
     """After a rollback of the program: what to deploy, and no "behind" that invites an upgrade."""
     migrated_database.execute("UPDATE alembic_version SET version_num = '9999'")
     url = migrated_database.url()
@@ -207,7 +207,7 @@ def test_printed_connect_arguments_are_the_preset_s(target, environment):
 
 
 @pytest.mark.parametrize(("target", "environment"), EVERY)
-def test_what_arguments_cannot_say_stands_below_them(target, environment):
+def test_checks_without_an_argument_stand_below_as_comments(target, environment):
     """The preset's own checks and its start are printed as comments: those that this pool has."""
     chosen = preset(target, environment)
     assert beyond(preset_code(chosen)) == {

@@ -114,7 +114,7 @@
   function loop(load) {
     if (load.loop === "closed") return "Closed loop: each user waits for its answer before it goes on; latencies count from the sending of a request.";
     const counts = [`${figure(load.arrivals)} scheduled`, `${figure(load.late)} late`, `${figure(load.unsent)} dropped`, `${figure(load.unanswered)} timed out`];
-    return `Open loop, ${figure(load.rate)} arrivals a second (${load.kind}), whatever the server does; latencies count from the scheduled moment of a task. ${counts.join(", ")}.`;
+    return `Open loop, ${figure(load.rate)} arrivals a second (${load.kind}), however slow the server is; latencies count from the scheduled moment of a task. ${counts.join(", ")}.`;
   }
 
   function scrolled(label) {

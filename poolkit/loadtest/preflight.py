@@ -89,7 +89,7 @@ def add_options(parser: LocustArgumentParser, **_: Any) -> None:
     group.add_argument(
         "--arrival-rate",
         metavar="<number>",
-        help="Tasks per second, each begun at its scheduled moment, whatever the server does; "
+        help="Tasks per second, each begun at its scheduled moment, however slow the server is; "
         "latencies count from that moment. --users are ready at the start, more are made when all "
         "are busy",
     )

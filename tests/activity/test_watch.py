@@ -258,7 +258,7 @@ def test_ctrl_c_ends_it_like_q(database, terminal):
     assert termios.tcgetattr(shown.far)[3] == shown.before[3]
 
 
-def test_a_server_that_keeps_silent_is_shown_and_keeps_nobody(database, terminal):
+def test_a_server_without_an_answer_is_shown_and_blocks_no_end(database, terminal):
     """The wait for an answer ends with Ctrl-C, not with the server's return."""
     shown = terminal("--interval", "0.2", database.monitor_url(""))
     shown.wait_for("of 100")

@@ -40,7 +40,7 @@ def test_an_empty_database_is_upgraded_to_the_head(database, driver):
     assert _tables(database) == sorted([*metadata.tables, "alembic_version"])
 
 
-def test_an_engine_serves_where_a_url_does_not_tell_enough(database):
+def test_an_engine_serves_where_a_url_is_not_enough(database):
     """An engine with its own way of connecting is used as it is, and kept open."""
     engine = create_engine(database.url(), poolclass=NullPool)
     upgrade(engine)

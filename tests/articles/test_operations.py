@@ -54,7 +54,7 @@ def test_an_update_changes_what_it_names_and_raises_the_version(run):
     assert run(update_article(created.id, ArticleUpdate(version=2, title="T"))).body == "New"
 
 
-def test_a_stale_update_changes_nothing_and_tells_the_current_version(run):
+def test_a_stale_update_changes_nothing_and_returns_the_current_version(run):
     """A change made for an earlier version is refused."""
     created = run(create_article(NewArticle(title="Title", body="Body")))
     run(update_article(created.id, ArticleUpdate(version=1, body="First")))

@@ -74,7 +74,7 @@ def test_input_errors_are_listed_with_their_places():
     ]
 
 
-def test_a_stale_version_tells_the_current_one():
+def test_a_stale_version_returns_the_current_one():
     """The client learns what to read again."""
     assert json.loads(problem_of(StaleVersion(7, 1, 2)).body())["current_version"] == 2
 

@@ -65,7 +65,7 @@ def test_a_stopped_database_is_503_until_it_is_back(open_face, stoppable):
 
 
 @pytest.mark.parametrize("reason", CLOSED)
-def test_a_database_that_lets_nobody_in_is_503(open_face, migrated_database, reason):
+def test_a_database_that_accepts_no_login_is_503(open_face, migrated_database, reason):
     """Whatever keeps a connection from being opened is 503, in a transaction or without one."""
     with open_face(CLOSED[reason](migrated_database)) as face:
         assert_unavailable(face.request("GET", "/articles/1"))

@@ -454,7 +454,7 @@ def test_a_variable_under_an_open_condition_makes_the_pool_unknown(folder):
         ("uwsgi, -p, '4'", 4),
     ],
 )
-def test_command_lines_tell_the_processes(folder, command, processes):
+def test_processes_are_read_from_command_lines(folder, command, processes):
     """A well-known server's number is read from its command line, or left unknown."""
     folder.write("app.yaml", stack(DATABASE, ecs(command=command)))
     (service,) = folder.budget(services=("Web=5+10",)).services

@@ -63,7 +63,7 @@ def test_known_programs_have_a_number(command, number):
         ("gunicorn -w 1 app", False),
     ],
 )
-def test_a_program_of_one_process_does_not_tell_its_concurrency(command, is_single):
+def test_a_program_of_one_process_leaves_the_concurrency_unknown(command, is_single):
     """A number of processes that an option gives is a concurrency, one by nature is not."""
     found = processes(started(*command.split()))
     assert (found.number.value, found.is_single) == (1, is_single)

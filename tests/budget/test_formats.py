@@ -32,7 +32,7 @@ def shop(folder):
 KNOWN = ("compose.yaml", "--service", f"{ODD}=1+0x1")
 
 
-def test_the_exit_status_tells_the_verdict(shop):
+def test_the_exit_status_is_the_verdict(shop):
     """--allow-unknown accepts unknown numbers, as long as the known part fits."""
     assert shop.run(*KNOWN).returncode == 0
     assert shop.run("compose.yaml").returncode == 1

@@ -95,7 +95,7 @@ def test_an_autoscaler_scales_its_own_namespace(folder, ceilings, namespace, mos
     assert ceilings(budget) == {"web": pods}
 
 
-def test_config_maps_of_one_name_are_told_apart_by_namespace(folder):
+def test_config_maps_of_one_name_differ_by_namespace(folder):
     """Two in one namespace are unknown."""
     env = [{"configMapRef": {"name": "settings"}}]
     web = changed()

@@ -375,8 +375,8 @@ def test_an_outage_of_aws_leaves_the_known_password_in_use(role, monkeypatch, ca
     assert source.fetch() == Credentials(role.name, role.password)
 
 
-def test_nobody_waits_for_aws_who_knows_a_password(role, monkeypatch):
-    """While one asks, the others go on with what was good until now."""
+def test_a_known_password_waits_for_no_call_to_aws(role, monkeypatch):
+    """While one caller fetches, the others go on with the password known so far."""
     source = SecretsManagerCredentials(role.arn)
     known = source.fetch()
     asked, answer = threading.Event(), threading.Event()

@@ -206,12 +206,12 @@ def test_a_broken_url_does_not_reveal_its_password():
          {"sslmode": "verify-full", "sslrootcert": "ca.pem"}),
     ],
 )  # fmt: skip
-def test_tls_is_said_in_the_drivers_own_words(target, given, query):
+def test_tls_is_set_by_the_drivers_own_options(target, given, query):
     """One URL serves libpq and asyncpg, whose parameters differ."""
     assert dict(preset(target).url(f"postgresql://h/d{given}").query) == query
 
 
-def test_what_the_url_says_wins():
+def test_the_url_s_own_settings_win():
     """A parameter in the URL is not overruled by the preset, except for the name."""
     url = "postgresql://h/d?connect_timeout=9&application_name=mine"
     arguments = preset("web").engine_options(url, application_name="web:1")["connect_args"]

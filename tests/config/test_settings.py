@@ -293,7 +293,7 @@ def test_a_traceback_does_not_show_the_password(environ):
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_lambda_instances_are_told_apart_by_their_log_stream():
+def test_lambda_instances_differ_by_their_log_stream():
     """Each execution environment has a log stream of its own; host name and pid repeat."""
     stream = "2026/11/21/[$LATEST]0f1e2d3c4b5a69788796a5b4c3d2e1f0"
     settings = read(AWS_LAMBDA_LOG_STREAM_NAME=stream, POOLKIT_TARGET="lambda")

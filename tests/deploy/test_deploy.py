@@ -101,7 +101,7 @@ BRACKETS = """\
 """
 
 
-def test_outputs_are_printed_whole_and_as_aws_says_them(poolkit, shop):
+def test_outputs_are_printed_whole_and_as_aws_returns_them(poolkit, shop):
     """On a narrow terminal, too: no value is cut, and none is read as a style."""
     template = shop / "infra/network.yaml"
     template.write_text(template.read_text() + BRACKETS)

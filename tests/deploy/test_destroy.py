@@ -119,8 +119,8 @@ def test_what_aws_would_refuse_to_remove_keeps_its_stack_whole(
     assert not re.search(named, destroy(poolkit, "network", "shop-dev-network").stderr)
 
 
-def test_a_database_that_somebody_removed_protects_nothing(poolkit, shop):
-    """The stack still names it; asking for it, AWS says that there is none."""
+def test_a_database_removed_by_hand_protects_nothing(poolkit, shop):
+    """The stack still lists it, but AWS does not find it."""
     with_resource(shop, DATABASE.replace("tion: true", "tion: false"))
     assert deploy(poolkit, "network").returncode == 0
     boto3.client("rds").delete_db_instance(DBInstanceIdentifier="shop", SkipFinalSnapshot=True)

@@ -98,7 +98,7 @@ def desired_counts():
 
 
 @pytest.mark.parametrize("name", ["YesLoadThisHost", "Host", "Run"])
-def test_nobody_loads_a_host_by_accident(poolkit, project, name):
+def test_no_host_is_loaded_by_accident(poolkit, project, name):
     """The host, the agreement to load it and the run's name must be given each time."""
     answer = start(poolkit, leave_out=name)
     refused(answer, f"parameter {name} has no default and no value", f"--parameter {name}=")

@@ -96,7 +96,7 @@ def test_the_dockerfile_comes_along(project, run):
         assert (project / "build/worker/Dockerfile").read_text() == text
 
 
-def test_a_folder_of_somebody_else_is_not_replaced(project, run):
+def test_a_folder_that_poolkit_did_not_write_is_not_replaced(project, run):
     """Only what an earlier run wrote is removed."""
     (project / "build/worker").mkdir(parents=True)
     precious = project / "build/worker/precious.txt"

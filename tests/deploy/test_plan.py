@@ -75,7 +75,7 @@ def test_an_update_is_undone_by_rolling_back_and_a_creation_by_removing():
     assert replace(update, is_new=True).undo == "poolkit destroy web --environment prod"
 
 
-def test_a_change_of_outputs_alone_is_said():
+def test_a_change_of_outputs_alone_is_printed():
     """An empty table would look like nothing at all."""
     assert "no resource changes" in printed(change_set())
 

@@ -42,7 +42,7 @@ def test_images_install_from_the_lock_alone(file):
 
 
 @pytest.mark.parametrize("file", [f for f in DOCKERFILES if f.suffix != ".lambda"], ids=str)
-def test_images_run_as_nobody_in_particular(file):
+def test_images_run_as_an_unprivileged_user(file):
     """The account is the one that the task definitions and the manifests name."""
     last = file.read_text().rpartition("FROM ")[2]
     assert "USER 10001" in last

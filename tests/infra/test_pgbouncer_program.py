@@ -184,7 +184,7 @@ def test_stopping_lets_a_transaction_end(bouncer):
     connection.close()
 
 
-def test_its_files_are_for_nobody_else(program, tmp_path):
+def test_its_files_are_private(program, tmp_path):
     """The list of users is written for the account alone, with quotes doubled."""
     environ = {"DATABASE_HOST": "h", "DATABASE_NAME": "d", "DATABASE_SSLMODE": "require"}
     files = program.Files(tmp_path, environ | {"PGBOUNCER_CLIENT_TLS_SSLMODE": "disable"})

@@ -91,7 +91,7 @@ def test_clients_verify_the_server(any_deployment):
             assert each.variables["DATABASE_SSLROOTCERT"].endswith("certificates/database-ca.crt")
 
 
-def test_every_preset_wants_tls_outside_dev():
+def test_every_preset_requires_tls_outside_dev():
     """A URL without TLS to another machine is refused, whatever the target."""
     for target in TARGETS:
         for environment in ENVIRONMENTS[1:]:
@@ -582,7 +582,7 @@ def test_dev_is_cheap(deployment):
 # -- alarms and the dashboard ---------------------------------------------------------------
 
 
-def test_what_must_wake_somebody_has_an_alarm(deployment):
+def test_what_needs_attention_has_an_alarm(deployment):
     """Connections, processor, storage, pinning, errors, throttles, ages and dead letters."""
     metrics = {alarm.get("MetricName") for alarm in deployment.of_type("AWS::CloudWatch::Alarm")}
     wanted = {"CPUUtilization", "FreeStorageSpace", "FreeableMemory", "Errors", "Throttles"}

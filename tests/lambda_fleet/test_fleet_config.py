@@ -49,7 +49,7 @@ def test_the_configuration_cannot_be_changed(tmp_path):
         config.handler = "other.handler"
 
 
-def test_a_port_in_use_is_said_at_start(tmp_path):
+def test_a_port_in_use_is_reported_at_start(tmp_path):
     """The message names the address, and the fleet can be started later."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -72,7 +72,7 @@ DEV_NULL = Path("/dev/null/logs")
         ({"port": -1}, "port must be 0 to 65535, found -1"),
     ],
 )
-def test_what_a_fleet_cannot_start_with_is_said_at_start(tmp_path, wrong, message):
+def test_a_reason_that_keeps_a_fleet_from_starting_is_reported_at_start(tmp_path, wrong, message):
     """The kit's own error has what was wrong, and the fleet does not count as running."""
     config = FunctionConfig(handler="app.handler", task_root=tmp_path)
     fleet = LambdaFleet(config, **({"log_dir": tmp_path / "logs"} | wrong))

@@ -182,7 +182,7 @@ def test_no_caller_hangs_when_the_fleet_stops_meanwhile(start, threads):
     assert {type(future.exception(60)) for future in calling} == {FleetNotRunning}
 
 
-def test_memory_and_cpu_are_told_of_a_frozen_one(start):
+def test_memory_and_cpu_of_a_frozen_one_are_known(start):
     """The usage is that of each execution environment, its children included."""
     fleet = start("def handler(event, context): return 1")
     fleet.prewarm(2)

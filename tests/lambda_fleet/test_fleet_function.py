@@ -328,7 +328,7 @@ def test_an_invoke_waits_for_one_that_is_being_prewarmed(start, threads, tmp_pat
     assert all(record.init_ms > 0 for record in served)
 
 
-def test_an_invoke_learns_why_prewarming_failed(start, threads, tmp_path):
+def test_an_invoke_returns_why_prewarming_failed(start, threads, tmp_path):
     """The invoke that waited for it gets the error of the init phase."""
     go = tmp_path / "go"
     source = WAITS_IN_INIT.format(go=str(go)) + "\n    raise ValueError('no settings')\n"
@@ -434,7 +434,7 @@ def test_a_process_that_ends_in_an_invoke_is_reported(start, tmp_path, end, reas
     assert "Error Type: Runtime.ExitError" in (tmp_path / "logs/function-00001.log").read_text()
 
 
-def test_an_idle_process_that_was_killed_costs_nobody_an_error(start):
+def test_an_idle_process_that_was_killed_causes_no_error(start):
     """A frozen execution environment that ends is forgotten; the next invoke is a cold start."""
     fleet = start(PID)
     pid = pid_of(fleet.invoke({}))

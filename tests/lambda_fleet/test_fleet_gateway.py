@@ -314,7 +314,7 @@ def test_invoke_answers_with_the_functions_payload(start):
     assert "FunctionError" not in answer
 
 
-def test_invoke_tells_of_an_unhandled_error(start):
+def test_invoke_returns_an_unhandled_error(start):
     """A failed invoke is a 200 with `X-Amz-Function-Error`."""
     fleet = start("def handler(event, context): 1 / 0")
     answer = aws(fleet).invoke(FunctionName=fleet.config.arn, Payload=b"{}")

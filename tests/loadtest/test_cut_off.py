@@ -71,7 +71,7 @@ def test_an_open_loop_does_not_pass_with_the_answers_of_before(locust, stub, mas
 
 
 @pytest.mark.slow
-def test_users_that_tell_of_a_request_when_it_is_answered_are_no_exception(locust, stub, tmp_path):
+def test_users_that_report_a_request_when_it_is_answered_are_no_exception(locust, stub, tmp_path):
     """An arrival whose task has told of nothing has waited since it was due."""
     file = tmp_path / "visitors.py"
     file.write_text(file.read_text().replace("FastHttpUser", "HttpUser"))

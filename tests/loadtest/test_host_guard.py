@@ -29,7 +29,7 @@ class Silent(User):
 
 
 @pytest.mark.slow
-def test_the_processes_of_a_worker_load_what_their_master_was_told_to(locust, tmp_path, free_port):
+def test_a_worker_s_processes_load_what_their_master_loads(locust, tmp_path, free_port):
     """The host was agreed to where the master was started; workers need no option."""
     (tmp_path / "silent.py").write_text(SILENT)
     port, file = str(free_port()), ("-f", str(tmp_path / "silent.py"))

@@ -219,7 +219,7 @@ def test_a_process_alone_loses_nothing(visitors, tmp_path, rate, loop):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_costs_one_report_at_most_and_that_is_said(
+def test_a_killed_worker_costs_one_report_at_most_and_a_warning_says_so(
     visitors, server, master_port
 ):
     """One clear line, on the console, in the document and in the report."""

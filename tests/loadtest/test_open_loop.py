@@ -556,8 +556,8 @@ def test_many_tasks_of_a_queue_are_in_flight_at_once(send):
 
 
 @pytest.mark.slow
-def test_a_database_that_is_slow_to_say_what_is_done_stops_nobody(send, database):
-    """All else goes on while the question waits; whose fault the latency is, is said."""
+def test_a_slow_answer_about_finished_work_blocks_no_other_task(send, database):
+    """All other tasks go on while the query waits, and a warning names the cause of the latency."""
     _, _, beat = VISITOR.partition("def beat():")
     imports = "import gevent\nfrom locust import events\nfrom pathlib import Path"
     run = send(f"{TASKS}\n{imports}\ndef beat():{beat}", *open_loop(40))
@@ -570,7 +570,7 @@ def test_a_database_that_is_slow_to_say_what_is_done_stops_nobody(send, database
 
 
 @pytest.mark.slow
-def test_a_database_that_never_says_what_is_done_is_named_as_the_reason(send, database):
+def test_a_database_that_never_answers_is_named_as_the_reason(send, database):
     """A result that could not be queried is not reported as missing."""
     run = send(TASKS.replace("wait_time", "result_timeout = 2.0\n    wait_time"), *open_loop(10))
     (asked,) = database.backends("loadtest:")

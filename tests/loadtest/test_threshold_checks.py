@@ -80,7 +80,7 @@ def test_a_run_that_does_not_hold_its_thresholds_fails(locust, server, database,
 
 
 @pytest.mark.slow
-def test_a_peak_that_nobody_could_see_is_not_held(locust, database):
+def test_a_peak_without_a_measurement_is_not_held(locust, database):
     """The server does not answer for some seconds, as a full server does."""
     words = ("--threshold", "db.connections.max < 9", "--csv", "run")
     run = locust(*USERS, *words, url=database.monitor_url(""), PYTHONIOENCODING="utf-8")
@@ -159,7 +159,7 @@ def test_a_run_is_ended_early_with_a_reason(locust):
 
 
 @pytest.mark.slow
-def test_a_junit_file_that_cannot_be_written_is_said(locust, server, tmp_path):
+def test_a_junit_file_that_cannot_be_written_is_reported(locust, server, tmp_path):
     """Its place was there at the start; the run has its lines all the same, and is not passed."""
     run = locust(
         *(*USERS, "--run-time", "10m", "--threshold", "http.p95 < 60s", "--junit", "out/j.xml")

@@ -127,7 +127,7 @@ def test_targets_that_there_are_pass():
 
 
 @given(TEXTS, TEXTS)
-def test_what_they_say_of_themselves_is_the_same_set(table, given_here):
+def test_the_texts_of_a_resolved_set_give_the_same_set(table, given_here):
     """So a run's folder can keep them as texts, without knowing which replaced which."""
     found = thresholds_of({"thresholds": table}, given_here)
     again = thresholds_of({"thresholds": [str(threshold) for threshold in found]})
@@ -163,7 +163,7 @@ def texts(draw):
 
 
 @given(texts())
-def test_what_it_says_of_itself_means_the_same(text):
+def test_a_threshold_s_own_text_means_the_same(text):
     """A threshold's own text is parsed to the same threshold."""
     threshold = Threshold.parse(text)
     assert Threshold.parse(str(threshold)) == threshold
@@ -451,7 +451,7 @@ def test_unmet_are_those_that_make_a_run_fail():
         ("http.p95 < 200", 3, "passed"),
     ],
 )
-def test_what_nobody_could_see_does_not_pass(text, value, status):
+def test_an_unmeasured_figure_does_not_pass(text, value, status):
     """A full server refuses the watching role too; counters go on without samples."""
     threshold = Threshold.parse(text)
     verdicts = [check(threshold, "web", {threshold.metric: value})]

@@ -50,7 +50,7 @@ def test_worker_on_sqs_ingests_and_gives_up_bad_input(sqs_site, queue_url):
     sqs_site.database.wait_for_backends(0, "worker:")
 
 
-def test_what_sqs_refuses_is_said_in_kombu_s_word(sqs_site, queue_url):
+def test_a_refusal_by_sqs_is_raised_as_kombu_s_error(sqs_site, queue_url):
     """A queue that is not there is the broker's refusal, as with any other broker."""
     sqs = boto3.client("sqs")
     sqs.delete_queue(QueueUrl=queue_url)

@@ -1,4 +1,4 @@
-"""When tasks are scheduled, whatever the server does: an arrival rate, and each process's share.
+"""When tasks are scheduled, however slow the server is: an arrival rate, and each process's share.
 
 Every moment of a constant rate is computed from the beginning (begin + n / rate). So rounding and
 late wake-ups never add up to a drift.

@@ -1,4 +1,4 @@
-"""The loop of one process. Open: tasks begin at their scheduled moment, whatever the server does.
+"""The loop of one process. Open: tasks begin at their scheduled moment, however slow the server is.
 
 Locust's users make a closed loop: each waits for its answer before it goes on, so a server that
 stalls gets fewer requests, and its stall hardly shows. In an open loop users wait for arrivals.
