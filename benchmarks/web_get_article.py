@@ -5,7 +5,7 @@
 Every variant runs in a uvicorn process of its own with the same options, on one real PostgreSQL.
 Each round loads each variant once, in a changing order, so that a disturbance of the machine
 affects all of them. The result is the median of the rounds' own ratios. The goal is at least 0.95
-against every bare variant. The load generator is wrk, or closed_loop.py where there is none.
+against every bare variant. The load generator is wrk, or closed_loop.py if wrk is not installed.
 """
 
 import http.client

@@ -105,7 +105,7 @@ def watch_change(
         wanted: the statuses that are a success.
         environment: for the commands that are printed after Ctrl-C.
         total: the number of resources that are to change.
-        undo: the command that undoes the change; empty where there is none.
+        undo: the command that undoes the change; empty if no command does.
 
     Raises:
         DeployError: AWS refuses to begin.

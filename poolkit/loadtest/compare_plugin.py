@@ -71,7 +71,8 @@ class ScheduledUsers:
             task = self.tasks.of(user)
             self._begun += 1
             # The schedule does not wait for a late user, and so the next moments stay the same.
-            task.scheduled_at = task.first_request_at = scheduled_at = self._next_at[user]
+            scheduled_at = self._next_at[user]
+            task.begin(scheduled_at)
             self._next_at[user] = scheduled_at + self.period_s
             return max(0.0, scheduled_at - time.time())
 

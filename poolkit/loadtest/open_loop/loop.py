@@ -253,7 +253,7 @@ class Dispatcher:
                         short.append(queue)
                         break
                     task, _ = queue.idle.popitem()
-                    task.scheduled_at = task.first_request_at = queue.take(moment) + ahead_s
+                    task.begin(queue.take(moment) + ahead_s)
                     task.waiter.switch(None)
             if short and not is_behind:
                 self._grow(short, now)
@@ -482,10 +482,10 @@ class OpenLoop:
         queue = self._queues[type(user)]
         if task.scheduled_at is not None:
             queue.finished += 1
-            task.scheduled_at = task.first_request_at = None
+            task.begin(None)
         now = time.monotonic()
         if queue.next_at <= now:
-            task.scheduled_at = task.first_request_at = queue.take(now) + unix_time_ahead_s()
+            task.begin(queue.take(now) + unix_time_ahead_s())
             return True
         queue.idle[task] = None
         task.waiter = Waiter()

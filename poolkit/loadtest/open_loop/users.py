@@ -40,6 +40,10 @@ class UserTask:
         self.waiter: Any = None
         """gevent's Waiter, while the user waits for an arrival."""
 
+    def begin(self, scheduled_at: float | None) -> None:
+        """Begin the task that was scheduled for a moment; None if the user only waits for one."""
+        self.scheduled_at = self.first_request_at = scheduled_at
+
     @property
     def unfinished(self) -> Pending | None:
         """The request without an answer, or the task if it has not sent a request yet."""
