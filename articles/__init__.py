@@ -1,17 +1,14 @@
-"""The sample domain that all deployables share: articles, and documents cut into chunks.
+"""The sample's domain, shared by all its deployables: articles, and documents cut into chunks.
 
-Delete this package and put yours in its place. Keep its shape: it imports SQLAlchemy Core and the
-standard library, but no web framework, queue or driver, and does no input or output. So one
-definition of each operation and HTTP answer serves a threaded web service, an asyncio one, a Lambda
-function and a worker.
+Delete this package and put yours in its place: docs/replace-the-sample.md shows how.
 
-    models.py       tables and the frozen records read from them
-    operations.py   the operations on them: generators that yield statements
+    models.py       the tables, as declarative models
+    schemas.py      input and output, as pydantic models
+    service.py      the operations: functions that take a session
     chunking.py     cuts a text into chunks
-    validation.py   strict JSON and the small part of JSON Schema the API uses
-    contract.py     input and output over HTTP and over the queue
-    problems.py     errors as RFC 9457 problem documents
-    api.py          the endpoints, as data
-    errors.py       every exception
+    errors.py       the errors of the operations
     migrations/     the schema's history, for Alembic
+
+It imports SQLAlchemy and pydantic, but no web framework, queue or driver, and not poolkit: an
+engine from a preset is SQLAlchemy's own.
 """

@@ -1,169 +1,87 @@
-"""The tables, and the records that operations read from them.
+"""The tables, as declarative models, and the limits that every schema shares."""
 
-A record's fields are columns' names, and the statements select them in the fields' order
-(`columns_of`), so a row becomes a record by position. Records are named tuples. At import they cost
-a tenth of a frozen dataclass, and to make one a third. Core tables are enough: mapping classes with
-the ORM would double what a Lambda function imports.
-"""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, NamedTuple
+from datetime import datetime
+from typing import Annotated
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     CheckConstraint,
-    Column,
     DateTime,
     ForeignKey,
     Identity,
-    Index,
-    Integer,
     MetaData,
-    Table,
     Text,
-    UniqueConstraint,
     func,
     text,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import datetime
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 MAX_ID = 2**63 - 1
 MAX_VERSION = 2**31 - 1
 MAX_TITLE_CHARACTERS = 200
 MAX_BODY_CHARACTERS = 100_000
 MAX_TEXT_CHARACTERS = 200_000
-DOCUMENT_ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
+# PostgreSQL cannot store NUL in a text.
+TEXT_PATTERN = r"^[^\x00]*$"
+TITLE_PATTERN = r"^[^\x00]*[^\s\x00][^\x00]*$"  # not blank
+# What a URL carries unescaped (RFC 3986, section 2.3). Python's own `re` needs \Z for the $.
+DOCUMENT_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
 
-metadata = MetaData(
-    # Named by rule, so that a migration can drop what another one made.
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
+Moment = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
 
 
-def _moment(name: str) -> Column[datetime]:
-    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+class Base(DeclarativeBase):
+    """The base of all models."""
+
+    metadata = MetaData(
+        # Named by rule, so that a migration can drop what another one made.
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map = {str: Text}  # noqa: RUF012  (as SQLAlchemy documents it)
 
 
-articles = Table(
-    "articles",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("title", Text, nullable=False),
-    Column("body", Text, nullable=False),
-    Column("version", Integer, nullable=False, server_default=text("1")),
-    _moment("created_at"),
-    _moment("updated_at"),
-    CheckConstraint("version > 0", name="version_is_positive"),
-)
+class Article(Base):
+    """An article; `version` rises by one with each update."""
 
-documents = Table(
-    "documents",
-    metadata,
-    # The sender chooses it, so that sending again means the same document.
-    Column("id", Text, primary_key=True),
-    Column("title", Text, nullable=False),
-    Column("content_sha256", Text, nullable=False),
-    Column("chunk_count", Integer, nullable=False),
-    _moment("ingested_at"),
-)
+    __tablename__ = "articles"
+    __table_args__ = (CheckConstraint("version > 0", name="version_is_positive"),)
 
-chunks = Table(
-    "chunks",
-    metadata,
-    Column("document_id", Text, ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("text", Text, nullable=False),
-    CheckConstraint("position >= 0", name="position_is_not_negative"),
-)
-
-dead_letters = Table(
-    "dead_letters",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("source", Text, nullable=False),
-    Column("message_id", Text, nullable=False),
-    # JSON, not JSONB: JSONB refuses NUL and lone surrogates, and a message with one of those
-    # ends up here.
-    Column("payload", JSON, nullable=False),
-    Column("error_type", Text, nullable=False),
-    Column("error", Text, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    _moment("failed_at"),
-    UniqueConstraint("source", "message_id"),
-)
-
-# The records of Powertools' Idempotency utility, whose DataRecord holds the same six values
-# (aws_lambda_powertools/utilities/idempotency/persistence/datarecord.py).
-idempotency_records = Table(
-    "idempotency_records",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("status", Text, nullable=False),
-    Column("expires_at", DateTime(timezone=True), nullable=False),
-    Column("in_progress_expires_at", DateTime(timezone=True)),
-    # The handler's answer as the JSON text that Powertools made and will parse.
-    Column("response_data", Text, nullable=False, server_default=text("''")),
-    Column("payload_hash", Text, nullable=False, server_default=text("''")),
-    # For the deletion of expired records.
-    Index(None, "expires_at"),
-)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    title: Mapped[str]
+    body: Mapped[str]
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    created_at: Mapped[Moment]
+    updated_at: Mapped[Moment]
 
 
-class ArticleSummary(NamedTuple):
-    """An article without its body: what a list shows, so that a page stays small."""
+class Document(Base):
+    """An ingested document. Its sender chooses the id, so sending again means the same document."""
 
-    id: int
-    title: str
-    version: int
-    created_at: datetime
-    updated_at: datetime
+    __tablename__ = "documents"
 
+    id: Mapped[str] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    content_sha256: Mapped[str]
+    chunk_count: Mapped[int]
+    ingested_at: Mapped[Moment]
 
-class Article(NamedTuple):
-    """A whole article; `version` rises by one with each update."""
-
-    id: int
-    title: str
-    body: str
-    version: int
-    created_at: datetime
-    updated_at: datetime
+    chunks: Mapped[list["Chunk"]] = relationship(order_by="Chunk.position")
 
 
-class Document(NamedTuple):
-    """An ingested document without its chunks."""
+class Chunk(Base):
+    """A part of a document's text."""
 
-    id: str
-    title: str
-    content_sha256: str
-    chunk_count: int
-    ingested_at: datetime
+    __tablename__ = "chunks"
+    __table_args__ = (CheckConstraint("position >= 0", name="position_is_not_negative"),)
 
-
-class DeadLetter(NamedTuple):
-    """A message that was given up, with the error of its last attempt."""
-
-    id: int
-    source: str
-    message_id: str
-    payload: object
-    error_type: str
-    error: str
-    attempts: int
-    failed_at: datetime
-
-
-def columns_of(table: Table, names: Iterable[str]) -> list[Column[Any]]:
-    """Return the columns of `table` with these names, in their order, for a record's fields."""
-    return [table.c[name] for name in names]
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text: Mapped[str]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from alembic import context
 
-from articles.models import metadata
+from articles.models import Base
 
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", target_metadata=metadata, literal_binds=True)
+    context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
 else:
     context.configure(
         connection=context.config.attributes["connection"],
-        target_metadata=metadata,
+        target_metadata=Base.metadata,
         compare_server_default=True,
     )
 with context.begin_transaction():

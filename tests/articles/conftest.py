@@ -6,16 +6,15 @@ from typing import Any, TypeAlias
 
 import pytest
 from sqlalchemy import create_engine
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
-from articles.operations import Operation, perform, perform_async
-
-Run: TypeAlias = Callable[[Operation[Any]], Any]
+Run: TypeAlias = Callable[..., Any]
 
 
 @pytest.fixture(params=["psycopg2", "asyncpg"])
 def run(request, migrated_database) -> Iterator[Run]:
-    """Run an operation in a transaction of its own, through each driver in turn."""
+    """Call an operation in a transaction of its own, through each driver in turn."""
     url = migrated_database.url(request.param)
     yield from _asynchronous(url) if request.param == "asyncpg" else _synchronous(url)
 
@@ -23,9 +22,9 @@ def run(request, migrated_database) -> Iterator[Run]:
 def _synchronous(url: str) -> Iterator[Run]:
     engine = create_engine(url)
 
-    def run(operation: Operation[Any]) -> Any:
-        with engine.begin() as connection:
-            return perform(connection, operation)
+    def run(operation: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            return operation(session, *args, **kwargs)
 
     yield run
     engine.dispose()
@@ -34,10 +33,10 @@ def _synchronous(url: str) -> Iterator[Run]:
 def _asynchronous(url: str) -> Iterator[Run]:
     engine = create_async_engine(url)
 
-    async def run(operation: Operation[Any]) -> Any:
-        async with engine.begin() as connection:
-            return await perform_async(connection, operation)
+    async def run(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        async with AsyncSession(engine, expire_on_commit=False) as session, session.begin():
+            return await session.run_sync(operation, *args, **kwargs)
 
     with asyncio.Runner() as runner:
-        yield lambda operation: runner.run(run(operation))
+        yield lambda *args, **kwargs: runner.run(run(*args, **kwargs))
         runner.run(engine.dispose())
