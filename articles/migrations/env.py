@@ -10,13 +10,16 @@ from __future__ import annotations
 from alembic import context
 
 from articles.models import Base
+from poolkit import tables
+
+METADATA = [Base.metadata, tables.metadata]
 
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
+    context.configure(dialect_name="postgresql", target_metadata=METADATA, literal_binds=True)
 else:
     context.configure(
         connection=context.config.attributes["connection"],
-        target_metadata=Base.metadata,
+        target_metadata=METADATA,
         compare_server_default=True,
     )
 with context.begin_transaction():

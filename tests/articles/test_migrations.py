@@ -18,7 +18,11 @@ from sqlalchemy.pool import NullPool
 from articles import migrations
 from articles.migrations import LOCK_NAME, current, heads, upgrade, upgrade_sql
 from articles.models import Base
+from poolkit import tables
 from poolkit.local.postgres import APP_ROLE
+
+METADATA = [Base.metadata, tables.metadata]
+TABLES = [name for metadata in METADATA for name in metadata.tables]
 
 LOCK = f"pg_advisory_lock(hashtextextended('{LOCK_NAME}', 0))"
 
@@ -37,7 +41,7 @@ def test_an_empty_database_is_upgraded_to_the_head(database, driver):
     upgrade(database.url(driver))
     upgrade(database.url(driver))
     assert (current(database.url(driver)),) == heads()
-    assert _tables(database) == sorted([*Base.metadata.tables, "alembic_version"])
+    assert _tables(database) == sorted([*TABLES, "alembic_version"])
 
 
 def test_an_engine_serves_where_a_url_is_not_enough(database):
@@ -58,7 +62,7 @@ def test_the_models_equal_the_migrated_database(migrated_database):
     engine = create_engine(migrated_database.url(), poolclass=NullPool)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, METADATA) == []
 
 
 def test_the_models_check_constraints_are_in_the_migrated_database(migrated_database):
@@ -171,7 +175,7 @@ def test_the_sql_of_an_upgrade_does_what_the_upgrade_does(database):
     """Without a connection the upgrade is written as SQL, for an administrator to run."""
     database.execute(upgrade_sql())
     assert (current(database.admin_url()),) == heads()
-    assert _tables(database) == sorted([*Base.metadata.tables, "alembic_version"])
+    assert _tables(database) == sorted([*TABLES, "alembic_version"])
 
 
 def test_there_is_one_head():
