@@ -103,7 +103,7 @@ def ingest_document(
     replaces it as a whole. Of deliveries of one id at the same time, one inserts the row; the
     others wait for its transaction to end, and then find the row.
     """
-    texts = [chunk.text for chunk in cut(text)]
+    texts = cut(text)
     values = {
         "title": title,
         "content_sha256": sha256(text.encode()).hexdigest(),
