@@ -44,6 +44,6 @@ def _poolkit_table(file: Path) -> dict[str, Any]:
     migrations = found.get("migrations", "")
     if not isinstance(migrations, str):
         raise ConfigurationError(
-            f"{file}: [tool.poolkit] migrations must name a module, not {migrations!r}"
+            f"{file}: [tool.poolkit] migrations must name a folder or a module, not {migrations!r}"
         )
     return found

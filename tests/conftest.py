@@ -18,7 +18,7 @@ import psutil
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
-from processes import CACHE, wait_until
+from processes import CACHE, ROOT, wait_until
 from psycopg2 import sql
 from psycopg2.extras import RealDictCursor
 
@@ -336,10 +336,10 @@ def database(administration: Administration) -> Iterator[Database]:
 @pytest.fixture(scope="session")
 def migrated_template(administration: Administration) -> Iterator[str]:
     """Migrate one database, once, for `migrated_database` to copy."""
-    from articles.migrations import upgrade
+    from poolkit.alembic import Scripts
 
     with administration.new_database("template0") as template:
-        upgrade(template.url())
+        Scripts(ROOT / "articles/migrations").upgrade(template.url())
         template.wait_for_backends(0)
         yield template.name
 

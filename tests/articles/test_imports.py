@@ -14,7 +14,7 @@ def test_what_serves_requests_imports_nothing_heavy():
 import sys
 import sqlalchemy.dialects.postgresql.psycopg2, psycopg2
 before = set(sys.modules)
-import articles.api, articles.problems, articles.operations, articles.migrations
+import articles.api, articles.problems, articles.operations
 added = {{name for name in set(sys.modules) - before if not name.startswith("articles")}}
 assert added <= {{"http"}}, added
 assert not set({HEAVY!r}) & set(sys.modules)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from poolkit.compare.results.wording import without_passwords
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import check_host
-from poolkit.migrations import module_named
+from poolkit.migrations import find_scripts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,13 +31,13 @@ _PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
 
 
 def check_migrations(project: Project) -> None:
-    """Import the project's migrations, which the run will apply to the embedded database.
+    """Find the project's migrations, which the run will apply to the embedded database.
 
     Raises:
-        ConfigurationError: they do not import, or are not a module of migrations.
+        ConfigurationError: there are none of that name, or they do not import.
     """
     if name := project.table.get("migrations"):
-        module_named(name, project)
+        find_scripts(name, project)
 
 
 def check_locustfiles(files: Iterable[Path], root: Path) -> None:

@@ -75,7 +75,10 @@ def test_a_wrong_option_is_named(monkeypatch, stranger, arguments, message):
         (WEB.replace('"web"', '"wbe"'), "kind must be one of lambda, web, worker, not 'wbe'"),
         (WEB.replace("app =", "ap ="), "unknown key ap; did you mean app?"),
         ("tool = 1", "tool must be a table, not 1"),
-        (f"[tool.poolkit]\nmigrations = 3\n{WEB}", "migrations must name a module, not 3"),
+        (
+            f"[tool.poolkit]\nmigrations = 3\n{WEB}",
+            "migrations must name a folder or a module, not 3",
+        ),
     ],
 )
 def test_a_wrong_pyproject_is_named(monkeypatch, stranger, tables, message):
