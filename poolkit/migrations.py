@@ -139,7 +139,7 @@ def find_scripts(name: str, project: Project) -> Any:
             function; one line.
     """
     # As `python -m` does: the project's own packages need no installation.
-    sys.path.insert(0, str(project.root))
+    sys.path[:0] = [str(project.directory), str(project.root)]
     path = project.root / name
     if (path / "env.py").is_file() or "/" in name or path.suffix == ".ini":
         return _alembic_scripts(path)

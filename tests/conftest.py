@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -349,3 +350,11 @@ def migrated_database(administration: Administration, migrated_template: str) ->
     """Give a database of the test's own that has the sample domain's tables."""
     with administration.new_database(migrated_template) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a virtual environment without any package, as a user's has no poolkit."""
+    folder = tmp_path_factory.mktemp("environment") / "bare"
+    venv.create(folder, symlinks=True, with_pip=False)
+    return folder / "bin" / "python"

@@ -137,17 +137,30 @@ _migrations_option = click.option(
 @db.command()
 @_migrations_option
 def upgrade(name: str | None) -> None:
-    """Apply the missing migrations.
+    """Apply the missing migrations, and run the project's `schema` command.
 
-    Two at once are safe: the second waits for the first.
+    Two at once are safe: the second waits for the first. A `schema` command has its own rules.
     """
+    from poolkit.commands import ProjectCommand, upgrade_url  # noqa: PLC0415
     from poolkit.config.settings import Settings  # noqa: PLC0415
     from poolkit.migrations import Migrations  # noqa: PLC0415
+    from poolkit.project import Project  # noqa: PLC0415
 
-    found = Migrations.find(name, Settings.from_environ(default_target="script"))
-    before, after = found.upgrade()
-    unchanged = f"already at {after}"
-    click.echo(unchanged if before == after else f"upgraded from {before or 'empty'} to {after}")
+    project = Project.find()
+    settings = Settings.from_environ(default_target="script")
+    if name or "migrations" in project.table or "schema" not in project.commands:
+        before, after = Migrations.find(name, settings).upgrade()
+        unchanged = f"already at {after}"
+        click.echo(
+            unchanged if before == after else f"upgraded from {before or 'empty'} to {after}"
+        )
+    if "schema" in project.commands:
+        ProjectCommand.of(
+            project,
+            "schema",
+            database_url=upgrade_url(settings),
+            environment=settings.environment,
+        ).run()
 
 
 @db.command()
