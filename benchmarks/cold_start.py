@@ -25,7 +25,7 @@ from urllib.request import urlopen
 
 from harness import ROOT, compare, machine, postgresql, read_options
 
-from articles.migrations import upgrade
+from poolkit.alembic import Scripts
 from poolkit.deploy.package.contents import find_uv, install_wheels, locked_requirements
 from poolkit.deploy.package.lambda_zip import package_lambda
 from poolkit.deploy.package.settings import PackageSettings, package_settings
@@ -116,7 +116,7 @@ def main():
     rounds = read_options(__doc__, rounds=9).rounds
     with tempfile.TemporaryDirectory() as folder, postgresql() as server:
         url = server.url(driver="psycopg2")
-        upgrade(url)
+        Scripts(ROOT / "articles/migrations").upgrade(url)
         work = Path(folder)
         arms = {
             name: partial(cold_start, config, work / "logs")

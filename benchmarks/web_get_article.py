@@ -24,7 +24,7 @@ import closed_loop
 import psycopg2
 from harness import ROOT, compare, postgresql, read_options
 
-from articles.migrations import upgrade
+from poolkit.alembic import Scripts
 from poolkit.local.ports import free_port
 
 GOAL = 0.95
@@ -116,7 +116,7 @@ def main():
     kinds = [options.only] if options.only else list(OURS)
     with postgresql(max_connections=200) as server:
         url = server.url(driver="")
-        upgrade(server.url())
+        Scripts(ROOT / "articles/migrations").upgrade(server.url())
         with (
             closing(psycopg2.connect(url)) as connection,
             connection,

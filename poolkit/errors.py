@@ -8,6 +8,7 @@
     │   ├── StatementTimeout (TimeoutError)       a statement took longer than statement_timeout
     │   └── DatabaseUnavailable (ConnectionError) the database cannot be reached, or is full
     ├── MigrationError                            the schema cannot be upgraded
+    ├── PreparationFailed                         the command `schema` or `seed` failed
     ├── MonitoringNotAllowed (PermissionError)    the role may not read the server's activity
     ├── RunFolderError (ValueError)               a folder is no run, or a file in it is broken
     ├── BudgetError (ValueError)                  the connection budget cannot be computed
@@ -90,6 +91,10 @@ class DatabaseUnavailable(TemporaryFailure, ConnectionError):
 
 class MigrationError(PoolkitError):
     """The schema cannot be upgraded by this role, now or by this version; the message says why."""
+
+
+class PreparationFailed(PoolkitError):
+    """The project's own command `schema` or `seed` failed; the message has its last lines."""
 
 
 class MonitoringNotAllowed(PoolkitError, PermissionError):

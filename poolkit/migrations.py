@@ -6,13 +6,14 @@ import importlib
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exc
 
 from poolkit.config.engine import make_engine
-from poolkit.config.session import translated
-from poolkit.errors import ConfigurationError, MigrationError
+from poolkit.config.session import sqlstate, translated
+from poolkit.errors import ConfigurationError, MigrationError, how_to_install
 from poolkit.project import Project
 
 if TYPE_CHECKING:
@@ -38,34 +39,37 @@ _REMEDIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Migrations:
-    """A module with `upgrade(engine)`, `current(engine)` and `heads()`, and a database.
+    """An object with `upgrade(engine)`, `current(engine)` and `heads()`, and a database.
 
-    A `knows(revision)`, where the module has it, distinguishes a database that is behind from one
-    that a later version of the program has upgraded.
+    The object is Alembic's scripts (`poolkit.alembic.Scripts`) or a module of the project's own. A
+    `knows(revision)`, if it has one, distinguishes a database that is behind from one that a later
+    version of the program has upgraded.
     """
 
-    module: Any
+    scripts: Any
     settings: Settings
 
     @classmethod
     def find(cls, name: str | None, settings: Settings) -> Migrations:
-        """Return the named module, or the one that `[tool.poolkit] migrations` names.
+        """Return the named migrations, or those that `[tool.poolkit] migrations` names.
 
         Raises:
-            ConfigurationError: none is named, it cannot be imported, or it lacks a function.
+            ConfigurationError: as `find_scripts`, or none are named.
         """
         project = Project.find()
         name = name or project.table.get("migrations")
         if not name:
             raise ConfigurationError(
-                "no module of migrations is named; set [tool.poolkit] migrations in pyproject.toml, "
+                "no migrations are named; set [tool.poolkit] migrations in pyproject.toml, "
                 "POOLKIT_MIGRATIONS or --migrations"
             )
         # Building an index takes its time; lock_timeout is what protects other sessions.
         unlimited = settings.preset.replace(
             statement_timeout=0, idle_in_transaction_session_timeout=0
         )
-        return cls(module=module_named(name, project), settings=replace(settings, preset=unlimited))
+        return cls(
+            scripts=find_scripts(name, project), settings=replace(settings, preset=unlimited)
+        )
 
     def upgrade(self) -> tuple[str | None, str | None]:
         """Apply the missing migrations; return the revision before and after.
@@ -76,15 +80,15 @@ class Migrations:
                 is ahead of this version of the program.
         """
         with self._engine() as engine:
-            before = self.module.current(engine)
+            before = self.scripts.current(engine)
             if not self.knows(before):
                 raise MigrationError(
                     f"the database is at {before}, which this version of the program does not "
                     f"know (its latest is {', '.join(self.heads())}); deploy the version that "
                     "upgraded the database, or a later one"
                 )
-            self.module.upgrade(engine)
-            return before, self.module.current(engine)
+            self.scripts.upgrade(engine)
+            return before, self.scripts.current(engine)
 
     def current(self) -> str | None:
         """Return the database's revision; None if it was never upgraded.
@@ -93,16 +97,16 @@ class Migrations:
             DatabaseUnavailable, MigrationError: as `upgrade`.
         """
         with self._engine() as engine:
-            revision: str | None = self.module.current(engine)
+            revision: str | None = self.scripts.current(engine)
             return revision
 
     def heads(self) -> tuple[str, ...]:
-        """Return the latest revisions of the module."""
-        return tuple(self.module.heads())
+        """Return the latest revisions of the migrations."""
+        return tuple(self.scripts.heads())
 
     def knows(self, revision: str | None) -> bool:
-        """Return whether the module has that revision; None is an empty database's."""
-        ask = getattr(self.module, "knows", None)
+        """Return whether the migrations have that revision; None is an empty database's."""
+        ask = getattr(self.scripts, "knows", None)
         return revision is None or ask is None or bool(ask(revision))
 
     @contextmanager
@@ -112,25 +116,33 @@ class Migrations:
             with translated():
                 yield engine
         except exc.DBAPIError as error:
-            cause: Any = error.orig
-            state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+            state = sqlstate(error.orig)
             if state not in _REMEDIES:
                 raise
             remedy = _REMEDIES[state].format(role=self.settings.url.username or "the role")
-            reason = str(cause).partition("\n")[0]
+            reason = str(error.orig).partition("\n")[0]
             raise MigrationError(f"the database refused: {reason}; {remedy}") from error
         finally:
             engine.dispose()
 
 
-def module_named(name: str, project: Project) -> Any:
-    """Import a project's module of migrations.
+def find_scripts(name: str, project: Project) -> Any:
+    """Return a project's migrations by their name.
+
+    Args:
+        name: the folder of Alembic's env.py, an alembic.ini, or a module, which has the three
+            functions itself or is the package with the env.py.
+        project: paths are relative to its root, and its own packages can be imported.
 
     Raises:
-        ConfigurationError: it cannot be imported, or lacks a function; one line.
+        ConfigurationError: there is no such file or module, it cannot be imported, or it lacks a
+            function; one line.
     """
     # As `python -m` does: the project's own packages need no installation.
-    sys.path.insert(0, str(project.root))
+    sys.path[:0] = [str(project.directory), str(project.root)]
+    path = project.root / name
+    if (path / "env.py").is_file() or "/" in name or path.suffix == ".ini":
+        return _alembic_scripts(path)
     try:
         module = importlib.import_module(name)
     except Exception as error:  # noqa: BLE001  (a project's module may raise anything)
@@ -140,9 +152,22 @@ def module_named(name: str, project: Project) -> Any:
             f"migrations {name!r} cannot be imported: {kind}{message}"
         ) from None
     missing = [each for each in _FUNCTIONS if not callable(getattr(module, each, None))]
+    folder = Path(module.__file__ or "").parent
+    if missing and hasattr(module, "__path__") and (folder / "env.py").is_file():
+        return _alembic_scripts(folder)
     if missing:
         raise ConfigurationError(
-            f"migrations {name!r} lack {' and '.join(missing)}; wanted a module with "
-            f"{', '.join(_FUNCTIONS.values())}"
+            f"migrations {name!r} lack {' and '.join(missing)}; wanted a folder with an env.py, an "
+            f"alembic.ini, or a module with {', '.join(_FUNCTIONS.values())}"
         )
     return module
+
+
+def _alembic_scripts(path: Path) -> Any:
+    try:
+        from poolkit.alembic import Scripts  # noqa: PLC0415  (a module of one's own needs no Alembic)
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            f"migrations {path} need Alembic; {how_to_install('cli')}"
+        ) from None
+    return Scripts(path)

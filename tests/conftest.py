@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import psutil
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
-from processes import CACHE, wait_until
+from processes import CACHE, ROOT, wait_until
 from psycopg2 import sql
 from psycopg2.extras import RealDictCursor
 
@@ -336,10 +337,10 @@ def database(administration: Administration) -> Iterator[Database]:
 @pytest.fixture(scope="session")
 def migrated_template(administration: Administration) -> Iterator[str]:
     """Migrate one database, once, for `migrated_database` to copy."""
-    from articles.migrations import upgrade
+    from poolkit.alembic import Scripts
 
     with administration.new_database("template0") as template:
-        upgrade(template.url())
+        Scripts(ROOT / "articles/migrations").upgrade(template.url())
         template.wait_for_backends(0)
         yield template.name
 
@@ -349,3 +350,11 @@ def migrated_database(administration: Administration, migrated_template: str) ->
     """Give a database of the test's own that has the sample domain's tables."""
     with administration.new_database(migrated_template) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a virtual environment without any package, as a user's has no poolkit."""
+    folder = tmp_path_factory.mktemp("environment") / "bare"
+    venv.create(folder, symlinks=True, with_pip=False)
+    return folder / "bin" / "python"

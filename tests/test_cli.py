@@ -135,13 +135,6 @@ def test_a_database_ahead_of_the_program_is_distinguished_from_one_behind(migrat
     assert answer.stdout.startswith("9999 (unknown to this version: the latest is ")
 
 
-def test_db_upgrade_of_another_kind_of_database_is_refused():
-    """The sample's migrations are PostgreSQL's, and say so."""
-    line = refusal("db", "upgrade", DATABASE_URL="sqlite://")
-    assert "PostgreSQL" in line
-    assert "sqlite" in line
-
-
 def test_db_upgrade_names_migrations_that_do_not_import(database):
     """A module that is not there is named."""
     url = database.url(driver="psycopg2")

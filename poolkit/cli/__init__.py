@@ -126,36 +126,51 @@ db = click.Group(
 )
 _migrations_option = click.option(
     "--migrations",
-    "module",
+    "name",
     envvar="POOLKIT_MIGRATIONS",
-    help="the module with the migrations; default: [tool.poolkit] migrations in pyproject.toml",
+    metavar="PATH",
+    help="the folder with Alembic's env.py, an alembic.ini, or a module; default: [tool.poolkit] "
+    "migrations in pyproject.toml",
 )
 
 
 @db.command()
 @_migrations_option
-def upgrade(module: str | None) -> None:
-    """Apply the missing migrations.
+def upgrade(name: str | None) -> None:
+    """Apply the missing migrations, and run the project's `schema` command.
 
-    Two at once are safe: the second waits for the first.
+    Two at once are safe: the second waits for the first. A `schema` command has its own rules.
     """
+    from poolkit.commands import ProjectCommand, upgrade_url  # noqa: PLC0415
     from poolkit.config.settings import Settings  # noqa: PLC0415
     from poolkit.migrations import Migrations  # noqa: PLC0415
+    from poolkit.project import Project  # noqa: PLC0415
 
-    found = Migrations.find(module, Settings.from_environ(default_target="script"))
-    before, after = found.upgrade()
-    unchanged = f"already at {after}"
-    click.echo(unchanged if before == after else f"upgraded from {before or 'empty'} to {after}")
+    project = Project.find()
+    settings = Settings.from_environ(default_target="script")
+    if name or "migrations" in project.table or "schema" not in project.commands:
+        before, after = Migrations.find(name, settings).upgrade()
+        unchanged = f"already at {after}"
+        click.echo(
+            unchanged if before == after else f"upgraded from {before or 'empty'} to {after}"
+        )
+    if "schema" in project.commands:
+        ProjectCommand.of(
+            project,
+            "schema",
+            database_url=upgrade_url(settings),
+            environment=settings.environment,
+        ).run()
 
 
 @db.command()
 @_migrations_option
-def current(module: str | None) -> None:
+def current(name: str | None) -> None:
     """Print the database's revision, and whether there are newer ones."""
     from poolkit.config.settings import Settings  # noqa: PLC0415
     from poolkit.migrations import Migrations  # noqa: PLC0415
 
-    found = Migrations.find(module, Settings.from_environ(default_target="script"))
+    found = Migrations.find(name, Settings.from_environ(default_target="script"))
     revision, heads = found.current(), found.heads()
     state = "behind" if found.knows(revision) else "unknown to this version"
     note = "" if revision in heads else f" ({state}: the latest is {', '.join(heads)})"

@@ -76,6 +76,11 @@ _max_connections_option = click.option(
 @click.option("--environment", "-e", default="prod", show_default=True, help="preset numbers")
 @_max_connections_option
 @click.option("--database-url", help="a server of your own in place of the embedded one")
+@click.option(
+    "--prepare-database",
+    is_flag=True,
+    help="run migrations, schema and seed on the database of --database-url",
+)
 @_repeatable(
     "--target",
     "deployed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from poolkit.compare.plan.checks import check_migrations
+from poolkit import placeholders
+from poolkit.compare.plan.checks import check_interpreters, check_migrations
 from poolkit.compare.plan.plan import absences, announcement, make_plan, plan_run
 from poolkit.compare.plan.targets import choose, targets_of
 from poolkit.compare.report.terminal import print_run
@@ -25,6 +27,7 @@ from poolkit.thresholds import github_annotations, junit, unmet
 if TYPE_CHECKING:
     from poolkit.compare.plan.options import Options
     from poolkit.compare.run.run import Outcome
+    from poolkit.local.stack import EmbeddedStack
 
 LOOK_EVERY_S = 0.1
 NOT_MET = 1
@@ -99,6 +102,7 @@ def up(options: Options) -> None:
     project = Project.find()
     plan = make_plan(choose(targets_of(project), options.targets), options)
     check_migrations(project)
+    check_interpreters(project, plan.local)
     for line in absences(plan):
         console.print(line, highlight=False, soft_wrap=True)
     # In a folder of this start: a worker's readiness is read from its log.
@@ -125,6 +129,12 @@ def up(options: Options) -> None:
             width = max(len(name) for name, _ in rows)
             for name, address in rows:
                 console.print(f"  {name:<{width}}  {address}", highlight=False, soft_wrap=True)
+            variables = _write_variables(project, stack, parts)
+            console.print(
+                f"For a shell with the same database: source {_shown(variables)}",
+                highlight=False,
+                soft_wrap=True,
+            )
             # This line invites Ctrl-C, which may come before the loop.
             console.print(f"Logs are in {_shown(host.logs)}. Ctrl-C stops everything.")
             while True:
@@ -132,6 +142,24 @@ def up(options: Options) -> None:
                 time.sleep(LOOK_EVERY_S)
         except KeyboardInterrupt:
             console.print("stopping")
+
+
+def _write_variables(project: Project, stack: EmbeddedStack, parts: ExitStack) -> Path:
+    """Write the variables of the project's commands for a shell; the file goes with the servers."""
+    file = project.root / STATE / "up" / "variables.sh"
+    values = {
+        **dict.fromkeys(placeholders.IN_COMMANDS, ""),
+        **placeholders.values_of_database(stack.database_url),
+        "broker_url": stack.broker.url if stack.broker is not None else "",
+    }
+    values["python"] = str(project.python)
+    env = {"DATABASE_URL": stack.database_url, **placeholders.filled(project.env, values)}
+    parts.callback(file.unlink, missing_ok=True)
+    file.unlink(missing_ok=True)
+    # It has passwords.
+    file.touch(mode=0o600)
+    file.write_text("".join(f"export {name}={shlex.quote(text)}\n" for name, text in env.items()))
+    return file
 
 
 def _shown(path: Path) -> str:

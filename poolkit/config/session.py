@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = (
     "AsyncBeginnable",
     "Beginnable",
+    "sqlstate",
     "translate",
     "translate_refusal",
     "translated",
@@ -160,6 +161,12 @@ def _translate_driver(error: BaseException | None, *, lost: bool = False) -> Poo
     if lost or unavailable:
         return DatabaseUnavailable(f"the database is not available: {_first_line(error)}")
     return None
+
+
+def sqlstate(error: BaseException | None) -> str | None:
+    """Return PostgreSQL's SQLSTATE of a driver's error, or None."""
+    code = _code(error)
+    return code if isinstance(code, str) else None
 
 
 _CONNECTION = ("sqlalchemy.pool.", "sqlalchemy.dialects.", "sqlalchemy.connectors.")

@@ -82,7 +82,8 @@ class FunctionConfig:
     """`AWS_EXECUTION_ENV`. The runtime interface client handles SIGTERM only from 3.12 on."""
     region: str = "us-east-1"
     python: Path = field(default_factory=lambda: Path(sys.executable))
-    """The interpreter of the execution environments; it must have `awslambdaric`."""
+    """The interpreter of the execution environments. Where it has no `awslambdaric`, the fleet's own
+    is used (launch.py)."""
     records_kept: int = 200_000
     """The number of records that are kept of the latest cold starts, and again of the latest other
     invokes. The counters cover all invokes and include the number of dropped records."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +36,13 @@ _INIT_ERROR = _PREFIX + b"init/error"
 _ACCEPTED = response(202, b'{"status":"OK"}\n')
 
 
+@cache
+def fleet_packages() -> str:
+    """Return the folder of the fleet's own `awslambdaric`; empty if it has none."""
+    spec = importlib.util.find_spec("awslambdaric")
+    return "" if spec is None or spec.origin is None else str(Path(spec.origin).parents[1])
+
+
 class FunctionProcess:
     """A running `awslambdaric` and its children: a session and a process group of their own.
 
@@ -50,7 +59,7 @@ class FunctionProcess:
         on_exit: Callable[[], None],
     ) -> None:
         self._popen = subprocess.Popen(
-            [config.python, "-P", _LAUNCH, str(os.getpid()), config.handler],
+            [config.python, _LAUNCH, str(os.getpid()), config.handler, fleet_packages()],
             cwd=config.task_root,
             env=variables,
             stdin=subprocess.DEVNULL,

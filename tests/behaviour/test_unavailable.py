@@ -5,9 +5,10 @@ import time
 import pytest
 from behaviour.face import problem_of
 from closed_databases import CLOSED
+from processes import ROOT
 from psycopg2 import sql
 
-from articles.migrations import upgrade
+from poolkit.alembic import Scripts
 
 
 def assert_unavailable(answer):
@@ -30,7 +31,7 @@ def request_until_available(face, *request, **more):
 def stoppable(new_postgres):
     """Give a PostgreSQL of this module's own, which its tests may stop."""
     with new_postgres() as server:
-        upgrade(server.url())
+        Scripts(ROOT / "articles/migrations").upgrade(server.url())
         yield server
 
 

@@ -77,6 +77,36 @@ def test_a_target_gets_its_preset_its_database_and_its_own_variables(host):
     assert seen["N"] == "3"
 
 
+def test_a_target_reads_the_database_from_variables_of_its_own(host):
+    """An application's own settings need no edit: parts of the URL, and any driver's scheme."""
+    env = {
+        "PGURL": "{database_url:asyncpg}",
+        "SERVER": "{db_host}:{db_port}",
+        "LOGIN": "{db_user}/{db_password}",
+        "NAME": "{db_name}",
+    }
+    seen = variables_of(host.start(web(env=env), 1))
+    assert {name: seen[name] for name in env} == {
+        "PGURL": "postgresql+asyncpg://me:word@127.0.0.1/there",
+        "SERVER": "127.0.0.1:5432",
+        "LOGIN": "me/word",
+        "NAME": "there",
+    }
+
+
+def test_a_target_runs_in_its_own_environment_and_folder(host, bare_python, tmp_path):
+    """As in its activated environment: interpreter, PATH, working directory, imports."""
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "server.py").write_text(SERVER)
+    (tmp_path / "server.py").unlink()
+    command = ("python", "server.py", "{port}")
+    target = web(python=bare_python, directory=tmp_path / "backend", command=command)
+    seen = variables_of(host.start(target, 1))
+    assert seen["VIRTUAL_ENV"] == str(bare_python.parents[1])
+    assert seen["PATH"].startswith(str(bare_python.parent))
+    assert seen["PYTHONPATH"] == str(tmp_path / "backend")
+
+
 @pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
 def test_a_pooler_keeps_no_connection_of_a_stopped_target(host, postgres, database, tmp_path):
     """They would count as the next target's; a target without the pooler does not restart it."""
@@ -97,10 +127,12 @@ def test_settings_of_the_shell_do_not_reach_a_target(host, monkeypatch):
     """A run would measure other settings than its report names; other variables are passed on."""
     monkeypatch.setenv("POOLKIT_POOL_SIZE", "1")
     monkeypatch.setenv("DATABASE_SECRET_ARN", "arn:of:another")
+    monkeypatch.setenv("PGHOST", "production")
     monkeypatch.setenv("WEBAPP_MINE", "kept")
     seen = variables_of(host.start(web(), 1))
     assert "POOLKIT_POOL_SIZE" not in seen
     assert "DATABASE_SECRET_ARN" not in seen
+    assert "PGHOST" not in seen
     assert seen["WEBAPP_MINE"] == "kept"
 
 

@@ -1,5 +1,7 @@
 """The targets that a project's pyproject.toml names."""
 
+import sys
+
 import pytest
 from processes import ROOT
 
@@ -14,7 +16,9 @@ WEB = {"kind": "web", "app": "m:app", "locustfile": "load.py", "preset": "web"}
 def project(tmp_path):
     """Make a project with one locustfile from a table of targets."""
     (tmp_path / "load.py").touch()
-    return lambda **targets: Project(root=tmp_path, table={"targets": targets})
+    return lambda settings=None, **targets: Project(
+        root=tmp_path, table={**(settings or {}), "targets": targets}
+    )
 
 
 def test_the_kit_s_own_targets_are_read_in_order():
@@ -73,13 +77,16 @@ def test_a_wrong_table_is_refused_by_key(project, change, message):
 def test_a_project_without_targets_is_refused(tmp_path, table):
     """There is nothing to compare, and the message names the table to write."""
     (tmp_path / "pyproject.toml").touch()
-    with pytest.raises(ConfigurationError, match=r"no \[tool.poolkit.targets.NAME\] table"):
+    with pytest.raises(ConfigurationError, match=r"\[tool.poolkit.targets.NAME\] is missing"):
         targets_of(Project(root=tmp_path, table=table))
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path):
     """In a wrong folder, the advice is not to edit a file that does not exist."""
-    with pytest.raises(ConfigurationError, match=r"there is no pyproject.toml in .* or above it"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"there is no pyproject.toml and no poolkit.toml in .* or above it",
+    ):
         targets_of(Project.find(tmp_path))
 
 
@@ -120,3 +127,33 @@ def test_escaped_braces_and_a_worker_s_pattern_are_accepted(project):
     targets = targets_of(project(web=table, worker=worker))
     assert not targets["web"].needs_broker
     assert targets["worker"].ready == r"ready\.$"
+
+
+def test_a_target_has_the_project_s_settings_unless_its_own_say_otherwise(project, tmp_path):
+    """Interpreter, folder and variables; relative paths begin in the folder of the file."""
+    settings = {
+        "python": ".venv/bin/python",
+        "directory": "backend",
+        "env": {"A": "project", "B": "{db_host}"},
+    }
+    own = {**WEB, "python": "/usr/bin/python3", "directory": "api", "env": {"A": "target"}}
+    targets = targets_of(project(settings, web=WEB, api=own))
+    assert targets["web"].python == tmp_path / ".venv/bin/python"
+    assert targets["web"].directory == tmp_path / "backend"
+    assert targets["web"].env == {"A": "project", "B": "{db_host}"}
+    assert str(targets["api"].python) == "/usr/bin/python3"
+    assert targets["api"].directory == tmp_path / "api"
+    assert targets["api"].env == {"A": "target", "B": "{db_host}"}
+
+
+def test_a_target_of_a_project_without_settings_runs_as_poolkit_does(project, tmp_path):
+    """In the project's folder, with poolkit's own interpreter."""
+    target = targets_of(project(web=WEB))["web"]
+    assert (str(target.python), target.directory) == (sys.executable, tmp_path)
+
+
+def test_a_database_s_password_cannot_be_an_argument(project):
+    """Every user can list the arguments of processes; the message names the way that works."""
+    table = {**WEB, "command": ["x", "--db", "{database_url:asyncpg}"]}
+    with pytest.raises(ConfigurationError, match=r"command cannot have .*asyncpg.*use env"):
+        targets_of(project(web=table))

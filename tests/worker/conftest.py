@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from processes import ROOT
 from psycopg2.extras import RealDictCursor
 from working import Site, open_site
 
@@ -22,10 +23,10 @@ def site(broker: Any, migrated_database: Any, tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def own_server_site(broker: Any, new_postgres: Any, tmp_path: Path) -> Iterator[Site]:
     """Return a site whose database server the test may stop."""
-    from articles.migrations import upgrade
+    from poolkit.alembic import Scripts
 
     with new_postgres() as server:
-        upgrade(server.url())
+        Scripts(ROOT / "articles/migrations").upgrade(server.url())
         environ = {"WORKER_BROKER_URL": broker.url, "DATABASE_URL": server.url()}
         with open_site(OwnDatabase(server), environ, tmp_path) as site:
             yield site

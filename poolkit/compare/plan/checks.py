@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import socket
 import ssl
 import subprocess
@@ -14,14 +15,14 @@ from urllib.parse import urlsplit
 from poolkit.compare.results.wording import without_passwords
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import check_host
-from poolkit.migrations import module_named
+from poolkit.migrations import find_scripts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
     from urllib.parse import SplitResult
 
-    from poolkit.compare.plan.targets import Deployed
+    from poolkit.compare.plan.targets import Deployed, Target
     from poolkit.project import Project
 
 ANSWER_TIMEOUT_S = 10.0
@@ -31,13 +32,63 @@ _PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
 
 
 def check_migrations(project: Project) -> None:
-    """Import the project's migrations, which the run will apply to the embedded database.
+    """Find the project's migrations, which the run will apply to the embedded database.
 
     Raises:
-        ConfigurationError: they do not import, or are not a module of migrations.
+        ConfigurationError: there are none of that name, or they do not import.
     """
     if name := project.table.get("migrations"):
-        module_named(name, project)
+        find_scripts(name, project)
+
+
+def check_interpreters(project: Project, targets: Iterable[Target]) -> None:
+    """Check that the interpreters of targets and commands exist, and have what starts the targets.
+
+    Raises:
+        ConfigurationError: one is missing, or lacks a package; the message names the command
+            that installs it.
+    """
+    if project.commands:
+        _check_program(project.python, f"{project.section()} python")
+        _check_folder(project.directory, f"{project.section()} directory")
+    for target in targets:
+        where = project.section(f"targets.{target.name}")
+        _check_program(target.python, f"{where} python")
+        folder = target.directory or project.root
+        _check_folder(folder, f"{where} directory")
+        needed = ""
+        if target.app and not target.command:
+            needed = "uvicorn"
+        elif target.handler and importlib.util.find_spec("awslambdaric") is None:
+            # The fleet lends its own to an interpreter without one.
+            needed = "awslambdaric"
+        if needed and not _has_module(target.python, needed, folder):
+            raise ConfigurationError(
+                f"{where}: {target.python} has no {needed}, which starts the target; install it "
+                f"with: {target.python} -m pip install {needed}"
+            )
+
+
+def _check_program(python: Path, where: str) -> None:
+    if not python.is_file():
+        raise ConfigurationError(
+            f"{where}: there is no interpreter {python}; make the environment there, or name "
+            "another one"
+        )
+
+
+def _check_folder(folder: Path, where: str) -> None:
+    if not folder.is_dir():
+        raise ConfigurationError(f"{where}: there is no folder {folder}")
+
+
+def _has_module(python: Path, name: str, folder: Path) -> bool:
+    """Return whether an interpreter could import a module, without the cost of its import."""
+    looks = "import sys, importlib.util; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+    done = subprocess.run(
+        [str(python), "-c", looks, name], cwd=folder, capture_output=True, check=False, timeout=60
+    )
+    return done.returncode == 0
 
 
 def check_locustfiles(files: Iterable[Path], root: Path) -> None:

@@ -54,6 +54,8 @@ class Options:
     interval_s: float = 0.1
     environment: str = "prod"
     database_url: str | None = None
+    prepare_database: bool = False
+    """The database of `database_url` may be changed: extensions, migrations, schema and seed."""
     max_connections: int = 100
     reserve: int = DEFAULT_RESERVE
     """The part of max_connections that the application's role cannot have."""

@@ -8,7 +8,12 @@ from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.activity.server import ActivityConnection
-from poolkit.compare.plan.checks import check_answers, check_locustfiles, check_migrations
+from poolkit.compare.plan.checks import (
+    check_answers,
+    check_interpreters,
+    check_locustfiles,
+    check_migrations,
+)
 from poolkit.compare.plan.targets import choose, deployed_of, targets_of
 from poolkit.compare.results.run_folder import Absent, Plan, PlannedTarget
 from poolkit.compare.results.wording import count, join, without_passwords
@@ -194,6 +199,7 @@ def plan_run(project: Project, options: Options) -> CheckedPlan:
     plan = make_plan(local, options, deployed=deployed, thresholds=thresholds)
     if local:
         check_migrations(project)
+        check_interpreters(project, plan.local)
     check_locustfiles(
         [project.root / planned.locustfile for planned in plan.record.targets], project.root
     )

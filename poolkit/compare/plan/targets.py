@@ -14,25 +14,25 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import string
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from poolkit import placeholders
 from poolkit.config.presets import TARGETS
 from poolkit.errors import ConfigurationError
+from poolkit.project import is_command, is_env
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from poolkit.compare.plan.option_types import TargetUrl
     from poolkit.project import Project
 
 Kind: TypeAlias = Literal["lambda", "web", "worker"]
 KINDS: tuple[Kind, ...] = ("lambda", "web", "worker")
-PLACEHOLDERS = ("python", "port", "processes")
-BROKER = "broker_url"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 """It names processes, logs and folders; after @ comes a label."""
 _PATH = re.compile(r"/[!-~]*")
@@ -48,7 +48,10 @@ def _choice(key: str, allowed: Sequence[str]) -> Rule:
 _RULES: Sequence[Rule] = (
     *(
         (key, lambda value: isinstance(value, str), "a string")
-        for key in ("kind", "preset", "locustfile", "handler", "app", "ready", "metrics", "through")
+        for key in (
+            *("kind", "preset", "locustfile", "handler", "app", "ready", "metrics", "through"),
+            *("python", "directory"),
+        )
     ),
     _choice("kind", KINDS),
     _choice("preset", TARGETS),
@@ -59,18 +62,8 @@ _RULES: Sequence[Rule] = (
         lambda value: value == "fit" or (type(value) is int and value >= 1),
         '"fit" or a whole number from 1',
     ),
-    (
-        "command",
-        lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
-        "a list of strings",
-    ),
-    (
-        "env",
-        lambda value: (
-            isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-        ),
-        "a table of strings",
-    ),
+    ("command", is_command, "a list of strings"),
+    ("env", is_env, "a table of strings"),
 )
 _ONE_OF = {"lambda": ("handler",), "web": ("app", "command"), "worker": ("command",)}
 """The keys of which a target of each kind needs one."""
@@ -80,8 +73,8 @@ _ONE_OF = {"lambda": ("handler",), "web": ("app", "command"), "worker": ("comman
 class Target:
     """The table of one deployable: how it starts, and how it is loaded.
 
-    Strings in `command` and `env` may use `{python}`, `{port}` and `{processes}`, those in `env`
-    also `{broker_url}`, which starts the broker.
+    Strings in `command` and `env` may have placeholders (poolkit/placeholders.py); `{broker_url}`
+    starts the broker.
     """
 
     name: str
@@ -105,11 +98,16 @@ class Target:
     none: one for every user."""
     through: Literal["postgresql", "pgbouncer"] = "postgresql"
     env: Mapping[str, str] = field(default_factory=dict)
+    """The project's variables and its own."""
+    python: Path = Path(sys.executable)
+    """The interpreter that runs it, and `{python}`."""
+    directory: Path | None = None
+    """Its working directory, and the root of its imports; the project's folder if None."""
 
     @property
     def needs_broker(self) -> bool:
         """True if its variables name the broker."""
-        return any(BROKER in _fields(text) for text in self.env.values())
+        return any(placeholders.uses(text, placeholders.BROKER) for text in self.env.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,17 +133,16 @@ def targets_of(project: Project) -> dict[str, Target]:
         ConfigurationError: there are none, or a table is wrong; the message names the key.
     """
     tables = project.table.get("targets")
-    file = project.root / "pyproject.toml"
-    if not tables and not file.is_file():
+    if not tables and project.file is None and not (project.root / "pyproject.toml").is_file():
         raise ConfigurationError(
-            f"there is no pyproject.toml in {project.root} or above it; go to the project whose "
-            "[tool.poolkit.targets.NAME] tables say what to compare"
+            f"there is no pyproject.toml and no poolkit.toml in {project.root} or above it; go to "
+            "the project whose [tool.poolkit.targets.NAME] tables say what to compare"
         )
     if not isinstance(tables, dict) or not tables:
         raise ConfigurationError(
-            f"{file} has no [tool.poolkit.targets.NAME] table, so there is nothing to compare"
+            f"{project.section('targets.NAME')} is missing, so there is nothing to compare"
         )
-    return {name: _target(file, project.root, name, table) for name, table in tables.items()}
+    return {name: _target(project, name, table) for name, table in tables.items()}
 
 
 def choose(targets: Mapping[str, Target], names: Sequence[str]) -> list[Target]:
@@ -187,14 +184,14 @@ def deployed_of(urls: Iterable[TargetUrl], tables: Mapping[str, Target]) -> tupl
     return tuple(found.values())
 
 
-def _target(file: Path, root: Path, name: str, table: Any) -> Target:
+def _target(project: Project, name: str, table: Any) -> Target:
     """Return the target of one table, or refuse it with the file, the table and the key."""
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{file}: [tool.poolkit.targets] {name!r} cannot name a target; "
+            f"{project.section('targets')} {name!r} cannot name a target; "
             "use letters, digits and . _ -"
         )
-    where = f"{file}: [tool.poolkit.targets.{name}]"
+    where = project.section(f"targets.{name}")
     if not isinstance(table, dict):
         raise ConfigurationError(f"{where} must be a table, not {table!r}")
     values = {"preset": name, **table}
@@ -208,10 +205,17 @@ def _target(file: Path, root: Path, name: str, table: Any) -> Target:
         if key in values and not is_valid(values[key]):
             raise ConfigurationError(f"{where} {key} must be {wanted}, not {values[key]!r}")
     _check_together(where, values)
-    _check_placeholders(where, values)
-    if not (root / values["locustfile"]).is_file():
+    placeholders.check_command(f"{where} command", values.get("command", ()))
+    placeholders.check_env(f"{where} env", values.get("env", {}))
+    if not (project.root / values["locustfile"]).is_file():
         raise ConfigurationError(f"{where} locustfile: there is no file {values['locustfile']}")
-    return Target(name=name, **{**values, "command": tuple(values.get("command", ()))})
+    values |= {
+        "command": tuple(values.get("command", ())),
+        "env": {**project.env, **values.get("env", {})},
+        "python": project.interpreter(values.get("python", project.table.get("python"))),
+        "directory": project.root / values.get("directory", project.directory),
+    }
+    return Target(name=name, **values)
 
 
 def _check_together(where: str, values: Mapping[str, Any]) -> None:
@@ -236,46 +240,3 @@ def _check_together(where: str, values: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"{where} {key} must be a path that begins with /, not {values[key]!r}"
             )
-
-
-def _check_placeholders(where: str, values: Mapping[str, Any]) -> None:
-    """Refuse unknown placeholders, a name that no variable can have, and a public password."""
-    command, env = values.get("command", []), values.get("env", {})
-    if any(f"{{{BROKER}}}" in word for word in command):
-        # Every user can list the arguments of processes, and the URL has a password.
-        raise ConfigurationError(
-            f"{where} command cannot have {{{BROKER}}}, because every user can read a process's "
-            f'arguments; use env, as in env = {{ BROKER_URL = "{{{BROKER}}}" }}'
-        )
-    for name in env:
-        if not name or set(name) & set("=\0"):
-            raise ConfigurationError(f"{where} env: {name!r} cannot name a variable")
-    texts: list[tuple[str, str, tuple[str, ...]]] = [
-        ("command", word, PLACEHOLDERS) for word in command
-    ]
-    texts += [("env", text, (*PLACEHOLDERS, BROKER)) for text in env.values()]
-    for key, text, allowed in texts:
-        try:
-            unknown = [name for name in _fields(text) if name not in allowed]
-        except ValueError:
-            unknown = [text]
-        if unknown:
-            names = ", ".join(f"{{{name}}}" for name in allowed)
-            raise ConfigurationError(
-                f"{where} {key}: {text!r} has an unknown placeholder; there are {names} "
-                "(and {{ for a brace itself)"
-            )
-
-
-def _fields(text: str) -> list[str]:
-    """Return the texts in braces, such as `port`, or `port.x` and `port!r`, which are unknown.
-
-    Raises:
-        ValueError: a brace is not closed.
-    """
-    parts = string.Formatter().parse(text)
-    return [
-        f"{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}"
-        for _, name, form, conversion in parts
-        if name is not None
-    ]

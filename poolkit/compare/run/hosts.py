@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from poolkit import placeholders
 from poolkit.compare.results.run_folder import Machine
 from poolkit.config.presets import EnginePreset
 from poolkit.errors import LocalStackError
 from poolkit.local.ports import LOOPBACK, free_port, is_free
 from poolkit.local.readiness import answers_http, has_logged
+from poolkit.project import with_interpreter
 
 if TYPE_CHECKING:
     from poolkit.compare.plan.targets import Target
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 60.0
 PORT_ATTEMPTS = 3
 """A free port is found before a target binds it, so another process may be quicker."""
+_LIBPQ_VARIABLES = {
+    f"PG{name}"
+    for name in ("HOST", "HOSTADDR", "PORT", "DATABASE", "USER", "PASSWORD", "SERVICE", "APPNAME")
+}
 _PACKAGES = (
     "poolkit",
     "sqlalchemy",
@@ -57,7 +63,7 @@ class Host(ABC):
     """The host of a target, as a measurement uses it.
 
     Args:
-        root: the project's folder; commands run there.
+        root: the project's folder.
         environment: the preset numbers, such as `prod`.
         supervisor: starts and ends the processes on this machine.
         logs: the folder of the logs.
@@ -83,19 +89,24 @@ class Host(ABC):
         self, target: Target, database_url: str, broker_url: str, port: int
     ) -> dict[str, str]:
         values = {
-            "python": sys.executable,
+            "python": str(target.python),
             "port": str(port),
             "processes": str(target.processes),
             "broker_url": broker_url,
+            **placeholders.values_of_database(database_url),
         }
         return {
             "POOLKIT_TARGET": target.preset,
             "POOLKIT_ENVIRONMENT": self.environment,
             "DATABASE_URL": database_url,
             # A deployable of the project's own is imported from its folder.
-            "PYTHONPATH": str(self.root),
-            **{name: text.format(**values) for name, text in target.env.items()},
+            "PYTHONPATH": str(self.directory(target)),
+            **placeholders.filled(target.env, values),
         }
+
+    def directory(self, target: Target) -> Path:
+        """Return the working directory of a target."""
+        return target.directory or self.root
 
     @abstractmethod
     def start(self, target: Target, instances_max: int = 1, label: str = "") -> Running:
@@ -155,8 +166,8 @@ class LocalHost(Host):
                     label,
                     command,
                     environ=environ,
-                    inherited=inherited_variables(),
-                    cwd=self.root,
+                    inherited=with_interpreter(inherited_variables(), target.python),
+                    cwd=self.directory(target),
                     ready=ready,
                     timeout_s=START_TIMEOUT_S,
                 )
@@ -173,13 +184,13 @@ class LocalHost(Host):
         self, target: Target, port: int, instances_max: int, label: str, variables: list[str]
     ) -> tuple[list[str], Probe]:
         """Return the command of a target, and the probe of its readiness."""
-        values = {"python": sys.executable, "port": port, "processes": target.processes}
+        values = {"python": target.python, "port": port, "processes": target.processes}
         own = [word.format(**values) for word in target.command]
         if target.kind == "worker":
             return own, has_logged(target.ready or r"ready\.")
         if target.kind == "web":
             uvicorn = [
-                *(sys.executable, "-m", "uvicorn", str(target.app)),
+                *(str(target.python), "-m", "uvicorn", str(target.app)),
                 *("--host", LOOPBACK, "--port", str(port), "--workers", str(target.processes)),
                 *("--no-access-log", "--log-level", "warning"),
                 # As the web service's own and, in effect, the function's: users who think for
@@ -189,7 +200,8 @@ class LocalHost(Host):
             return own or uvicorn, answers_http(f"http://{LOOPBACK}:{port}{target.ready or '/'}")
         fleet = [
             *(sys.executable, "-m", "poolkit.lambda_fleet"),
-            *("--handler", str(target.handler), "--task-root", str(self.root)),
+            *("--handler", str(target.handler), "--task-root", str(self.directory(target))),
+            *("--python", str(target.python)),
             *("--function-name", target.name, "--port", str(port)),
             *("--reserved-concurrency", str(instances_max)),
             # A handler that does not import is found here, before any request.
@@ -239,6 +251,8 @@ def inherited_variables() -> dict[str, str]:
     """
     fields = {f"POOLKIT_{field.name.upper()}" for field in dataclasses.fields(EnginePreset)}
     own = fields | {"POOLKIT_TARGET", "POOLKIT_ENVIRONMENT", "POOLKIT_INSTANCE"}
+    # libpq reads these for whatever a URL leaves open, so they could name another database.
+    own |= _LIBPQ_VARIABLES
     return {
         name: value
         for name, value in os.environ.items()

@@ -17,11 +17,10 @@ from poolkit.compare.results.run_folder import RunFolder
 from poolkit.compare.results.target_result import difference
 from poolkit.compare.run.hosts import LocalHost, RemoteHost, this_machine
 from poolkit.compare.run.measure import Measurement
-from poolkit.config.settings import Settings
+from poolkit.compare.run.preparation import prepare_database
 from poolkit.errors import ConfigurationError, PoolkitError, StateDirectoryError
 from poolkit.local.processes import Supervisor
 from poolkit.local.stack import EmbeddedStack, StackNeeds
-from poolkit.migrations import Migrations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -214,7 +213,7 @@ def start_stack(
     """Start the servers that the plan's targets need, and return the host that starts targets.
 
     Raises:
-        PoolkitError: a server did not start, or the database does not have the schema.
+        PoolkitError: a server did not start, or the database cannot be prepared.
     """
     options = plan.options
     url = options.local_database_url
@@ -228,18 +227,7 @@ def start_stack(
         database_url=url,
     )
     stack = parts.enter_context(EmbeddedStack(project.root / STATE, needs))
-    progress.stage("preparing the schema")
-    if name := project.table.get("migrations"):
-        environ = {"DATABASE_URL": stack.database_url}
-        migrations = Migrations.find(name, Settings.from_environ(environ, default_target="script"))
-        # A database of the user's own is never changed.
-        if stack.postgres is not None:
-            migrations.upgrade()
-        elif migrations.current() not in migrations.heads():
-            raise ConfigurationError(
-                "the database of --database-url does not have the latest schema; "
-                "run `poolkit db upgrade` there first"
-            )
+    prepare_database(project, stack, supervisor, options, progress)
     return LocalHost(
         root=project.root,
         environment=options.environment,

@@ -70,12 +70,15 @@ def test_a_wrong_option_is_named(monkeypatch, stranger, arguments, message):
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ("", "has no [tool.poolkit.targets.NAME] table"),
+        ("", "[tool.poolkit.targets.NAME] is missing"),
         ("[tool.poolkit", "pyproject.toml: "),
         (WEB.replace('"web"', '"wbe"'), "kind must be one of lambda, web, worker, not 'wbe'"),
         (WEB.replace("app =", "ap ="), "unknown key ap; did you mean app?"),
         ("tool = 1", "tool must be a table, not 1"),
-        (f"[tool.poolkit]\nmigrations = 3\n{WEB}", "migrations must name a module, not 3"),
+        (
+            f"[tool.poolkit]\nmigrations = 3\n{WEB}",
+            "migrations must be the name of a folder or a module, not 3",
+        ),
     ],
 )
 def test_a_wrong_pyproject_is_named(monkeypatch, stranger, tables, message):
@@ -111,8 +114,8 @@ def test_what_was_measured_is_reported_when_the_next_target_cannot_be_started(st
 
 
 def test_a_folder_without_a_project_is_named(monkeypatch, tmp_path):
-    """There is no pyproject.toml in it or above it."""
-    assert f"no pyproject.toml in {tmp_path}" in refused_at_once(monkeypatch, tmp_path)
+    """There is no file with settings in it or above it."""
+    assert f"no poolkit.toml in {tmp_path}" in refused_at_once(monkeypatch, tmp_path)
 
 
 def test_a_locustfile_that_does_not_import_is_found_before_anything_starts(start, stranger):
