@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         FleetNotRunning,
         FunctionConfigError,
         FunctionInitError,
+        InvalidInput,
         LambdaFleetError,
         LoadFailedError,
         LocalStackError,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         StatementTimeout,
         TemplateError,
         TemporaryFailure,
+        UnknownEvent,
         UnprivilegedAccountError,
     )
 
@@ -71,6 +73,7 @@ __all__ = (
     "FleetNotRunning",
     "FunctionConfigError",
     "FunctionInitError",
+    "InvalidInput",
     "LambdaFleetError",
     "LoadFailedError",
     "LocalStackError",
@@ -94,6 +97,7 @@ __all__ = (
     "StatementTimeout",
     "TemplateError",
     "TemporaryFailure",
+    "UnknownEvent",
     "UnprivilegedAccountError",
     "make_async_engine",
     "make_engine",

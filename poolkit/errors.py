@@ -7,6 +7,8 @@
     │   ├── PoolExhausted (TimeoutError)          no connection became free within pool_timeout
     │   ├── StatementTimeout (TimeoutError)       a statement took longer than statement_timeout
     │   └── DatabaseUnavailable (ConnectionError) the database cannot be reached, or is full
+    ├── InvalidInput (ValueError)                 a request or a message breaks its schema
+    ├── UnknownEvent (ValueError)                 a function cannot handle the event it received
     ├── MigrationError                            the schema cannot be upgraded
     ├── PreparationFailed                         the command `schema` or `seed` failed
     ├── MonitoringNotAllowed (PermissionError)    the role may not read the server's activity
@@ -38,6 +40,8 @@ defined there; Settings turn it into a ConfigurationError.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class PoolkitError(Exception):
@@ -87,6 +91,40 @@ class DatabaseUnavailable(TemporaryFailure, ConnectionError):
 
     A restart or a failover takes longer than the second of the other failures: `retry_after` is 5.
     """
+
+
+class InvalidInput(PoolkitError, ValueError):
+    """A request or a message breaks its schema.
+
+    Args:
+        problem: the answer to its sender, a `poolkit.problems.Problem`.
+    """
+
+    def __init__(self, problem: Any) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return str(self.problem.detail)
+
+
+class UnknownEvent(PoolkitError, ValueError):
+    """A Lambda function was invoked with an event of a kind that it does not handle."""
+
+    def __init__(self, wanted: str, event: object) -> None:
+        super().__init__(wanted, event)
+        self.wanted = wanted
+        self.event = event
+
+    def __str__(self) -> str:
+        if isinstance(self.event, dict):
+            found = f"an object with the members {', '.join(map(str, self.event)) or 'none'}"
+        else:
+            found = f"a {type(self.event).__name__}"
+        return (
+            f"wanted {self.wanted}, found {found[:500]}; "
+            "connect the function to one of these, or invoke it with such an event"
+        )
 
 
 class MigrationError(PoolkitError):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Self
 
 from articles.validation import MAX_BODY_BYTES
+
 from poolkit.config.variables import refuse_misspelt
 from poolkit.errors import ConfigurationError
 

@@ -13,11 +13,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
+from articles.operations import Operation, perform, perform_async
 from fastapi import Depends, Request
 from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from articles.operations import Operation, perform, perform_async
 from poolkit.config.engine import (
     make_async_engine,
     make_engine,

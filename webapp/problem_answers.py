@@ -5,12 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
-from starlette.routing import Match
-
-from articles.errors import ArticlesError, InputError, InvalidInput, TooLarge
 from articles.problems import (
     MEDIA_TYPE,
     Problem,
@@ -19,6 +13,12 @@ from articles.problems import (
     plain_problem,
     problem_of,
 )
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+
+from articles.errors import ArticlesError, InputError, InvalidInput, TooLarge
 from poolkit.errors import TemporaryFailure
 
 if TYPE_CHECKING:

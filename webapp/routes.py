@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+from articles.problems import MEDIA_TYPE, PROBLEM_SCHEMA
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -21,7 +22,6 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from articles import api
-from articles.problems import MEDIA_TYPE, PROBLEM_SCHEMA
 from poolkit.config.metrics import BUCKETS, Histogram, PoolSnapshot
 from webapp.database import DatabaseDependency, Resources
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from articles.contract import NewDocument, dump
 from kombu.exceptions import OperationalError
 
-from articles.contract import NewDocument, dump
 from articles.errors import TooLarge
 from worker.broker import INGEST_DOCUMENT
 

@@ -22,12 +22,12 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from articles.operations import perform, record_dead_letter
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, WorkerLostError
 from celery.utils.log import get_task_logger
 from sqlalchemy.exc import DBAPIError
 
-from articles.operations import perform, record_dead_letter
 from poolkit.config.session import unit_of_work
 from poolkit.errors import TemporaryFailure
 

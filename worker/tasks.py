@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from articles.contract import NewDocument, dump
 from articles.operations import ingest_document as ingest
 from articles.operations import perform, record_dead_letter
+
 from poolkit.config.session import unit_of_work
 from worker.broker import INGEST_DOCUMENT, RECORD_DEAD_LETTER
 from worker.delivery import DeliveredTask

@@ -1,23 +1,22 @@
 """The Lambda handler as a face of the API: HTTP in, HTTP out, real-shaped events in between."""
 
 import base64
+import importlib
 import io
 import itertools
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+import signal
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlencode
 
-from awslambdaric.lambda_context import LambdaContext
-from behaviour.face import Answer, encoded
+import pytest
+import snapshot_restore_py
+from behaviour.face import Answer
+from lambda_events import http_api_event, new_context
 
-from lambda_handler.configuration import FunctionSettings
-from lambda_handler.execution_environment import ExecutionEnvironment
-from lambda_handler.http_api import make_handler
-from poolkit.lambda_fleet.gateway import http_api_event as event
-from poolkit.lambda_fleet.http_protocol import Request
+from poolkit.execution_environment import ExecutionEnvironment
 
 # Powertools' loggers live as long as the process and are known by their service's name.
 _numbers = itertools.count()
@@ -43,37 +42,6 @@ class LambdaFace:
         return answer_of(self.invoke(http_api_event(method, path, query, body, headers)))
 
 
-def http_api_event(method, path, query=None, body=None, headers=None) -> dict[str, Any]:
-    """Make the event that an HTTP API makes of a request; a body that is not bytes is JSON."""
-    raw = encoded(body) or b""
-    text = query if isinstance(query, str) else urlencode(query or {}, doseq=True)
-    sent = {"host": "abc.execute-api.us-east-1.amazonaws.com", "user-agent": "tests"}
-    if body is not None:
-        sent["content-type"] = _content_type(raw)
-    sent |= {name.lower(): value for name, value in (headers or {}).items()}
-    target = f"{path}?{text}" if text else path
-    request = Request(
-        method=method.encode(),
-        target=target.encode("latin-1"),
-        headers=[(name.encode(), value.encode()) for name, value in sent.items()],
-        body=raw,
-        http_version="1.1",
-    )
-    request_id = f"JKJaXmPLvHcESHA{next(_numbers)}="
-    made = event(request, request_id=request_id, trace_id="Root=1-5e6722a7", source_ip="192.0.2.1")
-    return json.loads(made)
-
-
-def _content_type(body: bytes) -> str:
-    # What is called JSON is handed over as text, in which API Gateway has replaced what was
-    # not UTF-8 by U+FFFD; what is called binary arrives as it was sent.
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return "application/octet-stream"
-    return "application/json"
-
-
 def answer_of(result: Mapping[str, Any]) -> Answer:
     """Read what the function returned as API Gateway does."""
     headers = {name.lower(): value for name, value in result["headers"].items()}
@@ -82,29 +50,37 @@ def answer_of(result: Mapping[str, Any]) -> Answer:
     return Answer(result["statusCode"], headers, raw)
 
 
-def new_context(timeout_s: float = 30.0) -> LambdaContext:
-    """Make the very object that the runtime interface client gives to a handler."""
-    arn = "arn:aws:lambda:us-east-1:123456789012:function:articles"
-    deadline_ms = int((time.time() + timeout_s) * 1000)
-    return LambdaContext(
-        f"8476a536-e9f4-11e8-9739-{next(_numbers):012}", None, None, deadline_ms, arn
-    )
-
-
 @contextmanager
 def open_face(
-    database_url: str, make: Callable[..., Any] = make_handler, **environ: str
+    database_url: str, module: str = "lambda_handler.app", **environ: str
 ) -> Iterator[LambdaFace]:
     """Give the face of a function whose environment variables are these.
 
-    `make` makes its handler: that of the HTTP API, unless it is another one's.
+    `module` is imported anew, as each execution environment does it in its init phase.
     """
     variables = {"DATABASE_URL": database_url, **environ}
     variables.setdefault("POWERTOOLS_SERVICE_NAME", f"face-{next(_numbers)}")
+    function = _imported_anew(module, variables)
     log = io.StringIO()
-    environment = ExecutionEnvironment.open(variables)
+    function.logger.registered_handler.setStream(log)
     try:
-        handler = make(environment, FunctionSettings.from_environ(variables), log)
-        yield LambdaFace(handler, environment, log)
+        yield LambdaFace(function.handler, function.environment, log)
     finally:
-        environment.dispose()
+        function.environment.dispose()
+
+
+def _imported_anew(module: str, variables: Mapping[str, str]) -> Any:
+    """Import a function's module with these variables; its hooks are taken back."""
+    sigterm = signal.getsignal(signal.SIGTERM)
+    registries = snapshot_restore_py.get_before_snapshot(), snapshot_restore_py.get_after_restore()
+    before = [list(registry) for registry in registries]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        sys.modules.pop(module, None)
+        try:
+            return importlib.import_module(module)
+        finally:
+            signal.signal(signal.SIGTERM, sigterm)
+            for registry, content in zip(registries, before, strict=True):
+                registry[:] = content

@@ -5,8 +5,8 @@ import re
 
 import pytest
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, answer_of, deployment_of
-
 from lambda_handler.configuration import FunctionSettings
+
 from poolkit.budget.read.values import Reference, references
 from poolkit.config import presets
 from poolkit.config.presets import TARGETS, preset

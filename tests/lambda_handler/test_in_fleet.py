@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from behaviour.lambda_events import sqs
+from lambda_events import sqs
 
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet, Status
 

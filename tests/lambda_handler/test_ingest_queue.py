@@ -1,4 +1,4 @@
-"""Batches of SQS messages: what is ingested, what is given up, what comes again."""
+"""The queue's function: documents ingested once, messages given up or delivered again."""
 
 import json
 import sys
@@ -6,13 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from behaviour.lambda_events import http_api, sqs
 from behaviour.lambda_face import open_face
-from processes import started
-
-from lambda_handler.events import UnknownEvent
-from lambda_handler.ingest_queue import make_handler
-from poolkit.errors import DatabaseUnavailable
+from lambda_events import sqs
+from processes import started, wait_until
 
 NOTHING_FAILED = {"batchItemFailures": []}
 
@@ -29,7 +25,7 @@ def failures(event, *numbers):
 
 def open_queue(url):
     # A statement that waits for a lock is to wait until the test ends that.
-    return open_face(url, make_handler, POOLKIT_STATEMENT_TIMEOUT="100000")
+    return open_face(url, "lambda_handler.queue", POOLKIT_STATEMENT_TIMEOUT="100000")
 
 
 @pytest.fixture
@@ -107,7 +103,7 @@ def test_a_poison_message_is_kept_with_its_error_and_not_delivered_again(
     assert letter["source"] == "arn:aws:sqs:us-east-2:123456789012:documents"
     assert letter["message_id"] == event["Records"][1]["messageId"]
     assert letter["attempts"] == 2
-    assert letter["error_type"].startswith("articles.errors.")
+    assert letter["error_type"] == "poolkit.errors.InvalidInput"
     assert letter["error"]
 
 
@@ -132,26 +128,6 @@ def test_only_the_message_that_failed_is_delivered_again(queue, migrated_databas
     assert ingests(queue) == 3
 
 
-def test_a_fifo_queue_stops_at_the_first_failure(queue, migrated_database):
-    """A later message of the queue must not overtake the one that failed."""
-    event = sqs(document("a"), document("b"), document("c"), queue="documents.fifo")
-    with held(migrated_database, INSERTED.format("b")):
-        answer = answer_without_waiting(queue, event, migrated_database)
-    assert answer == failures(event, 1, 2)
-    assert documents(migrated_database) == {"a"}
-    assert queue.invoke(event) == NOTHING_FAILED
-    assert documents(migrated_database) == {"a", "b", "c"}
-
-
-def test_every_message_that_failed_is_named(queue, migrated_database):
-    """Also if that is all of them: no exception, for both mean the same to SQS."""
-    for name in ("documents", "documents.fifo"):
-        event = sqs(document("a"), document("b"), queue=name)
-        with held(migrated_database, "LOCK TABLE documents"):
-            answer = answer_without_waiting(queue, event, migrated_database)
-        assert answer == failures(event, 0, 1)
-
-
 def test_a_backend_that_dies_costs_its_message_and_no_other(queue, migrated_database):
     """The next message's unit of work opens another connection."""
     event = sqs(document("a"), document("b"), document("c"))
@@ -162,13 +138,6 @@ def test_a_backend_that_dies_costs_its_message_and_no_other(queue, migrated_data
         migrated_database.execute("SELECT pg_terminate_backend(%s)", backend["pid"])
         assert answer.result(100) == failures(event, 1)
     assert documents(migrated_database) == {"a", "c"}
-
-
-def test_without_a_database_the_whole_batch_comes_again(migrated_database):
-    """One attempt to connect, and then an error rather than one attempt per message."""
-    url = migrated_database.url().replace(migrated_database.name, "no_such_database")
-    with open_queue(url) as queue, pytest.raises(DatabaseUnavailable):
-        queue.invoke(sqs(document("a"), document("b")))
 
 
 def test_a_message_delivered_twice_is_ingested_once(queue, migrated_database):
@@ -191,32 +160,42 @@ def test_an_old_version_can_be_sent_again(queue, migrated_database):
 
 
 def test_duplicates_at_the_same_time_are_ingested_once(migrated_database):
-    """While one invoke works on a message, the others give it back."""
+    """The second invoke waits for the first one's transaction, and then finds its record."""
     event = sqs(document("a"))
     with (
         open_queue(migrated_database.url()) as first,
         open_queue(migrated_database.url()) as second,
-        ThreadPoolExecutor(1) as pool,
+        ThreadPoolExecutor(2) as pool,
     ):
         with held(migrated_database, INSERTED.format("a")):
             working = pool.submit(first.invoke, event)
             migrated_database.wait_for_lock("lambda")
-            assert second.invoke(event) == failures(event, 0)
-        assert working.result(100) == NOTHING_FAILED
-        assert second.invoke(event) == NOTHING_FAILED
+            waiting = pool.submit(second.invoke, event)
+            wait_until(
+                lambda: (
+                    sum(
+                        row["wait_event_type"] == "Lock"
+                        for row in migrated_database.backends("lambda:")
+                    )
+                    == 2
+                ),
+                "both invokes wait",
+            )
+        assert working.result(100) == waiting.result(100) == NOTHING_FAILED
         assert ingests(first, second) == 1
 
 
 CRASHING = """
 import json, sys
-from behaviour.lambda_face import new_context
+from lambda_events import new_context
 from lambda_handler.queue import handler
 handler(json.loads(sys.argv[1]), new_context(timeout_s=600))
 """
 
 
-def test_after_a_crash_a_later_delivery_takes_over(queue, migrated_database):
-    """The record in progress holds until the crashed invoke would have timed out, not longer."""
+@pytest.mark.process
+def test_after_a_crash_a_later_delivery_takes_over_at_once(queue, migrated_database):
+    """The record went with the transaction of the crashed invoke."""
     event = sqs(document("a"))
     environ = {"PYTHONPATH": "tests", "DATABASE_URL": migrated_database.url()}
     crashing = (sys.executable, "-c", CRASHING, json.dumps(event))
@@ -230,31 +209,19 @@ def test_after_a_crash_a_later_delivery_takes_over(queue, migrated_database):
             "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
             " WHERE application_name LIKE 'lambda:%%' AND pid <> pg_backend_pid()"
         )
-    (record,) = migrated_database.execute(
-        "SELECT status, in_progress_expires_at - now() AS held FROM idempotency_records"
-    )
-    assert record["status"] == "INPROGRESS"
-    assert 500 < record["held"].total_seconds() <= 600
-    assert queue.invoke(event) == failures(event, 0)
-    # As if as much time had passed.
-    migrated_database.execute(
-        "UPDATE idempotency_records"
-        " SET in_progress_expires_at = in_progress_expires_at - interval '600 s'"
-    )
+    assert migrated_database.execute("SELECT * FROM idempotency_records") == []
     assert queue.invoke(event) == NOTHING_FAILED
     assert documents(migrated_database) == {"a"}
-    assert ingests(queue) == 1
 
 
-@pytest.mark.parametrize(
-    "event",
-    [{}, {"Records": []}, {"Records": [{"eventSource": "aws:s3"}]}, http_api("GET", "/")],
-    ids=["empty", "no messages", "S3", "HTTP"],
-)
-def test_an_unknown_event_is_an_error(queue, event):
-    """The message says what was wanted and what was found."""
-    with pytest.raises(UnknownEvent, match=r"wanted a batch of SQS messages, found an object"):
-        queue.invoke(event)
+def test_an_older_message_does_not_replace_a_newer_one(queue, migrated_database):
+    """A message whose work is done is not worked on again, whatever came between."""
+    old, new = sqs(document("a", "old")), sqs(document("a", "new"))
+    new["Records"][0]["messageId"] = "new"
+    for event in (old, new, old):
+        assert queue.invoke(event) == NOTHING_FAILED
+    (chunk,) = migrated_database.execute("SELECT text FROM chunks")
+    assert chunk["text"] == "new"
 
 
 def test_a_log_line_names_the_message(queue):

@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from behaviour.lambda_events import sqs
+from lambda_events import sqs
 from processes import run_python
 
 pytestmark = pytest.mark.process
 
 HEAVY = {
-    *("asyncpg", "boto3", "celery", "fastapi", "greenlet", "prometheus_client", "psycopg"),
-    *("pydantic", "pydantic_settings", "sqlalchemy.ext.asyncio", "sqlalchemy.orm", "starlette"),
+    *("asyncpg", "boto3", "celery", "fastapi", "greenlet", "locust", "prometheus_client"),
+    *("psycopg", "pydantic", "pydantic_settings", "sqlalchemy.ext.asyncio", "starlette"),
     *("webapp", "worker", "poolkit.local", "poolkit.compare", "poolkit.cli"),
 }
 SCRIPT = """
@@ -80,11 +80,3 @@ def test_the_queue_s_function_loads_boto3_and_nothing_else_that_is_heavy(migrate
         "import aws_lambda_powertools.utilities.idempotency, sys; 'boto3' in sys.modules or exit(1)"
     )
     assert run_python("-c", by_powertools).returncode == 0
-
-
-def test_the_logic_can_be_imported_without_settings():
-    """Only the two composition roots read the environment when they are imported."""
-    modules = "http_api, ingest_queue, idempotency, execution_environment, telemetry"
-    script = f"from lambda_handler import {modules}"
-    done = run_python("-c", script, clean=True)
-    assert done.returncode == 0, done.stderr

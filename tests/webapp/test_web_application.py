@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import httpx
 import jsonschema
 import pytest
-
 from articles.api import API
+
 from poolkit.config.metrics import PoolMetrics
 from poolkit.errors import ConfigurationError, PoolExhausted
 from webapp import app as sync_root

@@ -1,4 +1,4 @@
-"""Powertools' Idempotency on PostgreSQL, in the table `idempotency_records`.
+"""Powertools' Idempotency on PostgreSQL, in the table `poolkit.tables.idempotency_records`.
 
 The database's clock alone decides which records have expired: execution environments have clocks
 of their own, and a thawed one's may be late. Powertools computes times by the local clock, so
@@ -12,8 +12,9 @@ elsewhere it comes with the extra `aws`.
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from aws_lambda_powertools.utilities.idempotency import BasePersistenceLayer
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
@@ -37,15 +38,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from articles.models import idempotency_records as records
+from poolkit.tables import idempotency_records as records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     from sqlalchemy import ColumnElement, Connection
 
-BeginUnitOfWork: TypeAlias = "Callable[[], AbstractContextManager[Connection]]"
+    from poolkit.execution_environment import ExecutionEnvironment
+
+__all__ = ("SqlPersistenceLayer",)
+
+PURGED_EVERY: Final = 10
+"""Records written between two deletions of expired ones."""
+PURGED: Final = 100
+"""Expired records deleted at once: more than are written meanwhile, so that they do not pile up."""
 
 # The clock and not now(), which is when the transaction began: it may have waited since.
 _NOW = func.clock_timestamp(type_=DateTime(timezone=True))
@@ -121,27 +128,53 @@ _PURGE = delete(records).where(
 
 
 class SqlPersistenceLayer(BasePersistenceLayer):
-    """Powertools' records of finished work, each written in a short transaction of its own.
+    """Powertools' records of finished work.
+
+        @idempotent_function(data_keyword_argument="order", persistence_store=layer)
+        def pay(*, order): ...
+
+    Called inside a unit of work of the environment, a record belongs to its transaction: the work
+    and its record are committed together, or neither is. After a crash nothing is left, and the
+    next attempt begins anew; of two attempts at the same time the second waits for the first.
+
+        with environment.session() as session:
+            store_order(order=order, session=session)  # once, whatever happens
+
+    Called outside, each record is written in a short transaction of its own, as Powertools' other
+    layers do: for work beyond the database, which a rollback does not undo. An attempt that
+    crashed then holds its record until its invoke would have timed out.
+
+    Expired records are deleted along the way.
 
     Args:
-        begin: begins a unit of work, as `lambda: unit_of_work(engine)` does.
+        environment: whose engine and units of work it uses.
     """
 
-    def __init__(self, begin: BeginUnitOfWork) -> None:
+    def __init__(self, environment: ExecutionEnvironment) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Powertools leaves its types out
-        self._begin = begin
+        self._environment = environment
         self._held: dict[str, datetime | None] = {}
+        self._puts = 0
 
-    def purge(self, limit: int = 100) -> int:
+    def purge(self, limit: int = PURGED) -> int:
         """Delete at most `limit` expired records, the oldest first, and return how many."""
         with self._begin() as connection:
             return connection.execute(_PURGE, {"limit": limit}).rowcount
 
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        connection = self._environment.current()
+        if connection is not None:
+            yield connection
+            return
+        with self._environment.connection() as own:
+            yield own
+
     def _put_record(self, data_record: DataRecord) -> None:
         """Write the record unless there is one that has not expired.
 
-        Of several writers at the same time one inserts. The others wait for its transaction, a
-        short one, and then find its record.
+        Of several writers at the same time one inserts. The others wait for its transaction, and
+        then find its record.
         """
         key = data_record.idempotency_key
         in_progress_until = data_record.in_progress_expiry_timestamp
@@ -155,6 +188,9 @@ class SqlPersistenceLayer(BasePersistenceLayer):
             "new_payload_hash": data_record.payload_hash,
         }
         with self._begin() as connection:
+            if self._puts % PURGED_EVERY == 0:
+                connection.execute(_PURGE, {"limit": PURGED})
+            self._puts += 1
             row = connection.execute(_PUT, parameters).one_or_none()
             existing = None if row else self._existing(connection, key)
         if row is not None:
@@ -204,6 +240,11 @@ class SqlPersistenceLayer(BasePersistenceLayer):
     def _delete_record(self, data_record: DataRecord) -> None:
         """Delete the record that this layer wrote, and not that of a later attempt."""
         key = data_record.idempotency_key
+        if self._environment.current() is not None:
+            # The rollback of the unit of work takes the record along. A statement could fail:
+            # PostgreSQL refuses any after the one that failed.
+            self._held.pop(key, None)
+            return
         with self._begin() as connection:
             connection.execute(_DELETE, {"key": key, "held": self._held.pop(key, None)})
 

@@ -1,9 +1,19 @@
-"""Events as AWS documents them, of each service that can invoke the HTTP function."""
+"""Events as AWS documents them, of each service that can invoke a function, and its context."""
 
 import base64
+import itertools
+import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote_plus, urlencode
+
+from awslambdaric.lambda_context import LambdaContext
+
+from poolkit.lambda_fleet.gateway import http_api_event as event
+from poolkit.lambda_fleet.http_protocol import Request
+
+_numbers = itertools.count()
 
 Query = Sequence[tuple[str, str]]
 Event = dict[str, Any]
@@ -193,3 +203,43 @@ def _message(number: int, body: str, queue: str, receive_count: int) -> Event:
         "eventSourceARN": f"arn:aws:sqs:us-east-2:123456789012:{queue}",
         "awsRegion": "us-east-2",
     }
+
+
+def new_context(timeout_s: float = 30.0) -> LambdaContext:
+    """Make the very object that the runtime interface client gives to a handler."""
+    arn = "arn:aws:lambda:us-east-1:123456789012:function:articles"
+    deadline_ms = int((time.time() + timeout_s) * 1000)
+    return LambdaContext(
+        f"8476a536-e9f4-11e8-9739-{next(_numbers):012}", None, None, deadline_ms, arn
+    )
+
+
+def http_api_event(method, path, query=None, body=None, headers=None) -> dict[str, Any]:
+    """Make the event that an HTTP API makes of a request; a body that is not bytes is JSON."""
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    text = query if isinstance(query, str) else urlencode(query or {}, doseq=True)
+    sent = {"host": "abc.execute-api.us-east-1.amazonaws.com", "user-agent": "tests"}
+    if body is not None:
+        sent["content-type"] = _content_type(raw)
+    sent |= {name.lower(): value for name, value in (headers or {}).items()}
+    target = f"{path}?{text}" if text else path
+    request = Request(
+        method=method.encode(),
+        target=target.encode("latin-1"),
+        headers=[(name.encode(), value.encode()) for name, value in sent.items()],
+        body=raw,
+        http_version="1.1",
+    )
+    request_id = f"JKJaXmPLvHcESHA{next(_numbers)}="
+    made = event(request, request_id=request_id, trace_id="Root=1-5e6722a7", source_ip="192.0.2.1")
+    return json.loads(made)
+
+
+def _content_type(body: bytes) -> str:
+    # What is called JSON is handed over as text, in which API Gateway has replaced what was
+    # not UTF-8 by U+FFFD; what is called binary arrives as it was sent.
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return "application/octet-stream"
+    return "application/json"

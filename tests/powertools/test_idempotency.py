@@ -14,23 +14,16 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyValidationError,
 )
 from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import DataRecord
-from behaviour.lambda_face import new_context
-from sqlalchemy import create_engine
+from lambda_events import new_context
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
-from lambda_handler.idempotency import SqlPersistenceLayer
-from poolkit.config.session import unit_of_work
-
-
-@pytest.fixture
-def engine(migrated_database):
-    engine = create_engine(migrated_database.url(), pool_size=8)
-    yield engine
-    engine.dispose()
+from poolkit.powertools import SqlPersistenceLayer
 
 
 @pytest.fixture
-def layer(engine):
-    return SqlPersistenceLayer(lambda: unit_of_work(engine))
+def layer(environment):
+    return SqlPersistenceLayer(environment)
 
 
 def in_progress(key="k", lifetime=900.0, in_progress_lifetime=600.0):
@@ -123,16 +116,16 @@ def test_a_failure_makes_way_for_the_next_attempt(layer):
     layer._put_record(in_progress())
 
 
-def test_a_late_failure_does_not_delete_a_later_attempts_record(engine, layer):
+def test_a_late_failure_does_not_delete_a_later_attempts_record(environment, layer):
     """An attempt whose time is up has lost its record to the one that took over."""
-    later = SqlPersistenceLayer(lambda: unit_of_work(engine))
+    later = SqlPersistenceLayer(environment)
     layer._put_record(in_progress(in_progress_lifetime=-0.1))
     later._put_record(in_progress())
     layer._delete_record(DataRecord("k"))
     assert layer._get_record("k").status == "INPROGRESS"
 
 
-def test_a_late_clock_does_not_make_records_live_longer(layer, migrated_database, monkeypatch):
+def test_a_late_clock_does_not_make_records_live_longer(layer, database, monkeypatch):
     """Ends are durations from the database's now; the local clock is never compared with it."""
     offset = 7_200
     real_time, real_datetime = time.time, dt.datetime
@@ -146,20 +139,21 @@ def test_a_late_clock_does_not_make_records_live_longer(layer, migrated_database
     monkeypatch.setattr(dt, "datetime", Late)
     layer._put_record(in_progress())
     assert layer._get_record("k").status == "INPROGRESS"
-    (row,) = migrated_database.execute(
+    (row,) = database.execute(
         "SELECT extract(epoch FROM in_progress_expires_at - now()) AS held FROM idempotency_records"
     )
     assert 500 < row["held"] <= 600
 
 
-def test_purging_deletes_what_has_expired(layer, migrated_database):
+def test_purging_deletes_what_has_expired(layer, database):
     """At most as many as asked for, the oldest first, and nothing that still counts."""
+    layer._put_record(in_progress("first"))  # which purges
     for number in range(5):
         layer._put_record(in_progress(f"old-{number}", lifetime=-100 + number))
     layer._put_record(in_progress("new"))
     assert layer.purge(limit=2) == 2
-    left = {row["id"] for row in migrated_database.execute("SELECT id FROM idempotency_records")}
-    assert left == {"old-2", "old-3", "old-4", "new"}
+    left = {row["id"] for row in database.execute("SELECT id FROM idempotency_records")}
+    assert left == {"first", "old-2", "old-3", "old-4", "new"}
     assert layer.purge() == 3
     assert layer.purge() == 0
 
@@ -193,3 +187,84 @@ def test_a_second_call_meanwhile_is_refused(layer):
 
     with pytest.raises(IdempotencyAlreadyInProgressError):
         pay(order={"id": 1}, again=True)
+
+
+def test_expired_records_are_deleted_along_the_way(layer, database):
+    """A function that only ever writes records does not fill the table."""
+    for number in range(30):
+        layer._put_record(in_progress(f"old-{number}", lifetime=-100))
+    assert len(database.execute("SELECT id FROM idempotency_records")) < 15
+
+
+# -- in the transaction of the work -----------------------------------------------------------
+
+
+@pytest.fixture
+def note_once(layer):
+    """Give a function that writes a note once for each id, on a session or a connection."""
+
+    config = IdempotencyConfig(lambda_context=new_context(timeout_s=600))
+
+    @idempotent_function(data_keyword_argument="key", persistence_store=layer, config=config)
+    def note(*, key, work, fails=False):
+        work.execute(text("INSERT INTO notes VALUES (:id, 'text')"), {"id": key["id"]})
+        if fails:
+            raise RuntimeError("the work failed")
+        return {"id": key["id"]}
+
+    return note
+
+
+def notes(database):
+    return [row["id"] for row in database.execute("SELECT id FROM notes ORDER BY id")]
+
+
+@pytest.mark.parametrize("kind", ["session", "connection"])
+def test_in_a_unit_of_work_the_record_is_committed_with_the_work(
+    environment, note_once, database, kind
+):
+    """A second attempt finds the record; it has the first one's answer and does nothing."""
+    begin = getattr(environment, kind)
+    for _ in range(2):
+        with begin() as work:
+            assert note_once(key={"id": 1}, work=work) == {"id": 1}
+    assert notes(database) == [1]
+    (record,) = database.execute("SELECT status FROM idempotency_records")
+    assert record["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("kind", ["session", "connection"])
+def test_in_a_unit_of_work_that_fails_nothing_is_left(environment, note_once, database, kind):
+    """Neither the work nor its record; the next attempt begins anew, and at once."""
+    begin = getattr(environment, kind)
+    with pytest.raises(RuntimeError), begin() as work:
+        note_once(key={"id": 1}, work=work, fails=True)
+    assert notes(database) == []
+    assert database.execute("SELECT * FROM idempotency_records") == []
+    with begin() as work:
+        note_once(key={"id": 1}, work=work)
+    assert notes(database) == [1]
+
+
+def test_a_statement_that_failed_keeps_its_own_error(environment, note_once, database):
+    """PostgreSQL refuses any statement after it, so the record is left to the rollback."""
+    database.execute("INSERT INTO notes VALUES (1, 'there')")
+    with pytest.raises(IntegrityError), environment.session() as session:
+        note_once(key={"id": 1}, work=session)
+    assert database.execute("SELECT * FROM idempotency_records") == []
+
+
+def test_of_two_attempts_at_the_same_time_the_second_waits(environment, note_once, database):
+    """It then finds the work done, and is no failure."""
+
+    def second():
+        with environment.session() as other:
+            return note_once(key={"id": 1}, work=other)
+
+    with ThreadPoolExecutor(1) as pool:
+        with environment.session() as session:
+            note_once(key={"id": 1}, work=session)
+            waiting = pool.submit(second)
+            database.wait_for_lock("lambda:")
+        assert waiting.result(60) == {"id": 1}
+    assert notes(database) == [1]

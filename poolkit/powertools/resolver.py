@@ -1,0 +1,194 @@
+"""A Powertools resolver for each HTTP event source, with problem documents for its errors."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+from aws_lambda_powertools.event_handler import (
+    ALBResolver,
+    APIGatewayHttpResolver,
+    ApiGatewayResolver,
+    LambdaFunctionUrlResolver,
+    Response,
+)
+from aws_lambda_powertools.event_handler.api_gateway import Router
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError, ServiceError
+
+from poolkit.errors import InvalidInput
+from poolkit.powertools.events import body_of, for_resolver, query_of, source_of
+from poolkit.problems import (
+    MEDIA_TYPE,
+    Problem,
+    malformed_json,
+    method_not_allowed,
+    no_such_path,
+    problem_of,
+    status_problem,
+    too_large,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from aws_lambda_powertools import Logger
+    from aws_lambda_powertools.shared.types import AnyCallableT
+
+    from poolkit.powertools.events import Event, Source
+
+__all__ = ("MAX_BODY_BYTES", "Resolver", "problem_response")
+
+MAX_BODY_BYTES: Final = 1_048_576
+"""The default limit of a request's body: 1 MiB, the most that a load balancer hands over."""
+
+_RESOLVERS: Final[Mapping[Source, type[ApiGatewayResolver]]] = {
+    "http_api": APIGatewayHttpResolver,
+    # Not APIGatewayRestResolver, with which /articles/ would be /articles for this source alone.
+    "rest_api": ApiGatewayResolver,
+    "function_url": LambdaFunctionUrlResolver,
+    "load_balancer": ALBResolver,
+}
+_PARAMETER = re.compile(r"<(\w+)>")
+
+
+class Resolver(Router):
+    """Powertools' resolver of whichever service sent the event, behind one set of routes.
+
+        app = Resolver(logger=logger)
+
+        @app.get("/articles/<article_id>")
+        def get_article(article_id: str): ...
+
+        def handler(event, context):
+            return app.resolve(event, context)
+
+    Routes, middlewares, `exception_handler`, `current_event` and `context` are Powertools' own. Beyond
+    them, each source has the same paths: decoded, without stage and base path, a slash at the end
+    being significant. An unknown path is a 404, a wrong method a 405 with `Allow`, a body over the
+    limit a 413. An error that no `exception_handler` of yours takes is answered by
+    `poolkit.problems.problem_of`, and logged from 500 upwards.
+
+    Args:
+        logger: for errors; without it they are not logged.
+        max_body_bytes: a longer body is answered with 413, at any path.
+        resolver_options: of Powertools' resolvers, such as `cors`, `serializer`, and
+            `strip_prefixes` for a mapping of an HTTP API's custom domain.
+    """
+
+    def __init__(
+        self,
+        *,
+        logger: Logger | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        **resolver_options: Any,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Powertools leaves its types out
+        self._logger = logger
+        self._max_body_bytes = max_body_bytes
+        self._options = resolver_options
+        self._methods: dict[re.Pattern[str], set[str]] = {}
+        self._resolvers: dict[Source, ApiGatewayResolver] = {}
+        self._source: Source = "http_api"
+        self.use([self._limit_body])
+        self.exception_handler(Exception)(self._on_error)
+        self.exception_handler(NotFoundError)(self._on_unrouted)
+
+    def resolve(self, event: Event, context: Any) -> dict[str, Any]:
+        """Return the answer to one request, in the form that the event's source expects.
+
+        Raises:
+            UnknownEvent: the event is not an HTTP request.
+        """
+        self._source = source = source_of(event)
+        if source not in self._resolvers:
+            # Made at the first event of its kind: most functions only ever see one kind.
+            self._resolvers[source] = _RESOLVERS[source](**self._options)
+            self._resolvers[source].include_router(self)
+        self.api_resolver = self._resolvers[source]
+        return self._resolvers[source].resolve(for_resolver(event, source), context)
+
+    def __call__(self, event: Event, context: Any) -> dict[str, Any]:
+        """Do as `resolve`, so that the resolver itself can be the function's handler."""
+        return self.resolve(event, context)
+
+    @property
+    def body(self) -> bytes:
+        """The body of the current request as it was sent."""
+        return body_of(self.current_event.raw_event)
+
+    @property
+    def query(self) -> Mapping[str, Sequence[str]]:
+        """Each query parameter's values, decoded, in the order in which they were sent."""
+        return query_of(self.current_event.raw_event, self._source)
+
+    def route(
+        self, rule: str, method: str | list[str] | tuple[str], *args: Any, **options: Any
+    ) -> Callable[[AnyCallableT], AnyCallableT]:
+        """Register a route, as Powertools' `get`, `post` and the others do through this method."""
+        register = super().route(rule, method, *args, **options)
+        pattern = re.compile(_PARAMETER.sub("[^/]+", rule))
+        methods = [method] if isinstance(method, str) else method
+        self._methods.setdefault(pattern, set()).update(map(str.upper, methods))
+
+        def decorate(function: AnyCallableT) -> AnyCallableT:
+            @functools.wraps(function)
+            def with_decoded_parameters(*args: Any, **parameters: Any) -> Any:
+                decoded = {
+                    name: unquote(value) if isinstance(value, str) and "%" in value else value
+                    for name, value in parameters.items()
+                }
+                return function(*args, **decoded)
+
+            register(with_decoded_parameters)
+            return function
+
+        return decorate
+
+    def exception_handler(
+        self, exc_class: type[Exception] | list[type[Exception]]
+    ) -> Callable[[AnyCallableT], AnyCallableT]:
+        """Register a function that answers these errors, as with Powertools' resolvers."""
+        return super().exception_handler(exc_class)  # type: ignore[no-any-return]
+
+    def _limit_body(self, app: ApiGatewayResolver, next_middleware: Callable[..., Any]) -> Any:
+        # For every path, also one that does not exist, as a web server's limit is.
+        try:
+            length = len(self.body)
+        except ValueError as error:
+            return problem_response(malformed_json(str(error)))
+        if length > self._max_body_bytes:
+            return problem_response(too_large(self._max_body_bytes))
+        return next_middleware(app)
+
+    def _on_unrouted(self, error: NotFoundError) -> Response[str]:
+        """Answer a request without a route, or a NotFoundError that a route has raised."""
+        path = str(self.context.get("_path", self.current_event.path))
+        found = [methods for rule, methods in self._methods.items() if rule.fullmatch(path)]
+        allowed = set().union(*found)
+        if self.current_event.http_method.upper() in allowed:
+            return problem_response(status_problem(404, str(error.msg)))
+        return problem_response(method_not_allowed(allowed) if allowed else no_such_path())
+
+    def _on_error(self, error: Exception) -> Response[str]:
+        if isinstance(error, ServiceError):  # Powertools' own, such as BadRequestError
+            return problem_response(status_problem(error.status_code, str(error.msg)))
+        if isinstance(error, InvalidInput):
+            return problem_response(error.problem)
+        problem = problem_of(error)
+        if self._logger is not None and problem.status == 500:
+            self._logger.error("unexpected error", exc_info=error)
+        elif self._logger is not None:
+            self._logger.warning("database error", error=f"{type(error).__name__}: {error}")
+        return problem_response(problem)
+
+
+def problem_response(problem: Problem) -> Response[str]:
+    """Return a problem document as a response of Powertools, for an `exception_handler`.
+
+    @app.exception_handler(NotFound)
+    def not_found(error):
+        return problem_response(status_problem(404, str(error)))
+    """
+    return Response(problem.status, MEDIA_TYPE, problem.body().decode(), problem.headers)

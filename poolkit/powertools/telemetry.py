@@ -1,0 +1,96 @@
+"""Log lines with the invoke's ids, and the pool's metrics in CloudWatch's embedded format.
+
+No tracer: X-Ray's SDK would patch the drivers, and its import would lengthen each cold start.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import (
+    AmazonCloudWatchEMFProvider,
+)
+
+from poolkit.powertools.events import correlation_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aws_lambda_powertools import Logger
+
+    from poolkit.execution_environment import ExecutionEnvironment
+
+__all__ = ("instrument",)
+
+Result = TypeVar("Result")
+
+
+def instrument(
+    environment: ExecutionEnvironment, logger: Logger, *, namespace: str | None = None
+) -> Callable[[Callable[[Any, Any], Result]], Callable[[Any, Any], Result]]:
+    """Decorate a handler: ids in each log line, and one line of metrics for each invoke.
+
+        @instrument(environment, logger)
+        def handler(event, context):
+            return app.resolve(event, context)
+
+    Log lines have `function_request_id`, `cold_start`, and `correlation_id`: the sender's own id of
+    an HTTP request, or else the invoke's. Metrics, with the dimensions target, environment and
+    service:
+
+    | metric | unit | when |
+    |---|---|---|
+    | `ColdStart` | count | the first invoke, except with provisioned concurrency |
+    | `ConnectionsOpened` | count | every invoke |
+    | `CheckoutWait` | ms | an invoke that checked a connection out: the sum of its waits |
+    | `DeadLetters` | count | an invoke of `process_sqs_batch` that gave messages up |
+
+    They are written beside those of a `Metrics` of your own.
+
+    Args:
+        environment: whose pool is measured.
+        logger: whose lines have the ids; its service is the metrics' too.
+        namespace: by default `POWERTOOLS_METRICS_NAMESPACE`, or else `poolkit`.
+    """
+    metrics = AmazonCloudWatchEMFProvider(  # not Metrics: its instances share one set of dimensions
+        namespace=namespace or os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or "poolkit",
+        service=logger.service,
+        default_dimensions={
+            "target": environment.settings.target,
+            "environment": environment.settings.environment,
+        },
+    )
+    # With provisioned concurrency no request waited for the init phase.
+    is_cold = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "provisioned-concurrency"
+
+    def decorate(handler: Callable[[Any, Any], Result]) -> Callable[[Any, Any], Result]:
+        @functools.wraps(handler)
+        def instrumented(event: Any, context: Any) -> Result:
+            nonlocal is_cold
+            request_id = context.aws_request_id
+            logger.append_keys(function_request_id=request_id, cold_start=is_cold)
+            logger.set_correlation_id(correlation_id_of(event) or request_id)
+            before, given_up = environment.snapshot(), environment.dead_letters
+            try:
+                return handler(event, context)
+            finally:
+                after = environment.snapshot()
+                if is_cold:
+                    metrics.add_metric("ColdStart", MetricUnit.Count, 1)
+                opened = after.opened - before.opened
+                metrics.add_metric("ConnectionsOpened", MetricUnit.Count, opened)
+                if after.checkouts > before.checkouts:
+                    waited_ms = (after.checkout_wait.total - before.checkout_wait.total) * 1000
+                    metrics.add_metric("CheckoutWait", MetricUnit.Milliseconds, waited_ms)
+                if environment.dead_letters > given_up:
+                    letters = environment.dead_letters - given_up
+                    metrics.add_metric("DeadLetters", MetricUnit.Count, letters)
+                metrics.flush_metrics()
+                is_cold = False
+
+        return instrumented
+
+    return decorate
