@@ -5,7 +5,6 @@ import re
 
 import pytest
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, answer_of, deployment_of
-from lambda_handler.configuration import FunctionSettings
 
 from poolkit.budget.read.values import Reference, references
 from poolkit.config import presets
@@ -357,8 +356,6 @@ def test_every_deployable_starts_with_its_variables(deployment):
             assert each.settings.credentials == "secret"
     WebSettings.from_environ(deployment.container("web").text())
     WorkerSettings.from_environ(deployment.container("worker").text())
-    for function in deployment.functions():
-        FunctionSettings.from_environ(function.text())
 
 
 def test_the_command_is_the_presets_application(deployment):
@@ -632,7 +629,7 @@ def dashboard(deployment):
 
 def test_the_dashboard_draws_metrics_that_the_deployables_write(deployment):
     """Names in the namespace poolkit are those of the code."""
-    text = (ROOT / "lambda_handler/telemetry.py").read_text()
+    text = (ROOT / "poolkit/powertools/telemetry.py").read_text()
     pool = (ROOT / "webapp/routes.py").read_text()
     for widget in json.loads(dashboard(deployment))["widgets"]:
         for metric in widget["properties"]["metrics"]:
