@@ -9,8 +9,8 @@ has answered `GET /articles` from an embedded PostgreSQL. The arms take turns:
     package        the zip, unpacked; the interpreter has awslambdaric and nothing else
     no bytecode    the same folder without .pyc files; none is written, as in Lambda's
                    read-only code folder
-    usual          no bytecode, and boto3 (compiled, as the runtime has it) and SQLAlchemy's
-                   ORM imported at the top of the handler's module
+    usual          no bytecode, and boto3 (compiled, as the runtime has it) imported at the
+                   top of the handler's module
     source tree    this checkout and its environment, with the bytecode that Python wrote
 """
 
@@ -36,7 +36,7 @@ MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIMIT = 0.4
 
 HANDLER = "lambda_handler.app.handler"
-USUAL = "import boto3\nimport sqlalchemy.orm\n\nfrom lambda_handler.app import handler\n"
+USUAL = "import boto3\n\nfrom lambda_handler.app import handler\n"
 
 
 def runtime(work, name, distributions, package):

@@ -11,8 +11,9 @@ with without_garbage_collection():
 
     from articles import service
     from articles.errors import NotFound, StaleVersion
+    from articles.models import Article
     from lambda_handler import schemas
-    from lambda_handler.schemas import ArticleId, ArticleOut, DocumentId, output
+    from lambda_handler.schemas import ArticleId, DocumentId, output
     from poolkit.powertools import ExecutionEnvironment, Resolver, instrument, problem_response
     from poolkit.powertools.schemas import parse_body, parse_parameter, to_json
     from poolkit.problems import Problem, status_problem
@@ -42,10 +43,8 @@ def create_article() -> Response[Any]:
     """Create an article."""
     new = parse_body(app.body, schemas.NewArticle)
     with environment.session() as session:
-        article = output(
-            service.create_article(session, title=new.title, body=new.body), ArticleOut
-        )
-    return _article(article, HTTPStatus.CREATED, Location=f"/articles/{article.id}")
+        article = service.create_article(session, title=new.title, body=new.body)
+        return _article(article, HTTPStatus.CREATED, Location=f"/articles/{article.id}")
 
 
 @app.get("/articles/<article_id>")
@@ -53,7 +52,7 @@ def get_article(article_id: str) -> Response[Any]:
     """Read an article."""
     key = parse_parameter("article_id", article_id, ArticleId)
     with environment.session(autocommit=True) as session:
-        return _article(output(service.get_article(session, key), ArticleOut))
+        return _article(service.get_article(session, key))
 
 
 @app.patch("/articles/<article_id>")
@@ -65,7 +64,7 @@ def update_article(article_id: str) -> Response[Any]:
         article = service.update_article(
             session, key, version=change.version, title=change.title, body=change.body
         )
-        return _article(output(article, ArticleOut))
+        return _article(article)
 
 
 @app.post("/documents")
@@ -89,10 +88,9 @@ def get_document(document_id: str) -> schemas.DocumentWithChunks:
         return output(service.get_document(session, key), schemas.DocumentWithChunks)
 
 
-def _article(
-    article: ArticleOut, status: int = HTTPStatus.OK, **headers: str
-) -> Response[ArticleOut]:
-    return Response(status, JSON, article, {"ETag": f'"{article.version}"', **headers})
+def _article(article: Article, status: int = HTTPStatus.OK, **headers: str) -> Response[Any]:
+    content = output(article, schemas.ArticleOut)
+    return Response(status, JSON, content, {"ETag": f'"{content.version}"', **headers})
 
 
 @app.exception_handler(NotFound)

@@ -23,11 +23,8 @@ with without_garbage_collection():
 
 logger = Logger(utc=True)
 environment = ExecutionEnvironment.open()
-once = IdempotencyConfig(
-    # Duplicates come within hours. A later one does no harm: it changes nothing.
-    expires_after_seconds=86_400,
-    hash_function="sha256",
-)
+# A day: duplicates come within hours, and a later one does no harm.
+once = IdempotencyConfig(expires_after_seconds=86_400, hash_function="sha256")
 
 
 @idempotent_function(  # type: ignore[untyped-decorator]  # Powertools types it as Any
