@@ -55,10 +55,13 @@ if TYPE_CHECKING:
         ServerStartError,
         StateDirectoryError,
         StatementTimeout,
+        TaskGivenUp,
+        TaskLost,
         TemplateError,
         TemporaryFailure,
         UnknownEvent,
         UnprivilegedAccountError,
+        UnreadableMessage,
     )
 
 __all__ = (
@@ -95,10 +98,13 @@ __all__ = (
     "Settings",
     "StateDirectoryError",
     "StatementTimeout",
+    "TaskGivenUp",
+    "TaskLost",
     "TemplateError",
     "TemporaryFailure",
     "UnknownEvent",
     "UnprivilegedAccountError",
+    "UnreadableMessage",
     "make_async_engine",
     "make_engine",
     "preset",

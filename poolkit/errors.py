@@ -9,6 +9,9 @@
     │   └── DatabaseUnavailable (ConnectionError) the database cannot be reached, or is full
     ├── InvalidInput (ValueError)                 a request or a message breaks its schema
     ├── UnknownEvent (ValueError)                 a function cannot handle the event it received
+    ├── TaskLost                                  a worker ended while it had the task
+    ├── TaskGivenUp                               a task ended as a dead letter
+    ├── UnreadableMessage (ValueError)            a message is no task of this worker
     ├── MigrationError                            the schema cannot be upgraded
     ├── PreparationFailed                         the command `schema` or `seed` failed
     ├── MonitoringNotAllowed (PermissionError)    the role may not read the server's activity
@@ -125,6 +128,25 @@ class UnknownEvent(PoolkitError, ValueError):
             f"wanted {self.wanted}, found {found[:500]}; "
             "connect the function to one of these, or invoke it with such an event"
         )
+
+
+# Queues (poolkit.celery).
+
+
+class TaskLost(PoolkitError):
+    """A worker died, was killed, or lost its broker while it had the task."""
+
+
+class TaskGivenUp(PoolkitError):
+    """A task ended as a dead letter; the message has the number of deliveries and the last error.
+
+    Raised in place of errors that Celery uses itself, such as SoftTimeLimitExceeded. Any other task
+    fails with its own error.
+    """
+
+
+class UnreadableMessage(PoolkitError, ValueError):
+    """A message that is no task of this worker: its name is unknown, or its form is wrong."""
 
 
 class MigrationError(PoolkitError):

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import click
 import pytest
+from celery.bin.worker import worker as celery_worker
 from processes import ROOT, run, run_python
 from uvicorn import main as uvicorn_command
 
@@ -181,6 +182,15 @@ def check_locust(arguments, made):
             assert (ROOT / file).is_file(), file
 
 
+def check_celery(arguments, made):
+    """Celery's command line loads the application first, which is the reader's."""
+    option, _, command, *rest = arguments
+    assert (option, command) == ("-A", "worker")
+    context = click.Context(celery_worker, info_name="celery worker")
+    left, _, _ = celery_worker.make_parser(context).parse_args(list(rest))
+    assert set(left) <= {"concurrency", "loglevel", "pool", "queues"}
+
+
 def check_uvicorn(arguments, made):
     uvicorn_command.make_context("uvicorn", list(arguments), resilient_parsing=False)
     module, _, attribute = arguments[0].partition(":")
@@ -252,6 +262,7 @@ CHECKS = {
     ".": check_source,
     "aws": check_files,
     "cd": check_cd,
+    "celery": check_celery,
     "docker": check_docker,
     "git": check_git,
     "kubectl": check_files,

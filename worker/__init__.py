@@ -1,15 +1,7 @@
-"""Deployable 3, the queue worker: Celery tasks that do the articles' ingest.
+"""Deployable 3, the queue worker: Celery tasks over the functions of `articles`.
 
-Composition root: `app.py`, for `celery -A worker.app` and `python -m worker`. Everything
-else is free of side effects at import.
-
-    settings.py         WORKER_* environment variables, read once, checked, frozen
-    broker.py           Celery's configuration: broker, acknowledgement, limits
-    delivery.py         retries, redeliveries, and the dead-letter table
-    tasks.py            the tasks themselves
-    client.py           sends a task to the queue
-    lifecycle.py        the engine and the logs of each process, from its start to its end
-    reception.py        messages that are no task of this worker
-    redis_transport.py  entries of a Redis queue that are no message
-    app.py              wires all of it
+settings.py  WORKER_* environment variables
+celery.py    the application, for `celery -A worker worker` and `python -m worker`
+tasks.py     the tasks
+__main__.py  runs a worker, or puts a document on its queue
 """

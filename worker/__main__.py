@@ -16,7 +16,6 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from articles.errors import ArticlesError
 from poolkit.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,26 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         # Not at the top: it reads the settings, which --help does not need.
-        from worker.app import app, settings  # noqa: PLC0415
-
-        if options.command == "enqueue":
-            # A worker does not send.
-            from kombu.exceptions import OperationalError  # noqa: PLC0415
-
-            from worker.client import enqueue_ingest  # noqa: PLC0415
-
-            document = {"document_id": options.id, "title": options.title, "text": sys.stdin.read()}
-            try:
-                sys.stdout.write(f"{enqueue_ingest(app, **document)}\n")
-            except OperationalError as error:
-                # as_uri masks the password.
-                where = settings.queue_url or app.connection_for_write().as_uri()
-                sys.stderr.write(f"the broker, {where}, does not take the task: {error}\n")
-                return 1
-            return 0
-    except (ConfigurationError, ArticlesError) as error:
+        from worker.celery import app  # noqa: PLC0415
+    except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    if options.command == "enqueue":
+        return send(options.id, options.title, sys.stdin.read())
     # Messages between workers have no reader here, and SQS cannot carry them.
     worker = app.Worker(
         without_gossip=True,
@@ -64,6 +49,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def send(document_id: str, title: str, text: str) -> int:
+    """Put a document on the queue, print the task's id, and return the exit status."""
+    # A worker does not send.
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from articles.schemas import NewDocument  # noqa: PLC0415
+    from worker.celery import app  # noqa: PLC0415
+    from worker.tasks import ingest_document  # noqa: PLC0415
+
+    try:
+        NewDocument(id=document_id, title=title, text=text)
+    except ValidationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    try:
+        sent = ingest_document.delay(document_id=document_id, title=title, text=text)
+    except Exception as error:  # noqa: BLE001  (kombu does not wrap every broker's errors)
+        # as_uri masks the password.
+        where = app.connection_for_write().as_uri()
+        sys.stderr.write(f"the broker, {where}, does not take the task: {error}\n")
+        return 1
+    sys.stdout.write(f"{sent.id}\n")
+    return 0
 
 
 if __name__ == "__main__":

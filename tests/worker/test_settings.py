@@ -8,13 +8,11 @@ from poolkit.errors import ConfigurationError
 from worker.settings import WorkerSettings
 
 REDIS = {"WORKER_BROKER_URL": "redis://:hidden@localhost:6379/0"}
-SQS = {"WORKER_BROKER_URL": "sqs://", "WORKER_QUEUE_URL": "https://sqs.example/1/articles"}
 
 
 def test_defaults_need_only_a_broker():
     """With a broker's URL alone, everything else has a value that fits the rest."""
     settings = WorkerSettings.from_environ(REDIS)
-    assert settings.transport == "redis"
     assert settings.pool == "prefork"
     assert settings.visibility_timeout > settings.task_time_limit + settings.retry_backoff_max
 
@@ -36,16 +34,13 @@ def test_repr_shows_no_password():
     ("environ", "words"),
     [
         ({}, "WORKER_BROKER_URL is not set"),
-        ({"WORKER_BROKER_URL": "kafka://x"}, "WORKER_BROKER_URL must be one of redis"),
-        (REDIS | {"WORKER_CONCURRENCY": "many"}, "WORKER_CONCURRENCY must be a whole number"),
-        (REDIS | {"WORKER_CONCURRENCY": "0"}, "WORKER_CONCURRENCY must be from 1 to 256"),
-        (REDIS | {"WORKER_RETRY_BACKOFF": "nan"}, "WORKER_RETRY_BACKOFF must be from 0"),
-        (REDIS | {"WORKER_POOL": "gevent"}, "WORKER_POOL must be one of prefork, threads, solo"),
-        (REDIS | {"WORKER_LOG_LEVEL": "loud"}, "WORKER_LOG_LEVEL must be one of DEBUG"),
+        (REDIS | {"WORKER_CONCURRENCY": "many"}, "WORKER_CONCURRENCY: .* a valid integer"),
+        (REDIS | {"WORKER_CONCURRENCY": "0"}, "WORKER_CONCURRENCY: .* greater than or equal to 1"),
+        (REDIS | {"WORKER_RETRY_BACKOFF": "nan"}, "WORKER_RETRY_BACKOFF: .* finite"),
+        (REDIS | {"WORKER_POOL": "gevent"}, "WORKER_POOL: .*'prefork', 'threads' or 'solo'"),
+        (REDIS | {"WORKER_LOG_LEVEL": "loud"}, "WORKER_LOG_LEVEL: .*'DEBUG'"),
         (REDIS | {"WORKER_TASK_SOFT_TIME_LIMIT": "300"}, "must be less than WORKER_TASK_TIME"),
         (REDIS | {"WORKER_VISIBILITY_TIMEOUT": "360"}, "must exceed WORKER_TASK_TIME_LIMIT"),
-        ({"WORKER_BROKER_URL": "sqs://"}, "WORKER_QUEUE_URL is not set"),
-        (SQS | {"WORKER_VISIBILITY_TIMEOUT": "43201"}, "12 hours"),
         (REDIS | {"WORKER_CONCURENCY": "9"}, "did you mean WORKER_CONCURRENCY"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Real workers in processes of their own, with real brokers and a real database."""
+"""Real workers of the sample in processes of their own, with a real broker and database."""
 
 import json
 import secrets
@@ -12,9 +12,7 @@ from typing import Any
 from celery import Celery
 from processes import RunningProcess, wait_until
 
-from worker.broker import celery_config
-from worker.client import enqueue_ingest
-from worker.settings import WorkerSettings
+from poolkit.celery import broker_config
 
 QUICK = {
     "WORKER_CONCURRENCY": "2",
@@ -24,11 +22,6 @@ QUICK = {
     # A machine that stands still is not to look like a database that does.
     "POOLKIT_CONNECT_TIMEOUT": "60",
 }
-
-
-def child_pid(backend: dict[str, Any]) -> int:
-    """Return the process id in `worker:<host>-<pid>`."""
-    return int(backend["application_name"].rpartition("-")[2])
 
 
 @dataclass
@@ -49,35 +42,15 @@ class Site:
         worker.wait_until(ready_file.exists, "worker ready")
         return worker
 
-    def enqueue(self, document_id: str, text: str = "Some text.") -> str:
-        return enqueue_ingest(self.app, document_id=document_id, title="A title", text=text)
+    def send(self, document_id: str, text: str = "Some text.") -> str:
+        arguments = {"document_id": document_id, "title": "A title", "text": text}
+        return str(self.app.send_task("worker.ingest_document", kwargs=arguments).id)
 
     def documents(self) -> list[str]:
         return [row["id"] for row in self.database.execute("SELECT id FROM documents ORDER BY id")]
 
     def wait_for_document(self, document_id: str) -> None:
         wait_until(lambda: document_id in self.documents(), f"document {document_id}")
-
-    def wait_for_dead_letter(self) -> dict[str, Any]:
-        """Return the one dead letter there is."""
-        query = "SELECT * FROM dead_letters"
-        rows = wait_until(lambda: self.database.execute(query), "dead letter")
-        assert len(rows) == 1
-        return rows[0]
-
-    @contextmanager
-    def locked(self, document_id: str) -> Iterator[None]:
-        """Make every ingest of this document wait until the block ends."""
-        with self.database.connect() as connection:
-            connection.autocommit = False
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "INSERT INTO documents (id, title, content_sha256, chunk_count)"
-                    " VALUES (%s, 'other', '', 0)",
-                    (document_id,),
-                )
-            yield
-            connection.rollback()
 
 
 class Worker(RunningProcess):
@@ -90,10 +63,6 @@ class Worker(RunningProcess):
             environ={**environ, "WORKER_READY_FILE": str(ready_file)},
         )
 
-    def stop(self) -> int:
-        """Ask for a warm shutdown and return the exit status."""
-        return self.terminate()
-
     def records(self) -> list[dict[str, Any]]:
         """Return what it logged."""
         return [json.loads(line) for line in self.text.splitlines() if line[:1] == "{"]
@@ -103,12 +72,13 @@ class Worker(RunningProcess):
 
 
 @contextmanager
-def open_site(database: Any, environ: dict[str, str], directory: Path) -> Iterator[Site]:
+def open_site(database: Any, broker_url: str, directory: Path) -> Iterator[Site]:
     """Return a site, and end its workers afterwards."""
-    environ = QUICK | environ | {"WORKER_QUEUE": f"articles-{secrets.token_hex(4)}"}
+    queue = f"articles-{secrets.token_hex(4)}"
+    environ = {"WORKER_BROKER_URL": broker_url, "WORKER_QUEUE": queue}
     app = Celery("sender", set_as_current=False)
-    app.conf.update(celery_config(WorkerSettings.from_environ(environ)))
-    site = Site(database, environ, directory, app)
+    app.conf.update(broker_config(broker_url, queue=queue))
+    site = Site(database, QUICK | environ | {"DATABASE_URL": database.url()}, directory, app)
     try:
         yield site
     finally:

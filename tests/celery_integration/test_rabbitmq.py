@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from celery_working import open_site
 from kombu import Connection
 from processes import RunningProcess, is_listening, started, wait_until
-from working import open_site
 
 from poolkit.local.ports import free_port
 
@@ -64,12 +64,12 @@ def rabbitmq():
 
 
 @pytest.fixture
-def site(rabbitmq, migrated_database, tmp_path):
+def site(rabbitmq, shop_database, tmp_path):
     """Return a queue on that RabbitMQ, and a database of the test's own."""
-    environ = {"WORKER_BROKER_URL": rabbitmq, "DATABASE_URL": migrated_database.url()}
-    with open_site(migrated_database, environ, tmp_path) as site:
+    environ = {"DATABASE_URL": shop_database.url()}
+    with open_site(shop_database, {"url": rabbitmq}, environ, tmp_path) as site:
         yield site
-        name = site.environ["WORKER_QUEUE"]
+        name = site.queue
         with Connection(rabbitmq) as connection:
             connection.channel().queue_delete(name)
             connection.channel().exchange_delete(name)
@@ -77,32 +77,32 @@ def site(rabbitmq, migrated_database, tmp_path):
 
 def test_what_waits_for_its_next_try_keeps_no_other_task_waiting(site):
     """With more failed tasks than the worker takes at once, a good one is done meanwhile."""
-    waits = {"WORKER_RETRY_BACKOFF": "600", "WORKER_RETRY_BACKOFF_MAX": "600"}
-    worker = site.start(POOLKIT_STATEMENT_TIMEOUT="300", WORKER_MAX_RETRIES="20", **waits)
+    retries = {"retry_backoff": 600, "retry_backoff_max": 600, "max_retries": 20}
+    worker = site.start(retries=retries, POOLKIT_STATEMENT_TIMEOUT="300")
     names = [f"locked{number}" for number in range(6)]
     with ExitStack() as locks:
         for name in names:
             locks.enter_context(site.locked(name))
-            site.enqueue(name)
+            site.send(name)
 
         def failed():
             return sum("Retry in" in record["message"] for record in worker.records())
 
         wait_until(lambda: failed() == len(names), "every locked one to fail once")
-        site.enqueue("free")
-        site.wait_for_document("free")
+        site.send("free")
+        site.wait_for_order("free")
 
 
 def test_a_retry_comes_back_and_is_done_once(site):
     """Tried again and again while its row is locked, the task succeeds when that is over."""
-    worker = site.start(POOLKIT_STATEMENT_TIMEOUT="300", WORKER_MAX_RETRIES="50")
+    worker = site.start(retries={"max_retries": 50}, POOLKIT_STATEMENT_TIMEOUT="300")
     with site.locked("d1"):
-        site.enqueue("d1")
+        site.send("d1")
         wait_until(
             lambda: sum("Retry in" in record["message"] for record in worker.records()) >= 3,
             "the third retry",
         )
-    site.wait_for_document("d1")
+    site.wait_for_order("d1")
     assert worker.stop() == 0
     assert not [record for record in worker.records() if "delayed delivery" in record["message"]]
     assert site.database.execute("SELECT * FROM dead_letters") == []
@@ -110,18 +110,18 @@ def test_a_retry_comes_back_and_is_done_once(site):
 
 def test_a_killed_worker_s_task_is_redelivered_and_counted(site):
     """SIGKILL in the middle of a task: the next worker gets it, after a wait."""
-    first = site.start(WORKER_CONCURRENCY="1")
+    first = site.start("-c", "1")
     with site.locked("d1"):
-        site.enqueue("d1")
+        site.send("d1")
         site.database.wait_for_lock("worker:")
         first.kill()
     site.start()
-    site.wait_for_document("d1")
-    assert len(site.database.execute("SELECT * FROM documents")) == 1
+    site.wait_for_order("d1")
+    assert len(site.database.execute("SELECT * FROM orders")) == 1
 
 
 def test_a_poison_task_ends_in_the_dead_letter_table(site):
-    """A task that breaks the contract is given up at once, on this broker as on any."""
+    """A task that fails by itself is given up at once, on this broker as on any."""
     site.start()
-    site.app.send_task("worker.ingest_document", kwargs={"document_id": "", "title": 1, "text": ""})
+    site.app.send_task("shop.take_order", [""])
     assert site.wait_for_dead_letter()["attempts"] == 1

@@ -1,22 +1,25 @@
 """The parent process's side: messages that are no task, and a failure outside of a task.
 
-A message that is no task of this worker becomes a dead letter, whatever is wrong with
-it. The parent process, which receives messages, has no
-database. So it sends such a message as a task of its own, and a child records it.
+The parent process, which receives messages, has no database. So it sends a message that is no task
+of this worker as a task of its own, and a child records it as a dead letter.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
+from celery import signals
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from worker.broker import RECORD_DEAD_LETTER
+from poolkit.celery.database import Database
+from poolkit.celery.delivery import DeliveredTask
+from poolkit.errors import UnreadableMessage
+from poolkit.tables import record_dead_letter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +27,49 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.message import Message
 
+__all__ = ("keep_unreadable",)
+
 logger = logging.getLogger(__name__)
+
+RECORD_DEAD_LETTER: Final = "poolkit.record_dead_letter"
+"""The name of the task that records an unreadable message."""
+
+
+def keep_unreadable(app: Celery, **options: Any) -> None:
+    """Keep messages that are no task of this worker as dead letters, instead of dropping them.
+
+        database = Database(app)
+        keep_unreadable(app)
+
+    These are messages with an unknown task, with a body that cannot be decoded, or of another form.
+    The application needs a `Database`, and the table `dead_letters` of `poolkit.tables`.
+
+    Args:
+        app: the Celery application.
+        options: of the task that records them, such as `max_retries`; see `DeliveredTask`.
+    """
+    app.conf.worker_consumer = f"{__name__}:{KeepingConsumer.__name__}"
+
+    @app.task(name=RECORD_DEAD_LETTER, base=DeliveredTask, bind=True, ignore_result=True, **options)
+    def record(
+        task: DeliveredTask, *, source: str, message_id: str, payload: Any, error: str
+    ) -> None:
+        with Database.of(task.app).connection() as connection:
+            record_dead_letter(
+                connection,
+                source=source,
+                message_id=message_id,
+                payload=payload,
+                error=UnreadableMessage(error),
+                attempts=1,
+            )
+
+    def on_unreadable(sender: Any, message: Message, exc: Any = None, **kwargs: Any) -> None:
+        if sender.app is app:
+            _bury(app, message, exc)
+
+    signals.task_unknown.connect(on_unreadable, weak=False)
+    signals.task_rejected.connect(on_unreadable, weak=False)
 
 
 class KeepingConsumer(Consumer):
@@ -34,7 +79,7 @@ class KeepingConsumer(Consumer):
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Send the undecodable message to the dead-letter table, then acknowledge it."""
-        bury_unreadable(self.app, message, exc)
+        _bury(self.app, message, exc)
         super().on_decode_error(message, exc)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], None]:
@@ -48,7 +93,7 @@ class KeepingConsumer(Consumer):
             # The errors of reading a malformed message; a lost broker connection is an OSError.
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 logger.exception("a message could not be read")
-                bury_unreadable(self.app, message, error)
+                _bury(self.app, message, error)
                 if not message.acknowledged:
                     message.ack_log_error(logger, self.connection_errors)
 
@@ -56,7 +101,16 @@ class KeepingConsumer(Consumer):
 
 
 class DeliveredRequest(Request):
-    """A delivery as the parent process sees it."""
+    """A delivery of a DeliveredTask as the parent process sees it."""
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001  (Celery's own)
+        """Requeue a task whose child is killed at the hard limit.
+
+        Celery before 5.7 has no `acks_on_timeout`: one setting acknowledges failures and timeouts.
+        """
+        if not soft:
+            self.reject(requeue=True)
+        super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: ExceptionInfo, *args: Any, **kwargs: Any) -> None:
         """Requeue a task that the soft time limit struck just outside of it.
@@ -74,7 +128,7 @@ class DeliveredRequest(Request):
         super().on_failure(exc_info, *args, **kwargs)
 
 
-def bury_unreadable(app: Celery, message: Message, error: Any) -> None:
+def _bury(app: Celery, message: Message, error: Any) -> None:
     """Send a message that is no task of this worker to the dead-letter table.
 
     Raises:
@@ -84,6 +138,9 @@ def bury_unreadable(app: Celery, message: Message, error: Any) -> None:
     headers = found if isinstance(found, dict) else {}
     body: Any = message.body
     text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else str(body)
+    # To a queue that this worker consumes: its command line may leave out the default one.
+    consumed: dict[str, Any] = app.amqp.queues.consume_from
+    default = app.conf.task_default_queue
     app.send_task(
         RECORD_DEAD_LETTER,
         kwargs={
@@ -92,6 +149,7 @@ def bury_unreadable(app: Celery, message: Message, error: Any) -> None:
             "payload": text,
             "error": f"no task of this worker: {error!r}",
         },
+        queue=default if default in consumed else next(iter(consumed)),
         # The headers would repeat the payload's beginning.
         argsrepr="()",
         kwargsrepr="{}",

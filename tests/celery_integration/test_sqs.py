@@ -7,9 +7,8 @@ from typing import Any
 
 import boto3
 import pytest
-from kombu.exceptions import OperationalError
+from celery_working import Site, open_site
 from processes import wait_until
-from working import Site, open_site
 
 
 @pytest.fixture
@@ -17,25 +16,25 @@ def queue_url(served_aws: dict[str, str]) -> Iterator[str]:
     """Return a queue of the test's own, found through AWS_ENDPOINT_URL."""
     sqs = boto3.client("sqs")
     # The last test's worker may be gone, its long poll is not: it would take a message.
-    yield sqs.create_queue(QueueName=f"articles-{secrets.token_hex(4)}")["QueueUrl"]
+    yield sqs.create_queue(QueueName=f"shop-{secrets.token_hex(4)}")["QueueUrl"]
     sqs.close()
 
 
 @pytest.fixture
-def sqs_site(queue_url: str, migrated_database: Any, tmp_path: Path) -> Iterator[Site]:
+def sqs_site(queue_url: str, shop_database: Any, tmp_path: Path) -> Iterator[Site]:
     """Return a site whose broker is SQS."""
-    broker = {"WORKER_BROKER_URL": "sqs://", "WORKER_QUEUE_URL": queue_url}
-    environ = broker | {"DATABASE_URL": migrated_database.url()}
-    with open_site(migrated_database, environ, tmp_path) as site:
+    broker = {"url": "sqs://", "queue_url": queue_url}
+    environ = {"DATABASE_URL": shop_database.url()}
+    with open_site(shop_database, broker, environ, tmp_path) as site:
         yield site
 
 
-def test_worker_on_sqs_ingests_and_gives_up_bad_input(sqs_site, queue_url):
+def test_worker_on_sqs_does_tasks_and_gives_up_bad_ones(sqs_site, queue_url):
     """Tasks go through a queue named by its URL, and each message is deleted once it is done or recorded."""
     worker = sqs_site.start()
-    sqs_site.enqueue("by-sqs")
-    sqs_site.wait_for_document("by-sqs")
-    sent = sqs_site.app.send_task("worker.ingest_document", kwargs={"document_id": "x"})
+    sqs_site.send("by-sqs")
+    sqs_site.wait_for_order("by-sqs")
+    sent = sqs_site.app.send_task("shop.take_order", [""])
     assert sqs_site.wait_for_dead_letter()["message_id"] == sent.id
     sqs = boto3.client("sqs")
     kinds = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
@@ -50,23 +49,14 @@ def test_worker_on_sqs_ingests_and_gives_up_bad_input(sqs_site, queue_url):
     sqs_site.database.wait_for_backends(0, "worker:")
 
 
-def test_a_refusal_by_sqs_is_raised_as_kombu_s_error(sqs_site, queue_url):
-    """A queue that is not there is the broker's refusal, as with any other broker."""
-    sqs = boto3.client("sqs")
-    sqs.delete_queue(QueueUrl=queue_url)
-    sqs.close()
-    with pytest.raises(OperationalError, match="queue does not exist"):
-        sqs_site.enqueue("nowhere")
-
-
 def test_sqs_counts_a_receive_as_a_delivery(sqs_site, queue_url):
     """A message that SQS delivers again is counted before any work, though SQS sets no flag."""
-    sqs_site.enqueue("again")
+    sqs_site.send("again")
     sqs = boto3.client("sqs")
     (received,) = sqs.receive_message(QueueUrl=queue_url)["Messages"]
     handle = received["ReceiptHandle"]
     sqs.change_message_visibility(QueueUrl=queue_url, ReceiptHandle=handle, VisibilityTimeout=0)
     sqs.close()
     worker = sqs_site.start()
-    sqs_site.wait_for_document("again")
-    wait_until(lambda: worker.logged("WorkerLostError"), "the count of the lost worker")
+    sqs_site.wait_for_order("again")
+    wait_until(lambda: worker.logged("TaskLost"), "the count of the lost worker")

@@ -1,0 +1,183 @@
+"""Celery's settings for each broker, and a check of the limits that depend on each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from kombu import Exchange, Queue
+
+from poolkit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ("broker_config", "check_limits", "transport_of")
+
+logger = logging.getLogger(__name__)
+
+_TRANSPORTS: Final = {
+    "redis": "redis",
+    "rediss": "redis",
+    "sqs": "sqs",
+    "amqp": "amqp",
+    "amqps": "amqp",
+    "pyamqp": "amqp",
+}
+# RabbitMQ counts how often a message comes back unchanged, because a worker died before the
+# task's first line; a retry is another message. It is the same in every worker and sender,
+# whatever its settings: RabbitMQ refuses to declare a queue again with other arguments.
+_DELIVERY_LIMIT: Final = 20
+# Celery, "Using Redis" and "Using Amazon SQS": the default visibility timeouts in seconds.
+_DEFAULT_VISIBILITY: Final = {"redis": 3_600, "sqs": 1_800}
+# Amazon SQS Developer Guide, "Amazon SQS visibility timeout": 12 hours at most.
+_SQS_LONGEST_VISIBILITY: Final = 43_200
+
+
+def transport_of(url: str | None) -> str:
+    """Return `redis`, `sqs` or `amqp` for a broker's URL, else its scheme; of several the first."""
+    scheme = urlsplit((url or "amqp://").partition(";")[0]).scheme
+    return _TRANSPORTS.get(scheme, scheme)
+
+
+def broker_config(
+    url: str,
+    *,
+    queue: str = "celery",
+    queue_url: str | None = None,
+    visibility_timeout: int | None = None,
+) -> dict[str, Any]:
+    """Return Celery's settings for a broker whose messages outlive workers.
+
+        app.conf.update(broker_config("redis://localhost:6379/0", queue="orders"))
+
+    Messages are JSON, acknowledged after the work, and fetched one at a time. A task whose process
+    dies, or that exceeds its hard time limit, comes again.
+
+    * Redis: connections that vanished are noticed within half a minute, timed-out messages within
+      ten seconds.
+    * SQS: the queue is used as it is, without ListQueues and CreateQueue; remote control and events
+      are off, which SQS does not have.
+    * RabbitMQ: a quorum queue that bounds deliveries. A message over the limit goes to the queue
+      `<name>.dead`, which the operator declares. A message that has to wait does so in the broker.
+
+    Args:
+        url: `redis://`, `rediss://`, `sqs://`, `amqp://` or `amqps://`.
+        queue: the only queue, and the default of everything sent.
+        queue_url: SQS: the URL of the queue.
+        visibility_timeout: Redis, SQS: seconds after which an unacknowledged message is delivered
+            again; it must exceed the longest task. By default Celery's own.
+
+    Raises:
+        ConfigurationError: another kind of broker, or no URL of an SQS queue.
+    """
+    transport = transport_of(url)
+    if transport not in _TRANSPORTS.values():
+        allowed = ", ".join(f"{scheme}://" for scheme in _TRANSPORTS)
+        raise ConfigurationError(f"the broker's URL must begin with one of {allowed}")
+    options: dict[str, Any] = {}
+    arguments: dict[str, Any] = {"routing_key": queue, "exchange": Exchange(queue)}
+    if transport == "amqp":
+        options["confirm_publish"] = True
+        # Celery keeps a message that has to wait in queues of the broker's, and it comes back from
+        # their exchange by the end of its routing key. That takes a topic exchange. From a direct
+        # one the message would wait in a worker, in the place of a task that could run.
+        arguments = {
+            "exchange": Exchange(queue, type="topic"),
+            # One word: the end of another queue's name must not be the whole of this one's.
+            "routing_key": queue.replace(".", "%2E"),
+            "queue_arguments": {
+                "x-queue-type": "quorum",
+                "x-delivery-limit": _DELIVERY_LIMIT,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": f"{queue}.dead",
+            },
+        }
+    elif visibility_timeout is not None:
+        options["visibility_timeout"] = visibility_timeout
+    if transport == "redis":
+        # A peer that vanished without notice is found within half a minute.
+        options |= {"socket_keepalive": True, "health_check_interval": 25}
+        # Look for timed-out messages every 10 s; kombu does so at each tenth of those.
+        options["unacked_restore_throttle"] = 1
+    elif transport == "sqs":
+        if queue_url is None:
+            raise ConfigurationError(
+                "with sqs:// the queue is named by its URL, which is missing: the worker neither "
+                "creates a queue nor looks for one"
+            )
+        options["region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        # A queue named here is used as it is: no ListQueues, no CreateQueue.
+        options["predefined_queues"] = {queue: {"url": queue_url}}
+    return {
+        "broker_url": url,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": options,
+        "task_queues": [Queue(queue, **arguments)],
+        "task_default_queue": queue,
+        # With pickle, anyone who can write to the queue could run code in the worker.
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        # Acknowledged after the work: a worker that dies has not taken the task with it.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # A child killed by the hard limit counts like one that died: the task comes again.
+        "task_acks_on_timeout": False,
+        "worker_prefetch_multiplier": 1,
+        # SQS has neither; elsewhere they are traffic without a reader, unless Flower reads it.
+        "worker_enable_remote_control": transport != "sqs",
+        "worker_send_task_events": False,
+        "task_send_sent_event": False,
+    }
+
+
+def check_limits(app: Celery, worker: Any, *, strict: bool) -> None:
+    """Refuse time limits with which a broker delivers a task again while it runs.
+
+    Args:
+        app: the application.
+        worker: Celery's worker, which knows the limits of the command line.
+        strict: raise; otherwise only log.
+
+    Raises:
+        ConfigurationError: the visibility timeout is too short, or a soft limit is no shorter than
+            the hard one.
+    """
+    try:
+        _check_limits(app, worker)
+    except ConfigurationError as error:
+        if strict:
+            raise
+        logger.warning("refused outside dev: %s", error)
+
+
+def _check_limits(app: Celery, worker: Any) -> None:
+    soft, hard = worker.soft_time_limit, worker.time_limit
+    if soft and hard and soft >= hard:
+        raise ConfigurationError(
+            f"the soft time limit ({soft:g} s) must be less than the hard one ({hard:g} s): a task "
+            "needs the time between them to roll back"
+        )
+    transport = transport_of(app.conf.broker_read_url or app.conf.broker_url)
+    if transport not in _DEFAULT_VISIBILITY:
+        return
+    options = app.conf.broker_transport_options or {}
+    visibility = options.get("visibility_timeout", _DEFAULT_VISIBILITY[transport])
+    limits = [getattr(task, "time_limit", None) or hard for task in app.tasks.values()]
+    waits = [getattr(task, "retry_backoff_max", 0) for task in app.tasks.values()]
+    # A task that waits for its next try stays unacknowledged with the worker, too.
+    longest = max(filter(None, limits), default=0) + max(waits, default=0)
+    if visibility <= longest:
+        raise ConfigurationError(
+            f"the visibility timeout ({visibility:g} s) must exceed the longest time limit of a task "
+            f"and the longest wait for a retry together ({longest:g} s): a task that takes longer "
+            "is delivered a second time while it runs; it is visibility_timeout in Celery's "
+            "broker_transport_options"
+        )
+    if transport == "sqs" and visibility > _SQS_LONGEST_VISIBILITY:
+        raise ConfigurationError(
+            f"the visibility timeout must be {_SQS_LONGEST_VISIBILITY} s (12 hours) at most with "
+            f"SQS, not {visibility:g}"
+        )

@@ -1,0 +1,301 @@
+"""The database of a Celery application: one engine in each process.
+
+When a child ends, and how its connection is closed (Celery 5.7, billiard 4.3):
+
+* warm shutdown and recycling (`max_tasks_per_child`): billiard calls the child's
+  `worker_process_shutdown` before `os._exit`, so the engine is disposed of and the server
+  gets a proper end of the session;
+* the hard time limit: SIGTERM, and 0.1 s later SIGKILL, so mostly nothing of the child runs.
+  The kernel closes the socket; the server notices at once when idle, and within
+  CLIENT_CHECK_INTERVAL in the middle of a statement;
+* the worker itself killed: each child has asked the kernel to be killed with its parent
+  (Linux), and its connection ends as with the time limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from celery import signals
+from sqlalchemy import event
+from sqlalchemy.orm import sessionmaker
+
+from poolkit.celery.config import check_limits
+from poolkit.config.engine import make_engine, start_engine
+from poolkit.config.metrics import PoolMetrics, PoolSnapshot
+from poolkit.config.session import unit_of_work
+from poolkit.config.settings import Settings
+from poolkit.errors import ConfigurationError, PoolkitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import Session
+
+__all__ = ("CLIENT_CHECK_INTERVAL", "Database")
+
+logger = logging.getLogger(__name__)
+
+CLIENT_CHECK_INTERVAL: Final = 1_000
+"""Milliseconds between the server's checks that its client still lives.
+
+Without it a backend whose client was killed in the middle of a statement runs that
+statement to its end, and keeps its locks and its connection until then (PostgreSQL 14+,
+20.3.2, `client_connection_check_interval`)."""
+
+_GREENLETS = ("gevent", "eventlet")
+
+_databases: WeakKeyDictionary[Celery, Database] = WeakKeyDictionary()
+
+
+class Database:
+    """The engine of each process of a Celery application, with units of work and sessions.
+
+        app = Celery("shop", broker="redis://localhost:6379/0")
+        database = Database(app)
+
+        @app.task
+        def count_orders() -> int:
+            with database.session() as session:
+                return session.scalar(select(func.count(Order.id)))
+
+    A worker reads the settings when it starts. A child process opens its engine after the fork,
+    and closes it before it ends. A pool of threads shares one engine. In any other process (a web
+    application that runs a task eagerly, a shell) the engine is made at its first use. An engine
+    that was made before a fork is never used after it.
+
+    A worker sizes its pools to the tasks that run at once: one connection in a child process or in
+    a solo worker, and at least one for each thread. A soft time limit shortens
+    `statement_timeout`: psycopg2 waits in C, where the limit's signal is not seen.
+
+    Args:
+        app: the Celery application; this connects its signals and opens nothing.
+        default_target: the preset, where POOLKIT_TARGET is not set.
+        settings: returns the settings; by default `Settings.from_environ`.
+        sessions: makes the sessions, for instance `sessionmaker(class_=sqlmodel.Session)`; it is
+            bound to the engine of its process.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        default_target: str = "worker",
+        settings: Callable[[], Settings] | None = None,
+        sessions: sessionmaker[Session] | None = None,
+    ) -> None:
+        self.app = app
+        self.metrics = PoolMetrics()
+        """Counters of this process's pool."""
+        self._read = settings or (lambda: Settings.from_environ(default_target=default_target))
+        self._sessions = sessions or sessionmaker()
+        self._settings: Settings | None = None
+        self._opened: tuple[int, Engine] | None = None
+        self._opening = threading.Lock()
+        _databases[app] = self
+        for signal, receiver in (
+            (signals.worker_init, self._on_worker_init),
+            (signals.worker_process_init, self._on_process_init),
+            (signals.worker_process_shutdown, self._on_process_shutdown),
+            (signals.worker_shutdown, self._on_worker_shutdown),
+            (signals.task_postrun, self._on_task_end),
+        ):
+            signal.connect(receiver, weak=False)
+
+    @classmethod
+    def of(cls, app: Celery) -> Database:
+        """Return the database of an application, the latest if there are several.
+
+        Raises:
+            ConfigurationError: it has none.
+        """
+        found = _databases.get(app)
+        if found is None:
+            raise ConfigurationError(
+                f"the Celery application {app.main!r} has no database; write "
+                "`database = poolkit.celery.Database(app)` where the application is made"
+            )
+        return found
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process, made at its first use.
+
+        Raises:
+            ConfigurationError: the settings are wrong.
+        """
+        opened = self._opened
+        if opened is None or opened[0] != os.getpid():
+            return self._open()
+        return opened[1]
+
+    @property
+    def target(self) -> str:
+        """The target of the settings, such as `worker`."""
+        return (self._settings or self._read()).target
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        """Return a Session in a transaction: committed at the end, rolled back on any exception.
+
+        Raises:
+            PoolExhausted, DatabaseUnavailable, StatementTimeout: see `poolkit.unit_of_work`.
+        """
+        self.engine  # noqa: B018  (it binds the sessions)
+        with unit_of_work(self._sessions) as session:
+            yield session
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Return a Connection in a transaction; otherwise as `session`."""
+        with unit_of_work(self.engine) as connection:
+            yield connection
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return the state and the counters of this process's pool; zeros before its first use."""
+        opened = self._opened
+        pool: Any = opened[1].pool if opened is not None and opened[0] == os.getpid() else None
+        return self.metrics.snapshot(pool)
+
+    def close(self) -> None:
+        """Close the connections of this process; a second call does nothing."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            pid, engine = opened
+            # Of a parent process: it still uses these connections.
+            engine.dispose(close=pid == os.getpid())
+
+    def _open(self) -> Engine:
+        with self._opening:
+            # Another thread may have been here first.
+            if self._opened is not None and self._opened[0] == os.getpid():
+                return self._opened[1]
+            self.close()
+            settings = self._settings or self._read()
+            self.metrics = PoolMetrics()
+            engine = make_engine(settings, self.metrics)
+            if engine.dialect.name == "postgresql" and not settings.preset.transaction_pooling:
+                event.listen(engine, "connect", _check_for_dead_client)
+            self._sessions.configure(bind=engine)
+            self._opened = os.getpid(), engine
+            start_engine(engine, settings)
+            return engine
+
+    # -- Celery's signals -------------------------------------------------------------------
+
+    def _on_worker_init(self, sender: Any, **kwargs: Any) -> None:
+        """Read the settings; a worker without child processes opens its engine here.
+
+        Raises:
+            SystemExit: the settings are wrong; with the reason on standard error.
+        """
+        if sender.app is not self.app:
+            return
+        try:
+            self._prepare(sender)
+        except Exception as error:
+            # Celery logs what a receiver raises, and goes on; only this ends the worker.
+            raise SystemExit(f"the worker does not start: {error}") from error
+
+    def _prepare(self, worker: Any) -> None:
+        pool, concurrency = _pool_name(worker.pool_cls), worker.concurrency
+        settings = self._read()
+        preset = settings.preset
+        check_limits(self.app, worker, strict=preset.environment != "dev")
+        limits = [limit for limit in (worker.soft_time_limit, worker.time_limit) if limit]
+        if limits:
+            # At 90 % of the limit, in milliseconds, so that the server's error comes first.
+            limit = int(min(limits) * 900)
+            preset = preset.replace(statement_timeout=min(preset.statement_timeout or limit, limit))
+        if pool in ("prefork", "processes", "solo") or concurrency == 1:
+            preset = preset.per_task()
+        elif pool in ("thread", "threads") and isinstance(concurrency, int):
+            # Each task of a thread may hold a connection. Greenlets are too many for that.
+            if preset.max_connections_per_process < concurrency:
+                preset = preset.replace(pool_size=concurrency, max_overflow=0)
+        elif pool in _GREENLETS:
+            _refuse_blocking_driver(pool, settings)
+        self._settings = dataclasses.replace(settings, preset=preset)
+        if pool in ("thread", "threads", "solo", *_GREENLETS):
+            self._open()
+        elif preset.fail_fast:
+            # Before the fork, so that it is one clear error instead of children that fail.
+            self._open()
+            self.close()
+
+    def _on_process_init(self, **kwargs: Any) -> None:
+        """Open the engine of a child process, after the fork."""
+        # A thread of the parent may have held it at the moment of the fork.
+        self._opening = threading.Lock()
+        try:
+            if self._settings is None:
+                # A child that was spawned, not forked, has not seen the worker's start.
+                settings = self._read()
+                self._settings = dataclasses.replace(settings, preset=settings.preset.per_task())
+            self._open()
+        except PoolkitError as error:
+            logger.warning("the database was not there when the child started: %s", error)
+
+    def _on_process_shutdown(self, **kwargs: Any) -> None:
+        """Close the connections of a child process while it still runs."""
+        self.close()
+        logger.debug("the child's connections are closed")
+
+    def _on_worker_shutdown(self, **kwargs: Any) -> None:
+        """Close the engine of a worker without child processes."""
+        self.close()
+
+    def _on_task_end(self, task: Any = None, **kwargs: Any) -> None:
+        """Report a task that kept its connection, in a process that runs one task at a time."""
+        opened = self._opened
+        if self._settings is None or opened is None or opened[0] != os.getpid():
+            return
+        preset = self._settings.preset
+        checked_out = getattr(opened[1].pool, "checkedout", int)()  # NullPool does not count
+        if checked_out and preset.max_connections_per_process == 1:
+            logger.error(
+                "task %s has ended and still holds its connection, so the next task will find none; "
+                "close the session, or use `with database.session()`",
+                getattr(task, "name", "unknown"),
+            )
+
+
+def _check_for_dead_client(connection: Any, record: Any) -> None:
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute(
+            "SELECT set_config(name, %s, false) FROM pg_settings"
+            " WHERE name = 'client_connection_check_interval'",
+            (str(CLIENT_CHECK_INTERVAL),),
+        )
+    connection.commit()
+
+
+def _pool_name(pool: Any) -> str:
+    """Return the last part of a pool's module: Celery has its alias, or the class itself."""
+    module = pool if isinstance(pool, str) else str(pool.__module__)
+    return module.partition(":")[0].rpartition(".")[2]
+
+
+def _refuse_blocking_driver(pool: str, settings: Settings) -> None:
+    """Raise ConfigurationError for psycopg2 among greenlets, unless psycogreen is installed.
+
+    psycopg2 waits inside C, where greenlets cannot switch.
+    """
+    if settings.preset.url(settings.url).get_driver_name() != "psycopg2":
+        return
+    import psycopg2.extensions  # noqa: PLC0415  (other drivers do without it)
+
+    if psycopg2.extensions.get_wait_callback() is None:
+        raise ConfigurationError(
+            f"the pool {pool!r} does not run with psycopg2, which waits where greenlets cannot "
+            "switch: one statement would stop all tasks; use prefork, threads or solo, the driver "
+            "psycopg (postgresql+psycopg://), or psycogreen"
+        )

@@ -1,0 +1,132 @@
+"""Real workers of a shop in processes of their own, with real brokers and a real database."""
+
+import json
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from processes import RunningProcess, wait_until
+
+from poolkit.celery import broker_config
+
+FOLDER = Path(__file__).parent
+QUICK = {"max_retries": 3, "retry_backoff": 0.2, "retry_backoff_max": 0.5}
+
+
+def child_pid(backend: dict[str, Any]) -> int:
+    """Return the process id in `worker:<host>-<pid>`."""
+    return int(backend["application_name"].rpartition("-")[2])
+
+
+@dataclass
+class Site:
+    """A queue and a database of one test's own, and the workers started there."""
+
+    database: Any
+    broker: dict[str, Any]
+    environ: dict[str, str]
+    directory: Path
+    app: Celery
+    workers: list["Worker"] = field(default_factory=list)
+
+    @property
+    def queue(self) -> str:
+        return str(self.broker["queue"])
+
+    def start(
+        self,
+        *options: str,
+        retries: dict[str, Any] | None = None,
+        broker: dict[str, Any] | None = None,
+        conf: dict[str, Any] | None = None,
+        **environ: str,
+    ) -> "Worker":
+        """Start `celery -A shop worker` with options, and wait until it is ready."""
+        ready_file = self.directory / f"worker{len(self.workers)}.ready"
+        variables = {
+            "SHOP_READY_FILE": str(ready_file),
+            "SHOP_RETRIES": json.dumps(QUICK | (retries or {})),
+            "SHOP_BROKER": json.dumps(self.broker | (broker or {})),
+            "SHOP_CONF": json.dumps(conf or {}),
+        }
+        worker = Worker(ready_file, options or ("-c", "2"), self.environ | variables | environ)
+        self.workers.append(worker)
+        worker.wait_until(ready_file.exists, "worker ready")
+        return worker
+
+    def send(self, order_id: str) -> str:
+        return str(self.app.send_task("shop.take_order", [order_id]).id)
+
+    def orders(self) -> list[str]:
+        return [row["id"] for row in self.database.execute("SELECT id FROM orders ORDER BY id")]
+
+    def wait_for_order(self, order_id: str) -> None:
+        wait_until(lambda: order_id in self.orders(), f"order {order_id}")
+
+    def wait_for_dead_letter(self) -> dict[str, Any]:
+        """Return the one dead letter there is."""
+        query = "SELECT * FROM dead_letters"
+        rows = wait_until(lambda: self.database.execute(query), "dead letter")
+        assert len(rows) == 1
+        return rows[0]
+
+    @contextmanager
+    def locked(self, order_id: str) -> Iterator[None]:
+        """Make every insert of this order wait until the block ends."""
+        with self.database.connect() as connection:
+            connection.autocommit = False
+            with connection.cursor() as cursor:
+                cursor.execute("INSERT INTO orders (id, item) VALUES (%s, 'other')", (order_id,))
+            yield
+            connection.rollback()
+
+
+class Worker(RunningProcess):
+    """`celery -A shop worker` in a process of its own."""
+
+    def __init__(self, ready_file: Path, options: tuple[str, ...], environ: dict[str, str]) -> None:
+        self.ready_file = ready_file
+        super().__init__(
+            *(sys.executable, "-m", "celery", "-A", "shop", "--quiet", "worker"),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat", *options),
+            cwd=FOLDER,
+            environ=environ,
+        )
+
+    def stop(self) -> int:
+        """Ask for a warm shutdown and return the exit status."""
+        return self.terminate()
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return what it logged."""
+        return [json.loads(line) for line in self.text.splitlines() if line[:1] == "{"]
+
+    def logged(self, words: str) -> bool:
+        return any(words in record["message"] for record in self.records())
+
+    def succeeded(self) -> int:
+        return sum("succeeded" in record["message"] for record in self.records())
+
+
+@contextmanager
+def open_site(
+    database: Any, broker: dict[str, Any], environ: dict[str, str], directory: Path
+) -> Iterator[Site]:
+    """Return a site, and end its workers afterwards."""
+    broker = broker | {"queue": broker.get("queue") or f"shop-{secrets.token_hex(4)}"}
+    # A machine that stands still is not to look like a database that does.
+    environ = {"POOLKIT_CONNECT_TIMEOUT": "60"} | environ
+    app = Celery("sender", set_as_current=False)
+    app.conf.update(broker_config(**broker))
+    site = Site(database, broker, environ, directory, app)
+    try:
+        yield site
+    finally:
+        for worker in site.workers:
+            worker.kill()
+        app.close()

@@ -1,0 +1,61 @@
+"""A shop's Celery application, written without the sample; the tests set it up by SHOP_* variables."""
+
+import json
+import os
+
+from celery import Celery
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from poolkit.celery import (
+    Database,
+    DeliveredTask,
+    broker_config,
+    json_logs,
+    keep_unreadable,
+    ready_file,
+)
+from poolkit.celery.redis_transport import install_redis_transport
+
+
+class Base(DeclarativeBase):
+    """The shop's tables."""
+
+
+class Order(Base):
+    """An order; the customer chooses its id."""
+
+    __tablename__ = "orders"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    item: Mapped[str]
+
+
+RETRIES = json.loads(os.environ.get("SHOP_RETRIES", "{}"))
+
+install_redis_transport()
+app = Celery("shop", include=["shop_reports"])
+app.conf.update(broker_config(**json.loads(os.environ["SHOP_BROKER"])))
+app.conf.update(json.loads(os.environ.get("SHOP_CONF", "{}")))
+database = Database(app)
+keep_unreadable(app, **RETRIES)
+if "SHOP_QUERIES_AT_IMPORT" in os.environ:
+    with database.session() as early:
+        early.execute(text("SELECT 1"))
+json_logs(os.environ.get("SHOP_LOG_LEVEL", "INFO"))
+if "SHOP_READY_FILE" in os.environ:
+    ready_file(app, os.environ["SHOP_READY_FILE"])
+if "SHOP_METRICS_PORT" in os.environ:
+    from poolkit.celery.metrics import serve_metrics
+
+    serve_metrics(app, port=int(os.environ["SHOP_METRICS_PORT"]), host="127.0.0.1")
+
+
+@app.task(base=DeliveredTask, **RETRIES)
+def take_order(order_id: str, item: str = "a pen") -> None:
+    """Insert an order; delivered twice, it leaves one row."""
+    if not order_id:
+        raise ValueError("an order needs an id")
+    with database.session() as session:
+        session.execute(insert(Order).values(id=order_id, item=item).on_conflict_do_nothing())
