@@ -12,6 +12,7 @@
     ├── TaskLost                                  a worker ended while it had the task
     ├── TaskGivenUp                               a task ended as a dead letter
     ├── UnreadableMessage (ValueError)            a message is no task of this worker
+    ├── NotStarted (RuntimeError)                 a database was used outside its lifespan
     ├── MigrationError                            the schema cannot be upgraded
     ├── PreparationFailed                         the command `schema` or `seed` failed
     ├── MonitoringNotAllowed (PermissionError)    the role may not read the server's activity
@@ -147,6 +148,10 @@ class TaskGivenUp(PoolkitError):
 
 class UnreadableMessage(PoolkitError, ValueError):
     """A message that is no task of this worker: its name is unknown, or its form is wrong."""
+
+
+class NotStarted(PoolkitError, RuntimeError):
+    """A database was used before its application's lifespan began, or after it was over."""
 
 
 class MigrationError(PoolkitError):

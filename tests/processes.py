@@ -1,7 +1,7 @@
 """The one way in which tests start processes, wait for what they do, and end them.
 
-    with started(sys.executable, "-m", "webapp", "--port", "0") as process:
-        address = process.wait_for(r"listening on (\\S+)")[1]
+    with started(sys.executable, "-m", "uvicorn", "webapp.app:app", "--port", "0") as process:
+        address = process.wait_for(r"running on (\\S+)")[1]
         assert process.terminate() == 0
 
 Output is read while it comes, so a process never blocks on a full pipe and a failed test can
@@ -89,7 +89,7 @@ def environment(variables: Mapping[str, str | None], *, clean: bool) -> dict[str
         variables: what to add; None removes one.
         clean: leave out first what the kit or a library of it reads.
     """
-    prefixes = ("AWS_", "DATABASE_", "LAMBDA_", "LOCUST_", "POOLKIT_", "WEBAPP_", "WORKER_")
+    prefixes = ("AWS_", "DATABASE_", "LAMBDA_", "LOCUST_", "POOLKIT_", "UVICORN_", "WORKER_")
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -62,6 +63,13 @@ class PoolSnapshot(NamedTuple):
     connect_time: Histogram
 
 
+# The metrics and the wait of the present request; a list, because the thread that counts the wait has
+# a copy of the request's context.
+_queued: ContextVar[tuple[PoolMetrics | None, list[float]]] = ContextVar(
+    "poolkit_queued", default=(None, [])
+)
+
+
 class PoolMetrics:
     """Counters of one engine's pool, kept across `dispose()`; safe to use from any thread.
 
@@ -79,7 +87,6 @@ class PoolMetrics:
         self.connect_failures = 0
         self.checkout_wait = Histogram()
         self.connect_time = Histogram()
-        self._queued = threading.local()
 
     def listen(self, pool: Pool) -> None:
         """Count the connections that this pool opens and closes."""
@@ -98,7 +105,7 @@ class PoolMetrics:
 
     def waited(self, seconds: float) -> None:
         """Record a checkout that got its connection after that many seconds."""
-        seconds += self._queued.__dict__.pop("seconds", 0.0)
+        seconds += self._queued_before()
         with self._lock:
             self.waiting -= 1
             self.checkout_wait.observe(seconds)
@@ -106,10 +113,10 @@ class PoolMetrics:
     def queued(self, seconds: float) -> None:
         """Record that a wait in front of the pool, begun with `began_waiting`, is over.
 
-        A web service lets only as many threads to the pool as it has connections. A thread's wait
-        for a place is added to its next checkout.
+        A web service lets only as many requests to the pool as it has connections. A request's wait
+        for a place is added to its next checkout, in whatever thread that happens.
         """
-        self._queued.seconds = seconds
+        _queued.set((self, [seconds]))
         with self._lock:
             self.waiting -= 1
 
@@ -120,10 +127,15 @@ class PoolMetrics:
 
     def gave_up(self, *, timed_out: bool) -> None:
         """Record a checkout that failed."""
-        self._queued.__dict__.pop("seconds", None)
+        self._queued_before()
         with self._lock:
             self.waiting -= 1
             self.timeouts += timed_out
+
+    def _queued_before(self) -> float:
+        """Return the wait in front of this pool that no checkout has counted yet."""
+        owner, waits = _queued.get()
+        return waits.pop() if waits and owner is self else 0.0
 
     def connected(self, seconds: float, *, failed: bool) -> None:
         """Record an attempt to open a connection."""

@@ -50,6 +50,7 @@ __all__ = (
     "EnginePreset",
     "PresetError",
     "classify_connect_failure",
+    "fileno_of",
     "parse_url",
     "preset",
 )
@@ -1026,6 +1027,11 @@ def _socket_of(driver: Any) -> Any:
     if transport is not None:
         return transport.get_extra_info("socket")
     return getattr(driver, "_sock", None)  # PyMySQL
+
+
+def fileno_of(connection: Any) -> int | None:
+    """Return the number of a pooled connection's socket, or None where it is unknown."""
+    return _fileno(_driver_connection(connection))
 
 
 def _fileno(driver: Any) -> int | None:

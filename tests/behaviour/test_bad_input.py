@@ -1,7 +1,5 @@
 """Bad input: a clear problem document each, and nothing written."""
 
-import json
-
 import pytest
 from behaviour.face import problem_of
 
@@ -9,16 +7,19 @@ ARTICLE = {"title": "Title", "body": "Body"}
 TOO_MUCH = b'{"title": "x", "body": "' + b"x" * (10 * 1024 * 1024) + b'"}'
 
 # No article's, or no numbers at all.
-NO_NUMBERS = ("0", "-1", "9223372036854775808", "1" * 100, "1.0", "x", "%00", "1e3", "%D9%A3", "01")
+NO_NUMBERS = ("0", "-1", "9223372036854775808", "1" * 100, "x", "%00", "1.5")
 MALFORMED = {
-    "nothing": b"",
     "half an object": b'{"title": "x"',
+    "no JSON": b"title=x&body=y",
     "invalid UTF-8": b'{"title": "\xff", "body": ""}',
-    "a name twice": b'{"title": "x", "title": "y", "body": ""}',
-    "NaN": b'{"title": NaN, "body": ""}',
-    "a byte order mark": b'\xef\xbb\xbf{"title": "x", "body": ""}',
     "too deep": b"[" * 100_000,
+}
+# Whether a parser refuses these, or a schema does, is a framework's own business.
+UNUSABLE = {
+    "nothing": b"",
+    "NaN": b'{"title": NaN, "body": ""}',
     "too many digits": b'{"title": ' + b"1" * 5_000 + b"}",
+    "a string": b'"title"',
 }
 INVALID = {
     "an array": ([], "#"),
@@ -35,9 +36,17 @@ INVALID = {
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_json_is_400(shared_face, body):
-    """What is not JSON answers 400 as malformed, and nothing is stored."""
-    problem = problem_of(shared_face.request("POST", "/articles", body=body), 400)
-    assert problem["type"] == "/problems/malformed-json"
+    """What is not JSON answers 400, and nothing is stored."""
+    problem_of(shared_face.request("POST", "/articles", body=body), 400)
+    assert shared_face.request("GET", "/articles").json()["items"] == []
+
+
+@pytest.mark.parametrize("body", UNUSABLE.values(), ids=UNUSABLE)
+def test_what_is_hardly_json_is_the_client_s_error(shared_face, body):
+    """It answers 400 or 422, never 500, and nothing is stored."""
+    answer = shared_face.request("POST", "/articles", body=body)
+    assert answer.status in {400, 422}
+    problem_of(answer, answer.status)
     assert shared_face.request("GET", "/articles").json()["items"] == []
 
 
@@ -46,7 +55,8 @@ def test_json_that_breaks_the_schema_is_422(shared_face, body, pointer):
     """What is JSON but no article answers 422, and points to the member."""
     problem = problem_of(shared_face.request("POST", "/articles", body=body), 422)
     assert problem["type"] == "/problems/invalid-input"
-    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    # One framework reports the first error, another one all of them.
+    assert pointer in [error["pointer"] for error in problem["errors"]]
     assert shared_face.request("GET", "/articles").json()["items"] == []
 
 
@@ -60,35 +70,34 @@ def test_a_body_of_10_mib_is_413(shared_face, path):
 @pytest.mark.parametrize(
     ("path", "query", "named"),
     [
-        *((f"/articles/{number}", {}, ["article_id"]) for number in NO_NUMBERS),
-        *((f"/documents/{name}", {}, ["document_id"]) for name in ("-x", "x" * 129, "a b")),
-        ("/documents/%00", {}, ["document_id", "document_id"]),  # NUL breaks two rules
-        ("/articles", {"limit": "0"}, ["limit"]),
-        ("/articles", {"limit": "101"}, ["limit"]),
-        ("/articles", {"limit": "ten"}, ["limit"]),
-        ("/articles", {"limit": ""}, ["limit"]),
-        ("/articles", {"limit": ["1", "2"]}, ["limit"]),
-        ("/articles", {"offset": "10"}, ["offset"]),
-        ("/articles", {"page_token": "AAAAAAAAAAAAAAAA"}, ["page_token"]),
-        ("/articles", {"page_token": ""}, ["page_token"]),
-        ("/articles", {"page_token": "not a token"}, ["page_token"]),
+        *((f"/articles/{number}", {}, "article_id") for number in NO_NUMBERS),
+        *((f"/documents/{name}", {}, "document_id") for name in ("-x", "x" * 129, "a b", "%00")),
+        ("/articles", {"limit": "0"}, "limit"),
+        ("/articles", {"limit": "101"}, "limit"),
+        ("/articles", {"limit": "ten"}, "limit"),
+        ("/articles", {"limit": ""}, "limit"),
+        ("/articles", {"before": "0"}, "before"),
+        ("/articles", {"before": "ten"}, "before"),
+        ("/articles", {"before": "9223372036854775808"}, "before"),
     ],
 )
 def test_a_bad_parameter_is_422(shared_face, path, query, named):
-    """One of path or query: unknown, given twice, out of range or damaged. It is named."""
+    """One of path or query that is out of range, or no number, is named."""
     problem = problem_of(shared_face.request("GET", path, query=query), 422)
-    assert [error["parameter"] for error in problem["errors"]] == named
+    assert [error["parameter"] for error in problem["errors"]] == [named]
 
 
-def test_a_page_token_that_was_tampered_with_is_422(face):
-    """A real token with any single character changed is refused."""
-    for _ in range(2):
-        face.request("POST", "/articles", body=ARTICLE)
-    token = face.request("GET", "/articles", query={"limit": "1"}).json()["next_page_token"]
-    for position, character in enumerate(token):
-        changed = token[:position] + ("A" if character != "A" else "B") + token[position + 1 :]
-        answer = face.request("GET", "/articles", query={"page_token": changed})
-        problem_of(answer, 422)
+def test_an_unknown_parameter_is_ignored(shared_face):
+    """A query may carry what belongs to others, such as a campaign's name."""
+    assert shared_face.request("GET", "/articles", query={"utm_source": "x"}).status == 200
+
+
+def test_an_answer_repeats_no_value_of_the_input(shared_face):
+    """What a client sent stays out of the problem document, and a lone surrogate breaks nothing."""
+    secret = {"title": 7, "body": "hunter2\0", "hint": "hunter2", "\ud800": "hunter2"}
+    answer = shared_face.request("POST", "/articles", body=secret)
+    problem_of(answer, 422)
+    assert b"hunter2" not in answer.body
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/articles/", "/articles/1/2", "/documents"])
@@ -115,17 +124,10 @@ def test_a_method_that_is_not_there_is_405(shared_face, method, path, allowed):
     assert answer.headers["allow"] == allowed
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "nonsense", ""])
-def test_a_body_is_json_whatever_its_content_type_says(face, content_type):
-    """The API knows one format, so a wrong label does no harm."""
-    body = json.dumps(ARTICLE).encode()
-    answer = face.request("POST", "/articles", body=body, headers={"content-type": content_type})
-    assert answer.status == 201
-
-
-def test_a_body_that_is_not_json_is_400_though_it_says_json(shared_face):
-    """A form, labelled as JSON or not, is not JSON."""
-    for content_type in ("application/json", "application/x-www-form-urlencoded"):
-        headers = {"content-type": content_type}
-        answer = shared_face.request("POST", "/articles", body=b"title=x&body=y", headers=headers)
-        problem_of(answer, 400)
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "nonsense"])
+def test_a_form_is_the_client_s_error(shared_face, content_type):
+    """A body that neither is JSON nor says so answers 400 or 415."""
+    headers = {"content-type": content_type}
+    answer = shared_face.request("POST", "/articles", body=b"title=x&body=y", headers=headers)
+    assert answer.status in {400, 415}
+    problem_of(answer, answer.status)

@@ -1,20 +1,23 @@
 """The two web services as faces: real uvicorn on a real socket, in a thread of this process."""
 
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from unittest import mock
 
-import httpx
+import httpx2
 import uvicorn
 from behaviour.face import Answer, encoded
+from fastapi import FastAPI
 
-from webapp.application import make_application
-from webapp.database import OpenDatabase, open_async_database, open_threaded_database
+from webapp.app import app as sync_app
+from webapp.async_app import app as async_app
 
 
 class WebFace:
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx2.Client) -> None:
         self._client = client
 
     def request(self, method, path, *, query=None, body=None, headers=None) -> Answer:
@@ -27,31 +30,31 @@ class WebFace:
 
 @contextmanager
 def open_web_face(database_url: str, **environ: str) -> Iterator[WebFace]:
-    with _served("web", open_threaded_database, database_url, environ) as face:
+    with _served(sync_app, database_url, environ) as face:
         yield face
 
 
 @contextmanager
 def open_web_async_face(database_url: str, **environ: str) -> Iterator[WebFace]:
-    with _served("web_async", open_async_database, database_url, environ) as face:
+    with _served(async_app, database_url, environ) as face:
         yield face
 
 
 @contextmanager
-def _served(target, open_database: OpenDatabase, url: str, environ) -> Iterator[WebFace]:
+def _served(app: FastAPI, url: str, environ: Mapping[str, str]) -> Iterator[WebFace]:
     variables = {"POOLKIT_ENVIRONMENT": "dev", "POOLKIT_ECHO": "false", "DATABASE_URL": url}
-    app = make_application(target, open_database, environ=variables | environ)
     options = {"lifespan": "on", "ws": "none", "log_config": None, "timeout_graceful_shutdown": 30}
     server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
-
-    thread = threading.Thread(target=server.run, name=f"face {target}")
-    thread.start()
-    try:
+    thread = threading.Thread(target=server.run, name="web face")
+    # The lifespan reads them, which is over when the server has started.
+    with mock.patch.dict(os.environ, variables | environ):
+        thread.start()
         while not server.started:
             assert thread.is_alive(), "the web service did not start"
             time.sleep(0.005)
+    try:
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             yield WebFace(client)
     finally:
         server.should_exit = True

@@ -355,7 +355,7 @@ def test_a_path_named_beside_an_environment_is_counted(folder, ceilings, named):
         spec:
           containers:
             - name: reports
-              command: [python, -m, webapp, --processes, "4"]
+              command: [uvicorn, "app:app", --workers, "4"]
               env: [{name: POOLKIT_TARGET, value: web}, {name: POOLKIT_ENVIRONMENT, value: prod}]
         """,
     )

@@ -43,7 +43,7 @@ def started(*command, **variables):
         ("celery -A app worker -B -c 2", 3),
         ("python manage.py migrate", 1),
         ("python -m poolkit db upgrade", 1),
-        ("python -m webapp --processes 2", 2),
+        ("python -m uvicorn app:app --workers 2", 2),
         ("gunicorn -w 4 $APP_MODULE", 4),
         ("uvicorn app:app --port $PORT --workers 2", 2),
     ],

@@ -128,12 +128,12 @@ def test_settings_of_the_shell_do_not_reach_a_target(host, monkeypatch):
     monkeypatch.setenv("POOLKIT_POOL_SIZE", "1")
     monkeypatch.setenv("DATABASE_SECRET_ARN", "arn:of:another")
     monkeypatch.setenv("PGHOST", "production")
-    monkeypatch.setenv("WEBAPP_MINE", "kept")
+    monkeypatch.setenv("UVICORN_MINE", "kept")
     seen = variables_of(host.start(web(), 1))
     assert "POOLKIT_POOL_SIZE" not in seen
     assert "DATABASE_SECRET_ARN" not in seen
     assert "PGHOST" not in seen
-    assert seen["WEBAPP_MINE"] == "kept"
+    assert seen["UVICORN_MINE"] == "kept"
 
 
 def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(host, monkeypatch):

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
-from poolkit.config.presets import _driver_connection, _fileno, preset
+from poolkit.config.presets import fileno_of, preset
 
 # No target has a null pool and an event loop.
 EACH_POOL = pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_socket_has_keepalives_and_a_user_timeout(database, make_client, poo
     client = make_client(database.url(), pool=pool, tcp_user_timeout=32_000, **limits)
 
     def options(connection):
-        number = _fileno(_driver_connection(connection.connection.dbapi_connection))
+        number = fileno_of(connection.connection.dbapi_connection)
         plug = socket.socket(fileno=number)
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
         found = [plug.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]

@@ -11,7 +11,7 @@ from poolkit.budget.files import read_files
 from poolkit.budget.model import Options
 from poolkit.budget.read.parameters import find_environment
 from poolkit.config.settings import Settings
-from webapp.database import deadline_of
+from poolkit.config.statement_deadline import statement_deadline
 
 INFRA = ROOT / "infra"
 ENVIRONMENTS = ("dev", "staging", "prod", "high_traffic")
@@ -110,5 +110,5 @@ def deployment_of(name):
 
 
 def answer_of(chosen):
-    """Return the seconds of the slowest answer of a web preset: its turn, and then its deadline."""
-    return chosen.pool_timeout + (deadline_of(chosen) or 0)
+    """Return the seconds of a web preset's slowest answer with one statement on a new connection."""
+    return chosen.pool_timeout + chosen.connect_timeout + statement_deadline(chosen)

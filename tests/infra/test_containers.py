@@ -13,7 +13,6 @@ from poolkit.budget.files import read_files
 from poolkit.budget.kubernetes.kustomize import rendered
 from poolkit.budget.model import Options
 from poolkit.config.settings import Settings
-from webapp.configuration import WebSettings
 from worker.settings import WorkerSettings
 
 DOCKERFILES = sorted([*INFRA.glob("Dockerfile.*"), INFRA / "pgbouncer" / "Dockerfile"])
@@ -105,7 +104,7 @@ def test_composes_settings_are_accepted(compose):
     web, worker = compose["services"]["web"], compose["services"]["worker"]
     for service in (web, worker, compose["services"]["migrate"]):
         Settings.from_environ(environ_of(service))
-    graceful = WebSettings.from_environ(environ_of(web)).graceful_timeout
+    graceful = int(environ_of(web)["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"])
     answered = answer_of(Settings.from_environ(environ_of(web)).preset)
     assert answered <= graceful < seconds(web["stop_grace_period"])
     limit = WorkerSettings.from_environ(environ_of(worker)).task_time_limit
@@ -187,7 +186,6 @@ def test_manifests_settings_are_accepted(manifests):
     for name in ("web", "worker", "migration"):
         Settings.from_environ(environ_in(manifests, found[name]))
     web, worker = environ_in(manifests, found["web"]), environ_in(manifests, found["worker"])
-    WebSettings.from_environ(web)
     WorkerSettings.from_environ(worker)
     assert (web["DATABASE_HOST"], web["DATABASE_SSLMODE"]) == ("pgbouncer", "require")
     assert worker["DATABASE_SSLMODE"] == "verify-full"
@@ -207,7 +205,7 @@ def test_pods_get_the_time_to_stop(manifests):
     web = environ_in(manifests, found["web"])
     (container,) = found["web"]["containers"]
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    graceful = WebSettings.from_environ(web).graceful_timeout
+    graceful = int(web["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"])
     assert answer_of(Settings.from_environ(web).preset) <= graceful
     assert pause + graceful < found["web"]["terminationGracePeriodSeconds"]
     limit = WorkerSettings.from_environ(environ_in(manifests, found["worker"])).task_time_limit

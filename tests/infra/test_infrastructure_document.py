@@ -2,11 +2,9 @@
 
 import re
 
-from infra.deployed import ENVIRONMENTS, INFRA, ROOT, deployment_of
+from infra.deployed import ENVIRONMENTS, INFRA, ROOT, answer_of, deployment_of
 
 from poolkit.config.presets import preset
-from webapp.configuration import WebSettings
-from webapp.database import deadline_of
 
 TEXT = (ROOT / "docs" / "infrastructure.md").read_text()
 
@@ -49,9 +47,7 @@ def test_timeouts_are_described_as_they_are():
     assert table["web checkout + statement"] == max(
         each.pool_timeout + each.statement_timeout / 1000 for each in web
     )
-    assert table["web application's deadline"] == max(
-        each.pool_timeout + deadline_of(each) for each in web
-    )
+    assert table["web application's deadline"] == max(map(answer_of, web))
     prod = deployment_of("prod")
     balancer = prod.resource("web", "LoadBalancer").get("LoadBalancerAttributes")
     assert table["web load balancer, idle"] == float(balancer[0]["Value"])
@@ -68,7 +64,7 @@ def test_timeouts_are_described_as_they_are():
 def test_stopping_is_described_as_it_is():
     """The seconds of draining, of the grace period and of the stop."""
     web = deployment_of("prod").container("web")
-    graceful = WebSettings.from_environ(web.text()).graceful_timeout
+    graceful = int(web.text()["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"])
     assert f"the application has {graceful} s" in TEXT
     assert f"(`StopTimeout` {web.definition['StopTimeout']})" in TEXT
     delay = deployment_of("prod").resource("web", "TargetGroup").get("TargetGroupAttributes")[0]

@@ -11,7 +11,6 @@ from poolkit.config import presets
 from poolkit.config.presets import TARGETS, preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
-from webapp.configuration import WebSettings
 from worker.settings import WorkerSettings
 
 HTTP_API_LIMIT = 30.0  # s; API Gateway Developer Guide, "Quotas for HTTP APIs"
@@ -354,7 +353,6 @@ def test_every_deployable_starts_with_its_variables(deployment):
         if "POOLKIT_TARGET" in each.variables:
             assert each.settings.environment == deployment.environment
             assert each.settings.credentials == "secret"
-    WebSettings.from_environ(deployment.container("web").text())
     WorkerSettings.from_environ(deployment.container("worker").text())
 
 
@@ -362,7 +360,8 @@ def test_the_command_is_the_presets_application(deployment):
     """web_async runs the asynchronous application, web the other one."""
     web = deployment.container("web")
     asynchronous = web.variables["POOLKIT_TARGET"] == "web_async"
-    assert ("--async" in web.definition["Command"]) is asynchronous
+    wanted = "webapp.async_app:app" if asynchronous else "webapp.app:app"
+    assert wanted in web.definition["Command"]
 
 
 # -- timeouts, from the inside out ----------------------------------------------------------
@@ -429,15 +428,15 @@ def test_pooled_sessions_have_the_presets_statement_timeout(deployment):
 
 def test_an_idle_connection_outlives_the_load_balancers(deployment):
     """The application keeps a connection longer than the load balancer, or it would answer 502."""
-    web = WebSettings.from_environ(deployment.container("web").text())
+    keep_alive = int(deployment.container("web").text()["UVICORN_TIMEOUT_KEEP_ALIVE"])
     balancer = attribute(deployment.resource("web", "LoadBalancer"), "idle_timeout.timeout_seconds")
-    assert web.keep_alive_timeout > balancer
+    assert keep_alive > balancer
 
 
 def test_stopping_lasts_longer_than_draining(deployment):
     """A stopped task has the time to answer, to drain and to close its pool."""
     web = deployment.container("web")
-    graceful = WebSettings.from_environ(web.text()).graceful_timeout
+    graceful = int(web.text()["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"])
     slowest = max(map(answer_of, [web.settings.preset, *web_presets(deployment)]))
     group = deployment.resource("web", "TargetGroup")
     assert attribute(group, "deregistration_delay.timeout_seconds") >= slowest
@@ -630,7 +629,7 @@ def dashboard(deployment):
 def test_the_dashboard_draws_metrics_that_the_deployables_write(deployment):
     """Names in the namespace poolkit are those of the code."""
     text = (ROOT / "poolkit/powertools/telemetry.py").read_text()
-    pool = (ROOT / "webapp/routes.py").read_text()
+    pool = (ROOT / "poolkit/prometheus.py").read_text()
     for widget in json.loads(dashboard(deployment))["widgets"]:
         for metric in widget["properties"]["metrics"]:
             namespace, name = metric[0], metric[1]

@@ -16,7 +16,6 @@ from poolkit.budget.processes.programs import (
     CELERY_ONE,
     DJANGO_ONCE,
     FLASK_ONE,
-    KIT_WEB,
     NO_CONNECTION,
     ONE_IN_CELERY,
     ONE_PROCESS,
@@ -203,7 +202,7 @@ def _of_command(words: Words, workload: Workload) -> ProcessCount:
     if any(word.partition("=")[0] in _NUMBERS for word in before if "=" in word):
         # The command line itself sets a variable that servers read.
         return _unclear(workload, words)
-    server = KIT_WEB if program == "-m webapp" else SERVERS.get(module)
+    server = SERVERS.get(module)
     if module == "rq" and "worker-pool" in arguments:
         server = RQ_POOL
     if server is not None:

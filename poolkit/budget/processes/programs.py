@@ -38,7 +38,9 @@ _SERVERS = (
         "gunicorn's default is 1, which a gunicorn.conf.py in the image may change: give --workers",
         files=("--config", "-c"),
     ),
-    Server("uvicorn", ("--workers",), ("WEB_CONCURRENCY",), 1, "uvicorn's default"),
+    Server(
+        "uvicorn", ("--workers",), ("UVICORN_WORKERS", "WEB_CONCURRENCY"), 1, "uvicorn's default"
+    ),
     Server("fastapi", ("--workers",), ("WEB_CONCURRENCY",), 1, "uvicorn's default"),
     Server(
         "hypercorn", ("--workers", "-w"), (), 1, "hypercorn's default", files=("--config", "-c")
@@ -68,7 +70,6 @@ _SERVERS = (
 )
 SERVERS = {server.name: server for server in _SERVERS}
 
-KIT_WEB = Server("webapp", ("--processes",), (), 1, "the default of python -m webapp")
 RQ_POOL = Server("rq", ("--num-workers", "-n"), (), 1, "the default of rq worker-pool")
 
 ONE_PROCESS = frozenset(

@@ -1,0 +1,36 @@
+"""FastAPI and Starlette on an engine of poolkit: lifespan, sessions, problems, operations.
+
+    database = Database()  # reads nothing yet: the lifespan does
+    SessionDep = Annotated[Session, Depends(database.session, scope="function")]
+
+    app = FastAPI(lifespan=database.lifespan)
+    add_problems(app)
+    app.add_middleware(RequestLimits)
+    app.include_router(operations(database))
+
+    @app.get("/articles/{article_id}")
+    def read_article(article_id: int, session: SessionDep) -> ArticleOut: ...
+
+`AsyncDatabase` is the same for `async def` and an `AsyncSession`. With Starlette alone the lifespan,
+the problems and the limits work as they are, and `asynccontextmanager(database.session)(request)`
+is a session.
+"""
+
+from poolkit.fastapi.databases import AsyncDatabase, Database
+from poolkit.fastapi.operations import operations
+from poolkit.fastapi.problems import (
+    RequestLimits,
+    add_problems,
+    problem_response,
+    problem_responses,
+)
+
+__all__ = (
+    "AsyncDatabase",
+    "Database",
+    "RequestLimits",
+    "add_problems",
+    "operations",
+    "problem_response",
+    "problem_responses",
+)
