@@ -34,8 +34,10 @@ def list_articles(
     session: ReadSessionDep, limit: Limit = 20, before: ArticleId | None = None
 ) -> dict[str, Any]:
     """List articles, newest first."""
-    items = service.list_articles(session, limit=limit, before=before)
-    return {"items": items, "next_before": items[-1].id if len(items) == limit else None}
+    # One more than the page holds shows whether there is another page.
+    found = service.list_articles(session, limit=limit + 1, before=before)
+    items, more = found[:limit], found[limit:]
+    return {"items": items, "next_before": items[-1].id if more else None}
 
 
 @app.post("/articles", status_code=201, response_model=ArticleOut)
@@ -76,9 +78,8 @@ def update_article(
 def ingest_document(new: NewDocument, session: SessionDep, response: Response) -> Document:
     """Store a document cut into chunks; 201 if it is new, 200 if its id exists."""
     document, is_new = service.ingest_document(session, **new.model_dump())
-    if is_new:
-        response.headers["Location"] = f"/documents/{document.id}"
-    else:
+    response.headers["Location"] = f"/documents/{document.id}"
+    if not is_new:
         response.status_code = 200
     return document
 

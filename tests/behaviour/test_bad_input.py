@@ -12,11 +12,12 @@ MALFORMED = {
     "half an object": b'{"title": "x"',
     "no JSON": b"title=x&body=y",
     "invalid UTF-8": b'{"title": "\xff", "body": ""}',
-    "too deep": b"[" * 100_000,
 }
 # Whether a parser refuses these, or a schema does, is a framework's own business.
 UNUSABLE = {
     "nothing": b"",
+    "too deep": b"[" * 100_000,
+    "a lone surrogate": b'{"title": "\\ud800", "body": ""}',
     "NaN": b'{"title": NaN, "body": ""}',
     "too many digits": b'{"title": ' + b"1" * 5_000 + b"}",
     "a string": b'"title"',
@@ -28,7 +29,6 @@ INVALID = {
     "a wrong type": ({**ARTICLE, "title": 7}, "#/title"),
     "null": ({**ARTICLE, "body": None}, "#/body"),
     "NUL": ({**ARTICLE, "body": "a\0b"}, "#/body"),
-    "a lone surrogate": ({**ARTICLE, "title": "\ud800"}, "#/title"),
     "blank": ({**ARTICLE, "title": "  "}, "#/title"),
     "too long": ({**ARTICLE, "title": "x" * 201}, "#/title"),
 }
@@ -94,10 +94,12 @@ def test_an_unknown_parameter_is_ignored(shared_face):
 
 def test_an_answer_repeats_no_value_of_the_input(shared_face):
     """What a client sent stays out of the problem document, and a lone surrogate breaks nothing."""
-    secret = {"title": 7, "body": "hunter2\0", "hint": "hunter2", "\ud800": "hunter2"}
-    answer = shared_face.request("POST", "/articles", body=secret)
-    problem_of(answer, 422)
-    assert b"hunter2" not in answer.body
+    for name in ("hint", "\ud800"):
+        secret = {"title": 7, "body": "hunter2\0", name: "hunter2"}
+        answer = shared_face.request("POST", "/articles", body=secret)
+        problem_of(answer, answer.status)
+        assert answer.status in {400, 422}
+        assert b"hunter2" not in answer.body
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/articles/", "/articles/1/2", "/documents"])
