@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,15 @@ from poolkit.compare.results.run_folder import Machine
 from poolkit.config.presets import EnginePreset
 from poolkit.errors import LocalStackError
 from poolkit.local.ports import LOOPBACK, free_port, is_free
-from poolkit.local.readiness import answers_http, has_logged
+from poolkit.local.readiness import AnswersHttp, HasLogged, ServesHttp, TakesTasks
 from poolkit.project import with_interpreter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from poolkit.compare.plan.targets import Target
     from poolkit.local.processes import Supervised, Supervisor
-    from poolkit.local.readiness import Probe
+    from poolkit.local.readiness import Readiness
     from poolkit.local.stack import EmbeddedStack
 
 START_TIMEOUT_S = 60.0
@@ -49,6 +51,10 @@ _PACKAGES = (
 )
 
 
+def _silent(_: str) -> None:
+    """Show nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Running:
     """A target that runs: its URL, and its process if it was started here."""
@@ -68,6 +74,7 @@ class Host(ABC):
         supervisor: starts and ends the processes on this machine.
         logs: the folder of the logs.
         monitor_url: the database to sample, with a role that may.
+        note: shows what is awaited.
     """
 
     root: Path
@@ -75,6 +82,7 @@ class Host(ABC):
     supervisor: Supervisor
     logs: Path
     monitor_url: str
+    note: Callable[[str], None] = field(default=_silent)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -161,6 +169,7 @@ class LocalHost(Host):
             port = free_port()
             environ = self.environ(target, port)
             command, ready = self._command(target, port, instances_max, label, list(environ))
+            self.note(f"waiting for {ready.awaited}")
             try:
                 process = self.supervisor.start(
                     label,
@@ -182,12 +191,15 @@ class LocalHost(Host):
 
     def _command(
         self, target: Target, port: int, instances_max: int, label: str, variables: list[str]
-    ) -> tuple[list[str], Probe]:
+    ) -> tuple[list[str], Readiness]:
         """Return the command of a target, and the probe of its readiness."""
         values = {"python": target.python, "port": port, "processes": target.processes}
         own = [word.format(**values) for word in target.command]
         if target.kind == "worker":
-            return own, has_logged(target.ready or r"ready\.")
+            if target.ready:
+                return own, HasLogged(target.ready)
+            broker = self.stack.broker
+            return own, TakesTasks(None if broker is None else broker.waiting_clients)
         if target.kind == "web":
             uvicorn = [
                 *(str(target.python), "-m", "uvicorn", str(target.app)),
@@ -197,7 +209,10 @@ class LocalHost(Host):
                 # longer than uvicorn's 5 s would reconnect to some targets and not to others.
                 *("--timeout-keep-alive", "75"),
             ]
-            return own or uvicorn, answers_http(f"http://{LOOPBACK}:{port}{target.ready or '/'}")
+            url = f"http://{LOOPBACK}:{port}"
+            if target.ready:
+                return own or uvicorn, AnswersHttp(url + target.ready, self.note)
+            return own or uvicorn, ServesHttp(url, self.note)
         fleet = [
             *(sys.executable, "-m", "poolkit.lambda_fleet"),
             *("--handler", str(target.handler), "--task-root", str(self.directory(target))),
@@ -212,7 +227,9 @@ class LocalHost(Host):
         for name in variables:
             fleet += ["--env", name]
         # The fleet logs its URL when the first execution environment is ready.
-        return fleet, has_logged(r'^\{"url": ')
+        ready = HasLogged(r'^\{"url": ')
+        ready.awaited = "its first execution environment to import the handler"
+        return fleet, ready
 
     def release(self, target: Target) -> None:
         """Make the pooler close its connections: they must not count as the next target's."""

@@ -235,6 +235,7 @@ def start_stack(
         monitor_url=stack.monitor_url,
         stack=stack,
         logs=logs,
+        note=progress.stage,
     )
 
 
