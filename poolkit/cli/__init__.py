@@ -17,7 +17,7 @@ try:
 except ImportError:  # the library alone was installed
     sys.exit(f"poolkit: the command line needs click; install it with: {how_to_install('cli')}")
 
-from poolkit.cli import budget, deploy
+from poolkit.cli import budget, deploy, init
 
 try:
     from poolkit.cli import compare
@@ -178,6 +178,7 @@ def current(name: str | None) -> None:
 
 
 main.add_command(db)
+main.add_command(init.init)
 main.add_command(budget.budget)
 main.add_command(deploy.package)
 main.add_command(deploy.deploy)
