@@ -16,7 +16,7 @@ from behaviour.face import Answer, encoded
 from lambda_handler.configuration import FunctionSettings
 from lambda_handler.execution_environment import ExecutionEnvironment
 from lambda_handler.http_api import make_handler
-from poolkit.lambda_fleet.gateway import http_api_event as event
+from poolkit.lambda_fleet.events import http_api_event as event
 from poolkit.lambda_fleet.http_protocol import Request
 
 # Powertools' loggers live as long as the process and are known by their service's name.

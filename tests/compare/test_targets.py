@@ -63,6 +63,10 @@ def test_the_preset_is_by_default_the_target_s_name(project):
         ({"metrics": "metrics"}, r"metrics must be a path that begins with /, not 'metrics'"),
         ({"kind": "worker", "command": ["x"], "ready": "("}, r"ready: '\(' is not a regular expr"),
         ({"through": "pgbuoncer"}, r"through must be one of postgresql, pgbouncer"),
+        ({"kind": "lambda", "handler": "m.h", "event": "soap"}, r"event must be one of http, rest"),
+        ({"kind": "lambda", "handler": "m.h", "memory": 64}, r"memory must be from 128 to 10240"),
+        ({"kind": "lambda", "handler": "m.h", "timeout": 0}, r"timeout must be from 1 to 900"),
+        ({"timeout": 3}, r"timeout is for targets of the kind lambda only"),
         ({"reserved_concurrency": "all"}, r'reserved_concurrency must be "fit" or a whole number'),
     ],
 )

@@ -62,11 +62,19 @@ _RULES: Sequence[Rule] = (
         lambda value: value == "fit" or (type(value) is int and value >= 1),
         '"fit" or a whole number from 1',
     ),
+    _choice("event", ("http", "rest", "alb")),
+    ("memory", lambda value: type(value) is int and 128 <= value <= 10_240, "from 128 to 10240 MB"),
+    (
+        "timeout",
+        lambda value: type(value) in (int, float) and 1 <= value <= 900,
+        "from 1 to 900 seconds",
+    ),
     ("command", is_command, "a list of strings"),
     ("env", is_env, "a table of strings"),
 )
 _ONE_OF = {"lambda": ("handler",), "web": ("app", "command"), "worker": ("command",)}
 """The keys of which a target of each kind needs one."""
+_ONLY_LAMBDA = {"event", "memory", "timeout", "reserved_concurrency"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +104,12 @@ class Target:
     reserved_concurrency: int | Literal["fit"] | None = None
     """lambda: the most execution environments; "fit": as many as the database has room for;
     none: one for every user."""
+    event: Literal["http", "rest", "alb"] = "http"
+    """lambda: the events are those of an HTTP API, a REST API or a load balancer."""
+    memory: int = 512
+    """lambda: the memory in MB that the function is told; nothing enforces it."""
+    timeout: float = 30.0
+    """lambda: seconds of one invoke."""
     through: Literal["postgresql", "pgbouncer"] = "postgresql"
     env: Mapping[str, str] = field(default_factory=dict)
     """The project's variables and its own."""
@@ -223,6 +237,8 @@ def _check_together(where: str, values: Mapping[str, Any]) -> None:
     for key in ("kind", "locustfile"):
         if key not in values:
             raise ConfigurationError(f"{where} needs {key}")
+    for key in sorted(_ONLY_LAMBDA & values.keys()) if values["kind"] != "lambda" else ():
+        raise ConfigurationError(f"{where} {key} is for targets of the kind lambda only")
     one_of = _ONE_OF[values["kind"]]
     if not any(values.get(key) for key in one_of):
         raise ConfigurationError(f"{where} needs {' or '.join(one_of)}")

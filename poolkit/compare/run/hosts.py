@@ -216,7 +216,8 @@ class LocalHost(Host):
         fleet = [
             *(sys.executable, "-m", "poolkit.lambda_fleet"),
             *("--handler", str(target.handler), "--task-root", str(self.directory(target))),
-            *("--python", str(target.python)),
+            *("--python", str(target.python), "--event", target.event),
+            *("--memory", str(target.memory), "--timeout", str(target.timeout)),
             *("--function-name", target.name, "--port", str(port)),
             *("--reserved-concurrency", str(instances_max)),
             # A handler that does not import is found here, before any request.
