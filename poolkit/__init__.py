@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from poolkit.attached import Attached, attach
     from poolkit.config.engine import (
         make_async_engine,
         make_engine,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = (
+    "Attached",
     "BinaryMissingError",
     "BudgetError",
     "ConfigurationError",
@@ -95,6 +97,7 @@ __all__ = (
     "TemplateError",
     "TemporaryFailure",
     "UnprivilegedAccountError",
+    "attach",
     "make_async_engine",
     "make_engine",
     "preset",
@@ -107,10 +110,12 @@ __all__ = (
 
 # The modules of the names that are not in poolkit.errors.
 _MODULES = {
+    "Attached": "poolkit.attached",
     "EnginePreset": "poolkit.config.presets",
     "PoolMetrics": "poolkit.config.metrics",
     "PresetError": "poolkit.config.presets",
     "Settings": "poolkit.config.settings",
+    "attach": "poolkit.attached",
     "make_async_engine": "poolkit.config.engine",
     "make_engine": "poolkit.config.engine",
     "preset": "poolkit.config.presets",

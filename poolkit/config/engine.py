@@ -83,7 +83,8 @@ def _arguments(
     preset = settings.preset.replace(retry_connect=False)
     options: dict[str, Any] = {
         "url": settings.engine_url(),
-        "application_name": settings.application_name(),
+        # Without an instance the preset names the process, also after a fork.
+        "application_name": settings.application_name() if settings.instance else None,
     }
     if metrics is not None:
         options["poolclass"] = measured(preset.pool_class(settings.url), metrics)
