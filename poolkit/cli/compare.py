@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from poolkit.cli.extras import require, require_posix
 from poolkit.compare.plan.option_types import (
     MAX_CONNECTIONS,
     RATES,
@@ -105,6 +106,8 @@ def compare(*, quick: bool, **given: Any) -> None:
     Exit status: 0, 1 if a threshold does not hold, 2 for wrong input or a failure, 130 after
     Ctrl-C, 143 after SIGTERM.
     """
+    require_posix("compare")
+    require("loadtest")
     from poolkit.compare.command import compare  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
@@ -121,6 +124,8 @@ def up(**given: Any) -> None:
 
     Prints the addresses of the servers and the targets.
     """
+    require_posix("up")
+    require("loadtest")
     from poolkit.compare.command import up  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
@@ -136,6 +141,7 @@ def report(*, run: Path, other: Path | None, out: Path | None) -> None:
 
     RUN and OTHER are folders that `poolkit compare` wrote.
     """
+    require("loadtest")
     from rich.console import Console  # noqa: PLC0415
 
     from poolkit.compare.report.write import report, report_two  # noqa: PLC0415

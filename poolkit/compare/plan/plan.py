@@ -13,6 +13,7 @@ from poolkit.compare.plan.checks import (
     check_interpreters,
     check_locustfiles,
     check_migrations,
+    missing_runtime,
 )
 from poolkit.compare.plan.targets import choose, deployed_of, targets_of
 from poolkit.compare.results.run_folder import Absent, Plan, PlannedTarget
@@ -251,6 +252,8 @@ def make_plan(
             reason = "PgBouncer runs before the embedded PostgreSQL only, not before --database-url"
         elif target.through == "pgbouncer" and find_pgbouncer() is None:
             reason = f"pgbouncer is not on PATH; {INSTALL_PGBOUNCER}"
+        elif target.kind == "lambda":
+            reason = missing_runtime(target)
         if reason and target.name in options.targets:
             raise ConfigurationError(f"target {target.name} cannot run: {reason}")
         if reason:
