@@ -36,6 +36,15 @@ _max_connections_option = click.option(
 
 @click.command()
 @_targets_option
+@click.option("--app", metavar="MODULE:NAME", help="an application, in place of tables")
+@click.option("--python", type=_path, help="the interpreter of --app  [default: its .venv or venv]")
+@click.option("--locustfile", type=_path, help="the load, in place of the tables' own")
+@click.option(
+    "--pool",
+    "pools",
+    type=Names(),
+    help="each target with these pools, such as now,web: now is its own engine, others are presets",
+)
 @click.option("--users", type=USERS, help="users at once, or levels: 1,5,20  [default: 20]")
 @click.option(
     "--rate",

@@ -10,7 +10,7 @@ import click
 
 from poolkit.errors import ConfigurationError
 from poolkit.init.findings import find
-from poolkit.init.writing import FIRST_LINE, locustfile_text, plain_routes, table_text
+from poolkit.init.writing import FIRST_LINE, GITIGNORE, locustfile_text, plain_routes, table_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,6 @@ _LABELS = {
     "lambda": "Lambda function",
     "celery": "Celery",
 }
-_GITIGNORE = "# Runs of `poolkit compare`, and its servers.\n*\n"
 
 
 def init(
@@ -82,7 +81,7 @@ def files_of(found: Findings) -> dict[Path, str]:
         table_file = {project: _with_tables(text, tables, project)}
     else:
         table_file = {found.root / "poolkit.toml": table_text(found, locustfiles, prefix="")}
-    return {**table_file, **files, found.root / ".poolkit" / ".gitignore": _GITIGNORE}
+    return {**table_file, **files, found.root / ".poolkit" / ".gitignore": GITIGNORE}
 
 
 def _body(locustfile: str) -> str:

@@ -44,6 +44,7 @@ def main() -> None:
         "kind": _kind(application),
         "is_factory": is_factory,
         "routes": list(_routes(application)),
+        "login": _login(application),
     }
     sys.stdout.write(f"\n{MARK}{json.dumps(found)}\n")
 
@@ -80,6 +81,18 @@ def _routes(application: Any) -> Iterable[dict[str, Any]]:
         resolver: Any = importlib.import_module("django.urls").get_resolver()
         return _of_django(resolver.url_patterns, "/")
     return _of_starlette(getattr(application, "routes", ()), "")
+
+
+def _login(application: Any) -> str:
+    """Return the path that takes a user's name and password, as OpenAPI names it; or nothing."""
+    if not hasattr(application, "openapi"):
+        return ""
+    schemes = application.openapi().get("components", {}).get("securitySchemes", {})
+    for scheme in schemes.values():
+        url = scheme.get("flows", {}).get("password", {}).get("tokenUrl", "")
+        if url and "://" not in url:
+            return "/" + str(url).lstrip("/")
+    return ""
 
 
 def _of_openapi(document: Any) -> Iterator[dict[str, Any]]:

@@ -7,19 +7,20 @@ import re
 import shlex
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.errors import ConfigurationError
 from poolkit.init.applications import FUNCTIONS, WEB, Application, applications_in
 from poolkit.init.interpreter import Interpreter, find_interpreter, interpreter_at, own_interpreter
-from poolkit.init.routes import Description, described, read_from_source, tasks_of
+from poolkit.init.routes import LOGIN, Description, described, read_from_source, tasks_of
 from poolkit.init.schema import NOT_IN_THE_WHEEL, Schema, schema_of
 from poolkit.init.sources import Sources
+from poolkit.init.templates import function_numbers
 from poolkit.init.variables import Variables, variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 _UVICORN_FACTORY = (
     "{python}",
@@ -69,6 +70,8 @@ class Findings:
     schema: Schema = field(default_factory=Schema)
     python_path: str = ""
     """A folder of code below the working directory, such as `src`."""
+    postgres_bin: str = ""
+    """The programs of a server of this machine, if the embedded one lacks an extension."""
     missing: tuple[str, ...] = ()
     """What was not found, and how to set it."""
 
@@ -89,6 +92,8 @@ class Findings:
             found["env"] = env
         if self.schema.extensions:
             found["extensions"] = list(self.schema.extensions)
+        if self.postgres_bin:
+            found["postgres_bin"] = self.postgres_bin
         return found
 
 
@@ -130,6 +135,7 @@ def find(
         variables=variables,
         schema=schema,
         python_path=python_path,
+        postgres_bin=_other_server() if _lacking(schema) else "",
     )
     deployables = tuple(
         _deployable(application, found, sources, imports=imports) for application in chosen
@@ -206,6 +212,7 @@ def _deployable(
         }
         if application.event != "http":
             table["event"] = application.event
+        table |= function_numbers(sources, table["handler"])
         return Deployable(
             application=application,
             target="function",
@@ -314,13 +321,12 @@ def _worker(application: Application, found: Findings, sources: Sources) -> Depl
     name = application.name.replace(":", ".") if application.is_factory else application.name
     command = [
         *("{python}", "-m", "celery", "--app", name, "worker"),
-        # Its readiness is a line of the log, which Celery writes at INFO.
-        *("--loglevel", "INFO", "--concurrency", "{processes}"),
+        *("--concurrency", "{processes}"),
     ]
     return Deployable(
         application=application,
         target="worker",
-        table={"kind": "worker", "command": command, "ready": r"ready\.", "processes": 4},
+        table={"kind": "worker", "command": command, "processes": 4},
         server="Celery",
         tasks=tuple((n, tuple(p)) for n, p in tasks_of(sources, application.root)),
         broker=next((v.name for v in found.variables.broker), "BROKER_URL"),
@@ -348,16 +354,38 @@ def _missing(found: Findings) -> list[str]:
     unset = [v.name for v in found.variables.required if not v.value]
     if unset:
         lines.append(f"settings without a value in .env: {', '.join(unset)}; set them in env")
-    lacking = [name for name in found.schema.extensions if name in NOT_IN_THE_WHEEL]
-    if lacking:
+    lacking = _lacking(found.schema)
+    if lacking and not found.postgres_bin:
         lines.append(
             f"the embedded PostgreSQL lacks {', '.join(lacking)}: set postgres_bin to a server's programs, "
             "such as /usr/lib/postgresql/15/bin"
         )
+    for deployable in found.deployables:
+        routes = deployable.description.routes
+        with_login = sum(LOGIN in route.needs for route in routes)
+        if with_login > len(routes) / 2:
+            lines.append(
+                f"{with_login} of {len(routes)} paths want a login: complete on_start in its locustfile"
+            )
     if found.schema.seeds:
         words = " ".join(found.schema.seeds[0][1:])
         lines.append(f"{words} looks like a seed; it is in the file as a comment")
     return lines
+
+
+def _lacking(schema: Schema) -> list[str]:
+    return [name for name in schema.extensions if name in NOT_IN_THE_WHEEL]
+
+
+def _other_server() -> str:
+    """Return the newest PostgreSQL that a Debian package has installed, or nothing."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
+    return str(found[-1].parent) if found else ""
+
+
+def _version(program: Path) -> int:
+    name = program.parent.parent.name
+    return int(name) if name.isdigit() else 0
 
 
 def _relative(path: Path, root: Path) -> str:

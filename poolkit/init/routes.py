@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 IMPORT_TIMEOUT_S = 30.0
 MAX_REASON = 300
+LOGIN = "a login"
+"""A need of a path, as describe_application.py names it too."""
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -50,6 +52,8 @@ class Description:
     kind: str = ""
     """`asgi` or `wsgi`; empty if it was not imported."""
     is_factory: bool = False
+    login: str = ""
+    """The path that takes a user's name and password, if it is known."""
     origin: str = ""
     """Where the paths come from, for people."""
     failure: str = ""
@@ -115,6 +119,7 @@ def described(
         ),
         kind=found["kind"],
         is_factory=found["is_factory"],
+        login=found["login"],
         origin="the application itself",
     )
 
@@ -277,7 +282,7 @@ def _decorated(module: Module, prefixes: Mapping[str, str]) -> Iterator[Route]:
                 continue
             path = prefixes.get(_qualified(module, call.func.value), "") + first.value
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path) or "/"
-            needs = ("a login",) if _wants_login(node, module) else ()
+            needs = (LOGIN,) if _wants_login(node, module) else ()
             for method in methods:
                 yield Route(method=method.upper(), path=path, needs=needs)
 

@@ -6,25 +6,32 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from poolkit.init.routes import LOGIN, Route
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from poolkit.init.findings import Deployable, Findings
-    from poolkit.init.routes import Route
 
 FIRST_LINE = "# Read by `poolkit compare`. Written by `poolkit init`, to be edited by hand."
+
+GITIGNORE = "# Runs of `poolkit compare`, and its servers.\n*\n"
 
 _WHY = {
     "python": "The interpreter of the application; poolkit stays out of it.",
     "directory": "Where it is started, and where the commands below run.",
     "schema": "Makes the schema, once, before the first target starts.",
     "extensions": "Made before that, by the superuser.",
+    "postgres_bin": "A server that has them: the embedded one does not.",
     "env": "What the application reads. {{...}} is filled in by `poolkit compare`: {{database_url}},\n"
     "# {{db_host}}, {{db_port}}, {{db_user}}, {{db_password}}, {{db_name}}, {{broker_url}}.",
     "kind": "web | lambda | worker",
     "app": "As uvicorn takes it.",
     "handler": "module.function, as in the template of the function.",
     "event": "The shape of its events: http (payload format 2.0), rest (1.0) or alb.",
+    "memory": "MB, as in its template.",
+    "timeout": "Seconds of one invoke.",
+    "reserved_concurrency": "The most execution environments at once.",
     "ready": "Is awaited before the load: a path that answers 200.",
     "processes": "Processes that hold a pool each.",
     "locustfile": "What its users do.",
@@ -32,7 +39,6 @@ _WHY = {
 }
 _OF_A_WORKER = {
     "command": "{{processes}} children run tasks.",
-    "ready": "Is awaited before the load: a line of its log.",
     "processes": "Children that run tasks, each with a connection.",
 }
 _RARE_PATH = re.compile(r"logout|signout|delete|/metrics|/(open)?api(/openapi)?\.json|/docs|/redoc")
@@ -108,7 +114,13 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
         return _of_tasks(deployable, command)
     routes = deployable.description.routes
     tasks = list(plain_routes(routes))
-    left = [route for route in routes if route not in tasks]
+    # Those that lack the least come first.
+    left = sorted(
+        (route for route in routes if route not in tasks),
+        key=lambda route: (
+            len({*route.needs, *route.parameters} - {LOGIN}) + (route.method != "GET")
+        ),
+    )
     lines = [
         f'"""The load on {deployable.application.name}, written by `{command}`: edit it.',
         "",
@@ -122,12 +134,16 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
         "class User(FastHttpUser):",
         "    wait_time = between(0.2, 0.8)  # of `locust` alone; `poolkit compare` sets its own pace",
     ]
-    if any("a login" in route.needs for route in left):
+    if any(LOGIN in route.needs for route in left):
+        login = json.dumps(deployable.description.login or "/login")
         lines += [
             "",
+            "    # Remove the #, and name a user that `seed` makes.",
             "    # def on_start(self) -> None:",
-            '    #     answer = self.client.post("/login", data={"username": "load", "password": "test"})',
-            "    #     self.client.auth_header = f\"Bearer {answer.json()['access_token']}\"",
+            '    #     user = {"username": "load@example.com", "password": "test"}',
+            f"    #     answer = self.client.post({login}, data=user)",
+            "    #     token = answer.json()['access_token']",
+            '    #     self.client.auth_header = f"Bearer {token}"',
         ]
     names: set[str] = set()
     for route in tasks:
@@ -137,7 +153,7 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
             "",
             "    # No path answers without parameters; `/` may be a 404: take one of those below.",
         ]
-        lines += [f"    {line}" for line in _task(_root(), names)]
+        lines += [f"    {line}" for line in _task(Route(method="GET", path="/"), names)]
     if left:
         lines += ["", "    # These need more: remove the #, and fill in what is missing."]
         for route in left:
@@ -154,12 +170,6 @@ def plain_routes(routes: Sequence[Route]) -> list[Route]:
     ]
     real = [route for route in plain if not _HEALTH.search(route.path)]
     return list({route.path: route for route in real or plain}.values())
-
-
-def _root() -> Route:
-    from poolkit.init.routes import Route  # noqa: PLC0415
-
-    return Route(method="GET", path="/")
 
 
 def _task(route: Route, names: set[str]) -> list[str]:

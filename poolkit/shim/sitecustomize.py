@@ -7,6 +7,7 @@ imports the standard library only, and works on Python 3.9 and SQLAlchemy 1.4.
     POOLKIT_SHIM_FOLDER       the folder of the records, one JSON file per process
     POOLKIT_SHIM_POOL         "now": engines stay as they are; else the name of a preset
     POOLKIT_SHIM_ENVIRONMENT  the preset's numbers, such as "prod"
+    POOLKIT_SHIM_PER_TASK     set for a worker, whose children run one task at a time
     POOLKIT_SHIM_PRESETS      poolkit/config/presets.py, which works alone
 """
 
@@ -129,6 +130,8 @@ def _with_preset(create_engine: Any, url: Any, options: dict[str, Any]) -> Any:
     presets = _presets()
     is_async = bool(options.get("_is_async"))
     chosen = presets.preset(word, environment)
+    if os.environ.get("POOLKIT_SHIM_PER_TASK"):
+        chosen = chosen.per_task()
     null = chosen.pool == "null"
     if is_async and not chosen.is_async:
         # An asynchronous engine needs an asynchronous driver's arguments.
@@ -150,7 +153,7 @@ def _with_preset(create_engine: Any, url: Any, options: dict[str, Any]) -> Any:
         merged = {k: v for k, v in merged.items() if k not in _OF_THE_POOL}
         merged["poolclass"] = NullPool
     engine = create_engine(chosen.url(url), **merged)
-    chosen._add_checks(engine)  # noqa: SLF001
+    chosen.add_checks(engine)
     return engine
 
 

@@ -99,13 +99,16 @@ def test_migrations_name_their_extensions():
     assert find(STRANGERS / "fastapi_async", imports=False).table["extensions"] == ["citext"]
 
 
-def test_a_rest_api_s_function_has_its_event():
-    """Powertools' resolver decides which shape of event the function reads."""
+def test_a_function_has_its_event_and_its_template_s_numbers():
+    """Powertools' resolver decides which events it reads; the template has memory and timeout."""
     (deployable,) = find(STRANGERS / "powertools", imports=False).deployables
     assert deployable.table == {
         "kind": "lambda",
         "handler": "app.lambda_handler",
         "event": "rest",
+        "memory": 256,
+        "timeout": 10,
+        "reserved_concurrency": 10,
     }
 
 

@@ -24,6 +24,7 @@ from poolkit import placeholders
 from poolkit.config.presets import TARGETS
 from poolkit.errors import ConfigurationError
 from poolkit.project import is_command, is_env
+from poolkit.shim.records import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,7 +88,8 @@ class Target:
 
     name: str
     kind: Kind
-    preset: str
+    preset: str | None
+    """The preset that it is told to use; None for an application without one."""
     locustfile: str
     handler: str | None = None
     """lambda: `module.function`."""
@@ -117,6 +119,9 @@ class Target:
     """The interpreter that runs it, and `{python}`."""
     directory: Path | None = None
     """Its working directory, and the root of its imports; the project's folder if None."""
+    pool: str = ""
+    """No key of the table: `now` if its engines are read while it runs, the name of a preset if they
+    get that one's pool (`--pool`)."""
 
     @property
     def needs_broker(self) -> bool:
@@ -140,8 +145,12 @@ class Deployed:
     """The same less the server's reserve."""
 
 
-def targets_of(project: Project) -> dict[str, Target]:
+def targets_of(project: Project, locustfile: Path | None = None) -> dict[str, Target]:
     """Return the project's targets by name, in the order of its pyproject.toml.
+
+    Args:
+        project: the project.
+        locustfile: in place of those in the tables, which then need none.
 
     Raises:
         ConfigurationError: there are none, or a table is wrong; the message names the key.
@@ -156,7 +165,38 @@ def targets_of(project: Project) -> dict[str, Target]:
         raise ConfigurationError(
             f"{project.section('targets.NAME')} is missing, so there is nothing to compare"
         )
-    return {name: _target(project, name, table) for name, table in tables.items()}
+    return {name: _target(project, name, table, locustfile) for name, table in tables.items()}
+
+
+def with_pools(targets: Iterable[Target], pools: Sequence[str]) -> list[Target]:
+    """Return each target once with each pool of `--pool`, named `TARGET@POOL`.
+
+    Args:
+        targets: those that the run starts.
+        pools: `now` for the application's own engine, or names of presets.
+
+    Raises:
+        ConfigurationError: a pool is unknown or named twice.
+    """
+    for pool in pools:
+        if pool not in (NOW, *TARGETS):
+            close = difflib.get_close_matches(pool, (NOW, *TARGETS), n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ConfigurationError(
+                f"--pool {pool} is unknown{hint}; there are: {', '.join((NOW, *TARGETS))}"
+            )
+        if list(pools).count(pool) > 1:
+            raise ConfigurationError(f"--pool has {pool} twice; name each once")
+    return [_with_pool(target, pool) for target in targets for pool in pools]
+
+
+def _with_pool(target: Target, pool: str) -> Target:
+    named = replace(target, name=f"{target.name}@{pool}", pool=pool)
+    if pool == NOW:
+        return named
+    # Those would change the preset that its own engine is made of, which is not used.
+    env = {name: text for name, text in target.env.items() if not name.startswith("POOLKIT_")}
+    return replace(named, preset=pool, env=env)
 
 
 def choose(targets: Mapping[str, Target], names: Sequence[str]) -> list[Target]:
@@ -198,7 +238,7 @@ def deployed_of(urls: Iterable[TargetUrl], tables: Mapping[str, Target]) -> tupl
     return tuple(found.values())
 
 
-def _target(project: Project, name: str, table: Any) -> Target:
+def _target(project: Project, name: str, table: Any, locustfile: Path | None) -> Target:
     """Return the target of one table, or refuse it with the file, the table and the key."""
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
@@ -208,8 +248,11 @@ def _target(project: Project, name: str, table: Any) -> Target:
     where = project.section(f"targets.{name}")
     if not isinstance(table, dict):
         raise ConfigurationError(f"{where} must be a table, not {table!r}")
-    values = {"preset": name, **table}
-    known = [f.name for f in dataclasses.fields(Target) if f.name != "name"]
+    # A target of a preset's name uses that preset.
+    values = {**({"preset": name} if name in TARGETS else {}), **table}
+    if locustfile is not None:
+        values["locustfile"] = str(locustfile.resolve())
+    known = [f.name for f in dataclasses.fields(Target) if f.name not in ("name", "pool")]
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
@@ -229,7 +272,7 @@ def _target(project: Project, name: str, table: Any) -> Target:
         "python": project.interpreter(values.get("python", project.table.get("python"))),
         "directory": project.root / values.get("directory", project.directory),
     }
-    return Target(name=name, **values)
+    return Target(name=name, preset=values.pop("preset", None), **values)
 
 
 def _check_together(where: str, values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import psutil
@@ -22,6 +22,7 @@ from poolkit.errors import LocalStackError
 from poolkit.local.ports import LOOPBACK, free_port, is_free
 from poolkit.local.readiness import AnswersHttp, HasLogged, ServesHttp, TakesTasks
 from poolkit.project import with_interpreter
+from poolkit.shim import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,16 @@ class Running:
     target: Target
     url: str
     process: Supervised | None = None
+    engines: Path | None = None
+    """The folder of the records of its engines, if they are read."""
+
+
+class EngineReading(NamedTuple):
+    """The ceiling of a target's engines, as read from its processes."""
+
+    connections: int | None
+    reason: str
+    notes: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +115,7 @@ class Host(ABC):
             **placeholders.values_of_database(database_url),
         }
         return {
-            "POOLKIT_TARGET": target.preset,
+            **({} if target.preset is None else {"POOLKIT_TARGET": target.preset}),
             "POOLKIT_ENVIRONMENT": self.environment,
             "DATABASE_URL": database_url,
             # A deployable of the project's own is imported from its folder.
@@ -128,6 +139,10 @@ class Host(ABC):
         Raises:
             LocalStackError: it did not become ready; the message quotes its log's last line.
         """
+
+    def engine_ceiling(self, running: Running, instances_max: int | None) -> EngineReading | None:
+        """Return the ceiling of a target as its engines have it; None if they are not read."""
+        return None
 
     def release(self, target: Target) -> None:
         """Close the connections that a stopped target would leave in a pooler."""
@@ -168,6 +183,10 @@ class LocalHost(Host):
         for attempt in range(1, PORT_ATTEMPTS + 1):
             port = free_port()
             environ = self.environ(target, port)
+            engines = self.logs / f"{label}-engines" if target.pool else None
+            if engines is not None:
+                engines.mkdir(exist_ok=True)
+                environ |= self._shim(target, engines, environ["PYTHONPATH"])
             command, ready = self._command(target, port, instances_max, label, list(environ))
             self.note(f"waiting for {ready.awaited}")
             try:
@@ -186,8 +205,34 @@ class LocalHost(Host):
                 if is_free(port) or attempt == PORT_ATTEMPTS:
                     raise
             else:
-                return Running(target=target, url=f"http://{LOOPBACK}:{port}", process=process)
+                url = f"http://{LOOPBACK}:{port}"
+                return Running(target=target, url=url, process=process, engines=engines)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _shim(self, target: Target, engines: Path, python_path: str) -> dict[str, str]:
+        """Return the variables with which the target's processes describe their engines."""
+        per_task = target.kind == "worker"
+        return {
+            **records.environ(engines, target.pool, self.environment, per_task=per_task),
+            "PYTHONPATH": os.pathsep.join([str(records.FOLDER), python_path]),
+        }
+
+    def engine_ceiling(self, running: Running, instances_max: int | None) -> EngineReading | None:
+        """Return the ceiling of a target as its engines have it now; None if they are not read."""
+        if running.engines is None:
+            return None
+        found = records.read_records(running.engines)
+        pooler = self.stack.pgbouncer
+        urls = [self.stack.database_url, *([pooler.url(driver="")] if pooler else [])]
+        ports = {urlsplit(url).port or 5432 for url in urls}
+        ceiling = records.ceiling_of(
+            found,
+            alive={record.pid for record in found if psutil.pid_exists(record.pid)},
+            ports=ports,
+            execution_environments=instances_max if running.target.kind == "lambda" else None,
+        )
+        notes = records.notes_on(found, pool=running.target.pool, ports=ports)
+        return EngineReading(*ceiling, notes)
 
     def _command(
         self, target: Target, port: int, instances_max: int, label: str, variables: list[str]
