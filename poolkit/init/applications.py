@@ -64,6 +64,9 @@ class Application:
     module: Module
     attribute: str
     is_factory: bool = False
+    """Whether it is a function that makes one without arguments."""
+    is_made_by_function: bool = False
+    """Whether it is a function at all."""
     is_asgi: bool = False
     event: str = "http"
     """The shape of event that a function reads."""
@@ -132,6 +135,7 @@ def _factories(module: Module) -> Iterator[tuple[str, Application]]:
                         module=module,
                         attribute=node.name,
                         is_factory=not required,
+                        is_made_by_function=True,
                         is_asgi=framework in _ASGI,
                         line=node.lineno,
                     ),

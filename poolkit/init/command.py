@@ -54,7 +54,7 @@ def init(
     _check_existing(files, yes=yes)
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(text.encode("utf-8"))
         click.echo(f"wrote {path.relative_to(root)}")
     click.echo("\n" + next_commands(found))
 
@@ -75,12 +75,13 @@ def files_of(found: Findings) -> dict[Path, str]:
         locustfiles[deployable.target] = path.relative_to(found.root).as_posix()
         files.setdefault(path, text)
     project = found.root / "pyproject.toml"
-    if project.is_file():
-        text = project.read_text(encoding="utf-8")
+    own = found.root / "poolkit.toml"
+    if project.is_file() and not own.exists():
+        text = project.read_bytes().decode("utf-8")
         tables = table_text(found, locustfiles, prefix="tool.poolkit")
         table_file = {project: _with_tables(text, tables, project)}
     else:
-        table_file = {found.root / "poolkit.toml": table_text(found, locustfiles, prefix="")}
+        table_file = {own: table_text(found, locustfiles, prefix="")}
     return {**table_file, **files, found.root / ".poolkit" / ".gitignore": GITIGNORE}
 
 
@@ -107,9 +108,17 @@ def _with_tables(text: str, tables: str, file: Path) -> str:
         raise ConfigurationError(f"{file}: {error}") from None
     if "poolkit" in tool:
         text = _without_tables(text)
-    separator = "" if not text.strip() else "\n" if text.endswith("\n") else "\n\n"
-    text = f"{text.rstrip(chr(10))}\n" if text.strip() else ""
-    return f"{text}{separator}{tables}"
+    end = "\r\n" if "\r\n" in text else "\n"
+    before = f"{text.rstrip()}{end}{end}" if text.strip() else ""
+    whole = before + tables.replace("\n", end)
+    try:
+        tomllib.loads(whole)
+    except tomllib.TOMLDecodeError:
+        raise ConfigurationError(
+            f"{file} has tool.poolkit in a form that is not rewritten; remove it, or move it to a "
+            "poolkit.toml"
+        ) from None
+    return whole
 
 
 def _without_tables(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +14,12 @@ from poolkit.init.applications import FUNCTIONS, WEB, Application, applications_
 from poolkit.init.interpreter import Interpreter, find_interpreter, interpreter_at, own_interpreter
 from poolkit.init.routes import LOGIN, Description, described, read_from_source, tasks_of
 from poolkit.init.schema import NOT_IN_THE_WHEEL, Schema, schema_of
-from poolkit.init.sources import Sources
+from poolkit.init.sources import CODE_FOLDERS, Sources
 from poolkit.init.templates import function_numbers
 from poolkit.init.variables import Variables, variables_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _UVICORN_FACTORY = (
     "{python}",
@@ -32,7 +31,7 @@ _UVICORN_FACTORY = (
     "--port",
     "{port}",
 )
-_KIND = {"mangum": "lambda", "powertools": "lambda", "lambda": "lambda", "celery": "worker"}
+_STARTS_SERVERS = re.compile(r"Procfile|Dockerfile[\w.-]*|.*\.sh|(docker-)?compose[\w.-]*\.ya?ml")
 _HEALTH = ("/healthz", "/health", "/readyz", "/health-check", "/healthcheck", "/ping", "/live")
 
 
@@ -179,7 +178,7 @@ def _working_directory(application: Application, root: Path) -> tuple[Path, str]
     A layout with `src` runs from the folder above, where its settings and migrations are.
     """
     import_root = application.root
-    if import_root.name in ("src", "lib") and import_root != root:
+    if import_root.name in CODE_FOLDERS and import_root != root:
         return import_root.parent, import_root.name
     return import_root, ""
 
@@ -224,7 +223,7 @@ def _deployable(
     name = application.name
     is_factory = description.is_factory or application.is_factory
     table, server = (
-        _asgi(name, is_factory=is_factory)
+        _asgi(name, sources, is_factory=is_factory)
         if is_asgi
         else _wsgi(application, found, sources, is_factory=is_factory)
     )
@@ -243,10 +242,21 @@ def _deployable(
     )
 
 
-def _asgi(name: str, *, is_factory: bool) -> tuple[dict[str, Any], str]:
+def _asgi(name: str, sources: Sources, *, is_factory: bool) -> tuple[dict[str, Any], str]:
+    """Return uvicorn with as many processes as the project's own server has."""
+    options, origin = _server_options(sources, ("uvicorn", "gunicorn", "fastapi", "hypercorn"))
+    processes = _whole(options.get("--workers", ""))
+    workers = ("--workers", "{processes}") if processes > 1 else ()
+    table: dict[str, Any] = {"app": name}
     if is_factory:
-        return {"command": [*_UVICORN_FACTORY, name]}, "uvicorn"
-    return {"app": name}, "uvicorn"
+        table = {"command": [*_UVICORN_FACTORY, *workers, name]}
+    if processes > 1:
+        table["processes"] = processes
+    return table, f"uvicorn{origin if processes > 1 else ''}"
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isdigit() and 1 <= int(text) <= 64 else 1
 
 
 def _wsgi(
@@ -255,8 +265,8 @@ def _wsgi(
     """Return the server of a WSGI application: the project's own, or a development server."""
     name = f"{application.name}()" if is_factory else application.name
     if found.interpreter.has("gunicorn"):
-        options, origin = _gunicorn_options(sources)
-        processes = int(options.pop("--workers", "1"))
+        options, origin = _server_options(sources, ("gunicorn",))
+        processes = _whole(options.pop("--workers", ""))
         if not options:
             options = {"--threads": "8"}
         words = [word for pair in options.items() for word in pair]
@@ -289,26 +299,27 @@ def _wsgi(
     }, "Flask's development server: install gunicorn to measure a real one"
 
 
-def _gunicorn_options(sources: Sources) -> tuple[dict[str, str], str]:
-    """Return the workers and threads with which the project itself starts gunicorn."""
+def _server_options(sources: Sources, programs: tuple[str, ...]) -> tuple[dict[str, str], str]:
+    """Return the options of workers and threads with which the project itself starts a server.
+
+    Args:
+        sources: the project's files.
+        programs: the servers that count.
+    """
     wanted = {"-w": "--workers", "-k": "--worker-class"}
     for path in sources.files:
-        if path.name not in ("Procfile", "Dockerfile") and path.suffix != ".sh":
+        if not _STARTS_SERVERS.fullmatch(path.name):
             continue
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
-        except OSError:
-            continue
+        text = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
         for line in text.splitlines():
-            if "gunicorn" not in line or line.lstrip().startswith(("#", "RUN")):
+            if line.lstrip().startswith(("#", "RUN")):
                 continue
-            try:
-                words = shlex.split(re.sub(r"[\[\],]", " ", line))
-            except ValueError:
+            # As a list, a command or an assignment: the words are the same.
+            words = re.sub(r"[\[\],=\"']", " ", line).split()
+            if not any(word.rpartition("/")[2] in programs for word in words):
                 continue
             found = {}
-            pairs = " ".join(words).replace("=", " ").split()
-            for option, value in pairwise(pairs):
+            for option, value in pairwise(words):
                 name = wanted.get(option, option)
                 if name in ("--workers", "--threads", "--worker-class") and "$" not in value:
                     found[name] = value
@@ -335,42 +346,46 @@ def _worker(application: Application, found: Findings, sources: Sources) -> Depl
 
 def _missing(found: Findings) -> list[str]:
     """Return what a user should look at, one line each."""
-    lines = list(found.variables.notes)
+    variables, schema = found.variables, found.schema
+    lines = list(variables.notes)
     if found.is_own_interpreter:
         lines.append(
-            "no .venv, venv or activated environment: targets run in poolkit's own interpreter; set python"
+            "no .venv, venv or activated environment: targets run in poolkit's own interpreter; "
+            "set python"
         )
-    if not found.variables.database and not found.variables.notes:
+    if not variables.database and not variables.notes:
         lines.append(
             "no variable that names the database: it must read DATABASE_URL, or what env sets"
         )
-    servers = {deployable.server for deployable in found.deployables}
-    lacks_server = "uvicorn" in servers and not found.interpreter.has("uvicorn")
-    if lacks_server and not found.is_own_interpreter:
-        lines.append(f"uvicorn is not in {found.interpreter.origin}: install it there")
-    lines += found.schema.notes
-    if not found.schema.command and not found.schema.notes:
+    lines += [line for deployable in found.deployables for line in _missing_of(deployable, found)]
+    lines += schema.notes
+    if not schema.command and not schema.notes:
         lines.append("no migrations (Alembic, Flask-Migrate, manage.py): set schema to the command")
-    unset = [v.name for v in found.variables.required if not v.value]
+    unset = [v.name for v in variables.required if not v.value]
     if unset:
         lines.append(f"settings without a value in .env: {', '.join(unset)}; set them in env")
-    lacking = _lacking(found.schema)
-    if lacking and not found.postgres_bin:
+    if (lacking := _lacking(schema)) and not found.postgres_bin:
         lines.append(
-            f"the embedded PostgreSQL lacks {', '.join(lacking)}: set postgres_bin to a server's programs, "
-            "such as /usr/lib/postgresql/15/bin"
+            f"the embedded PostgreSQL lacks {', '.join(lacking)}: set postgres_bin to a server's "
+            "programs, such as /usr/lib/postgresql/15/bin"
         )
-    for deployable in found.deployables:
-        routes = deployable.description.routes
-        with_login = sum(LOGIN in route.needs for route in routes)
-        if with_login > len(routes) / 2:
-            lines.append(
-                f"{with_login} of {len(routes)} paths want a login: complete on_start in its locustfile"
-            )
-    if found.schema.seeds:
-        words = " ".join(found.schema.seeds[0][1:])
+    if schema.seeds:
+        words = " ".join(schema.seeds[0][1:])
         lines.append(f"{words} looks like a seed; it is in the file as a comment")
     return lines
+
+
+def _missing_of(deployable: Deployable, found: Findings) -> Iterator[str]:
+    """Yield what one deployable needs from its user."""
+    application, routes = deployable.application, deployable.description.routes
+    is_served = deployable.server.startswith("uvicorn")
+    if is_served and not found.interpreter.has("uvicorn") and not found.is_own_interpreter:
+        yield f"uvicorn is not in {found.interpreter.origin}: install it there"
+    if application.framework == "celery" and application.is_made_by_function:
+        yield f"{application.name} is a function: `celery --app` needs the object itself"
+    with_login = sum(LOGIN in route.needs for route in routes)
+    if with_login > len(routes) / 2:
+        yield f"{with_login} of {len(routes)} paths want a login: complete on_start in its locustfile"
 
 
 def _lacking(schema: Schema) -> list[str]:

@@ -31,7 +31,20 @@ _SKIPPED = frozenset(
     ]
 )
 _TESTS = frozenset(["tests", "test", "testing", "conftest", "examples", "docs", "scripts"])
-_CODE_FOLDERS = ("src", "lib")
+_MARKERS = frozenset(
+    [
+        "pyproject.toml",
+        "requirements.txt",
+        "manage.py",
+        "alembic.ini",
+        ".env",
+        ".env.example",
+        "Pipfile",
+        "setup.py",
+    ]
+)
+"""Files that stand where a project is started."""
+CODE_FOLDERS = ("src", "lib")
 """Folders that hold packages and are none themselves."""
 
 
@@ -162,10 +175,10 @@ def _import_root(path: Path, tree: ast.Module, root: Path) -> Path:
         for folder in candidates
     }
     best = max(candidates, key=lambda folder: votes[folder])
-    if votes[best]:
+    if votes[best] or package.name in CODE_FOLDERS:
         return best
-    # A script alone in a folder without imports of its own is run from there.
-    return package
+    # Without imports of its own it runs from anywhere: its settings are where the project's are.
+    return next((f for f in candidates if _MARKERS & {p.name for p in f.iterdir()}), package)
 
 
 def _imported_names(node: ast.AST) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,7 +59,8 @@ class Record:
     connected: bool
     made: int
     engines: tuple[Engine, ...]
-    other_pools: tuple[Mapping[str, Any], ...] = field(default=())
+    other_pools: tuple[Mapping[str, Any], ...] = ()
+    has_django: bool = False
 
 
 def environ(folder: Path, pool: str, environment: str, *, per_task: bool) -> dict[str, str]:
@@ -111,7 +112,7 @@ def ceiling_of(
     # A master that forked its engines away holds none of their connections.
     left = {record.parent for record in living if record.inherited}
     using = [r for r in living if r.connected or r.pid not in left]
-    using = [r for r in using if r.engines or r.other_pools or r.made]
+    using = [r for r in using if r.engines or r.other_pools or r.made or r.has_django]
     if not using:
         return EngineCeiling(
             None,
@@ -168,6 +169,8 @@ def notes_on(records: Iterable[Record], *, pool: str, ports: Collection[int]) ->
 def _of_process(record: Record, ports: Collection[int], *, is_function: bool) -> EngineCeiling:
     if record.made > sitecustomize.MANY:
         return EngineCeiling(None, f"it makes engines all the time: {record.made} in one process")
+    if record.has_django and not record.other_pools:
+        return EngineCeiling(None, "Django keeps a connection in each thread, without a pool")
     own = [e for e in record.engines if e.backend == "postgresql" and _is_here(e, ports)]
     total, reasons = 0, []
     for engine in own:

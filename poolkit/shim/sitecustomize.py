@@ -31,6 +31,7 @@ _CREATE = "sqlalchemy.engine.create"
 `engine_from_config` and the frameworks' own functions too."""
 _POOLS = {"psycopg_pool.base": "BasePool", "asyncpg.pool": "Pool"}
 """Pools of the drivers: module and class."""
+_DJANGO = "django.db"
 # What a preset decides; the application's other arguments stay.
 _OF_THE_POOL = (
     *("poolclass", "pool", "pool_size", "max_overflow", "pool_timeout", "pool_recycle"),
@@ -49,6 +50,7 @@ class Engines:
         self.inherited = False
         self.connected = False
         self.other_pools: list[dict[str, Any]] = []
+        self.has_django = False
         self._lock = threading.RLock()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -74,7 +76,7 @@ class Engines:
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         self.inherited, self.connected = True, False
-        if self.made or self.other_pools:
+        if self.made or self.other_pools or self.has_django:
             self.write()
 
     def write(self) -> None:
@@ -87,6 +89,7 @@ class Engines:
             "made": self.made,
             "engines": [_described(engine) for engine in list(self.alive)],
             "other_pools": self.other_pools,
+            "has_django": self.has_django,
         }
         file = os.path.join(self.folder, f"{os.getpid()}.json")
         with self._lock:
@@ -211,7 +214,7 @@ class _AfterImport:
         self.engines = engines
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != _CREATE and name not in _POOLS:
+        if name not in (_CREATE, _DJANGO, *_POOLS):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
@@ -223,6 +226,9 @@ class _AfterImport:
             execute(module)
             if name == _CREATE:
                 _patch_sqlalchemy(module, self.engines)
+            elif name == _DJANGO:
+                self.engines.has_django = True
+                self.engines.write()
             else:
                 _patch_pool(module, self.engines)
 

@@ -271,3 +271,28 @@ def test_the_interpreter_is_that_of_the_nearest_environment(tmp_path):
     other = find_interpreter([tmp_path / "elsewhere"], activated)
     assert other is not None
     assert other.path == tmp_path / "activated/bin/python"
+
+
+def test_a_module_alone_runs_where_the_project_s_files_are(project):
+    """Without imports of its own it could run from anywhere; .env and migrations are at the root."""
+    text = "from fastapi import FastAPI\napp = FastAPI()"
+    root = project({"requirements.txt": "fastapi", "app/main.py": text})
+    found = find(root, imports=False)
+    assert found.deployables[0].application.name == "app.main:app"
+    assert "directory" not in found.table
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Dockerfile", 'CMD ["fastapi", "run", "--workers", "4", "main.py"]'),
+        ("Procfile", "web: gunicorn -w 4 -k uvicorn.workers.UvicornWorker main:app"),
+        ("start.sh", "exec uvicorn main:app \\\n  --host 0.0.0.0 --workers=4"),
+        ("compose.yaml", "    command: uvicorn main:app --workers 4"),
+    ],
+)
+def test_the_project_s_own_server_decides_about_processes(project, name, text):
+    """Each process has a pool of its own, so their number is what the ceiling depends on most."""
+    root = project({name: text, "main.py": "from fastapi import FastAPI\napp = FastAPI()"})
+    (deployable,) = find(root, imports=False).deployables
+    assert deployable.table["processes"] == 4

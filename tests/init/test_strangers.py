@@ -200,3 +200,29 @@ def test_a_locustfile_of_the_project_s_own_is_kept(copied):
 def test_a_folder_without_an_application_is_refused(tmp_path):
     """The message names what was looked for, and the option."""
     refused(run_here("init", tmp_path), "found no application", "--app package.module:application")
+
+
+def test_line_ends_stay(copied):
+    """A pyproject.toml from Windows keeps its own, and the tables get the same."""
+    root = copied("powertools")
+    file = root / "pyproject.toml"
+    before = file.read_bytes().replace(b"\n", b"\r\n")
+    file.write_bytes(before)
+    succeeded(run_here("init", root, "--no-import"))
+    assert file.read_bytes().startswith(before)
+    assert b"\n" not in file.read_bytes().replace(b"\r\n", b"")
+
+
+def test_settings_stay_in_the_file_that_has_them(copied):
+    """Two files with settings would be refused later."""
+    root = copied("powertools")
+    (root / "poolkit.toml").touch()
+    succeeded(run_here("init", root, "--no-import", "--yes"), "wrote poolkit.toml")
+    assert "poolkit" not in tomllib.loads((root / "pyproject.toml").read_text())["tool"]
+
+
+def test_a_form_that_cannot_be_rewritten_is_refused(copied):
+    """Dotted keys in another table would be doubled."""
+    root = copied("powertools")
+    (root / "pyproject.toml").write_text('[tool]\npoolkit.python = "python3"\n')
+    refused(run_here("init", root, "--no-import", "--yes"), "tool.poolkit in a form that is not")

@@ -53,6 +53,7 @@ def test_a_master_that_never_connected_is_not_counted():
         (record(10, engine(max_overflow=-1, most=None)), "its QueuePool 5+-1 has no limit"),
         (record(10, engine(), made=51), "it makes engines all the time: 51 in one process"),
         (record(10, made=0), "no engine of SQLAlchemy"),
+        (record(10, has_django=True), "Django keeps a connection in each thread"),
     ],
 )
 def test_what_has_no_limit_is_unknown(found, reason):

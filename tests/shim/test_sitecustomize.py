@@ -141,6 +141,12 @@ def test_a_driver_s_own_pool_is_noted(in_target):
     assert ceiling == (7, "1 process x asyncpg 7, read from its engines")
 
 
+def test_django_is_noted(in_target):
+    """It has no engine; without the option `pool` it keeps a connection in each thread."""
+    _, (record,) = in_target("import django.db")
+    assert (record.has_django, record.engines) == (True, ())
+
+
 def test_the_sitecustomize_that_it_hides_runs_too(in_target, tmp_path):
     """An interpreter or a tool may have one of its own."""
     (tmp_path / "sitecustomize.py").write_text("print('the other one')\n")

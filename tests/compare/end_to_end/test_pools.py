@@ -28,7 +28,7 @@ def test_an_application_is_measured_with_its_own_pool_and_a_preset_s(stranger, s
         "web@lambda_warm": 0,
     }
     connections = {name: each["connections"] for name, each in targets.items()}
-    assert connections["web@now"]["ceiling"] == 15
-    assert "QueuePool 5+10" in connections["web@now"]["ceiling_reason"]
-    assert connections["web@lambda_warm"]["ceiling"] == 1
+    assert connections["web@now"]["ceiling"] == 4 * 15
+    assert "4 processes x QueuePool 5+10" in connections["web@now"]["ceiling_reason"]
+    assert connections["web@lambda_warm"]["ceiling"] == 4
     assert sorted(path.name for path in project.iterdir() if path.suffix == ".toml") == []
