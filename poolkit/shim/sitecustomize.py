@@ -131,7 +131,9 @@ def _with_preset(create_engine: Any, url: Any, options: dict[str, Any]) -> Any:
 
     word, environment = os.environ["POOLKIT_SHIM_POOL"], os.environ["POOLKIT_SHIM_ENVIRONMENT"]
     presets = _presets()
-    is_async = bool(options.get("_is_async"))
+    url = make_url(url)
+    # psycopg's one name stands for both kinds; SQLAlchemy 1.4 has the dialect alone.
+    is_async = bool(options.get("_is_async") or url.get_dialect().is_async)
     chosen = presets.preset(word, environment)
     if os.environ.get("POOLKIT_SHIM_PER_TASK"):
         chosen = chosen.per_task()
@@ -143,12 +145,14 @@ def _with_preset(create_engine: Any, url: Any, options: dict[str, Any]) -> Any:
         chosen = presets.preset("web_async", environment).replace(**fields)
     elif chosen.is_async and not is_async:
         chosen = presets.preset("web", environment)
-    url = make_url(url)
     if "+" not in url.drivername:
         # The application's driver, as its SQLAlchemy understands the URL: not the preset's.
         url = url.set(drivername=f"{url.drivername}+{url.get_dialect().driver}")
     kept = {k: v for k, v in options.items() if k not in (*_OF_THE_POOL, *_OF_SQLALCHEMY)}
-    merged = chosen._merged(url, None, {"echo": False, **kept})  # noqa: SLF001
+    # The name on the server is that of the preset that was asked for.
+    name = chosen.application_name().replace(f"{chosen.target}:", f"{word}:", 1)
+    name = None if chosen.target == word else name
+    merged = chosen._merged(url, name, {"echo": False, **kept})  # noqa: SLF001
     merged |= {k: options[k] for k in _OF_SQLALCHEMY if k in options}
     if null:
         from sqlalchemy.pool import NullPool  # noqa: PLC0415
