@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from poolkit.attached import Attached, attach
     from poolkit.config.engine import (
         make_async_engine,
         make_engine,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = (
+    "Attached",
     "BinaryMissingError",
     "BudgetError",
     "ConfigurationError",
@@ -107,6 +109,7 @@ __all__ = (
     "UnknownEvent",
     "UnprivilegedAccountError",
     "UnreadableMessage",
+    "attach",
     "make_async_engine",
     "make_engine",
     "preset",
@@ -119,10 +122,12 @@ __all__ = (
 
 # The modules of the names that are not in poolkit.errors.
 _MODULES = {
+    "Attached": "poolkit.attached",
     "EnginePreset": "poolkit.config.presets",
     "PoolMetrics": "poolkit.config.metrics",
     "PresetError": "poolkit.config.presets",
     "Settings": "poolkit.config.settings",
+    "attach": "poolkit.attached",
     "make_async_engine": "poolkit.config.engine",
     "make_engine": "poolkit.config.engine",
     "preset": "poolkit.config.presets",

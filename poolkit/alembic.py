@@ -42,7 +42,7 @@ from sqlalchemy import URL, Engine, event, exc, make_url, text
 
 from poolkit.config.engine import make_async_engine, make_engine
 from poolkit.config.session import sqlstate
-from poolkit.config.settings import Settings
+from poolkit.config.settings import Settings, names_database, with_url
 from poolkit.errors import ConfigurationError, MigrationError
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ _SYNC_DRIVERS = {
     "mariadb": {"pymysql": "pymysql", "mysqldb": "MySQLdb"},
     "sqlite": {"pysqlite": "sqlite3"},
 }
-_DATABASE_VARIABLES = ("DATABASE_URL", "DATABASE_SECRET_ARN", "DATABASE_IAM_AUTH")
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ def _log_as_configured(config: Config) -> None:
 def _write_sql(environ: Mapping[str, str], options: dict[str, Any]) -> None:
     """Write the upgrade as SQL (`--sql`), with the lock and the limits in it."""
     backend = "postgresql"
-    if any(environ.get(name) for name in _DATABASE_VARIABLES):
+    if names_database(environ):
         backend = _settings(environ).url.get_backend_name()
     context.configure(**{"dialect_name": backend, "literal_binds": True, **options})
     with context.begin_transaction():
@@ -139,7 +138,7 @@ def _write_sql(environ: Mapping[str, str], options: dict[str, Any]) -> None:
 
 
 def _connect_and_migrate(environ: Mapping[str, str], options: dict[str, Any]) -> None:
-    if not any(environ.get(name) for name in _DATABASE_VARIABLES):
+    if not names_database(environ):
         raise ConfigurationError(
             "no database is named; set DATABASE_URL (or DATABASE_SECRET_ARN, DATABASE_IAM_AUTH), "
             "sqlalchemy.url in alembic.ini, or the argument url of alembic.run in env.py"
@@ -251,16 +250,9 @@ def _first_statements() -> tuple[str, ...]:
 def _environ(url: str | URL | None, config: Config) -> dict[str, str]:
     """Return the variables that name the database, from wherever it is named."""
     environ = dict(os.environ)
-    if url is None and not any(environ.get(name) for name in _DATABASE_VARIABLES):
+    if url is None and not names_database(environ):
         url = config.get_main_option("sqlalchemy.url") or None
-    return environ if url is None else _naming(url, environ)
-
-
-def _naming(url: str | URL, environ: Mapping[str, str]) -> dict[str, str]:
-    if isinstance(url, URL):
-        url = url.render_as_string(hide_password=False)
-    kept = {name: value for name, value in environ.items() if name not in _DATABASE_VARIABLES}
-    return {**kept, "DATABASE_URL": url}
+    return environ if url is None else with_url(environ, url)
 
 
 def _settings(environ: Mapping[str, str]) -> Settings:
@@ -437,7 +429,7 @@ class Scripts:
             with database.connect() as connection:
                 yield self._config(connection)
             return
-        engine = make_engine(_settings(_naming(database, {})))
+        engine = make_engine(_settings(with_url({}, database)))
         try:
             with engine.connect() as connection:
                 yield self._config(connection)

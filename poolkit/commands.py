@@ -118,8 +118,8 @@ def extension_hint(output: str) -> str:
     """Return advice if a command's output says that PostgreSQL lacks an extension, else nothing."""
     if missing := _NOT_AVAILABLE.search(output):
         return (
-            f"\nThe embedded PostgreSQL does not have {missing[1]}: set postgres_bin to the programs "
-            "of a server that has it, such as Debian's postgresql-contrib (docs/configuration.md)"
+            f"\nThis PostgreSQL does not have {missing[1]}: set postgres_bin to the programs of a "
+            "server that has it, such as /usr/lib/postgresql/16/bin of Debian's package postgresql"
         )
     if refused := _NOT_PERMITTED.search(output):
         return (

@@ -151,6 +151,12 @@ class Project:
         return self.root / str(self.table.get("directory", ""))
 
     @property
+    def postgres_bin(self) -> Path | None:
+        """The programs of another PostgreSQL; `POOLKIT_POSTGRES_BIN` goes first."""
+        text = os.environ.get("POOLKIT_POSTGRES_BIN") or self.table.get("postgres_bin")
+        return self.root / Path(text).expanduser() if text else None
+
+    @property
     def commands(self) -> dict[str, Sequence[str]]:
         """The commands that prepare a database, by name, in the order of their run."""
         return {name: self.table[name] for name in ("schema", "seed") if name in self.table}

@@ -56,6 +56,42 @@ def test_a_mistake_is_one_clear_message_and_exit_status_2(arguments, message):
     assert "Traceback" not in refused(run(*arguments), message)
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"),
+    [
+        ("psutil", "compare --quick", "loadtest"),
+        ("altair", "compare --quick", "loadtest"),
+        ("psutil", "up", "loadtest"),
+        ("altair", "report a-run", "loadtest"),
+        ("yaml", "budget infra", "infra"),
+        ("yaml", "deploy all -e dev", "infra"),
+        ("boto3", "destroy all -e dev", "infra"),
+        ("yaml", "status", "infra"),
+    ],
+)
+def test_a_command_without_its_extra_says_what_to_install(missing, command, extra):
+    """One line, before anything else; `compare` also asks for what only its report needs."""
+    # As Python marks a module that cannot be imported.
+    code = f"""import sys
+sys.modules[{missing!r}] = None
+sys.argv = ["poolkit", *{command!r}.split()]
+from poolkit.cli import main
+main()
+"""
+    done = run_python("-c", code)
+    message = f"poolkit: {missing} is missing; install it with: pip install '.[{extra}]'"
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"{message} in a checkout of poolkit"]
+
+
+@pytest.mark.parametrize("command", ["compare", "up", "watch"])
+def test_windows_is_refused_in_one_line(monkeypatch, command):
+    """What cannot work there says so, and where it works."""
+    monkeypatch.setattr("sys.platform", "win32")
+    refused(run(command), f"poolkit {command} does not run on Windows")
+
+
 def test_db_upgrade_brings_an_empty_database_up_to_date(database):
     """The first run upgrades, the second finds nothing to do, and `current` agrees."""
     url = database.url(driver="psycopg2")

@@ -17,7 +17,8 @@ try:
 except ImportError:  # the library alone was installed
     sys.exit(f"poolkit: the command line needs click; install it with: {how_to_install('cli')}")
 
-from poolkit.cli import budget, deploy
+from poolkit.cli import budget, deploy, init
+from poolkit.cli.extras import require_posix
 
 try:
     from poolkit.cli import compare
@@ -112,6 +113,7 @@ def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> Non
     Connections are shown by target, instance and state. DATABASE_URL is by default the variable of
     that name. The role needs pg_monitor. The view ends with q or Ctrl-C.
     """
+    require_posix("watch")
     from poolkit.activity.watch import watch  # noqa: PLC0415
 
     watch(url, interval_s=interval, as_json=as_json, once=once)
@@ -178,6 +180,7 @@ def current(name: str | None) -> None:
 
 
 main.add_command(db)
+main.add_command(init.init)
 main.add_command(budget.budget)
 main.add_command(deploy.package)
 main.add_command(deploy.deploy)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from poolkit.errors import PoolkitError, how_to_install
+from poolkit.cli.extras import require
 
 _repeatable = partial(click.option, multiple=True)
 _path = click.Path(path_type=Path)
@@ -64,11 +64,8 @@ def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
     them; by default infra/. Exit status: 0 if it fits, 1 if it does not or if numbers are
     unknown, 2 if the input is wrong.
     """
-    try:
-        from poolkit.budget.command import run  # noqa: PLC0415
-        from poolkit.budget.model import Options  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise PoolkitError(
-            f"{error.name} is missing; install it with: {how_to_install('infra')}"
-        ) from None
+    require("infra")
+    from poolkit.budget.command import run  # noqa: PLC0415
+    from poolkit.budget.model import Options  # noqa: PLC0415
+
     sys.exit(run(Options(**values), form or "table", check_run))

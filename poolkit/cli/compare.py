@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from poolkit.cli.extras import require, require_posix
 from poolkit.compare.plan.option_types import (
     MAX_CONNECTIONS,
     RATES,
@@ -35,6 +36,15 @@ _max_connections_option = click.option(
 
 @click.command()
 @_targets_option
+@click.option("--app", metavar="MODULE:NAME", help="an application, in place of tables")
+@click.option("--python", type=_path, help="the interpreter of --app  [default: its .venv or venv]")
+@click.option("--locustfile", type=_path, help="the load, in place of the tables' own")
+@click.option(
+    "--pool",
+    "pools",
+    type=Names(),
+    help="each target with these pools, such as now,web: now is its own engine, others are presets",
+)
 @click.option("--users", type=USERS, help="users at once, or levels: 1,5,20  [default: 20]")
 @click.option(
     "--rate",
@@ -105,6 +115,8 @@ def compare(*, quick: bool, **given: Any) -> None:
     Exit status: 0, 1 if a threshold does not hold, 2 for wrong input or a failure, 130 after
     Ctrl-C, 143 after SIGTERM.
     """
+    require_posix("compare")
+    require("loadtest")
     from poolkit.compare.command import compare  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
@@ -121,6 +133,8 @@ def up(**given: Any) -> None:
 
     Prints the addresses of the servers and the targets.
     """
+    require_posix("up")
+    require("loadtest")
     from poolkit.compare.command import up  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
@@ -136,6 +150,7 @@ def report(*, run: Path, other: Path | None, out: Path | None) -> None:
 
     RUN and OTHER are folders that `poolkit compare` wrote.
     """
+    require("loadtest")
     from rich.console import Console  # noqa: PLC0415
 
     from poolkit.compare.report.write import report, report_two  # noqa: PLC0415

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from poolkit.cli.extras import require
+
 _repeatable = partial(click.option, multiple=True)
 _path = click.Path(path_type=Path)
 _architecture_option = click.option(
@@ -80,6 +82,7 @@ def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> 
     environment's file are not part of "all". Exit status: 0, 1 if AWS started and failed, 2 if the
     deployment was refused before that, 130 after Ctrl-C.
     """
+    require("infra")
     from poolkit.deploy.deployment import DeployOptions, deploy, roll_back  # noqa: PLC0415
 
     if rollback:
@@ -98,6 +101,7 @@ def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
     TARGET is the name of a template in infra/, or "all", which removes them in the reverse order
     of deployment.
     """
+    require("infra")
     from poolkit.deploy.removal import destroy  # noqa: PLC0415
 
     destroy(target, environment, yes_delete=yes_delete)
@@ -107,6 +111,7 @@ def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
 @click.option("--environment", "-e", help="default: all of infra/environments")
 def status(environment: str | None) -> None:
     """Show the status of each stack."""
+    require("infra")
     from poolkit.deploy.stacks import print_status  # noqa: PLC0415
 
     print_status(environment)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from poolkit import placeholders
+from poolkit.compare.plan.application import project_of_app
 from poolkit.compare.plan.checks import check_interpreters, check_migrations
 from poolkit.compare.plan.plan import absences, announcement, make_plan, plan_run
 from poolkit.compare.plan.targets import choose, targets_of
@@ -43,10 +44,14 @@ def compare(options: Options) -> int:
     """
     console = Console()
     with sigterm_exits():
-        plan = plan_run(Project.find(), options)
+        project = Project.find()
+        if options.app:
+            project, notes = project_of_app(project, options)
+            console.print("\n".join(notes), highlight=False, soft_wrap=True)
+        plan = plan_run(project, options)
         console.print(announcement(plan), highlight=False, soft_wrap=not console.is_terminal)
         with progress_on(console) as progress:
-            outcome = run(Project.find(), plan, progress)
+            outcome = run(project, plan, progress)
         if outcome.failure is not None:
             # The failure of the run matters more than one of its report.
             with suppress(PoolkitError, OSError):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ("make_async_engine", "make_engine", "start_async_engine", "start_engine")
 
 
-def make_engine(settings: Settings, metrics: PoolMetrics | None = None) -> Engine:
+def make_engine(settings: Settings, metrics: PoolMetrics | None = None, **options: Any) -> Engine:
     """Return the engine of a synchronous target; it opens no connection.
 
         engine = make_engine(Settings.from_environ())
@@ -36,24 +36,27 @@ def make_engine(settings: Settings, metrics: PoolMetrics | None = None) -> Engin
     Args:
         settings: as read by `Settings.from_environ`.
         metrics: counts the pool's work, if given.
+        options: any other argument of `sqlalchemy.create_engine`; wins over the preset.
 
     Raises:
         ValueError: the target is asynchronous.
     """
-    preset, options = _arguments(settings, metrics)
-    engine = preset.create_engine(**options)
+    preset, arguments = _arguments(settings, metrics, options)
+    engine = preset.create_engine(**arguments)
     _listen(engine, settings, metrics)
     return engine
 
 
-def make_async_engine(settings: Settings, metrics: PoolMetrics | None = None) -> AsyncEngine:
+def make_async_engine(
+    settings: Settings, metrics: PoolMetrics | None = None, **options: Any
+) -> AsyncEngine:
     """Return the engine of an asynchronous target; otherwise as `make_engine`.
 
     Raises:
         ValueError: the target is synchronous.
     """
-    preset, options = _arguments(settings, metrics)
-    engine = preset.create_async_engine(**options)
+    preset, arguments = _arguments(settings, metrics, options)
+    engine = preset.create_async_engine(**arguments)
     _listen(engine.sync_engine, settings, metrics)
     return engine
 
@@ -75,19 +78,22 @@ async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
 
 
 def _arguments(
-    settings: Settings, metrics: PoolMetrics | None
+    settings: Settings, metrics: PoolMetrics | None, options: dict[str, Any]
 ) -> tuple[EnginePreset, dict[str, Any]]:
     """Return the preset that makes the engine, and its arguments."""
     # Without the preset's own `do_connect` listener, whose place _Opener takes: the first listener
     # that returns a connection decides, and SQLAlchemy ignores `insert=True` for this event.
     preset = settings.preset.replace(retry_connect=False)
-    options: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "url": settings.engine_url(),
-        "application_name": settings.application_name(),
+        # Without an instance the preset names the process, also after a fork.
+        "application_name": settings.application_name() if settings.instance else None,
+        **options,
     }
     if metrics is not None:
-        options["poolclass"] = measured(preset.pool_class(settings.url), metrics)
-    return preset, options
+        poolclass = options.get("poolclass") or preset.pool_class(settings.url)
+        arguments["poolclass"] = measured(poolclass, metrics)
+    return preset, arguments
 
 
 def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> None:

@@ -7,12 +7,15 @@ server.
 
 from __future__ import annotations
 
+import os
 import threading
 from bisect import bisect_left
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import event, exc
 
@@ -76,9 +79,16 @@ class PoolMetrics:
     metrics = PoolMetrics()
     engine = make_engine(settings, metrics)
     metrics.snapshot(engine.pool).checked_out
+
+    In a forked child they begin at zero.
     """
 
     def __init__(self) -> None:
+        self._begin()
+        _all_metrics().add(self)
+
+    def _begin(self) -> None:
+        # A lock that another thread of the parent held at the fork would never be free.
         self._lock = threading.Lock()
         self.waiting = 0
         self.timeouts = 0
@@ -165,6 +175,20 @@ class PoolMetrics:
                 checkout_wait=replace(waits, counts=waits.counts.copy()),
                 connect_time=replace(connects, counts=connects.counts.copy()),
             )
+
+
+@cache
+def _all_metrics() -> WeakSet[PoolMetrics]:
+    """Return the counters of this process; the first call registers the hook."""
+    found: WeakSet[PoolMetrics] = WeakSet()
+
+    def begin_again() -> None:
+        for metrics in list(found):
+            metrics._begin()  # noqa: SLF001
+
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(after_in_child=begin_again)
+    return found
 
 
 AnyPool = TypeVar("AnyPool", bound="Pool")

@@ -8,9 +8,10 @@ project and it gives the same engines there:
     engine = preset("web", "prod").create_engine(url)
 
 `EnginePreset.engine_options` returns the plain keyword arguments of SQLAlchemy's own
-`create_engine`. `EnginePreset.create_engine` adds three things to SQLAlchemy's pools. A check at
+`create_engine`. `EnginePreset.create_engine` adds four things to SQLAlchemy's pools. A check at
 checkout costs a poll of the socket instead of a round trip. Recycling does not reopen all
-connections at the same moment. A connect is tried again while the server is full or starting.
+connections at the same moment. A connect is tried again while the server is full or starting. A
+forked process begins with an empty pool.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -27,6 +29,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -50,6 +53,7 @@ __all__ = (
     "EnginePreset",
     "PresetError",
     "classify_connect_failure",
+    "empty_after_fork",
     "fileno_of",
     "parse_url",
     "preset",
@@ -294,9 +298,7 @@ class EnginePreset:
             PresetError: as `url()`.
         """
         configured, url = parse_url(url), self.url(url)
-        name = application_name or f"{self.target}:{socket.gethostname()}-{os.getpid()}"
-        # By bytes, and never in the middle of a character.
-        name = name.encode()[:APPLICATION_NAME_BYTES].decode(errors="ignore")
+        name = _cut(application_name) if application_name else self.application_name()
         driver = url.get_driver_name()
         arguments = _DRIVERS[driver](self, driver, configured, name)
         named_in_url = set(url.query) - {"application_name", "options"}
@@ -312,6 +314,10 @@ class EnginePreset:
                 "pool_pre_ping": self.pool_pre_ping,
             }
         return options | {"connect_args": arguments}
+
+    def application_name(self) -> str:
+        """Return the name of this process's connections: `<target>:<host>-<pid>`."""
+        return _cut(f"{self.target}:{socket.gethostname()}-{os.getpid()}")
 
     def pool_class(self, url: str | URL) -> type[Pool]:
         """Return SQLAlchemy's pool class for this preset and URL.
@@ -349,7 +355,7 @@ class EnginePreset:
             raise ValueError(f"target {self.target!r} is asynchronous: use create_async_engine")
         merged = self._merged(url, application_name, options)
         engine = create_engine(self.url(url), **merged)
-        self._add_checks(engine)
+        self.add_checks(engine)
         return engine
 
     def create_async_engine(
@@ -368,7 +374,7 @@ class EnginePreset:
             raise ValueError(f"target {self.target!r} is synchronous: use create_engine")
         merged = self._merged(url, application_name, options)
         engine = create_async_engine(self.url(url), **merged)
-        self._add_checks(engine.sync_engine)
+        self.add_checks(engine.sync_engine)
         return engine
 
     def _merged(
@@ -389,13 +395,22 @@ class EnginePreset:
             merged.pop("pool_pre_ping", None)  # _CheckoutCheck takes its place
         return merged | {k: v for k, v in options.items() if k != "connect_args"}
 
-    def _add_checks(self, engine: Engine) -> None:
+    def add_checks(self, engine: Engine) -> None:
+        """Add the checks of this preset to an engine that does not have them yet.
+
+        `create_engine` has done it. For the engine of another library, see `poolkit.attached`.
+        """
+        if engine in _checked:
+            return
+        _checked.add(engine)
+        empty_after_fork(engine)
         if engine.dialect.name == "sqlite":  # no server that could be full, or close connections
             return
+        event.listen(engine, "do_connect", _ProcessName(self))
         if self.retry_connect:
             event.listen(engine, "do_connect", Connector(self))
         event.listen(engine.pool, "connect", _KeepAlive(self))
-        if self.pool == "queue":
+        if isinstance(engine.pool, QueuePool):
             _CheckoutCheck(self, engine.dialect).listen(engine.pool)
 
     def start(self, engine: Engine) -> int:
@@ -432,6 +447,11 @@ class EnginePreset:
                     raise
                 _log.warning(_MISSING, opened, self.prewarm, error)
         return opened
+
+
+def _cut(name: str) -> str:
+    """Return what the server keeps of a name: by bytes, never in the middle of a character."""
+    return name.encode()[:APPLICATION_NAME_BYTES].decode(errors="ignore")
 
 
 # The lowest and the highest allowed value of each field. In SQLAlchemy, pool_size 0 and
@@ -757,6 +777,9 @@ _ASYNC_DRIVERS = {
 
 # -- additions to SQLAlchemy's pools --------------------------------------------------------
 
+# The engines that have the checks of a preset.
+_checked: weakref.WeakSet[Engine] = weakref.WeakSet()
+
 
 def classify_connect_failure(error: BaseException) -> ConnectFailure | None:
     """Return why opening a connection failed, if another attempt can help; else None.
@@ -887,6 +910,60 @@ def _sleep(dialect: Dialect, seconds: float) -> None:
     await_only(asyncio.sleep(seconds))
 
 
+class _ProcessName:
+    """A `do_connect` listener that names the process which opens the connection.
+
+    The engine may have been made before a fork, with the parent's process id in its arguments. A
+    name of the user's own stays.
+    """
+
+    def __init__(self, preset: EnginePreset) -> None:
+        self.preset = preset
+        self.at_first = preset.application_name()
+
+    def __call__(
+        self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
+    ) -> None:
+        arguments, key = cparams, "application_name"
+        if dialect.driver == "asyncpg":
+            # A copy: SQLAlchemy passes the same inner dictionary each time.
+            arguments = cparams["server_settings"] = {**cparams.get("server_settings", {})}
+        elif dialect.name in ("mysql", "mariadb"):
+            key = "program_name"
+            if dialect.driver == "mysqldb":  # has no argument for it
+                return
+        if arguments.get(key, self.at_first) == self.at_first:
+            arguments[key] = self.preset.application_name()
+
+
+def empty_after_fork(engine: Engine) -> None:
+    """Give the engine a new, empty pool in each forked child; safe to call twice.
+
+    Parent and child would otherwise talk to the server over one socket: gunicorn with `preload`,
+    Celery's prefork pool, multiprocessing. The child never closes its copies of the connections,
+    because that would end the parent's sessions.
+    """
+    if not isinstance(engine.pool, StaticPool):  # an in-memory database is copied by the fork
+        _forkable().add(engine)
+
+
+@functools.cache
+def _forkable() -> weakref.WeakSet[Engine]:
+    """Return the engines to empty; the first call registers the hook."""
+    engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+    inherited = []
+
+    def empty_pools() -> None:
+        for engine in list(engines):
+            # Kept, because some drivers say goodbye to the server when a connection is collected.
+            inherited.append(engine.pool)
+            engine.dispose(close=False)
+
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(after_in_child=empty_pools)
+    return engines
+
+
 # The key in ConnectionPoolEntry.info, which SQLAlchemy empties when it reconnects.
 _STATE = "poolkit.state"
 
@@ -943,10 +1020,14 @@ class _CheckoutCheck:
         record.info[_STATE] = _State(connection, now, expires)
 
     def on_checkin(self, connection: Any, record: ConnectionPoolEntry) -> None:
-        if connection is not None:  # invalidated: nothing came back
+        # Without a connection it was invalidated. Without a state it was opened before `listen`.
+        if connection is not None and _STATE in record.info:
             record.info[_STATE].last_used = time.time()
 
     def on_checkout(self, connection: Any, record: ConnectionPoolEntry, proxy: Any) -> None:
+        if _STATE not in record.info:  # opened before `listen`, and of unknown age
+            self.on_connect(connection, record)
+            record.info[_STATE].last_used = 0.0
         state: _State = record.info[_STATE]
         now = time.time()
         if now >= state.expires:

@@ -26,6 +26,7 @@ __all__ = (
     "Beginnable",
     "sqlstate",
     "translate",
+    "translate_driver",
     "translate_refusal",
     "translated",
     "unit_of_work",
@@ -107,7 +108,7 @@ def translate(error: BaseException) -> PoolkitError | None:
     if isinstance(error, exc.DBAPIError):
         # A failed connect has no SQLSTATE in psycopg2 and psycopg.
         unnamed = isinstance(error, exc.OperationalError) and _code(error.orig) is None
-        return _translate_driver(error.orig, lost=error.connection_invalidated or unnamed)
+        return translate_driver(error.orig, lost=error.connection_invalidated or unnamed)
     if isinstance(error, PoolkitError):
         return None
     # asyncpg lets the operating system's own errors through: refused, reset, no such host. The
@@ -119,7 +120,7 @@ def translate(error: BaseException) -> PoolkitError | None:
     if isinstance(error, OSError):
         return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
     # SQLAlchemy 2.0 does not wrap the errors that asyncpg raises while it connects.
-    return _translate_driver(error) if isinstance(_code(error), str) else None
+    return translate_driver(error) if isinstance(_code(error), str) else None
 
 
 def translate_refusal(error: Exception, dialect: Dialect) -> DatabaseUnavailable | None:
@@ -146,7 +147,8 @@ def translate_refusal(error: Exception, dialect: Dialect) -> DatabaseUnavailable
     return DatabaseUnavailable(f"the database is not available: {_first_line(error)}")
 
 
-def _translate_driver(error: BaseException | None, *, lost: bool = False) -> PoolkitError | None:
+def translate_driver(error: BaseException | None, *, lost: bool = False) -> PoolkitError | None:
+    """Return poolkit's exception for a driver's error, else None; `lost` if a connection broke."""
     code = _code(error)
     if code in _STATEMENT_TIMEOUTS:
         return StatementTimeout("the statement took longer than statement_timeout")

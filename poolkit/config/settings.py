@@ -31,7 +31,7 @@ from poolkit.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ("CredentialKind", "Settings", "preset_from_environ")
+__all__ = ("CredentialKind", "Settings", "names_database", "preset_from_environ", "with_url")
 
 CredentialKind: TypeAlias = Literal["url", "secret", "iam"]
 
@@ -43,6 +43,7 @@ _OVERRIDABLE = {
     for field in dataclasses.fields(EnginePreset)
     if field.name not in _NOT_OVERRIDABLE
 }
+_DATABASE_VARIABLES = ("DATABASE_URL", "DATABASE_SECRET_ARN", "DATABASE_IAM_AUTH")
 _TLS_MODES = ("require", "verify-ca", "verify-full")
 _MYSQL_TLS_MODES = ("required", "verify_ca", "verify_identity")
 _SSL_MODES = ("disable", "allow", "prefer", *_TLS_MODES)
@@ -73,6 +74,7 @@ class Settings:
         cls,
         environ: Mapping[str, str] | None = None,
         *,
+        url: str | URL | None = None,
         default_target: str = "web",
         allowed_targets: Sequence[str] = (),
     ) -> Settings:
@@ -80,6 +82,8 @@ class Settings:
 
         Args:
             environ: by default the process's own.
+            url: the database instead of the one in the DATABASE_* variables, for a framework that
+                has a setting of its own.
             default_target: where `POOLKIT_TARGET` is not set.
             allowed_targets: the targets that this deployable can be; empty: any.
 
@@ -88,6 +92,8 @@ class Settings:
                 names the variable, the value and the allowed ones, and shows no password.
         """
         environ = os.environ if environ is None else environ
+        if url is not None:
+            environ = with_url(environ, url)
         chosen = preset_from_environ(
             environ, default_target=default_target, allowed_targets=allowed_targets
         )
@@ -232,6 +238,19 @@ def _parsed(variable: str, text: str, current: Any) -> Any:
 
 
 # -- the database ---------------------------------------------------------------------------
+
+
+def names_database(environ: Mapping[str, str]) -> bool:
+    """Return whether the DATABASE_* variables name a database."""
+    return any(environ.get(name) for name in _DATABASE_VARIABLES)
+
+
+def with_url(environ: Mapping[str, str], url: str | URL) -> dict[str, str]:
+    """Return the variables with this database instead of their own."""
+    if isinstance(url, URL):
+        url = url.render_as_string(hide_password=False)
+    kept = {name: value for name, value in environ.items() if name not in _DATABASE_VARIABLES}
+    return {**kept, "DATABASE_URL": url}
 
 
 def _read_database(environ: Mapping[str, str]) -> tuple[CredentialKind, URL]:

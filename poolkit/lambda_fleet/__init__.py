@@ -10,7 +10,8 @@ What it emulates:
 * the init phase with its time limit, and one more try within the invoke;
 * freeze and thaw: the processes of an idle execution environment are stopped (SIGSTOP);
 * reserved concurrency with throttling, idle timeout, function timeout, the Shutdown phase;
-* two front doors: an HTTP API (payload format 2.0) and Lambda's own Invoke.
+* two front doors: HTTP, with the events of an HTTP API, a REST API or a load balancer, and Lambda's
+  own Invoke.
 
 What differs from AWS, on purpose:
 

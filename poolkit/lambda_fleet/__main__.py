@@ -10,6 +10,7 @@ from pathlib import Path
 
 from poolkit.errors import LambdaFleetError
 from poolkit.lambda_fleet.config import FunctionConfig
+from poolkit.lambda_fleet.events import DOORS
 from poolkit.lambda_fleet.fleet import FleetServer, new_event_loop
 
 
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     add(
         "--shutdown-ms", type=int, default=0, metavar="MS", help="SIGTERM to SIGKILL; 0: no SIGTERM"
     )
+    add("--event", choices=tuple(DOORS), default="http", help="of HTTP requests (default: http)")
     add("--throttle-status", type=int, choices=(429, 503), default=429)
     add("--prewarm", type=int, default=0, metavar="N", help="execution environments to start with")
     add("--python", type=Path, default=Path(sys.executable), help="their interpreter")
@@ -69,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             idle_timeout_s=options.idle_timeout,
             freeze=options.freeze,
             shutdown_ms=options.shutdown_ms,
+            event=options.event,
             throttle_status=options.throttle_status,
             python=options.python,
         )

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from poolkit.errors import FunctionConfigError
+from poolkit.lambda_fleet.events import DOORS, Event
 
 # The time limit and the memory: Lambda Developer Guide, "Lambda quotas"
 # (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html).
@@ -75,6 +76,8 @@ class FunctionConfig:
     shutdown_ms: int = 0
     """The time between SIGTERM and SIGKILL: 0 without an extension (no SIGTERM at all), 500 with
     an internal, 2000 with an external one (Developer Guide, Extensions API, Shutdown phase)."""
+    event: Event = "http"
+    """The events of HTTP requests: an HTTP API's, a REST API's or a load balancer's."""
     throttle_status: Literal[429, 503] = 429
     """The status of a throttled HTTP request: 429 as from Lambda's own Invoke, or 503 as from an
     HTTP API, which turns a throttled integration into "Service Unavailable"."""
@@ -108,10 +111,15 @@ class FunctionConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and lowest <= value <= highest):
                 raise FunctionConfigError(f"{name} must be {lowest} to {highest}, found {value!r}")
-        if self.throttle_status not in (429, 503):
-            raise FunctionConfigError(
-                f"throttle_status must be 429 or 503, found {self.throttle_status!r}"
-            )
+        for name, allowed in (("event", tuple(DOORS)), ("throttle_status", (429, 503))):
+            if getattr(self, name) not in allowed:
+                raise FunctionConfigError(
+                    f"{name} must be {' or '.join(map(str, allowed))}, "
+                    f"found {getattr(self, name)!r}"
+                )
+        self._check_env()
+
+    def _check_env(self) -> None:
         if reserved := sorted(RESERVED_VARIABLES & self.env.keys()):
             raise FunctionConfigError(
                 f"env holds {', '.join(reserved)}, which Lambda sets itself; take it out"

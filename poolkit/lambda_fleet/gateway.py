@@ -1,10 +1,6 @@
-"""The front doors of the fleet: an HTTP API, Lambda's Invoke, and `/_fleet` for its own state.
+"""The front doors of the fleet: an HTTP door, Lambda's Invoke, and `/_fleet` for its own state.
 
-The HTTP API speaks payload format 2.0. Source: API Gateway Developer Guide, "Create AWS Lambda
-proxy integrations for HTTP APIs". Where the guide is silent, the emulator does as AWS was observed
-to do. The path arrives percent-decoded, the query string does not. A body is text only for
-`text/*` and JSON, XML and JavaScript; anything else, forms and bodies without a Content-Type
-included, is base64.
+The HTTP door is an HTTP API, a REST API or a load balancer (events.py).
 """
 
 import asyncio
@@ -12,13 +8,8 @@ import base64
 import csv
 import io
 import json
-import re
-import time
-from functools import lru_cache
-from typing import Any
-from urllib.parse import parse_qsl, unquote
 
-from poolkit.errors import MalformedResponse
+from poolkit.lambda_fleet.events import DOORS
 from poolkit.lambda_fleet.function import LambdaFunction, Usage, usage
 from poolkit.lambda_fleet.http_protocol import (
     HttpProtocol,
@@ -41,18 +32,9 @@ MAX_EVENT_BYTES = 6_291_456
 # API Gateway Developer Guide, quotas of an HTTP API: request line and headers 10,240 bytes,
 # payload 10 MB. The event's own limit is the smaller one.
 CLIENT_LIMITS = Limits(head=10_240, body=10 * 1024 * 1024)
-TEXT_TYPES = frozenset({"application/json", "application/xml", "application/javascript"})
 
 _INVOKE_PREFIX = b"/2015-03-31/functions/"
 _JSON = b"content-type: application/json\r\n"
-_INTERNAL_SERVER_ERROR = message(500, "Internal Server Error")
-
-# A function may not set these itself: the connection is the gateway's.
-_HOP_BY_HOP = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_NOT_IN_A_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Gateway:
@@ -68,25 +50,26 @@ class Gateway:
         elif request.target.startswith(b"/_fleet/"):
             self.inspect(connection, request)
         elif request.target.startswith(b"/"):
-            self.http_api(connection, request)
+            self.http(connection, request)
         else:
             connection.respond(message(400, "Bad Request"))
 
-    def http_api(self, connection: HttpProtocol, request: Request) -> None:
-        """Invoke the function with the event of an HTTP API."""
+    def http(self, connection: HttpProtocol, request: Request) -> None:
+        """Invoke the function with the event of its HTTP door."""
+        door = DOORS[self._function.config.event]
         request_id, trace_id = new_request_id(), new_trace_id()
-        event = http_api_event(
+        event = door.event(
             request, request_id=request_id, trace_id=trace_id, source_ip=connection.peer
         )
-        if len(event) >= MAX_EVENT_BYTES:
+        if len(event) >= MAX_EVENT_BYTES or len(request.body) > door.max_body:
             connection.respond(message(413, "Request Entity Too Large"))
             return
 
         def done(outcome: Outcome) -> None:
             if outcome.status is Status.OK:
-                connection.respond(http_api_response(outcome.payload, request_id=request_id))
+                connection.respond(door.response(outcome.payload, request_id=request_id))
             elif outcome.status is not Status.THROTTLED:
-                connection.respond(_INTERNAL_SERVER_ERROR)
+                connection.respond(door.failure)
             elif self._function.config.throttle_status == 503:
                 connection.respond(message(503, "Service Unavailable"))
             else:
@@ -174,7 +157,7 @@ class Gateway:
 
                 def answer(looked: asyncio.Future[list[Usage]]) -> None:
                     if looked.cancelled() or looked.exception() is not None:
-                        connection.respond(_INTERNAL_SERVER_ERROR)
+                        connection.respond(message(500, "Internal Server Error"))
                     else:
                         rows = [row._asdict() for row in looked.result()]
                         connection.respond(response(200, json.dumps(rows).encode()))
@@ -201,137 +184,3 @@ def _request_id_line(request_id: str) -> bytes:
 def _lambda_error(status: int, error_type: str, text: str) -> bytes:
     headers = _JSON + f"x-amzn-errortype: {error_type}\r\n".encode()
     return response(status, json.dumps({"Type": "User", "message": text}).encode(), headers)
-
-
-def http_api_event(request: Request, *, request_id: str, trace_id: str, source_ip: str) -> bytes:
-    """Return the event of an HTTP API for a request, as UTF-8 JSON."""
-    path, _, query = request.target.decode("latin-1").partition("?")
-    path = unquote(path)
-    headers: dict[str, str] = {}
-    cookies: list[str] = []
-    for raw_name, raw_value in request.headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        if name == "cookie":
-            cookies += [cookie.strip() for cookie in value.split(";") if cookie.strip()]
-        else:
-            headers[name] = f"{headers[name]},{value}" if name in headers else value
-    headers["x-amzn-trace-id"] = trace_id
-    headers.setdefault("x-forwarded-for", source_ip)
-    headers.setdefault("x-forwarded-proto", "http")
-    event: dict[str, Any] = {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "rawQueryString": query,
-    }
-    if cookies:
-        event["cookies"] = cookies
-    event["headers"] = headers
-    if query:
-        joined: dict[str, str] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            joined[name] = f"{joined[name]},{value}" if name in joined else value
-        event["queryStringParameters"] = joined
-    now = time.time()
-    domain = headers.get("host", "").partition(":")[0]
-    event["requestContext"] = {
-        "accountId": "123456789012",
-        "apiId": "local",
-        "domainName": domain,
-        "domainPrefix": domain.partition(".")[0],
-        "http": {
-            "method": request.method.decode("latin-1"),
-            "path": path,
-            "protocol": f"HTTP/{request.http_version}",
-            "sourceIp": source_ip,
-            "userAgent": headers.get("user-agent", ""),
-        },
-        "requestId": request_id,
-        "routeKey": "$default",
-        "stage": "$default",
-        "time": _log_time(int(now)),
-        "timeEpoch": int(now * 1000),
-    }
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_text = media_type.startswith("text/") or media_type in TEXT_TYPES
-    event["isBase64Encoded"] = bool(request.body) and not is_text
-    if event["isBase64Encoded"]:
-        event["body"] = base64.b64encode(request.body).decode("ascii")
-    elif request.body:
-        event["body"] = request.body.decode("utf-8", "replace")
-    return _encode(event).encode()
-
-
-@lru_cache(maxsize=4)
-def _log_time(second: int) -> str:
-    """Return a Unix time in the Common Log Format."""
-    # The month is English whatever the locale, so not %b.
-    at = time.gmtime(second)
-    month = "JanFebMarAprMayJunJulAugSepOctNovDec"[at.tm_mon * 3 - 3 : at.tm_mon * 3]
-    return time.strftime(f"%d/{month}/%Y:%H:%M:%S +0000", at)
-
-
-def http_api_response(payload: bytes, *, request_id: str) -> bytes:
-    """Return the HTTP response for the function's payload.
-
-    A JSON value without `statusCode` becomes a 200 with that value as its JSON body. A payload
-    that cannot be a response becomes API Gateway's 500.
-    """
-    request_id_line = f"apigw-requestid: {request_id}\r\n"
-    try:
-        answer = json.loads(payload)
-        if not isinstance(answer, dict) or "statusCode" not in answer:
-            body = answer.encode("utf-8", "replace") if isinstance(answer, str) else payload
-            return response(200, body, _JSON + request_id_line.encode())
-        return _written_response(answer, request_id_line)
-    except (ValueError, RecursionError):
-        return _INTERNAL_SERVER_ERROR
-
-
-def _written_response(answer: dict[str, Any], request_id_line: str) -> bytes:
-    """Return the response that the function describes in payload format 2.0.
-
-    Raises:
-        ValueError: API Gateway would refuse it; often MalformedResponse, which is one.
-    """
-    headers, cookies = answer.get("headers") or {}, answer.get("cookies") or []
-    if not isinstance(headers, dict) or not isinstance(cookies, list):
-        raise MalformedResponse(
-            f"headers must be an object and cookies a list, found {headers!r} and {cookies!r}"
-        )
-    lines = []
-    typed = False
-    for name, value in headers.items():
-        lowered = name.lower()
-        if not _HEADER_NAME.fullmatch(name):
-            raise MalformedResponse(f"not a header name: {name!r}")
-        if lowered not in _HOP_BY_HOP and value is not None:
-            lines.append(f"{lowered}: {_header_value(value)}\r\n")
-            typed = typed or lowered == "content-type"
-    if not typed:
-        lines.append("content-type: text/plain;charset=UTF-8\r\n")
-    lines += [f"set-cookie: {_header_value(cookie)}\r\n" for cookie in cookies]
-    head = "".join([*lines, request_id_line]).encode("latin-1", "replace")
-    status, text = answer["statusCode"], answer.get("body")
-    if isinstance(status, str) and status.isdecimal():
-        status = int(status)
-    if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
-        raise MalformedResponse(f"statusCode must be 200 to 599, found {status!r}")
-    if text is not None and not isinstance(text, str):
-        raise MalformedResponse(f"body must be a string, found {type(text).__name__}")
-    # JSON's escapes can hold half a surrogate pair, which UTF-8 cannot.
-    body = (text or "").encode("utf-8", "replace")
-    if answer.get("isBase64Encoded"):
-        body = base64.b64decode(body, validate=True)
-    return response(status, body, head)
-
-
-def _header_value(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, str | int | float):
-        raise MalformedResponse(f"a header must be a string or a number, found {value!r}")
-    text = str(value)
-    if _NOT_IN_A_VALUE.search(text):
-        raise MalformedResponse(f"control characters in a header: {text!r}")
-    return text

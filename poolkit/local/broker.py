@@ -3,9 +3,10 @@
 import contextlib
 import shutil
 import socket
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from poolkit.errors import BinaryMissingError, how_to_install
 from poolkit.local.loopback_server import LoopbackServer
@@ -67,13 +68,29 @@ class EmbeddedBroker(LoopbackServer):
         )
         return "".join(f"{line}\n" for line in settings).encode()
 
+    def waiting_clients(self) -> frozenset[int]:
+        """Return the ids of the clients that wait in a blocking command, such as BRPOP."""
+        found = set()
+        with contextlib.suppress(OSError), self._asked("CLIENT LIST") as answers:
+            length = int(answers.readline().lstrip(b"$=") or 0)
+            for line in answers.read(length).decode().splitlines():
+                pairs = dict(word.partition("=")[::2] for word in line.split())
+                # The flag for a blocked client (Valkey, CLIENT LIST).
+                if "b" in pairs.get("flags", ""):
+                    found.add(int(pairs["id"]))
+        return frozenset(found)
+
     def _is_ready(self, directory: Path) -> bool:
-        # In Valkey's inline form (RESP specification, "Inline commands").
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection((self.host, self.port), 2) as connection,
-        ):
-            connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
-            with connection.makefile("rb") as answers:
-                return (answers.readline(), answers.readline()) == (b"+OK\r\n", b"+PONG\r\n")
+        with contextlib.suppress(OSError), self._asked("PING") as answers:
+            return answers.readline() == b"+PONG\r\n"
         return False
+
+    @contextlib.contextmanager
+    def _asked(self, command: str) -> Iterator[BinaryIO]:
+        """Send one command in Valkey's inline form (RESP specification), and give its answer."""
+        with socket.create_connection((self.host, self.port), 2) as connection:
+            connection.sendall(f"AUTH {self._password}\r\n{command}\r\n".encode())
+            with connection.makefile("rb") as answers:
+                if answers.readline() != b"+OK\r\n":
+                    raise OSError("the broker refused the password")
+                yield answers

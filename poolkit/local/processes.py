@@ -29,7 +29,7 @@ from poolkit.errors import (
 )
 from poolkit.local import leftovers
 from poolkit.local.accounts import Account
-from poolkit.local.readiness import Probe, end_of, exit_text
+from poolkit.local.readiness import Probe, Readiness, end_of, exit_text, last_lines_of
 from poolkit.local.reaper import Reaper
 
 _READY_POLL_S = 0.02
@@ -148,20 +148,33 @@ class OwnedProcess:
         """Call the probe until it returns True.
 
         Raises:
-            NotReadyError: it did not within `timeout_s` seconds.
+            NotReadyError: it did not within `timeout_s` seconds, or the process answers in a way
+                that waiting does not change.
             ServerStartError: the process ended first.
         """
         deadline = time.monotonic() + timeout_s
-        while not probe(self.log):
+        while not self._is_ready(probe, name):
             if (status := self.exit_status) is not None:
                 raise ServerStartError(
                     f"{name} ended with {exit_text(status)} before it was ready; {end_of(self.log)}"
                 )
             if time.monotonic() > deadline:
+                text = f"{name} was not ready after {timeout_s:g} s"
+                if not isinstance(probe, Readiness):
+                    raise NotReadyError(f"{text}; {end_of(self.log)}")
+                last = f"; the last thing seen: {probe.last}" if probe.last else ""
                 raise NotReadyError(
-                    f"{name} was not ready after {timeout_s:g} s; {end_of(self.log)}"
+                    f"{text}, which waited for {probe.awaited}{last}; {last_lines_of(self.log)}"
                 )
             time.sleep(_READY_POLL_S)
+
+    def _is_ready(self, probe: Probe, name: str) -> bool:
+        try:
+            return probe(self.log)
+        except NotReadyError as error:
+            raise NotReadyError(
+                f"{name} is not ready: {error}; {last_lines_of(self.log)}"
+            ) from None
 
     def stop(self, number: int, *, grace_s: float) -> None:
         """Send it a signal; end by force what still runs after `grace_s` seconds."""

@@ -26,6 +26,8 @@ class StackNeeds:
     pool_size: int = DEFAULT_POOL_SIZE
     """The most connections that PgBouncer opens to PostgreSQL."""
     max_connections: int = 100
+    postgres_bin: Path | None = None
+    """The programs of another PostgreSQL than the wheel's."""
     database_url: str | None = None
     """An existing PostgreSQL in place of the embedded one; it is never stopped."""
 
@@ -55,7 +57,11 @@ class EmbeddedStack:
         with ExitStack() as starting:
             if self.needs.database_url is None:
                 self._servers["database"] = self.postgres = starting.enter_context(
-                    EmbeddedPostgres(self._state_dir, max_connections=self.needs.max_connections)
+                    EmbeddedPostgres(
+                        self._state_dir,
+                        max_connections=self.needs.max_connections,
+                        programs=self.needs.postgres_bin,
+                    )
                 )
                 self.database_url = self.postgres.url(driver="")
                 self.monitor_url = self.postgres.monitor_url(driver="")

@@ -1,5 +1,6 @@
 """The plan of a run, and the options that it is made from."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -75,6 +76,18 @@ def test_a_target_behind_pgbouncer_is_absent_where_it_is_missing(without_pgbounc
     (absent,) = plan.record.absent
     assert absent.name == "lambda_proxy"
     assert "apt-get install pgbouncer" in absent.reason
+
+
+@pytest.mark.process
+def test_functions_are_absent_where_the_runtime_has_no_package(monkeypatch, bare_python):
+    """On macOS the others run, and the plan says why functions do not."""
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setitem(sys.modules, "awslambdaric", None)
+    plan = make_plan([target(python=bare_python), target("web")], Options())
+    assert [planned.name for planned in plan.record.targets] == ["web"]
+    (absent,) = plan.record.absent
+    assert absent.name == "lambda"
+    assert "packages for Linux only" in absent.reason
 
 
 def test_an_absent_target_that_was_named_is_an_error(without_pgbouncer):

@@ -5,7 +5,7 @@ import sys
 import pytest
 from processes import ROOT
 
-from poolkit.compare.plan.targets import choose, targets_of
+from poolkit.compare.plan.targets import choose, targets_of, with_pools
 from poolkit.errors import ConfigurationError
 from poolkit.project import Project
 
@@ -33,6 +33,12 @@ def test_the_preset_is_by_default_the_target_s_name(project):
     """A table without `preset` means the preset of the target's name."""
     table = {key: value for key, value in WEB.items() if key != "preset"}
     assert targets_of(project(web=table))["web"].preset == "web"
+
+
+def test_a_target_of_another_name_has_no_preset(project):
+    """Its application makes its engines itself."""
+    table = {key: value for key, value in WEB.items() if key != "preset"}
+    assert targets_of(project(shop=table))["shop"].preset is None
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,10 @@ def test_the_preset_is_by_default_the_target_s_name(project):
         ({"metrics": "metrics"}, r"metrics must be a path that begins with /, not 'metrics'"),
         ({"kind": "worker", "command": ["x"], "ready": "("}, r"ready: '\(' is not a regular expr"),
         ({"through": "pgbuoncer"}, r"through must be one of postgresql, pgbouncer"),
+        ({"kind": "lambda", "handler": "m.h", "event": "soap"}, r"event must be one of http, rest"),
+        ({"kind": "lambda", "handler": "m.h", "memory": 64}, r"memory must be from 128 to 10240"),
+        ({"kind": "lambda", "handler": "m.h", "timeout": 0}, r"timeout must be from 1 to 900"),
+        ({"timeout": 3}, r"timeout is for targets of the kind lambda only"),
         ({"reserved_concurrency": "all"}, r'reserved_concurrency must be "fit" or a whole number'),
     ],
 )
@@ -157,3 +167,34 @@ def test_a_database_s_password_cannot_be_an_argument(project):
     table = {**WEB, "command": ["x", "--db", "{database_url:asyncpg}"]}
     with pytest.raises(ConfigurationError, match=r"command cannot have .*asyncpg.*use env"):
         targets_of(project(web=table))
+
+
+def test_each_target_is_run_once_with_each_pool(project):
+    """`now` changes nothing; a preset is what the target is told to use, without overrides."""
+    table = {**WEB, "env": {"POOLKIT_POOL_SIZE": "7", "A": "1"}}
+    target = targets_of(project(web=table))["web"]
+    now, warm = with_pools([target], ["now", "lambda_warm"])
+    assert (now.name, now.pool, now.preset, now.env) == ("web@now", "now", "web", target.env)
+    assert (warm.name, warm.pool, warm.preset) == ("web@lambda_warm", "lambda_warm", "lambda_warm")
+    assert warm.env == {"A": "1"}
+
+
+@pytest.mark.parametrize(
+    ("pools", "message"),
+    [
+        (["nwo"], r"--pool nwo is unknown \(did you mean now\?\); there are: now, web, "),
+        (["web", "web"], r"--pool has web twice"),
+    ],
+)
+def test_a_wrong_pool_is_refused(project, pools, message):
+    """The message lists the presets."""
+    with pytest.raises(ConfigurationError, match=message):
+        with_pools([targets_of(project(web=WEB))["web"]], pools)
+
+
+def test_a_locustfile_of_the_command_line_goes_before_those_of_the_tables(project, tmp_path):
+    """A table needs none then."""
+    table = {key: value for key, value in WEB.items() if key != "locustfile"}
+    (tmp_path / "other.py").touch()
+    found = targets_of(project(web=table), tmp_path / "other.py")["web"]
+    assert found.locustfile == str(tmp_path / "other.py")

@@ -1,6 +1,8 @@
 """The embedded PostgreSQL: its roles and settings, its start and stop, and its errors."""
 
+import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -43,13 +45,13 @@ def show(postgres, setting):
 
 
 def test_application_role_owns_its_database_and_is_no_superuser(postgres):
-    """The application's role owns its database and has no further rights."""
+    """The application's role owns its database, may make others, and has no further rights."""
     rows = query(
         postgres.url(driver=""),
         "SELECT current_user, rolsuper, rolcreatedb, pg_get_userbyid(datdba)"
         " FROM pg_roles, pg_database WHERE rolname = current_user AND datname = 'poolkit'",
     )
-    assert rows == [(APP_ROLE, False, False, APP_ROLE)]
+    assert rows == [(APP_ROLE, False, True, APP_ROLE)]
 
 
 def test_monitor_role_sees_the_statistics_and_nothing_else(postgres):
@@ -63,6 +65,55 @@ def test_monitor_role_sees_the_statistics_and_nothing_else(postgres):
     assert query(
         postgres.monitor_url(driver=""), "SELECT query FROM pg_stat_statements LIMIT 1"
     ) != [("<insufficient privilege>",)]
+
+
+def test_application_role_may_make_databases(postgres):
+    """Test suites make one for themselves, and drop it."""
+    connection = psycopg2.connect(postgres.url(driver=""))
+    connection.autocommit = True
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE made_by_a_suite")
+        cursor.execute("DROP DATABASE made_by_a_suite")
+
+
+SYSTEM_POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+
+
+@pytest.mark.skipif(
+    SYSTEM_POSTGRES is None, reason="no PostgreSQL of the distribution is installed"
+)
+def test_another_server_s_programs_have_its_extensions(data_path):
+    """Debian's package has the contrib modules that the wheel lacks."""
+    with EmbeddedPostgres(
+        data_path, durable=False, cache_dir=CACHE, programs=SYSTEM_POSTGRES
+    ) as postgres:
+        url = postgres.admin_url(driver="")
+        ((version,),) = query(url, "SELECT current_setting('server_version')")
+        assert version.startswith(SYSTEM_POSTGRES.parent.name)
+        ((names,),) = query(url, "SELECT array_agg(name) FROM pg_available_extensions")
+        assert {"uuid-ossp", "pgcrypto"} <= set(names)
+
+
+def test_the_documented_extensions_are_those_of_the_server(postgres):
+    """The table has what is there, and what is not."""
+    url = postgres.admin_url(driver="")
+    ((names,),) = query(url, "SELECT array_agg(name) FROM pg_available_extensions")
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    has, lacks = (
+        set(re.findall(r"`([\w-]+)`", re.search(rf"^\| {row} \|(.*)$", text, re.MULTILINE)[1]))
+        for row in ("it has", "it lacks")
+    )
+    assert has == set(names) - {"plpgsql"}
+    assert lacks == {"pgcrypto", "sslinfo", "uuid-ossp", "xml2"}
+    assert not lacks & set(names)
+
+
+def test_programs_that_do_not_run_are_named(data_path, tmp_path):
+    """The message says what the folder has to have."""
+    with pytest.raises(
+        BinaryMissingError, match=rf"postgres_bin: {tmp_path}/postgres does not run"
+    ):
+        EmbeddedPostgres(data_path, cache_dir=CACHE, programs=tmp_path).start()
 
 
 def test_url_names_its_driver(postgres):

@@ -19,7 +19,7 @@ from poolkit.errors import (
 )
 from poolkit.local.ports import free_port, is_free
 from poolkit.local.processes import Supervisor, Usage
-from poolkit.local.readiness import answers_http, has_logged
+from poolkit.local.readiness import AnswersHttp, HasLogged
 from poolkit.local.reaper import Reaper
 
 pytestmark = pytest.mark.process
@@ -67,7 +67,7 @@ def test_http_probe_waits_for_status_200(supervisor, monkeypatch):
     web = supervisor.start(
         "web",
         python(SERVER),
-        ready=where_told(lambda port: answers_http(f"http://127.0.0.1:{port}/ready?x=1")),
+        ready=where_told(lambda port: AnswersHttp(f"http://127.0.0.1:{port}/ready?x=1")),
     )
     assert web.log.read_text().count(" 503 ") == 2
     assert is_listening(port := told(web.log))
@@ -87,7 +87,7 @@ def test_tcp_log_and_callable_probes(supervisor, tmp_path):
     supervisor.start(
         "log",
         python("import time; print('worker@1 ready.', flush=True); time.sleep(300)"),
-        ready=has_logged(r"^worker@\d ready\.$"),
+        ready=HasLogged(r"^worker@\d ready\.$"),
     )
     touched = tmp_path / "touched"
     supervisor.start(
@@ -136,7 +136,7 @@ def test_environment_and_directory(supervisor, tmp_path):
             ["sh", "-c", "echo $INHERITED $ADDED $PWD; sleep 300"],
             environ={"ADDED": "too"},
             cwd=tmp_path,
-            ready=has_logged("too"),
+            ready=HasLogged("too"),
         )
     finally:
         del os.environ["INHERITED"]
@@ -165,7 +165,7 @@ def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor):
 
 def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor):
     """The children of a process that has ended are ended at the stop."""
-    left = supervisor.start("left", ["sh", "-c", "sleep 300 & echo $!"], ready=has_logged(r"\d"))
+    left = supervisor.start("left", ["sh", "-c", "sleep 300 & echo $!"], ready=HasLogged(r"\d"))
     orphan = int(left.log.read_text())
     assert runs(orphan)
     supervisor.stop("left")
@@ -177,7 +177,7 @@ def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path):
     script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(300)"
     began = 0.0
     with Supervisor(tmp_path, grace_s=0.3) as supervisor:
-        stubborn = supervisor.start("stubborn", python(script), ready=has_logged("up"))
+        stubborn = supervisor.start("stubborn", python(script), ready=HasLogged("up"))
         began = time.monotonic()
     assert not runs(stubborn.pid)
     assert 0.3 <= time.monotonic() - began < 10
@@ -213,7 +213,7 @@ def test_all_end_in_reverse_order(tmp_path):
     script = "trap 'echo {0} >> {1}; exit' TERM; echo up; while :; do sleep 0.01; done"
     with Supervisor(tmp_path / "run", grace_s=60) as supervisor:
         for name in ("first", "second", "third"):
-            supervisor.start(name, ["sh", "-c", script.format(name, order)], ready=has_logged("up"))
+            supervisor.start(name, ["sh", "-c", script.format(name, order)], ready=HasLogged("up"))
     assert order.read_text().split() == ["third", "second", "first"]
 
 
@@ -226,7 +226,7 @@ def test_usage_counts_the_whole_tree(supervisor):
         f"subprocess.run([sys.executable, '-c', {burn!r}])\n"
         f"subprocess.run([sys.executable, '-c', {nap!r}])\n"
     )
-    tree = supervisor.start("tree", python(script), ready=has_logged("up"))
+    tree = supervisor.start("tree", python(script), ready=HasLogged("up"))
     usage = Usage.of_tree(tree.pid)
     assert usage.processes == 2
     assert usage.rss_bytes > 50_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import importlib.util
+import platform
 import socket
 import ssl
 import subprocess
@@ -56,10 +57,8 @@ def check_interpreters(project: Project, targets: Iterable[Target]) -> None:
         _check_program(target.python, f"{where} python")
         folder = target.directory or project.root
         _check_folder(folder, f"{where} directory")
-        needed = ""
-        if target.app and not target.command:
-            needed = "uvicorn"
-        elif target.handler and importlib.util.find_spec("awslambdaric") is None:
+        needed = "uvicorn" if target.app and not target.command else ""
+        if target.kind == "lambda" and importlib.util.find_spec("awslambdaric") is None:
             # The fleet lends its own to an interpreter without one.
             needed = "awslambdaric"
         if needed and not _has_module(target.python, needed, folder):
@@ -67,6 +66,19 @@ def check_interpreters(project: Project, targets: Iterable[Target]) -> None:
                 f"{where}: {target.python} has no {needed}, which starts the target; install it "
                 f"with: {target.python} -m pip install {needed}"
             )
+
+
+def missing_runtime(target: Target) -> str:
+    """Return why a function cannot run on this system; empty if it can.
+
+    `awslambdaric` has wheels for Linux only. Where somebody has built it, it works with the client
+    in pure Python.
+    """
+    if platform.system() == "Linux" or importlib.util.find_spec("awslambdaric") is not None:
+        return ""
+    if _has_module(target.python, "awslambdaric", target.directory):
+        return ""
+    return "AWS's runtime client awslambdaric has packages for Linux only; run functions there"
 
 
 def _check_program(python: Path, where: str) -> None:
@@ -82,7 +94,7 @@ def _check_folder(folder: Path, where: str) -> None:
         raise ConfigurationError(f"{where}: there is no folder {folder}")
 
 
-def _has_module(python: Path, name: str, folder: Path) -> bool:
+def _has_module(python: Path, name: str, folder: Path | None) -> bool:
     """Return whether an interpreter could import a module, without the cost of its import."""
     looks = "import sys, importlib.util; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
     done = subprocess.run(

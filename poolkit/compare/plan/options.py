@@ -39,6 +39,14 @@ class Options:
     """The options of a run. Times are in seconds, rates are in tasks per second."""
 
     targets: tuple[str, ...] = ()
+    app: str = ""
+    """`module:application` in place of tables."""
+    python: Path | None = None
+    """The interpreter of `app`; by default that of its environment."""
+    locustfile: Path | None = None
+    """In place of the targets' own."""
+    pools: tuple[str, ...] = ()
+    """Each target once with each of these pools: `now`, or the name of a preset."""
     deployed: tuple[TargetUrl, ...] = ()
     users: tuple[int, ...] = (20,)
     """Closed loop: a level each, from the lowest."""

@@ -13,8 +13,9 @@ from poolkit.compare.plan.checks import (
     check_interpreters,
     check_locustfiles,
     check_migrations,
+    missing_runtime,
 )
-from poolkit.compare.plan.targets import choose, deployed_of, targets_of
+from poolkit.compare.plan.targets import choose, deployed_of, targets_of, with_pools
 from poolkit.compare.results.run_folder import Absent, Plan, PlannedTarget
 from poolkit.compare.results.wording import count, join, without_passwords
 from poolkit.config.presets import preset
@@ -22,6 +23,7 @@ from poolkit.config.settings import preset_from_environ
 from poolkit.errors import ConfigurationError, PoolkitError
 from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, INSTALL_PGBOUNCER, find_pgbouncer
 from poolkit.output_file import check_output_file
+from poolkit.shim.records import NOW
 from poolkit.thresholds import Threshold, check_targets, thresholds_of
 
 if TYPE_CHECKING:
@@ -112,13 +114,15 @@ class Limits(NamedTuple):
     """The most instances and connections of a target at one level."""
 
     instances_max: int
-    ceiling: int
+    ceiling: int | None
+    """None for a target without a preset: its engine's limits are its own."""
     ceiling_reason: str
 
 
 def limits_of(target: Target, level: Level, options: Options) -> Limits:
     """Return the limits of a target that the run starts."""
-    each = _preset_of(target, options.environment).max_connections_per_process
+    chosen = _preset_of(target, options.environment)
+    each = 1 if chosen is None else chosen.max_connections_per_process
     usable = options.usable_connections
     if target.kind == "lambda":
         instances = target.reserved_concurrency
@@ -132,6 +136,8 @@ def limits_of(target: Target, level: Level, options: Options) -> Limits:
         # A prefork child runs one task at a time: a pool of 1+0.
         each = 1 if target.kind == "worker" else each
         reason = f"{instances} {'process' if instances == 1 else 'processes'} x {each}"
+    if chosen is None:
+        return Limits(instances, None, "the target has no preset")
     ceiling = instances * each
     if target.through == "pgbouncer":
         # The server sees the pooler's connections.
@@ -148,13 +154,15 @@ def pool_size_within(usable_connections: int) -> int:
     return max(1, min(DEFAULT_POOL_SIZE, usable_connections - SPARE_CONNECTIONS))
 
 
-def _preset_of(target: Target, environment: str) -> EnginePreset:
-    """Return the preset with the overrides of the target's own table.
+def _preset_of(target: Target, environment: str) -> EnginePreset | None:
+    """Return the preset with the overrides of the target's own table, or None if it has none.
 
     Raises:
         ConfigurationError: a variable in `env` is wrong.
         ValueError: there is no such environment.
     """
+    if target.preset is None:
+        return None
     overrides = {name: text for name, text in target.env.items() if name.startswith("POOLKIT_")}
     if not overrides:
         return preset(target.preset, environment)
@@ -175,17 +183,24 @@ def plan_run(project: Project, options: Options) -> CheckedPlan:
             reached, or may not be sampled.
         ValueError: there is no such environment.
     """
-    tables = targets_of(project)
+    tables = targets_of(project, options.locustfile)
     deployed = deployed_of(options.deployed, tables)
     # With --target alone, no local target is wanted.
     local = choose(tables, options.targets) if options.targets or not deployed else []
+    if options.pools and not local:
+        raise ConfigurationError("--pool is for targets that this run starts; add --targets")
+    if options.pools:
+        local = with_pools(local, options.pools)
+    elif options.app:
+        local = [replace(target, preset=None, pool=NOW) for target in local]
     for name in {target.name for target in local} & {one.target.name for one in deployed}:
         raise ConfigurationError(
             f"{name} is in --targets and in --target; give the deployed one a label: "
             f"--target {name}@LABEL=URL"
         )
     thresholds = thresholds_of(project.table, options.thresholds)
-    check_targets(thresholds, [*tables, *(each.target.name for each in deployed)])
+    names = [target.name for target in (*local, *(each.target for each in deployed))]
+    check_targets(thresholds, [*tables, *names])
     if deployed and options.database_url is None:
         raise ConfigurationError(
             "--target needs --database-url: that is where the connections of deployed targets "
@@ -251,6 +266,8 @@ def make_plan(
             reason = "PgBouncer runs before the embedded PostgreSQL only, not before --database-url"
         elif target.through == "pgbouncer" and find_pgbouncer() is None:
             reason = f"pgbouncer is not on PATH; {INSTALL_PGBOUNCER}"
+        elif target.kind == "lambda":
+            reason = missing_runtime(target)
         if reason and target.name in options.targets:
             raise ConfigurationError(f"target {target.name} cannot run: {reason}")
         if reason:
@@ -301,9 +318,10 @@ def _record_of(target: Target, options: Options) -> PlannedTarget:
     return PlannedTarget(
         name=target.name,
         kind=target.kind,
-        preset=chosen.target,
+        # Without a preset its connections carry its own name.
+        preset=target.name if chosen is None else chosen.target,
         locustfile=target.locustfile,
-        preset_fields=asdict(chosen),
+        preset_fields={} if chosen is None else asdict(chosen),
         max_connections=options.max_connections,
         usable_connections=options.usable_connections,
     )

@@ -24,6 +24,7 @@ from poolkit import placeholders
 from poolkit.config.presets import TARGETS
 from poolkit.errors import ConfigurationError
 from poolkit.project import is_command, is_env
+from poolkit.shim.records import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,11 +63,19 @@ _RULES: Sequence[Rule] = (
         lambda value: value == "fit" or (type(value) is int and value >= 1),
         '"fit" or a whole number from 1',
     ),
+    _choice("event", ("http", "rest", "alb")),
+    ("memory", lambda value: type(value) is int and 128 <= value <= 10_240, "from 128 to 10240 MB"),
+    (
+        "timeout",
+        lambda value: type(value) in (int, float) and 1 <= value <= 900,
+        "from 1 to 900 seconds",
+    ),
     ("command", is_command, "a list of strings"),
     ("env", is_env, "a table of strings"),
 )
 _ONE_OF = {"lambda": ("handler",), "web": ("app", "command"), "worker": ("command",)}
 """The keys of which a target of each kind needs one."""
+_ONLY_LAMBDA = {"event", "memory", "timeout", "reserved_concurrency"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +88,8 @@ class Target:
 
     name: str
     kind: Kind
-    preset: str
+    preset: str | None
+    """The preset that it is told to use; None for an application without one."""
     locustfile: str
     handler: str | None = None
     """lambda: `module.function`."""
@@ -96,6 +106,12 @@ class Target:
     reserved_concurrency: int | Literal["fit"] | None = None
     """lambda: the most execution environments; "fit": as many as the database has room for;
     none: one for every user."""
+    event: Literal["http", "rest", "alb"] = "http"
+    """lambda: the events are those of an HTTP API, a REST API or a load balancer."""
+    memory: int = 512
+    """lambda: the memory in MB that the function is told; nothing enforces it."""
+    timeout: float = 30.0
+    """lambda: seconds of one invoke."""
     through: Literal["postgresql", "pgbouncer"] = "postgresql"
     env: Mapping[str, str] = field(default_factory=dict)
     """The project's variables and its own."""
@@ -103,6 +119,9 @@ class Target:
     """The interpreter that runs it, and `{python}`."""
     directory: Path | None = None
     """Its working directory, and the root of its imports; the project's folder if None."""
+    pool: str = ""
+    """No key of the table: `now` if its engines are read while it runs, the name of a preset if they
+    get that one's pool (`--pool`)."""
 
     @property
     def needs_broker(self) -> bool:
@@ -126,8 +145,12 @@ class Deployed:
     """The same less the server's reserve."""
 
 
-def targets_of(project: Project) -> dict[str, Target]:
+def targets_of(project: Project, locustfile: Path | None = None) -> dict[str, Target]:
     """Return the project's targets by name, in the order of its pyproject.toml.
+
+    Args:
+        project: the project.
+        locustfile: in place of those in the tables, which then need none.
 
     Raises:
         ConfigurationError: there are none, or a table is wrong; the message names the key.
@@ -142,7 +165,38 @@ def targets_of(project: Project) -> dict[str, Target]:
         raise ConfigurationError(
             f"{project.section('targets.NAME')} is missing, so there is nothing to compare"
         )
-    return {name: _target(project, name, table) for name, table in tables.items()}
+    return {name: _target(project, name, table, locustfile) for name, table in tables.items()}
+
+
+def with_pools(targets: Iterable[Target], pools: Sequence[str]) -> list[Target]:
+    """Return each target once with each pool of `--pool`, named `TARGET@POOL`.
+
+    Args:
+        targets: those that the run starts.
+        pools: `now` for the application's own engine, or names of presets.
+
+    Raises:
+        ConfigurationError: a pool is unknown or named twice.
+    """
+    for pool in pools:
+        if pool not in (NOW, *TARGETS):
+            close = difflib.get_close_matches(pool, (NOW, *TARGETS), n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ConfigurationError(
+                f"--pool {pool} is unknown{hint}; there are: {', '.join((NOW, *TARGETS))}"
+            )
+        if list(pools).count(pool) > 1:
+            raise ConfigurationError(f"--pool has {pool} twice; name each once")
+    return [_with_pool(target, pool) for target in targets for pool in pools]
+
+
+def _with_pool(target: Target, pool: str) -> Target:
+    named = replace(target, name=f"{target.name}@{pool}", pool=pool)
+    if pool == NOW:
+        return named
+    # Those would change the preset that its own engine is made of, which is not used.
+    env = {name: text for name, text in target.env.items() if not name.startswith("POOLKIT_")}
+    return replace(named, preset=pool, env=env)
 
 
 def choose(targets: Mapping[str, Target], names: Sequence[str]) -> list[Target]:
@@ -184,7 +238,7 @@ def deployed_of(urls: Iterable[TargetUrl], tables: Mapping[str, Target]) -> tupl
     return tuple(found.values())
 
 
-def _target(project: Project, name: str, table: Any) -> Target:
+def _target(project: Project, name: str, table: Any, locustfile: Path | None) -> Target:
     """Return the target of one table, or refuse it with the file, the table and the key."""
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
@@ -194,8 +248,11 @@ def _target(project: Project, name: str, table: Any) -> Target:
     where = project.section(f"targets.{name}")
     if not isinstance(table, dict):
         raise ConfigurationError(f"{where} must be a table, not {table!r}")
-    values = {"preset": name, **table}
-    known = [f.name for f in dataclasses.fields(Target) if f.name != "name"]
+    # A target of a preset's name uses that preset.
+    values = {**({"preset": name} if name in TARGETS else {}), **table}
+    if locustfile is not None:
+        values["locustfile"] = str(locustfile.resolve())
+    known = [f.name for f in dataclasses.fields(Target) if f.name not in ("name", "pool")]
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
@@ -215,7 +272,7 @@ def _target(project: Project, name: str, table: Any) -> Target:
         "python": project.interpreter(values.get("python", project.table.get("python"))),
         "directory": project.root / values.get("directory", project.directory),
     }
-    return Target(name=name, **values)
+    return Target(name=name, preset=values.pop("preset", None), **values)
 
 
 def _check_together(where: str, values: Mapping[str, Any]) -> None:
@@ -223,6 +280,8 @@ def _check_together(where: str, values: Mapping[str, Any]) -> None:
     for key in ("kind", "locustfile"):
         if key not in values:
             raise ConfigurationError(f"{where} needs {key}")
+    for key in sorted(_ONLY_LAMBDA & values.keys()) if values["kind"] != "lambda" else ():
+        raise ConfigurationError(f"{where} {key} is for targets of the kind lambda only")
     one_of = _ONE_OF[values["kind"]]
     if not any(values.get(key) for key in one_of):
         raise ConfigurationError(f"{where} needs {' or '.join(one_of)}")

@@ -189,6 +189,9 @@ class Window:
     ceiling: int | None = None
     """The most connections that the target could hold at this load."""
     ceiling_reason: str = ""
+    engine_ceiling: int | None = None
+    """The most connections that its engines can hold, as read from its running processes."""
+    engine_ceiling_reason: str = ""
     sessions_before: int | None = None
     """The server's counter of sessions before the target was started."""
     sessions_from: int | None = None

@@ -375,6 +375,13 @@ def _at_this_load(target: PlannedTarget, window: Window) -> PlannedTarget:
 
     The plan has those at the highest load; a function's concurrency may be lower at others.
     """
+    if window.engine_ceiling_reason:
+        return dataclasses.replace(
+            target,
+            instances_max=window.instances,
+            ceiling=window.engine_ceiling,
+            ceiling_reason=window.engine_ceiling_reason,
+        )
     if window.ceiling is not None:
         return dataclasses.replace(
             target,

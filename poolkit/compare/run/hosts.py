@@ -7,10 +7,10 @@ import os
 import platform
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import psutil
@@ -20,13 +20,16 @@ from poolkit.compare.results.run_folder import Machine
 from poolkit.config.presets import EnginePreset
 from poolkit.errors import LocalStackError
 from poolkit.local.ports import LOOPBACK, free_port, is_free
-from poolkit.local.readiness import answers_http, has_logged
+from poolkit.local.readiness import AnswersHttp, HasLogged, ServesHttp, TakesTasks
 from poolkit.project import with_interpreter
+from poolkit.shim import records
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from poolkit.compare.plan.targets import Target
     from poolkit.local.processes import Supervised, Supervisor
-    from poolkit.local.readiness import Probe
+    from poolkit.local.readiness import Readiness
     from poolkit.local.stack import EmbeddedStack
 
 START_TIMEOUT_S = 60.0
@@ -49,6 +52,10 @@ _PACKAGES = (
 )
 
 
+def _silent(_: str) -> None:
+    """Show nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Running:
     """A target that runs: its URL, and its process if it was started here."""
@@ -56,6 +63,16 @@ class Running:
     target: Target
     url: str
     process: Supervised | None = None
+    engines: Path | None = None
+    """The folder of the records of its engines, if they are read."""
+
+
+class EngineReading(NamedTuple):
+    """The ceiling of a target's engines, as read from its processes."""
+
+    connections: int | None
+    reason: str
+    notes: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +85,7 @@ class Host(ABC):
         supervisor: starts and ends the processes on this machine.
         logs: the folder of the logs.
         monitor_url: the database to sample, with a role that may.
+        note: shows what is awaited.
     """
 
     root: Path
@@ -75,6 +93,7 @@ class Host(ABC):
     supervisor: Supervisor
     logs: Path
     monitor_url: str
+    note: Callable[[str], None] = field(default=_silent)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -96,7 +115,7 @@ class Host(ABC):
             **placeholders.values_of_database(database_url),
         }
         return {
-            "POOLKIT_TARGET": target.preset,
+            **({} if target.preset is None else {"POOLKIT_TARGET": target.preset}),
             "POOLKIT_ENVIRONMENT": self.environment,
             "DATABASE_URL": database_url,
             # A deployable of the project's own is imported from its folder.
@@ -120,6 +139,10 @@ class Host(ABC):
         Raises:
             LocalStackError: it did not become ready; the message quotes its log's last line.
         """
+
+    def engine_ceiling(self, running: Running, instances_max: int | None) -> EngineReading | None:
+        """Return the ceiling of a target as its engines have it; None if they are not read."""
+        return None
 
     def release(self, target: Target) -> None:
         """Close the connections that a stopped target would leave in a pooler."""
@@ -160,7 +183,12 @@ class LocalHost(Host):
         for attempt in range(1, PORT_ATTEMPTS + 1):
             port = free_port()
             environ = self.environ(target, port)
+            engines = self.logs / f"{label}-engines" if target.pool else None
+            if engines is not None:
+                engines.mkdir(exist_ok=True)
+                environ |= self._shim(target, engines, environ["PYTHONPATH"])
             command, ready = self._command(target, port, instances_max, label, list(environ))
+            self.note(f"waiting for {ready.awaited}")
             try:
                 process = self.supervisor.start(
                     label,
@@ -177,17 +205,46 @@ class LocalHost(Host):
                 if is_free(port) or attempt == PORT_ATTEMPTS:
                     raise
             else:
-                return Running(target=target, url=f"http://{LOOPBACK}:{port}", process=process)
+                url = f"http://{LOOPBACK}:{port}"
+                return Running(target=target, url=url, process=process, engines=engines)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _shim(self, target: Target, engines: Path, python_path: str) -> dict[str, str]:
+        """Return the variables with which the target's processes describe their engines."""
+        per_task = target.kind == "worker"
+        return {
+            **records.environ(engines, target.pool, self.environment, per_task=per_task),
+            "PYTHONPATH": os.pathsep.join([str(records.FOLDER), python_path]),
+        }
+
+    def engine_ceiling(self, running: Running, instances_max: int | None) -> EngineReading | None:
+        """Return the ceiling of a target as its engines have it now; None if they are not read."""
+        if running.engines is None:
+            return None
+        found = records.read_records(running.engines)
+        pooler = self.stack.pgbouncer
+        urls = [self.stack.database_url, *([pooler.url(driver="")] if pooler else [])]
+        ports = {urlsplit(url).port or 5432 for url in urls}
+        ceiling = records.ceiling_of(
+            found,
+            alive={record.pid for record in found if psutil.pid_exists(record.pid)},
+            ports=ports,
+            execution_environments=instances_max if running.target.kind == "lambda" else None,
+        )
+        notes = records.notes_on(found, pool=running.target.pool, ports=ports)
+        return EngineReading(*ceiling, notes)
 
     def _command(
         self, target: Target, port: int, instances_max: int, label: str, variables: list[str]
-    ) -> tuple[list[str], Probe]:
+    ) -> tuple[list[str], Readiness]:
         """Return the command of a target, and the probe of its readiness."""
         values = {"python": target.python, "port": port, "processes": target.processes}
         own = [word.format(**values) for word in target.command]
         if target.kind == "worker":
-            return own, has_logged(target.ready or r"ready\.")
+            if target.ready:
+                return own, HasLogged(target.ready)
+            broker = self.stack.broker
+            return own, TakesTasks(None if broker is None else broker.waiting_clients)
         if target.kind == "web":
             uvicorn = [
                 *(str(target.python), "-m", "uvicorn", str(target.app)),
@@ -197,11 +254,15 @@ class LocalHost(Host):
                 # longer than uvicorn's 5 s would reconnect to some targets and not to others.
                 *("--timeout-keep-alive", "75"),
             ]
-            return own or uvicorn, answers_http(f"http://{LOOPBACK}:{port}{target.ready or '/'}")
+            url = f"http://{LOOPBACK}:{port}"
+            if target.ready:
+                return own or uvicorn, AnswersHttp(url + target.ready, self.note)
+            return own or uvicorn, ServesHttp(url, self.note)
         fleet = [
             *(sys.executable, "-m", "poolkit.lambda_fleet"),
             *("--handler", str(target.handler), "--task-root", str(self.directory(target))),
-            *("--python", str(target.python)),
+            *("--python", str(target.python), "--event", target.event),
+            *("--memory", str(target.memory), "--timeout", str(target.timeout)),
             *("--function-name", target.name, "--port", str(port)),
             *("--reserved-concurrency", str(instances_max)),
             # A handler that does not import is found here, before any request.
@@ -212,7 +273,9 @@ class LocalHost(Host):
         for name in variables:
             fleet += ["--env", name]
         # The fleet logs its URL when the first execution environment is ready.
-        return fleet, has_logged(r'^\{"url": ')
+        ready = HasLogged(r'^\{"url": ')
+        ready.awaited = "its first execution environment to import the handler"
+        return fleet, ready
 
     def release(self, target: Target) -> None:
         """Make the pooler close its connections: they must not count as the next target's."""

@@ -250,7 +250,7 @@ class Measurement:
         )
         environ = {**self._host.environ(target), **load.environ}
         # The load generator is not an instance of the target.
-        environ.pop("POOLKIT_TARGET")
+        environ.pop("POOLKIT_TARGET", None)
         started = self._host.supervisor.start(
             self._locust,
             load.command,
@@ -306,6 +306,12 @@ class Measurement:
         aborts = self._aborts(under_load) if self._aborting else None
         self._watch(state.to, state.from_, under_load, aborts)
         state.counts["sessions_to"] = _sessions(sampler)
+        most = self.step.planned.instances_max
+        engines = self._host.engine_ceiling(under_load.running, most)
+        if engines is not None:
+            state.counts["engine_ceiling"] = engines.connections
+            state.counts["engine_ceiling_reason"] = engines.reason
+            state.warnings += engines.notes
         after = self._pool_events(under_load.running)
         if before is not None and after is not None:
             state.counts["pool_opened"] = after.opened - before.opened

@@ -224,6 +224,7 @@ def start_stack(
         pgbouncer=any(target.through == "pgbouncer" for target in plan.local),
         pool_size=pool_size_within(options.usable_connections),
         max_connections=options.max_connections,
+        postgres_bin=project.postgres_bin,
         database_url=url,
     )
     stack = parts.enter_context(EmbeddedStack(project.root / STATE, needs))
@@ -235,6 +236,7 @@ def start_stack(
         monitor_url=stack.monitor_url,
         stack=stack,
         logs=logs,
+        note=progress.stage,
     )
 
 

@@ -16,7 +16,7 @@ from poolkit.compare.plan.targets import targets_of
 from poolkit.compare.results.run_folder import ConnectionRow, ProcessRow, RunFolder
 from poolkit.compare.run.hosts import LocalHost, RemoteHost
 from poolkit.local.processes import Supervisor
-from poolkit.local.readiness import has_logged
+from poolkit.local.readiness import HasLogged
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 from poolkit.project import Project
 
@@ -141,7 +141,7 @@ def deployed_worker(database, folder, broker):
             [sys.executable, "-m", "worker"],
             environ=host.environ(worker),
             cwd=ROOT,
-            ready=has_logged(worker.ready),
+            ready=HasLogged(worker.ready),
             timeout_s=100,
         )
         yield

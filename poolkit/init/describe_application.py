@@ -1,0 +1,160 @@
+"""Prints an application's kind and paths as one line of JSON; run in its own interpreter.
+
+    python describe_application.py MODULE:ATTRIBUTE FRAMEWORK
+
+The working directory is the application's. Only the standard library and the application itself are
+imported, and no request is sent. It runs on Python 3.8 and later.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MARK = "poolkit describes: "
+"""Begins the line: applications print at import too."""
+
+
+def main() -> None:
+    """Import the application and print its description."""
+    # This file's own folder must not be one where the application's modules are looked for.
+    sys.path[0] = os.getcwd()  # noqa: PTH109
+    name, framework = sys.argv[1], sys.argv[2]
+    module_name, _, attribute = name.partition(":")
+    module = importlib.import_module(module_name)
+    application: Any = module
+    for part in attribute.split("."):
+        application = getattr(application, part)
+    is_factory = inspect.isfunction(application) and _takes_nothing(application)
+    if framework == "powertools":
+        application = next((v for v in vars(module).values() if hasattr(v, "_static_routes")), None)
+    elif is_factory:
+        application = application()
+    if hasattr(application, "lifespan") and hasattr(application, "app"):
+        application = application.app  # Mangum's
+    found = {
+        "kind": _kind(application),
+        "is_factory": is_factory,
+        "routes": list(_routes(application)),
+        "login": _login(application),
+    }
+    sys.stdout.write(f"\n{MARK}{json.dumps(found)}\n")
+
+
+def _takes_nothing(function: Any) -> bool:
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return all(p.default is not p.empty or p.kind in rest for p in parameters)
+
+
+def _kind(application: Any) -> str:
+    """Return `asgi` or `wsgi`: an ASGI application is awaited, a WSGI one takes two arguments."""
+    if hasattr(application, "wsgi_app"):
+        return "wsgi"
+    call = application
+    if not inspect.isfunction(application):
+        call = getattr(application, "__call__", None)  # noqa: B004
+    if inspect.iscoroutinefunction(call):
+        return "asgi"
+    try:
+        return "wsgi" if len(inspect.signature(call).parameters) == 2 else "asgi"
+    except (TypeError, ValueError):
+        return ""
+
+
+def _routes(application: Any) -> Iterable[dict[str, Any]]:
+    if hasattr(application, "openapi"):
+        return _of_openapi(application.openapi())
+    if hasattr(application, "_static_routes"):
+        return _of_powertools(application)
+    if hasattr(application, "url_map"):
+        return _of_flask(application.url_map)
+    if type(application).__module__.startswith("django."):
+        resolver: Any = importlib.import_module("django.urls").get_resolver()
+        return _of_django(resolver.url_patterns, "/")
+    return _of_starlette(getattr(application, "routes", ()), "")
+
+
+def _login(application: Any) -> str:
+    """Return the path that takes a user's name and password, as OpenAPI names it; or nothing."""
+    if not hasattr(application, "openapi"):
+        return ""
+    schemes = application.openapi().get("components", {}).get("securitySchemes", {})
+    for scheme in schemes.values():
+        url = scheme.get("flows", {}).get("password", {}).get("tokenUrl", "")
+        if url and "://" not in url:
+            return "/" + str(url).lstrip("/")
+    return ""
+
+
+def _of_openapi(document: Any) -> Iterator[dict[str, Any]]:
+    for path, operations in document.get("paths", {}).items():
+        common = operations.get("parameters", [])
+        for method, operation in operations.items():
+            if method not in ("get", "post", "put", "patch", "delete"):
+                continue
+            needs = [
+                f"the {each['in']} parameter {each['name']}"
+                for each in [*common, *operation.get("parameters", [])]
+                if each.get("required") and each.get("in") != "path"
+            ]
+            if operation.get("security", document.get("security")):
+                needs.append("a login")
+            if operation.get("requestBody", {}).get("required"):
+                needs.append("a body")
+            yield _route(method, path, needs)
+
+
+def _of_starlette(routes: Any, prefix: str) -> Iterator[dict[str, Any]]:
+    for route in routes:
+        path = prefix + getattr(route, "path", "")
+        if hasattr(route, "methods"):
+            for method in sorted((route.methods or {"GET"}) - {"HEAD", "OPTIONS"}):
+                yield _route(method, path)
+        elif hasattr(route, "routes"):
+            yield from _of_starlette(route.routes or (), path)
+
+
+def _of_flask(url_map: Any) -> Iterator[dict[str, Any]]:
+    for rule in url_map.iter_rules():
+        if rule.endpoint.rpartition(".")[2] == "static":
+            continue
+        path = re.sub(r"<(?:[^<>]*:)?(\w+)>", r"{\1}", rule.rule)
+        for method in sorted(rule.methods - {"HEAD", "OPTIONS"}):
+            yield _route(method, path)
+
+
+def _of_django(patterns: Any, prefix: str) -> Iterator[dict[str, Any]]:
+    for pattern in patterns:
+        text = re.sub(r"\(\?P<(\w+)>[^)]*\)", r"{\1}", str(pattern.pattern))
+        text = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", text).lstrip("^").rstrip("$")
+        path = prefix + text.replace("\\Z", "")
+        if hasattr(pattern, "url_patterns"):
+            if pattern.app_name not in ("admin", "djdt"):
+                yield from _of_django(pattern.url_patterns, path)
+        elif not re.search(r"[()\[\]*+?\\|]", path):
+            yield _route("GET", path)
+
+
+def _of_powertools(resolver: Any) -> Iterator[dict[str, Any]]:
+    for route in [*resolver._static_routes, *resolver._dynamic_routes]:  # noqa: SLF001
+        path = getattr(route, "path", "") or route.rule.pattern
+        methods = route.method if isinstance(route.method, list) else [route.method]
+        for method in methods:
+            yield _route(method, path.replace("<", "{").replace(">", "}"))
+
+
+def _route(method: str, path: str, needs: Any = ()) -> dict[str, Any]:
+    return {"method": method.upper(), "path": path, "needs": list(needs)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The Python files of a project: parsed, and with the names by which they are imported."""
+
+from __future__ import annotations
+
+import ast
+import os
+import tokenize
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MAX_FILES = 5_000
+MAX_BYTES = 1_000_000
+"""A longer file is generated, and no application object stands in it."""
+_SKIPPED = frozenset(
+    [
+        "__pycache__",
+        "node_modules",
+        "site-packages",
+        "venv",
+        "env",
+        "virtualenv",
+        "build",
+        "dist",
+        "htmlcov",
+    ]
+)
+_TESTS = frozenset(["tests", "test", "testing", "conftest", "examples", "docs", "scripts"])
+_MARKERS = frozenset(
+    [
+        "pyproject.toml",
+        "requirements.txt",
+        "manage.py",
+        "alembic.ini",
+        ".env",
+        ".env.example",
+        "Pipfile",
+        "setup.py",
+    ]
+)
+"""Files that stand where a project is started."""
+CODE_FOLDERS = ("src", "lib")
+"""Folders that hold packages and are none themselves."""
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """Yield the project's own files: no hidden folders, no environments, nothing installed."""
+    number = 0
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith((".", "{{"))
+            and name not in _SKIPPED
+            and not os.path.exists(os.path.join(folder, name, "pyvenv.cfg"))  # noqa: PTH110, PTH118
+        )
+        for name in sorted(files):
+            number += 1
+            if number > MAX_FILES:
+                return
+            yield root.__class__(folder) / name
+
+
+@dataclass(frozen=True)
+class Module:
+    """One Python file.
+
+    Args:
+        path: the file.
+        tree: its syntax.
+        root: the folder from which it is imported.
+        name: its name there, such as `app.main`.
+    """
+
+    path: Path
+    tree: ast.Module = field(repr=False)
+    root: Path
+    name: str
+
+    @cached_property
+    def imported(self) -> dict[str, str]:
+        """The full names behind the names that it imports, such as `FastAPI: fastapi.FastAPI`."""
+        found = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                for each in node.names:
+                    name = each.asname or each.name.partition(".")[0]
+                    found[name] = each.name if each.asname else name
+            elif isinstance(node, ast.ImportFrom):
+                origin = self._absolute(node)
+                for each in node.names:
+                    found[each.asname or each.name] = f"{origin}.{each.name}".lstrip(".")
+        return found
+
+    def _absolute(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        package = self.name.split(".")
+        is_package = self.path.name == "__init__.py"
+        package = package[: len(package) - node.level + is_package]
+        return ".".join([*package, *([node.module] if node.module else [])])
+
+    def full_name(self, node: ast.expr) -> str:
+        """Return the full name of an expression such as `FastAPI` or `fastapi.FastAPI`."""
+        if isinstance(node, ast.Name):
+            return self.imported.get(node.id, node.id)
+        if isinstance(node, ast.Attribute):
+            return f"{self.full_name(node.value)}.{node.attr}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The parsed files of a project."""
+
+    root: Path
+    files: tuple[Path, ...] = field(repr=False)
+    modules: tuple[Module, ...] = field(repr=False)
+    """Without tests, examples and documentation."""
+
+    @classmethod
+    def read(cls, root: Path) -> Sources:
+        """Parse every file below a folder; one that is no Python is left out."""
+        files = tuple(files_below(root))
+        modules = []
+        for path in files:
+            parts = path.relative_to(root).parts
+            is_test = _TESTS & set(parts[:-1]) or path.name.startswith(("test_", "conftest"))
+            if path.suffix != ".py" or is_test or path.name.endswith("_test.py"):
+                continue
+            if (tree := _parsed(path)) is not None:
+                import_root = _import_root(path, tree, root)
+                inside = path.relative_to(import_root).with_suffix("").parts
+                name = ".".join(inside[:-1] if inside[-1] == "__init__" else inside)
+                modules.append(Module(path, tree, import_root, name))
+        return cls(root, files, tuple(modules))
+
+    @cached_property
+    def by_name(self) -> dict[str, Module]:
+        """The modules by the names under which they import each other."""
+        return {module.name: module for module in self.modules}
+
+
+def _parsed(path: Path) -> ast.Module | None:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return None
+        with warnings.catch_warnings(), tokenize.open(path) as file:
+            warnings.simplefilter("ignore")  # a stranger's escapes are not ours to warn of
+            return ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def _import_root(path: Path, tree: ast.Module, root: Path) -> Path:
+    """Return the folder that has to be on `sys.path` for this file.
+
+    Packages end where no `__init__.py` is. Their files may be imported from higher up all the same
+    (a folder need not have one), so the project's own imports decide where they can.
+    """
+    package = path.parent
+    while package != root and (package / "__init__.py").is_file():
+        package = package.parent
+    names = {
+        name.partition(".")[0] for node in ast.walk(tree) for name in _imported_names(node) if name
+    }
+    candidates = [package, *(p for p in package.parents if p == root or root in p.parents)]
+    votes = {
+        folder: sum((folder / name).is_dir() or (folder / f"{name}.py").is_file() for name in names)
+        for folder in candidates
+    }
+    best = max(candidates, key=lambda folder: votes[folder])
+    if votes[best] or package.name in CODE_FOLDERS:
+        return best
+    # Without imports of its own it runs from anywhere: its settings are where the project's are.
+    return next((f for f in candidates if _MARKERS & {p.name for p in f.iterdir()}), package)
+
+
+def _imported_names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [each.name for each in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [node.module or ""]
+    return []

@@ -1,0 +1,254 @@
+"""Reads a target's SQLAlchemy engines, and gives them another pool if `--pool` names one.
+
+Python imports a module of this name at start, from PYTHONPATH. `poolkit compare --pool` and `--app`
+put this folder there, for the processes of a target alone. It runs in the target's interpreter, so it
+imports the standard library only, and works on Python 3.9 and SQLAlchemy 1.4.
+
+    POOLKIT_SHIM_FOLDER       the folder of the records, one JSON file per process
+    POOLKIT_SHIM_POOL         "now": engines stay as they are; else the name of a preset
+    POOLKIT_SHIM_ENVIRONMENT  the preset's numbers, such as "prod"
+    POOLKIT_SHIM_PER_TASK     set for a worker, whose children run one task at a time
+    POOLKIT_SHIM_PRESETS      poolkit/config/presets.py, which works alone
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+import threading
+import weakref
+from typing import Any
+
+NOW = "now"
+MANY = 50
+"""Engines made in one process; a process that makes more makes one per request."""
+_CREATE = "sqlalchemy.engine.create"
+"""The module of the one function that every way to an engine calls: `create_async_engine`,
+`engine_from_config` and the frameworks' own functions too."""
+_POOLS = {"psycopg_pool.base": "BasePool", "asyncpg.pool": "Pool"}
+"""Pools of the drivers: module and class."""
+_DJANGO = "django.db"
+# What a preset decides; the application's other arguments stay.
+_OF_THE_POOL = (
+    *("poolclass", "pool", "pool_size", "max_overflow", "pool_timeout", "pool_recycle"),
+    *("pool_pre_ping", "pool_use_lifo"),
+)
+_OF_SQLALCHEMY = ("_is_async", "future")
+
+
+class Engines:
+    """The engines of this process, and their record in the folder."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.made = 0
+        self.inherited = False
+        self.connected = False
+        self.other_pools: list[dict[str, Any]] = []
+        self.has_django = False
+        self._lock = threading.RLock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def add(self, engine: Any) -> None:
+        """Take a new engine; its first connection is noted too."""
+        from sqlalchemy import event  # noqa: PLC0415  (it is being imported when this file begins)
+
+        self.made += 1
+        if self.made > MANY:
+            return
+        self.alive.add(engine)
+        weakref.finalize(engine, self.write).atexit = False
+        # A process that never connects, such as a master before its forks, holds nothing.
+        event.listen(engine, "connect", self._note_connection)
+        self.write()
+
+    def _note_connection(self, connection: Any, record: Any) -> None:
+        if not self.connected:
+            self.connected = True
+            self.write()
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self.inherited, self.connected = True, False
+        if self.made or self.other_pools or self.has_django:
+            self.write()
+
+    def write(self) -> None:
+        """Replace the record of this process."""
+        record = {
+            "pid": os.getpid(),
+            "parent": os.getppid(),
+            "inherited": self.inherited,
+            "connected": self.connected,
+            "made": self.made,
+            "engines": [_described(engine) for engine in list(self.alive)],
+            "other_pools": self.other_pools,
+            "has_django": self.has_django,
+        }
+        file = os.path.join(self.folder, f"{os.getpid()}.json")
+        with self._lock:
+            try:
+                with open(f"{file}.partial", "w", encoding="utf-8") as partial:
+                    json.dump(record, partial)
+                os.replace(f"{file}.partial", file)
+            except OSError:
+                pass  # The target matters more than its record, which is then unknown.
+
+
+def _described(engine: Any) -> dict[str, Any]:
+    """Return an engine's pool and its database, without user and password."""
+    pool, url = engine.pool, engine.url
+    kind = type(pool)
+    names = {each.__name__ for each in kind.__mro__}
+    most = None
+    if "QueuePool" in names:  # AsyncAdaptedQueuePool is one, too
+        size, overflow = pool.size(), getattr(pool, "_max_overflow", -1)
+        most = size + overflow if size > 0 and overflow >= 0 else None
+    elif names & {"StaticPool", "AssertionPool"}:
+        most = 1
+    return {
+        "pool": kind.__name__,
+        "size": pool.size() if "QueuePool" in names else None,
+        "max_overflow": getattr(pool, "_max_overflow", None),
+        "most": most,
+        "is_null": "NullPool" in names,
+        "backend": engine.dialect.name,
+        "driver": engine.dialect.driver,
+        "host": url.host,
+        "port": url.port,
+    }
+
+
+def _with_preset(create_engine: Any, url: Any, options: dict[str, Any]) -> Any:
+    """Return an engine like `create_engine(url, **options)` with the pool of a preset."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415
+
+    word, environment = os.environ["POOLKIT_SHIM_POOL"], os.environ["POOLKIT_SHIM_ENVIRONMENT"]
+    presets = _presets()
+    url = make_url(url)
+    # psycopg's one name stands for both kinds; SQLAlchemy 1.4 has the dialect alone.
+    is_async = bool(options.get("_is_async") or url.get_dialect().is_async)
+    chosen = presets.preset(word, environment)
+    if os.environ.get("POOLKIT_SHIM_PER_TASK"):
+        chosen = chosen.per_task()
+    null = chosen.pool == "null"
+    if is_async and not chosen.is_async:
+        # An asynchronous engine needs an asynchronous driver's arguments.
+        fields = {f: getattr(chosen, f) for f in ("pool_timeout", "pool_recycle", "pool_use_lifo")}
+        fields |= {"pool_size": chosen.pool_size, "max_overflow": chosen.max_overflow}
+        chosen = presets.preset("web_async", environment).replace(**fields)
+    elif chosen.is_async and not is_async:
+        chosen = presets.preset("web", environment)
+    if "+" not in url.drivername:
+        # The application's driver, as its SQLAlchemy understands the URL: not the preset's.
+        url = url.set(drivername=f"{url.drivername}+{url.get_dialect().driver}")
+    kept = {k: v for k, v in options.items() if k not in (*_OF_THE_POOL, *_OF_SQLALCHEMY)}
+    # The name on the server is that of the preset that was asked for.
+    name = chosen.application_name().replace(f"{chosen.target}:", f"{word}:", 1)
+    name = None if chosen.target == word else name
+    merged = chosen._merged(url, name, {"echo": False, **kept})  # noqa: SLF001
+    merged |= {k: options[k] for k in _OF_SQLALCHEMY if k in options}
+    if null:
+        from sqlalchemy.pool import NullPool  # noqa: PLC0415
+
+        merged = {k: v for k, v in merged.items() if k not in _OF_THE_POOL}
+        merged["poolclass"] = NullPool
+    engine = create_engine(chosen.url(url), **merged)
+    chosen.add_checks(engine)
+    return engine
+
+
+def _presets() -> Any:
+    """Return the preset file as a module, under a name that the application cannot have."""
+    name = "_poolkit_presets"
+    if name not in sys.modules:
+        if sys.version_info < (3, 10):  # noqa: UP036  (the application's own)
+            version = ".".join(map(str, sys.version_info[:2]))
+            raise RuntimeError(
+                f"poolkit: the presets need Python 3.10, and this application runs on {version}; "
+                "--pool now works there"
+            )
+        spec = importlib.util.spec_from_file_location(name, os.environ["POOLKIT_SHIM_PRESETS"])
+        assert spec is not None and spec.loader is not None  # noqa: S101, PT018
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def _patch_sqlalchemy(module: Any, engines: Engines) -> None:
+    original = module.create_engine
+
+    def create_engine(url: Any, **options: Any) -> Any:
+        changes = os.environ.get("POOLKIT_SHIM_POOL", NOW) != NOW
+        # SQLite beside it, as in a test's fallback, is none of our business.
+        if changes and str(url).startswith("postgres"):
+            engine = _with_preset(original, url, options)
+        else:
+            engine = original(url, **options)
+        engines.add(engine)
+        return engine
+
+    module.create_engine = functools.wraps(original)(create_engine)
+
+
+def _patch_pool(module: Any, engines: Engines) -> None:
+    """Note the limits of a driver's own pools, which are no part of SQLAlchemy."""
+    kind = getattr(module, _POOLS[module.__name__])
+    original = kind.__init__
+
+    def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
+        original(self, *args, **options)
+        most = getattr(self, "max_size", None) or getattr(self, "_maxsize", None)
+        engines.other_pools.append({"pool": f"{module.__name__.partition('.')[0]}", "most": most})
+        engines.write()
+
+    kind.__init__ = __init__
+
+
+class _AfterImport:
+    """A finder that changes a few modules as soon as they are imported, and no others."""
+
+    def __init__(self, engines: Engines) -> None:
+        self.engines = engines
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in (_CREATE, _DJANGO, *_POOLS):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        loader: Any = spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            if name == _CREATE:
+                _patch_sqlalchemy(module, self.engines)
+            elif name == _DJANGO:
+                self.engines.has_django = True
+                self.engines.write()
+            else:
+                _patch_pool(module, self.engines)
+
+        loader.exec_module = exec_module
+        return spec
+
+
+def _run_the_next_one() -> None:
+    """Run the sitecustomize that this one hides: the interpreter's, or a tool's."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    others = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+if "POOLKIT_SHIM_FOLDER" in os.environ and __name__ == "sitecustomize":
+    sys.meta_path.insert(0, _AfterImport(Engines(os.environ["POOLKIT_SHIM_FOLDER"])))
+    _run_the_next_one()
