@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
+from billiard import einfo
 from celery import signals
-from celery.exceptions import Reject, SoftTimeLimitExceeded
+from celery.exceptions import Reject, SoftTimeLimitExceeded, TimeLimitExceeded
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from kombu.exceptions import ContentDisallowed, DecodeError
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ("keep_unreadable",)
 
 logger = logging.getLogger(__name__)
+
+# How a child packs up its error, since billiard 4.1.
+_Wrapped: Any = getattr(einfo, "ExceptionWithTraceback", ())
 
 RECORD_DEAD_LETTER: Final = "poolkit.record_dead_letter"
 """The name of the task that records an unreadable message."""
@@ -103,28 +106,21 @@ class KeepingConsumer(Consumer):
 class DeliveredRequest(Request):
     """A delivery of a DeliveredTask as the parent process sees it."""
 
-    def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001  (Celery's own)
-        """Requeue a task whose child is killed at the hard limit.
+    def on_failure(self, exc_info: einfo.ExceptionInfo, *args: Any, **kwargs: Any) -> None:
+        """Requeue a task that a time limit has struck, where Celery would acknowledge it.
 
-        Celery before 5.7 has no `acks_on_timeout`: one setting acknowledges failures and timeouts.
-        """
-        if not soft:
-            self.reject(requeue=True)
-        super().on_timeout(soft, timeout)
-
-    def on_failure(self, exc_info: ExceptionInfo, *args: Any, **kwargs: Any) -> None:
-        """Requeue a task that the soft time limit struck just outside of it.
-
-        Its signal may come while Celery packs up how the task ended, such as a refused retry.
-        Celery takes that for the task's failure, and would acknowledge the message.
+        * The hard limit, before Celery 5.7: one setting acknowledges failures and timeouts.
+        * The soft limit just outside of the task, such as while Celery packs up how it ended.
         """
         error = exc_info.exception
-        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
-        if isinstance(error, SoftTimeLimitExceeded):
+        error = error.exc if isinstance(error, _Wrapped) else error
+        if isinstance(error, TimeLimitExceeded):
+            self.reject(requeue=True)
+        elif isinstance(error, SoftTimeLimitExceeded):
             try:
                 raise Reject(error, requeue=True) from error  # noqa: TRY301  (for its traceback)
             except Reject:
-                exc_info = ExceptionInfo()  # of the exception being handled
+                exc_info = einfo.ExceptionInfo()  # of the exception being handled
         super().on_failure(exc_info, *args, **kwargs)
 
 

@@ -17,11 +17,15 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from redis.exceptions import ResponseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ("install_redis_transport",)
 
@@ -42,13 +46,18 @@ class QoS(redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Remove a finished message, now or when Redis is back."""
-        self.reject(delivery_tag)
+        self._settle(delivery_tag, super().ack)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  (kombu's own)
         """Remove a message or put it back, now or when Redis is back."""
+        self._settle(delivery_tag, partial(super().reject, requeue=requeue), requeue=requeue)
+
+    def _settle(
+        self, delivery_tag: str, settle: Callable[[str], None], *, requeue: bool = False
+    ) -> None:
         if not self._is_cut_off:
             try:
-                return super().reject(delivery_tag, requeue=requeue)
+                return settle(delivery_tag)
             except self.channel.connection_errors as error:
                 logger.warning("Redis is away, so a message is acknowledged later: %s", error)
         _unsettled[delivery_tag] = requeue
