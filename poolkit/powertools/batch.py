@@ -70,17 +70,18 @@ def process_sqs_batch(
             record_handler(record)
         except give_up_on as error:
             _give_up(record, error, environment)
-            # Not the error's text alone: pydantic's has several lines.
             logger.warning("given up", error=f"{type(error).__name__}: {error}")
+        except Exception:
+            # Powertools' processors log nothing by themselves.
+            logger.warning("failed; it will be delivered again", exc_info=True)
+            raise
 
     # Only a FIFO queue's name tells: standard queues may have message groups, too.
     is_fifo = str(records[0].get("eventSourceARN", "")).endswith(".fifo")
-    # It has the methods of a logging.Logger, which is not its base class.
-    log: Any = logger
     processor = (
-        SqsFifoPartialProcessor(skip_group_on_error=True, logger=log)
+        SqsFifoPartialProcessor(skip_group_on_error=True)
         if is_fifo
-        else BatchProcessor(EventType.SQS, logger=log)
+        else BatchProcessor(EventType.SQS)
     )
     # Without it a batch that failed as a whole raises; the ids mean the same to SQS.
     processor.raise_on_entire_batch_failure = False

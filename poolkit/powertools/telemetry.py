@@ -58,10 +58,6 @@ def instrument(
     metrics = AmazonCloudWatchEMFProvider(  # not Metrics: its instances share one set of dimensions
         namespace=namespace or os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or "poolkit",
         service=logger.service,
-        default_dimensions={
-            "target": environment.settings.target,
-            "environment": environment.settings.environment,
-        },
     )
     # With provisioned concurrency no request waited for the init phase.
     is_cold = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "provisioned-concurrency"
@@ -88,6 +84,9 @@ def instrument(
                 if environment.dead_letters > given_up:
                     letters = environment.dead_letters - given_up
                     metrics.add_metric("DeadLetters", MetricUnit.Count, letters)
+                # Not as default_dimensions, about which releases before 3.30 warn at each flush.
+                metrics.add_dimension("target", environment.settings.target)
+                metrics.add_dimension("environment", environment.settings.environment)
                 metrics.flush_metrics()
                 is_cold = False
 

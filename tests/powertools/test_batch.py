@@ -70,13 +70,16 @@ def test_a_poison_message_is_kept_with_its_error_and_not_delivered_again(
     assert metrics["DeadLetters"] == [1.0]
 
 
-def test_only_the_message_that_failed_is_delivered_again(handle, database):
-    """An error that is not given up on is no fault of its neighbours."""
+def test_only_the_message_that_failed_is_delivered_again(handle, database, log):
+    """An error that is not given up on is no fault of its neighbours; it is logged."""
     database.execute("INSERT INTO notes VALUES (2, 'there')")
     event = sqs("1", "2", "3")
     assert handle(event) == failures(event, 1)
     assert notes(database) == [1, 2, 3]
     assert database.execute("SELECT * FROM dead_letters") == []
+    (line,) = log.lines()
+    assert line["message_id"] == event["Records"][1]["messageId"]
+    assert "UniqueViolation" in line["exception"]
 
 
 def test_every_message_that_failed_is_named(handle, database):
