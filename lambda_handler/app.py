@@ -31,7 +31,7 @@ def list_articles() -> schemas.Page:
     query = {name: values[-1] for name, values in app.query.items()}
     limit = parse_parameter("limit", query.get("limit", "20"), schemas.Limit)
     before = parse_parameter("before", query["before"], ArticleId) if "before" in query else None
-    with environment.session(autocommit=True) as session:
+    with environment.read_session() as session:
         # One article more than the page holds shows whether there is another page.
         found = service.list_articles(session, limit=limit + 1, before=before)
     items = [output(article, schemas.ArticleSummary) for article in found[:limit]]
@@ -51,7 +51,7 @@ def create_article() -> Response[Any]:
 def get_article(article_id: str) -> Response[Any]:
     """Read an article."""
     key = parse_parameter("article_id", article_id, ArticleId)
-    with environment.session(autocommit=True) as session:
+    with environment.read_session() as session:
         return _article(service.get_article(session, key))
 
 
@@ -84,7 +84,7 @@ def ingest_document() -> Response[Any]:
 def get_document(document_id: str) -> schemas.DocumentWithChunks:
     """Read a document with its chunks."""
     key = parse_parameter("document_id", document_id, DocumentId)
-    with environment.session(autocommit=True) as session:
+    with environment.read_session() as session:
         return output(service.get_document(session, key), schemas.DocumentWithChunks)
 
 

@@ -24,7 +24,10 @@ import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import event, exc
 
 from poolkit.config.engine import make_engine, start_engine
 from poolkit.config.metrics import PoolMetrics
@@ -33,6 +36,7 @@ from poolkit.config.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from types import FrameType
 
     from sqlalchemy import Connection, Engine
@@ -102,8 +106,7 @@ class ExecutionEnvironment:
         self.engine: Engine = make_engine(self.settings, self._metrics)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    @contextmanager
-    def session(self, *, autocommit: bool = False) -> Iterator[Session]:
+    def session(self) -> AbstractContextManager[Session]:
         """Begin a unit of work with an ORM session, which is committed at the end of the block.
 
             with environment.session() as session:
@@ -112,40 +115,49 @@ class ExecutionEnvironment:
         Attributes stay loaded after the commit (`expire_on_commit=False`), so an object can be
         returned from the block and serialized.
 
-        Args:
-            autocommit: without BEGIN and COMMIT, which saves two round trips; for reads that are
-                one statement.
+        Raises:
+            PoolExhausted, DatabaseUnavailable, StatementTimeout: as `unit_of_work`.
+        """
+        return self._session(self.engine, reads_only=False)
+
+    def read_session(self) -> AbstractContextManager[Session]:
+        """Give an ORM session that reads, without a transaction around its statements.
+
+        It saves two round trips, BEGIN and ROLLBACK. Each statement sees what was committed before
+        it began, as everywhere at READ COMMITTED. A flush raises: it would be committed at once.
+        Otherwise as `session`.
+        """
+        return self._session(self._autocommit, reads_only=True)
+
+    def connection(self) -> AbstractContextManager[Connection]:
+        """Begin a unit of work with a Core connection, which is committed at the end of the block.
+
+            with environment.connection() as connection:
+                connection.execute(insert(articles), {...})
 
         Raises:
             PoolExhausted, DatabaseUnavailable, StatementTimeout: as `unit_of_work`.
         """
-        # Not at the top: a function that uses Core alone need not import the ORM.
-        from sqlalchemy.orm import Session  # noqa: PLC0415
+        return self._connection(self.engine)
 
-        engine = self._autocommit if autocommit else self.engine
+    def read_connection(self) -> AbstractContextManager[Connection]:
+        """Give a Core connection in autocommit, for statements that read; as `read_session`."""
+        return self._connection(self._autocommit)
+
+    @contextmanager
+    def _session(self, engine: Engine, *, reads_only: bool) -> Iterator[Session]:
+        make_session = _session_class(reads_only=reads_only)
         with (
             translated(),
-            Session(self._held.get() or engine, expire_on_commit=False) as session,
+            make_session(self._held.get() or engine, expire_on_commit=False) as session,
             session.begin(),
             self._set(self._current, session.connection),
         ):
             yield session
 
     @contextmanager
-    def connection(self, *, autocommit: bool = False) -> Iterator[Connection]:
-        """Begin a unit of work with a Core connection, which is committed at the end of the block.
-
-            with environment.connection() as connection:
-                connection.execute(insert(articles), {...})
-
-        Args:
-            autocommit: as in `session`.
-
-        Raises:
-            PoolExhausted, DatabaseUnavailable, StatementTimeout: as `unit_of_work`.
-        """
+    def _connection(self, engine: Engine) -> Iterator[Connection]:
         held = self._held.get()
-        engine = self._autocommit if autocommit else self.engine
         with translated():
             if held is None:
                 with engine.begin() as connection, self._set(self._current, lambda: connection):
@@ -159,7 +171,7 @@ class ExecutionEnvironment:
         """Run all units of work in the block on one connection, one after the other.
 
         For a batch of messages: without a pool, a connect for each message costs more than the
-        message. `autocommit` has no effect in the block.
+        message. Sessions and connections that read have a transaction in the block, too.
 
         Raises:
             PoolExhausted, DatabaseUnavailable: as `unit_of_work`; before the block begins.
@@ -196,6 +208,25 @@ class ExecutionEnvironment:
         random.seed()
         self.settings = replace(self.settings, instance=os.urandom(8).hex())
         self._make_engine()
+
+
+@cache
+def _session_class(*, reads_only: bool) -> type[Session]:
+    """Return SQLAlchemy's Session, or a subclass that refuses to flush."""
+    # Not at the top: a function that uses Core alone need not import the ORM.
+    from sqlalchemy.orm import Session  # noqa: PLC0415
+
+    if not reads_only:
+        return Session
+    reader = type("ReadSession", (Session,), {})
+    event.listen(reader, "before_flush", _refuse_flush)
+    return reader
+
+
+def _refuse_flush(session: Session, *_: object) -> None:
+    raise exc.InvalidRequestError(
+        "read_session reads only, and what it flushed would be committed at once: use session"
+    )
 
 
 def at_end(dispose: Callable[[], object], *, after_restore: Callable[[], object]) -> None:

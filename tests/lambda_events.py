@@ -10,7 +10,7 @@ from urllib.parse import quote_plus, urlencode
 
 from awslambdaric.lambda_context import LambdaContext
 
-from poolkit.lambda_fleet.gateway import http_api_event as event
+from poolkit.lambda_fleet.events import http_api_event as event
 from poolkit.lambda_fleet.http_protocol import Request
 
 _numbers = itertools.count()

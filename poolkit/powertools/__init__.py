@@ -9,7 +9,7 @@
 
     @app.get("/articles/<article_id>")
     def get_article(article_id: str):
-        with environment.session(autocommit=True) as session:
+        with environment.read_session() as session:
             return {"title": session.get_one(Article, article_id).title}
 
     @instrument(environment, logger)

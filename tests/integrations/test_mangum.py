@@ -16,8 +16,10 @@ from fastapi import Depends, FastAPI, Request
 from lambda_events import MAKERS, http_api, new_context
 from mangum import Mangum
 from sqlalchemy import create_engine, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
+from poolkit.fastapi import AsyncDatabase, Database
 from poolkit.mangum import TemporaryFailures, make_handler
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +91,37 @@ def test_no_connection_is_part_of_a_snapshot(database):
     assert get(handler)[0] == 200
     database.wait_for_backends(1, "mine")
     handler.stop()
+
+
+@pytest.mark.parametrize("make_database", [Database, AsyncDatabase])
+def test_a_database_of_poolkits_own_keeps_one_connection(database, monkeypatch, make_database):
+    """`poolkit.fastapi` and `poolkit.mangum` fit together, for both kinds of engines."""
+    variables = {"DATABASE_URL": database.url(""), "POOLKIT_POOL_SIZE": "1"}
+    for name, value in (variables | {"POOLKIT_MAX_OVERFLOW": "0"}).items():
+        monkeypatch.setenv(name, value)
+    service = make_database("web" if make_database is Database else "web_async")
+    app = FastAPI(lifespan=service.lifespan)
+    if make_database is Database:
+
+        @app.get("/pid")
+        def pid(session: Annotated[Session, Depends(service.session, scope="function")]):
+            return session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    else:
+
+        @app.get("/pid")
+        async def pid(session: Annotated[AsyncSession, Depends(service.session, scope="function")]):
+            return (await session.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+
+    handler = make_handler(app)
+    first, second = get(handler), get(handler)
+    assert first == second
+    assert first[0] == 200
+    run_before_snapshot()
+    database.wait_for_backends(0)
+    run_after_restore()
+    assert get(handler)[0] == 200
+    handler.stop()
+    database.wait_for_backends(0)
 
 
 @pytest.mark.parametrize("kind", ["asynchronous", "synchronous"])

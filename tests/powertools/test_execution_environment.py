@@ -13,6 +13,7 @@ import snapshot_restore_py
 from awslambdaric.lambda_runtime_hooks_runner import run_after_restore, run_before_snapshot
 from closed_databases import CLOSED
 from sqlalchemy import BigInteger, text
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from poolkit.errors import ConfigurationError, DatabaseUnavailable
@@ -73,13 +74,22 @@ def insert_and_fail(unit_of_work):
 
 
 @pytest.mark.parametrize("kind", ["session", "connection"])
-def test_autocommit_begins_no_transaction(environment, kind):
-    """Two statements see two transactions; a unit of work without it sees one."""
-    begin = getattr(environment, kind)
-    for autocommit, number in ((True, 2), (False, 1)):
-        with begin(autocommit=autocommit) as work:
+def test_what_reads_begins_no_transaction(environment, kind):
+    """Two statements have two transactions; in a unit of work they have one."""
+    for name, number in ((kind, 1), (f"read_{kind}", 2)):
+        with getattr(environment, name)() as work:
             seen = {work.scalar(text("SELECT pg_current_xact_id()::text")) for _ in range(2)}
         assert len(seen) == number
+
+
+def test_a_session_that_reads_refuses_to_write(environment, database):
+    """What it flushed would be committed at once."""
+    with (
+        pytest.raises(InvalidRequestError, match="use session"),
+        environment.read_session() as session,
+    ):
+        session.add(Note(id=1, text="one"))
+    assert notes(database) == []
 
 
 @pytest.mark.parametrize("kind", ["session", "connection"])
