@@ -640,6 +640,25 @@ def test_the_dashboard_draws_metrics_that_the_deployables_write(deployment):
                 assert f'"{name}"' in text
 
 
+def test_an_alarm_watches_a_metric_that_the_functions_write(deployment):
+    """A wrong name or dimension would leave it silent for ever."""
+    text = (ROOT / "poolkit/powertools/telemetry.py").read_text()
+    alarms = [
+        alarm
+        for alarm in deployment.of_type("AWS::CloudWatch::Alarm")
+        if alarm.get("Namespace") == "poolkit"
+    ]
+    assert alarms
+    services = {
+        function.variables.get("POWERTOOLS_SERVICE_NAME") for function in deployment.functions()
+    }
+    for alarm in alarms:
+        assert f'"{alarm.get("MetricName")}"' in text
+        dimensions = {each["Name"]: each["Value"] for each in alarm.get("Dimensions")}
+        assert set(dimensions) == {"target", "environment", "service"}
+        assert dimensions["service"] in services
+
+
 # -- parameters and suppressions ------------------------------------------------------------
 
 
