@@ -67,8 +67,8 @@ class Database:
             with database.session() as session:
                 return session.scalar(select(func.count(Order.id)))
 
-    A worker reads the settings when it starts. A child process opens its engine after the fork,
-    and closes it before it ends. A pool of threads shares one engine. In any other process (a web
+    A worker reads the settings when it starts. A child process makes its engine after the fork,
+    connects for its first task, and disconnects before it ends. A pool of threads shares one engine. In any other process (a web
     application that runs a task eagerly, a shell) the engine is made at its first use. An engine
     that was made before a fork is never used after it.
 
@@ -173,7 +173,8 @@ class Database:
             # Of a parent process: it still uses these connections.
             engine.dispose(close=pid == os.getpid())
 
-    def _open(self) -> Engine:
+    def _open(self, *, connect: bool = True) -> Engine:
+        """Make the engine, and open the connections that the preset asks for at start."""
         with self._opening:
             # Another thread may have been here first.
             if self._opened is not None and self._opened[0] == os.getpid():
@@ -186,7 +187,8 @@ class Database:
                 event.listen(engine, "connect", _check_for_dead_client)
             self._sessions.configure(bind=engine)
             self._opened = os.getpid(), engine
-            start_engine(engine, settings)
+            if connect:
+                start_engine(engine, settings)
             return engine
 
     # -- Celery's signals -------------------------------------------------------------------
@@ -240,9 +242,11 @@ class Database:
                 # A child that was spawned, not forked, has not seen the worker's start.
                 settings = self._read()
                 self._settings = dataclasses.replace(settings, preset=settings.preset.per_task())
-            self._open()
+            # Without a connection: a child that is not up within `worker_proc_alive_timeout`, 4 s, is
+            # killed and replaced. While the database does not answer, none would ever be.
+            self._open(connect=False)
         except PoolkitError as error:
-            logger.warning("the database was not there when the child started: %s", error)
+            logger.warning("the child has no database: %s", error)
 
     def _on_process_shutdown(self, **kwargs: Any) -> None:
         """Close the connections of a child process while it still runs."""

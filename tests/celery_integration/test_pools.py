@@ -1,6 +1,7 @@
 """Each of Celery's pools, and applications as people have them: engines before forks, plain tasks, results."""
 
 import re
+import socket
 import urllib.request
 
 import pytest
@@ -94,6 +95,19 @@ def test_engine_used_before_the_fork_is_no_child_s(site):
     assert not [record for record in worker.records() if record["level"] == "ERROR"]
     assert worker.stop() == 0
     site.database.wait_for_backends(0, "worker:")
+
+
+@pytest.mark.slow
+def test_children_start_while_the_database_does_not_answer(site):
+    """Celery replaces a child that is not up within four seconds, so a child does not connect at its start."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
+        options = ("-c", "1", "--max-tasks-per-child", "1")
+        worker = site.start(*options, DATABASE_URL=url, POOLKIT_PREWARM="1")
+        for seconds in (0, 6):
+            site.app.send_task("shop_reports.sleep", [seconds])
+        wait_until(lambda: worker.succeeded() == 2, "two tasks without the database")
+    assert "UP message" not in worker.text
 
 
 def test_session_that_a_task_leaves_open_is_reported(site):
