@@ -31,7 +31,7 @@ _OF_DJANGO = {
     "VectorExtension": "vector",
 }
 _OTHER_EXTENSION = re.compile(r"CreateExtension\(\s*[\"']([\w-]+)")
-NOT_IN_THE_WHEEL = ("uuid-ossp", "pgcrypto", "xml2", "postgis", "timescaledb")
+NOT_IN_THE_WHEEL = ("uuid-ossp", "pgcrypto", "xml2", "sslinfo", "postgis", "timescaledb")
 """Extensions that need a server of the machine's own."""
 _COMPOSE = re.compile(r"(docker-)?compose[\w.-]*\.ya?ml")
 _TEMPLATE = re.compile(
