@@ -214,12 +214,12 @@ def _deployable(
             folder=found.folder,
             env=env,
         )
-    static = read_from_source(sources, application)
     if not description.origin:
+        static = read_from_source(sources, application)
         description = replace(static, failure=description.failure)
     elif application.framework in ("flask", "django"):
         # Only its source shows which of its paths want a login.
-        description = description.with_needs(static)
+        description = description.with_needs(read_from_source(sources, application))
     if application.framework in FUNCTIONS:
         table: dict[str, Any] = {
             "kind": "lambda",
