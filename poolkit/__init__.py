@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         TemplateError,
         TemporaryFailure,
         UnprivilegedAccountError,
+        WrongDatabaseError,
     )
 
 __all__ = (
@@ -97,6 +98,7 @@ __all__ = (
     "TemplateError",
     "TemporaryFailure",
     "UnprivilegedAccountError",
+    "WrongDatabaseError",
     "attach",
     "make_async_engine",
     "make_engine",
