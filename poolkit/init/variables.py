@@ -25,6 +25,8 @@ _OF_A_DATABASE = frozenset(
 _OF_SOMETHING_ELSE = frozenset(
     [
         "REDIS",
+        "GEOLOCATION",
+        "GEOIP",
         "MONGO",
         "MONGODB",
         "MYSQL",
