@@ -304,12 +304,15 @@ class _Attribution(NamedTuple):
         others = by.total() - by["preset"]
         uses_preset = None if not by else not others and bool(target.preset_fields)
         ceiling, reason = target.ceiling, target.ceiling_reason
+        pooler = window.pooler_ceiling
         if window.engine_ceiling_reason:
             ceiling, reason = window.engine_ceiling, window.engine_ceiling_reason
+            if pooler is not None and (ceiling is None or ceiling > pooler):
+                ceiling, reason = pooler, f"PgBouncer's pool; behind it: {reason}"
         elif target.url is not None or uses_preset:
             pass
-        elif window.pooler_ceiling is not None:
-            ceiling, reason = window.pooler_ceiling, "PgBouncer's pool"
+        elif pooler is not None:
+            ceiling, reason = pooler, "PgBouncer's pool"
         else:
             ceiling, reason = None, "no connection of it was seen"
             if not target.preset_fields:
@@ -453,13 +456,6 @@ def _at_this_load(target: PlannedTarget, window: Window) -> PlannedTarget:
 
     The plan has those at the highest load; a function's concurrency may be lower at others.
     """
-    if window.engine_ceiling_reason:
-        return dataclasses.replace(
-            target,
-            instances_max=window.instances,
-            ceiling=window.engine_ceiling,
-            ceiling_reason=window.engine_ceiling_reason,
-        )
     if window.ceiling is not None:
         return dataclasses.replace(
             target,
