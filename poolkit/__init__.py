@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         UnknownEvent,
         UnprivilegedAccountError,
         UnreadableMessage,
+        WrongDatabaseError,
     )
 
 __all__ = (
@@ -109,6 +110,7 @@ __all__ = (
     "UnknownEvent",
     "UnprivilegedAccountError",
     "UnreadableMessage",
+    "WrongDatabaseError",
     "attach",
     "make_async_engine",
     "make_engine",

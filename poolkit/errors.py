@@ -2,6 +2,7 @@
 
     PoolkitError
     ├── ConfigurationError (ValueError)           a setting is missing, wrong or unsafe
+    │   └── WrongDatabaseError                    a target uses another database than it was given
     ├── TemporaryFailure                          the database or the pool failed; retry later
     │   ├── CredentialsError                      a password or token could not be fetched
     │   ├── PoolExhausted (TimeoutError)          no connection became free within pool_timeout
@@ -54,6 +55,10 @@ class PoolkitError(Exception):
 
 class ConfigurationError(PoolkitError, ValueError):
     """A setting is missing, wrong or unsafe; the message names it and what is allowed."""
+
+
+class WrongDatabaseError(ConfigurationError):
+    """A measured target takes its database from elsewhere; the message says where from, if known."""
 
 
 class TemporaryFailure(PoolkitError):

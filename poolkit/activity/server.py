@@ -56,7 +56,8 @@ SELECT current_setting('max_connections')::int,
 _SAMPLE = """
 SELECT d.sessions, d.xacts, a.datid = d.oid, a.pid, a.application_name, a.state, a.wait_event,
        extract(epoch FROM clock_timestamp() - a.backend_start)::float8,
-       extract(epoch FROM clock_timestamp() - a.state_change)::float8
+       extract(epoch FROM clock_timestamp() - a.state_change)::float8,
+       extract(epoch FROM a.backend_start)::float8, host(a.client_addr), a.client_port
 FROM (SELECT oid, pg_stat_get_db_sessions(oid) AS sessions,
              pg_stat_get_db_xact_commit(oid) + pg_stat_get_db_xact_rollback(oid) AS xacts
       FROM pg_database WHERE datname = current_database()) AS d
@@ -90,6 +91,15 @@ class Backend:
     age_s: float
     state_age_s: float
     wait_event: str
+    started: float = 0.0
+    """When it connected, Unix time of the server; with `pid` it names one connection."""
+    client: tuple[str, int] | None = None
+    """The client's address and port as the server sees them; None over a Unix socket."""
+
+    @property
+    def application_name(self) -> str:
+        """The name as the client gave it."""
+        return f"{self.target}:{self.instance}" if self.instance else self.target
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +165,23 @@ class Gap:
     begin: float
     end: float
     reason: str
+
+
+def _backend(row: tuple[Any, ...]) -> Backend:
+    """Return the backend of a row of `_SAMPLE`."""
+    pid, name, state, wait_event, age_s, state_age_s, started, address, port = row[3:]
+    target, _, instance = (name or "").partition(":")
+    return Backend(
+        target=target,
+        instance=instance,
+        pid=pid,
+        state=state or "unknown",
+        age_s=max(0.0, age_s or 0.0),
+        state_age_s=max(0.0, state_age_s or 0.0),
+        wait_event=wait_event or "",
+        started=started or 0.0,
+        client=(address, port) if address else None,
+    )
 
 
 class ActivityConnection:
@@ -239,20 +266,7 @@ class ActivityConnection:
         sessions, xacts = rows[0][:2]
         return Sample(
             time=asked,
-            backends=tuple(
-                Backend(
-                    target=target,
-                    instance=instance,
-                    pid=pid,
-                    state=state or "unknown",
-                    age_s=max(0.0, age_s or 0.0),
-                    state_age_s=max(0.0, state_age_s or 0.0),
-                    wait_event=wait_event or "",
-                )
-                for _, _, is_of_database, pid, name, state, wait_event, age_s, state_age_s in rows
-                if is_of_database
-                for target, _, instance in [(name or "").partition(":")]
-            ),
+            backends=tuple(_backend(row) for row in rows if row[2]),
             sessions=sessions - self._opened,
             xacts=xacts,
             elsewhere=sum(row[2] is False for row in rows),

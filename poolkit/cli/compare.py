@@ -112,8 +112,8 @@ def compare(*, quick: bool, **given: Any) -> None:
 
     The report shows the connections that each target opens, beside its latency.
 
-    Exit status: 0, 1 if a threshold does not hold, 2 for wrong input or a failure, 130 after
-    Ctrl-C, 143 after SIGTERM.
+    Exit status: 0, 1 if a threshold does not hold or a target failed, 2 for wrong input or any
+    other failure, 130 after Ctrl-C, 143 after SIGTERM.
     """
     require_posix("compare")
     require("loadtest")

@@ -7,7 +7,6 @@ import shlex
 import sys
 import time
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,7 +16,8 @@ from poolkit.compare.plan.application import project_of_app
 from poolkit.compare.plan.checks import check_interpreters, check_migrations
 from poolkit.compare.plan.plan import absences, announcement, make_plan, plan_run
 from poolkit.compare.plan.targets import choose, targets_of
-from poolkit.compare.report.terminal import print_run
+from poolkit.compare.report.findings import evidence_lines
+from poolkit.compare.report.terminal import print_run, shown_path
 from poolkit.compare.run.progress import progress_on
 from poolkit.compare.run.run import STATE, new_folder, run, start_stack
 from poolkit.errors import PoolkitError
@@ -26,6 +26,8 @@ from poolkit.project import Project
 from poolkit.thresholds import github_annotations, junit, unmet
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from poolkit.compare.plan.options import Options
     from poolkit.compare.run.run import Outcome
     from poolkit.local.stack import EmbeddedStack
@@ -58,14 +60,19 @@ def compare(options: Options) -> int:
                 _report(outcome, options, console)
             raise outcome.failure
         is_met = _report(outcome, options, console)
+        for window in outcome.failures.values():
+            sys.stderr.write(f"poolkit: {window.failure}\n")
     if outcome.stopped:
         return outcome.stopped
-    return 0 if is_met else NOT_MET
+    return 0 if is_met and not outcome.failures else NOT_MET
 
 
 def _report(outcome: Outcome, options: Options, console: Console) -> bool:
-    """Write and print the report, and return whether all thresholds hold."""
+    """Write and print the report, and return whether no target failed and all thresholds hold."""
     if not outcome.measured:
+        for window in outcome.failures.values():
+            for line in evidence_lines(window.evidence, shown_path(outcome.folder)):
+                console.print(line, highlight=False, soft_wrap=True)
         console.print("Nothing was measured, so there is no report.")
         return True
     try:
@@ -76,11 +83,11 @@ def _report(outcome: Outcome, options: Options, console: Console) -> bool:
 
             results = write_report(outcome.folder)
     except (KeyboardInterrupt, SystemExit):
-        again = f"Interrupted: `poolkit report {_shown(outcome.folder)}` writes the report."
+        again = f"Interrupted: `poolkit report {shown_path(outcome.folder)}` writes the report."
         console.print(again, highlight=False, soft_wrap=True)
         raise
     print_run(results, console)
-    file = _shown(outcome.folder / "report.html")
+    file = shown_path(outcome.folder / "report.html")
     console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
     if outcome.stopped:
         console.print("Interrupted: the report shows what was measured until then.")
@@ -93,7 +100,7 @@ def _report(outcome: Outcome, options: Options, console: Console) -> bool:
         for line in github_annotations(verdicts):
             # Not by the console: it would wrap the line.
             sys.stdout.write(f"{line}\n")
-    return not unmet(verdicts)
+    return not unmet(verdicts) and not results.has_failures
 
 
 def up(options: Options) -> None:
@@ -136,12 +143,12 @@ def up(options: Options) -> None:
                 console.print(f"  {name:<{width}}  {address}", highlight=False, soft_wrap=True)
             variables = _write_variables(project, stack, parts)
             console.print(
-                f"For a shell with the same database: source {_shown(variables)}",
+                f"For a shell with the same database: source {shown_path(variables)}",
                 highlight=False,
                 soft_wrap=True,
             )
             # This line invites Ctrl-C, which may come before the loop.
-            console.print(f"Logs are in {_shown(host.logs)}. Ctrl-C stops everything.")
+            console.print(f"Logs are in {shown_path(host.logs)}. Ctrl-C stops everything.")
             while True:
                 host.check()
                 time.sleep(LOOK_EVERY_S)
@@ -165,9 +172,3 @@ def _write_variables(project: Project, stack: EmbeddedStack, parts: ExitStack) -
     file.touch(mode=0o600)
     file.write_text("".join(f"export {name}={shlex.quote(text)}\n" for name, text in env.items()))
     return file
-
-
-def _shown(path: Path) -> str:
-    """Return the path, relative to the working directory if it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

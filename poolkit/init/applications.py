@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from poolkit.init.sources import Module, Sources
 
 Framework: TypeAlias = Literal[
-    "fastapi", "starlette", "flask", "django", "mangum", "powertools", "lambda", "celery"
+    "fastapi", "starlette", "flask", "django", "other", "mangum", "powertools", "lambda", "celery"
 ]
 _CLASSES: dict[str, Framework] = {
     "fastapi.FastAPI": "fastapi",
@@ -40,7 +40,7 @@ _RESOLVERS = {
     "ALBResolver": "alb",
 }
 _ASGI = ("fastapi", "starlette")
-WEB: tuple[Framework, ...] = ("fastapi", "starlette", "flask", "django")
+WEB: tuple[Framework, ...] = ("fastapi", "starlette", "flask", "django", "other")
 FUNCTIONS: tuple[Framework, ...] = ("mangum", "powertools", "lambda")
 _USUAL_FILES = (
     "main",

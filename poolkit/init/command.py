@@ -23,6 +23,7 @@ _LABELS = {
     "starlette": "ASGI",
     "flask": "Flask",
     "django": "Django",
+    "other": "application",
     "mangum": "Mangum",
     "powertools": "Powertools",
     "lambda": "Lambda function",

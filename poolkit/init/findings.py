@@ -32,6 +32,8 @@ _UVICORN_FACTORY = (
     "{port}",
 )
 _STARTS_SERVERS = re.compile(r"Procfile|Dockerfile[\w.-]*|.*\.sh|(docker-)?compose[\w.-]*\.ya?ml")
+_DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
+_DEBIAN_FILES = Path("/usr/share/postgresql")
 _HEALTH = ("/healthz", "/health", "/readyz", "/health-check", "/healthcheck", "/ping", "/live")
 
 
@@ -112,7 +114,7 @@ def find(
     """
     sources = Sources.read(root)
     every = applications_in(sources)
-    chosen = _chosen(every, app, root)
+    chosen = _chosen(every, app, sources)
     first = chosen[0]
     folder, python_path = _working_directory(first, root)
     places = list(dict.fromkeys((folder, root, *root.parents[:1])))
@@ -134,7 +136,7 @@ def find(
         variables=variables,
         schema=schema,
         python_path=python_path,
-        postgres_bin=_other_server() if _lacking(schema) else "",
+        postgres_bin=_other_server(lacking) if (lacking := _lacking(schema)) else "",
     )
     deployables = tuple(
         _deployable(application, found, sources, imports=imports) for application in chosen
@@ -143,13 +145,27 @@ def find(
     return replace(found, missing=tuple(_missing(found)))
 
 
-def _chosen(every: Sequence[Application], app: str, root: Path) -> list[Application]:
+def _chosen(every: Sequence[Application], app: str, sources: Sources) -> list[Application]:
     """Return the application that was named, or the likeliest of each kind of target."""
+    root = sources.root
     if app:
-        wanted = app.replace("()", "")
+        wanted = app.removesuffix("()")
         for application in every:
             if wanted in (application.name, application.name.replace(":", ".")):
                 return [application]
+        module_name, _, attribute = wanted.partition(":")
+        module = next((m for m in sources.modules if m.name == module_name), None)
+        if module is not None and attribute:
+            # Made in a way that its source does not show; its import will.
+            is_factory = wanted != app
+            other = Application(
+                framework="other",
+                module=module,
+                attribute=attribute,
+                is_factory=is_factory,
+                is_asgi=True,
+            )
+            return [other]
         raise ConfigurationError(
             f"--app {app}: there is no such application in {root}"
             + (f"; there are: {', '.join(a.name for a in every)}" if every else "")
@@ -198,12 +214,12 @@ def _deployable(
             folder=found.folder,
             env=env,
         )
-    static = read_from_source(sources, application)
     if not description.origin:
+        static = read_from_source(sources, application)
         description = replace(static, failure=description.failure)
     elif application.framework in ("flask", "django"):
         # Only its source shows which of its paths want a login.
-        description = description.with_needs(static)
+        description = description.with_needs(read_from_source(sources, application))
     if application.framework in FUNCTIONS:
         table: dict[str, Any] = {
             "kind": "lambda",
@@ -290,6 +306,11 @@ def _wsgi(
         return {
             "command": command
         }, "Django's development server: install gunicorn to measure a real one"
+    if application.framework != "flask":
+        raise ConfigurationError(
+            f"{application.name} is a WSGI application, and its environment has no server for it: "
+            f"install gunicorn there ({found.interpreter.path})"
+        )
     command = [
         *("{python}", "-m", "flask", "--app", application.name, "run"),
         *("--no-reload", "--no-debugger", "--port", "{port}"),
@@ -392,15 +413,15 @@ def _lacking(schema: Schema) -> list[str]:
     return [name for name in schema.extensions if name in NOT_IN_THE_WHEEL]
 
 
-def _other_server() -> str:
-    """Return the newest PostgreSQL that a Debian package has installed, or nothing."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
-    return str(found[-1].parent) if found else ""
-
-
-def _version(program: Path) -> int:
-    name = program.parent.parent.name
-    return int(name) if name.isdigit() else 0
+def _other_server(extensions: Sequence[str]) -> str:
+    """Return the programs of a Debian PostgreSQL with these extensions, the newest, or nothing."""
+    for folder in sorted(_DEBIAN_PROGRAMS.glob("[1-9][0-9]"), reverse=True):
+        controls = [
+            _DEBIAN_FILES / folder.name / f"extension/{name}.control" for name in extensions
+        ]
+        if (folder / "bin/postgres").is_file() and all(map(Path.is_file, controls)):
+            return str(folder / "bin")
+    return ""
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -177,7 +177,7 @@ def tasks_of(sources: Sources, root: Path) -> list[tuple[str, list[str]]]:
     for module in sources.modules:
         if module.root != root:
             continue
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 continue
             for decorator in node.decorator_list:
@@ -203,7 +203,7 @@ def _prefixes(modules: list[Module]) -> dict[str, str]:
     outer: dict[str, tuple[str, str]] = {}
     constants = _constants(modules)
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
                 prefix = _prefix(node.value, constants)
                 kind = module.full_name(node.value.func).rpartition(".")[2]
@@ -233,7 +233,7 @@ def _constants(modules: list[Module]) -> dict[str, str]:
     """Return the strings that names such as `API_V1_STR` stand for, wherever they are set."""
     found = {}
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             value = getattr(node, "value", None)
             if not isinstance(value, ast.Constant) or not isinstance(value.value, str):
                 continue
@@ -263,7 +263,7 @@ def _qualified(module: Module, node: ast.expr) -> str:
 
 
 def _decorated(module: Module, prefixes: Mapping[str, str]) -> Iterator[Route]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         for call in node.decorator_list:
@@ -297,7 +297,7 @@ def _wants_login(function: ast.FunctionDef | ast.AsyncFunctionDef, module: Modul
 
 def _url_patterns(module: Module) -> Iterator[Route]:
     """Yield the paths of Django's `path()`; those of included modules lack their prefix."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if not isinstance(node, ast.Call) or module.full_name(node.func) != "django.urls.path":
             continue
         first, view = [*node.args, None, None][:2]

@@ -31,7 +31,7 @@ _OF_DJANGO = {
     "VectorExtension": "vector",
 }
 _OTHER_EXTENSION = re.compile(r"CreateExtension\(\s*[\"']([\w-]+)")
-NOT_IN_THE_WHEEL = ("uuid-ossp", "pgcrypto", "xml2", "postgis", "timescaledb")
+NOT_IN_THE_WHEEL = ("uuid-ossp", "pgcrypto", "xml2", "sslinfo", "postgis", "timescaledb")
 """Extensions that need a server of the machine's own."""
 _COMPOSE = re.compile(r"(docker-)?compose[\w.-]*\.ya?ml")
 _TEMPLATE = re.compile(
@@ -174,8 +174,11 @@ def _without_migrations(sources: Sources) -> list[str]:
 
 def _seeds(sources: Sources, folder: Path) -> Iterable[tuple[str, ...]]:
     for module in sources.modules:
-        if _SEEDS.fullmatch(module.path.name) and "migrations" not in module.path.parts:
-            if "management" in module.path.parts:
+        parts = module.path.parts
+        if folder not in module.path.parents or "migrations" in parts:
+            continue
+        if _SEEDS.fullmatch(module.path.name):
+            if "management" in parts:
                 yield ("{python}", "manage.py", module.path.stem)
             elif module.root == folder:
                 yield ("{python}", "-m", module.name)

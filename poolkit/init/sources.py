@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 MAX_FILES = 5_000
@@ -73,12 +73,14 @@ class Module:
     Args:
         path: the file.
         tree: its syntax.
+        nodes: every node of it: a walk for each question would be most of the time.
         root: the folder from which it is imported.
         name: its name there, such as `app.main`.
     """
 
     path: Path
     tree: ast.Module = field(repr=False)
+    nodes: tuple[ast.AST, ...] = field(repr=False)
     root: Path
     name: str
 
@@ -86,7 +88,7 @@ class Module:
     def imported(self) -> dict[str, str]:
         """The full names behind the names that it imports, such as `FastAPI: fastapi.FastAPI`."""
         found = {}
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 for each in node.names:
                     name = each.asname or each.name.partition(".")[0]
@@ -134,10 +136,11 @@ class Sources:
             if path.suffix != ".py" or is_test or path.name.endswith("_test.py"):
                 continue
             if (tree := _parsed(path)) is not None:
-                import_root = _import_root(path, tree, root)
+                nodes = tuple(ast.walk(tree))
+                import_root = _import_root(path, nodes, root)
                 inside = path.relative_to(import_root).with_suffix("").parts
                 name = ".".join(inside[:-1] if inside[-1] == "__init__" else inside)
-                modules.append(Module(path, tree, import_root, name))
+                modules.append(Module(path, tree, nodes, import_root, name))
         return cls(root, files, tuple(modules))
 
     @cached_property
@@ -157,7 +160,7 @@ def _parsed(path: Path) -> ast.Module | None:
         return None
 
 
-def _import_root(path: Path, tree: ast.Module, root: Path) -> Path:
+def _import_root(path: Path, nodes: Iterable[ast.AST], root: Path) -> Path:
     """Return the folder that has to be on `sys.path` for this file.
 
     Packages end where no `__init__.py` is. Their files may be imported from higher up all the same
@@ -166,9 +169,7 @@ def _import_root(path: Path, tree: ast.Module, root: Path) -> Path:
     package = path.parent
     while package != root and (package / "__init__.py").is_file():
         package = package.parent
-    names = {
-        name.partition(".")[0] for node in ast.walk(tree) for name in _imported_names(node) if name
-    }
+    names = {name.partition(".")[0] for node in nodes for name in _imported_names(node) if name}
     candidates = [package, *(p for p in package.parents if p == root or root in p.parents)]
     votes = {
         folder: sum((folder / name).is_dir() or (folder / f"{name}.py").is_file() for name in names)

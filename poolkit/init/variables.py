@@ -25,6 +25,8 @@ _OF_A_DATABASE = frozenset(
 _OF_SOMETHING_ELSE = frozenset(
     [
         "REDIS",
+        "GEOLOCATION",
+        "GEOIP",
         "MONGO",
         "MONGODB",
         "MYSQL",
@@ -45,6 +47,7 @@ _PARTS = {
     "{db_port}": ("PORT",),
     "{db_user}": ("USER", "USERNAME"),
     "{db_password}": ("PASSWORD", "PASS", "PASSWD", "PWD"),
+    "{db_user}:{db_password}": ("CREDENTIALS",),
     "{db_name}": ("NAME", "DB", "DATABASE", "DBNAME"),
 }
 _OF_LIBPQ = {
@@ -174,7 +177,7 @@ def _is_broker(name: str) -> bool:
 
 def _read_in_code(module: Module) -> Iterator[tuple[str, int]]:
     """Yield the variables that code reads by name, and the lines."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             callee, name = module.full_name(node.value), node.slice.value
         elif isinstance(node, ast.Call):
@@ -221,7 +224,7 @@ class _SettingsClasses:
         return {
             node.name: (module, node)
             for module in self.modules
-            for node in ast.walk(module.tree)
+            for node in module.nodes
             if isinstance(node, ast.ClassDef)
         }
 
@@ -371,7 +374,7 @@ def _driver_of(modules: Iterable[Module], interpreter: Interpreter | None) -> st
     drivers: dict[str, int] = {}
     bare = is_async = False
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for driver in _SCHEME.findall(node.value):
                     drivers[driver] = drivers.get(driver, 0) + 1
@@ -407,7 +410,7 @@ def _url_for(
 
 def _hard_coded(modules: Iterable[Module], sources: Sources) -> list[str]:
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
                 continue
             if _HARD_CODED.match(node.value):
@@ -418,7 +421,7 @@ def _hard_coded(modules: Iterable[Module], sources: Sources) -> list[str]:
 
 def _overriding(modules: Iterable[Module], sources: Sources) -> list[str]:
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if not isinstance(node, ast.Call) or _last_name(node.func) != "load_dotenv":
                 continue
             for keyword in node.keywords:

@@ -11,6 +11,8 @@ locustfile describes a user and nothing about measuring. Environment variables c
 - `POOLKIT_LOAD_ARRIVAL_RATE`: tasks per second of all users together, each begun at its scheduled
   moment by an idle user; more users are made when all are busy. It replaces `POOLKIT_LOAD_RATE`.
   `POOLKIT_LOAD_ARRIVALS` (constant or poisson) and `POOLKIT_LOAD_MAX_USERS` belong to it.
+- `POOLKIT_LOAD_FIRST`: a number of requests and a file; until the file exists, one user alone sends up
+  to so many requests.
 - `POOLKIT_LOAD_HOST`: a file; Locust waits until it exists, and reads the host from it.
 """
 
@@ -28,17 +30,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import gevent
+from gevent.event import Event
 from locust import FastHttpUser, events
 
 from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT
 from poolkit.loadtest.locust_internals import warn_if_untested
-from poolkit.loadtest.open_loop.arrivals import ArrivalRate
+from poolkit.loadtest.open_loop.arrivals import ArrivalRate, Share
 from poolkit.loadtest.open_loop.loop import LATE_MS, MAX_USERS, OpenLoop
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.open_loop.users import Pending, UserTasks, scheduled_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from locust import User
     from locust.env import Environment
@@ -46,6 +49,84 @@ if TYPE_CHECKING:
 FIELDS = ("due", "started", "latency_ms", "service_ms", "method", "name", "status", "error")
 _FLUSH_EVERY_S = 0.25
 _LOOK_EVERY_S = 0.02
+_FIRST_EVERY_S = 0.1
+
+
+class FirstRequests:
+    """Holds the load back until a file exists, but for some first requests.
+
+    By them `poolkit compare` finds out whether the target uses the database of the run, before a
+    whole load writes into another one. In a closed loop one user sends them. In an open loop they
+    are arrivals at a low rate.
+
+    Args:
+        environment: Locust's.
+        most: the number of these requests.
+        file: is removed when it was found.
+    """
+
+    def __init__(self, environment: Environment, most: int, file: Path) -> None:
+        self.is_over = False
+        self._environment = environment
+        self._over = Event()
+        self._most, self._file = most, file
+        self._sent = 0
+        self._first: User | None = None
+        environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
+        gevent.spawn(self._look)
+
+    def _look(self) -> None:
+        while not self._file.exists():
+            gevent.sleep(_LOOK_EVERY_S)
+        self._file.unlink()
+        self.is_over = True
+        self._over.set()
+
+    def _on_request(self, **_: Any) -> None:
+        self._sent += 1
+
+    def wait(self) -> None:
+        """Wait until the whole load may begin."""
+        self._over.wait()
+
+    def wait_when_sent(self) -> None:
+        """Wait, unless another first request may be sent."""
+        if self._sent >= self._most:
+            self.wait()
+
+    def hold(self, user_classes: Iterable[type[User]]) -> None:
+        """Hold all users of these classes but the first before their on_start."""
+
+        def held(own: Callable[[User], None]) -> Callable[[User], None]:
+            def on_start(user: User) -> None:
+                if self._first in (None, user):
+                    self._first = user
+                else:
+                    self.wait()
+                own(user)
+
+            return on_start
+
+        # All are read before any is replaced: one class may be the parent of another.
+        for user_class, own in [(one, one.on_start) for one in user_classes]:
+            user_class.on_start = held(own)  # type: ignore[method-assign,assignment]
+
+    def slow_down(self, loop: OpenLoop, max_users: int) -> None:
+        """Begin an open loop at a low rate."""
+        whole = loop.rate
+
+        def on_start(**_: Any) -> None:
+            # After the loop's own listener, which has taken its share of the whole rate.
+            loop.rate = replace(whole, per_s=min(whole.per_s, 1 / _FIRST_EVERY_S))
+            loop.take_share(Share.whole(max_users))
+            gevent.spawn(go_on)
+
+        def go_on() -> None:
+            self.wait()
+            loop.rate = whole
+            loop.take_share(Share.whole(max_users))
+
+        self._environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
 
 
 class ScheduledUsers:
@@ -54,7 +135,9 @@ class ScheduledUsers:
     A user's schedule has a first moment, and then one every 1/rate seconds.
     """
 
-    def __init__(self, environment: Environment, rate: float | None) -> None:
+    def __init__(
+        self, environment: Environment, rate: float | None, first: FirstRequests | None = None
+    ) -> None:
         # Without a rate no next task is ever scheduled.
         self.period_s = math.inf if rate is None else 1 / rate
         self._next_at: dict[User, float] = {}
@@ -70,6 +153,9 @@ class ScheduledUsers:
             """Return the seconds until the user's next task; 0 when it is late already."""
             task = self.tasks.of(user)
             self._begun += 1
+            if first is not None and not first.is_over:
+                first.wait_when_sent()
+                self._next_at[user] = time.time() + _FIRST_EVERY_S
             # The schedule does not wait for a late user, and so the next moments stay the same.
             scheduled_at = self._next_at[user]
             task.begin(scheduled_at)
@@ -81,6 +167,8 @@ class ScheduledUsers:
         for user_class in self.tasks.follow(environment.user_classes):
             if rate is not None:
                 user_class.wait_time = wait_time
+        if first is not None:
+            first.hold(environment.user_classes)
 
     def timed_out(self) -> list[Pending]:
         """Return the requests without an answer."""
@@ -128,9 +216,14 @@ class RequestRows:
     """Writes every request as a row, and at the end those that timed out or were dropped."""
 
     def __init__(
-        self, environment: Environment, file: TextIO, loop: ScheduledUsers | OpenLoop
+        self,
+        environment: Environment,
+        file: TextIO,
+        loop: ScheduledUsers | OpenLoop,
+        first: FirstRequests | None = None,
     ) -> None:
         self.environment, self.file, self.loop = environment, file, loop
+        self._first = first
         self.rows = csv.writer(file, lineterminator="\n")
         self.rows.writerow(FIELDS)
         environment.events.request.add_listener(self.on_request)  # type: ignore[no-untyped-call]
@@ -171,6 +264,8 @@ class RequestRows:
         # At thousands of rows a second, a dict for each would cost the load generator too much.
         times = (f"{due:.6f}", f"{started:.6f}", f"{latency_ms:.6f}", f"{response_time:.6f}")
         self.rows.writerow((*times, request_type, name, status, error))
+        if self._first is not None and not self._first.is_over:
+            self.file.flush()
 
     def on_quitting(self, **_: Any) -> None:
         """Write the requests that the end of the run cut off; they count as failed."""
@@ -216,16 +311,22 @@ def _on_init(environment: Environment, **_: Any) -> None:
             if not any("insecure" in vars(one) for one in own):
                 user_class.insecure = False
     file = open(path, "w", newline="", encoding="utf-8")  # noqa: PTH123, SIM115  (closed at quit)
+    first = None
+    if "POOLKIT_LOAD_FIRST" in os.environ:
+        number, go_file = os.environ["POOLKIT_LOAD_FIRST"].split(" ", 1)
+        first = FirstRequests(environment, int(number), Path(go_file))
     loop: ScheduledUsers | OpenLoop
     arrivals = os.environ.get("POOLKIT_LOAD_ARRIVAL_RATE")
     if arrivals:
         rate = ArrivalRate.parse(arrivals, os.environ.get("POOLKIT_LOAD_ARRIVALS", "constant"))
-        most = os.environ.get("POOLKIT_LOAD_MAX_USERS")
-        loop = OpenLoop(environment, rate, max_users=int(most) if most else MAX_USERS)
+        max_users = int(os.environ.get("POOLKIT_LOAD_MAX_USERS") or MAX_USERS)
+        loop = OpenLoop(environment, rate, max_users=max_users)
+        if first is not None:
+            first.slow_down(loop, max_users)
     else:
         rate_per_user = os.environ.get("POOLKIT_LOAD_RATE")
-        loop = ScheduledUsers(environment, float(rate_per_user) if rate_per_user else None)
-    RequestRows(environment, file, loop)
+        loop = ScheduledUsers(environment, float(rate_per_user) if rate_per_user else None, first)
+    RequestRows(environment, file, loop, first)
     if "POOLKIT_LOAD_HOST" in os.environ:
         host = Path(os.environ["POOLKIT_LOAD_HOST"])
         # Without a target, `poolkit compare` ends this process.

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -229,6 +229,43 @@ class Usage:
         return cls(processes=processes, rss_bytes=rss_bytes, cpu_s=cpu_s)
 
 
+Address = tuple[str, int]
+"""The address and port of one end of a socket."""
+
+
+def client_sockets(pids: Iterable[int]) -> dict[Address, Address]:
+    """Return the TCP connections that processes and their descendants have opened.
+
+    Connections that they accepted are left out. A process that ends meanwhile, or that belongs to
+    another account, has none.
+
+    Returns:
+        The server's end of each connection, by the client's end.
+    """
+    sockets = []
+    for pid in pids:
+        tree: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(pid)
+            tree = [root, *root.children(recursive=True)]
+        for process in tree:
+            with contextlib.suppress(psutil.Error, OSError):
+                sockets += process.net_connections("tcp")
+    listening = {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
+    return {
+        _address(each.laddr): _address(each.raddr)
+        for each in sockets
+        if len(each.raddr) and each.laddr.port not in listening
+    }
+
+
+def _address(end: tuple[str, int]) -> Address:
+    """Return an end of a socket; one that stands for an IPv4 address as that address."""
+    address, port = end
+    # A socket of IPv6 shows a peer of IPv4 as ::ffff:127.0.0.1, where the server sees 127.0.0.1.
+    return address.removeprefix("::ffff:").partition("%")[0], port
+
+
 @dataclass(frozen=True, kw_only=True)
 class Supervised:
     """A process of the supervisor: its name, its log, and the process itself."""
@@ -270,6 +307,10 @@ class Supervisor:
     def names(self) -> list[str]:
         """The names of the processes that were not stopped, in the order of their start."""
         return list(self._running)
+
+    def pids(self, is_wanted: Callable[[str], bool]) -> list[int]:
+        """Return the pids of the processes with such names; from any thread."""
+        return [found.pid for found in list(self._running.values()) if is_wanted(found.name)]
 
     def start(
         self,

@@ -5,11 +5,12 @@ from functools import partial
 
 import pytest
 
-from poolkit.activity.server import Backend, Sample
+from poolkit.activity.server import Sample
 from poolkit.compare.results.run_folder import Level
 from poolkit.compare.run import load
 from poolkit.compare.run.load import OVER_S
 from poolkit.compare.run.window_figures import WindowFigures
+from poolkit.loadtest.figures import Held
 from poolkit.thresholds import METRICS
 
 HEADER = "due,started,latency_ms,service_ms,method,name,status,error\n"
@@ -101,26 +102,20 @@ BEGIN = 1_000.0
 
 @pytest.fixture
 def figures():
-    return WindowFigures(BEGIN, backends="web", max_connections=50, sessions=100)
+    return WindowFigures(BEGIN, target="web", max_connections=50, sessions=100)
 
 
-def sample(moment, sessions=100, **states):
-    """Return a sample with backends of `web` in each state, and one of another name."""
-    rest = {"instance": "1", "pid": 1, "age_s": 1, "state_age_s": 1, "wait_event": ""}
-    backends = [
-        Backend(target="web", state=state.replace("_", " "), **rest)
-        for state, number in states.items()
-        for _ in range(number)
-    ]
-    backends.append(Backend(target="x", state="idle", **rest))
-    return Sample(time=moment, backends=tuple(backends), sessions=sessions, xacts=1)
+def take(figures, moment, sessions=100, **states):
+    """Give the figures a sample in which the target has connections in each state."""
+    taken = Sample(time=moment, backends=(), sessions=sessions, xacts=1)
+    figures.take_sample(taken, Held(sum(states.values()), states.get("idle_in_transaction", 0)))
 
 
-def test_the_target_s_own_connections_count(figures):
-    """Those of other names are on the same server."""
-    figures.take_sample(sample(BEGIN - 1, idle=40))
-    figures.take_sample(sample(BEGIN, idle=4, idle_in_transaction=1))
-    figures.take_sample(sample(BEGIN + 0.1, active=3))
+def test_connections_of_the_measured_time_count(figures):
+    """Before the measured time they do not."""
+    take(figures, BEGIN - 1, idle=40)
+    take(figures, BEGIN, idle=4, idle_in_transaction=1)
+    take(figures, BEGIN + 0.1, active=3)
     found = figures.so_far(BEGIN + 2)
     assert (found["db.connections.max"], found["db.connections.mean"]) == (5, 4)
     assert found["db.connections.share"] == pytest.approx(0.1)
@@ -130,7 +125,7 @@ def test_the_target_s_own_connections_count(figures):
 def test_requests_and_samples_are_known_up_to_the_same_moment(figures):
     """A request that ended a moment ago may not be written yet: then there would seem to be fewer."""
     for tenth in range(31):
-        figures.take_sample(sample(BEGIN + tenth / 10, sessions=100 + 2 * tenth))
+        take(figures, BEGIN + tenth / 10, sessions=100 + 2 * tenth)
         if tenth < 25:
             figures.take_request(BEGIN, BEGIN + tenth / 10, 1, "")
     found = figures.so_far(BEGIN + 3)
@@ -151,7 +146,7 @@ def test_a_rate_is_not_known_at_once(figures):
 def test_every_metric_that_may_end_a_run_is_there(figures):
     """The figures have the names that thresholds use."""
     figures.take_request(BEGIN, BEGIN, 1, "")
-    figures.take_sample(sample(BEGIN))
+    take(figures, BEGIN)
     found = figures.so_far(BEGIN + 3, cold_starts=3)
     known = {name for name, value in found.items() if value is not None}
     assert known == {name for name, metric in METRICS.items() if not metric.at_end}

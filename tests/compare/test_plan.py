@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from poolkit.cli import main
+from poolkit.compare.plan.checks import check_database_host
 from poolkit.compare.plan.option_types import RATES, USERS, DeployedTarget, Names
 from poolkit.compare.plan.options import Options, options_of
 from poolkit.compare.plan.plan import announcement, make_plan
@@ -265,3 +266,23 @@ def test_options_have_types_and_defaults():
     deployed = converted(DeployedTarget(), "web=http://x")
     given = {"targets": converted(Names(), "a, b"), "deployed": (deployed,), "thresholds": ("t",)}
     assert options(**given, junit=Path("x"), github=False) == Options(**given, junit=Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("url", "is_refused"),
+    [
+        ("postgresql://me@127.0.0.1:5432/x", False),
+        ("postgresql://me@[::1]/x", False),
+        ("postgresql:///x?host=/run/postgresql", False),
+        ("postgresql://me@198.51.100.7/x", True),
+        ("postgresql:///x?host=198.51.100.7", True),
+    ],
+)
+def test_a_database_on_another_machine_needs_agreement(url, is_refused):
+    """A load on targets that the run starts writes there."""
+    check_database_host(url, agreed=True)
+    if is_refused:
+        with pytest.raises(ConfigurationError, match="--yes-load-this-host"):
+            check_database_host(url, agreed=False)
+    else:
+        check_database_host(url, agreed=False)

@@ -296,3 +296,18 @@ def test_the_project_s_own_server_decides_about_processes(project, name, text):
     root = project({name: text, "main.py": "from fastapi import FastAPI\napp = FastAPI()"})
     (deployable,) = find(root, imports=False).deployables
     assert deployable.table["processes"] == 4
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("call", "key"),
+    [
+        ("async def __call__(self, scope, receive, send): ...", "app"),
+        ("def __call__(self, environ, start_response): ...", "command"),
+    ],
+)
+def test_an_application_of_another_kind_can_be_named(project, call, key):
+    """Its import shows whether it is ASGI or WSGI, and so which server runs it."""
+    root = project({"main.py": f"class App:\n    {call}\n\nservice = {{'x': App()}}['x']\n"})
+    (deployable,) = find(root, app="main:service").deployables
+    assert "main:service" in str(deployable.table[key])

@@ -36,8 +36,7 @@ class _Measured:
     folder: TargetFolder
     window: Window
     colour: str
-    application_name: str
-    """The target name that its connections carry on the server."""
+    preset: str
 
     def x(self) -> alt.X:
         """Return the axis: seconds from the beginning of the measured time."""
@@ -71,7 +70,7 @@ class _Measured:
 def _measured(run: RunFolder, results: Results) -> list[_Measured]:
     """Return all targets of the results with their raw rows."""
     shades = colours([t.name for t in results.targets])
-    names = {planned.name: planned.preset for planned in results.plan.targets}
+    presets = {planned.name: planned.preset for planned in results.plan.targets}
     found = []
     for target in results.targets:
         folder = run.step(results.plan, target.step)
@@ -83,7 +82,7 @@ def _measured(run: RunFolder, results: Results) -> list[_Measured]:
                     folder=folder,
                     window=window,
                     colour=shades[target.name],
-                    application_name=names[target.name],
+                    preset=presets[target.name],
                 )
             )
     return found
@@ -97,7 +96,7 @@ def over_time(run: RunFolder, results: Results) -> Picture | None:
     shown: list[tuple[_Measured, list[Moment]]] = []
     for each in _measured(run, results):
         samples, rows = each.folder.rows(SampleRow).rows, each.folder.rows(ConnectionRow).rows
-        seen = moments(each.application_name, samples, rows)
+        seen = moments(samples, rows, each.preset)
         seen = [m for m in seen if each.window.warm_from <= m.time <= each.window.to]
         # The fullest moment of each group of them, so that no peak is lost.
         step = max(1, math.ceil(len(seen) / MOST_POINTS))

@@ -85,6 +85,8 @@ def _notes(found: Findings, deployable: Deployable, options: Options) -> list[st
         lines.append(f"its database: {', '.join(names)}")
     if found.schema.command:
         lines.append(f"its schema: {' '.join(found.schema.command[1:])}")
+    if deployable.description.failure:
+        lines.append(f"its import failed: {deployable.description.failure}")
     if options.locustfile is None:
         paths = [route.path for route in plain_routes(deployable.description.routes)]
         shown = f": {', '.join(paths[:5])}" if paths else "; / is requested"

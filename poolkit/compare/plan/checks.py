@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from sqlalchemy.engine import make_url
+
 from poolkit.compare.results.wording import without_passwords
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import check_host
@@ -192,6 +194,20 @@ def check_answers(deployed: Deployed, *, agreed: bool) -> None:
         raise ConfigurationError(
             f"{option}: {parts.hostname}:{port} does not answer: {_reason(error)}"
         ) from None
+
+
+def check_database_host(database_url: str, *, agreed: bool) -> None:
+    """Check that the database of --database-url may be loaded by targets that the run starts.
+
+    Raises:
+        ConfigurationError: it is on another machine, and the user has not agreed.
+    """
+    url = make_url(database_url)
+    host = url.host or url.query.get("host", "")
+    # Without a host, or with a folder, it is reached over a Unix socket.
+    if isinstance(host, str) and host and not host.startswith("/"):
+        shown = f"[{host}]" if ":" in host else host
+        check_host(f"postgresql://{shown}", agreed, option="--database-url")
 
 
 def _check_http(parts: SplitResult, ready: str, option: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from poolkit.activity.server import ActivityConnection
 from poolkit.compare.plan.checks import (
     check_answers,
+    check_database_host,
     check_interpreters,
     check_locustfiles,
     check_migrations,
@@ -211,6 +212,8 @@ def plan_run(project: Project, options: Options) -> CheckedPlan:
     for each in deployed:
         check_answers(each, agreed=options.agreed)
     options, deployed = with_server_limits(options, deployed, local)
+    if options.local_database_url is not None:
+        check_database_host(options.local_database_url, agreed=options.agreed)
     plan = make_plan(local, options, deployed=deployed, thresholds=thresholds)
     if local:
         check_migrations(project)

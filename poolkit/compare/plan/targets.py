@@ -70,6 +70,7 @@ _RULES: Sequence[Rule] = (
         lambda value: type(value) in (int, float) and 1 <= value <= 900,
         "from 1 to 900 seconds",
     ),
+    ("database", lambda value: type(value) is bool, "true or false"),
     ("command", is_command, "a list of strings"),
     ("env", is_env, "a table of strings"),
 )
@@ -122,6 +123,9 @@ class Target:
     pool: str = ""
     """No key of the table: `now` if its engines are read while it runs, the name of a preset if they
     get that one's pool (`--pool`)."""
+    database: bool = True
+    """False for a target that may do without the database: it is not refused when it opens no
+    connection."""
 
     @property
     def needs_broker(self) -> bool:

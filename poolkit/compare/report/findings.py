@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from poolkit.compare.results.results import Results
+    from poolkit.compare.results.run_folder import Evidence
     from poolkit.compare.results.target_result import Interval, TargetResult
 
 TIE = 0.10
@@ -122,8 +123,30 @@ def _reservations(target: TargetResult) -> Iterator[str]:
         )
     elif target.backlog:
         yield f"Overloaded: {late} of the warm-up still waited when the measured time began."
-    if target.partial:
+    if target.failure:
+        yield f"It failed under the load: {target.failure}."
+    elif target.partial:
         yield f"Stopped early: the figures cover only {figure(target.measured_s)} s."
+
+
+def evidence_lines(evidence: Evidence | None, folder: str = "") -> list[str]:
+    """Return what the logs say about failed requests, a line each.
+
+    Args:
+        evidence: of a target; None if it did not fail.
+        folder: the run's folder, before each path; without it paths are relative to the folder.
+    """
+    if evidence is None:
+        return []
+    prefix = f"{folder}/" if folder else ""
+    exception = evidence.load_exception or "no exception"
+    errors = evidence.target_errors or ("no error",)
+    return [
+        f"First exception of the load: {exception} ({prefix}{evidence.load_log})",
+        f"Last errors of the target: {errors[0]}",
+        *errors[1:-1],
+        f"{errors[-1] if errors[1:] else ''} ({prefix}{evidence.target_log})".strip(),
+    ]
 
 
 # -- connections ----------------------------------------------------------------------------
@@ -134,11 +157,15 @@ def _connections(target: TargetResult, others: Sequence[TargetResult]) -> str:
     opened, per_request = target.range_of("db.opened"), target.range_of("db.opened_per_request")
     most, ceiling = target.range_of("db.connections.max"), target.connections.ceiling
     at_most, at_once = "", "the number open at once is not known either"
+    if target.connections.peak is None and not target.connections.unseen_s:
+        at_once += ", because none was recognised as the target's"
     if most is not None:
         at_most = f" of at most {ceiling:,}" if ceiling and ceiling >= most.high else ""
         verb = "was" if most.high == 1 else "were"
         at_once = f"{most.high:,.0f}{at_most} {verb} open at once"
-    if target.preset.get("transaction_pooling"):
+    # The settings of a preset say nothing about an application that does not use it.
+    preset = target.preset if target.connections.uses_preset else {}
+    if preset.get("transaction_pooling"):
         return _through_pooler(target, opened, at_once)
     if opened is None or per_request is None:
         return f"The number of connections it opened is not known; {at_once}."
@@ -154,8 +181,8 @@ def _connections(target: TargetResult, others: Sequence[TargetResult]) -> str:
         f", one for every {figure(1 / per_request.median)} requests" if per_request.median else ""
     )
     text = f"Opened {_number(opened)}{rate}"
-    size = target.preset.get("pool_size")
-    if target.preset.get("pool") == "queue" and isinstance(size, int):
+    size = preset.get("pool_size")
+    if preset.get("pool") == "queue" and isinstance(size, int):
         peak = most.high if most else 0
         if peak > size * (target.instances or 1) and opened.median > peak:
             return f"{text}: connections beyond pool_size {size} are closed after each use."
@@ -268,10 +295,11 @@ def _room(target: TargetResult) -> Iterator[str]:
                 f"{room}."
             )
     elif not ceiling and found.peak:
-        bound = "Nothing limits its connections"
-        if target.url is not None:
-            bound = "Its connection ceiling is not known"
-        yield f"{bound}; the peak was {found.peak:,} of max_connections {most:,}."
+        reason = f" ({found.ceiling_reason})" if found.ceiling_reason else ""
+        yield (
+            f"Its connection ceiling is not known{reason}; the peak was {found.peak:,} of "
+            f"max_connections {most:,}."
+        )
 
 
 # -- all targets ----------------------------------------------------------------------------

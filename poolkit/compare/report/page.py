@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from poolkit.compare.charts.style import colours
-from poolkit.compare.report.findings import reference_text
+from poolkit.compare.report.findings import evidence_lines, reference_text
 from poolkit.compare.results import wording
 from poolkit.compare.results.wording import count, join, origin
 from poolkit.thresholds import unmet
@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 
     from poolkit.compare.charts.picture import Picture
     from poolkit.compare.results.results import Results
-    from poolkit.compare.results.run_folder import Plan
+    from poolkit.compare.results.run_folder import By, Plan
     from poolkit.thresholds import Threshold
+
+
+_WAYS: Mapping[By, str] = {
+    "preset": "by the name of the preset",
+    "name": "by PGAPPNAME",
+    "address": "by the address of a socket of its processes",
+    "rest": "as the only client of the run's server",
+}
 
 
 def rendered(template: str, **values: object) -> str:
@@ -38,7 +46,14 @@ def rendered(template: str, **values: object) -> str:
         keep_trailing_newline=True,
     )
     filters = (
-        *(drawing, prose, wording.figure, wording.figure_with_range, wording.milliseconds),
+        *(
+            drawing,
+            evidence_lines,
+            prose,
+            wording.figure,
+            wording.figure_with_range,
+            wording.milliseconds,
+        ),
         *(wording.of_ceiling, wording.optional, wording.percent, wording.with_range, wording.join),
     )
     environment.filters |= {function.__name__: function for function in filters}
@@ -137,11 +152,14 @@ def how(results: Results) -> Mapping[str, str]:
             f"of the load generator, shared with {join(local)} and their database; "
             "the others run elsewhere"
         )
-    ceilings = []
+    ceilings, owners = [], []
     for target in results.targets:
         found = target.connections
-        ceiling = "none" if found.ceiling is None else f"{found.ceiling:,} ({found.ceiling_reason})"
-        ceilings.append(f"{target.name} {ceiling}")
+        ceiling = "not known" if found.ceiling is None else f"{found.ceiling:,}"
+        reason = f" ({found.ceiling_reason})" if found.ceiling_reason else ""
+        ceilings.append(f"{target.name} {ceiling}{reason}")
+        ways = [f"{number:,} {_WAYS[by]}" for by, number in found.attributed_by.items()]
+        owners += [f"{target.name} {join(ways)}"] if ways else []
     facts = {
         "Command": plan.command,
         "Load": load_text(plan),
@@ -155,6 +173,10 @@ def how(results: Results) -> Mapping[str, str]:
         "Samples": f"every {plan.interval_s:g} s",
         "Connection ceilings": "; ".join(ceilings),
     }
+    if owners:
+        facts["Connections recognised"] = (
+            f"{'; '.join(owners)}; each connection counts once, those of the warm-up too"
+        )
     deployed = [
         f"{planned.name} at {origin(planned.url)}" for planned in plan.targets if planned.url
     ]

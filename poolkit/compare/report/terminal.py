@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich import box
@@ -11,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from poolkit.compare.report.findings import reference_text
+from poolkit.compare.report.findings import evidence_lines, reference_text
 from poolkit.compare.results.wording import (
     NOTHING,
     count,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
 
     from poolkit.compare.results.results import Results
+    from poolkit.compare.results.run_folder import Evidence
     from poolkit.compare.results.target_result import TargetResult
 
 LEAST = 80
@@ -93,19 +95,38 @@ def print_run(results: Results, console: Console) -> None:
         console.print(Text(LEGEND + "\n", style="dim"))
     if results.headline:
         console.print(Text(results.headline + "\n", style="bold"))
+    _print_findings(results, console)
+    for line in _threshold_lines(results):
+        console.print(line)
+
+
+def _print_findings(results: Results, console: Console) -> None:
+    folder = shown_path(Path(results.folder))
     for target in results.targets:
         console.print(Text(target.name, style="bold"))
         if target.load_finding:
             console.print(indented(target.load_finding))
         at = f"At {results.reference.name}: " if results.has_levels else ""
         console.print(indented(at + target.finding))
+        _print_evidence(target.evidence, folder, console)
         for note in target.warnings:
             console.print(indented(f"Note: {note}.", style=WARN))
     for absent in results.absent:
         console.print(Text(absent.name, style="bold"))
         console.print(indented(f"Not measured: {absent.reason}.", style="dim"))
-    for line in _threshold_lines(results):
-        console.print(line)
+        _print_evidence(absent.evidence, folder, console)
+
+
+def _print_evidence(evidence: Evidence | None, folder: str, console: Console) -> None:
+    for line in evidence_lines(evidence, folder):
+        # Not wrapped, so that paths can be copied.
+        console.print(Text(f"  {line}", style=WARN), soft_wrap=True)
+
+
+def shown_path(path: Path) -> str:
+    """Return the path, relative to the working directory if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 @contextmanager

@@ -141,10 +141,16 @@ def read_rows(file: Path, kind: type[Data]) -> tuple[tuple[Data, ...], tuple[str
     rows: list[Data] = []
     try:
         header = next(reader)
-        if missing := {each.name for each in fields} - set(header):
+        needed = {each.name for each in fields if each.default is dataclasses.MISSING}
+        if missing := needed - set(header):
             raise RunFolderError(f"{file} has no column {', '.join(sorted(missing))}")
         # By position: reading by name takes twice as long.
-        columns = [(each.name, header.index(each.name), _PARSERS[each.type]) for each in fields]
+        columns = [
+            (each.name, header.index(each.name), _PARSERS[each.type])
+            for each in fields
+            # A run of an older version has fewer columns.
+            if each.name in header
+        ]
         # A blank line is no row: a hand-edited file may end with one.
         rows += (
             kind(**{n: parse(values[at]) for n, at, parse in columns})

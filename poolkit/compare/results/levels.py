@@ -16,7 +16,7 @@ from poolkit.compare.results.wording import Spread, percent
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from poolkit.compare.results.run_folder import Level
+    from poolkit.compare.results.run_folder import Evidence, Level
     from poolkit.compare.results.target_result import TargetResult
     from poolkit.thresholds import Verdict
 
@@ -60,6 +60,8 @@ class LevelResult:
     """True if the load generator was too slow in half of the repeats or more."""
     why_not: str = ""
     """Why the target did not sustain it, or was not measured; else empty."""
+    evidence: Evidence | None = None
+    """What the logs say about a target that failed before it was measured."""
 
     @property
     def sustained(self) -> bool:
@@ -128,7 +130,10 @@ def level_result(
     failed = [verdict.outcome for verdict in verdicts if not verdict.ok]
     has_own_limit = any(verdict.threshold.metric == "http.errors" for verdict in verdicts)
     why = ""
-    if aborted:
+    failures = [repeat.failure for repeat in repeats if repeat.failure]
+    if failures:
+        why = f"failed: {failures[0]}"
+    elif aborted:
         why = f"ended early: {aborted[0]}"
     elif failed:
         if any(repeat.warmed_up_too_short for repeat in repeats):

@@ -51,6 +51,14 @@ class Results:
     verdicts: tuple[Verdict, ...] = ()
     """Of every threshold, for each target and load it applies to."""
     headline: str = ""
+    folder: str = ""
+    """The run's folder."""
+
+    @property
+    def has_failures(self) -> bool:
+        """True if a measured target ended by itself, or answered nothing, in any measurement."""
+        levels = [each for of in self.levels.values() for each in of]
+        return any(repeat.has_failed for level in levels for repeat in level.repeats)
 
     @property
     def has_levels(self) -> bool:
@@ -98,7 +106,7 @@ def compute(run: RunFolder) -> Results:
     if reference is None:
         raise RunFolderError(f"{run.path}: the run was stopped before any target was measured")
     absent = [
-        Absent(name=name, reason=each.why_not)
+        Absent(name=name, reason=each.why_not, evidence=each.evidence)
         for name, of in levels.items()
         for each in of
         if each.level == reference and not each.repeats
@@ -113,6 +121,7 @@ def compute(run: RunFolder) -> Results:
         knees={name: knee_of(of) for name, of in measured.items()},
         thresholds=thresholds,
         verdicts=tuple(verdicts),
+        folder=str(run.path),
     )
     return results.at(reference)
 
@@ -127,13 +136,14 @@ def _levels_of(
     for level in plan.levels:
         repeats: list[TargetResult] = []
         # The threshold that ended a repeat here, measured or still in its warm-up.
-        aborted_by = ""
+        aborted_by, failed = "", None
         for number in range(1, plan.repeat + 1):
             step = Step(target=planned.name, level=level, repeat=number)
             folder = run.step(plan, step)
             window = folder.window()
             if window is not None:
                 aborted_by = aborted_by or window.aborted_by
+                failed = failed or (window if window.failure else None)
                 if window.to > window.from_:
                     repeats.append(target_result(plan, planned, step, folder, window))
         judged: tuple[Verdict, ...] = ()
@@ -145,11 +155,16 @@ def _levels_of(
             levels.append(level_result(level, repeats, judged))
         else:
             why = STOPPED
-            if aborted_by:
+            if failed:
+                why = f"it failed: {failed.failure}"
+            elif aborted_by:
                 why = f"ended in the warm-up: {aborted_by}"
             elif last_ended:
                 why = f"skipped, because {last_ended.name} ended early"
-            levels.append(LevelResult(level=level, repeats=(), spread={}, why_not=why))
+            evidence = failed.evidence if failed else None
+            levels.append(
+                LevelResult(level=level, repeats=(), spread={}, why_not=why, evidence=evidence)
+            )
         last_ended = level if aborted_by else last_ended
     return tuple(levels), verdicts
 
@@ -171,9 +186,12 @@ def _verdicts(
     missing = {"db.left_over"} if planned.url is not None else set()
     missing |= set() if planned.kind == "lambda" else {"lambda.cold_starts"}
     reasons = {}
+    if any(repeat.connections.peak is None for repeat in repeats):
+        unknown = "no connection was recognised as the target's"
+        reasons = {t.metric: unknown for t in thresholds if t.metric.startswith("db.")}
     if any(repeat.latency_ms is None for repeat in repeats):
         unanswered = "no request was answered without an error"
-        reasons = {t.metric: unanswered for t in thresholds if t.measure.kind == "ms"}
+        reasons |= {t.metric: unanswered for t in thresholds if t.measure.kind == "ms"}
     verdicts = with_unseen(
         check_all(
             thresholds,

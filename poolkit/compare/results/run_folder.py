@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping  # noqa: TC003  (the files module reads these annotations)
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from poolkit.compare.results.files import (
     as_text,
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """The version of all these files; a reader of another version refuses them."""
 
+Owner: TypeAlias = Literal["target", "load", "other"]
+"""Whose connection it is."""
+By: TypeAlias = Literal["preset", "name", "address", "rest", ""]
+"""What its owner is known by: the name of an engine made from the preset, another name, the
+addresses of the owner's sockets, or that the server of the run has no other client."""
+
 # -- plan.json, machine.json, window.json ---------------------------------------------------
 
 
@@ -42,6 +48,7 @@ class PlannedTarget:
     name: str
     kind: str
     preset: str
+    """The preset that the application is told to use; the target's name if it has none."""
     locustfile: str
     preset_fields: Mapping[str, Any] = field(default_factory=dict)
     ceiling: int | None = None
@@ -108,11 +115,24 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Quotations from the logs of a measurement that failed; paths are relative to the run's folder."""
+
+    load_exception: str = ""
+    """The first exception of the load, or its first failed request."""
+    load_log: str = ""
+    target_errors: tuple[str, ...] = ()
+    """The last lines of the target's log that speak of an error."""
+    target_log: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Absent:
-    """A target that was not run, and the reason."""
+    """A target that was not run or failed, and the reason."""
 
     name: str
     reason: str
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +209,13 @@ class Window:
     ceiling: int | None = None
     """The most connections that the target could hold at this load."""
     ceiling_reason: str = ""
+    pooler_ceiling: int | None = None
+    """The most connections that a pooler in front of the server opens for it; None without one."""
     engine_ceiling: int | None = None
     """The most connections that its engines can hold, as read from its running processes."""
     engine_ceiling_reason: str = ""
+    is_own_server: bool | None = None
+    """True if the run started the server, so that it has no other clients; None in older runs."""
     sessions_before: int | None = None
     """The server's counter of sessions before the target was started."""
     sessions_from: int | None = None
@@ -204,6 +228,10 @@ class Window:
     warnings: tuple[str, ...] = ()
     aborted_by: str = ""
     """The verdict that ended the measurement early; the target's higher levels are left out."""
+    failure: str = ""
+    """Why the target could not be measured, or not to the end."""
+    evidence: Evidence | None = None
+    """Of a target that failed, or of which more than half of the requests did."""
 
 
 # -- rows -----------------------------------------------------------------------------------
@@ -245,6 +273,14 @@ class ConnectionRow:
     age_s: float
     state_age_s: float
     wait_event: str
+    owner: str = ""
+    """An `Owner`; empty in runs of older versions, which knew owners by the preset's name."""
+    by: str = ""
+    """A `By`."""
+
+    def is_of(self, preset: str) -> bool:
+        """Return whether it is a connection of the target, which has this preset."""
+        return self.owner == "target" if self.owner else self.target == preset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

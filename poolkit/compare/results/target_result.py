@@ -13,11 +13,13 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from poolkit.activity.by_target import IDLE, IDLE_IN_TRANSACTION
 from poolkit.compare.results.run_folder import (
+    By,
     ConnectionRow,
+    Evidence,
     InvokeRow,
     ProcessRow,
     Request,
@@ -160,7 +162,12 @@ class ConnectionFigures:
     """The share of samples in which every connection up to the ceiling was busy."""
     left_over: int | None
     ceiling: int | None
+    """The most connections that it can hold; None if that is not known."""
     ceiling_reason: str
+    attributed_by: Mapping[By, int]
+    """How the target's connections were recognised, with the number of them; with the warm-up's."""
+    uses_preset: bool | None
+    """Whether all of its connections are of an engine made from the preset; None without any."""
     by_state: Mapping[str, float]
     unseen_s: float
     """Seconds of the measured time without samples: the server could not be queried."""
@@ -208,6 +215,10 @@ class TargetResult:
     partial: bool
     aborted_by: str
     """The threshold that ended the measurement early."""
+    failure: str
+    """Why the target or its load ended early."""
+    evidence: Evidence | None
+    """What the logs say, if it failed or more than half of its requests did."""
     load: LoopReport | None
     """The load generator's report on itself."""
     warnings: tuple[str, ...]
@@ -223,6 +234,11 @@ class TargetResult:
             return self.spread.get(metric)
         value = self.figures.get(metric)
         return None if value is None else Spread(value, value, value)
+
+    @property
+    def has_failed(self) -> bool:
+        """True if it ended by itself, or if no request was answered without an error."""
+        return bool(self.failure) or self.requests <= self.errors
 
     @property
     def warmed_up_too_short(self) -> bool:
@@ -241,21 +257,72 @@ class Moment(NamedTuple):
     states: Mapping[str, int]
 
 
-def moments(name: str, samples: Sequence[SampleRow], rows: Sequence[ConnectionRow]) -> list[Moment]:
+def moments(
+    samples: Sequence[SampleRow], rows: Sequence[ConnectionRow], preset: str
+) -> list[Moment]:
     """Return the target's connections in every sample, also in a sample without any.
 
     Args:
-        name: the target name that its connections carry on the server: its preset's name.
         samples: the rows of samples.csv.
         rows: the rows of connections.csv.
+        preset: the target's, by whose name runs of older versions know its connections.
 
     """
     states: dict[float, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        if row.target == name:
+        if row.is_of(preset):
             states[row.time][row.state] += 1
     times = {sample.time for sample in samples} | set(states)
     return [Moment(time, states[time].total(), states[time]) for time in sorted(times)]
+
+
+class _Attribution(NamedTuple):
+    """What the rows of a measurement show about the owners of its connections."""
+
+    is_known: bool
+    """False if no connection on a shared server was recognised as the target's."""
+    by: Mapping[By, int]
+    """The number of the target's connections by what it is known by."""
+    ceiling: int | None
+    ceiling_reason: str
+    uses_preset: bool | None
+    """None if the target opened no connection that a sample has seen."""
+
+    @classmethod
+    def of(cls, target: PlannedTarget, window: Window, rows: Iterable[ConnectionRow]) -> Self:
+        """Return what holds for all rows of a measurement, with those of the warm-up."""
+        if window.is_own_server is None:
+            # An older run: by the preset's name alone, and with the preset's ceiling.
+            return cls(True, {}, target.ceiling, target.ceiling_reason, uses_preset=True)
+        by: Counter[By] = Counter()
+        ages: dict[int, float] = {}
+        for row in rows:
+            # A pid that is younger than before is another connection.
+            if row.owner == "target" and row.age_s < ages.get(row.pid, math.inf):
+                by[cast("By", row.by)] += 1
+            ages[row.pid] = row.age_s
+        others = by.total() - by["preset"]
+        uses_preset = None if not by else not others and bool(target.preset_fields)
+        ceiling, reason = target.ceiling, target.ceiling_reason
+        pooler = window.pooler_ceiling
+        if window.engine_ceiling_reason:
+            ceiling, reason = window.engine_ceiling, window.engine_ceiling_reason
+            if pooler is not None and (ceiling is None or ceiling > pooler):
+                ceiling, reason = pooler, f"PgBouncer's pool; behind it: {reason}"
+        elif target.url is not None or uses_preset:
+            pass
+        elif pooler is not None:
+            ceiling, reason = pooler, "PgBouncer's pool"
+        else:
+            ceiling, reason = None, "no connection of it was seen"
+            if not target.preset_fields:
+                reason = "the target has no preset"
+            elif by["preset"]:
+                reason = f"{others} of its {count(by.total(), 'connection')} do not use the preset"
+            elif others:
+                reason = "the application does not use the preset"
+        is_known = window.is_own_server or bool(by)
+        return cls(is_known, dict(by), ceiling, reason, uses_preset)
 
 
 # -- from rows to figures ---------------------------------------------------------------------
@@ -270,18 +337,27 @@ def target_result(
         RunFolderError: a file is broken.
     """
     target = _at_this_load(target, window)
+    name = target.name
     seconds = window.to - window.from_
     requests, processes = folder.rows(Request), folder.rows(ProcessRow)
     samples, connections = folder.rows(SampleRow), folder.rows(ConnectionRow)
     inside = [r for r in requests.rows if window.from_ <= r.due < window.to]
     answered = [r for r in inside if not r.error]
-    seen = moments(target.preset, samples.rows, connections.rows)
+    attribution = _Attribution.of(target, window, connections.rows)
+    seen = moments(samples.rows, connections.rows, target.preset)
     cold = _cold_starts(folder, window, answered)
     measured = _accumulated(
-        plan, target, window, requests=requests.rows, samples=samples.rows, seen=seen
+        plan,
+        target,
+        window,
+        requests=requests.rows,
+        samples=samples.rows,
+        seen=seen,
+        is_known=attribution.is_known,
     )
     # Without rows there is only the fleet's counter of the whole time, whose 0 alone holds here too.
     measured.cold_starts = cold.count if cold else 0 if window.cold_starts == 0 else None
+    figures = measured.figures(window.to, name)
     counted = measured.requests
     of_failed = LatencyHistogram()
     for outcome in FAILURES:
@@ -296,13 +372,13 @@ def target_result(
         if row.role == "target" and window.from_ <= row.time <= window.to
     )
     return TargetResult(
-        name=target.name,
+        name=name,
         step=step,
         url=origin(target.url) if target.url else None,
         kind=target.kind,
         preset=target.preset_fields,
         instances=window.instances,
-        figures=measured.figures(window.to, target.preset),
+        figures=figures,
         requests=counted.count,
         served=counted.served,
         errors=counted.errors,
@@ -321,7 +397,9 @@ def target_result(
         warm_invokes=window.warm_invokes,
         throttled=window.throttled,
         execution_environments=window.execution_environments,
-        connections=_connection_figures(plan, target, window, measured, seen),
+        connections=_connection_figures(
+            plan, target, window, measured, seen=seen, attribution=attribution
+        ),
         cpu_share=cpu,
         rss_mb=max(memory, default=None),
         backlog=sum(
@@ -332,11 +410,13 @@ def target_result(
         saturated_by=saturated_by,
         partial=window.partial,
         aborted_by=window.aborted_by,
+        failure=window.failure,
+        evidence=window.evidence,
         load=load,
         warnings=(
             *(*window.warnings, *requests.warnings, *processes.warnings),
             *(*samples.warnings, *connections.warnings),
-            *_connection_notes(target, window, measured.connections.opened, connections.rows),
+            *_connection_notes(target, window, figures["db.opened"], connections.rows),
         ),
     )
 
@@ -349,6 +429,7 @@ def _accumulated(
     requests: Iterable[Request],
     samples: Iterable[SampleRow],
     seen: Iterable[Moment],
+    is_known: bool,
 ) -> MetricAccumulator:
     """Return the accumulator of every metric, fed with the rows of a measurement."""
     measured = MetricAccumulator(
@@ -362,11 +443,11 @@ def _accumulated(
     sessions = {sample.time: sample.sessions for sample in samples}
     for moment in seen:
         waiting = sum(moment.states.get(state, 0) for state in IDLE_IN_TRANSACTION)
-        held = {target.preset: Held(moment.total, waiting)}
+        held = {target.name: Held(moment.total, waiting)} if is_known else {}
         measured.connections.add_sample(moment.time, sessions.get(moment.time), held)
-    if not measured.connections.samples and window.sessions_to is not None:
+    if is_known and not measured.connections.samples and window.sessions_to is not None:
         measured.connections.read_counter(window.sessions_to)
-    measured.left_over = window.left_over
+    measured.left_over = window.left_over if is_known else None
     return measured
 
 
@@ -375,13 +456,6 @@ def _at_this_load(target: PlannedTarget, window: Window) -> PlannedTarget:
 
     The plan has those at the highest load; a function's concurrency may be lower at others.
     """
-    if window.engine_ceiling_reason:
-        return dataclasses.replace(
-            target,
-            instances_max=window.instances,
-            ceiling=window.engine_ceiling,
-            ceiling_reason=window.engine_ceiling_reason,
-        )
     if window.ceiling is not None:
         return dataclasses.replace(
             target,
@@ -476,16 +550,20 @@ def _connection_figures(
     target: PlannedTarget,
     window: Window,
     measured: MetricAccumulator,
+    *,
     seen: Sequence[Moment],
+    attribution: _Attribution,
 ) -> ConnectionFigures:
-    inside = [m for m in seen if window.from_ <= m.time <= window.to]
+    is_known = attribution.is_known
+    inside = [m for m in seen if is_known and window.from_ <= m.time <= window.to]
     totals: Counter[str] = Counter()
     for moment in inside:
         totals.update(moment.states)
     # Not idle: in a query, or in a transaction between two queries.
     busy = [moment.total - moment.states.get(IDLE, 0) for moment in inside]
-    held, opened = measured.connections.of(target.preset), measured.connections.opened
-    served, ceiling = measured.requests.served, target.ceiling
+    held, served = measured.connections.of(target.name), measured.requests.served
+    opened = measured.connections.opened if is_known else None
+    ceiling = attribution.ceiling
     most = target.max_connections or plan.max_connections
     return ConnectionFigures(
         peak=held and held.max,
@@ -494,7 +572,9 @@ def _connection_figures(
         usable_connections=target.usable_connections or plan.usable_connections,
         mean=held and held.mean,
         opened=opened,
-        opened_warm_up=difference(window.sessions_before, window.sessions_from),
+        opened_warm_up=(
+            difference(window.sessions_before, window.sessions_from) if is_known else None
+        ),
         opened_per_1000_requests=None if opened is None or not served else 1000 * opened / served,
         pool_events_opened=window.pool_opened,
         idle_seconds=idle_seconds(inside, plan.interval_s, window.to),
@@ -503,16 +583,18 @@ def _connection_figures(
         at_ceiling_share=(
             sum(number >= ceiling for number in busy) / len(busy) if ceiling and busy else None
         ),
-        left_over=window.left_over,
+        left_over=measured.left_over,
         ceiling=ceiling,
-        ceiling_reason=target.ceiling_reason,
+        ceiling_reason=attribution.ceiling_reason,
+        attributed_by=attribution.by,
+        uses_preset=attribution.uses_preset,
         by_state={state: number / len(inside) for state, number in totals.most_common()},
         unseen_s=measured.connections.unseen_s(window.to),
     )
 
 
 def _connection_notes(
-    target: PlannedTarget, window: Window, opened: int | None, rows: Sequence[ConnectionRow]
+    target: PlannedTarget, window: Window, opened: float | None, rows: Sequence[ConnectionRow]
 ) -> list[str]:
     """Return notes on the figures: disagreeing sources, other clients."""
     found = []
@@ -525,11 +607,12 @@ def _connection_notes(
         # Through a pooler the server sees the pooler's connections instead.
         and not target.preset_fields.get("transaction_pooling")
     ):
-        found.append(f"the server counted {opened} new connections, the pools' events {events}")
+        found.append(f"the server counted {opened:.0f} new connections, the pools' events {events}")
     at: Counter[float] = Counter()
     names: set[str] = set()
     for row in rows:
-        if window.from_ <= row.time <= window.to and row.target not in (target.preset, LOAD):
+        is_other = not row.is_of(target.preset) and row.target != LOAD
+        if is_other and window.from_ <= row.time <= window.to:
             at[row.time] += 1
             names.add(row.target or "unnamed")
     if at:

@@ -17,6 +17,7 @@ import psutil
 
 from poolkit import placeholders
 from poolkit.compare.results.run_folder import Machine
+from poolkit.compare.run.attribution import pgappname
 from poolkit.config.presets import EnginePreset
 from poolkit.errors import LocalStackError
 from poolkit.local.ports import LOOPBACK, free_port, is_free
@@ -100,6 +101,24 @@ class Host(ABC):
         """The servers on this machine, by role."""
         return {}
 
+    @property
+    def database_urls(self) -> list[str]:
+        """The URLs of the database, and of the pooler in front of it."""
+        return [self.monitor_url]
+
+    @property
+    def is_own_server(self) -> bool:
+        """Whether the run started the database server, so that it has no other clients."""
+        return False
+
+    def check_servers(self) -> None:
+        """Check that the servers on this machine still run.
+
+        Raises:
+            ProcessEndedError: one has ended by itself; the message names it.
+        """
+        return
+
     @abstractmethod
     def environ(self, target: Target, port: int = 0) -> dict[str, str]:
         """Return the variables of the target, which the load generator has too."""
@@ -118,6 +137,7 @@ class Host(ABC):
             **({} if target.preset is None else {"POOLKIT_TARGET": target.preset}),
             "POOLKIT_ENVIRONMENT": self.environment,
             "DATABASE_URL": database_url,
+            "PGAPPNAME": pgappname(target.preset or target.name),
             # A deployable of the project's own is imported from its folder.
             "PYTHONPATH": str(self.directory(target)),
             **placeholders.filled(target.env, values),
@@ -149,11 +169,12 @@ class Host(ABC):
         return
 
     def check(self) -> None:
-        """Check that every started process still runs.
+        """Check that the servers and every started process still run.
 
         Raises:
             ProcessEndedError: one has ended; the message names it.
         """
+        self.check_servers()
         self.supervisor.check()
 
 
@@ -282,10 +303,20 @@ class LocalHost(Host):
         if self.stack.pgbouncer is not None and target.through == "pgbouncer":
             self.stack.pgbouncer.restart()
 
-    def check(self) -> None:
-        """Check that the servers and every started process still run."""
+    @property
+    def database_urls(self) -> list[str]:
+        """The URLs of the database, and of PgBouncer if it runs."""
+        pooler = self.stack.pgbouncer
+        return [self.monitor_url, *([pooler.url(driver="")] if pooler is not None else [])]
+
+    @property
+    def is_own_server(self) -> bool:
+        """Whether PostgreSQL is the embedded one."""
+        return self.stack.postgres is not None
+
+    def check_servers(self) -> None:
+        """Check that the servers of the stack still run."""
         self.stack.check()
-        self.supervisor.check()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,11 @@ SETTLING_S = 0.5
 """A request that old has been answered and written by now, or is slow."""
 THROTTLED = "429"
 """The status of a request for which a function had no execution environment."""
+FIRST_REQUESTS = 20
+"""The requests of the single user that finds out whether the target uses its database. An
+application that asks it in one of five requests has done so by then with a probability of 99 %."""
+FIRST_S = 8.0
+"""The seconds after which the whole load begins if the first requests are not answered."""
 LATE_MS = 100.0
 """A request sent this much too late waited for one before it."""
 _ANSWER_GRACE_S = 15
@@ -45,6 +50,8 @@ class Load:
     warm_up_s: float
     duration_s: float
     requests: Path
+    begins_alone: bool = False
+    """Whether a single user sends the first requests, until `go_on` is called."""
 
     @property
     def command(self) -> list[str]:
@@ -60,7 +67,10 @@ class Load:
             *("--users", str(users)),
             *("--spawn-rate", f"{users if self.level.is_open else closed_rate:.3f}"),
             # An upper bound in whole seconds: the measurement ends the load earlier.
-            *("--run-time", str(ceil(self.warm_up_s + LONGER_WARM_UP_S + self.duration_s) + 5)),
+            *(
+                "--run-time",
+                str(ceil(FIRST_S + self.warm_up_s + LONGER_WARM_UP_S + self.duration_s) + 5),
+            ),
             *("--stop-timeout", str(_ANSWER_GRACE_S)),
             # Failed requests are results, not a failure of the run.
             *("--exit-code-on-error", "0"),
@@ -77,9 +87,11 @@ class Load:
                 "POOLKIT_LOAD_ARRIVALS": level.arrivals,
                 "POOLKIT_LOAD_MAX_USERS": str(level.max_users),
             }
+        first = f"{FIRST_REQUESTS} {self._go_file}"
         return {
             "POOLKIT_LOAD_REQUESTS": str(self.requests),
             "POOLKIT_LOAD_HOST": str(self._host_file),
+            **({"POOLKIT_LOAD_FIRST": first} if self.begins_alone else {}),
             **rates,
         }
 
@@ -93,6 +105,18 @@ class Load:
         partial = self._host_file.with_suffix(".partial")
         partial.write_text(host, encoding="utf-8")
         partial.replace(self._host_file)
+
+    def go_on(self) -> None:
+        """Let the whole load begin: until then a single user sends the first requests.
+
+        Raises:
+            OSError: the folder of the rows cannot be written to.
+        """
+        self._go_file.touch()
+
+    @property
+    def _go_file(self) -> Path:
+        return self.requests.with_suffix(".go")
 
     @property
     def _host_file(self) -> Path:
@@ -138,6 +162,10 @@ class LiveFigures:
         self.first = 0.0
         """The moment when the first request was sent."""
         self.count = 0
+        self.answered = 0
+        """The requests without an error."""
+        self.first_failure = ""
+        """The first request with an error, as text."""
 
     def update(self) -> int:
         """Read new rows, and return the number of requests so far."""
@@ -156,6 +184,9 @@ class LiveFigures:
             started, latency_ms, service_ms = float(row[1]), float(row[2]), float(row[3])
             self.first = min(self.first or started, started)
             self.count += 1
+            self.answered += not row[7]
+            if row[7] and not self.first_failure:
+                self.first_failure = f"{row[4]} {row[5]}: {row[7]}"
             if row[6] == THROTTLED:
                 self._throttled = max(self._throttled, started)
             self._recent.append(_Recent(started, latency_ms, latency_ms - service_ms))

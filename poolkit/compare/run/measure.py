@@ -10,17 +10,29 @@ import json
 import os
 import signal
 import time
+import urllib.error
 import urllib.request
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from poolkit.compare.plan.plan import pool_size_within
 from poolkit.compare.results.run_folder import InvokeRow, Request, Window
+from poolkit.compare.results.target_result import LOAD
+from poolkit.compare.run.attribution import Attribution, pgappname
+from poolkit.compare.run.database_guard import DatabaseGuard
+from poolkit.compare.run.evidence import evidence_of
 from poolkit.compare.run.hosts import inherited_variables
-from poolkit.compare.run.load import LONGER_WARM_UP_S, LiveFigures, Load
-from poolkit.compare.run.samplers import Samplers, of_target
+from poolkit.compare.run.load import FIRST_S, LONGER_WARM_UP_S, LiveFigures, Load
+from poolkit.compare.run.samplers import Samplers
 from poolkit.compare.run.window_figures import WindowFigures
-from poolkit.errors import LoadFailedError, ProcessEndedError
+from poolkit.errors import (
+    ConfigurationError,
+    LoadFailedError,
+    NotReadyError,
+    ProcessEndedError,
+    ServerStartError,
+)
 from poolkit.local.readiness import end_of, exit_text
 from poolkit.thresholds import should_abort
 
@@ -30,7 +42,7 @@ if TYPE_CHECKING:
     from poolkit.activity.server import ActivitySampler
     from poolkit.compare.plan.options import Options
     from poolkit.compare.plan.plan import PlannedStep
-    from poolkit.compare.results.run_folder import PlannedTarget, TargetFolder
+    from poolkit.compare.results.run_folder import Evidence, PlannedTarget, TargetFolder
     from poolkit.compare.run.hosts import Host, Running
     from poolkit.compare.run.progress import Progress
     from poolkit.local.processes import Supervised
@@ -41,6 +53,10 @@ MISSED_SHARE = 0.05
 LOOK_EVERY_S = 0.25
 END_MARGIN_S = 0.4
 """A request that was in flight this short a time ago may have had no chance of an answer."""
+_LOCUST = "locust@"
+"""How the names of all processes of the load generator begin."""
+_FAILURES = (ProcessEndedError, ServerStartError, NotReadyError, LoadFailedError)
+"""The errors of one target or its load, after which the others are still measured."""
 _BEGIN_S = 60.0
 """Seconds that Locust has for its first request."""
 _ANSWER_S = 20.0
@@ -64,7 +80,10 @@ class MeasurementState:
     from_: float = 0.0
     to: float = 0.0
     aborted_by: str = ""
+    failure: str = ""
+    """Why the target could not be measured, or not to the end."""
     counts: dict[str, Any] = field(default_factory=dict)
+    """Other fields of the window, by name."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -86,12 +105,13 @@ class MeasurementState:
             from_=min(self.from_ or now, now),
             to=min(self.to or now, now),
             stopped=now,
-            partial=partial or bool(self.aborted_by),
+            partial=partial or bool(self.aborted_by or self.failure),
             instances=planned.instances_max,
             ceiling=planned.ceiling,
             ceiling_reason=planned.ceiling_reason,
             warnings=tuple(self.warnings),
             aborted_by=self.aborted_by,
+            failure=self.failure,
             **self.counts,
         )
 
@@ -149,8 +169,10 @@ class Measurement:
         self._folder = folder
         self._aborting = tuple(t for t in thresholds if t.abort and t.applies_to(step.target.name))
         self._samplers = Samplers(folder)
-        # Also the name of its log.
-        self._locust = f"locust@{step.label}"
+        # Also the names of their logs.
+        self._target, self._locust = step.label, f"{_LOCUST}{step.label}"
+        self._guard: DatabaseGuard | None = None
+        self._live: LiveFigures | None = None
         self._prepared: tuple[Load, Supervised] | None = None
 
     # -- the target -------------------------------------------------------------------------
@@ -162,26 +184,50 @@ class Measurement:
             progress: shows the state.
             prepare_next: is called when the load has ended.
 
+        Returns:
+            Its window; with a `failure` if the target or its load failed.
+
         Raises:
-            LocalStackError: the target, Locust or a server did not start, or ended by itself.
-            LoadFailedError: Locust failed.
+            LocalStackError: a server ended, or a program cannot be run.
+            WrongDatabaseError: the target takes its database from elsewhere.
             DatabaseUnavailable, MonitoringNotAllowed: the server cannot be sampled.
             OSError: the folder cannot be written to.
         """
-        partial = True
+        state, host, partial = self.state, self._host, True
+        state.counts["is_own_server"] = host.is_own_server
+        if self.step.target.through == "pgbouncer" and host.is_own_server:
+            state.counts["pooler_ceiling"] = pool_size_within(self._options.usable_connections)
+        attribution = Attribution(
+            preset=self.step.planned.preset,
+            pgappname=host.environ(self.step.target)["PGAPPNAME"],
+            is_own_server=host.is_own_server,
+            target_pids=self._target_pids,
+            # Also that of the next target, which is prepared while this one ends.
+            load_pids=lambda: host.supervisor.pids(lambda name: name.startswith(_LOCUST)),
+            is_running=self.step.planned.url is not None,
+        )
         try:
             with self._samplers.connections(
-                self._host.monitor_url, self._options.interval_s
+                host.monitor_url, self._options.interval_s, attribution
             ) as sampler:
-                self._run(sampler, progress, prepare_next)
+                self._run(sampler, attribution, progress, prepare_next)
             partial = False
+        except _FAILURES as error:
+            # A target also fails without its database: then that is the error to report.
+            host.check_servers()
+            state.failure = str(error)
         finally:
-            window = self.state.window(partial=partial, planned=self.step.planned)
+            state.counts["evidence"] = self._evidence()
+            window = state.window(partial=partial, planned=self.step.planned)
             self._folder.write_window(window)
         return window
 
     def _run(
-        self, sampler: ActivitySampler, progress: Progress, prepare_next: Callable[[], None]
+        self,
+        sampler: ActivitySampler,
+        attribution: Attribution,
+        progress: Progress,
+        prepare_next: Callable[[], None],
     ) -> None:
         state, host, step = self.state, self._host, self.step
         settle_s = _SETTLE_S if step.planned.url is None else _SETTLE_REMOTE_S
@@ -192,13 +238,26 @@ class Measurement:
             state.counts["sessions_before"] = sampler.settled_sessions(
                 still_s=0.2, timeout_s=settle_s
             )
+            attribution.begin(sampler.latest)
             running = host.start(step.target, step.planned.instances_max or 1, step.label)
+            if self._is_guarded:
+                self._guard = DatabaseGuard(
+                    name=step.target.name,
+                    pids=self._target_pids,
+                    load_pid=locust.pid,
+                    attribution=attribution,
+                    sampler=sampler,
+                    sessions_before=state.counts["sessions_before"],
+                    database_urls=host.database_urls,
+                    is_own_server=host.is_own_server,
+                    agreed=self._options.agreed,
+                )
             # Before the load, so that a wrong path is found early.
             self._pool_events(running)
             pids = {} if running.process is None else {"target": running.process.pid}
             pids["load"] = locust.pid
             with self._samplers.usage(lambda: {**pids, **host.pids}):
-                live = LiveFigures(load.requests, step.level)
+                self._live = live = LiveFigures(load.requests, step.level)
                 under_load = _UnderLoad(
                     running=running, sampler=sampler, live=live, progress=progress
                 )
@@ -212,20 +271,46 @@ class Measurement:
         finally:
             # The load ends first, so that its requests in flight are answered.
             with ExitStack() as ending:
-                for name in (step.label, self._locust):
+                for name in (self._target, self._locust):
                     if name in host.supervisor.names:
                         ending.callback(host.supervisor.stop, name)
         host.release(step.target)
         if running.process is not None:
-            state.counts["left_over"] = sampler.wait_until_no_backends(
-                f"{step.planned.preset}:", timeout_s=_LEAVE_S
-            )
+            state.counts["left_over"] = self._left_over(sampler)
         state.warnings += [f"no samples: {gap.reason}" for gap in sampler.gaps]
         expected = (time.time() - state.started) / self._options.interval_s
         if sampler.missed > MISSED_SHARE * expected:
             state.warnings.append(
                 f"{sampler.missed} of {expected:.0f} samples were not taken: peaks may be higher"
             )
+
+    @property
+    def _is_guarded(self) -> bool:
+        """Whether the target's use of its database is checked: a deployed one is not seen enough."""
+        return self.step.planned.url is None and self.step.target.database
+
+    def _target_pids(self) -> list[int]:
+        return self._host.supervisor.pids(lambda name: name == self._target)
+
+    def _left_over(self, sampler: ActivitySampler) -> int | None:
+        """Return the number of the target's connections that stay open; None if it is not known."""
+        samplers = self._samplers
+        sampler.wait_for(lambda _: not (samplers.held and samplers.held.total), _LEAVE_S)
+        return samplers.held and samplers.held.total
+
+    def _evidence(self) -> Evidence | None:
+        """Return what the logs say about a failed load; None if half of it succeeded."""
+        live, logs, target = self._live, self._host.logs, self._target
+        # The message about a target that did not start quotes its log.
+        if live is None or (not self.state.failure and live.answered * 2 >= live.count):
+            return None
+        of_environments = (logs / f"{target}-execution-environments").glob("*.log")
+        return evidence_of(
+            logs.parent,
+            logs / f"{self._locust}.log",
+            [logs / f"{target}.log", *sorted(of_environments)],
+            live.first_failure,
+        )
 
     # -- the load ---------------------------------------------------------------------------
 
@@ -247,10 +332,12 @@ class Measurement:
             warm_up_s=self._options.warm_up_s,
             duration_s=self._options.duration_s,
             requests=self._folder.path / Request.FILE,
+            begins_alone=self._is_guarded,
         )
         environ = {**self._host.environ(target), **load.environ}
         # The load generator is not an instance of the target.
         environ.pop("POOLKIT_TARGET", None)
+        environ["PGAPPNAME"] = pgappname(LOAD)
         started = self._host.supervisor.start(
             self._locust,
             load.command,
@@ -262,27 +349,11 @@ class Measurement:
 
     def _load(self, load: Load, locust: Supervised, under_load: _UnderLoad) -> None:
         """Warm up, measure, and wait for the requests in flight."""
-        state, options, live = self.state, self._options, under_load.live
-        state.warm_from = time.time()
-        load.begin(under_load.running.url)
-        deadline = time.monotonic() + _BEGIN_S
-        while live.update() == 0:
-            self._check()
-            if time.monotonic() > deadline:
-                log = self._host.logs / f"{self._locust}.log"
-                raise LoadFailedError(f"Locust sent no request within {_BEGIN_S:g} s; see {log}")
-            time.sleep(0.05)
-        under_load.progress.stage("warming up")
-        self._watch(live.first + options.warm_up_s, live.first, under_load)
-        # Longer while requests wait for cold starts. A target that cannot keep up is never
-        # steady; it gets the same time as the others.
-        latest = live.first + options.warm_up_s + LONGER_WARM_UP_S
-        while not live.is_steady and time.time() < latest:
-            self._watch(min(latest, time.time() + LOOK_EVERY_S), live.first, under_load)
+        self._warm_up(load, under_load)
         try:
             self._measure(under_load)
         except BaseException:
-            state.cut_short(_sessions(under_load.sampler))
+            self.state.cut_short(_sessions(under_load.sampler))
             raise
         under_load.progress.stage("draining")
         # Locust may cut off a request that begins as it ends; it must not be a counted one.
@@ -295,6 +366,49 @@ class Measurement:
         if status:
             raise LoadFailedError(f"Locust ended with {exit_text(status)}; {end_of(locust.log)}")
         self._host.supervisor.stop(self._locust)
+
+    def _warm_up(self, load: Load, under_load: _UnderLoad) -> None:
+        state, options, live, guard = self.state, self._options, under_load.live, self._guard
+        state.warm_from = time.time()
+        is_alone = guard is not None and not guard.is_used
+        if guard is not None:
+            guard.refuse_foreign()
+            if not is_alone:
+                load.go_on()
+        load.begin(under_load.running.url)
+        deadline = time.monotonic() + _BEGIN_S
+        while live.update() == 0:
+            self._check()
+            if time.monotonic() > deadline:
+                raise LoadFailedError(f"Locust sent no request within {_BEGIN_S:g} s")
+            time.sleep(0.05)
+        if guard is not None and is_alone:
+            self._check_database(guard, live)
+            load.go_on()
+        under_load.progress.stage("warming up")
+        begin = time.time()
+        self._watch(begin + options.warm_up_s, begin, under_load)
+        # Longer while requests wait for cold starts. A target that cannot keep up is never
+        # steady; it gets the same time as the others.
+        latest = begin + options.warm_up_s + LONGER_WARM_UP_S
+        while not live.is_steady and time.time() < latest:
+            self._watch(min(latest, time.time() + LOOK_EVERY_S), begin, under_load)
+        if guard is not None:
+            guard.refuse_foreign()
+
+    def _check_database(self, guard: DatabaseGuard, live: LiveFigures) -> None:
+        """Let the first requests find out whether the target uses its database.
+
+        Raises:
+            WrongDatabaseError: it does not.
+        """
+        deadline = time.monotonic() + FIRST_S
+        while not guard.is_used and time.monotonic() < deadline:
+            self._check()
+            live.update()
+            guard.check(live.answered)
+            time.sleep(0.05)
+        guard.check(live.answered, at_end=True)
 
     def _measure(self, under_load: _UnderLoad) -> None:
         state, sampler = self.state, under_load.sampler
@@ -323,7 +437,7 @@ class Measurement:
         figures = WindowFigures(
             state.from_,
             state.to,
-            backends=planned.preset,
+            target=planned.name,
             max_connections=planned.max_connections or self._options.max_connections,
             sessions=state.counts["sessions_from"],
         )
@@ -363,12 +477,12 @@ class Measurement:
         while (left := until - time.time()) > 0:
             self._check()
             live.update()
-            latest = under_load.sampler.latest
+            held = self._samplers.held
             under_load.progress.figures(
                 done=min(1.0, (time.time() - since) / max(0.001, until - since)),
                 per_s=live.per_s,
                 p95_ms=live.p95_ms,
-                connections=len(of_target(latest)) if latest is not None else 0,
+                connections=None if held is None else held.total,
             )
             if aborts is not None and aborts():
                 return
@@ -443,9 +557,10 @@ class Measurement:
                 body: bytes = answer.read()
         except (OSError, http.client.HTTPException) as error:
             self._host.check()
-            raise ProcessEndedError(
-                f"{running.target.name} runs but does not answer {path}: {error}"
-            ) from None
+            message = f"{running.target.name} runs but does not answer {path}: {error}"
+            # An answer that refuses the path: the table of the target is wrong.
+            is_wrong = isinstance(error, urllib.error.HTTPError)
+            raise (ConfigurationError if is_wrong else ProcessEndedError)(message) from None
         return body
 
 

@@ -43,13 +43,16 @@ class Progress:
         self._next = time.monotonic() + LOG_EVERY_S
         self.stage("starting")
 
-    def figures(self, done: float, per_s: float, p95_ms: float, connections: int) -> None:
-        """Show the share of the target that is done (0 to 1), and its present figures."""
+    def figures(self, done: float, per_s: float, p95_ms: float, connections: int | None) -> None:
+        """Show the share of the target that is done (0 to 1), and its present figures.
+
+        Connections that are not known are None.
+        """
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LOG_EVERY_S
             self._write(
                 f"{self._name}{done:.0%}, {per_s:.0f} requests/s, p95 {p95_ms:.1f} ms, "
-                f"{count(connections, 'connection')}"
+                f"{'? connections' if connections is None else count(connections, 'connection')}"
             )
 
     def finished(self, name: str, text: str) -> None:
@@ -63,7 +66,7 @@ class Progress:
 class _Figures(NamedTuple):
     per_s: float
     p95_ms: float
-    connections: int
+    connections: int | None
 
 
 class LiveProgress(Progress):
@@ -87,7 +90,7 @@ class LiveProgress(Progress):
         self._name = f"{brief} ({number} of {of})"
         self.stage("starting")
 
-    def figures(self, done: float, per_s: float, p95_ms: float, connections: int) -> None:
+    def figures(self, done: float, per_s: float, p95_ms: float, connections: int | None) -> None:
         """Show the bar and the present figures."""
         self._done, self._figures = done, _Figures(per_s, p95_ms, connections)
         self._draw()
@@ -108,8 +111,9 @@ class LiveProgress(Progress):
         if self._figures is not None:
             room = width - 1 - sum(len(text) + GAP for text in texts)
             per_s, p95_ms, connections = self._figures
-            long = f"{per_s:4.0f} requests/s   p95 {p95_ms:6.0f} ms   {connections:4d} connections"
-            short = f"{per_s:3.0f}/s  p95 {p95_ms:4.0f} ms  {connections:3d} open"
+            held = "?" if connections is None else connections
+            long = f"{per_s:4.0f} requests/s   p95 {p95_ms:6.0f} ms   {held:>4} connections"
+            short = f"{per_s:3.0f}/s  p95 {p95_ms:4.0f} ms  {held:>3} open"
             for text in (long, short):
                 bar = min(BARS[1], room - len(text) - 2 * GAP)
                 if bar >= BARS[0]:

@@ -6,7 +6,7 @@ import signal
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from poolkit.local.processes import Supervisor
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from poolkit.compare.plan.plan import CheckedPlan
@@ -44,26 +45,37 @@ class Outcome:
     folder: Path
     measured: tuple[str, ...]
     """The measurements with a measured time, even a shortened one."""
+    failures: Mapping[str, Window] = field(default_factory=dict)
+    """The measurements that failed, by title; the others were made all the same."""
     stopped: int = 0
     """The exit status after Ctrl-C or SIGTERM; 0 without either."""
     failure: Exception | None = None
 
 
+@dataclass(frozen=True)
+class _Done:
+    """The measurements so far, as in an `Outcome`."""
+
+    measured: list[str] = field(default_factory=list)
+    failures: dict[str, Window] = field(default_factory=dict)
+
+
 def run(project: Project, plan: CheckedPlan, progress: Progress) -> Outcome:
     """Measure every target of the plan, one after the other, and leave nothing running.
 
-    Ctrl-C, SIGTERM (where it raises SystemExit) and a failure end the run early: what was
-    measured stays, and the target of that moment is marked partial.
+    A target that fails does not keep the others from being measured. Ctrl-C, SIGTERM (where it
+    raises SystemExit) and any other failure end the run early: what was measured stays, and the
+    target of that moment is marked partial.
 
     Raises:
         ConfigurationError, StateDirectoryError: the run folder cannot be made.
     """
     folder = RunFolder(_make_folder(project, plan))
-    measured: list[str] = []
+    done = _Done()
     stopped = 0
     failure: Exception | None = None
     try:
-        _run_all(project, plan, folder, measured, progress)
+        _run_all(project, plan, folder, done, progress)
     except KeyboardInterrupt:
         stopped = INTERRUPTED
     except SystemExit:
@@ -72,7 +84,13 @@ def run(project: Project, plan: CheckedPlan, progress: Progress) -> Outcome:
         failure = error
     except OSError as error:
         failure = _cannot_write(folder.path, error)
-    return Outcome(folder=folder.path, measured=tuple(measured), stopped=stopped, failure=failure)
+    return Outcome(
+        folder=folder.path,
+        measured=tuple(done.measured),
+        failures=done.failures,
+        stopped=stopped,
+        failure=failure,
+    )
 
 
 def _make_folder(project: Project, plan: CheckedPlan) -> Path:
@@ -116,10 +134,10 @@ def _run_all(
     project: Project,
     plan: CheckedPlan,
     folder: RunFolder,
-    measured: list[str],
+    done: _Done,
     progress: Progress,
 ) -> None:
-    """Make every measurement; append the title of each with a measured time to `measured`."""
+    """Make every measurement, and note each in `done`."""
     record, options = plan.record, plan.options
     logs = folder.path / "log"
     folder.write_plan(record)
@@ -161,7 +179,9 @@ def _run_all(
                 window = measurement.run(progress, queue.prepare_next)
             finally:
                 if measurement.state.is_measured:
-                    measured.append(title)
+                    done.measured.append(title)
+            if window.failure:
+                done.failures[title] = window
             progress.finished(title, summary(window))
 
 
@@ -169,7 +189,7 @@ class Queue:
     """The measurements that are still to be made.
 
     A level at which a threshold has ended a measurement is the highest for its target from then
-    on, in later rounds too.
+    on, in later rounds too. A target that did not start is not started again.
     """
 
     def __init__(self, every: list[Measurement]) -> None:
@@ -195,10 +215,16 @@ class Queue:
             self._pending[0].prepare()
 
     def _leave_out(self) -> None:
-        """Drop the higher levels of a target whose measurement was aborted."""
-        if self._present is None or not self._present.state.aborted_by:
+        """Drop the higher levels of a target whose measurement was aborted, or all if it failed."""
+        if self._present is None:
             return
-        aborted = self._present.step
+        state, aborted = self._present.state, self._present.step
+        if state.failure and not state.is_measured:
+            self._pending = deque(
+                one for one in self._pending if one.step.target.name != aborted.target.name
+            )
+        if not state.aborted_by:
+            return
         self._pending = deque(
             one
             for one in self._pending
@@ -242,6 +268,8 @@ def start_stack(
 
 def summary(window: Window) -> str:
     """Return the result of a measurement in one line, without unknown figures."""
+    if window.failure:
+        return "failed"
     opened = difference(window.sessions_from, window.sessions_to)
     number = "an unknown number of connections"
     if opened is not None:

@@ -6,19 +6,21 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import psutil
 
-from poolkit.activity.server import ActivitySampler, Backend, Sample
+from poolkit.activity.by_target import IDLE_IN_TRANSACTION
+from poolkit.activity.server import ActivitySampler, Sample
 from poolkit.compare.results.run_folder import ConnectionRow, ProcessRow, SampleRow
+from poolkit.loadtest.figures import Held
 from poolkit.local.processes import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from poolkit.compare.results.run_folder import TargetFolder
+    from poolkit.compare.run.attribution import Attributed, Attribution
 
 USAGE_EVERY_S = 0.5
 
@@ -34,11 +36,15 @@ class Samplers:
         self._folder = folder
         self.failure: OSError | None = None
         """The reason if rows could not be written; the main thread raises it."""
-        self.listener: Callable[[Sample], None] | None = None
-        """Receives every sample too, in the sampler's thread."""
+        self.listener: Callable[[Sample, Held | None], None] | None = None
+        """Receives every sample too, with the target's connections, in the sampler's thread."""
+        self.held: Held | None = None
+        """The target's connections in the latest sample; None if they are not known."""
 
     @contextmanager
-    def connections(self, url: str, interval_s: float) -> Iterator[ActivitySampler]:
+    def connections(
+        self, url: str, interval_s: float, attribution: Attribution
+    ) -> Iterator[ActivitySampler]:
         """Sample who is connected to a database, for as long as this is open.
 
         Raises:
@@ -51,23 +57,25 @@ class Samplers:
         ):
 
             def write(sample: Sample) -> None:
-                backends = of_target(sample)
+                # The load generator reads the worker's results.
+                seen = [each for each in attribution.of(sample) if each.owner != "load"]
+                self.held = held_by_target(seen) if attribution.is_known else None
                 try:
                     write_sample(
                         SampleRow(
                             time=sample.time,
-                            backends=len(backends),
+                            backends=len(seen),
                             sessions=sample.sessions,
                             xacts=sample.xacts,
                         )
                     )
-                    for backend in backends:
-                        write_connection(ConnectionRow(time=sample.time, **asdict(backend)))
+                    for each in seen:
+                        write_connection(_row(sample.time, each))
                 except OSError as error:
                     self.failure = error
                     raise
                 if self.listener is not None:
-                    self.listener(sample)
+                    self.listener(sample, self.held)
 
             with ActivitySampler(url, interval_s=interval_s, sink=write) as sampler:
                 yield sampler
@@ -112,6 +120,23 @@ class Samplers:
                 thread.join()
 
 
-def of_target(sample: Sample) -> tuple[Backend, ...]:
-    """Return all backends but the load generator's, which reads the worker's results."""
-    return tuple(backend for backend in sample.backends if backend.target != "loadtest")
+def held_by_target(seen: Iterable[Attributed]) -> Held:
+    """Return the number of the target's connections, and how many are idle in a transaction."""
+    states = [each.backend.state for each in seen if each.owner == "target"]
+    return Held(len(states), sum(state in IDLE_IN_TRANSACTION for state in states))
+
+
+def _row(time: float, attributed: Attributed) -> ConnectionRow:
+    backend, owner, by = attributed
+    return ConnectionRow(
+        time=time,
+        target=backend.target,
+        instance=backend.instance,
+        pid=backend.pid,
+        state=backend.state,
+        age_s=backend.age_s,
+        state_age_s=backend.state_age_s,
+        wait_event=backend.wait_event,
+        owner=owner,
+        by=by,
+    )

@@ -10,12 +10,12 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from poolkit.activity.by_target import IDLE_IN_TRANSACTION
-from poolkit.loadtest.figures import Held, MetricAccumulator
+from poolkit.loadtest.figures import MetricAccumulator
 from poolkit.loadtest.latency.counters import outcome_of
 
 if TYPE_CHECKING:
     from poolkit.activity.server import Sample
+    from poolkit.loadtest.figures import Held
 
 WRITTEN_S = 1.0
 """A request that ended this long ago has been written and read by now."""
@@ -27,7 +27,7 @@ class WindowFigures:
     Args:
         begin: when it began, Unix time in seconds.
         end: when it is to end.
-        backends: the target name that the target's connections carry on the server.
+        target: the target's name.
         max_connections: of the server.
         sessions: the server's counter at the begin, if it is known.
     """
@@ -37,25 +37,25 @@ class WindowFigures:
         begin: float,
         end: float = math.inf,
         *,
-        backends: str,
+        target: str,
         max_connections: int,
         sessions: int | None,
     ) -> None:
         self._measured = MetricAccumulator(
             begin, end, sessions=sessions, max_connections=max_connections
         )
-        self._backends = backends
+        self._target = target
         self._requests: deque[tuple[float, float, float, str]] = deque()
         """Those that were read and are not counted yet, in the order in which they were written."""
-        self._samples: deque[Sample] = deque()
+        self._samples: deque[tuple[Sample, Held | None]] = deque()
 
     def take_request(self, due: float, ended: float, latency_ms: float, error: str) -> None:
         """Take a row of requests.csv."""
         self._requests.append((due, ended, latency_ms, error))
 
-    def take_sample(self, sample: Sample) -> None:
-        """Take the connections of a moment; called in the sampler's thread."""
-        self._samples.append(sample)
+    def take_sample(self, sample: Sample, held: Held | None) -> None:
+        """Take the target's connections of a moment; called in the sampler's thread."""
+        self._samples.append((sample, held))
 
     def so_far(self, now: float, *, cold_starts: int | None = None) -> dict[str, float | None]:
         """Return the figures as of a second before `now`.
@@ -68,12 +68,9 @@ class WindowFigures:
         while self._requests and self._requests[0][1] <= until:
             scheduled, ended, latency_ms, error = self._requests.popleft()
             measured.requests.add(scheduled, ended, latency_ms, outcome_of(error))
-        while self._samples and self._samples[0].time <= until:
-            sample = self._samples.popleft()
-            states = [b.state for b in sample.backends if b.target == self._backends]
-            waiting = sum(state in IDLE_IN_TRANSACTION for state in states)
-            measured.connections.add_sample(
-                sample.time, sample.sessions, {self._backends: Held(len(states), waiting)}
-            )
+        while self._samples and self._samples[0][0].time <= until:
+            sample, held = self._samples.popleft()
+            known = {} if held is None else {self._target: held}
+            measured.connections.add_sample(sample.time, sample.sessions, known)
         measured.cold_starts = cold_starts
-        return measured.figures(until, self._backends)
+        return measured.figures(until, self._target)

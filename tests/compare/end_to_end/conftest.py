@@ -187,7 +187,8 @@ class Visitor(FastHttpUser):
 
 
 def web(name: str, app: str = "plain:app") -> str:
-    return f'[tool.poolkit.targets.{name}]\nkind = "web"\napp = "{app}"\npreset = "web"\n'
+    lines = (f"[tool.poolkit.targets.{name}]", 'kind = "web"', f'app = "{app}"', 'preset = "web"')
+    return "\n".join([*lines, "database = false", ""])
 
 
 @pytest.fixture

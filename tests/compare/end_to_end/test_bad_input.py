@@ -9,7 +9,7 @@ from poolkit.cli import main
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 LAMBDA = '[tool.poolkit.targets.function]\nkind = "lambda"\nhandler = "mine.handler"\npreset = "lambda"\n'
-WEB = '[tool.poolkit.targets.web]\nkind = "web"\napp = "mine:app"\n'
+WEB = '[tool.poolkit.targets.web]\nkind = "web"\napp = "mine:app"\ndatabase = false\n'
 WORKER = '[tool.poolkit.targets.worker]\nkind = "worker"\ncommand = ["{python}", "-m", "mine"]\n'
 NOWHERE, HERE = "postgresql://me:secret@127.0.0.1:1/nothing", "web=http://127.0.0.1:1"
 AT = ("--database-url", NOWHERE, "--target")
@@ -20,6 +20,13 @@ def refused(command):
     """Wait for the end, and return the one line that it wrote to standard error."""
     status = command.end()
     assert (status, len(command.errors)) == (2, 1), (status, command.errors, command.said)
+    assert command.left() == []
+    return command.errors[0]
+
+
+def failed(command):
+    """Wait for the end of a run whose only target failed, and return its first error line."""
+    assert command.end() == 1, (command.errors, command.said)
     assert command.left() == []
     return command.errors[0]
 
@@ -139,7 +146,7 @@ def test_a_target_that_fails_at_import_is_named_with_python_s_last_line(
 ):
     """The log has the rest, and its path is in the message."""
     project = stranger(tables, mine="import no_such_thing\n")
-    line = refused(start("compare", *QUICK, cwd=project))
+    line = failed(start("compare", *QUICK, cwd=project))
     message = f"poolkit: {ended} before it was ready; its log {project}"
     assert line.startswith(message), line
     assert "No module named 'no_such_thing'" in line
@@ -177,7 +184,7 @@ def test_a_taken_port_of_a_target_is_named(start, stranger):
         port = taken.getsockname()[1]
         words = f'["{{python}}", "-m", "uvicorn", "plain:app", "--port", "{port}"]'
         project = stranger(WEB.replace('app = "mine:app"', f"command = {words}"))
-        assert "address already in use" in refused(start("compare", *QUICK, cwd=project))
+        assert "address already in use" in failed(start("compare", *QUICK, cwd=project))
 
 
 def test_an_unreachable_database_is_named(start, stranger):
