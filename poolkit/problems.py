@@ -34,6 +34,7 @@ __all__ = (
     "PROBLEM_SCHEMA",
     "InputError",
     "Problem",
+    "input_error_of",
     "invalid_input",
     "malformed_json",
     "method_not_allowed",
@@ -48,6 +49,12 @@ MEDIA_TYPE: Final = "application/problem+json"
 
 MAX_ERRORS: Final = 20
 """The most errors that one document lists: enough to learn from, and no amplifier."""
+
+# Pydantic's messages for these repeat a part of the input.
+_WITHOUT_INPUT: Final[Mapping[str, str]] = {
+    "union_tag_invalid": "Input should have one of the expected tags",
+    "uuid_parsing": "Input should be a valid UUID",
+}
 
 # A mapping that nothing can change, so that it can be a default.
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -200,6 +207,23 @@ def invalid_input(errors: Iterable[InputError]) -> Problem:
         for error in listed
     )
     return Problem(422, "Invalid input", detail, "/problems/invalid-input", listed)
+
+
+def input_error_of(error: Mapping[str, Any]) -> InputError:
+    """Return one of pydantic's errors, whose place begins as FastAPI and Powertools write it.
+
+    `input_error_of({"loc": ("query", "limit"), "type": "int_parsing", "msg": "..."})` names the
+    parameter `limit`.
+    """
+    place, *rest = error["loc"]
+    # Never error["input"] or error["ctx"]: what a client sent is not for the answer.
+    detail = _WITHOUT_INPUT.get(error["type"], error["msg"])
+    if place == "body":
+        return InputError(detail, pointer=pointer_to(rest))
+    name = ".".join(map(str, rest))
+    if place == "header":
+        return InputError(detail, header=name)
+    return InputError(detail, parameter=name)
 
 
 def pointer_to(place: Iterable[str | int]) -> str:

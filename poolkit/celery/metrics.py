@@ -53,6 +53,11 @@ def serve_metrics(app: Celery, *, port: int, host: str = "0.0.0.0") -> None:
 
     Durations and ends of tasks have the labels `task` and `state` (SUCCESS, FAILURE, RETRY and so
     on). The default registry of `prometheus_client` is served with them.
+
+    Args:
+        app: the Celery application; it needs a `Database`.
+        port: the port to listen on.
+        host: the address to listen on; by default every one of the machine.
     """
     _Metrics(app, host, port)
 
@@ -113,6 +118,7 @@ class _Metrics(Collector):
         self.app = app
         self.host = host
         self.port = port
+        self.is_served = False
         self.lock = threading.Lock()
         self.own = _Figures()  # the tasks of this process
         self.ended = _Figures()  # the children that have ended
@@ -185,7 +191,8 @@ class _Metrics(Collector):
             )
 
     def _on_worker_ready(self, sender: Any, **kwargs: Any) -> None:
-        if sender.app is self.app and self not in REGISTRY._collector_to_names:  # noqa: SLF001
+        if sender.app is self.app and not self.is_served:
+            self.is_served = True
             REGISTRY.register(self)
             start_http_server(self.port, self.host)
 
@@ -237,6 +244,6 @@ class _Metrics(Collector):
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except OSError:  # no such process, or by now one of another user
         return False
     return True

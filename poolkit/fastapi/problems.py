@@ -18,13 +18,12 @@ from poolkit.errors import PoolkitError, TemporaryFailure
 from poolkit.problems import (
     MEDIA_TYPE,
     PROBLEM_SCHEMA,
-    InputError,
     Problem,
+    input_error_of,
     invalid_input,
     malformed_json,
     method_not_allowed,
     no_such_path,
-    pointer_to,
     problem_of,
     status_problem,
     too_large,
@@ -40,12 +39,6 @@ __all__ = ("RequestLimits", "add_problems", "problem_response", "problem_respons
 logger = logging.getLogger("poolkit.fastapi")
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-
-# Pydantic's messages for these repeat a part of the input.
-_WITHOUT_INPUT = {
-    "union_tag_invalid": "Input should have one of the expected tags",
-    "uuid_parsing": "Input should be a valid UUID",
-}
 
 
 def problem_response(problem: Problem) -> Response:
@@ -145,19 +138,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
             # FastAPI does not parse a body of another type; it validates the bytes.
             detail = "the body must be JSON, with the content type application/json"
             return problem_response(status_problem(415, detail))
-    return problem_response(invalid_input(map(_input_error, found)))
-
-
-def _input_error(error: Mapping[str, Any]) -> InputError:
-    place, *rest = error["loc"]
-    # Never error["input"] or error["ctx"]: what a client sent is not for the answer.
-    detail = _WITHOUT_INPUT.get(error["type"], error["msg"])
-    if place == "body":
-        return InputError(detail, pointer=pointer_to(rest))
-    name = ".".join(map(str, rest))
-    if place == "header":
-        return InputError(detail, header=name)
-    return InputError(detail, parameter=name)
+    return problem_response(invalid_input(map(input_error_of, found)))
 
 
 def _describe_problems(app: FastAPI) -> None:

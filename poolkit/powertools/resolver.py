@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -16,12 +18,18 @@ from aws_lambda_powertools.event_handler import (
 )
 from aws_lambda_powertools.event_handler.api_gateway import Router
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError, ServiceError
+from aws_lambda_powertools.event_handler.openapi.exceptions import (
+    RequestValidationError,
+    ValidationException,
+)
 
 from poolkit.errors import InvalidInput
 from poolkit.powertools.events import body_of, for_resolver, query_of, source_of
 from poolkit.problems import (
     MEDIA_TYPE,
     Problem,
+    input_error_of,
+    invalid_input,
     malformed_json,
     method_not_allowed,
     no_such_path,
@@ -89,6 +97,7 @@ class Resolver(Router):
         self._max_body_bytes = max_body_bytes
         self._options = resolver_options
         self._methods: dict[re.Pattern[str], set[str]] = {}
+        # Made at the first event of its kind: most functions only ever see one kind.
         self._resolvers: dict[Source, ApiGatewayResolver] = {}
         self._source: Source = "http_api"
         self.use([self._limit_body])
@@ -103,7 +112,6 @@ class Resolver(Router):
         """
         self._source = source = source_of(event)
         if source not in self._resolvers:
-            # Made at the first event of its kind: most functions only ever see one kind.
             self._resolvers[source] = _RESOLVERS[source](**self._options)
             self._resolvers[source].include_router(self)
         self.api_resolver = self._resolvers[source]
@@ -133,23 +141,22 @@ class Resolver(Router):
         self._methods.setdefault(pattern, set()).update(map(str.upper, methods))
 
         def decorate(function: AnyCallableT) -> AnyCallableT:
-            @functools.wraps(function)
-            def with_decoded_parameters(*args: Any, **parameters: Any) -> Any:
-                decoded = {
-                    name: unquote(value) if isinstance(value, str) and "%" in value else value
-                    for name, value in parameters.items()
-                }
-                return function(*args, **decoded)
-
-            register(with_decoded_parameters)
+            register(_decoding(function) if _PARAMETER.search(rule) else function)
+            self._resolvers.clear()  # made anew, with this route
             return function
 
         return decorate
+
+    def use(self, middlewares: list[Callable[..., Any]]) -> None:
+        """Add middlewares for all routes, as with Powertools' resolvers."""
+        super().use(middlewares)
+        self._resolvers.clear()
 
     def exception_handler(
         self, exc_class: type[Exception] | list[type[Exception]]
     ) -> Callable[[AnyCallableT], AnyCallableT]:
         """Register a function that answers these errors, as with Powertools' resolvers."""
+        self._resolvers.clear()
         return super().exception_handler(exc_class)  # type: ignore[no-any-return]
 
     def _limit_body(self, app: ApiGatewayResolver, next_middleware: Callable[..., Any]) -> Any:
@@ -176,12 +183,35 @@ class Resolver(Router):
             return problem_response(status_problem(error.status_code, str(error.msg)))
         if isinstance(error, InvalidInput):
             return problem_response(error.problem)
+        if isinstance(error, RequestValidationError):  # of Powertools' enable_validation
+            return problem_response(invalid_input(map(input_error_of, error.errors())))
+        if isinstance(error, ValidationException) and isinstance(error, NotImplementedError):
+            # RequestUnsupportedContentType, a name that older releases do not have.
+            return problem_response(status_problem(415, "this content type is not supported"))
         problem = problem_of(error)
         if self._logger is not None and problem.status == 500:
             self._logger.error("unexpected error", exc_info=error)
         elif self._logger is not None:
             self._logger.warning("database error", error=f"{type(error).__name__}: {error}")
         return problem_response(problem)
+
+
+def _decoding(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function of a route with path parameters, for parameters as `for_resolver` escapes."""
+
+    @functools.wraps(function)
+    def with_decoded_parameters(*args: Any, **parameters: Any) -> Any:
+        decoded = {
+            name: unquote(value) if isinstance(value, str) and "%" in value else value
+            for name, value in parameters.items()
+        }
+        return function(*args, **decoded)
+
+    # Powertools evaluates annotations that are text in the module of the function it is given.
+    with contextlib.suppress(NameError):
+        signature = inspect.signature(function, eval_str=True)
+        with_decoded_parameters.__signature__ = signature  # type: ignore[attr-defined]
+    return with_decoded_parameters
 
 
 def problem_response(problem: Problem) -> Response[str]:

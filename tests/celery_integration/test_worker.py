@@ -268,6 +268,13 @@ def test_messages_that_are_no_task_do_not_end_the_worker(site, broker):
     assert worker.process.poll() is None
 
 
+def test_unreadable_message_is_kept_by_a_worker_of_another_queue(site):
+    """A worker that does not consume the default queue sends the dead letter to one that it does."""
+    site.start("-c", "1", "-Q", f"{site.queue}-other")
+    site.app.send_task("shop.no_such_task", queue=f"{site.queue}-other")
+    assert site.wait_for_dead_letter()["source"] == "shop.no_such_task"
+
+
 def test_malformed_tasks_become_dead_letters(site, broker):
     """A message that names a task but cannot be read as one is kept, whatever is wrong with it."""
     worker = site.start()

@@ -1,12 +1,15 @@
 """One set of routes behind every service that can invoke an HTTP function."""
 
 import json
+from typing import Annotated
 
 import pytest
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.api_gateway import CORSConfig
 from aws_lambda_powertools.event_handler.exceptions import BadRequestError, NotFoundError
+from aws_lambda_powertools.event_handler.openapi.params import Query
 from lambda_events import MAKERS, http_api, new_context, rest_api, sqs
+from pydantic import BaseModel, Field
 from sqlalchemy import text
 
 from poolkit.errors import PoolExhausted, UnknownEvent
@@ -250,6 +253,54 @@ def test_an_exception_handler_of_the_users_comes_first():
         return problem_response(status_problem(410, "gone"))
 
     assert calling(app)(http_api("GET", "/fail/own"))[0] == 410
+
+
+class Note(BaseModel):
+    text: Annotated[str, Field(max_length=5)]
+
+
+def make_validating_app():
+    app = Resolver(enable_validation=True)
+
+    @app.post("/notes/<note_id>")
+    def create_note(
+        note_id: "int", note: "Note", copies: "Annotated[int, Query(ge=1)]" = 1
+    ) -> "dict":
+        return {"id": note_id, "text": note.text, "copies": copies}
+
+    return app
+
+
+def test_powertools_validation_has_problems(make_event):
+    """With pydantic, and with annotations that are text, as in a module with the future import."""
+    call = calling(make_validating_app())
+    status, _, content = call(make_event("POST", "/notes/7", body=b'{"text":"x"}'))
+    assert (status, content) == (200, {"id": 7, "text": "x", "copies": 1})
+    for path, query, body, place in (
+        ("/notes/x", [], b'{"text":"x"}', {"parameter": "note_id"}),
+        ("/notes/7", [("copies", "0")], b'{"text":"x"}', {"parameter": "copies"}),
+        ("/notes/7", [], b'{"text":"too long"}', {"pointer": "#/text"}),
+    ):
+        status, headers, content = call(make_event("POST", path, query, body))
+        assert (status, headers["content-type"]) == (422, "application/problem+json")
+        (error,) = content["errors"]
+        assert place.items() <= error.items()
+
+
+def test_a_content_type_that_powertools_does_not_read_is_415():
+    """It is the client's error."""
+    event = http_api("POST", "/notes/7", body=b"x")
+    event["headers"]["content-type"] = "application/octet-stream"
+    assert calling(make_validating_app())(event)[0] == 415
+
+
+def test_a_route_that_is_added_late_is_found():
+    """Also after the first event, as in a test or a notebook."""
+    app = make_app()
+    call = calling(app)
+    assert call(http_api("GET", "/late"))[0] == 404
+    app.get("/late")(dict)
+    assert call(http_api("GET", "/late"))[0] == 200
 
 
 # -- what else Powertools does ----------------------------------------------------------------
