@@ -272,7 +272,11 @@ def _settings(environ: Mapping[str, str]) -> Settings:
             environ["DATABASE_URL"] = url.render_as_string(hide_password=False)
     found = Settings.from_environ(environ)
     preset = found.preset.replace(
-        statement_timeout=0, idle_in_transaction_session_timeout=0, echo=False
+        statement_timeout=0,
+        idle_in_transaction_session_timeout=0,
+        echo=False,
+        # A pooler may stand in between, and a migration gains nothing from prepared statements.
+        transaction_pooling=True,
     )
     return replace(found, preset=preset, instance=found.instance or "migrations")
 

@@ -10,7 +10,8 @@ import click
 
 from poolkit.errors import ConfigurationError
 from poolkit.init.findings import find
-from poolkit.init.writing import FIRST_LINE, GITIGNORE, locustfile_text, plain_routes, table_text
+from poolkit.init.routes import plain_routes
+from poolkit.init.writing import FIRST_LINE, GITIGNORE, locustfile_text, table_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

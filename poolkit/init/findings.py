@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from poolkit.errors import ConfigurationError
 from poolkit.init.applications import FUNCTIONS, WEB, Application, applications_in
 from poolkit.init.interpreter import Interpreter, find_interpreter, interpreter_at, own_interpreter
-from poolkit.init.routes import LOGIN, Description, described, read_from_source, tasks_of
+from poolkit.init.routes import (
+    LOGIN,
+    Description,
+    described,
+    is_health,
+    plain_routes,
+    read_from_source,
+    tasks_of,
+)
 from poolkit.init.schema import NOT_IN_THE_WHEEL, Schema, schema_of
 from poolkit.init.sources import CODE_FOLDERS, Sources
 from poolkit.init.templates import function_numbers
@@ -34,7 +42,6 @@ _UVICORN_FACTORY = (
 _STARTS_SERVERS = re.compile(r"Procfile|Dockerfile[\w.-]*|.*\.sh|(docker-)?compose[\w.-]*\.ya?ml")
 _DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 _DEBIAN_FILES = Path("/usr/share/postgresql")
-_HEALTH = ("/healthz", "/health", "/readyz", "/health-check", "/healthcheck", "/ping", "/live")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +252,7 @@ def _deployable(
     )
     table = {"kind": "web", **table}
     paths = {route.path for route in description.routes if route.method == "GET"}
-    ready = next((p for path in _HEALTH for p in sorted(paths) if p.rstrip("/").endswith(path)), "")
+    ready = next((path for path in sorted(paths, key=_readiness) if is_health(path)), "")
     # A path from the source may lack the prefix of its router.
     if ready and description.kind:
         table["ready"] = ready
@@ -256,6 +263,12 @@ def _deployable(
         description=description,
         server=server,
     )
+
+
+def _readiness(path: str) -> tuple[int, str]:
+    """Return the order of health checks: one that asks the database comes before `/ping`."""
+    words = ("ready", "health", "live")
+    return next((i for i, word in enumerate(words) if word in path), len(words)), path
 
 
 def _asgi(name: str, sources: Sources, *, is_factory: bool) -> tuple[dict[str, Any], str]:
@@ -405,7 +418,11 @@ def _missing_of(deployable: Deployable, found: Findings) -> Iterator[str]:
     if application.framework == "celery" and application.is_made_by_function:
         yield f"{application.name} is a function: `celery --app` needs the object itself"
     with_login = sum(LOGIN in route.needs for route in routes)
-    if with_login > len(routes) / 2:
+    if routes and not any(not is_health(route.path) for route in plain_routes(routes)):
+        yield (
+            "no path but health checks answers without parameters and login: complete the locustfile"
+        )
+    elif with_login > len(routes) / 2:
         yield f"{with_login} of {len(routes)} paths want a login: complete on_start in its locustfile"
 
 

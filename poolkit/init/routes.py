@@ -16,7 +16,7 @@ from poolkit.placeholders import filled, values_of_database
 from poolkit.project import with_interpreter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from poolkit.init.applications import Application
@@ -27,6 +27,8 @@ IMPORT_TIMEOUT_S = 30.0
 MAX_REASON = 300
 LOGIN = "a login"
 """A need of a path, as describe_application.py names it too."""
+_RARE_PATH = re.compile(r"logout|signout|delete|/metrics|/(open)?api(/openapi)?\.json|/docs|/redoc")
+_HEALTH = re.compile(r"/(health\w*|readyz?|livez?|ping|health-check)/?$")
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -42,6 +44,22 @@ class Route:
     def parameters(self) -> list[str]:
         """The names of the parameters in its path."""
         return re.findall(r"[{<](?:\w+:)?(\w+)(?::\w+)?[}>]", self.path)
+
+
+def plain_routes(routes: Sequence[Route]) -> list[Route]:
+    """Return the paths that a GET without parameters and login reads, health checks last or never."""
+    plain = [
+        r
+        for r in routes
+        if r.method == "GET" and not r.parameters and not r.needs and not _RARE_PATH.search(r.path)
+    ]
+    real = [route for route in plain if not is_health(route.path)]
+    return list({route.path: route for route in real or plain}.values())
+
+
+def is_health(path: str) -> bool:
+    """Return whether a path is that of a health check, which may do without the database."""
+    return _HEALTH.search(path) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from poolkit.init.routes import LOGIN, Route
+from poolkit.init.routes import LOGIN, Route, plain_routes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from poolkit.init.findings import Deployable, Findings
 
@@ -41,8 +41,6 @@ _OF_A_WORKER = {
     "command": "{{processes}} children run tasks.",
     "processes": "Children that run tasks, each with a connection.",
 }
-_RARE_PATH = re.compile(r"logout|signout|delete|/metrics|/(open)?api(/openapi)?\.json|/docs|/redoc")
-_HEALTH = re.compile(r"/(health\w*|readyz?|livez?|ping|health-check)/?$")
 
 
 def table_text(findings: Findings, locustfiles: Mapping[str, str], *, prefix: str) -> str:
@@ -159,17 +157,6 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
         for route in left:
             lines += [f"    # {line}".rstrip() for line in ("", *_task(route, names))]
     return "\n".join(lines) + "\n"
-
-
-def plain_routes(routes: Sequence[Route]) -> list[Route]:
-    """Return the paths that a GET without parameters and login reads, health checks last or never."""
-    plain = [
-        r
-        for r in routes
-        if r.method == "GET" and not r.parameters and not r.needs and not _RARE_PATH.search(r.path)
-    ]
-    real = [route for route in plain if not _HEALTH.search(route.path)]
-    return list({route.path: route for route in real or plain}.values())
 
 
 def _task(route: Route, names: set[str]) -> list[str]:

@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 from poolkit import alembic
 from poolkit.alembic import LOCK_NAME, Scripts
 from poolkit.errors import ConfigurationError, MigrationError
+from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
 from poolkit.local.postgres import APP_ROLE
 
 pytestmark = pytest.mark.process
@@ -273,17 +274,17 @@ def test_the_command_takes_its_database_from_the_variable(database, folder, driv
     assert tables(database) == ALL
 
 
+ONLY_ASYNCPG = (
+    "import sys, importlib.util as util\n"
+    "for name in ('psycopg2', 'psycopg'): sys.modules[name] = None\n"
+    "find_spec = util.find_spec\n"
+    "util.find_spec = lambda name: None if name.startswith('psycopg') else find_spec(name)\n"
+)
+
+
 def test_the_command_works_through_an_asynchronous_driver_alone(database, folder):
     """Without psycopg2 and psycopg the migrations run over asyncpg."""
-    program = (
-        "import sys\n"
-        "for name in ('psycopg2', 'psycopg'): sys.modules[name] = None\n"
-        "import importlib.util as util\n"
-        "find_spec = util.find_spec\n"
-        "util.find_spec = lambda name: None if name.startswith('psycopg') else find_spec(name)\n"
-        "from alembic.config import main\n"
-        "main(['upgrade', 'head'])\n"
-    )
+    program = f"{ONLY_ASYNCPG}from alembic.config import main; main(['upgrade', 'head'])"
     answer = run_python(
         "-c", program, cwd=folder.parent, environ={"DATABASE_URL": database.url("asyncpg")}
     )
@@ -326,6 +327,41 @@ def test_the_sql_of_an_upgrade_needs_no_database_and_takes_the_lock(database, fo
     database.execute(answer.stdout)
     assert tables(database) == ALL
     assert LOCK_NAME in answer.stdout
+
+
+# -- through PgBouncer ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def bouncer(postgres, tmp_path):
+    if find_pgbouncer() is None:
+        pytest.skip("no pgbouncer on PATH")
+    with EmbeddedPgBouncer(postgres, tmp_path, pool_size=1) as bouncer:
+        yield bouncer
+
+
+@pytest.mark.parametrize(
+    "driver", ["psycopg2", "psycopg", pytest.param(ONLY_ASYNCPG, id="asyncpg")]
+)
+def test_an_upgrade_works_through_pgbouncer_in_transaction_mode(database, folder, bouncer, driver):
+    """It sends no startup options, and leaves no limit, lock or statement to the next client."""
+    program = "from alembic.config import main; main(['upgrade', 'head'])"
+    if driver is ONLY_ASYNCPG:
+        program, driver = f"{ONLY_ASYNCPG}{program}", "asyncpg"
+    url = bouncer.url(database.name, driver)
+    answer = run_python("-c", program, cwd=folder.parent, environ={"DATABASE_URL": url})
+    assert answer.returncode == 0, answer.stderr
+    assert tables(database) == ALL
+    # The pool has one server connection: what the upgrade had is what this client gets.
+    with create_engine(bouncer.url(database.name), poolclass=NullPool).connect() as connection:
+        (row,) = connection.execute(
+            text(
+                "SELECT current_setting('lock_timeout'), (SELECT count(*) FROM"
+                " pg_prepared_statements), (SELECT count(*) FROM pg_locks"
+                " WHERE locktype = 'advisory')"
+            )
+        )
+    assert tuple(row) == ("0", 0, 0)
 
 
 # -- env.py ---------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from poolkit.compare.results.wording import count
 from poolkit.errors import ConfigurationError
 from poolkit.init.findings import find
-from poolkit.init.writing import GITIGNORE, locustfile_text, plain_routes
+from poolkit.init.routes import plain_routes
+from poolkit.init.writing import GITIGNORE, locustfile_text
 
 if TYPE_CHECKING:
     from pathlib import Path

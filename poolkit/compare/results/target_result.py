@@ -303,26 +303,33 @@ class _Attribution(NamedTuple):
             ages[row.pid] = row.age_s
         others = by.total() - by["preset"]
         uses_preset = None if not by else not others and bool(target.preset_fields)
-        ceiling, reason = target.ceiling, target.ceiling_reason
+        ceiling, reason = _own_ceiling(target, window, by, uses_preset=bool(uses_preset))
         pooler = window.pooler_ceiling
-        if window.engine_ceiling_reason:
-            ceiling, reason = window.engine_ceiling, window.engine_ceiling_reason
-            if pooler is not None and (ceiling is None or ceiling > pooler):
-                ceiling, reason = pooler, f"PgBouncer's pool; behind it: {reason}"
-        elif target.url is not None or uses_preset:
-            pass
-        elif pooler is not None:
+        # What its engines hold arrives at the pooler; the preset's ceiling is within it already.
+        is_capped = bool(window.engine_ceiling_reason) or (ceiling is None and target.url is None)
+        if pooler is not None and is_capped and (ceiling is None or ceiling > pooler):
             ceiling, reason = pooler, "PgBouncer's pool"
-        else:
-            ceiling, reason = None, "no connection of it was seen"
-            if not target.preset_fields:
-                reason = "the target has no preset"
-            elif by["preset"]:
-                reason = f"{others} of its {count(by.total(), 'connection')} do not use the preset"
-            elif others:
-                reason = "the application does not use the preset"
         is_known = window.is_own_server or bool(by)
         return cls(is_known, dict(by), ceiling, reason, uses_preset)
+
+
+def _own_ceiling(
+    target: PlannedTarget, window: Window, by: Counter[By], *, uses_preset: bool
+) -> tuple[int | None, str]:
+    """Return the ceiling of a target itself, without a pooler in front of the server, and why."""
+    if window.engine_ceiling_reason:
+        return window.engine_ceiling, window.engine_ceiling_reason
+    if target.url is not None or uses_preset:
+        return target.ceiling, target.ceiling_reason
+    reason = "no connection of it was seen"
+    others = by.total() - by["preset"]
+    if not target.preset_fields:
+        reason = "the target has no preset"
+    elif by["preset"]:
+        reason = f"{others} of its {count(by.total(), 'connection')} do not use the preset"
+    elif others:
+        reason = "the application does not use the preset"
+    return None, reason
 
 
 # -- from rows to figures ---------------------------------------------------------------------

@@ -54,6 +54,7 @@ class DatabaseGuard:
         database_urls: of the run's database, and of the pooler in front of it.
         is_own_server: whether the run started the server.
         agreed: whether a database that is not on this machine may be loaded.
+        names_database: returns True if an engine of the target is known to name the run's database.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class DatabaseGuard:
         database_urls: Sequence[str],
         is_own_server: bool,
         agreed: bool,
+        names_database: Callable[[], bool] = lambda: False,
     ) -> None:
         self._name, self._pids, self._load_pid = name, pids, load_pid
         self._attribution, self._sampler = attribution, sampler
@@ -76,7 +78,7 @@ class DatabaseGuard:
         self._database = "the embedded PostgreSQL"
         if not is_own_server:
             self._database = "the database of --database-url"
-        self._agreed = agreed
+        self._agreed, self._names_database = agreed, names_database
         self._asked: dict[Address, bool] = {}
         self._looked_at = 0.0
         self._elsewhere: Address | None = None
@@ -135,7 +137,11 @@ class DatabaseGuard:
             at = _shown(self._elsewhere)
             self._refuse(answered, f"it is connected to a PostgreSQL server at {at} instead")
         if answered >= FIRST_REQUESTS or (answered and at_end):
-            self._refuse(answered, "it takes its database from elsewhere than DATABASE_URL")
+            self._refuse(
+                answered,
+                "it takes its database from elsewhere than DATABASE_URL, or no request of the load "
+                "needs a database",
+            )
 
     def _refuse(self, answered: int, where: str) -> None:
         """Refuse the target, unless a late sample shows a connection after all."""
@@ -146,6 +152,12 @@ class DatabaseGuard:
         self._signal_load(signal.SIGKILL)
         times = "once" if answered == 1 else f"{answered} times"
         does = f"answers ({times} so far), but it" if answered else "runs, but it"
+        if self._elsewhere is None and self._names_database():
+            raise WrongDatabaseError(
+                f"{self._name} {does} opened no connection to {self._database}, though its engine "
+                "names that server: no request of the load needs a database; let the locustfile "
+                "ask for paths that do"
+            )
         raise WrongDatabaseError(
             f"{self._name} {does} opened no connection to {self._database}; {where}; "
             f"{self._advice}. For a target without a database, add database = false"

@@ -164,6 +164,10 @@ class Host(ABC):
         """Return the ceiling of a target as its engines have it; None if they are not read."""
         return None
 
+    def names_database(self, running: Running) -> bool:
+        """Return whether an engine of the target is known to name the database of the run."""
+        return False
+
     def release(self, target: Target) -> None:
         """Close the connections that a stopped target would leave in a pooler."""
         return
@@ -243,17 +247,26 @@ class LocalHost(Host):
         if running.engines is None:
             return None
         found = records.read_records(running.engines)
-        pooler = self.stack.pgbouncer
-        urls = [self.stack.database_url, *([pooler.url(driver="")] if pooler else [])]
-        ports = {urlsplit(url).port or 5432 for url in urls}
         ceiling = records.ceiling_of(
             found,
             alive={record.pid for record in found if psutil.pid_exists(record.pid)},
-            ports=ports,
+            ports=self._ports,
             execution_environments=instances_max if running.target.kind == "lambda" else None,
         )
-        notes = records.notes_on(found, pool=running.target.pool, ports=ports)
+        notes = records.notes_on(found, pool=running.target.pool, ports=self._ports)
         return EngineReading(*ceiling, notes)
+
+    def names_database(self, running: Running) -> bool:
+        """Return whether an engine of the target names the database; False if it is not known."""
+        if running.engines is None:
+            return False
+        found = records.read_records(running.engines)
+        return any(engine.port in self._ports for record in found for engine in record.engines)
+
+    @property
+    def _ports(self) -> set[int]:
+        """The ports of the database, and of the pooler in front of it."""
+        return {urlsplit(url).port or 5432 for url in self.database_urls}
 
     def _command(
         self, target: Target, port: int, instances_max: int, label: str, variables: list[str]

@@ -251,6 +251,7 @@ class Measurement:
                     database_urls=host.database_urls,
                     is_own_server=host.is_own_server,
                     agreed=self._options.agreed,
+                    names_database=lambda: host.names_database(running),
                 )
             # Before the load, so that a wrong path is found early.
             self._pool_events(running)
