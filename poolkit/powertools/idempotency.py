@@ -240,13 +240,18 @@ class SqlPersistenceLayer(BasePersistenceLayer):
     def _delete_record(self, data_record: DataRecord) -> None:
         """Delete the record that this layer wrote, and not that of a later attempt."""
         key = data_record.idempotency_key
-        if self._environment.current() is not None:
+        held = self._held.pop(key, None)
+        current = self._environment.current()
+        if current is not None and not _commits_by_itself(current):
             # The rollback of the unit of work takes the record along. A statement could fail:
             # PostgreSQL refuses any after the one that failed.
-            self._held.pop(key, None)
             return
         with self._begin() as connection:
-            connection.execute(_DELETE, {"key": key, "held": self._held.pop(key, None)})
+            connection.execute(_DELETE, {"key": key, "held": held})
+
+
+def _commits_by_itself(connection: Connection) -> bool:
+    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
 
 
 def _lifetime(until: float | None) -> timedelta:

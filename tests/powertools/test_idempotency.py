@@ -246,6 +246,18 @@ def test_in_a_unit_of_work_that_fails_nothing_is_left(environment, note_once, da
     assert notes(database) == [1]
 
 
+@pytest.mark.parametrize("kind", ["read_session", "read_connection"])
+def test_beside_reads_a_record_is_committed_at_once(environment, note_once, database, kind):
+    """So what failed has to be deleted, for the next attempt to begin."""
+    begin = getattr(environment, kind)
+    with begin() as work, pytest.raises(RuntimeError):
+        note_once(key={"id": 1}, work=work, fails=True)
+    assert database.execute("SELECT * FROM idempotency_records") == []
+    with begin() as work:
+        assert note_once(key={"id": 2}, work=work) == {"id": 2}
+    assert len(database.execute("SELECT * FROM idempotency_records")) == 1
+
+
 def test_a_statement_that_failed_keeps_its_own_error(environment, note_once, database):
     """PostgreSQL refuses any statement after it, so the record is left to the rollback."""
     database.execute("INSERT INTO notes VALUES (1, 'there')")
