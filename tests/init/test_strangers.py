@@ -30,7 +30,7 @@ def copied(tmp_path):
 def test_what_is_written_is_a_project_of_poolkit(stranger):
     """The files pass the checks of `poolkit compare`, and every target has its locustfile."""
     answer = run_here("init", stranger)
-    succeeded(answer, "found ", "wrote loadtests/", "poolkit compare --quick")
+    succeeded(answer, "found ", "wrote loadtests/", "poolkit compare --quick --pool now")
     project = Project.find(stranger)
     assert project.root == stranger
     for table in project.table["targets"].values():
