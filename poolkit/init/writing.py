@@ -169,8 +169,8 @@ def _task(route: Route, names: set[str]) -> list[str]:
     for parameter in route.parameters:
         path = re.sub(r"[{<](?:\w+:)?" + parameter + r"(?::\w+)?[}>]", "1", path, count=1)
     arguments = [json.dumps(path)]
-    if route.method in ("POST", "PUT", "PATCH"):
-        arguments.append("json={}")
+    if route.body or route.method in ("POST", "PUT", "PATCH"):
+        arguments.append(route.body or "json={}")
     if route.parameters:
         arguments.append(f"name={json.dumps(route.path)}")
     needs = [*route.needs, *(f"a value of {p}" for p in route.parameters)]

@@ -131,6 +131,7 @@ def test_the_paths_are_those_of_the_application(copied):
         '        self.client.get("/api/v1/entries/count")',
     ]
     assert "# needs a value of entry_id" in text
+    assert "post(\"/api/v1/entries/\", json={'author': 'text', 'text': 'text'})" in text
 
 
 @pytest.mark.process
