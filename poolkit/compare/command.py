@@ -19,7 +19,7 @@ from poolkit.compare.plan.targets import choose, targets_of
 from poolkit.compare.report.findings import evidence_lines
 from poolkit.compare.report.terminal import print_run, shown_path
 from poolkit.compare.run.progress import progress_on
-from poolkit.compare.run.run import STATE, new_folder, run, start_stack
+from poolkit.compare.run.run import STATE, new_folder, run, start_stack, state_folder
 from poolkit.errors import PoolkitError
 from poolkit.local.processes import sigterm_exits
 from poolkit.project import Project
@@ -118,7 +118,7 @@ def up(options: Options) -> None:
     for line in absences(plan):
         console.print(line, highlight=False, soft_wrap=True)
     # In a folder of this start: a worker's readiness is read from its log.
-    logs = new_folder(project.root / STATE / "up")
+    logs = new_folder(state_folder(project) / "up")
     with ExitStack() as parts:
         with progress_on(console) as progress:
             host = start_stack(parts, project, plan, logs, progress)

@@ -5,6 +5,7 @@
     interpreter.py   the Python that runs them, and the versions of their packages
     variables.py     the variables that name the database
     schema.py        migrations, seeds, extensions; files that `poolkit budget` can read
+    servers.py       the server that runs a web application, as the project starts it
     templates.py     the numbers of a function in its template
     routes.py        the paths of an application, from itself or from its source
     findings.py      all of it together, as a `[tool.poolkit]` table

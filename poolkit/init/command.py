@@ -215,12 +215,13 @@ def _of_deployable(found: Findings, deployable: Deployable) -> list[str]:
 def next_commands(found: Findings) -> str:
     """Return the commands to go on with."""
     lines = ["next:"]
-    is_worker_alone = [d.target for d in found.deployables] == ["worker"]
-    if is_worker_alone:
+    first = found.deployables[0].target
+    if first == "worker":
         lines.append("  edit loadtests/worker.py: which task, and which row shows that it is done")
+    pool = {"web": "web", "function": "lambda_warm", "worker": "worker"}[first]
     lines += [
-        "  poolkit compare --quick                    # a first measurement",
-        "  poolkit compare --pool now,web             # its own engine beside a preset's",
+        "  poolkit compare --quick --pool now         # a first measurement",
+        f"  poolkit compare --pool now,{pool:<15} # its own engine beside a preset's",
     ]
     if found.schema.deployment:
         lines.append(f"  poolkit budget {' '.join(found.schema.deployment[:3])}")

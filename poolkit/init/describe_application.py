@@ -108,9 +108,42 @@ def _of_openapi(document: Any) -> Iterator[dict[str, Any]]:
             ]
             if operation.get("security", document.get("security")):
                 needs.append("a login")
-            if operation.get("requestBody", {}).get("required"):
-                needs.append("a body")
-            yield _route(method, path, needs)
+            yield _route(method, path, needs, _body(operation, document))
+
+
+def _body(operation: Any, document: Any) -> dict[str, Any]:
+    """Return the argument of a request that carries its body, `json` or `data`, with an example."""
+    content = operation.get("requestBody", {}).get("content", {})
+    for kind, argument in (
+        ("application/json", "json"),
+        ("application/x-www-form-urlencoded", "data"),
+    ):
+        if kind in content:
+            return {argument: _example(content[kind].get("schema", {}), document)}
+    return {}
+
+
+def _example(schema: Any, document: Any, depth: int = 0) -> Any:
+    """Return a value of a schema: what it requires, as plain as possible."""
+    if "$ref" in schema and depth < 6:
+        found = document
+        for key in schema["$ref"].lstrip("#/").split("/"):
+            found = found[key]
+        return _example(found, document, depth + 1)
+    values = [schema[key] for key in ("example", "const", "default") if schema.get(key) is not None]
+    values += [schema[key][0] for key in ("examples", "enum") if schema.get(key)]
+    if values:
+        return values[0]
+    for key in ("anyOf", "oneOf", "allOf"):
+        if schema.get(key):
+            return _example(schema[key][0], document, depth + 1)
+    if schema.get("type") == "object" and depth < 6:
+        properties = schema.get("properties", {})
+        names = [name for name in properties if name in schema.get("required", ())]
+        return {name: _example(properties[name], document, depth + 1) for name in names}
+    text = "load@example.com" if schema.get("format") == "email" else "text"
+    plain = {"string": text, "integer": 1, "number": 1.0, "boolean": True, "array": []}
+    return plain.get(schema.get("type"))
 
 
 def _of_starlette(routes: Any, prefix: str) -> Iterator[dict[str, Any]]:
@@ -152,8 +185,8 @@ def _of_powertools(resolver: Any) -> Iterator[dict[str, Any]]:
             yield _route(method, path.replace("<", "{").replace(">", "}"))
 
 
-def _route(method: str, path: str, needs: Any = ()) -> dict[str, Any]:
-    return {"method": method.upper(), "path": path, "needs": list(needs)}
+def _route(method: str, path: str, needs: Any = (), body: Any = None) -> dict[str, Any]:
+    return {"method": method.upper(), "path": path, "needs": list(needs), "body": body or {}}
 
 
 if __name__ == "__main__":

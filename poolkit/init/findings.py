@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +19,7 @@ from poolkit.init.routes import (
     tasks_of,
 )
 from poolkit.init.schema import NOT_IN_THE_WHEEL, Schema, schema_of
+from poolkit.init.servers import asgi_server, wsgi_server
 from poolkit.init.sources import CODE_FOLDERS, Sources
 from poolkit.init.templates import function_numbers
 from poolkit.init.variables import Variables, variables_of
@@ -29,17 +27,6 @@ from poolkit.init.variables import Variables, variables_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_UVICORN_FACTORY = (
-    "{python}",
-    "-m",
-    "uvicorn",
-    "--factory",
-    "--host",
-    "127.0.0.1",
-    "--port",
-    "{port}",
-)
-_STARTS_SERVERS = re.compile(r"Procfile|Dockerfile[\w.-]*|.*\.sh|(docker-)?compose[\w.-]*\.ya?ml")
 _DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 _DEBIAN_FILES = Path("/usr/share/postgresql")
 
@@ -211,46 +198,20 @@ def _deployable(
 ) -> Deployable:
     if application.framework == "celery":
         return _worker(application, found, sources)
-    env = {**found.table.get("env", {})}
-    description = Description()
-    if imports:
-        description = described(
-            application.name,
-            application.framework,
-            interpreter=found.interpreter,
-            folder=found.folder,
-            env=env,
-        )
-    if not description.origin:
-        static = read_from_source(sources, application)
-        description = replace(static, failure=description.failure)
-    elif application.framework in ("flask", "django"):
-        # Only its source shows which of its paths want a login.
-        description = description.with_needs(read_from_source(sources, application))
+    description = _description(application, found, sources, imports=imports)
     if application.framework in FUNCTIONS:
-        table: dict[str, Any] = {
-            "kind": "lambda",
-            "handler": application.name.replace(":", "."),
-        }
-        if application.event != "http":
-            table["event"] = application.event
-        table |= function_numbers(sources, table["handler"])
-        return Deployable(
-            application=application,
-            target="function",
-            table=table,
-            description=description,
-            server="the local Lambda fleet",
-        )
-    is_asgi = description.kind == "asgi" or (not description.kind and application.is_asgi)
-    name = application.name
+        return _function(application, description, sources)
     is_factory = description.is_factory or application.is_factory
-    table, server = (
-        _asgi(name, sources, is_factory=is_factory)
-        if is_asgi
-        else _wsgi(application, found, sources, is_factory=is_factory)
-    )
-    table = {"kind": "web", **table}
+    is_asgi = application.is_asgi
+    if description.kind:
+        is_asgi = description.kind == "asgi"
+    if is_asgi:
+        served = asgi_server(application, sources, is_factory=is_factory)
+    else:
+        served = wsgi_server(
+            application, sources, found.interpreter, found.folder, is_factory=is_factory
+        )
+    table = {"kind": "web", **served.table}
     paths = {route.path for route in description.routes if route.method == "GET"}
     ready = next((path for path in sorted(paths, key=_readiness) if is_health(path)), "")
     # A path from the source may lack the prefix of its router.
@@ -261,7 +222,43 @@ def _deployable(
         target="web",
         table=table,
         description=description,
-        server=server,
+        server=served.name,
+    )
+
+
+def _description(
+    application: Application, found: Findings, sources: Sources, *, imports: bool
+) -> Description:
+    """Return what the application says of itself, or else what its source says."""
+    description = Description()
+    if imports:
+        description = described(
+            application.name,
+            application.framework,
+            interpreter=found.interpreter,
+            folder=found.folder,
+            env=found.table.get("env", {}),
+        )
+    if not description.origin:
+        static = read_from_source(sources, application)
+        return replace(static, failure=description.failure)
+    if application.framework in ("flask", "django"):
+        # Only its source shows which of its paths want a login.
+        return description.with_needs(read_from_source(sources, application))
+    return description
+
+
+def _function(application: Application, description: Description, sources: Sources) -> Deployable:
+    handler = application.name.replace(":", ".")
+    table: dict[str, Any] = {"kind": "lambda", "handler": handler}
+    if application.event != "http":
+        table["event"] = application.event
+    return Deployable(
+        application=application,
+        target="function",
+        table={**table, **function_numbers(sources, handler)},
+        description=description,
+        server="the local Lambda fleet",
     )
 
 
@@ -269,97 +266,6 @@ def _readiness(path: str) -> tuple[int, str]:
     """Return the order of health checks: one that asks the database comes before `/ping`."""
     words = ("ready", "health", "live")
     return next((i for i, word in enumerate(words) if word in path), len(words)), path
-
-
-def _asgi(name: str, sources: Sources, *, is_factory: bool) -> tuple[dict[str, Any], str]:
-    """Return uvicorn with as many processes as the project's own server has."""
-    options, origin = _server_options(sources, ("uvicorn", "gunicorn", "fastapi", "hypercorn"))
-    processes = _whole(options.get("--workers", ""))
-    workers = ("--workers", "{processes}") if processes > 1 else ()
-    table: dict[str, Any] = {"app": name}
-    if is_factory:
-        table = {"command": [*_UVICORN_FACTORY, *workers, name]}
-    if processes > 1:
-        table["processes"] = processes
-    return table, f"uvicorn{origin if processes > 1 else ''}"
-
-
-def _whole(text: str) -> int:
-    return int(text) if text.isdigit() and 1 <= int(text) <= 64 else 1
-
-
-def _wsgi(
-    application: Application, found: Findings, sources: Sources, *, is_factory: bool
-) -> tuple[dict[str, Any], str]:
-    """Return the server of a WSGI application: the project's own, or a development server."""
-    name = f"{application.name}()" if is_factory else application.name
-    if found.interpreter.has("gunicorn"):
-        options, origin = _server_options(sources, ("gunicorn",))
-        processes = _whole(options.pop("--workers", ""))
-        if not options:
-            options = {"--threads": "8"}
-        words = [word for pair in options.items() for word in pair]
-        command = [
-            *("{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}"),
-            *("--workers", "{processes}", *words, name),
-        ]
-        table: dict[str, Any] = {"command": command}
-        if processes > 1:
-            table["processes"] = processes
-        return table, f"gunicorn{origin}"
-    if found.interpreter.has("waitress"):
-        call = ["--call"] if is_factory else []
-        target = application.name
-        command = ["{python}", "-m", "waitress", "--listen", "127.0.0.1:{port}", *call, target]
-        return {"command": command}, "waitress"
-    if application.framework == "django":
-        manage = next((p for p in sources.files if p.name == "manage.py"), None)
-        script = os.path.relpath(manage, found.folder) if manage else "manage.py"
-        command = ["{python}", script, "runserver", "--noreload", "127.0.0.1:{port}"]
-        return {
-            "command": command
-        }, "Django's development server: install gunicorn to measure a real one"
-    if application.framework != "flask":
-        raise ConfigurationError(
-            f"{application.name} is a WSGI application, and its environment has no server for it: "
-            f"install gunicorn there ({found.interpreter.path})"
-        )
-    command = [
-        *("{python}", "-m", "flask", "--app", application.name, "run"),
-        *("--no-reload", "--no-debugger", "--port", "{port}"),
-    ]
-    return {
-        "command": command
-    }, "Flask's development server: install gunicorn to measure a real one"
-
-
-def _server_options(sources: Sources, programs: tuple[str, ...]) -> tuple[dict[str, str], str]:
-    """Return the options of workers and threads with which the project itself starts a server.
-
-    Args:
-        sources: the project's files.
-        programs: the servers that count.
-    """
-    wanted = {"-w": "--workers", "-k": "--worker-class"}
-    for path in sources.files:
-        if not _STARTS_SERVERS.fullmatch(path.name):
-            continue
-        text = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
-        for line in text.splitlines():
-            if line.lstrip().startswith(("#", "RUN")):
-                continue
-            # As a list, a command or an assignment: the words are the same.
-            words = re.sub(r"[\[\],=\"']", " ", line).split()
-            if not any(word.rpartition("/")[2] in programs for word in words):
-                continue
-            found = {}
-            for option, value in pairwise(words):
-                name = wanted.get(option, option)
-                if name in ("--workers", "--threads", "--worker-class") and "$" not in value:
-                    found[name] = value
-            if found:
-                return found, f" as in {path.relative_to(sources.root)}"
-    return {}, ""
 
 
 def _worker(application: Application, found: Findings, sources: Sources) -> Deployable:

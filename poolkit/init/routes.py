@@ -39,6 +39,8 @@ class Route:
     method: str
     path: str
     needs: tuple[str, ...] = ()
+    body: str = ""
+    """The argument with an example of its body, as Python code; empty if none is known."""
 
     @property
     def parameters(self) -> list[str]:
@@ -132,7 +134,12 @@ def described(
     found = json.loads(lines[-1].removeprefix(mark))
     return Description(
         routes=tuple(
-            Route(method=r["method"], path=r["path"], needs=tuple(r["needs"]))
+            Route(
+                method=r["method"],
+                path=r["path"],
+                needs=tuple(r["needs"]),
+                body=", ".join(f"{name}={value!r}" for name, value in r["body"].items()),
+            )
             for r in found["routes"]
         ),
         kind=found["kind"],

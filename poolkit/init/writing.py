@@ -133,16 +133,7 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
         "    wait_time = between(0.2, 0.8)  # of `locust` alone; `poolkit compare` sets its own pace",
     ]
     if any(LOGIN in route.needs for route in left):
-        login = json.dumps(deployable.description.login or "/login")
-        lines += [
-            "",
-            "    # Remove the #, and name a user that `seed` makes.",
-            "    # def on_start(self) -> None:",
-            '    #     user = {"username": "load@example.com", "password": "test"}',
-            f"    #     answer = self.client.post({login}, data=user)",
-            "    #     token = answer.json()['access_token']",
-            '    #     self.client.auth_header = f"Bearer {token}"',
-        ]
+        lines += _login_lines(deployable.description.login or "/login")
     names: set[str] = set()
     for route in tasks:
         lines += ["", *(f"    {line}" for line in _task(route, names))]
@@ -159,6 +150,18 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
     return "\n".join(lines) + "\n"
 
 
+def _login_lines(path: str) -> list[str]:
+    return [
+        "",
+        "    # Remove the #, and name a user that `seed` makes.",
+        "    # def on_start(self) -> None:",
+        '    #     user = {"username": "load@example.com", "password": "test"}',
+        f"    #     answer = self.client.post({json.dumps(path)}, data=user)",
+        "    #     token = answer.json()['access_token']",
+        '    #     self.client.auth_header = f"Bearer {token}"',
+    ]
+
+
 def _task(route: Route, names: set[str]) -> list[str]:
     words = re.sub(r"[\W_]+", "_", route.path).strip("_").lower() or "root"
     name = f"{route.method.lower()}_{words}"
@@ -169,8 +172,8 @@ def _task(route: Route, names: set[str]) -> list[str]:
     for parameter in route.parameters:
         path = re.sub(r"[{<](?:\w+:)?" + parameter + r"(?::\w+)?[}>]", "1", path, count=1)
     arguments = [json.dumps(path)]
-    if route.method in ("POST", "PUT", "PATCH"):
-        arguments.append("json={}")
+    if route.body or route.method in ("POST", "PUT", "PATCH"):
+        arguments.append(route.body or "json={}")
     if route.parameters:
         arguments.append(f"name={json.dumps(route.path)}")
     needs = [*route.needs, *(f"a value of {p}" for p in route.parameters)]

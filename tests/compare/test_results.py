@@ -4,14 +4,16 @@ import json
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from compare.conftest import EVERY_TARGET, FROM, TO, request
 from processes import ROOT
 
 from poolkit.compare.report.findings import with_findings
+from poolkit.compare.report.write import write_report
 from poolkit.compare.results.results import compute, results_json
-from poolkit.compare.results.run_folder import Request
+from poolkit.compare.results.run_folder import ConnectionRow, Evidence, Request
 from poolkit.compare.results.target_result import Latency, Moment, idle_seconds, percentile
 from poolkit.loadtest.latency.counters import LatenciesAtLeast
 from poolkit.loadtest.latency.histogram import LatencyHistogram
@@ -283,3 +285,66 @@ def test_a_measurement_s_own_ceiling_is_taken_from_its_window(made_up_run, made_
     folder.write_window(replace(folder.window(), instances=40, ceiling=12, ceiling_reason="so"))
     (found,) = compute(run).targets
     assert (found.connections.ceiling, found.connections.ceiling_reason) == (12, "so")
+
+
+# -- whose connections they are -----------------------------------------------------------------
+
+
+@pytest.fixture
+def attributed(made_up_run, made_up):
+    """A function that makes a run whose rows have owners, and returns the target's result."""
+
+    def make(owner, by, *, thresholds=(), **window):
+        run = made_up_run(targets={"web": made_up("web", kept=5)}, thresholds=thresholds)
+        folder = run.target("web")
+        rows = folder.rows(ConnectionRow).rows
+        with folder.writer(ConnectionRow) as write:
+            for row in rows:
+                way = by if row.pid % 5 else "preset"
+                write(replace(row, owner=owner, by=way, age_s=row.time - 1.7e9))
+        folder.write_window(replace(folder.window(), **{"is_own_server": True, **window}))
+        return compute(run)
+
+    return make
+
+
+def test_the_ceiling_of_an_application_without_the_preset_is_not_known(attributed):
+    """One connection of another engine is enough; a pooler or its engines may tell it."""
+    for given, ceiling in (
+        ({}, None),
+        ({"engine_ceiling": 15, "engine_ceiling_reason": "1 process x 15"}, 15),
+        ({"engine_ceiling_reason": "an engine without a limit"}, None),
+    ):
+        (web,) = attributed("target", "name", **given).targets
+        assert (web.connections.peak, web.connections.ceiling) == (5, ceiling)
+        assert web.connections.attributed_by == {"preset": 1, "name": 4}
+        assert web.connections.uses_preset is False
+    (web,) = attributed("target", "preset").targets
+    assert (web.connections.ceiling, web.connections.uses_preset) == (20, True)
+
+
+def test_connections_that_are_not_attributed_are_unknown_and_fail_a_threshold(attributed):
+    """On a shared server nothing but names and sockets shows whose they are."""
+    thresholds = ("db.connections.max < 50", "db.left_over == 0", "http.errors < 1%")
+    results = attributed("other", "", is_own_server=False, thresholds=thresholds)
+    write_report(Path(results.folder))
+    (web,) = results.targets
+    assert web.connections.peak is web.connections.opened is web.connections.left_over is None
+    assert web.connections.idle_seconds is web.connections.busy_peak is None
+    statuses = {verdict.threshold.metric: verdict.status for verdict in results.verdicts}
+    assert statuses == {
+        "http.errors": "passed",
+        "db.connections.max": "unknown",
+        "db.left_over": "unknown",
+    }
+
+
+def test_a_target_that_failed_is_reported_as_failed(attributed):
+    """The page quotes its logs, with their paths."""
+    evidence = Evidence(load_exception="KeyError: 'x'", load_log="log/locust@web.log")
+    results = attributed("target", "preset", failure="web ended by itself", evidence=evidence)
+    assert results.has_failures
+    assert results.levels["web"][0].why_not == "failed: web ended by itself"
+    write_report(Path(results.folder))
+    page = (Path(results.folder) / "report.html").read_text()
+    assert "KeyError: &#39;x&#39; (log/locust@web.log)" in page

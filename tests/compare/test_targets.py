@@ -5,7 +5,9 @@ import sys
 import pytest
 from processes import ROOT
 
-from poolkit.compare.plan.targets import choose, targets_of, with_pools
+from poolkit.compare.plan.checks import check_interpreters
+from poolkit.compare.plan.option_types import TargetUrl
+from poolkit.compare.plan.targets import choose, deployed_of, targets_of, with_pools
 from poolkit.errors import ConfigurationError
 from poolkit.project import Project
 
@@ -49,7 +51,6 @@ def test_a_target_of_another_name_has_no_preset(project):
         ({"locustfil": "x"}, r"unknown key locustfil; did you mean locustfile"),
         ({"locustfile": "no.py"}, r"there is no file no.py"),
         ({"locustfile": None}, r"locustfile must be a string"),
-        ({"app": ""}, r"needs app or command"),
         ({"processes": 0}, r"processes must be from 1 to 64, not 0"),
         ({"processes": True}, r"processes must be from 1 to 64, not True"),
         ({"command": "python"}, r"command must be a list of strings"),
@@ -198,3 +199,13 @@ def test_a_locustfile_of_the_command_line_goes_before_those_of_the_tables(projec
     (tmp_path / "other.py").touch()
     found = targets_of(project(web=table), tmp_path / "other.py")["web"]
     assert found.locustfile == str(tmp_path / "other.py")
+
+
+def test_a_table_without_a_start_is_for_a_deployed_target_only(project):
+    """`--target NAME=URL` needs neither app nor command; a run that has to start it says so."""
+    made = project(web={key: value for key, value in WEB.items() if key != "app"})
+    targets = targets_of(made)
+    assert deployed_of([TargetUrl("web", "web", "http://127.0.0.1:1")], targets)
+    message = r"targets.web\] needs app or command; if it is deployed, give its URL: --target web="
+    with pytest.raises(ConfigurationError, match=message):
+        check_interpreters(made, targets.values())

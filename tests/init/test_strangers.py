@@ -30,7 +30,7 @@ def copied(tmp_path):
 def test_what_is_written_is_a_project_of_poolkit(stranger):
     """The files pass the checks of `poolkit compare`, and every target has its locustfile."""
     answer = run_here("init", stranger)
-    succeeded(answer, "found ", "wrote loadtests/", "poolkit compare --quick")
+    succeeded(answer, "found ", "wrote loadtests/", "poolkit compare --quick --pool now")
     project = Project.find(stranger)
     assert project.root == stranger
     for table in project.table["targets"].values():
@@ -131,6 +131,7 @@ def test_the_paths_are_those_of_the_application(copied):
         '        self.client.get("/api/v1/entries/count")',
     ]
     assert "# needs a value of entry_id" in text
+    assert "post(\"/api/v1/entries/\", json={'author': 'text', 'text': 'text'})" in text
 
 
 @pytest.mark.process

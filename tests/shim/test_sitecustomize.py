@@ -169,3 +169,23 @@ def test_a_record_has_no_password(in_target, tmp_path):
     (file,) = (tmp_path / "records").glob("*.json")
     assert "secret" not in file.read_text()
     assert json.loads(file.read_text())["pid"] == record.pid != sys.maxsize
+
+
+def test_an_engine_for_each_request_has_no_ceiling(in_target):
+    """Each one has a pool of its own, however many of them live at a moment."""
+    code = f"""
+        from sqlalchemy import create_engine
+        for _ in range(60):
+            create_engine({URL!r}).dispose()
+        """
+    _, (record,) = in_target(code)
+    ceiling = records.ceiling_of([record], alive={record.pid}, ports={1})
+    assert ceiling.connections is None
+    assert "it makes engines all the time" in ceiling.reason
+
+
+def test_a_folder_that_is_gone_does_not_stop_the_target(in_target, tmp_path):
+    """The record is lost, and the application runs on."""
+    code = f"import shutil\nshutil.rmtree({str(tmp_path / 'records')!r})\n"
+    output, found = in_target(code + dedent(WAYS["create_engine"]) + SHOW)
+    assert (output, found) == ("3 4", [])

@@ -95,6 +95,9 @@ def over_time(run: RunFolder, results: Results) -> Picture | None:
     """Return the picture of connections by state; None without any sample."""
     shown: list[tuple[_Measured, list[Moment]]] = []
     for each in _measured(run, results):
+        # Connections that were not attributed would be drawn as none.
+        if each.target.connections.peak is None:
+            continue
         samples, rows = each.folder.rows(SampleRow).rows, each.folder.rows(ConnectionRow).rows
         seen = moments(samples, rows, each.preset)
         seen = [m for m in seen if each.window.warm_from <= m.time <= each.window.to]

@@ -56,6 +56,11 @@ def check_interpreters(project: Project, targets: Iterable[Target]) -> None:
         _check_folder(project.directory, f"{project.section()} directory")
     for target in targets:
         where = project.section(f"targets.{target.name}")
+        if target.lacks:
+            raise ConfigurationError(
+                f"{where} needs {target.lacks}; if it is deployed, give its URL: "
+                f"--target {target.name}=URL"
+            )
         _check_program(target.python, f"{where} python")
         folder = target.directory or project.root
         _check_folder(folder, f"{where} directory")

@@ -289,7 +289,8 @@ def make_plan(
         for each in deployed
     ]
     if not planned:
-        raise ConfigurationError("none of the targets can run here")
+        reasons = "; ".join(f"{one.name}: {one.reason}" for one in absent)
+        raise ConfigurationError(f"none of the targets can run here: {reasons}")
     names = [target.name for target in planned]
     record = Plan(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

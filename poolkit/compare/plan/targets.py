@@ -75,7 +75,7 @@ _RULES: Sequence[Rule] = (
     ("env", is_env, "a table of strings"),
 )
 _ONE_OF = {"lambda": ("handler",), "web": ("app", "command"), "worker": ("command",)}
-"""The keys of which a target of each kind needs one."""
+"""The keys of which a target of each kind needs one, if the run starts it."""
 _ONLY_LAMBDA = {"event", "memory", "timeout", "reserved_concurrency"}
 
 
@@ -126,6 +126,12 @@ class Target:
     database: bool = True
     """False for a target that may do without the database: it is not refused when it opens no
     connection."""
+
+    @property
+    def lacks(self) -> str:
+        """The keys without which it cannot be started, but deployed only; empty if it has one."""
+        keys = _ONE_OF[self.kind]
+        return "" if any(getattr(self, key) for key in keys) else " or ".join(keys)
 
     @property
     def needs_broker(self) -> bool:
@@ -286,9 +292,6 @@ def _check_together(where: str, values: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{where} needs {key}")
     for key in sorted(_ONLY_LAMBDA & values.keys()) if values["kind"] != "lambda" else ():
         raise ConfigurationError(f"{where} {key} is for targets of the kind lambda only")
-    one_of = _ONE_OF[values["kind"]]
-    if not any(values.get(key) for key in one_of):
-        raise ConfigurationError(f"{where} needs {' or '.join(one_of)}")
     paths = ["metrics", "ready"]
     if values["kind"] == "worker" and "ready" in values:
         paths.remove("ready")

@@ -119,7 +119,7 @@ def _reservations(target: TargetResult) -> Iterator[str]:
     if target.warmed_up_too_short:
         yield (
             f"The warm-up was too short: {late} of it were answered only in the measured time and "
-            "delayed the requests behind them."
+            "delayed the requests behind them. Give it more time with --warm-up."
         )
     elif target.backlog:
         yield f"Overloaded: {late} of the warm-up still waited when the measured time began."

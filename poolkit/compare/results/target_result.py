@@ -301,8 +301,10 @@ class _Attribution(NamedTuple):
             if row.owner == "target" and row.age_s < ages.get(row.pid, math.inf):
                 by[cast("By", row.by)] += 1
             ages[row.pid] = row.age_s
-        others = by.total() - by["preset"]
-        uses_preset = None if not by else not others and bool(target.preset_fields)
+        # A pooler names a connection when it first lends it to a client.
+        is_named_late = window.pooler_ceiling is not None and by["preset"] > 0
+        is_of_preset = by["preset"] == by.total() or is_named_late
+        uses_preset = is_of_preset and bool(target.preset_fields) if by else None
         ceiling, reason = _own_ceiling(target, window, by, uses_preset=bool(uses_preset))
         pooler = window.pooler_ceiling
         # What its engines hold arrives at the pooler; the preset's ceiling is within it already.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 LONGER_WARM_UP_S = 8.0
 """Seconds by which a warm-up may grow while requests still wait for cold starts."""
+COLD_STARTS_S = 60.0
+"""The same while execution environments are in their init phase: a function that imports a web
+framework takes seconds, and many at once share the machine's cores."""
 OVER_S = 3.0
 """The span of the live figures."""
 SETTLING_S = 0.5
@@ -69,7 +72,7 @@ class Load:
             # An upper bound in whole seconds: the measurement ends the load earlier.
             *(
                 "--run-time",
-                str(ceil(FIRST_S + self.warm_up_s + LONGER_WARM_UP_S + self.duration_s) + 5),
+                str(ceil(FIRST_S + self.warm_up_s + COLD_STARTS_S + self.duration_s) + 15),
             ),
             *("--stop-timeout", str(_ANSWER_GRACE_S)),
             # Failed requests are results, not a failure of the run.

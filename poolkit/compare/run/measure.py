@@ -23,7 +23,7 @@ from poolkit.compare.run.attribution import Attribution, pgappname
 from poolkit.compare.run.database_guard import DatabaseGuard
 from poolkit.compare.run.evidence import evidence_of
 from poolkit.compare.run.hosts import inherited_variables
-from poolkit.compare.run.load import FIRST_S, LONGER_WARM_UP_S, LiveFigures, Load
+from poolkit.compare.run.load import COLD_STARTS_S, FIRST_S, LONGER_WARM_UP_S, LiveFigures, Load
 from poolkit.compare.run.samplers import Samplers
 from poolkit.compare.run.window_figures import WindowFigures
 from poolkit.errors import (
@@ -61,6 +61,8 @@ _BEGIN_S = 60.0
 """Seconds that Locust has for its first request."""
 _ANSWER_S = 20.0
 """Seconds that a target has to answer a question about itself."""
+_AFTER_COLD_START_S = 3.0
+"""Seconds after a cold start in which the requests that waited for it are answered."""
 _DRAIN_S = 20.0
 """Seconds for requests in flight when the load ends; Locust itself gives up after 15."""
 _LEAVE_S = 15.0
@@ -131,6 +133,8 @@ class _FleetStats(NamedTuple):
     throttled: int
     dropped: int
     """Invokes whose records the fleet no longer has."""
+    starting: int
+    """Execution environments in their init phase now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,8 +396,11 @@ class Measurement:
         # Longer while requests wait for cold starts. A target that cannot keep up is never
         # steady; it gets the same time as the others.
         latest = begin + options.warm_up_s + LONGER_WARM_UP_S
+        most = begin + options.warm_up_s + COLD_STARTS_S
         while not live.is_steady and time.time() < latest:
             self._watch(min(latest, time.time() + LOOK_EVERY_S), begin, under_load)
+            if self._has_cold_starts(under_load.running):
+                latest = max(latest, min(most, time.time() + _AFTER_COLD_START_S))
         if guard is not None:
             guard.refuse_foreign()
 
@@ -528,7 +535,14 @@ class Measurement:
             warm=stats["warm"],
             throttled=stats["throttled"],
             dropped=stats["records_dropped"],
+            starting=stats["execution_environments"]["init"],
         )
+
+    def _has_cold_starts(self, running: Running) -> bool:
+        """Return whether execution environments of a local Lambda function are starting."""
+        if running.target.kind != "lambda" or running.process is None:
+            return False
+        return self._fleet_stats(running).starting > 0
 
     def _read_fleet(self, running: Running) -> None:
         """Store the invokes of a local Lambda function, and their counts."""

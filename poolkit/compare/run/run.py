@@ -94,11 +94,11 @@ def run(project: Project, plan: CheckedPlan, progress: Progress) -> Outcome:
 
 
 def _make_folder(project: Project, plan: CheckedPlan) -> Path:
-    runs = project.root / STATE / "runs"
-    folder = plan.options.out or runs
+    folder = plan.options.out or project.root / STATE / "runs"
     try:
+        state_folder(project)
         if plan.options.out is None:
-            folder = new_folder(runs)
+            folder = new_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigurationError(f"{folder} is not empty; name a new folder with --out")
@@ -107,6 +107,20 @@ def _make_folder(project: Project, plan: CheckedPlan) -> Path:
     except OSError as error:
         raise _cannot_write(folder, error) from None
     return folder.resolve()
+
+
+def state_folder(project: Project) -> Path:
+    """Return the folder of the project's runs and servers, which git ignores.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = project.root / STATE
+    folder.mkdir(exist_ok=True)
+    ignored = folder / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text("*\n")
+    return folder
 
 
 def new_folder(parent: Path) -> Path:

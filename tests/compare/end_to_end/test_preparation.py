@@ -72,6 +72,7 @@ def test_schema_and_seed_run_before_the_targets(start, project):
     assert shell.stdout == b"127.0.0.1\n"
     command.end(2)
     assert not (made / ".poolkit" / "up" / "variables.sh").exists()
+    assert (made / ".poolkit" / ".gitignore").read_text() == "*\n"
 
 
 def test_a_failed_schema_ends_the_run_with_its_last_lines(start, project):
