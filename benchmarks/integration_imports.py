@@ -19,7 +19,7 @@ BASE = "import sqlalchemy, sqlalchemy.dialects.postgresql.psycopg2, psycopg2"
 FLOORS = {
     "poolkit.alembic": "import alembic.command, alembic.config, sqlalchemy.orm",
     "poolkit.attached": "",
-    "poolkit.celery": "import celery.signals, kombu, sqlalchemy.orm",
+    "poolkit.celery": "import celery.app.task, celery.signals, kombu, sqlalchemy.orm",
     "poolkit.django": "import django.db, django.http, django.urls, django.views.defaults",
     "poolkit.fastapi": "import fastapi, starlette.concurrency, sqlalchemy.ext.asyncio, prometheus_client",
     "poolkit.flask": "import flask, sqlalchemy.orm, prometheus_client",
