@@ -139,7 +139,9 @@ def test_a_worker_s_load_is_complete_but_for_its_comments(copied):
     """Without its #, the file sends the first task and looks for its row in a table of the models."""
     root = copied("celery")
     succeeded(run_here("init", root), "edit loadtests/worker.py")
-    text = re.sub(r"^# ?(class|   )", r"\1", (root / "loadtests/worker.py").read_text(), flags=re.M)
+    text = re.sub(
+        r"^# ?(class|   )", r"\1", (root / "loadtests/worker.py").read_text(), flags=re.MULTILINE
+    )
     assert 'committed = "SELECT id FROM report WHERE id = ANY(:keys)"' in text
     assert 'send_task("reports.count_words", args=arguments)' in text
     assert "class Sender" in [line.partition("(")[0] for line in text.splitlines()]
