@@ -1,9 +1,9 @@
 """Django: a database from a preset, errors of the database as 503, readiness and metrics.
 
     # settings.py
-    from poolkit import django as poolkit
+    from poolkit.django import database
 
-    DATABASES = {"default": poolkit.database("web")}
+    DATABASES = {"default": database("web")}
     MIDDLEWARE = ["poolkit.django.Failures", ...]
 
     # urls.py

@@ -131,7 +131,8 @@ def compare(*, quick: bool, **given: Any) -> None:
 def up(**given: Any) -> None:
     """Run the embedded servers and the targets until Ctrl-C.
 
-    Prints the addresses of the servers and the targets.
+    Prints the addresses of the servers and the targets. A project without targets gets the database
+    with its schema, for a test suite; the printed file has its variables.
     """
     require_posix("up")
     require("loadtest")

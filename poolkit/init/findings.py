@@ -18,7 +18,7 @@ from poolkit.init.routes import (
     read_from_source,
     tasks_of,
 )
-from poolkit.init.schema import NOT_IN_THE_WHEEL, Schema, schema_of
+from poolkit.init.schema import NOT_IN_THE_WHEEL, Schema, schema_of, tables_of
 from poolkit.init.servers import asgi_server, wsgi_server
 from poolkit.init.sources import CODE_FOLDERS, Sources
 from poolkit.init.templates import function_numbers
@@ -45,6 +45,8 @@ class Deployable:
     """What serves it, for people."""
     tasks: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Celery's tasks: names and parameters."""
+    tables: tuple[str, ...] = ()
+    """The tables of its models."""
     broker: str = ""
     """The variable that names its broker."""
 
@@ -280,6 +282,7 @@ def _worker(application: Application, found: Findings, sources: Sources) -> Depl
         table={"kind": "worker", "command": command, "processes": 4},
         server="Celery",
         tasks=tuple((n, tuple(p)) for n, p in tasks_of(sources, application.root)),
+        tables=tuple(tables_of(sources, application.root)),
         broker=next((v.name for v in found.variables.broker), "BROKER_URL"),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import os
 import re
@@ -201,6 +202,20 @@ def _extensions(sources: Sources) -> list[str]:
             if f"{name}(" in text:
                 found[extension] = None
     return [name for name in found if name != "plpgsql"]
+
+
+def tables_of(sources: Sources, root: Path) -> list[str]:
+    """Return the names that models of SQLAlchemy give their tables."""
+    return [
+        value.value
+        for module in sources.modules
+        if module.root == root
+        for node in module.nodes
+        if isinstance(node, ast.Assign)
+        and isinstance(value := node.value, ast.Constant)
+        and isinstance(value.value, str)
+        and any(isinstance(t, ast.Name) and t.id == "__tablename__" for t in node.targets)
+    ]
 
 
 def _deployment(sources: Sources) -> Iterable[str]:

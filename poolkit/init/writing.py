@@ -185,18 +185,14 @@ def _task(route: Route, names: set[str]) -> list[str]:
     ]
 
 
-def _of_tasks(deployable: Deployable, command: str) -> str:
-    names = [f"    {name}({', '.join(parameters)})" for name, parameters in deployable.tasks]
-    first, parameters = next(iter(deployable.tasks), ("package.tasks.work", ("key",)))
-    values = ", ".join("key" if i == 0 else "..." for i, _ in enumerate(parameters))
-    # A locustfile, and no query of ours.
-    return f'''"""The load on {deployable.application.name}, written by `{command}`: edit it.
+_OF_TASKS = '''"""The load on {application}, written by `{command}`: edit it.
 
-A task counts as done when its result is committed: `committed` is a query that returns those of :keys
-whose rows are there. Locust runs in poolkit's interpreter, which needs Celery for this file:
-`pip install celery redis`. Tasks of this application:
+A task counts as done when its result is committed: `committed` is a query that returns those of
+:keys whose rows are there. Locust runs in poolkit's interpreter, which needs Celery for this file:
+`pip install celery redis`.
 
-{chr(10).join(names) or "    none was found"}
+Tasks: {tasks}
+Tables: {tables}
 """
 
 import os
@@ -214,16 +210,36 @@ loadtest.register()
 #
 # class Sender(TaskUser):
 #     wait_time = between(0.2, 0.8)
-#     committed = "SELECT id FROM results WHERE id = ANY(:keys)"
-#     needs = (*TaskUser.needs, ("{deployable.broker}", "the worker's broker"))
+#     committed = "SELECT id FROM {table} WHERE id = ANY(:keys)"
+#     needs = (*TaskUser.needs, ("{broker}", "the worker's broker"))
 #
 #     def on_start(self) -> None:
 #         super().on_start()
-#         self.celery = Celery(broker=os.environ["{deployable.broker}"])
+#         self.celery = Celery(broker=os.environ["{broker}"])
 #
 #     @task
 #     def work(self) -> None:
 #         key = str(uuid4())
-#         send = lambda: self.celery.send_task("{first}", args=[{values}])
-#         self.submit("{first.rpartition(".")[2]}", key=key, send=send)
-'''  # noqa: S608
+#         arguments = [{arguments}]
+#         self.submit(
+#             "{task}",
+#             key=key,
+#             send=lambda: self.celery.send_task("{task}", args=arguments),
+#         )
+'''
+
+
+def _of_tasks(deployable: Deployable, command: str) -> str:
+    first, parameters = next(iter(deployable.tasks), ("package.tasks.work", ("key",)))
+    tasks = [f"{name}({', '.join(names)})" for name, names in deployable.tasks]
+    return _OF_TASKS.format(
+        application=deployable.application.name,
+        command=command,
+        tasks=", ".join(tasks) or "none was found",
+        tables=", ".join(deployable.tables) or "none was found",
+        table=next(iter(deployable.tables), "results"),
+        broker=deployable.broker,
+        task=first,
+        # The first parameter is most often the key.
+        arguments=", ".join(["key", *("..." for _ in parameters[1:])][: len(parameters)]),
+    )

@@ -11,9 +11,10 @@ from poolkit.cli import main
 from poolkit.compare.plan.checks import check_database_host
 from poolkit.compare.plan.option_types import RATES, USERS, DeployedTarget, Names
 from poolkit.compare.plan.options import Options, options_of
-from poolkit.compare.plan.plan import announcement, make_plan
+from poolkit.compare.plan.plan import announcement, make_plan, plan_run
 from poolkit.compare.plan.targets import Deployed, Target
 from poolkit.errors import ConfigurationError
+from poolkit.project import Project
 from poolkit.thresholds import Threshold, thresholds_of
 
 
@@ -38,6 +39,30 @@ def test_the_ceiling_is_the_number_of_pools_times_their_connections():
     assert ceiling_of(target("web", processes=2)) == (60, "2 processes x 30")
     assert ceiling_of(target("worker", processes=4)) == (4, "4 processes x 1")
     assert ceiling_of(target(), users=(50,)) == (50, "concurrency 50 x 1")
+
+
+def test_without_a_preset_the_ceiling_is_unknown():
+    """The number of its processes is known, the pools in them are not."""
+    assert ceiling_of(target("web", preset=None, processes=2)) == (
+        None,
+        "the target has no preset",
+    )
+
+
+def test_a_deployed_target_s_engine_is_not_changed(tmp_path):
+    """--pool needs a process that this run starts."""
+    (tmp_path / "load.py").touch()
+    table = {"kind": "web", "app": "m:app", "locustfile": "load.py"}
+    project = Project(root=tmp_path, table={"targets": {"web": table}})
+    url = DeployedTarget().convert("web=http://127.0.0.1:1", None, None)
+    with pytest.raises(ConfigurationError, match="--pool is for targets that this run starts"):
+        plan_run(project, Options(pools=("now",), deployed=(url,)))
+
+
+def test_an_interpreter_without_an_application_is_refused():
+    """Targets of the tables name theirs themselves."""
+    with pytest.raises(ConfigurationError, match="--python is for --app"):
+        options_of({"python": Path("python3")}, command="poolkit compare")
 
 
 def test_what_a_target_s_own_table_changes_is_in_the_plan():

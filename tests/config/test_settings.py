@@ -35,6 +35,24 @@ def test_the_url_alone_is_enough():
     assert settings.url.host == "db.example.com"
 
 
+@pytest.mark.parametrize("environ", [{}, {"DATABASE_URL": TLS}, SECRET, IAM])
+def test_a_url_of_the_frameworks_own_takes_the_place_of_the_variables(environ):
+    """Wherever the variables have the database; they choose the preset all the same."""
+    other = "postgresql://shop:hunter3@localhost/shop"
+    settings = Settings.from_environ({**environ, "POOLKIT_POOL_SIZE": "7"}, url=other)
+    assert (settings.url.database, settings.credentials) == ("shop", "url")
+    assert settings.url.password == "hunter3"
+    assert settings.preset.pool_size == 7
+
+
+def test_options_for_sqlalchemy_win_over_the_preset():
+    """`make_engine` passes them on, and adds single connect_args to the preset's."""
+    settings = read(POOLKIT_ECHO="false")
+    engine = make_engine(settings, pool_size=2, connect_args={"application_name": "shop"})
+    assert engine.pool.size() == 2
+    assert engine.pool.timeout() == settings.preset.pool_timeout
+
+
 def test_target_environment_and_instance_are_read():
     """The three variables that choose the preset and the name."""
     settings = read(POOLKIT_TARGET="worker", POOLKIT_ENVIRONMENT="prod", POOLKIT_INSTANCE="queue-7")

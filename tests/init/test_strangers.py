@@ -1,5 +1,6 @@
 """`poolkit init` in applications of seven kinds, written as other people write them."""
 
+import re
 import shutil
 import tomllib
 
@@ -132,6 +133,19 @@ def test_the_paths_are_those_of_the_application(copied):
     ]
     assert "# needs a value of entry_id" in text
     assert "post(\"/api/v1/entries/\", json={'author': 'text', 'text': 'text'})" in text
+
+
+def test_a_worker_s_load_is_complete_but_for_its_comments(copied):
+    """Without its #, the file sends the first task and looks for its row in a table of the models."""
+    root = copied("celery")
+    succeeded(run_here("init", root), "edit loadtests/worker.py")
+    text = re.sub(
+        r"^# ?(class|   )", r"\1", (root / "loadtests/worker.py").read_text(), flags=re.MULTILINE
+    )
+    assert 'committed = "SELECT id FROM report WHERE id = ANY(:keys)"' in text
+    assert 'send_task("reports.count_words", args=arguments)' in text
+    assert "class Sender" in [line.partition("(")[0] for line in text.splitlines()]
+    compile(text, "locustfile", "exec")
 
 
 @pytest.mark.process

@@ -18,14 +18,14 @@ from poolkit.django import database
 pytestmark = pytest.mark.process
 
 SETTINGS = """
-from poolkit import django as poolkit
+from poolkit.django import database
 
 SECRET_KEY = "of this test"
 ALLOWED_HOSTS = ["127.0.0.1", "testserver"]
 ROOT_URLCONF = "urls"
 USE_TZ = True
 MIDDLEWARE = ["poolkit.django.Failures", "django.middleware.common.CommonMiddleware"]
-DATABASES = {"default": poolkit.database("web")}
+DATABASES = {"default": database("web")}
 """
 URLS = """
 import os

@@ -113,9 +113,14 @@ def options_of(given: Mapping[str, Any], *, command: str, quick: bool = False) -
         quick: defaults of a short run.
 
     Raises:
-        ConfigurationError: options of the closed and of the open loop together.
+        ConfigurationError: options of the closed and of the open loop together, or --python
+            without --app.
     """
     values = {name: value for name, value in given.items() if value not in (None, (), "")}
+    if "python" in values and "app" not in values:
+        raise ConfigurationError(
+            "--python is for --app; a target of the tables has its own key python"
+        )
     if "rates" in values:
         for name in _CLOSED_LOOP_ONLY.keys() & values.keys():
             raise ConfigurationError(

@@ -249,6 +249,7 @@ def make_plan(
     *,
     deployed: Sequence[Deployed] = (),
     thresholds: tuple[Threshold, ...] = (),
+    may_be_empty: bool = False,
 ) -> CheckedPlan:
     """Return the plan for these targets.
 
@@ -257,6 +258,7 @@ def make_plan(
         options: the command line's; max_connections is the limit of the targets' database.
         deployed: the targets that are deployed already.
         thresholds: what must hold.
+        may_be_empty: a plan without any target is of use, as for `poolkit up`.
 
     Raises:
         ConfigurationError: a target that was named cannot run here, or no target can.
@@ -288,7 +290,7 @@ def make_plan(
         )
         for each in deployed
     ]
-    if not planned:
+    if not planned and not may_be_empty:
         reasons = "; ".join(f"{one.name}: {one.reason}" for one in absent)
         raise ConfigurationError(f"none of the targets can run here: {reasons}")
     names = [target.name for target in planned]

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import psutil
 
 from poolkit import placeholders
-from poolkit.compare.results.run_folder import Machine
 from poolkit.compare.run.attribution import pgappname
 from poolkit.config.presets import EnginePreset
 from poolkit.errors import LocalStackError
@@ -27,6 +23,7 @@ from poolkit.shim import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from poolkit.compare.plan.targets import Target
     from poolkit.local.processes import Supervised, Supervisor
@@ -40,17 +37,6 @@ _LIBPQ_VARIABLES = {
     f"PG{name}"
     for name in ("HOST", "HOSTADDR", "PORT", "DATABASE", "USER", "PASSWORD", "SERVICE", "APPNAME")
 }
-_PACKAGES = (
-    "poolkit",
-    "sqlalchemy",
-    "psycopg2-binary",
-    "asyncpg",
-    "fastapi",
-    "uvicorn",
-    "celery",
-    "awslambdaric",
-    "locust",
-)
 
 
 def _silent(_: str) -> None:
@@ -365,32 +351,3 @@ def inherited_variables() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in own and not name.startswith("DATABASE_")
     }
-
-
-def this_machine(postgresql: str) -> Machine:
-    """Return the machine and the versions, as machine.json has them.
-
-    Args:
-        postgresql: the version of the server.
-    """
-    versions = {"postgresql": postgresql}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    # This process may be allowed fewer cores than the machine has.
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return Machine(
-        cpu=models[0] if models else platform.processor() or platform.machine(),
-        cores=len(usable) or os.cpu_count() or 1,
-        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
-        os=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-        versions=versions,
-    )

@@ -75,6 +75,15 @@ def test_schema_and_seed_run_before_the_targets(start, project):
     assert (made / ".poolkit" / ".gitignore").read_text() == "*\n"
 
 
+def test_a_project_without_targets_gets_its_database(start, stranger):
+    """As a test suite needs it: prepared, and with a role that may make databases."""
+    command = start("up", cwd=stranger('[tool.poolkit]\nschema = ["true"]\n'))
+    shown = addresses(command)
+    assert set(shown) == {"PostgreSQL", "monitoring"}
+    psycopg2.connect(shown["PostgreSQL"]).close()
+    command.ends_with(0, 2)
+
+
 def test_a_failed_schema_ends_the_run_with_its_last_lines(start, project):
     """The lines of the command, the path of its log, advice, exit status 2."""
     text = SCHEMA.replace("CREATE TABLE notes (id integer, more hstore)", "CREATE EXTENSION vector")
