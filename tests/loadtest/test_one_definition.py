@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from poolkit.activity.server import Backend, Sample, ServerLimits
 from poolkit.compare.results.results import compute
 from poolkit.compare.results.run_folder import ConnectionRow, Level, Request, SampleRow
+from poolkit.compare.run.attribution import Attribution
 from poolkit.compare.run.load import LiveFigures
+from poolkit.compare.run.samplers import connection_row, held_by_target
 from poolkit.compare.run.window_figures import WRITTEN_S, WindowFigures
 from poolkit.thresholds import METRICS, Threshold, check_all, should_abort
 
@@ -97,7 +99,8 @@ def samples(draw):
         sessions = 0 if number == was_reset else sessions + draw(st.integers(0, 3))
         # Locust takes a name that no connection carries for a mistyped one.
         states = draw(st.lists(st.sampled_from(STATES), min_size=tick == 0, max_size=6))
-        backends = (*(backend("web", state) for state in states), backend("other", "idle"))
+        backends = [backend(pid, "web", state) for pid, state in enumerate(states)]
+        backends = (*backends, backend(99, "other", "idle"))
         found.append(Sample(time=moment(tick), backends=backends, sessions=sessions, xacts=0))
     return found
 
@@ -105,10 +108,18 @@ def samples(draw):
 STATES = ("active", "idle", "idle in transaction", "idle in transaction (aborted)", "fastpath")
 
 
-def backend(target, state):
+def backend(pid, target, state):
     return Backend(
-        target=target, instance="1", pid=1, state=state, age_s=1, state_age_s=1, wait_event=""
+        target=target, instance="1", pid=pid, state=state, age_s=1, state_age_s=1, wait_event=""
     )
+
+
+def attributed(samples):
+    """Each sample with its backends and their owners, as on a shared server: by name."""
+    attribution = Attribution(preset="web", pgappname="", is_own_server=False, is_running=True)
+    for sample in samples:
+        found = attribution.of(sample)
+        yield sample, found, held_by_target(found) if attribution.is_known else None
 
 
 # -- the three places -----------------------------------------------------------------------
@@ -123,11 +134,11 @@ def in_compare(folder, rows, samples):
         for row in rows:
             write(row.request)
     with target.writer(SampleRow) as of_samples, target.writer(ConnectionRow) as of_backends:
-        for sample in samples:
+        for sample, found, _ in attributed(samples):
             counts = {"backends": len(sample.backends), "sessions": sample.sessions, "xacts": 0}
             of_samples(SampleRow(time=sample.time, **counts))
-            for one in sample.backends:
-                of_backends(ConnectionRow(time=sample.time, **vars_of(one)))
+            for one in found:
+                of_backends(connection_row(sample.time, one))
     before = [sample.sessions for sample in samples if sample.time < FROM]
     inside = [sample.sessions for sample in samples if sample.time <= TO]
     target.write_window(replace(target.window(), sessions_from=before[-1], sessions_to=inside[-1]))
@@ -135,21 +146,17 @@ def in_compare(folder, rows, samples):
     return found.targets[0].figures, {v.threshold: v.status for v in found.verdicts}, target.path
 
 
-def vars_of(one):
-    return {name: getattr(one, name) for name in Backend.__slots__}
-
-
 def in_abort(requests_csv, level, samples):
     """The figures, statuses and ended runs of the abort, asked when all rows are written."""
     before = [sample.sessions for sample in samples if sample.time < FROM]
     figures = WindowFigures(
-        FROM, TO, backends="web", max_connections=MAX_CONNECTIONS, sessions=before[-1]
+        FROM, TO, target="web", max_connections=MAX_CONNECTIONS, sessions=before[-1]
     )
     live = LiveFigures(requests_csv, level)
     live.window = figures
     live.update()
-    for sample in samples:
-        figures.take_sample(sample)
+    for sample, _, held in attributed(samples):
+        figures.take_sample(sample, held)
     found = figures.so_far(TO + 60 + WRITTEN_S)
     verdicts = check_all(parsed(), "web", found)
     aborted = {

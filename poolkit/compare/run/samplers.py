@@ -70,7 +70,7 @@ class Samplers:
                         )
                     )
                     for each in seen:
-                        write_connection(_row(sample.time, each))
+                        write_connection(connection_row(sample.time, each))
                 except OSError as error:
                     self.failure = error
                     raise
@@ -126,7 +126,8 @@ def held_by_target(seen: Iterable[Attributed]) -> Held:
     return Held(len(states), sum(state in IDLE_IN_TRANSACTION for state in states))
 
 
-def _row(time: float, attributed: Attributed) -> ConnectionRow:
+def connection_row(time: float, attributed: Attributed) -> ConnectionRow:
+    """Return the row of a backend in a sample."""
     backend, owner, by = attributed
     return ConnectionRow(
         time=time,
