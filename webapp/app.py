@@ -19,7 +19,7 @@ from articles.schemas import (
     NewDocument,
     Page,
 )
-from poolkit.fastapi import Database, problem_responses
+from poolkit.fastapi import Database, operations, problem_responses
 from webapp.application import new_application
 
 database = Database()
@@ -90,3 +90,7 @@ def ingest_document(new: NewDocument, session: SessionDep, response: Response) -
 def get_document(document_id: DocumentId, session: ReadSessionDep) -> Document:
     """Read a document and its chunks."""
     return service.get_document(session, document_id)
+
+
+# Last, because paths are tried in order.
+app.include_router(operations(database))

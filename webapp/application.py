@@ -8,7 +8,6 @@ from poolkit.fastapi import (
     Database,
     RequestLimits,
     add_problems,
-    operations,
     problem_response,
     problem_responses,
 )
@@ -28,7 +27,6 @@ def new_application(database: Database | AsyncDatabase) -> FastAPI:
     )
     app.add_middleware(RequestLimits)
     add_problems(app)
-    app.include_router(operations(database))
 
     @app.exception_handler(NotFound)
     async def on_not_found(request: Request, error: NotFound) -> Response:

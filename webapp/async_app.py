@@ -19,7 +19,7 @@ from articles.schemas import (
     NewDocument,
     Page,
 )
-from poolkit.fastapi import AsyncDatabase, problem_responses
+from poolkit.fastapi import AsyncDatabase, operations, problem_responses
 from webapp.application import new_application
 
 database = AsyncDatabase()
@@ -92,3 +92,7 @@ async def ingest_document(new: NewDocument, session: SessionDep, response: Respo
 async def get_document(document_id: DocumentId, session: ReadSessionDep) -> Document:
     """Read a document and its chunks."""
     return await session.run_sync(service.get_document, document_id)
+
+
+# Last, because paths are tried in order.
+app.include_router(operations(database))

@@ -106,6 +106,35 @@ def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> 
 
         source = source_for(settings)
     event.listen(engine, "do_connect", _Opener(settings, source, metrics))
+    if engine.dialect.driver == "psycopg2":
+        _switch_autocommit_locally(engine.dialect)
+
+
+def _switch_autocommit_locally(dialect: Dialect) -> None:
+    """Let psycopg2 leave autocommit without a round trip.
+
+    SQLAlchemy sets the isolation level of the server by its name again when a connection in autocommit
+    is returned, and from then on psycopg2 sends SET at each return. Its own switch leaves the level
+    alone, so there is nothing to send.
+    """
+    set_level, reset_level = dialect.set_isolation_level, dialect.reset_isolation_level
+
+    def set_isolation_level(connection: Any, level: Any) -> None:
+        if level == "AUTOCOMMIT":
+            connection.autocommit = True
+        else:
+            set_level(connection, level)
+
+    def reset_isolation_level(connection: Any) -> None:
+        if connection.autocommit and connection.isolation_level is None:
+            connection.autocommit = False
+        else:
+            reset_level(connection)
+
+    # On this engine's own dialect.
+    vars(dialect).update(
+        set_isolation_level=set_isolation_level, reset_isolation_level=reset_isolation_level
+    )
 
 
 class _Opener:

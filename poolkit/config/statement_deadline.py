@@ -64,11 +64,12 @@ class StatementDeadline:
     def sweep(self, *, all_of_them: bool = False) -> None:
         """Shut down every connection that is over its time, or at the program's end all busy ones."""
         latest = monotonic() if all_of_them else monotonic() - self.seconds
-        late = [connection for connection, since in self._busy.copy().items() if since <= latest]
-        for connection in late:
+        late = {each: since for each, since in self._busy.copy().items() if since <= latest}
+        for connection, since in late.items():
             with self._lock:
                 if self._busy.pop(connection, None) is not None:
-                    logger.warning("no answer within %g s: a connection is given up", self.seconds)
+                    waited = monotonic() - since
+                    logger.warning("no answer for %.1f s: a connection is given up", waited)
                     _shut_down(connection)
 
     def _timed(

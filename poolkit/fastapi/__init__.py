@@ -6,10 +6,11 @@
     app = FastAPI(lifespan=database.lifespan)
     add_problems(app)
     app.add_middleware(RequestLimits)
-    app.include_router(operations(database))
 
     @app.get("/articles/{article_id}")
     def read_article(article_id: int, session: SessionDep) -> ArticleOut: ...
+
+    app.include_router(operations(database))  # last, because paths are tried in order
 
 `AsyncDatabase` is the same for `async def` and an `AsyncSession`. With Starlette alone the lifespan,
 the problems and the limits work as they are, and `asynccontextmanager(database.session)(request)`

@@ -75,7 +75,14 @@ class _Service(Generic[AnyEngine]):
     def _settings_at_start(self) -> Settings:
         if self._opened is not None:
             raise ConfigurationError("this database is open already: an application needs its own")
-        return self._read_settings()
+        settings = self._read_settings()
+        if settings.preset.is_async is not isinstance(self, AsyncDatabase):
+            wanted = "AsyncDatabase" if settings.preset.is_async else "Database"
+            raise ConfigurationError(
+                f"POOLKIT_TARGET={settings.target} needs {wanted}, not {type(self).__name__}: "
+                "set another target, or write the other class"
+            )
+        return settings
 
     @property
     def opened(self) -> _Opened[AnyEngine]:

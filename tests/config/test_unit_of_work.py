@@ -9,7 +9,9 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
+from poolkit.config.engine import make_engine
 from poolkit.config.session import unit_of_work, unit_of_work_async
+from poolkit.config.settings import Settings
 from poolkit.errors import DatabaseUnavailable, PoolExhausted, StatementTimeout
 
 KINDS = ("engine", "sessionmaker", "async engine", "async sessionmaker", "async psycopg engine")
@@ -215,4 +217,30 @@ def test_a_mistake_on_sqlite_is_no_unavailable_database():
     engine = create_engine("sqlite://")
     with pytest.raises(OperationalError), unit_of_work(engine) as connection:
         connection.execute(text("SELECT * FROM missing"))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_reading_in_autocommit_sends_nothing_but_the_statement(database, driver):
+    """Neither when autocommit begins nor when it ends, and units of work still have transactions."""
+    variables = {
+        "DATABASE_URL": database.url(driver),
+        "POOLKIT_DRIVER": driver,
+        "POOLKIT_ECHO": "false",
+    }
+    engine = make_engine(Settings.from_environ(variables))
+    reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+    for _ in range(3):
+        with reading.connect() as connection:
+            connection.execute(text("SELECT 'read'"))
+        (backend,) = database.backends("web:")
+        assert (backend["query"], backend["state"]) == ("SELECT 'read'", "idle")
+        with unit_of_work(engine) as connection:
+            connection.execute(text("SELECT 'work'"))
+            (backend,) = database.backends("web:")
+            assert backend["state"] == "idle in transaction"
+    with engine.execution_options(isolation_level="SERIALIZABLE").connect() as connection:
+        assert connection.scalar(text("SHOW transaction_isolation")) == "serializable"
+    with engine.connect() as connection:
+        assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
     engine.dispose()

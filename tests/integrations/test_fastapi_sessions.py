@@ -430,6 +430,20 @@ def test_a_database_opened_twice_is_refused(sync):
         pass
 
 
+@pytest.mark.parametrize(
+    ("kind", "target", "wanted"),
+    [(Database, "web_async", "AsyncDatabase"), (AsyncDatabase, "web", "Database")],
+)
+def test_a_target_of_the_other_kind_is_refused(notes, kind, target, wanted):
+    """The error names the variable, and the class that the target needs."""
+    app = FastAPI(lifespan=kind(settings=settings_of(notes, target)).lifespan)
+    with (
+        pytest.raises(ConfigurationError, match=f"POOLKIT_TARGET={target} needs {wanted}"),
+        TestClient(app),
+    ):
+        pass
+
+
 def test_the_pool_is_closed_with_the_lifespan(way, notes):
     """With the application's end its connections end, while the process still lives."""
     database, _ = way
