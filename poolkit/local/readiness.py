@@ -176,7 +176,7 @@ class TakesTasks(HasLogged):
         self._waiting_clients = waiting_clients or frozenset
         self._others = self._waiting_clients()
         if waiting_clients is not None:
-            self.awaited = "it to wait for tasks at the broker"
+            self.awaited = "the worker to take tasks from the broker"
         else:
             self.awaited += (
                 ", as Celery writes at --loglevel INFO (set `ready` to a pattern of your worker)"

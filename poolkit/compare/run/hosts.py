@@ -294,7 +294,7 @@ class LocalHost(Host):
             fleet += ["--env", name]
         # The fleet logs its URL when the first execution environment is ready.
         ready = HasLogged(r'^\{"url": ')
-        ready.awaited = "its first execution environment to import the handler"
+        ready.awaited = "the first execution environment to import the handler"
         return fleet, ready
 
     def release(self, target: Target) -> None:
