@@ -73,11 +73,11 @@ def environ(folder: Path, pool: str, environment: str, *, per_task: bool) -> dic
         per_task: whether a process runs one task at a time, as a worker's child does.
     """
     return {
-        "POOLKIT_SHIM_FOLDER": str(folder),
-        "POOLKIT_SHIM_POOL": pool,
-        "POOLKIT_SHIM_ENVIRONMENT": environment,
-        "POOLKIT_SHIM_PRESETS": presets.__file__,
-        "POOLKIT_SHIM_PER_TASK": "1" if per_task else "",
+        "_POOLKIT_SHIM_FOLDER": str(folder),
+        "_POOLKIT_SHIM_POOL": pool,
+        "_POOLKIT_SHIM_ENVIRONMENT": environment,
+        "_POOLKIT_SHIM_PRESETS": presets.__file__,
+        "_POOLKIT_SHIM_PER_TASK": "1" if per_task else "",
     }
 
 

@@ -4,11 +4,11 @@ Python imports a module of this name at start, from PYTHONPATH. `poolkit compare
 put this folder there, for the processes of a target alone. It runs in the target's interpreter, so it
 imports the standard library only, and works on Python 3.9 and SQLAlchemy 1.4.
 
-    POOLKIT_SHIM_FOLDER       the folder of the records, one JSON file per process
-    POOLKIT_SHIM_POOL         "now": engines stay as they are; else the name of a preset
-    POOLKIT_SHIM_ENVIRONMENT  the preset's numbers, such as "prod"
-    POOLKIT_SHIM_PER_TASK     set for a worker, whose children run one task at a time
-    POOLKIT_SHIM_PRESETS      poolkit/config/presets.py, which works alone
+    _POOLKIT_SHIM_FOLDER       the folder of the records, one JSON file per process
+    _POOLKIT_SHIM_POOL         "now": engines stay as they are; else the name of a preset
+    _POOLKIT_SHIM_ENVIRONMENT  the preset's numbers, such as "prod"
+    _POOLKIT_SHIM_PER_TASK     set for a worker, whose children run one task at a time
+    _POOLKIT_SHIM_PRESETS      poolkit/config/presets.py, which works alone
 """
 
 from __future__ import annotations
@@ -127,13 +127,13 @@ def _with_preset(create_engine: Any, url: Any, options: dict[str, Any]) -> Any:
     """Return an engine like `create_engine(url, **options)` with the pool of a preset."""
     from sqlalchemy.engine import make_url  # noqa: PLC0415
 
-    word, environment = os.environ["POOLKIT_SHIM_POOL"], os.environ["POOLKIT_SHIM_ENVIRONMENT"]
+    word, environment = os.environ["_POOLKIT_SHIM_POOL"], os.environ["_POOLKIT_SHIM_ENVIRONMENT"]
     presets = _presets()
     url = make_url(url)
     # psycopg's one name stands for both kinds; SQLAlchemy 1.4 has the dialect alone.
     is_async = bool(options.get("_is_async") or url.get_dialect().is_async)
     chosen = presets.preset(word, environment)
-    if os.environ.get("POOLKIT_SHIM_PER_TASK"):
+    if os.environ.get("_POOLKIT_SHIM_PER_TASK"):
         chosen = chosen.per_task()
     null = chosen.pool == "null"
     if is_async and not chosen.is_async:
@@ -172,7 +172,7 @@ def _presets() -> Any:
                 f"poolkit: the presets need Python 3.10, and this application runs on {version}; "
                 "--pool now works there"
             )
-        spec = importlib.util.spec_from_file_location(name, os.environ["POOLKIT_SHIM_PRESETS"])
+        spec = importlib.util.spec_from_file_location(name, os.environ["_POOLKIT_SHIM_PRESETS"])
         assert spec is not None and spec.loader is not None  # noqa: S101, PT018
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -183,7 +183,7 @@ def _patch_sqlalchemy(module: Any, engines: Engines) -> None:
     original = module.create_engine
 
     def create_engine(url: Any, **options: Any) -> Any:
-        changes = os.environ.get("POOLKIT_SHIM_POOL", NOW) != NOW
+        changes = os.environ.get("_POOLKIT_SHIM_POOL", NOW) != NOW
         # SQLite beside it, as in a test's fallback, is none of our business.
         if changes and str(url).startswith("postgres"):
             engine = _with_preset(original, url, options)
@@ -247,6 +247,6 @@ def _run_the_next_one() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-if "POOLKIT_SHIM_FOLDER" in os.environ and __name__ == "sitecustomize":
-    sys.meta_path.insert(0, _AfterImport(Engines(os.environ["POOLKIT_SHIM_FOLDER"])))
+if "_POOLKIT_SHIM_FOLDER" in os.environ and __name__ == "sitecustomize":
+    sys.meta_path.insert(0, _AfterImport(Engines(os.environ["_POOLKIT_SHIM_FOLDER"])))
     _run_the_next_one()

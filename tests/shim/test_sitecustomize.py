@@ -74,6 +74,25 @@ def test_every_way_to_an_engine_leads_through_the_shim(in_target, way, pool, num
     assert engine.most == sum(map(int, numbers.split()))
 
 
+@pytest.mark.parametrize(
+    ("pool", "described"), [("now", "QueuePool 20+10"), ("worker", "QueuePool 5+5")]
+)
+def test_an_engine_of_poolkit_s_own_is_read_and_replaced_too(in_target, pool, described):
+    """Its settings refuse unknown variables that begin with POOLKIT_; those of the shim do not."""
+    code = """
+        import os
+        os.environ |= {
+            "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x",
+            "POOLKIT_TARGET": "web",
+            "POOLKIT_ENVIRONMENT": "prod",
+        }
+        from poolkit import Settings, make_engine
+        engine = make_engine(Settings.from_environ())
+        """
+    _, (record,) = in_target(code, pool)
+    assert [engine.described for engine in record.engines] == [described]
+
+
 def test_a_null_pool_keeps_nothing(in_target):
     """The preset of a plain function replaces the application's pool by NullPool, async ones too."""
     _, (record,) = in_target(WAYS["create_async_engine"], "lambda")
