@@ -39,6 +39,7 @@ def compute_budget(options: Options) -> Budget:
     """
     paths = options.paths or (Path("infra") if Path("infra").is_dir() else Path(),)
     files = read_files(paths)
+    not_read = files.not_read
     environment = Environment(name=options.environment)
     folders = [path if path.is_dir() else path.parent for path in paths]
     folders += [document.path.parent for document in files.templates]
@@ -61,7 +62,7 @@ def compute_budget(options: Options) -> Budget:
         poolers=inventory.poolers,
         migrations=options.migrations,
         operators=options.operators,
-        not_counted=(*inventory.not_counted, *left_out),
+        not_counted=(*inventory.not_counted, *left_out, *not_read),
         unread=inventory.unread,
         environment=options.environment,
     )

@@ -17,10 +17,10 @@ from poolkit.budget.kubernetes.objects import has_pods, objects
 from poolkit.budget.model import NotCounted
 from poolkit.budget.read.documents import Document, read_documents
 from poolkit.budget.read.values import get_path
-from poolkit.errors import BudgetError
+from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from poolkit.budget.read.parameters import Environment
@@ -29,6 +29,10 @@ _ENDINGS = (".yaml", ".yml", ".json", ".template")
 _COMPOSE = re.compile(r"(docker-)?compose\b.*\.ya?ml")
 _SERVICE_KEYS = {"image", "build", "command", "extends"}
 _SKIPPED = frozenset({"node_modules", "__pycache__", "environments", "tests"})
+_DEPLOYS = re.compile(
+    rb"""(^|[\s{,])["']?(AWSTemplateFormatVersion|Resources|apiVersion|services)["']?\s*:""",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class Files:
     templates: list[Document] = field(default_factory=list)
     compose: list[Document] = field(default_factory=list)
     kubernetes: list[Document] = field(default_factory=list)
+    not_read: list[NotCounted] = field(default_factory=list)
+    """Files of folders that cannot be read and do not look like a deployment."""
 
 
 def read_files(paths: Iterable[Path]) -> Files:
@@ -45,24 +51,11 @@ def read_files(paths: Iterable[Path]) -> Files:
 
     Raises:
         BudgetError: a path does not exist, or no file describes a deployment.
-        TemplateError: a file is broken.
+        TemplateError: a file is broken that was named, or that looks like a deployment.
     """
     paths = list(paths)
-    documents: list[Document] = []
-    seen: set[Path] = set()
-    for path in paths:
-        if not path.exists():
-            raise BudgetError(f"{path}: there is no such file or folder")
-        candidates = [path] if path.is_file() else sorted(path.rglob("*"))
-        for file in candidates:
-            inside = file.relative_to(path).parts if file != path else ()
-            is_hidden = any(part.startswith(".") for part in inside)
-            is_skipped = bool(_SKIPPED & set(inside[:-1]))
-            is_wanted = file == path or (file.suffix in _ENDINGS and file.is_file())
-            if is_wanted and not is_hidden and not is_skipped and file.resolve() not in seen:
-                seen.add(file.resolve())
-                documents += [each for each in read_documents(file) if isinstance(each.data, dict)]
-    files = Files()
+    documents, not_read = _documents_at(paths)
+    files = Files(not_read=not_read)
     for document in documents:
         data: dict[Any, Any] = document.data
         resources, services = data.get("Resources"), data.get("services")
@@ -85,6 +78,45 @@ def read_files(paths: Iterable[Path]) -> Files:
             "manifest or compose file there"
         )
     return files
+
+
+def _documents_at(paths: Iterable[Path]) -> tuple[list[Document], list[NotCounted]]:
+    """Return the documents of files and folders, and the folders' files that are not readable."""
+    documents: list[Document] = []
+    not_read: list[NotCounted] = []
+    seen: set[Path] = set()
+    for path in paths:
+        if not path.exists():
+            raise BudgetError(f"{path}: there is no such file or folder")
+        for file in _files_at(path):
+            if file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            try:
+                found = read_documents(file)
+            except TemplateError as error:
+                # A folder has other files with these endings too, such as a tsconfig.json.
+                if file == path or _DEPLOYS.search(file.read_bytes()) is not None:
+                    raise
+                reason = f"it cannot be read, and does not look like a deployment: {error}"
+                left_out = NotCounted(name=str(file), platform="file", where="", reason=reason)
+                not_read.append(left_out)
+            else:
+                documents += [each for each in found if isinstance(each.data, dict)]
+    return documents, not_read
+
+
+def _files_at(path: Path) -> Iterator[Path]:
+    """Yield a file that was named, or those of a folder whose names may be a deployment's."""
+    if path.is_file():
+        yield path
+        return
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path).parts
+        is_hidden = any(part.startswith(".") for part in inside)
+        is_skipped = bool(_SKIPPED & set(inside[:-1]))
+        if file.suffix in _ENDINGS and file.is_file() and not (is_hidden or is_skipped):
+            yield file
 
 
 def of_environment(

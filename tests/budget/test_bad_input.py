@@ -13,7 +13,7 @@ from poolkit_command import refused
 
 from poolkit.budget.command import budget_text, compute_budget, exit_status
 from poolkit.budget.model import Options
-from poolkit.errors import BudgetError
+from poolkit.errors import BudgetError, TemplateError
 
 HEAD = "AWSTemplateFormatVersion: '2010-09-09'\n"
 RESOURCES = HEAD + "Resources:\n"
@@ -68,6 +68,50 @@ def test_a_folder_without_templates_is_refused(folder):
     folder.write("notes.yaml", "some: thing\n")
     files = "CloudFormation or SAM template, Kubernetes manifest or compose file"
     refused(folder.run("."), f"no {files}")
+
+
+TYPESCRIPT = '{\n  // comments\n  "compilerOptions": {"strict": true}\n}\n'
+
+
+def test_a_folder_may_hold_files_that_cannot_be_read(folder):
+    """A file that is broken and names no resources or services is listed as not counted."""
+    folder.write("app.yaml", function())
+    folder.write("frontend/tsconfig.json", TYPESCRIPT)
+    folder.write("docker.env.template", "{% if tls %}\nTLS=on\n{% endif %}\n")
+    found = folder.budget(max_connections=100)
+    assert [service.name for service in found.services] == ["Fn"]
+    names = {Path(each.name).name for each in found.not_counted}
+    assert names == {"tsconfig.json", "docker.env.template"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("compose.yaml", "services:\n  web: {image: a\n"),
+        ("chart.yaml", "apiVersion: v1\nkind: {{ .Values.kind }}: x\n"),
+        ("app.json", '{"Resources": {"Fn": }'),
+    ],
+)
+def test_a_broken_deployment_in_a_folder_is_an_error(folder, name, text):
+    """What may open connections is never left out without a word."""
+    folder.write("app.yaml", function())
+    folder.write(name, text)
+    with pytest.raises(TemplateError, match=name):
+        folder.budget(max_connections=100)
+
+
+def test_a_broken_file_that_was_named_is_an_error(folder):
+    """Only a folder's other files may be left out."""
+    file = folder.write("tsconfig.json", TYPESCRIPT)
+    with pytest.raises(TemplateError, match=r"tsconfig\.json"):
+        folder.budget(file)
+
+
+def test_a_template_in_utf_16_is_read(folder):
+    """PowerShell's redirection writes UTF-16 with a byte order mark."""
+    text = function()
+    (folder.path / "app.yaml").write_bytes(text.replace("\n", "\r\n").encode("utf-16"))
+    assert [s.name for s in folder.budget(max_connections=100).services] == ["Fn"]
 
 
 @pytest.mark.parametrize(

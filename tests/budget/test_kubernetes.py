@@ -167,7 +167,7 @@ def test_a_generated_config_map_of_a_file_that_is_no_text_names_the_file(folder)
     """The file of an `envs` entry may be anything."""
     write(folder, changed(), name="web.yaml")
     folder.write("kustomization.yaml", "configMapGenerator: [{name: settings, envs: [pool.env]}]\n")
-    (folder.path / "pool.env").write_bytes(b"\xff\xfe")
+    (folder.path / "pool.env").write_bytes(b"\xff\xff")
     with pytest.raises(TemplateError, match=r"pool\.env: not a text in UTF-8"):
         folder.budget(max_connections=400)
 

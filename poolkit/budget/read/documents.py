@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -104,12 +105,16 @@ def read_text(path: Path) -> str:
     """Return the text of a file.
 
     Raises:
-        TemplateError: it cannot be read, is no text in UTF-8, or is larger than a template can be.
+        TemplateError: it cannot be read, is no text in UTF-8 or UTF-16, or is larger than a template
+            can be.
     """
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise TemplateError(f"{path}: larger than {_LARGEST_FILE:,} bytes; no template is")
-        return path.read_text(encoding="utf-8-sig")
+        raw = path.read_bytes()
+        # PowerShell writes UTF-16 for `helm template > all.yaml`.
+        is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return raw.decode("utf-16" if is_utf16 else "utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise TemplateError(f"{path}: not a text in UTF-8") from None
     except OSError as error:
