@@ -90,11 +90,28 @@ def applications_in(sources: Sources) -> list[Application]:
         for module in sources.modules
         for name, found in _factories(module)
     }
-    found = [
-        application
-        for module in sources.modules
-        for application in _in_module(module, factories, sources)
-    ]
+    found: list[Application] = []
+    for module in sources.modules:
+        resolvers = {}
+        for name, value in _assignments(module.tree.body):
+            for call in _calls(value):
+                full = module.full_name(call.func)
+                local = f"{module.name}.{full}"
+                factory = factories.get(sources.origin(full)) or factories.get(local)
+                framework = _CLASSES.get(full) or (factory.framework if factory else None)
+                if framework is not None:
+                    application = Application(
+                        framework=framework,
+                        module=module,
+                        attribute=name,
+                        is_asgi=framework in _ASGI or full.endswith("get_asgi_application"),
+                        line=value.lineno,
+                    )
+                    found.append(application)
+                    break
+                if (event := _RESOLVERS.get(full.rpartition(".")[2])) and "powertools" in full:
+                    resolvers[name] = event
+        found += _handlers(module, resolvers)
     made = {(a.framework, a.root) for a in found}
     found += [f for f in factories.values() if (f.framework, f.root) not in made]
     return sorted(found, key=lambda application: _rank(application, sources))
@@ -143,42 +160,6 @@ def _factories(module: Module) -> Iterator[tuple[str, Application]]:
                 break
 
 
-def _in_module(
-    module: Module, factories: dict[str, Application], sources: Sources
-) -> Iterator[Application]:
-    resolvers = {}
-    for name, value in _assignments(module.tree.body):
-        for call in _calls(value):
-            full = module.full_name(call.func)
-            local = f"{module.name}.{full}"
-            factory = factories.get(_origin(full, sources)) or factories.get(local)
-            framework = _CLASSES.get(full) or (factory.framework if factory else None)
-            if framework is not None:
-                yield Application(
-                    framework=framework,
-                    module=module,
-                    attribute=name,
-                    is_asgi=framework in _ASGI or full.endswith("get_asgi_application"),
-                    line=value.lineno,
-                )
-                break
-            if (event := _RESOLVERS.get(full.rpartition(".")[2])) and "powertools" in full:
-                resolvers[name] = event
-    yield from _handlers(module, resolvers)
-
-
-def _origin(full: str, sources: Sources) -> str:
-    """Return the name where a function is defined, if a package passes it on."""
-    for _ in range(5):
-        package, _, name = full.rpartition(".")
-        module = sources.by_name.get(package)
-        further = module.imported.get(name) if module else None
-        if further is None or further == full:
-            break
-        full = further
-    return full
-
-
 def _handlers(module: Module, resolvers: dict[str, str]) -> Iterator[Application]:
     """Yield the functions with the signature of AWS Lambda."""
     for node in module.tree.body:
@@ -217,15 +198,13 @@ def _assignments(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
                     yield target.id, node.value
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
             yield node.target.id, node.value
-        elif isinstance(node, (ast.If, ast.Try, ast.With)) and not _is_main(node):
+        elif isinstance(node, ast.If) and "__name__" in ast.dump(node.test):
+            continue  # what a script does when it is run
+        elif isinstance(node, (ast.If, ast.Try, ast.With)):
             yield from _assignments(node.body)
             for handler in getattr(node, "handlers", ()):
                 yield from _assignments(handler.body)
             yield from _assignments(getattr(node, "orelse", ()))
-
-
-def _is_main(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and "__name__" in ast.dump(node.test)
 
 
 def _calls(node: ast.AST) -> Iterator[ast.Call]:

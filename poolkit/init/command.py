@@ -1,4 +1,4 @@
-"""`poolkit init`: look, say what was found, and write two files."""
+"""`poolkit init`: read a project, report what was found, and write its settings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from poolkit.init.findings import Deployable, Findings
+    from poolkit.init.findings import Findings
 
+_WRITTEN_BY = "written by `poolkit init`"
 _LABELS = {
     "fastapi": "FastAPI",
     "starlette": "ASGI",
@@ -69,11 +70,16 @@ def files_of(found: Findings) -> dict[Path, str]:
     """
     files: dict[Path, str] = {}
     locustfiles = {}
+    folder = found.root / "loadtests"
     for deployable in found.deployables:
         text = locustfile_text(deployable)
         # A function and a service of one application have one load.
         path = next((p for p, other in files.items() if _body(other) == _body(text)), None)
-        path = path or _locustfile_path(found, deployable)
+        if path is None:
+            # Beside the project's own load tests: a name that is free, or a file of ours.
+            path, number = folder / f"{deployable.target}.py", 2
+            while path.exists() and _WRITTEN_BY not in path.read_text(errors="replace"):
+                path, number = folder / f"{deployable.target}_{number}.py", number + 1
         locustfiles[deployable.target] = path.relative_to(found.root).as_posix()
         files.setdefault(path, text)
     project = found.root / "pyproject.toml"
@@ -89,17 +95,6 @@ def files_of(found: Findings) -> dict[Path, str]:
 
 def _body(locustfile: str) -> str:
     return locustfile.partition("\n")[2]
-
-
-def _locustfile_path(found: Findings, deployable: Deployable) -> Path:
-    """Return a file beside the project's own load tests that does not exist yet, or is ours."""
-    folder = found.root / "loadtests"
-    path = folder / f"{deployable.target}.py"
-    number = 2
-    while path.exists() and "written by `poolkit init`" not in path.read_text(errors="replace"):
-        path = folder / f"{deployable.target}_{number}.py"
-        number += 1
-    return path
 
 
 def _with_tables(text: str, tables: str, file: Path) -> str:
@@ -146,7 +141,7 @@ def _check_existing(files: Mapping[Path, str], *, yes: bool) -> None:
     """Ask before something is lost: a table or a file that exists.
 
     Raises:
-        ConfigurationError: nobody can answer, or the answer was no.
+        ConfigurationError: there is no terminal to ask at, or the answer was no.
     """
     lost = []
     for path, text in files.items():
@@ -170,10 +165,26 @@ def _check_existing(files: Mapping[Path, str], *, yes: bool) -> None:
 
 
 def report(found: Findings) -> str:
-    """Return what was found and what was not, a line each."""
-    schema = found.schema
-    lines = [line for deployable in found.deployables for line in _of_deployable(found, deployable)]
-    python = found.interpreter
+    """Return what was found and what was not, one line each."""
+    lines: list[str] = []
+    for deployable in found.deployables:
+        application, description = deployable.application, deployable.description
+        name = f"{application.name}{'()' if application.is_factory else ''}"
+        source = f"{application.module.path.relative_to(found.root)}:{application.line}"
+        label = _LABELS[application.framework]
+        lines.append(f"found   {label} {name} ({source}), served by {deployable.server}")
+        if deployable.tasks:
+            names = ", ".join(name for name, _ in deployable.tasks[:5])
+            lines.append(f"        {len(deployable.tasks)} tasks: {names}")
+        if description.routes:
+            plain = len(plain_routes(description.routes))
+            lines.append(
+                f"        {len(description.routes)} paths from {description.origin}, "
+                f"{plain} of them for a GET without parameters and login"
+            )
+        if description.failure:
+            lines.append(f"        its import failed: {description.failure}")
+    python, schema = found.interpreter, found.schema
     if found.is_own_interpreter:
         lines.append(f"        {python.path} (poolkit's own): Python {python.version}")
     else:
@@ -190,26 +201,6 @@ def report(found: Findings) -> str:
         names = ", ".join(a.name for a in found.others[:8])
         lines.append(f"not taken (name one with --app): {names}")
     return "\n".join([*lines, *(f"look at: {line}" for line in found.missing)])
-
-
-def _of_deployable(found: Findings, deployable: Deployable) -> list[str]:
-    application, description = deployable.application, deployable.description
-    where = application.module.path.relative_to(found.root)
-    name = f"{application.name}{'()' if application.is_factory else ''}"
-    place = f"{where}:{application.line}"
-    label = _LABELS[application.framework]
-    lines = [f"found   {label} {name} ({place}), served by {deployable.server}"]
-    if deployable.tasks:
-        names = ", ".join(name for name, _ in deployable.tasks[:5])
-        lines.append(f"        {len(deployable.tasks)} tasks: {names}")
-    if description.routes:
-        lines.append(
-            f"        {len(description.routes)} paths from {description.origin}, "
-            f"{len(plain_routes(description.routes))} of them for a GET without parameters and login"
-        )
-    if description.failure:
-        lines.append(f"        its import failed: {description.failure}")
-    return lines
 
 
 def next_commands(found: Findings) -> str:

@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 MARK = "poolkit describes: "
 """Begins the line: applications print at import too."""
@@ -33,7 +33,11 @@ def main() -> None:
     application: Any = module
     for part in attribute.split("."):
         application = getattr(application, part)
-    is_factory = inspect.isfunction(application) and _takes_nothing(application)
+    # A function that takes nothing makes the application; others are one, or need arguments.
+    is_factory = inspect.isfunction(application) and all(
+        p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        for p in inspect.signature(application).parameters.values()
+    )
     if framework == "powertools":
         application = next((v for v in vars(module).values() if hasattr(v, "_static_routes")), None)
     elif is_factory:
@@ -47,12 +51,6 @@ def main() -> None:
         "login": _login(application),
     }
     sys.stdout.write(f"\n{MARK}{json.dumps(found)}\n")
-
-
-def _takes_nothing(function: Any) -> bool:
-    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    return all(p.default is not p.empty or p.kind in rest for p in parameters)
 
 
 def _kind(application: Any) -> str:
@@ -70,17 +68,27 @@ def _kind(application: Any) -> str:
         return ""
 
 
-def _routes(application: Any) -> Iterable[dict[str, Any]]:
+def _routes(application: Any) -> Iterator[dict[str, Any]]:
+    """Yield the paths that an application's framework lists."""
     if hasattr(application, "openapi"):
-        return _of_openapi(application.openapi())
-    if hasattr(application, "_static_routes"):
-        return _of_powertools(application)
-    if hasattr(application, "url_map"):
-        return _of_flask(application.url_map)
-    if type(application).__module__.startswith("django."):
+        yield from _of_openapi(application.openapi())
+    elif hasattr(application, "_static_routes"):  # a resolver of Powertools
+        for route in [*application._static_routes, *application._dynamic_routes]:  # noqa: SLF001
+            path = getattr(route, "path", "") or route.rule.pattern
+            methods = route.method if isinstance(route.method, list) else [route.method]
+            for method in methods:
+                yield _route(method, path.replace("<", "{").replace(">", "}"))
+    elif hasattr(application, "url_map"):  # Flask
+        for rule in application.url_map.iter_rules():
+            if rule.endpoint.rpartition(".")[2] != "static":
+                path = re.sub(r"<(?:[^<>]*:)?(\w+)>", r"{\1}", rule.rule)
+                for method in sorted(rule.methods - {"HEAD", "OPTIONS"}):
+                    yield _route(method, path)
+    elif type(application).__module__.startswith("django."):
         resolver: Any = importlib.import_module("django.urls").get_resolver()
-        return _of_django(resolver.url_patterns, "/")
-    return _of_starlette(getattr(application, "routes", ()), "")
+        yield from _of_django(resolver.url_patterns, "/")
+    else:
+        yield from _of_starlette(getattr(application, "routes", ()), "")
 
 
 def _login(application: Any) -> str:
@@ -156,15 +164,6 @@ def _of_starlette(routes: Any, prefix: str) -> Iterator[dict[str, Any]]:
             yield from _of_starlette(route.routes or (), path)
 
 
-def _of_flask(url_map: Any) -> Iterator[dict[str, Any]]:
-    for rule in url_map.iter_rules():
-        if rule.endpoint.rpartition(".")[2] == "static":
-            continue
-        path = re.sub(r"<(?:[^<>]*:)?(\w+)>", r"{\1}", rule.rule)
-        for method in sorted(rule.methods - {"HEAD", "OPTIONS"}):
-            yield _route(method, path)
-
-
 def _of_django(patterns: Any, prefix: str) -> Iterator[dict[str, Any]]:
     for pattern in patterns:
         text = re.sub(r"\(\?P<(\w+)>[^)]*\)", r"{\1}", str(pattern.pattern))
@@ -175,14 +174,6 @@ def _of_django(patterns: Any, prefix: str) -> Iterator[dict[str, Any]]:
                 yield from _of_django(pattern.url_patterns, path)
         elif not re.search(r"[()\[\]*+?\\|]", path):
             yield _route("GET", path)
-
-
-def _of_powertools(resolver: Any) -> Iterator[dict[str, Any]]:
-    for route in [*resolver._static_routes, *resolver._dynamic_routes]:  # noqa: SLF001
-        path = getattr(route, "path", "") or route.rule.pattern
-        methods = route.method if isinstance(route.method, list) else [route.method]
-        for method in methods:
-            yield _route(method, path.replace("<", "{").replace(">", "}"))
 
 
 def _route(method: str, path: str, needs: Any = (), body: Any = None) -> dict[str, Any]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.errors import ConfigurationError
 from poolkit.init.applications import FUNCTIONS, WEB, Application, applications_in
-from poolkit.init.interpreter import Interpreter, find_interpreter, interpreter_at, own_interpreter
 from poolkit.init.routes import (
     LOGIN,
     Description,
@@ -18,17 +16,22 @@ from poolkit.init.routes import (
     read_from_source,
     tasks_of,
 )
-from poolkit.init.schema import NOT_IN_THE_WHEEL, Schema, schema_of, tables_of
-from poolkit.init.servers import asgi_server, wsgi_server
+from poolkit.init.runtime import (
+    Interpreter,
+    asgi_server,
+    find_interpreter,
+    function_numbers,
+    interpreter_at,
+    own_interpreter,
+    wsgi_server,
+)
+from poolkit.init.schema import Schema, schema_of, server_with, tables_of
 from poolkit.init.sources import CODE_FOLDERS, Sources
-from poolkit.init.templates import function_numbers
 from poolkit.init.variables import Variables, variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-_DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
-_DEBIAN_FILES = Path("/usr/share/postgresql")
+    from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,26 @@ class Deployable:
     broker: str = ""
     """The variable that names its broker."""
 
+    def missing(self, found: Findings) -> Iterator[str]:
+        """Yield what it needs from its user, one line each."""
+        application, routes = self.application, self.description.routes
+        is_served = self.server.startswith("uvicorn")
+        if is_served and not found.interpreter.has("uvicorn") and not found.is_own_interpreter:
+            yield f"uvicorn is not in {found.interpreter.origin}: install it there"
+        if application.framework == "celery" and application.is_made_by_function:
+            yield f"{application.name} is a function: `celery --app` needs the object itself"
+        with_login = sum(LOGIN in route.needs for route in routes)
+        if routes and not any(not is_health(route.path) for route in plain_routes(routes)):
+            yield (
+                "no path but health checks answers without parameters and login: "
+                "complete the locustfile"
+            )
+        elif with_login > len(routes) / 2:
+            yield (
+                f"{with_login} of {len(routes)} paths want a login: "
+                "complete on_start in its locustfile"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
@@ -69,15 +92,15 @@ class Findings:
     """A folder of code below the working directory, such as `src`."""
     postgres_bin: str = ""
     """The programs of a server of this machine, if the embedded one lacks an extension."""
-    missing: tuple[str, ...] = ()
-    """What was not found, and how to set it."""
 
     @property
     def table(self) -> dict[str, Any]:
         """The table `[tool.poolkit]`, without targets and without keys that need no value."""
         found: dict[str, Any] = {}
         if not self.is_own_interpreter:
-            found["python"] = _relative(self.interpreter.path, self.root)
+            path = self.interpreter.path.absolute()
+            inside = path.is_relative_to(self.root)
+            found["python"] = (path.relative_to(self.root) if inside else path).as_posix()
         if self.folder != self.root:
             found["directory"] = self.folder.relative_to(self.root).as_posix()
         if self.schema.command:
@@ -92,6 +115,40 @@ class Findings:
         if self.postgres_bin:
             found["postgres_bin"] = self.postgres_bin
         return found
+
+    @property
+    def missing(self) -> list[str]:
+        """What was not found or is not clear, and what to set, one line each."""
+        variables, schema = self.variables, self.schema
+        lines = list(variables.notes)
+        if self.is_own_interpreter:
+            lines.append(
+                "no .venv, venv or activated environment: targets run in poolkit's own "
+                "interpreter; set python"
+            )
+        if not variables.database and not variables.notes:
+            lines.append(
+                "no variable that names the database: it must read DATABASE_URL, or what env sets"
+            )
+        for deployable in self.deployables:
+            lines += deployable.missing(self)
+        lines += schema.notes
+        if not schema.command and not schema.notes:
+            lines.append(
+                "no migrations (Alembic, Flask-Migrate, manage.py): set schema to the command"
+            )
+        unset = [v.name for v in variables.required if not v.value]
+        if unset:
+            lines.append(f"settings without a value in .env: {', '.join(unset)}; set them in env")
+        if schema.lacking and not self.postgres_bin:
+            lines.append(
+                f"the embedded PostgreSQL lacks {', '.join(schema.lacking)}: set postgres_bin to a "
+                "server's programs, such as /usr/lib/postgresql/15/bin"
+            )
+        if schema.seeds:
+            words = " ".join(schema.seeds[0][1:])
+            lines.append(f"{words} looks like a seed; it is in the file as a comment")
+        return lines
 
 
 def find(
@@ -112,7 +169,10 @@ def find(
     every = applications_in(sources)
     chosen = _chosen(every, app, sources)
     first = chosen[0]
-    folder, python_path = _working_directory(first, root)
+    folder, python_path = first.root, ""
+    if folder.name in CODE_FOLDERS and folder != root:
+        # A layout with `src` runs from the folder above, where its settings and migrations are.
+        folder, python_path = folder.parent, folder.name
     places = list(dict.fromkeys((folder, root, *root.parents[:1])))
     interpreter = interpreter_at(python) if python is not None else find_interpreter(places)
     own = interpreter is None
@@ -132,13 +192,10 @@ def find(
         variables=variables,
         schema=schema,
         python_path=python_path,
-        postgres_bin=_other_server(lacking) if (lacking := _lacking(schema)) else "",
+        postgres_bin=server_with(schema.lacking) if schema.lacking else "",
     )
-    deployables = tuple(
-        _deployable(application, found, sources, imports=imports) for application in chosen
-    )
-    found = replace(found, deployables=deployables)
-    return replace(found, missing=tuple(_missing(found)))
+    deployables = [_deployable(each, found, sources, imports=imports) for each in chosen]
+    return replace(found, deployables=tuple(deployables))
 
 
 def _chosen(every: Sequence[Application], app: str, sources: Sources) -> list[Application]:
@@ -184,29 +241,37 @@ def _chosen(every: Sequence[Application], app: str, sources: Sources) -> list[Ap
     return chosen
 
 
-def _working_directory(application: Application, root: Path) -> tuple[Path, str]:
-    """Return the working directory, and the folder of the code if that is another.
-
-    A layout with `src` runs from the folder above, where its settings and migrations are.
-    """
-    import_root = application.root
-    if import_root.name in CODE_FOLDERS and import_root != root:
-        return import_root.parent, import_root.name
-    return import_root, ""
-
-
 def _deployable(
     application: Application, found: Findings, sources: Sources, *, imports: bool
 ) -> Deployable:
+    """Return an application as a target: a worker, a function or a web service."""
     if application.framework == "celery":
-        return _worker(application, found, sources)
+        name = application.name.replace(":", ".") if application.is_factory else application.name
+        command = ["{python}", "-m", "celery", "--app", name, "worker"]
+        command += ["--concurrency", "{processes}"]
+        return Deployable(
+            application=application,
+            target="worker",
+            table={"kind": "worker", "command": command, "processes": 4},
+            server="Celery",
+            tasks=tuple((n, tuple(p)) for n, p in tasks_of(sources, application.root)),
+            tables=tuple(tables_of(sources, application.root)),
+            broker=next((v.name for v in found.variables.broker), "BROKER_URL"),
+        )
     description = _description(application, found, sources, imports=imports)
     if application.framework in FUNCTIONS:
-        return _function(application, description, sources)
+        handler = application.name.replace(":", ".")
+        event = {"event": application.event} if application.event != "http" else {}
+        numbers = function_numbers(sources, handler)
+        return Deployable(
+            application=application,
+            target="function",
+            table={"kind": "lambda", "handler": handler, **event, **numbers},
+            description=description,
+            server="the local Lambda fleet",
+        )
     is_factory = description.is_factory or application.is_factory
-    is_asgi = application.is_asgi
-    if description.kind:
-        is_asgi = description.kind == "asgi"
+    is_asgi = description.kind == "asgi" if description.kind else application.is_asgi
     if is_asgi:
         served = asgi_server(application, sources, is_factory=is_factory)
     else:
@@ -214,11 +279,14 @@ def _deployable(
             application, sources, found.interpreter, found.folder, is_factory=is_factory
         )
     table = {"kind": "web", **served.table}
-    paths = {route.path for route in description.routes if route.method == "GET"}
-    ready = next((path for path in sorted(paths, key=_readiness) if is_health(path)), "")
+    checks = [r.path for r in description.routes if r.method == "GET" and is_health(r.path)]
     # A path from the source may lack the prefix of its router.
-    if ready and description.kind:
-        table["ready"] = ready
+    if checks and description.kind:
+        # `/ready` asks the database more often than `/health`, and that more often than `/ping`.
+        table["ready"] = min(
+            checks,
+            key=lambda path: ([w not in path for w in ("ready", "health", "live")], path),
+        )
     return Deployable(
         application=application,
         target="web",
@@ -248,110 +316,3 @@ def _description(
         # Only its source shows which of its paths want a login.
         return description.with_needs(read_from_source(sources, application))
     return description
-
-
-def _function(application: Application, description: Description, sources: Sources) -> Deployable:
-    handler = application.name.replace(":", ".")
-    table: dict[str, Any] = {"kind": "lambda", "handler": handler}
-    if application.event != "http":
-        table["event"] = application.event
-    return Deployable(
-        application=application,
-        target="function",
-        table={**table, **function_numbers(sources, handler)},
-        description=description,
-        server="the local Lambda fleet",
-    )
-
-
-def _readiness(path: str) -> tuple[int, str]:
-    """Return the order of health checks: one that asks the database comes before `/ping`."""
-    words = ("ready", "health", "live")
-    return next((i for i, word in enumerate(words) if word in path), len(words)), path
-
-
-def _worker(application: Application, found: Findings, sources: Sources) -> Deployable:
-    name = application.name.replace(":", ".") if application.is_factory else application.name
-    command = [
-        *("{python}", "-m", "celery", "--app", name, "worker"),
-        *("--concurrency", "{processes}"),
-    ]
-    return Deployable(
-        application=application,
-        target="worker",
-        table={"kind": "worker", "command": command, "processes": 4},
-        server="Celery",
-        tasks=tuple((n, tuple(p)) for n, p in tasks_of(sources, application.root)),
-        tables=tuple(tables_of(sources, application.root)),
-        broker=next((v.name for v in found.variables.broker), "BROKER_URL"),
-    )
-
-
-def _missing(found: Findings) -> list[str]:
-    """Return what a user should look at, one line each."""
-    variables, schema = found.variables, found.schema
-    lines = list(variables.notes)
-    if found.is_own_interpreter:
-        lines.append(
-            "no .venv, venv or activated environment: targets run in poolkit's own interpreter; "
-            "set python"
-        )
-    if not variables.database and not variables.notes:
-        lines.append(
-            "no variable that names the database: it must read DATABASE_URL, or what env sets"
-        )
-    lines += [line for deployable in found.deployables for line in _missing_of(deployable, found)]
-    lines += schema.notes
-    if not schema.command and not schema.notes:
-        lines.append("no migrations (Alembic, Flask-Migrate, manage.py): set schema to the command")
-    unset = [v.name for v in variables.required if not v.value]
-    if unset:
-        lines.append(f"settings without a value in .env: {', '.join(unset)}; set them in env")
-    if (lacking := _lacking(schema)) and not found.postgres_bin:
-        lines.append(
-            f"the embedded PostgreSQL lacks {', '.join(lacking)}: set postgres_bin to a server's "
-            "programs, such as /usr/lib/postgresql/15/bin"
-        )
-    if schema.seeds:
-        words = " ".join(schema.seeds[0][1:])
-        lines.append(f"{words} looks like a seed; it is in the file as a comment")
-    return lines
-
-
-def _missing_of(deployable: Deployable, found: Findings) -> Iterator[str]:
-    """Yield what one deployable needs from its user."""
-    application, routes = deployable.application, deployable.description.routes
-    is_served = deployable.server.startswith("uvicorn")
-    if is_served and not found.interpreter.has("uvicorn") and not found.is_own_interpreter:
-        yield f"uvicorn is not in {found.interpreter.origin}: install it there"
-    if application.framework == "celery" and application.is_made_by_function:
-        yield f"{application.name} is a function: `celery --app` needs the object itself"
-    with_login = sum(LOGIN in route.needs for route in routes)
-    if routes and not any(not is_health(route.path) for route in plain_routes(routes)):
-        yield (
-            "no path but health checks answers without parameters and login: complete the locustfile"
-        )
-    elif with_login > len(routes) / 2:
-        yield f"{with_login} of {len(routes)} paths want a login: complete on_start in its locustfile"
-
-
-def _lacking(schema: Schema) -> list[str]:
-    return [name for name in schema.extensions if name in NOT_IN_THE_WHEEL]
-
-
-def _other_server(extensions: Sequence[str]) -> str:
-    """Return the programs of a Debian PostgreSQL with these extensions, the newest, or nothing."""
-    for folder in sorted(_DEBIAN_PROGRAMS.glob("[1-9][0-9]"), reverse=True):
-        controls = [
-            _DEBIAN_FILES / folder.name / f"extension/{name}.control" for name in extensions
-        ]
-        if (folder / "bin/postgres").is_file() and all(map(Path.is_file, controls)):
-            return str(folder / "bin")
-    return ""
-
-
-def _relative(path: Path, root: Path) -> str:
-    absolute = path.absolute()
-    if absolute.is_relative_to(root):
-        return absolute.relative_to(root).as_posix()
-    return str(absolute)

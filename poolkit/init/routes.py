@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from poolkit.init.applications import Application
-    from poolkit.init.interpreter import Interpreter
+    from poolkit.init.runtime import Interpreter
     from poolkit.init.sources import Module, Sources
 
 IMPORT_TIMEOUT_S = 30.0
@@ -29,6 +29,8 @@ LOGIN = "a login"
 """A need of a path, as describe_application.py names it too."""
 _RARE_PATH = re.compile(r"logout|signout|delete|/metrics|/(open)?api(/openapi)?\.json|/docs|/redoc")
 _HEALTH = re.compile(r"/(health\w*|readyz?|livez?|ping|health-check)/?$")
+_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
+_LOGIN_DECORATOR = re.compile(r"login_required|jwt_required|auth_required")
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -184,11 +186,20 @@ def read_from_source(sources: Sources, application: Application) -> Description:
     """Return the paths that decorators and URL patterns name, with the prefixes of their routers."""
     modules = [m for m in sources.modules if m.root == application.root]
     prefixes = _prefixes(modules)
-    routes = [
-        route
-        for module in modules
-        for route in (*_decorated(module, prefixes), *_url_patterns(module))
-    ]
+    routes: list[Route] = []
+    for module in modules:
+        for node in module.nodes:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                routes += _decorated(node, module, prefixes)
+            elif isinstance(node, ast.Call) and module.full_name(node.func) == "django.urls.path":
+                # The paths of an included module lack their prefix.
+                first, view = [*node.args, None, None][:2]
+                callee = view.func if isinstance(view, ast.Call) else view
+                name = module.full_name(callee) if callee else ""
+                text = getattr(first, "value", None)
+                if isinstance(text, str) and not name.endswith(("include", "site.urls")):
+                    path = _PARAMETER.sub(r"{\1}", text)
+                    routes.append(Route(method="GET", path=f"/{path}"))
     return Description(
         routes=tuple(dict.fromkeys(routes)),
         is_factory=application.is_factory,
@@ -235,7 +246,11 @@ def _prefixes(modules: list[Module]) -> dict[str, str]:
                 names = [t.id for t in node.targets if isinstance(t, ast.Name)]
                 if kind in ("APIRouter", "Blueprint", "Router", "APIBlueprint"):
                     own |= {f"{module.name}.{name}": prefix for name in names}
-            elif isinstance(node, ast.Call) and _includes(node):
+            elif (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "attr", "") in ("include_router", "register_blueprint")
+                and node.args
+            ):
                 child = _qualified(module, node.args[0])
                 parent = _qualified(module, getattr(node.func, "value", node.func))
                 outer[child] = parent, _prefix(node, constants)
@@ -247,11 +262,6 @@ def _prefixes(modules: list[Module]) -> dict[str, str]:
         return whole(parent, depth + 1) + prefix + own.get(name, "")
 
     return {name: whole(name) for name in {*own, *outer}}
-
-
-def _includes(call: ast.Call) -> bool:
-    name = getattr(call.func, "attr", "")
-    return name in ("include_router", "register_blueprint") and bool(call.args)
 
 
 def _constants(modules: list[Module]) -> dict[str, str]:
@@ -287,48 +297,27 @@ def _qualified(module: Module, node: ast.expr) -> str:
     return full if "." in full else f"{module.name}.{full}"
 
 
-def _decorated(module: Module, prefixes: Mapping[str, str]) -> Iterator[Route]:
-    for node in module.nodes:
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+def _decorated(
+    function: ast.FunctionDef | ast.AsyncFunctionDef, module: Module, prefixes: Mapping[str, str]
+) -> Iterator[Route]:
+    """Yield the paths of a function's decorators, such as `@router.get("/items")`."""
+    callees = [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
+    has_login = any(_LOGIN_DECORATOR.search(module.full_name(callee)) for callee in callees)
+    for call in function.decorator_list:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
-        for call in node.decorator_list:
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
-                continue
-            first = call.args[0] if call.args else None
-            if not isinstance(first, ast.Constant) or not isinstance(first.value, str):
-                continue
-            if call.func.attr in _METHODS:
-                methods = [call.func.attr]
-            elif call.func.attr in ("route", "api_route"):
-                listed = next((k.value for k in call.keywords if k.arg == "methods"), None)
-                elements = listed.elts if isinstance(listed, (ast.List, ast.Tuple)) else []
-                methods = [str(getattr(e, "value", "GET")) for e in elements] or ["GET"]
-            else:
-                continue
-            path = prefixes.get(_qualified(module, call.func.value), "") + first.value
-            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path) or "/"
-            needs = (LOGIN,) if _wants_login(node, module) else ()
-            for method in methods:
-                yield Route(method=method.upper(), path=path, needs=needs)
-
-
-def _wants_login(function: ast.FunctionDef | ast.AsyncFunctionDef, module: Module) -> bool:
-    names = [
-        module.full_name(each.func if isinstance(each, ast.Call) else each)
-        for each in function.decorator_list
-    ]
-    return any(re.search(r"login_required|jwt_required|auth_required", name) for name in names)
-
-
-def _url_patterns(module: Module) -> Iterator[Route]:
-    """Yield the paths of Django's `path()`; those of included modules lack their prefix."""
-    for node in module.nodes:
-        if not isinstance(node, ast.Call) or module.full_name(node.func) != "django.urls.path":
+        first = call.args[0] if call.args else None
+        if not isinstance(first, ast.Constant) or not isinstance(first.value, str):
             continue
-        first, view = [*node.args, None, None][:2]
-        name = module.full_name(view.func if isinstance(view, ast.Call) else view) if view else ""
-        if name.endswith(("include", "site.urls")):
+        if call.func.attr in _METHODS:
+            methods = [call.func.attr]
+        elif call.func.attr in ("route", "api_route"):
+            listed = next((k.value for k in call.keywords if k.arg == "methods"), None)
+            elements = listed.elts if isinstance(listed, (ast.List, ast.Tuple)) else []
+            methods = [str(getattr(e, "value", "GET")) for e in elements] or ["GET"]
+        else:
             continue
-        if isinstance(first, ast.Constant) and isinstance(first.value, str):
-            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", first.value)
-            yield Route(method="GET", path=f"/{path}")
+        path = prefixes.get(_qualified(module, call.func.value), "") + first.value
+        path = _PARAMETER.sub(r"{\1}", path) or "/"
+        for method in methods:
+            yield Route(method=method.upper(), path=path, needs=(LOGIN,) if has_login else ())

@@ -66,6 +66,14 @@ def files_below(root: Path) -> Iterator[Path]:
             yield root.__class__(folder) / name
 
 
+def text_of(file: Path) -> str:
+    """Return a file's text; nothing if it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 @dataclass(frozen=True)
 class Module:
     """One Python file.
@@ -88,24 +96,20 @@ class Module:
     def imported(self) -> dict[str, str]:
         """The full names behind the names that it imports, such as `FastAPI: fastapi.FastAPI`."""
         found = {}
+        package = self.name.split(".")
+        is_package = self.path.name == "__init__.py"
         for node in self.nodes:
             if isinstance(node, ast.Import):
                 for each in node.names:
                     name = each.asname or each.name.partition(".")[0]
                     found[name] = each.name if each.asname else name
             elif isinstance(node, ast.ImportFrom):
-                origin = self._absolute(node)
+                # Each dot after the first goes one package up; a package's own file stands in it.
+                above = package[: len(package) - node.level + is_package] if node.level else []
+                origin = ".".join([*above, *([node.module] if node.module else [])])
                 for each in node.names:
                     found[each.asname or each.name] = f"{origin}.{each.name}".lstrip(".")
         return found
-
-    def _absolute(self, node: ast.ImportFrom) -> str:
-        if not node.level:
-            return node.module or ""
-        package = self.name.split(".")
-        is_package = self.path.name == "__init__.py"
-        package = package[: len(package) - node.level + is_package]
-        return ".".join([*package, *([node.module] if node.module else [])])
 
     def full_name(self, node: ast.expr) -> str:
         """Return the full name of an expression such as `FastAPI` or `fastapi.FastAPI`."""
@@ -135,12 +139,20 @@ class Sources:
             is_test = _TESTS & set(parts[:-1]) or path.name.startswith(("test_", "conftest"))
             if path.suffix != ".py" or is_test or path.name.endswith("_test.py"):
                 continue
-            if (tree := _parsed(path)) is not None:
-                nodes = tuple(ast.walk(tree))
-                import_root = _import_root(path, nodes, root)
-                inside = path.relative_to(import_root).with_suffix("").parts
-                name = ".".join(inside[:-1] if inside[-1] == "__init__" else inside)
-                modules.append(Module(path, tree, nodes, import_root, name))
+            try:
+                if path.stat().st_size > MAX_BYTES:
+                    continue
+                with warnings.catch_warnings(), tokenize.open(path) as file:
+                    # Invalid escapes in the project's strings are not this command's subject.
+                    warnings.simplefilter("ignore")
+                    tree = ast.parse(file.read())
+            except (OSError, SyntaxError, ValueError, RecursionError):
+                continue
+            nodes = tuple(ast.walk(tree))
+            import_root = _import_root(path, nodes, root)
+            inside = path.relative_to(import_root).with_suffix("").parts
+            name = ".".join(inside[:-1] if inside[-1] == "__init__" else inside)
+            modules.append(Module(path, tree, nodes, import_root, name))
         return cls(root, files, tuple(modules))
 
     @cached_property
@@ -148,16 +160,16 @@ class Sources:
         """The modules by the names under which they import each other."""
         return {module.name: module for module in self.modules}
 
-
-def _parsed(path: Path) -> ast.Module | None:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            return None
-        with warnings.catch_warnings(), tokenize.open(path) as file:
-            warnings.simplefilter("ignore")  # a stranger's escapes are not ours to warn of
-            return ast.parse(file.read())
-    except (OSError, SyntaxError, ValueError, RecursionError):
-        return None
+    def origin(self, full: str) -> str:
+        """Return the name where a function is defined, if a package only passes it on."""
+        for _ in range(5):
+            package, _, name = full.rpartition(".")
+            module = self.by_name.get(package)
+            further = module.imported.get(name) if module else None
+            if further is None or further == full:
+                break
+            full = further
+        return full
 
 
 def _import_root(path: Path, nodes: Iterable[ast.AST], root: Path) -> Path:
@@ -169,7 +181,12 @@ def _import_root(path: Path, nodes: Iterable[ast.AST], root: Path) -> Path:
     package = path.parent
     while package != root and (package / "__init__.py").is_file():
         package = package.parent
-    names = {name.partition(".")[0] for node in nodes for name in _imported_names(node) if name}
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {each.name.partition(".")[0] for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names.add(node.module.partition(".")[0])
     candidates = [package, *(p for p in package.parents if p == root or root in p.parents)]
     votes = {
         folder: sum((folder / name).is_dir() or (folder / f"{name}.py").is_file() for name in names)
@@ -180,11 +197,3 @@ def _import_root(path: Path, nodes: Iterable[ast.AST], root: Path) -> Path:
         return best
     # Without imports of its own it runs from anywhere: its settings are where the project's are.
     return next((f for f in candidates if _MARKERS & {p.name for p in f.iterdir()}), package)
-
-
-def _imported_names(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [each.name for each in node.names]
-    if isinstance(node, ast.ImportFrom) and not node.level:
-        return [node.module or ""]
-    return []

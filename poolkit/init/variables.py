@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from poolkit.init.sources import text_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from poolkit.init.interpreter import Interpreter
+    from poolkit.init.runtime import Interpreter
     from poolkit.init.sources import Module, Sources
 
 _OF_A_DATABASE = frozenset(
@@ -60,6 +62,7 @@ _OF_LIBPQ = {
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 _SCHEME = re.compile(r"postgres(?:ql)?\+(\w+)(?:://|$)")
 _HARD_CODED = re.compile(r"postgres(?:ql)?(?:\+\w+)?://[^\s{}$%]*@[^\s{}$%]+")
+_ASSIGNMENT = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$", re.MULTILINE)
 ENV_FILES = (".env", ".env.example", ".env.template", ".env.sample", ".env.dist", "env.example")
 
 
@@ -103,45 +106,32 @@ def variables_of(
     for module in modules:
         for name, line in _read_in_code(module):
             read.setdefault(name, f"{module.path.relative_to(sources.root)}:{line}")
-    classes = _SettingsClasses(modules)
-    for name, module, line, has_default in classes.variables():
+    for name, module, line, has_default in _SettingsClasses(modules).variables():
         origin = f"{module.path.relative_to(sources.root)}:{line}"
         read.setdefault(name, origin)
         if not has_default:
             required[name] = origin
     files = _env_files(folder, sources.root)
-    notes = []
     if not any(part_of(name) for name in read):
         # Read by a library, or by a way that is not known here.
         read |= {name: file for file, values in files.items() for name in values if part_of(name)}
     driver = _driver_of(modules, interpreter)
     database = []
     for name, origin in read.items():
-        if (value := part_of(name)) is None:
-            continue
-        if value == "{database_url}":
-            value = _url_for(name, files, driver, is_django=is_django)
-        database.append(Variable(name, value, origin))
-    if is_django:
-        database += [
-            Variable(name, "django.db.backends.postgresql", origin)
-            for name, origin in read.items()
-            if name.split("_")[-1] == "ENGINE" and set(name.split("_")) & _OF_A_DATABASE
-        ]
-    broker = [Variable(n, "{broker_url}", o) for n, o in read.items() if _is_broker(n)]
-    values = files.get(".env", {})
-    missing = [
-        Variable(name, _example_of(name, files), origin)
-        for name, origin in required.items()
-        if name not in values and part_of(name) is None and not _is_broker(name)
-    ]
-    notes += _hard_coded(modules, sources) if not database else []
-    notes += _overriding(modules, sources)
+        if (value := _value_for(name, files, driver, is_django=is_django)) is not None:
+            database.append(Variable(name, value, origin))
+    missing = []
+    for name, origin in required.items():
+        if name not in files.get(".env", {}) and part_of(name) is None and not _is_broker(name):
+            example = next((values[name] for values in files.values() if values.get(name)), "")
+            # A brace would be a placeholder.
+            example = example.replace("{", "{{").replace("}", "}}")
+            missing.append(Variable(name, example, origin))
     return Variables(
         database=tuple(database),
-        broker=tuple(broker),
+        broker=tuple(Variable(n, "{broker_url}", o) for n, o in read.items() if _is_broker(n)),
         required=tuple(missing),
-        notes=tuple(notes),
+        notes=tuple(_notes(modules, sources.root, has_variables=bool(database))),
     )
 
 
@@ -217,7 +207,6 @@ class _SettingsClasses:
     """The classes of a project by their names; settings among them name variables."""
 
     modules: Iterable[Module]
-    _field_calls = ("Field", "PrivateAttr")
 
     @cached_property
     def by_name(self) -> dict[str, tuple[Module, ast.ClassDef]]:
@@ -231,14 +220,12 @@ class _SettingsClasses:
     def variables(self) -> Iterator[tuple[str, Module, int, bool]]:
         """Yield each variable with its place, and whether it has a default."""
         for name, (module, node) in self.by_name.items():
-            # A base of other settings names its variables by them.
-            if self._is_settings(name) and not self._is_base_only(name, node):
+            # A base of other settings has no fields, and names its variables by them.
+            has_fields = any(isinstance(each, ast.AnnAssign) for each in node.body)
+            if self._is_settings(name) and has_fields:
                 options = self._options(name)
                 for each, line, has_default in self._fields(name, options, set()):
                     yield each, module, line, has_default
-
-    def _is_base_only(self, name: str, node: ast.ClassDef) -> bool:
-        return not any(isinstance(each, ast.AnnAssign) for each in node.body)
 
     def _bases(self, name: str) -> list[str]:
         if name not in self.by_name:
@@ -347,26 +334,11 @@ def _env_files(folder: Path, root: Path) -> dict[str, dict[str, str]]:
     """Return the values of each `.env` file, of the working directory before the root's."""
     found: dict[str, dict[str, str]] = {}
     for name in ENV_FILES:
-        for each in (folder, root):
-            try:
-                text = (each / name).read_text(encoding="utf-8", errors="replace")
-            except OSError:
-                continue
-            found.setdefault(name, _assignments(text))
+        path = next((f / name for f in (folder, root) if (f / name).is_file()), None)
+        if path is not None:
+            lines = _ASSIGNMENT.findall(text_of(path))
+            found[name] = {variable.upper(): value.strip("'\"") for variable, value in lines}
     return found
-
-
-def _assignments(text: str) -> dict[str, str]:
-    pattern = r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$"
-    return {
-        name.upper(): value.strip("'\"") for name, value in re.findall(pattern, text, re.MULTILINE)
-    }
-
-
-def _example_of(name: str, files: Mapping[str, Mapping[str, str]]) -> str:
-    values = (values[name] for values in files.values() if values.get(name))
-    # A brace would be a placeholder.
-    return next(values, "").replace("{", "{{").replace("}", "}}")
 
 
 def _driver_of(modules: Iterable[Module], interpreter: Interpreter | None) -> str:
@@ -393,44 +365,52 @@ def _driver_of(modules: Iterable[Module], interpreter: Interpreter | None) -> st
     return ""
 
 
-def _url_for(
+def _value_for(
     name: str, files: Mapping[str, Mapping[str, str]], driver: str, *, is_django: bool
-) -> str:
-    """Return the placeholder of a URL with the driver that the application's own URLs name."""
+) -> str | None:
+    """Return the value of a variable of the database, or None for any other variable.
+
+    A URL has the driver that the application's own URLs name.
+    """
+    value = part_of(name)
+    words = name.split("_")
+    if is_django and words[-1] == "ENGINE" and set(words) & _OF_A_DATABASE:
+        return "django.db.backends.postgresql"
+    if value != "{database_url}":
+        return value
     written = [values[name] for values in files.values() if values.get(name)]
     if written and "://" in written[0]:
         match = _SCHEME.match(written[0])
         driver = match[1] if match else ""
-    elif "ASYNC" in name.split("_"):
+    elif "ASYNC" in words:
         driver = "asyncpg"
     elif is_django:
         driver = ""
-    return f"{{database_url:{driver}}}" if driver else "{database_url}"
+    return f"{{database_url:{driver}}}" if driver else value
 
 
-def _hard_coded(modules: Iterable[Module], sources: Sources) -> list[str]:
+def _notes(modules: Iterable[Module], root: Path, *, has_variables: bool) -> list[str]:
+    """Return what in the code goes before the variables that `poolkit compare` sets.
+
+    Args:
+        modules: of the application.
+        root: the project's folder.
+        has_variables: whether the code reads its database from variables.
+    """
+    hard_coded, overriding = "", ""
     for module in modules:
         for node in module.nodes:
-            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
-                continue
-            if _HARD_CODED.match(node.value):
-                where = f"{module.path.relative_to(sources.root)}:{node.lineno}"
-                return [f"{where} names its database in the code; read DATABASE_URL there"]
-    return []
-
-
-def _overriding(modules: Iterable[Module], sources: Sources) -> list[str]:
-    for module in modules:
-        for node in module.nodes:
-            if not isinstance(node, ast.Call) or _last_name(node.func) != "load_dotenv":
-                continue
-            for keyword in node.keywords:
-                value = keyword.value
-                if keyword.arg == "override" and getattr(value, "value", False) is True:
-                    where = f"{module.path.relative_to(sources.root)}:{node.lineno}"
+            where = f"{module.path.relative_to(root)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if _HARD_CODED.match(node.value) and not has_variables:
+                    note = f"{where} names its database in the code; read DATABASE_URL there"
+                    hard_coded = hard_coded or note
+            elif isinstance(node, ast.Call) and _last_name(node.func) == "load_dotenv":
+                options = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+                if options.get("override") is True:
                     note = (
                         f"{where}: load_dotenv(override=True) lets .env win over the variables "
                         "that `poolkit compare` sets; remove override there"
                     )
-                    return [note]
-    return []
+                    overriding = overriding or note
+    return [note for note in (hard_coded, overriding) if note]

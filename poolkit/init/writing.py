@@ -133,7 +133,16 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
         "    wait_time = between(0.2, 0.8)  # of `locust` alone; `poolkit compare` sets its own pace",
     ]
     if any(LOGIN in route.needs for route in left):
-        lines += _login_lines(deployable.description.login or "/login")
+        path = json.dumps(deployable.description.login or "/login")
+        lines += [
+            "",
+            "    # Remove the #, and name a user that `seed` makes.",
+            "    # def on_start(self) -> None:",
+            '    #     user = {"username": "load@example.com", "password": "test"}',
+            f"    #     answer = self.client.post({path}, data=user)",
+            "    #     token = answer.json()['access_token']",
+            '    #     self.client.auth_header = f"Bearer {token}"',
+        ]
     names: set[str] = set()
     for route in tasks:
         lines += ["", *(f"    {line}" for line in _task(route, names))]
@@ -148,18 +157,6 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
         for route in left:
             lines += [f"    # {line}".rstrip() for line in ("", *_task(route, names))]
     return "\n".join(lines) + "\n"
-
-
-def _login_lines(path: str) -> list[str]:
-    return [
-        "",
-        "    # Remove the #, and name a user that `seed` makes.",
-        "    # def on_start(self) -> None:",
-        '    #     user = {"username": "load@example.com", "password": "test"}',
-        f"    #     answer = self.client.post({json.dumps(path)}, data=user)",
-        "    #     token = answer.json()['access_token']",
-        '    #     self.client.auth_header = f"Bearer {token}"',
-    ]
 
 
 def _task(route: Route, names: set[str]) -> list[str]:

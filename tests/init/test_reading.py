@@ -9,7 +9,7 @@ import pytest
 from poolkit.errors import ConfigurationError
 from poolkit.init.applications import applications_in
 from poolkit.init.findings import find
-from poolkit.init.interpreter import find_interpreter
+from poolkit.init.runtime import find_interpreter
 from poolkit.init.schema import schema_of
 from poolkit.init.sources import Sources
 from poolkit.init.variables import part_of
