@@ -51,10 +51,24 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+OF_THE_SAMPLE = frozenset({"built", "migrated_template"})
+"""Fixtures that are made of the sample: its package, its tables."""
+# A project with a domain of its own may have deleted the sample, and kept its tests.
+SAMPLE_IS_HERE = (ROOT / "articles").is_dir()
+collect_ignore = [] if SAMPLE_IS_HERE else ["sample"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts no process and no server as pure: `make test-fast` runs these."""
+    """Mark the tests of the sample, and those that start no process and no server.
+
+    The latter are `pure`: `make test-fast` runs these. The former are skipped without the sample.
+    """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
+        if ROOT / "tests/sample" in item.path.parents or not OF_THE_SAMPLE.isdisjoint(fixtures):
+            item.add_marker(pytest.mark.sample)
+        if item.get_closest_marker("sample") and not SAMPLE_IS_HERE:
+            item.add_marker(pytest.mark.skip(reason="the sample was deleted"))
         others = any(map(item.get_closest_marker, ("alone", "process", "slow")))
         if not others and SERVERS.isdisjoint(fixtures):
             item.add_marker(pytest.mark.pure)

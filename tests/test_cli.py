@@ -17,6 +17,9 @@ from poolkit.errors import ConfigurationError
 from poolkit.output_file import check_output_file
 from poolkit.preset_code import WIDTH, preset_code, preset_table
 
+NOTES = ROOT / "tests/notes_project"
+"""A project with one migration."""
+
 
 @pytest.mark.process
 def test_preset_prints_code():
@@ -95,15 +98,16 @@ def test_windows_is_refused_in_one_line(monkeypatch, command):
 def test_db_upgrade_brings_an_empty_database_up_to_date(database):
     """The first run upgrades, the second finds nothing to do, and `current` agrees."""
     url = database.url(driver="psycopg2")
-    before = run("db", "current", DATABASE_URL=url)
+    before = run("db", "current", cwd=NOTES, DATABASE_URL=url)
     assert before.stdout.startswith("empty (behind")
-    first = run_process("db", "upgrade", DATABASE_URL=url)
+    first = run_process("db", "upgrade", cwd=NOTES, DATABASE_URL=url)
     assert (first.returncode, first.stdout[:19]) == (0, "upgraded from empty"), first.stderr
-    second = run("db", "upgrade", DATABASE_URL=url)
+    second = run("db", "upgrade", cwd=NOTES, DATABASE_URL=url)
     assert (second.returncode, second.stdout[:10]) == (0, "already at")
-    assert "behind" not in run("db", "current", DATABASE_URL=url).stdout
+    assert "behind" not in run("db", "current", cwd=NOTES, DATABASE_URL=url).stdout
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("image", ["web", "worker"])
 def test_db_upgrade_works_in_a_service_s_image(image, migrated_database, tmp_path):
     """An image leaves most of the library out, and migrates the database all the same."""
@@ -123,7 +127,8 @@ def test_db_upgrade_works_in_a_service_s_image(image, migrated_database, tmp_pat
 def test_db_upgrade_without_a_database_is_one_line():
     """A server that is not there is named, with exit status 2."""
     # Port 1 is reserved (tcpmux), and no program listens there.
-    answer = run_process("db", "upgrade", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
+    url = "postgresql://u:p@127.0.0.1:1/d"
+    answer = run_process("db", "upgrade", cwd=NOTES, DATABASE_URL=url)
     assert "Traceback" not in refused(answer, "database is not available")
 
 
@@ -136,7 +141,7 @@ def refusal(*arguments, **options):
 
 def test_db_upgrade_says_what_the_role_lacks(database):
     """The message for a role that may not create in the schema has what to grant."""
-    line = refusal("db", "upgrade", DATABASE_URL=database.monitor_url())
+    line = refusal("db", "upgrade", cwd=NOTES, DATABASE_URL=database.monitor_url())
     assert "permission denied for schema public; grant poolkit_monitor what is missing" in line
 
 
@@ -161,13 +166,14 @@ def test_db_upgrade_that_meets_a_lock_says_so(database, tmp_path):
     assert 'could not obtain lock on relation "held"; another session holds a lock' in line
 
 
-def test_a_database_ahead_of_the_program_is_distinguished_from_one_behind(migrated_database):
+def test_a_database_ahead_of_the_program_is_distinguished_from_one_behind(database):
     """After a rollback of the program: what to deploy, and no "behind" that invites an upgrade."""
-    migrated_database.execute("UPDATE alembic_version SET version_num = '9999'")
-    url = migrated_database.url()
-    line = refusal("db", "upgrade", DATABASE_URL=url)
+    url = database.url()
+    run("db", "upgrade", cwd=NOTES, DATABASE_URL=url)
+    database.execute("UPDATE alembic_version SET version_num = '9999'")
+    line = refusal("db", "upgrade", cwd=NOTES, DATABASE_URL=url)
     assert "at 9999, which this version of the program does not know" in line
-    answer = run("db", "current", DATABASE_URL=url)
+    answer = run("db", "current", cwd=NOTES, DATABASE_URL=url)
     assert answer.stdout.startswith("9999 (unknown to this version: the latest is ")
 
 

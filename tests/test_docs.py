@@ -102,6 +102,7 @@ def program_of(words):
     return words[0], words[1:]
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("lines", list(shell_lines()))
 def test_commands_can_be_typed_as_they_are_written(lines, tmp_path):
     """Programs take these options, and files, folders, targets and extras exist."""
@@ -222,8 +223,13 @@ def check_docker(arguments, made):
 
 
 def check_git(arguments, made):
-    assert arguments[0] == "clone"
-    made.add(ROOT.parent / arguments[-1])
+    command, *words = arguments
+    if command in {"mv", "rm"}:
+        files = [each for each in words if not each.startswith("-")]
+        assert all((ROOT / each).exists() for each in files[: -1 if command == "mv" else None])
+    else:
+        assert command == "clone"
+        made.add(ROOT.parent / arguments[-1])
 
 
 def check_mkdir(arguments, made):
@@ -274,7 +280,7 @@ CHECKS = {
     "pre-commit": check_dev_tool,
     "python": check_python,
     "uvicorn": check_uvicorn,
-    **dict.fromkeys(("export", "grep", "sudo"), unchecked),
+    **dict.fromkeys(("export", "grep", "sed", "sudo"), unchecked),
 }
 
 
@@ -320,6 +326,7 @@ WRITTEN = {"build", "certificates", "site"}
 """Folders that a command writes."""
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize(
     "document", [each for each in DOCUMENTS if each.name != "CHANGELOG.md"], ids=name_of
 )
@@ -347,6 +354,7 @@ def is_in_code(parts):
     return not parts or re.search(rf"\b{parts[0]}\b", file.read_text()) is not None
 
 
+@pytest.mark.sample
 def test_the_design_lists_every_folder_and_every_package_of_the_library():
     """The two tables of the design page, against the folders that hold code."""
     text = (ROOT / "docs/design.md").read_text()

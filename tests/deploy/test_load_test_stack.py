@@ -184,6 +184,7 @@ def test_the_commands_of_the_stack_run(poolkit, host, tasks, free_port):
     assert master.terminate() == 0
 
 
+@pytest.mark.sample
 def test_the_image_has_every_load(image, tmp_path):
     """The locustfiles import nothing that was left out, and nothing that is not installed."""
     files = sorted((image / "app/loadtests").glob("*.py"))
@@ -197,6 +198,7 @@ def test_the_image_has_every_load(image, tmp_path):
     assert {"Reader", "Sender"} <= set(answer.stdout.split())
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("target", ["web", "worker"])
 def test_an_image_has_boto3(target, tmp_path):
     """Only a function's runtime brings it by itself, and secrets are read with it."""

@@ -105,6 +105,7 @@ def test_a_folder_that_poolkit_did_not_write_is_not_replaced(project, run):
     assert precious.read_text() == "mine"
 
 
+@pytest.mark.sample
 def test_this_projects_own_contexts_pin_with_hashes(run, tmp_path):
     """Each requirement of the image is a locked version with the lock's hashes."""
     answer = run("package", "worker", "--out", tmp_path / "context")

@@ -127,6 +127,7 @@ def test_it_says_what_it_was_made_for(built, this_machine):
     assert any(pin.startswith("psycopg2-binary==") for pin in requirements)
 
 
+@pytest.mark.sample
 @pytest.mark.process
 def test_a_handler_that_is_not_included_is_named(this_machine, tmp_path):
     """A zip whose function could not start is not made."""
@@ -136,6 +137,7 @@ def test_a_handler_that_is_not_included_is_named(this_machine, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.sample
 @pytest.mark.slow
 def test_without_an_interpreter_of_that_minor_it_says_so(run, tmp_path):
     """Made for a Python that is not here, the zip has no bytecode, and the output says why."""

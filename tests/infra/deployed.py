@@ -32,6 +32,13 @@ VARIANTS = {
 PLACEHOLDERS = {"DATABASE_SECRET_ARN": "arn:aws:secretsmanager:eu-central-1:0:secret:s"}
 
 
+def worker_settings(variables):
+    """Read the variables of the sample's worker as it reads them itself."""
+    from worker.settings import WorkerSettings
+
+    return WorkerSettings.from_environ(variables)
+
+
 @dataclass(frozen=True)
 class Deployable:
     """One container or function: its template, its variables, and what surrounds them."""

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import yaml
-from infra.deployed import INFRA, ROOT, answer_of
+from infra.deployed import INFRA, ROOT, answer_of, worker_settings
 from processes import run
 
 from poolkit.budget.command import compute_budget
@@ -13,7 +13,6 @@ from poolkit.budget.files import read_files
 from poolkit.budget.kubernetes.kustomize import rendered
 from poolkit.budget.model import Options
 from poolkit.config.settings import Settings
-from worker.settings import WorkerSettings
 
 DOCKERFILES = sorted([*INFRA.glob("Dockerfile.*"), INFRA / "pgbouncer" / "Dockerfile"])
 OVERLAYS = ("dev", "prod")
@@ -99,6 +98,7 @@ def test_compose_opens_no_port_to_the_network(compose):
     assert ports == {"web": ["127.0.0.1:8000:8000"]}
 
 
+@pytest.mark.sample
 def test_composes_settings_are_accepted(compose):
     """Web, worker and migration start with what is written; stopping lasts long enough."""
     web, worker = compose["services"]["web"], compose["services"]["worker"]
@@ -107,7 +107,7 @@ def test_composes_settings_are_accepted(compose):
     graceful = int(environ_of(web)["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"])
     answered = answer_of(Settings.from_environ(environ_of(web)).preset)
     assert answered <= graceful < seconds(web["stop_grace_period"])
-    limit = WorkerSettings.from_environ(environ_of(worker)).task_time_limit
+    limit = worker_settings(environ_of(worker)).task_time_limit
     assert limit < seconds(worker["stop_grace_period"])
 
 
@@ -180,13 +180,14 @@ def test_no_manifest_holds_a_secret(manifests):
         assert not [name for name in environ if re.search(r"PASSWORD|TOKEN|DATABASE_URL", name)]
 
 
+@pytest.mark.sample
 def test_manifests_settings_are_accepted(manifests):
     """What a pod is given is what its program accepts, TLS included."""
     found = pods(manifests)
     for name in ("web", "worker", "migration"):
         Settings.from_environ(environ_in(manifests, found[name]))
     web, worker = environ_in(manifests, found["web"]), environ_in(manifests, found["worker"])
-    WorkerSettings.from_environ(worker)
+    worker_settings(worker)
     assert (web["DATABASE_HOST"], web["DATABASE_SSLMODE"]) == ("pgbouncer", "require")
     assert worker["DATABASE_SSLMODE"] == "verify-full"
 
@@ -199,6 +200,7 @@ def test_only_its_clients_reach_pgbouncer(manifests):
     assert let_in == {n for n, each in found.items() if each.get("DATABASE_HOST") == "pgbouncer"}
 
 
+@pytest.mark.sample
 def test_pods_get_the_time_to_stop(manifests):
     """The grace period covers the pause before SIGTERM and the slowest answer or task."""
     found = pods(manifests)
@@ -208,7 +210,7 @@ def test_pods_get_the_time_to_stop(manifests):
     graceful = int(web["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"])
     assert answer_of(Settings.from_environ(web).preset) <= graceful
     assert pause + graceful < found["web"]["terminationGracePeriodSeconds"]
-    limit = WorkerSettings.from_environ(environ_in(manifests, found["worker"])).task_time_limit
+    limit = worker_settings(environ_in(manifests, found["worker"])).task_time_limit
     assert limit < found["worker"]["terminationGracePeriodSeconds"]
 
 

@@ -4,14 +4,20 @@ import json
 import re
 
 import pytest
-from infra.deployed import ENVIRONMENTS, INFRA, ROOT, answer_of, deployment_of
+from infra.deployed import (
+    ENVIRONMENTS,
+    INFRA,
+    ROOT,
+    answer_of,
+    deployment_of,
+    worker_settings,
+)
 
 from poolkit.budget.read.values import Reference, references
 from poolkit.config import presets
 from poolkit.config.presets import TARGETS, preset
 from poolkit.config.settings import Settings
 from poolkit.errors import ConfigurationError
-from worker.settings import WorkerSettings
 
 HTTP_API_LIMIT = 30.0  # s; API Gateway Developer Guide, "Quotas for HTTP APIs"
 CLIENT_PATIENCE = 65.0  # s; docs/infrastructure.md, "Timeouts"
@@ -347,13 +353,14 @@ def test_services_behind_a_pooler_use_transaction_pooling(any_deployment):
 # -- settings -------------------------------------------------------------------------------
 
 
+@pytest.mark.sample
 def test_every_deployable_starts_with_its_variables(deployment):
     """What the templates set is what the deployables accept."""
     for each in deployment.deployables():
         if "POOLKIT_TARGET" in each.variables:
             assert each.settings.environment == deployment.environment
             assert each.settings.credentials == "secret"
-    WorkerSettings.from_environ(deployment.container("worker").text())
+    worker_settings(deployment.container("worker").text())
 
 
 def test_the_command_is_the_presets_application(deployment):
@@ -395,10 +402,11 @@ def test_timeouts_of_the_functions_grow_outwards(deployment):
     assert api < integration < HTTP_API_LIMIT < CLIENT_PATIENCE
 
 
+@pytest.mark.sample
 def test_timeouts_of_the_worker_grow_outwards(deployment):
     """statement < soft limit < hard limit < stop, and the queue waits longest."""
     container = deployment.container("worker")
-    worker = WorkerSettings.from_environ(container.text())
+    worker = worker_settings(container.text())
     chain = [
         container.settings.preset.statement_timeout / 1000,
         worker.task_soft_time_limit * 0.9,  # where the worker itself would cut it off

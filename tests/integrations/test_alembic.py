@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from alembic.util import CommandError
-from processes import ROOT, run_python, wait_until
+from processes import run_python, wait_until
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
@@ -64,8 +64,6 @@ def folder(tmp_path):
     folder = tmp_path / "migrations"
     (folder / "versions").mkdir(parents=True)
     (folder / "env.py").write_text(ENV)
-    mako = ROOT / "articles/migrations/script.py.mako"
-    (folder / "script.py.mako").write_text(mako.read_text())
     create = "op.create_table({!r}, sa.Column('id', sa.Integer, primary_key=True))"
     drop = "op.drop_table({!r})"
     write_migration(folder, "0001", None, create.format("notes"), drop.format("notes"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.sample]
 
 FILE = Path(__file__).parents[2] / "loadtests/articles.py"
 

@@ -291,6 +291,7 @@ def test_a_locustfile_that_cannot_be_used_is_found_before_the_run(tmp_path, cont
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.sample
 def test_the_kit_s_own_locustfiles_can_be_used():
     """Both import, and have users."""
     check_locustfiles([ROOT / "loadtests/articles.py", ROOT / "loadtests/ingest.py"], ROOT)

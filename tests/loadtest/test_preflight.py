@@ -11,7 +11,7 @@ pytestmark = pytest.mark.process
 
 # Reserved for documentation (RFC 5737): no machine has it.
 ELSEWHERE = "https://192.0.2.1"
-INGEST = str(ROOT / "loadtests/ingest.py")
+SENDER = str(ROOT / "tests/loadtest/sender.py")
 DATABASE = {"DATABASE_URL": "postgresql://w:w@127.0.0.1:9/a"}
 BROKER = {"WORKER_BROKER_URL": "redis://127.0.0.1:9/0"}
 WITH_HOST = f"\n    host = {ELSEWHERE!r}\n"
@@ -86,12 +86,12 @@ CASES = {
     # Variables of user classes
     "no DATABASE_URL": begun(
         f"DATABASE_URL {IS_NOT_SET}",
-        *("-f", INGEST, "--database-url", "postgresql://w:w@127.0.0.1:9/a"),
+        *("-f", SENDER, "--database-url", "postgresql://w:w@127.0.0.1:9/a"),
         environ=BROKER,
     ),
-    "no broker": begun(f"WORKER_BROKER_URL {IS_NOT_SET}", "-f", INGEST, environ=DATABASE),
+    "no broker": begun(f"WORKER_BROKER_URL {IS_NOT_SET}", "-f", SENDER, environ=DATABASE),
     "no broker, processes": begun(
-        f"WORKER_BROKER_URL {IS_NOT_SET}", "-f", INGEST, *TWO, environ=DATABASE
+        f"WORKER_BROKER_URL {IS_NOT_SET}", "-f", SENDER, *TWO, environ=DATABASE
     ),
     # Thresholds
     "no operator": options(

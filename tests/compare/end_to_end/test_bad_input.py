@@ -211,6 +211,7 @@ def test_a_role_that_may_not_sample_gets_the_grant_to_run(start, stranger, datab
     assert 'GRANT pg_monitor TO "poolkit"' in line
 
 
+@pytest.mark.sample
 def test_a_database_without_the_schema_needs_an_upgrade(start, database):
     """A database of the user's own is never changed."""
     command = start("compare", "--targets", "web", *QUICK, "--database-url", database.admin_url(""))

@@ -112,6 +112,7 @@ def wait_for_process(command, *words: str):
     return wait_until(found, words)
 
 
+@pytest.mark.sample
 def test_ctrl_c_while_measuring_leaves_a_report_and_nothing_else(start, tmp_path):
     """Exit status 130, the target marked partial, its figures those of the time it had."""
     command = start("compare", "--targets", "lambda_warm", *LONG, "--out", str(tmp_path / "run"))
@@ -129,6 +130,7 @@ def test_ctrl_c_while_measuring_leaves_a_report_and_nothing_else(start, tmp_path
     assert any("Interrupted" in line for line in command.said)
 
 
+@pytest.mark.sample
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", ["starting PostgreSQL", "preparing", "lambda_warm.*starting", "warming up"]
@@ -191,6 +193,7 @@ def test_an_impatient_second_ctrl_c_leaves_nothing_either(start, stranger):
     command.wait_until_nothing_is_left()
 
 
+@pytest.mark.sample
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["starting PostgreSQL", "starting$", "measuring"])
 def test_sigterm_ends_everything_with_its_own_status(start, tmp_path, moment):
@@ -208,6 +211,7 @@ def test_sigterm_ends_everything_with_its_own_status(start, tmp_path, moment):
         assert (out / "report.html").exists()
 
 
+@pytest.mark.sample
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["starting PostgreSQL", "lambda_warm.*starting", "measuring"])
 def test_what_sigkill_leaves_is_cleaned_up_at_once(start, tmp_path, moment):
@@ -220,6 +224,7 @@ def test_what_sigkill_leaves_is_cleaned_up_at_once(start, tmp_path, moment):
     command.wait_until_nothing_is_left()
 
 
+@pytest.mark.sample
 @pytest.mark.slow
 def test_what_sigkill_leaves_without_a_reaper_is_cleaned_up_by_the_next_run(
     start, stranger, tmp_path
@@ -241,6 +246,7 @@ def test_what_sigkill_leaves_without_a_reaper_is_cleaned_up_by_the_next_run(
     following.ends_with(0)
 
 
+@pytest.mark.sample
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "victim", "named"),

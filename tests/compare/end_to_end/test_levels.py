@@ -103,6 +103,7 @@ def test_an_open_loop_offers_its_rate_even_if_tasks_are_dropped(start, stranger,
 PLENTY = ("--max-connections", "30", "--users", "30", "--duration", "6", "--warm-up", "3")
 
 
+@pytest.mark.sample
 @pytest.mark.slow
 def test_a_fleet_that_fits_answers_everything_and_stays_inside_the_limit(start, tmp_path):
     """30 users, 30 connections: `lambda_warm` is limited to 24, `lambda` is not."""

@@ -14,7 +14,7 @@ from poolkit.config.presets import preset
 from poolkit.local.pgbouncer import find_pgbouncer
 
 # The first test waits for the whole run, which a busy machine may take its time for.
-pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.sample, pytest.mark.process, pytest.mark.timeout(600)]
 USERS = 6
 PROXY = ["lambda_proxy"] if find_pgbouncer() else []
 OF_EACH_KIND = ["lambda", "lambda_warm", "web", "worker"]

@@ -35,6 +35,7 @@ def addresses(command):
     return {match[1]: match[2] for match in found if match}
 
 
+@pytest.mark.sample
 @pytest.mark.slow
 def test_every_address_that_is_printed_answers_until_ctrl_c(start):
     """PostgreSQL and the role that watches it, PgBouncer, the broker, each target."""

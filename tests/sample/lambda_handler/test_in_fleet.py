@@ -13,7 +13,7 @@ from poolkit.lambda_fleet import FunctionConfig, LambdaFleet, Status
 
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
