@@ -121,6 +121,8 @@ def _switch_autocommit_locally(dialect: Dialect) -> None:
 
     def set_isolation_level(connection: Any, level: Any) -> None:
         if level == "AUTOCOMMIT":
+            # As SQLAlchemy's own switch does; psycopg2 sends nothing where no transaction is open.
+            connection.rollback()
             connection.autocommit = True
         else:
             set_level(connection, level)
