@@ -27,11 +27,11 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import event, exc
+from sqlalchemy import event
 
 from poolkit.config.engine import make_engine, start_engine
 from poolkit.config.metrics import PoolMetrics
-from poolkit.config.session import translated
+from poolkit.config.session import refuse_flush, translated
 from poolkit.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -219,14 +219,8 @@ def _session_class(*, reads_only: bool) -> type[Session]:
     if not reads_only:
         return Session
     reader = type("ReadSession", (Session,), {})
-    event.listen(reader, "before_flush", _refuse_flush)
+    event.listen(reader, "before_flush", refuse_flush)
     return reader
-
-
-def _refuse_flush(session: Session, *_: object) -> None:
-    raise exc.InvalidRequestError(
-        "read_session reads only, and what it flushed would be committed at once: use session"
-    )
 
 
 def at_end(dispose: Callable[[], object], *, after_restore: Callable[[], object]) -> None:

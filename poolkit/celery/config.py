@@ -77,45 +77,17 @@ def broker_config(
     if transport not in _TRANSPORTS.values():
         allowed = ", ".join(f"{scheme}://" for scheme in _TRANSPORTS)
         raise ConfigurationError(f"the broker's URL must begin with one of {allowed}")
-    options: dict[str, Any] = {}
-    arguments: dict[str, Any] = {"routing_key": queue, "exchange": Exchange(queue)}
-    if transport == "amqp":
-        options["confirm_publish"] = True
-        # Celery keeps a message that has to wait in queues of the broker's, and it comes back from
-        # their exchange by the end of its routing key. That takes a topic exchange. From a direct
-        # one the message would wait in a worker, in the place of a task that could run.
-        arguments = {
-            "exchange": Exchange(queue, type="topic"),
-            # One word: the end of another queue's name must not be the whole of this one's.
-            "routing_key": queue.replace(".", "%2E"),
-            "queue_arguments": {
-                "x-queue-type": "quorum",
-                "x-delivery-limit": _DELIVERY_LIMIT,
-                "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": f"{queue}.dead",
-            },
-        }
-    elif visibility_timeout is not None:
-        options["visibility_timeout"] = visibility_timeout
-    if transport == "redis":
-        # A peer that vanished without notice is found within half a minute.
-        options |= {"socket_keepalive": True, "health_check_interval": 25}
-        # Look for timed-out messages every 10 s; kombu does so at each tenth of those.
-        options["unacked_restore_throttle"] = 1
-    elif transport == "sqs":
-        if queue_url is None:
-            raise ConfigurationError(
-                "with sqs:// the queue is named by its URL, which is missing: the worker neither "
-                "creates a queue nor looks for one"
-            )
-        options["region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        # A queue named here is used as it is: no ListQueues, no CreateQueue.
-        options["predefined_queues"] = {queue: {"url": queue_url}}
     return {
         "broker_url": url,
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": options,
-        "task_queues": [Queue(queue, **arguments)],
+        "broker_transport_options": _transport_options(
+            transport, queue, queue_url, visibility_timeout
+        ),
+        "task_queues": [
+            _quorum_queue(queue)
+            if transport == "amqp"
+            else Queue(queue, exchange=Exchange(queue), routing_key=queue)
+        ],
         "task_default_queue": queue,
         # With pickle, anyone who can write to the queue could run code in the worker.
         "task_serializer": "json",
@@ -131,6 +103,57 @@ def broker_config(
         "worker_send_task_events": False,
         "task_send_sent_event": False,
     }
+
+
+def _transport_options(
+    transport: str, queue: str, queue_url: str | None, visibility_timeout: int | None
+) -> dict[str, Any]:
+    """Return kombu's options of one transport.
+
+    Raises:
+        ConfigurationError: the URL of an SQS queue is missing.
+    """
+    if transport == "amqp":
+        return {"confirm_publish": True}
+    options: dict[str, Any] = {}
+    if visibility_timeout is not None:
+        options["visibility_timeout"] = visibility_timeout
+    if transport == "redis":
+        # A peer that vanished without notice is found within half a minute.
+        options |= {"socket_keepalive": True, "health_check_interval": 25}
+        # Look for timed-out messages every 10 s; kombu does so at each tenth of those.
+        options["unacked_restore_throttle"] = 1
+        return options
+    if queue_url is None:
+        raise ConfigurationError(
+            "with sqs:// the queue is named by its URL, which is missing: the worker neither "
+            "creates a queue nor looks for one"
+        )
+    options["region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    # A queue named here is used as it is: no ListQueues, no CreateQueue.
+    options["predefined_queues"] = {queue: {"url": queue_url}}
+    return options
+
+
+def _quorum_queue(name: str) -> Queue:
+    """Return a queue of RabbitMQ that bounds deliveries, with its dead-letter queue's name.
+
+    Celery keeps a message that has to wait in queues of the broker's, and it comes back from their
+    exchange by the end of its routing key. That takes a topic exchange. From a direct one the
+    message would wait in a worker, in the place of a task that could run.
+    """
+    return Queue(
+        name,
+        exchange=Exchange(name, type="topic"),
+        # One word: the end of another queue's name must not be the whole of this one's.
+        routing_key=name.replace(".", "%2E"),
+        queue_arguments={
+            "x-queue-type": "quorum",
+            "x-delivery-limit": _DELIVERY_LIMIT,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": f"{name}.dead",
+        },
+    )
 
 
 def check_limits(app: Celery, worker: Any, *, strict: bool) -> None:

@@ -104,8 +104,8 @@ class Database:
         for signal, receiver in (
             (signals.worker_init, self._on_worker_init),
             (signals.worker_process_init, self._on_process_init),
-            (signals.worker_process_shutdown, self._on_process_shutdown),
-            (signals.worker_shutdown, self._on_worker_shutdown),
+            (signals.worker_process_shutdown, self._on_shutdown),
+            (signals.worker_shutdown, self._on_shutdown),
             (signals.task_postrun, self._on_task_end),
         ):
             signal.connect(receiver, weak=False)
@@ -202,13 +202,20 @@ class Database:
         if sender.app is not self.app:
             return
         try:
-            self._prepare(sender)
+            self._settings = settings = self._settings_for(sender)
+            if _pool_of(sender) in ("thread", "threads", "solo", *_GREENLETS):
+                self._open()
+            elif settings.preset.fail_fast:
+                # Before the fork, so that it is one clear error instead of children that fail.
+                self._open()
+                self.close()
         except Exception as error:
             # Celery logs what a receiver raises, and goes on; only this ends the worker.
             raise SystemExit(f"the worker does not start: {error}") from error
 
-    def _prepare(self, worker: Any) -> None:
-        pool, concurrency = _pool_name(worker.pool_cls), worker.concurrency
+    def _settings_for(self, worker: Any) -> Settings:
+        """Return the settings with a pool for the tasks that run at once, and checked limits."""
+        pool, concurrency = _pool_of(worker), worker.concurrency
         settings = self._read()
         preset = settings.preset
         check_limits(self.app, worker, strict=preset.environment != "dev")
@@ -225,13 +232,7 @@ class Database:
                 preset = preset.replace(pool_size=concurrency, max_overflow=0)
         elif pool in _GREENLETS:
             _refuse_blocking_driver(pool, settings)
-        self._settings = dataclasses.replace(settings, preset=preset)
-        if pool in ("thread", "threads", "solo", *_GREENLETS):
-            self._open()
-        elif preset.fail_fast:
-            # Before the fork, so that it is one clear error instead of children that fail.
-            self._open()
-            self.close()
+        return dataclasses.replace(settings, preset=preset)
 
     def _on_process_init(self, **kwargs: Any) -> None:
         """Open the engine of a child process, after the fork."""
@@ -248,14 +249,10 @@ class Database:
         except PoolkitError as error:
             logger.warning("the child has no database: %s", error)
 
-    def _on_process_shutdown(self, **kwargs: Any) -> None:
-        """Close the connections of a child process while it still runs."""
+    def _on_shutdown(self, **kwargs: Any) -> None:
+        """Close the connections of a child, or of a worker without children, while it still runs."""
         self.close()
-        logger.debug("the child's connections are closed")
-
-    def _on_worker_shutdown(self, **kwargs: Any) -> None:
-        """Close the engine of a worker without child processes."""
-        self.close()
+        logger.debug("this process's connections are closed")
 
     def _on_task_end(self, task: Any = None, **kwargs: Any) -> None:
         """Report a task that kept its connection, in a process that runs one task at a time."""
@@ -282,8 +279,9 @@ def _check_for_dead_client(connection: Any, record: Any) -> None:
     connection.commit()
 
 
-def _pool_name(pool: Any) -> str:
-    """Return the last part of a pool's module: Celery has its alias, or the class itself."""
+def _pool_of(worker: Any) -> str:
+    """Return a worker's pool, such as `prefork`: Celery has its alias, or the class itself."""
+    pool = worker.pool_cls
     module = pool if isinstance(pool, str) else str(pool.__module__)
     return module.partition(":")[0].rpartition(".")[2]
 

@@ -36,7 +36,7 @@ from sqlalchemy.exc import DBAPIError
 
 from poolkit.celery.config import transport_of
 from poolkit.celery.database import Database
-from poolkit.config.session import translate
+from poolkit.config.session import sqlstate, translate
 from poolkit.errors import TaskGivenUp, TaskLost, TemporaryFailure
 from poolkit.tables import record_dead_letter
 
@@ -184,10 +184,7 @@ def is_operational(error: Exception) -> bool:
         translate(error) or error, TemporaryFailure
     ):
         return True
-    if not isinstance(error, DBAPIError):
-        return False
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    return state in _TRANSIENT_STATES
+    return isinstance(error, DBAPIError) and sqlstate(error.orig) in _TRANSIENT_STATES
 
 
 def is_redelivered(request: Any) -> bool:

@@ -130,7 +130,7 @@ class _Metrics(Collector):
             (signals.worker_ready, self._on_worker_ready),
             (signals.task_prerun, self._on_task_start),
             (signals.task_postrun, self._on_task_end),
-            (signals.worker_process_shutdown, self._on_process_shutdown),
+            (signals.worker_process_shutdown, self._write),
             (signals.worker_shutdown, self._on_worker_shutdown),
         ):
             signal.connect(receiver, weak=False)
@@ -144,7 +144,13 @@ class _Metrics(Collector):
             return
         self.lock = threading.Lock()
         self.file = Path(folder, f"{os.getpid()}-{time.time_ns()}")
-        threading.Thread(target=self._write_each_second, daemon=True).start()
+
+        def write_each_second() -> None:
+            while True:
+                self._write()
+                time.sleep(_EVERY)
+
+        threading.Thread(target=write_each_second, daemon=True).start()
 
     def _on_task_start(self, task_id: str, **kwargs: Any) -> None:
         self.began[task_id] = time.perf_counter()
@@ -159,15 +165,7 @@ class _Metrics(Collector):
         with self.lock:
             self.own.add_task(task.name, str(state or "UNKNOWN"), counts, seconds)
 
-    def _on_process_shutdown(self, **kwargs: Any) -> None:
-        self._write()
-
-    def _write_each_second(self) -> None:
-        while True:
-            self._write()
-            time.sleep(_EVERY)
-
-    def _write(self) -> None:
+    def _write(self, **kwargs: Any) -> None:
         if self.file is None:
             return
         with contextlib.suppress(OSError):  # the parent has ended and removed the folder
@@ -230,7 +228,11 @@ class _Metrics(Collector):
             for file in sorted(Path(os.environ.get(_FOLDER, "/nowhere")).glob("*")):
                 if file.suffix:  # not complete yet
                     continue
-                is_running = _is_running(int(file.name.partition("-")[0]))
+                is_running = True
+                try:
+                    os.kill(int(file.name.partition("-")[0]), 0)
+                except OSError:  # no such process, or by now one of another user
+                    is_running = False
                 text = file.read_text()
                 if is_running:
                     sums.add(text, gauges=True)
@@ -239,11 +241,3 @@ class _Metrics(Collector):
                     file.unlink()
             sums.add(self.ended.text(), gauges=False)
         return sums
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:  # no such process, or by now one of another user
-        return False
-    return True

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from sqlalchemy.engine import Dialect
+    from sqlalchemy.orm import Session
 
 __all__ = (
     "AsyncBeginnable",
     "Beginnable",
+    "refuse_flush",
     "sqlstate",
     "translate",
     "translate_driver",
@@ -99,6 +101,17 @@ def translated() -> Iterator[None]:
         if known is None:
             raise
         raise known from error
+
+
+def refuse_flush(session: Session, *_: object) -> None:
+    """Refuse what a session in autocommit would write; a listener of `before_flush`.
+
+    Raises:
+        sqlalchemy.exc.InvalidRequestError: always.
+    """
+    raise exc.InvalidRequestError(
+        "read_session reads only, and what it flushed would be committed at once: use session"
+    )
 
 
 def translate(error: BaseException) -> PoolkitError | None:

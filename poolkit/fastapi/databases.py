@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Connection, Engine, event, exc
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
@@ -26,7 +26,7 @@ from poolkit.config.engine import (
     start_engine,
 )
 from poolkit.config.metrics import PoolMetrics, PoolSnapshot
-from poolkit.config.session import translated
+from poolkit.config.session import refuse_flush, translated
 from poolkit.config.settings import Settings
 from poolkit.config.statement_deadline import StatementDeadline, statement_deadline
 from poolkit.errors import (
@@ -449,16 +449,10 @@ async def _closing(session: AsyncSession) -> AsyncIterator[AsyncSession]:
     await session.close()
 
 
-def _refuse_flush(session: Session, *_: object) -> None:
-    raise exc.InvalidRequestError(
-        "read_session reads only, and what it flushed would be committed at once: use session"
-    )
-
-
 def _readers(sessions: sessionmaker[Any]) -> sessionmaker[Any]:
     """Return a sessionmaker with the same options, whose sessions refuse to flush."""
     readers = sessionmaker(class_=sessions.class_, **_options(sessions))
-    event.listen(readers, "before_flush", _refuse_flush)
+    event.listen(readers, "before_flush", refuse_flush)
     return readers
 
 

@@ -65,14 +65,45 @@ class Engines:
             return
         self.alive.add(engine)
         weakref.finalize(engine, self.write).atexit = False
+
+        def note_connection(connection: Any, record: Any) -> None:
+            if not self.connected:
+                self.connected = True
+                self.write()
+
         # A process that never connects, such as a master before its forks, holds nothing.
-        event.listen(engine, "connect", self._note_connection)
+        event.listen(engine, "connect", note_connection)
         self.write()
 
-    def _note_connection(self, connection: Any, record: Any) -> None:
-        if not self.connected:
-            self.connected = True
+    def watch_create_engine(self, module: Any) -> None:
+        """Wrap SQLAlchemy's `create_engine`: each engine is noted, and has the preset's pool."""
+        original = module.create_engine
+
+        def create_engine(url: Any, **options: Any) -> Any:
+            changes = os.environ.get("_POOLKIT_SHIM_POOL", NOW) != NOW
+            # SQLite beside it, as in a test's fallback, keeps its pool.
+            if changes and str(url).startswith("postgres"):
+                engine = _with_preset(original, url, options)
+            else:
+                engine = original(url, **options)
+            self.add(engine)
+            return engine
+
+        module.create_engine = functools.wraps(original)(create_engine)
+
+    def watch_pool(self, module: Any) -> None:
+        """Note the limits of a driver's own pools, which are no part of SQLAlchemy."""
+        kind = getattr(module, _POOLS[module.__name__])
+        original = kind.__init__
+
+        def __init__(pool: Any, *args: Any, **options: Any) -> None:  # noqa: N807
+            original(pool, *args, **options)
+            most = getattr(pool, "max_size", None) or getattr(pool, "_maxsize", None)
+            name = module.__name__.partition(".")[0]
+            self.other_pools.append({"pool": name, "most": most})
             self.write()
+
+        kind.__init__ = __init__
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
@@ -179,36 +210,6 @@ def _presets() -> Any:
     return sys.modules[name]
 
 
-def _patch_sqlalchemy(module: Any, engines: Engines) -> None:
-    original = module.create_engine
-
-    def create_engine(url: Any, **options: Any) -> Any:
-        changes = os.environ.get("_POOLKIT_SHIM_POOL", NOW) != NOW
-        # SQLite beside it, as in a test's fallback, is none of our business.
-        if changes and str(url).startswith("postgres"):
-            engine = _with_preset(original, url, options)
-        else:
-            engine = original(url, **options)
-        engines.add(engine)
-        return engine
-
-    module.create_engine = functools.wraps(original)(create_engine)
-
-
-def _patch_pool(module: Any, engines: Engines) -> None:
-    """Note the limits of a driver's own pools, which are no part of SQLAlchemy."""
-    kind = getattr(module, _POOLS[module.__name__])
-    original = kind.__init__
-
-    def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
-        original(self, *args, **options)
-        most = getattr(self, "max_size", None) or getattr(self, "_maxsize", None)
-        engines.other_pools.append({"pool": f"{module.__name__.partition('.')[0]}", "most": most})
-        engines.write()
-
-    kind.__init__ = __init__
-
-
 class _AfterImport:
     """A finder that changes a few modules as soon as they are imported, and no others."""
 
@@ -227,12 +228,12 @@ class _AfterImport:
         def exec_module(module: Any) -> None:
             execute(module)
             if name == _CREATE:
-                _patch_sqlalchemy(module, self.engines)
+                self.engines.watch_create_engine(module)
             elif name == _DJANGO:
                 self.engines.has_django = True
                 self.engines.write()
             else:
-                _patch_pool(module, self.engines)
+                self.engines.watch_pool(module)
 
         loader.exec_module = exec_module
         return spec
