@@ -38,7 +38,8 @@ def compute_budget(options: Options) -> Budget:
         DatabaseUnavailable: the server of --database-url cannot be asked.
     """
     paths = options.paths or (Path("infra") if Path("infra").is_dir() else Path(),)
-    files = read_files(paths)
+    names_files = options.parameters or options.ignored or options.database
+    files = read_files(paths, may_be_none=bool(options.services) and not names_files)
     not_read = files.not_read
     environment = Environment(name=options.environment)
     folders = [path if path.is_dir() else path.parent for path in paths]

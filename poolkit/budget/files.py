@@ -46,8 +46,12 @@ class Files:
     """Files of folders that cannot be read and do not look like a deployment."""
 
 
-def read_files(paths: Iterable[Path]) -> Files:
+def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
     """Read the files that describe a deployment, including those in folders.
+
+    Args:
+        paths: files and folders.
+        may_be_none: accept that no file describes a deployment.
 
     Raises:
         BudgetError: a path does not exist, or no file describes a deployment.
@@ -72,10 +76,11 @@ def read_files(paths: Iterable[Path]) -> Files:
             isinstance(services, dict) and _COMPOSE.match(document.path.name) is not None
         ):
             files.compose.append(document)
-    if not (files.templates or files.compose or files.kubernetes):
+    if not (files.templates or files.compose or files.kubernetes or may_be_none):
         raise BudgetError(
             f"{', '.join(map(str, paths))}: no CloudFormation or SAM template, Kubernetes "
-            "manifest or compose file there"
+            "manifest or compose file there; without files, declare each service: "
+            "--service web=POOL+OVERFLOWxPROCESSES@INSTANCES --max-connections N"
         )
     return files
 

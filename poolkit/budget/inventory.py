@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Database,
         Options,
         Pooler,
+        Quantity,
         ResourceKey,
         Unread,
         Workload,
@@ -60,6 +61,9 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         TemplateError: a file is wrong; the message names the line.
     """
     given, assignments = read_parameters(options.parameters), read_assignments(options.services)
+    if not (files.templates or files.compose or files.kubernetes):
+        declared = tuple(_declared(*each) for each in assignments.items())
+        return Inventory(services=declared, poolers=(), databases=())
     templates = describe_templates(files.templates, environment, given)
     manifests = describe_manifests(files.kubernetes, environment.name)
     compose = describe_compose(files.compose, given)
@@ -191,6 +195,28 @@ def _service(workload: Workload, assignment: Assignment | None, servers: _Server
         max_overflow=numbers.max_overflow,
         target=numbers.target,
         through=through.name if through else "",
+    )
+
+
+def _declared(name: str, assignment: Assignment) -> Service:
+    """Return a service that stands in no file, only on the command line."""
+
+    def quantity(value: int | None) -> Quantity:
+        if value is None:
+            form = f"--service {name}=POOL+OVERFLOWxPROCESSES@INSTANCES"
+            return unknown(f"no file has it; declare it: {form}")
+        return known(value, assignment.text)
+
+    return Service(
+        name=name,
+        platform="declared",
+        unit="instance",
+        where=None,
+        instances=quantity(assignment.instances),
+        overlap=Overlap(),
+        processes=quantity(assignment.processes),
+        pool_size=quantity(assignment.pool_size),
+        max_overflow=quantity(assignment.max_overflow),
     )
 
 

@@ -206,14 +206,15 @@ def report(found: Findings) -> str:
 def next_commands(found: Findings) -> str:
     """Return the commands to go on with."""
     lines = ["next:"]
-    first = found.deployables[0].target
+    deployable = found.deployables[0]
+    first = deployable.target
     if first == "worker":
         lines.append("  edit loadtests/worker.py: which task, and which row shows that it is done")
     pool = {"web": "web", "function": "lambda_warm", "worker": "worker"}[first]
-    lines += [
-        "  poolkit compare --quick --pool now         # a first measurement",
-        f"  poolkit compare --pool now,{pool:<15} # its own engine beside a preset's",
-    ]
+    lines.append("  poolkit compare --quick --pool now         # a first measurement")
+    # Django makes no engine of SQLAlchemy that could have a preset's pool.
+    if deployable.application.framework != "django":
+        lines.append(f"  poolkit compare --pool now,{pool:<15} # its own engine beside a preset's")
     if found.schema.deployment:
         lines.append(f"  poolkit budget {' '.join(found.schema.deployment[:3])}")
     return "\n".join(lines)

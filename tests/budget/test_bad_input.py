@@ -68,6 +68,17 @@ def test_a_folder_without_templates_is_refused(folder):
     folder.write("notes.yaml", "some: thing\n")
     files = "CloudFormation or SAM template, Kubernetes manifest or compose file"
     refused(folder.run("."), f"no {files}")
+    refused(folder.run(".", "--service", "web=5+10x2@3", "--ignore", "mail"), f"no {files}")
+
+
+def test_without_files_the_services_are_declared(folder, ceilings):
+    """--service gives every number; one that is missing is unknown, and so is the verdict."""
+    budget = folder.budget(services=("web=5+10x2@3", "worker=1+0x4@1"), max_connections=100)
+    assert ceilings(budget) == {"web": 90, "worker": 4}
+    assert budget.verdict == "does not fit"
+    partly = folder.budget(services=("web=5+10", "worker=1+0x4@1"), max_connections=100)
+    assert ceilings(partly) == {"web": None, "worker": 4}
+    assert partly.verdict == "cannot be shown to fit"
 
 
 TYPESCRIPT = '{\n  // comments\n  "compilerOptions": {"strict": true}\n}\n'

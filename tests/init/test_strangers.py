@@ -190,6 +190,12 @@ def test_pyproject_keeps_every_line(copied):
     assert tomllib.loads(after)["tool"].keys() == {"alembic", "poolkit"}
 
 
+def test_django_is_not_measured_with_the_pool_of_a_preset(copied):
+    """It makes no engine of SQLAlchemy, so `--pool` with a preset would change nothing."""
+    assert "--pool now," not in succeeded(run_here("init", copied("django"), "--no-import"))
+    assert "--pool now,web" in succeeded(run_here("init", copied("fastapi_async"), "--no-import"))
+
+
 def test_what_exists_is_replaced_only_on_consent(copied):
     """Without a terminal nobody can agree, so --yes has to; the file's other lines stay."""
     root = copied("powertools")
