@@ -380,6 +380,7 @@ def test_documents_avoid_vague_persons(document):
 
 
 @pytest.mark.slow
+@pytest.mark.sample
 def test_the_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path):
     """`make docs`; every command has a section, and no page loads a file of another host."""
     answer = run_python("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path)

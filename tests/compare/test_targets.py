@@ -23,6 +23,7 @@ def project(tmp_path):
     )
 
 
+@pytest.mark.sample
 def test_the_kit_s_own_targets_are_read_in_order():
     """This project compares six targets, each with a preset and an existing locustfile."""
     targets = targets_of(Project.find(ROOT))

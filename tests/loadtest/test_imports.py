@@ -34,6 +34,7 @@ for file in sorted(Path(sys.argv[1]).glob("*.py")):
 """
 
 
+@pytest.mark.sample
 def test_the_load_test_runs_without_the_modules_that_its_image_lacks():
     """Locust is imported with `TaskUser`, not with `poolkit.loadtest`."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["poolkit"]["package"]
