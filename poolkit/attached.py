@@ -152,9 +152,9 @@ class Attached:
 def attach(engine: Engine | AsyncEngine, preset: EnginePreset | None = None) -> Attached:
     """Add a preset's checks, and metrics, to an engine that exists already.
 
-    From now on a checkout replaces dead and old connections, connecting is tried again while the
-    server is full or starting, new connections have `application_name` (unless the engine names
-    them itself), and a forked child begins with an empty pool. Errors stay SQLAlchemy's.
+    From now on a checkout replaces dead and old connections, and a forked child begins with an
+    empty pool. Connecting is tried again while the server is full or starting. New connections have
+    `application_name`, unless the engine names them itself. Errors stay SQLAlchemy's.
 
     Attach before the first connection: later, the counters lack what happened before. Attach
     after other `do_connect` listeners, because this one opens the connection.

@@ -58,13 +58,7 @@ class ProjectCommand:
             broker_url: the broker, if the project's variables name one.
         """
         python = str(project.python)
-        values = {
-            "python": python,
-            "port": "0",
-            "processes": "1",
-            "broker_url": broker_url,
-            **placeholders.values_of_database(database_url),
-        }
+        values = placeholders.values_for(database_url, python=python, broker_url=broker_url)
         environ = {
             "POOLKIT_TARGET": "script",
             "POOLKIT_ENVIRONMENT": environment,

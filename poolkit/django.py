@@ -138,7 +138,7 @@ def _keeping(preset: EnginePreset, options: dict[str, Any], driver: str) -> dict
 
 @functools.cache
 def _renew_after_fork() -> None:
-    """Let each forked child begin without connections and with a name of its own."""
+    """Make each forked child begin without connections and with a name of its own."""
     parent = os.getpid()
     inherited: list[Any] = []
 

@@ -121,7 +121,7 @@ class ExecutionEnvironment:
         return self._session(self.engine, reads_only=False)
 
     def read_session(self) -> AbstractContextManager[Session]:
-        """Give an ORM session that reads, without a transaction around its statements.
+        """Return an ORM session that reads, without a transaction around its statements.
 
         It saves two round trips, BEGIN and ROLLBACK. Each statement sees what was committed before
         it began, as everywhere at READ COMMITTED. A flush raises: it would be committed at once.
@@ -141,7 +141,7 @@ class ExecutionEnvironment:
         return self._connection(self.engine)
 
     def read_connection(self) -> AbstractContextManager[Connection]:
-        """Give a Core connection in autocommit, for statements that read; as `read_session`."""
+        """Return a Core connection in autocommit, for statements that read; as `read_session`."""
         return self._connection(self._autocommit)
 
     @contextmanager

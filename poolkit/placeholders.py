@@ -44,16 +44,30 @@ class DatabaseUrl(str):
         return url.render_as_string(hide_password=False)
 
 
-def values_of_database(url: str) -> dict[str, str]:
-    """Return the values of the database's placeholders, for `str.format`."""
-    parts = make_url(url)
+def values_for(
+    database_url: str, *, python: str, broker_url: str = "", port: str = "0", processes: str = "1"
+) -> dict[str, str]:
+    """Return a value for each placeholder of `env`, for `str.format`.
+
+    Args:
+        database_url: with the user and the password.
+        python: the interpreter.
+        broker_url: empty without a broker.
+        port: where the process listens.
+        processes: of a service behind its port, or children of a worker.
+    """
+    parts = make_url(database_url)
     return {
-        "database_url": DatabaseUrl(url),
+        "python": python,
+        "port": port,
+        "processes": processes,
+        "database_url": DatabaseUrl(database_url),
         "db_host": parts.host or "",
         "db_port": str(parts.port or 5432),
         "db_user": parts.username or "",
         "db_password": str(parts.password or ""),
         "db_name": parts.database or "",
+        BROKER: broker_url,
     }
 
 

@@ -8,9 +8,8 @@ this machine.
 Backends are those of the one database in the URL. `max_connections` is the whole server's, so
 the connections to its other databases are counted too, and only counted.
 
-Two connections are in no sample: one that opens and closes between two samples (the counter
-`sessions` still counts it), and one that the server is still authenticating (until then it
-belongs to no database).
+Two kinds of connections are in no sample. One opens and closes between two samples; the counter
+`sessions` still counts it. The other is still being authenticated, and belongs to no database yet.
 """
 
 from __future__ import annotations

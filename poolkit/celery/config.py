@@ -138,8 +138,8 @@ def _transport_options(
 def _quorum_queue(name: str) -> Queue:
     """Return a queue of RabbitMQ that bounds deliveries, with its dead-letter queue's name.
 
-    Celery keeps a message that has to wait in queues of the broker's, and it comes back from their
-    exchange by the end of its routing key. That takes a topic exchange. From a direct one the
+    Celery keeps a message that has to wait in queues of the broker's. It comes back from their
+    exchange by the end of its routing key, which takes a topic exchange. From a direct one the
     message would wait in a worker, in the place of a task that could run.
     """
     return Queue(

@@ -6,11 +6,11 @@ loses nothing.
 
 Each delivery costs one of `max_retries`:
 
-* an operational error (the pool, the server, a deadlock, the soft time limit) publishes the
-  message again, to be taken up after a random wait, and acknowledges this delivery;
-* after a worker died, or was killed by the hard time limit, the broker redelivers the message.
-  The redelivery is published again in the same way, before any work is done, because brokers
-  report that a message was redelivered, but not all of them how often.
+* An operational error (the pool, the server, a deadlock, the soft time limit) acknowledges this
+  delivery. The message is published again, to be taken up after a random wait.
+* After a worker died, or was killed by the hard time limit, the broker redelivers the message.
+  The redelivery is published again in the same way, before any work is done. Brokers report that a
+  message was redelivered, but not all of them how often.
 
 Anything else is the message's own fault: another try would fail again.
 """
@@ -157,8 +157,8 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
         """
         wait = full_jitter(self.request.retries, self.retry_backoff, self.retry_backoff_max)
         if transport_of(self.app.conf.broker_write_url or self.app.conf.broker_url) == "amqp":
-            # RabbitMQ keeps the message meanwhile in queues for 1, 2, 4 s and so on, and Celery
-            # cannot use them for a part of a second.
+            # RabbitMQ keeps the message meanwhile in queues for 1, 2, 4 s and so on: there is none
+            # for a part of a second.
             wait = math.ceil(wait)
         again = self.signature_from_request(
             self.request, countdown=wait, retries=self.request.retries + 1

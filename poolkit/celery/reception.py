@@ -1,7 +1,7 @@
 """The parent process's side: messages that are no task, and a failure outside of a task.
 
-The parent process, which receives messages, has no database. So it sends a message that is no task
-of this worker as a task of its own, and a child records it as a dead letter.
+The parent process, which receives messages, has no database. So a message that is no task of
+this worker becomes a task of its own, which a child records as a dead letter.
 """
 
 from __future__ import annotations

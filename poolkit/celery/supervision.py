@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 def ready_file(app: Celery, path: str | Path) -> None:
-    """Let a file exist while the worker takes tasks, for a health check: `test -f /tmp/ready`.
+    """Keep a file while the worker takes tasks, for a health check: `test -f /tmp/ready`.
 
-    It is made when the worker has connected to its broker, and removed at the beginning of a
+    It is made when the worker has connected to its broker. It is removed at the beginning of a
     shutdown, while the last tasks are still running.
     """
     path = Path(path)
@@ -44,8 +44,8 @@ def ready_file(app: Celery, path: str | Path) -> None:
 def json_logs(level: str = "INFO") -> None:
     """Log JSON lines to standard error, instead of Celery's own format.
 
-    A line has the time, the level, the logger, the process and the message, and in a task also its
-    name, its id and the number of retries.
+    A line has the time, the level, the logger, the process and the message. In a task it also has
+    the task's name, its id and the number of retries.
     """
 
     def on_setup_logging(**kwargs: Any) -> None:

@@ -162,12 +162,14 @@ def up(options: Options) -> None:
 def _write_variables(project: Project, stack: EmbeddedStack, parts: ExitStack) -> Path:
     """Write the variables of the project's commands for a shell; the file goes with the servers."""
     file = project.root / STATE / "up" / "variables.sh"
-    values = {
-        **dict.fromkeys(placeholders.IN_COMMANDS, ""),
-        **placeholders.values_of_database(stack.database_url),
-        "broker_url": stack.broker.url if stack.broker is not None else "",
-    }
-    values["python"] = str(project.python)
+    values = placeholders.values_for(
+        stack.database_url,
+        python=str(project.python),
+        broker_url=stack.broker.url if stack.broker is not None else "",
+        # A shell is no target.
+        port="",
+        processes="",
+    )
     env = {"DATABASE_URL": stack.database_url, **placeholders.filled(project.env, values)}
     parts.callback(file.unlink, missing_ok=True)
     file.unlink(missing_ok=True)

@@ -111,11 +111,11 @@ def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> 
 
 
 def _switch_autocommit_locally(dialect: Dialect) -> None:
-    """Let psycopg2 leave autocommit without a round trip.
+    """Make psycopg2 leave autocommit without a round trip.
 
-    SQLAlchemy sets the isolation level of the server by its name again when a connection in autocommit
-    is returned, and from then on psycopg2 sends SET at each return. Its own switch leaves the level
-    alone, so there is nothing to send.
+    When a connection in autocommit is returned, SQLAlchemy sets the server's isolation level again
+    by its name. From then on psycopg2 sends SET at each return. psycopg2's own switch leaves the
+    level alone, so there is nothing to send.
     """
     set_level, reset_level = dialect.set_isolation_level, dialect.reset_isolation_level
 

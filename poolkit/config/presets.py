@@ -937,7 +937,7 @@ class _ProcessName:
 
 
 def empty_after_fork(engine: Engine) -> None:
-    """Give the engine a new, empty pool in each forked child; safe to call twice.
+    """Empty the engine's pool in each forked child; safe to call twice.
 
     Parent and child would otherwise talk to the server over one socket: gunicorn with `preload`,
     Celery's prefork pool, multiprocessing. The child never closes its copies of the connections,

@@ -1,7 +1,7 @@
 """A client-side limit for statements, for a server that enforces none itself.
 
 `statement_timeout` is the server's to enforce. A server that stands still, or whose proxy does, does
-not enforce it, and its kernel may still acknowledge what is sent, so no TCP option ends the wait.
+not enforce it. Its kernel may still acknowledge what is sent, so no TCP option ends the wait.
 Here the client ends it: it shuts the connection's socket down, and the driver reports a lost
 connection to the thread or the task that waits.
 """

@@ -114,7 +114,7 @@ class _Service(Generic[AnyEngine]):
 
     @asynccontextmanager
     async def _watched(self, engine: Engine, settings: Settings) -> AsyncIterator[None]:
-        """Give up connections to a server that does not answer, and at the end all busy ones."""
+        """Close connections to a server that does not answer, and at the end all busy ones."""
         limit = self._statement_deadline
         if limit is None:
             limit = statement_deadline(settings.preset)

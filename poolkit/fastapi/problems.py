@@ -142,7 +142,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 
 def _describe_problems(app: FastAPI) -> None:
-    """Let OpenAPI show a problem where FastAPI would show its own body of a 422."""
+    """Make OpenAPI show a problem where FastAPI would show its own body of a 422."""
     generate = app.openapi
     problem = problem_responses(422)[422]
 

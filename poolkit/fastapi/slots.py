@@ -18,11 +18,11 @@ __all__ = ("Slots",)
 class Slots:
     """A slot for each connection of the pool; a request waits here while all are taken.
 
-    A request that waited in a thread would leave one thread less for those that hold a connection
-    and need a thread to give it back. With FastAPI's 40 threads, soon all of them wait, and nothing
+    A request that waited in a thread would take it from the others, which hold a connection and
+    need a thread to return it. With FastAPI's 40 threads, soon all of them wait, and nothing
     goes on until `pool_timeout` is over.
 
-    For one event loop. Whoever waits longest comes first.
+    For one event loop. The request that waits longest comes first.
     """
 
     def __init__(self, count: int, patience: float, metrics: PoolMetrics) -> None:
@@ -79,7 +79,7 @@ class Slots:
         self._metrics.queued(perf_counter() - began)
 
     def give_back(self) -> None:
-        """Give the slot to the request that waits longest, if there is one."""
+        """Free the slot: the request that waits longest gets it, if there is one."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

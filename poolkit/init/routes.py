@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from poolkit.init import describe_application
 from poolkit.local.ports import LOOPBACK, free_port
-from poolkit.placeholders import filled, values_of_database
+from poolkit.placeholders import filled, values_for
 from poolkit.project import with_interpreter
 
 if TYPE_CHECKING:
@@ -163,13 +163,8 @@ def nowhere(env: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Return variables as `poolkit compare` sets them, but for a database at a closed port."""
     port = free_port()
     url = f"postgresql://nobody:none@{LOOPBACK}:{port}/none"
-    values = {
-        "python": "python",
-        "port": str(port),
-        "processes": "1",
-        "broker_url": f"redis://{LOOPBACK}:{port}/0",
-        **values_of_database(url),
-    }
+    broker_url = f"redis://{LOOPBACK}:{port}/0"
+    values = values_for(url, python="python", port=str(port), broker_url=broker_url)
     return {
         "DATABASE_URL": url,
         "PYTHONPATH": str(folder),

@@ -175,8 +175,8 @@ class Sources:
 def _import_root(path: Path, nodes: Iterable[ast.AST], root: Path) -> Path:
     """Return the folder that has to be on `sys.path` for this file.
 
-    Packages end where no `__init__.py` is. Their files may be imported from higher up all the same
-    (a folder need not have one), so the project's own imports decide where they can.
+    Packages end where no `__init__.py` is. A folder need not have one, so their files may be imported
+    from higher up all the same. The project's own imports decide.
     """
     package = path.parent
     while package != root and (package / "__init__.py").is_file():

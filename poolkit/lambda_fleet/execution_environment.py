@@ -274,7 +274,7 @@ class ExecutionEnvironment:
         asyncio.get_running_loop().call_later(self._config.shutdown_ms / 1000, self.kill)
 
     def kill(self) -> None:
-        """End now."""
+        """Kill the process, without the time that SIGTERM gives."""
         self._cancel_limit()
         if self.state is not State.ENDED:
             self.state = State.ENDING

@@ -11,8 +11,8 @@ locustfile describes a user and nothing about measuring. Environment variables c
 - `POOLKIT_LOAD_ARRIVAL_RATE`: tasks per second of all users together, each begun at its scheduled
   moment by an idle user; more users are made when all are busy. It replaces `POOLKIT_LOAD_RATE`.
   `POOLKIT_LOAD_ARRIVALS` (constant or poisson) and `POOLKIT_LOAD_MAX_USERS` belong to it.
-- `POOLKIT_LOAD_FIRST`: a number of requests and a file; until the file exists, one user alone sends up
-  to so many requests.
+- `POOLKIT_LOAD_FIRST`: a number of requests and a file; until the file exists, one user alone sends that
+  number of requests at most.
 - `POOLKIT_LOAD_HOST`: a file; Locust waits until it exists, and reads the host from it.
 """
 

@@ -46,10 +46,10 @@ def process_sqs_batch(
     All units of work use one connection: a connect costs more than a message. In a FIFO queue the
     messages after a failed one of their group are failed untried; other groups go on.
 
-    The queue needs `ReportBatchItemFailures` in its event source mapping, a visibility timeout
-    of six times the function's timeout (AWS Lambda Developer Guide, "Using Lambda with Amazon
-    SQS"), and a dead-letter queue for messages that keep failing. A message that was given up is
-    counted in the metric `DeadLetters` of `instrument`.
+    The queue needs `ReportBatchItemFailures` in its event source mapping, and a dead-letter queue
+    for messages that keep failing. Its visibility timeout should be six times the function's
+    timeout (AWS Lambda Developer Guide, "Using Lambda with Amazon SQS"). A message that was given up
+    is counted in the metric `DeadLetters` of `instrument`.
 
     Args:
         event: the function's event.

@@ -1,8 +1,8 @@
 """Powertools' Idempotency on PostgreSQL, in the table `poolkit.tables.idempotency_records`.
 
 The database's clock alone decides which records have expired: execution environments have clocks
-of their own, and a thawed one's may be late. Powertools computes times by the local clock, so
-each becomes a duration on the way in, and a time of the local clock on the way out.
+of their own, and a thawed one's may be late. Powertools computes times by the local clock. Each
+becomes a duration on the way in, and a time of the local clock on the way out.
 
 Importing this module imports boto3: the package aws_lambda_powertools.utilities.idempotency
 imports its DynamoDB layer whether it is used or not. Lambda's Python runtimes have boto3;

@@ -197,7 +197,7 @@ def test_django_is_not_measured_with_the_pool_of_a_preset(copied):
 
 
 def test_what_exists_is_replaced_only_on_consent(copied):
-    """Without a terminal nobody can agree, so --yes has to; the file's other lines stay."""
+    """Without a terminal to ask at, --yes is needed; the file's other lines stay."""
     root = copied("powertools")
     run_here("init", root, "--no-import")
     file = root / "pyproject.toml"

@@ -66,8 +66,8 @@ def _written_load(root: Path, deployable: Deployable) -> Path:
     """Write a locustfile from the application's paths, and return it."""
     if deployable.application.framework == "celery":
         raise ConfigurationError(
-            f"--app {deployable.application.name} is a worker, whose load nobody can guess: "
-            "`poolkit init` writes a locustfile to complete; name it with --locustfile"
+            f"--app {deployable.application.name} is a worker, whose load its files do not "
+            "show: `poolkit init` writes a locustfile to complete; name it with --locustfile"
         )
     folder = root / ".poolkit" / "app"
     folder.mkdir(parents=True, exist_ok=True)

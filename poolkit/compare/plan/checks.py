@@ -78,8 +78,8 @@ def check_interpreters(project: Project, targets: Iterable[Target]) -> None:
 def missing_runtime(target: Target) -> str:
     """Return why a function cannot run on this system; empty if it can.
 
-    `awslambdaric` has wheels for Linux only. Where somebody has built it, it works with the client
-    in pure Python.
+    `awslambdaric` has wheels for Linux only. One that was built elsewhere works with the client in
+    pure Python.
     """
     if platform.system() == "Linux" or importlib.util.find_spec("awslambdaric") is not None:
         return ""

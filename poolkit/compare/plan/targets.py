@@ -197,16 +197,14 @@ def with_pools(targets: Iterable[Target], pools: Sequence[str]) -> list[Target]:
             )
         if list(pools).count(pool) > 1:
             raise ConfigurationError(f"--pool has {pool} twice; name each once")
-    return [_with_pool(target, pool) for target in targets for pool in pools]
-
-
-def _with_pool(target: Target, pool: str) -> Target:
-    named = replace(target, name=f"{target.name}@{pool}", pool=pool)
-    if pool == NOW:
-        return named
-    # Those would change the preset that its own engine is made of, which is not used.
-    env = {name: text for name, text in target.env.items() if not name.startswith("POOLKIT_")}
-    return replace(named, preset=pool, env=env)
+    found = []
+    for target in targets:
+        # These would change the preset that its own engine is made of, which is not used.
+        env = {name: text for name, text in target.env.items() if not name.startswith("POOLKIT_")}
+        for pool in pools:
+            named = replace(target, name=f"{target.name}@{pool}", pool=pool)
+            found.append(named if pool == NOW else replace(named, preset=pool, env=env))
+    return found
 
 
 def choose(targets: Mapping[str, Target], names: Sequence[str]) -> list[Target]:

@@ -33,6 +33,7 @@ from poolkit.loadtest.latency.counters import (
     FAILURES,
     TIMED_OUT,
     LatenciesAtLeast,
+    RequestCounters,
     outcome_of,
 )
 from poolkit.loadtest.latency.histogram import LatencyHistogram
@@ -346,8 +347,7 @@ def target_result(
         RunFolderError: a file is broken.
     """
     target = _at_this_load(target, window)
-    name = target.name
-    seconds = window.to - window.from_
+    measured_s = window.to - window.from_
     requests, processes = folder.rows(Request), folder.rows(ProcessRow)
     samples, connections = folder.rows(SampleRow), folder.rows(ConnectionRow)
     inside = [r for r in requests.rows if window.from_ <= r.due < window.to]
@@ -366,22 +366,14 @@ def target_result(
     )
     # Without rows there is only the fleet's counter of the whole time, whose 0 alone holds here too.
     measured.cold_starts = cold.count if cold else 0 if window.cold_starts == 0 else None
-    figures = measured.figures(window.to, name)
+    figures = measured.figures(window.to, target.name)
     counted = measured.requests
-    of_failed = LatencyHistogram()
-    for outcome in FAILURES:
-        of_failed.add(counted.of(outcome))
-    kinds = Counter(r.error for r in inside if outcome_of(r.error) == "failed")
-    kinds += Counter({TIMED_OUT: counted.timed_out, DROPPED: counted.of("dropped").count})
-    cpu, load = _used_cores(processes.rows, window), folder.load_report()
+    error_kinds, error_latency_ms = _failures(counted, inside)
+    service = LatencyHistogram.of(r.service_ms for r in answered)
+    (cpu, rss_mb), load = _usage(processes.rows, window), folder.load_report()
     saturated_by = _saturated_by(cpu, load, inside, step.level)
-    memory = (
-        row.rss_mb
-        for row in processes.rows
-        if row.role == "target" and window.from_ <= row.time <= window.to
-    )
     return TargetResult(
-        name=name,
+        name=target.name,
         step=step,
         url=origin(target.url) if target.url else None,
         kind=target.kind,
@@ -391,16 +383,14 @@ def target_result(
         requests=counted.count,
         served=counted.served,
         errors=counted.errors,
-        error_kinds=dict(kinds.most_common()),
+        error_kinds=error_kinds,
         # By the moment of the answer: an answer after the end of the load is not throughput.
-        requests_per_s=counted.answered_in_time / seconds,
-        offered_per_s=len(inside) / seconds,
-        measured_s=seconds,
+        requests_per_s=counted.answered_in_time / measured_s,
+        offered_per_s=len(inside) / measured_s,
+        measured_s=measured_s,
         latency_ms=Latency.of(counted.latency),
-        service_ms=Latency.of(
-            LatenciesAtLeast(LatencyHistogram.of(r.service_ms for r in answered))
-        ),
-        error_latency_ms=Latency.of(LatenciesAtLeast(of_failed)) if counted.errors else None,
+        service_ms=Latency.of(LatenciesAtLeast(service)),
+        error_latency_ms=error_latency_ms,
         cold_starts=measured.cold_starts,
         cold=cold,
         warm_invokes=window.warm_invokes,
@@ -410,7 +400,7 @@ def target_result(
             plan, target, window, measured, seen=seen, attribution=attribution
         ),
         cpu_share=cpu,
-        rss_mb=max(memory, default=None),
+        rss_mb=rss_mb,
         backlog=sum(
             r.due < window.from_ - LATE_S and window.from_ <= r.ended < window.to
             for r in requests.rows
@@ -428,6 +418,18 @@ def target_result(
             *_connection_notes(target, window, figures["db.opened"], connections.rows),
         ),
     )
+
+
+def _failures(
+    counted: RequestCounters, inside: Iterable[Request]
+) -> tuple[dict[str, int], Latency | None]:
+    """Return the requests that failed by kind, the most frequent first, and their latency."""
+    kinds = Counter(r.error for r in inside if outcome_of(r.error) == "failed")
+    kinds += Counter({TIMED_OUT: counted.timed_out, DROPPED: counted.of("dropped").count})
+    latencies = LatencyHistogram()
+    for outcome in FAILURES:
+        latencies.add(counted.of(outcome))
+    return dict(kinds.most_common()), Latency.of(LatenciesAtLeast(latencies))
 
 
 def _accumulated(
@@ -485,19 +487,23 @@ def _at_this_load(target: PlannedTarget, window: Window) -> PlannedTarget:
     )
 
 
-def _used_cores(rows: Iterable[ProcessRow], window: Window) -> dict[str, float]:
-    """Return the cores that each role used: its processor time over the time between two readings."""
+def _usage(rows: Iterable[ProcessRow], window: Window) -> tuple[dict[str, float], float | None]:
+    """Return the cores that each role used, and the most memory of the target in MB.
+
+    Cores are a role's processor time over the time between two readings.
+    """
     roles: dict[str, list[ProcessRow]] = {}
     for row in rows:
         if window.from_ <= row.time <= window.to:
             roles.setdefault(row.role, []).append(row)
     # The sum may fall: the time of a process that was never waited for ends with it.
-    return {
+    cores = {
         role: sum(max(0.0, b.cpu_s - a.cpu_s) for a, b in pairwise(found))
         / (found[-1].time - found[0].time)
         for role, found in roles.items()
         if found[-1].time > found[0].time
     }
+    return cores, max((row.rss_mb for row in roles.get("target", ())), default=None)
 
 
 def _saturated_by(

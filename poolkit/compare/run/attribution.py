@@ -3,8 +3,8 @@
 On a server of the run's own, targets run one at a time. So every client that connects after a
 target was started belongs to it, whatever its name, unless it is the load generator's. A server of
 the user's own has other clients. There a connection belongs to the target if it carries the name
-of its preset, or if a process of the target has the other end of its socket. All others are not
-attributed.
+of its preset. It also does if a process of the target has the other end of its socket. All others
+are not attributed.
 
 An answer is final for a connection: a name may be reset later, as by `RESET ALL` behind a pooler.
 """
@@ -84,19 +84,19 @@ class Attribution:
 
     def of(self, sample: Sample) -> tuple[Attributed, ...]:
         """Return the backends of a sample with their owners."""
-        return tuple(Attributed(each, *self._owner(each)) for each in sample.backends)
-
-    def _owner(self, backend: Backend) -> tuple[Owner, By]:
-        identity = (backend.pid, backend.started)
-        found = self._found.get(identity)
-        if found is None:
-            found = self._find(backend)
-            # The server shows a new connection a moment before its name.
-            if backend.target or backend.state not in ("starting", "unknown"):
-                self._found[identity] = found
-                self.seen[found[0]] += 1
-                self.is_known = self.is_known or found[0] == "target"
-        return found
+        attributed = []
+        for backend in sample.backends:
+            identity = (backend.pid, backend.started)
+            found = self._found.get(identity)
+            if found is None:
+                found = self._find(backend)
+                # The server shows a new connection a moment before its name.
+                if backend.target or backend.state not in ("starting", "unknown"):
+                    self._found[identity] = found
+                    self.seen[found[0]] += 1
+                    self.is_known = self.is_known or found[0] == "target"
+            attributed.append(Attributed(backend, *found))
+        return tuple(attributed)
 
     def _find(self, backend: Backend) -> tuple[Owner, By]:
         found: tuple[Owner, By] = ("other", "")

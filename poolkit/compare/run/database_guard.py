@@ -196,17 +196,11 @@ class DatabaseGuard:
         if not _is_loopback(address):
             return False
         if remote not in self._asked:
-            self._asked[remote] = _answers_as_postgresql(remote)
+            self._asked[remote] = False
+            with suppress(OSError), socket.create_connection(remote, timeout=_ANSWER_S) as asked:
+                asked.sendall(_SSL_REQUEST)
+                self._asked[remote] = asked.recv(1) in (b"S", b"N")
         return self._asked[remote]
-
-
-def _answers_as_postgresql(remote: Address) -> bool:
-    try:
-        with socket.create_connection(remote, timeout=_ANSWER_S) as connection:
-            connection.sendall(_SSL_REQUEST)
-            return connection.recv(1) in (b"S", b"N")
-    except OSError:
-        return False
 
 
 def _is_loopback(address: str) -> bool:

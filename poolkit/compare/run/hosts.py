@@ -39,10 +39,6 @@ _LIBPQ_VARIABLES = {
 }
 
 
-def _silent(_: str) -> None:
-    """Show nothing."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Running:
     """A target that runs: its URL, and its process if it was started here."""
@@ -80,7 +76,7 @@ class Host(ABC):
     supervisor: Supervisor
     logs: Path
     monitor_url: str
-    note: Callable[[str], None] = field(default=_silent)
+    note: Callable[[str], None] = field(default=lambda _: None)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -112,13 +108,13 @@ class Host(ABC):
     def _variables(
         self, target: Target, database_url: str, broker_url: str, port: int
     ) -> dict[str, str]:
-        values = {
-            "python": str(target.python),
-            "port": str(port),
-            "processes": str(target.processes),
-            "broker_url": broker_url,
-            **placeholders.values_of_database(database_url),
-        }
+        values = placeholders.values_for(
+            database_url,
+            python=str(target.python),
+            broker_url=broker_url,
+            port=str(port),
+            processes=str(target.processes),
+        )
         return {
             **({} if target.preset is None else {"POOLKIT_TARGET": target.preset}),
             "POOLKIT_ENVIRONMENT": self.environment,
@@ -197,7 +193,12 @@ class LocalHost(Host):
             engines = self.logs / f"{label}-engines" if target.pool else None
             if engines is not None:
                 engines.mkdir(exist_ok=True)
-                environ |= self._shim(target, engines, environ["PYTHONPATH"])
+                # With these the target's processes describe their engines.
+                environ |= records.environ(
+                    engines, target.pool, self.environment, per_task=target.kind == "worker"
+                )
+                python_path = [str(records.FOLDER), environ["PYTHONPATH"]]
+                environ["PYTHONPATH"] = os.pathsep.join(python_path)
             command, ready = self._command(target, port, instances_max, label, list(environ))
             self.note(f"waiting for {ready.awaited}")
             try:
@@ -219,14 +220,6 @@ class LocalHost(Host):
                 url = f"http://{LOOPBACK}:{port}"
                 return Running(target=target, url=url, process=process, engines=engines)
         raise AssertionError("unreachable: the last attempt returns or raises")
-
-    def _shim(self, target: Target, engines: Path, python_path: str) -> dict[str, str]:
-        """Return the variables with which the target's processes describe their engines."""
-        per_task = target.kind == "worker"
-        return {
-            **records.environ(engines, target.pool, self.environment, per_task=per_task),
-            "PYTHONPATH": os.pathsep.join([str(records.FOLDER), python_path]),
-        }
 
     def engine_ceiling(self, running: Running, instances_max: int | None) -> EngineReading | None:
         """Return the ceiling of a target as its engines have it now; None if they are not read."""

@@ -110,7 +110,7 @@ class Load:
         partial.replace(self._host_file)
 
     def go_on(self) -> None:
-        """Let the whole load begin: until then a single user sends the first requests.
+        """Begin the whole load: until then a single user sends the first requests.
 
         Raises:
             OSError: the folder of the rows cannot be written to.

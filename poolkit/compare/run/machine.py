@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +50,10 @@ def this_machine(postgresql: str, root: Path, targets: Iterable[Target]) -> Mach
     own = Path(sys.executable)
     # What poolkit has installed says nothing about targets in environments of their own.
     packages = (*_OF_POOLKIT, *_OF_TARGETS) if own in pythons or not pythons else _OF_POOLKIT
-    versions = {"postgresql": postgresql, **_installed(packages)}
+    versions = {"postgresql": postgresql}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
     for python in sorted(pythons - {own}):
         name = str(python.relative_to(root)) if python.is_relative_to(root) else str(python)
         versions[f"{name}:"] = _versions_of(python)
@@ -68,16 +72,6 @@ def this_machine(postgresql: str, root: Path, targets: Iterable[Target]) -> Mach
         python=platform.python_version(),
         versions=versions,
     )
-
-
-def _installed(packages: Iterable[str]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _versions_of(python: Path) -> str:

@@ -281,7 +281,10 @@ class Measurement:
                         ending.callback(host.supervisor.stop, name)
         host.release(step.target)
         if running.process is not None:
-            state.counts["left_over"] = self._left_over(sampler)
+            # The target's connections that stay open; None if they cannot be counted.
+            samplers = self._samplers
+            sampler.wait_for(lambda _: not (samplers.held and samplers.held.total), _LEAVE_S)
+            state.counts["left_over"] = samplers.held and samplers.held.total
         state.warnings += [f"no samples: {gap.reason}" for gap in sampler.gaps]
         expected = (time.time() - state.started) / self._options.interval_s
         if sampler.missed > MISSED_SHARE * expected:
@@ -296,12 +299,6 @@ class Measurement:
 
     def _target_pids(self) -> list[int]:
         return self._host.supervisor.pids(lambda name: name == self._target)
-
-    def _left_over(self, sampler: ActivitySampler) -> int | None:
-        """Return the number of the target's connections that stay open; None if it is not known."""
-        samplers = self._samplers
-        sampler.wait_for(lambda _: not (samplers.held and samplers.held.total), _LEAVE_S)
-        return samplers.held and samplers.held.total
 
     def _evidence(self) -> Evidence | None:
         """Return what the logs say about a failed load; None if half of it succeeded."""
@@ -405,7 +402,7 @@ class Measurement:
             guard.refuse_foreign()
 
     def _check_database(self, guard: DatabaseGuard, live: LiveFigures) -> None:
-        """Let the first requests find out whether the target uses its database.
+        """Check by the first requests whether the target uses its database.
 
         Raises:
             WrongDatabaseError: it does not.
