@@ -60,6 +60,7 @@ def run_block(text, checkout, aws, wanted=0):
     return said
 
 
+@pytest.mark.sample
 def test_the_commands_of_the_document_run_in_its_order(checkout, aws, not_removed):
     """From an empty account to a deployment and its removal, step by step, and in CI."""
     at_a_glance, step_by_step, packages, in_ci, rollback = BLOCKS
