@@ -20,6 +20,7 @@
     ├── RunFolderError (ValueError)               a folder is no run, or a file in it is broken
     ├── BudgetError (ValueError)                  the connection budget cannot be computed
     │   └── TemplateError                         a template or a parameter file is wrong
+    ├── FormError                                 a page's form could not be sent by a load test
     ├── LoadFailedError                           the load generator did not start, or ended early
     ├── ResultsUploadError                        a load test's files cannot be uploaded to S3
     ├── PackageError (ValueError)                 a package cannot be made, or AWS would refuse it
@@ -181,6 +182,10 @@ class BudgetError(PoolkitError, ValueError):
 
 class TemplateError(BudgetError):
     """A template or a parameter file is wrong; the message begins with its file and line."""
+
+
+class FormError(PoolkitError):
+    """A page's form could not be sent by a load test; the message names the page and its fields."""
 
 
 class LoadFailedError(PoolkitError):

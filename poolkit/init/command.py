@@ -182,6 +182,11 @@ def report(found: Findings) -> str:
                 f"        {len(description.routes)} paths from {description.origin}, "
                 f"{plain} of them for a GET without parameters and login"
             )
+        if signup := description.signup:
+            lines.append(
+                f"        users of the load sign up at {signup.path} and log in at {signup.login}; "
+                f"paths in the load: {len(plain_routes(description.routes, signup))}"
+            )
         if description.failure:
             lines.append(f"        its import failed: {description.failure}")
     python, schema = found.interpreter, found.schema

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MARK = "poolkit describes: "
 """Begins the line: applications print at import too."""
+PASSWORD = "Load-test-1234"  # noqa: S105  (an example that most rules for passwords accept)
 
 
 def main() -> None:
@@ -49,6 +50,7 @@ def main() -> None:
         "is_factory": is_factory,
         "routes": list(_routes(application)),
         "login": _login(application),
+        "signup": _signup(application),
     }
     sys.stdout.write(f"\n{MARK}{json.dumps(found)}\n")
 
@@ -71,7 +73,7 @@ def _kind(application: Any) -> str:
 def _routes(application: Any) -> Iterator[dict[str, Any]]:
     """Yield the paths that an application's framework lists."""
     if hasattr(application, "openapi"):
-        yield from _of_openapi(application.openapi())
+        yield from _of_openapi(application.openapi(), _restricted(application.routes))
     elif hasattr(application, "_static_routes"):  # a resolver of Powertools
         for route in [*application._static_routes, *application._dynamic_routes]:  # noqa: SLF001
             path = getattr(route, "path", "") or route.rule.pattern
@@ -103,7 +105,49 @@ def _login(application: Any) -> str:
     return ""
 
 
-def _of_openapi(document: Any) -> Iterator[dict[str, Any]]:
+def _signup(application: Any) -> dict[str, Any]:
+    """Return the path where a new user gets an account with a password, and an example of its body."""
+    if not hasattr(application, "openapi"):
+        return {}
+    document = application.openapi()
+    for path, operations in document.get("paths", {}).items():
+        operation = operations.get("post", {})
+        if not re.search(r"/(sign-?_?up|register|registration)/?$", path) or "{" in path:
+            continue
+        for argument, fields in _body(operation, document).items():
+            if isinstance(fields, dict) and "password" in fields and _is_named(fields):
+                return {"path": path, "argument": argument, "fields": fields}
+    return {}
+
+
+def _is_named(fields: dict[str, Any]) -> bool:
+    return bool({"email", "username"} & fields.keys())
+
+
+def _restricted(routes: Any) -> list[tuple[str, str, str]]:
+    """Return path, function and dependency of FastAPI's routes that ask for more than a login.
+
+    The path is without the prefixes of routers: newer versions keep included routers as they are.
+    """
+    found = []
+    for route in routes:
+        inner = getattr(getattr(route, "original_router", None), "routes", None)
+        if inner is not None:
+            found += _restricted(inner)
+        pending = [getattr(route, "dependant", None)]
+        while pending:
+            dependant = pending.pop()
+            pending += getattr(dependant, "dependencies", ())
+            name = getattr(getattr(dependant, "call", None), "__name__", "")
+            if (
+                re.search(r"superuser|admin|staff|permission", name)
+                and name != route.endpoint.__name__
+            ):
+                found.append((route.path, route.endpoint.__name__, name))
+    return found
+
+
+def _of_openapi(document: Any, restricted: Any = ()) -> Iterator[dict[str, Any]]:
     for path, operations in document.get("paths", {}).items():
         common = operations.get("parameters", [])
         for method, operation in operations.items():
@@ -116,6 +160,11 @@ def _of_openapi(document: Any) -> Iterator[dict[str, Any]]:
             ]
             if operation.get("security", document.get("security")):
                 needs.append("a login")
+            needs += [
+                f"what {dependency} asks for"
+                for end, function, dependency in restricted
+                if path.endswith(end) and function in operation.get("operationId", "")
+            ]
             yield _route(method, path, needs, _body(operation, document))
 
 
@@ -148,7 +197,12 @@ def _example(schema: Any, document: Any, depth: int = 0) -> Any:
     if schema.get("type") == "object" and depth < 6:
         properties = schema.get("properties", {})
         names = [name for name in properties if name in schema.get("required", ())]
-        return {name: _example(properties[name], document, depth + 1) for name in names}
+        return {
+            name: PASSWORD
+            if name == "password"
+            else _example(properties[name], document, depth + 1)
+            for name in names
+        }
     text = "load@example.com" if schema.get("format") == "email" else "text"
     plain = {"string": text, "integer": 1, "number": 1.0, "boolean": True, "array": []}
     return plain.get(schema.get("type"))
@@ -170,10 +224,19 @@ def _of_django(patterns: Any, prefix: str) -> Iterator[dict[str, Any]]:
         text = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", text).lstrip("^").rstrip("$")
         path = prefix + text.replace("\\Z", "")
         if hasattr(pattern, "url_patterns"):
-            if pattern.app_name not in ("admin", "djdt"):
+            # An administration's pages want a login, and are no load.
+            is_admin = re.search(r"^[\w-]*admin/$", text) is not None
+            if not is_admin and pattern.app_name not in ("admin", "djdt"):
                 yield from _of_django(pattern.url_patterns, path)
+        elif _matches_nothing(pattern.pattern):
+            yield _route("GET", prefix)
         elif not re.search(r"[()\[\]*+?\\|]", path):
             yield _route("GET", path)
+
+
+def _matches_nothing(pattern: Any) -> bool:
+    """Return whether a regular expression matches the prefix alone, as that of a CMS's pages does."""
+    return hasattr(pattern, "_regex") and re.search(str(pattern), "") is not None
 
 
 def _route(method: str, path: str, needs: Any = (), body: Any = None) -> dict[str, Any]:

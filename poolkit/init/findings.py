@@ -61,13 +61,14 @@ class Deployable:
             yield f"uvicorn is not in {found.interpreter.origin}: install it there"
         if application.framework == "celery" and application.is_made_by_function:
             yield f"{application.name} is a function: `celery --app` needs the object itself"
+        signup = self.description.signup
         with_login = sum(LOGIN in route.needs for route in routes)
-        if routes and not any(not is_health(route.path) for route in plain_routes(routes)):
+        if routes and not any(not is_health(route.path) for route in plain_routes(routes, signup)):
             yield (
                 "no path but health checks answers without parameters and login: "
                 "complete the locustfile"
             )
-        elif with_login > len(routes) / 2:
+        elif with_login > len(routes) / 2 and signup is None:
             yield (
                 f"{with_login} of {len(routes)} paths want a login: "
                 "complete on_start in its locustfile"
@@ -311,8 +312,8 @@ def _description(
         )
     if not description.origin:
         static = read_from_source(sources, application)
-        return replace(static, failure=description.failure)
-    if application.framework in ("flask", "django"):
+        description = replace(static, failure=description.failure)
+    elif application.framework in ("flask", "django"):
         # Only its source shows which of its paths want a login.
-        return description.with_needs(read_from_source(sources, application))
-    return description
+        description = description.with_needs(read_from_source(sources, application))
+    return description.with_forms() if application.framework in ("flask", "django") else description

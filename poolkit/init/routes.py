@@ -7,8 +7,8 @@ import json
 import os
 import re
 import subprocess
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from poolkit.init import describe_application
 from poolkit.local.ports import LOOPBACK, free_port
@@ -27,9 +27,15 @@ IMPORT_TIMEOUT_S = 30.0
 MAX_REASON = 300
 LOGIN = "a login"
 """A need of a path, as describe_application.py names it too."""
-_RARE_PATH = re.compile(r"logout|signout|delete|/metrics|/(open)?api(/openapi)?\.json|/docs|/redoc")
+TOKEN = "a token or password in its header"  # noqa: S105  (a need, for people)
+_RARE_PATH = re.compile(
+    r"logout|signout|delete|export|/metrics|/favicon|/(test)?[45]\d\d/?$|/(open)?api(/openapi)?\.json|/docs|/redoc"
+)
 _HEALTH = re.compile(r"/(health\w*|readyz?|livez?|ping|health-check)/?$")
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
+_LOGIN_PAGE = re.compile(r"^(?!.*admin).*/(log-?_?in|sign-?_?in)/?$")
+_SIGNUP_PAGE = re.compile(r"^(?!.*admin).*/(sign-?_?up|register|registration)/?$")
+_TOKEN_DECORATOR = re.compile(r"(token|basic|http)_auth\.|jwt")
 _LOGIN_DECORATOR = re.compile(r"login_required|jwt_required|auth_required")
 _METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -50,12 +56,35 @@ class Route:
         return re.findall(r"[{<](?:\w+:)?(\w+)(?::\w+)?[}>]", self.path)
 
 
-def plain_routes(routes: Sequence[Route]) -> list[Route]:
-    """Return the paths that a GET without parameters and login reads, health checks last or never."""
+@dataclass(frozen=True, kw_only=True)
+class Signup:
+    """The way in which a new user gets an account and logs in."""
+
+    path: str
+    """Where the account is made."""
+    login: str
+    """Where the user logs in."""
+    argument: str
+    """What carries the account's fields: `json`, `data`, or `form` for a page with an HTML form."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of `json` or `data`, with examples."""
+
+
+def plain_routes(routes: Sequence[Route], signup: Signup | None = None) -> list[Route]:
+    """Return the paths that a GET without parameters reads, health checks last or never.
+
+    Paths that want a login are among them only if the users of the load can sign up.
+    """
+    met = {LOGIN} if signup else set()
+    forms = {signup.path, signup.login} if signup else set()
     plain = [
         r
         for r in routes
-        if r.method == "GET" and not r.parameters and not r.needs and not _RARE_PATH.search(r.path)
+        if r.method == "GET"
+        and not r.parameters
+        and not set(r.needs) - met
+        and r.path not in forms
+        and not _RARE_PATH.search(r.path)
     ]
     real = [route for route in plain if not is_health(route.path)]
     return list({route.path: route for route in real or plain}.values())
@@ -76,6 +105,8 @@ class Description:
     is_factory: bool = False
     login: str = ""
     """The path that takes a user's name and password, if it is known."""
+    signup: Signup | None = None
+    """How users of the load get an account, if that is known."""
     origin: str = ""
     """Where the paths come from, for people."""
     failure: str = ""
@@ -89,6 +120,14 @@ class Description:
             for route in self.routes
         )
         return replace(self, routes=routes)
+
+    def with_forms(self) -> Description:
+        """Return it with the pages where a user registers and logs in, as their paths show."""
+        pages = [r.path for r in self.routes if r.method == "GET" and not r.parameters]
+        login = next((path for path in pages if _LOGIN_PAGE.search(path)), "")
+        path = next((path for path in pages if _SIGNUP_PAGE.search(path)), "")
+        signup = Signup(path=path, login=login, argument="form") if login and path else None
+        return replace(self, login=self.login or login, signup=self.signup or signup)
 
 
 def described(
@@ -134,6 +173,7 @@ def described(
         reason = _exception(answer.stderr) or f"exit status {answer.returncode}"
         return Description(failure=reason)
     found = json.loads(lines[-1].removeprefix(mark))
+    login = found["login"]
     return Description(
         routes=tuple(
             Route(
@@ -146,7 +186,8 @@ def described(
         ),
         kind=found["kind"],
         is_factory=found["is_factory"],
-        login=found["login"],
+        login=login,
+        signup=Signup(login=login, **found["signup"]) if login and found["signup"] else None,
         origin="the application itself",
     )
 
@@ -297,7 +338,9 @@ def _decorated(
 ) -> Iterator[Route]:
     """Yield the paths of a function's decorators, such as `@router.get("/items")`."""
     callees = [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
-    has_login = any(_LOGIN_DECORATOR.search(module.full_name(callee)) for callee in callees)
+    login = next((n for n in map(module.full_name, callees) if _LOGIN_DECORATOR.search(n)), "")
+    # `token_auth.login_required` is that of Flask-HTTPAuth.
+    need = TOKEN if _TOKEN_DECORATOR.search(login) else LOGIN
     for call in function.decorator_list:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
@@ -315,4 +358,4 @@ def _decorated(
         path = prefixes.get(_qualified(module, call.func.value), "") + first.value
         path = _PARAMETER.sub(r"{\1}", path) or "/"
         for method in methods:
-            yield Route(method=method.upper(), path=path, needs=(LOGIN,) if has_login else ())
+            yield Route(method=method.upper(), path=path, needs=(need,) if login else ())

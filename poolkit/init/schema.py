@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from poolkit.init.applications import Application
     from poolkit.init.sources import Sources
 
-_SEEDS = re.compile(r"(initial_data|init_data|seeds?|seed_\w+|init_db|create_first_\w+)\.py")
+_SEEDS = re.compile(
+    r"((load_)?initial_data|init_data|seeds?|seed_\w+|init_db|create_first_\w+)\.py"
+)
 _CREATE_EXTENSION = re.compile(
     r"CREATE\s+EXTENSION\s+(?:IF\s+NOT\s+EXISTS\s+)?[\"'\\]*([a-z][\w-]*)", re.IGNORECASE
 )

@@ -118,7 +118,7 @@ def variables_of(
     driver = _driver_of(modules, interpreter)
     database = []
     for name, origin in read.items():
-        if (value := _value_for(name, files, driver, is_django=is_django)) is not None:
+        if (value := _value_for(name, files, driver, modules if is_django else None)) is not None:
             database.append(Variable(name, value, origin))
     missing = []
     for name, origin in required.items():
@@ -365,16 +365,36 @@ def _driver_of(modules: Iterable[Module], interpreter: Interpreter | None) -> st
     return ""
 
 
+def _expects_heroku(modules: Iterable[Module]) -> bool:
+    """Return whether code asks if a URL starts with the scheme that Heroku gives it."""
+    return any(
+        isinstance(node, ast.Call)
+        and _last_name(node.func) == "startswith"
+        and any(getattr(each, "value", None) == "postgres://" for each in node.args)
+        for module in modules
+        for node in module.nodes
+    )
+
+
 def _value_for(
-    name: str, files: Mapping[str, Mapping[str, str]], driver: str, *, is_django: bool
+    name: str,
+    files: Mapping[str, Mapping[str, str]],
+    driver: str,
+    django: Iterable[Module] | None,
 ) -> str | None:
     """Return the value of a variable of the database, or None for any other variable.
 
-    A URL has the driver that the application's own URLs name.
+    A URL has the driver that the application's own URLs name; those of Django name none.
+
+    Args:
+        name: of the variable.
+        files: the values of `.env` files.
+        driver: of the application's code.
+        django: the modules of a project of Django.
     """
     value = part_of(name)
     words = name.split("_")
-    if is_django and words[-1] == "ENGINE" and set(words) & _OF_A_DATABASE:
+    if django is not None and words[-1] == "ENGINE" and set(words) & _OF_A_DATABASE:
         return "django.db.backends.postgresql"
     if value != "{database_url}":
         return value
@@ -384,8 +404,10 @@ def _value_for(
         driver = match[1] if match else ""
     elif "ASYNC" in words:
         driver = "asyncpg"
-    elif is_django:
+    elif django is not None:
         driver = ""
+    if not driver and django is not None and _expects_heroku(django):
+        return "postgres://{db_user}:{db_password}@{db_host}:{db_port}/{db_name}"
     return f"{{database_url:{driver}}}" if driver else value
 
 

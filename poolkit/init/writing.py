@@ -6,16 +6,21 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from poolkit.init.describe_application import PASSWORD
 from poolkit.init.routes import LOGIN, Route, plain_routes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from poolkit.init.findings import Deployable, Findings
+    from poolkit.init.routes import Signup
 
 FIRST_LINE = "# Read by `poolkit compare`. Written by `poolkit init`, to be edited by hand."
 
 GITIGNORE = "# Runs of `poolkit compare`, and its servers.\n*\n"
+
+# A list of 300 paths is no load, and is not read.
+_MOST_TASKS = 30
 
 _WHY = {
     "python": "The interpreter of the application; poolkit stays out of it.",
@@ -110,8 +115,9 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
     """Return a locustfile for one target."""
     if deployable.application.framework == "celery":
         return _of_tasks(deployable, command)
-    routes = deployable.description.routes
-    tasks = list(plain_routes(routes))
+    routes, signup = deployable.description.routes, deployable.description.signup
+    plain = plain_routes(routes, signup)
+    tasks = plain[:_MOST_TASKS]
     # Those that lack the least come first.
     left = sorted(
         (route for route in routes if route not in tasks),
@@ -119,6 +125,7 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
             len({*route.needs, *route.parameters} - {LOGIN}) + (route.method != "GET")
         ),
     )
+    is_form = signup is not None and signup.argument == "form"
     lines = [
         f'"""The load on {deployable.application.name}, written by `{command}`: edit it.',
         "",
@@ -126,13 +133,17 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
         "users there are and how often each starts a task; the numbers in @task() are weights.",
         '"""',
         "",
+        *(["from uuid import uuid4", ""] if signup else []),
         "from locust import FastHttpUser, between, task",
+        *(["", "from poolkit.loadtest import submit_form"] if is_form else []),
         "",
         "",
         "class User(FastHttpUser):",
         "    wait_time = between(0.2, 0.8)  # of `locust` alone; `poolkit compare` sets its own pace",
     ]
-    if any(LOGIN in route.needs for route in left):
+    if signup:
+        lines += _signup_lines(signup)
+    elif any(LOGIN in route.needs for route in left):
         path = json.dumps(deployable.description.login or "/login")
         lines += [
             "",
@@ -154,9 +165,43 @@ def locustfile_text(deployable: Deployable, *, command: str = "poolkit init") ->
         lines += [f"    {line}" for line in _task(Route(method="GET", path="/"), names)]
     if left:
         lines += ["", "    # These need more: remove the #, and fill in what is missing."]
-        for route in left:
+        for route in left[:_MOST_TASKS]:
             lines += [f"    # {line}".rstrip() for line in ("", *_task(route, names))]
+        if len(left) > _MOST_TASKS:
+            lines += ["    #", f"    # And {len(left) - _MOST_TASKS} more paths."]
     return "\n".join(lines) + "\n"
+
+
+def _signup_lines(signup: Signup) -> list[str]:
+    """Return an `on_start` in which each user makes an account and logs in."""
+    lines = [
+        "",
+        "    def on_start(self) -> None:",
+        '        """Make an account for this user, and log in; before its first task."""',
+        '        username = f"load{uuid4().hex[:12]}"',
+        '        email = f"{username}@example.com"',
+        f"        password = {json.dumps(PASSWORD)}",
+    ]
+    if signup.argument == "form":
+        return [
+            *lines,
+            '        account = {"username": username, "email": email, "password": password}',
+            f"        submit_form(self.client, {json.dumps(signup.path)}, account)",
+            f"        submit_form(self.client, {json.dumps(signup.login)}, account)",
+        ]
+    account = ", ".join(
+        f'"{key}": {key if key in ("username", "email", "password") else repr(value)}'
+        for key, value in signup.fields.items()
+    )
+    name = "username" if "username" in signup.fields else "email"
+    return [
+        *lines,
+        f"        account = {{{account}}}",
+        f"        self.client.post({json.dumps(signup.path)}, {signup.argument}=account)",
+        f'        login = {{"username": {name}, "password": password}}',
+        f"        answer = self.client.post({json.dumps(signup.login)}, data=login)",
+        """        self.client.auth_header = f"Bearer {answer.json()['access_token']}\"""",
+    ]
 
 
 def _task(route: Route, names: set[str]) -> list[str]:

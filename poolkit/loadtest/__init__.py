@@ -8,17 +8,20 @@ One line in a locustfile, and nothing more about measuring:
 
 `DATABASE_URL` or `--database-url` names the server whose connections are watched, and
 `--arrival-rate` makes the loop an open one. `loadtest.TaskUser` is a user for queue workers: its
-tasks are done when their results are committed. See docs/loadtests.md.
+tasks are done when their results are committed. `loadtest.submit_form` fills in the form of a page,
+for users that log in. See docs/loadtests.md.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from poolkit.loadtest.forms import submit_form
+
 if TYPE_CHECKING:
     from poolkit.loadtest.task_user import TaskUser
 
-__all__ = ("TaskUser", "register")
+__all__ = ("TaskUser", "register", "submit_form")
 
 
 def register() -> None:

@@ -13,6 +13,7 @@ from poolkit.init.runtime import find_interpreter
 from poolkit.init.schema import schema_of
 from poolkit.init.sources import Sources
 from poolkit.init.variables import part_of
+from poolkit.init.writing import locustfile_text
 
 
 @pytest.fixture
@@ -311,3 +312,115 @@ def test_an_application_of_another_kind_can_be_named(project, call, key):
     root = project({"main.py": f"class App:\n    {call}\n\nservice = {{'x': App()}}['x']\n"})
     (deployable,) = find(root, app="main:service").deployables
     assert "main:service" in str(deployable.table[key])
+
+
+API_WITH_LOGIN = """
+    from fastapi import APIRouter, Depends, FastAPI
+    from fastapi.security import OAuth2PasswordBearer
+    from pydantic import BaseModel
+
+    class Account(BaseModel):
+        email: str
+        password: str
+        age: int
+        nickname: str = ""
+
+    app = FastAPI()
+    router = APIRouter(prefix="/users")
+    token = OAuth2PasswordBearer(tokenUrl="login/token")
+
+    def current_superuser(token: str = Depends(token)): ...
+
+    @router.post("/signup")
+    def sign_up(account: Account): ...
+
+    @router.get("/me", dependencies=[Depends(token)])
+    def me(): ...
+
+    @router.get("/", dependencies=[Depends(current_superuser)])
+    def everybody(): ...
+
+    @app.get("/health")
+    def health(): ...
+
+    app.include_router(router)
+    """
+
+
+def tasks_in(locustfile: str) -> list[str]:
+    """Return the requests of a locustfile's tasks that are no comments."""
+    lines = locustfile.partition("    @task\n")[2].splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("self.client")]
+
+
+@pytest.mark.process
+def test_users_of_the_load_sign_up_where_openapi_shows_how(project):
+    """Paths behind a login become tasks, those that want more rights do not."""
+    (deployable,) = find(project({"main.py": API_WITH_LOGIN})).deployables
+    text = locustfile_text(deployable)
+    compile(text, "locustfile", "exec")
+    assert tasks_in(text) == ['self.client.get("/users/me")  # needs a login']
+    assert 'account = {"email": email, "password": password, "age": 1}' in text
+    assert 'self.client.post("/users/signup", json=account)' in text
+    assert 'login = {"username": email, "password": password}' in text
+    assert 'self.client.post("/login/token", data=login)' in text
+
+
+FLASK_WITH_LOGIN = """
+    from flask import Flask
+    from flask_login import login_required
+    from .api import token_auth
+
+    app = Flask(__name__)
+
+    @app.route("/auth/register", methods=["GET", "POST"])
+    def register(): ...
+
+    @app.route("/auth/login", methods=["GET", "POST"])
+    def login(): ...
+
+    @app.route("/")
+    @login_required
+    def home(): ...
+
+    @app.route("/api/users")
+    @token_auth.login_required
+    def users(): ...
+
+    @app.route("/logout")
+    def logout(): ...
+    """
+
+
+def test_users_of_the_load_fill_in_forms(project):
+    """Pages to register and to log in are enough; a token for an API is another matter."""
+    (deployable,) = find(project({"main.py": FLASK_WITH_LOGIN}), imports=False).deployables
+    text = locustfile_text(deployable)
+    compile(text, "locustfile", "exec")
+    assert tasks_in(text) == ['self.client.get("/")  # needs a login']
+    assert 'submit_form(self.client, "/auth/register", account)' in text
+    assert 'submit_form(self.client, "/auth/login", account)' in text
+
+
+def test_a_django_project_for_heroku_gets_its_scheme(project):
+    """Some settings depend on a URL that begins with postgres://."""
+    root = project(
+        {
+            "site/wsgi.py": "from django.core.wsgi import get_wsgi_application\n"
+            "application = get_wsgi_application()",
+            "site/settings.py": "import os\n"
+            "if os.environ['DATABASE_URL'].startswith('postgres://'): ...",
+        }
+    )
+    url = find(root, imports=False).table["env"]["DATABASE_URL"]
+    assert url == "postgres://{db_user}:{db_password}@{db_host}:{db_port}/{db_name}"
+
+
+def test_a_locustfile_has_no_endless_list(project):
+    """Of hundreds of paths the first are tasks, and the number of the others is named."""
+    views = "".join(f"@app.route('/p{n}')\ndef p{n}(): ...\n" for n in range(100))
+    code = f"from flask import Flask\napp = Flask('x')\n{views}"
+    (deployable,) = find(project({"main.py": code}), imports=False).deployables
+    text = locustfile_text(deployable)
+    assert len(tasks_in(text)) == 30
+    assert "# And 40 more paths." in text

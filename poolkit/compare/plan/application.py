@@ -89,9 +89,10 @@ def _notes(found: Findings, deployable: Deployable, options: Options) -> list[st
     if deployable.description.failure:
         lines.append(f"its import failed: {deployable.description.failure}")
     if options.locustfile is None:
-        paths = [route.path for route in plain_routes(deployable.description.routes)]
+        description = deployable.description
+        paths = [route.path for route in plain_routes(description.routes, description.signup)]
         shown = f": {', '.join(paths[:5])}" if paths else "; / is requested"
-        origin = deployable.description.origin
+        origin = description.origin
         lines.append(f"its load: {count(len(paths), 'path')} from {origin}{shown}")
     lines += [f"look at: {line}" for line in found.missing]
     return [*lines, "`poolkit init` writes this into files that you can edit"]
