@@ -136,6 +136,7 @@ def commands():
 
 
 @pytest.mark.process
+@pytest.mark.sample
 def test_locust_takes_every_option(tmp_path):
     """Its own and the plugin's: it would list the users, and says nothing else."""
     for command in commands():
