@@ -74,6 +74,12 @@ def finding(target: TargetResult, results: Results) -> str:
     if not target.requests:
         return "No request was scheduled in the measured time."
     reservations = list(_reservations(target))
+    if target.errors == target.requests:
+        # Nothing worked: its size and its latency are not those of the application.
+        held = target.range_of("db.connections.max")
+        is_held = held is None or held.high > 0
+        connections = _connections(target, results.targets) if is_held else "It held no connection."
+        return " ".join([*reservations, connections])
     sentences = [_connections(target, results.targets), *reservations]
     used, cores = sum(target.cpu_share.values()), results.machine.cores
     if cores and not target.saturated and used > BUSY_MACHINE * cores:

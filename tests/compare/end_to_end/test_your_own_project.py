@@ -151,20 +151,39 @@ def test_the_page_leads_to_true_figures(kind, project, start):
     check_budget(kind, project)
 
 
+@pytest.mark.parametrize("kind", KINDS[1:2], ids=lambda kind: kind.folder)
+def test_a_wrong_variable_is_explained(kind, project, start):
+    """The host does not resolve: status 1, the failed requests, their cause and the log's path."""
+    succeeded(run_process("init", "--yes", cwd=project))
+    with (project / "pyproject.toml").open("a") as file:
+        # The schema is made with the right one.
+        file.write('\n[tool.poolkit.targets.web.env]\nDATABASE__HOSTNAME = "db.invalid"\n')
+    command = start("compare", *SHORT.split(), cwd=project)
+    command.ends_with(1)
+    found = json.loads((project / "run/results.json").read_text())["targets"]["web@now"]
+    assert found["errors"] == found["requests"] > 0
+    assert found["connections"]["peak"] == 0
+    assert "such target" not in found["finding"]
+    said = "\n".join(command.said)
+    assert "gaierror" in found["evidence"]["target_errors"][-1]
+    assert f"({Path('run') / found['evidence']['target_log']})" in said
+
+
 def most(samples, begin, end):
     """Return the largest number of backends between two moments."""
     return max(number for moment, number in samples if begin <= moment <= end)
 
 
 def check_budget(kind, project):
-    """Run the section's `poolkit budget`: it fits, with the pool that was measured."""
+    """Run the section's `poolkit budget`: it fits, and counts the ceiling that was measured.
+
+    A function counts with its concurrency, a service for each of its instances.
+    """
     (line,) = re.findall(r"^poolkit (budget .*)$", section(kind.section), re.MULTILINE)
     answer = run_process(*shlex.split(line), "--json", cwd=project)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     (service,) = json.loads(answer.stdout)["services"]
-    number = {key: service[key]["value"] for key in ("processes", "pool_size", "max_overflow")}
-    ceiling = number["processes"] * (number["pool_size"] + number["max_overflow"])
-    if "function" in kind.ceilings:
-        assert service["running"] == kind.ceilings["function"]
-    elif kind.ceilings["web" if "web" in kind.ceilings else "worker"] is not None:
-        assert ceiling in kind.ceilings.values()
+    instances = 1 if "function" in kind.ceilings else service["instances"]["value"]
+    measured = list(kind.ceilings.values())[-1]
+    # The threads of gunicorn are the ceiling of Django, which is not measured.
+    assert service["running"] / instances == (8 if kind.folder == "django" else measured)
