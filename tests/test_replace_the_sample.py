@@ -36,12 +36,10 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """Copy what is in git; the interpreter finds the copy where it would find this checkout."""
+    """Copy the sources; the interpreter finds the copy where it would find this checkout."""
     path = tmp_path / "checkout"
-    for name in run("git", "ls-files", "-z").stdout.split("\0"):
-        if (ROOT / name).is_file():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, path / name)
+    made = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+    shutil.copytree(ROOT, path, ignore=shutil.ignore_patterns(".git", *made))
     # An editable installation puts this checkout on the path. There, what was deleted still exists.
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\n\nsys.path[:] = [{str(path)!r} if p == {str(ROOT)!r} else p for p in sys.path]\n"
