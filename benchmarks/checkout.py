@@ -35,7 +35,9 @@ def engines(url, target, make_kit, make_bare):
     )
     return {
         "bare, pre-ping": make_bare(pool_pre_ping=True),
-        "poolkit, metrics": make_kit(settings, PoolMetrics()),
+        "poolkit, holds": make_kit(settings, PoolMetrics()),
+        "poolkit, holds 10 %": make_kit(settings, PoolMetrics(hold_sampling=0.1)),
+        "poolkit, holds off": make_kit(settings, PoolMetrics(hold_sampling=0)),
         "poolkit, no metrics": make_kit(settings),
         "bare, no pre-ping": make_bare(pool_pre_ping=False),
     }
@@ -69,7 +71,7 @@ def measure(title, engines, work, rounds):
     result = compare(arms, rounds=rounds, warmup=2)
     print(f"\n{title}: one checkout + SELECT 1 + checkin", flush=True)
     print(result.table(baseline="bare, pre-ping"))
-    return result.ratio("poolkit, metrics", to="bare, pre-ping")
+    return result.ratio("poolkit, holds", to="bare, pre-ping")
 
 
 def main():

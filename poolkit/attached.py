@@ -183,7 +183,7 @@ def attach(engine: Engine | AsyncEngine, preset: EnginePreset | None = None) -> 
     # `dispose()`, which makes the next pool from the class of this one.
     pool: Any = synchronous.pool
     pool.__class__ = measured(type(pool), attached.metrics)
-    attached.metrics.listen(pool)
+    attached.metrics.watch(synchronous)
     # Without the preset's own listener that opens connections: of two, the first one decides.
     preset.replace(retry_connect=False).add_checks(synchronous)
     event.listen(synchronous, "do_connect", attached._connect)  # noqa: SLF001

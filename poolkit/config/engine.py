@@ -98,7 +98,7 @@ def _arguments(
 
 def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> None:
     if metrics is not None:
-        metrics.listen(engine.pool)
+        metrics.watch(engine)
     source = None
     if settings.credentials != "url":
         # Not at the top: with a URL there is nothing to fetch, and a cold start pays for imports.

@@ -8,6 +8,7 @@ server.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from bisect import bisect_left
 from contextvars import ContextVar
@@ -19,7 +20,10 @@ from weakref import WeakSet
 
 from sqlalchemy import event, exc
 
+from poolkit.config.holds import HOLD_SAMPLING, Holds
+
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool, PoolProxiedConnection
 
 __all__ = ("BUCKETS", "Histogram", "PoolMetrics", "PoolSnapshot", "measured")
@@ -51,6 +55,9 @@ class PoolSnapshot(NamedTuple):
 
     `waiting` is the number of callers that have asked for a connection and do not have it yet:
     because all are checked out, one is being opened, or one is being pinged.
+
+    `hold_time` has every checkout that came back. `busy_seconds` is the part of it in which SQL ran,
+    and `unseen_seconds` the part in which the program had the driver's own connection.
     """
 
     size: int
@@ -64,6 +71,12 @@ class PoolSnapshot(NamedTuple):
     connect_failures: int
     checkout_wait: Histogram
     connect_time: Histogram
+    hold_time: Histogram = Histogram()
+    busy_seconds: float = 0.0
+    unseen_seconds: float = 0.0
+    nested_checkouts: int = 0
+    held_after_response: int = 0
+    leaked: int = 0
 
 
 # The metrics and the wait of the present request; a list, because the thread that counts the wait has
@@ -81,15 +94,24 @@ class PoolMetrics:
     metrics.snapshot(engine.pool).checked_out
 
     In a forked child they begin at zero.
+
+    Args:
+        hold_sampling: the share, from 0 to 1, of the checkouts whose call site and SQL time are
+            taken; 0 for no measurement of holds at all. `make_engine` sets it from the settings.
+
+    Attributes:
+        holds: who holds connections, by call site.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hold_sampling: float = HOLD_SAMPLING) -> None:
+        self.holds = Holds(sampling=hold_sampling)
         self._begin()
         _all_metrics().add(self)
 
     def _begin(self) -> None:
         # A lock that another thread of the parent held at the fork would never be free.
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may return a connection while this thread has it.
+        self._lock = threading.RLock()
         self.waiting = 0
         self.timeouts = 0
         self.opened = 0
@@ -97,6 +119,29 @@ class PoolMetrics:
         self.connect_failures = 0
         self.checkout_wait = Histogram()
         self.connect_time = Histogram()
+        self.hold_time = Histogram()
+        """The time of every checkout that came back."""
+        self.holds.begin_again(self.hold_time)
+
+    @property
+    def busy_seconds(self) -> float:
+        """The part of the hold time in which SQL ran."""
+        return self.holds.busy_seconds
+
+    @property
+    def nested_checkouts(self) -> int:
+        """Checkouts of a unit of work that had a connection of this pool already."""
+        return self.holds.nested
+
+    @property
+    def held_after_response(self) -> int:
+        """Checkouts that were still out when the response had been sent, or the task was over."""
+        return self.holds.after_response
+
+    def watch(self, engine: Engine) -> None:
+        """Count the work of an engine whose pool's class is `measured`."""
+        self.listen(engine.pool)
+        self.holds.watch(engine.dialect)
 
     def listen(self, pool: Pool) -> None:
         """Count the connections that this pool opens and closes."""
@@ -112,6 +157,9 @@ class PoolMetrics:
         event.listen(pool, "connect", on_connect)
         event.listen(pool, "close", on_close)
         event.listen(pool, "close_detached", on_close)
+        if self.holds.sampling > 0:
+            event.listen(pool, "checkin", lambda connection, record: self.holds.end(record))
+            event.listen(pool, "detach", lambda connection, record: self.holds.end(record))
 
     def waited(self, seconds: float) -> None:
         """Record a checkout that got its connection after that many seconds."""
@@ -174,6 +222,12 @@ class PoolMetrics:
                 connect_failures=self.connect_failures,
                 checkout_wait=replace(waits, counts=waits.counts.copy()),
                 connect_time=replace(connects, counts=connects.counts.copy()),
+                hold_time=replace(self.hold_time, counts=self.hold_time.counts.copy()),
+                busy_seconds=self.holds.busy_seconds,
+                unseen_seconds=self.holds.unseen_seconds,
+                nested_checkouts=self.holds.nested,
+                held_after_response=self.holds.after_response,
+                leaked=self.holds.leaked,
             )
 
 
@@ -200,16 +254,22 @@ def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
     A subclass, because SQLAlchemy has no event for the start of a wait, and because
     `Engine.dispose()` makes the new pool from the old one's class.
     """
+    holds = metrics.holds
 
     def connect(self: AnyPool) -> PoolProxiedConnection:
         began = perf_counter()
+        beside = holds.asking() if holds.sampling > 0 else None
         metrics.began_waiting()
         try:
-            connection = poolclass.connect(self)
+            connection: Any = poolclass.connect(self)
         except BaseException as error:
             metrics.gave_up(timed_out=isinstance(error, exc.TimeoutError))
+            if beside is not None:
+                holds.gave_up(beside)
             raise
         metrics.waited(perf_counter() - began)
-        return connection
+        if beside is not None:
+            holds.begin(connection._connection_record, beside, sys._getframe(1))  # noqa: SLF001
+        return connection  # type: ignore[no-any-return]
 
     return type(f"Measured{poolclass.__name__}", (poolclass,), {"connect": connect})
