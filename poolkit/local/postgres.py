@@ -3,13 +3,15 @@
 import contextlib
 import secrets
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psycopg2
 from psycopg2 import sql
 
+from poolkit.errors import NotReadyError
 from poolkit.local.loopback_server import LoopbackServer
 from poolkit.local.postgres_cluster import SUPERUSER, Cluster, find_programs, reason
 
@@ -96,6 +98,35 @@ class EmbeddedPostgres(LoopbackServer):
             (row,) = cursor.fetchall()
         return str(row[0])
 
+    def standby(self, *, port: int = 0) -> "Standby":
+        """Return a hot standby of this running server, which a `with` block starts.
+
+            with EmbeddedPostgres(state_dir) as primary, primary.standby() as standby:
+                primary.kill()
+                standby.promote()
+
+        Args:
+            port: the port to listen on; 0 for any free one.
+        """
+        return Standby(
+            self._state_dir,
+            primary=self,
+            passwords=self._passwords,
+            max_connections=self._max_connections,
+            settings=self._settings,
+            durable=self._durable,
+            port=port,
+            cache_dir=self._cache_dir,
+            programs=self._given_programs,
+        )
+
+    def written(self) -> str:
+        """Return the write-ahead log's position, with what is not on the disk yet."""
+        with self._admin("postgres") as cursor:
+            cursor.execute("SELECT pg_current_wal_insert_lsn()")
+            ((position,),) = cursor.fetchall()
+        return str(position)
+
     def _command(self, directory: Path) -> list[str]:
         self._programs = find_programs(
             self.account, copy_to=directory / "programs", given=self._given_programs
@@ -112,16 +143,25 @@ class EmbeddedPostgres(LoopbackServer):
             log=directory / "server.log",
         )
         if not cluster.data.exists():
-            cluster.make(self._cache_dir)
+            self._fill(cluster)
         cluster.configure(
             port=self.port,
             max_connections=self._max_connections,
             durable=self._durable,
             settings=self._settings,
             password=self._passwords[SUPERUSER],
+            primary_port=self._primary_port(),
         )
         self._configured_port = self.port
         return b""
+
+    def _fill(self, cluster: Cluster) -> None:
+        """Make the data directory."""
+        cluster.make(self._cache_dir)
+
+    def _primary_port(self) -> int:
+        """Return the port of the server that this one replicates, 0 for none."""
+        return 0
 
     def _is_ready(self, directory: Path) -> bool:
         # The postmaster's pid file: line 1 the pid, line 8 the state (utils/pidfile.h).
@@ -156,3 +196,54 @@ class EmbeddedPostgres(LoopbackServer):
                 yield cursor
         finally:
             connection.close()
+
+
+class Standby(EmbeddedPostgres):
+    """A hot standby: a copy of a running server that follows it and answers reads.
+
+    A write fails there with SQLSTATE 25006, until `promote` makes it a primary of its own. It has
+    the same roles, passwords and databases as its primary. `EmbeddedPostgres.standby` makes one.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        primary: EmbeddedPostgres,
+        passwords: dict[str, str],
+        **options: Any,
+    ) -> None:
+        super().__init__(state_dir, **options)
+        self._primary = primary
+        self._passwords = passwords
+
+    def promote(self) -> None:
+        """Make it a primary, and wait until it accepts writes."""
+        with self._admin("postgres") as cursor:
+            cursor.execute("SELECT pg_promote(wait_seconds => 60)")
+
+    def wait_until_caught_up(self, timeout_s: float = 60.0) -> None:
+        """Wait until everything that its primary has written is here.
+
+        Raises:
+            NotReadyError: it is not, after `timeout_s` seconds.
+        """
+        position = self._primary.written()
+        deadline = time.monotonic() + timeout_s
+        with self._admin("postgres") as cursor:
+            while True:
+                cursor.execute("SELECT pg_last_wal_replay_lsn() >= %s", (position,))
+                if cursor.fetchone() == (True,):
+                    return
+                if time.monotonic() > deadline:
+                    raise NotReadyError(f"the standby has not replayed {position}")
+                time.sleep(0.02)
+
+    def _fill(self, cluster: Cluster) -> None:
+        cluster.copy(self._primary.port, self.password(SUPERUSER))
+
+    def _primary_port(self) -> int:
+        return self._primary.port
+
+    def _set_up(self) -> None:
+        """Nothing: the roles and the databases came with the copy."""

@@ -17,8 +17,12 @@ from poolkit.local.ports import LOOPBACK
 
 SUPERUSER = "postgres"
 
-# The whole of pg_hba.conf: a password on every connection, loopback only, no replication.
-_HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
+# The whole of pg_hba.conf: a password on every connection, loopback only. Standbys replicate as the
+# superuser.
+_HBA = (
+    f"host all all {LOOPBACK}/32 scram-sha-256\n"
+    f"host replication {SUPERUSER} {LOOPBACK}/32 scram-sha-256\n"
+)
 
 # These lose data in a power cut, and make every commit faster than it really is.
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -155,10 +159,12 @@ class Cluster:
         durable: bool,
         settings: Mapping[str, str],
         password: str,
+        primary_port: int = 0,
     ) -> None:
         """Write the settings, set the superuser's password, and allow logins by password.
 
-        The caller's own `settings` come last and win.
+        The caller's own `settings` come last and win. With `primary_port` it becomes a standby of
+        the server there, which has the same password.
 
         Raises:
             ServerStartError: a setting is not accepted; the message quotes the server.
@@ -180,6 +186,9 @@ class Cluster:
             **({} if durable else _NOT_DURABLE),
             **settings,
         }
+        if primary_port:
+            login = f"user={SUPERUSER} password={password} application_name=standby"
+            values["primary_conninfo"] = f"host={LOOPBACK} port={primary_port} {login}"
         # Quoted by the rules of postgresql.conf (PostgreSQL manual, 19.1.1).
         quoted = {
             name: value.replace("\\", "\\\\").replace("'", "''") for name, value in values.items()
@@ -188,8 +197,13 @@ class Cluster:
         try:
             (self.data / "postgresql.auto.conf").write_text("".join(lines))
             (self.data / "pg_hba.conf").write_text(_HBA)
+            if primary_port:
+                (self.data / "standby.signal").touch()
+                self.account.give(self.data)
         except OSError as error:
             raise StateDirectoryError(f"cannot write to {self.data}: {error.strerror}") from None
+        if primary_port:
+            return
         # Single-user mode needs no login, and standard input hides the password.
         self._run(
             ["postgres", "--single", "-D", str(self.data), "postgres"],
@@ -197,7 +211,35 @@ class Cluster:
             stdin=f"ALTER ROLE {SUPERUSER} PASSWORD '{password}'\n",
         )
 
-    def _run(self, command: list[str], *, goal: str, stdin: str = "") -> None:
+    def copy(self, port: int, password: str) -> None:
+        """Copy the data directory of the running server on this loopback port.
+
+        Raises:
+            ServerStartError: pg_basebackup failed; its last line says why.
+            StateDirectoryError: the directory cannot be made.
+        """
+        try:
+            self.data.mkdir(mode=0o700)
+            self.account.give(self.data)
+        except OSError as error:
+            raise StateDirectoryError(f"cannot make {self.data}: {error.strerror}") from None
+        self._run(
+            [
+                *("pg_basebackup", "--pgdata", str(self.data), "--checkpoint=fast", "--no-sync"),
+                *("--host", LOOPBACK, "--port", str(port), "--username", SUPERUSER),
+            ],
+            goal=f"copy the server on port {port}",
+            environ={"PGPASSWORD": password, "PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        )
+
+    def _run(
+        self,
+        command: list[str],
+        *,
+        goal: str,
+        stdin: str = "",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         """Run one of PostgreSQL's programs to its end, its output in the log."""
         done = subprocess.run(
             [str(self.programs / command[0]), *command[1:]],
@@ -207,6 +249,7 @@ class Cluster:
             text=True,
             errors="replace",
             cwd="/",
+            env=environ,
             check=False,
             **self.account.credentials(),
         )

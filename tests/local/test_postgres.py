@@ -125,11 +125,13 @@ def test_url_names_its_driver(postgres):
 
 
 def test_the_only_way_in_is_scram_on_the_loopback_address(postgres):
-    """There is one rule, with SCRAM, and no Unix socket."""
+    """Clients and standbys have one rule each, with SCRAM, and there is no Unix socket."""
     rules = query(
-        postgres.admin_url(driver=""), "SELECT type, address, auth_method FROM pg_hba_file_rules"
+        postgres.admin_url(driver=""),
+        "SELECT database, user_name, type, address, auth_method FROM pg_hba_file_rules",
     )
-    assert rules == [("host", "127.0.0.1", "scram-sha-256")]
+    only = ("host", "127.0.0.1", "scram-sha-256")
+    assert rules == [(["all"], ["all"], *only), (["replication"], ["postgres"], *only)]
     assert show(postgres, "unix_socket_directories") == ""
     assert show(postgres, "listen_addresses") == "127.0.0.1"
 
