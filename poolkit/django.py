@@ -24,14 +24,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings as django_settings
-from django.db import Error, OperationalError, connections
+from django.db import Error, connections
 from django.http import HttpResponse
 from django.urls import path
 from django.utils.deprecation import MiddlewareMixin
 from django.views import defaults
 
 from poolkit.config.presets import PresetError
-from poolkit.config.session import translate_driver
+from poolkit.config.session import translate
 from poolkit.config.settings import Settings
 from poolkit.errors import (
     ConfigurationError,
@@ -186,9 +186,7 @@ def failure_of(error: BaseException | None) -> TemporaryFailure | None:
             stats = [pool.get_stats() for pool in _open_pools().values()]
             full = any(each["pool_size"] >= each["pool_max"] for each in stats)
             return PoolExhausted(str(cause)) if full else DatabaseUnavailable(str(cause))
-    # A failed connect has no SQLSTATE.
-    unnamed = isinstance(error, OperationalError) and getattr(cause, "sqlstate", None) is None
-    known = translate_driver(cause, lost=unnamed)
+    known = None if cause is None else translate(cause)
     return known if isinstance(known, TemporaryFailure) else None
 
 

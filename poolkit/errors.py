@@ -7,6 +7,9 @@
     │   ├── CredentialsError                      a password or token could not be fetched
     │   ├── PoolExhausted (TimeoutError)          no connection became free within pool_timeout
     │   ├── StatementTimeout (TimeoutError)       a statement took longer than statement_timeout
+    │   ├── StatementCancelled                    a statement was cancelled from outside
+    │   ├── LockTimeout (TimeoutError)            a lock did not become free in time
+    │   ├── TransactionConflict                   a deadlock or a serialization failure
     │   └── DatabaseUnavailable (ConnectionError) the database cannot be reached, or is full
     ├── InvalidInput (ValueError)                 a request or a message breaks its schema
     ├── UnknownEvent (ValueError)                 a function cannot handle the event it received
@@ -94,6 +97,38 @@ class StatementTimeout(TemporaryFailure, TimeoutError):
     # Most often the statement waited for a lock.
     retry_after = 1
     public_detail = "the database took too long; try again later"
+
+
+class StatementCancelled(TemporaryFailure):
+    """A statement was cancelled from outside: `pg_cancel_backend`, MySQL's `KILL QUERY`.
+
+    It is no time limit: an administrator, or another thread of the program, has ended the statement.
+    The work is not done and can be tried again. To end it for good, revoke its task.
+    """
+
+    public_detail = "the work was cancelled; try again later"
+
+
+class LockTimeout(TemporaryFailure, TimeoutError):
+    """A lock did not become free: within `lock_timeout`, or at once with NOWAIT.
+
+    Another transaction holds the row or the table. A later try may find it free.
+    """
+
+    retry_after = 1
+    public_detail = "the data is being changed by another request; try again later"
+
+
+class TransactionConflict(TemporaryFailure):
+    """A transaction was rolled back because of another one: a deadlock, a serialization failure.
+
+    The whole unit of work can be tried again at once, from its beginning; the server has chosen it
+    so that the other transaction could go on.
+    """
+
+    # The smallest whole number of seconds.
+    retry_after = 1
+    public_detail = "the data was changed by another request; try again"
 
 
 class DatabaseUnavailable(TemporaryFailure, ConnectionError):

@@ -106,7 +106,7 @@ class Poolkit:
         else:
             state = _state_of(app, db)
         app.extensions[_NAME] = state
-        for kind in (TemporaryFailure, exc.TimeoutError, exc.DBAPIError):
+        for kind in (TemporaryFailure, exc.TimeoutError, exc.DBAPIError, exc.InvalidRequestError):
             app.register_error_handler(kind, _answer_failure)
         if every_error:
             app.register_error_handler(HTTPException, _answer_http_error)

@@ -32,11 +32,10 @@ from celery.exceptions import (
     WorkerLostError,
 )
 from celery.utils.log import get_task_logger
-from sqlalchemy.exc import DBAPIError
 
 from poolkit.celery.config import transport_of
 from poolkit.celery.database import Database
-from poolkit.config.session import sqlstate, translate
+from poolkit.config.session import translate
 from poolkit.errors import TaskGivenUp, TaskLost, TemporaryFailure
 from poolkit.tables import record_dead_letter
 
@@ -44,8 +43,6 @@ __all__ = ("DeliveredTask", "full_jitter", "is_operational", "is_redelivered")
 
 logger = get_task_logger(__name__)
 
-# serialization_failure, deadlock_detected, lock_not_available (PostgreSQL, Appendix A).
-_TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03"})
 # 2 ** 30 exceeds any bound, and is still a float.
 _MOST_DOUBLINGS = 30
 # Seconds; far from any soft time limit.
@@ -176,15 +173,12 @@ def is_operational(error: Exception) -> bool:
     """Return whether the same message may succeed later.
 
     `TemporaryFailure` is the definition that the HTTP integrations share. A worker also tries again
-    after its own time limit, and after a conflict with another transaction: it has the time, while
-    an HTTP client decides for itself. Errors of SQLAlchemy and of drivers, from a session of the
-    task's own, count as those of `Database.session`.
+    after its own time limit: it has the time, while an HTTP client decides for itself. Errors of
+    SQLAlchemy and of drivers, from a session of the task's own, count as those of
+    `Database.session`.
     """
-    if isinstance(error, SoftTimeLimitExceeded) or isinstance(
-        translate(error) or error, TemporaryFailure
-    ):
-        return True
-    return isinstance(error, DBAPIError) and sqlstate(error.orig) in _TRANSIENT_STATES
+    temporary = TemporaryFailure, SoftTimeLimitExceeded
+    return isinstance(translate(error) or error, temporary)
 
 
 def is_redelivered(request: Any) -> bool:

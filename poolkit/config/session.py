@@ -7,17 +7,28 @@ is returned at the end of the block, also after an exception.
 
 from __future__ import annotations
 
+import sys
 from contextlib import asynccontextmanager, contextmanager
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import exc
 
-from poolkit.errors import DatabaseUnavailable, PoolExhausted, PoolkitError, StatementTimeout
+from poolkit.errors import (
+    DatabaseUnavailable,
+    LockTimeout,
+    PoolExhausted,
+    PoolkitError,
+    StatementCancelled,
+    StatementTimeout,
+    TemporaryFailure,
+    TransactionConflict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from types import FrameType
 
     from sqlalchemy.engine import Dialect
     from sqlalchemy.orm import Session
@@ -72,6 +83,9 @@ def unit_of_work(source: Beginnable[Work]) -> Iterator[Work]:
         DatabaseUnavailable: the database cannot be reached, or went away in the middle;
             after a failed commit it is not known whether the work was done.
         StatementTimeout: a statement took longer than `statement_timeout`.
+        StatementCancelled: a statement was ended from outside, as by `pg_cancel_backend`.
+        LockTimeout: a lock did not become free in time.
+        TransactionConflict: a deadlock or a serialization failure; the work can be tried again.
     """
     with translated(), source.begin() as work:
         yield work
@@ -92,7 +106,7 @@ def translated() -> Iterator[None]:
     For work on connections that is no unit of work.
 
     Raises:
-        PoolExhausted, DatabaseUnavailable, StatementTimeout: as `unit_of_work`.
+        TemporaryFailure: one of its kinds, as `unit_of_work`.
     """
     try:
         yield
@@ -115,25 +129,51 @@ def refuse_flush(session: Session, *_: object) -> None:
 
 
 def translate(error: BaseException) -> PoolkitError | None:
-    """Return poolkit's exception for a failure of the database or the pool, else None."""
-    if isinstance(error, exc.TimeoutError):
-        return PoolExhausted(f"no connection became free: {error}")
-    if isinstance(error, exc.DBAPIError):
-        # A failed connect has no SQLSTATE in psycopg2 and psycopg.
-        unnamed = isinstance(error, exc.OperationalError) and _code(error.orig) is None
-        return translate_driver(error.orig, lost=error.connection_invalidated or unnamed)
+    """Return poolkit's exception for a failure of the database or the pool, else None.
+
+    The program's own errors are None: a mistake in a statement, a connection used by two tasks at
+    once, an OSError of a listener or a time limit of the program's own. docs/errors.md has the table.
+    """
     if isinstance(error, PoolkitError):
         return None
+    if isinstance(error, exc.SQLAlchemyError):
+        return _translate_sqlalchemy(error)
+    calls = _calls(error)
+    if _driver_of(type(error).__module__) is not None:
+        # Not from SQLAlchemy, which does not see what a driver does by itself, such as COPY. And
+        # SQLAlchemy 2.0 does not wrap all errors of asyncpg.
+        return translate_driver(error, lost=_is_lost(error, calls))
     # asyncpg lets the operating system's own errors through: refused, reset, no such host. The
-    # work may have sockets and files of its own, whose errors are not the database's. So one
-    # counts if SQLAlchemy was opening or using a connection when it was raised.
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
-    if not any(module.startswith(_CONNECTION) for module in modules):
-        return None
-    if isinstance(error, OSError):
+    # work may have sockets and files of its own, whose errors are not the database's.
+    if isinstance(error, OSError | EOFError) and _is_of_driver(calls):
+        if isinstance(error, TimeoutError) and not _is_opening(calls):
+            return StatementTimeout("the statement took longer than the driver's own limit")
         return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
-    # SQLAlchemy 2.0 does not wrap the errors that asyncpg raises while it connects.
-    return translate_driver(error) if isinstance(_code(error), str) else None
+    return None
+
+
+def _translate_sqlalchemy(error: exc.SQLAlchemyError) -> PoolkitError | None:
+    if isinstance(error, exc.TimeoutError):
+        return PoolExhausted(f"no connection became free: {error}")
+    if isinstance(error, exc.PendingRollbackError):
+        # The work has caught an error and gone on. 8s2b: the connection was lost. 7s2a: a flush has
+        # failed, and the session's transaction, among the callers, knows with what.
+        if error.code == "8s2b":
+            return DatabaseUnavailable(
+                "the database went away in the middle, and the work went on without rolling back"
+            )
+        callers = [frame.f_locals.get("self") for frame in _calls(error)]
+        causes = [getattr(caller, "_rollback_exception", None) for caller in callers]
+        return next((translate(cause) for cause in causes if cause is not None), None)
+    # "This connection is closed": a checkout gives up after two connections that died at once.
+    if type(error) is exc.InvalidRequestError and _is_call(
+        _calls(error)[-1:], "sqlalchemy.pool.base", "_checkout"
+    ):
+        return DatabaseUnavailable("the database ends each session as soon as it has begun")
+    # MySQL's "commands out of sync" is the program's, although SQLAlchemy closes the connection.
+    if isinstance(error, exc.DBAPIError) and _code(error.orig) != _OUT_OF_SYNC:
+        return translate_driver(error.orig, lost=error.connection_invalidated)
+    return None
 
 
 def translate_refusal(error: Exception, dialect: Dialect) -> DatabaseUnavailable | None:
@@ -141,11 +181,14 @@ def translate_refusal(error: Exception, dialect: Dialect) -> DatabaseUnavailable
 
     It covers every reason of the server: a missing database, a role without the right to connect, a
     certificate that is not trusted. A mistake in the arguments, found before any server was asked,
-    stays the driver's own error.
+    stays the driver's own error; so does what the program raises itself, such as the TimeoutError of
+    a signal handler.
     """
     if isinstance(error, PoolkitError):
         return None
     if isinstance(error, OSError):
+        if not _is_of_driver(_calls(error)):
+            return None
         return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
     dbapi = dialect.loaded_dbapi
     kinds: tuple[type[BaseException], ...] = (dbapi.Error,)
@@ -163,19 +206,29 @@ def translate_refusal(error: Exception, dialect: Dialect) -> DatabaseUnavailable
 def translate_driver(error: BaseException | None, *, lost: bool = False) -> PoolkitError | None:
     """Return poolkit's exception for a driver's error, else None; `lost` if a connection broke."""
     code = _code(error)
-    if code in _STATEMENT_TIMEOUTS:
-        return StatementTimeout("the statement took longer than statement_timeout")
+    kind: type[TemporaryFailure] | None = None
     if isinstance(code, str):
-        # 08 connection exception, 53 insufficient resources, 57P operator intervention,
-        # 25P03 idle in transaction too long, 28 credentials refused (PostgreSQL, Appendix A).
-        unavailable = code[:2] in {"08", "53", "28"} or code[:3] == "57P" or code == "25P03"
+        by_length = [_BY_CODE[code[:n]] for n in (5, 3, 2) if code[:n] in _BY_CODE]
+        kind = next(iter(by_length), None)
+        if code == "57014" and "user request" in str(error):
+            # One SQLSTATE for both. A server whose lc_messages is not English does not tell.
+            kind = StatementCancelled
     elif hasattr(error, "sqlite_errorcode"):
-        unavailable = code is not None and code & 0xFF in _SQLITE_UNAVAILABLE
-    else:
-        unavailable = code in _MYSQL_UNAVAILABLE
-    if lost or unavailable:
-        return DatabaseUnavailable(f"the database is not available: {_first_line(error)}")
-    return None
+        # An extended code has the primary one in its low byte.
+        primary = code & 0xFF if code is not None else None
+        kind = _BY_SQLITE_CODE.get(code, _BY_SQLITE_CODE.get(primary))
+    elif code is not None:
+        kind = _BY_CODE.get(code)
+    elif error is not None and not lost:
+        # A failed connect has no SQLSTATE in psycopg2 and psycopg. Neither has a mistake such as
+        # two threads on one connection, so it counts only while a connection was being opened.
+        opened = type(error).__name__ in _OPENING_ERRORS and _is_opening(_calls(error))
+        kind = DatabaseUnavailable if opened else None
+    if type(error).__name__ == "InvalidCachedStatementError":
+        kind = TransactionConflict
+    if kind in (None, DatabaseUnavailable) and lost:
+        kind = DatabaseUnavailable
+    return None if kind is None else kind(f"{_TEXTS[kind]}: {_first_line(error)}")
 
 
 def sqlstate(error: BaseException | None) -> str | None:
@@ -184,15 +237,70 @@ def sqlstate(error: BaseException | None) -> str | None:
     return code if isinstance(code, str) else None
 
 
-_CONNECTION = ("sqlalchemy.pool.", "sqlalchemy.dialects.", "sqlalchemy.connectors.")
-
-# PostgreSQL query_canceled; MySQL ER_QUERY_TIMEOUT; MariaDB ER_STATEMENT_TIMEOUT.
-_STATEMENT_TIMEOUTS = ("57014", 3024, 1969)
-# MySQL: too many connections (of all, of one user), shutdown, access denied; the client's own
-# "cannot connect", "gone away" and "lost connection".
-_MYSQL_UNAVAILABLE = (1040, 1203, 1053, 1044, 1045, 2002, 2003, 2005, 2006, 2013)
-# SQLite's result codes BUSY, LOCKED, IOERR, FULL, CANTOPEN; an extended code has more above.
-_SQLITE_UNAVAILABLE = (5, 6, 10, 13, 14)
+# PostgreSQL's SQLSTATEs (Appendix A), of which a longer one wins over its beginning, and the error
+# numbers of MySQL and MariaDB. docs/errors.md is the same table, and a test makes each failure.
+_BY_CODE: dict[str | int, type[TemporaryFailure] | None] = {
+    "08": DatabaseUnavailable,  # connection exception
+    "25006": DatabaseUnavailable,  # read-only transaction: a primary that was demoted
+    "25P03": DatabaseUnavailable,  # idle in a transaction for too long
+    "25P04": StatementTimeout,  # transaction_timeout
+    "28": DatabaseUnavailable,  # credentials refused
+    "40": TransactionConflict,  # 40001 serialization failure, 40P01 deadlock
+    "40002": None,  # a constraint: the program's own
+    "40003": DatabaseUnavailable,  # whether the statement was completed is unknown
+    "53": DatabaseUnavailable,  # disk full, out of memory, too many connections
+    "55P03": LockTimeout,  # lock_timeout, NOWAIT
+    "57014": StatementTimeout,  # query_canceled
+    "57P": DatabaseUnavailable,  # shutdown, starting up, idle_session_timeout
+    "58030": DatabaseUnavailable,  # I/O error
+    1020: TransactionConflict,  # MariaDB: the record has changed since it was read
+    1213: TransactionConflict,  # deadlock
+    3101: TransactionConflict,  # group replication has rolled back
+    1205: LockTimeout,  # innodb_lock_wait_timeout; MariaDB: NOWAIT too
+    3572: LockTimeout,  # MySQL: NOWAIT
+    1969: StatementTimeout,  # MariaDB: max_statement_time
+    3024: StatementTimeout,  # MySQL: max_execution_time
+    1317: StatementCancelled,  # KILL QUERY
+    # Disk full, table full, too many connections (of all, of one user), Galera not ready, shutdown,
+    # access denied, killed, idle for too long.
+    **dict.fromkeys(
+        (1021, 1114, 1040, 1203, 1047, 1053, 1044, 1045, 1927, 4031), DatabaseUnavailable
+    ),
+    # The client's own "cannot connect", "gone away" and "lost connection".
+    **dict.fromkeys((2002, 2003, 2005, 2006, 2013, 2055), DatabaseUnavailable),
+}
+_OUT_OF_SYNC = 2014
+# SQLite's result codes: BUSY, LOCKED; BUSY_SNAPSHOT; IOERR, FULL, CANTOPEN.
+_BY_SQLITE_CODE: dict[int | None, type[TemporaryFailure]] = {
+    5: LockTimeout,
+    6: LockTimeout,
+    517: TransactionConflict,
+    10: DatabaseUnavailable,
+    13: DatabaseUnavailable,
+    14: DatabaseUnavailable,
+}
+_TEXTS: dict[type[TemporaryFailure], str] = {
+    DatabaseUnavailable: "the database is not available",
+    StatementTimeout: "the statement took longer than its limit",
+    StatementCancelled: "the statement was cancelled from outside",
+    LockTimeout: "a lock did not become free in time",
+    TransactionConflict: "the transaction met another one; try it again from its beginning",
+}
+# The errors of a connect that have no SQLSTATE and are no mistake in its arguments.
+_OPENING_ERRORS = (
+    *("OperationalError", "ConnectionTimeout"),
+    *("InternalClientError", "TargetServerAttributeNotMatched"),
+)
+_DRIVERS = (
+    "psycopg2",
+    "psycopg",
+    "asyncpg",
+    "pymysql",
+    "MySQLdb",
+    "asyncmy",
+    "sqlite3",
+    "aiosqlite",
+)
 
 
 def _code(error: BaseException | None) -> str | int | None:
@@ -209,3 +317,65 @@ def _code(error: BaseException | None) -> str | int | None:
 
 def _first_line(error: BaseException | None) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+# -- who has raised an error ------------------------------------------------------------------
+
+
+def _calls(error: BaseException) -> list[FrameType]:
+    """Return the frames that an error has passed, the one that raised it last."""
+    return [frame for frame, _ in walk_tb(error.__traceback__)]
+
+
+def _is_call(calls: list[FrameType], module: str, function: str) -> bool:
+    found = ((f.f_globals.get("__name__"), f.f_code.co_name) for f in calls)
+    return (module, function) in found
+
+
+def _driver_of(module: str | None) -> str | None:
+    package = str(module).partition(".")[0]
+    return package if package in _DRIVERS else None
+
+
+def _is_opening(calls: list[FrameType]) -> bool:
+    """Return whether SQLAlchemy or psycopg was opening a connection."""
+    return any(
+        _is_call(calls, *call)
+        for call in (
+            ("sqlalchemy.pool.base", "__connect"),
+            ("psycopg.connection", "connect"),
+            ("psycopg.connection_async", "connect"),
+        )
+    )
+
+
+def _is_of_driver(calls: list[FrameType]) -> bool:
+    """Return whether a driver, or what it called of the standard library, has raised an error.
+
+    A user's listener and a signal's handler run below SQLAlchemy or a driver too, but what they
+    raise is their own.
+    """
+    for frame in reversed(calls):
+        module = str(frame.f_globals.get("__name__"))
+        package = module.partition(".")[0]
+        if _driver_of(module) is not None or module == "poolkit.config.presets":
+            return True
+        if package not in sys.stdlib_module_names and package != "uvloop":
+            return False
+    return False
+
+
+def _is_lost(error: BaseException, calls: list[FrameType]) -> bool:
+    """Return whether the connection broke on which a driver's own error was raised."""
+    callers = [getattr(error, "cursor", None)]  # psycopg2, whose calls are C
+    callers += [f.f_locals.get("self") for f in calls if _driver_of(f.f_globals.get("__name__"))]
+    for caller in callers:
+        connection: Any = getattr(caller, "connection", caller)
+        if getattr(connection, "broken", False):  # psycopg
+            return True
+        if _driver_of(type(connection).__module__) == "psycopg2" and connection.closed > 1:
+            return True
+        is_closed = getattr(connection, "is_closed", None)  # asyncpg
+        if is_closed is not None and is_closed():
+            return True
+    return False

@@ -72,6 +72,7 @@ def add_problems(app: Starlette) -> None:
     app.add_exception_handler(TemporaryFailure, _on_failure)
     app.add_exception_handler(exc.TimeoutError, _on_failure)
     app.add_exception_handler(exc.DBAPIError, _on_failure)
+    app.add_exception_handler(exc.InvalidRequestError, _on_failure)  # a PendingRollbackError, too
     app.add_exception_handler(Exception, _on_bug)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
