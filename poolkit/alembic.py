@@ -44,6 +44,7 @@ from poolkit.config.engine import make_async_engine, make_engine
 from poolkit.config.session import sqlstate
 from poolkit.config.settings import Settings, names_database, with_url
 from poolkit.errors import ConfigurationError, MigrationError
+from poolkit.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -390,8 +391,8 @@ class Scripts:
             if theirs is not ours and theirs is not None and _identity(theirs) != _identity(ours):
                 raise MigrationError(
                     f"env.py in {self.location} connects to "
-                    f"{theirs.engine.url.render_as_string()}, not to "
-                    f"{ours.engine.url.render_as_string()}; let it call poolkit.alembic.run, or use "
+                    f"{masked(theirs.engine.url.render_as_string())}, not to "
+                    f"{masked(ours.engine.url.render_as_string())}; let it call poolkit.alembic.run, or use "
                     'config.attributes["connection"]'
                 )
             found.append(reading.get_current_revision())

@@ -25,6 +25,7 @@ from poolkit.config.metrics import PoolMetrics, measured
 from poolkit.config.presets import Connector
 from poolkit.config.settings import preset_from_environ
 from poolkit.errors import ConfigurationError
+from poolkit.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,7 +141,9 @@ class Attached:
 
     def __str__(self) -> str:
         limit = "no limit" if self.ceiling is None else f"at most {self.ceiling}"
-        rows = [f"{self.engine.url.render_as_string()}: {limit} connections in this process"]
+        rows = [
+            f"{masked(self.engine.url.render_as_string())}: {limit} connections in this process"
+        ]
         for difference in self.differences:
             engine = "not set" if difference.engine is None else repr(difference.engine)
             rows.append(

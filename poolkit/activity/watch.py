@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -29,6 +29,7 @@ from rich.text import Text
 from poolkit.activity.by_target import STATES, Connected, by_target, total
 from poolkit.activity.server import ActivityConnection
 from poolkit.errors import ConfigurationError, DatabaseUnavailable
+from poolkit.terminal import new_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,7 @@ def watch(url: str | None, *, interval_s: float, as_json: bool, once: bool) -> N
             if seen.problem is not None:
                 raise DatabaseUnavailable(seen.problem)
             if not as_json:
-                Console().print(view(seen))
+                new_console().print(view(seen))
             else:
                 print(json.dumps(seen.to_json()), flush=True)  # noqa: T201  (its output)
         elif as_json:

@@ -160,16 +160,16 @@ def run(options: Options, form: str, check: Path | None) -> int:
         found = check_run(budget, check)
         peaks = tuple(str(each) for each in found)
         status = status if all(each.is_within for each in found) else DOES_NOT_FIT
-    from rich.console import Console  # noqa: PLC0415  (its import takes time)
+    from poolkit.terminal import new_console  # noqa: PLC0415  (its import takes time)
 
-    console = Console(soft_wrap=False)
+    console = new_console()
     if form == "table":
         from poolkit.budget.report.terminal import print_budget  # noqa: PLC0415  (the same)
 
         print_budget(budget, console)
     else:
         console.file.write(budget_text(budget, form, status=status))
-        console = Console(stderr=True)
+        console = new_console(stderr=True)
     for line in peaks:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return status

@@ -19,6 +19,7 @@ except ImportError:  # the library alone was installed
 
 from poolkit.cli import budget, deploy, init
 from poolkit.cli.extras import require_posix
+from poolkit.masking import masked, printable
 
 try:
     from poolkit.cli import compare
@@ -41,6 +42,11 @@ def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
     return "".join(_PLAIN.get(letter, "?") for letter in text), error.end
 
 
+def _shown(message: str) -> str:
+    """Return a message for the terminal, without passwords and control characters."""
+    return printable(masked(message))
+
+
 class _Command(click.Group):
     """A group whose expected failures are one line and an exit status, not a traceback."""
 
@@ -54,10 +60,10 @@ class _Command(click.Group):
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "poolkit"
             message = error.format_message().rstrip(".")
-            click.echo(f"poolkit: {message} (see {command} --help)", err=True)
+            click.echo(f"poolkit: {_shown(message)} (see {command} --help)", err=True)
             ctx.exit(2)
         except (PoolkitError, ValueError, OSError) as error:
-            click.echo(f"poolkit: {error}", err=True)
+            click.echo(f"poolkit: {_shown(str(error))}", err=True)
             # 1: AWS began and failed. Any other error was found before anything was changed.
             ctx.exit(1 if isinstance(error, DeploymentFailed) else 2)
         except KeyboardInterrupt:

@@ -29,7 +29,13 @@ _path = click.Path(path_type=Path)
 )
 @_repeatable("--ignore", "ignored", metavar="NAME", help="do not count a service; repeatable")
 @click.option("--database", default="", help="the database to check, if there are several")
-@click.option("--database-url", default="", help="read max_connections from this server")
+@click.option(
+    "--database-url",
+    envvar="POOLKIT_DATABASE_URL",
+    show_envvar=True,
+    default="",
+    help="read max_connections from this server",
+)
 @click.option("--max-connections", type=int, help="the server's limit, if no template has it")
 @click.option("--instance-class", default="", help="the same, from a class such as db.m7g.large")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from poolkit.compare.plan.option_types import (
     Names,
     Number,
 )
+from poolkit.masking import masked
 
 _repeatable = partial(click.option, multiple=True)
 _path = click.Path(path_type=Path)
@@ -85,7 +87,12 @@ _max_connections_option = click.option(
 @click.option("--quick", is_flag=True, help="short measurements with 10 users")
 @click.option("--environment", "-e", default="prod", show_default=True, help="preset numbers")
 @_max_connections_option
-@click.option("--database-url", help="a server of your own in place of the embedded one")
+@click.option(
+    "--database-url",
+    envvar="POOLKIT_DATABASE_URL",
+    show_envvar=True,
+    help="a server of your own in place of the embedded one",
+)
 @click.option(
     "--prepare-database",
     is_flag=True,
@@ -120,7 +127,10 @@ def compare(*, quick: bool, **given: Any) -> None:
     from poolkit.compare.command import compare  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
-    command = " ".join(["poolkit", *sys.argv[1:]])
+    # Each by itself: in the whole line a password could not be told from the next argument.
+    arguments = [masked(argument) for argument in sys.argv[1:]]
+    command = " ".join(shlex.quote(each) if " " in each else each for each in arguments)
+    command = f"poolkit {command}".rstrip()
     sys.exit(compare(options_of(given, command=command, quick=quick)))
 
 
@@ -152,13 +162,12 @@ def report(*, run: Path, other: Path | None, out: Path | None) -> None:
     RUN and OTHER are folders that `poolkit compare` wrote.
     """
     require("loadtest")
-    from rich.console import Console  # noqa: PLC0415
-
     from poolkit.compare.report.write import report, report_two  # noqa: PLC0415
+    from poolkit.terminal import new_console  # noqa: PLC0415
 
     if other is not None:
-        report_two(run, other, Console(), out)
+        report_two(run, other, new_console(), out)
     elif out is not None:
         raise click.UsageError("--out is for two runs; the report of one is in its folder")
     else:
-        report(run, Console())
+        report(run, new_console())

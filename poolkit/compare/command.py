@@ -9,8 +9,6 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from poolkit import placeholders
 from poolkit.compare.plan.application import project_of_app
 from poolkit.compare.plan.checks import check_interpreters, check_migrations
@@ -23,10 +21,13 @@ from poolkit.compare.run.run import STATE, new_folder, run, start_stack, state_f
 from poolkit.errors import PoolkitError
 from poolkit.local.processes import sigterm_exits
 from poolkit.project import Project
+from poolkit.terminal import new_console
 from poolkit.thresholds import github_annotations, junit, unmet
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rich.console import Console
 
     from poolkit.compare.plan.options import Options
     from poolkit.compare.run.run import Outcome
@@ -44,14 +45,14 @@ def compare(options: Options) -> int:
         PoolkitError: the run failed; nothing is left running, and the measurements until then
             are reported.
     """
-    console = Console()
+    console = new_console()
     with sigterm_exits():
         project = Project.find()
         if options.app:
             project, notes = project_of_app(project, options)
-            console.print("\n".join(notes), highlight=False, soft_wrap=True)
+            console.print("\n".join(notes), soft_wrap=True)
         plan = plan_run(project, options)
-        console.print(announcement(plan), highlight=False, soft_wrap=not console.is_terminal)
+        console.print(announcement(plan), soft_wrap=not console.is_terminal)
         with progress_on(console) as progress:
             outcome = run(project, plan, progress)
         if outcome.failure is not None:
@@ -72,7 +73,7 @@ def _report(outcome: Outcome, options: Options, console: Console) -> bool:
     if not outcome.measured:
         for window in outcome.failures.values():
             for line in evidence_lines(window.evidence, shown_path(outcome.folder)):
-                console.print(line, highlight=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
         console.print("Nothing was measured, so there is no report.")
         return True
     try:
@@ -84,11 +85,11 @@ def _report(outcome: Outcome, options: Options, console: Console) -> bool:
             results = write_report(outcome.folder)
     except (KeyboardInterrupt, SystemExit):
         again = f"Interrupted: `poolkit report {shown_path(outcome.folder)}` writes the report."
-        console.print(again, highlight=False, soft_wrap=True)
+        console.print(again, soft_wrap=True)
         raise
     print_run(results, console)
     file = shown_path(outcome.folder / "report.html")
-    console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
+    console.print(f"\nReport: {file}", soft_wrap=True)
     if outcome.stopped:
         console.print("Interrupted: the report shows what was measured until then.")
     verdicts = results.verdicts
@@ -110,7 +111,7 @@ def up(options: Options) -> None:
         PoolkitError: a server or target did not start, or ended by itself; nothing is left
             running.
     """
-    console = Console()
+    console = new_console()
     project = Project.find()
     # A test suite needs the database alone.
     has_targets = options.targets or project.table.get("targets")
@@ -119,7 +120,7 @@ def up(options: Options) -> None:
     check_migrations(project)
     check_interpreters(project, plan.local)
     for line in absences(plan):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     # In a folder of this start: a worker's readiness is read from its log.
     logs = new_folder(state_folder(project) / "up")
     with ExitStack() as parts:
@@ -143,11 +144,10 @@ def up(options: Options) -> None:
                 rows.append((one.target.name, address))
             width = max(len(name) for name, _ in rows)
             for name, address in rows:
-                console.print(f"  {name:<{width}}  {address}", highlight=False, soft_wrap=True)
+                console.print(f"  {name:<{width}}  {address}", soft_wrap=True)
             variables = _write_variables(project, stack, parts)
             console.print(
                 f"For a shell with the same database: source {shown_path(variables)}",
-                highlight=False,
                 soft_wrap=True,
             )
             # This line invites Ctrl-C, which may come before the loop.

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
 from rich.table import Table
 
 from poolkit.deploy.aws import in_plain_words
 from poolkit.errors import DeployError, DeploymentFailed
+from poolkit.terminal import new_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from rich.console import Console
 
 Event = dict[str, Any]
 
@@ -32,10 +34,9 @@ _CONSEQUENCES: Final = ("cancelled", "The following resource(s) failed")
 def make_console() -> Console:
     """Return the console that commands print on.
 
-    Text is data here: AWS's answers have brackets, which rich would take for a style, and names
-    between colons, which it would take for pictures. Styles are given apart from the text.
+    Lines are not wrapped, so that names and links can be copied.
     """
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return new_console(soft_wrap=True)
 
 
 def make_table(*headings: str) -> Table:

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.engine import make_url
 
-from poolkit.compare.results.wording import without_passwords
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import check_host
+from poolkit.masking import masked
 from poolkit.migrations import find_scripts
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ def check_answers(deployed: Deployed, *, agreed: bool) -> None:
     if deployed.target.kind != "worker":
         if parts.scheme not in ("http", "https"):
             raise ConfigurationError(
-                f"{option}: wanted an http:// or https:// URL, "
-                f"found {without_passwords(deployed.url)!r}"
+                f"{option}: wanted an http:// or https:// URL, found {masked(deployed.url)!r}"
             )
         if parts.query or parts.fragment:
             raise ConfigurationError(f"{option}: the load adds its paths to the URL: no ? or #")

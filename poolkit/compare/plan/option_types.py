@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from poolkit.compare.results.wording import without_passwords
+from poolkit.masking import masked
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -95,7 +95,7 @@ class DeployedTarget(_Type):
         if not table or not url.strip() or (at and not _LABEL.fullmatch(label)):
             self.fail(
                 "wanted NAME=URL or NAME@LABEL=URL, such as web@staging=https://api.example.com, "
-                f"found {without_passwords(value)!r}",
+                f"found {masked(value)!r}",
                 param,
                 ctx,
             )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poolkit.compare.results.run_folder import Level
-from poolkit.compare.results.wording import without_passwords
 from poolkit.errors import ConfigurationError
+from poolkit.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,4 +130,4 @@ def options_of(given: Mapping[str, Any], *, command: str, quick: bool = False) -
     else:
         for name in _OPEN_LOOP_ONLY.keys() & values.keys():
             raise ConfigurationError(f"{_OPEN_LOOP_ONLY[name]} is an option of --rates only")
-    return Options(**{**(QUICK if quick else {}), **values}, command=without_passwords(command))
+    return Options(**{**(QUICK if quick else {}), **values}, command=masked(command))

@@ -18,11 +18,12 @@ from poolkit.compare.plan.checks import (
 )
 from poolkit.compare.plan.targets import choose, deployed_of, targets_of, with_pools
 from poolkit.compare.results.run_folder import Absent, Plan, PlannedTarget
-from poolkit.compare.results.wording import count, join, without_passwords
+from poolkit.compare.results.wording import count, join
 from poolkit.config.presets import preset
 from poolkit.config.settings import preset_from_environ
 from poolkit.errors import ConfigurationError, PoolkitError
 from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, INSTALL_PGBOUNCER, find_pgbouncer
+from poolkit.masking import masked
 from poolkit.output_file import check_output_file
 from poolkit.shim.records import NOW
 from poolkit.thresholds import Threshold, check_targets, thresholds_of
@@ -286,7 +287,7 @@ def make_plan(
             _record_of(each.target, options),
             max_connections=each.max_connections,
             usable_connections=each.usable_connections,
-            url=without_passwords(each.url),
+            url=masked(each.url),
         )
         for each in deployed
     ]

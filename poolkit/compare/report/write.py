@@ -85,7 +85,7 @@ def report(path: Path, console: Console) -> None:
         RunFolderError, OSError: as `write_report`.
     """
     print_run(write_report(path), console)
-    console.print(f"\nReport: {path / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"\nReport: {path / 'report.html'}", soft_wrap=True)
 
 
 def report_two(first: Path, second: Path, console: Console, out: Path | None = None) -> Path:
@@ -108,5 +108,5 @@ def report_two(first: Path, second: Path, console: Console, out: Path | None = N
     pair = compare_runs(read_results(first), read_results(second), (str(first), str(second)))
     print_pair(pair, console)
     file.write_text(two_run_page(pair), encoding="utf-8")
-    console.print(f"\nReport: {file}", highlight=False, soft_wrap=True)
+    console.print(f"\nReport: {file}", soft_wrap=True)
     return file

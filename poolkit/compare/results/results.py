@@ -21,8 +21,9 @@ from poolkit.compare.results.levels import (
 )
 from poolkit.compare.results.run_folder import SCHEMA, Absent, Step
 from poolkit.compare.results.target_result import TargetResult, target_result
-from poolkit.compare.results.wording import origin, without_passwords
+from poolkit.compare.results.wording import origin
 from poolkit.errors import ConfigurationError, RunFolderError
+from poolkit.masking import masked
 from poolkit.thresholds import check_all, thresholds_of, with_unseen
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def compute(run: RunFolder) -> Results:
         RunFolderError: a file is broken, or no target was measured at all.
     """
     plan = run.plan()
-    plan = dataclasses.replace(plan, command=without_passwords(plan.command))
+    plan = dataclasses.replace(plan, command=masked(plan.command))
     try:
         source = f"{run.path / 'plan.json'}: thresholds"
         thresholds = thresholds_of({"thresholds": list(plan.thresholds)}, source=source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -87,8 +86,3 @@ def origin(url: str) -> str:
     """Return scheme, host and port of a URL, without its credentials and path."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def without_passwords(text: str) -> str:
-    """Return a text with the passwords of its URLs masked."""
-    return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from poolkit.compare.results.run_folder import Evidence
-from poolkit.compare.results.wording import without_passwords
+from poolkit.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,5 +72,5 @@ def _lines(log: Path) -> list[str]:
 
 
 def _cut(line: str) -> str:
-    text = without_passwords(line.strip())
+    text = masked(line.strip())
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."

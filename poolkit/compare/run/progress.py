@@ -60,7 +60,7 @@ class Progress:
         self._write(f"{name}: {text}")
 
     def _write(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
 
 class _Figures(NamedTuple):
