@@ -67,7 +67,7 @@ def test_a_context_has_what_is_included_and_no_secret(project, run):
         *("shop/__init__.py", "shop/jwt.py", "shop/rates.json"),
     }
     secret = ("shop/.env", "shop/account.json", "shop/prod.env", "shop/server.pem")
-    for name in (*secret, "shop/tests/test_shop.py"):
+    for name in (*secret, "shop/tests"):
         assert name in answer.stdout
     assert "shop/old" not in answer.stdout
     assert "without elsewhere, which include_if_there names" in answer.stdout
@@ -141,6 +141,42 @@ def test_a_link_to_the_outside_is_refused(project, run):
     """A package holds no file that is not the project's."""
     (project / "shop/passwd").symlink_to("/etc/passwd")
     refused(run("package", "worker", cwd=project), "is a link to a file outside")
+
+
+@pytest.mark.parametrize(
+    ("link", "to", "message"),
+    [
+        ("shop/again", ".", "the folder that it is in"),
+        ("shop/gone", "nothing_here", "which does not exist"),
+        ("shop/other", "../common", "the folder that it is in"),
+    ],
+)
+def test_a_link_that_cannot_be_packaged_is_refused(project, run, link, to, message):
+    """Left out in silence, the package would lack a module; followed, it would have no end."""
+    (project / "common").mkdir()
+    (project / "common/self").symlink_to("../common")
+    (project / link).symlink_to(to)
+    refused(run("package", "worker", cwd=project), message, lines=1)
+
+
+def test_a_link_is_packaged_as_its_target_and_reported(project, run):
+    """Files and folders alike; a link's name does not make a secret another file."""
+    (project / "common").mkdir()
+    (project / "common/prices.py").write_text("VAT = 19\n")
+    (project / "shop/prices.py").symlink_to("../common/prices.py")
+    (project / "shop/common").symlink_to("../common")
+    (project / ".env").write_text("PASSWORD=x\n")
+    (project / "shop/settings.txt").symlink_to("../.env")
+    answer = run("package", "worker", cwd=project)
+    assert answer.returncode == 0, answer.stderr
+    shop = project / "build/worker/shop"
+    assert (shop / "prices.py").read_text() == "VAT = 19\n"
+    assert (shop / "common/prices.py").is_file()
+    assert not (shop / "prices.py").is_symlink()
+    assert not (shop / "settings.txt").exists()
+    assert "shop/common -> common" in answer.stdout
+    assert "shop/prices.py -> common/prices.py" in answer.stdout
+    assert "shop/settings.txt -> .env" in answer.stdout
 
 
 def test_a_missing_lock_is_named(project, run):

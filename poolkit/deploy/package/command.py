@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from poolkit.deploy.package.contents import ProjectFiles
     from poolkit.deploy.package.lambda_zip import LambdaPackage
     from poolkit.deploy.package.settings import PackageSettings
 
@@ -59,7 +60,7 @@ def package_function(
         )
     else:
         console.print("bytecode: none, by --no-bytecode")
-    _print_not_packaged(console, settings, package.left_out)
+    _print_not_packaged(console, settings, package.project_files)
 
 
 def _print_sizes(console: Console, package: LambdaPackage, settings: PackageSettings) -> None:
@@ -97,14 +98,18 @@ def package_image(target: str, *, architecture: str | None, out: Path | None) ->
         console.print(f"no Dockerfile: infra/Dockerfile.{target} is missing", style="yellow")
     else:
         console.print(f"Dockerfile: {context.dockerfile}")
-    _print_not_packaged(console, settings, context.left_out)
+    _print_not_packaged(console, settings, context.project_files)
 
 
-def _print_not_packaged(console: Console, settings: PackageSettings, left_out: list[str]) -> None:
+def _print_not_packaged(console: Console, settings: PackageSettings, files: ProjectFiles) -> None:
     for name in missing_files(settings):
         console.print(f"without {name}, which include_if_there names", style="yellow")
-    if left_out:
-        console.print(f"left out (hidden, secret or a test): {', '.join(left_out)}", style="yellow")
+    if files.left_out:
+        names = ", ".join(files.left_out)
+        console.print(f"left out (hidden, secret or a test): {names}", style="yellow")
+    if files.links:
+        names = ", ".join(files.links)
+        console.print(f"links, packaged as what they point to: {names}", style="yellow")
 
 
 def _mb(size: int) -> str:

@@ -181,57 +181,88 @@ _PRIVATE_KEY: Final = re.compile(
 header alone is what programs that read keys look for."""
 
 
-def copy_project_code(settings: PackageSettings, folder: Path) -> list[str]:
-    """Copy the included files into `folder`; return the names of secrets and tests left out.
+class ProjectFiles(NamedTuple):
+    """What became of the project's own files; names are relative to the project."""
+
+    left_out: list[str]
+    """Secrets, tests and hidden files."""
+    links: list[str]
+    """Symbolic links as `NAME -> TARGET`: the package has the target's content under the name."""
+
+
+def copy_project_code(settings: PackageSettings, folder: Path) -> ProjectFiles:
+    """Copy the included files into `folder`; a symbolic link becomes what it points to.
 
     Raises:
-        PackageError: an included file is missing, lies outside the project, or is a module
-            with a private key in it.
+        PackageError: an included file is missing or lies outside the project, a link points
+            nowhere, outside or in a circle, or a module has a private key in it.
     """
-    left_out = []
+    root = settings.root.resolve()
+    files = ProjectFiles([], [])
     excluded = tuple(name.rstrip("/") for name in settings.exclude)
     inside_excluded = tuple(f"{name}/" for name in excluded)
-    for path in _included(settings):
+
+    def copy(path: Path, *inside: Path) -> None:
         name = path.relative_to(settings.root).as_posix()
-        if name in excluded or name.startswith(inside_excluded):
-            continue
-        parts = name.split("/")
-        never = any(fnmatch.fnmatchcase(part, pattern) for part in parts for pattern in NEVER)
-        if never or holds_private_key(path):
-            left_out.append(name)
-        else:
+        # A link has two names, and a secret is one under either of them.
+        names, shown = [name], name
+        if path.is_symlink() and not _is_never(name):
+            names.append(_link_target(path, root, inside))
+            shown = f"{name} -> {names[1]}"
+        if any(each in excluded or each.startswith(inside_excluded) for each in names):
+            return
+        if any(map(_is_never, names)) or (path.is_file() and holds_private_key(path)):
+            files.left_out.append(shown)
+            return
+        if shown != name:
+            files.links.append(shown)
+        if path.is_dir():
+            for each in sorted(path.iterdir()):
+                copy(each, *inside, path.resolve())
+        elif path.is_file():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    return [name for name in left_out if "__pycache__" not in name]
+
+    for path in _included(settings, root):
+        copy(path)
+    left_out = [name for name in files.left_out if "__pycache__" not in name]
+    return files._replace(left_out=left_out)
+
+
+def _included(settings: PackageSettings, root: Path) -> Iterator[Path]:
+    missing = missing_files(settings)
+    for name in (*settings.include, *settings.include_if_there):
+        path = settings.root / name
+        if name in missing:
+            continue
+        if not path.resolve().is_relative_to(root):
+            raise PackageError(f"include names {name!r}, which lies outside of {root}")
+        if not path.exists():
+            raise PackageError(f"include names {name!r}, but there is no {path}")
+        yield path
+
+
+def _is_never(name: str) -> bool:
+    parts = name.split("/")
+    return any(fnmatch.fnmatchcase(part, pattern) for part in parts for pattern in NEVER)
+
+
+def _link_target(path: Path, root: Path, inside: tuple[Path, ...]) -> str:
+    """Return the name of what a link points to; `inside` are the real folders around the link."""
+    real = path.resolve()
+    if not real.is_relative_to(root):
+        raise PackageError(f"{path} is a link to a file outside of {root}; it is not packaged")
+    if not real.exists():
+        raise PackageError(f"{path} is a link to {real}, which does not exist")
+    if real in inside:
+        raise PackageError(f"{path} is a link to {real}, the folder that it is in")
+    return real.relative_to(root).as_posix()
 
 
 def missing_files(settings: PackageSettings) -> list[str]:
     """Return the names in `include_if_there` that do not exist."""
     return [name for name in settings.include_if_there if not (settings.root / name).exists()]
-
-
-def _included(settings: PackageSettings) -> Iterator[Path]:
-    root = settings.root.resolve()
-    missing = missing_files(settings)
-    there = [name for name in settings.include_if_there if name not in missing]
-    for name in (*settings.include, *there):
-        path = root / name
-        if not path.resolve().is_relative_to(root):
-            raise PackageError(f"include names {name!r}, which lies outside of {root}")
-        if path.is_file():
-            yield path
-        elif not path.is_dir():
-            raise PackageError(f"include names {name!r}, but there is no {path}")
-        else:
-            for file in sorted(path.rglob("*")):
-                if not file.is_file():
-                    continue
-                if not file.resolve().is_relative_to(root):
-                    raise PackageError(
-                        f"{file} is a link to a file outside of {root}; it is not packaged"
-                    )
-                yield file
 
 
 def holds_private_key(file: Path) -> bool:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from poolkit.deploy.package.contents import copy_project_code, locked_requirements
+from poolkit.deploy.package.contents import ProjectFiles, copy_project_code, locked_requirements
 from poolkit.errors import PackageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ImageContext(NamedTuple):
     files: int
     dockerfile: Path | None
     """The one that was copied; None: the project has none for this target."""
-    left_out: list[str]
+    project_files: ProjectFiles
 
 
 def write_image_context(settings: PackageSettings) -> ImageContext:
@@ -57,7 +57,7 @@ def write_image_context(settings: PackageSettings) -> ImageContext:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as work:
         folder = Path(work) / "context"
-        left_out = copy_project_code(settings, folder)
+        project_files = copy_project_code(settings, folder)
         (folder / "requirements.txt").write_text("".join(requirements), encoding="utf-8")
         if dockerfile is not None:
             shutil.copyfile(dockerfile, folder / "Dockerfile")
@@ -66,4 +66,4 @@ def write_image_context(settings: PackageSettings) -> ImageContext:
         # Replaced only when the new one is whole.
         shutil.rmtree(out, ignore_errors=True)
         folder.rename(out)
-    return ImageContext(out, len(requirements), count, dockerfile, left_out)
+    return ImageContext(out, len(requirements), count, dockerfile, project_files)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from poolkit.deploy.package.contents import (
+    ProjectFiles,
     copy_project_code,
     find_uv,
     install_wheels,
@@ -60,8 +61,7 @@ class LambdaPackage(NamedTuple):
     """The largest first."""
     bytecode: str
     """The interpreter that compiled the modules; empty when they are not compiled."""
-    left_out: list[str]
-    """Files of the project that look like secrets or tests."""
+    project_files: ProjectFiles
 
 
 def package_lambda(
@@ -91,7 +91,7 @@ def package_lambda(
         requirements = locked_requirements(settings)
         install_wheels(settings, requirements, folder)
         prune(folder)
-        left_out = copy_project_code(settings, folder)
+        project_files = copy_project_code(settings, folder)
         if handler is not None:
             module = folder.joinpath(*handler.rpartition(".")[0].split("."))
             if not (module.with_suffix(".py").is_file() or (module / "__init__.py").is_file()):
@@ -109,10 +109,10 @@ def package_lambda(
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         write_zip(folder, settings.out_path)
-    return _described(settings.out_path, str(compiler or ""), left_out)
+    return _described(settings.out_path, str(compiler or ""), project_files)
 
 
-def _described(file: Path, compiler: str, left_out: list[str]) -> LambdaPackage:
+def _described(file: Path, compiler: str, project_files: ProjectFiles) -> LambdaPackage:
     """Return the sizes of a package. Raises `PackageError` when Lambda would not take it."""
     plain: Counter[str] = Counter()
     zipped: Counter[str] = Counter()
@@ -128,7 +128,7 @@ def _described(file: Path, compiler: str, left_out: list[str]) -> LambdaPackage:
         unzipped=plain.total(),
         parts=[PackagePart(name, plain[name], size) for name, size in zipped.most_common()],
         bytecode=compiler,
-        left_out=left_out,
+        project_files=project_files,
     )
     if package.zipped > LIMIT or package.unzipped > UNZIPPED_LIMIT:
         largest = ", ".join(f"{p.name} {p.unzipped / 2**20:.1f} MB" for p in package.parts[:4])
