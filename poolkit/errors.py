@@ -23,6 +23,7 @@
     ├── RunFolderError (ValueError)               a folder is no run, or a file in it is broken
     ├── BudgetError (ValueError)                  the connection budget cannot be computed
     │   └── TemplateError                         a template or a parameter file is wrong
+    ├── RedirectRefused (ConnectionError)         an application redirects a load test to another host
     ├── FormError                                 a page's form could not be sent by a load test
     ├── LoadFailedError                           the load generator did not start, or ended early
     ├── ResultsUploadError                        a load test's files cannot be uploaded to S3
@@ -217,6 +218,10 @@ class BudgetError(PoolkitError, ValueError):
 
 class TemplateError(BudgetError):
     """A template or a parameter file is wrong; the message begins with its file and line."""
+
+
+class RedirectRefused(PoolkitError, ConnectionError):
+    """An application redirects a load test to another host; the message says how to allow it."""
 
 
 class FormError(PoolkitError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -29,10 +31,22 @@ def new_console(**options: Any) -> Console:
     return _Console(markup=False, emoji=False, highlight=False, **options)
 
 
+# GitHub Docs, "Workflow commands": `::name key=value::message`, and the older `##[name]message`.
+_COMMAND = re.compile(r":(?=:[A-Za-z-]+(?: [^\n]*?)?::)|#(?=#\[)")
+
+
 class _Console(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         """Yield the segments of a renderable; rich's own control codes stay."""
+        in_a_workflow = os.environ.get("GITHUB_ACTIONS") == "true"
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
+            if segment.control:
+                yield segment
+                continue
+            text = printable(segment.text)
+            if in_a_workflow:
+                # GitHub's runner would obey a line of another program that looks like a command.
+                text = _COMMAND.sub("\\g<0>\u200b", text)
+            yield segment._replace(text=text)

@@ -19,20 +19,30 @@ from typing import TYPE_CHECKING, Any
 from poolkit.loadtest.forms import submit_form
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from poolkit.loadtest.task_user import TaskUser
 
 __all__ = ("TaskUser", "register", "submit_form")
 
 
-def register() -> None:
+def register(*, redirects_to: Collection[str] = ()) -> None:
     """Add poolkit's measurements to Locust: see `locust --help`, the groups named "poolkit".
 
     A locustfile calls this once at its top; calling it again does nothing. Without a database, or
     when it cannot be watched, the run measures HTTP alone and logs one line about it.
+
+    A redirect to another host than `--host` is a failure and is not followed: the application
+    would decide what the test loads.
+
+    Args:
+        redirects_to: other hosts that redirects may lead to, such as `login.example.com`.
     """
     # Importing Locust replaces half of the standard library by gevent's.
     from poolkit.loadtest import plugin  # noqa: PLC0415
+    from poolkit.loadtest.host_safety import redirect_hosts  # noqa: PLC0415
 
+    redirect_hosts.update(host.lower() for host in redirects_to)
     plugin.register()
 
 

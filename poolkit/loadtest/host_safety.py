@@ -10,9 +10,31 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
-from poolkit.errors import ConfigurationError
+from poolkit.errors import ConfigurationError, RedirectRefused
 
 OPTION = "--yes-load-this-host"
+_THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
+
+redirect_hosts: set[str] = set()
+"""Further hosts to which a redirect is followed: those of `register(redirects_to=...)`."""
+
+
+def check_redirect(from_host: str | None, to_host: str | None) -> None:
+    """Refuse a redirect that would load another host than the one that was agreed to.
+
+    The application decides where it redirects to, such as a login service of another company. The
+    names of this machine are one host, and a port is no other host.
+
+    Raises:
+        RedirectRefused: the host is another one, and not in `redirect_hosts`.
+    """
+    hosts = [(host or "").lower().rstrip(".") for host in (from_host, to_host)]
+    if hosts[0] == hosts[1] or set(hosts) <= _THIS_MACHINE or hosts[1] in redirect_hosts:
+        return
+    raise RedirectRefused(
+        f"not followed: a redirect from {hosts[0]} to {hosts[1]}, which is not the host under "
+        f"load; write loadtest.register(redirects_to=({hosts[1]!r},)) if it is yours to load"
+    )
 
 
 def check_host(url: str, agreed: bool, *, option: str = "--host") -> None:  # noqa: FBT001

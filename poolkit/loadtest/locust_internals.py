@@ -12,14 +12,22 @@ import re
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 import gevent
+
+from poolkit.errors import RedirectRefused
+from poolkit.loadtest.host_safety import check_redirect
 
 SUPPORTED = ">=2.43,<2.48"
 """As in pyproject.toml."""
 
 try:
-    from locust import runners
+    # locust before requests: its import replaces the modules that requests takes.
+    from locust import runners  # isort: skip
+    import requests
+    from locust.clients import HttpSession
+    from locust.contrib.fasthttp import FastRequest
     from locust.exception import StopUser
     from locust.runners import STATE_MISSING, MasterRunner, locust_exception_handler
     from locust.stats import StatsCSVFileWriter
@@ -195,6 +203,32 @@ def _task_sets(tasks: Any) -> Iterator[type[TaskSet]]:
         if isinstance(task, type) and issubclass(task, TaskSet):
             yield task
             yield from _task_sets(task.tasks)
+
+
+# -- HTTP -----------------------------------------------------------------------------------
+
+
+def check_redirects() -> None:
+    """Make both of Locust's HTTP clients ask `check_redirect` before they follow one; call it once."""
+    find_target, redirect = HttpSession.get_redirect_target, FastRequest.redirect
+
+    def get_redirect_target(self: HttpSession, response: requests.Response) -> str | None:
+        target = find_target(self, response)
+        if target is not None:
+            to_host = urlsplit(urljoin(response.url, target)).hostname
+            try:
+                check_redirect(urlsplit(response.url).hostname, to_host)
+            except RedirectRefused as error:
+                # Locust counts requests' own errors as failures.
+                raise requests.ConnectionError(str(error)) from None
+        return target
+
+    def redirect_if_allowed(self: FastRequest, code: int, location: str) -> None:
+        check_redirect(self.url_split.host, self.url_split.redirect(location).host)
+        redirect(self, code, location)
+
+    HttpSession.get_redirect_target = get_redirect_target  # type: ignore[assignment,method-assign]
+    FastRequest.redirect = redirect_if_allowed  # type: ignore[assignment,method-assign]
 
 
 # -- workers --------------------------------------------------------------------------------

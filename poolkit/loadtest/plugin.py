@@ -23,7 +23,11 @@ from poolkit.loadtest.event_loop import end_in_the_main_greenlet, interrupt_the_
 from poolkit.loadtest.latency import report as latency_report
 from poolkit.loadtest.latency.collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency.report import LatencyFiles
-from poolkit.loadtest.locust_internals import end_csv_writer_before_its_files, warn_if_untested
+from poolkit.loadtest.locust_internals import (
+    check_redirects,
+    end_csv_writer_before_its_files,
+    warn_if_untested,
+)
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.distributed import MasterLoop, WorkerLoop
 from poolkit.loadtest.open_loop.loop import ClosedLoop, OpenLoop
@@ -67,6 +71,7 @@ _EARLY_S = 0.5
 def register() -> None:
     """Listen to Locust's events, once; see `poolkit.loadtest.register`."""
     end_csv_writer_before_its_files()
+    check_redirects()
     events.init_command_line_parser.add_listener(add_options)  # type: ignore[no-untyped-call]
     events.init.add_listener(_on_init)  # type: ignore[no-untyped-call]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from poolkit.errors import BinaryMissingError, ServerStartError, StateDirectoryError, how_to_install
 from poolkit.local.accounts import Account
 from poolkit.local.ports import LOOPBACK
+from poolkit.local.processes import open_log
 
 SUPERUSER = "postgres"
 
@@ -254,8 +255,8 @@ class Cluster:
             **self.account.credentials(),
         )
         # The program's output reports a full disk; a failure to log it must not hide that.
-        with contextlib.suppress(OSError), self.log.open("a") as file:
-            file.write(done.stdout)
+        with contextlib.suppress(OSError), open_log(self.log) as file:
+            file.write(done.stdout.encode())
         if done.returncode != 0:
             raise ServerStartError(f"could not {goal}: {reason(done.stdout)}")
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import psutil
 
@@ -34,6 +34,11 @@ from poolkit.local.reaper import Reaper
 
 _READY_POLL_S = 0.02
 _reaper = Reaper()
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a log to append to it. No other user can read it: programs log what they receive."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
 class OwnedProcess:
@@ -116,7 +121,7 @@ class OwnedProcess:
             StateDirectoryError: the log cannot be written.
         """
         try:
-            log = self.log.open("ab")
+            log = open_log(self.log)
         except OSError as error:
             raise StateDirectoryError(f"cannot write {self.log}: {error.strerror}") from None
         with log:

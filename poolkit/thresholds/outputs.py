@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+from poolkit.masking import printable
 from poolkit.thresholds.verdict import unmet
 
 if TYPE_CHECKING:
@@ -158,4 +159,4 @@ def workflow_command(name: str, message: str, **properties: str) -> str:
     escapes: dict[str, str | int | None] = {"%": "%25", "\r": "%0D", "\n": "%0A"}
     more = str.maketrans({**escapes, ":": "%3A", ",": "%2C"})
     shown = ",".join(f"{key}={text.translate(more)}" for key, text in properties.items())
-    return f"::{name} {shown}::{message.translate(str.maketrans(escapes))}"
+    return f"::{name} {shown}::{printable(message).translate(str.maketrans(escapes))}"

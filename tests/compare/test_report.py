@@ -157,6 +157,13 @@ def test_a_page_that_cannot_be_written_is_one_line(made_up_run, made_up):
     assert len(result.output.splitlines()) == 1
 
 
+def test_a_folder_whose_name_looks_like_markup_gets_its_report(made_up_run, made_up, tmp_path):
+    run = made_up_run("a[/red]", {"web": made_up("web")})
+    shown = CliRunner().invoke(main, ["report", str(run.path)], catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert f"Report: {run.path}/report.html" in shown.output
+
+
 def test_a_wrong_folder_is_one_line_and_status_2(tmp_path):
     """There is no traceback."""
     result = CliRunner().invoke(main, ["report", str(tmp_path / "nothing")])

@@ -96,6 +96,20 @@ def test_tcp_log_and_callable_probes(supervisor, tmp_path):
     assert supervisor.names == ["tcp", "log", "file"]
 
 
+def test_no_other_user_can_read_a_log(supervisor):
+    """Applications log addresses, tokens and what their users sent."""
+    before = os.umask(0o000)
+    try:
+        process = supervisor.start(
+            "open",
+            python("import time; print('ready', flush=True); time.sleep(60)"),
+            ready=HasLogged("ready"),
+        )
+    finally:
+        os.umask(before)
+    assert process.log.stat().st_mode & 0o777 == 0o600
+
+
 def test_not_ready_in_time_quotes_the_end_of_the_log(supervisor):
     """A process that hangs is ended, and the error quotes its last line."""
     script = "import os, time; print('pid', os.getpid(), 'waiting for Godot', flush=True); time.sleep(300)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -17,6 +18,7 @@ from poolkit.budget.report.rows import (
     ways_out,
 )
 from poolkit.budget.suggestions import suggestions
+from poolkit.masking import printable
 from poolkit.thresholds.outputs import workflow_command
 
 if TYPE_CHECKING:
@@ -155,9 +157,12 @@ def as_markdown(budget: Budget) -> str:
 
 
 def _escaped(text: str) -> str:
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
+    """Return a text that is a text in Markdown: no markup, no HTML, no line of its own.
+
+    A space without width keeps GitHub from sending a mention, and from linking an issue or a URL.
+    """
+    text = re.sub(r"([\\`*_{}\[\]<>|&~#$!])", r"\\\1", printable(text, one_line=True))
+    return re.sub(r"(@|#(?=\d)|(?<=[A-Za-z]):(?=//)|\bwww(?=\.))", "\\1\u200b", text)
 
 
 # -- annotations and SARIF ------------------------------------------------------------------
