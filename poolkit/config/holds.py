@@ -17,24 +17,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import sys
 import threading
+import weakref
+from collections import Counter
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from random import random
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from time import perf_counter, sleep
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
 
-__all__ = ("HOLD_SAMPLING", "CallSite", "Hold", "Holds", "Unit", "current_unit", "merged", "unit")
+__all__ = (
+    "HOLD_SAMPLING",
+    "CallSite",
+    "Holding",
+    "Holds",
+    "Unit",
+    "connections_out",
+    "current_unit",
+    "merged",
+    "unit",
+)
 
-HOLD_SAMPLING = 1.0
-"""The share of checkouts whose call site and SQL time are taken, by default."""
+logger = logging.getLogger("poolkit.holds")
+
+HOLD_SAMPLING = 0.1
+"""The share of checkouts whose call site and SQL time are taken under load, by default."""
+
+EVERY = 0.01
+"""Seconds. A checkout this long after the last one that was taken is always taken: of up to 100
+checkouts a second that is each of them, and its cost does not matter."""
 
 MAX_ROWS = 500
 """Rows of a table; call sites beyond are counted together, as `(others)`."""
@@ -53,8 +72,9 @@ class Unit:
         self._label = label
         around = current_unit()
         # A unit inside another is the same work: its second connection is a second one.
-        self.open: set[Hold] = set() if around is None else around.open
+        self.out: dict[int, _Out] = {} if around is None else around.out
         self.is_over = False
+        self._late: set[int] = set()
         self._token: Token[Unit | None] | None = None
 
     @property
@@ -68,10 +88,10 @@ class Unit:
 
     def responded(self) -> None:
         """Count the connections that are still out, now that the response has been sent."""
-        for hold in tuple(self.open):
-            if hold.unit is self and not hold.is_late:
-                hold.is_late = True
-                hold.holds.late(hold)
+        for number, out in tuple(self.out.items()):
+            if out.unit is self and number not in self._late:
+                self._late.add(number)
+                out.holds.late(out)
 
     def __enter__(self) -> Unit:  # noqa: PYI034  (Python 3.9 has no Self)
         self._token = _unit.set(self)
@@ -110,20 +130,20 @@ def current_unit() -> Unit | None:
 _unit: ContextVar[Unit | None] = ContextVar("poolkit_unit", default=None)
 # Without a unit: the holds of one task or thread, and which one. A new task has a copy of its
 # parent's context, and no part in what the parent holds.
-_of_holder: ContextVar[tuple[int, set[Hold]]] = ContextVar("poolkit_holds", default=(0, set()))
+_of_holder: ContextVar[tuple[int, dict[int, _Out]]] = ContextVar("poolkit_out", default=(0, {}))
 
 
-def _open_holds() -> set[Hold]:
+def connections_out() -> dict[int, _Out]:
     """Return what the unit of work around the caller, or else its task or thread, has out."""
     work = _unit.get()
     if work is not None and not work.is_over:
-        return work.open
+        return work.out
     loop = asyncio._get_running_loop()  # noqa: SLF001  (public, says asyncio.events, for event loops)
     task = None if loop is None else asyncio.current_task(loop)
     key = threading.get_ident() if task is None else id(task)
     owner, found = _of_holder.get()
     if owner != key:
-        found = set()
+        found = {}
         _of_holder.set((key, found))
     return found
 
@@ -184,6 +204,11 @@ class _Site:
         self.is_raw = is_raw
         """Whether it asked for a connection of the driver, whose SQL is not seen."""
 
+    @property
+    def text(self) -> str:
+        """Such as `app/views.py:41 in list_orders`."""
+        return _where(self.file, self.line, self.name)
+
 
 def _call_site(frame: FrameType | None) -> _Site:
     """Return the line of the application, or of the library, that asks for a connection.
@@ -231,6 +256,28 @@ def _awaiting(frame: FrameType) -> FrameType | None:
     return above
 
 
+def _stack(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:
+    """Return the callers of a checkout, the outermost first: without frames, which keep variables."""
+    found = []
+    while frame is not None:
+        found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back or _awaiting(frame)
+    return tuple(reversed(found))
+
+
+def _holder() -> str:
+    """Return the name of the task or the thread that is running."""
+    loop = asyncio._get_running_loop()  # noqa: SLF001
+    task = None if loop is None else asyncio.current_task(loop)
+    if task is not None:
+        return f"task {task.get_name()}"
+    return f"thread {threading.current_thread().name}"
+
+
+def _where(file: str, line: int, name: str) -> str:
+    return f"{_shown(file)}:{line} in {name}" if file else name
+
+
 def _shown(file: str) -> str:
     """Return a file's path from the project's folder, or from the folder of the installed package."""
     here = os.getcwd()
@@ -269,7 +316,7 @@ class CallSite:
     leaked: int = 0
     """Checkouts longer than `leak_detection_threshold`, or collected without a close."""
     unseen_s: float = 0.0
-    spread: tuple[tuple[int, int], ...] = ()
+    spread: tuple[tuple[int, float], ...] = ()
     """The holds by length, for `merged`: see `_bucket`."""
 
     @property
@@ -314,7 +361,7 @@ class _Row:
     def __init__(self) -> None:
         self.count = self.held = self.busy = self.unseen = self.longest = 0.0
         self.nested = self.late = self.leaked = 0
-        self.spread: dict[int, int] = {}
+        self.spread: dict[int, float] = {}
 
     def call_site(self, where: str, label: str) -> CallSite:
         spread = tuple(sorted(self.spread.items()))
@@ -340,9 +387,9 @@ def _bucket(seconds: float) -> int:
     return exponent * 8 + int((mantissa - 0.5) * 16)
 
 
-def _percentile(spread: tuple[tuple[int, int], ...], share: float) -> float:
+def _percentile(spread: tuple[tuple[int, float], ...], share: float) -> float:
     """Return the middle of the bucket that has the percentile, in seconds."""
-    wanted, passed = share * sum(number for _, number in spread), 0
+    wanted, passed = share * sum(number for _, number in spread), 0.0
     for bucket, number in spread:
         passed += number
         if passed >= wanted:
@@ -354,57 +401,79 @@ def _percentile(spread: tuple[tuple[int, int], ...], share: float) -> float:
 # -- the holds ------------------------------------------------------------------------------
 
 
-class Hold:
-    """One checkout that has not come back yet."""
+class _Out(NamedTuple):
+    """A connection that is out. A tuple, because one is made for each checkout."""
 
-    site: _Site | None = None
-    weight: float = 0.0
-    busy = 0.0
-    longest_gap = 0.0
-    waits = 0
-    """Checkouts of the same unit of work that wait for a connection, while this one is held."""
-    nested = False
-    is_late = False
-    leaked = False
+    holds: Holds
+    unit: Unit | None
+    began: float
+    beside: dict[int, _Out]
+    """What its unit of work, task or thread has out."""
+    taken: _Taken | None
 
-    def __init__(self, holds: Holds, beside: set[Hold], unit: Unit | None, began: float) -> None:
-        self.holds = holds
-        self.beside = beside
-        self.unit = unit
-        self.began = began
+
+_new_tuple = tuple.__new__
+
+
+class _Taken:
+    """What is noted of a checkout that is taken for the table, or reported as a leak."""
+
+    def __init__(
+        self, site: _Site, weight: float, began: float, fairy: Callable[[], Any] | None
+    ) -> None:
+        self.site = site
+        self.fairy = fairy
+        """A weak reference to what the program has of the connection."""
+        self.weight = weight
+        """The number of checkouts that it stands for in the table."""
+        self.busy = 0.0
         self.last = began
         """The end of the last statement."""
-
-
-class Histogram(Protocol):
-    """A histogram of durations, such as `poolkit.config.metrics.Histogram`."""
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
+        self.longest_gap = 0.0
+        self.stack: tuple[tuple[str, int, str], ...] = ()
+        self.holder = ""
+        """The thread or task that asked for it."""
+        self.is_reported = False
 
 
 class Holds:
     """The open holds of one engine's pool, and the table of those that are over; thread-safe.
 
     Args:
-        sampling: the share, from 0 to 1, of the checkouts whose call site and SQL time are taken.
-            Their numbers in the table and in `busy_seconds` are scaled up. 0 switches all off.
-        times: counts the time of every hold.
+        sampling: the share, from 0 to 1, of the checkouts whose call site and SQL time are taken
+            under load; of few checkouts, each is. Their numbers in the table and in `busy_seconds`
+            are scaled up. 0 switches all off.
+        leak_threshold: seconds after which a checkout is logged, with the stack of its caller; 0
+            for never. Above 0 each checkout is taken, whatever `sampling` is.
+        count_time: called with the seconds of every hold that is over.
     """
 
-    def __init__(self, *, sampling: float = HOLD_SAMPLING, times: Histogram | None = None) -> None:
-        self.sampling = sampling
+    def __init__(
+        self,
+        *,
+        sampling: float = HOLD_SAMPLING,
+        leak_threshold: float = 0.0,
+        count_time: Callable[[float], object] | None = None,
+    ) -> None:
         self._key = f"poolkit.hold.{id(self)}"
-        self._times = times
-        self.begin_again(times)
+        self.configure(sampling=sampling, leak_threshold=leak_threshold)
+        self.begin_again(count_time)
 
-    def begin_again(self, times: Histogram | None) -> None:
+    def configure(self, *, sampling: float, leak_threshold: float) -> None:
+        """Set what is measured; before an engine is watched."""
+        self.sampling = 1.0 if leak_threshold > 0 else sampling
+        self.leak_threshold = leak_threshold
+        self._gap = EVERY * self.sampling
+
+    def begin_again(self, count_time: Callable[[float], object] | None) -> None:
         """Start at zero: in a forked child, whose pool is empty."""
         # Reentrant: the garbage collector may return a connection in the middle of the work below.
         self._lock = threading.RLock()
-        self._times = times
+        self._count_time = count_time or (lambda held: None)
+        self._last_taken = 0.0
+        self._taken: dict[_Taken, _Out] = {}
+        self._waiting: dict[object, tuple[_Site, str, int]] = {}
         self._rows: dict[tuple[str, int, str, str], _Row] = {}
-        self.open: set[Hold] = set()
         self.busy_seconds = 0.0
         self.unseen_seconds = 0.0
         self.nested = 0
@@ -413,93 +482,138 @@ class Holds:
 
     # -- checkouts, as the pool reports them ------------------------------------------------
 
-    def asking(self) -> set[Hold]:
-        """Return what the caller has out already, of this pool and others, before it waits."""
-        beside = _open_holds()
-        for hold in beside:
-            hold.waits += 1
-        return beside
+    def asking(self, beside: dict[int, _Out]) -> object:
+        """Note that a caller who has connections out asks for another; return a key for `asked`."""
+        key = object()
+        number = sum(out.holds is self for out in tuple(beside.values()))
+        if number:
+            unit = current_unit()
+            label = "" if unit is None else unit.label
+            self._waiting[key] = (_call_site(sys._getframe(2)), label, number)  # noqa: SLF001
+        return key
 
-    def begin(self, record: Any, beside: set[Hold], frame: FrameType | None) -> None:
-        """Begin the hold of a pool's record, after `asking`."""
-        work = _unit.get()
-        hold = Hold(self, beside, work, perf_counter())
-        if beside:
-            self._not_asking(beside)
-            if any(other.holds is self for other in beside):
-                hold.nested = True
-        if random() < self.sampling:
-            hold.weight = 1 / self.sampling
-            hold.site = _call_site(frame)
-        elif hold.nested:
-            hold.site = _call_site(frame)
-        if hold.nested:
+    def asked(self, key: object) -> None:
+        """End what `asking` began: the caller has its connection, or gave up."""
+        self._waiting.pop(key, None)
+
+    def begin(self, record: Any, beside: dict[int, _Out], began: float) -> None:
+        """Begin the hold of a pool's record; called by the pool's method that the program called.
+
+        Args:
+            record: SQLAlchemy's ConnectionPoolEntry.
+            beside: the `connections_out()` of the caller.
+            began: the time, by `perf_counter`.
+        """
+        state = record.__dict__
+        if self._key in state:  # StaticPool gives its one connection out again and again
+            self.end(None, record)
+        # Each checkout has a known probability to be taken, and stands for its reciprocal. A fixed
+        # share would miss the line that checks out once a minute.
+        taken, share = None, self.sampling
+        if began - self._last_taken > self._gap:
+            share = max(share, (began - self._last_taken) / EVERY)
+        if share >= 1 or random() < share:
+            self._last_taken = began
+            weight = 1.0 if share >= 1 else 1 / share
+            frame = sys._getframe(2)  # noqa: SLF001  (only here: a frame that is asked for costs 1 µs)
+            taken = _Taken(_call_site(frame), weight, began, record.fairy_ref)
+            if self.leak_threshold > 0:
+                taken.stack, taken.holder = _stack(frame), _holder()
+                _watch_for_leaks(self)
+        # Not by _Out(...), which costs 0.5 µs more.
+        out = _new_tuple(_Out, (self, _unit.get(), began, beside, taken))
+        if beside and any(other.holds is self for other in tuple(beside.values())):
+            site = _call_site(sys._getframe(2)) if taken is None else taken.site  # noqa: SLF001
             with self._lock:
                 self.nested += 1
-                self._row(hold).nested += 1
-        before = record.__dict__.get(self._key)
-        if before is not None:  # StaticPool gives its one connection out again and again
-            self.end(record)
-        record.__dict__[self._key] = hold
-        beside.add(hold)
-        self.open.add(hold)
+                self._row(site, out.unit).nested += 1
+        if taken is not None:
+            self._taken[taken] = out
+        state[self._key] = out
+        beside[id(record)] = out
 
-    def gave_up(self, beside: set[Hold]) -> None:
-        """End the wait of a checkout that failed."""
-        self._not_asking(beside)
-
-    @staticmethod
-    def _not_asking(beside: set[Hold]) -> None:
-        for hold in tuple(beside):
-            hold.waits = max(0, hold.waits - 1)
-
-    def end(self, record: Any) -> None:
+    def end(self, connection: Any, record: Any) -> None:
         """End the hold of a record that comes back, or that loses its connection."""
-        hold: Hold | None = record.__dict__.pop(self._key, None)
-        if hold is None:
+        out: _Out | None = record.__dict__.pop(self._key, None)
+        if out is None:
             return
-        now = perf_counter()
-        held = now - hold.began
-        hold.beside.discard(hold)
-        self.open.discard(hold)
+        held = perf_counter() - out.began
+        out.beside.pop(id(record), None)
+        self._count_time(held)
+        if out.taken is not None:
+            self._end_taken(out, out.taken, held)
+
+    def _end_taken(self, out: _Out, taken: _Taken, held: float) -> None:
+        self._taken.pop(taken, None)
+        taken.longest_gap = max(taken.longest_gap, out.began + held - taken.last)
         with self._lock:
-            if self._times is not None:
-                self._times.observe(held)
-            if not hold.weight or hold.site is None:
-                return
-            row, scaled = self._row(hold), held * hold.weight
-            row.count += hold.weight
+            row, scaled = self._row(taken.site, out.unit), held * taken.weight
+            row.count += taken.weight
             row.held += scaled
             row.longest = max(row.longest, held)
             bucket = _bucket(held)
-            row.spread[bucket] = row.spread.get(bucket, 0) + 1
-            if hold.site.is_raw:
+            row.spread[bucket] = row.spread.get(bucket, 0) + taken.weight
+            if taken.site.is_raw:
                 row.unseen += scaled
                 self.unseen_seconds += scaled
             else:
-                busy = min(hold.busy, held) * hold.weight
+                busy = min(taken.busy, held) * taken.weight
                 row.busy += busy
                 self.busy_seconds += busy
+        if self.leak_threshold <= 0:
+            return
+        was_reported = taken.is_reported
+        if taken.fairy is not None and taken.fairy() is None:
+            self._report(out, taken, held, "was collected without a close")
+        elif held >= self.leak_threshold:  # no thread could start that would have found it before
+            self._report(out, taken, held, f"was out for more than {self.leak_threshold:g} s")
+        if was_reported:
+            text = "the connection of %s came back after %.1f s"
+            fields = _fields(out, taken, held)
+            logger.info(text, _described(out, taken), held, extra={"hold": fields})
 
-    def late(self, hold: Hold) -> None:
+    def late(self, out: _Out) -> None:
         """Count a hold that goes on after the response."""
         with self._lock:
             self.after_response += 1
-            if hold.site is not None:
-                self._row(hold).late += 1
+            if out.taken is not None:
+                self._row(out.taken.site, out.unit).late += 1
 
-    def _row(self, hold: Hold) -> _Row:
-        """Return the row of a hold; the caller has the lock."""
-        site, label = hold.site, "" if hold.unit is None else hold.unit.label
-        key = ("", 0, "(unknown)", label)
-        if site is not None:
-            key = (site.file, site.line, site.name, label)
+    def _row(self, site: _Site, unit: Unit | None) -> _Row:
+        """Return the row of a line and a unit of work; the caller has the lock."""
+        key = (site.file, site.line, site.name, "" if unit is None else unit.label)
         row = self._rows.get(key)
         if row is None:
             if len(self._rows) >= MAX_ROWS:
                 key = ("", 0, "(others)", "")
             row = self._rows.setdefault(key, _Row())
         return row
+
+    # -- leaks ------------------------------------------------------------------------------
+
+    def report_leaks(self) -> None:
+        """Log each checkout that is out for longer than the threshold, once."""
+        now = perf_counter()
+        for taken, out in tuple(self._taken.items()):
+            if now - out.began >= self.leak_threshold:
+                what = f"is out for more than {self.leak_threshold:g} s"
+                self._report(out, taken, now - out.began, what)
+
+    def _report(self, out: _Out, taken: _Taken, held: float, what: str) -> None:
+        """Count and log a leak, unless it is logged already."""
+        with self._lock:
+            if taken.is_reported:
+                return
+            taken.is_reported = True
+            self.leaked += 1
+            self._row(taken.site, out.unit).leaked += 1
+        # Without the lock: a handler of the log may use this pool. The import is for leaks alone.
+        from traceback import FrameSummary, format_list  # noqa: PLC0415
+
+        stack = "".join(format_list([FrameSummary(*frame) for frame in taken.stack]))
+        described, fields = _described(out, taken), _fields(out, taken, held)
+        text = "the connection of %s %s; it was checked out %.1f s ago by:\n%s"
+        logger.warning(text, described, what, held, stack, extra={"hold": fields})
 
     # -- SQL, as the dialect reports it -----------------------------------------------------
 
@@ -516,27 +630,27 @@ class Holds:
             vars(dialect)[name] = self._timed_end(getattr(dialect, name))
 
     def _timed_statement(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        ran = self._ran
-
         def timed(*arguments: Any, **options: Any) -> Any:
+            if not self._taken:
+                return method(*arguments, **options)
             began = perf_counter()
             try:
                 return method(*arguments, **options)
             finally:
                 context = options.get("context", arguments[-1])
-                ran(getattr(context, "_dbapi_connection", None), began)
+                self._ran(getattr(context, "_dbapi_connection", None), began)
 
         return timed
 
     def _timed_end(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        ran = self._ran
-
         def timed(connection: Any) -> Any:
+            if not self._taken:
+                return method(connection)
             began = perf_counter()
             try:
                 return method(connection)
             finally:
-                ran(connection, began)
+                self._ran(connection, began)
 
         return timed
 
@@ -544,13 +658,13 @@ class Holds:
         record = getattr(connection, "_connection_record", None)
         if record is None:  # detached from its pool
             return
-        hold: Hold | None = record.__dict__.get(self._key)
-        if hold is None or hold.site is None:
+        out: _Out | None = record.__dict__.get(self._key)
+        if out is None or out.taken is None:
             return
-        now = perf_counter()
-        hold.busy += now - began
-        hold.longest_gap = max(hold.longest_gap, began - hold.last)
-        hold.last = now
+        now, taken = perf_counter(), out.taken
+        taken.busy += now - began
+        taken.longest_gap = max(taken.longest_gap, began - taken.last)
+        taken.last = now
 
     # -- figures ----------------------------------------------------------------------------
 
@@ -558,8 +672,106 @@ class Holds:
         """Return the table; the rows with most idle time come first."""
         with self._lock:
             found = [
-                row.call_site(f"{_shown(file)}:{line} in {name}" if file else name, label)
+                row.call_site(_where(file, line, name), label)
                 for (file, line, name, label), row in self._rows.items()
             ]
         # Two copies of one file may have the same name.
         return merged(found)
+
+    def holding(self) -> list[Holding]:
+        """Return the connections that are out now, of those that are taken; the oldest first."""
+        now = perf_counter()
+        found = sorted(self._taken.copy().items(), key=lambda item: item[1].began)
+        return [
+            Holding(
+                where=taken.site.text,
+                unit="" if out.unit is None else out.unit.label,
+                holder=taken.holder,
+                age_s=now - out.began,
+            )
+            for taken, out in found
+        ]
+
+    def why_full(self, checked_out: int) -> str:
+        """Return who has the connections of a pool that has none left, as a part of a sentence.
+
+        Args:
+            checked_out: the number of connections that are out.
+        """
+        texts = []
+        waiting = tuple(self._waiting.values())
+        if waiting:
+            held = sum(number for _, _, number in waiting)
+            lines = Counter(f"{site.text}{_of_unit(label)}" for site, label, _ in waiting)
+            texts.append(
+                f"{held} of {checked_out} connections are held by callers that wait for a second "
+                f"one: {_most(lines)}"
+            )
+        if found := self.holding():
+            lines = Counter(f"{each.where}{_of_unit(each.unit)}" for each in found)
+            texts.append(f"held by {_most(lines)}; the oldest for {found[0].age_s:.1f} s")
+        return "; ".join(texts)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A connection that is out now."""
+
+    where: str
+    unit: str
+    holder: str
+    """The thread or task that asked for it; empty without leak detection."""
+    age_s: float
+
+
+def _of_unit(label: str) -> str:
+    return f" ({label})" if label else ""
+
+
+def _most(lines: Counter[str]) -> str:
+    texts = [text if n == 1 else f"{text} x {n}" for text, n in lines.most_common(3)]
+    return ", ".join(texts) + (", and others" if len(lines) > 3 else "")
+
+
+def _described(out: _Out, taken: _Taken) -> str:
+    label = "" if out.unit is None else f", {out.unit.label}"
+    return f"{taken.site.text}{label}, {taken.holder}"
+
+
+def _fields(out: _Out, taken: _Taken, held: float) -> dict[str, Any]:
+    label = "" if out.unit is None else out.unit.label
+    return {"where": taken.site.text, "unit": label, "holder": taken.holder, "held_s": held}
+
+
+# -- leak detection -------------------------------------------------------------------------
+
+_leaks_of: weakref.WeakSet[Holds] = weakref.WeakSet()
+_watcher: threading.Thread | None = None
+_try_again_at = 0.0
+
+
+def _watch_for_leaks(holds: Holds) -> None:
+    """Start the one thread of this process that looks for leaks, unless it runs already."""
+    global _watcher, _try_again_at  # noqa: PLW0603
+    if holds not in _leaks_of:
+        _leaks_of.add(holds)
+    # A forked child has no threads of its parent's, and is_alive says so.
+    if (_watcher is not None and _watcher.is_alive()) or perf_counter() < _try_again_at:
+        return
+    watcher = threading.Thread(target=_look_for_leaks, name="poolkit-holds", daemon=True)
+    _watcher = watcher
+    try:
+        watcher.start()
+    except RuntimeError:
+        # No thread to be had, or the interpreter ends. Leaks are found when they come back.
+        _watcher, _try_again_at = None, perf_counter() + 1
+
+
+def _look_for_leaks() -> None:
+    while _watcher is threading.current_thread():  # of two that began at once, one goes on
+        pause = 1.0
+        for holds in tuple(_leaks_of):
+            if holds.leak_threshold > 0:
+                pause = min(pause, max(holds.leak_threshold / 4, 0.01))
+                holds.report_leaks()
+        sleep(pause)

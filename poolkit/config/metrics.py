@@ -8,9 +8,9 @@ server.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from bisect import bisect_left
+from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 from sqlalchemy import event, exc
 
-from poolkit.config.holds import HOLD_SAMPLING, Holds
+from poolkit.config.holds import HOLD_SAMPLING, Holds, connections_out
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -48,6 +48,30 @@ class Histogram:
     def count(self) -> int:
         """The number of durations."""
         return sum(self.counts)
+
+
+class _Times:
+    """Durations that each thread adds without a lock, and that are counted a thousand at a time.
+
+    A lock for each would be a third of what the metrics of a checkout cost.
+    """
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+        self._histogram = Histogram()
+        self._new: deque[float] = deque()
+
+    def add(self, seconds: float) -> None:
+        self._new.append(seconds)
+        if len(self._new) > 1000:
+            self.count()
+
+    def count(self) -> Histogram:
+        """Return the histogram of all durations."""
+        with self._lock:
+            for _ in range(len(self._new)):  # other threads add to it meanwhile
+                self._histogram.observe(self._new.popleft())
+            return replace(self._histogram, counts=self._histogram.counts.copy())
 
 
 class PoolSnapshot(NamedTuple):
@@ -112,16 +136,35 @@ class PoolMetrics:
         # A lock that another thread of the parent held at the fork would never be free.
         # Reentrant: the garbage collector may return a connection while this thread has it.
         self._lock = threading.RLock()
-        self.waiting = 0
+        self._waiting: deque[None] = deque()  # its methods need no lock
+        self._checkout_wait = _Times(self._lock)
+        self._connect_time = _Times(self._lock)
+        self._hold_time = _Times(self._lock)
         self.timeouts = 0
         self.opened = 0
         self.closed = 0
         self.connect_failures = 0
-        self.checkout_wait = Histogram()
-        self.connect_time = Histogram()
-        self.hold_time = Histogram()
+        self.holds.begin_again(self._hold_time.add)
+
+    @property
+    def waiting(self) -> int:
+        """The callers that wait for a connection now."""
+        return len(self._waiting)
+
+    @property
+    def checkout_wait(self) -> Histogram:
+        """The wait of every checkout that got a connection."""
+        return self._checkout_wait.count()
+
+    @property
+    def connect_time(self) -> Histogram:
+        """The time of every connect that succeeded."""
+        return self._connect_time.count()
+
+    @property
+    def hold_time(self) -> Histogram:
         """The time of every checkout that came back."""
-        self.holds.begin_again(self.hold_time)
+        return self._hold_time.count()
 
     @property
     def busy_seconds(self) -> float:
@@ -158,15 +201,17 @@ class PoolMetrics:
         event.listen(pool, "close", on_close)
         event.listen(pool, "close_detached", on_close)
         if self.holds.sampling > 0:
-            event.listen(pool, "checkin", lambda connection, record: self.holds.end(record))
-            event.listen(pool, "detach", lambda connection, record: self.holds.end(record))
+            event.listen(pool, "checkin", self.holds.end)
+            event.listen(pool, "detach", self.holds.end)
+
+    def began_waiting(self) -> None:
+        """Record that a caller asks for a connection."""
+        self._waiting.append(None)
 
     def waited(self, seconds: float) -> None:
         """Record a checkout that got its connection after that many seconds."""
-        seconds += self._queued_before()
-        with self._lock:
-            self.waiting -= 1
-            self.checkout_wait.observe(seconds)
+        self._checkout_wait.add(seconds + self._queued_before())
+        self._waiting.pop()
 
     def queued(self, seconds: float) -> None:
         """Record that a wait in front of the pool, begun with `began_waiting`, is over.
@@ -175,20 +220,15 @@ class PoolMetrics:
         for a place is added to its next checkout, in whatever thread that happens.
         """
         _queued.set((self, [seconds]))
-        with self._lock:
-            self.waiting -= 1
-
-    def began_waiting(self) -> None:
-        """Record that a caller asks for a connection."""
-        with self._lock:
-            self.waiting += 1
+        self._waiting.pop()
 
     def gave_up(self, *, timed_out: bool) -> None:
         """Record a checkout that failed."""
         self._queued_before()
-        with self._lock:
-            self.waiting -= 1
-            self.timeouts += timed_out
+        self._waiting.pop()
+        if timed_out:
+            with self._lock:
+                self.timeouts += 1
 
     def _queued_before(self) -> float:
         """Return the wait in front of this pool that no checkout has counted yet."""
@@ -197,32 +237,32 @@ class PoolMetrics:
 
     def connected(self, seconds: float, *, failed: bool) -> None:
         """Record an attempt to open a connection."""
+        if not failed:
+            self._connect_time.add(seconds)
+            return
         with self._lock:
-            if failed:
-                self.connect_failures += 1
-            else:
-                self.connect_time.observe(seconds)
+            self.connect_failures += 1
 
     def snapshot(self, pool: Pool) -> PoolSnapshot:
         """Return the counters and the pool's own state, as of now."""
         # NullPool and StaticPool have none of these.
         methods = (getattr(pool, name, None) for name in ("size", "checkedout", "overflow"))
         with self._lock:
-            waits, connects = self.checkout_wait, self.connect_time
             size, checked_out, overflow = (int(each()) if callable(each) else 0 for each in methods)
+            waits = self._checkout_wait.count()
             return PoolSnapshot(
                 size=size,
                 checked_out=checked_out,
                 overflow=max(0, overflow),
                 waiting=self.waiting,
-                checkouts=self.checkout_wait.count,
+                checkouts=waits.count,
                 checkout_timeouts=self.timeouts,
                 opened=self.opened,
                 closed=self.closed,
                 connect_failures=self.connect_failures,
-                checkout_wait=replace(waits, counts=waits.counts.copy()),
-                connect_time=replace(connects, counts=connects.counts.copy()),
-                hold_time=replace(self.hold_time, counts=self.hold_time.counts.copy()),
+                checkout_wait=waits,
+                connect_time=self._connect_time.count(),
+                hold_time=self._hold_time.count(),
                 busy_seconds=self.holds.busy_seconds,
                 unseen_seconds=self.holds.unseen_seconds,
                 nested_checkouts=self.holds.nested,
@@ -258,18 +298,36 @@ def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
 
     def connect(self: AnyPool) -> PoolProxiedConnection:
         began = perf_counter()
-        beside = holds.asking() if holds.sampling > 0 else None
         metrics.began_waiting()
+        if holds.sampling <= 0:
+            try:
+                plain = poolclass.connect(self)
+            except BaseException as error:
+                metrics.gave_up(timed_out=isinstance(error, exc.TimeoutError))
+                raise
+            metrics.waited(perf_counter() - began)
+            return plain
+        beside = connections_out()
+        waiting = holds.asking(beside) if beside else None
         try:
             connection: Any = poolclass.connect(self)
         except BaseException as error:
-            metrics.gave_up(timed_out=isinstance(error, exc.TimeoutError))
-            if beside is not None:
-                holds.gave_up(beside)
+            is_full = isinstance(error, exc.TimeoutError)
+            metrics.gave_up(timed_out=is_full)
+            if is_full and (why := holds.why_full(_checked_out(self))):
+                error.args = (f"{error.args[0]}; {why}", *error.args[1:])
             raise
-        metrics.waited(perf_counter() - began)
-        if beside is not None:
-            holds.begin(connection._connection_record, beside, sys._getframe(1))  # noqa: SLF001
+        finally:
+            if waiting is not None:
+                holds.asked(waiting)
+        now = perf_counter()
+        metrics.waited(now - began)
+        holds.begin(connection._connection_record, beside, now)  # noqa: SLF001
         return connection  # type: ignore[no-any-return]
 
     return type(f"Measured{poolclass.__name__}", (poolclass,), {"connect": connect})
+
+
+def _checked_out(pool: Any) -> int:
+    """Return the number of connections that are out; NullPool and StaticPool do not count."""
+    return int(getattr(pool, "checkedout", int)())

@@ -11,7 +11,7 @@ from poolkit.config.metrics import PoolMetrics, measured
 
 @pytest.fixture
 def metrics():
-    return PoolMetrics()
+    return PoolMetrics(hold_sampling=1.0)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_hold_has_its_line_its_unit_and_its_busy_share(client, metrics):
     snapshot = metrics.snapshot(client.pool)
     assert snapshot.hold_time.count == 1
     assert snapshot.busy_seconds == row.busy_s
-    assert not metrics.holds.open
+    assert not metrics.holds.holding()
 
 
 def test_rows_of_several_processes_are_added(client, metrics):
