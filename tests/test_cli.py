@@ -88,7 +88,7 @@ main()
     assert done.stderr.splitlines() == [f"{message} in a checkout of poolkit"]
 
 
-@pytest.mark.parametrize("command", ["compare", "up", "watch"])
+@pytest.mark.parametrize("command", ["compare", "up", "watch", "holders"])
 def test_windows_is_refused_in_one_line(monkeypatch, command):
     """What cannot work there says so, and where it works."""
     monkeypatch.setattr("sys.platform", "win32")

@@ -41,6 +41,8 @@ class Connected:
     idle_in_transaction: int = 0
     other: int = 0
     idle: int = 0
+    longest_idle_in_transaction_s: float | None = None
+    """The longest time that one of them has been idle in a transaction now; None without any."""
 
     @property
     def total(self) -> int:
@@ -57,15 +59,26 @@ def by_target(sample: Sample) -> tuple[Connected, ...]:
     for name, backends in sorted(grouped.items()):
         states = Counter(_STATE_OF.get(backend.state, "other") for backend in backends)
         instances = len({backend.instance for backend in backends})
-        found.append(Connected(target=name, instances=instances, **states))
+        held = [b.state_age_s for b in backends if b.state in IDLE_IN_TRANSACTION]
+        longest = round(max(held), 3) if held else None
+        found.append(
+            Connected(
+                target=name,
+                instances=instances,
+                longest_idle_in_transaction_s=longest,
+                **states,
+            )
+        )
     return tuple(found)
 
 
 def total(targets: Iterable[Connected]) -> Connected:
     """Return the sum of the targets, whose name is empty."""
     targets = tuple(targets)
+    held = [one.longest_idle_in_transaction_s for one in targets]
     return Connected(
         target="",
+        longest_idle_in_transaction_s=max((s for s in held if s is not None), default=None),
         instances=sum(one.instances for one in targets),
         **{state: sum(getattr(one, state) for one in targets) for state in STATES},
     )

@@ -44,7 +44,7 @@ SELECT current_setting('max_connections')::int,
        coalesce(current_setting('reserved_connections', true)::int, 0),
        current_setting('server_version'),
        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
-       current_user
+       current_user, pg_backend_pid()
 """
 
 # The functions under the views pg_stat_activity and pg_stat_database (PostgreSQL, 27.2): the
@@ -188,13 +188,14 @@ class ActivityConnection:
 
     Args:
         url: a SQLAlchemy URL of the database to watch, or libpq's `postgresql://`.
+        needs_all: refuse a role that may not see the activity of all others.
 
     Raises:
         ConfigurationError: the URL is not that of a PostgreSQL database.
 
     """
 
-    def __init__(self, url: str | URL) -> None:
+    def __init__(self, url: str | URL, *, needs_all: bool = True) -> None:
         try:
             parsed = make_url(url)
         except (ArgumentError, ValueError):
@@ -218,29 +219,49 @@ class ActivityConnection:
         self._parameters: dict[str, Any] = {**named, **options["connect_args"], **own}
         self._connection: psycopg2.extensions.connection | None = None
         self._opened = 0
+        self._needs_all = needs_all
         self.limits: ServerLimits | None = None
         """Set by `connect`."""
+        self.role = ""
+        """The role that asks; set by `connect`."""
+        self.sees_all = True
+        """Whether the role may see the activity of all others; set by `connect`."""
+        self.is_pooled = False
+        """Whether the connection goes through a pooler such as PgBouncer; set by `connect`."""
 
     def connect(self) -> ServerLimits:
         """Connect, or connect again, and return the server's limits.
 
         Raises:
             DatabaseUnavailable: the server cannot be reached, or has no connection left.
-            MonitoringNotAllowed: the role may not see other roles' activity.
+            MonitoringNotAllowed: the role may not see other roles' activity, and has to.
         """
         self.close()
+        began = time.monotonic()
+        connection = None
         try:
             connection = psycopg2.connect(**self._parameters)
         except psycopg2.Error as error:
-            raise DatabaseUnavailable(f"cannot watch the database: {_first_line(error)}") from None
+            # Poolers refuse startup options: then each query sets its own time limit. A server that
+            # is not there is not asked again.
+            bare = {k: v for k, v in self._parameters.items() if k != "options"}
+            if time.monotonic() - began < 1:
+                with contextlib.suppress(psycopg2.Error):
+                    connection = psycopg2.connect(**bare)
+            if connection is None:
+                message = f"cannot watch the database: {_first_line(error)}"
+                raise DatabaseUnavailable(message) from None
         self._connection, self._opened = connection, self._opened + 1
         connection.autocommit = True
         try:
-            ((total, superuser, reserved, version, allowed, role),) = self._rows(_LIMITS)
+            ((total, superuser, reserved, version, allowed, role, pid),) = self.rows(_LIMITS)
         except DatabaseUnavailable:
             self.close()
             raise
-        if not allowed:
+        # A pooler gives its clients process ids of its own.
+        self.is_pooled = pid != connection.info.backend_pid
+        self.role, self.sees_all = role, allowed
+        if self._needs_all and not allowed:
             self.close()
             raise MonitoringNotAllowed(
                 f"role {role} may not read other roles' activity; "
@@ -260,7 +281,7 @@ class ActivityConnection:
         Raises:
             DatabaseUnavailable: it did not answer; if the connection is lost, `connect` again.
         """
-        rows = self._rows(_SAMPLE)
+        rows = self.rows(_SAMPLE)
         asked = time.time()
         sessions, xacts = rows[0][:2]
         return Sample(
@@ -277,7 +298,7 @@ class ActivityConnection:
         Raises:
             DatabaseUnavailable: the server did not answer; if the connection is lost, `connect` again.
         """
-        rows = self._rows(_OLDEST_IDLE_IN_TRANSACTION)
+        rows = self.rows(_OLDEST_IDLE_IN_TRANSACTION)
         if not rows:
             return None
         pid, name, transaction_age_s, idle_s, query = rows[0]
@@ -289,9 +310,17 @@ class ActivityConnection:
             query=query or "",
         )
 
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query, which has a time limit.
+
+        Raises:
+            DatabaseUnavailable: the server did not answer; if the connection is lost, `connect` again.
+        """
         if self._connection is None:
             raise DatabaseUnavailable("not connected to the database")
+        if self.is_pooled:
+            # Both statements are one transaction, after which the pooler's connection is as before.
+            query = f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}; {query}"
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(query)

@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from poolkit.activity.by_target import STATES, Connected, by_target, total
+from poolkit.activity.holding import age
 from poolkit.activity.server import ActivityConnection
 from poolkit.errors import ConfigurationError, DatabaseUnavailable
 from poolkit.terminal import new_console
@@ -291,7 +292,8 @@ def view(seen: Observation) -> RenderableType:
 def _targets(seen: Observation) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("target", overflow="ellipsis", no_wrap=True, max_width=24)
-    for heading in ("instances", *(_HEADINGS.get(state, state) for state in STATES), "all"):
+    headings = (_HEADINGS.get(state, state) for state in STATES)
+    for heading in ("instances", *headings, "all", "longest in tx"):
         table.add_column(heading, justify="right", no_wrap=True)
     # The sum, whose name is empty, stands below the targets unless there is one alone.
     together = total(seen.targets)
@@ -302,9 +304,17 @@ def _targets(seen: Observation) -> Table:
         table.add_row(
             Text(one.target, style="bold") if one.target else Text("together"),
             *(Text(f"{n:,}") if n else Text("·", style="dim") for n in counts),
+            _held(one.longest_idle_in_transaction_s),
         )
     if seen.elsewhere:
         table.add_section()
         unknown = [Text("·", style="dim")] * (1 + len(STATES))
-        table.add_row(Text("other databases"), *unknown, Text(f"{seen.elsewhere:,}"))
+        table.add_row(Text("other databases"), *unknown, Text(f"{seen.elsewhere:,}"), unknown[0])
     return table
+
+
+def _held(seconds: float | None) -> Text:
+    """Return the time for which a connection of a target has been idle in a transaction."""
+    if seconds is None:
+        return Text("·", style="dim")
+    return Text(age(seconds), style="yellow" if seconds >= _LONG_S else "")

@@ -30,6 +30,8 @@ except ModuleNotFoundError as error:
     compare = None  # type: ignore[assignment]
 
 _path = click.Path(path_type=Path)
+# In an argument, `ps` shows a password to every user of the machine.
+_DATABASE_VARIABLES = ["POOLKIT_DATABASE_URL", "DATABASE_URL"]
 # For a terminal that lacks these characters. One letter each, or columns would shift.
 _PLAIN = {"✓": "+", "✗": "x", "–": "-", "·": ".", "…": "."}  # noqa: RUF001  (a dash in a table)
 
@@ -107,7 +109,7 @@ def preset(
 
 
 @main.command()
-@click.argument("url", metavar="[DATABASE_URL]", required=False)
+@click.argument("url", metavar="[DATABASE_URL]", required=False, envvar=_DATABASE_VARIABLES)
 @click.option(
     "--interval", type=float, default=1.0, show_default=True, help="seconds between samples"
 )
@@ -116,13 +118,33 @@ def preset(
 def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> None:
     """Show live who is connected to a database.
 
-    Connections are shown by target, instance and state. DATABASE_URL is by default the variable of
-    that name. The role needs pg_monitor. The view ends with q or Ctrl-C.
+    Connections are shown by target, instance and state. DATABASE_URL is by default the variable
+    POOLKIT_DATABASE_URL, or DATABASE_URL. The role needs pg_monitor. The view ends with q or Ctrl-C.
     """
     require_posix("watch")
     from poolkit.activity.watch import watch  # noqa: PLC0415
 
     watch(url, interval_s=interval, as_json=as_json, once=once)
+
+
+@main.command()
+@click.argument("url", metavar="[DATABASE_URL]", required=False, envvar=_DATABASE_VARIABLES)
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="time to sample for")
+@click.option(
+    "--interval", type=float, default=0.1, show_default=True, help="seconds between samples"
+)
+@click.option("--json", "as_json", is_flag=True, help="print a JSON document, for scripts")
+def holders(*, url: str | None, seconds: float, interval: float, as_json: bool) -> None:
+    """Show who holds a database's connections, and whether SQL runs on them.
+
+    The connections of any application are grouped by target, or by name, user and address.
+    DATABASE_URL is by default the variable POOLKIT_DATABASE_URL, or DATABASE_URL. Without pg_monitor,
+    the role sees the states of its own connections only. Ctrl-C prints what was seen so far.
+    """
+    require_posix("holders")
+    from poolkit.activity.holders import holders  # noqa: PLC0415
+
+    holders(url, seconds=seconds, interval_s=interval, as_json=as_json)
 
 
 db = click.Group(

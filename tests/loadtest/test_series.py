@@ -44,10 +44,18 @@ def test_backends_are_counted_by_target_and_state():
             backend("", "", "idle"),
         )
     )
-    web = Connected(target="web", instances=2, active=1, idle_in_transaction=1, other=1)
+    web = Connected(
+        target="web",
+        instances=2,
+        active=1,
+        idle_in_transaction=1,
+        other=1,
+        longest_idle_in_transaction_s=1,
+    )
     unnamed = Connected(target="(unnamed)", instances=1, idle=1)
     assert found == (unnamed, web)
     assert total(found).total == 4
+    assert total(found).longest_idle_in_transaction_s == 1
 
 
 def test_a_point_has_the_other_databases_of_its_own_sample():

@@ -1,0 +1,244 @@
+"""`poolkit holders`: who holds the connections of a real server, and what for."""
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import processes
+import psycopg2
+import pytest
+from poolkit_command import refused, run_here
+
+from poolkit.activity.holding import Counters
+from poolkit.activity.server import APPLICATION_NAME
+from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+
+pytestmark = pytest.mark.process
+
+PLAIN = {"COLUMNS": "80", "LINES": None}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "poolkit", "holders", *arguments]
+
+
+def run(*arguments, **variables):
+    return run_here("holders", *arguments, COLUMNS="80", **variables)
+
+
+def found_in(url, *arguments, seconds=1):
+    """Run the command, and return its document and its groups by application."""
+    answer = run("--json", "--seconds", str(seconds), *arguments, url)
+    assert answer.returncode == 0, answer.stderr
+    document = json.loads(answer.stdout)
+    return document, {group["application"]: group for group in document["groups"]}
+
+
+@contextlib.contextmanager
+def connection(url, name, *, autocommit=False):
+    with contextlib.closing(psycopg2.connect(url, application_name=name)) as opened:
+        opened.autocommit = autocommit
+        yield opened
+
+
+@contextlib.contextmanager
+def in_threads(*functions):
+    """Call functions again and again beside the test; each gets the event that ends it."""
+    over = threading.Event()
+
+    def repeat(function):
+        while not over.is_set():
+            function()
+
+    threads = [threading.Thread(target=repeat, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_connections_held_over_something_else_are_named(database):
+    """By target, with the share of their time, the last statement, and the line in its comment."""
+    url = database.url("")
+    statement = "SELECT 'secret' /*unit='GET%20/orders',where='app/views.py:41'*/"
+    with contextlib.ExitStack() as held:
+        for number in range(3):
+            one = held.enter_context(connection(url, f"web:host-{number % 2}"))
+            one.cursor().execute(statement)
+        held.enter_context(connection(url, "web:host-0"))
+        held.enter_context(connection(url, "psql"))
+        document, groups = found_in(database.monitor_url(""))
+    web, psql = groups["web"], groups["psql"]
+    assert (web["connections"], web["instances"], web["held"]) == (4, 2, 3)
+    assert web["verdict"] == "held"
+    assert web["held_share"] == 1
+    assert web["idle_in_transaction"] == pytest.approx(0.75)
+    assert web["longest_idle"]["state_s"] > 0.5
+    assert "secret" not in json.dumps(document)
+    assert web["held_after"] == [
+        {
+            "statement": "SELECT ?",
+            "comment": {"unit": "GET /orders", "where": "app/views.py:41"},
+            "share": 1.0,
+            "longest_s": web["longest_idle"]["state_s"],
+        }
+    ]
+    assert web["wait_events"]["Client:ClientRead"] == pytest.approx(0.75)
+    assert (psql["verdict"], psql["user"], psql["client"]) == ("idle", "poolkit", "127.0.0.1")
+    assert (document["sees_all"], document["is_pooled"], document["unseen_s"]) == (True, False, 0)
+
+
+def test_a_chain_of_locks_leads_to_its_first_holder(database):
+    """The second waiter waits for the first, and both for the one that does nothing."""
+    url = database.url("")
+    database.execute("CREATE TABLE orders (id int PRIMARY KEY, n int)")
+    database.execute("INSERT INTO orders VALUES (1, 1)")
+    database.execute("GRANT ALL ON orders TO PUBLIC")
+    with (
+        connection(url, "web:1") as holder,
+        connection(url, "worker:1") as first,
+        connection(url, "worker:2") as second,
+    ):
+        update = "UPDATE orders SET n = n + 1 WHERE id = 1"
+        holder.cursor().execute(update)
+        threads = []
+        for waiter in (first, second):
+            threads.append(threading.Thread(target=waiter.cursor().execute, args=(update,)))
+            threads[-1].start()
+            database.wait_for_lock(waiter.info.dsn_parameters["application_name"])
+        document, groups = found_in(database.monitor_url(""))
+        holder.rollback()
+        threads[0].join()
+        first.rollback()
+        threads[1].join()
+    (blocker,) = document["blockers"]
+    assert (blocker["application"], blocker["blocked"]) == ("web", {"worker": 2})
+    assert blocker["lock"] == "row of orders"
+    assert blocker["longest_wait_s"] > 0.5
+    assert blocker["holder"]["state"] == "idle in transaction"
+    assert blocker["holder"]["statement"] == "UPDATE orders SET n = n + ? WHERE id = ?"
+    assert (groups["web"]["blocks"], groups["web"]["waiting"]) == (2, 0)
+    assert (groups["worker"]["verdict"], groups["worker"]["waiting"]) == ("waiting", 2)
+
+
+def test_an_ordinary_busy_pool_holds_nothing(database):
+    """Its connections run SQL, and go back between two transactions."""
+    url = database.url("")
+
+    def work(opened):
+        def once():
+            with opened.cursor() as cursor:
+                cursor.execute("SELECT pg_sleep(0.2)")
+            opened.commit()
+
+        return once
+
+    with connection(url, "web:1") as a, connection(url, "web:1") as b, in_threads(work(a), work(b)):
+        document, groups = found_in(database.monitor_url(""))
+    assert groups["web"]["verdict"] == "sql"
+    assert groups["web"]["held"] == 0
+    assert document["blockers"] == []
+
+
+def test_a_transaction_that_was_forgotten_is_found_in_a_busy_pool():
+    """One of many, where the others work: its age is known from before the first sample."""
+
+    def row(pid, state, age_s):
+        where = ("client backend", f"web:{pid}", "poolkit", "127.0.0.1", state, None, None)
+        return (pid, *where, 1.0, age_s, age_s, "SELECT 1", False, None, None, None, None)
+
+    counters = Counters()
+    for second in range(5):
+        active = [row(pid, "active", 0.1) for pid in range(1, 5)]
+        counters.add([*active, row(9, "idle in transaction", 3000.0 + second)])
+    (web,) = counters.groups()
+    assert (web.verdict, web.held, web.connections) == ("forgotten", 1, 5)
+    assert (web.longest_idle.pid, web.longest_idle.state_s) == (9, 3004)
+
+
+def test_a_role_without_pg_monitor_gets_what_it_may_see(database):
+    """It sees its own role's connections; of the others the names, and it says so."""
+    url = database.url("")
+    with connection(url, "web:1") as own, connection(database.admin_url(""), "batch:1") as other:
+        own.cursor().execute("SELECT 1")
+        other.cursor().execute("SELECT 1")
+        document, groups = found_in(url)
+    assert document["sees_all"] is False
+    assert groups["web"]["verdict"] == "held"
+    assert (groups["batch"]["verdict"], groups["batch"]["hidden"]) == ("hidden", 1)
+    assert groups["batch"]["longest_idle"] is None
+    assert any("GRANT pg_monitor TO" in note for note in document["notes"])
+
+
+def test_the_table_fits_a_narrow_terminal(database):
+    """80 columns, no control characters of another program, and the verdict below the table."""
+    url = database.url("")
+    with connection(url, "web-with-a-long-name:\x1b1") as one, connection(url, "\x1b[2J") as two:
+        one.cursor().execute("SELECT " + "'\x1b[2J', a".replace("a", "1 AS " + "a" * 60))
+        two.cursor().execute("SELECT 1")
+        answer = run("--seconds", "0.5", DATABASE_URL=database.monitor_url(""))
+    assert (answer.returncode, answer.stderr) == (0, "")
+    lines = answer.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line.isprintable() for line in lines)
+    assert re.search(r"web-with-a-long-name +1 +· +100% +· ", answer.stdout)
+    assert "web-with-a-long-name: 1 of 1 connection was idle in a transaction 100%" in answer.stdout
+
+
+def test_ctrl_c_shows_what_was_seen_so_far(database):
+    """Long before the end; exit status 0."""
+    with connection(database.url(""), "web:1") as held:
+        held.cursor().execute("SELECT 1")
+        process = subprocess.Popen(
+            command("--json", "--seconds", "600", "--interval", "0.05", database.monitor_url("")),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=processes.environment(PLAIN, clean=True),
+        )
+        database.wait_for_backends(1, APPLICATION_NAME)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=processes.PATIENCE_S)
+    assert (process.returncode, err) == (0, "")
+    document = json.loads(out)
+    assert document["groups"][0]["verdict"] == "held"
+    assert document["seconds"] < 300
+
+
+@pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+def test_behind_pgbouncer_it_says_what_is_not_visible(postgres, tmp_path):
+    """The pooler refuses startup options, which this command does without."""
+    with EmbeddedPgBouncer(postgres, tmp_path) as pooler:
+        document, groups = found_in(pooler.url(driver=""), seconds=0.5)
+    assert document["is_pooled"] is True
+    assert any("pooler" in note for note in document["notes"])
+    assert APPLICATION_NAME not in groups
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no database: give its URL, or set DATABASE_URL"),
+        (("mysql://me:secret@127.0.0.1/x",), "on PostgreSQL only, not on mysql"),
+        (("postgresql://me:secret@127.0.0.1:1/x",), "cannot watch the database"),
+        (("postgresql://x/x", "--interval", "0"), "--interval must be at least 0.02 s"),
+        (("postgresql://x/x", "--seconds", "0"), "--seconds must be at least --interval"),
+        (("postgresql://x/x", "--seconds", "inf"), "--seconds must be at least --interval"),
+        (("postgresql://x/x", "--seconds", "nan"), "--seconds must be at least --interval"),
+    ],
+)
+def test_what_cannot_be_sampled_is_one_line(arguments, message):
+    """Exit status 2, no traceback, no password."""
+    answer = run(*arguments)
+    refused(answer, message)
+    assert "secret" not in answer.stderr
