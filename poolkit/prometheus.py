@@ -42,6 +42,7 @@ _GAUGES: Final = {
     "checked_out": "Connections in use.",
     "overflow": "Connections open beyond the size.",
     "waiting": "Callers that have asked for a connection and do not have it yet.",
+    "breaker_open": "1 while no connect is tried, because too many in a row have failed.",
 }
 _COUNTERS: Final = {
     "checkouts": "Checkouts that got a connection.",
@@ -49,6 +50,7 @@ _COUNTERS: Final = {
     "opened": "Connections opened.",
     "closed": "Connections closed.",
     "connect_failures": "Attempts to open a connection that failed.",
+    "shed": "Checkouts refused at once, because max_waiting others waited.",
 }
 _HISTOGRAMS: Final = {
     "checkout_wait": "How long checkouts waited for their connection.",

@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from poolkit.config.metrics import PoolMetrics, measured
 from poolkit.config.presets import Connector, classify_connect_failure
-from poolkit.config.session import translate_refusal, translated
+from poolkit.config.session import translate, translate_refusal, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,9 +90,12 @@ def _arguments(
         "application_name": settings.application_name() if settings.instance else None,
         **options,
     }
-    if metrics is not None:
-        poolclass = options.get("poolclass") or preset.pool_class(settings.url)
-        arguments["poolclass"] = measured(poolclass, metrics)
+    poolclass = options.get("poolclass")
+    if poolclass is None:
+        poolclass = preset.own_pool_class(settings.url)
+        if hasattr(poolclass, "breaker"):
+            poolclass.breaker.shown_as = lambda error: translate(error) or error
+    arguments["poolclass"] = poolclass if metrics is None else measured(poolclass, metrics)
     return preset, arguments
 
 

@@ -21,6 +21,7 @@ from weakref import WeakSet
 from sqlalchemy import event, exc
 
 from poolkit.config.holds import HOLD_SAMPLING, Holds, connections_out
+from poolkit.config.presets import TooManyWaiting
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -95,6 +96,8 @@ class PoolSnapshot(NamedTuple):
     connect_failures: int
     checkout_wait: Histogram
     connect_time: Histogram
+    shed: int = 0
+    breaker_open: bool = False
     hold_time: Histogram = Histogram()
     busy_seconds: float = 0.0
     unseen_seconds: float = 0.0
@@ -141,6 +144,7 @@ class PoolMetrics:
         self._connect_time = _Times(self._lock)
         self._hold_time = _Times(self._lock)
         self.timeouts = 0
+        self.shed = 0
         self.opened = 0
         self.closed = 0
         self.connect_failures = 0
@@ -222,6 +226,11 @@ class PoolMetrics:
         _queued.set((self, [seconds]))
         self._waiting.pop()
 
+    def refused(self) -> None:
+        """Record a checkout that was refused at once, because too many others wait."""
+        with self._lock:
+            self.shed += 1
+
     def gave_up(self, *, timed_out: bool) -> None:
         """Record a checkout that failed."""
         self._queued_before()
@@ -262,6 +271,8 @@ class PoolMetrics:
                 connect_failures=self.connect_failures,
                 checkout_wait=waits,
                 connect_time=self._connect_time.count(),
+                shed=self.shed,
+                breaker_open=getattr(getattr(pool, "breaker", None), "is_open", False),
                 hold_time=self._hold_time.count(),
                 busy_seconds=self.holds.busy_seconds,
                 unseen_seconds=self.holds.unseen_seconds,
@@ -312,8 +323,11 @@ def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
         try:
             connection: Any = poolclass.connect(self)
         except BaseException as error:
-            is_full = isinstance(error, exc.TimeoutError)
+            is_shed = isinstance(error, TooManyWaiting)
+            is_full = isinstance(error, exc.TimeoutError) and not is_shed
             metrics.gave_up(timed_out=is_full)
+            if is_shed:
+                metrics.refused()
             if is_full and (why := holds.why_full(_checked_out(self))):
                 error.args = (f"{error.args[0]}; {why}", *error.args[1:])
             raise

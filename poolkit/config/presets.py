@@ -8,10 +8,10 @@ project and it gives the same engines there:
     engine = preset("web", "prod").create_engine(url)
 
 `EnginePreset.engine_options` returns the plain keyword arguments of SQLAlchemy's own
-`create_engine`. `EnginePreset.create_engine` adds four things to SQLAlchemy's pools. A check at
+`create_engine`. `EnginePreset.create_engine` adds five things to SQLAlchemy's pools. A check at
 checkout costs a poll of the socket instead of a round trip. Recycling does not reopen all
 connections at the same moment. A connect is tried again while the server is full or starting. A
-forked process begins with an empty pool.
+forked process begins with an empty pool. A spike of requests does not open a connection for each.
 """
 
 from __future__ import annotations
@@ -30,13 +30,21 @@ import ssl
 import threading
 import time
 import weakref
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DisconnectionError, InvalidatePoolError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DisconnectionError,
+    InvalidatePoolError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, StaticPool
+from sqlalchemy.util.queue import Empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,9 +57,11 @@ __all__ = (
     "APPLICATION_NAME_BYTES",
     "ENVIRONMENTS",
     "TARGETS",
+    "BreakerOpen",
     "Connector",
     "EnginePreset",
     "PresetError",
+    "TooManyWaiting",
     "classify_connect_failure",
     "empty_after_fork",
     "fileno_of",
@@ -112,6 +122,29 @@ class EnginePreset:
     )
     pool_timeout: float = _setting(
         30.0, "how long a checkout waits before the pool counts as exhausted", "s"
+    )
+    max_waiting: int = _setting(
+        0,
+        "with more checkouts than this waiting at a full pool, a further one is refused at once; "
+        "0: no limit",
+        "checkouts",
+    )
+    concurrent_connects: int = _setting(
+        2,
+        "connections opened at the same time; other checkouts wait for one that comes back or for "
+        "their turn to open one, for 1 s at most; 0: no limit",
+        "connections",
+    )
+    breaker_failures: int = _setting(
+        0,
+        "after this many failed connects in a row no further one is tried for breaker_pause, and "
+        "checkouts that need one fail at once; 0: never",
+        "connects",
+    )
+    breaker_pause: float = _setting(
+        5.0,
+        "how long no connect is tried; then one is, and the others follow if it succeeds",
+        "s",
     )
     pool_recycle: float = _setting(
         3600.0,
@@ -336,6 +369,26 @@ class EnginePreset:
             return NullPool
         return AsyncAdaptedQueuePool if self.is_async else QueuePool
 
+    def own_pool_class(self, url: str | URL) -> type[Pool]:
+        """Return the pool class of `create_engine`: `pool_class` with the limits of this preset.
+
+        A new class each time, for one engine: `Engine.dispose()` makes the next pool from its
+        pool's class, and what the circuit breaker knows outlives the pool.
+
+        Raises:
+            PresetError: it is not a URL.
+        """
+        plain = self.pool_class(url)
+        if not issubclass(plain, QueuePool):
+            return plain
+        own = _AsyncPresetPool if issubclass(plain, AsyncAdaptedQueuePool) else _PresetPool
+        limits = {
+            "max_waiting": self.max_waiting,
+            "concurrent_connects": self.concurrent_connects,
+            "breaker": _Breaker(self.breaker_failures, self.breaker_pause),
+        }
+        return type(plain.__name__, (own,), limits)
+
     def create_engine(
         self, url: str | URL, *, application_name: str | None = None, **options: Any
     ) -> Engine:
@@ -382,6 +435,7 @@ class EnginePreset:
     ) -> dict[str, Any]:
         """Return the engine's options with the caller's, which win."""
         merged = self.engine_options(url, application_name=application_name)
+        merged["poolclass"] = self.own_pool_class(url)
         preset_args, caller_args = merged["connect_args"], options.get("connect_args", {})
         merged["connect_args"] = {**preset_args, **caller_args}
         # A server setting of the preset is not lost to one of another name.
@@ -460,6 +514,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "pool_size": (1, 10_000),
     "max_overflow": (0, 10_000),
     "pool_timeout": (0, 3_600),
+    "max_waiting": (0, 100_000),
+    "concurrent_connects": (0, 10_000),
+    "breaker_failures": (0, 1_000),
+    "breaker_pause": (0.1, 3_600),
     "pool_recycle": (1, 7 * 86_400),
     "pool_recycle_jitter": (0, 0.5),
     "ping_after_idle": (0, 3_600),
@@ -773,6 +831,440 @@ _ASYNC_DRIVERS = {
     "mariadb": ("asyncmy",),
     "sqlite": ("aiosqlite",),
 }
+
+
+# -- the pool -------------------------------------------------------------------------------
+
+# The longest time in seconds that a checkout is kept from opening a connection, while the pool
+# may still grow. Short enough for a request, and six times the slow connect of 150 ms.
+_PATIENCE = 1.0
+
+
+class TooManyWaiting(PoolTimeout):
+    """A checkout was refused at once, because `max_waiting` others wait at a full pool.
+
+    Attributes:
+        retry_after: seconds after which the queue is probably short enough, from 1 to 30.
+    """
+
+    def __init__(self, text: str, retry_after: int) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class BreakerOpen(OperationalError):
+    """A checkout needed a new connection, and no connect is tried after `breaker_failures`.
+
+    SQLAlchemy's OperationalError, as the failed connects before it: handlers of these work.
+
+    Attributes:
+        retry_after: seconds until a connect is tried again, from 1 to 30.
+    """
+
+    def __init__(self, text: str, retry_after: int) -> None:
+        super().__init__(None, None, ConnectionError(text))
+        self.retry_after = retry_after
+
+
+class _Breaker:
+    """Whether a connect is worth a try: closed, open for a pause, then half open for one probe.
+
+    Times are wall-clock times, as those of `_CheckoutCheck`. Changed under the pool's lock.
+
+    Attributes:
+        shown_as: returns what a checkout raises in place of BreakerOpen.
+    """
+
+    def __init__(self, failures: int, pause: float) -> None:
+        self.limit = failures
+        self.pause = pause
+        self.failures = 0
+        self.reason = ""
+        self.next_try = 0.0
+        self.is_probing = False
+        self.shown_as: Callable[[BreakerOpen], BaseException] = lambda error: error
+
+    @property
+    def is_open(self) -> bool:
+        """Whether connects fail: none is tried but a probe, once the pause is over."""
+        return 0 < self.limit <= self.failures
+
+    def seconds_left(self) -> float:
+        left = self.next_try - time.time()
+        return left if 0 < left <= 2 * self.pause else 0.0  # else the clock was set back
+
+    def allows_connect(self) -> bool:
+        """Return whether a connect may begin; with an open breaker, this one is the probe."""
+        if not self.is_open:
+            return True
+        if self.is_probing or self.seconds_left():
+            return False
+        self.is_probing = True
+        return True
+
+    def connect_ended(self, error: BaseException | None, dialect: Any) -> None:
+        if error is None:
+            self.failures = 0
+            return
+        # The server's answer to a wrong password comes at once, and ends with the rotation. An
+        # error of the program itself, and a cancelled task, say nothing about the server.
+        errors = [each for each in (error, error.__cause__) if each is not None]
+        if any(classify_connect_failure(each) == "authentication" for each in errors):
+            return
+        drivers = getattr(getattr(dialect, "dbapi", None), "Error", OSError)
+        # SQLAlchemy 2.0 lets asyncpg's errors through as they are; these have an SQLSTATE.
+        if not isinstance(error, (OSError, drivers)) and not hasattr(error, "sqlstate"):
+            return
+        self.failures += 1
+        self.reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        # Processes that opened together do not probe together.
+        self.next_try = time.time() + self.pause * random.uniform(0.75, 1.25)
+
+    def error(self) -> BreakerOpen:
+        left = self.seconds_left()
+        return BreakerOpen(
+            f"no connect is tried for another {left:.1f} s, because {self.failures} in a row have "
+            f"failed; the last one with: {self.reason}",
+            _retry_after(left),
+        )
+
+
+def _retry_after(seconds: float) -> int:
+    return min(max(math.ceil(seconds), 1), 30)
+
+
+class _Idle:
+    """The idle connections of a pool: what QueuePool needs of a queue, without waiting in it."""
+
+    def __init__(self, maxsize: int, *, use_lifo: bool) -> None:
+        self.maxsize = maxsize
+        self.use_lifo = use_lifo
+        self.records: deque[Any] = deque()
+        self.put = self.records.append
+        self.take = self.records.pop if use_lifo else self.records.popleft
+
+    def qsize(self) -> int:
+        return len(self.records)
+
+    def get(self, _block: Any = None) -> Any:
+        try:
+            return self.take()
+        except IndexError:
+            raise Empty from None
+
+
+# What a waiting checkout may receive in place of a connection: a turn to open one, or nothing.
+_TURN, _NOTHING = object(), object()
+
+
+class _WaitingThread:
+    """A thread that waits in the pool. What it receives is set, under the lock, before it wakes."""
+
+    def __init__(self) -> None:
+        self.received: Any = None
+        self.is_patient = True
+        self.asleep = threading.Lock()
+        self.asleep.acquire()
+        self.wake = self.asleep.release
+
+    def wait(self, seconds: float) -> None:
+        self.asleep.acquire(timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
+
+
+class _WaitingTask:
+    """A task that waits in the pool, as `_WaitingThread`; the others may be of other event loops."""
+
+    def __init__(self) -> None:
+        self.received: Any = None
+        self.is_patient = True
+        self.loop = asyncio.get_running_loop()
+        self.woken = self.loop.create_future()
+
+    def wake(self) -> None:
+        """Wake the task; RuntimeError if its event loop is closed."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:  # the garbage collector returns connections in any thread
+            here = None
+        if here is self.loop:
+            self.woken.set_result(None)
+        else:
+            self.loop.call_soon_threadsafe(self.woken.set_result, None)
+
+    def wait(self, seconds: float) -> None:
+        from sqlalchemy.util import await_only  # noqa: PLC0415
+
+        if seconds > 0:
+            # Unlike wait_for it neither cancels the future, nor swallows a cancellation.
+            await_only(asyncio.wait((self.woken,), timeout=seconds))
+
+
+class _PresetPool(QueuePool):
+    """A QueuePool in which a spike of requests does not open a connection for each.
+
+    SQLAlchemy's own opens one for every checkout that finds none idle. While that takes 150 ms, others
+    come back that nobody may use (HikariCP, "Welcome to the Jungle"). Here `concurrent_connects`
+    checkouts open one. The others wait, and the longest first, for a connection that comes back or
+    for their turn to open one. No newcomer overtakes them.
+
+    The counts are QueuePool's: `size + _overflow` connections are open or being opened. Each step
+    on a deque is atomic and leaves a consistent state. So the lock may be taken again in the middle
+    of one, by the garbage collector or a signal's handler that returns a connection.
+    """
+
+    max_waiting = 0
+    concurrent_connects = 0
+    breaker = _Breaker(0, 1.0)
+
+    _queue_class: Any = _Idle
+    _pool: Any
+    _waiter: Any = _WaitingThread
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._lock = threading.RLock()
+        # Checkouts that wait for a connection or a turn. And those that have a connection, but a
+        # dead one, and wait for a turn to replace it.
+        self._waiting: deque[Any] = deque()
+        self._replacing: deque[Any] = deque()
+        self._connecting = 0
+        self._mean_hold = 0.0  # s
+        super().__init__(*args, **options)
+
+    def retry_after(self, waiting: int) -> int:
+        """Return the seconds until that many waiting checkouts will be served, from 1 to 30.
+
+        The connections serve them side by side: mean hold time x (waiting + 1) / connections.
+        """
+        limited = self._max_overflow >= 0
+        connections = self.size() + self._max_overflow if limited else self.checkedout()
+        return _retry_after(self._mean_hold * (waiting + 1) / max(connections, 1))
+
+    def connect(self) -> Any:
+        while True:
+            try:
+                return super().connect()
+            except BreakerOpen as error:
+                # What was given out was dead, and is gone. Another one may be alive.
+                if self._pool.qsize():
+                    continue
+                shown = self.breaker.shown_as(error)
+                if shown is error:
+                    raise
+                raise shown from error
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._serve()
+
+    def _do_get(self) -> Any:
+        with self._lock:
+            opens = False
+            if not self._waiting:
+                try:
+                    idle = self._pool.take()
+                except IndexError:
+                    opens = self._take_turn(is_patient=True)
+                else:
+                    idle.held_since = time.monotonic()
+                    return idle
+            if not opens:
+                self._refuse_if_full()
+        record: Any = _TURN if opens else self._wait(self._waiting)
+        if record is _TURN:
+            record = self._in_turn(self._create_connection, places=1)
+        record.held_since = time.monotonic()
+        return record
+
+    def _do_return_conn(self, record: Any) -> None:
+        with self._lock:
+            held = time.monotonic() - getattr(record, "held_since", math.inf)
+            if held >= 0:
+                self._mean_hold += (held - self._mean_hold) / 8 if self._mean_hold else held
+            size, is_surplus = self._pool.maxsize, False
+            if record.dbapi_connection is None:  # invalidated or detached: its place is free
+                self._overflow -= 1
+            elif self._waiting or not size or self._pool.qsize() < size:
+                self._pool.put(record)
+            else:
+                is_surplus = True
+            if self._waiting:
+                self._serve()
+        if is_surplus:
+            try:
+                record.close()
+            finally:
+                with self._lock:
+                    self._overflow -= 1
+                    self._serve()
+
+    def _may_grow(self) -> bool:
+        return self._max_overflow < 0 or self._overflow < self._max_overflow
+
+    def _take_turn(self, *, is_patient: bool) -> bool:
+        """Reserve a place in the pool, and a turn to open a connection, if there are both."""
+        limit = self.concurrent_connects if is_patient else 0
+        if (limit and self._connecting >= limit) or not self._may_grow():
+            return False
+        if not self.breaker.allows_connect():
+            return False
+        self._overflow += 1
+        self._connecting += 1
+        return True
+
+    def _refuse_if_full(self) -> None:
+        """Raise if a further checkout must not wait."""
+        waiting, is_down = len(self._waiting), self.breaker.is_open
+        if is_down and self.checkedout() <= self._connecting:
+            raise self.breaker.error()  # there is none that could come back
+        if self.max_waiting:
+            # While the pool may grow, some of them wait for their turn only.
+            free = 0 if is_down else max(self._max_overflow - self._overflow, 0)
+            if waiting >= self.max_waiting + free and self._max_overflow >= 0:
+                raise TooManyWaiting(
+                    f"{waiting} checkouts wait already for one of {self.checkedout()} connections "
+                    f"(max_waiting is {self.max_waiting})",
+                    self.retry_after(waiting),
+                )
+
+    def _wait(self, queue: deque[Any]) -> Any:
+        """Wait in one of the queues; return a connection or _TURN.
+
+        Raises:
+            BreakerOpen: the breaker lets nobody connect.
+            sqlalchemy.exc.TimeoutError: no connection came back within `timeout`.
+        """
+        ends = time.monotonic() + self._timeout
+        waiter = self._waiter()
+        try:
+            with self._lock:
+                queue.append(waiter)
+                self._serve()  # a connection may have come back since the first look
+            waiter.wait(min(self._timeout, _PATIENCE))
+            if waiter.received is None:
+                # The connects of the others take too long. From now on it needs a place only.
+                waiter.is_patient = False
+                self._serve()
+                if not (self.breaker.is_open and self._may_grow()):
+                    waiter.wait(ends - time.monotonic())
+            self._withdraw(waiter, queue)
+        except BaseException:  # cancelled or interrupted: the next one gets what it has received
+            self._withdraw(waiter, queue)
+            if waiter.received is _TURN:
+                self._turn_ended(places=int(queue is self._waiting))
+            elif waiter.received is not _NOTHING:
+                waiter.received.held_since = math.inf
+                self._do_return_conn(waiter.received)
+            raise
+        if waiter.received is not _NOTHING:
+            return waiter.received
+        if self.breaker.is_open:
+            raise self.breaker.error()
+        error = PoolTimeout(
+            f"QueuePool limit of size {self.size()} overflow {self.overflow()} reached, "
+            f"connection timed out, timeout {self._timeout:.2f}",
+            code="3o7r",
+        )
+        vars(error)["retry_after"] = self.retry_after(len(self._waiting))
+        raise error
+
+    def _withdraw(self, waiter: Any, queue: deque[Any]) -> None:
+        """Let a waiter that has received nothing receive nothing any more."""
+        with self._lock:
+            if waiter.received is None:
+                waiter.received = _NOTHING
+                with contextlib.suppress(ValueError):  # interrupted before it was in the queue
+                    queue.remove(waiter)
+
+    def _serve(self) -> None:
+        """Give what there is to those who wait: connections, turns, or the breaker's refusal."""
+        with self._lock:
+            self._serve_replacing()
+            while self._waiting:
+                first = self._waiting[0]
+                try:
+                    given = self._pool.take()
+                except IndexError:
+                    if not self._take_turn(is_patient=first.is_patient):
+                        break
+                    given = _TURN
+                if self._give(self._waiting, given):
+                    continue
+                if given is _TURN:
+                    self._turn_ended(places=1)
+                else:
+                    self._pool.put(given)
+            if self.breaker.is_open and self.checkedout() <= self._connecting:
+                while self._waiting:
+                    self._give(self._waiting, _NOTHING)
+
+    def _serve_replacing(self) -> None:
+        while self._replacing:
+            is_patient = self._replacing[0].is_patient
+            if is_patient and self._connecting >= self.concurrent_connects:
+                return
+            if not self.breaker.allows_connect():
+                self._give(self._replacing, _NOTHING)
+                continue
+            self._connecting += 1
+            if not self._give(self._replacing, _TURN):
+                self._connecting -= 1
+
+    def _give(self, queue: deque[Any], given: Any) -> bool:
+        """Give something to the first of a queue that can still be woken."""
+        while queue:
+            waiter = queue.popleft()
+            waiter.received = given
+            # A task of a closed event loop never wakes.
+            with contextlib.suppress(RuntimeError):
+                waiter.wake()
+                return True
+        return False
+
+    def _should_wrap_creator(self, creator: Any) -> Any:
+        """Return the function that opens every connection of the pool, with its turn."""
+        connect = super()._should_wrap_creator(creator)
+
+        def connect_in_turn(record: Any) -> Any:
+            # A new record comes from `_do_get`; the attribute is the last that its __init__ sets.
+            if not hasattr(record, "finalize_callback"):
+                return connect(record)
+            with self._lock:
+                waits = 0 < self.concurrent_connects <= self._connecting
+                if not waits:
+                    if not self.breaker.allows_connect():
+                        raise self.breaker.error()
+                    self._connecting += 1
+            if waits:
+                self._wait(self._replacing)
+            return self._in_turn(lambda: connect(record), places=0)
+
+        return connect_in_turn
+
+    def _in_turn(self, connect: Callable[[], Any], *, places: int) -> Any:
+        """Connect; then the turn is over, and after a failure so many places are free."""
+        failure: BaseException | None = None
+        try:
+            return connect()
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            with self._lock:
+                self.breaker.connect_ended(failure, self._dialect)
+                self._turn_ended(places=places if failure else 0)
+
+    def _turn_ended(self, *, places: int) -> None:
+        with self._lock:
+            self._connecting -= 1
+            self._overflow -= places
+            self.breaker.is_probing = False
+            self._serve()
+
+
+class _AsyncPresetPool(_PresetPool, AsyncAdaptedQueuePool):
+    """The same for an AsyncEngine: tasks wait."""
+
+    _waiter = _WaitingTask
 
 
 # -- additions to SQLAlchemy's pools --------------------------------------------------------

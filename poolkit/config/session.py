@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import exc
 
+from poolkit.config.presets import BreakerOpen
 from poolkit.errors import (
     DatabaseUnavailable,
     LockTimeout,
@@ -153,8 +154,8 @@ def translate(error: BaseException) -> PoolkitError | None:
 
 
 def _translate_sqlalchemy(error: exc.SQLAlchemyError) -> PoolkitError | None:
-    if isinstance(error, exc.TimeoutError):
-        return PoolExhausted(f"no connection became free: {error}")
+    if isinstance(error, exc.TimeoutError | BreakerOpen):
+        return _refused_by_the_pool(error)
     if isinstance(error, exc.PendingRollbackError):
         # The work has caught an error and gone on. 8s2b: the connection was lost. 7s2a: a flush has
         # failed, and the session's transaction, among the callers, knows with what.
@@ -174,6 +175,17 @@ def _translate_sqlalchemy(error: exc.SQLAlchemyError) -> PoolkitError | None:
     if isinstance(error, exc.DBAPIError) and _code(error.orig) != _OUT_OF_SYNC:
         return translate_driver(error.orig, lost=error.connection_invalidated)
     return None
+
+
+def _refused_by_the_pool(error: exc.TimeoutError | BreakerOpen) -> TemporaryFailure:
+    refusal: TemporaryFailure = (
+        DatabaseUnavailable(f"the database is not available: {error.orig}")
+        if isinstance(error, BreakerOpen)
+        else PoolExhausted(f"no connection became free: {error}")
+    )
+    # The presets' pools know when a new try makes sense, from the hold times or the pause.
+    refusal.retry_after = getattr(error, "retry_after", refusal.retry_after)
+    return refusal
 
 
 def translate_refusal(error: Exception, dialect: Dialect) -> DatabaseUnavailable | None:

@@ -185,7 +185,12 @@ class Database(_Service[Engine]):
         settings, metrics = self._settings_at_start(), PoolMetrics()
         engine = make_engine(settings, metrics)
         count = settings.preset.max_connections_per_process
-        self._slots = Slots(count, settings.preset.pool_timeout, metrics)
+        self._slots = Slots(
+            count,
+            settings.preset.pool_timeout,
+            metrics,
+            max_waiting=settings.preset.max_waiting,
+        )
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="poolkit")
         # Threads for all requests that may have a connection, beside those for all other work.
         limiter = anyio.to_thread.current_default_thread_limiter()
@@ -219,7 +224,7 @@ class Database(_Service[Engine]):
         """
         is_late = _watch_for_response(request)
         engine = self.engine
-        await self._slots.take()
+        taken = await self._slots.take()
         try:
             with translated():
                 session = self._make_session(bind=engine)
@@ -230,7 +235,7 @@ class Database(_Service[Engine]):
                     raise
                 await self._end(_committing(session), session)
         finally:
-            self._slots.give_back()
+            self._slots.give_back(taken)
         _refuse_late_commit(is_late)
 
     async def read_session(self, request: HTTPConnection) -> AsyncIterator[Session]:
@@ -246,7 +251,7 @@ class Database(_Service[Engine]):
             PoolExhausted, DatabaseUnavailable, StatementTimeout: as `session`.
         """
         engine = self.opened.reading
-        await self._slots.take()
+        taken = await self._slots.take()
         try:
             with translated():
                 session = self._make_reader(bind=engine)
@@ -262,7 +267,7 @@ class Database(_Service[Engine]):
                 else:
                     await self._end(session.close)
         finally:
-            self._slots.give_back()
+            self._slots.give_back(taken)
 
     async def connection(self, request: HTTPConnection) -> AsyncIterator[Connection]:
         """Yield a Core connection; commit and errors as in `session`."""
@@ -285,7 +290,7 @@ class Database(_Service[Engine]):
             DatabaseUnavailable: there is none, or it does not answer within READY_WITHIN.
         """
         reading = self.opened.reading
-        self._slots.take_now()
+        taken = self._slots.take_now()
 
         def ask() -> None:
             with translated(), reading.connect() as connection:
@@ -293,7 +298,7 @@ class Database(_Service[Engine]):
 
         asked = asyncio.get_running_loop().run_in_executor(self._threads, ask)
         # The slot is free again when the thread is, which may be after the answer.
-        asked.add_done_callback(lambda _: self._slots.give_back())
+        asked.add_done_callback(lambda _: self._slots.give_back(taken))
         done, _ = await asyncio.wait([asked], timeout=READY_WITHIN)
         if not done:
             asked.add_done_callback(asyncio.Future.exception)  # so that asyncio reports no loss
@@ -302,7 +307,7 @@ class Database(_Service[Engine]):
 
     @asynccontextmanager
     async def _connected(self, engine: Engine) -> AsyncIterator[Connection]:
-        await self._slots.take()
+        taken = await self._slots.take()
         held: list[Connection] = []
         try:
             with translated():
@@ -314,7 +319,7 @@ class Database(_Service[Engine]):
                     if held:
                         await self._in_thread(held[0].close)
         finally:
-            self._slots.give_back()
+            self._slots.give_back(taken)
 
     async def _end(
         self, work: Callable[[], object], subject: Session | Connection | None = None

@@ -17,10 +17,10 @@ def test_requests_come_in_the_order_in_which_they_wait():
         slots, seen = Slots(1, 60, PoolMetrics()), []
 
         async def work(name):
-            await slots.take()
+            taken = await slots.take()
             seen.append(name)
             await asyncio.sleep(0)
-            slots.give_back()
+            slots.give_back(taken)
 
         async with asyncio.TaskGroup() as tasks:
             for name in range(5):
@@ -37,12 +37,12 @@ def test_a_request_that_waits_too_long_is_refused_and_counted():
 
     async def wait():
         slots = Slots(1, 0.01, metrics)
-        slots.take_now()
+        taken = slots.take_now()
         with pytest.raises(PoolExhausted, match="all 1 connections"):
             await slots.take()
         with pytest.raises(PoolExhausted):
             slots.take_now()
-        slots.give_back()
+        slots.give_back(taken)
         slots.take_now()
 
     asyncio.run(wait())
@@ -56,17 +56,37 @@ def test_a_cancelled_request_loses_no_slot(is_free):
 
     async def cancel():
         slots = Slots(1, 60, metrics)
-        slots.take_now()
+        taken = slots.take_now()
         waiting = asyncio.create_task(slots.take())
         await asyncio.sleep(0)
         if is_free:
-            slots.give_back()
+            slots.give_back(taken)
         waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await waiting
         if not is_free:
-            slots.give_back()
+            slots.give_back(taken)
         slots.take_now()
 
     asyncio.run(cancel())
     assert (metrics.timeouts, metrics.waiting) == (0, 0)
+
+
+def test_beyond_max_waiting_a_request_is_refused_at_once():
+    """With the seconds until those that wait are served; the ones that wait keep their turn."""
+    metrics = PoolMetrics()
+
+    async def refuse():
+        slots = Slots(1, 60, metrics, max_waiting=1)
+        slots.give_back(slots.take_now() - 4)  # held for 4 s
+        taken = slots.take_now()
+        waiting = asyncio.create_task(slots.take())
+        await asyncio.sleep(0)
+        with pytest.raises(PoolExhausted) as refused:
+            await slots.take()
+        slots.give_back(taken)
+        await waiting
+        return refused.value.retry_after
+
+    assert asyncio.run(refuse()) == 9  # 2 x 4 s, rounded up
+    assert (metrics.shed, metrics.timeouts, metrics.waiting) == (1, 0, 0)
