@@ -26,6 +26,7 @@
     ├── RedirectRefused (ConnectionError)         an application redirects a load test to another host
     ├── FormError                                 a page's form could not be sent by a load test
     ├── LoadFailedError                           the load generator did not start, or ended early
+    ├── DrillError                                a drill cannot be made, or not to its end
     ├── ResultsUploadError                        a load test's files cannot be uploaded to S3
     ├── PackageError (ValueError)                 a package cannot be made, or AWS would refuse it
     ├── DeployError                               refused before anything was changed
@@ -230,6 +231,10 @@ class FormError(PoolkitError):
 
 class LoadFailedError(PoolkitError):
     """The load generator did not start, or ended early; the message names its log."""
+
+
+class DrillError(PoolkitError):
+    """A drill cannot be made, or a fault not to its end; the message says why."""
 
 
 class ResultsUploadError(PoolkitError):

@@ -22,12 +22,12 @@ from poolkit.cli.extras import require_posix
 from poolkit.masking import masked, printable
 
 try:
-    from poolkit.cli import compare
+    from poolkit.cli import compare, drill
 except ModuleNotFoundError as error:
     # The image of a service leaves poolkit.compare out, and runs `poolkit db upgrade`.
     if error.name != "poolkit.compare":
         raise
-    compare = None  # type: ignore[assignment]
+    compare = drill = None  # type: ignore[assignment]
 
 _path = click.Path(path_type=Path)
 # In an argument, `ps` shows a password to every user of the machine.
@@ -218,3 +218,4 @@ if compare is not None:
     main.add_command(compare.compare)
     main.add_command(compare.up)
     main.add_command(compare.report)
+    main.add_command(drill.drill)

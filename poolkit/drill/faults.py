@@ -1,0 +1,418 @@
+"""The faults: each is a function that makes a failure, waits, and undoes it, whatever happens.
+
+A fault has ended when its function returns: the server takes connections again, the network passes
+data on, the lock is gone. From that moment the seconds of the recovery count.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+import psycopg2
+from psycopg2 import sql
+
+from poolkit.errors import DrillError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
+    from typing import TypeAlias
+
+    from poolkit.drill.network import Network
+    from poolkit.local.postgres import EmbeddedPostgres
+
+APPLICATION_NAME = "poolkit drill"
+"""The name of the drill's own connections, which no fault ends."""
+_ONCE_S = 1.0
+"""Between two rounds of a fault that is repeated."""
+_DELAY_S = 0.2
+_LOCK_TIMEOUT_S = 10
+
+Need: TypeAlias = Literal["database", "superuser", "server", "network", "table"]
+NEEDS: dict[Need, str] = {
+    "database": "needs --database-url",
+    "superuser": "needs a superuser in --database-url",
+    "server": "needs a server that the drill has started",
+    "network": "needs the drill's proxy between the application and its database",
+    "table": "needs the name of a table (table in [tool.poolkit.drill], or --table)",
+}
+"""What a fault needs, and the reason if it is missing."""
+
+
+@dataclass(kw_only=True)
+class Scene:
+    """What faults may break, and how long.
+
+    Args:
+        seconds: the length of a fault.
+        admin_url: the database, as a role that may end other sessions; empty for none.
+        role: the application's role; its sessions are ended, its password is changed.
+        tables: the tables that the load uses.
+        server: the PostgreSQL that the drill has started.
+        network: the proxy before it.
+        wait: waits so many seconds; it may raise if the run ends meanwhile.
+    """
+
+    seconds: float
+    admin_url: str = ""
+    role: str = ""
+    tables: Sequence[str] = ()
+    server: EmbeddedPostgres | None = None
+    network: Network | None = None
+    wait: Callable[[float], None] = time.sleep
+
+    @property
+    def has(self) -> set[Need]:
+        """What there is of `NEEDS`."""
+        found: set[Need] = set()
+        if self.admin_url:
+            found.add("database")
+            with self.admin() as cursor:
+                cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+                found |= {"superuser"} if cursor.fetchone() == (True,) else set()
+        found |= {"server"} if self.server is not None else set()
+        found |= {"network"} if self.network is not None else set()
+        found |= {"table"} if self.tables else set()
+        return found
+
+    @contextmanager
+    def admin(self) -> Iterator[Any]:
+        """Yield a cursor of a new connection past the proxy, in autocommit.
+
+        Raises:
+            DrillError: the server cannot be reached, or refuses the statement.
+        """
+        try:
+            connection = psycopg2.connect(
+                self.admin_url,
+                connect_timeout=10,
+                application_name=APPLICATION_NAME,
+                # It must be able to undo a fault that makes the server read only.
+                options="-c default_transaction_read_only=off -c statement_timeout=30s",
+            )
+        except psycopg2.Error as error:
+            raise DrillError(f"the database of the drill: {_first_line(error)}") from None
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+        except psycopg2.Error as error:
+            raise DrillError(f"the database of the drill: {_first_line(error)}") from None
+        finally:
+            connection.close()
+
+    def end_sessions(self, cursor: Any) -> int:
+        """End every session of the application's role in this database; return their number."""
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND usename = %s AND application_name <> %s "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
+            (self.role, APPLICATION_NAME),
+        )
+        (number,) = cursor.fetchone()
+        return int(number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One kind of failure."""
+
+    name: str
+    does: str
+    """Completes "the drill ...", for the list and before it touches a database of the user's."""
+    needs: tuple[Need, ...]
+    run: Callable[[Scene], None]
+    """Makes the fault, waits `scene.seconds`, and undoes it, also if the wait raises."""
+
+    def missing(self, has: set[Need]) -> str:
+        """Return why it cannot be made; empty if it can."""
+        return next((NEEDS[need] for need in self.needs if need not in has), "")
+
+
+def kill_backends(scene: Scene) -> None:
+    """End every session of the application, once a second."""
+    with scene.admin() as cursor:
+        until = time.monotonic() + scene.seconds
+        while True:
+            scene.end_sessions(cursor)
+            if time.monotonic() + _ONCE_S > until:
+                return
+            scene.wait(_ONCE_S)
+
+
+def demote(scene: Scene) -> None:
+    """Make every transaction read only, as on a primary that a failover has demoted."""
+
+    def undo() -> None:
+        with scene.admin() as cursor:
+            cursor.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            cursor.execute("SELECT pg_reload_conf()")
+
+    with undone(undo):
+        with scene.admin() as cursor:
+            cursor.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            cursor.execute("SELECT pg_reload_conf()")
+        scene.wait(scene.seconds)
+
+
+def restart(scene: Scene) -> None:
+    """Restart the server: a fast shutdown ends every session."""
+    _server_of(scene).restart()
+
+
+def crash(scene: Scene) -> None:
+    """Stop the server at once, and start it again after the time of the fault."""
+    server = _server_of(scene)
+    server.kill()
+    scene.wait(scene.seconds)
+    server.start()
+
+
+def freeze(scene: Scene) -> None:
+    """Let every process of the server stand still: connections stay open, and silent."""
+    postmaster = psutil.Process(_server_of(scene).pid)
+    stopped: list[psutil.Process] = []
+
+    def thaw() -> None:
+        for process in stopped:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    with undone(thaw):
+        # The postmaster first: then it starts no further process.
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            stopped.append(process)
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        scene.wait(scene.seconds)
+
+
+def fill_connections(scene: Scene) -> None:
+    """End the application's sessions and take every connection that the server has."""
+    taken: list[Any] = []
+
+    def undo() -> None:
+        for connection in taken:
+            connection.close()
+
+    with scene.admin() as cursor, undone(undo):
+        for _ in range(3):
+            scene.end_sessions(cursor)
+            # A superuser could take the reserved ones too, and lock out the database's owner.
+            while _free_connections(cursor) > 0:
+                taken.append(
+                    psycopg2.connect(
+                        scene.admin_url, connect_timeout=10, application_name=APPLICATION_NAME
+                    )
+                )
+        scene.wait(scene.seconds)
+
+
+def _free_connections(cursor: Any) -> int:
+    cursor.execute(
+        "SELECT sum(setting::int * CASE name WHEN 'max_connections' THEN 1 ELSE -1 END) "
+        "- (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') "
+        "FROM pg_settings WHERE name IN "
+        "('max_connections', 'superuser_reserved_connections', 'reserved_connections')"
+    )
+    (free,) = cursor.fetchone()
+    return int(free)
+
+
+def lock_table(scene: Scene) -> None:
+    """Lock the tables of the load, as a migration does: each statement on them waits."""
+    with scene.admin() as cursor, undone(lambda: cursor.execute("ROLLBACK")):
+        cursor.execute("BEGIN")
+        cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'")
+        for table in scene.tables:
+            cursor.execute(
+                sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(
+                    sql.Identifier(*table.split("."))
+                )
+            )
+        scene.wait(scene.seconds)
+
+
+def change_password(scene: Scene) -> None:
+    """Change the role's password and end its sessions; after the fault the old one is valid again."""
+    role = sql.Identifier(scene.role)
+    with scene.admin() as cursor:
+        cursor.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (scene.role,))
+        found = cursor.fetchone()
+        if found is None or found[0] is None:
+            raise DrillError(f"the role {scene.role} has no password that could be changed")
+
+        def undo() -> None:
+            # The stored form of a password is taken as it is (CREATE ROLE, PASSWORD).
+            statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
+            cursor.execute(statement.format(role, sql.Literal(found[0])))
+
+        with undone(undo):
+            new = sql.Literal(secrets.token_urlsafe(24))
+            cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, new))
+            scene.end_sessions(cursor)
+            scene.wait(scene.seconds)
+
+
+def black_hole(scene: Scene) -> None:
+    """Pass nothing on between the application and the database, and close nothing."""
+    network = _network_of(scene)
+    with undone(network.restore):
+        network.go_silent()
+        scene.wait(scene.seconds)
+
+
+def dead_connections(scene: Scene) -> None:
+    """Silence the open connections; new ones work."""
+    network = _network_of(scene)
+    with undone(network.restore):
+        network.lose_connections()
+        scene.wait(scene.seconds)
+
+
+def slow_network(scene: Scene) -> None:
+    """Delay everything between the application and the database."""
+    network = _network_of(scene)
+    with undone(network.restore):
+        network.delay(_DELAY_S)
+        scene.wait(scene.seconds)
+
+
+def refuse(scene: Scene) -> None:
+    """Reset the open connections and refuse new ones."""
+    network = _network_of(scene)
+    with undone(network.restore):
+        network.refuse()
+        scene.wait(scene.seconds)
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault(
+        name="kill_backends",
+        does="ends every session of the application, once a second",
+        needs=("database",),
+        run=kill_backends,
+    ),
+    Fault(
+        name="demote",
+        does="makes the whole server read only (ALTER SYSTEM), and resets that",
+        needs=("superuser",),
+        run=demote,
+    ),
+    Fault(
+        name="restart",
+        does="restarts the server (fast shutdown)",
+        needs=("server",),
+        run=restart,
+    ),
+    Fault(
+        name="crash",
+        does="stops the server at once, and starts it later",
+        needs=("server",),
+        run=crash,
+    ),
+    Fault(
+        name="freeze",
+        does="lets the server's processes stand still (SIGSTOP)",
+        needs=("server",),
+        run=freeze,
+    ),
+    Fault(
+        name="fill_connections",
+        does="ends the application's sessions and takes all connections but the reserved ones",
+        needs=("database",),
+        run=fill_connections,
+    ),
+    Fault(
+        name="lock_table",
+        does="locks the tables of the load (ACCESS EXCLUSIVE)",
+        needs=("database", "table"),
+        run=lock_table,
+    ),
+    Fault(
+        name="change_password",
+        does="changes the password of the application's role, ends its sessions, and restores it",
+        needs=("superuser",),
+        run=change_password,
+    ),
+    Fault(
+        name="black_hole",
+        does="passes nothing on between application and database, and closes nothing",
+        needs=("network",),
+        run=black_hole,
+    ),
+    Fault(
+        name="dead_connections",
+        does="silences the open connections; new ones work",
+        needs=("network",),
+        run=dead_connections,
+    ),
+    Fault(
+        name="slow_network",
+        does=f"delays everything by {_DELAY_S * 1000:g} ms in each direction",
+        needs=("network",),
+        run=slow_network,
+    ),
+    Fault(
+        name="refuse",
+        does="resets the open connections and refuses new ones",
+        needs=("network",),
+        run=refuse,
+    ),
+)
+
+
+def _server_of(scene: Scene) -> EmbeddedPostgres:
+    assert scene.server is not None  # noqa: S101  (a fault runs only if `missing` is empty)
+    return scene.server
+
+
+def _network_of(scene: Scene) -> Network:
+    assert scene.network is not None  # noqa: S101  (as above)
+    return scene.network
+
+
+@contextmanager
+def undone(undo: Callable[[], object]) -> Iterator[None]:
+    """Call `undo` at the end of the block, and let neither Ctrl-C nor SIGTERM interrupt it."""
+    try:
+        yield
+    finally:
+        with _signals_wait():
+            undo()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM after the block instead of within it, in the main thread.
+
+    Not by the signal mask: a server that is started here would inherit it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for received_number in received:
+            signal.raise_signal(received_number)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
