@@ -10,6 +10,7 @@ import click
 
 from poolkit.cli.extras import require, require_posix
 from poolkit.compare.plan.option_types import Names, Number
+from poolkit.masking import masked
 
 _path = click.Path(path_type=Path)
 
@@ -90,5 +91,6 @@ def drill(*, every: bool, faults: tuple[str, ...], lists: bool, **given: Any) ->
     if lists:
         click.echo(fault_list())
         return
-    command = " ".join(["poolkit", *sys.argv[1:]])
+    # Each by itself: in the whole line a password could not be told from the next argument.
+    command = " ".join(["poolkit", *map(masked, sys.argv[1:])])
     sys.exit(drill(drill_options(given, every=every, faults=faults, command=command)))

@@ -20,7 +20,6 @@ from poolkit.compare.plan.options import Options
 from poolkit.compare.plan.plan import make_plan
 from poolkit.compare.plan.targets import Target
 from poolkit.compare.results.run_folder import Level, Machine
-from poolkit.compare.results.wording import without_passwords
 from poolkit.compare.run.attribution import pgappname
 from poolkit.compare.run.hosts import inherited_variables
 from poolkit.compare.run.load import Load
@@ -135,7 +134,7 @@ def drill_options(
         raise ConfigurationError("name a fault with --fault, or take --all; --list prints them")
     chosen = FAULTS if every else tuple(by_name[name] for name in dict.fromkeys(faults))
     values = {name: value for name, value in given.items() if value not in (None, ())}
-    return DrillOptions(faults=chosen, command=without_passwords(command), **values)
+    return DrillOptions(faults=chosen, command=command, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
