@@ -148,8 +148,8 @@ def test_a_refusing_network_resets_and_refuses_until_it_is_restored(network):
 def test_a_server_that_refuses_is_a_reset_for_the_client(network, echo):
     echo.close()
     with (
-        socket.create_connection(("127.0.0.1", network.port), timeout=30) as client,
         pytest.raises(ConnectionResetError),
+        socket.create_connection(("127.0.0.1", network.port), timeout=30) as client,
     ):
         client.recv(1)
 
