@@ -17,6 +17,21 @@ class NotFound(LookupError):
         return f"there is no {self.kind} {self.key}"
 
 
+class PreconditionFailed(Exception):
+    """The article has `current` as its version, and the caller's precondition excludes it."""
+
+    def __init__(self, article_id: int, current: int) -> None:
+        super().__init__(article_id, current)
+        self.article_id = article_id
+        self.current = current
+
+    def __str__(self) -> str:
+        return (
+            f"article {self.article_id} has version {self.current}, which If-Match does not list: "
+            "read it again, and merge your change"
+        )
+
+
 class StaleVersion(Exception):
     """The article has `current` as its version by now; the caller had read `expected`."""
 

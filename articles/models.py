@@ -17,13 +17,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 MAX_ID = 2**63 - 1
-MAX_VERSION = 2**31 - 1
+MAX_VERSION = 2**31 - 2  # the largest that an update can still raise in an INTEGER
 MAX_TITLE_CHARACTERS = 200
 MAX_BODY_CHARACTERS = 100_000
 MAX_TEXT_CHARACTERS = 200_000
 # PostgreSQL cannot store NUL in a text.
 TEXT_PATTERN = r"^[^\x00]*$"
-TITLE_PATTERN = r"^[^\x00]*[^\s\x00][^\x00]*$"  # not blank
+# Not blank. Each regular expression engine has its own idea of \s, so the spaces are listed.
+_SPACES = r"\x09-\x0d\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+TITLE_PATTERN = rf"^[^\x00]*[^\x00{_SPACES}][^\x00]*$"
 # What a URL carries unescaped (RFC 3986, section 2.3). Python's own `re` needs \Z for the $.
 DOCUMENT_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
 

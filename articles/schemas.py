@@ -5,9 +5,9 @@ pydantic would make their cold start longer.
 """
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from articles.models import (
     DOCUMENT_ID_PATTERN,
@@ -20,17 +20,41 @@ from articles.models import (
     TITLE_PATTERN,
 )
 
-ArticleId = Annotated[int, Field(ge=1, le=MAX_ID)]
+# Many mistakes at once are one error: each costs time, and a body may have 100,000 of them.
+MAX_UNKNOWN_MEMBERS = 20
+
+
+def _canonical(value: Any) -> Any:
+    """Refuse other spellings of a number in a URL, such as 240.0, 1_000 and 007."""
+    if isinstance(value, str) and not (value.isdecimal() and value.isascii() and value[0] != "0"):
+        raise ValueError("must be a positive whole number in decimal digits")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """Return 240.0 as 240: to JSON Schema both are an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+ArticleId = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(_canonical)]
 DocumentId = Annotated[str, Field(pattern=DOCUMENT_ID_PATTERN)]
 Title = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_CHARACTERS, pattern=TITLE_PATTERN)]
 Body = Annotated[str, Field(max_length=MAX_BODY_CHARACTERS, pattern=TEXT_PATTERN)]
-Limit = Annotated[int, Field(ge=1, le=100)]
+Limit = Annotated[int, Field(ge=1, le=100), BeforeValidator(_canonical)]
 
 
 class Input(BaseModel):
     """An input: a misspelt member is an error, and `"1"` is no number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def has_few_members(cls, value: Any) -> Any:
+        """Refuse an input with many unknown members as a whole."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields) + MAX_UNKNOWN_MEMBERS:
+            raise ValueError(f"may have the members {', '.join(cls.model_fields)} only")
+        return value
 
 
 class NewArticle(Input):
@@ -43,7 +67,7 @@ class NewArticle(Input):
 class ArticleUpdate(Input):
     """A change to the article's `version`; what is left out stays as it is."""
 
-    version: int = Field(ge=1, le=MAX_VERSION)
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION), BeforeValidator(_whole)]
     title: Title | None = None
     body: Body | None = None
 

@@ -6,7 +6,7 @@ run in autocommit. Asynchronous code uses the same functions through SQLAlchemy'
     article = await session.run_sync(service.get_article, 1)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from sqlalchemy import delete, func, insert, select, update
@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session, defer, joinedload
 
 from articles.chunking import cut
-from articles.errors import NotFound, StaleVersion
+from articles.errors import NotFound, PreconditionFailed, StaleVersion
 from articles.models import Article, Chunk, Document
 
 
@@ -61,32 +61,41 @@ def update_article(
     version: int,
     title: str | None = None,
     body: str | None = None,
+    precondition: Callable[[int], bool] | None = None,
 ) -> Article:
     """Change an article, if it still has the version that the change was made for.
 
     The UPDATE itself compares the version. So of two changes made for one version exactly one
     succeeds, and no lock is held between reading and writing.
 
+    A `precondition` is called with a version, and returns whether the article may have it. It goes
+    before the comparison with `version`.
+
     Raises:
         NotFound: there is none with this id.
+        PreconditionFailed: it has a version that the precondition excludes.
         StaleVersion: it has another version by now.
     """
-    changed: Article | None = session.scalar(
-        update(Article)
-        .where(Article.id == article_id, Article.version == version)
-        .values(
-            title=func.coalesce(title, Article.title),
-            body=func.coalesce(body, Article.body),
-            version=Article.version + 1,
-            updated_at=func.now(),
+    # Where the precondition excludes the version that the UPDATE compares, it cannot succeed.
+    if precondition is None or precondition(version):
+        changed: Article | None = session.scalar(
+            update(Article)
+            .where(Article.id == article_id, Article.version == version)
+            .values(
+                title=func.coalesce(title, Article.title),
+                body=func.coalesce(body, Article.body),
+                version=Article.version + 1,
+                updated_at=func.now(),
+            )
+            .returning(Article)
         )
-        .returning(Article)
-    )
-    if changed is not None:
-        return changed
+        if changed is not None:
+            return changed
     current = session.scalar(select(Article.version).where(Article.id == article_id))
     if current is None:
         raise NotFound("article", article_id)
+    if precondition is not None and not precondition(current):
+        raise PreconditionFailed(article_id, current)
     raise StaleVersion(article_id, version, current)
 
 

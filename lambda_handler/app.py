@@ -10,12 +10,13 @@ with without_garbage_collection():
     from aws_lambda_powertools.event_handler import Response
 
     from articles import service
-    from articles.errors import NotFound, StaleVersion
+    from articles.errors import NotFound, PreconditionFailed, StaleVersion
     from articles.models import Article
     from lambda_handler import schemas
     from lambda_handler.schemas import ArticleId, DocumentId, output
     from poolkit.powertools import ExecutionEnvironment, Resolver, instrument, problem_response
     from poolkit.powertools.schemas import parse_body, parse_parameter, to_json
+    from poolkit.preconditions import matches
     from poolkit.problems import Problem, status_problem
 
 JSON = "application/json"
@@ -41,7 +42,7 @@ def list_articles() -> schemas.Page:
 @app.post("/articles")
 def create_article() -> Response[Any]:
     """Create an article."""
-    new = parse_body(app.body, schemas.NewArticle)
+    new = parse_body(app.json_body, schemas.NewArticle)
     with environment.session() as session:
         article = service.create_article(session, title=new.title, body=new.body)
         return _article(article, HTTPStatus.CREATED, Location=f"/articles/{article.id}")
@@ -59,10 +60,20 @@ def get_article(article_id: str) -> Response[Any]:
 def update_article(article_id: str) -> Response[Any]:
     """Change an article, if it still has the version that the change was made for."""
     key = parse_parameter("article_id", article_id, ArticleId)
-    change = parse_body(app.body, schemas.ArticleUpdate)
+    change = parse_body(app.json_body, schemas.ArticleUpdate)
+    if_match = app.header("if-match")
+
+    def precondition(version: int) -> bool:
+        return if_match is None or matches(if_match, f'"{version}"')
+
     with environment.session() as session:
         article = service.update_article(
-            session, key, version=change.version, title=change.title, body=change.body
+            session,
+            key,
+            version=change.version,
+            title=change.title,
+            body=change.body,
+            precondition=precondition,
         )
         return _article(article)
 
@@ -70,7 +81,7 @@ def update_article(article_id: str) -> Response[Any]:
 @app.post("/documents")
 def ingest_document() -> Response[Any]:
     """Ingest a document; a second time it changes nothing."""
-    new = parse_body(app.body, schemas.NewDocument)
+    new = parse_body(app.json_body, schemas.NewDocument)
     with environment.session() as session:
         document, is_new = service.ingest_document(
             session, id=new.id, title=new.title, text=new.text
@@ -97,6 +108,13 @@ def _article(article: Article, status: int = HTTPStatus.OK, **headers: str) -> R
 def not_found(error: NotFound) -> Response[str]:
     """Answer 404."""
     return problem_response(status_problem(HTTPStatus.NOT_FOUND, str(error)))
+
+
+@app.exception_handler(PreconditionFailed)
+def precondition_failed(error: PreconditionFailed) -> Response[str]:
+    """Answer 412 with the current version."""
+    problem = status_problem(HTTPStatus.PRECONDITION_FAILED, str(error))
+    return problem_response(problem._replace(extensions={"current_version": error.current}))
 
 
 @app.exception_handler(StaleVersion)

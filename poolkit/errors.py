@@ -5,6 +5,7 @@
     │   └── WrongDatabaseError                    a target uses another database than it was given
     ├── TemporaryFailure                          the database or the pool failed; retry later
     │   ├── CredentialsError                      a password or token could not be fetched
+    │   ├── NoThread                              the system refused to start a thread
     │   ├── PoolExhausted (TimeoutError)          no connection became free within pool_timeout
     │   ├── StatementTimeout (TimeoutError)       a statement took longer than statement_timeout
     │   ├── StatementCancelled                    a statement was cancelled from outside
@@ -83,6 +84,14 @@ class TemporaryFailure(PoolkitError):
 
 class CredentialsError(TemporaryFailure):
     """A password or token could not be fetched; the message names where from."""
+
+
+class NoThread(TemporaryFailure):
+    """The system refused to start a thread: a limit of processes is reached, or memory is short."""
+
+    # The threads of other requests become idle all the time.
+    retry_after = 1
+    public_detail = "the service is at its limit; try again later"
 
 
 class PoolExhausted(TemporaryFailure, TimeoutError):

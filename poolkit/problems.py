@@ -17,6 +17,7 @@ lead anywhere.
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 from itertools import islice
 from types import MappingProxyType
@@ -39,6 +40,7 @@ __all__ = (
     "malformed_json",
     "method_not_allowed",
     "no_such_path",
+    "not_json",
     "pointer_to",
     "problem_of",
     "status_problem",
@@ -50,11 +52,16 @@ MEDIA_TYPE: Final = "application/problem+json"
 MAX_ERRORS: Final = 20
 """The most errors that one document lists: enough to learn from, and no amplifier."""
 
+MAX_TEXT: Final = 200
+"""The most characters of a text in a document that may have come from the client."""
+
 # Pydantic's messages for these repeat a part of the input.
 _WITHOUT_INPUT: Final[Mapping[str, str]] = {
     "union_tag_invalid": "Input should have one of the expected tags",
     "uuid_parsing": "Input should be a valid UUID",
 }
+
+_ELLIPSIS: Final = "%E2%80%A6"
 
 # A mapping that nothing can change, so that it can be a default.
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -193,15 +200,34 @@ def too_large(limit: int) -> Problem:
     return status_problem(413, detail)
 
 
+def not_json() -> Problem:
+    """Return the answer to a body whose content type is missing or not JSON (RFC 9110, 15.5.16).
+
+    A web page may send a form, a plain text or a body without a type to any host, with the user's
+    cookies and without asking first. For `application/json` a browser asks (CORS).
+    """
+    return status_problem(415, "the body must be JSON, with the content type application/json")
+
+
 def malformed_json(detail: str) -> Problem:
     """Return the answer to a body that is not JSON; `detail` says where it ends to be."""
+    detail = _shortened(detail)
     errors = (InputError(detail, pointer="#"),)
     return Problem(400, "Malformed JSON", f"#: {detail}", "/problems/malformed-json", errors)
 
 
 def invalid_input(errors: Iterable[InputError]) -> Problem:
     """Return the answer to JSON or parameters that break the schema; it lists MAX_ERRORS."""
-    listed = tuple(islice(errors, MAX_ERRORS))
+    # The names of parameters and unknown members are the client's: a long one, or many, must not
+    # make the answer longer than the request.
+    listed = tuple(
+        error._replace(
+            detail=_shortened(error.detail),
+            parameter=error.parameter and _shortened(error.parameter),
+            header=error.header and _shortened(error.header),
+        )
+        for error in islice(errors, MAX_ERRORS)
+    )
     detail = "; ".join(
         f"{error.parameter or error.header or error.pointer or '#'}: {error.detail}"
         for error in listed
@@ -231,11 +257,22 @@ def pointer_to(place: Iterable[str | int]) -> str:
 
     `pointer_to(["chunks", 0, "a/b"])` is `#/chunks/0/a~1b`.
     """
-    return "#" + "".join(f"/{_escaped(str(part))}" for part in place)
+    pointer = "#"
+    for part in place:
+        if len(pointer) > MAX_TEXT:
+            return f"{pointer}/{_ELLIPSIS}"
+        pointer += f"/{_escaped(str(part))}"
+    return pointer
 
 
 def _escaped(name: str) -> str:
-    # The sender of a long name must not decide how long the answer is.
-    shortened = name if len(name) <= 100 else f"{name[:99]}…"
-    escaped = shortened.replace("~", "~0").replace("/", "~1")
-    return quote(escaped, safe="~", errors="backslashreplace")
+    escaped = name[: MAX_TEXT + 1].replace("~", "~0").replace("/", "~1")
+    escaped = quote(escaped, safe="~", errors="backslashreplace")
+    if len(escaped) <= MAX_TEXT:
+        return escaped
+    # Not in the middle of an escape.
+    return re.sub("(%.?|~)$", "", escaped[: MAX_TEXT - len(_ELLIPSIS)]) + _ELLIPSIS
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"

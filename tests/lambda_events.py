@@ -222,6 +222,7 @@ def http_api_event(method, path, query=None, body=None, headers=None) -> dict[st
     if body is not None:
         sent["content-type"] = _content_type(raw)
     sent |= {name.lower(): value for name, value in (headers or {}).items()}
+    sent = {name: value for name, value in sent.items() if value is not None}
     target = f"{path}?{text}" if text else path
     request = Request(
         method=method.encode(),
@@ -241,5 +242,5 @@ def _content_type(body: bytes) -> str:
     try:
         body.decode()
     except UnicodeDecodeError:
-        return "application/octet-stream"
+        return "application/binary+json"
     return "application/json"

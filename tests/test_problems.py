@@ -95,6 +95,18 @@ def test_input_errors_are_listed_with_their_places():
     ]
 
 
+@pytest.mark.parametrize("name", ["x" * 60_000, "\U0001f600" * 15_000, "/~" * 30_000])
+def test_a_document_stays_smaller_than_the_request(name):
+    """The client's names are shortened, in their place and in the text; so are the messages."""
+    errors = [
+        InputError(f"unknown field `{name}`", pointer=pointer_to([name, name, name])),
+        InputError(f"unknown parameter `{name}`", parameter=name),
+        InputError(f"unknown header `{name}`", header=name),
+    ]
+    assert len(invalid_input(errors * 1_000).body()) < 60_000
+    assert len(malformed_json(name).body()) < 60_000
+
+
 def test_a_document_lists_a_limited_number_of_errors():
     """A body with a thousand mistakes does not make an answer with a thousand lines."""
     problem = invalid_input(InputError("is unknown", pointer=f"#/{n}") for n in range(1_000))
@@ -108,7 +120,10 @@ def test_a_document_lists_a_limited_number_of_errors():
         (["chunks", 0, "a/b~c"], "#/chunks/0/a~1b~0c"),
         (["é %"], "#/%C3%A9%20%25"),
         (["\ud800"], "#/%5Cud800"),
-        (["x" * 101], "#/" + "x" * 99 + "%E2%80%A6"),
+        (["x" * 201], "#/" + "x" * 191 + "%E2%80%A6"),
+        # Cut, but not in the middle of an escape.
+        (["é" * 100], "#/" + "%C3%A9" * 31 + "%C3" + "%E2%80%A6"),
+        (["x" * 199, 0, 1], "#/" + "x" * 199 + "/%E2%80%A6"),
     ],
 )
 def test_a_pointer_is_escaped_and_shortened(place, pointer):

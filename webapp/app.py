@@ -20,7 +20,7 @@ from articles.schemas import (
     Page,
 )
 from poolkit.fastapi import Database, operations, problem_responses
-from webapp.application import new_application
+from webapp.application import PreconditionDep, new_application
 
 database = Database()
 SessionDep = Annotated[Session, Depends(database.session, scope="function")]
@@ -58,13 +58,19 @@ def get_article(article_id: ArticleId, session: ReadSessionDep, response: Respon
 
 
 @app.patch(
-    "/articles/{article_id}", response_model=ArticleOut, responses=problem_responses(404, 409)
+    "/articles/{article_id}", response_model=ArticleOut, responses=problem_responses(404, 409, 412)
 )
 def update_article(
-    article_id: ArticleId, change: ArticleUpdate, session: SessionDep, response: Response
+    article_id: ArticleId,
+    change: ArticleUpdate,
+    precondition: PreconditionDep,
+    session: SessionDep,
+    response: Response,
 ) -> Article:
     """Change an article, if it still has the version that was read."""
-    article = service.update_article(session, article_id, **change.model_dump())
+    article = service.update_article(
+        session, article_id, **change.model_dump(), precondition=precondition
+    )
     response.headers["ETag"] = f'"{article.version}"'
     return article
 

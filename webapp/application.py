@@ -1,17 +1,37 @@
 """The application that both web services are, apart from their endpoints."""
 
-from fastapi import FastAPI, Request, Response
+from collections.abc import Callable
+from typing import Annotated
 
-from articles.errors import NotFound, StaleVersion
+from fastapi import Depends, FastAPI, Header, Request, Response
+
+from articles.errors import NotFound, PreconditionFailed, StaleVersion
 from poolkit.fastapi import (
     AsyncDatabase,
     Database,
+    HeadRequests,
     RequestLimits,
     add_problems,
     problem_response,
     problem_responses,
 )
+from poolkit.preconditions import matches
 from poolkit.problems import Problem, status_problem
+
+
+# A coroutine although it does not wait: a plain function would run in a thread.
+async def _precondition(
+    if_match: Annotated[
+        list[str] | None, Header(description="Entity tags that the article may have, or `*`.")
+    ] = None,
+) -> Callable[[int], bool] | None:
+    """Return what the header If-Match asks of a version."""
+    if if_match is None:
+        return None
+    return lambda version: matches(",".join(if_match), f'"{version}"')
+
+
+PreconditionDep = Annotated[Callable[[int], bool] | None, Depends(_precondition)]
 
 
 def new_application(database: Database | AsyncDatabase) -> FastAPI:
@@ -25,6 +45,7 @@ def new_application(database: Database | AsyncDatabase) -> FastAPI:
         redoc_url=None,
         responses=problem_responses(503),
     )
+    app.add_middleware(HeadRequests)
     app.add_middleware(RequestLimits)
     add_problems(app)
 
@@ -37,5 +58,11 @@ def new_application(database: Database | AsyncDatabase) -> FastAPI:
         current = {"current_version": error.current}
         kind = "/problems/stale-version"
         return problem_response(Problem(409, "Stale version", str(error), kind, extensions=current))
+
+    @app.exception_handler(PreconditionFailed)
+    async def on_precondition_failed(request: Request, error: PreconditionFailed) -> Response:
+        current = {"current_version": error.current}
+        problem = status_problem(412, str(error))
+        return problem_response(problem._replace(extensions=current))
 
     return app

@@ -20,7 +20,7 @@ from articles.schemas import (
     Page,
 )
 from poolkit.fastapi import AsyncDatabase, operations, problem_responses
-from webapp.application import new_application
+from webapp.application import PreconditionDep, new_application
 
 database = AsyncDatabase()
 SessionDep = Annotated[AsyncSession, Depends(database.session, scope="function")]
@@ -60,13 +60,19 @@ async def get_article(
 
 
 @app.patch(
-    "/articles/{article_id}", response_model=ArticleOut, responses=problem_responses(404, 409)
+    "/articles/{article_id}", response_model=ArticleOut, responses=problem_responses(404, 409, 412)
 )
 async def update_article(
-    article_id: ArticleId, change: ArticleUpdate, session: SessionDep, response: Response
+    article_id: ArticleId,
+    change: ArticleUpdate,
+    precondition: PreconditionDep,
+    session: SessionDep,
+    response: Response,
 ) -> Article:
     """Change an article, if it still has the version that was read."""
-    article = await session.run_sync(service.update_article, article_id, **change.model_dump())
+    article = await session.run_sync(
+        service.update_article, article_id, **change.model_dump(), precondition=precondition
+    )
     response.headers["ETag"] = f'"{article.version}"'
     return article
 

@@ -6,6 +6,7 @@
     app = FastAPI(lifespan=database.lifespan)
     add_problems(app)
     app.add_middleware(RequestLimits)
+    app.add_middleware(HeadRequests)
 
     @app.get("/articles/{article_id}")
     def read_article(article_id: int, session: SessionDep) -> ArticleOut: ...
@@ -20,6 +21,7 @@ is a session.
 from poolkit.fastapi.databases import AsyncDatabase, Database
 from poolkit.fastapi.operations import operations
 from poolkit.fastapi.problems import (
+    HeadRequests,
     RequestLimits,
     add_problems,
     problem_response,
@@ -29,6 +31,7 @@ from poolkit.fastapi.problems import (
 __all__ = (
     "AsyncDatabase",
     "Database",
+    "HeadRequests",
     "RequestLimits",
     "add_problems",
     "operations",

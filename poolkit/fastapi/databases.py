@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -32,11 +31,13 @@ from poolkit.config.statement_deadline import StatementDeadline, statement_deadl
 from poolkit.errors import (
     ConfigurationError,
     DatabaseUnavailable,
+    NoThread,
     NotStarted,
     PoolExhausted,
     PoolkitError,
 )
 from poolkit.fastapi.slots import Slots
+from poolkit.fastapi.threads import Threads, is_lack_of_threads
 
 __all__ = ("AsyncDatabase", "Database")
 
@@ -181,6 +182,7 @@ class Database(_Service[Engine]):
         Raises:
             ConfigurationError: a setting is missing or wrong.
             DatabaseUnavailable: there is no database, and the preset has `fail_fast`.
+            NoThread: not even one thread can be started.
         """
         settings, metrics = self._settings_at_start(), PoolMetrics()
         engine = make_engine(settings, metrics)
@@ -191,7 +193,11 @@ class Database(_Service[Engine]):
             metrics,
             max_waiting=settings.preset.max_waiting,
         )
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="poolkit")
+        self._threads = Threads(count)
+        # Whatever these threads do ends within the time of a connect and of a statement.
+        limit = self._statement_deadline or statement_deadline(settings.preset)
+        self._longest_standstill_s = 2 * (settings.preset.connect_timeout + limit) + 10
+        self._probe_limiter = anyio.CapacityLimiter(1)
         # Threads for all requests that may have a connection, beside those for all other work.
         limiter = anyio.to_thread.current_default_thread_limiter()
         limiter.total_tokens += count
@@ -305,6 +311,26 @@ class Database(_Service[Engine]):
             raise DatabaseUnavailable(f"no answer within {READY_WITHIN:g} s")
         asked.result()
 
+    async def check_threads(self) -> None:
+        """Check that endpoints still find threads; the database is not asked.
+
+        Raises:
+            NoThread: none can be started and none is idle, or the work of the threads stands still
+                for longer than a database that is away or frozen can explain.
+        """
+        if self._opened is None:
+            return
+        standstill_s = self._threads.standstill_s
+        if standstill_s > self._longest_standstill_s:
+            raise NoThread(f"no thread has ended its work for {standstill_s:.0f} s")
+        try:
+            # FastAPI's threads, but not its limiter: requests that wait for it are no reason.
+            await anyio.to_thread.run_sync(int, limiter=self._probe_limiter)
+        except RuntimeError as error:
+            if not is_lack_of_threads(error):
+                raise
+            raise NoThread("no thread can be started, and none is idle") from error
+
     @asynccontextmanager
     async def _connected(self, engine: Engine) -> AsyncIterator[Connection]:
         taken = await self._slots.take()
@@ -413,6 +439,9 @@ class AsyncDatabase(_Service[AsyncEngine]):
         with translated():
             async with self.opened.reading.connect() as connection:
                 yield connection
+
+    async def check_threads(self) -> None:
+        """Do nothing: coroutines need no threads."""
 
     async def check(self) -> None:
         """Send the database a statement, without waiting for a connection: as `Database.check`."""

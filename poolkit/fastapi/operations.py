@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.responses import PlainTextResponse, Response
 
 from poolkit.errors import TemporaryFailure
@@ -17,20 +18,36 @@ if TYPE_CHECKING:
 
 __all__ = ("operations",)
 
+_ESCAPED_ASCII: Final = re.compile(rb"%[0-7]")
+
 
 def operations(*databases: Database | AsyncDatabase) -> APIRouter:
     """Return a router with `/healthz`, `/readyz` and `/metrics` for one or more databases.
 
         app.include_router(operations(database))
 
-    `/healthz` answers as long as the process does; the database is not asked, because a restart
-    does not mend it. `/readyz` is 503 without a database, and while every connection is in use.
+    `/healthz` answers as long as the process can work; the database is not asked, because a restart
+    does not mend it. It is 503 when no thread can be started and none is idle, which a restart
+    does mend. `/readyz` is 503 without a database, and while every connection is in use.
     `/metrics` has the pools' counters (`poolkit.prometheus`) and needs prometheus-client.
-    """
-    router = APIRouter()
 
-    @router.get("/healthz", summary="Whether the process answers")
-    async def healthz() -> PlainTextResponse:
+    Their paths must be written plainly: `/%6detrics` is a 404, because a proxy that hides
+    `/metrics` from the public compares the text and lets it pass.
+    """
+    router = APIRouter(dependencies=[Depends(_refuse_other_spellings)])
+
+    @router.get(
+        "/healthz",
+        summary="Whether the process works",
+        response_class=PlainTextResponse,
+        responses=problem_responses(503),
+    )
+    async def healthz() -> Response:
+        try:
+            for database in databases:
+                await database.check_threads()
+        except TemporaryFailure as error:
+            return problem_response(problem_of(error))
         return PlainTextResponse("ok\n")
 
     @router.get(
@@ -59,3 +76,11 @@ def operations(*databases: Database | AsyncDatabase) -> APIRouter:
         return Response(text, media_type=CONTENT_TYPE)
 
     return router
+
+
+async def _refuse_other_spellings(request: Request) -> None:
+    # Servers decode the path that is routed. What a proxy compared is the raw one, which servers
+    # for Lambda leave out. An escape of ASCII is always another spelling here: of a letter, or
+    # of the slash between a prefix and the name.
+    if _ESCAPED_ASCII.search(request.scope.get("raw_path") or b""):
+        raise HTTPException(404)

@@ -1,4 +1,4 @@
-"""Every error of a FastAPI or Starlette application as a problem document (RFC 9457)."""
+"""Every error of a FastAPI or Starlette application as a problem document (RFC 9457), and limits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy import exc
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
-from poolkit.errors import PoolkitError, TemporaryFailure
+from poolkit.errors import NoThread, PoolkitError, TemporaryFailure
+from poolkit.fastapi.threads import is_lack_of_threads
 from poolkit.problems import (
     MEDIA_TYPE,
     PROBLEM_SCHEMA,
@@ -24,6 +26,7 @@ from poolkit.problems import (
     malformed_json,
     method_not_allowed,
     no_such_path,
+    not_json,
     problem_of,
     status_problem,
     too_large,
@@ -34,7 +37,13 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ("RequestLimits", "add_problems", "problem_response", "problem_responses")
+__all__ = (
+    "HeadRequests",
+    "RequestLimits",
+    "add_problems",
+    "problem_response",
+    "problem_responses",
+)
 
 logger = logging.getLogger("poolkit.fastapi")
 
@@ -73,6 +82,8 @@ def add_problems(app: Starlette) -> None:
     app.add_exception_handler(exc.TimeoutError, _on_failure)
     app.add_exception_handler(exc.DBAPIError, _on_failure)
     app.add_exception_handler(exc.InvalidRequestError, _on_failure)  # a PendingRollbackError, too
+    app.add_exception_handler(RuntimeError, _on_failure)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
@@ -82,6 +93,8 @@ def add_problems(app: Starlette) -> None:
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:
+    if is_lack_of_threads(error):  # FastAPI found none for an endpoint that is a plain function
+        error = NoThread(str(error))
     problem = problem_of(error)
     if problem.status == 500:
         raise error  # a bug: Starlette answers it with `_on_bug`, and the server logs its traceback
@@ -89,6 +102,11 @@ async def _on_failure(request: Request, error: Exception) -> Response:
     kind = type(error).__name__
     logger.warning("%s %s: %s: %s", request.method, request.url.path, kind, error)
     return problem_response(problem)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    # The client hung up while it sent the body. It is no bug, and there is nobody to answer.
+    return problem_response(status_problem(400, "the body ended before its length"))
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
@@ -117,13 +135,14 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if status == 405:
         # Each method is tried, because the exception names the methods of one route only.
         tried = [(method, dict(request.scope, method=method)) for method in _METHODS]
-        return problem_response(
-            method_not_allowed(
-                method
-                for method, scope in tried
-                if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
-            )
-        )
+        allowed = {
+            method
+            for method, scope in tried
+            if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+        }
+        if "GET" in allowed and _uses(request.app, HeadRequests):
+            allowed.add("HEAD")
+        return problem_response(method_not_allowed(allowed))
     return problem_response(status_problem(status, detail, headers))
 
 
@@ -137,23 +156,28 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
             return problem_response(malformed_json(reason))
         if tuple(each["loc"]) == ("body",) and isinstance(error.body, bytes):
             # FastAPI does not parse a body of another type; it validates the bytes.
-            detail = "the body must be JSON, with the content type application/json"
-            return problem_response(status_problem(415, detail))
+            return problem_response(not_json())
     return problem_response(invalid_input(map(input_error_of, found)))
 
 
 def _describe_problems(app: FastAPI) -> None:
-    """Make OpenAPI show a problem where FastAPI would show its own body of a 422."""
+    """Make OpenAPI show the problems that are answered, a 422 of FastAPI's own among them."""
     generate = app.openapi
-    problem = problem_responses(422)[422]
 
     def openapi() -> dict[str, Any]:
         document = generate()
+        is_limited = _uses(app, RequestLimits)
         for operations in document.get("paths", {}).values():
             for operation in operations.values():
-                responses = operation.get("responses", {}) if isinstance(operation, dict) else {}
+                if not isinstance(operation, dict) or "responses" not in operation:
+                    continue
+                responses, statuses = operation["responses"], [414, 431] if is_limited else []
                 if "HTTPValidationError" in str(responses.get("422")):
-                    responses["422"] = problem
+                    responses["422"] = problem_responses(422)[422]
+                if "requestBody" in operation:
+                    statuses += [400, 413, 415] if is_limited else [400, 415]
+                for status, response in problem_responses(*sorted(statuses)).items():
+                    responses.setdefault(str(status), response)
         schemas = document.get("components", {}).get("schemas", {})
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
@@ -162,54 +186,147 @@ def _describe_problems(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own page on it says
 
 
+def _uses(app: Starlette, middleware: object) -> bool:
+    return any(each.cls is middleware for each in app.user_middleware)
+
+
 class RequestLimits:
-    """ASGI middleware that limits a request's body and headers, in bytes.
+    """ASGI middleware that limits a request's path, headers and body.
 
     app.add_middleware(RequestLimits, body=1_048_576, headers=32_768)
 
     A body's declared length is checked before a byte of it is read, its real length as it comes.
+    A body whose end servers may see in different places is refused: a length beside a transfer
+    coding, or another coding than `chunked` alone. An upload that the client gave up is one line in
+    the log of `poolkit.fastapi`, at the level info.
+
+    A server reads all headers before an application sees them. `poolkit.fastapi.server` limits them
+    there, and the time that they may take.
     """
 
-    def __init__(self, app: ASGIApp, *, body: int = 1_048_576, headers: int = 32_768) -> None:
-        """Store the limits: by default 1 MiB, which is what SQS and an ALB carry, and 32 KiB."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        body: int = 1_048_576,
+        headers: int = 32_768,
+        header_count: int = 100,
+        target: int = 8_192,
+    ) -> None:
+        """Store the limits.
+
+        Args:
+            app: the ASGI application.
+            body: bytes of a body; by default 1 MiB, which is what SQS and an ALB carry. More is 413.
+            headers: bytes of all headers' names and values. More is 431.
+            header_count: the number of headers. More is 431.
+            target: bytes of path and query; RFC 9110 wants 8,000 at least. More is 414.
+        """
         self.app = app
         self.body = body
         self.headers = headers
+        self.header_count = header_count
+        self.target = target
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 431 or 413, or pass the request on and count its bytes."""
+        """Refuse the request, or pass it on and count its bytes."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        # A number, or "chunked" and the like for a length that is not known. No header: no body.
-        size, declared = 0, b""
-        for name, value in scope["headers"]:
+        headers = scope["headers"]
+        size, body_headers = 0, []
+        for name, value in headers:
             size += len(name) + len(value)
             if name in {b"content-length", b"transfer-encoding"}:
-                declared = value
-        if size > self.headers:
+                body_headers.append((name, value))
+        path = scope.get("raw_path") or scope["path"]
+        problem = None
+        if len(path) + len(scope["query_string"]) > self.target:
+            detail = f"path and query may have {self.target} bytes at most; send less"
+            problem = status_problem(414, detail)
+        elif size > self.headers:
             detail = f"the headers may have {self.headers} bytes at most; send less"
-            await problem_response(status_problem(431, detail))(scope, receive, send)
-        elif declared.isdigit() and int(declared) > self.body:
-            await problem_response(too_large(self.body))(scope, receive, send)
-        elif declared:
-            await self.app(scope, self._counting(receive), send)
+            problem = status_problem(431, detail)
+        elif len(headers) > self.header_count:
+            detail = f"there may be {self.header_count} headers at most; send fewer"
+            problem = status_problem(431, detail)
+        elif body_headers:
+            problem = self._problem_of_body(body_headers)
+        if problem is not None:
+            await problem_response(problem)(scope, receive, send)
+        elif body_headers:
+            await self.app(scope, self._counting(scope, receive), send)
         else:
             await self.app(scope, receive, send)
 
-    def _counting(self, receive: Receive) -> Receive:
-        size = 0
+    def _problem_of_body(self, headers: list[tuple[bytes, bytes]]) -> Problem | None:
+        # What follows a body that is framed in an unusual way could be taken for the next
+        # request, by a server or a proxy before it: the connection is closed.
+        close = {"Connection": "close"}
+        if len(headers) > 1:
+            detail = "a body has one length or one transfer coding"
+            return status_problem(400, detail, close)
+        name, value = headers[0]
+        if name == b"transfer-encoding":
+            if value.strip().lower() == b"chunked":
+                return None
+            detail = "a body may have the transfer coding chunked, and no other"
+            return status_problem(501, detail, close)
+        if not value.isdigit():
+            return status_problem(400, "the content length must be a number", close)
+        return too_large(self.body) if len(value) > 18 or int(value) > self.body else None
+
+    def _counting(self, scope: Scope, receive: Receive) -> Receive:
+        size, is_whole = 0, False
 
         async def receive_and_count() -> Message:
-            nonlocal size
+            nonlocal size, is_whole
             message = await receive()
+            if message["type"] == "http.disconnect":
+                if not is_whole:
+                    is_whole = True  # so that it is one line
+                    text = "%s %s: the client hung up after %d bytes of the body"
+                    logger.info(text, scope["method"], scope["path"], size)
+                return message
             size += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if size > self.body:
                 # The one kind of error that FastAPI lets through while it reads a body.
                 raise HTTPException(413, too_large(self.body).detail)
             return message
 
         return receive_and_count
+
+
+class HeadRequests:
+    """ASGI middleware that answers HEAD wherever there is a GET (RFC 9110, 9.3.2).
+
+        app.add_middleware(HeadRequests)
+
+    The answer has GET's headers, its Content-Length included, and no body. FastAPI's own routes
+    answer HEAD with 405. A route for HEAD goes first.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application see a GET, and leave the body of its answer out."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        routes = scope["app"].routes if "app" in scope else ()
+        if any(route.matches(scope)[0] is Match.FULL for route in routes):
+            await self.app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        # A copy: the server's own scope tells it to send no body either.
+        await self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 class _OneLineStartupFailure:

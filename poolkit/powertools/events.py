@@ -21,7 +21,15 @@ from poolkit.errors import UnknownEvent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ("Source", "body_of", "correlation_id_of", "query_of", "source_of", "sqs_records")
+__all__ = (
+    "Source",
+    "body_of",
+    "correlation_id_of",
+    "header_of",
+    "query_of",
+    "source_of",
+    "sqs_records",
+)
 
 Source: TypeAlias = Literal["http_api", "rest_api", "function_url", "load_balancer"]
 Event: TypeAlias = "dict[str, Any]"
@@ -132,6 +140,24 @@ def query_of(event: Event, source: Source) -> Mapping[str, Sequence[str]]:
     if source == "rest_api":
         return dict(values)
     return {unquote_plus(k): [unquote_plus(v) for v in found] for k, found in values.items()}
+
+
+def header_of(event: Event, name: str) -> str | None:
+    """Return a header's value, several lines of it joined by commas, or None.
+
+    Args:
+        event: the event.
+        name: the header's name in lower case.
+    """
+    # A REST API sends both, and the second has the last line only.
+    several = event.get("multiValueHeaders")
+    if several:
+        lines = [line for key, lines in several.items() if key.lower() == name for line in lines]
+        return ",".join(lines) if lines else None
+    for key, value in (event.get("headers") or {}).items():
+        if key.lower() == name:
+            return str(value)
+    return None
 
 
 def body_of(event: Event) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import inspect
@@ -24,7 +25,7 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import (
 )
 
 from poolkit.errors import InvalidInput
-from poolkit.powertools.events import body_of, for_resolver, query_of, source_of
+from poolkit.powertools.events import body_of, for_resolver, header_of, query_of, source_of
 from poolkit.problems import (
     MEDIA_TYPE,
     Problem,
@@ -33,6 +34,7 @@ from poolkit.problems import (
     malformed_json,
     method_not_allowed,
     no_such_path,
+    not_json,
     problem_of,
     status_problem,
     too_large,
@@ -51,6 +53,9 @@ __all__ = ("MAX_BODY_BYTES", "Resolver", "problem_response")
 MAX_BODY_BYTES: Final = 1_048_576
 """The default limit of a request's body: 1 MiB, the most that a load balancer hands over."""
 
+MAX_TARGET_BYTES: Final = 8_192
+"""The limit of path and query; RFC 9110 wants 8,000 at least."""
+
 _RESOLVERS: Final[Mapping[Source, type[ApiGatewayResolver]]] = {
     "http_api": APIGatewayHttpResolver,
     # Not APIGatewayRestResolver, with which /articles/ would be /articles for this source alone.
@@ -59,6 +64,7 @@ _RESOLVERS: Final[Mapping[Source, type[ApiGatewayResolver]]] = {
     "load_balancer": ALBResolver,
 }
 _PARAMETER = re.compile(r"<(\w+)>")
+_JSON = re.compile(r"application/(?:json|[^/;,\s]+\+json)[ \t]*(?:;|$)", re.IGNORECASE)  # RFC 6839
 
 
 class Resolver(Router):
@@ -75,7 +81,8 @@ class Resolver(Router):
     Routes, middlewares, `exception_handler`, `current_event` and `context` are Powertools' own. Beyond
     them, each source has the same paths: decoded, without stage and base path, a slash at the end
     being significant. An unknown path is a 404, a wrong method a 405 with `Allow`, a body over the
-    limit a 413. An error that no `exception_handler` of yours takes is answered by
+    limit a 413, a longer query than MAX_TARGET_BYTES a 414. HEAD is answered as GET without the
+    body, unless a route is registered for it. An error that no `exception_handler` of yours takes is answered by
     `poolkit.problems.problem_of`, and logged from 500 upwards.
 
     Args:
@@ -100,7 +107,7 @@ class Resolver(Router):
         # Made at the first event of its kind: most functions only ever see one kind.
         self._resolvers: dict[Source, ApiGatewayResolver] = {}
         self._source: Source = "http_api"
-        self.use([self._limit_body])
+        self.use([self._limit])
         self.exception_handler(Exception)(self._on_error)
         self.exception_handler(NotFoundError)(self._on_unrouted)
 
@@ -115,7 +122,17 @@ class Resolver(Router):
             self._resolvers[source] = _RESOLVERS[source](**self._options)
             self._resolvers[source].include_router(self)
         self.api_resolver = self._resolvers[source]
-        return self._resolvers[source].resolve(for_resolver(event, source), context)
+        resolve = self._resolvers[source].resolve
+        event = for_resolver(event, source)
+        if source in ("rest_api", "load_balancer"):
+            method, get = event["httpMethod"], {**event, "httpMethod": "GET"}
+        else:
+            request = event["requestContext"]
+            method, http = request["http"]["method"], {**request["http"], "method": "GET"}
+            get = {**event, "requestContext": {**request, "http": http}}
+        if method != "HEAD" or any("HEAD" in methods for methods in self._methods.values()):
+            return resolve(event, context)
+        return _without_body(resolve(get, context))
 
     def __call__(self, event: Event, context: Any) -> dict[str, Any]:
         """Do as `resolve`, so that the resolver itself can be the function's handler."""
@@ -125,6 +142,23 @@ class Resolver(Router):
     def body(self) -> bytes:
         """The body of the current request as it was sent."""
         return body_of(self.current_event.raw_event)
+
+    @property
+    def json_body(self) -> bytes:
+        """The body of the current request, whose content type must be JSON.
+
+        Raises:
+            InvalidInput: it has another type or none; the problem is a 415. A web page may send
+                such a body to any host without asking first.
+        """
+        body = self.body
+        if body and not _JSON.match(self.header("content-type") or ""):
+            raise InvalidInput(not_json())
+        return body
+
+    def header(self, name: str) -> str | None:
+        """Return a header of the current request by its name in lower case, or None."""
+        return header_of(self.current_event.raw_event, name)
 
     @property
     def query(self) -> Mapping[str, Sequence[str]]:
@@ -159,7 +193,7 @@ class Resolver(Router):
         self._resolvers.clear()
         return super().exception_handler(exc_class)  # type: ignore[no-any-return]
 
-    def _limit_body(self, app: ApiGatewayResolver, next_middleware: Callable[..., Any]) -> Any:
+    def _limit(self, app: ApiGatewayResolver, next_middleware: Callable[..., Any]) -> Any:
         # For every path, also one that does not exist, as a web server's limit is.
         try:
             length = len(self.body)
@@ -167,6 +201,17 @@ class Resolver(Router):
             return problem_response(malformed_json(str(error)))
         if length > self._max_body_bytes:
             return problem_response(too_large(self._max_body_bytes))
+        event = self.current_event.raw_event
+        query = event.get("rawQueryString")
+        if query is None:
+            # Load balancers and REST APIs hand the query over in parts; each & and = counts too.
+            parts = self.query.items()
+            size = sum(len(name) + len(each) + 2 for name, values in parts for each in values)
+        else:
+            size = len(query)
+        if size > MAX_TARGET_BYTES:
+            detail = f"the query may have {MAX_TARGET_BYTES} bytes at most; send less"
+            return problem_response(status_problem(414, detail))
         return next_middleware(app)
 
     def _on_unrouted(self, error: NotFoundError) -> Response[str]:
@@ -176,6 +221,8 @@ class Resolver(Router):
         allowed = set().union(*found)
         if self.current_event.http_method.upper() in allowed:
             return problem_response(status_problem(404, str(error.msg)))
+        if "GET" in allowed:
+            allowed.add("HEAD")
         return problem_response(method_not_allowed(allowed) if allowed else no_such_path())
 
     def _on_error(self, error: Exception) -> Response[str]:
@@ -194,6 +241,17 @@ class Resolver(Router):
         elif self._logger is not None:
             self._logger.warning("database error", error=f"{type(error).__name__}: {error}")
         return problem_response(problem)
+
+
+def _without_body(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to a HEAD: GET's, its length included, without its body."""
+    body = answer.get("body") or ""
+    is_binary = answer.get("isBase64Encoded")
+    length = str(len(base64.b64decode(body) if is_binary else body.encode()))
+    several = answer.get("multiValueHeaders")  # of a REST API and of some load balancers
+    name = "headers" if several is None else "multiValueHeaders"
+    headers = {**answer[name], "Content-Length": length if several is None else [length]}
+    return {**answer, "body": "", "isBase64Encoded": False, name: headers}
 
 
 def _decoding(function: Callable[..., Any]) -> Callable[..., Any]:

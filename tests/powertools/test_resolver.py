@@ -121,7 +121,7 @@ def test_unknown_paths_and_methods_have_their_problems(call, make_event):
     assert (status, headers["content-type"]) == (404, "application/problem+json")
     assert content["type"] == "about:blank"
     status, headers, _ = call(make_event("DELETE", "/notes"))
-    assert (status, headers["allow"]) == (405, "GET, POST")
+    assert (status, headers["allow"]) == (405, "GET, HEAD, POST")
     assert call(make_event("GET", "/notes/"))[0] == 404
     assert call(make_event("GET", "/notes/1/2"))[0] == 404
 
@@ -197,7 +197,7 @@ def test_a_base_path_of_an_http_api_is_given(source):
     call = calling(make_app(strip_prefixes=["/v1"]))
     assert call(http_api("GET", "/v1/notes"))[0] == 200
     status, headers, _ = call(http_api("DELETE", "/v1/notes"))
-    assert (status, headers["allow"]) == (405, "GET, POST")
+    assert (status, headers["allow"]) == (405, "GET, HEAD, POST")
 
 
 # -- errors -----------------------------------------------------------------------------------

@@ -21,7 +21,10 @@ class Answer:
 
 
 class Face(Protocol):
-    """A deployable that runs; `body` is sent as it is, or as JSON if it is no bytes."""
+    """A deployable that runs; `body` is sent as it is, or as JSON if it is no bytes.
+
+    A header that is None is left out, such as the content type that a body has by default.
+    """
 
     def request(
         self,
@@ -30,7 +33,7 @@ class Face(Protocol):
         *,
         query: Query | None = None,
         body: Any = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | None] | None = None,
     ) -> Answer: ...
 
 

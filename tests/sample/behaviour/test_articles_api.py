@@ -56,6 +56,60 @@ def test_a_stale_update_is_refused_and_nothing_is_lost(face):
     assert face.request("GET", path).json()["title"] == "First"
 
 
+@pytest.mark.parametrize(
+    ("if_match", "status"),
+    [
+        *(("*", 200), ('"1"', 200), ('"7", "1"', 200), ('"a,b" ,, "1",', 200)),
+        *(('"2"', 412), ('W/"1"', 412), ('"7", W/"1"', 412), ("1", 412), ('"1', 412), ("", 412)),
+        *(('"1" "2"', 412), ('"1", *', 412)),
+    ],
+)
+def test_if_match_decides_before_the_version(face, if_match, status):
+    """RFC 9110, 13.1.1: strong comparison with the ETag; what is malformed matches nothing."""
+    path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
+    change = {"version": 1, "title": "New"}
+    answer = face.request("PATCH", path, body=change, headers={"if-match": if_match})
+    if status == 412:
+        assert problem_of(answer, 412)["current_version"] == 1
+    assert answer.status == status
+    assert (face.request("GET", path).headers["etag"] == '"2"') == (status == 200)
+
+
+def test_if_match_and_the_version_have_answers_of_their_own(face):
+    """A wrong If-Match is 412, a matching one with an old version 409, and without an article 404."""
+    path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
+    face.request("PATCH", path, body={"version": 1, "title": "Second"})
+
+    def status(path, version, if_match):
+        change = {"version": version, "title": "Third"}
+        return face.request("PATCH", path, body=change, headers={"if-match": if_match}).status
+
+    assert [status(path, 1, '"1"'), status(path, 2, '"1"')] == [412, 412]
+    assert [status(path, 1, '"2"'), status(path, 1, "*")] == [409, 409]
+    assert [status("/articles/9", 1, "*"), status("/articles/9", 1, '"1"')] == [404, 404]
+    assert status(path, 2, '"2"') == 200
+
+
+@pytest.mark.parametrize("path", ["/articles", "/articles/1", "/documents/report-1", "/articles/9"])
+def test_head_is_get_without_the_body(face, path):
+    """The same status and headers, the length included."""
+    face.request("POST", "/articles", body=ARTICLE)
+    face.request("POST", "/documents", body=DOCUMENT)
+    get, head = face.request("GET", path), face.request("HEAD", path)
+    assert (head.status, head.body) == (get.status, b"")
+    assert head.headers["content-length"] == str(len(get.body))
+    for name in ("content-type", "etag"):
+        assert head.headers.get(name) == get.headers.get(name)
+    assert face.request("HEAD", "/nothing").status == 404
+
+
+def test_a_whole_number_may_have_a_point(face):
+    """To JSON Schema 1.0 is an integer."""
+    path = face.request("POST", "/articles", body=ARTICLE).headers["location"]
+    answer = face.request("PATCH", path, body=b'{"version": 1.0, "title": "New"}')
+    assert (answer.status, answer.json()["version"]) == (200, 2)
+
+
 def test_pages_show_every_article_once_though_more_are_written(face):
     """Keyset pages, newest first, neither repeat nor miss while articles are inserted."""
     ids = [face.request("POST", "/articles", body=ARTICLE).json()["id"] for _ in range(7)]

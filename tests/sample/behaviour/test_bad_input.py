@@ -1,5 +1,8 @@
 """Bad input: a clear problem document each, and nothing written."""
 
+import json
+from urllib.parse import quote
+
 import pytest
 from behaviour.face import problem_of
 
@@ -113,10 +116,10 @@ def test_a_path_that_is_not_there_is_404(shared_face, path):
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/articles", "GET, POST"),
-        ("PUT", "/articles/1", "GET, PATCH"),
+        ("DELETE", "/articles", "GET, HEAD, POST"),
+        ("PUT", "/articles/1", "GET, HEAD, PATCH"),
         ("GET", "/documents", "POST"),
-        ("POST", "/documents/x", "GET"),
+        ("POST", "/documents/x", "GET, HEAD"),
     ],
 )
 def test_a_method_that_is_not_there_is_405(shared_face, method, path, allowed):
@@ -126,10 +129,57 @@ def test_a_method_that_is_not_there_is_405(shared_face, method, path, allowed):
     assert answer.headers["allow"] == allowed
 
 
-@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "nonsense"])
-def test_a_form_is_the_client_s_error(shared_face, content_type):
-    """A body that neither is JSON nor says so answers 400 or 415."""
-    headers = {"content-type": content_type}
-    answer = shared_face.request("POST", "/articles", body=b"title=x&body=y", headers=headers)
-    assert answer.status in {400, 415}
-    problem_of(answer, answer.status)
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *(None, "", "nonsense", "text/plain", "text/plain; charset=utf-8", "text/json"),
+        *("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
+        *("application/jsonp", "application/xml", "text/plain, application/json"),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_a_body_that_does_not_say_that_it_is_json_is_415(shared_face, method, content_type):
+    """A page of another site can send such a body with the user's cookies, but not one of JSON."""
+    answer = shared_face.request(
+        method,
+        "/articles" if method == "POST" else "/articles/1",
+        body={**ARTICLE, "version": 1} if method == "PATCH" else ARTICLE,
+        headers={"content-type": content_type},
+    )
+    problem_of(answer, 415)
+    assert shared_face.request("GET", "/articles").json()["items"] == []
+
+
+@pytest.mark.parametrize("query", ["&".join(f"q{n}" for n in range(9_000)), "x=" + "y" * 60_000])
+def test_a_long_query_is_414_with_a_short_answer(shared_face, query):
+    """Neither many parameters nor a long one make the answer long."""
+    answer = shared_face.request("GET", f"/articles?{query}")
+    problem_of(answer, 414)
+    assert len(answer.body) < 1_000
+
+
+@pytest.mark.parametrize(
+    "members", [{f"m{n}": n for n in range(60_000)}, {f"{n}" + "ü😀" * 9_000: 0 for n in range(9)}]
+)
+@pytest.mark.parametrize("path", ["/articles", "/documents"])
+def test_many_or_long_unknown_members_have_a_short_answer(shared_face, path, members):
+    """A body of a megabyte with a mistake every few bytes has a few kilobytes of answer."""
+    body = json.dumps(members, ensure_ascii=False).encode()
+    answer = shared_face.request("POST", path, body=body)
+    problem_of(answer, 422)
+    assert len(answer.body) < 10_000
+
+
+@pytest.mark.parametrize("version", [2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**400, 1e300, 1.5, -1])
+def test_a_version_that_no_article_has_is_422(shared_face, version):
+    """A number that the column cannot hold or raise never reaches the database."""
+    change = {"version": version, "title": "x"}
+    problem_of(shared_face.request("PATCH", "/articles/1", body=change), 422)
+
+
+@pytest.mark.parametrize("number", ["1.0", "1e0", "+1", "01", " 1", "1_0", "\u0661", "0x1"])
+def test_a_number_in_a_url_has_one_spelling(shared_face, number):
+    """Another one is refused, in the path and in the query, so that a thing has one URL."""
+    problem_of(shared_face.request("GET", f"/articles/{quote(number)}"), 422)
+    for name in ("limit", "before"):
+        problem_of(shared_face.request("GET", "/articles", query={name: number}), 422)

@@ -24,6 +24,7 @@ class WebFace:
         content = encoded(body)
         sent = {} if content is None else {"content-type": "application/json"}
         sent |= headers or {}
+        sent = {name: value for name, value in sent.items() if value is not None}
         answer = self._client.request(method, path, params=query, content=content, headers=sent)
         return Answer(answer.status_code, dict(answer.headers), answer.content)
 

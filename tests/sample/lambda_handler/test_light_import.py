@@ -34,7 +34,8 @@ for method, path, body in [
 json.dump([imported, list(sys.modules)], sys.stderr)
 """
 CONTEXT = {"http": {}, "stage": "$default", "requestId": "1"}
-EVENT = {"version": "2.0", "rawQueryString": "", "headers": {}, "requestContext": CONTEXT}
+EVENT = {"version": "2.0", "rawQueryString": "", "requestContext": CONTEXT}
+EVENT["headers"] = {"content-type": "application/json"}
 
 
 def run_with(database, script, event):
