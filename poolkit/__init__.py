@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         start_engine,
     )
     from poolkit.config.metrics import PoolMetrics
-    from poolkit.config.presets import EnginePreset, PresetError, preset
+    from poolkit.config.presets import EnginePreset, PresetError, drain, preset
     from poolkit.config.session import unit_of_work, unit_of_work_async
     from poolkit.config.settings import Settings, preset_from_environ
     from poolkit.errors import (
@@ -126,6 +126,7 @@ __all__ = (
     "UnreadableMessage",
     "WrongDatabaseError",
     "attach",
+    "drain",
     "make_async_engine",
     "make_engine",
     "preset",
@@ -144,6 +145,7 @@ _MODULES = {
     "PresetError": "poolkit.config.presets",
     "Settings": "poolkit.config.settings",
     "attach": "poolkit.attached",
+    "drain": "poolkit.config.presets",
     "make_async_engine": "poolkit.config.engine",
     "make_engine": "poolkit.config.engine",
     "preset": "poolkit.config.presets",

@@ -209,7 +209,9 @@ class ActivityConnection:
             )
         # Always psycopg2, whichever driver the deployables use. The URL's own parameters win.
         script = preset("script").replace(
-            connect_timeout=CONNECT_TIMEOUT_S, statement_timeout=STATEMENT_TIMEOUT_MS
+            connect_timeout=CONNECT_TIMEOUT_S,
+            statement_timeout=STATEMENT_TIMEOUT_MS,
+            target_session_attrs="any",  # a standby is watched, too
         )
         bare = script.url(parsed.set(drivername="postgresql+psycopg2"))
         options = script.engine_options(bare, application_name=APPLICATION_NAME)

@@ -24,6 +24,7 @@ import logging
 import math
 import os
 import random
+import re
 import select
 import socket
 import ssl
@@ -32,7 +33,7 @@ import time
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -47,9 +48,9 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, St
 from sqlalchemy.util.queue import Empty
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -63,6 +64,7 @@ __all__ = (
     "PresetError",
     "TooManyWaiting",
     "classify_connect_failure",
+    "drain",
     "empty_after_fork",
     "fileno_of",
     "parse_url",
@@ -79,7 +81,7 @@ _log = logging.getLogger(__name__)
 _MISSING = "opened %d of %d connections at start: %s"
 
 PoolKind: TypeAlias = Literal["queue", "null"]
-ConnectFailure: TypeAlias = Literal["full", "starting", "authentication"]
+ConnectFailure: TypeAlias = Literal["full", "starting", "read_only", "authentication"]
 
 
 # -- the preset -----------------------------------------------------------------------------
@@ -171,8 +173,8 @@ class EnginePreset:
     )
     retry_connect: bool = _setting(
         True,
-        "on 53300 (too many clients) and 57P03 (starting up) try again with full jitter "
-        "until connect_timeout is spent",
+        "on 53300 (too many clients), 57P03 (starting up) and a server that "
+        "target_session_attrs refuses, try again with full jitter until connect_timeout is spent",
     )
     prewarm: int = _setting(
         0, "connections opened at start, before the first request", "connections"
@@ -183,6 +185,11 @@ class EnginePreset:
 
     connect_timeout: int = _setting(
         5, "how long opening a connection may take, with all attempts and pauses", "s"
+    )
+    target_session_attrs: str = _setting(
+        "read-write",
+        "libpq's parameter: a new connection goes to a server that accepts writes, the present "
+        "primary; any: also to a standby. A URL's own wins; without it behind transaction_pooling",
     )
     statement_timeout: int = _setting(15_000, "the server ends a longer statement; 0: never", "ms")
     idle_in_transaction_session_timeout: int = _setting(
@@ -216,6 +223,7 @@ class EnginePreset:
             raise _does_not_fit(self.driver, self, fitting, field="driver")
         _choice("driver", self.driver, fitting)
         _choice("pool", self.pool, ("queue", "null"))
+        _choice("target_session_attrs", self.target_session_attrs, _SESSION_ATTRS)
         for setting in dataclasses.fields(self):
             name, value, kind = setting.name, getattr(self, setting.name), type(setting.default)
             if kind is bool and not isinstance(value, bool):
@@ -348,6 +356,20 @@ class EnginePreset:
             }
         return options | {"connect_args": arguments}
 
+    def expects_writes(self, url: str | URL) -> bool:
+        """Return whether the connections to this URL must accept writes.
+
+        They need not if `target_session_attrs` admits a standby, in the preset, in the URL or in
+        PGTARGETSESSIONATTRS, nor if the URL's `options` make every transaction read-only.
+
+        Raises:
+            PresetError: it is not a URL.
+        """
+        url = parse_url(url)
+        default = os.environ.get("PGTARGETSESSIONATTRS") or self.target_session_attrs
+        asked = url.query.get("target_session_attrs", default)
+        return asked in ("read-write", "primary") and not _asks_for_read_only(url.query)
+
     def application_name(self) -> str:
         """Return the name of this process's connections: `<target>:<host>-<pid>`."""
         return _cut(f"{self.target}:{socket.gethostname()}-{os.getpid()}")
@@ -445,6 +467,12 @@ class EnginePreset:
         if "server_settings" in preset_args and "server_settings" in caller_args:
             settings = {**preset_args["server_settings"], **caller_args["server_settings"]}
             merged["connect_args"]["server_settings"] = settings
+        if _asks_for_read_only(caller_args):
+            merged["connect_args"] = {
+                k: v
+                for k, v in merged["connect_args"].items()
+                if k != "target_session_attrs" or k in caller_args
+            }
         if self.ping_after_idle > 0:
             merged.pop("pool_pre_ping", None)  # _CheckoutCheck takes its place
         return merged | {k: v for k, v in options.items() if k != "connect_args"}
@@ -464,8 +492,15 @@ class EnginePreset:
         if self.retry_connect:
             event.listen(engine, "do_connect", Connector(self))
         event.listen(engine.pool, "connect", _KeepAlive(self))
+        failover = _ReadOnlyServer(self, engine.dialect)
+        event.listen(engine, "handle_error", failover.on_error)
         if isinstance(engine.pool, QueuePool):
             _CheckoutCheck(self, engine.dialect).listen(engine.pool)
+            _drains[engine.dialect] = coming_back = _Drain()
+            event.listen(engine.pool, "connect", coming_back.on_connect)
+            event.listen(engine.pool, "checkin", coming_back.on_checkin)
+        # Behind the check, whose ping brings what the server reports.
+        event.listen(engine.pool, "checkout", failover.on_checkout)
 
     def start(self, engine: Engine) -> int:
         """Open the connections that `prewarm` and `fail_fast` ask for; return their number.
@@ -721,6 +756,33 @@ def _startup_options(preset: EnginePreset, url: URL) -> str:
     return " ".join([*own, *([in_url] if isinstance(in_url, str) else in_url)])
 
 
+_SESSION_ATTRS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
+
+
+def _session_attrs(preset: EnginePreset, url: URL) -> dict[str, str]:
+    """Return the argument that makes the driver refuse a server which is read-only.
+
+    PostgreSQL 14 and later report that they are while a client logs in; of an older one the driver
+    asks it, in one round trip. A transaction pooler's report is that of some server, at some time.
+    """
+    # libpq's and asyncpg's own variable, which an argument would hide.
+    named = os.environ.get("PGTARGETSESSIONATTRS")
+    if named or preset.transaction_pooling or preset.target_session_attrs == "any":
+        return {}
+    if _asks_for_read_only(url.query):
+        return {}
+    return {"target_session_attrs": preset.target_session_attrs}
+
+
+def _asks_for_read_only(arguments: Mapping[str, Any]) -> bool:
+    """Return whether a URL's parameters or a driver's arguments make transactions read-only."""
+    settings = dict(arguments.get("server_settings") or {})
+    options = [arguments.get("options") or "", settings.get("options") or ""]
+    name = "default_transaction_read_only"
+    texts = [f"{name}={settings.get(name, 'off')}", *map(str, options)]
+    return any(re.search(rf"{name}\s*=\s*'?(on|true|yes|1)", text, re.IGNORECASE) for text in texts)
+
+
 def _libpq(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, Any]:
     """Return the arguments of psycopg2 and psycopg: libpq's parameters (PostgreSQL, 32.1.2)."""
     arguments: dict[str, Any] = {
@@ -732,6 +794,7 @@ def _libpq(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, 
         "tcp_user_timeout": preset.tcp_user_timeout,
         "application_name": name,
     }
+    arguments |= _session_attrs(preset, url)
     if options := _startup_options(preset, url):
         arguments["options"] = options
     if "sslpassword" in url.query:
@@ -746,6 +809,7 @@ def _asyncpg(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str
     settings = {"application_name": name}
     timeout = float(str(url.query.get("connect_timeout", preset.connect_timeout)))
     arguments: dict[str, Any] = {"timeout": timeout, "server_settings": settings}
+    arguments |= _session_attrs(preset, url)
     if _names_certificate(url):
         arguments["ssl"] = _tls_context(url)
     if "options" in url.query:
@@ -1314,6 +1378,9 @@ _BY_MESSAGE: tuple[tuple[str, ConnectFailure], ...] = (
     ("not yet accepting connections", "starting"),
     ("database system is in recovery mode", "starting"),
     ("database system is shutting down", "starting"),
+    ("session is read-only", "read_only"),  # libpq's own, as the next one
+    ("server is in hot standby mode", "read_only"),
+    ("None of the hosts match the target attribute", "read_only"),  # asyncpg's
     ("password authentication failed", "authentication"),
     ("PAM authentication failed", "authentication"),  # RDS, an IAM token that has expired
 )
@@ -1336,7 +1403,8 @@ class Connector:
 
     def __init__(self, preset: EnginePreset) -> None:
         self.budget = float(preset.connect_timeout)  # s
-        self.waits_for = ("full", "starting") if preset.retry_connect else ()
+        # A read-only server may be about to be promoted.
+        self.waits_for = ("full", "starting", "read_only") if preset.retry_connect else ()
 
     def __call__(
         self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
@@ -1625,6 +1693,217 @@ def _closed_test(driver: Any) -> Callable[[], Any]:
     if hasattr(driver, "open"):  # PyMySQL
         return lambda: not driver.open
     return lambda: False
+
+
+# -- failover -------------------------------------------------------------------------------
+
+# The keys in ConnectionPoolEntry.info: what the server reports, and what it did at first.
+_REPORT = "poolkit.report"
+
+_RO_POSTGRESQL = "25006"  # read_only_sql_transaction
+_RO_MYSQL = (1290, 1836, 1874)  # an option prevents it, read-only mode, InnoDB's own
+
+# The setting of this session alone is the program's. One in the server's configuration is not.
+_IS_READ_ONLY = (
+    "SELECT pg_is_in_recovery() OR EXISTS (SELECT 1 FROM pg_settings"
+    " WHERE name = 'default_transaction_read_only' AND setting = 'on'"
+    " AND source IN ('configuration file', 'command line', 'environment variable'))"
+)
+
+
+class _ReadOnlyServer:
+    """Listeners that drop the connections to a server which has become read-only.
+
+    After a failover the old primary may live on as a standby. It answers reads and pings, so that
+    its connections look alive, and each write fails. They have to be replaced: connecting again
+    reaches the new primary, through a name that has moved or by `target_session_attrs`.
+
+    PostgreSQL 14 and later report `in_hot_standby` and `default_transaction_read_only` with the
+    answer to any statement, and the driver keeps what was reported. So a change is seen at checkout
+    without a round trip. Where nobody saw it, one write fails, and its error drops them all.
+    """
+
+    def __init__(self, preset: EnginePreset, dialect: Dialect) -> None:
+        self.dialect = dialect
+        # A transaction pooler's report is not that of the server which runs the statement.
+        self.is_reported = dialect.name == "postgresql" and not preset.transaction_pooling
+
+    def on_checkout(self, connection: Any, record: ConnectionPoolEntry, proxy: Any) -> None:
+        if not self.is_reported:
+            return
+        found = record.info.get(_REPORT)
+        if found is None:
+            # Not at connect: a listener of the user's may have made the session read-only since.
+            report = _report_of(_driver_connection(connection))
+            record.info[_REPORT] = (report, report())
+            return
+        report, before = found
+        now = report()
+        if now == before:
+            return
+        if _became_read_only(before, now) and self._is_read_only(connection):
+            raise InvalidatePoolError("the server has become read-only")
+        record.info[_REPORT] = (report, now)
+
+    def on_error(self, context: ExceptionContext) -> None:
+        """Treat the refused write as a lost connection: it and all older ones are replaced.
+
+        A transaction that asked for READ ONLY is a mistake of the program, and keeps its error.
+        """
+        connection = context.connection
+        if connection is None or connection.closed or connection.invalidated:
+            return
+        error = context.original_exception
+        if self.dialect.name == "postgresql":
+            state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+            if state != _RO_POSTGRESQL:
+                return
+            if self._was_requested(connection):
+                # Said here, where it is known: the error itself is the same in both cases.
+                vars(context.sqlalchemy_exception)["read_only_was_requested"] = True
+                return
+        elif not (error.args and error.args[0] in _RO_MYSQL and self._is_off(connection)):
+            return
+        context.is_disconnect = True
+
+    def _was_requested(self, connection: Connection) -> bool:
+        """Return whether the program, its role or its URL asked for a READ ONLY transaction."""
+        if connection.get_execution_options().get("postgresql_readonly"):
+            return True
+        driver = _driver_connection(connection.connection.dbapi_connection)
+        if getattr(driver, "readonly", None) or getattr(driver, "read_only", None):
+            return True  # psycopg2's and psycopg's attribute
+        now = _report_of(driver)()
+        if not self.is_reported or None in now:  # a server before PostgreSQL 14
+            return False
+        _, before = connection.info.get(_REPORT, (None, ("off", "off")))
+        return not _became_read_only(before, now)
+
+    def _is_read_only(self, connection: Any) -> bool:
+        """Ask the server whether it is read-only for all its sessions; in one round trip."""
+        try:
+            cursor = connection.cursor()
+            cursor.execute(_IS_READ_ONLY)
+            ((found,),) = cursor.fetchall()
+            cursor.close()
+            self.dialect.do_rollback(connection)
+        except self.dialect.loaded_dbapi.Error:
+            return True
+        return bool(found)
+
+    def _is_off(self, connection: Connection) -> bool:
+        """Ask MySQL or MariaDB, as error 1290 stands for several options."""
+        try:
+            cursor = connection.connection.cursor()
+            cursor.execute("SELECT @@global.read_only")
+            ((found,),) = cursor.fetchall()
+            cursor.close()
+        except self.dialect.loaded_dbapi.Error:
+            return True
+        return str(found).upper() not in ("0", "OFF")
+
+
+def _report_of(driver: Any) -> Callable[[], tuple[str | None, str | None]]:
+    """Return a function that reads what the server has reported, without a round trip.
+
+    It returns `in_hot_standby` and `default_transaction_read_only`; None for unknown.
+    """
+    read: Callable[[str], str | None]
+    if hasattr(driver, "get_settings"):  # asyncpg
+
+        def read(name: str) -> Any:
+            return getattr(driver.get_settings(), name, None)
+
+    elif hasattr(getattr(driver, "info", None), "parameter_status"):  # psycopg2, psycopg
+        read = driver.info.parameter_status
+    else:
+        return lambda: (None, None)
+    return lambda: (read("in_hot_standby"), read("default_transaction_read_only"))
+
+
+def _became_read_only(before: Sequence[str | None], now: Sequence[str | None]) -> bool:
+    return any(new == "on" and old != "on" for old, new in zip(before, now, strict=True))
+
+
+@overload
+def drain(engine: Engine) -> None: ...
+@overload
+def drain(engine: AsyncEngine) -> Awaitable[None]: ...
+def drain(engine: Engine | AsyncEngine) -> Awaitable[None] | None:
+    """Replace every connection of an engine's pool, without a failed request.
+
+        drain(engine)
+        await drain(async_engine)
+
+    After the rotation of a password, a change of the schema, or a failover. Idle connections are
+    closed now; those in use finish their work, and are closed when they come back. The pool itself
+    stays, so its limit holds meanwhile, which `Engine.dispose()` does not promise.
+
+    Args:
+        engine: of a preset, or attached. Of any other, a busy connection is closed at its next
+            checkout instead.
+    """
+    synchronous: Any = getattr(engine, "sync_engine", None)
+    if synchronous is None:
+        _drain_pool(cast("Engine", engine))
+        return None
+    from sqlalchemy.util import greenlet_spawn  # noqa: PLC0415
+
+    return greenlet_spawn(_drain_pool, synchronous)
+
+
+def _drain_pool(engine: Engine) -> None:
+    pool, dialect = engine.pool, engine.dialect
+    if not isinstance(pool, QueuePool):  # no other kind keeps connections that can be replaced
+        return
+    if dialect in _drains:
+        _drains[dialect].begin()
+    else:
+        # Listeners cannot be added while other threads use the pool. This lasts until a connection's
+        # next checkout.
+        pool._invalidate(None)  # type: ignore[arg-type]  # noqa: SLF001
+    # SQLAlchemy's own queue, as in 2.0.36 to 2.1.9. Each record goes back as soon as its connection
+    # is closed, because a checkout may wait for it. It opens a new one there.
+    queue, give_back = pool._pool, pool._do_return_conn  # noqa: SLF001
+    idle: list[Any] = []
+    with contextlib.suppress(Empty):
+        while True:
+            idle.append(queue.get(False))
+    try:
+        while idle:
+            record = idle.pop()
+            try:
+                record.invalidate()
+            finally:
+                give_back(record)
+    finally:  # if it was cancelled meanwhile
+        for record in idle:
+            give_back(record)
+
+
+class _Drain:
+    """Pool listeners that close old connections when they come back."""
+
+    def __init__(self) -> None:
+        self.renewed: weakref.WeakSet[ConnectionPoolEntry] | None = None
+
+    def begin(self) -> None:
+        self.renewed = weakref.WeakSet()
+
+    def on_connect(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        if self.renewed is not None:
+            self.renewed.add(record)
+
+    def on_checkin(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        if self.renewed is None or connection is None:
+            return
+        if record not in self.renewed:
+            record.invalidate()
+
+
+# By dialect, which an engine shares with its copies with other execution options, and keeps
+# when `dispose()` makes another pool with the same listeners.
+_drains: weakref.WeakKeyDictionary[Dialect, _Drain] = weakref.WeakKeyDictionary()
 
 
 class _KeepAlive:

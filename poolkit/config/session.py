@@ -171,8 +171,10 @@ def _translate_sqlalchemy(error: exc.SQLAlchemyError) -> PoolkitError | None:
         _calls(error)[-1:], "sqlalchemy.pool.base", "_checkout"
     ):
         return DatabaseUnavailable("the database ends each session as soon as it has begun")
-    # MySQL's "commands out of sync" is the program's, although SQLAlchemy closes the connection.
-    if isinstance(error, exc.DBAPIError) and _code(error.orig) != _OUT_OF_SYNC:
+    # MySQL's "commands out of sync" is the program's, although SQLAlchemy closes the connection. So is
+    # a write in a transaction that asked for READ ONLY, which a preset's engine marks.
+    requested = getattr(error, "read_only_was_requested", False)
+    if isinstance(error, exc.DBAPIError) and _code(error.orig) != _OUT_OF_SYNC and not requested:
         return translate_driver(error.orig, lost=error.connection_invalidated)
     return None
 

@@ -76,7 +76,7 @@ def _mariadb_in(home: Path) -> Iterator[MariaDB]:
     data, script = home / "data", home / "init.sql"
     script.write_text(
         "CREATE DATABASE IF NOT EXISTS test;\n"
-        "CREATE USER poolkit@'%' IDENTIFIED BY 'of-this-test';\nGRANT ALL ON *.* TO poolkit@'%';\n"
+        "CREATE USER poolkit@'%' IDENTIFIED BY 'of-this-test';\nGRANT ALL ON *.* TO poolkit@'%' WITH GRANT OPTION;\n"
     )
     account.give(home)
     identity = account.credentials()
