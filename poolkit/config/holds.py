@@ -253,7 +253,11 @@ def _awaiting(frame: FrameType) -> FrameType | None:
     if type(current).__name__ != "_AsyncIoGreenlet" or current.parent is None:
         return None
     above: FrameType | None = current.parent.gr_frame
-    return above
+    # Only once: the outermost frame of the coroutine's own stack has no caller either.
+    outermost = above
+    while outermost is not None and outermost.f_back is not None:
+        outermost = outermost.f_back
+    return None if outermost is frame else above
 
 
 def _stack(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:
