@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from poolkit.config.metrics import PoolMetrics, measured
 from poolkit.config.presets import Connector, classify_connect_failure
-from poolkit.config.session import translate, translate_refusal, translated
+from poolkit.config.session import remember_failure, translate, translate_refusal, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +109,7 @@ def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> 
 
         source = source_for(settings)
     event.listen(engine, "do_connect", _Opener(settings, source, metrics))
+    event.listen(engine, "handle_error", remember_failure)
     if engine.dialect.driver == "psycopg2":
         _switch_autocommit_locally(engine.dialect)
 

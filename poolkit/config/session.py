@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import exc
+from sqlalchemy import Connection, exc
 
 from poolkit.config.presets import BreakerOpen
 from poolkit.errors import (
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import FrameType
 
-    from sqlalchemy.engine import Dialect
+    from sqlalchemy.engine import Dialect, ExceptionContext
     from sqlalchemy.orm import Session
 
 __all__ = (
     "AsyncBeginnable",
     "Beginnable",
     "refuse_flush",
+    "remember_failure",
     "sqlstate",
     "translate",
     "translate_driver",
@@ -143,7 +145,7 @@ def translate(error: BaseException) -> PoolkitError | None:
     if _driver_of(type(error).__module__) is not None:
         # Not from SQLAlchemy, which does not see what a driver does by itself, such as COPY. And
         # SQLAlchemy 2.0 does not wrap all errors of asyncpg.
-        return translate_driver(error, lost=_is_lost(error, calls))
+        return translate_driver(error, lost=_is_lost(error))
     # asyncpg lets the operating system's own errors through: refused, reset, no such host. The
     # work may have sockets and files of its own, whose errors are not the database's.
     if isinstance(error, OSError | EOFError) and _is_of_driver(calls):
@@ -153,7 +155,9 @@ def translate(error: BaseException) -> PoolkitError | None:
     return None
 
 
-def _translate_sqlalchemy(error: exc.SQLAlchemyError) -> PoolkitError | None:
+def _translate_sqlalchemy(  # noqa: PLR0911  (one return for each kind)
+    error: exc.SQLAlchemyError,
+) -> PoolkitError | None:
     if isinstance(error, exc.TimeoutError | BreakerOpen):
         return _refused_by_the_pool(error)
     if isinstance(error, exc.PendingRollbackError):
@@ -171,12 +175,28 @@ def _translate_sqlalchemy(error: exc.SQLAlchemyError) -> PoolkitError | None:
         _calls(error)[-1:], "sqlalchemy.pool.base", "_checkout"
     ):
         return DatabaseUnavailable("the database ends each session as soon as it has begun")
-    # MySQL's "commands out of sync" is the program's, although SQLAlchemy closes the connection. So is
-    # a write in a transaction that asked for READ ONLY, which a preset's engine marks.
+    # A preset's engine marks a write in a transaction that asked for READ ONLY: the program's own.
     requested = getattr(error, "read_only_was_requested", False)
-    if isinstance(error, exc.DBAPIError) and _code(error.orig) != _OUT_OF_SYNC and not requested:
-        return translate_driver(error.orig, lost=error.connection_invalidated)
-    return None
+    if not isinstance(error, exc.DBAPIError) or requested:
+        return None
+    if _code(error.orig) == _IN_FAILED_TRANSACTION:
+        callers = [frame.f_locals.get("self") for frame in _calls(error)]
+        connections = [caller for caller in callers if isinstance(caller, Connection)]
+        return next((_failures[each] for each in connections if each in _failures), None)
+    # MySQL's "commands out of sync" is the program's, although SQLAlchemy closes the connection.
+    lost = error.connection_invalidated and _code(error.orig) != _OUT_OF_SYNC
+    return translate_driver(error.orig, lost=lost)
+
+
+def remember_failure(context: ExceptionContext) -> None:
+    """Note what a statement has failed with; a listener of `handle_error`.
+
+    PostgreSQL refuses all further statements of a failed transaction with 25P02, which says nothing
+    of the reason. Work that has caught the first error and gone on meets only that.
+    """
+    error = context.original_exception
+    if context.connection is not None and _code(error) != _IN_FAILED_TRANSACTION:
+        _failures[context.connection] = translate_driver(error)
 
 
 def _refused_by_the_pool(error: exc.TimeoutError | BreakerOpen) -> TemporaryFailure:
@@ -240,7 +260,11 @@ def translate_driver(error: BaseException | None, *, lost: bool = False) -> Pool
         kind = DatabaseUnavailable if opened else None
     if type(error).__name__ == "InvalidCachedStatementError":
         kind = TransactionConflict
-    if kind in (None, DatabaseUnavailable) and lost:
+    # Whatever the server refuses a new session for, such as a missing database. A statement that
+    # misses something has other callers.
+    connects = "sqlalchemy.engine.default", "connect"
+    refused = error is not None and code is not None and _is_call(_calls(error), *connects)
+    if kind is None and (lost or refused):
         kind = DatabaseUnavailable
     return None if kind is None else kind(f"{_TEXTS[kind]}: {_first_line(error)}")
 
@@ -257,7 +281,7 @@ _BY_CODE: dict[str | int, type[TemporaryFailure] | None] = {
     "08": DatabaseUnavailable,  # connection exception
     "25006": DatabaseUnavailable,  # read-only transaction: a primary that was demoted
     "25P03": DatabaseUnavailable,  # idle in a transaction for too long
-    "25P04": StatementTimeout,  # transaction_timeout
+    "25P04": DatabaseUnavailable,  # transaction_timeout, which ends the session
     "28": DatabaseUnavailable,  # credentials refused
     "40": TransactionConflict,  # 40001 serialization failure, 40P01 deadlock
     "40002": None,  # a constraint: the program's own
@@ -284,6 +308,9 @@ _BY_CODE: dict[str | int, type[TemporaryFailure] | None] = {
     **dict.fromkeys((2002, 2003, 2005, 2006, 2013, 2055), DatabaseUnavailable),
 }
 _OUT_OF_SYNC = 2014
+_IN_FAILED_TRANSACTION = "25P02"
+# What a connection's last statement has failed with; None is a failure of the program's own.
+_failures: WeakKeyDictionary[Connection, PoolkitError | None] = WeakKeyDictionary()
 # SQLite's result codes: BUSY, LOCKED; BUSY_SNAPSHOT; IOERR, FULL, CANTOPEN.
 _BY_SQLITE_CODE: dict[int | None, type[TemporaryFailure]] = {
     5: LockTimeout,
@@ -379,17 +406,17 @@ def _is_of_driver(calls: list[FrameType]) -> bool:
     return False
 
 
-def _is_lost(error: BaseException, calls: list[FrameType]) -> bool:
-    """Return whether the connection broke on which a driver's own error was raised."""
-    callers = [getattr(error, "cursor", None)]  # psycopg2, whose calls are C
-    callers += [f.f_locals.get("self") for f in calls if _driver_of(f.f_globals.get("__name__"))]
-    for caller in callers:
-        connection: Any = getattr(caller, "connection", caller)
-        if getattr(connection, "broken", False):  # psycopg
-            return True
-        if _driver_of(type(connection).__module__) == "psycopg2" and connection.closed > 1:
-            return True
-        is_closed = getattr(connection, "is_closed", None)  # asyncpg
-        if is_closed is not None and is_closed():
-            return True
-    return False
+def _is_lost(error: BaseException) -> bool:
+    """Return whether a driver's own error, that SQLAlchemy has not seen, is a lost connection.
+
+    Such an error has no SQLSTATE, and by now the connection may be closed in any case.
+    """
+    if _code(error) is not None:
+        return False
+    if _driver_of(type(error).__module__) == "asyncpg":
+        return "connection is closed" in str(error)
+    cursor = getattr(error, "cursor", None)  # of psycopg2, where 2 is a connection that broke
+    if cursor is not None and cursor.connection.closed == 2:
+        return True
+    misuse = "another command is already in progress"  # psycopg
+    return type(error).__name__ == "OperationalError" and misuse not in str(error)
