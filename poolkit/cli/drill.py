@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from poolkit.cli.extras import require, require_posix
-from poolkit.compare.plan.option_types import Names, Number
+from poolkit.compare.plan.option_types import Integer, Names, Number
 from poolkit.masking import masked
 
 _path = click.Path(path_type=Path)
@@ -72,13 +72,43 @@ class Seconds(Number):
     help="the most time to work again after a fault  [default: 1]",
 )
 @click.option("--environment", "-e", help="preset numbers  [default: prod]")
+@click.option("--url", help="an application that runs already, in place of targets")
+@click.option(
+    "--request",
+    "requests",
+    multiple=True,
+    metavar="'GET /PATH'",
+    help="a request to --url; repeatable  [default: [tool.poolkit.drill], else GET /]",
+)
+@click.option("--locustfile", type=_path, help="the load of --url, in place of requests")
+@click.option(
+    "--database-url",
+    envvar="POOLKIT_DRILL_DATABASE_URL",
+    help="the database of --url, with a role that may end its sessions",
+)
+@click.option("--role", help="the role of --url in its database  [default: that of --database-url]")
+@click.option("--table", help="a table of --url, which lock_table locks")
+@click.option(
+    "--proxy-port",
+    type=Integer(1, 65_535),
+    metavar="PORT",
+    help="listen here before --database-url; --url is connected through it",
+)
+@click.option("--yes-load-this-host", "agreed", is_flag=True, help="agree to load another machine")
+@click.option(
+    "--yes-break-this-database",
+    "agreed_to_break",
+    is_flag=True,
+    help="agree to break a database on another machine",
+)
 @click.option("--out", type=_path, help="a folder for drill.json and drill.md")
 @click.option("--json", "as_json", is_flag=True, help="print the results as JSON")
 def drill(*, every: bool, faults: tuple[str, ...], lists: bool, **given: Any) -> None:
     """Make failures under load, and report how soon the targets work again.
 
     The targets of pyproject.toml and a bare FastAPI application run side by side on a PostgreSQL of
-    the drill's own. Locust loads all of them while one fault follows the other.
+    the drill's own. Locust loads all of them while one fault follows the other. With --url an
+    application that runs already is loaded, and the faults are those that its database allows.
 
     Exit status: 0, 1 if a rule is broken (a write lost or doubled, a connection leaked, a 500, a
     late recovery), 2 for wrong input or any other failure, 130 after Ctrl-C, 143 after SIGTERM.
@@ -86,7 +116,7 @@ def drill(*, every: bool, faults: tuple[str, ...], lists: bool, **given: Any) ->
     require_posix("drill")
     require("loadtest")
     from poolkit.drill.command import drill, fault_list  # noqa: PLC0415
-    from poolkit.drill.run import drill_options  # noqa: PLC0415
+    from poolkit.drill.options import drill_options  # noqa: PLC0415
 
     if lists:
         click.echo(fault_list())

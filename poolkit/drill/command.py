@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from poolkit.compare.plan.targets import choose, targets_of
+from poolkit.compare.report.terminal import shown_path
 from poolkit.compare.run.progress import progress_on
-from poolkit.compare.run.run import INTERRUPTED, TERMINATED
+from poolkit.compare.run.run import INTERRUPTED, TERMINATED, new_folder, state_folder
 from poolkit.drill import report
 from poolkit.drill.faults import FAULTS
-from poolkit.drill.run import BARE_NAME, BARE_TARGET, Drill
-from poolkit.drill.traffic import traffic_of
+from poolkit.drill.ground import BARE_NAME, BARE_TARGET, ForeignGround, ProjectGround
+from poolkit.drill.run import Drill
+from poolkit.drill.traffic import Traffic, requests_of, traffic_of
 from poolkit.local.processes import sigterm_exits
 from poolkit.output_file import check_output_file
 from poolkit.project import Project
 
 if TYPE_CHECKING:
-    from poolkit.drill.run import DrillOptions
+    from poolkit.drill.ground import Ground
+    from poolkit.drill.options import DrillOptions
+    from poolkit.drill.run import Results
 
 JSON_FILE, MARKDOWN_FILE = "drill.json", "drill.md"
 BROKEN = 1
@@ -36,32 +40,65 @@ def drill(options: DrillOptions) -> int:
     if options.out is not None:
         for name in (JSON_FILE, MARKDOWN_FILE):
             check_output_file("--out", options.out / name)
+    project = Project.find()
+    ground = _ground_of(project, options)
+    if options.database_url:
+        # It is not a server of the drill's own.
+        for fault in options.faults:
+            console.print(f"{fault.name} {fault.does}", highlight=False, soft_wrap=True)
+    stopped = 0
     with sigterm_exits():
-        project = Project.find()
-        tables = {**targets_of(project), BARE_NAME: BARE_TARGET}
-        names = options.targets or (*project.table.get("drill", {}).get("targets", ()), BARE_NAME)
-        targets = choose(tables, names)
-        traffic = traffic_of(project)
-        stopped = 0
+        folder = new_folder(state_folder(project) / "drill")
         with progress_on(console) as progress:
-            one = Drill(project, options, targets, traffic, progress)
+            one = Drill(ground, options, root=project.root, folder=folder, progress=progress)
             try:
                 one.run()
             except KeyboardInterrupt:
                 stopped = INTERRUPTED
             except SystemExit:
                 stopped = TERMINATED
-        results = one.results
-        if options.out is not None:
-            options.out.mkdir(parents=True, exist_ok=True)
-            (options.out / JSON_FILE).write_text(report.as_json(results), encoding="utf-8")
-            text = report.markdown(results)
-            (options.out / MARKDOWN_FILE).write_text(text, encoding="utf-8")
-        if options.as_json:
-            sys.stdout.write(report.as_json(results))
-        else:
-            report.print_results(results, console)
-        return stopped or (BROKEN if report.broken_rules(results) else 0)
+    _report(one.results, options, console)
+    console.print(f"\nLogs are in {shown_path(folder)}.", highlight=False, soft_wrap=True)
+    if stopped:
+        console.print("Interrupted: every fault is undone.", highlight=False)
+    return stopped or (BROKEN if report.broken_rules(one.results) else 0)
+
+
+def _report(results: Results, options: DrillOptions, console: Console) -> None:
+    """Write the files of `--out`, and print the results."""
+    if options.out is not None and results.faults:
+        options.out.mkdir(parents=True, exist_ok=True)
+        files = {JSON_FILE: report.as_json(results), MARKDOWN_FILE: report.markdown(results)}
+        for name, text in files.items():
+            (options.out / name).write_text(text, encoding="utf-8")
+    if options.as_json:
+        sys.stdout.write(report.as_json(results))
+    else:
+        report.print_results(results, console)
+
+
+def _ground_of(project: Project, options: DrillOptions) -> Ground:
+    """Return what is under load, after every check that is possible before anything starts."""
+    own = project.table.get("drill")
+    if options.url:
+        traffic = Traffic(requests=requests_of(options.requests or ("GET /",), "--request"))
+        if options.locustfile is not None:
+            traffic = Traffic()
+        elif own and not options.requests:
+            traffic = traffic_of(project)
+        return ForeignGround(project.root, traffic, options)
+    tables = targets_of(project)
+    names = options.targets
+    if not names:
+        loadable = [
+            name
+            for name, table in tables.items()
+            if table.kind != "worker" and table.through == "postgresql"
+        ]
+        names = (*((own or {}).get("targets") or loadable), BARE_NAME)
+    targets = choose({**tables, BARE_NAME: BARE_TARGET}, names)
+    only_bare = all(target is BARE_TARGET for target in targets)
+    return ProjectGround(project, targets, Traffic() if only_bare else traffic_of(project), options)
 
 
 def fault_list() -> str:

@@ -6,19 +6,25 @@ data on, the lock is gone. From that moment the seconds of the recovery count.
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
+import sys
+import tempfile
 import threading
 import time
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import psycopg2
 from psycopg2 import sql
+from sqlalchemy.engine import make_url
 
-from poolkit.errors import DrillError
+from poolkit.errors import DrillError, LocalStackError
+from poolkit.local.readiness import HasLogged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +32,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from poolkit.drill.network import Network
-    from poolkit.local.postgres import EmbeddedPostgres
+    from poolkit.local.postgres import EmbeddedPostgres, Standby
+    from poolkit.local.processes import Supervisor
 
 APPLICATION_NAME = "poolkit drill"
 """The name of the drill's own connections, which no fault ends."""
@@ -34,14 +41,23 @@ _ONCE_S = 1.0
 """Between two rounds of a fault that is repeated."""
 _DELAY_S = 0.2
 _LOCK_TIMEOUT_S = 10
+_LOOK_S = 0.05
+DISK = "poolkit_drill_disk"
+"""The small file system: its process, its tablespace."""
+_DISK = sql.Identifier(DISK)
+_DISK_BYTES = 32 * 2**20
 
-Need: TypeAlias = Literal["database", "superuser", "server", "network", "table"]
+Need: TypeAlias = Literal[
+    "database", "superuser", "server", "network", "table", "root", "processes"
+]
 NEEDS: dict[Need, str] = {
     "database": "needs --database-url",
     "superuser": "needs a superuser in --database-url",
     "server": "needs a server that the drill has started",
     "network": "needs the drill's proxy between the application and its database",
     "table": "needs the name of a table (table in [tool.poolkit.drill], or --table)",
+    "root": "needs root, to mount a small file system",
+    "processes": "needs Linux, and targets that the drill has started",
 }
 """What a fault needs, and the reason if it is missing."""
 
@@ -57,6 +73,9 @@ class Scene:
         tables: the tables that the load uses.
         server: the PostgreSQL that the drill has started.
         network: the proxy before it.
+        supervisor: of the drill's processes.
+        parts: for what must outlive a fault: it ends with the drill.
+        processes: returns the first process of each target that the drill has started.
         wait: waits so many seconds; it may raise if the run ends meanwhile.
     """
 
@@ -66,7 +85,14 @@ class Scene:
     tables: Sequence[str] = ()
     server: EmbeddedPostgres | None = None
     network: Network | None = None
+    supervisor: Supervisor | None = None
+    parts: ExitStack = field(default_factory=ExitStack)
+    processes: Callable[[], Sequence[int]] = tuple
     wait: Callable[[float], None] = time.sleep
+    standby: Standby | None = None
+    """Follows the server, if a fault has started it."""
+    disk: Path = Path()
+    """The small file system, if a fault has mounted it."""
 
     @property
     def has(self) -> set[Need]:
@@ -80,6 +106,9 @@ class Scene:
         found |= {"server"} if self.server is not None else set()
         found |= {"network"} if self.network is not None else set()
         found |= {"table"} if self.tables else set()
+        found |= {"root"} if os.geteuid() == 0 else set()
+        if sys.platform == "linux" and self.processes():
+            found.add("processes")
         return found
 
     @contextmanager
@@ -130,6 +159,11 @@ class Fault:
     needs: tuple[Need, ...]
     run: Callable[[Scene], None]
     """Makes the fault, waits `scene.seconds`, and undoes it, also if the wait raises."""
+
+    around: Callable[[Scene], AbstractContextManager[None]] = lambda _: nullcontext()
+    """Prepares the fault before the load is watched, and cleans up after the recovery.
+
+    A `DrillError` of it says why the fault cannot be made here."""
 
     def missing(self, has: set[Need]) -> str:
         """Return why it cannot be made; empty if it can."""
@@ -293,6 +327,127 @@ def refuse(scene: Scene) -> None:
         scene.wait(scene.seconds)
 
 
+@contextmanager
+def with_standby(scene: Scene) -> Iterator[None]:
+    """Let a hot standby follow the server; afterwards the server that was replaced is stopped."""
+    primary = _server_of(scene)
+    scene.standby = scene.parts.enter_context(primary.standby())
+    yield
+    if scene.server is not primary:
+        primary.stop()
+
+
+def failover(scene: Scene) -> None:
+    """Promote the standby, and lead new connections to it.
+
+    The server of before stays up and is read only, as after a failover of Aurora: connections to it
+    look healthy. From then on the standby is the server of the drill.
+    """
+    standby = scene.standby
+    assert standby is not None  # noqa: S101  (`with_standby` has started it)
+    with scene.admin() as cursor:
+        cursor.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        cursor.execute("SELECT pg_reload_conf()")
+        # Transactions that had begun may still write. Only then has the standby everything.
+        until = time.monotonic() + _LOCK_TIMEOUT_S
+        while time.monotonic() < until:
+            scene.wait(_LOOK_S)
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL")
+            if cursor.fetchone() == (0,):
+                break
+    standby.wait_until_caught_up()
+    standby.promote()
+    scene.server = standby
+    scene.admin_url = standby.admin_url(make_url(scene.admin_url).database or "", driver="")
+    _network_of(scene).lead_to(standby.host, standby.port)
+
+
+@contextmanager
+def on_a_small_disk(scene: Scene) -> Iterator[None]:
+    """Move the tables of the load to a small file system of their own."""
+    server, supervisor = _server_of(scene), scene.supervisor
+    assert supervisor is not None  # noqa: S101  (it is there with a server)
+    folder = Path(tempfile.mkdtemp(prefix="poolkit-drill-"))
+    account = server.account
+    options = f"size={_DISK_BYTES},uid={account.uid},gid={account.gid},mode=0700"
+    # A process mounts it and unmounts it at its end. So it goes even if the drill is killed.
+    script = (
+        'mount -t tmpfs -o "$2" tmpfs "$1" || exit 1\n'
+        'trap \'umount -l "$1"; rmdir "$1"; exit\' TERM INT HUP\n'
+        "echo mounted\n"
+        "while :; do sleep 1 & wait $!; done\n"
+    )
+    try:
+        supervisor.start(
+            DISK,
+            ["/bin/sh", "-c", script, "sh", str(folder), options],
+            ready=HasLogged("^mounted$"),
+        )
+    except LocalStackError as error:
+        folder.rmdir()
+        raise DrillError(f"a small file system cannot be mounted: {error}") from None
+    scene.disk = folder
+
+    def move_back() -> None:
+        with scene.admin() as cursor:
+            _move_tables(scene, cursor, "pg_default")
+            cursor.execute(f"DROP TABLESPACE {DISK}")
+        supervisor.stop(DISK)
+
+    with undone(move_back):
+        with scene.admin() as cursor:
+            location = sql.Literal(str(folder))
+            cursor.execute(sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(_DISK, location))
+            cursor.execute(sql.SQL("GRANT CREATE ON TABLESPACE {} TO PUBLIC").format(_DISK))
+            _move_tables(scene, cursor, DISK)
+        yield
+
+
+def _move_tables(scene: Scene, cursor: Any, tablespace: str) -> None:
+    for table in scene.tables:
+        cursor.execute(
+            sql.SQL("ALTER TABLE {} SET TABLESPACE {}").format(
+                sql.Identifier(*table.split(".")), sql.Identifier(tablespace)
+            )
+        )
+
+
+def full_disk(scene: Scene) -> None:
+    """Fill the file system of the tables: rows can be read, and no page can be added."""
+    filler = scene.disk / "filler"
+    with undone(lambda: filler.unlink(missing_ok=True)):
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        scene.wait(scene.seconds)
+
+
+def no_files(scene: Scene) -> None:
+    """Let the targets open no further file or socket, and end their sessions."""
+    limits: list[tuple[psutil.Process, tuple[int, int]]] = []
+
+    def undo() -> None:
+        for process, limit in limits:
+            with suppress(psutil.NoSuchProcess):
+                process.rlimit(psutil.RLIMIT_NOFILE, limit)
+
+    with undone(undo):
+        for pid in scene.processes():
+            with suppress(psutil.NoSuchProcess):
+                first = psutil.Process(pid)
+                for process in (first, *first.children(recursive=True)):
+                    limit = process.rlimit(psutil.RLIMIT_NOFILE)
+                    limits.append((process, limit))
+                    # One more than the highest that is open: numbers in between may be free.
+                    highest = max(
+                        int(one.name) for one in Path(f"/proc/{process.pid}/fd").iterdir()
+                    )
+                    process.rlimit(psutil.RLIMIT_NOFILE, (highest + 1, limit[1]))
+        with scene.admin() as cursor:
+            scene.end_sessions(cursor)
+        scene.wait(scene.seconds)
+
+
 FAULTS: tuple[Fault, ...] = (
     Fault(
         name="kill_backends",
@@ -365,6 +520,27 @@ FAULTS: tuple[Fault, ...] = (
         does="resets the open connections and refuses new ones",
         needs=("network",),
         run=refuse,
+    ),
+    Fault(
+        name="full_disk",
+        does="fills the file system of the load's tables (a small one, mounted for it)",
+        needs=("server", "table", "root"),
+        run=full_disk,
+        around=on_a_small_disk,
+    ),
+    Fault(
+        name="no_files",
+        does="lets the targets open no further file or socket, and ends their sessions",
+        needs=("database", "processes"),
+        run=no_files,
+    ),
+    # The last one: it replaces the server.
+    Fault(
+        name="failover",
+        does="promotes a hot standby; the old server stays up, and is read only",
+        needs=("server", "network"),
+        run=failover,
+        around=with_standby,
     ),
 )
 

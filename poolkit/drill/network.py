@@ -150,6 +150,14 @@ class Network:
         self._call(close())
         self.cut()
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Connect new connections to another server; the present ones stay, as after a DNS change."""
+
+        def change() -> None:
+            self._target = (host, port)
+
+        self._do(change)
+
     def restore(self) -> None:
         """Pass everything on again, without delay. Lost connections are reset."""
 

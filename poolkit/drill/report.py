@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from poolkit.drill.run import BARE_NAME
+from poolkit.drill.ground import BARE_NAME
 from poolkit.thresholds import takes_marks
 
 if TYPE_CHECKING:

@@ -2,66 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
 import http.client
 import json
 import secrets
 import time
 import urllib.request
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg2 import sql
-from sqlalchemy.engine import make_url
 
-from poolkit.compare.plan.options import Options
-from poolkit.compare.plan.plan import make_plan
-from poolkit.compare.plan.targets import Target
 from poolkit.compare.results.run_folder import Level, Machine
+from poolkit.compare.results.target_result import LOAD
 from poolkit.compare.run.attribution import pgappname
 from poolkit.compare.run.hosts import inherited_variables
 from poolkit.compare.run.load import Load
-from poolkit.compare.run.machine import this_machine
-from poolkit.compare.run.run import new_folder, start_stack, state_folder
-from poolkit.drill import bare
-from poolkit.drill.faults import FAULTS, Scene
 from poolkit.drill.figures import AnswerRows, FaultTimes, outcome_of, writes_of
-from poolkit.drill.network import Network
-from poolkit.drill.traffic import BARE, Traffic
-from poolkit.errors import ConfigurationError, DrillError
+from poolkit.errors import DrillError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from poolkit.compare.run.hosts import LocalHost, Running
     from poolkit.compare.run.progress import Progress
     from poolkit.drill.faults import Fault
     from poolkit.drill.figures import Outcome
-    from poolkit.local.processes import Supervisor
-    from poolkit.project import Project
+    from poolkit.drill.ground import DrilledTarget, Ground
+    from poolkit.drill.options import DrillOptions
 
-BARE_NAME = "bare"
-BARE_TARGET = Target(
-    name=BARE_NAME,
-    kind="web",
-    preset=None,
-    locustfile="",
-    command=(
-        *("{python}", "-m", "uvicorn", "--factory", "poolkit.drill.bare:application"),
-        *("--host", "127.0.0.1", "--port", "{port}", "--no-access-log", "--log-level", "warning"),
-        *("--timeout-keep-alive", "75"),
-    ),
-    ready="/healthz",
-    metrics="/metrics",
-)
-FUNCTION_INSTANCES = 10
-"""Execution environments of a function: each start costs a second of a core, which a drill of
-many targets on one machine does not have."""
-BARE_CONNECTIONS = 30
-OTHER_CONNECTIONS = 20
-"""The drill's own, Locust's, and the server's reserve."""
 BEFORE_S = 2.0
 """The level before a fault is measured for this long."""
 STEADY_S = 2.5
@@ -72,69 +41,12 @@ LONGEST_RECOVERY_S = 10.0
 """A target that is not back after this long is not waited for, and is restarted."""
 LEAK_S = 3.0
 """Connections that are in use this long after the last answer count as leaked."""
-WARM_UP_S = 3.0
+_BEGIN_S = 40.0
+"""Seconds for the first steady answers of all targets."""
 LOOK_EVERY_S = 0.1
 _LOAD_USERS = Path(__file__).with_name("load_users.py")
 _LONGEST_S = 3600.0
 _MAX_USERS = 2_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrilledTarget:
-    """One target under load."""
-
-    name: str
-    url: str
-    traffic: Traffic
-    application: str = ""
-    """How the names of its connections begin."""
-    metrics: str = ""
-    """The URL of its metrics; empty for none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrillOptions:
-    """The options of a drill. Times are in seconds."""
-
-    faults: tuple[Fault, ...]
-    targets: tuple[str, ...] = ()
-    seconds: float = 4.0
-    rate: float = 20.0
-    """Requests per second and target."""
-    timeout_s: float = 8.0
-    """A request without an answer for so long has failed."""
-    recovery_limit_s: float = 1.0
-    environment: str = "prod"
-    out: Path | None = None
-    as_json: bool = False
-    command: str = "poolkit drill"
-
-
-def drill_options(
-    given: Mapping[str, Any], *, every: bool, faults: Sequence[str], command: str
-) -> DrillOptions:
-    """Return the options of a command line.
-
-    Args:
-        given: values by the names of `DrillOptions`; None and empty stand for the default.
-        every: whether every fault is wanted.
-        faults: the names of the wanted faults.
-        command: the command line as it was typed.
-
-    Raises:
-        ConfigurationError: a fault is unknown, or none is named.
-    """
-    by_name = {fault.name: fault for fault in FAULTS}
-    for name in faults:
-        if name not in by_name:
-            close = difflib.get_close_matches(name, by_name, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(by_name)}"
-            raise ConfigurationError(f"--fault {name} is unknown; {hint}")
-    if not faults and not every:
-        raise ConfigurationError("name a fault with --fault, or take --all; --list prints them")
-    chosen = FAULTS if every else tuple(by_name[name] for name in dict.fromkeys(faults))
-    values = {name: value for name, value in given.items() if value not in (None, ())}
-    return DrillOptions(faults=chosen, command=command, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,171 +71,131 @@ class Results:
     machine: Machine = field(default_factory=Machine)
 
 
+class _Recorded(NamedTuple):
+    """What is known of a fault before its writes are looked up."""
+
+    times: FaultTimes
+    leaked: dict[str, int | None]
+    restarted: set[str]
+
+
 class Drill:
-    """One drill of a project's targets on servers of its own.
+    """One drill: the load on every target of a ground, and one fault after the other.
 
     Args:
-        project: the project.
+        ground: what is under load, and what may be broken.
         options: of the command line.
-        targets: the project's targets, and the bare one.
-        traffic: the requests to the project's targets.
+        root: the folder from which Locust runs.
+        folder: of the logs and rows.
         progress: shows the state.
     """
 
     def __init__(
         self,
-        project: Project,
+        ground: Ground,
         options: DrillOptions,
-        targets: Sequence[Target],
-        traffic: Traffic,
+        *,
+        root: Path,
+        folder: Path,
         progress: Progress,
     ) -> None:
-        self._project, self._options = project, options
-        self._targets, self._traffic = targets, traffic
-        self._progress = progress
-        self.folder = new_folder(state_folder(project) / "drill")
-        self.results = Results(
-            options=options, targets=[target.name for target in targets], faults=[], not_run={}
-        )
+        self._ground, self._options = ground, options
+        self._root, self.folder, self._progress = root, folder, progress
+        self.results = Results(options=options, targets=[], faults=[], not_run={})
         self._run = secrets.token_hex(3)
-        self._times: list[FaultTimes] = []
-        self._leaked: list[dict[str, int | None]] = []
-        self._restarted: list[set[str]] = []
-        self._rows = AnswerRows(self.folder / "requests.csv", [target.name for target in targets])
-        self._supervisor: Supervisor
-        self._scene: Scene
+        self._recorded: list[_Recorded] = []
+        self._rows: AnswerRows
 
-    def run(self) -> Results:
-        """Make every fault, and return the figures; those until then if Ctrl-C ends it early.
+    def run(self) -> None:
+        """Make every fault. The results are complete at the end, however it comes.
 
         Raises:
             PoolkitError: a server, a target or the load failed.
         """
         began = time.monotonic()
+        ground = self._ground
         with ExitStack() as parts:
-            host = self._start_servers(parts)
-            self._supervisor = host.supervisor
-            drilled = [self._start(host, target) for target in self._targets]
-            self._start_load(host, drilled)
-            with self._scene.admin() as cursor:
-                cursor.execute("SHOW server_version")
-                (version,) = cursor.fetchone()
-            self.results.machine = this_machine(version, self._project.root, self._targets)
-            has = self._scene.has
-            self._wait(WARM_UP_S)
+            ground.start(parts, self.folder, self._progress)
+            ground.scene.wait = self._wait
+            self.results.targets = [target.name for target in ground.targets]
+            self.results.machine = ground.machine()
+            self._rows = AnswerRows(self.folder / "requests.csv", self.results.targets)
+            self._start_load()
+            has = ground.scene.has
+            if (network := ground.scene.network) is not None and not network.connections:
+                # The application is connected past the proxy.
+                has.discard("network")
             try:
                 for number, fault in enumerate(self._options.faults, start=1):
-                    if missing := fault.missing(has):
-                        self.results.not_run[fault.name] = missing
-                        continue
-                    of = len(self._options.faults)
-                    self._progress.target(fault.name, number, of, fault.name)
-                    self._one(host, fault, drilled)
+                    self._progress.target(fault.name, number, len(self._options.faults), fault.name)
+                    if reason := fault.missing(has) or self._around(fault):
+                        self.results.not_run[fault.name] = reason
+                        self._progress.finished(fault.name, f"not run: {reason}")
             finally:
                 self._progress.stage("looking up the writes")
-                self._conclude(drilled)
+                self._conclude()
                 self.results.seconds = time.monotonic() - began
-        return self.results
 
-    # -- before the faults -------------------------------------------------------------------
+    # -- the load ----------------------------------------------------------------------------
 
-    def _start_servers(self, parts: ExitStack) -> LocalHost:
-        """Start PostgreSQL and the network before it, and return the host that starts targets."""
-        options = Options(environment=self._options.environment)
-        own = [target for target in self._targets if target is not BARE_TARGET]
-        planned = make_plan(own, options, may_be_empty=True)
-        ceilings = {one.name: one.ceiling for one in planned.record.targets}
-        for target in own:
-            if target.kind == "lambda":
-                ceilings[target.name] = FUNCTION_INSTANCES
-        needed = sum(ceiling or BARE_CONNECTIONS for ceiling in ceilings.values())
-        most = max(100, needed + BARE_CONNECTIONS + OTHER_CONNECTIONS)
-        plan = make_plan(own, replace(options, max_connections=most), may_be_empty=True)
-        host = start_stack(parts, self._project, plan, self.folder, self._progress)
-        postgres = host.stack.postgres
-        assert postgres is not None  # noqa: S101  (no URL of a database was given)
-        network = parts.enter_context(Network(postgres.host, postgres.port))
-        through = make_url(host.stack.database_url).set(port=network.port)
-        host.stack.database_url = through.render_as_string(hide_password=False)
-        tables = {self._traffic.table, bare.TABLE if BARE_TARGET in self._targets else ""}
-        self._scene = Scene(
-            seconds=self._options.seconds,
-            admin_url=postgres.admin_url(driver=""),
-            role=through.username or "",
-            tables=sorted(tables - {""}),
-            server=postgres,
-            network=network,
-            wait=self._wait,
-        )
-        if BARE_TARGET in self._targets:
-            with self._scene.admin() as cursor:
-                cursor.execute(bare.CREATE_TABLE)
-                cursor.execute(f"ALTER TABLE {bare.TABLE} OWNER TO {self._scene.role}")
-        return host
-
-    def _start(self, host: LocalHost, target: Target) -> DrilledTarget:
-        self._progress.stage(f"starting {target.name}")
-        running: Running = host.start(target, FUNCTION_INSTANCES)
-        return DrilledTarget(
-            name=target.name,
-            url=running.url,
-            traffic=BARE if target is BARE_TARGET else self._traffic,
-            application=f"{target.preset or target.name}:",
-            metrics=f"{running.url}{target.metrics}" if target.metrics else "",
-        )
-
-    def _start_load(self, host: LocalHost, drilled: Sequence[DrilledTarget]) -> None:
-        """Start Locust, and wait for the first answers of every target.
+    def _start_load(self) -> None:
+        """Start Locust, and wait until every target answers all its requests.
 
         Raises:
-            DrillError: a target does not answer a request of the drill.
+            DrillError: a target answers none.
         """
         self._progress.stage("starting the load")
-        file = self._write_assignment(drilled)
-        rate = self._options.rate * len(drilled)
+        targets = self._ground.targets
         load = Load(
             locustfile=_LOAD_USERS,
             level=Level(
-                users=4 * len(drilled),
-                arrival_rate=rate,
+                users=4 * len(targets),
+                arrival_rate=self._options.rate * len(targets),
                 max_users=_MAX_USERS,
             ),
             warm_up_s=0,
             duration_s=_LONGEST_S,
             requests=self.folder / "requests.csv",
         )
-        environ = {name: text for name, text in load.environ.items() if name != "POOLKIT_LOAD_HOST"}
-        host.supervisor.start(
-            "locust",
-            load.command,
-            environ={
-                **environ,
-                "POOLKIT_DRILL_LOAD": str(file),
-                "PGAPPNAME": pgappname("loadtest"),
-            },
-            inherited=inherited_variables(),
-            cwd=self._project.root,
+        command, environ = load.command, dict(load.environ)
+        if self._options.locustfile is not None:
+            where = command.index("-f") + 1
+            command[where] += f",{self._options.locustfile.resolve()}"
+            load.begin(targets[0].url)
+        else:
+            # Each class of users has a host of its own.
+            del environ["POOLKIT_LOAD_HOST"]
+        environ |= {
+            "POOLKIT_DRILL_LOAD": str(self._write_assignment()),
+            "PGAPPNAME": pgappname(LOAD),
+        }
+        self._ground.supervisor.start(
+            "locust", command, environ=environ, inherited=inherited_variables(), cwd=self._root
         )
-        deadline = time.monotonic() + 60
-        while not all(
-            any(not answer.failure for answer in answers)
-            for answers in self._rows.by_target.values()
-        ):
+        deadline = time.monotonic() + _BEGIN_S
+        while not self._is_steady():
             self._wait(LOOK_EVERY_S)
-            if time.monotonic() > deadline:
-                for name, answers in self._rows.by_target.items():
-                    if all(answer.failure for answer in answers):
-                        seen = answers[-1].failure if answers else "no answer"
-                        raise DrillError(f"{name} answers no request of the drill: {seen}")
+            if time.monotonic() < deadline:
+                continue
+            for name, answers in self._rows.by_target.items():
+                if all(answer.failure for answer in answers):
+                    seen = answers[-1].failure if answers else "there is no answer"
+                    raise DrillError(
+                        f"{name} answers no request of the drill: {seen}; the logs are in "
+                        f"{self.folder}"
+                    )
+            return
 
-    def _write_assignment(self, drilled: Sequence[DrilledTarget]) -> Path:
+    def _write_assignment(self) -> Path:
         """Write the file by which Locust's users know the targets."""
         assignment = {
             "run": self._run,
             "timeout_s": self._options.timeout_s,
             "targets": [
                 {"name": one.name, "url": one.url, "traffic": asdict(one.traffic)}
-                for one in drilled
+                # With a locustfile these users would send nothing.
+                for one in self._ground.targets
+                if self._options.locustfile is None
             ],
         }
         file = self.folder / "load.json"
@@ -332,7 +204,17 @@ class Drill:
 
     # -- one fault ---------------------------------------------------------------------------
 
-    def _one(self, host: LocalHost, fault: Fault, drilled: list[DrilledTarget]) -> None:
+    def _around(self, fault: Fault) -> str:
+        """Prepare a fault, make it, and clean up; return why it cannot be made here, if so."""
+        with ExitStack() as prepared:
+            try:
+                prepared.enter_context(fault.around(self._ground.scene))
+            except DrillError as error:
+                return str(error)
+            self._one(fault)
+        return ""
+
+    def _one(self, fault: Fault) -> None:
         """Make one fault under load, wait for the recovery, and look for leaked connections."""
         before = time.time()
         self._progress.stage("before")
@@ -340,7 +222,7 @@ class Drill:
         self._progress.stage("fault")
         began, error = time.time(), ""
         try:
-            fault.run(self._scene)
+            fault.run(self._ground.scene)
         except DrillError as failure:
             error = str(failure)
         ended = time.time()
@@ -356,31 +238,25 @@ class Drill:
             until=time.time(),
             error=error,
         )
-        self._times.append(times)
-        self._leaked.append(dict.fromkeys(self.results.targets))
-        self._restarted.append(set())
+        recorded = _Recorded(times, {}, set())
+        self._recorded.append(recorded)
         with self._paused():
-            self._leaked[-1] = leaked = self._count_leaked(drilled)
+            recorded.leaked.update(self._count_leaked())
             outcomes = [
                 outcome_of(name, answers, times) for name, answers in self._rows.by_target.items()
             ]
+            # The next fault must find every target as the first one did.
             for one in outcomes:
-                if one.back_s is None or leaked[one.target]:
-                    # The next fault must find it as the first one did.
-                    self._restart(host, one.target, drilled)
-                    self._restarted[-1].add(one.target)
+                if (one.back_s is None or recorded.leaked[one.target]) and self._ground.restart(
+                    one.target, self._progress
+                ):
+                    recorded.restarted.add(one.target)
+            self._write_assignment()
         shown = [
             f"{one.target} {'not' if one.back_s is None else f'{one.back_s:.1f} s'}"
             for one in outcomes
         ]
         self._progress.finished(fault.name, f"back after: {', '.join(shown)}")
-
-    def _restart(self, host: LocalHost, name: str, drilled: list[DrilledTarget]) -> None:
-        self._progress.stage(f"restarting {name}")
-        host.supervisor.stop(name)
-        (target,) = (one for one in self._targets if one.name == name)
-        drilled[self.results.targets.index(name)] = self._start(host, target)
-        self._write_assignment(drilled)
 
     def _is_steady(self) -> bool:
         """Return whether every target has answered all requests of the last seconds."""
@@ -407,22 +283,26 @@ class Drill:
             pause.unlink()
             paused.unlink(missing_ok=True)
 
-    def _count_leaked(self, drilled: Sequence[DrilledTarget]) -> dict[str, int | None]:
+    def _count_leaked(self) -> dict[str, int | None]:
         """Return the connections in use by target, once they are zero or have had the time."""
         deadline = time.monotonic() + LEAK_S
         while True:
-            found = {one.name: self._in_use(one) for one in drilled}
+            found = {one.name: self._in_use(one) for one in self._ground.targets}
             if not any(found.values()) or time.monotonic() > deadline:
                 return found
             self._wait(LOOK_EVERY_S)
 
     def _in_use(self, target: DrilledTarget) -> int | None:
         """Return the connections that a target uses: the larger of its own count and the server's."""
-        with self._scene.admin() as cursor:
+        scene = self._ground.scene
+        if not scene.admin_url:
+            return None
+        with scene.admin() as cursor:
             cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, %s) "
-                "AND state <> 'idle'",
-                (target.application,),
+                "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND state <> 'idle' "
+                "AND datname = current_database() AND starts_with(application_name, %s) "
+                "AND pid <> pg_backend_pid()",
+                (scene.role, target.application),
             )
             (sessions,) = cursor.fetchone()
         if not target.metrics:
@@ -447,20 +327,22 @@ class Drill:
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(LOOK_EVERY_S, left))
             self._rows.update()
-            self._supervisor.check()
+            self._ground.supervisor.check()
 
     # -- after the faults --------------------------------------------------------------------
 
-    def _conclude(self, drilled: Sequence[DrilledTarget]) -> None:
+    def _conclude(self) -> None:
         """Look up every write, and compute the figures of all faults."""
         self._rows.update()
         found: dict[str, int] = {}
-        checked = {one.name: one.traffic for one in drilled if one.traffic.is_checked}
+        checked = {one.name: one.traffic for one in self._ground.targets if one.traffic.is_checked}
+        if not self._ground.scene.admin_url:
+            checked.clear()
         for table, column in {(one.table, one.column) for one in checked.values()}:
             found |= self._written(table, column)
-        writes = list(writes_of(self.folder / "writes.csv"))
-        recorded = zip(self._times, self._leaked, self._restarted, strict=True)
-        for times, leaked, restarted in recorded:
+        file = self.folder / "writes.csv"
+        writes = list(writes_of(file)) if file.exists() else []
+        for times, leaked, restarted in self._recorded:
             outcomes = tuple(
                 outcome_of(
                     name,
@@ -468,7 +350,7 @@ class Drill:
                     times,
                     writes=writes,
                     found=found if name in checked else None,
-                    leaked=leaked[name],
+                    leaked=leaked.get(name),
                     restarted=name in restarted,
                 )
                 for name, answers in self._rows.by_target.items()
@@ -481,7 +363,7 @@ class Drill:
             "SELECT substring({column}::text FROM %s) AS key, count(*) FROM {table} "
             "WHERE {column}::text LIKE %s GROUP BY key"
         ).format(column=sql.Identifier(*column.split(".")), table=sql.Identifier(*table.split(".")))
-        with self._scene.admin() as cursor:
+        with self._ground.scene.admin() as cursor:
             pattern = f"drill-{self._run}-"
             cursor.execute(query, (f"{pattern}[A-Za-z0-9_.@-]+-[0-9]+", f"%{pattern}%"))
             return dict(cursor.fetchall())

@@ -37,7 +37,13 @@ def check_redirect(from_host: str | None, to_host: str | None) -> None:
     )
 
 
-def check_host(url: str, agreed: bool, *, option: str = "--host") -> None:  # noqa: FBT001
+def check_host(
+    url: str,
+    agreed: bool,  # noqa: FBT001
+    *,
+    option: str = "--host",
+    agreement: str = OPTION,
+) -> None:
     """Refuse a host that is not this machine, unless the user agreed to it.
 
     This machine is `localhost`, 127.0.0.0/8, ::1, and every name all of whose addresses are
@@ -45,8 +51,9 @@ def check_host(url: str, agreed: bool, *, option: str = "--host") -> None:  # no
 
     Args:
         url: the value of `--host`, such as `https://api.example.com`.
-        agreed: whether `--yes-load-this-host` was given.
+        agreed: whether the option of the agreement was given.
         option: where the URL was given, for the message.
+        agreement: the option by which the user agrees, for the message.
 
     Raises:
         ConfigurationError: the host is another machine and was not agreed to, it does not
@@ -79,5 +86,5 @@ def check_host(url: str, agreed: bool, *, option: str = "--host") -> None:  # no
         at = "" if remote[0] == host else f" ({remote[0]})"
         raise ConfigurationError(
             f"{option}: {host}{at} is not this machine, and a load test can take it down; "
-            f"add {OPTION} if it is yours to load"
+            f"add {agreement} if it is yours to load"
         )

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import make_url
 
 from poolkit.errors import ConfigurationError
-from poolkit.loadtest.host_safety import check_host
+from poolkit.loadtest.host_safety import OPTION, check_host
 from poolkit.masking import masked
 from poolkit.migrations import find_scripts
 
@@ -200,8 +200,13 @@ def check_answers(deployed: Deployed, *, agreed: bool) -> None:
         ) from None
 
 
-def check_database_host(database_url: str, *, agreed: bool) -> None:
+def check_database_host(database_url: str, *, agreed: bool, agreement: str = OPTION) -> None:
     """Check that the database of --database-url may be loaded by targets that the run starts.
+
+    Args:
+        database_url: the URL, with or without a host.
+        agreed: whether the option of the agreement was given.
+        agreement: that option, for the message.
 
     Raises:
         ConfigurationError: it is on another machine, and the user has not agreed.
@@ -211,7 +216,7 @@ def check_database_host(database_url: str, *, agreed: bool) -> None:
     # Without a host, or with a folder, it is reached over a Unix socket.
     if isinstance(host, str) and host and not host.startswith("/"):
         shown = f"[{host}]" if ":" in host else host
-        check_host(f"postgresql://{shown}", agreed, option="--database-url")
+        check_host(f"postgresql://{shown}", agreed, option="--database-url", agreement=agreement)
 
 
 def _check_http(parts: SplitResult, ready: str, option: str) -> None:
