@@ -42,6 +42,8 @@ _ONCE_S = 1.0
 _DELAY_S = 0.2
 _LOCK_TIMEOUT_S = 10
 _LOOK_S = 0.05
+_FILLED_ROUNDS = 3
+"""The application takes connections while they are filled."""
 DISK = "poolkit_drill_disk"
 """The small file system: its process, its tablespace."""
 _DISK = sql.Identifier(DISK)
@@ -237,15 +239,17 @@ def fill_connections(scene: Scene) -> None:
             connection.close()
 
     with scene.admin() as cursor, undone(undo):
-        for _ in range(3):
+        for _ in range(_FILLED_ROUNDS):
             scene.end_sessions(cursor)
             # A superuser could take the reserved ones too, and lock out the database's owner.
-            while _free_connections(cursor) > 0:
-                taken.append(
-                    psycopg2.connect(
-                        scene.admin_url, connect_timeout=10, application_name=APPLICATION_NAME
+            for _ in range(_free_connections(cursor)):
+                # The application may be quicker.
+                with suppress(psycopg2.OperationalError):
+                    taken.append(
+                        psycopg2.connect(
+                            scene.admin_url, connect_timeout=10, application_name=APPLICATION_NAME
+                        )
                     )
-                )
         scene.wait(scene.seconds)
 
 
@@ -390,6 +394,8 @@ def on_a_small_disk(scene: Scene) -> Iterator[None]:
 
     def move_back() -> None:
         with scene.admin() as cursor:
+            for table in scene.tables:
+                cursor.execute(_alter(table, sql.SQL("RESET (fillfactor)")))
             _move_tables(scene, cursor, "pg_default")
             cursor.execute(f"DROP TABLESPACE {DISK}")
         supervisor.stop(DISK)
@@ -400,16 +406,20 @@ def on_a_small_disk(scene: Scene) -> Iterator[None]:
             cursor.execute(sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(_DISK, location))
             cursor.execute(sql.SQL("GRANT CREATE ON TABLESPACE {} TO PUBLIC").format(_DISK))
             _move_tables(scene, cursor, DISK)
+            for table in scene.tables:
+                # Few rows fit on a page, so that soon a page is needed that the disk lacks.
+                cursor.execute(_alter(table, sql.SQL("SET (fillfactor = 10)")))
         yield
 
 
+def _alter(table: str, change: sql.Composable) -> sql.Composed:
+    return sql.SQL("ALTER TABLE {} {}").format(sql.Identifier(*table.split(".")), change)
+
+
 def _move_tables(scene: Scene, cursor: Any, tablespace: str) -> None:
+    move = sql.SQL("SET TABLESPACE {}").format(sql.Identifier(tablespace))
     for table in scene.tables:
-        cursor.execute(
-            sql.SQL("ALTER TABLE {} SET TABLESPACE {}").format(
-                sql.Identifier(*table.split(".")), sql.Identifier(tablespace)
-            )
-        )
+        cursor.execute(_alter(table, move))
 
 
 def full_disk(scene: Scene) -> None:

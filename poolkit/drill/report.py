@@ -10,8 +10,6 @@ from poolkit.drill.ground import BARE_NAME
 from poolkit.thresholds import takes_marks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console
 
     from poolkit.drill.figures import Outcome
@@ -19,8 +17,10 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _HEAD = ("sent", "failed", "first", "back", "longest", "lost", "twice", "leaked", "with")
-_WIDTHS = (6, 7, 7, 7, 8, 5, 6, 7)
+_IN_TERMINAL = {"sent": 5, "failed": 7, "back": 6, "longest": 8, "lost": 5, "twice": 6, "leaked": 7}
+"""The columns that a terminal of 80 columns has room for, and their widths."""
 _NAME_WIDTH = 12
+_KINDS_WIDTH = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +70,15 @@ def print_results(results: Results, console: Console) -> None:
     def line(text: str, style: str = "") -> None:
         console.print(text, highlight=False, soft_wrap=True, style=style, markup=False)
 
-    widths = zip(_HEAD, (*_WIDTHS, 0), strict=True)
-    head = "".join(f"{name:>{width}}" if width else f"  {name}" for name, width in widths)
+    head = "".join(f"{name:>{width}}" for name, width in _IN_TERMINAL.items())
     for result in results.faults:
         line("")
         line(f"{result.times.fault} ({_length(result)})", "bold")
-        line(f"  {'':<{_NAME_WIDTH}}{head}", "dim")
+        line(f"  {'':<{_NAME_WIDTH}}{head}  with", "dim")
         for one in result.outcomes:
-            cells = "".join(
-                f"{cell:>{width}}" for cell, width in zip(_cells(one), _WIDTHS, strict=True)
-            )
-            line(f"  {one.target:<{_NAME_WIDTH}}{cells}  {_kinds(one, 3)}")
+            cells = _cells(one)
+            row = "".join(f"{cells[name]:>{width}}" for name, width in _IN_TERMINAL.items())
+            line(f"  {one.target:<{_NAME_WIDTH}.{_NAME_WIDTH}}{row}  {_kinds(one, _KINDS_WIDTH)}")
     line("")
     for name, reason in results.not_run.items():
         line(f"{name} was not run: {reason}")
@@ -113,11 +111,11 @@ def markdown(results: Results) -> str:
         ),
         "",
         f"| fault | target | {' | '.join(_HEAD)} |",
-        f"|---|---|{'--:|' * len(_WIDTHS)}---|",
+        f"|---|---|{'--:|' * (len(_HEAD) - 1)}---|",
     ]
     for result in results.faults:
         for one in result.outcomes:
-            cells = " | ".join((*_cells(one), _kinds(one, 9)))
+            cells = " | ".join(_cells(one).values())
             lines.append(f"| {result.times.fault} | {one.target} | {cells} |")
     lines.append("")
     lines += [f"- {name} was not run: {reason}" for name, reason in results.not_run.items()]
@@ -154,23 +152,31 @@ def as_json(results: Results) -> str:
     return json.dumps(document(results), indent=1) + "\n"
 
 
-def _cells(one: Outcome) -> Iterator[str]:
-    yield str(one.sent)
-    yield str(one.failed)
-    yield _seconds(one.first_ok_s)
-    yield _seconds(one.back_s)
-    yield _seconds(one.longest_s)
-    for number in (one.lost, one.doubled, one.leaked):
-        yield "?" if number is None else str(number)
+def _cells(one: Outcome) -> dict[str, str]:
+    """Return the texts of a row by column."""
+    counts = (one.lost, one.doubled, one.leaked)
+    texts = (
+        *(str(one.sent), str(one.failed)),
+        *(_seconds(one.first_ok_s), _seconds(one.back_s), _seconds(one.longest_s)),
+        *("?" if number is None else str(number) for number in counts),
+        _kinds(one),
+    )
+    return dict(zip(_HEAD, texts, strict=True))
 
 
 def _seconds(seconds: float | None) -> str:
     return "never" if seconds is None else f"{seconds:.1f}"
 
 
-def _kinds(one: Outcome, most: int) -> str:
-    parts = [f"{kind} {number}" for kind, number in list(one.by.items())[:most]]
-    return ", ".join([*parts, *(["restarted"] if one.restarted else [])])
+def _kinds(one: Outcome, width: int = 1_000) -> str:
+    """Return the kinds of failures, the most frequent first, as far as there is room."""
+    text = ""
+    for kind, number in one.by.items():
+        longer = f"{text}{', ' if text else ''}{kind} {number}"
+        if len(longer) > width:
+            return f"{text[: width - 1]}…"
+        text = longer
+    return text
 
 
 def _length(result: FaultResult) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import secrets
+import signal
 import time
 import urllib.request
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from poolkit.drill.figures import Outcome
     from poolkit.drill.ground import DrilledTarget, Ground
     from poolkit.drill.options import DrillOptions
+    from poolkit.local.processes import Supervised
 
 BEFORE_S = 2.0
 """The level before a fault is measured for this long."""
@@ -120,7 +123,7 @@ class Drill:
             self.results.targets = [target.name for target in ground.targets]
             self.results.machine = ground.machine()
             self._rows = AnswerRows(self.folder / "requests.csv", self.results.targets)
-            self._start_load()
+            locust = self._start_load()
             has = ground.scene.has
             if (network := ground.scene.network) is not None and not network.connections:
                 # The application is connected past the proxy.
@@ -132,13 +135,16 @@ class Drill:
                         self.results.not_run[fault.name] = reason
                         self._progress.finished(fault.name, f"not run: {reason}")
             finally:
+                # Not stopped: it would wait for its requests in flight, of which none is wanted.
+                with suppress(ProcessLookupError):
+                    os.kill(locust.pid, signal.SIGKILL)
                 self._progress.stage("looking up the writes")
                 self._conclude()
                 self.results.seconds = time.monotonic() - began
 
     # -- the load ----------------------------------------------------------------------------
 
-    def _start_load(self) -> None:
+    def _start_load(self) -> Supervised:
         """Start Locust, and wait until every target answers all its requests.
 
         Raises:
@@ -169,7 +175,7 @@ class Drill:
             "POOLKIT_DRILL_LOAD": str(self._write_assignment()),
             "PGAPPNAME": pgappname(LOAD),
         }
-        self._ground.supervisor.start(
+        locust = self._ground.supervisor.start(
             "locust", command, environ=environ, inherited=inherited_variables(), cwd=self._root
         )
         deadline = time.monotonic() + _BEGIN_S
@@ -184,7 +190,8 @@ class Drill:
                         f"{name} answers no request of the drill: {seen}; the logs are in "
                         f"{self.folder}"
                     )
-            return
+            break
+        return locust
 
     def _write_assignment(self) -> Path:
         """Write the file by which Locust's users know the targets."""
