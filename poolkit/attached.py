@@ -23,7 +23,7 @@ from sqlalchemy.pool import AssertionPool, QueuePool, StaticPool
 
 from poolkit.config.metrics import PoolMetrics, measured
 from poolkit.config.presets import Connector
-from poolkit.config.settings import preset_from_environ
+from poolkit.config.settings import hold_settings, preset_from_environ
 from poolkit.errors import ConfigurationError
 from poolkit.masking import masked
 
@@ -152,7 +152,13 @@ class Attached:
         return "\n".join(rows)
 
 
-def attach(engine: Engine | AsyncEngine, preset: EnginePreset | None = None) -> Attached:
+def attach(
+    engine: Engine | AsyncEngine,
+    preset: EnginePreset | None = None,
+    *,
+    hold_sampling: float | None = None,
+    leak_detection_threshold: float | None = None,
+) -> Attached:
     """Add a preset's checks, and metrics, to an engine that exists already.
 
     From now on a checkout replaces dead and old connections, and a forked child begins with an
@@ -165,6 +171,10 @@ def attach(engine: Engine | AsyncEngine, preset: EnginePreset | None = None) -> 
     Args:
         engine: an Engine or an AsyncEngine, made in any way.
         preset: by default the one of POOLKIT_TARGET (`web`, or `web_async` for an AsyncEngine).
+        hold_sampling: the share of checkouts whose call site and SQL time are taken, from 0 to 1;
+            by default that of POOLKIT_HOLD_SAMPLING.
+        leak_detection_threshold: seconds after which a checkout is logged, 0 for never; by default
+            that of POOLKIT_LEAK_DETECTION_THRESHOLD.
 
     An engine that a preset made has the checks already. There it adds the metrics, except for the
     time that connecting takes.
@@ -182,6 +192,13 @@ def attach(engine: Engine | AsyncEngine, preset: EnginePreset | None = None) -> 
     preset.url(synchronous.url)
     _attached.add(synchronous)
     attached = Attached(synchronous, preset)
+    found, threshold = hold_settings(), leak_detection_threshold
+    attached.metrics.configure(
+        hold_sampling=found.hold_sampling if hold_sampling is None else hold_sampling,
+        leak_detection_threshold=(
+            found.leak_detection_threshold if threshold is None else threshold
+        ),
+    )
     # SQLAlchemy has no event for the start of a wait. The new class of the object stays after
     # `dispose()`, which makes the next pool from the class of this one.
     pool: Any = synchronous.pool

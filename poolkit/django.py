@@ -30,6 +30,7 @@ from django.urls import path
 from django.utils.deprecation import MiddlewareMixin
 from django.views import defaults
 
+from poolkit.config.holds import unit
 from poolkit.config.presets import PresetError
 from poolkit.config.session import translate
 from poolkit.config.settings import Settings
@@ -194,7 +195,29 @@ class Failures(MiddlewareMixin):  # type: ignore[misc]  # Django has no types
     """The middleware that answers 503 with Retry-After where a view meets a full pool or no server.
 
     Anywhere in MIDDLEWARE; errors in other middlewares are for `server_error`.
+
+    It makes each request a unit of work too, such as `GET orders/<int:pk>/`, for engines of
+    SQLAlchemy that are measured beside Django's own connections.
     """
+
+    def process_request(self, request: HttpRequest) -> None:
+        """Begin the unit of work."""
+        method = request.method
+
+        def label() -> str:
+            match = getattr(request, "resolver_match", None)
+            return f"{method} {match.route if match is not None else '(no route)'}"
+
+        request._poolkit_unit = unit(label).__enter__()  # noqa: SLF001
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """End the unit of work; what is out when the response has been sent is counted."""
+        work = getattr(request, "_poolkit_unit", None)
+        if work is not None:
+            work.close()
+            # Django closes these when the server has sent the response.
+            response._resource_closers.append(work.responded)  # noqa: SLF001
+        return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Answer a failure of the database; leave any other error to Django."""

@@ -65,7 +65,8 @@ class ExecutionEnvironment:
         self.settings = settings
         self.dead_letters = 0
         """Messages given up since the start; see `poolkit.powertools.process_sqs_batch`."""
-        self._metrics = PoolMetrics()
+        # Of every checkout: there are few in an invoke, and each invoke has figures of its own.
+        self._metrics = PoolMetrics(hold_sampling=1.0 if settings.hold_sampling else 0.0)
         self._held: ContextVar[Connection | None] = ContextVar("held", default=None)
         self._current: ContextVar[Callable[[], Connection] | None] = ContextVar(
             "current", default=None

@@ -25,13 +25,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 from sqlalchemy import exc, text
 from sqlalchemy.orm import sessionmaker
 from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
 
 from poolkit.attached import attach
 from poolkit.config.engine import make_engine
+from poolkit.config.holds import unit
 from poolkit.config.metrics import PoolMetrics, PoolSnapshot
 from poolkit.config.session import translated, unit_of_work
 from poolkit.config.settings import Settings
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from flask import Flask
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
+
+    from poolkit.config.holds import CallSite, Unit
 
 __all__ = ("Poolkit", "problem_answer")
 
@@ -106,6 +109,7 @@ class Poolkit:
         else:
             state = _state_of(app, db)
         app.extensions[_NAME] = state
+        _watch_holds(app)
         for kind in (TemporaryFailure, exc.TimeoutError, exc.DBAPIError, exc.InvalidRequestError):
             app.register_error_handler(kind, _answer_failure)
         if every_error:
@@ -147,6 +151,9 @@ class _State:
             for name, metrics in self.metrics.items()
         }
 
+    def call_sites(self) -> dict[str, list[CallSite]]:
+        return {name: metrics.holds.rows() for name, metrics in self.metrics.items()}
+
 
 def _state_of(app: Flask, db: _Database) -> _State:
     with app.app_context():
@@ -165,6 +172,30 @@ def _state_of(app: Flask, db: _Database) -> _State:
 def _state() -> _State:
     state: _State = current_app.extensions[_NAME]
     return state
+
+
+def _watch_holds(app: Flask) -> None:
+    """Make each request a unit of work, such as `GET /notes/<int:note_id>`, until it is sent."""
+
+    def begin() -> None:
+        rule = request.url_rule.rule if request.url_rule is not None else "(no route)"
+        g._poolkit_unit = unit(f"{request.method} {rule}").__enter__()  # noqa: SLF001
+
+    def watch(response: Response) -> Response:
+        work: Unit | None = g.get("_poolkit_unit")
+        if work is not None:
+            response.call_on_close(work.responded)
+        return response
+
+    def end(error: BaseException | None) -> None:
+        # Sessions are closed after this, at the end of the application's context.
+        work: Unit | None = g.pop("_poolkit_unit", None)
+        if work is not None:
+            work.close()
+
+    app.before_request(begin)
+    app.after_request(watch)
+    app.teardown_request(end)
 
 
 # -- answers --------------------------------------------------------------------------------
@@ -211,4 +242,6 @@ def _ready() -> Response:
 
 
 def _metrics() -> Response:
-    return Response(exposition(_state().snapshots()), content_type=CONTENT_TYPE)
+    state = _state()
+    text = exposition(state.snapshots(), state.call_sites())
+    return Response(text, content_type=CONTENT_TYPE)

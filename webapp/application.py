@@ -11,6 +11,7 @@ from poolkit.fastapi import (
     Database,
     HeadRequests,
     RequestLimits,
+    WatchHolds,
     add_problems,
     problem_response,
     problem_responses,
@@ -47,6 +48,7 @@ def new_application(database: Database | AsyncDatabase) -> FastAPI:
     )
     app.add_middleware(HeadRequests)
     app.add_middleware(RequestLimits)
+    app.add_middleware(WatchHolds)
     add_problems(app)
 
     @app.exception_handler(NotFound)

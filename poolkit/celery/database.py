@@ -28,6 +28,7 @@ from sqlalchemy.orm import sessionmaker
 
 from poolkit.celery.config import check_limits
 from poolkit.config.engine import make_engine, start_engine
+from poolkit.config.holds import Unit, unit
 from poolkit.config.metrics import PoolMetrics, PoolSnapshot
 from poolkit.config.session import unit_of_work
 from poolkit.config.settings import Settings
@@ -100,12 +101,14 @@ class Database:
         self._settings: Settings | None = None
         self._opened: tuple[int, Engine] | None = None
         self._opening = threading.Lock()
+        self._units: dict[str, Unit] = {}
         _databases[app] = self
         for signal, receiver in (
             (signals.worker_init, self._on_worker_init),
             (signals.worker_process_init, self._on_process_init),
             (signals.worker_process_shutdown, self._on_shutdown),
             (signals.worker_shutdown, self._on_shutdown),
+            (signals.task_prerun, self._on_task_start),
             (signals.task_postrun, self._on_task_end),
         ):
             signal.connect(receiver, weak=False)
@@ -254,18 +257,35 @@ class Database:
         self.close()
         logger.debug("this process's connections are closed")
 
-    def _on_task_end(self, task: Any = None, **kwargs: Any) -> None:
-        """Report a task that kept its connection, in a process that runs one task at a time."""
+    def _on_task_start(self, task_id: str, task: Any, **kwargs: Any) -> None:
+        """Begin the task's unit of work, which has its name."""
+        if task.app is self.app:
+            self._units[task_id] = unit(task.name).__enter__()
+
+    def _on_task_end(self, task_id: str, task: Any = None, **kwargs: Any) -> None:
+        """Report a task that kept its connection."""
+        work = self._units.pop(task_id, None)
+        if work is None:
+            return
+        out = work.still_out()
+        work.responded()
+        work.close()
         opened = self._opened
         if self._settings is None or opened is None or opened[0] != os.getpid():
             return
-        preset = self._settings.preset
-        checked_out = getattr(opened[1].pool, "checkedout", int)()  # NullPool does not count
-        if checked_out and preset.max_connections_per_process == 1:
+        alone = self._settings.preset.max_connections_per_process == 1
+        if not out and alone:  # without a measurement of holds; NullPool does not count
+            out = [""] * getattr(opened[1].pool, "checkedout", int)()
+        if out:
+            consequence = ", so the next task will find none" if alone else ""
+            lines = " and ".join(sorted({line for line in out if line})) or "a line not taken"
             logger.error(
-                "task %s has ended and still holds its connection, so the next task will find none; "
+                "task %s has ended and still holds %d connection(s)%s; checked out at %s; "
                 "close the session, or use `with database.session()`",
-                getattr(task, "name", "unknown"),
+                work.label,
+                len(out),
+                consequence,
+                lines,
             )
 
 

@@ -8,6 +8,7 @@ stay in the sums. A child that is killed takes the last second with it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import tempfile
@@ -25,6 +26,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from poolkit.celery.database import Database
+from poolkit.config.holds import CallSite, merged
 from poolkit.config.metrics import Histogram, PoolSnapshot
 from poolkit.prometheus import PoolCollector
 
@@ -63,11 +65,12 @@ def serve_metrics(app: Celery, *, port: int, host: str = "0.0.0.0") -> None:
 
 
 class _Figures:
-    """Counters that can be written, read and added: one pool, and tasks by name and state."""
+    """Counters that can be written, read and added: one pool, its call sites, tasks by state."""
 
     def __init__(self) -> None:
         self.pool: Counter[str] = Counter()
         self.times: dict[str, Histogram] = {}
+        self.sites: list[CallSite] = []
         self.tasks: dict[tuple[str, str], tuple[list[int], float]] = {}
 
     def add_pool(self, snapshot: PoolSnapshot) -> None:
@@ -91,6 +94,7 @@ class _Figures:
             self._add_times(name, counts, total)
         for task in found["tasks"]:
             self.add_task(*task)
+        self.sites = merged([*self.sites, *(CallSite(**site) for site in found["sites"])])
 
     def _add_times(self, name: str, counts: list[int], total: float) -> None:
         times = self.times.setdefault(name, Histogram())
@@ -100,7 +104,8 @@ class _Figures:
     def text(self) -> str:
         times = {name: (each.counts, each.total) for name, each in self.times.items()}
         tasks = [(*key, *value) for key, value in self.tasks.items()]
-        return json.dumps({"pool": self.pool, "times": times, "tasks": tasks})
+        sites = [dataclasses.asdict(site) for site in self.sites]
+        return json.dumps({"pool": self.pool, "times": times, "tasks": tasks, "sites": sites})
 
     def snapshot(self) -> PoolSnapshot:
         values: dict[str, Any] = {name: self.pool[name] for name in PoolSnapshot._fields}
@@ -108,7 +113,7 @@ class _Figures:
         return PoolSnapshot(**values | times)
 
 
-_HISTOGRAMS: Final = ("checkout_wait", "connect_time")
+_HISTOGRAMS: Final = ("checkout_wait", "connect_time", "hold_time")
 
 
 class _Metrics(Collector):
@@ -177,7 +182,9 @@ class _Metrics(Collector):
         figures = _Figures()
         with self.lock:
             figures.tasks = dict(self.own.tasks)
-        figures.add_pool(Database.of(self.app).snapshot())
+        database = Database.of(self.app)
+        figures.add_pool(database.snapshot())
+        figures.sites = database.metrics.holds.rows()
         return figures
 
     # -- in the worker's own process ---------------------------------------------------------
@@ -209,7 +216,8 @@ class _Metrics(Collector):
         """Yield the sums over this process and all children."""
         figures = self._sums()
         name = Database.of(self.app).target
-        yield from PoolCollector(lambda: {name: figures.snapshot()}).collect()
+        pools = PoolCollector(lambda: {name: figures.snapshot()}, lambda: {name: figures.sites})
+        yield from pools.collect()
         labels = ["task", "state"]
         ends = CounterMetricFamily("poolkit_tasks", "Deliveries that ended.", labels=labels)
         durations = HistogramMetricFamily(

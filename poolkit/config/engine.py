@@ -41,6 +41,7 @@ def make_engine(settings: Settings, metrics: PoolMetrics | None = None, **option
     Raises:
         ValueError: the target is asynchronous.
     """
+    metrics = _configured(metrics, settings)
     preset, arguments = _arguments(settings, metrics, options)
     engine = preset.create_engine(**arguments)
     _listen(engine, settings, metrics)
@@ -55,6 +56,7 @@ def make_async_engine(
     Raises:
         ValueError: the target is synchronous.
     """
+    metrics = _configured(metrics, settings)
     preset, arguments = _arguments(settings, metrics, options)
     engine = preset.create_async_engine(**arguments)
     _listen(engine.sync_engine, settings, metrics)
@@ -75,6 +77,17 @@ async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
     """As `start_engine`, for an asynchronous engine."""
     with translated():
         return await settings.preset.start_async(engine)
+
+
+def _configured(metrics: PoolMetrics | None, settings: Settings) -> PoolMetrics | None:
+    """Return the metrics with the settings; leak detection needs them, even if none are given."""
+    threshold = settings.leak_detection_threshold
+    if metrics is None:
+        if not threshold:
+            return None
+        metrics = PoolMetrics()
+    metrics.configure(hold_sampling=settings.hold_sampling, leak_detection_threshold=threshold)
+    return metrics
 
 
 def _arguments(

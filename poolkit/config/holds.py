@@ -31,7 +31,7 @@ from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
 __all__ = (
@@ -100,7 +100,18 @@ class Unit:
     def __exit__(self, *error: object) -> None:
         """End the unit. A connection that is still out counts as held after the response."""
         self.responded()
+        self.close()
+
+    def still_out(self) -> list[str]:
+        """Return the lines whose connections of this unit are out; empty texts for unknown ones."""
+        found = [out for out in tuple(self.out.values()) if out.unit is self]
+        return ["" if out.taken is None else out.taken.site.text for out in found]
+
+    def close(self) -> None:
+        """End the unit before its response is sent; `responded` is called later."""
         self.is_over = True
+        if self.out:  # a label that is a function may keep the whole request alive
+            self._label = self.label
         if self._token is not None:
             # A framework may end a request in another context than it began.
             with contextlib.suppress(ValueError):
@@ -216,56 +227,63 @@ def _call_site(frame: FrameType | None) -> _Site:
     It is the first frame of the application's own code. Code among the installed packages counts
     where no such frame stands between it and the framework that calls it.
     """
-    last, candidate, innermost = "connect", None, frame
-    while frame is not None:
-        code = frame.f_code
-        file = code.co_filename
-        kind = _kinds.get(file)
+    last, candidate, innermost = None, None, frame
+    for caller in _callers(frame):
+        code = caller.f_code
+        kind = _kinds.get(code.co_filename)
         if kind is None:
-            kind = _kind(file)
+            kind = _kind(code.co_filename)
         if kind == _LAYER:
             if candidate is None:
-                last = code.co_name
+                last = code
         elif kind == _APPLICATION:
-            candidate = frame
+            candidate = caller
             break
         elif kind == _LIBRARY:
-            candidate = candidate or frame
+            candidate = candidate or caller
         elif candidate is not None:
             break
-        frame = frame.f_back or _awaiting(frame)
     found = candidate or innermost
     if found is None:
         return _Site("", 0, "(unknown)", is_raw=False)
     code = found.f_code
-    is_raw = last in ("raw_connection", "connect_raw")
+    # The one that the application called: `raw_connection` of an engine, `connect` of a pool.
+    is_raw = last is not None and (
+        last.co_name == "raw_connection"
+        or (last.co_name == "connect" and last.co_filename in (_POOL, _file_of("pool.base")))
+    )
     name = getattr(code, "co_qualname", code.co_name)
     return _Site(code.co_filename, found.f_lineno, name, is_raw=is_raw)
 
 
-def _awaiting(frame: FrameType) -> FrameType | None:
-    """Return the frame of the coroutine that waits for SQLAlchemy's greenlet, if this is its first."""
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield a frame and its callers, with the coroutines that wait for SQLAlchemy's greenlet."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
     greenlet = sys.modules.get("greenlet")
-    if greenlet is None:
-        return None
-    current = greenlet.getcurrent()
+    current = None if greenlet is None else greenlet.getcurrent()
     # A gevent greenlet's parent is the hub, which has called no one.
-    if type(current).__name__ != "_AsyncIoGreenlet" or current.parent is None:
-        return None
-    above: FrameType | None = current.parent.gr_frame
-    # Only once: the outermost frame of the coroutine's own stack has no caller either.
-    outermost = above
-    while outermost is not None and outermost.f_back is not None:
-        outermost = outermost.f_back
-    return None if outermost is frame else above
+    while current is not None and type(current).__name__ == "_AsyncIoGreenlet":
+        current = current.parent
+        frame = None if current is None else current.gr_frame
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+
+
+_POOL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "metrics.py")
+
+
+def _file_of(module: str) -> str | None:
+    return getattr(sys.modules.get(f"sqlalchemy.{module}"), "__file__", None)
 
 
 def _stack(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:
     """Return the callers of a checkout, the outermost first: without frames, which keep variables."""
-    found = []
-    while frame is not None:
-        found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
-        frame = frame.f_back or _awaiting(frame)
+    found = [
+        (each.f_code.co_filename, each.f_lineno, each.f_code.co_name) for each in _callers(frame)
+    ]
     return tuple(reversed(found))
 
 
@@ -450,6 +468,7 @@ class Holds:
         leak_threshold: seconds after which a checkout is logged, with the stack of its caller; 0
             for never. Above 0 each checkout is taken, whatever `sampling` is.
         count_time: called with the seconds of every hold that is over.
+        on_end: called with each hold that was taken, when it is over.
     """
 
     def __init__(
@@ -458,7 +477,9 @@ class Holds:
         sampling: float = HOLD_SAMPLING,
         leak_threshold: float = 0.0,
         count_time: Callable[[float], object] | None = None,
+        on_end: Callable[[Ended], object] | None = None,
     ) -> None:
+        self._on_end = on_end
         self._key = f"poolkit.hold.{id(self)}"
         self.configure(sampling=sampling, leak_threshold=leak_threshold)
         self.begin_again(count_time)
@@ -549,7 +570,6 @@ class Holds:
 
     def _end_taken(self, out: _Out, taken: _Taken, held: float) -> None:
         self._taken.pop(taken, None)
-        taken.longest_gap = max(taken.longest_gap, out.began + held - taken.last)
         with self._lock:
             row, scaled = self._row(taken.site, out.unit), held * taken.weight
             row.count += taken.weight
@@ -564,10 +584,13 @@ class Holds:
                 busy = min(taken.busy, held) * taken.weight
                 row.busy += busy
                 self.busy_seconds += busy
+        is_collected = taken.fairy is not None and taken.fairy() is None
+        if self._on_end is not None:
+            self._on_end(_ended(out, taken, held, is_collected=is_collected))
         if self.leak_threshold <= 0:
             return
         was_reported = taken.is_reported
-        if taken.fairy is not None and taken.fairy() is None:
+        if is_collected:
             self._report(out, taken, held, "was collected without a close")
         elif held >= self.leak_threshold:  # no thread could start that would have found it before
             self._report(out, taken, held, f"was out for more than {self.leak_threshold:g} s")
@@ -621,17 +644,31 @@ class Holds:
 
     # -- SQL, as the dialect reports it -----------------------------------------------------
 
-    def watch(self, dialect: Any) -> None:
+    def watch(self, dialect: Any) -> Callable[[], None]:
         """Time the statements, commits and rollbacks of an engine's own dialect.
 
-        Not by events, because SQLAlchemy has none for the end of a commit.
+        Not by events, because SQLAlchemy has none for the end of a commit. Return a function that
+        ends it.
         """
         if self.sampling <= 0:
-            return
+            return lambda: None
+        methods, ours = vars(dialect), {}
+        before = dict(methods)
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
-            vars(dialect)[name] = self._timed_statement(getattr(dialect, name))
+            ours[name] = self._timed_statement(getattr(dialect, name))
         for name in ("do_commit", "do_rollback"):
-            vars(dialect)[name] = self._timed_end(getattr(dialect, name))
+            ours[name] = self._timed_end(getattr(dialect, name))
+        methods.update(ours)
+
+        def unwatch() -> None:
+            for name, method in ours.items():
+                if methods.get(name) is not method:  # another one around it: it passes on
+                    continue
+                del methods[name]
+                if name in before:
+                    methods[name] = before[name]
+
+        return unwatch
 
     def _timed_statement(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -696,6 +733,14 @@ class Holds:
             for taken, out in found
         ]
 
+    def still_out(self) -> list[Ended]:
+        """Return the connections that are out now, as if they came back."""
+        now = perf_counter()
+        return [
+            _ended(out, taken, now - out.began, is_collected=False)
+            for taken, out in self._taken.copy().items()
+        ]
+
     def why_full(self, checked_out: int) -> str:
         """Return who has the connections of a pool that has none left, as a part of a sentence.
 
@@ -715,6 +760,28 @@ class Holds:
             lines = Counter(f"{each.where}{_of_unit(each.unit)}" for each in found)
             texts.append(f"held by {_most(lines)}; the oldest for {found[0].age_s:.1f} s")
         return "; ".join(texts)
+
+
+class Ended(NamedTuple):
+    """A hold that is over; times are in seconds."""
+
+    where: str
+    unit: str
+    held_s: float
+    busy_s: float
+    longest_gap_s: float
+    """The longest time without SQL."""
+    is_raw: bool
+    """Whether it was the driver's own connection, whose SQL is not seen."""
+    is_collected: bool
+    """Whether the garbage collector returned the connection, because no one closed it."""
+
+
+def _ended(out: _Out, taken: _Taken, held: float, *, is_collected: bool) -> Ended:
+    gap = max(taken.longest_gap, out.began + held - taken.last)
+    label = "" if out.unit is None else out.unit.label
+    site = taken.site
+    return Ended(site.text, label, held, taken.busy, gap, site.is_raw, is_collected)
 
 
 @dataclass(frozen=True)

@@ -124,14 +124,15 @@ class PoolMetrics:
 
     Args:
         hold_sampling: the share, from 0 to 1, of the checkouts whose call site and SQL time are
-            taken; 0 for no measurement of holds at all. `make_engine` sets it from the settings.
+            taken; 0 for no measurement of holds at all. By default that of the settings.
 
     Attributes:
         holds: who holds connections, by call site.
     """
 
-    def __init__(self, *, hold_sampling: float = HOLD_SAMPLING) -> None:
-        self.holds = Holds(sampling=hold_sampling)
+    def __init__(self, *, hold_sampling: float | None = None) -> None:
+        self._sampling = hold_sampling
+        self.holds = Holds(sampling=HOLD_SAMPLING if hold_sampling is None else hold_sampling)
         self._begin()
         _all_metrics().add(self)
 
@@ -184,6 +185,18 @@ class PoolMetrics:
     def held_after_response(self) -> int:
         """Checkouts that were still out when the response had been sent, or the task was over."""
         return self.holds.after_response
+
+    def configure(self, *, hold_sampling: float, leak_detection_threshold: float) -> None:
+        """Set what is measured of holds; before `watch`.
+
+        Args:
+            hold_sampling: as above, unless these metrics were made with another one.
+            leak_detection_threshold: seconds after which a checkout is logged; 0 for never.
+        """
+        self.holds.configure(
+            sampling=hold_sampling if self._sampling is None else self._sampling,
+            leak_threshold=leak_detection_threshold,
+        )
 
     def watch(self, engine: Engine) -> None:
         """Count the work of an engine whose pool's class is `measured`."""
@@ -310,15 +323,8 @@ def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
     def connect(self: AnyPool) -> PoolProxiedConnection:
         began = perf_counter()
         metrics.began_waiting()
-        if holds.sampling <= 0:
-            try:
-                plain = poolclass.connect(self)
-            except BaseException as error:
-                metrics.gave_up(timed_out=isinstance(error, exc.TimeoutError))
-                raise
-            metrics.waited(perf_counter() - began)
-            return plain
-        beside = connections_out()
+        is_measured = holds.sampling > 0
+        beside = connections_out() if is_measured else {}
         waiting = holds.asking(beside) if beside else None
         try:
             connection: Any = poolclass.connect(self)
@@ -328,7 +334,7 @@ def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
             metrics.gave_up(timed_out=is_full)
             if is_shed:
                 metrics.refused()
-            if is_full and (why := holds.why_full(_checked_out(self))):
+            if is_full and is_measured and (why := holds.why_full(_checked_out(self))):
                 error.args = (f"{error.args[0]}; {why}", *error.args[1:])
             raise
         finally:
@@ -336,7 +342,8 @@ def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
                 holds.asked(waiting)
         now = perf_counter()
         metrics.waited(now - began)
-        holds.begin(connection._connection_record, beside, now)  # noqa: SLF001
+        if is_measured:
+            holds.begin(connection._connection_record, beside, now)  # noqa: SLF001
         return connection  # type: ignore[no-any-return]
 
     return type(f"Measured{poolclass.__name__}", (poolclass,), {"connect": connect})

@@ -5,6 +5,8 @@
 | `POOLKIT_TARGET` | which preset; each deployable has a default |
 | `POOLKIT_ENVIRONMENT` | `dev` (default), `staging`, `prod`, `high_traffic` |
 | `POOLKIT_INSTANCE` | the instance part of `application_name`; default: host and process id |
+| `POOLKIT_HOLD_SAMPLING` | the share of checkouts whose call site is taken; 0 for none |
+| `POOLKIT_LEAK_DETECTION_THRESHOLD` | seconds after which a checkout is logged; 0, the default: never |
 | `POOLKIT_<FIELD>` | any field of the preset, such as `POOLKIT_POOL_SIZE` |
 | `DATABASE_URL` | everything in one URL |
 | `DATABASE_SECRET_ARN` | user and password from AWS Secrets Manager |
@@ -17,13 +19,15 @@ Exactly one of `DATABASE_URL`, `DATABASE_SECRET_ARN` and `DATABASE_IAM_AUTH` is 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from sqlalchemy.engine import URL
 
+from poolkit.config.holds import HOLD_SAMPLING
 from poolkit.config.presets import EnginePreset, PresetError, parse_url, preset
 from poolkit.config.variables import refuse_misspelt
 from poolkit.errors import ConfigurationError
@@ -31,12 +35,23 @@ from poolkit.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ("CredentialKind", "Settings", "names_database", "preset_from_environ", "with_url")
+__all__ = (
+    "CredentialKind",
+    "HoldSettings",
+    "Settings",
+    "hold_settings",
+    "names_database",
+    "preset_from_environ",
+    "with_url",
+)
 
 CredentialKind: TypeAlias = Literal["url", "secret", "iam"]
 
 _PREFIX = "POOLKIT_"
-_OWN = ("POOLKIT_TARGET", "POOLKIT_ENVIRONMENT", "POOLKIT_INSTANCE")
+_OWN = (
+    *("POOLKIT_TARGET", "POOLKIT_ENVIRONMENT", "POOLKIT_INSTANCE"),
+    *("POOLKIT_HOLD_SAMPLING", "POOLKIT_LEAK_DETECTION_THRESHOLD"),
+)
 _NOT_OVERRIDABLE = {"target", "environment", "why"}
 _OVERRIDABLE = {
     _PREFIX + field.name.upper(): field.name
@@ -68,6 +83,8 @@ class Settings:
     credentials: CredentialKind = "url"
     secret_arn: str | None = None
     instance: str | None = None
+    hold_sampling: float = HOLD_SAMPLING
+    leak_detection_threshold: float = 0.0
 
     @classmethod
     def from_environ(
@@ -120,6 +137,7 @@ class Settings:
             credentials=kind,
             secret_arn=environ.get("DATABASE_SECRET_ARN") or None,
             instance=environ.get("POOLKIT_INSTANCE") or stream[:32] or None,
+            **hold_settings(environ)._asdict(),
         )
         settings.refuse_unsafe()
         return settings
@@ -217,6 +235,31 @@ def preset_from_environ(
         fields = [field for field in error.fields if field in changes] or error.fields
         variables = " and ".join(f"{_PREFIX}{field.upper()}" for field in fields)
         raise ConfigurationError(f"{variables}: {error}") from None
+
+
+class HoldSettings(NamedTuple):
+    """What is measured of the time for which connections are held."""
+
+    hold_sampling: float = HOLD_SAMPLING
+    leak_detection_threshold: float = 0.0
+
+
+def hold_settings(environ: Mapping[str, str] | None = None) -> HoldSettings:
+    """Return `POOLKIT_HOLD_SAMPLING` (a share) and `POOLKIT_LEAK_DETECTION_THRESHOLD` (seconds).
+
+    Raises:
+        ConfigurationError: one is no number, or out of its range.
+    """
+    environ = os.environ if environ is None else environ
+    found = HoldSettings()
+    for field, high in (("hold_sampling", 1.0), ("leak_detection_threshold", 86_400.0)):
+        variable = _PREFIX + field.upper()
+        if text := environ.get(variable, "").strip():
+            value = _parsed(variable, text, 0.0)
+            if not 0 <= value <= high or math.isnan(value):
+                raise ConfigurationError(f"{variable} must be from 0 to {high:g}, not {text!r}")
+            found = found._replace(**{field: value})
+    return found
 
 
 def _parsed(variable: str, text: str, current: Any) -> Any:

@@ -7,6 +7,7 @@
     add_problems(app)
     app.add_middleware(RequestLimits)
     app.add_middleware(HeadRequests)
+    app.add_middleware(WatchHolds)
 
     @app.get("/articles/{article_id}")
     def read_article(article_id: int, session: SessionDep) -> ArticleOut: ...
@@ -19,6 +20,7 @@ is a session.
 """
 
 from poolkit.fastapi.databases import AsyncDatabase, Database
+from poolkit.fastapi.holds import WatchHolds
 from poolkit.fastapi.operations import operations
 from poolkit.fastapi.problems import (
     HeadRequests,
@@ -33,6 +35,7 @@ __all__ = (
     "Database",
     "HeadRequests",
     "RequestLimits",
+    "WatchHolds",
     "add_problems",
     "operations",
     "problem_response",

@@ -24,6 +24,7 @@ from poolkit.config.engine import (
     start_async_engine,
     start_engine,
 )
+from poolkit.config.holds import CallSite
 from poolkit.config.metrics import PoolMetrics, PoolSnapshot
 from poolkit.config.session import refuse_flush, translated
 from poolkit.config.settings import Settings
@@ -112,6 +113,10 @@ class _Service(Generic[AnyEngine]):
     def snapshot(self) -> PoolSnapshot:
         """Return the pool's state and its counters."""
         return self.opened.metrics.snapshot(self.engine.pool)
+
+    def call_sites(self) -> list[CallSite]:
+        """Return which lines held connections, those with most idle time first."""
+        return self.opened.metrics.holds.rows()
 
     @asynccontextmanager
     async def _watched(self, engine: Engine, settings: Settings) -> AsyncIterator[None]:

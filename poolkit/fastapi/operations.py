@@ -72,7 +72,10 @@ def operations(*databases: Database | AsyncDatabase) -> APIRouter:
         # Not at the top: an application with metrics of its own need not have the package.
         from poolkit.prometheus import CONTENT_TYPE, exposition  # noqa: PLC0415
 
-        text = exposition({database.name: database.snapshot() for database in databases})
+        text = exposition(
+            {database.name: database.snapshot() for database in databases},
+            {database.name: database.call_sites() for database in databases},
+        )
         return Response(text, media_type=CONTENT_TYPE)
 
     return router

@@ -24,6 +24,7 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import (
     ValidationException,
 )
 
+from poolkit.config.holds import unit
 from poolkit.errors import InvalidInput
 from poolkit.powertools.events import body_of, for_resolver, header_of, query_of, source_of
 from poolkit.problems import (
@@ -107,7 +108,7 @@ class Resolver(Router):
         # Made at the first event of its kind: most functions only ever see one kind.
         self._resolvers: dict[Source, ApiGatewayResolver] = {}
         self._source: Source = "http_api"
-        self.use([self._limit])
+        self.use([self._limit, self._as_unit_of_work])
         self.exception_handler(Exception)(self._on_error)
         self.exception_handler(NotFoundError)(self._on_unrouted)
 
@@ -213,6 +214,11 @@ class Resolver(Router):
             detail = f"the query may have {MAX_TARGET_BYTES} bytes at most; send less"
             return problem_response(status_problem(414, detail))
         return next_middleware(app)
+
+    def _as_unit_of_work(self, app: ApiGatewayResolver, next_middleware: Callable[..., Any]) -> Any:
+        route = app.context.get("_route")
+        with unit(f"{self.current_event.http_method} {getattr(route, 'path', '')}"):
+            return next_middleware(app)
 
     def _on_unrouted(self, error: NotFoundError) -> Response[str]:
         """Answer a request without a route, or a NotFoundError that a route has raised."""

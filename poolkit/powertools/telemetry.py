@@ -14,6 +14,7 @@ from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import (
     AmazonCloudWatchEMFProvider,
 )
 
+from poolkit.config.holds import unit
 from poolkit.powertools.events import correlation_id_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def instrument(
     | `ColdStart` | count | the first invoke, except with provisioned concurrency |
     | `ConnectionsOpened` | count | every invoke |
     | `CheckoutWait` | ms | an invoke that checked a connection out: the sum of its waits |
+    | `HoldTime` | ms | an invoke that gave a connection back: the time for which it was out |
+    | `BusyShare` | percent | the same: the part of that time in which SQL ran |
+    | `NestedCheckouts` | count | an invoke that had a connection and checked out a second one |
     | `DeadLetters` | count | an invoke of `process_sqs_batch` that gave messages up |
 
     They are written beside those of a `Metrics` of your own.
@@ -71,7 +75,8 @@ def instrument(
             logger.set_correlation_id(correlation_id_of(event) or request_id)
             before, given_up = environment.snapshot(), environment.dead_letters
             try:
-                return handler(event, context)
+                with unit(_kind(event)):
+                    return handler(event, context)
             finally:
                 after = environment.snapshot()
                 if is_cold:
@@ -81,6 +86,17 @@ def instrument(
                 if after.checkouts > before.checkouts:
                     waited_ms = (after.checkout_wait.total - before.checkout_wait.total) * 1000
                     metrics.add_metric("CheckoutWait", MetricUnit.Milliseconds, waited_ms)
+                held = after.hold_time.total - before.hold_time.total
+                if held > 0:
+                    metrics.add_metric("HoldTime", MetricUnit.Milliseconds, held * 1000)
+                    seen = held - (after.unseen_seconds - before.unseen_seconds)
+                    busy = after.busy_seconds - before.busy_seconds
+                    if seen > 0:
+                        share = min(100.0, 100 * busy / seen)
+                        metrics.add_metric("BusyShare", MetricUnit.Percent, share)
+                nested = after.nested_checkouts - before.nested_checkouts
+                if nested:
+                    metrics.add_metric("NestedCheckouts", MetricUnit.Count, nested)
                 if environment.dead_letters > given_up:
                     letters = environment.dead_letters - given_up
                     metrics.add_metric("DeadLetters", MetricUnit.Count, letters)
@@ -93,3 +109,11 @@ def instrument(
         return instrumented
 
     return decorate
+
+
+def _kind(event: object) -> str:
+    """Return where an event comes from, such as `aws:sqs`; a resolver names the route."""
+    records = event.get("Records") if isinstance(event, dict) else None
+    if isinstance(records, list) and records and isinstance(records[0], dict):
+        return str(records[0].get("eventSource") or records[0].get("EventSource") or "event")
+    return "event"

@@ -64,6 +64,9 @@ def test_each_invoke_writes_one_line_of_metrics(open_environment, log, metrics):
     (first,) = metrics()
     handler()
     (second,) = metrics()
+    (held,), (share,) = first.pop("HoldTime"), first.pop("BusyShare")
+    assert 0 < held < spent_ms
+    assert 0 < share <= 100
     waits_ms = environment.snapshot().checkout_wait.total * 1000
     (wait,), (again,) = first.pop("CheckoutWait"), second["CheckoutWait"]
     assert 0 < wait < spent_ms
@@ -79,6 +82,8 @@ def test_each_invoke_writes_one_line_of_metrics(open_environment, log, metrics):
                         {"Name": "ColdStart", "Unit": "Count"},
                         {"Name": "ConnectionsOpened", "Unit": "Count"},
                         {"Name": "CheckoutWait", "Unit": "Milliseconds"},
+                        {"Name": "HoldTime", "Unit": "Milliseconds"},
+                        {"Name": "BusyShare", "Unit": "Percent"},
                     ],
                 }
             ]
@@ -165,3 +170,20 @@ def test_provisioned_concurrency_has_no_cold_start(database, kind, cold):
     (line,) = done.stdout.splitlines()
     assert ("ColdStart" in json.loads(line)) is cold
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_second_connection_in_an_invoke_is_counted(open_environment, log, metrics):
+    """It waits for ever where the function has one connection, and costs two where it has none."""
+
+    def nested(environment):
+        with environment.engine.connect(), environment.engine.connect():
+            pass
+
+    environment = open_environment(POOLKIT_TARGET="lambda")
+    handler = instrumented(environment, log, nested)
+    handler(sqs("{}"))
+    (line,) = metrics()
+    assert line["NestedCheckouts"] == [1.0]
+    assert {row.unit for row in environment._metrics.holds.rows()} == {"aws:sqs"}
+    instrumented(environment, log, select)()
+    assert "NestedCheckouts" not in metrics()[0]
