@@ -41,7 +41,7 @@ if "admission" in LEFT_OUT:
     async def admit(self):
         pass
 
-    Slots.take, Slots.give_back = admit, lambda self: None
+    Slots.take, Slots.give_back = admit, lambda self, taken: None
 if "deadline" in LEFT_OUT:
     databases.StatementDeadline.__init__ = lambda self, engine, seconds: None
     databases.StatementDeadline.sweep = lambda self, **_: None

@@ -129,6 +129,7 @@ def _keeping(preset: EnginePreset, options: dict[str, Any], driver: str) -> dict
         "min_size": preset.prewarm,
         "max_size": preset.max_connections_per_process,
         "timeout": preset.pool_timeout,
+        "max_waiting": preset.max_waiting,
         # A server that is away should fail a request, and not be tried for minutes in the back.
         "reconnect_timeout": float(preset.connect_timeout),
     }

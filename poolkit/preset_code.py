@@ -118,6 +118,11 @@ def _beyond(chosen: EnginePreset, backend: str) -> Iterator[str]:
         names.insert(0, "retry_connect")
         if chosen.pool == "queue":  # a null pool's connections are new at every checkout
             names = ["ping_after_idle", "pool_recycle_jitter", *names]
+    if chosen.pool == "queue":
+        names.append("concurrent_connects")
+        # Off unless set.
+        names += ["max_waiting"] if chosen.max_waiting else []
+        names += ["breaker_failures", "breaker_pause"] if chosen.breaker_failures else []
     yield ""
     yield from _comment(
         "What the preset does beyond these arguments, for which its file is needed "

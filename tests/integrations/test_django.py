@@ -186,7 +186,7 @@ def _no_variables(monkeypatch):
 
 def test_a_web_preset_is_a_pool():
     """Its ceiling is the pool's size, and its limits are psycopg's arguments."""
-    web = preset("web", "prod")
+    web = preset("web", "prod").replace(max_waiting=7)
     found = database(url=URL, preset=web)
     assert {name: found[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")} == {
         "NAME": "shop",
@@ -197,6 +197,7 @@ def test_a_web_preset_is_a_pool():
     }
     options = found["OPTIONS"]
     assert options["pool"]["max_size"] == web.max_connections_per_process
+    assert options["pool"]["max_waiting"] == 7
     assert options["sslmode"] == "require"
     assert "statement_timeout=15000" in options["options"]
     assert (found["CONN_MAX_AGE"], found["CONN_HEALTH_CHECKS"]) == (0, True)
