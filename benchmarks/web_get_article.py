@@ -56,7 +56,7 @@ def variants(kind, options):
                 left_out["POOLKIT_POOL_PRE_PING"] = "false"
             yield f"without {text}", f"kit_web:{app}", left_out, ROOT
         return
-    yield OURS[kind], OURS[kind], {}, ROOT
+    yield OURS[kind], OURS[kind], {"UVICORN_HTTP": "poolkit.fastapi.server:LimitedHttp"}, ROOT
     yield "by hand, pool_pre_ping", f"bare_web:{app}", {"BARE_PRE_PING": "1"}, ROOT
     yield "by hand, no ping", f"bare_web:{app}", {"BARE_PRE_PING": "0"}, ROOT
     if options.checkout:

@@ -96,6 +96,7 @@ def environment(url: str, **environ: str) -> dict[str, str | None]:
         "POOLKIT_STATEMENT_TIMEOUT": "90000",
         "POOLKIT_POOL_TIMEOUT": "60",
         "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "60",
+        "UVICORN_HTTP": "poolkit.fastapi.server:LimitedHttp",
     }
     return {name: value or None for name, value in {**cleared, **chosen, **environ}.items()}
 

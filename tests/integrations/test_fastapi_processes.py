@@ -1,13 +1,17 @@
 """FastAPI on poolkit as processes, over real HTTP: what may fail, and what must not."""
 
+import json
 import os
+import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from fastapi_application import CREATE_TABLE
 from processes import run_python, started, wait_until
@@ -275,3 +279,40 @@ def test_too_large_a_body_is_answered_before_it_is_sent(serve):
         with socket.create_connection((host, int(port)), timeout=100) as client:
             client.sendall(b"POST /notes HTTP/1.1\r\nHost: x\r\nContent-Length: 10485760\r\n\r\n")
             assert client.recv(64).startswith(b"HTTP/1.1 413 ")
+
+
+@contextmanager
+def no_more_threads(pid: int) -> Iterator[None]:
+    """Leave a process too little address space for the stack of another thread."""
+    size = psutil.Process(pid).memory_info().vms
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    resource.prlimit(pid, resource.RLIMIT_AS, (size + 6 * 1024 * 1024, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets another process's limits")
+@pytest.mark.parametrize("target", ["web"])
+def test_threads_that_cannot_be_started_cost_no_place(serve, notes):
+    """A burst meanwhile is answered with 503 at worst, and only what is answered with 201 is stored."""
+    with serve(notes.url(driver="")) as served:
+        pid = served.process.pid
+        with no_more_threads(pid):
+            # The application's own thread is there, but FastAPI has none yet.
+            assert served.get("/healthz") == 503
+            status, headers, _ = served.request("POST", "/notes", {"text": "0"})
+            assert (status, headers["Retry-After"]) == (503, "1")
+        assert served.get("/healthz") == 200
+        with no_more_threads(pid):
+            burst = [served.start("POST", "/notes", {"text": str(n)}) for n in range(40)]
+            statuses = [each.answer()[0] for each in burst]
+            assert set(statuses) <= {201, 503}
+        burst = [served.start("POST", "/notes", {"text": str(n)}) for n in range(40)]
+        assert {each.answer()[0] for each in burst} == {201}
+        stored = json.loads(served.request("GET", "/notes")[2])
+        assert len(stored) == statuses.count(201) + 40
+        assert served.get("/healthz") == 200
+        assert served.metric("checked_out") == 0
+        assert "Traceback" not in served.process.text

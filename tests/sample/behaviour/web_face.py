@@ -12,6 +12,7 @@ import uvicorn
 from behaviour.face import Answer, encoded
 from fastapi import FastAPI
 
+from poolkit.fastapi.server import LimitedHttp
 from webapp.app import app as sync_app
 from webapp.async_app import app as async_app
 
@@ -45,6 +46,7 @@ def open_web_async_face(database_url: str, **environ: str) -> Iterator[WebFace]:
 def _served(app: FastAPI, url: str, environ: Mapping[str, str]) -> Iterator[WebFace]:
     variables = {"POOLKIT_ENVIRONMENT": "dev", "POOLKIT_ECHO": "false", "DATABASE_URL": url}
     options = {"lifespan": "on", "ws": "none", "log_config": None, "timeout_graceful_shutdown": 30}
+    options["http"] = LimitedHttp
     server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
     thread = threading.Thread(target=server.run, name="web face")
     # The lifespan reads them, which is over when the server has started.
