@@ -200,6 +200,11 @@ class PoolMetrics:
 
     def watch(self, engine: Engine) -> None:
         """Count the work of an engine whose pool's class is `measured`."""
+        if "_POOLKIT_HOLDS_FOLDER" in os.environ and self.holds.sampling > 0:
+            # Under `poolkit compare` alone: a cold start must not pay for the import.
+            from poolkit.config.hold_records import record  # noqa: PLC0415
+
+            record(self.holds)
         self.listen(engine.pool)
         self.holds.watch(engine.dialect)
 

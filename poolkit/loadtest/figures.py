@@ -39,6 +39,14 @@ class Peaks(NamedTuple):
     idle_in_transaction_max: int
 
 
+class HoldFigures(NamedTuple):
+    """How long checkouts held the target's connections, and what for; None where nothing was held."""
+
+    p95_ms: float | None
+    busy_share: float | None
+    nested_checkouts: int
+
+
 class ConnectionCounters:
     """The connections of a measured time, fed sample by sample.
 
@@ -175,6 +183,11 @@ class MetricAccumulator:
         the measured time, whenever they were scheduled.
     db.idle_in_transaction.max (count): The most of the target's connections in one sample that were
         idle in a transaction.
+    db.hold.p95 (ms): The time from checkout to checkin that 95 % of the target's checkouts did not
+        exceed, within 6 %, raised where a connection that was still out had been held longer.
+    db.hold.busy_share (%): The share of the hold time of all checkouts in which SQL ran.
+    db.nested_checkouts (count): Checkouts by a request or task that held a connection of the same pool
+        already.
     db.left_over (count): Connections of the target that stay open after it was stopped.
     lambda.cold_starts (count): Execution environments that were started in the measured time.
 
@@ -199,6 +212,7 @@ class MetricAccumulator:
         self.max_connections = max_connections
         self.cold_starts: int | None = None
         self.left_over: int | None = None
+        self.holds: HoldFigures | None = None
 
     def figures(self, until: float, target: str = "") -> dict[str, float | None]:
         """Return every metric's figure; a share is from 0 to 1, None is "not known".
@@ -234,12 +248,17 @@ class MetricAccumulator:
                 opened / requests.served if opened is not None and requests.served else None
             ),
             "db.idle_in_transaction.max": held and held.idle_in_transaction_max,
+            "db.hold.p95": self.holds and self.holds.p95_ms,
+            "db.hold.busy_share": self.holds and self.holds.busy_share,
+            "db.nested_checkouts": self.holds and self.holds.nested_checkouts,
             "db.left_over": self.left_over,
             "lambda.cold_starts": self.cold_starts,
         }
 
 
-ONLY_IN_COMPARE = ("db.left_over", "lambda.cold_starts")
+OF_HOLDS = ("db.hold.p95", "db.hold.busy_share", "db.nested_checkouts")
+"""The metrics that the target's own processes report."""
+ONLY_IN_COMPARE = (*OF_HOLDS, "db.left_over", "lambda.cold_starts")
 """The metrics that a Locust run cannot measure: `poolkit compare` starts and stops its targets."""
 
 

@@ -8,7 +8,8 @@ imports the standard library only, and works on Python 3.9 and SQLAlchemy 1.4.
     _POOLKIT_SHIM_POOL         "now": engines stay as they are; else the name of a preset
     _POOLKIT_SHIM_ENVIRONMENT  the preset's numbers, such as "prod"
     _POOLKIT_SHIM_PER_TASK     set for a worker, whose children run one task at a time
-    _POOLKIT_SHIM_PRESETS      poolkit/config/presets.py, which works alone
+    _POOLKIT_SHIM_PRESETS      poolkit/config/presets.py, which works alone, as holds.py beside it does
+    _POOLKIT_HOLDS_FOLDER      the folder of the tables of who holds connections
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import sys
 import threading
 import weakref
+from time import perf_counter
 from typing import Any
 
 NOW = "now"
@@ -33,6 +35,8 @@ _CREATE = "sqlalchemy.engine.create"
 _POOLS = {"psycopg_pool.base": "BasePool", "asyncpg.pool": "Pool"}
 """Pools of the drivers: module and class."""
 _DJANGO = "django.db"
+_STARLETTE = "starlette.applications"
+_FLASK = "flask.app"
 # What a preset decides; the application's other arguments stay.
 _OF_THE_POOL = (
     *("poolclass", "pool", "pool_size", "max_overflow", "pool_timeout", "pool_recycle"),
@@ -64,6 +68,10 @@ class Engines:
         if self.made > MANY + 1 or not hasattr(engine, "pool"):  # a mock of SQLAlchemy 1.4
             return
         self.alive.add(engine)
+        # The engines of poolkit itself report their holds.
+        if "_POOLKIT_HOLDS_FOLDER" in os.environ and "Measured" not in type(engine.pool).__name__:
+            with contextlib.suppress(Exception):
+                _watch_holds(engine)
         weakref.finalize(engine, self.write).atexit = False
 
         def note_connection(connection: Any, record: Any) -> None:
@@ -193,21 +201,99 @@ def _with_preset(create_engine: Any, url: Any, options: dict[str, Any]) -> Any:
     return engine
 
 
+def _watch_holds(engine: Any) -> None:
+    """Measure who holds the connections of an engine, and how much of the time SQL runs on them."""
+    from sqlalchemy import event  # noqa: PLC0415
+
+    if engine.dialect.name == "sqlite":
+        return
+    holds_file = _module("holds")
+    holds = holds_file.Holds()
+    # First, since the methods below are bound as they are then.
+    _module("hold_records").record(holds)
+    kind = type(engine.pool)
+
+    def connect(pool: Any) -> Any:
+        beside = holds_file.connections_out()
+        connection = kind.connect(pool)
+        with contextlib.suppress(Exception):
+            holds.begin(connection._connection_record, beside, perf_counter())  # noqa: SLF001
+        return connection
+
+    # The class, because dispose() makes the next pool from it.
+    engine.pool.__class__ = type(kind.__name__, (kind,), {"connect": connect})
+    event.listen(engine.pool, "checkin", holds.end)
+    event.listen(engine.pool, "detach", holds.end)
+    holds.watch(engine.dialect)
+
+
+def _label_starlette(module: Any) -> None:
+    """Make each request of FastAPI and Starlette a unit of work, such as `GET /orders/{number}`."""
+    original = module.Starlette.__call__
+
+    async def __call__(app: Any, scope: Any, receive: Any, send: Any) -> None:  # noqa: N807
+        if scope["type"] != "http":
+            await original(app, scope, receive, send)
+            return
+
+        def label() -> str:
+            # The router stores the route; without one there is no label with few values.
+            path = getattr(scope.get("route"), "path", "(unknown)")
+            return f"{scope['method']} {path}"
+
+        with _module("holds").unit(label) as work:
+
+            async def send_and_note(message: Any) -> None:
+                await send(message)
+                if message["type"] == "http.response.body" and not message.get("more_body"):
+                    work.responded()
+
+            await original(app, scope, receive, send_and_note)
+
+    module.Starlette.__call__ = __call__
+
+
+def _label_flask(module: Any) -> None:
+    """Make each request of Flask a unit of work, such as `GET /orders/<int:number>`."""
+    of_server, dispatch = module.Flask.wsgi_app, module.Flask.full_dispatch_request
+
+    def wsgi_app(app: Any, environ: Any, start_response: Any) -> Any:
+        with _module("holds").unit(f"{environ.get('REQUEST_METHOD', '')} (unknown)"):
+            return of_server(app, environ, start_response)
+
+    def full_dispatch_request(app: Any, *arguments: Any) -> Any:
+        from flask import request  # noqa: PLC0415
+
+        work = _module("holds").current_unit()
+        if work is not None and request.url_rule is not None:
+            work.label = f"{request.method} {request.url_rule}"
+        return dispatch(app, *arguments)
+
+    module.Flask.wsgi_app = wsgi_app
+    module.Flask.full_dispatch_request = full_dispatch_request
+
+
+def _module(name: str) -> Any:
+    """Return a file beside that of the presets as a module of its own."""
+    full = f"_poolkit_{name}"
+    if full not in sys.modules:
+        folder = os.path.dirname(os.environ["_POOLKIT_SHIM_PRESETS"])
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, f"{name}.py"))
+        assert spec is not None and spec.loader is not None  # noqa: S101, PT018
+        module = sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[full]
+
+
 def _presets() -> Any:
     """Return the preset file as a module, under a name that the application cannot have."""
-    name = "_poolkit_presets"
-    if name not in sys.modules:
-        if sys.version_info < (3, 10):  # noqa: UP036  (the application's own)
-            version = ".".join(map(str, sys.version_info[:2]))
-            raise RuntimeError(
-                f"poolkit: the presets need Python 3.10, and this application runs on {version}; "
-                "--pool now works there"
-            )
-        spec = importlib.util.spec_from_file_location(name, os.environ["_POOLKIT_SHIM_PRESETS"])
-        assert spec is not None and spec.loader is not None  # noqa: S101, PT018
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    if sys.version_info < (3, 10):  # noqa: UP036  (the application's own)
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise RuntimeError(
+            f"poolkit: the presets need Python 3.10, and this application runs on {version}; "
+            "--pool now works there"
+        )
+    return _module("presets")
 
 
 class _AfterImport:
@@ -217,7 +303,7 @@ class _AfterImport:
         self.engines = engines
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name not in (_CREATE, _DJANGO, *_POOLS):
+        if name not in (_CREATE, _DJANGO, _STARLETTE, _FLASK, *_POOLS):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
@@ -232,6 +318,10 @@ class _AfterImport:
             elif name == _DJANGO:
                 self.engines.has_django = True
                 self.engines.write()
+            elif name in (_STARLETTE, _FLASK):
+                if "_POOLKIT_HOLDS_FOLDER" in os.environ:
+                    label = _label_starlette if name == _STARLETTE else _label_flask
+                    label(module)
             else:
                 self.engines.watch_pool(module)
 

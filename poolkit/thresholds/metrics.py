@@ -86,6 +86,21 @@ _ALL = [
         grows=True,
         sampled=True,
     ),
+    Metric(
+        "db.hold.p95", "ms", "time for which 95 % of the checkouts held a connection", at_end=True
+    ),
+    Metric(
+        "db.hold.busy_share",
+        "share",
+        "share of the hold time in which SQL ran",
+        at_end=True,
+    ),
+    Metric(
+        "db.nested_checkouts",
+        "count",
+        "checkouts by a unit of work that had a connection already",
+        at_end=True,
+    ),
     Metric("db.left_over", "count", "connections left after the target was stopped", at_end=True),
     Metric("lambda.cold_starts", "count", "execution environments started", grows=True),
 ]

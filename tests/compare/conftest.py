@@ -15,6 +15,7 @@ from poolkit.compare.results.results import Results, compute
 from poolkit.compare.results.run_folder import (
     Absent,
     ConnectionRow,
+    HoldRow,
     InvokeRow,
     Level,
     Machine,
@@ -67,6 +68,7 @@ class MadeUp:
     capacity: float = 1e9
     """Tasks per second: near and beyond it, a queue adds to the latencies."""
     warnings: tuple[str, ...] = ()
+    holds: tuple[HoldRow, ...] | None = None
 
 
 EVERY_TARGET = {
@@ -158,6 +160,10 @@ def _write_target(folder: TargetFolder, target: MadeUp, seed: str, rate: float) 
             for role, share in target.cpu.items():
                 figures = {"cpu_s": 5 + share * second, "rss_mb": 200.0 + second}
                 write(ProcessRow(time=STARTED + second, role=role, processes=3, **figures))
+    if target.holds is not None:
+        with folder.writer(HoldRow) as write:
+            for row in target.holds:
+                write(row)
     if target.cold:
         _write_invokes(folder, target, chance, [r for r in requests if r.service_ms > 700])
     inside = sum(FROM <= r.started + r.service_ms / 1000 < TO for r in requests)
@@ -253,6 +259,18 @@ def _write_invokes(
             ids = {"request_id": str(number), "execution_environment": f"ee-{number}"}
             ms = {"init_ms": 600 + 150 * chance.random(), "queue_ms": 1.0, "duration_ms": 5.0}
             write(InvokeRow(**ids, **ms, arrived=moment, cold=True, status="ok", error_type=""))
+
+
+def hold(where: str, **changes: object) -> HoldRow:
+    """Return 100 holds of 4 ms by one line, all of it SQL."""
+    values = {"unit": "GET /x", "count": 100, "held_s": 0.4, "busy_s": 0.4, "unseen_s": 0.0}
+    values |= {"longest_s": 0.004, "nested": 0, "after_response": 0, "leaked": 0, "out_s": 0.0}
+    # The bucket that has 4 ms, and below the one that has 300 ms.
+    return HoldRow(where=where, **{**values, "spread": "-56:100", **changes})
+
+
+LONG = {"held_s": 30.0, "busy_s": 0.6, "longest_s": 0.31, "spread": "-7:100"}
+"""100 holds of 0.3 s, with 2 % of SQL."""
 
 
 def request(due: float, latency_ms: float = 10.0, error: str = "") -> Request:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from compare.conftest import LONG, hold
 
 from poolkit.compare.report.findings import is_tie, with_findings
 from poolkit.compare.results.levels import level_result
@@ -227,3 +228,38 @@ def test_a_growing_queue_is_not_blamed_on_the_warm_up(made_up_run, made_up):
     queue = replace(web, backlog=40, served=int(0.8 * web.requests))
     finding = with_findings(replace(results, targets=(queue,))).targets[0].finding
     assert "Overloaded: 40 requests of the warm-up still waited" in finding
+
+
+def test_a_line_that_holds_connections_without_sql_is_named(findings, made_up):
+    """With its share of SQL, although most checkouts are short."""
+    quick = [hold(f"app/quick.py:{n} in quick", count=1000, spread="-56:1000") for n in range(5)]
+    slow = hold("app/mail.py:7 in send", unit="POST /mail", **LONG)
+    finding = findings({"web": made_up("web", kept=5, holds=(*quick, slow))})["web"]
+    assert "app/mail.py:7 in send (POST /mail) held a connection for" in finding
+    assert "SQL ran in 2.0 % of that time" in finding
+
+
+def test_second_connections_of_one_request_are_named(findings, made_up):
+    """They are a deadlock of the pool under load."""
+    rows = (hold("app/a.py:1 in a"), hold("app/b.py:2 in b", nested=12))
+    finding = findings({"web": made_up("web", kept=5, holds=rows)})["web"]
+    assert "12 checkouts were made with another connection" in finding
+    assert "app/b.py:2 in b" in finding
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        (),
+        (hold("app/a.py:1 in a"),),
+        # For long, but in SQL; and not known.
+        (hold("app/a.py:1 in a", **{**LONG, "busy_s": 29.0}),),
+        (hold("app/a.py:1 in a", **{**LONG, "unseen_s": 30.0, "busy_s": 0.0}),),
+    ],
+)
+def test_nothing_is_said_about_holds_that_are_short_busy_or_unknown(findings, made_up, rows):
+    """Unknown is not zero."""
+    finding = findings({"web": made_up("web", kept=5, holds=rows)})["web"]
+    assert "held a connection" not in finding
+    assert "checkout" not in finding

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
-from compare.conftest import identifiers_are_unique
+from compare.conftest import LONG, hold, identifiers_are_unique
 from poolkit_command import run_process
 from rich.console import Console
 
@@ -256,3 +256,25 @@ def test_a_terminal_that_lacks_a_character_gets_another(made_up_run, made_up):
     assert re.search(r"\| +- \|", row), "no cold starts of a web application: a dash"
     assert "\nx web: http.p95 is " in answer.stdout
     assert "\n+ web: http.p95 is " in answer.stdout
+
+
+def test_the_page_and_the_terminal_show_which_line_holds_connections(made_up_run, made_up):
+    """The page every line; the terminal those that stand out. Names are other people's text."""
+    rows = (
+        hold(f"app/{EVIL}.py:7 in send", unit=f"POST /{EVIL}", **LONG),
+        hold("app/quick.py:1 in quick"),
+        hold("app/b.py:2 in b", nested=4, after_response=5),
+    )
+    run = made_up_run(
+        targets={"web": made_up("web", kept=3, holds=rows), "web_async": made_up("web_async")}
+    )
+    write_report(run.path)
+    page = (run.path / "report.html").read_text()
+    assert "script" not in Page(page).tags
+    assert page.count("Who holds the connections of") == 1
+    assert all(name in page for name in ("app/quick.py:1 in quick", "app/b.py:2 in b"))
+    shown = io.StringIO()
+    print_run(read_results(run.path), Console(file=shown, width=80))
+    assert "app/b.py:2 in b" in shown.getvalue()
+    assert "app/quick.py:1 in quick" not in shown.getvalue()
+    assert max(map(len, shown.getvalue().splitlines())) <= 80

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compare.conftest import EVERY_TARGET, FROM, TO, request
+from compare.conftest import EVERY_TARGET, FROM, LONG, TO, hold, request
 from processes import ROOT
 
 from poolkit.compare.report.findings import with_findings
@@ -348,3 +348,49 @@ def test_a_target_that_failed_is_reported_as_failed(attributed):
     write_report(Path(results.folder))
     page = (Path(results.folder) / "report.html").read_text()
     assert "KeyError: &#39;x&#39; (log/locust@web.log)" in page
+
+
+def test_holds_are_figures_of_all_lines_together(made_up_run, made_up):
+    """p95 over every checkout, the share of SQL in all hold time, and second connections."""
+    rows = (
+        hold("a.py:1 in a", count=90, spread="-56:90", held_s=0.36, busy_s=0.36, nested=3),
+        hold("b.py:2 in b", count=10, **{**LONG, "spread": "-7:10", "held_s": 3.0}),
+    )
+    limits = ("db.hold.p95 < 200", "db.hold.busy_share > 20%", "db.nested_checkouts <= 3")
+    results = compute(
+        made_up_run(targets={"web": made_up("web", kept=3, holds=rows)}, thresholds=limits)
+    )
+    (web,) = results.targets
+    assert web.holds.p95_ms == pytest.approx(300, rel=0.06)
+    assert web.holds.busy_share == pytest.approx(0.96 / 3.36)
+    assert [site.where for site in web.holds.sites] == ["b.py:2 in b", "a.py:1 in a"]
+    assert [verdict.status for verdict in results.verdicts] == ["failed", "passed", "passed"]
+    written = results_json(results)["targets"]["web"]["holds"]
+    assert written["nested_checkouts"] == 3
+    assert written["sites"][0]["busy_share"] == pytest.approx(0.2)
+
+
+def test_a_connection_that_is_still_out_raises_the_hold_time(made_up_run, made_up):
+    """Like a request without an answer: one of a few, or the only one."""
+    rows = (hold("a.py:1 in a", count=3, spread="-56:3", out_s=8.0),)
+    never = (hold("a.py:1 in a", count=0, spread="", held_s=0.0, busy_s=0.0, out_s=9.0),)
+    targets = {"web": made_up("web", holds=rows), "web_async": made_up("web_async", holds=never)}
+    found = {t.name: t.holds for t in compute(made_up_run(targets=targets)).targets}
+    assert found["web"].p95_ms == 8000
+    assert (found["web_async"].p95_ms, found["web_async"].busy_share) == (9000, None)
+
+
+@pytest.mark.parametrize("url", [None, "https://dev.example.org"])
+def test_holds_that_were_not_reported_are_not_known(made_up_run, made_up, url):
+    """By an application without SQLAlchemy, or by a deployed target; the line says which."""
+    limits = ("db.hold.p95 < 200", "db.nested_checkouts == 0", "db.hold.busy_share > 0%")
+    run = made_up_run(targets={"web": made_up("web", kept=3, url=url)}, thresholds=limits)
+    results = compute(run)
+    assert results.targets[0].holds is None
+    assert {verdict.status for verdict in results.verdicts} == {"unknown"}
+    (reason,) = {verdict.reason for verdict in results.verdicts}
+    assert reason == (
+        "only a target that the run has started reports it"
+        if url
+        else "its processes reported no checkout of SQLAlchemy's pool"
+    )

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
     from poolkit.compare.results.results import Results
     from poolkit.compare.results.run_folder import Evidence
-    from poolkit.compare.results.target_result import Interval, TargetResult
+    from poolkit.compare.results.target_result import (
+        HoldResult,
+        HoldSite,
+        Interval,
+        TargetResult,
+    )
 
 TIE = 0.10
 """Two latencies that differ by less than this share are a tie, whatever their intervals are."""
@@ -44,6 +49,10 @@ LONG_TAIL = 4.0
 """p95 in multiples of p50 from which a tail is worth a sentence."""
 QUEUED_SHARE = 0.05
 """The share of samples with every connection busy from which requests queued for one."""
+LONG_HOLD_MS = 50.0
+"""The p95 of hold times from which a low share of SQL in them is worth a sentence."""
+LITTLE_SQL = 0.5
+"""The share of the hold time in which SQL ran, below which connections are held over something else."""
 BUSY_MACHINE = 0.9
 """The share of all cores from which latencies include waiting for a processor."""
 SENTENCES = 3
@@ -80,7 +89,8 @@ def finding(target: TargetResult, results: Results) -> str:
         is_held = held is None or held.high > 0
         connections = _connections(target, results.targets) if is_held else "It held no connection."
         return " ".join([*reservations, connections])
-    sentences = [_connections(target, results.targets), *reservations]
+    holds = list(_holds(target))
+    sentences = [_connections(target, results.targets), *reservations, *holds]
     used, cores = sum(target.cpu_share.values()), results.machine.cores
     if cores and not target.saturated and used > BUSY_MACHINE * cores:
         most = max(target.cpu_share, key=lambda role: target.cpu_share[role])
@@ -89,7 +99,7 @@ def finding(target: TargetResult, results: Results) -> str:
             "so latencies include waiting for a processor."
         )
     sentences += [*_tail(target), *_room(target)]
-    return " ".join(sentences[: max(SENTENCES, len(reservations) + 1)])
+    return " ".join(sentences[: max(SENTENCES, len(reservations) + len(holds) + 1)])
 
 
 _KINDS = {"unsent": "dropped (never sent)", "unanswered": "timed out (no answer by the end)"}
@@ -230,6 +240,39 @@ def _through_pooler(target: TargetResult, opened: Spread | None, at_once: str) -
         f"Connected {events:,} times to the pooler for {count(target.served, 'request')}; the "
         f"pooler opened {new} to the server; {at_once}."
     )
+
+
+def is_held_idle(holds: HoldResult | HoldSite | None) -> bool:
+    """Return whether connections were held for long, and mostly without SQL; False if not known."""
+    if holds is None or holds.p95_ms is None or holds.busy_share is None:
+        return False
+    return holds.p95_ms >= LONG_HOLD_MS and holds.busy_share < LITTLE_SQL
+
+
+def _holds(target: TargetResult) -> Iterator[str]:
+    """Yield which line holds connections without SQL, and which takes a second one."""
+    holds = target.holds
+    if holds is None:
+        return
+    # One endpoint among many may hold connections for long, and hardly show in the whole.
+    site = next((site for site in holds.sites if is_held_idle(site)), None)
+    if site is not None and site.p95_ms is not None and site.busy_share is not None:
+        unit = f" ({site.unit})" if site.unit else ""
+        yield (
+            f"{site.where}{unit} held a connection for {milliseconds(site.p95_ms)} at p95, and SQL ran "
+            f"in {percent(site.busy_share)} of that time: it is held over something else."
+        )
+    if holds.nested_checkouts:
+        nested = max(holds.sites, key=lambda site: site.nested)
+        made = (
+            "1 checkout was"
+            if holds.nested_checkouts == 1
+            else (f"{holds.nested_checkouts:,} checkouts were")
+        )
+        yield (
+            f"{made} made with another connection of the pool in hand ({nested.where}): under load, "
+            "such requests wait for each other."
+        )
 
 
 def _opened_text(target: TargetResult) -> str:

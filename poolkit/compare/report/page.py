@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from poolkit.compare.charts.style import colours
-from poolkit.compare.report.findings import evidence_lines, reference_text
+from poolkit.compare.report.findings import evidence_lines, is_held_idle, reference_text
 from poolkit.compare.results import wording
 from poolkit.compare.results.wording import count, join, origin
 from poolkit.thresholds import unmet
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from poolkit.thresholds import Threshold
 
 
+MOST_SITES = 15
+"""The lines of a target that hold connections, in its table."""
 _WAYS: Mapping[By, str] = {
     "preset": "by the name of the preset",
     "name": "by PGAPPNAME",
@@ -49,6 +51,7 @@ def rendered(template: str, **values: object) -> str:
         *(
             drawing,
             evidence_lines,
+            is_held_idle,
             prose,
             wording.figure,
             wording.figure_with_range,
@@ -82,6 +85,7 @@ def run_page(results: Results, pictures: Sequence[Picture]) -> str:
         verdicts={(v.threshold, v.target, v.load): v for v in results.verdicts},
         failed=len(unmet(judged)),
         checks=count(len(judged), "check"),
+        MOST_SITES=MOST_SITES,
         facts=how(results),
     )
 

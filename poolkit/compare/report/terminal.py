@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from poolkit.compare.report.findings import evidence_lines, reference_text
+from poolkit.compare.report.findings import evidence_lines, is_held_idle, reference_text
 from poolkit.compare.results.wording import (
     NOTHING,
     count,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from poolkit.compare.results.target_result import TargetResult
 
 LEAST = 80
+MOST_SITES = 5
+"""The lines of a target that hold connections; the page has more."""
 WARN = "yellow"
 
 LEGEND = (
@@ -108,6 +110,7 @@ def _print_findings(results: Results, console: Console) -> None:
             console.print(indented(target.load_finding))
         at = f"At {results.reference.name}: " if results.has_levels else ""
         console.print(indented(at + target.finding))
+        _print_holds(target, console)
         _print_evidence(target.evidence, folder, console)
         for note in target.warnings:
             console.print(indented(f"Note: {note}.", style=WARN))
@@ -115,6 +118,27 @@ def _print_findings(results: Results, console: Console) -> None:
         console.print(Text(absent.name, style="bold"))
         console.print(indented(f"Not measured: {absent.reason}.", style="dim"))
         _print_evidence(absent.evidence, folder, console)
+
+
+def _print_holds(target: TargetResult, console: Console) -> None:
+    """Print which lines hold connections, if one holds them idle or takes a second one."""
+    holds = target.holds
+    if holds is None:
+        return
+    shown = [s for s in holds.sites if is_held_idle(s) or s.nested or s.after_response]
+    if not shown:
+        return
+    table = new_table(
+        ["line that checks out", "in", "checkouts", "held\np95", "in SQL", "second", "after"],
+        names=2,
+    )
+    for site in shown[:MOST_SITES]:
+        share = NOTHING if site.busy_share is None else percent(site.busy_share)
+        cells = [f"{site.count:,}", milliseconds(site.p95_ms), share]
+        cells += [f"{site.nested:,}", f"{site.after_response:,}"]
+        table.add_row(Text(site.where), Text(site.unit or NOTHING), *map(Text, cells))
+    with room_for_figures(console):
+        console.print(Padding(table, (0, 0, 0, 2)))
 
 
 def _print_evidence(evidence: Evidence | None, folder: str, console: Console) -> None:

@@ -28,6 +28,7 @@ HIGHEST = frozenset(
         "db.connections.max",
         "db.connections.share",
         "db.idle_in_transaction.max",
+        "db.nested_checkouts",
         "db.left_over",
     }
 )

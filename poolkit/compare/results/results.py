@@ -23,6 +23,7 @@ from poolkit.compare.results.run_folder import SCHEMA, Absent, Step
 from poolkit.compare.results.target_result import TargetResult, target_result
 from poolkit.compare.results.wording import origin
 from poolkit.errors import ConfigurationError, RunFolderError
+from poolkit.loadtest.figures import OF_HOLDS
 from poolkit.masking import masked
 from poolkit.thresholds import check_all, thresholds_of, with_unseen
 
@@ -187,12 +188,16 @@ def _verdicts(
     missing = {"db.left_over"} if planned.url is not None else set()
     missing |= set() if planned.kind == "lambda" else {"lambda.cold_starts"}
     reasons = {}
+    unreported = "its processes reported no checkout of SQLAlchemy's pool"
+    if planned.url is not None:
+        unreported = "only a target that the run has started reports it"
     if any(repeat.connections.peak is None for repeat in repeats):
         unknown = "no connection was recognised as the target's"
         reasons = {t.metric: unknown for t in thresholds if t.metric.startswith("db.")}
     if any(repeat.latency_ms is None for repeat in repeats):
         unanswered = "no request was answered without an error"
-        reasons |= {t.metric: unanswered for t in thresholds if t.measure.kind == "ms"}
+        reasons |= {t.metric: unanswered for t in thresholds if t.metric.startswith("http.")}
+    reasons |= dict.fromkeys(OF_HOLDS, unreported)
     verdicts = with_unseen(
         check_all(
             thresholds,

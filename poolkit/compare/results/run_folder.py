@@ -325,7 +325,31 @@ class InvokeRow:
     error_type: str
 
 
-Row = TypeVar("Row", Request, ConnectionRow, SampleRow, ProcessRow, InvokeRow)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoldRow:
+    """The checkouts of one line for one unit of work, in the measured time. Times are in seconds."""
+
+    FILE: ClassVar[str] = "holds.csv"
+
+    where: str
+    unit: str
+    count: int
+    held_s: float
+    busy_s: float
+    """The part of it in which SQL ran."""
+    unseen_s: float
+    """The part of it with the driver's own connection, whose SQL is not seen."""
+    longest_s: float
+    nested: int
+    after_response: int
+    leaked: int
+    out_s: float
+    """The age of the oldest hold that was not over at the end; 0 without one."""
+    spread: str
+    """The holds by length: pairs of a bucket and a number, as `poolkit.config.holds` has them."""
+
+
+Row = TypeVar("Row", Request, ConnectionRow, SampleRow, ProcessRow, InvokeRow, HoldRow)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from poolkit.compare.results.run_folder import (
     By,
     ConnectionRow,
     Evidence,
+    HoldRow,
     InvokeRow,
     ProcessRow,
     Request,
@@ -27,7 +28,8 @@ from poolkit.compare.results.run_folder import (
     Step,
 )
 from poolkit.compare.results.wording import Spread, count, origin
-from poolkit.loadtest.figures import Held, MetricAccumulator
+from poolkit.config.holds import CallSite, merged
+from poolkit.loadtest.figures import Held, HoldFigures, MetricAccumulator
 from poolkit.loadtest.latency.counters import (
     DROPPED,
     FAILURES,
@@ -175,6 +177,42 @@ class ConnectionFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HoldSite:
+    """The checkouts of one line for one unit of work, in the measured time."""
+
+    where: str
+    """Such as `app/views.py:41 in list_orders`."""
+    unit: str
+    """Such as `GET /orders`; empty outside any request or task."""
+    count: int
+    held_s: float
+    """The time for which these held a connection, added up."""
+    idle_s: float | None
+    """The part of it in which no SQL ran; None if its SQL is not seen."""
+    busy_share: float | None
+    """The share of it in which SQL ran."""
+    p95_ms: float | None
+    """None if none of them was over at the end."""
+    longest_ms: float
+    nested: int
+    """Checkouts by a unit of work that had a connection already."""
+    after_response: int
+    """Those that were still out when the response had been sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldResult:
+    """How long a target's checkouts held connections, and which lines did."""
+
+    p95_ms: float | None
+    busy_share: float | None
+    nested_checkouts: int
+    after_response: int
+    sites: tuple[HoldSite, ...]
+    """Those with most idle time first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetResult:
     """All figures of one measurement. Rates are per second, memory in MB, CPU in cores."""
 
@@ -223,6 +261,8 @@ class TargetResult:
     load: LoopReport | None
     """The load generator's report on itself."""
     warnings: tuple[str, ...]
+    holds: HoldResult | None = None
+    """Who held its connections; None if that is not known."""
     spread: Mapping[str, Spread] = field(default_factory=dict)
     """By the metrics' names, over the repeats of this measurement; empty without repeats."""
     finding: str = ""
@@ -366,10 +406,13 @@ def target_result(
     )
     # Without rows there is only the fleet's counter of the whole time, whose 0 alone holds here too.
     measured.cold_starts = cold.count if cold else 0 if window.cold_starts == 0 else None
-    figures = measured.figures(window.to, target.name)
     counted = measured.requests
     error_kinds, error_latency_ms = _failures(counted, inside)
     service = LatencyHistogram.of(r.service_ms for r in answered)
+    holds = _holds(folder)
+    if holds is not None:
+        measured.holds = HoldFigures(holds.p95_ms, holds.busy_share, holds.nested_checkouts)
+    figures = measured.figures(window.to, target.name)
     (cpu, rss_mb), load = _usage(processes.rows, window), folder.load_report()
     saturated_by = _saturated_by(cpu, load, inside, step.level)
     return TargetResult(
@@ -399,6 +442,7 @@ def target_result(
         connections=_connection_figures(
             plan, target, window, measured, seen=seen, attribution=attribution
         ),
+        holds=holds,
         cpu_share=cpu,
         rss_mb=rss_mb,
         backlog=sum(
@@ -418,6 +462,69 @@ def target_result(
             *_connection_notes(target, window, figures["db.opened"], connections.rows),
         ),
     )
+
+
+def _holds(folder: TargetFolder) -> HoldResult | None:
+    """Return who held the connections.
+
+    None if no process has reported, or if nothing was checked out: unknown is not zero.
+    """
+    rows = folder.rows(HoldRow).rows
+    if not rows:
+        return None
+    found = [_as_call_site(row) for row in rows]
+    (together,) = merged(dataclasses.replace(site, where="", unit="") for site in found)
+    sites = []
+    for site, row in zip(found, rows, strict=True):
+        seen_s = site.held_s - site.unseen_s
+        sites.append(
+            HoldSite(
+                where=site.where,
+                unit=site.unit,
+                count=site.count,
+                held_s=site.held_s,
+                idle_s=None if site.unseen_s and seen_s <= 0 else max(0.0, seen_s - site.busy_s),
+                busy_share=site.busy_share,
+                p95_ms=_p95_ms(site, row.out_s),
+                longest_ms=max(site.longest_s, row.out_s) * 1000,
+                nested=site.nested,
+                after_response=site.after_response,
+            )
+        )
+    return HoldResult(
+        p95_ms=_p95_ms(together, max(row.out_s for row in rows)),
+        busy_share=together.busy_share,
+        nested_checkouts=together.nested,
+        after_response=together.after_response,
+        sites=tuple(sorted(sites, key=lambda site: -(site.idle_s or 0.0))),
+    )
+
+
+def _as_call_site(row: HoldRow) -> CallSite:
+    pairs = [pair.partition(":") for pair in row.spread.split()]
+    return CallSite(
+        where=row.where,
+        unit=row.unit,
+        count=row.count,
+        held_s=row.held_s,
+        busy_s=row.busy_s,
+        p95_s=0.0,
+        longest_s=row.longest_s,
+        nested=row.nested,
+        after_response=row.after_response,
+        unseen_s=row.unseen_s,
+        spread=tuple((int(bucket), float(number)) for bucket, _, number in pairs),
+    )
+
+
+def _p95_ms(site: CallSite, out_s: float) -> float | None:
+    """Return the p95 of holds; one that is still out raises it, like a request without an answer."""
+    if not site.spread:
+        return out_s * 1000 or None
+    (whole,) = merged([site])
+    # Of fewer than 20 holds, one is more than 5 %.
+    is_among_5_percent = sum(number for _, number in site.spread) + 1 < 20
+    return 1000 * (max(whole.p95_s, out_s) if is_among_5_percent else whole.p95_s)
 
 
 def _failures(

@@ -14,6 +14,7 @@ import psutil
 
 from poolkit import placeholders
 from poolkit.compare.run.attribution import pgappname
+from poolkit.config import hold_records
 from poolkit.config.presets import EnginePreset
 from poolkit.errors import LocalStackError
 from poolkit.local.ports import LOOPBACK, free_port, is_free
@@ -48,6 +49,8 @@ class Running:
     process: Supervised | None = None
     engines: Path | None = None
     """The folder of the records of its engines, if they are read."""
+    holds: Path | None = None
+    """The folder of its tables of who holds connections; None where it was not started here."""
 
 
 class EngineReading(NamedTuple):
@@ -190,6 +193,9 @@ class LocalHost(Host):
         for attempt in range(1, PORT_ATTEMPTS + 1):
             port = free_port()
             environ = self.environ(target, port)
+            holds = self.logs / f"{label}-holds"
+            holds.mkdir(parents=True, exist_ok=True)
+            environ[hold_records.FOLDER] = str(holds)
             engines = self.logs / f"{label}-engines" if target.pool else None
             if engines is not None:
                 engines.mkdir(exist_ok=True)
@@ -218,7 +224,9 @@ class LocalHost(Host):
                     raise
             else:
                 url = f"http://{LOOPBACK}:{port}"
-                return Running(target=target, url=url, process=process, engines=engines)
+                return Running(
+                    target=target, url=url, process=process, engines=engines, holds=holds
+                )
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def engine_ceiling(self, running: Running, instances_max: int | None) -> EngineReading | None:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.compare.plan.plan import pool_size_within
-from poolkit.compare.results.run_folder import InvokeRow, Request, Window
+from poolkit.compare.results.run_folder import HoldRow, InvokeRow, Request, Window
 from poolkit.compare.results.target_result import LOAD
 from poolkit.compare.run.attribution import Attribution, pgappname
 from poolkit.compare.run.database_guard import DatabaseGuard
 from poolkit.compare.run.evidence import evidence_of
+from poolkit.compare.run.hold_rows import between, read_holds
 from poolkit.compare.run.hosts import inherited_variables
 from poolkit.compare.run.load import COLD_STARTS_S, FIRST_S, LONGER_WARM_UP_S, LiveFigures, Load
 from poolkit.compare.run.samplers import Samplers
@@ -421,10 +422,17 @@ class Measurement:
         state.to = state.from_ + self._options.duration_s
         state.counts["sessions_from"] = _sessions(sampler)
         before = self._pool_events(under_load.running)
+        running = under_load.running
+        held_before = None if running.holds is None else read_holds(running.holds)
         under_load.progress.stage("measuring")
         aborts = self._aborts(under_load) if self._aborting else None
         self._watch(state.to, state.from_, under_load, aborts)
         state.counts["sessions_to"] = _sessions(sampler)
+        held_after = None if running.holds is None else read_holds(running.holds)
+        if (rows := between(held_before, held_after)) is not None:
+            with self._folder.writer(HoldRow) as write_row:
+                for row in rows:
+                    write_row(row)
         most = self.step.planned.instances_max
         engines = self._host.engine_ceiling(under_load.running, most)
         if engines is not None:
