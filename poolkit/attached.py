@@ -18,11 +18,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 from sqlalchemy.pool import AssertionPool, QueuePool, StaticPool
 
 from poolkit.config.metrics import PoolMetrics, measured
-from poolkit.config.presets import Connector
+from poolkit.config.presets import error_of_the_program
 from poolkit.config.settings import hold_settings, preset_from_environ
 from poolkit.errors import ConfigurationError
 from poolkit.masking import masked
@@ -30,7 +30,6 @@ from poolkit.masking import masked
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy.engine import Dialect
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from poolkit.config.metrics import PoolSnapshot
@@ -126,18 +125,24 @@ class Attached:
             if str(value) != str(self._arguments.get(name))
         ]
 
-    def _connect(
-        self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
-    ) -> Any:
-        """Open a connection, again while the server is full or starting; a `do_connect` listener."""
-        self._arguments = _flat(cparams)
-        began, failed = perf_counter(), True
-        try:
-            connection = Connector(self.preset)(dialect, record, cargs, cparams)
-            failed = False
-        finally:
-            self.metrics.connected(perf_counter() - began, failed=failed)
-        return connection
+    def _time_connects(self) -> None:
+        """Count and time the connections that the dialect opens, and store their arguments."""
+        connect = self.engine.dialect.connect
+
+        def timed(*cargs: Any, **cparams: Any) -> Any:
+            self._arguments = _flat(cparams)
+            began = perf_counter()
+            try:
+                connection = connect(*cargs, **cparams)
+            except Exception as error:
+                if error_of_the_program(error) is None:
+                    self.metrics.connected(perf_counter() - began, failed=True)
+                raise
+            self.metrics.connected(perf_counter() - began, failed=False)
+            return connection
+
+        # In the dialect's place, and not as a `do_connect` listener: see Connector.
+        vars(self.engine.dialect)["connect"] = timed
 
     def __str__(self) -> str:
         limit = "no limit" if self.ceiling is None else f"at most {self.ceiling}"
@@ -165,8 +170,7 @@ def attach(
     empty pool. Connecting is tried again while the server is full or starting. New connections have
     `application_name`, unless the engine names them itself. Errors stay SQLAlchemy's.
 
-    Attach before the first connection: later, the counters lack what happened before. Attach
-    after other `do_connect` listeners, because this one opens the connection.
+    Attach before the first connection: later, the counters lack what happened before.
 
     Args:
         engine: an Engine or an AsyncEngine, made in any way.
@@ -176,8 +180,7 @@ def attach(
         leak_detection_threshold: seconds after which a checkout is logged, 0 for never; by default
             that of POOLKIT_LEAK_DETECTION_THRESHOLD.
 
-    An engine that a preset made has the checks already. There it adds the metrics, except for the
-    time that connecting takes.
+    An engine that a preset made has the checks already. There it adds the metrics.
 
     Raises:
         PresetError: the preset does not fit the engine's driver.
@@ -204,9 +207,8 @@ def attach(
     pool: Any = synchronous.pool
     pool.__class__ = measured(type(pool), attached.metrics)
     attached.metrics.watch(synchronous)
-    # Without the preset's own listener that opens connections: of two, the first one decides.
-    preset.replace(retry_connect=False).add_checks(synchronous)
-    event.listen(synchronous, "do_connect", attached._connect)  # noqa: SLF001
+    preset.add_checks(synchronous)
+    attached._time_connects()  # noqa: SLF001
     return attached
 
 

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 
 from poolkit.config.metrics import PoolMetrics, measured
-from poolkit.config.presets import Connector, classify_connect_failure
+from poolkit.config.presets import (
+    Connector,
+    classify_connect_failure,
+    error_of_the_program,
+)
 from poolkit.config.session import remember_failure, translate, translate_refusal, translated
 
 if TYPE_CHECKING:
@@ -19,7 +23,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from poolkit.config.credentials import CredentialSource
-    from poolkit.config.presets import EnginePreset
     from poolkit.config.settings import Settings
 
 __all__ = ("make_async_engine", "make_engine", "start_async_engine", "start_engine")
@@ -42,8 +45,7 @@ def make_engine(settings: Settings, metrics: PoolMetrics | None = None, **option
         ValueError: the target is asynchronous.
     """
     metrics = _configured(metrics, settings)
-    preset, arguments = _arguments(settings, metrics, options)
-    engine = preset.create_engine(**arguments)
+    engine = settings.preset.create_engine(**_arguments(settings, options))
     _listen(engine, settings, metrics)
     return engine
 
@@ -57,8 +59,7 @@ def make_async_engine(
         ValueError: the target is synchronous.
     """
     metrics = _configured(metrics, settings)
-    preset, arguments = _arguments(settings, metrics, options)
-    engine = preset.create_async_engine(**arguments)
+    engine = settings.preset.create_async_engine(**_arguments(settings, options))
     _listen(engine.sync_engine, settings, metrics)
     return engine
 
@@ -90,38 +91,33 @@ def _configured(metrics: PoolMetrics | None, settings: Settings) -> PoolMetrics 
     return metrics
 
 
-def _arguments(
-    settings: Settings, metrics: PoolMetrics | None, options: dict[str, Any]
-) -> tuple[EnginePreset, dict[str, Any]]:
-    """Return the preset that makes the engine, and its arguments."""
-    # Without the preset's own `do_connect` listener, whose place _Opener takes: the first listener
-    # that returns a connection decides, and SQLAlchemy ignores `insert=True` for this event.
-    preset = settings.preset.replace(retry_connect=False)
-    arguments: dict[str, Any] = {
+def _arguments(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the preset's `create_engine`."""
+    return {
         "url": settings.engine_url(),
         # Without an instance the preset names the process, also after a fork.
         "application_name": settings.application_name() if settings.instance else None,
         **options,
     }
-    poolclass = options.get("poolclass")
-    if poolclass is None:
-        poolclass = preset.own_pool_class(settings.url)
-        if hasattr(poolclass, "breaker"):
-            poolclass.breaker.shown_as = lambda error: translate(error) or error
-    arguments["poolclass"] = poolclass if metrics is None else measured(poolclass, metrics)
-    return preset, arguments
 
 
 def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> None:
     if metrics is not None:
+        # The object's new class stays after `dispose()`, which makes the next pool from it.
+        pool: Any = engine.pool
+        pool.__class__ = measured(type(pool), metrics)
         metrics.watch(engine)
+    breaker = getattr(engine.pool, "breaker", None)
+    if breaker is not None:
+        breaker.shown_as = lambda error: translate(error) or error
     source = None
     if settings.credentials != "url":
         # Not at the top: with a URL there is nothing to fetch, and a cold start pays for imports.
         from poolkit.config.credentials import source_for  # noqa: PLC0415
 
         source = source_for(settings)
-    event.listen(engine, "do_connect", _Opener(settings, source, metrics))
+    # In the dialect's place, and not as a `do_connect` listener: see Connector.
+    vars(engine.dialect)["connect"] = _Opener(settings, engine.dialect, source, metrics)
     event.listen(engine, "handle_error", remember_failure)
     if engine.dialect.driver == "psycopg2":
         _switch_autocommit_locally(engine.dialect)
@@ -157,58 +153,69 @@ def _switch_autocommit_locally(dialect: Dialect) -> None:
 
 
 class _Opener:
-    """A `do_connect` listener: credentials, retries at a full server, and the time taken."""
+    """Takes the place of a dialect's `connect`: credentials, retries, the time taken, and errors."""
 
     def __init__(
-        self, settings: Settings, source: CredentialSource | None, metrics: PoolMetrics | None
+        self,
+        settings: Settings,
+        dialect: Dialect,
+        source: CredentialSource | None,
+        metrics: PoolMetrics | None,
     ) -> None:
-        self.connector = Connector(settings.preset)
+        present: Any = dialect.connect
+        # SQLite has none: it has no server to wait for.
+        self.connector: Connector = (
+            present if isinstance(present, Connector) else Connector(settings.preset, dialect)
+        )
+        self.dialect = dialect
         self.source = source
         self.metrics = metrics
 
-    def __call__(
-        self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
-    ) -> Any:
+    def __call__(self, *cargs: Any, **cparams: Any) -> Any:
         began = perf_counter()
-        failed = True
         try:
-            if self.source is None:
-                connection = self.connector(dialect, None, cargs, cparams)
+            # A password in the arguments is the application's own: of `connect_args`, or of a
+            # `do_connect` listener.
+            if self.source is None or "password" in cparams:
+                connection = self.connector(*cargs, **cparams)
             else:
-                connection = self._log_in(self.source, dialect, cargs, cparams)
-            failed = False
+                connection = self._log_in(self.source, cargs, cparams)
         except Exception as error:
+            # A cancelled task, and an exception of the program's own, say nothing of the database.
+            if error_of_the_program(error) is not None:
+                raise
+            self._count(began, failed=True)
             # Translated here, where a connection is being opened: later, a missing database looks
             # like a statement that names a missing object.
-            refusal = translate_refusal(error, dialect)
+            refusal = translate_refusal(error, self.dialect)
             if refusal is None:
                 raise
             raise refusal from error
-        finally:
-            if self.metrics is not None:
-                self.metrics.connected(perf_counter() - began, failed=failed)
+        self._count(began, failed=False)
         return connection
 
-    def _log_in(
-        self, source: CredentialSource, dialect: Dialect, cargs: list[Any], cparams: dict[str, Any]
-    ) -> Any:
+    def _count(self, began: float, *, failed: bool) -> None:
+        if self.metrics is not None:
+            self.metrics.connected(perf_counter() - began, failed=failed)
+
+    def _log_in(self, source: CredentialSource, cargs: Any, cparams: dict[str, Any]) -> Any:
         """Connect with the source's credentials; if they are refused, with renewed ones."""
-        credentials = source.cached() or _in_a_thread(dialect, source.fetch)
+        credentials = source.cached() or _in_a_thread(self.dialect, source.fetch)
         # One deadline for both passwords. The time that AWS takes is not part of it.
-        deadline = self.connector.deadline(dialect, cparams)
+        deadline = self.connector.deadline(cparams)
         login = {"user": credentials.user, "password": credentials.password}
         try:
-            return self.connector.connect(dialect, cargs, cparams | login, deadline)
+            return self.connector.connect(cargs, cparams | login, deadline)
         except Exception as error:
             if classify_connect_failure(error) != "authentication":
                 raise
             asked = monotonic()
-            renewed = _in_a_thread(dialect, lambda: source.renew(credentials))
+            renewed = _in_a_thread(self.dialect, lambda: source.renew(credentials))
             if renewed is None:
                 raise
             deadline += monotonic() - asked
         login = {"user": renewed.user, "password": renewed.password}
-        return self.connector.connect(dialect, cargs, cparams | login, deadline)
+        return self.connector.connect(cargs, cparams | login, deadline)
 
 
 def _in_a_thread(dialect: Dialect, ask: Callable[[], Any]) -> Any:

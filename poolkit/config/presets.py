@@ -30,6 +30,8 @@ import socket
 import ssl
 import threading
 import time
+import traceback
+import types
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
@@ -44,7 +46,16 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool, StaticPool
+from sqlalchemy.pool import (
+    AsyncAdaptedQueuePool,
+    NullPool,
+    Pool,
+    QueuePool,
+    SingletonThreadPool,
+    StaticPool,
+)
+from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util import get_cls_kwargs
 from sqlalchemy.util.queue import Empty
 
 if TYPE_CHECKING:
@@ -52,7 +63,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
-    from sqlalchemy.pool import ConnectionPoolEntry
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 __all__ = (
     "APPLICATION_NAME_BYTES",
@@ -66,6 +77,7 @@ __all__ = (
     "classify_connect_failure",
     "drain",
     "empty_after_fork",
+    "error_of_the_program",
     "fileno_of",
     "parse_url",
     "preset",
@@ -430,7 +442,7 @@ class EnginePreset:
             raise ValueError(f"target {self.target!r} is asynchronous: use create_async_engine")
         merged = self._merged(url, application_name, options)
         engine = create_engine(self.url(url), **merged)
-        self.add_checks(engine)
+        self._add_checks(engine, pings=options.get("pool_pre_ping", self.pool_pre_ping), recycle=-1)
         return engine
 
     def create_async_engine(
@@ -449,7 +461,9 @@ class EnginePreset:
             raise ValueError(f"target {self.target!r} is synchronous: use create_engine")
         merged = self._merged(url, application_name, options)
         engine = create_async_engine(self.url(url), **merged)
-        self.add_checks(engine.sync_engine)
+        self._add_checks(
+            engine.sync_engine, pings=options.get("pool_pre_ping", self.pool_pre_ping), recycle=-1
+        )
         return engine
 
     def _merged(
@@ -475,6 +489,16 @@ class EnginePreset:
             }
         if self.ping_after_idle > 0:
             merged.pop("pool_pre_ping", None)  # _CheckoutCheck takes its place
+        # The preset's numbers fit its own pool. SQLAlchemy refuses those that another class does not
+        # take, and all of them beside a pool that exists already.
+        instance = options.get("pool") is not None
+        poolclass = options.get("poolclass") or merged["poolclass"]
+        taken = () if instance else get_cls_kwargs(poolclass)
+        for name, argument in _POOL_ARGUMENTS.items():
+            if argument not in taken:
+                merged.pop(name, None)
+        if instance:
+            del merged["poolclass"]
         return merged | {k: v for k, v in options.items() if k != "connect_args"}
 
     def add_checks(self, engine: Engine) -> None:
@@ -482,6 +506,9 @@ class EnginePreset:
 
         `create_engine` has done it. For the engine of another library, see `poolkit.attached`.
         """
+        self._add_checks(engine, pings=self.pool_pre_ping, recycle=self.pool_recycle)
+
+    def _add_checks(self, engine: Engine, *, pings: bool, recycle: float) -> None:
         if engine in _checked:
             return
         _checked.add(engine)
@@ -489,13 +516,13 @@ class EnginePreset:
         if engine.dialect.name == "sqlite":  # no server that could be full, or close connections
             return
         event.listen(engine, "do_connect", _ProcessName(self))
-        if self.retry_connect:
-            event.listen(engine, "do_connect", Connector(self))
+        vars(engine.dialect)["connect"] = Connector(self, engine.dialect)
         event.listen(engine.pool, "connect", _KeepAlive(self))
         failover = _ReadOnlyServer(self, engine.dialect)
         event.listen(engine, "handle_error", failover.on_error)
+        if not isinstance(engine.pool, NullPool):
+            _CheckoutCheck(self, engine, pings=pings, recycle=recycle).listen(engine.pool)
         if isinstance(engine.pool, QueuePool):
-            _CheckoutCheck(self, engine.dialect).listen(engine.pool)
             _drains[engine.dialect] = coming_back = _Drain()
             event.listen(engine.pool, "connect", coming_back.on_connect)
             event.listen(engine.pool, "checkin", coming_back.on_checkin)
@@ -536,6 +563,17 @@ class EnginePreset:
                     raise
                 _log.warning(_MISSING, opened, self.prewarm, error)
         return opened
+
+
+# The preset's options of `create_engine` that go to the pool, and their names there.
+_POOL_ARGUMENTS = {
+    "pool_size": "pool_size",
+    "max_overflow": "max_overflow",
+    "pool_timeout": "timeout",
+    "pool_recycle": "recycle",
+    "pool_use_lifo": "use_lifo",
+    "pool_pre_ping": "pre_ping",
+}
 
 
 def _cut(name: str) -> str:
@@ -1387,7 +1425,11 @@ _BY_MESSAGE: tuple[tuple[str, ConnectFailure], ...] = (
 
 
 class Connector:
-    """A `do_connect` listener that retries while the server is full or starting up.
+    """Takes the place of a dialect's `connect`: retries while the server is full or starting up.
+
+    In the dialect and not a `do_connect` listener, because the first listener that returns a
+    connection ends their chain. So an application's own listeners are called as on any engine,
+    and this retries the connect with what they made of its arguments.
 
     All attempts of a checkout share one deadline, and each may take the time that is left.
     Drivers that take whole seconds get it rounded up. libpq makes at least 2 s of it
@@ -1401,32 +1443,30 @@ class Connector:
     first_delay = 0.05  # s
     longest_delay = 1.0  # s
 
-    def __init__(self, preset: EnginePreset) -> None:
+    def __init__(self, preset: EnginePreset, dialect: Dialect) -> None:
         self.budget = float(preset.connect_timeout)  # s
         # A read-only server may be about to be promoted.
         self.waits_for = ("full", "starting", "read_only") if preset.retry_connect else ()
+        self.dialect = dialect
+        self.open = dialect.connect
 
-    def __call__(
-        self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
-    ) -> Any:
+    def __call__(self, *cargs: Any, **cparams: Any) -> Any:
         """Open a DB-API connection, or raise the last error once the budget is spent."""
-        return self.connect(dialect, cargs, cparams, self.deadline(dialect, cparams))
+        return self.connect(cargs, cparams, self.deadline(cparams))
 
-    def deadline(self, dialect: Dialect, cparams: Mapping[str, Any]) -> float:
+    def deadline(self, cparams: Mapping[str, Any]) -> float:
         """Return the monotonic time at which opening a connection, begun now, must end.
 
         A limit in the URL or in `connect_args` wins over the preset's.
         """
-        _, seconds = _connect_limit(dialect, cparams)
+        _, seconds = _connect_limit(self.dialect, cparams)
         return time.monotonic() + (seconds or self.budget)
 
-    def connect(
-        self, dialect: Dialect, cargs: list[Any], cparams: dict[str, Any], deadline: float
-    ) -> Any:
+    def connect(self, cargs: Sequence[Any], cparams: Mapping[str, Any], deadline: float) -> Any:
         """Open a DB-API connection before the deadline, or raise the last error."""
         bound = self.first_delay
         refusal: Exception | None = None
-        name, seconds = _connect_limit(dialect, cparams)
+        name, seconds = _connect_limit(self.dialect, cparams)
         while True:
             if seconds:
                 left = deadline - time.monotonic()
@@ -1434,7 +1474,7 @@ class Connector:
                 limit = max(left, 0.1) if name == "timeout" else max(math.ceil(left), 1)
                 cparams = {**cparams, name: limit}
             try:
-                return dialect.connect(*cargs, **cparams)
+                return self.open(*cargs, **cparams)
             except Exception as error:
                 failure, delay = classify_connect_failure(error), random.uniform(0, bound)
                 # An event loop's clock may be that coarse.
@@ -1445,7 +1485,7 @@ class Connector:
                 if failure not in self.waits_for or left <= delay:
                     raise
                 refusal = error.with_traceback(None)  # its frames hold this variable
-            _sleep(dialect, delay)
+            _sleep(self.dialect, delay)
             bound = min(bound * 2, self.longest_delay)
 
 
@@ -1479,7 +1519,7 @@ class _ProcessName:
 
     def __init__(self, preset: EnginePreset) -> None:
         self.preset = preset
-        self.at_first = preset.application_name()
+        self.ours = {preset.application_name()}
 
     def __call__(
         self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
@@ -1492,31 +1532,73 @@ class _ProcessName:
             key = "program_name"
             if dialect.driver == "mysqldb":  # has no argument for it
                 return
-        if arguments.get(key, self.at_first) == self.at_first:
+        if key not in arguments or arguments[key] in self.ours:
             arguments[key] = self.preset.application_name()
+            # SQLAlchemy 2.0 passes this dictionary each time, also in a child's own children.
+            self.ours.add(arguments[key])
+
+
+def error_of_the_program(error: BaseException) -> OSError | None:
+    """Return the OSError that the program itself raised while a driver was at work, or None.
+
+    A handler of `signal.alarm` raises TimeoutError, and a function that reads a token raises
+    FileNotFoundError. Both are OSErrors, as a network's errors are, but they are not raised in a
+    driver's code or in the code under it. PyMySQL makes an error of its own of any OSError.
+    Then the original is in the error's context.
+
+    Args:
+        error: what a driver raised.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+            packages = [str(f.f_globals.get("__name__")).partition(".")[0] for f in frames]
+            # A context that the driver caught begins in the driver. One that begins elsewhere was
+            # being handled by the program when it asked for a connection.
+            caught = cause is error or bool(packages and packages[0] in _UNDER_A_CONNECT)
+            if caught and packages and packages[-1] not in _UNDER_A_CONNECT:
+                return cause
+        cause = cause.__context__
+    return None
+
+
+# The packages of a driver's own OSErrors: drivers, and what they use to reach the network.
+_UNDER_A_CONNECT = frozenset(
+    {"asyncmy", "asyncpg", "MySQLdb", "psycopg", "psycopg2", "psycopg_binary", "psycopg_c"}
+    | {"pymysql", "sqlalchemy", "poolkit", __name__.partition(".")[0]}
+    | {"asyncio", "concurrent", "eventlet", "gevent", "selectors", "socket", "ssl", "uvloop"}
+)
+
+
+# -- forks, and slots that come back ---------------------------------------------------------
 
 
 def empty_after_fork(engine: Engine) -> None:
     """Empty the engine's pool in each forked child; safe to call twice.
 
     Parent and child would otherwise talk to the server over one socket: gunicorn with `preload`,
-    Celery's prefork pool, multiprocessing. The child never closes its copies of the connections,
-    because that would end the parent's sessions.
+    Celery's prefork pool, multiprocessing, uWSGI. The child never closes its copies of the
+    connections, because that would end the parent's sessions.
     """
-    if not isinstance(engine.pool, StaticPool):  # an in-memory database is copied by the fork
-        _forkable().add(engine)
+    pool: Any = engine.pool
+    if engine.dialect.name == "sqlite" and isinstance(pool, StaticPool | SingletonThreadPool):
+        return  # an in-memory database is copied by the fork
+    if not isinstance(pool, _Guard):
+        # The object's new class stays after `dispose()`, which makes the next pool from it.
+        pool.__class__ = type(type(pool).__name__, (_Guard, type(pool)), {})
+        pool.poolkit_process = os.getpid()
+    pool.poolkit_engine = engine
+    _forkable().add(engine)
 
 
 @functools.cache
 def _forkable() -> weakref.WeakSet[Engine]:
     """Return the engines to empty; the first call registers the hook."""
     engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-    inherited = []
 
     def empty_pools() -> None:
         for engine in list(engines):
-            # Kept, because some drivers say goodbye to the server when a connection is collected.
-            inherited.append(engine.pool)
             engine.dispose(close=False)
 
     if hasattr(os, "register_at_fork"):  # Windows has no fork
@@ -1524,22 +1606,125 @@ def _forkable() -> weakref.WeakSet[Engine]:
     return engines
 
 
-# The key in ConnectionPoolEntry.info, which SQLAlchemy empties when it reconnects.
-_STATE = "poolkit.state"
+class _Guard(Pool):
+    """A base of each pool's class, in front of SQLAlchemy's own.
+
+    It keeps the connections of another process from being used or closed. Python runs the hook above
+    for its own forks, and not for those that C code makes. So each checkout compares process ids.
+    """
+
+    poolkit_engine: Engine
+    poolkit_process: int
+
+    def connect(self) -> PoolProxiedConnection:
+        if self.poolkit_process == os.getpid():
+            return super().connect()
+        with _replacing:
+            if self.poolkit_engine.pool is self:
+                self.poolkit_engine.dispose(close=False)
+        return self.poolkit_engine.pool.connect()
+
+    def dispose(self) -> None:
+        if self.poolkit_process == os.getpid():
+            super().dispose()
+
+    def recreate(self) -> Pool:
+        pool: Any = super().recreate()
+        pool.poolkit_engine, pool.poolkit_process = self.poolkit_engine, os.getpid()
+        if self.poolkit_process != os.getpid():
+            _keep_unused(self)
+        return cast("Pool", pool)
+
+    def _create_connection(self) -> ConnectionPoolEntry:
+        return _Slot(self)
+
+
+_replacing = threading.Lock()
+_inherited: list[Pool] = []
+
+
+def _keep_unused(pool: Any) -> None:
+    """Keep a parent's pool for good, and make its connections send nothing.
+
+    Connections that threads of the parent have checked out are collected in the child, and
+    SQLAlchemy rolls back what is collected.
+    """
+    driver, pool._dialect = pool._dialect.driver, _Mute()  # noqa: SLF001
+    _inherited.append(pool)
+    if driver == "mysqldb":
+        # mysqlclient ends the parent's session when a connection is collected, at the latest at the
+        # interpreter's end (apache/airflow#56044). psycopg2 and psycopg compare process ids.
+        import ctypes  # noqa: PLC0415
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))
+
+
+class _Mute:
+    """Stands in for the dialect of a pool whose connections are another process's."""
+
+    is_async = False
+    has_terminate = False
+
+    def do_nothing(self, connection: Any) -> None:
+        pass
+
+    do_rollback = do_commit = do_close = do_terminate = do_nothing
+
+
+class _Slot(_ConnectionRecord):
+    """SQLAlchemy's record, which returns to its pool whatever interrupts its return.
+
+    Written for SQLAlchemy 2.0.36 to 2.1.9. There a `checkin` listener that raises costs the slot. In
+    2.0.36 so does a task that is cancelled again while its connection is closed.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool: Any = pool
+        super().__init__(pool)
+
+    def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002
+        is_out = not _fairy_was_created or self.fairy_ref is not None
+        try:
+            super().checkin(_fairy_was_created)
+        except BaseException as error:
+            if is_out and not _passed_through("_return_conn", error):
+                self.pool._return_conn(self)  # noqa: SLF001
+            raise
+
+    def _checkin_failed(
+        self,
+        err: BaseException,
+        _fairy_was_created: bool = True,  # noqa: FBT001, FBT002
+    ) -> None:
+        try:
+            super()._checkin_failed(err, _fairy_was_created)
+        except BaseException as error:
+            if not _passed_through("checkin", error):
+                self.dbapi_connection = None
+                self.checkin(_fairy_was_created)
+            raise
+
+
+def _passed_through(function: str, error: BaseException) -> bool:
+    return any(f.f_code.co_name == function for f, _ in traceback.walk_tb(error.__traceback__))
+
+
+# -- the check at checkout -------------------------------------------------------------------
 
 
 class _State:
     """The state of one pooled connection. Times are in seconds since the epoch."""
 
-    __slots__ = ("expires", "fileno", "is_closed", "last_used", "poll")
+    __slots__ = ("connection", "expires", "fileno", "is_closed", "last_used", "poll")
 
     def __init__(self, connection: Any, now: float, expires: float) -> None:
         driver = _driver_connection(connection)
+        self.connection = connection
         self.last_used = now
         self.expires = expires
         self.fileno = _fileno(driver)
         self.is_closed = _closed_test(driver)
-        self.poll: Callable[[int], list[Any]] | None = None
+        self.poll: Callable[[float], list[Any]] | None = None
         if self.fileno is not None:
             poller = select.poll()
             poller.register(self.fileno, select.POLLIN)
@@ -1557,12 +1742,17 @@ class _CheckoutCheck:
     Times are wall-clock times: a frozen virtual machine's monotonic clock may stand still.
     """
 
-    def __init__(self, preset: EnginePreset, dialect: Dialect) -> None:
-        self.dialect = dialect
-        self.recycle = preset.pool_recycle
+    def __init__(
+        self, preset: EnginePreset, engine: Engine, *, pings: bool, recycle: float
+    ) -> None:
+        self.dialect = engine.dialect
+        # The pool's own limit wins, be it the preset's or the caller's.
+        own = getattr(engine.pool, "_recycle", -1)
+        self.recycle = own if own >= 0 else recycle
         self.jitter = preset.pool_recycle_jitter
         self.bypass = preset.ping_after_idle
-        self.checks = preset.pool_pre_ping and preset.ping_after_idle > 0
+        # A pool that pings at each checkout needs no second opinion.
+        self.checks = pings and self.bypass > 0 and not getattr(engine.pool, "_pre_ping", False)
         # A ping may take as long as a new connection would.
         self.ping_timeout = preset.connect_timeout
 
@@ -1573,88 +1763,265 @@ class _CheckoutCheck:
         if self.checks or self.recycle >= 0:
             event.listen(pool, "checkout", self.on_checkout)
 
-    def on_connect(self, connection: Any, record: ConnectionPoolEntry) -> None:
+    def on_connect(self, connection: Any, record: Any) -> None:
         now = time.time()
         early = random.uniform(0, self.jitter)
         expires = now + self.recycle * (1 - early) if self.recycle >= 0 else float("inf")
-        record.info[_STATE] = _State(connection, now, expires)
+        # An attribute, because `record.info` is the application's to empty.
+        record.poolkit_state = _State(connection, now, expires)
 
-    def on_checkin(self, connection: Any, record: ConnectionPoolEntry) -> None:
-        # Without a connection it was invalidated. Without a state it was opened before `listen`.
-        if connection is not None and _STATE in record.info:
-            record.info[_STATE].last_used = time.time()
+    def on_checkin(self, connection: Any, record: Any) -> None:
+        # It has no state yet if it was opened before `listen`.
+        with contextlib.suppress(AttributeError):
+            record.poolkit_state.last_used = time.time()
 
-    def on_checkout(self, connection: Any, record: ConnectionPoolEntry, proxy: Any) -> None:
-        if _STATE not in record.info:  # opened before `listen`, and of unknown age
+    def on_checkout(self, connection: Any, record: Any, proxy: Any) -> None:
+        state: _State | None = getattr(record, "poolkit_state", None)
+        if state is None or state.connection is not connection:
+            # Opened before `listen`, or another listener failed when it was: of unknown age.
             self.on_connect(connection, record)
-            record.info[_STATE].last_used = 0.0
-        state: _State = record.info[_STATE]
+            state = cast("_State", record.poolkit_state)
+            state.last_used = 0.0
         now = time.time()
         if now >= state.expires:
             raise DisconnectionError("connection is older than pool_recycle")
         if not self.checks:
             return
         # A negative idle time means that the clock was set back: unknown, so ping.
-        recent = 0 <= now - state.last_used < self.bypass
-        quiet = state.poll is not None and not state.is_closed() and not state.poll(0)
-        if recent and quiet:
+        if (
+            0 <= now - state.last_used < self.bypass
+            and state.poll is not None
+            and not state.is_closed()
+            and not state.poll(0)
+        ):
             return
         try:
-            with _Cutoff(self.dialect, state.fileno, self.ping_timeout):
-                self.dialect.do_ping(connection)
-        except (self.dialect.loaded_dbapi.Error, OSError) as error:
-            # A connection that the server closed is replaced alone: the others were closed the same
-            # way, and checking them costs no time. A silent one invalidates the whole pool, because
-            # each of the others would wait for its own ping.
-            kind = InvalidatePoolError if quiet else DisconnectionError
-            raise kind(f"connection did not answer a ping: {error}") from error
+            _ping(self.dialect, connection, state, self.ping_timeout)
+        except DisconnectionError:
+            raise
+        except Exception as error:
+            own = error_of_the_program(error)
+            if own is not None:
+                raise own from None
+            if not isinstance(error, _connection_errors(self.dialect)):
+                raise
+            raise DisconnectionError(f"connection did not answer a ping: {error}") from error
 
 
-class _Cutoff:
-    """A context that shuts a connection's socket down after a time limit.
+def _connection_errors(dialect: Any) -> tuple[type[BaseException], ...]:
+    dbapi = dialect.loaded_dbapi
+    if not dialect.is_async:  # these drivers make their own of the operating system's errors
+        return (dbapi.Error,)
+    asyncpg = getattr(dbapi, "asyncpg", None)
+    # SQLAlchemy 2.0 does not wrap all of its errors.
+    own = () if asyncpg is None else (asyncpg.PostgresError, asyncpg.InternalClientError)
+    return (dbapi.Error, OSError, *own)
+
+
+def _ping(dialect: Any, connection: Any, state: _State, seconds: float) -> None:
+    """Ping by the dialect's `do_ping`, and raise InvalidatePoolError where no answer comes.
 
     The kernel's own limits (keepalives, tcp_user_timeout) end a connection whose peer is gone. They
-    do not end one through a proxy, or to a frozen server whose kernel still answers.
+    do not end one through a proxy, or to a frozen server whose kernel still answers. Most drivers
+    wait in C for as long as it takes. So the question is sent, the answer is waited for here, and
+    then it is read. That needs no thread (there is none at the interpreter's end) and no file.
+    """
+    driver = _driver_connection(connection)
+    ask = _exchange_of(driver, dialect)
+    silent = InvalidatePoolError(f"connection did not answer a ping within {seconds:g} s")
+    if ask is None and dialect.is_async:
+        _ping_with_timer(dialect, connection, driver, seconds, silent)
+        return
+    if ask is None or state.poll is None or state.fileno is None:
+        dialect.do_ping(connection)
+        return
+    deadline = time.monotonic() + seconds
+    fileno, poll = state.fileno, state.poll
+
+    def wait() -> None:
+        left = deadline - time.monotonic()
+        if dialect.is_async:
+            from sqlalchemy.util import await_only  # noqa: PLC0415
+
+            answered = left > 0 and await_only(_readable(fileno, left))
+        else:
+            answered = left > 0 and bool(poll(math.ceil(left * 1000)))
+        if not answered:
+            raise silent
+
+    dialect.do_ping(_Pinged(lambda statement: ask(statement, wait)))
+
+
+class _Pinged:
+    """Stands in for a driver's connection in `do_ping`."""
+
+    autocommit = True
+    closed = False
+
+    def __init__(self, ask: Callable[[str], None]) -> None:
+        self.execute = ask
+
+    def ping(self, *reconnect: bool) -> None:
+        self.execute("SELECT 1")
+
+    def cursor(self) -> _Pinged:
+        return self
+
+    def close(self) -> None:
+        pass
+
+
+async def _readable(fileno: int, seconds: float) -> bool:
+    """Return whether a socket becomes readable in time."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bool] = loop.create_future()
+
+    def end(result: bool) -> None:  # noqa: FBT001
+        if not answer.done():
+            answer.set_result(result)
+
+    timer = loop.call_later(seconds, end, False)
+    loop.add_reader(fileno, end, True)
+    try:
+        return await answer
+    finally:
+        timer.cancel()
+        loop.remove_reader(fileno)
+
+
+def _ping_with_timer(
+    dialect: Any, connection: Any, driver: Any, seconds: float, silent: InvalidatePoolError
+) -> None:
+    """Ping over a driver that leaves its socket to the event loop: asyncpg, asyncmy."""
+    task: Any = asyncio.current_task()
+    cancelled, cut = task.cancelling(), False
+
+    def abort() -> None:
+        transport = getattr(driver, "_transport", None)
+        if transport is not None:
+            transport.abort()
+
+    def cut_off() -> None:
+        nonlocal cut
+        cut = True
+        abort()
+
+    # SQLAlchemy 2.0 does not pass the argument that asyncmy's ping has by now.
+    newer = _Pinged(lambda _: connection.ping(False))
+    timer = asyncio.get_running_loop().call_later(seconds, cut_off)
+    try:
+        dialect.do_ping(newer if dialect.driver == "asyncmy" else connection)
+    except BaseException as error:
+        # At once, because SQLAlchemy would await the farewell, in a task that may be cancelled again.
+        getattr(driver, "terminate", abort)()
+        if task.cancelling() > cancelled and isinstance(error, Exception):
+            # asyncpg was asked to stop, and failed while it told the server so.
+            raise asyncio.CancelledError from error
+        if cut and isinstance(error, Exception):
+            raise silent from error
+        raise
+    finally:
+        timer.cancel()
+    if cut:  # the answer came just before the end
+        raise silent
+
+
+def _exchange_of(driver: Any, dialect: Any) -> Callable[[str, Callable[[], None]], None] | None:
+    """Return a function that sends a statement, waits, and reads the answer, for drivers that can."""
+    ask: Callable[[str, Callable[[], None]], None] | None = None
+    if not type(dialect).do_ping.__module__.startswith("sqlalchemy."):
+        pass  # a dialect of another library, with needs of its own
+    elif hasattr(driver, "pgconn"):  # psycopg
+        ask = functools.partial(_ask_libpq, driver.pgconn)
+    elif hasattr(driver, "pgconn_ptr"):  # psycopg2
+        # A build that hides its libpq is pinged without a limit.
+        with contextlib.suppress(ImportError, OSError, AttributeError):
+            ask = functools.partial(_ask_libpq, _Libpq(driver.pgconn_ptr))
+    elif hasattr(driver, "send_query"):  # mysqlclient
+
+        def ask(statement: str, wait: Callable[[], None]) -> None:
+            driver.send_query(statement.encode())
+            wait()
+            driver.read_query_result()
+            driver.store_result()
+
+    elif hasattr(driver, "_read_ok_packet") and not dialect.is_async:  # PyMySQL
+
+        def ask(statement: str, wait: Callable[[], None]) -> None:
+            driver._execute_command(0x0E, b"")  # COM_PING  # noqa: SLF001
+            wait()
+            driver._read_ok_packet()  # noqa: SLF001
+
+    return ask
+
+
+def _ask_libpq(pgconn: Any, statement: str, wait: Callable[[], None]) -> None:
+    """Execute a statement over libpq (PostgreSQL, 32.4 "Asynchronous Command Processing")."""
+    pgconn.send_query(statement.encode())
+    pgconn.flush()
+    while True:
+        while pgconn.is_busy():
+            wait()
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            return
+        if result.status in (5, 7):  # PGRES_BAD_RESPONSE, PGRES_FATAL_ERROR
+            raise DisconnectionError("the server answered a ping with an error")
+
+
+class _Libpq:
+    """The libpq that psycopg2 has loaded, with the methods of psycopg's PGconn.
+
+    psycopg2 gives the pointer for this purpose (documentation, `connection.pgconn_ptr`).
     """
 
-    def __init__(self, dialect: Dialect, fileno: int | None, seconds: float) -> None:
-        self.is_async = dialect.is_async
-        self.fileno = fileno
-        self.seconds = seconds
-        self.lock = threading.Lock()
-        self.ended = False
-        self.cut = False
-        self.timer: Any = None
+    def __init__(self, pgconn: int | None) -> None:
+        self.pgconn = pgconn
+        self.libpq = _load_libpq()
 
-    def __enter__(self) -> None:
-        if self.fileno is None:
-            return
-        # A duplicate: if the driver closes its own, the number may become another file's.
-        self.sock = socket.socket(fileno=os.dup(self.fileno))
-        if self.is_async:
-            self.timer = asyncio.get_running_loop().call_later(self.seconds, self._shut_down)
-        else:
-            self.timer = threading.Timer(self.seconds, self._shut_down)
-            self.timer.daemon = True
-            self.timer.start()
+    def send_query(self, statement: bytes) -> None:
+        self._check(self.libpq.PQsendQuery(self.pgconn, statement))
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if self.timer is None:
-            return
-        self.timer.cancel()
-        with self.lock:
-            self.ended = True
-            self.sock.close()
-        if self.cut and error is None:  # the answer came just before the socket was shut down
-            raise TimeoutError(f"no answer within {self.seconds:g} s")
+    def flush(self) -> None:
+        self.libpq.PQflush(self.pgconn)
 
-    def _shut_down(self) -> None:
-        with self.lock:
-            if self.ended:
-                return
-            self.cut = True
-            with contextlib.suppress(OSError):  # the peer has closed it already
-                self.sock.shutdown(socket.SHUT_RDWR)
+    def is_busy(self) -> int:
+        return int(self.libpq.PQisBusy(self.pgconn))
+
+    def consume_input(self) -> None:
+        self._check(self.libpq.PQconsumeInput(self.pgconn))
+
+    def get_result(self) -> Any:
+        result = self.libpq.PQgetResult(self.pgconn)
+        if not result:
+            return None
+        status = self.libpq.PQresultStatus(result)
+        self.libpq.PQclear(result)
+        return types.SimpleNamespace(status=status)
+
+    def _check(self, succeeded: int) -> None:
+        if not succeeded:
+            message = self.libpq.PQerrorMessage(self.pgconn).decode(errors="replace")
+            raise DisconnectionError(f"connection did not answer a ping: {message.strip()}")
+
+
+@functools.cache
+def _load_libpq() -> Any:
+    import ctypes  # noqa: PLC0415  (the first ping needs it, the start does not)
+
+    import psycopg2  # noqa: PLC0415
+
+    # Functions of a shared library are found in those that it was linked with, too.
+    libpq = ctypes.CDLL(psycopg2._psycopg.__file__)  # noqa: SLF001
+    pointer = ctypes.c_void_p
+    for name in ("PQsendQuery", "PQflush", "PQisBusy", "PQconsumeInput", "PQgetResult"):
+        getattr(libpq, name).argtypes = [pointer]
+    libpq.PQsendQuery.argtypes = [pointer, ctypes.c_char_p]
+    libpq.PQgetResult.restype = pointer
+    libpq.PQresultStatus.argtypes = libpq.PQclear.argtypes = [pointer]
+    libpq.PQerrorMessage.argtypes, libpq.PQerrorMessage.restype = [pointer], ctypes.c_char_p
+    return libpq
 
 
 def _driver_connection(connection: Any) -> Any:

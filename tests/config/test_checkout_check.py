@@ -178,7 +178,7 @@ def test_recycling_is_spread(database):
     ages = []
 
     def note(connection, record):
-        state = record.info["poolkit.state"]
+        state = record.poolkit_state
         ages.append(state.expires - state.last_used)
 
     event.listen(engine.pool, "connect", note)
