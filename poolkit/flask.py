@@ -185,6 +185,10 @@ def _watch_holds(app: Flask) -> None:
         work: Unit | None = g.get("_poolkit_unit")
         if work is not None:
             response.call_on_close(work.responded)
+            if response.is_streamed:
+                # Flask ends the request before it iterates over the stream.
+                response.call_on_close(work.close)
+                g.pop("_poolkit_unit")
         return response
 
     def end(error: BaseException | None) -> None:

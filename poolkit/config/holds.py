@@ -40,6 +40,7 @@ __all__ = (
     "Holding",
     "Holds",
     "Unit",
+    "call_site_text",
     "connections_out",
     "current_unit",
     "merged",
@@ -254,6 +255,11 @@ def _call_site(frame: FrameType | None) -> _Site:
     )
     name = getattr(code, "co_qualname", code.co_name)
     return _Site(code.co_filename, found.f_lineno, name, is_raw=is_raw)
+
+
+def call_site_text(frame: FrameType | None) -> str:
+    """Return the line of the application that called, such as `app/views.py:41 in list_orders`."""
+    return _call_site(frame).text
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:

@@ -341,6 +341,7 @@ def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
                 metrics.refused()
             if is_full and is_measured and (why := holds.why_full(_checked_out(self))):
                 error.args = (f"{error.args[0]}; {why}", *error.args[1:])
+                error.holders_named = True  # type: ignore[attr-defined]
             raise
         finally:
             if waiting is not None:

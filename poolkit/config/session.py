@@ -8,13 +8,15 @@ is returned at the end of the block, also after an exception.
 from __future__ import annotations
 
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, exc
 
+from poolkit.config.holds import call_site_text
 from poolkit.config.presets import BreakerOpen
 from poolkit.errors import (
     DatabaseUnavailable,
@@ -90,16 +92,51 @@ def unit_of_work(source: Beginnable[Work]) -> Iterator[Work]:
         LockTimeout: a lock did not become free in time.
         TransactionConflict: a deadlock or a serialization failure; the work can be tried again.
     """
-    with translated(), source.begin() as work:
+    with translated(), _named_if_nested(source), source.begin() as work:
         yield work
 
 
 @asynccontextmanager
 async def unit_of_work_async(source: AsyncBeginnable[Work]) -> AsyncIterator[Work]:
     """As `unit_of_work`, for an AsyncEngine or an async_sessionmaker."""
-    with translated():
+    with translated(), _named_if_nested(source):
         async with source.begin() as work:
             yield work
+
+
+class _Open:
+    """A unit of work that has not ended, and the pool of its connection."""
+
+    def __init__(self, source: object) -> None:
+        bind = getattr(source, "kw", {}).get("bind") if hasattr(source, "kw") else source
+        self.pool = getattr(getattr(bind, "sync_engine", bind), "pool", None)
+        self.has_ended = False
+
+
+_around: ContextVar[tuple[_Open, ...]] = ContextVar("poolkit_units_of_work", default=())
+
+
+@contextmanager
+def _named_if_nested(source: object) -> Iterator[None]:
+    """Say in the error of a full pool that the caller holds a connection of it already.
+
+    With PoolMetrics the pool itself says more: how many of its holders wait like that.
+    """
+    around, this = _around.get(), _Open(source)
+    token = _around.set((*around, this))
+    try:
+        yield
+    except exc.TimeoutError as error:
+        is_nested = any(each.pool is this.pool and not each.has_ended for each in around)
+        if this.pool is not None and is_nested and not hasattr(error, "holders_named"):
+            where = call_site_text(sys._getframe())  # noqa: SLF001
+            why = f"{where} holds a connection of this pool already, and waits for a second one"
+            error.args = (f"{error.args[0]}; the caller at {why}", *error.args[1:])
+        raise
+    finally:
+        this.has_ended = True
+        with suppress(ValueError):  # ended in another task than it began
+            _around.reset(token)
 
 
 @contextmanager

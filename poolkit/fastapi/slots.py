@@ -84,7 +84,9 @@ class Slots:
             self._metrics.gave_up(timed_out=timed_out)
             if not timed_out:
                 raise
-            raise self._exhausted(f"were in use for {self._patience:g} s") from None
+            why = self._metrics.holds.why_full(self._count)
+            text = f"were in use for {self._patience:g} s" + (f"; {why}" if why else "")
+            raise self._exhausted(text) from None
         now = perf_counter()
         self._metrics.queued(now - began)
         return now

@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+from processes import ROOT
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -244,3 +245,38 @@ def test_reading_in_autocommit_sends_nothing_but_the_statement(database, driver)
     with engine.connect() as connection:
         assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["engine", "sessionmaker"])
+def test_a_full_pool_names_the_unit_of_work_that_waits_inside_another(database, kind):
+    """The pool is full because of the caller itself; the line of the inner one is in the message."""
+    engine = create_engine(database.url(), **OPTIONS)
+    source = sessionmaker(engine) if kind == "sessionmaker" else engine
+    with unit_of_work(source) as outer:
+        outer.execute(text("SELECT 1"))
+        full = pytest.raises(PoolExhausted, match=r"waits for a second one")
+        with full as caught, unit_of_work(source) as audit:  # the second one
+            audit.execute(text("SELECT 2"))
+    lines = (ROOT / "tests/config/test_unit_of_work.py").read_text().splitlines()
+    line = next(i for i, each in enumerate(lines, 1) if each.endswith("# the second one"))
+    assert f"test_unit_of_work.py:{line} in " in str(caught.value)
+    full = pytest.raises(PoolExhausted)
+    # The connection is not held by a unit of work around this one.
+    with engine.connect(), full as caught, unit_of_work(source) as work:
+        work.execute(text("SELECT 1"))
+    assert "second one" not in str(caught.value)
+    engine.dispose()
+
+
+def test_a_full_pool_names_the_unit_of_work_that_waits_under_asyncio(database):
+    """The task that asks has one already."""
+
+    async def work():
+        engine = create_async_engine(database.url("asyncpg"), **OPTIONS)
+        async with unit_of_work_async(engine):
+            with pytest.raises(PoolExhausted, match=r"in .*work holds .* waits for a second one"):
+                async with unit_of_work_async(engine):
+                    pass
+        await engine.dispose()
+
+    asyncio.run(work())
