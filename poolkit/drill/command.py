@@ -87,6 +87,8 @@ def _ground_of(project: Project, options: DrillOptions) -> Ground:
         elif own and not options.requests:
             traffic = traffic_of(project)
         return ForeignGround(project.root, traffic, options)
+    if set(options.targets) == {BARE_NAME}:
+        return ProjectGround(project, [BARE_TARGET], Traffic(), options)
     tables = targets_of(project)
     names = options.targets
     if not names:
@@ -97,8 +99,7 @@ def _ground_of(project: Project, options: DrillOptions) -> Ground:
         ]
         names = (*((own or {}).get("targets") or loadable), BARE_NAME)
     targets = choose({**tables, BARE_NAME: BARE_TARGET}, names)
-    only_bare = all(target is BARE_TARGET for target in targets)
-    return ProjectGround(project, targets, Traffic() if only_bare else traffic_of(project), options)
+    return ProjectGround(project, targets, traffic_of(project), options)
 
 
 def fault_list() -> str:
