@@ -119,6 +119,11 @@ def _listen(engine: Engine, settings: Settings, metrics: PoolMetrics | None) -> 
     # In the dialect's place, and not as a `do_connect` listener: see Connector.
     vars(engine.dialect)["connect"] = _Opener(settings, engine.dialect, source, metrics)
     event.listen(engine, "handle_error", remember_failure)
+    if settings.sql_comments:
+        # Not at the top, as above.
+        from poolkit.config.sql_comments import comment_statements  # noqa: PLC0415
+
+        comment_statements(engine)
     if engine.dialect.driver == "psycopg2":
         _switch_autocommit_locally(engine.dialect)
 

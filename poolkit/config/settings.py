@@ -7,6 +7,7 @@
 | `POOLKIT_INSTANCE` | the instance part of `application_name`; default: host and process id |
 | `POOLKIT_HOLD_SAMPLING` | the share of checkouts whose call site is taken; 0 for none |
 | `POOLKIT_LEAK_DETECTION_THRESHOLD` | seconds after which a checkout is logged; 0, the default: never |
+| `POOLKIT_SQL_COMMENTS` | `true`: each statement names its line and unit of work in a comment |
 | `POOLKIT_<FIELD>` | any field of the preset, such as `POOLKIT_POOL_SIZE` |
 | `DATABASE_URL` | everything in one URL |
 | `DATABASE_SECRET_ARN` | user and password from AWS Secrets Manager |
@@ -50,7 +51,7 @@ CredentialKind: TypeAlias = Literal["url", "secret", "iam"]
 _PREFIX = "POOLKIT_"
 _OWN = (
     *("POOLKIT_TARGET", "POOLKIT_ENVIRONMENT", "POOLKIT_INSTANCE"),
-    *("POOLKIT_HOLD_SAMPLING", "POOLKIT_LEAK_DETECTION_THRESHOLD"),
+    *("POOLKIT_HOLD_SAMPLING", "POOLKIT_LEAK_DETECTION_THRESHOLD", "POOLKIT_SQL_COMMENTS"),
 )
 _NOT_OVERRIDABLE = {"target", "environment", "why"}
 _OVERRIDABLE = {
@@ -85,6 +86,7 @@ class Settings:
     instance: str | None = None
     hold_sampling: float = HOLD_SAMPLING
     leak_detection_threshold: float = 0.0
+    sql_comments: bool = False
 
     @classmethod
     def from_environ(
@@ -138,6 +140,11 @@ class Settings:
             secret_arn=environ.get("DATABASE_SECRET_ARN") or None,
             instance=environ.get("POOLKIT_INSTANCE") or stream[:32] or None,
             **hold_settings(environ)._asdict(),
+            sql_comments=_parsed(
+                "POOLKIT_SQL_COMMENTS",
+                environ.get("POOLKIT_SQL_COMMENTS") or "false",
+                current=False,
+            ),
         )
         settings.refuse_unsafe()
         return settings

@@ -6,8 +6,11 @@ from processes import wait_until
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from poolkit.activity.statements import comment_of
+from poolkit.config.holds import unit
 from poolkit.config.presets import preset
 from poolkit.config.session import translate
+from poolkit.config.sql_comments import comment_statements
 from poolkit.errors import StatementTimeout
 
 pytestmark = pytest.mark.slow
@@ -80,3 +83,15 @@ def test_a_mistake_in_a_statement_is_not_an_unavailable_database(client):
     with pytest.raises(DBAPIError) as caught:
         client.scalar("SELECT no_such_column")
     assert translate(caught.value) is None
+
+
+def test_statements_name_their_line(client):
+    """The same comment as with PostgreSQL; a percent sign arrives as one."""
+    comment_statements(client.sync_engine)
+    statement = (
+        "SELECT info FROM information_schema.processlist WHERE id = connection_id() AND :x = 1"
+    )
+    with unit("GET /a b"):
+        sent = client.run(lambda c: c.execute(text(statement), {"x": 1}).scalar_one())
+    assert comment_of(sent)["unit"] == "GET /a b"
+    assert comment_of(sent)["where"].startswith("tests/config/test_mariadb.py:")
