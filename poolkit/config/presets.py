@@ -20,6 +20,8 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import importlib
+import inspect
 import logging
 import math
 import os
@@ -307,7 +309,8 @@ class EnginePreset:
         since SQLAlchemy 2.1 they would otherwise mean psycopg 3.
 
         Raises:
-            PresetError: it is not a URL, or its driver does not fit this target.
+            PresetError: it is not a URL, its driver does not fit this target, or the driver cannot
+                do what one of its parameters asks for.
         """
         url = parse_url(url)
         backend, _, named = url.drivername.partition("+")
@@ -321,16 +324,17 @@ class EnginePreset:
             fitting = [f"{backend}+{d}" for d in drivers]
             field = "url" if named else "driver"
             raise _does_not_fit(f"{backend}+{driver}", self, fitting, field=field)
+        url = _checked_url(url)
         # The password of the client's key is an argument: the engine's URL would show it.
         query = {k: v for k, v in url.query.items() if k != "sslpassword"}
         if driver == "asyncpg":
+            _refuse_for_asyncpg(url)
+            url = url.set(database=str(query.pop("dbname", url.database or "")) or None)
             if "sslmode" in query:
                 query["ssl"] = query.pop("sslmode")
-            if _names_certificate(url):
+            if _needs_context(url):
                 query.pop("ssl", None)
-            query = {k: v for k, v in query.items() if k not in _LIBPQ_ONLY}
-        elif driver in ("psycopg2", "psycopg") and "ssl" in query:
-            query["sslmode"] = query.pop("ssl")
+            query = {k: v for k, v in query.items() if k in _ASYNCPG_BY_NAME}
         return url.set(drivername=f"{backend}+{driver}", query=query)
 
     def engine_options(
@@ -344,14 +348,15 @@ class EnginePreset:
         Args:
             url: the URL as configured; a parameter named in it wins over the preset, and
                 its `options` are added to the preset's.
-            application_name: shown by `pg_stat_activity`, cut to 63 bytes;
-                by default `<target>:<host>-<pid>`.
+            application_name: shown by `pg_stat_activity`, cut to 63 bytes; by default the URL's,
+                or else `<target>:<host>-<pid>`.
 
         Raises:
             PresetError: as `url()`.
         """
         configured, url = parse_url(url), self.url(url)
-        name = _cut(application_name) if application_name else self.application_name()
+        named = application_name or str(configured.query.get("application_name", ""))
+        name = _cut(named) if named else self.application_name()
         driver = url.get_driver_name()
         arguments = _DRIVERS[driver](self, driver, configured, name)
         named_in_url = set(url.query) - {"application_name", "options"}
@@ -442,6 +447,7 @@ class EnginePreset:
             raise ValueError(f"target {self.target!r} is asynchronous: use create_async_engine")
         merged = self._merged(url, application_name, options)
         engine = create_engine(self.url(url), **merged)
+        _refuse_unknown(engine)
         self._add_checks(engine, pings=options.get("pool_pre_ping", self.pool_pre_ping), recycle=-1)
         return engine
 
@@ -461,7 +467,11 @@ class EnginePreset:
             raise ValueError(f"target {self.target!r} is synchronous: use create_engine")
         merged = self._merged(url, application_name, options)
         engine = create_async_engine(self.url(url), **merged)
-        self._add_checks(
+        _refuse_unknown(engine.sync_engine)
+        # What libpq does on its socket by the URL's parameters, _KeepAlive does on asyncpg's.
+        query = parse_url(url).query if engine.dialect.driver == "asyncpg" else {}
+        named = {k: _number(query, k, int) for k in _ON_THE_SOCKET if k in query}
+        self.replace(**named)._add_checks(
             engine.sync_engine, pings=options.get("pool_pre_ping", self.pool_pre_ping), recycle=-1
         )
         return engine
@@ -731,34 +741,257 @@ def preset(target: str, environment: str = "dev") -> EnginePreset:
 
 # -- URLs -----------------------------------------------------------------------------------
 
-# libpq's parameters (PostgreSQL, 32.1.2) that asyncpg.connect does not take by name. _asyncpg()
-# translates those that asyncpg has an argument for.
-_LIBPQ_ONLY = frozenset(
-    {"application_name", "connect_timeout", "options", "client_encoding"}
-    | {"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcompression", "channel_binding"}
-    | {"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"}
-    | {"tcp_user_timeout", "gssencmode", "fallback_application_name"}
+_ESCAPES = "@ is %40, / %2F, : %3A, ? %3F, # %23 and % %25"
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# A JDBC URL's spelling, which libpq's URIs allow.
+_SSL_FLAGS = {"true": "require", "false": "disable"}
+# The parameters that SQLAlchemy or `_startup_options` reads more than once.
+_REPEATED = ("host", "port", "options", "plugin")
+
+# libpq's parameters (PostgreSQL 18, 32.1.2), as asyncpg has them. By the same name:
+_ASYNCPG_BY_NAME = frozenset(
+    {"host", "port", "user", "password", "passfile", "ssl", "target_session_attrs"}
+    | {"krbsrvname", "gsslib", "prepared_statement_cache_size", "async_fallback", "plugin"}
+)
+# As an SSLContext:
+_IN_CONTEXT = frozenset(
+    {"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir"}
+    | {"ssl_min_protocol_version", "ssl_max_protocol_version"}
+)
+# As options of the socket, which are fields of the preset:
+_ON_THE_SOCKET = (
+    *("keepalives_idle", "keepalives_interval", "keepalives_count"),
+    "tcp_user_timeout",
+)
+# asyncpg's own, which are numbers:
+_ASYNCPG_NUMBERS: dict[str, type[int | float]] = {
+    "command_timeout": float,
+    "statement_cache_size": int,
+    "max_cached_statement_lifetime": int,
+    "max_cacheable_statement_size": int,
+}
+# As other arguments, in `_asyncpg`:
+_ASYNCPG_OTHERWISE = frozenset(
+    {"application_name", "connect_timeout", "options", "dbname", "sslmode", "sslpassword"}
+    | {"sslnegotiation", "fallback_application_name"}
+)
+# Not at all, but for the values that ask for what asyncpg does anyway. Where it says "()" there are
+# none. What a parameter protects from must not be lost in silence.
+_ASYNCPG_ONLY: dict[str, tuple[str, ...]] = {
+    "channel_binding": ("disable", "prefer"),
+    "client_encoding": ("utf8", "UTF8", "utf-8", "UTF-8", "auto"),
+    "gssdelegation": ("0",),
+    "gssencmode": ("disable", "prefer"),
+    "hostaddr": (),
+    "keepalives": ("1",),
+    "load_balance_hosts": ("disable",),
+    "max_protocol_version": ("3.0", "latest"),
+    "min_protocol_version": ("3.0",),
+    "oauth_client_id": (),
+    "oauth_client_secret": (),
+    "oauth_issuer": (),
+    "oauth_scope": (),
+    "replication": ("false", "off", "no", "0"),
+    "require_auth": (),
+    "requirepeer": (),
+    "scram_client_key": (),
+    "scram_server_key": (),
+    "service": (),
+    "servicefile": (),
+    "sslcertmode": ("allow",),
+    "sslcompression": ("0",),
+    "sslkeylogfile": (),
+    "sslsni": ("1",),
+}
+_LIBPQ_PARAMETERS = (
+    _ASYNCPG_BY_NAME
+    | _IN_CONTEXT
+    | _ASYNCPG_OTHERWISE
+    | frozenset(_ON_THE_SOCKET)
+    | frozenset(_ASYNCPG_ONLY)
 )
 
 
 def parse_url(url: str | URL) -> URL:
-    """Return SQLAlchemy's URL, unchanged; `postgres://` is taken for `postgresql://`.
+    """Return SQLAlchemy's URL; `postgres://` is taken for `postgresql://`.
+
+    Several hosts may be written as libpq's URIs have them: `//h1:5432,h2:5432/database`.
 
     Raises:
-        PresetError: it is not a URL.
+        PresetError: it is not a URL, or has an @ that is not escaped. The message has no part of it.
     """
     if isinstance(url, URL):
+        if "@" in (url.host or "")[1:]:
+            raise _not_escaped()
         return url
     text = url.strip()
     if text.startswith("postgres://"):  # SQLAlchemy dropped this spelling in 1.4
         text = "postgresql" + text.removeprefix("postgres")
+    scheme, _, rest = text.partition("://")
+    hosts = ""
+    if not scheme.startswith("sqlite"):
+        # As SQLAlchemy, which ends the password at the first @. What follows it would be the host,
+        # and errors name hosts.
+        found = re.match(r"(?:[^:/]*(?::[^@]*)?@)?", rest)
+        login = found.group() if found else ""
+        place, has_query, query = rest[len(login) :].partition("?")
+        named = [each.partition("=") for each in query.split("&")]
+        astray = any("@" in value + key and key not in _LIBPQ_PARAMETERS for key, _, value in named)
+        # h:5432/d?password=a@b has no user, but SQLAlchemy takes all before the @ for one.
+        if "@" in place or astray or re.search(r"\?.*=", login):
+            raise _not_escaped()
+        hosts, slash, database = place.partition("/")
+        if "," in hosts and scheme.startswith("postgresql"):
+            text = f"{scheme}://{login}{slash}{database}{has_query}{query}"
+        else:
+            hosts = ""
     try:
-        return make_url(text)
+        parsed = make_url(text)
+        return parsed if not hosts else parsed.update_query_dict(_several(hosts.split(",")))
     except (ArgumentError, ValueError):
         # The cause would print the URL, and so the password.
         raise PresetError(
-            "not a database URL; wanted driver://user:password@host:port/database", "url"
+            "not a database URL; wanted driver://user:password@host:port/database, where in user "
+            f"and password {_ESCAPES}",
+            "url",
         ) from None
+
+
+def _not_escaped() -> PresetError:
+    return PresetError(
+        "the user name, the password or a parameter has an @ that is not escaped: there, "
+        + _ESCAPES,
+        "url",
+    )
+
+
+def _several(hosts: Sequence[str]) -> dict[str, str]:
+    """Return the parameters of several hosts, each `name`, `name:port` or `[address]:port`."""
+    names, ports = [], []
+    for host in hosts:
+        name, _, port = host.removeprefix("[").rpartition("]:" if host[:1] == "[" else ":")
+        if not name:
+            name, port = host.strip("[]"), "5432"
+        names.append(name)
+        ports.append(str(int(port)))
+    return {"host": ",".join(names), "port": ",".join(ports)}
+
+
+def _checked_url(url: URL) -> URL:
+    """Return the URL with its parameters in one spelling; refuse those that cannot be meant.
+
+    The user, the password and `ssl` move to their usual places, where SQLAlchemy masks them.
+    """
+    for name, value in url.query.items():
+        if not isinstance(value, str) and name not in _REPEATED:
+            raise PresetError(f"the URL's parameter {name} is given twice", "url")
+    if url.get_backend_name() != "postgresql":
+        return url
+    query = dict(url.query)
+    flag = str(query.pop("ssl", ""))
+    mode = str(query.get("sslmode", _SSL_FLAGS.get(flag, flag)))
+    if flag and mode != _SSL_FLAGS.get(flag, flag):
+        raise PresetError("the URL's parameters ssl and sslmode differ; leave one out", "url")
+    if mode:
+        _choice("url", mode, _SSL_MODES, label="sslmode")
+        query["sslmode"] = mode
+    # libpq reads a revocation list only where it has a root certificate to check by.
+    lists = [name for name in ("sslcrl", "sslcrldir") if name in query]
+    if lists and mode not in ("disable", "verify-ca", "verify-full") and "sslrootcert" not in query:
+        raise PresetError(
+            f"{lists[0]} has no effect without a root certificate: add sslrootcert and "
+            "sslmode=verify-full",
+            "url",
+        )
+    hosts = query.get("host", ())
+    hosts = (hosts,) if isinstance(hosts, str) else tuple(hosts)
+    if any(host.startswith("[") for host in hosts):  # SQLAlchemy does not know IPv6 here
+        query |= _several([each for host in hosts for each in host.split(",")])
+    if "," in (url.host or ""):
+        names = str(url.host).split(",")
+        query |= _several([f"[{name}]:{url.port or 5432}" for name in names])
+        url = url.set(host=None, port=None)
+    user, password = query.pop("user", url.username), query.pop("password", url.password)
+    return url.set(
+        username=None if user is None else str(user),
+        password=None if password is None else str(password),
+        query=query,
+    )
+
+
+def _refuse_for_asyncpg(url: URL) -> None:
+    """Refuse the parameters that asyncpg lacks: dropped in silence, they would protect nobody."""
+    psycopg = "leave it out, or use psycopg: postgresql+psycopg://"
+    query = {name: str(value) for name, value in url.query.items()}
+    for name, value in query.items():
+        if name in _ASYNCPG_ONLY:
+            allowed = _ASYNCPG_ONLY[name]
+            if value not in allowed:
+                only = f" but {' or '.join(allowed)}" if allowed else ""
+                raise PresetError(f"asyncpg has no {name}{only}; {psycopg}", "url")
+        elif name not in _LIBPQ_PARAMETERS and name not in _ASYNCPG_NUMBERS:
+            known = tuple(sorted({*_LIBPQ_PARAMETERS, *_ASYNCPG_NUMBERS}))
+            _choice("url", name, known, label="the URL's parameter")
+    mode = query.get("sslmode")
+    ignored = sorted(_IN_CONTEXT.intersection(query))
+    if ignored and mode in ("allow", "prefer"):
+        raise PresetError(
+            f"with sslmode={mode} asyncpg does not read {ignored[0]}: write sslmode=require, "
+            "verify-ca or verify-full",
+            "url",
+        )
+    if "sslnegotiation" in query:
+        _choice("url", query["sslnegotiation"], ("postgres", "direct"), label="sslnegotiation")
+        if query["sslnegotiation"] == "direct" and mode not in _SSL_MODES[3:] and not ignored:
+            raise PresetError("sslnegotiation=direct needs sslmode=require or more", "url")
+
+
+def _refuse_unknown(engine: Engine) -> None:
+    """Refuse the URL's parameters that the driver would refuse at the first connect.
+
+    Such as a misspelling, or one of a newer libpq than the driver's.
+    """
+    driver, query = engine.dialect.driver, engine.url.query
+    unknown: list[str] = []
+    if driver in ("psycopg2", "psycopg"):
+        own = ("host", "port", "plugin", "autocommit", "prepare_threshold")
+        if driver == "psycopg2":
+            check = importlib.import_module("psycopg2.extensions").make_dsn
+        else:
+            check = importlib.import_module("psycopg.conninfo").make_conninfo
+        for name in query:
+            try:
+                check(**({} if name in own else {name: "1"}))
+            except Exception:  # noqa: BLE001  (the driver's own ProgrammingError)
+                unknown.append(name)
+    elif driver in ("pymysql", "asyncmy"):
+        connection = importlib.import_module(f"{driver}.connection{'s' * (driver == 'pymysql')}")
+        with contextlib.suppress(ValueError, TypeError):  # of another build
+            taken = inspect.signature(connection.Connection.__init__).parameters
+            unknown = [k for k in query if k not in taken and k not in _MYSQL_PACKED]
+    if unknown:
+        import difflib  # noqa: PLC0415  (as in _choice)
+
+        near = difflib.get_close_matches(unknown[0], _LIBPQ_PARAMETERS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near and near[0] != unknown[0] else ""
+        raise PresetError(
+            f"the installed {driver} has no parameter {unknown[0]}{hint}; correct it in the URL or "
+            "leave it out",
+            "url",
+        )
+
+
+# SQLAlchemy makes one argument of these (sqlalchemy/dialects/mysql/mysqldb.py).
+_MYSQL_PACKED = frozenset(
+    {"ssl_ca", "ssl_key", "ssl_cert", "ssl_capath", "ssl_cipher", "ssl_check_hostname", "plugin"}
+)
+
+
+def _number(query: Mapping[str, Any], name: str, kind: type[int | float]) -> int | float:
+    try:
+        return kind(query[name])
+    except ValueError:
+        raise PresetError(f"the URL's {name} must be a number", "url") from None
 
 
 def _does_not_fit(
@@ -837,6 +1070,8 @@ def _libpq(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, 
         arguments["options"] = options
     if "sslpassword" in url.query:
         arguments["sslpassword"] = url.query["sslpassword"]
+    # libpq goes on without a revocation list that it cannot read.
+    _refuse_unreadable(url, "sslcrl", "sslcrldir")
     if driver == "psycopg" and preset.transaction_pooling:
         arguments["prepare_threshold"] = None  # never prepare by name
     return arguments
@@ -845,11 +1080,20 @@ def _libpq(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, 
 def _asyncpg(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, Any]:
     """Return the arguments of asyncpg; its TCP options are set on the socket (_KeepAlive)."""
     settings = {"application_name": name}
-    timeout = float(str(url.query.get("connect_timeout", preset.connect_timeout)))
+    timeout: float | None = float(preset.connect_timeout)
+    if "connect_timeout" in url.query:
+        timeout = _number(url.query, "connect_timeout", float)
+    # libpq waits without a limit for 0 and less; asyncpg would give up at once.
+    timeout = timeout if timeout and timeout > 0 else None
     arguments: dict[str, Any] = {"timeout": timeout, "server_settings": settings}
     arguments |= _session_attrs(preset, url)
-    if _names_certificate(url):
+    if _needs_context(url):
         arguments["ssl"] = _tls_context(url)
+    if url.query.get("sslnegotiation") == "direct":
+        arguments["direct_tls"] = True
+    for own, kind in _ASYNCPG_NUMBERS.items():
+        if own in url.query:
+            arguments[own] = _number(url.query, own, kind)
     if "options" in url.query:
         # All settings in one text: one under its own name would win over the URL's.
         settings["options"] = _startup_options(preset, url)
@@ -862,25 +1106,45 @@ def _asyncpg(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str
     return arguments
 
 
-def _names_certificate(url: URL) -> bool:
+def _needs_context(url: URL) -> bool:
     """asyncpg.connect takes certificates in an SSLContext only; `disable` needs none."""
     mode = url.query.get("sslmode", url.query.get("ssl"))
-    return mode != "disable" and not {"sslrootcert", "sslcert"}.isdisjoint(url.query)
+    return mode not in ("disable", "false") and not _IN_CONTEXT.isdisjoint(url.query)
 
 
 def _tls_context(url: URL) -> ssl.SSLContext:
     named = {key: str(value) for key, value in url.query.items()}
+    _refuse_unreadable(url, "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir")
     authority = named.get("sslrootcert", "system")
     context = ssl.create_default_context(cafile=None if authority == "system" else authority)
     # With a root certificate, libpq's `require` is its `verify-ca` (PostgreSQL, 32.19.1).
     context.check_hostname = named.get("sslmode", named.get("ssl", "verify-full")) == "verify-full"
-    if "sslrootcert" not in named and not context.check_hostname:
+    if "sslrootcert" not in named and named.get("sslmode", named.get("ssl")) in ("require", "true"):
         context.verify_mode = ssl.CERT_NONE
+    for limit in ("minimum", "maximum"):
+        version = named.get(f"ssl_{limit[:3]}_protocol_version")
+        if version is not None:
+            allowed = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+            _choice("url", version, allowed, label=f"ssl_{limit[:3]}_protocol_version")
+            setattr(context, f"{limit}_version", ssl.TLSVersion[version.replace(".", "_")])
+    if "sslcrl" in named or "sslcrldir" in named:
+        context.load_verify_locations(named.get("sslcrl"), named.get("sslcrldir"))
+        # As libpq: of each certificate in the chain.
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+    if named.get("sslnegotiation") == "direct":
+        context.set_alpn_protocols(["postgresql"])
     if "sslcert" in named:
         # Without a password OpenSSL would ask for it on the process's terminal.
         password = named.get("sslpassword", "")
         context.load_cert_chain(named["sslcert"], named.get("sslkey"), password)
     return context
+
+
+def _refuse_unreadable(url: URL, *parameters: str) -> None:
+    for name in parameters:
+        path = str(url.query.get(name, ""))
+        if path and path != "system" and not os.access(path, os.R_OK):
+            raise PresetError(f"{name}: there is no {path}, or it cannot be read", "url")
 
 
 def _mysql(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, Any]:

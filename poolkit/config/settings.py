@@ -356,7 +356,8 @@ def _has_tls(url: URL) -> bool:
     query = url.query
     if url.get_backend_name() == "postgresql":
         # A certificate alone changes nothing: libpq's default is `prefer`.
-        return query.get("sslmode", query.get("ssl")) in _TLS_MODES
+        # ssl=true is how JDBC writes `require`, which libpq's URIs allow.
+        return query.get("sslmode", query.get("ssl")) in (*_TLS_MODES, "true")
     # PyMySQL's and mysqlclient's own parameters.
     mode = str(query.get("ssl_mode", "")).lower()
     return mode in _MYSQL_TLS_MODES or "ssl_ca" in query or query.get("ssl") == "true"
@@ -378,4 +379,6 @@ def _remote_hosts(url: URL) -> list[str]:
         # A slash or an at sign begins a Unix socket, in the file system or without a file.
         if not (is_loopback or name.startswith(("/", "@"))):
             remote.append(name)
+    if "service" in url.query:  # its file may name any host
+        remote.append("the service")
     return remote
