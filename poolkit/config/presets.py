@@ -471,7 +471,7 @@ class EnginePreset:
         # What libpq does on its socket by the URL's parameters, _KeepAlive does on asyncpg's.
         query = parse_url(url).query if engine.dialect.driver == "asyncpg" else {}
         named = {k: _number(query, k, int) for k in _ON_THE_SOCKET if k in query}
-        self.replace(**named)._add_checks(
+        self.replace(**named)._add_checks(  # noqa: SLF001  (of its own class)
             engine.sync_engine, pings=options.get("pool_pre_ping", self.pool_pre_ping), recycle=-1
         )
         return engine

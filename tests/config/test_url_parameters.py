@@ -187,8 +187,8 @@ def test_asyncpg_is_asked_for_the_same_or_the_parameter_is_refused(parameter, ho
             asked_of_driver("web_async", f"{parameter}={value}")
         return
     after = asked_of_driver("web_async", query)
-    # The preset always has a name. A key has been read without an error.
-    if parameter not in ("fallback_application_name", "sslkey", "sslpassword"):
+    # The preset always has a name. A certificate and its key have been read without an error.
+    if parameter not in ("fallback_application_name", "sslcert", "sslkey", "sslpassword"):
         assert asked_of_driver("web_async", query.partition("&")[2]) != after
 
 
