@@ -14,6 +14,7 @@ poolkit's package, so pytest finds it; `-p no:poolkit` switches it off.
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -146,6 +147,8 @@ class PoolBaseline:
         Raises:
             pytest.fail.Exception: with a line for each fault.
         """
+        if self._holds.still_out():
+            gc.collect()  # what is only kept by a cycle was forgotten, and not left out on purpose
         until = time.monotonic() + self.grace
         while self._holds.still_out() and time.monotonic() < until:
             time.sleep(0.01)

@@ -111,5 +111,8 @@ def test_the_wheel_alone_runs_the_readmes_example(tmp_path, database):
     answer = run(python, "-I", "-c", example, cwd=tmp_path, environ=variables, clean=True)
     assert "1" in answer.split()
 
+    plugins = "from importlib.metadata import entry_points as e; print(*e(group='pytest11'))"
+    assert "poolkit.pytest_plugin" in run(python, "-I", "-c", plugins, cwd=tmp_path)
+
     everything = f"from poolkit import {', '.join(public_names)}; import poolkit as p; print(p)"
     assert str(environment) in run(python, "-I", "-c", everything, cwd=tmp_path)
