@@ -32,7 +32,7 @@ from django.views import defaults
 
 from poolkit.config.holds import unit
 from poolkit.config.presets import PresetError
-from poolkit.config.session import translate
+from poolkit.config.session import sqlstate, translate
 from poolkit.config.settings import Settings
 from poolkit.errors import (
     ConfigurationError,
@@ -239,21 +239,43 @@ def _unavailable(
     request: HttpRequest, failure: TemporaryFailure, error: BaseException | None
 ) -> HttpResponse:
     _log.warning("%s %s: %s", request.method, request.path, error)
+    if error is not None and sqlstate(error.__cause__) == "25006":
+        _leave_read_only_server()
     problem = problem_of(failure)
     return HttpResponse(
         problem.body(), status=problem.status, headers=problem.headers, content_type=MEDIA_TYPE
     )
 
 
+def _leave_read_only_server() -> None:
+    """Replace every connection of this process: the primary was demoted, and lives on."""
+    for pool in list(_open_pools().values()):
+        if hasattr(pool, "drain"):  # from psycopg_pool 3.3 on
+            pool.drain()
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:  # a test's transaction
+            connection.close()
+
+
 # -- urls.py --------------------------------------------------------------------------------
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """Answer 200 if each database answers, else 503."""
+    """Answer 200 if each database answers, and accepts writes where it has to; else 503."""
     for connection in connections.all():
+        options = connection.settings_dict.get("OPTIONS", {})
+        must_write = options.get("target_session_attrs") in ("read-write", "primary")
         try:
             with connection.cursor() as cursor:
-                cursor.execute("SELECT 1")
+                if not must_write:
+                    cursor.execute("SELECT 1")
+                    continue
+                cursor.execute("SELECT current_setting('transaction_read_only')")
+                is_read_only = cursor.fetchone() == ("on",)
+            if is_read_only:
+                _leave_read_only_server()
+                refusal = DatabaseUnavailable("the server is read-only")
+                return _unavailable(request, refusal, refusal)
         except Error as error:
             failure = failure_of(error)
             if failure is None:

@@ -26,12 +26,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flask import Response, current_app, g, request
-from sqlalchemy import exc, text
+from sqlalchemy import exc
 from sqlalchemy.orm import sessionmaker
 from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
 
 from poolkit.attached import attach
-from poolkit.config.engine import make_engine
+from poolkit.config.engine import check_connection, make_engine
 from poolkit.config.holds import unit
 from poolkit.config.metrics import PoolMetrics, PoolSnapshot
 from poolkit.config.session import translated, unit_of_work
@@ -93,7 +93,8 @@ class Poolkit:
             db: Flask-SQLAlchemy's extension, already initialised: its engines are used. One that
                 `poolkit.flask_sqlalchemy` did not make is attached (`poolkit.attach`).
             settings: of the engine that is made without `db`; by default from the environment.
-            ready: the path that answers 200 if each database answers, else 503; None for none.
+            ready: the path that answers 200 if each database answers, else 503; None for none. A
+                read-only server counts as none, unless `target_session_attrs` admits a standby.
             metrics: the path of the pools' counters for Prometheus; None for none.
             every_error: answer Flask's own errors, such as 404, as problem documents too.
 
@@ -104,7 +105,8 @@ class Poolkit:
             settings = settings or Settings.from_environ(default_target="web")
             counters = PoolMetrics()
             engine = make_engine(settings, counters)
-            state = _State({settings.target: engine}, {settings.target: counters})
+            writers = {settings.target} if settings.expects_writes else set()
+            state = _State({settings.target: engine}, {settings.target: counters}, writers)
             weakref.finalize(app, engine.dispose)
         else:
             state = _state_of(app, db)
@@ -140,6 +142,8 @@ class _State:
 
     engines: dict[str, Engine]
     metrics: dict[str, PoolMetrics]
+    writers: set[str]
+    """The names of the engines whose connections must accept writes."""
 
     @cached_property
     def sessions(self) -> sessionmaker[Session]:
@@ -159,14 +163,17 @@ def _state_of(app: Flask, db: _Database) -> _State:
     with app.app_context():
         binds = sorted(db.engines.items(), key=lambda item: item[0] is not None)
     of_ours = getattr(db, "poolkit_metrics", lambda engine: None)
-    engines, metrics = {}, {}
+    expects_writes = getattr(db, "poolkit_expects_writes", lambda engine: False)
+    engines, metrics, writers = {}, {}, set()
     for bind, engine in binds:
         name = bind or "web"
         engines[name] = engine
+        if expects_writes(engine):
+            writers.add(name)
         # Tests use SQLite, and expect the pool that SQLAlchemy gives it.
         if engine.dialect.name != "sqlite":
             metrics[name] = of_ours(engine) or attach(engine).metrics
-    return _State(engines, metrics)
+    return _State(engines, metrics, writers)
 
 
 def _state() -> _State:
@@ -239,9 +246,9 @@ def _answer_http_error(error: HTTPException) -> Any:
 
 
 def _ready() -> Response:
-    for engine in _state().engines.values():
+    for name, engine in _state().engines.items():
         with translated(), engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
+            check_connection(connection, expects_writes=name in _state().writers)
     return Response("ready\n", mimetype="text/plain")
 
 

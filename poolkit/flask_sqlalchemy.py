@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import flask_sqlalchemy
 
@@ -63,6 +63,7 @@ class SQLAlchemy(flask_sqlalchemy.SQLAlchemy):
     ) -> None:
         self._presets = dict(presets or {})
         self._pool_metrics: WeakKeyDictionary[Engine, PoolMetrics] = WeakKeyDictionary()
+        self._writers: WeakSet[Engine] = WeakSet()
         super().__init__(*arguments, **options)
 
     def init_app(self, app: Flask) -> None:
@@ -75,6 +76,10 @@ class SQLAlchemy(flask_sqlalchemy.SQLAlchemy):
     def poolkit_metrics(self, engine: Engine) -> PoolMetrics | None:
         """Return the counters of an engine's pool; None for one that no preset made."""
         return self._pool_metrics.get(engine)
+
+    def poolkit_expects_writes(self, engine: Engine) -> bool:
+        """Return whether the engine's preset and URL expect a server that accepts writes."""
+        return engine in self._writers
 
     def _make_engine(self, bind_key: str | None, options: dict[str, Any], app: Flask) -> Engine:
         url = parse_url(options["url"])
@@ -91,4 +96,6 @@ class SQLAlchemy(flask_sqlalchemy.SQLAlchemy):
         others = {name: value for name, value in options.items() if name != "url"}
         engine = make_engine(settings, metrics, **others)
         self._pool_metrics[engine] = metrics
+        if settings.expects_writes:
+            self._writers.add(engine)
         return engine

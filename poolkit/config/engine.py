@@ -12,20 +12,28 @@ from poolkit.config.metrics import PoolMetrics, measured
 from poolkit.config.presets import (
     Connector,
     classify_connect_failure,
+    drain,
     error_of_the_program,
 )
 from poolkit.config.session import remember_failure, translate, translate_refusal, translated
+from poolkit.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.engine import Connection, Dialect, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from poolkit.config.credentials import CredentialSource
     from poolkit.config.settings import Settings
 
-__all__ = ("make_async_engine", "make_engine", "start_async_engine", "start_engine")
+__all__ = (
+    "check_connection",
+    "make_async_engine",
+    "make_engine",
+    "start_async_engine",
+    "start_engine",
+)
 
 
 def make_engine(settings: Settings, metrics: PoolMetrics | None = None, **options: Any) -> Engine:
@@ -78,6 +86,31 @@ async def start_async_engine(engine: AsyncEngine, settings: Settings) -> int:
     """As `start_engine`, for an asynchronous engine."""
     with translated():
         return await settings.preset.start_async(engine)
+
+
+# Whether a write would be refused: of a standby, and of a server that was demoted.
+_REFUSES_WRITES = {
+    "postgresql": "SELECT current_setting('transaction_read_only')",
+    "mysql": "SELECT @@global.read_only",
+    "mariadb": "SELECT @@global.read_only",
+}
+
+
+def check_connection(connection: Connection, *, expects_writes: bool) -> None:
+    """Send one statement: the server answers it, and accepts writes where they are expected.
+
+    Args:
+        connection: one without work of its own.
+        expects_writes: as `EnginePreset.expects_writes`.
+
+    Raises:
+        DatabaseUnavailable: the server is read-only. The pool's connections are replaced.
+    """
+    statement = _REFUSES_WRITES.get(connection.dialect.name) if expects_writes else None
+    found = connection.exec_driver_sql(statement or "SELECT 1").scalar()
+    if statement is not None and str(found).lower() not in ("off", "0"):
+        drain(connection.engine)
+        raise DatabaseUnavailable("the server is read-only")
 
 
 def _configured(metrics: PoolMetrics | None, settings: Settings) -> PoolMetrics | None:

@@ -159,6 +159,11 @@ class Settings:
         """The environment, such as `prod`."""
         return self.preset.environment
 
+    @property
+    def expects_writes(self) -> bool:
+        """Whether its connections must accept writes: see `EnginePreset.expects_writes`."""
+        return self.preset.expects_writes(self.url)
+
     def engine_url(self) -> URL:
         """Return the URL with the password of the client's key: only for making the engine."""
         if self.key_password is None:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.requests import HTTPConnection
 
 from poolkit.config.engine import (
+    check_connection,
     make_async_engine,
     make_engine,
     start_async_engine,
@@ -298,14 +299,16 @@ class Database(_Service[Engine]):
 
         Raises:
             PoolExhausted: every connection is in use.
-            DatabaseUnavailable: there is none, or it does not answer within READY_WITHIN.
+            DatabaseUnavailable: there is none, it does not answer within READY_WITHIN, or it is
+                read-only and the settings expect writes.
         """
         reading = self.opened.reading
+        expects_writes = self.opened.settings.expects_writes
         taken = self._slots.take_now()
 
         def ask() -> None:
             with translated(), reading.connect() as connection:
-                connection.exec_driver_sql("SELECT 1")
+                check_connection(connection, expects_writes=expects_writes)
 
         asked = asyncio.get_running_loop().run_in_executor(self._threads, ask)
         # The slot is free again when the thread is, which may be after the answer.
@@ -458,7 +461,9 @@ class AsyncDatabase(_Service[AsyncEngine]):
             async with asyncio.timeout(READY_WITHIN):
                 with translated():
                     async with opened.reading.connect() as connection:
-                        await connection.exec_driver_sql("SELECT 1")
+                        await connection.run_sync(
+                            check_connection, expects_writes=opened.settings.expects_writes
+                        )
         except TimeoutError as error:
             if isinstance(error, PoolkitError):
                 raise

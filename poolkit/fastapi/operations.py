@@ -28,7 +28,8 @@ def operations(*databases: Database | AsyncDatabase) -> APIRouter:
 
     `/healthz` answers as long as the process can work; the database is not asked, because a restart
     does not mend it. It is 503 when no thread can be started and none is idle, which a restart
-    does mend. `/readyz` is 503 without a database, and while every connection is in use.
+    does mend. `/readyz` is 503 without a database, while every connection is in use, and while the
+    server is read-only, unless `target_session_attrs` admits a standby.
     `/metrics` has the pools' counters (`poolkit.prometheus`) and needs prometheus-client.
 
     Their paths must be written plainly: `/%6detrics` is a 404, because a proxy that hides

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psycopg2
 import pymysql
 import pytest
-from driving import Client, small_preset
+from driving import PRESETS_DRIVERS, Client, small_preset
 from processes import wait_until
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError
@@ -152,6 +152,7 @@ def two_connections(client):
     return client.runner.run(ask())
 
 
+@PRESETS_DRIVERS
 def test_a_ping_brings_the_news_before_a_write_fails(make_client, servers):
     """The server reports that it is read-only with any answer, and the checkout reads it."""
     client = make_client(servers.primary.url(), ping_after_idle=0.001)
@@ -160,6 +161,7 @@ def test_a_ping_brings_the_news_before_a_write_fails(make_client, servers):
         assert [attempt(client) for _ in range(4)] == [None] * 4
 
 
+@PRESETS_DRIVERS
 def test_a_read_brings_the_news_before_a_write_fails(make_client, servers):
     client = make_client(servers.primary.url(), ping_after_idle=3600)
     before = two_connections(client)
@@ -230,6 +232,7 @@ def test_a_transaction_that_asked_for_read_only_keeps_its_error(make_client, ser
     assert attempt(client) is None
 
 
+@PRESETS_DRIVERS
 @pytest.mark.parametrize("way", ["url", "argument", "listener", "role"])
 def test_an_engine_that_is_read_only_from_the_start_keeps_its_errors(
     make_client, servers, driver, way
@@ -269,6 +272,7 @@ def read_only_session(connection, record):
 # -- a standby, and its promotion --------------------------------------------------------------
 
 
+@PRESETS_DRIVERS
 def test_while_nobody_is_primary_connecting_waits_until_its_timeout(make_client, servers):
     """A standby is refused, because it is read-only, and asked again, because it may be promoted."""
     client = make_client(servers.standby.url(), connect_timeout=2, retry_connect=True)
@@ -279,6 +283,7 @@ def test_while_nobody_is_primary_connecting_waits_until_its_timeout(make_client,
     assert classify_connect_failure(getattr(caught.value, "orig", caught.value)) == "read_only"
 
 
+@PRESETS_DRIVERS
 def test_a_service_may_be_pointed_at_a_standby_on_purpose(make_client, servers):
     """It reads there, and its writes are its own mistake."""
     for url, changes in (
@@ -293,6 +298,7 @@ def test_a_service_may_be_pointed_at_a_standby_on_purpose(make_client, servers):
         assert client.backend() == before
 
 
+@PRESETS_DRIVERS
 def test_writes_go_on_with_the_promoted_standby(make_client, new_postgres):
     """Both hosts stand in the URL; the connect that began before the promotion ends at it."""
     with new_postgres() as primary, primary.standby() as standby:
