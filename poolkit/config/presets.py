@@ -146,7 +146,7 @@ class EnginePreset:
         "checkouts",
     )
     concurrent_connects: int = _setting(
-        2,
+        4,
         "connections opened at the same time; other checkouts wait for one that comes back or for "
         "their turn to open one, for 1 s at most; 0: no limit",
         "connections",
@@ -1201,8 +1201,8 @@ _ASYNC_DRIVERS = {
 
 # -- the pool -------------------------------------------------------------------------------
 
-# The longest time in seconds that a checkout is kept from opening a connection, while the pool
-# may still grow. Short enough for a request, and six times the slow connect of 150 ms.
+# Seconds without a connection opened or given to one that waits, after which those that wait for
+# their turn open their own: a few connects that hang must not stop the others.
 _PATIENCE = 1.0
 
 
@@ -1293,6 +1293,11 @@ class _Breaker:
             f"failed; the last one with: {self.reason}",
             _retry_after(left),
         )
+
+
+def _averaged(mean: float, value: float) -> float:
+    """Return a moving average over about the last eight values; the first one counts in full."""
+    return mean + (value - mean) / 8 if mean else value
 
 
 def _retry_after(seconds: float) -> int:
@@ -1394,6 +1399,8 @@ class _PresetPool(QueuePool):
         self._replacing: deque[Any] = deque()
         self._connecting = 0
         self._mean_hold = 0.0  # s
+        self._mean_connect = 0.0  # s
+        self._moved = 0.0  # when a connection was last opened, or given to one that waited
         super().__init__(*args, **options)
 
     def retry_after(self, waiting: int) -> int:
@@ -1445,7 +1452,7 @@ class _PresetPool(QueuePool):
         with self._lock:
             held = time.monotonic() - getattr(record, "held_since", math.inf)
             if held >= 0:
-                self._mean_hold += (held - self._mean_hold) / 8 if self._mean_hold else held
+                self._mean_hold = _averaged(self._mean_hold, held)
             size, is_surplus = self._pool.maxsize, False
             if record.dbapi_connection is None:  # invalidated or detached: its place is free
                 self._overflow -= 1
@@ -1505,13 +1512,14 @@ class _PresetPool(QueuePool):
             with self._lock:
                 queue.append(waiter)
                 self._serve()  # a connection may have come back since the first look
-            waiter.wait(min(self._timeout, _PATIENCE))
-            if waiter.received is None:
-                # The connects of the others take too long. From now on it needs a place only.
-                waiter.is_patient = False
-                self._serve()
-                if not (self.breaker.is_open and self._may_grow()):
-                    waiter.wait(ends - time.monotonic())
+            while waiter.received is None:
+                waiter.wait(min(ends - time.monotonic(), _PATIENCE))
+                now = time.monotonic()
+                if now >= ends or now - self._moved >= _PATIENCE:
+                    waiter.is_patient = False  # from now on it needs a place, and no turn
+                    self._serve()
+                if now >= ends or (self.breaker.is_open and self._may_grow()):
+                    break
             self._withdraw(waiter, queue)
         except BaseException:  # cancelled or interrupted: the next one gets what it has received
             self._withdraw(waiter, queue)
@@ -1550,10 +1558,16 @@ class _PresetPool(QueuePool):
                 try:
                     given = self._pool.take()
                 except IndexError:
+                    # One is opened at a time, and more only where the last one in the queue would
+                    # wait longer for what comes back than for a connect.
+                    wait = len(self._waiting) * self._mean_hold / max(self.checkedout(), 1)
+                    if first.is_patient and self._connecting and wait <= self._mean_connect:
+                        break
                     if not self._take_turn(is_patient=first.is_patient):
                         break
                     given = _TURN
                 if self._give(self._waiting, given):
+                    self._moved = time.monotonic()
                     continue
                 if given is _TURN:
                     self._turn_ended(places=1)
@@ -1609,6 +1623,7 @@ class _PresetPool(QueuePool):
     def _in_turn(self, connect: Callable[[], Any], *, places: int) -> Any:
         """Connect; then the turn is over, and after a failure so many places are free."""
         failure: BaseException | None = None
+        began = time.monotonic()
         try:
             return connect()
         except BaseException as error:
@@ -1616,6 +1631,8 @@ class _PresetPool(QueuePool):
             raise
         finally:
             with self._lock:
+                self._moved = time.monotonic()
+                self._mean_connect = _averaged(self._mean_connect, self._moved - began)
                 self.breaker.connect_ended(failure, self._dialect)
                 self._turn_ended(places=places if failure else 0)
 
