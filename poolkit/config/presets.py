@@ -231,7 +231,10 @@ class EnginePreset:
         _choice("environment", self.environment, ENVIRONMENTS)
         if not self.driver:
             object.__setattr__(self, "driver", _TARGET[self.target].get("driver", "psycopg2"))
-        by_backend = (_ASYNC_DRIVERS if self.is_async else _SYNC_DRIVERS).values()
+        by_backend = [
+            *(_SYNC_DRIVERS.values() if self.target != "web_async" else ()),
+            *(_ASYNC_DRIVERS.values() if self.target != "web" else ()),
+        ]
         fitting = tuple(dict.fromkeys(driver for drivers in by_backend for driver in drivers))
         if self.driver in _DRIVERS and self.driver not in fitting:
             raise _does_not_fit(self.driver, self, fitting, field="driver")
@@ -269,8 +272,8 @@ class EnginePreset:
 
     @property
     def is_async(self) -> bool:
-        """Whether the engine is SQLAlchemy's AsyncEngine."""
-        return self.target == "web_async"
+        """Whether the engine is SQLAlchemy's AsyncEngine: for web_async, and with such a driver."""
+        return self.target == "web_async" or self.driver in ("asyncpg", "asyncmy", "aiosqlite")
 
     @property
     def max_connections_per_process(self) -> int:
@@ -290,6 +293,21 @@ class EnginePreset:
         if self.pool == "null":
             return self
         return self.replace(pool_size=1, max_overflow=0, prewarm=min(self.prewarm, 1))
+
+    def asynchronous(self) -> EnginePreset:
+        """Return this preset for an event loop, such as `preset("lambda").asynchronous()`.
+
+        A null pool opens a connection for each unit of work. An event loop that has several of them
+        under way at once opens as many, without a limit.
+
+        Raises:
+            ValueError: the target is web, which has a sibling of its own: web_async.
+        """
+        if self.is_async:
+            return self
+        if self.target == "web":
+            raise ValueError("target 'web' is synchronous: use create_engine, or target web_async")
+        return self.replace(driver="asyncpg")
 
     def replace(self, **changes: Any) -> EnginePreset:
         """Return a copy with some fields changed, such as `preset("web").replace(pool_size=7)`.
@@ -317,7 +335,7 @@ class EnginePreset:
         _choice("url", backend, tuple(_SYNC_DRIVERS), label="database")
         drivers = (_ASYNC_DRIVERS if self.is_async else _SYNC_DRIVERS)[backend]
         # A chosen driver is kept or refused; only the target's own may be replaced.
-        own = _TARGET[self.target].get("driver", "psycopg2")
+        own = "asyncpg" if self.is_async else "psycopg2"
         chosen = self.driver in drivers or self.driver != own
         driver = named or (self.driver if chosen else drivers[0])
         if driver not in drivers:
@@ -456,15 +474,22 @@ class EnginePreset:
     ) -> AsyncEngine:
         """Return an asynchronous engine; otherwise as `create_engine`.
 
+        Every target but web has one: `preset("script").create_async_engine(url)` has a null pool. The
+        driver is the URL's, or else asyncpg.
+
         Raises:
             PresetError: as `url()`.
-            ValueError: the target is synchronous.
+            ValueError: the target is web.
         """
         # Not at the top: it needs greenlet, which a Lambda function has no use for.
         from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
 
         if not self.is_async:
-            raise ValueError(f"target {self.target!r} is synchronous: use create_engine")
+            bare = parse_url(url)
+            if self.driver == "psycopg" and bare.drivername == "postgresql":
+                url = bare.set(drivername="postgresql+psycopg")
+            chosen = self.asynchronous()
+            return chosen.create_async_engine(url, application_name=application_name, **options)
         merged = self._merged(url, application_name, options)
         engine = create_async_engine(self.url(url), **merged)
         _refuse_unknown(engine.sync_engine)
@@ -530,6 +555,9 @@ class EnginePreset:
         event.listen(engine.pool, "connect", _KeepAlive(self))
         failover = _ReadOnlyServer(self, engine.dialect)
         event.listen(engine, "handle_error", failover.on_error)
+        if engine.dialect.driver in ("asyncpg", "asyncmy"):
+            event.listen(engine.pool, "connect", _note_event_loop)
+            event.listen(engine.pool, "checkout", _refuse_other_event_loop)
         if not isinstance(engine.pool, NullPool):
             _CheckoutCheck(self, engine, pings=pings, recycle=recycle).listen(engine.pool)
         if isinstance(engine.pool, QueuePool):
@@ -997,7 +1025,7 @@ def _number(query: Mapping[str, Any], name: str, kind: type[int | float]) -> int
 def _does_not_fit(
     driver: str, preset: EnginePreset, fitting: Sequence[str], *, field: str
 ) -> PresetError:
-    kind = "asynchronous" if preset.is_async else "synchronous"
+    kind = "asynchronous" if preset.is_async and preset.target != "web" else "synchronous"
     return PresetError(
         f"driver {driver} does not fit the {kind} target {preset.target!r}; "
         f"use one of: {', '.join(fitting)}",
@@ -2303,6 +2331,34 @@ def _load_libpq() -> Any:
     libpq.PQresultStatus.argtypes = libpq.PQclear.argtypes = [pointer]
     libpq.PQerrorMessage.argtypes, libpq.PQerrorMessage.restype = [pointer], ctypes.c_char_p
     return libpq
+
+
+def _note_event_loop(connection: Any, record: Any) -> None:
+    record.poolkit_loop = asyncio.get_running_loop()
+
+
+def _refuse_other_event_loop(connection: Any, record: Any, proxy: Any) -> None:
+    """Replace a connection of another event loop: each `asyncio.run` has one, and each thread.
+
+    The streams of asyncpg and asyncmy work in the loop that opened them, and nowhere else. Not even
+    a farewell can be sent in its place, so SQLAlchemy must not try to close the connection.
+    """
+    loop = getattr(record, "poolkit_loop", None)
+    if loop is None or loop is asyncio.get_running_loop():
+        return
+    driver = _driver_connection(connection)
+    end = getattr(driver, "terminate", None) or driver._transport.abort  # noqa: SLF001
+    fileno = _fileno(driver)
+    try:
+        loop.call_soon_threadsafe(end)
+    except RuntimeError:  # it is closed
+        with contextlib.suppress(RuntimeError):
+            end()
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fileno or -1)) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+    record.pool.dispatch.close(connection, record)
+    record.dbapi_connection = None
+    raise DisconnectionError("connection belongs to another event loop")
 
 
 def _driver_connection(connection: Any) -> Any:
