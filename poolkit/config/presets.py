@@ -1875,7 +1875,7 @@ def error_of_the_program(error: BaseException) -> OSError | None:
 # The packages of a driver's own OSErrors: drivers, and what they use to reach the network.
 _UNDER_A_CONNECT = frozenset(
     {"asyncmy", "asyncpg", "MySQLdb", "psycopg", "psycopg2", "psycopg_binary", "psycopg_c"}
-    | {"pymysql", "sqlalchemy", "poolkit", __name__.partition(".")[0]}
+    | {"pymysql", "sqlalchemy"}
     | {"asyncio", "concurrent", "eventlet", "gevent", "selectors", "socket", "ssl", "uvloop"}
 )
 
@@ -1989,14 +1989,17 @@ class _Slot(_ConnectionRecord):
 
     def __init__(self, pool: Pool) -> None:
         self.pool: Any = pool
+        self.was_checked_in = False
         super().__init__(pool)
 
     def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002
         is_out = not _fairy_was_created or self.fairy_ref is not None
+        self.was_checked_in = True
         try:
             super().checkin(_fairy_was_created)
         except BaseException as error:
-            if is_out and not _passed_through("_return_conn", error):
+            frames = traceback.walk_tb(error.__traceback__)
+            if is_out and not any(f.f_code.co_name == "_return_conn" for f, _ in frames):
                 self.pool._return_conn(self)  # noqa: SLF001
             raise
 
@@ -2005,17 +2008,14 @@ class _Slot(_ConnectionRecord):
         err: BaseException,
         _fairy_was_created: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
+        self.was_checked_in = False
         try:
             super()._checkin_failed(err, _fairy_was_created)
-        except BaseException as error:
-            if not _passed_through("checkin", error):
+        except BaseException:
+            if not self.was_checked_in:
                 self.dbapi_connection = None
                 self.checkin(_fairy_was_created)
             raise
-
-
-def _passed_through(function: str, error: BaseException) -> bool:
-    return any(f.f_code.co_name == function for f, _ in traceback.walk_tb(error.__traceback__))
 
 
 # -- the check at checkout -------------------------------------------------------------------

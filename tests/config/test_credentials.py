@@ -293,14 +293,15 @@ def test_a_renewed_password_has_what_is_left_of_the_time(role, monkeypatch):
         connection.execute(text("SELECT 1"))
     role.set_password()
     role.put_current()
-    limits, real_connect, clock = [], engine.dialect.connect, Clock()
+    connector = engine.dialect.connect.connector
+    limits, real_connect, clock = [], connector.open, Clock()
 
     def connect(*arguments, **parameters):
         limits.append(parameters["connect_timeout"])
         clock.ahead += 40
         return real_connect(*arguments, **parameters)
 
-    monkeypatch.setattr(engine.dialect, "connect", connect)
+    monkeypatch.setattr(connector, "open", connect)
     monkeypatch.setattr(presets, "time", clock)
     with unit_of_work(engine) as connection:
         assert connection.scalar(text("SELECT 1")) == 1
