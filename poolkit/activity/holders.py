@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -25,9 +26,11 @@ from rich.table import Table
 from rich.text import Text
 
 from poolkit.activity.by_target import UNNAMED
+from poolkit.activity.call_sites import held_between, read_metrics
 from poolkit.activity.holding import FORGOTTEN_S, SAMPLE, Counters, Holders, age
 from poolkit.activity.server import ActivityConnection
-from poolkit.errors import ConfigurationError, DatabaseUnavailable
+from poolkit.errors import ConfigurationError, DatabaseUnavailable, PoolkitError
+from poolkit.masking import masked
 from poolkit.terminal import new_console
 
 if TYPE_CHECKING:
@@ -36,13 +39,23 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from sqlalchemy.engine import URL
 
+    from poolkit.activity.call_sites import HeldFrom, Reading
     from poolkit.activity.holding import Group, Holder
 
 LEAST_INTERVAL_S = 0.02
+SITES = 10
+"""The lines of the application that are shown; `--json` has all."""
 RECONNECT_EVERY_S = 0.25
 
 
-def holders(url: str | None, *, seconds: float, interval_s: float, as_json: bool) -> None:
+def holders(
+    url: str | None,
+    *,
+    seconds: float,
+    interval_s: float,
+    as_json: bool,
+    metrics_url: str | None = None,
+) -> None:
     """Sample a database and print who held its connections; Ctrl-C ends the sampling early.
 
     Args:
@@ -50,10 +63,12 @@ def holders(url: str | None, *, seconds: float, interval_s: float, as_json: bool
         seconds: the time to sample for.
         interval_s: seconds from one sample to the next.
         as_json: print a JSON document.
+        metrics_url: the application's metrics, for the lines that hold connections.
 
     Raises:
-        ConfigurationError: the URL is missing or wrong, or a number is too small.
+        ConfigurationError: a URL is missing or wrong, or a number is too small.
         DatabaseUnavailable: the server cannot be reached, or gave no answer at all.
+        PoolkitError: the metrics cannot be read.
 
     """
     url = url or os.environ.get("DATABASE_URL")
@@ -65,16 +80,31 @@ def holders(url: str | None, *, seconds: float, interval_s: float, as_json: bool
         )
     if not interval_s <= seconds < math.inf:
         raise ConfigurationError(f"--seconds must be at least --interval, not {seconds:g}")
+    before = None if metrics_url is None else read_metrics(metrics_url)
     sampling = Sampling(url, interval_s=interval_s)
     if sys.stderr.isatty():
         print(f"Sampling for {seconds:g} s; Ctrl-C ends it early.", file=sys.stderr)  # noqa: T201
     with suppress(KeyboardInterrupt):
         sampling.run(seconds)
     found = sampling.result()
+    if metrics_url is not None and before is not None:
+        found = _with_call_sites(found, metrics_url, before)
     if as_json:
         print(json.dumps(found.to_json()), flush=True)  # noqa: T201  (its output)
     else:
         new_console().print(view(found))
+
+
+def _with_call_sites(found: Holders, metrics_url: str, before: Reading) -> Holders:
+    """Return the result with the lines that held connections meanwhile, or with the reason."""
+    try:
+        after = read_metrics(metrics_url)
+    except PoolkitError as error:
+        return replace(found, notes=(*found.notes, str(error)))
+    notes = found.notes
+    if not after:
+        notes = (*notes, f"{masked(metrics_url)} has no metrics of who holds connections.")
+    return replace(found, call_sites=held_between(before, after), notes=notes)
 
 
 # -- the server, for some seconds ---------------------------------------------------------------
@@ -233,6 +263,11 @@ def view(found: Holders) -> RenderableType:
         if blocker.holder is not None:
             now = f"{blocker.holder.state} for {age(blocker.holder.state_s)}"
             parts += _described(blocker.holder, f"{now}; statement")
+    if found.call_sites:
+        heading = Text.assemble(
+            ("The application's own lines", "bold"), ", those with most idle time first"
+        )
+        parts += [Text(), heading, _call_sites(found.call_sites)]
     if found.notes:
         parts += [Text(), *(Text(note, style="dim") for note in found.notes)]
     return Lines(*parts)
@@ -296,4 +331,18 @@ def _table(groups: Sequence[Group]) -> Table:
             *(none if seconds is None else Text(age(seconds)) for seconds in ages),
             *(Text(f"{n:,}") if n else none for n in (group.blocks, group.waiting)),
         )
+    return table
+
+
+def _call_sites(sites: Sequence[HeldFrom]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, header_style="bold")
+    table.add_column("line", overflow="fold", ratio=1)
+    table.add_column("in", overflow="fold", max_width=24)
+    for heading in ("checkouts", "p95", "in SQL", "second", "after"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for site in sites[:SITES]:
+        share = "?" if site.busy_share is None else f"{site.busy_share:.0%}"
+        figures = [f"{site.checkouts:,}", age(site.p95_s), share]
+        figures += [f"{n:,}" if n else "·" for n in (site.nested, site.after_response)]
+        table.add_row(Text(site.where), Text(site.unit or "·"), *map(Text, figures))
     return table

@@ -22,6 +22,7 @@ from poolkit.masking import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from poolkit.activity.call_sites import HeldFrom
     from poolkit.activity.server import ServerLimits
 
 HELD_S = 0.05
@@ -256,6 +257,8 @@ class Holders:
     groups: tuple[Group, ...]
     blockers: tuple[Blocker, ...]
     notes: tuple[str, ...]
+    call_sites: tuple[HeldFrom, ...] | None = None
+    """The lines that held connections, by the application's own metrics; None without these."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `--json`; null is "not known"."""
@@ -263,16 +266,8 @@ class Holders:
         for group, of in zip(found["groups"], self.groups, strict=True):
             group["sentence"] = of.sentence
         limits = found.pop("limits")
-        return {
-            **{k: found[k] for k in ("time", "seconds", "samples", "interval_s", "unseen_s")},
-            "max_connections": limits["max_connections"],
-            "usable": self.limits.usable,
-            "version": limits["version"],
-            **{
-                k: found[k]
-                for k in ("role", "sees_all", "is_pooled", "groups", "blockers", "notes")
-            },
-        }
+        of_server = {key: limits[key] for key in ("max_connections", "version")}
+        return {**found, **of_server, "usable": self.limits.usable}
 
 
 # -- from samples to the result ---------------------------------------------------------------

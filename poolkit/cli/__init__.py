@@ -133,8 +133,11 @@ def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> Non
 @click.option(
     "--interval", type=float, default=0.1, show_default=True, help="seconds between samples"
 )
+@click.option("--metrics", metavar="URL", help="the application's /metrics: which line holds them")
 @click.option("--json", "as_json", is_flag=True, help="print a JSON document, for scripts")
-def holders(*, url: str | None, seconds: float, interval: float, as_json: bool) -> None:
+def holders(
+    *, url: str | None, seconds: float, interval: float, metrics: str | None, as_json: bool
+) -> None:
     """Show who holds a database's connections, and whether SQL runs on them.
 
     The connections of any application are grouped by target, or by name, user and address.
@@ -144,7 +147,7 @@ def holders(*, url: str | None, seconds: float, interval: float, as_json: bool) 
     require_posix("holders")
     from poolkit.activity.holders import holders  # noqa: PLC0415
 
-    holders(url, seconds=seconds, interval_s=interval, as_json=as_json)
+    holders(url, seconds=seconds, interval_s=interval, as_json=as_json, metrics_url=metrics)
 
 
 db = click.Group(

@@ -8,15 +8,22 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import processes
 import psycopg2
 import pytest
 from poolkit_command import refused, run_here
+from sqlalchemy import text
 
 from poolkit.activity.holding import Counters
 from poolkit.activity.server import APPLICATION_NAME
+from poolkit.config.engine import make_engine
+from poolkit.config.holds import unit
+from poolkit.config.metrics import PoolMetrics
+from poolkit.config.settings import Settings
 from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+from poolkit.prometheus import exposition
 
 pytestmark = pytest.mark.process
 
@@ -223,6 +230,69 @@ def test_behind_pgbouncer_it_says_what_is_not_visible(postgres, tmp_path):
     assert document["is_pooled"] is True
     assert any("pooler" in note for note in document["notes"])
     assert APPLICATION_NAME not in groups
+
+
+@contextlib.contextmanager
+def served(answer):
+    """Serve what a function returns as the metrics of an application."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = answer()
+            self.send_response(200 if body else 500)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+
+
+def test_the_application_s_own_metrics_name_the_lines(database):
+    """Only what was held meanwhile counts, although its metrics count since its start."""
+    metrics = PoolMetrics()
+    engine = make_engine(Settings.from_environ({"DATABASE_URL": database.url()}), metrics)
+
+    def hold():
+        with unit('GET /"x"'), engine.connect() as opened:
+            opened.execute(text("SELECT 1"))
+            time.sleep(0.2)
+
+    def exposed():
+        return exposition({"web": metrics.snapshot(engine.pool)}, {"web": metrics.holds.rows()})
+
+    for _ in range(3):
+        hold()
+    with served(exposed) as url, in_threads(hold):
+        document, groups = found_in(database.monitor_url(""), "--metrics", url)
+        table = run("--seconds", "0.5", "--metrics", url, database.monitor_url(""))
+    engine.dispose()
+    (site,) = document["call_sites"]
+    assert (site["target"], site["unit"]) == ("web", 'GET /"x"')
+    assert "test_holders.py:" in site["where"]
+    assert 1 <= site["checkouts"] <= 8
+    assert site["busy_share"] < 0.5
+    assert site["p95_s"] >= 0.2
+    assert groups["web"]["verdict"] == "held"
+    assert 'GET /"x"' in table.stdout
+    assert max(map(len, table.stdout.splitlines())) <= 80
+
+
+def test_metrics_that_cannot_be_read_are_one_line(database):
+    """At the start; a page without them is a note."""
+    url = database.monitor_url("")
+    refused(run("--metrics", "http://127.0.0.1:1/metrics", url), "--metrics: http://127.0.0.1:1")
+    refused(run("--metrics", "file:///etc/passwd", url), "wanted an http:// or https:// URL")
+    with served(lambda: b"") as broken:
+        refused(run("--metrics", broken, url), "500")
+    with served(lambda: b"other 1\n") as other:
+        document, _ = found_in(url, "--metrics", other, seconds=0.2)
+    assert document["call_sites"] == []
+    assert any("no metrics of who holds" in note for note in document["notes"])
 
 
 @pytest.mark.parametrize(
