@@ -2401,7 +2401,7 @@ def _closed_test(driver: Any) -> Callable[[], Any]:
 
 # -- failover -------------------------------------------------------------------------------
 
-# The keys in ConnectionPoolEntry.info: what the server reports, and what it did at first.
+# The key in ConnectionPoolEntry.info.
 _REPORT = "poolkit.report"
 
 _RO_POSTGRESQL = "25006"  # read_only_sql_transaction
@@ -2435,19 +2435,14 @@ class _ReadOnlyServer:
     def on_checkout(self, connection: Any, record: ConnectionPoolEntry, proxy: Any) -> None:
         if not self.is_reported:
             return
-        found = record.info.get(_REPORT)
-        if found is None:
-            # Not at connect: a listener of the user's may have made the session read-only since.
-            report = _report_of(_driver_connection(connection))
-            record.info[_REPORT] = (report, report())
+        known = record.info.get(_REPORT)
+        if known is not None and known.read() == known.last:  # well below a microsecond
             return
-        report, before = found
-        now = report()
-        if now == before:
-            return
-        if _became_read_only(before, now) and self._is_read_only(connection):
+        # At first here, not at connect: a listener of the user's may have made the session read-only.
+        now = _Report(_driver_connection(connection))
+        if known is not None and now.became_read_only(known) and self._is_read_only(connection):
             raise InvalidatePoolError("the server has become read-only")
-        record.info[_REPORT] = (report, now)
+        record.info[_REPORT] = now
 
     def on_error(self, context: ExceptionContext) -> None:
         """Treat the refused write as a lost connection: it and all older ones are replaced.
@@ -2477,11 +2472,11 @@ class _ReadOnlyServer:
         driver = _driver_connection(connection.connection.dbapi_connection)
         if getattr(driver, "readonly", None) or getattr(driver, "read_only", None):
             return True  # psycopg2's and psycopg's attribute
-        now = _report_of(driver)()
-        if not self.is_reported or None in now:  # a server before PostgreSQL 14
+        now = _Report(driver)
+        # A server before PostgreSQL 14 reports nothing.
+        if not self.is_reported or now.default is None or _is_pooled(driver):
             return False
-        _, before = connection.info.get(_REPORT, (None, ("off", "off")))
-        return not _became_read_only(before, now)
+        return not now.became_read_only(connection.info.get(_REPORT))
 
     def _is_read_only(self, connection: Any) -> bool:
         """Ask the server whether it is read-only for all its sessions; in one round trip."""
@@ -2507,26 +2502,54 @@ class _ReadOnlyServer:
         return str(found).upper() not in ("0", "OFF")
 
 
-def _report_of(driver: Any) -> Callable[[], tuple[str | None, str | None]]:
-    """Return a function that reads what the server has reported, without a round trip.
+class _Report:
+    """What a server has reported to a driver: whether it is a standby, whether it refuses writes.
 
-    It returns `in_hot_standby` and `default_transaction_read_only`; None for unknown.
+    Reading it takes no round trip. A value is None where nothing was reported.
     """
-    read: Callable[[str], str | None]
-    if hasattr(driver, "get_settings"):  # asyncpg
 
-        def read(name: str) -> Any:
-            return getattr(driver.get_settings(), name, None)
+    __slots__ = ("default", "last", "read", "standby")
 
-    elif hasattr(getattr(driver, "info", None), "parameter_status"):  # psycopg2, psycopg
-        read = driver.info.parameter_status
-    else:
-        return lambda: (None, None)
-    return lambda: (read("in_hot_standby"), read("default_transaction_read_only"))
+    def __init__(self, driver: Any) -> None:
+        standby, default = "in_hot_standby", "default_transaction_read_only"
+        read: Callable[[str], Any]
+        if hasattr(driver, "get_settings"):  # asyncpg
+            settings = driver.get_settings()
+            read = functools.partial(_attribute, settings)
+        elif hasattr(driver, "pgconn"):  # psycopg, whose `info` takes ten times as long
+            standby, default = standby.encode(), default.encode()  # type: ignore[assignment]
+            read = driver.pgconn.parameter_status
+        else:
+            read = driver.info.parameter_status
+        self.read = functools.partial(read, default)
+        self.last = self.read()
+        # Only this one changes while a session lives.
+        self.default = _text(self.last)
+        self.standby = _text(read(standby))
+
+    def became_read_only(self, before: _Report | None) -> bool:
+        if before is None:
+            return "on" in (self.default, self.standby)
+        is_demoted = self.default == "on" and before.default != "on"
+        return is_demoted or (self.standby == "on" and before.standby != "on")
 
 
-def _became_read_only(before: Sequence[str | None], now: Sequence[str | None]) -> bool:
-    return any(new == "on" and old != "on" for old, new in zip(before, now, strict=True))
+def _attribute(settings: Any, name: str) -> Any:
+    return getattr(settings, name, None)
+
+
+def _text(value: Any) -> str | None:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _is_pooled(driver: Any) -> bool:
+    """Return whether a pooler stands between: its process id is no possible one.
+
+    PgBouncer repeats to each client what some server has reported at some time, also in session mode.
+    It makes the 8 bytes of pid and cancel key up; Linux has process ids up to 2**22.
+    """
+    pid = driver.get_server_pid() if hasattr(driver, "get_server_pid") else driver.info.backend_pid
+    return not 0 < pid <= 2**22
 
 
 @overload

@@ -20,8 +20,9 @@ from sqlalchemy.util import await_only
 from poolkit import drain
 from poolkit.config import presets
 from poolkit.config.presets import classify_connect_failure
-from poolkit.config.session import translate
+from poolkit.config.session import sqlstate, translate
 from poolkit.errors import DatabaseUnavailable
+from poolkit.local.pgbouncer import EmbeddedPgBouncer
 
 pytestmark = pytest.mark.process
 WRITE = "INSERT INTO written VALUES (1)"
@@ -267,6 +268,39 @@ def read_only_session(connection, record):
     cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
     cursor.close()
     connection.commit()
+
+
+class SessionPooling(EmbeddedPgBouncer):
+    """PgBouncer with a server connection for each client, as long as the client stays."""
+
+    def _prepare(self, directory):
+        answer = super()._prepare(directory)
+        file = directory / "pgbouncer.ini"
+        text = file.read_text().replace("pool_mode = transaction", "pool_mode = session")
+        ignored = "options, statement_timeout, idle_in_transaction_session_timeout"
+        file.write_text(text.replace("extra_float_digits\n", f"extra_float_digits, {ignored}\n"))
+        return answer
+
+
+@pytest.mark.skipif(not shutil.which("pgbouncer"), reason="no pgbouncer on PATH")
+def test_a_pooler_s_outdated_report_hides_no_failover(servers, tmp_path_factory):
+    """PgBouncer tells a new client what the server was once: the refused write counts."""
+    state = tmp_path_factory.mktemp("pgbouncer")
+    with SessionPooling(servers.primary, state) as pooler:
+        first = Client(small_preset("psycopg2"), pooler.url())
+        assert attempt(first) is None  # PgBouncer has heard that the server is writable
+        first.close()
+        with servers.demoted(new_sessions_write=False):
+            servers.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'poolkit'"
+            )
+            for driver in ("psycopg2", "psycopg", "asyncpg"):
+                url = pooler.url().replace("psycopg2", driver)
+                client = Client(small_preset(driver), url)
+                error = attempt(client)
+                client.close()
+                assert sqlstate(error.orig) == "25006"
+                assert isinstance(translate(error), DatabaseUnavailable)
 
 
 # -- a standby, and its promotion --------------------------------------------------------------
