@@ -67,6 +67,16 @@ class NewArticle(Input):
 class ArticleUpdate(Input):
     """A change to the article's `version`; what is left out stays as it is."""
 
+    # What `changes_something` checks, for readers of the JSON Schema.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}}
+                for name in ("title", "body")
+            ]
+        }
+    )
+
     version: Annotated[int, Field(ge=1, le=MAX_VERSION), BeforeValidator(_whole)]
     title: Title | None = None
     body: Body | None = None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, Request, Response
+from pydantic.json_schema import SkipJsonSchema
 
 from articles.errors import NotFound, PreconditionFailed, StaleVersion
 from poolkit.fastapi import (
@@ -23,7 +24,8 @@ from poolkit.problems import Problem, status_problem
 # A coroutine although it does not wait: a plain function would run in a thread.
 async def _precondition(
     if_match: Annotated[
-        list[str] | None, Header(description="Entity tags that the article may have, or `*`.")
+        list[str] | SkipJsonSchema[None],  # a header cannot be null
+        Header(description="Entity tags that the article may have, or `*`."),
     ] = None,
 ) -> Callable[[int], bool] | None:
     """Return what the header If-Match asks of a version."""

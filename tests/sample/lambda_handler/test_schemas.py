@@ -19,6 +19,7 @@ def plain(schema, definitions):
         return plain(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     kept = {k: v for k, v in schema.items() if k not in ("title", "description", "$defs")}
     if "properties" in kept:
+        kept.pop("anyOf", None)  # which members go together; a struct's schema cannot say so
         kept["properties"] = {k: plain(v, definitions) for k, v in kept["properties"].items()}
         kept["required"] = sorted(kept["required"])
     if "items" in kept:
