@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,8 @@ class Seconds(Number):
 @click.option("--locustfile", type=_path, help="the load of --url, in place of requests")
 @click.option(
     "--database-url",
-    envvar="POOLKIT_DRILL_DATABASE_URL",
-    help="the database of --url, with a role that may end its sessions",
+    help="the database of --url, with a role that may end its sessions  [default with --url: the "
+    "variable POOLKIT_DATABASE_URL]",
 )
 @click.option("--role", help="the role of --url in its database  [default: that of --database-url]")
 @click.option("--table", help="a table of --url, which lock_table locks")
@@ -118,6 +119,9 @@ def drill(*, every: bool, faults: tuple[str, ...], lists: bool, **given: Any) ->
     from poolkit.drill.command import drill, fault_list  # noqa: PLC0415
     from poolkit.drill.options import drill_options  # noqa: PLC0415
 
+    # Of no use without --url, so it is no option's `envvar`: the variable may be there for others.
+    if given["url"] and not given["database_url"]:
+        given["database_url"] = os.environ.get("POOLKIT_DATABASE_URL")
     if lists:
         click.echo(fault_list())
         return

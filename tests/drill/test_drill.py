@@ -156,7 +156,7 @@ def test_an_application_that_runs_already_gets_the_faults_that_its_database_allo
         *("drill", "--url", application, "--role", "poolkit", "--rate", "10", "--seconds", "1"),
         *("--fault", "kill_backends", "--fault", "freeze", "--recovery-limit", "60", "--json"),
         cwd=folder,
-        POOLKIT_DRILL_DATABASE_URL=postgres.admin_url(driver=""),
+        POOLKIT_DATABASE_URL=postgres.admin_url(driver=""),
     )
     document = json.loads(answer.stdout)
     assert "kill_backends ends every session" in answer.stderr
