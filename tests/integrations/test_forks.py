@@ -124,6 +124,63 @@ def test_a_forked_process_begins_with_an_empty_pool_and_no_counts(database):
     assert answer.returncode == 0, answer.stderr
 
 
+BY_C_CODE = """
+import ctypes, gc, os, sys, time
+import sqlalchemy, poolkit
+
+# An old connection that waits for a ping: each check has something to do.
+web = poolkit.preset("web").replace(pool_size=1, max_overflow=0, ping_after_idle=0.01, echo=False)
+engine = web.create_engine(os.environ["DATABASE_URL"])
+
+def ask():
+    with engine.connect() as connection:
+        name = "current_setting('application_name')"
+        row = connection.execute(sqlalchemy.text(f"SELECT pg_backend_pid(), {name}")).one()
+    assert row[1].endswith(f"-{os.getpid()}"), row
+    return row[0]
+
+def in_child(work, fork):
+    reading, writing = os.pipe()
+    if not fork():
+        os.close(reading)
+        os.write(writing, str(work()).encode())
+        os.close(writing)
+        gc.collect()
+        sys.exit()  # not _exit: what Python collects at its end must not end the parent's session
+    os.close(writing)
+    answer = os.read(reading, 1000).decode()
+    assert os.wait()[1] == 0
+    return int(answer)
+
+def child():
+    if os.environ["FIRST"] == "dispose":
+        engine.dispose()
+    theirs = ask()
+    assert in_child(ask, os.fork) not in (first, theirs)
+    assert ask() == theirs
+    return theirs
+
+first = ask()
+time.sleep(0.02)
+assert 0 < in_child(child, ctypes.PyDLL(None).fork) != first
+assert ask() == first
+"""
+
+
+@pytest.mark.parametrize(
+    ("driver", "then"), [("psycopg2", "ask"), ("psycopg2", "dispose"), ("psycopg", "ask")]
+)
+def test_a_fork_by_c_code_leaves_the_parents_connection_alone(database, driver, then):
+    """Python's hooks do not run in such a child, nor are they needed; its children are safe, too."""
+    answer = run_python(
+        "-c",
+        BY_C_CODE,
+        environ={"DATABASE_URL": database.url(driver), "FIRST": then},
+        clean=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
 ASYNCHRONOUS = """
 import asyncio, os, sqlalchemy
 from poolkit import Settings, make_async_engine
