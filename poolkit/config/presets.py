@@ -22,9 +22,11 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import ipaddress
 import logging
 import math
 import os
+import queue
 import random
 import re
 import select
@@ -37,7 +39,7 @@ import types
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, overload
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -1783,7 +1785,9 @@ class Connector:
                 limit = max(left, 0.1) if name == "timeout" else max(math.ceil(left), 1)
                 cparams = {**cparams, name: limit}
             try:
-                return self.open(*cargs, **cparams)
+                if not seconds:
+                    return self.open(*cargs, **cparams)
+                return _open_in_time(self.dialect, self.open, cargs, cparams, deadline)
             except Exception as error:
                 failure, delay = classify_connect_failure(error), random.uniform(0, bound)
                 # An event loop's clock may be that coarse.
@@ -1796,6 +1800,185 @@ class Connector:
                 refusal = error.with_traceback(None)  # its frames hold this variable
             _sleep(self.dialect, delay)
             bound = min(bound * 2, self.longest_delay)
+
+
+# -- hosts and their names -------------------------------------------------------------------
+
+
+def _open_in_time(
+    dialect: Dialect,
+    connect: Callable[..., Any],
+    cargs: Sequence[Any],
+    cparams: Mapping[str, Any],
+    deadline: float,
+) -> Any:
+    """Call the driver, so that no silent host or resolver takes the time of all others.
+
+    Of several hosts asyncpg gives the first one all the time there is (asyncpg#1155), and libpq gives
+    `connect_timeout` to each. Both libpq and PyMySQL wait for a resolver as long as it takes.
+    """
+    if dialect.driver == "asyncpg":
+        return _open_one_of(connect, cargs, cparams, deadline)
+    if dialect.driver in ("psycopg2", "psycopg"):
+        cparams = _with_addresses(dialect, cparams, deadline)
+    elif dialect.driver in ("pymysql", "mysqldb") and _is_name(str(cparams.get("host") or "")):
+        # TLS needs the name, so the driver looks it up again; a resolver that has just answered will.
+        _look_up(dialect, str(cparams["host"]), deadline - time.monotonic())
+    return connect(*cargs, **cparams)
+
+
+def _open_one_of(
+    connect: Callable[..., Any], cargs: Sequence[Any], cparams: Mapping[str, Any], deadline: float
+) -> Any:
+    """Connect to the first of several hosts that lets asyncpg in, each with a share of the time."""
+    hosts, ports = cparams.get("host"), cparams.get("port")
+    if isinstance(hosts, str | None):
+        return connect(*cargs, **cparams)
+    wanted = cparams.get("target_session_attrs")
+    kinds = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
+    ports = ports if isinstance(ports, list | tuple) else [ports] * len(hosts)
+    tries = [
+        {"host": host, "port": port, "target_session_attrs": kind}
+        for kind in kinds
+        for host, port in zip(hosts, ports, strict=True)
+    ]
+    for left_to_try in range(len(tries), 0, -1):
+        share = max((deadline - time.monotonic()) / left_to_try, 0.1)
+        try:
+            return connect(*cargs, **{**cparams, **tries[-left_to_try], "timeout": share})
+        except Exception as error:
+            # As libpq: a server's refusal is final, but for one that is starting. A server of the
+            # wrong kind has no SQLSTATE.
+            is_final = getattr(error, "sqlstate", None) not in (None, "57P03")
+            if left_to_try == 1 or is_final or error_of_the_program(error) is not None:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _with_addresses(dialect: Any, cparams: Mapping[str, Any], deadline: float) -> Mapping[str, Any]:
+    """Return libpq's parameters with the addresses of the hosts, and a limit for each address.
+
+    libpq checks a certificate by `host`, connects to `hostaddr`, and looks nothing up then. Hosts
+    without a name are as they were.
+    """
+    hosts = str(cparams.get("host") or "").split(",")
+    ports = str(cparams.get("port") or "").split(",")
+    names = sum(map(_is_name, hosts))
+    if cparams.get("hostaddr") or not (names or len(hosts) > 1):
+        return cparams
+    if len(ports) not in (1, len(hosts)):
+        return cparams  # libpq's error says it
+    found: list[tuple[str, str, str]] = []
+    failure: OSError | None = None
+    for host, port in zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=True):
+        addresses = [""]  # libpq's own way, without a resolver
+        if _is_name(host):
+            # Of several hosts the others need some time, too.
+            left = (deadline - time.monotonic()) / (names + (len(hosts) > 1))
+            names -= 1
+            try:
+                addresses = _look_up(dialect, host, max(left, 0.1))
+            except OSError as error:
+                if error_of_the_program(error) is not None:
+                    raise
+                failure = error
+                continue
+        found += [(host, address, port) for address in addresses]
+    if not found:
+        text = f'could not translate host name "{hosts[-1]}" to address: {failure}'
+        raise dialect.loaded_dbapi.OperationalError(text) from failure
+    share = math.ceil((deadline - time.monotonic()) / len(found))
+    return {
+        **cparams,
+        "host": ",".join(host for host, _, _ in found),
+        "hostaddr": ",".join(address for _, address, _ in found),
+        "port": ",".join(port for _, _, port in found),
+        "connect_timeout": max(share, 1),
+    }
+
+
+def _is_name(host: str) -> bool:
+    """Return whether a host has to be looked up: no address, no socket, not this machine."""
+    if not host or host == "localhost" or host.startswith(("/", "@")):
+        return False
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return True
+    return False
+
+
+def _look_up(dialect: Dialect, host: str, seconds: float) -> list[str]:
+    """Return the addresses of a name.
+
+    Raises:
+        OSError: there is none; a TimeoutError if the resolver is silent for so many seconds.
+    """
+    silent = TimeoutError(f"the resolver did not answer within {seconds:.1f} s")
+    if dialect.is_async:
+        from sqlalchemy.util import await_only  # noqa: PLC0415
+
+        asked = asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        try:
+            found = await_only(asyncio.wait_for(asked, seconds))
+        except TimeoutError:
+            raise silent from None
+        return _addresses(found)
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    thread = _LookUp.idle()
+    if thread is None:  # there is none to be had: without a limit
+        return _addresses(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+    thread.questions.put((host, answers))
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise silent from None
+    if isinstance(answer, Exception):
+        raise answer
+    return _addresses(answer)
+
+
+def _addresses(found: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class _LookUp(threading.Thread):
+    """A thread that looks names up, because waiting for a thread can have a limit.
+
+    It is kept for the next connect, so that only the first one starts a thread. One that a silent
+    resolver holds up returns later.
+    """
+
+    waiting: ClassVar[list[_LookUp]] = []
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="poolkit-look-up")
+        self.process = os.getpid()
+        self.questions: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    @classmethod
+    def idle(cls) -> _LookUp | None:
+        """Return a thread that waits for a question, or None where none can be started."""
+        with contextlib.suppress(IndexError):
+            while True:
+                thread = cls.waiting.pop()
+                if thread.process == os.getpid():  # a fork copies no threads
+                    return thread
+        thread = cls()
+        try:
+            thread.start()
+        except RuntimeError:
+            return None
+        return thread
+
+    def run(self) -> None:
+        while True:
+            host, answers = self.questions.get()
+            try:
+                answers.put(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+            except Exception as error:  # noqa: BLE001  (also a name that cannot be encoded)
+                answers.put(error)
+            self.waiting.append(self)
 
 
 def _connect_limit(dialect: Dialect, cparams: Mapping[str, Any]) -> tuple[str, float]:
