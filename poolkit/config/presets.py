@@ -960,8 +960,7 @@ def _refuse_for_asyncpg(url: URL) -> None:
                 only = f" but {' or '.join(allowed)}" if allowed else ""
                 raise PresetError(f"asyncpg has no {name}{only}; {psycopg}", "url")
         elif name not in _LIBPQ_PARAMETERS and name not in _ASYNCPG_NUMBERS:
-            known = tuple(sorted({*_LIBPQ_PARAMETERS, *_ASYNCPG_NUMBERS}))
-            _choice("url", name, known, label="the URL's parameter")
+            raise _unknown_parameter("asyncpg", name)
     mode = query.get("sslmode")
     ignored = sorted(_IN_CONTEXT.intersection(query))
     if ignored and mode in ("allow", "prefer"):
@@ -1000,15 +999,19 @@ def _refuse_unknown(engine: Engine) -> None:
             taken = inspect.signature(connection.Connection.__init__).parameters
             unknown = [k for k in query if k not in taken and k not in _MYSQL_PACKED]
     if unknown:
-        import difflib  # noqa: PLC0415  (as in _choice)
+        raise _unknown_parameter(driver, unknown[0])
 
-        near = difflib.get_close_matches(unknown[0], _LIBPQ_PARAMETERS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near and near[0] != unknown[0] else ""
-        raise PresetError(
-            f"the installed {driver} has no parameter {unknown[0]}{hint}; correct it in the URL or "
-            "leave it out",
-            "url",
-        )
+
+def _unknown_parameter(driver: str, name: str) -> PresetError:
+    import difflib  # noqa: PLC0415  (as in _choice)
+
+    near = difflib.get_close_matches(name, _LIBPQ_PARAMETERS, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
+    return PresetError(
+        f"the installed {driver} has no parameter {name!r}{hint}; correct it in the URL, or leave "
+        "it out",
+        "url",
+    )
 
 
 # SQLAlchemy makes one argument of these (sqlalchemy/dialects/mysql/mysqldb.py).

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from closed_databases import CLOSED
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.orm import sessionmaker
 
 from poolkit.config.engine import make_async_engine, make_engine, start_async_engine, start_engine
@@ -84,7 +84,11 @@ def test_prewarming_alone_starts_without_a_database(driver, closed_url, caplog):
 
 def test_a_mistake_in_the_arguments_stays_one(driver, database):
     """What no server was asked about is not called unavailable: it will not go away."""
-    kit = Kit(driver, database.url("") + "?no_such_parameter=1")
+    with pytest.raises(ValueError, match="no_such_parameter"):
+        Kit(driver, database.url("") + "?no_such_parameter=1")
+    kit = Kit(driver, database.url(""))
+    engine = getattr(kit.engine, "sync_engine", kit.engine)
+    event.listen(engine, "do_connect", lambda *given: given[-1].update(no_such_parameter=1))
     with pytest.raises(Exception, match="no_such_parameter") as caught:
         kit.connect()
     assert not isinstance(caught.value, DatabaseUnavailable)
