@@ -37,6 +37,7 @@ _POOLS = {"psycopg_pool.base": "BasePool", "asyncpg.pool": "Pool"}
 _DJANGO = "django.db"
 _STARLETTE = "starlette.applications"
 _FLASK = "flask.app"
+_CELERY = "celery.signals"
 # What a preset decides; the application's other arguments stay.
 _OF_THE_POOL = (
     *("poolclass", "pool", "pool_size", "max_overflow", "pool_timeout", "pool_recycle"),
@@ -273,6 +274,26 @@ def _label_flask(module: Any) -> None:
     module.Flask.full_dispatch_request = full_dispatch_request
 
 
+def _label_celery(module: Any) -> None:
+    """Make each task of Celery a unit of work, with the task's name."""
+    units: dict[str, Any] = {}
+
+    def begin(task_id: str, task: Any, **_: Any) -> None:
+        units[task_id] = _module("holds").unit(task.name)
+        units[task_id].__enter__()
+
+    def end(task_id: str, **_: Any) -> None:
+        if work := units.pop(task_id, None):
+            work.__exit__(None, None, None)
+
+    module.task_prerun.connect(begin, weak=False)
+    module.task_postrun.connect(end, weak=False)
+
+
+_LABELS = {_STARLETTE: _label_starlette, _FLASK: _label_flask, _CELERY: _label_celery}
+"""By module, what makes the requests or tasks of a framework units of work."""
+
+
 def _module(name: str) -> Any:
     """Return a file beside that of the presets as a module of its own."""
     full = f"_poolkit_{name}"
@@ -303,7 +324,7 @@ class _AfterImport:
         self.engines = engines
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name not in (_CREATE, _DJANGO, _STARLETTE, _FLASK, *_POOLS):
+        if name not in (_CREATE, _DJANGO, *_LABELS, *_POOLS):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
@@ -318,10 +339,9 @@ class _AfterImport:
             elif name == _DJANGO:
                 self.engines.has_django = True
                 self.engines.write()
-            elif name in (_STARLETTE, _FLASK):
+            elif name in _LABELS:
                 if "_POOLKIT_HOLDS_FOLDER" in os.environ:
-                    label = _label_starlette if name == _STARLETTE else _label_flask
-                    label(module)
+                    _LABELS[name](module)
             else:
                 self.engines.watch_pool(module)
 

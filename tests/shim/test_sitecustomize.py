@@ -7,6 +7,7 @@ from textwrap import dedent
 import pytest
 from processes import run_python
 
+from poolkit.compare.run.hold_rows import read_holds
 from poolkit.shim import records
 
 pytestmark = pytest.mark.process
@@ -19,8 +20,9 @@ def in_target(tmp_path):
     """A function that runs code as a target's process, and returns its output and the records."""
     (tmp_path / "records").mkdir()
 
-    def execute(code, pool="now", *, per_task=False, path=(), environment="prod"):
+    def execute(code, pool="now", *, per_task=False, path=(), environment="prod", **variables):
         environ = records.environ(tmp_path / "records", pool, environment, per_task=per_task)
+        environ |= variables
         environ["PYTHONPATH"] = ":".join([str(records.FOLDER), *map(str, path)])
         answer = run_python("-c", dedent(code), environ=environ)
         assert answer.returncode == 0, answer.stderr
@@ -208,3 +210,92 @@ def test_a_folder_that_is_gone_does_not_stop_the_target(in_target, tmp_path):
     code = f"import shutil\nshutil.rmtree({str(tmp_path / 'records')!r})\n"
     output, found = in_target(code + dedent(WAYS["create_engine"]) + SHOW)
     assert (output, found) == ("3 4", [])
+
+
+HELD = {
+    "QueuePool": """
+        engine = create_engine(url)
+        def hold():
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+                time.sleep(0.1)
+        hold()
+        engine.dispose()  # the next pool is watched too
+        hold()
+        """,
+    "NullPool": """
+        from sqlalchemy.pool import NullPool
+        engine = create_engine(url, poolclass=NullPool)
+        def hold():
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+                time.sleep(0.1)
+        hold()
+        hold()
+        """,
+    "asyncpg": """
+        import asyncio
+        from sqlalchemy.ext.asyncio import create_async_engine
+        engine = create_async_engine(url.replace("psycopg2", "asyncpg"))
+        async def hold():
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+                await asyncio.sleep(0.1)
+        async def main():
+            await hold()
+            await hold()
+            await engine.dispose()
+        asyncio.run(main())
+        """,
+    "GET /orders/{number}": """
+        from fastapi import FastAPI
+        from fastapi.testclient import TestClient
+        engine = create_engine(url)
+        app = FastAPI()
+        @app.get("/orders/{number}")
+        def hold(number: int):
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+                time.sleep(0.1)
+        with TestClient(app) as client:
+            client.get("/orders/1"), client.get("/orders/2")
+        """,
+    "GET /orders/<int:number>": """
+        from flask import Flask
+        engine = create_engine(url)
+        app = Flask("x")
+        @app.get("/orders/<int:number>")
+        def hold(number):
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+                time.sleep(0.1)
+            return ""
+        app.test_client().get("/orders/1"), app.test_client().get("/orders/2")
+        """,
+    "reports.hold": """
+        from celery import Celery
+        engine = create_engine(url)
+        app = Celery("x")
+        @app.task(name="reports.hold")
+        def hold():
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+                time.sleep(0.1)
+        hold.apply(), hold.apply()
+        """,
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_the_lines_that_hold_connections_are_recorded(in_target, database, tmp_path, kind):
+    """Of each kind of pool, with the endpoint or task of the frameworks."""
+    (tmp_path / "holds").mkdir()
+    begin = "import os, time\nfrom sqlalchemy import create_engine, text\nurl = os.environ['U']\n"
+    (tmp_path / "held.py").write_text(begin + dedent(HELD[kind]) + "time.sleep(0.6)\n")
+    variables = {"U": database.url(), "_POOLKIT_HOLDS_FOLDER": str(tmp_path / "holds")}
+    in_target("import held", path=[tmp_path], **variables)
+    (row,) = read_holds(tmp_path / "holds").rows.values()
+    assert (row.count, row.where.rpartition(" in ")[2]) == (2, "hold")
+    assert row.unit == (kind if " " in kind or "." in kind else "")
+    assert row.longest_s >= 0.1
+    assert row.busy_share < 0.9
