@@ -2785,6 +2785,7 @@ def _drain_pool(engine: Engine) -> None:
     try:
         while idle:
             record = idle.pop()
+            record.held_since = math.inf  # nobody has held it: not for _PresetPool's mean
             try:
                 record.invalidate()
             finally:
