@@ -49,7 +49,7 @@ __all__ = (
 
 logger = logging.getLogger("poolkit.holds")
 
-HOLD_SAMPLING = 0.1
+HOLD_SAMPLING = 0.05
 """The share of checkouts whose call site and SQL time are taken under load, by default."""
 
 EVERY = 0.01
@@ -487,6 +487,7 @@ class Holds:
     ) -> None:
         self._on_end = on_end
         self._key = f"poolkit.hold.{id(self)}"
+        self._taken: dict[_Taken, _Out] = {}
         self.configure(sampling=sampling, leak_threshold=leak_threshold)
         self.begin_again(count_time)
 
@@ -502,7 +503,7 @@ class Holds:
         self._lock = threading.RLock()
         self._count_time = count_time or (lambda held: None)
         self._last_taken = 0.0
-        self._taken: dict[_Taken, _Out] = {}
+        self._taken.clear()
         self._waiting: dict[object, tuple[_Site, str, int]] = {}
         self._rows: dict[tuple[str, int, str, str], _Row] = {}
         self.busy_seconds = 0.0
@@ -536,7 +537,7 @@ class Holds:
             began: the time, by `perf_counter`.
         """
         state = record.__dict__
-        if self._key in state:  # StaticPool gives its one connection out again and again
+        if state.get(self._key) is not None:  # StaticPool gives its one connection out again and again
             self.end(None, record)
         # Each checkout has a known probability to be taken, and stands for its reciprocal. A fixed
         # share would miss the line that checks out once a minute.
@@ -565,9 +566,11 @@ class Holds:
 
     def end(self, connection: Any, record: Any) -> None:
         """End the hold of a record that comes back, or that loses its connection."""
-        out: _Out | None = record.__dict__.pop(self._key, None)
+        state = record.__dict__
+        out: _Out | None = state.get(self._key)
         if out is None:
             return
+        state[self._key] = None  # a key that comes and goes makes each lookup in the record slower
         held = perf_counter() - out.began
         out.beside.pop(id(record), None)
         self._count_time(held)
@@ -677,8 +680,10 @@ class Holds:
         return unwatch
 
     def _timed_statement(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        taken = self._taken
+
         def timed(*arguments: Any, **options: Any) -> Any:
-            if not self._taken:
+            if not taken:
                 return method(*arguments, **options)
             began = perf_counter()
             try:
@@ -690,8 +695,10 @@ class Holds:
         return timed
 
     def _timed_end(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        taken = self._taken
+
         def timed(connection: Any) -> Any:
-            if not self._taken:
+            if not taken:
                 return method(connection)
             began = perf_counter()
             try:
