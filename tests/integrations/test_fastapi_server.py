@@ -345,3 +345,19 @@ def test_an_upload_that_is_given_up_is_one_line_in_the_log(port, caplog):
         wait_until(lambda: [r for r in caplog.records if r.name == "poolkit.fastapi"], "a line")
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert "POST /lengths" in caplog.text
+
+
+@pytest.mark.parametrize("rest", [NEXT, b"nonsense\r\n\r\n", b"\0" * 100])
+def test_nothing_is_answered_after_connection_close(port, rest):
+    """What a client sends after it has asked for the end is not a request (uvicorn#2238)."""
+    assert answers(port, GET + CLOSE + b"\r\n" + rest) == [200]
+
+
+def test_pipelined_requests_are_answered_in_order_however_long_the_first_takes(port):
+    """The time for headers does not run while an answer is made (uvicorn#2243)."""
+    first = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connected(port) as sock:
+        sock.sendall(first + GET + b"\r\n" + GET + CLOSE + b"\r\n")
+        found = read(sock)
+    assert found.count(b"HTTP/1.1 200 ") == 3
+    assert found.index(b"ended") < found.index(b"HTTP/1.1 200 ", 20)

@@ -359,3 +359,41 @@ def test_missing_headers_are_no_error(call, name):
     event = MAKERS[name]("GET", "/notes")
     nothing = {key: None for key in ("headers", "multiValueHeaders") if key in event}
     assert call({**event, **nothing})[0] == 200
+
+
+def test_head_is_get_without_the_body(make_event):
+    """Status and headers are GET's, the length included; a route for HEAD goes first."""
+    app = make_app()
+    get = app.resolve(make_event("GET", "/notes"), new_context())
+    head = app.resolve(make_event("HEAD", "/notes"), new_context())
+    assert (head["statusCode"], head["body"]) == (200, "")
+    headers = head.get("headers") or {k: v[0] for k, v in head["multiValueHeaders"].items()}
+    assert headers["Content-Length"] == str(len(get["body"]))
+    assert calling(app)(make_event("HEAD", "/nothing"))[0] == 404
+
+    @app.route("/notes", method="HEAD")
+    def head_of_notes():
+        return Response(204, headers={"X-Own": "1"})
+
+    assert calling(app)(make_event("HEAD", "/notes"))[0] == 204
+
+
+def test_a_json_body_says_so(make_event):
+    """Another content type is 415, whichever form the headers come in."""
+    app = make_app()
+
+    @app.post("/orders")
+    def create_order():
+        return {"length": len(app.json_body), "type": app.header("content-type")}
+
+    event = make_event("POST", "/orders", body=b"{}")
+    assert calling(app)(event)[2] == {"length": 2, "type": "application/json"}
+    event = json.loads(json.dumps(event).replace("application/json", "text/plain"))
+    assert calling(app)(event)[0] == 415
+
+
+def test_a_long_query_is_414(make_event, call):
+    """Many parameters cost time, and nothing needs them."""
+    status, _, problem = call(make_event("GET", "/notes", [("x", "y" * 9_000)]))
+    assert (status, problem["status"]) == (414, 414)
+    assert call(make_event("GET", "/notes", [("x", "y" * 7_000)]))[0] == 200
