@@ -6,7 +6,7 @@
     ├── TemporaryFailure                          the database or the pool failed; retry later
     │   ├── CredentialsError                      a password or token could not be fetched
     │   ├── NoThread                              the system refused to start a thread
-    │   ├── PoolExhausted (TimeoutError)          no connection became free within pool_timeout
+    │   ├── PoolExhausted (TimeoutError)          no connection became free, or too many wait for one
     │   ├── StatementTimeout (TimeoutError)       a statement took longer than statement_timeout
     │   ├── StatementCancelled                    a statement was cancelled from outside
     │   ├── LockTimeout (TimeoutError)            a lock did not become free in time
@@ -95,9 +95,11 @@ class NoThread(TemporaryFailure):
 
 
 class PoolExhausted(TemporaryFailure, TimeoutError):
-    """No connection became free within `pool_timeout` seconds."""
+    """No connection became free within `pool_timeout`, or `max_waiting` others wait for one.
 
-    # Connections come back all the time.
+    A preset's pool sets `retry_after` from the measured hold time: 1 to 30 s.
+    """
+
     retry_after = 1
     public_detail = "every database connection is in use; try again later"
 

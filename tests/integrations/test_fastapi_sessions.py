@@ -3,6 +3,7 @@
 import asyncio
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -507,3 +508,31 @@ def test_starlette_alone_has_sessions(sync, notes):
         assert client.post("/notes").status_code == 200
         assert client.get("/nothing").headers["content-type"] == "application/problem+json"
     assert count(notes) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_beyond_max_waiting_a_request_is_503_at_once(notes, way):
+    """The one that holds the connection and the one that waits are answered as usual."""
+    small = {"POOLKIT_POOL_SIZE": "1", "POOLKIT_MAX_OVERFLOW": "0", "POOLKIT_MAX_WAITING": "1"}
+    small["POOLKIT_POOL_TIMEOUT"] = "60"
+    found = dependencies(
+        Database(settings=settings_of(notes, "web", **small)),
+        AsyncDatabase(settings=settings_of(notes, "web_async", **small)),
+    )
+    database, dependency = found[way]
+    with (
+        TestClient(application(database, dependency)) as client,
+        ThreadPoolExecutor(2) as threads,
+        notes.connect() as other,
+    ):
+        cursor = other.cursor()
+        cursor.execute("BEGIN; LOCK TABLE notes")
+        holds = threads.submit(client.post, "/notes")
+        wait_until(lambda: database.snapshot().checked_out == 1, 30)
+        waits = threads.submit(client.post, "/notes")
+        wait_until(lambda: database.snapshot().waiting == 1, 30)
+        refused = client.post("/notes")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert database.snapshot().shed == 1
+        cursor.execute("ROLLBACK")
+        assert holds.result(60).status_code == waits.result(60).status_code == 200
