@@ -1591,10 +1591,10 @@ class _PresetPool(QueuePool):
                 try:
                     given = self._pool.take()
                 except IndexError:
-                    # One is opened at a time, and more only where the last one in the queue would
-                    # wait longer for what comes back than for a connect.
+                    # One is opened at a time. More are only where the last one in the queue would
+                    # wait much longer for what comes back: in a spike all hold times are longer.
                     wait = len(self._waiting) * self._mean_hold / max(self.checkedout(), 1)
-                    if first.is_patient and self._connecting and wait <= self._mean_connect:
+                    if first.is_patient and self._connecting and wait <= 3 * self._mean_connect:
                         break
                     if not self._take_turn(is_patient=first.is_patient):
                         break

@@ -300,7 +300,10 @@ def test_an_invalidated_connection_frees_its_place(database):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
 def test_cancelled_tasks_lose_no_place(make_client, database, driver):
-    """Cancelled at any moment: while they wait, connect, work or return the connection."""
+    """Cancelled at any moment: while they wait, connect, work or return the connection.
+
+    MagicStack/asyncpg#464 and #467, sqlalchemy/sqlalchemy#12099.
+    """
     client = make_client(database.url(), pool_size=2, max_overflow=1, pool_timeout=0.05)
     chance = random.Random(7)
 
@@ -334,7 +337,14 @@ def test_threads_that_time_out_and_fail_lose_no_place(database):
         pool_size=2, max_overflow=1, pool_timeout=0.02, max_waiting=6, connect_timeout=60
     )
     engine = small.create_engine(database.url())
-    chance = random.Random(7)
+    chance, lock, open_now = random.Random(7), threading.Lock(), [0]
+
+    def count(by):
+        with lock:
+            open_now.append(open_now[-1] + by)
+
+    event.listen(engine, "connect", lambda *_: count(1))
+    event.listen(engine, "close", lambda *_: count(-1))
 
     def work():
         for _ in range(25):
@@ -347,6 +357,7 @@ def test_threads_that_time_out_and_fail_lose_no_place(database):
 
     assert in_threads(*[work] * 12) == [None] * 12
     assert is_whole(engine.pool)
+    assert max(open_now) <= 3  # never above the ceiling (oracle/python-oracledb#581)
     held = [engine.connect() for _ in range(3)]
     for connection in held:
         connection.close()
