@@ -1792,6 +1792,9 @@ class Connector:
                     return self.open(*cargs, **cparams)
                 return _open_in_time(self.dialect, self.open, cargs, cparams, deadline)
             except Exception as error:
+                own = error_of_the_program(error)
+                if own is not None:
+                    raise own from own.__cause__
                 failure, delay = classify_connect_failure(error), random.uniform(0, bound)
                 # An event loop's clock may be that coarse.
                 left = deadline - 0.01 - time.monotonic()
@@ -2297,7 +2300,7 @@ class _CheckoutCheck:
         except Exception as error:
             own = error_of_the_program(error)
             if own is not None:
-                raise own from None
+                raise own from own.__cause__
             if not isinstance(error, _connection_errors(self.dialect)):
                 raise
             raise DisconnectionError(f"connection did not answer a ping: {error}") from error
