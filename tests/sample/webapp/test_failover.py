@@ -98,6 +98,30 @@ def servers(new_postgres):
             yield primary, standby
 
 
+@pytest.mark.parametrize("target", ["web", "web_async"])
+def test_a_service_that_finds_a_reader_writes_again_when_the_name_leads_to_the_writer(
+    serve, target, migrated_database
+):
+    """Its connections have ended, and new sessions are read-only for a while: no 500, no waiting."""
+    setting = f"ALTER DATABASE {migrated_database.name} {{}} default_transaction_read_only"
+    article = ("POST", "/articles", {"title": "failover", "body": ""})
+    with serve(migrated_database.url(driver=""), POOLKIT_CONNECT_TIMEOUT="1") as served:
+        assert served.request(*article)[0] == 201
+        migrated_database.execute(setting.format("SET") + " = on")
+        # As the superuser may: the setting is for every new session.
+        migrated_database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        for _ in range(2):
+            status, headers, _ = served.request(*article)
+            assert (status, headers["Retry-After"]) == (503, "5")
+        assert served.get("/readyz") == 503
+        admin(migrated_database.server, setting.format("RESET"))
+        assert served.request(*article)[0] == 201
+        assert served.get("/readyz") == 200
+
+
 @pytest.fixture(
     params=[
         ("web", "demoted"),
