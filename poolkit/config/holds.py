@@ -537,7 +537,9 @@ class Holds:
             began: the time, by `perf_counter`.
         """
         state = record.__dict__
-        if state.get(self._key) is not None:  # StaticPool gives its one connection out again and again
+        if (
+            state.get(self._key) is not None
+        ):  # StaticPool gives its one connection out again and again
             self.end(None, record)
         # Each checkout has a known probability to be taken, and stands for its reciprocal. A fixed
         # share would miss the line that checks out once a minute.

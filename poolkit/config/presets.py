@@ -1798,6 +1798,10 @@ class Connector:
                 failure, delay = classify_connect_failure(error), random.uniform(0, bound)
                 # An event loop's clock may be that coarse.
                 left = deadline - 0.01 - time.monotonic()
+                if failure == "read_only" and refusal is None and left > 0:
+                    connection = self._ask_despite_report(cargs, cparams)
+                    if connection is not None:
+                        return connection
                 if failure is None and refusal is not None and left <= 0:
                     # This attempt was cut short; the server's refusal before says more.
                     raise refusal from error
@@ -1806,6 +1810,30 @@ class Connector:
                 refusal = error.with_traceback(None)  # its frames hold this variable
             _sleep(self.dialect, delay)
             bound = min(bound * 2, self.longest_delay)
+
+    def _ask_despite_report(self, cargs: Sequence[Any], cparams: Mapping[str, Any]) -> Any:
+        """Return a connection to a server that accepts writes, although it was reported not to.
+
+        PgBouncer repeats to each client what a server has reported at its first login, until it is
+        reloaded (pgbouncer#859). Then every connect with `target_session_attrs` would fail.
+        """
+        if cparams.get("target_session_attrs") != "read-write":
+            return None
+        try:
+            connection: Any = self.open(*cargs, **{**cparams, "target_session_attrs": "any"})
+        except Exception:  # noqa: BLE001  (the first refusal says more)
+            return None
+        is_read_only = True
+        with contextlib.suppress(self.dialect.loaded_dbapi.Error):
+            cursor = connection.cursor()
+            cursor.execute("SHOW transaction_read_only")
+            is_read_only = cursor.fetchall()[0][0] != "off"
+            cursor.close()
+            self.dialect.do_rollback(connection)
+        if not is_read_only:
+            return connection
+        self.dialect.do_terminate(connection)
+        return None
 
 
 # -- hosts and their names -------------------------------------------------------------------

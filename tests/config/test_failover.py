@@ -303,6 +303,23 @@ def test_a_pooler_s_outdated_report_hides_no_failover(servers, tmp_path_factory)
                 assert isinstance(translate(error), DatabaseUnavailable)
 
 
+@pytest.mark.skipif(not shutil.which("pgbouncer"), reason="no pgbouncer on PATH")
+def test_a_pooler_s_outdated_report_refuses_no_connection(servers, tmp_path_factory):
+    """PgBouncer goes on to say that the server is read-only, which it was at the first login."""
+    with SessionPooling(servers.primary, tmp_path_factory.mktemp("pgbouncer")) as pooler:
+        with servers.demoted(new_sessions_write=False):
+            first = Client(small_preset("psycopg2", target_session_attrs="any"), pooler.url())
+            assert attempt(first) is not None
+            first.close()
+        servers.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'poolkit'"
+        )
+        for driver in ("psycopg2", "psycopg", "asyncpg"):
+            client = Client(small_preset(driver), pooler.url().replace("psycopg2", driver))
+            assert attempt(client) is None
+            client.close()
+
+
 # -- a standby, and its promotion --------------------------------------------------------------
 
 
