@@ -15,8 +15,25 @@ from behaviour.face import Face
 from behaviour.faces import FACES, opened
 
 from poolkit.local.postgres import APP_ROLE, EmbeddedPostgres
+from poolkit.pytest_plugin import PoolBaseline
 
 OpenFace: TypeAlias = Callable[..., AbstractContextManager[Face]]
+
+
+@pytest.fixture(autouse=True)
+def every_connection_comes_back() -> Iterator[None]:
+    """Fail a test that leaves a connection out, or holds one for seconds without SQL, at any face.
+
+    It is the plugin's fixture `pool_baseline`; by its class, so that the plugin need not be
+    installed.
+    """
+    baseline = PoolBaseline()(idle_ms=10_000, grace=10)
+    baseline.start()
+    try:
+        yield
+        baseline.check()
+    finally:
+        baseline.stop()
 
 
 @pytest.fixture(params=FACES)

@@ -10,7 +10,7 @@ from poolkit.local.ports import free_port
 def test_documents_are_ingested_once_each(site):
     """Documents sent, one of them three times, are stored in chunks, and a warm shutdown closes all connections."""
     port = free_port()
-    worker = site.start(WORKER_METRICS_PORT=str(port))
+    worker = site.start(WORKER_METRICS_PORT=str(port), POOLKIT_LEAK_DETECTION_THRESHOLD="20")
     for document_id in ("a", "b", "b", "b"):
         site.send(document_id, text="One. Two.")
     wait_until(lambda: len(site.documents()) == 2, "2 documents")
@@ -21,7 +21,10 @@ def test_documents_are_ingested_once_each(site):
     assert len(site.database.execute("SELECT * FROM chunks")) == 2
     assert {row["application_name"][:7] for row in site.database.backends()} == {"worker:"}
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-        assert b"poolkit_pool_checkouts_total" in answer.read()
+        figures = answer.read()
+    assert b"poolkit_pool_checkouts_total" in figures
+    assert b'poolkit_pool_leaked_total{target="worker"} 0.0' in figures
+    assert b'unit="worker.ingest_document"' in figures
     assert worker.terminate() == 0
     site.database.wait_for_backends(0, "worker:")
     assert not worker.ready_file.exists()
