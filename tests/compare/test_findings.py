@@ -247,6 +247,13 @@ def test_second_connections_of_one_request_are_named(findings, made_up):
     assert "app/b.py:2 in b" in finding
 
 
+def test_a_connection_that_never_came_back_is_named(findings, made_up):
+    """Its line has no checkout that is over, so nothing else is known of it."""
+    never = hold("app/c.py:3 in c", count=0, spread="", held_s=0.0, busy_s=0.0, out_s=9.0)
+    finding = findings({"web": made_up("web", kept=5, holds=(hold("app/a.py:1 in a"), never))})
+    assert "A connection of app/c.py:3 in c was still out at the end, for 9.0 s." in finding["web"]
+
+
 @pytest.mark.parametrize(
     "rows",
     [

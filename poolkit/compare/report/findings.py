@@ -51,6 +51,8 @@ QUEUED_SHARE = 0.05
 """The share of samples with every connection busy from which requests queued for one."""
 LONG_HOLD_MS = 50.0
 """The p95 of hold times from which a low share of SQL in them is worth a sentence."""
+LONG_OUT_MS = 2000.0
+"""The age at the end from which a connection that is still out is worth a sentence."""
 LITTLE_SQL = 0.5
 """The share of the hold time in which SQL ran, below which connections are held over something else."""
 BUSY_MACHINE = 0.9
@@ -261,6 +263,11 @@ def _holds(target: TargetResult) -> Iterator[str]:
         yield (
             f"{site.where}{unit} held a connection for {milliseconds(site.p95_ms)} at p95, and SQL ran "
             f"in {percent(site.busy_share)} of that time: it is held over something else."
+        )
+    out = max(holds.sites, key=lambda site: site.out_ms, default=None)
+    if out is not None and out.out_ms >= LONG_OUT_MS:
+        yield (
+            f"A connection of {out.where} was still out at the end, for {milliseconds(out.out_ms)}."
         )
     if holds.nested_checkouts:
         nested = max(holds.sites, key=lambda site: site.nested)

@@ -12,7 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from poolkit.compare.report.findings import evidence_lines, is_held_idle, reference_text
+from poolkit.compare.report.findings import (
+    LONG_OUT_MS,
+    evidence_lines,
+    is_held_idle,
+    reference_text,
+)
 from poolkit.compare.results.wording import (
     NOTHING,
     count,
@@ -125,7 +130,11 @@ def _print_holds(target: TargetResult, console: Console) -> None:
     holds = target.holds
     if holds is None:
         return
-    shown = [s for s in holds.sites if is_held_idle(s) or s.nested or s.after_response]
+    shown = [
+        site
+        for site in holds.sites
+        if is_held_idle(site) or site.nested or site.after_response or site.out_ms >= LONG_OUT_MS
+    ]
     if not shown:
         return
     table = new_table(

@@ -194,6 +194,8 @@ class HoldSite:
     p95_ms: float | None
     """None if none of them was over at the end."""
     longest_ms: float
+    out_ms: float
+    """The age of the oldest that was not over at the end; 0 without one."""
     nested: int
     """Checkouts by a unit of work that had a connection already."""
     after_response: int
@@ -487,6 +489,7 @@ def _holds(folder: TargetFolder) -> HoldResult | None:
                 busy_share=site.busy_share,
                 p95_ms=_p95_ms(site, row.out_s),
                 longest_ms=max(site.longest_s, row.out_s) * 1000,
+                out_ms=row.out_s * 1000,
                 nested=site.nested,
                 after_response=site.after_response,
             )
