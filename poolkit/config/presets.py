@@ -1406,10 +1406,10 @@ class _WaitingTask:
 class _PresetPool(QueuePool):
     """A QueuePool in which a spike of requests does not open a connection for each.
 
-    SQLAlchemy's own opens one for every checkout that finds none idle. While that takes 150 ms, others
-    come back that nobody may use (HikariCP, "Welcome to the Jungle"). Here `concurrent_connects`
-    checkouts open one. The others wait, and the longest first, for a connection that comes back or
-    for their turn to open one. No newcomer overtakes them.
+    SQLAlchemy's own opens one for every checkout that finds none idle, and that one cannot use what
+    comes back meanwhile (HikariCP, "Welcome to the Jungle"). Here `concurrent_connects` checkouts
+    open one. The others wait for a connection that comes back or for their turn to open one. The
+    longest waiting is first, and no newcomer overtakes it.
 
     The counts are QueuePool's: `size + _overflow` connections are open or being opened. Each step
     on a deque is atomic and leaves a consistent state. So the lock may be taken again in the middle
@@ -1536,7 +1536,7 @@ class _PresetPool(QueuePool):
         """Wait in one of the queues; return a connection or _TURN.
 
         Raises:
-            BreakerOpen: the breaker lets nobody connect.
+            BreakerOpen: the breaker allows no connect.
             sqlalchemy.exc.TimeoutError: no connection came back within `timeout`.
         """
         ends = time.monotonic() + self._timeout
