@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ _ONCE_S = 1.0
 _DELAY_S = 0.2
 _LOCK_TIMEOUT_S = 10
 _LOOK_S = 0.05
+_AT_ONCE = 8
+"""Connections that are opened at the same time."""
 _FILLED_ROUNDS = 3
 """The application takes connections while they are filled."""
 DISK = "poolkit_drill_disk"
@@ -238,18 +241,22 @@ def fill_connections(scene: Scene) -> None:
         for connection in taken:
             connection.close()
 
+    def take() -> None:
+        # The application may be quicker.
+        with suppress(psycopg2.OperationalError):
+            taken.append(
+                psycopg2.connect(
+                    scene.admin_url, connect_timeout=10, application_name=APPLICATION_NAME
+                )
+            )
+
     with scene.admin() as cursor, undone(undo):
         for _ in range(_FILLED_ROUNDS):
             scene.end_sessions(cursor)
             # A superuser could take the reserved ones too, and lock out the database's owner.
-            for _ in range(_free_connections(cursor)):
-                # The application may be quicker.
-                with suppress(psycopg2.OperationalError):
-                    taken.append(
-                        psycopg2.connect(
-                            scene.admin_url, connect_timeout=10, application_name=APPLICATION_NAME
-                        )
-                    )
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                for _ in range(_free_connections(cursor)):
+                    pool.submit(take)
         scene.wait(scene.seconds)
 
 
