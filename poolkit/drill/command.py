@@ -16,6 +16,7 @@ from poolkit.drill.faults import FAULTS
 from poolkit.drill.ground import BARE_NAME, BARE_TARGET, ForeignGround, ProjectGround
 from poolkit.drill.run import Drill
 from poolkit.drill.traffic import Traffic, requests_of, traffic_of
+from poolkit.errors import PoolkitError
 from poolkit.local.processes import sigterm_exits
 from poolkit.output_file import check_output_file
 from poolkit.project import Project
@@ -47,6 +48,7 @@ def drill(options: DrillOptions) -> int:
         for fault in options.faults:
             console.print(f"{fault.name} {fault.does}", highlight=False, soft_wrap=True)
     stopped = 0
+    failure: PoolkitError | None = None
     with sigterm_exits():
         folder = new_folder(state_folder(project) / "drill")
         with progress_on(console) as progress:
@@ -57,8 +59,13 @@ def drill(options: DrillOptions) -> int:
                 stopped = INTERRUPTED
             except SystemExit:
                 stopped = TERMINATED
+            except PoolkitError as error:
+                # The figures of the faults until then are worth a report.
+                failure = error
     _report(one.results, options, console)
     console.print(f"\nLogs are in {shown_path(folder)}.", highlight=False, soft_wrap=True)
+    if failure is not None:
+        raise failure
     if stopped:
         console.print("Interrupted: every fault is undone.", highlight=False)
     return stopped or (BROKEN if report.broken_rules(one.results) else 0)

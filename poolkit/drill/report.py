@@ -110,6 +110,12 @@ def markdown(results: Results) -> str:
             "count from the end of the fault."
         ),
         "",
+        "Failed requests, and the recovery:",
+        "",
+        f"| fault | {' | '.join(results.targets)} |",
+        f"|---|{'---|' * len(results.targets)}",
+        *(_summary(result) for result in results.faults),
+        "",
         f"| fault | target | {' | '.join(_HEAD)} |",
         f"|---|---|{'--:|' * (len(_HEAD) - 1)}---|",
     ]
@@ -150,6 +156,15 @@ def document(results: Results) -> dict[str, Any]:
 def as_json(results: Results) -> str:
     """Return the document as text."""
     return json.dumps(document(results), indent=1) + "\n"
+
+
+def _summary(result: FaultResult) -> str:
+    """Return the row of a fault with a cell for each target."""
+    cells = [
+        f"{one.failed}, {'**never**' if one.back_s is None else f'{one.back_s:.1f} s'}"
+        for one in result.outcomes
+    ]
+    return f"| `{result.times.fault}` | {' | '.join(cells)} |"
 
 
 def _cells(one: Outcome) -> dict[str, str]:
