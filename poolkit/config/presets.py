@@ -40,6 +40,7 @@ import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, overload
+from urllib.parse import unquote
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -877,7 +878,12 @@ def parse_url(url: str | URL) -> URL:
             hosts = ""
     try:
         parsed = make_url(text)
-        return parsed if not hosts else parsed.update_query_dict(_several(hosts.split(",")))
+        if hosts:
+            parsed = parsed.update_query_dict(_several(hosts.split(",")))
+        if str(parsed.host).upper().startswith("%2F"):  # libpq's form of a Unix socket's directory
+            place = {"host": unquote(str(parsed.host)), "port": str(parsed.port or 5432)}
+            parsed = parsed.set(host=None, port=None).update_query_dict(place)
+        return parsed
     except (ArgumentError, ValueError):
         # The cause would print the URL, and so the password.
         raise PresetError(

@@ -327,3 +327,12 @@ def test_several_hosts_are_tried_in_turn(driver, form, database):
     client = Client(chosen, f"{login}@{place}")
     assert client.scalar("SELECT 1") == 1
     client.close()
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg"])
+def test_a_socket_s_directory_may_be_the_escaped_host(driver):
+    """As in libpq's URIs; it is this machine, which needs no TLS."""
+    url = "postgresql://me:s3cret@%2Frun%2Fpostgresql:5433/d"
+    target = "web_async" if driver == "asyncpg" else "web"
+    assert dict(preset(target).url(url).query) == {"host": "/run/postgresql", "port": "5433"}
+    Settings.from_environ({"DATABASE_URL": url, "POOLKIT_ENVIRONMENT": "prod"})
