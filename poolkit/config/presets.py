@@ -878,12 +878,7 @@ def parse_url(url: str | URL) -> URL:
             hosts = ""
     try:
         parsed = make_url(text)
-        if hosts:
-            parsed = parsed.update_query_dict(_several(hosts.split(",")))
-        if str(parsed.host).upper().startswith("%2F"):  # libpq's form of a Unix socket's directory
-            place = {"host": unquote(str(parsed.host)), "port": str(parsed.port or 5432)}
-            parsed = parsed.set(host=None, port=None).update_query_dict(place)
-        return parsed
+        several = _several(hosts.split(",")) if hosts else {}
     except (ArgumentError, ValueError):
         # The cause would print the URL, and so the password.
         raise PresetError(
@@ -891,6 +886,10 @@ def parse_url(url: str | URL) -> URL:
             f"and password {_ESCAPES}",
             "url",
         ) from None
+    if str(parsed.host).upper().startswith("%2F"):  # libpq's form of a Unix socket's directory
+        several = {"host": unquote(str(parsed.host)), "port": str(parsed.port or 5432)}
+        parsed = _without_host(parsed)
+    return parsed.update_query_dict(several)
 
 
 def _not_escaped() -> PresetError:
@@ -898,6 +897,13 @@ def _not_escaped() -> PresetError:
         "the user name, the password or a parameter has an @ that is not escaped: there, "
         + _ESCAPES,
         "url",
+    )
+
+
+def _without_host(url: URL) -> URL:
+    """Return the URL with its hosts in the query alone; `URL.set` takes None for no change."""
+    return URL.create(
+        url.drivername, url.username, url.password, database=url.database, query=url.query
     )
 
 
@@ -946,7 +952,7 @@ def _checked_url(url: URL) -> URL:
     if "," in (url.host or ""):
         names = str(url.host).split(",")
         query |= _several([f"[{name}]:{url.port or 5432}" for name in names])
-        url = url.set(host=None, port=None)
+        url = _without_host(url)
     user, password = query.pop("user", url.username), query.pop("password", url.password)
     return url.set(
         username=None if user is None else str(user),
