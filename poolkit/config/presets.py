@@ -1821,7 +1821,10 @@ class Connector:
                     raise
                 refusal = error.with_traceback(None)  # its frames hold this variable
             _sleep(self.dialect, delay)
-            bound = min(bound * 2, self.longest_delay)
+            # A promotion ends the wait for a writer from one moment to the next, and nothing has to
+            # recover from a crowd.
+            longest = self.longest_delay / 4 if failure == "read_only" else self.longest_delay
+            bound = min(bound * 2, longest)
 
     def _ask_despite_report(self, cargs: Sequence[Any], cparams: Mapping[str, Any]) -> Any:
         """Return a connection to a server that accepts writes, although it was reported not to.
