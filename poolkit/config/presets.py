@@ -2312,9 +2312,9 @@ class _CheckoutCheck:
         record.poolkit_state = _State(connection, now, expires)
 
     def on_checkin(self, connection: Any, record: Any) -> None:
-        # It has no state yet if it was opened before `listen`.
-        with contextlib.suppress(AttributeError):
-            record.poolkit_state.last_used = time.time()
+        state = getattr(record, "poolkit_state", None)
+        if state is not None:  # or it was opened before `listen`
+            state.last_used = time.time()
 
     def on_checkout(self, connection: Any, record: Any, proxy: Any) -> None:
         state: _State | None = getattr(record, "poolkit_state", None)
