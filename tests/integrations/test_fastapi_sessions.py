@@ -528,7 +528,7 @@ def test_beyond_max_waiting_a_request_is_503_at_once(notes, way):
         cursor = other.cursor()
         cursor.execute("BEGIN; LOCK TABLE notes")
         holds = threads.submit(client.post, "/notes")
-        wait_until(lambda: database.snapshot().checked_out == 1, 30)
+        wait_until(lambda: database.snapshot().checkouts == 1, 30)
         waits = threads.submit(client.post, "/notes")
         wait_until(lambda: database.snapshot().waiting == 1, 30)
         refused = client.post("/notes")
