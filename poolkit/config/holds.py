@@ -43,6 +43,7 @@ __all__ = (
     "call_site_text",
     "connections_out",
     "current_unit",
+    "forget_connections_out",
     "merged",
     "unit",
 )
@@ -158,6 +159,13 @@ def connections_out() -> dict[int, _Out]:
         found = {}
         _of_holder.set((key, found))
     return found
+
+
+def forget_connections_out() -> None:
+    """Forget what the caller has out: in a forked child, whose parent has it."""
+    _of_holder.set((0, {}))
+    if (work := _unit.get()) is not None:
+        work.out.clear()
 
 
 # -- the call site --------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 from sqlalchemy import event, exc
 
-from poolkit.config.holds import HOLD_SAMPLING, Holds, connections_out
+from poolkit.config.holds import HOLD_SAMPLING, Holds, connections_out, forget_connections_out
 from poolkit.config.presets import TooManyWaiting
 
 if TYPE_CHECKING:
@@ -306,6 +306,7 @@ def _all_metrics() -> WeakSet[PoolMetrics]:
     found: WeakSet[PoolMetrics] = WeakSet()
 
     def begin_again() -> None:
+        forget_connections_out()
         for metrics in list(found):
             metrics._begin()  # noqa: SLF001
 
