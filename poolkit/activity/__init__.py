@@ -4,8 +4,9 @@
         sampler.wait_until_no_backends("web:")
 
 `server` queries `pg_stat_activity` once or regularly, `by_target` groups a sample by the targets that
-`application_name` names, and `watch` is the command `poolkit watch`. A name is imported when it is first
-used, since `by_target` works without psycopg2.
+`application_name` names, and `watch` and `holders` are the commands of these names. `holding` computes who
+holds connections, `statements` shows other programs' statements without their literals, `call_sites`
+reads an application's metrics. A name is imported when it is first used, since `by_target` works without psycopg2.
 """
 
 from __future__ import annotations
