@@ -399,8 +399,9 @@ def alarm(work):
 
     former = signal.signal(signal.SIGALRM, handler)
     work.on_close.append(lambda: signal.signal(signal.SIGALRM, former))
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
-    work.execute("SELECT pg_sleep(0.5)")
+    work.execute("SELECT 1")  # so that it strikes in the statement, and in no connect
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    work.execute("SELECT pg_sleep(1)")
 
 
 OURS = rows_of("PostgreSQL")
