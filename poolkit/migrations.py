@@ -13,7 +13,7 @@ from sqlalchemy import exc
 
 from poolkit.config.engine import make_engine
 from poolkit.config.session import sqlstate, translated
-from poolkit.errors import ConfigurationError, MigrationError, how_to_install
+from poolkit.errors import ConfigurationError, LockTimeout, MigrationError, how_to_install
 from poolkit.project import Project
 
 if TYPE_CHECKING:
@@ -115,12 +115,14 @@ class Migrations:
         try:
             with translated():
                 yield engine
-        except exc.DBAPIError as error:
-            state = sqlstate(error.orig)
+        except (exc.DBAPIError, LockTimeout) as error:
+            refusal = error.__cause__ if isinstance(error, LockTimeout) else error
+            driver = refusal.orig if isinstance(refusal, exc.DBAPIError) else refusal
+            state = sqlstate(driver)
             if state not in _REMEDIES:
                 raise
             remedy = _REMEDIES[state].format(role=self.settings.url.username or "the role")
-            reason = str(error.orig).partition("\n")[0]
+            reason = str(driver).partition("\n")[0]
             raise MigrationError(f"the database refused: {reason}; {remedy}") from error
         finally:
             engine.dispose()

@@ -200,7 +200,7 @@ def test_a_broken_pyproject_is_named(tmp_path, database):
 # -- code of presets ------------------------------------------------------------------------
 
 
-CHECKS = ("ping_after_idle", "pool_recycle_jitter")
+CHECKS = ("ping_after_idle", "pool_recycle_jitter", "concurrent_connects")
 START = ("retry_connect", "prewarm", "fail_fast")
 
 
@@ -254,7 +254,11 @@ def test_checks_without_an_argument_stand_below_as_comments(target, environment)
 def test_only_what_the_server_can_do_stands_below_them():
     """SQLite has no server to wait for; MySQL has error numbers, and no SQLSTATE of PostgreSQL."""
     web = preset("web", "prod")
-    assert beyond(preset_code(web, "pysqlite")).keys() == {"prewarm", "fail_fast"}
+    assert beyond(preset_code(web, "pysqlite")).keys() == {
+        "concurrent_connects",
+        "prewarm",
+        "fail_fast",
+    }
     mysql = preset_code(web, "pymysql")
     assert beyond(mysql).keys() == {*CHECKS, *START}
     assert "1040" in mysql

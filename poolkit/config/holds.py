@@ -53,8 +53,8 @@ logger = logging.getLogger("poolkit.holds")
 HOLD_SAMPLING = 0.05
 """The share of checkouts whose call site and SQL time are taken under load, by default."""
 
-EVERY = 0.01
-"""Seconds. A checkout this long after the last one that was taken is always taken: of up to 100
+EVERY = 0.05
+"""Seconds. A checkout this long after the last one that was taken is always taken: of up to 20
 checkouts a second that is each of them, and its cost does not matter."""
 
 MAX_ROWS = 500

@@ -109,8 +109,8 @@ def test_what_a_function_does_not_need_stays_at_home(built):
     unwanted = re.compile(
         r"(^|/)(tests?|\.[^/]+)/|(^|/)(\.env.*|\.lock|RECORD|INSTALLER)$|\.pyi$|\.pyx$"
         r"|^(boto3|botocore|webapp|worker|fastapi|celery|alembic|pydantic|greenlet|bin)/"
-        r"|^poolkit/(?!__init__|errors|config|cold_start|execution_environment|powertools|problems"
-        r"|tables|__pycache__)|^articles/(migrations|schemas)"
+        r"|^poolkit/(?!__init__|errors|config|cold_start|execution_environment|powertools|preconditions"
+        r"|problems|tables|__pycache__)|^articles/(migrations|schemas)"
     )
     assert [name for name in names(built) if unwanted.search(name)] == []
 

@@ -20,11 +20,15 @@ def test_documents_are_ingested_once_each(site):
     )
     assert len(site.database.execute("SELECT * FROM chunks")) == 2
     assert {row["application_name"][:7] for row in site.database.backends()} == {"worker:"}
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-        figures = answer.read()
-    assert b"poolkit_pool_checkouts_total" in figures
-    assert b'poolkit_pool_leaked_total{target="worker"} 0.0' in figures
-    assert b'unit="worker.ingest_document"' in figures
+
+    def figures():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            return answer.read()
+
+    # A child writes its figures once a second.
+    wait_until(lambda: b'unit="worker.ingest_document"' in figures(), "figures of the tasks")
+    assert b"poolkit_pool_checkouts_total" in figures()
+    assert b'poolkit_pool_leaked_total{target="worker"} 0.0' in figures()
     assert worker.terminate() == 0
     site.database.wait_for_backends(0, "worker:")
     assert not worker.ready_file.exists()
