@@ -129,20 +129,27 @@ def watch(*, url: str | None, interval: float, as_json: bool, once: bool) -> Non
 
 @main.command()
 @click.argument("url", metavar="[DATABASE_URL]", required=False, envvar=_DATABASE_VARIABLES)
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="time to sample for")
+@click.option(
+    "--seconds", type=float, default=10.0, show_default=True, help="length of the sampling"
+)
 @click.option(
     "--interval", type=float, default=0.1, show_default=True, help="seconds between samples"
 )
-@click.option("--metrics", metavar="URL", help="the application's /metrics: which line holds them")
+@click.option(
+    "--metrics",
+    metavar="URL",
+    help="URL of the application's /metrics, to show the lines that hold connections",
+)
 @click.option("--json", "as_json", is_flag=True, help="print a JSON document, for scripts")
 def holders(
     *, url: str | None, seconds: float, interval: float, metrics: str | None, as_json: bool
 ) -> None:
     """Show who holds a database's connections, and whether SQL runs on them.
 
-    The connections of any application are grouped by target, or by name, user and address.
-    DATABASE_URL is by default the variable POOLKIT_DATABASE_URL, or DATABASE_URL. Without pg_monitor,
-    the role sees the states of its own connections only. Ctrl-C prints what was seen so far.
+    Samples pg_stat_activity. Connections of poolkit's targets are grouped by target; connections of other
+    applications by name, user and address. The default of DATABASE_URL is the variable
+    POOLKIT_DATABASE_URL, or DATABASE_URL. Without pg_monitor, the role sees the states of its own
+    connections only. Ctrl-C ends the sampling early and prints the results.
     """
     require_posix("holders")
     from poolkit.activity.holders import holders  # noqa: PLC0415

@@ -38,42 +38,46 @@ class Seconds(Number):
 
 
 @click.command()
-@click.option("--all", "every", is_flag=True, help="every fault that is possible here")
+@click.option("--all", "every", is_flag=True, help="make every fault that is possible here")
 @click.option(
-    "--fault", "faults", multiple=True, metavar="NAME", help="a fault of --list; repeatable"
+    "--fault", "faults", multiple=True, metavar="NAME", help="a fault from --list; repeatable"
 )
-@click.option("--list", "lists", is_flag=True, help="print the faults, and end")
+@click.option("--list", "lists", is_flag=True, help="print the faults and exit")
 @click.option(
-    "--targets", type=Names(), help="names from pyproject.toml, and bare, with commas; default: all"
+    "--targets",
+    type=Names(),
+    help="target names from pyproject.toml, and bare, separated by commas; default: all",
 )
 @click.option(
     "--seconds",
     type=Seconds(0.5, 600),
     metavar="SECONDS",
-    help="length of a fault that does not end by itself  [default: 4]",
+    help="duration of a fault, except of a restart or a failover  [default: 4]",
 )
 @click.option(
     "--rate",
     type=Number(1, 1_000),
     metavar="NUMBER",
-    help="requests/s of each target [default: 20]",
+    help="requests/s to each target  [default: 20]",
 )
 @click.option(
     "--timeout",
     "timeout_s",
     type=Seconds(1, 300),
     metavar="SECONDS",
-    help="a request without an answer for so long has failed  [default: 8]",
+    help="time after which a request without an answer counts as failed  [default: 8]",
 )
 @click.option(
     "--recovery-limit",
     "recovery_limit_s",
     type=Seconds(0.1, 300),
     metavar="SECONDS",
-    help="the most time to work again after a fault  [default: 1]",
+    help="longest allowed recovery after a fault  [default: 1]",
 )
-@click.option("--environment", "-e", help="preset numbers  [default: prod]")
-@click.option("--url", help="an application that runs already, in place of targets")
+@click.option(
+    "--environment", "-e", help="environment whose preset numbers are used  [default: prod]"
+)
+@click.option("--url", help="an application that is already running, in place of targets")
 @click.option(
     "--request",
     "requests",
@@ -81,38 +85,41 @@ class Seconds(Number):
     metavar="'GET /PATH'",
     help="a request to --url; repeatable  [default: [tool.poolkit.drill], else GET /]",
 )
-@click.option("--locustfile", type=_path, help="the load of --url, in place of requests")
+@click.option(
+    "--locustfile", type=_path, help="a locustfile that loads --url, in place of --request"
+)
 @click.option(
     "--database-url",
-    help="the database of --url, with a role that may end its sessions  [default with --url: the "
-    "variable POOLKIT_DATABASE_URL]",
+    help="the database of --url; its role must be allowed to end the application's sessions  "
+    "[default with --url: the variable POOLKIT_DATABASE_URL]",
 )
-@click.option("--role", help="the role of --url in its database  [default: that of --database-url]")
-@click.option("--table", help="a table of --url, which lock_table locks")
+@click.option("--role", help="the database role of --url  [default: the role in --database-url]")
+@click.option("--table", help="a table of --url for the fault lock_table")
 @click.option(
     "--proxy-port",
     type=Integer(1, 65_535),
     metavar="PORT",
-    help="listen here before --database-url; --url is connected through it",
+    help="port of a proxy to --database-url, for network faults; --url must connect to it",
 )
-@click.option("--yes-load-this-host", "agreed", is_flag=True, help="agree to load another machine")
+@click.option("--yes-load-this-host", "agreed", is_flag=True, help="allow load on another machine")
 @click.option(
     "--yes-break-this-database",
     "agreed_to_break",
     is_flag=True,
-    help="agree to break a database on another machine",
+    help="allow faults in a database on another machine",
 )
 @click.option("--out", type=_path, help="a folder for drill.json and drill.md")
 @click.option("--json", "as_json", is_flag=True, help="print the results as JSON")
 def drill(*, every: bool, faults: tuple[str, ...], lists: bool, **given: Any) -> None:
-    """Make failures under load, and report how soon the targets work again.
+    """Cause failures under load, and report how soon the targets recover.
 
-    The targets of pyproject.toml and a bare FastAPI application run side by side on a PostgreSQL of
-    the drill's own. Locust loads all of them while one fault follows the other. With --url an
-    application that runs already is loaded, and the faults are those that its database allows.
+    The drill starts its own PostgreSQL, the targets of pyproject.toml, and a bare FastAPI application
+    for comparison. Locust loads all of them while the faults follow each other. With --url, the
+    drill loads an application that is already running, and makes the faults that its database allows.
 
-    Exit status: 0, 1 if a rule is broken (a write lost or doubled, a connection leaked, a 500, a
-    late recovery), 2 for wrong input or any other failure, 130 after Ctrl-C, 143 after SIGTERM.
+    Exit status: 0 if all rules hold; 1 if one is broken (a write lost or doubled, a connection
+    leaked, a 500, a late recovery); 2 for wrong input or any other failure; 130 after Ctrl-C; 143
+    after SIGTERM.
     """
     require_posix("drill")
     require("loadtest")
