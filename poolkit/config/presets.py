@@ -144,25 +144,25 @@ class EnginePreset:
     )
     max_waiting: int = _setting(
         0,
-        "with more checkouts than this waiting at a full pool, a further one is refused at once; "
-        "0: no limit",
+        "checkouts that may wait at a full pool; a further one is refused at once; 0: no limit",
         "checkouts",
     )
     concurrent_connects: int = _setting(
         4,
-        "connections opened at the same time; other checkouts wait for one that comes back or for "
-        "their turn to open one, for 1 s at most; 0: no limit",
+        "connections that are opened at the same time; other checkouts wait for a returned "
+        "connection or for their turn to open one, for 1 s at most; 0: no limit",
         "connections",
     )
     breaker_failures: int = _setting(
         0,
-        "after this many failed connects in a row no further one is tried for breaker_pause, and "
-        "checkouts that need one fail at once; 0: never",
+        "failed connects in a row after which none is tried for breaker_pause; checkouts that need "
+        "a new connection fail meanwhile; 0: never",
         "connects",
     )
     breaker_pause: float = _setting(
         5.0,
-        "how long no connect is tried; then one is, and the others follow if it succeeds",
+        "time without connects after breaker_failures; then one checkout tries, and the others "
+        "follow if it succeeds",
         "s",
     )
     pool_recycle: float = _setting(
@@ -205,8 +205,8 @@ class EnginePreset:
     )
     target_session_attrs: str = _setting(
         "read-write",
-        "libpq's parameter: a new connection goes to a server that accepts writes, the present "
-        "primary; any: also to a standby. A URL's own wins; without it behind transaction_pooling",
+        "libpq's parameter; read-write: connect only to a server that accepts writes; any: also to "
+        "a standby. The URL's value wins; not sent with transaction_pooling",
     )
     statement_timeout: int = _setting(15_000, "the server ends a longer statement; 0: never", "ms")
     idle_in_transaction_session_timeout: int = _setting(
