@@ -494,7 +494,13 @@ def test_a_failure_of_mariadb_is_what_the_table_says(row, driver, mariadb):
             waits = (
                 "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
             )
-            wait_until(lambda: connection.execute(text(waits)).scalar())
+
+            def is_waiting():
+                # The view is renewed only after 0.1 s without a query of it.
+                time.sleep(0.3)
+                return connection.execute(text(waits)).scalar()
+
+            wait_until(is_waiting)
             connection.execute(text(LOCK_OF_2))
         for statement in MYSQL[row] or ["SELECT 1"]:
             connection.execute(text(statement))
