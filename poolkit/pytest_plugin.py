@@ -8,7 +8,7 @@
     def connections_come_back(pool_baseline):
         pass
 
-It works with any engine of SQLAlchemy, also asynchronous ones, whoever made them. The plugin is in
+It works with any engine of SQLAlchemy, also asynchronous ones, and engines of other libraries. The plugin is in
 poolkit's package, so pytest finds it; `-p no:poolkit` switches it off.
 """
 

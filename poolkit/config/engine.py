@@ -64,7 +64,7 @@ def make_async_engine(
     """Return the engine of an asynchronous target; otherwise as `make_engine`.
 
     Raises:
-        ValueError: the target is synchronous.
+        ValueError: the target is `web`, which has no asynchronous engine.
     """
     metrics = _configured(metrics, settings)
     engine = settings.preset.create_async_engine(**_arguments(settings, options))
