@@ -24,7 +24,7 @@ from poolkit.config.engine import make_async_engine, make_engine
 from poolkit.config.metrics import PoolMetrics
 from poolkit.config.settings import Settings
 
-CALLS = 300
+CALLS = 600
 SELECT_ONE = text("SELECT 1")
 BARE = "bare, pre-ping"
 SAMPLED = "poolkit, holds sampled"

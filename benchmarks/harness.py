@@ -123,7 +123,7 @@ def compare(arms: Mapping[str, Arm], *, rounds: int, warmup: int = 1) -> Compari
 
     Args:
         arms: by name; at least two.
-        rounds: the number of figures of each arm; at least two.
+        rounds: the number of figures of each arm.
         warmup: rounds whose figures are thrown away.
     """
     figures: dict[str, list[Any]] = {name: [] for name in arms}

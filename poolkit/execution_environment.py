@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 
-from poolkit.config.engine import make_engine, start_engine
+from poolkit.config.engine import autocommit, make_engine, start_engine
 from poolkit.config.metrics import PoolMetrics
 from poolkit.config.session import refuse_flush, translated
 from poolkit.config.settings import Settings
@@ -105,7 +105,7 @@ class ExecutionEnvironment:
 
     def _make_engine(self) -> None:
         self.engine: Engine = make_engine(self.settings, self._metrics)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._autocommit = autocommit(self.engine)
 
     def session(self) -> AbstractContextManager[Session]:
         """Begin a unit of work with an ORM session, which is committed at the end of the block.

@@ -15,7 +15,6 @@ This file imports the standard library only, and runs on Python 3.9 with SQLAlch
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
@@ -23,16 +22,22 @@ import os
 import sys
 import threading
 import weakref
+from asyncio import _get_running_loop, current_task  # asyncio.events calls both public
 from collections import Counter
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from random import random
+from threading import get_ident
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
+
+    # A connection that is out: its holds, its unit of work, when it was checked out, what else that
+    # unit, task or thread has out, and what is noted of it. A class would cost 0.5 µs a checkout.
+    _Out = tuple["Holds", "Unit | None", float, "list[_Out]", "_Taken | None"]
 
 __all__ = (
     "HOLD_SAMPLING",
@@ -50,7 +55,7 @@ __all__ = (
 
 logger = logging.getLogger("poolkit.holds")
 
-HOLD_SAMPLING = 0.05
+HOLD_SAMPLING = 0.02
 """The share of checkouts whose call site and SQL time are taken under load, by default."""
 
 EVERY = 0.05
@@ -74,9 +79,9 @@ class Unit:
         self._label = label
         around = current_unit()
         # A unit inside another is the same work: its second connection is a second one.
-        self.out: dict[int, _Out] = {} if around is None else around.out
+        self.out: list[_Out] = [] if around is None else around.out
         self.is_over = False
-        self._late: set[int] = set()
+        self._late: list[_Out] = []
         self._token: Token[Unit | None] | None = None
 
     @property
@@ -90,10 +95,11 @@ class Unit:
 
     def responded(self) -> None:
         """Count the connections that are still out, now that the response has been sent."""
-        for number, out in tuple(self.out.items()):
-            if out.unit is self and number not in self._late:
-                self._late.add(number)
-                out.holds.late(out)
+        for out in tuple(self.out):
+            holds, unit, _, _, taken = out
+            if unit is self and out not in self._late:
+                self._late.append(out)
+                holds.late(taken)
 
     def __enter__(self) -> Unit:  # noqa: PYI034  (Python 3.9 has no Self)
         self._token = _unit.set(self)
@@ -106,8 +112,8 @@ class Unit:
 
     def still_out(self) -> list[str]:
         """Return the lines whose connections of this unit are out; empty texts for unknown ones."""
-        found = [out for out in tuple(self.out.values()) if out.unit is self]
-        return ["" if out.taken is None else out.taken.site.text for out in found]
+        found = [taken for _, unit, _, _, taken in tuple(self.out) if unit is self]
+        return ["" if taken is None else taken.site.text for taken in found]
 
     def close(self) -> None:
         """End the unit before its response is sent; `responded` is called later."""
@@ -143,27 +149,27 @@ def current_unit() -> Unit | None:
 _unit: ContextVar[Unit | None] = ContextVar("poolkit_unit", default=None)
 # Without a unit: the holds of one task or thread, and which one. A new task has a copy of its
 # parent's context, and no part in what the parent holds.
-_of_holder: ContextVar[tuple[int, dict[int, _Out]]] = ContextVar("poolkit_out", default=(0, {}))
+_of_holder: ContextVar[tuple[int, list[_Out]]] = ContextVar("poolkit_out", default=(0, []))
 
 
-def connections_out() -> dict[int, _Out]:
+def connections_out() -> list[_Out]:
     """Return what the unit of work around the caller, or else its task or thread, has out."""
     work = _unit.get()
     if work is not None and not work.is_over:
         return work.out
-    loop = asyncio._get_running_loop()  # noqa: SLF001  (public, says asyncio.events, for event loops)
-    task = None if loop is None else asyncio.current_task(loop)
-    key = threading.get_ident() if task is None else id(task)
+    loop = _get_running_loop()
+    task = None if loop is None else current_task(loop)
+    key = get_ident() if task is None else id(task)
     owner, found = _of_holder.get()
     if owner != key:
-        found = {}
+        found = []
         _of_holder.set((key, found))
     return found
 
 
 def forget_connections_out() -> None:
     """Forget what the caller has out: in a forked child, whose parent has it."""
-    _of_holder.set((0, {}))
+    _of_holder.set((0, []))
     if (work := _unit.get()) is not None:
         work.out.clear()
 
@@ -303,8 +309,8 @@ def _stack(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:
 
 def _holder() -> str:
     """Return the name of the task or the thread that is running."""
-    loop = asyncio._get_running_loop()  # noqa: SLF001
-    task = None if loop is None else asyncio.current_task(loop)
+    loop = _get_running_loop()
+    task = None if loop is None else current_task(loop)
     if task is not None:
         return f"task {task.get_name()}"
     return f"thread {threading.current_thread().name}"
@@ -437,27 +443,20 @@ def _percentile(spread: tuple[tuple[int, float], ...], share: float) -> float:
 # -- the holds ------------------------------------------------------------------------------
 
 
-class _Out(NamedTuple):
-    """A connection that is out. A tuple, because one is made for each checkout."""
-
-    holds: Holds
-    unit: Unit | None
-    began: float
-    beside: dict[int, _Out]
-    """What its unit of work, task or thread has out."""
-    taken: _Taken | None
-
-
-_new_tuple = tuple.__new__
-
-
 class _Taken:
     """What is noted of a checkout that is taken for the table, or reported as a leak."""
 
     def __init__(
-        self, site: _Site, weight: float, began: float, fairy: Callable[[], Any] | None
+        self,
+        site: _Site,
+        unit: Unit | None,
+        weight: float,
+        began: float,
+        fairy: Callable[[], Any] | None,
     ) -> None:
         self.site = site
+        self.unit = unit
+        self.began = began
         self.fairy = fairy
         """A weak reference to what the program has of the connection."""
         self.weight = weight
@@ -494,8 +493,9 @@ class Holds:
         on_end: Callable[[Ended], object] | None = None,
     ) -> None:
         self._on_end = on_end
-        self._key = f"poolkit.hold.{id(self)}"
-        self._taken: dict[_Taken, _Out] = {}
+        # An attribute, set and never deleted: a key that comes and goes costs a dictionary more.
+        self._key = f"_poolkit_hold_{id(self):x}"
+        self._taken: set[_Taken] = set()
         self.configure(sampling=sampling, leak_threshold=leak_threshold)
         self.begin_again(count_time)
 
@@ -503,7 +503,7 @@ class Holds:
         """Set what is measured; before an engine is watched."""
         self.sampling = 1.0 if leak_threshold > 0 else sampling
         self.leak_threshold = leak_threshold
-        self._gap = EVERY * self.sampling
+        self._patience = EVERY * (1 + self.sampling) / 2
 
     def begin_again(self, count_time: Callable[[float], object] | None) -> None:
         """Start at zero: in a forked child, whose pool is empty."""
@@ -522,21 +522,21 @@ class Holds:
 
     # -- checkouts, as the pool reports them ------------------------------------------------
 
-    def asking(self, beside: dict[int, _Out]) -> object:
+    def asking(self, beside: list[_Out]) -> object:
         """Note that a caller who has connections out asks for another; return a key for `asked`."""
         key = object()
-        number = sum(out.holds is self for out in tuple(beside.values()))
+        number = sum(holds is self for holds, *_ in tuple(beside))
         if number:
             unit = current_unit()
-            label = "" if unit is None else unit.label
-            self._waiting[key] = (_call_site(sys._getframe(2)), label, number)  # noqa: SLF001
+            site = _call_site(sys._getframe(2))  # noqa: SLF001
+            self._waiting[key] = site, _label(unit), number
         return key
 
     def asked(self, key: object) -> None:
         """End what `asking` began: the caller has its connection, or gave up."""
         self._waiting.pop(key, None)
 
-    def begin(self, record: Any, beside: dict[int, _Out], began: float) -> None:
+    def begin(self, record: Any, beside: list[_Out], began: float) -> None:
         """Begin the hold of a pool's record; called by the pool's method that the program called.
 
         Args:
@@ -544,53 +544,49 @@ class Holds:
             beside: the `connections_out()` of the caller.
             began: the time, by `perf_counter`.
         """
-        state = record.__dict__
-        if (
-            state.get(self._key) is not None
-        ):  # StaticPool gives its one connection out again and again
+        # StaticPool gives its one connection out again and again.
+        if getattr(record, self._key, None) is not None:
             self.end(None, record)
         # Each checkout has a known probability to be taken, and stands for its reciprocal. A fixed
-        # share would miss the line that checks out once a minute.
-        taken, share = None, self.sampling
-        if began - self._last_taken > self._gap:
-            share = max(share, (began - self._last_taken) / EVERY)
-        if share >= 1 or random() < share:
+        # share would miss the line that checks out once a minute: it rises to 1 within EVERY.
+        unit, taken, since = _unit.get(), None, began - self._last_taken
+        share = self.sampling if since < self._patience else 2 * since / EVERY - 1
+        if random() < share:
             self._last_taken = began
             weight = 1.0 if share >= 1 else 1 / share
             frame = sys._getframe(2)  # noqa: SLF001  (only here: a frame that is asked for costs 1 µs)
-            taken = _Taken(_call_site(frame), weight, began, record.fairy_ref)
+            taken = _Taken(_call_site(frame), unit, weight, began, record.fairy_ref)
             if self.leak_threshold > 0:
                 taken.stack, taken.holder = _stack(frame), _holder()
                 _watch_for_leaks(self)
-        # Not by _Out(...), which costs 0.5 µs more.
-        out = _new_tuple(_Out, (self, _unit.get(), began, beside, taken))
-        if beside and any(other.holds is self for other in tuple(beside.values())):
+            self._taken.add(taken)
+        if beside and any(holds is self for holds, *_ in tuple(beside)):
             site = _call_site(sys._getframe(2)) if taken is None else taken.site  # noqa: SLF001
             with self._lock:
                 self.nested += 1
-                self._row(site, out.unit).nested += 1
-        if taken is not None:
-            self._taken[taken] = out
-        state[self._key] = out
-        beside[id(record)] = out
+                self._row(site, unit).nested += 1
+        out = self, unit, began, beside, taken
+        beside.append(out)
+        setattr(record, self._key, out)
 
     def end(self, connection: Any, record: Any) -> None:
         """End the hold of a record that comes back, or that loses its connection."""
-        state = record.__dict__
-        out: _Out | None = state.get(self._key)
+        out: _Out | None = getattr(record, self._key, None)
         if out is None:
             return
-        state[self._key] = None  # a key that comes and goes makes each lookup in the record slower
-        held = perf_counter() - out.began
-        out.beside.pop(id(record), None)
+        setattr(record, self._key, None)
+        _, _, began, beside, taken = out
+        held = perf_counter() - began
+        if out in beside:
+            beside.remove(out)
         self._count_time(held)
-        if out.taken is not None:
-            self._end_taken(out, out.taken, held)
+        if taken is not None:
+            self._end_taken(taken, held)
 
-    def _end_taken(self, out: _Out, taken: _Taken, held: float) -> None:
-        self._taken.pop(taken, None)
+    def _end_taken(self, taken: _Taken, held: float) -> None:
+        self._taken.discard(taken)
         with self._lock:
-            row, scaled = self._row(taken.site, out.unit), held * taken.weight
+            row, scaled = self._row(taken.site, taken.unit), held * taken.weight
             row.count += taken.weight
             row.held += scaled
             row.longest = max(row.longest, held)
@@ -605,29 +601,29 @@ class Holds:
                 self.busy_seconds += busy
         is_collected = taken.fairy is not None and taken.fairy() is None
         if self._on_end is not None:
-            self._on_end(_ended(out, taken, held, is_collected=is_collected))
+            self._on_end(_ended(taken, held, is_collected=is_collected))
         if self.leak_threshold <= 0:
             return
         was_reported = taken.is_reported
         if is_collected:
-            self._report(out, taken, held, "was collected without a close")
+            self._report(taken, held, "was collected without a close")
         elif held >= self.leak_threshold:  # no thread could start that would have found it before
-            self._report(out, taken, held, f"was out for more than {self.leak_threshold:g} s")
+            self._report(taken, held, f"was out for more than {self.leak_threshold:g} s")
         if was_reported:
             text = "the connection of %s came back after %.1f s"
-            fields = _fields(out, taken, held)
-            logger.info(text, _described(out, taken), held, extra={"hold": fields})
+            fields = _fields(taken, held)
+            logger.info(text, _described(taken), held, extra={"hold": fields})
 
-    def late(self, out: _Out) -> None:
+    def late(self, taken: _Taken | None) -> None:
         """Count a hold that goes on after the response."""
         with self._lock:
             self.after_response += 1
-            if out.taken is not None:
-                self._row(out.taken.site, out.unit).late += 1
+            if taken is not None:
+                self._row(taken.site, taken.unit).late += 1
 
     def _row(self, site: _Site, unit: Unit | None) -> _Row:
         """Return the row of a line and a unit of work; the caller has the lock."""
-        key = (site.file, site.line, site.name, "" if unit is None else unit.label)
+        key = (site.file, site.line, site.name, _label(unit))
         row = self._rows.get(key)
         if row is None:
             if len(self._rows) >= MAX_ROWS:
@@ -640,24 +636,24 @@ class Holds:
     def report_leaks(self) -> None:
         """Log each checkout that is out for longer than the threshold, once."""
         now = perf_counter()
-        for taken, out in tuple(self._taken.items()):
-            if now - out.began >= self.leak_threshold:
+        for taken in self._taken.copy():
+            if now - taken.began >= self.leak_threshold:
                 what = f"is out for more than {self.leak_threshold:g} s"
-                self._report(out, taken, now - out.began, what)
+                self._report(taken, now - taken.began, what)
 
-    def _report(self, out: _Out, taken: _Taken, held: float, what: str) -> None:
+    def _report(self, taken: _Taken, held: float, what: str) -> None:
         """Count and log a leak, unless it is logged already."""
         with self._lock:
             if taken.is_reported:
                 return
             taken.is_reported = True
             self.leaked += 1
-            self._row(taken.site, out.unit).leaked += 1
+            self._row(taken.site, taken.unit).leaked += 1
         # Without the lock: a handler of the log may use this pool. The import is for leaks alone.
         from traceback import FrameSummary, format_list  # noqa: PLC0415
 
         stack = "".join(format_list([FrameSummary(*frame) for frame in taken.stack]))
-        described, fields = _described(out, taken), _fields(out, taken, held)
+        described, fields = _described(taken), _fields(taken, held)
         text = "the connection of %s %s; it was checked out %.1f s ago by:\n%s"
         logger.warning(text, described, what, held, stack, extra={"hold": fields})
 
@@ -673,8 +669,9 @@ class Holds:
             return lambda: None
         methods, ours = vars(dialect), {}
         before = dict(methods)
-        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+        for name in ("do_execute", "do_executemany"):
             ours[name] = self._timed_statement(getattr(dialect, name))
+        ours["do_execute_no_params"] = self._timed_text(dialect.do_execute_no_params)
         for name in ("do_commit", "do_rollback"):
             ours[name] = self._timed_end(getattr(dialect, name))
         methods.update(ours)
@@ -689,17 +686,28 @@ class Holds:
 
         return unwatch
 
+    # Each has the parameters of its method: `*arguments, **options` would cost 1 µs a statement.
+
     def _timed_statement(self, method: Callable[..., Any]) -> Callable[..., Any]:
         taken = self._taken
 
-        def timed(*arguments: Any, **options: Any) -> Any:
+        def timed(cursor: Any, statement: Any, parameters: Any, context: Any = None) -> Any:
             if not taken:
-                return method(*arguments, **options)
+                return method(cursor, statement, parameters, context)
             began = perf_counter()
             try:
-                return method(*arguments, **options)
+                return method(cursor, statement, parameters, context)
             finally:
-                context = options.get("context", arguments[-1])
+                self._ran(getattr(context, "_dbapi_connection", None), began)
+
+        return timed
+
+    def _timed_text(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(cursor: Any, statement: Any, context: Any = None) -> Any:
+            began = perf_counter()
+            try:
+                return method(cursor, statement, context)
+            finally:
                 self._ran(getattr(context, "_dbapi_connection", None), began)
 
         return timed
@@ -722,10 +730,11 @@ class Holds:
         record = getattr(connection, "_connection_record", None)
         if record is None:  # detached from its pool
             return
-        out: _Out | None = record.__dict__.get(self._key)
-        if out is None or out.taken is None:
+        out: _Out | None = getattr(record, self._key, None)
+        taken = None if out is None else out[4]
+        if taken is None:
             return
-        now, taken = perf_counter(), out.taken
+        now = perf_counter()
         taken.busy += now - began
         taken.longest_gap = max(taken.longest_gap, began - taken.last)
         taken.last = now
@@ -745,24 +754,21 @@ class Holds:
     def holding(self) -> list[Holding]:
         """Return the connections that are out now, of those that are taken; the oldest first."""
         now = perf_counter()
-        found = sorted(self._taken.copy().items(), key=lambda item: item[1].began)
         return [
             Holding(
                 where=taken.site.text,
-                unit="" if out.unit is None else out.unit.label,
+                unit=_label(taken.unit),
                 holder=taken.holder,
-                age_s=now - out.began,
+                age_s=now - taken.began,
             )
-            for taken, out in found
+            for taken in sorted(self._taken.copy(), key=lambda taken: taken.began)
         ]
 
     def still_out(self) -> list[Ended]:
         """Return the connections that are out now, as if they came back."""
         now = perf_counter()
-        return [
-            _ended(out, taken, now - out.began, is_collected=False)
-            for taken, out in self._taken.copy().items()
-        ]
+        found = self._taken.copy()
+        return [_ended(taken, now - taken.began, is_collected=False) for taken in found]
 
     def why_full(self, checked_out: int) -> str:
         """Return who has the connections of a pool that has none left, as a part of a sentence.
@@ -800,10 +806,9 @@ class Ended(NamedTuple):
     """Whether the garbage collector returned the connection, because no one closed it."""
 
 
-def _ended(out: _Out, taken: _Taken, held: float, *, is_collected: bool) -> Ended:
-    gap = max(taken.longest_gap, out.began + held - taken.last)
-    label = "" if out.unit is None else out.unit.label
-    site = taken.site
+def _ended(taken: _Taken, held: float, *, is_collected: bool) -> Ended:
+    gap = max(taken.longest_gap, taken.began + held - taken.last)
+    site, label = taken.site, _label(taken.unit)
     return Ended(site.text, label, held, taken.busy, gap, site.is_raw, is_collected)
 
 
@@ -827,14 +832,19 @@ def _most(lines: Counter[str]) -> str:
     return ", ".join(texts) + (", and others" if len(lines) > 3 else "")
 
 
-def _described(out: _Out, taken: _Taken) -> str:
-    label = "" if out.unit is None else f", {out.unit.label}"
-    return f"{taken.site.text}{label}, {taken.holder}"
+def _described(taken: _Taken) -> str:
+    return (
+        f"{taken.site.text}{'' if taken.unit is None else f', {taken.unit.label}'}, {taken.holder}"
+    )
 
 
-def _fields(out: _Out, taken: _Taken, held: float) -> dict[str, Any]:
-    label = "" if out.unit is None else out.unit.label
-    return {"where": taken.site.text, "unit": label, "holder": taken.holder, "held_s": held}
+def _fields(taken: _Taken, held: float) -> dict[str, Any]:
+    where, unit, holder = taken.site.text, _label(taken.unit), taken.holder
+    return {"where": where, "unit": unit, "holder": holder, "held_s": held}
+
+
+def _label(unit: Unit | None) -> str:
+    return "" if unit is None else unit.label
 
 
 # -- leak detection -------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -40,10 +40,16 @@ class Histogram:
     counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
     total: float = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one duration; the caller holds the lock."""
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+    def observe(self, durations: list[float]) -> None:
+        """Count durations; the caller holds the lock."""
+        durations = sorted(durations)  # one search for each bucket, not for each duration
+        counted = 0
+        for number, bound in enumerate(BUCKETS):
+            up_to = bisect_right(durations, bound, lo=counted)
+            self.counts[number] += up_to - counted
+            counted = up_to
+        self.counts[-1] += len(durations) - counted
+        self.total += sum(durations)
 
     @property
     def count(self) -> int:
@@ -70,8 +76,8 @@ class _Times:
     def count(self) -> Histogram:
         """Return the histogram of all durations."""
         with self._lock:
-            for _ in range(len(self._new)):  # other threads add to it meanwhile
-                self._histogram.observe(self._new.popleft())
+            # Other threads add to it meanwhile.
+            self._histogram.observe([self._new.popleft() for _ in range(len(self._new))])
             return replace(self._histogram, counts=self._histogram.counts.copy())
 
 
@@ -330,7 +336,7 @@ def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
         began = perf_counter()
         metrics.began_waiting()
         is_measured = holds.sampling > 0
-        beside = connections_out() if is_measured else {}
+        beside = connections_out() if is_measured else []
         waiting = holds.asking(beside) if beside else None
         try:
             connection: Any = poolclass.connect(self)

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.requests import HTTPConnection
 
 from poolkit.config.engine import (
+    autocommit,
     check_connection,
     make_async_engine,
     make_engine,
@@ -210,7 +211,7 @@ class Database(_Service[Engine]):
         try:
             async with self._watched(engine, settings):
                 await self._in_thread(lambda: start_engine(engine, settings))
-                reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+                reading = autocommit(engine)
                 self._opened = _Opened(
                     settings=settings, metrics=metrics, engine=engine, reading=reading
                 )
@@ -409,7 +410,7 @@ class AsyncDatabase(_Service[AsyncEngine]):
         try:
             async with self._watched(engine.sync_engine, settings):
                 await start_async_engine(engine, settings)
-                reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+                reading = AsyncEngine(autocommit(engine.sync_engine))
                 self._opened = _Opened(
                     settings=settings, metrics=metrics, engine=engine, reading=reading
                 )

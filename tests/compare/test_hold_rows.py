@@ -98,7 +98,11 @@ os._exit(0)
 @pytest.mark.process
 def test_each_process_records_its_own_holds(database, tmp_path):
     """A forked child begins at zero, in a file of its own."""
-    environ = {"DATABASE_URL": database.url(driver=""), "_POOLKIT_HOLDS_FOLDER": str(tmp_path)}
+    environ = {
+        "DATABASE_URL": database.url(driver=""),
+        "POOLKIT_HOLD_SAMPLING": "1",  # the second hold follows at once
+        "_POOLKIT_HOLDS_FOLDER": str(tmp_path),
+    }
     answer = run_python("-c", RECORDED, environ=environ)
     assert answer.returncode == 0, answer.stderr
     found = read_holds(tmp_path).rows.values()
