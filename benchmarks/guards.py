@@ -17,7 +17,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from harness import machine, postgresql, read_options
+from harness import forward, machine, postgresql, read_options
 from sqlalchemy import text
 
 from poolkit.config.presets import preset
@@ -122,16 +122,7 @@ class Front:
         elif self.mode == "open":
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
             self.writers.add(far_writer)
-            await asyncio.gather(self.pump(reader, far_writer), self.pump(far_reader, writer))
-
-    async def pump(self, reader, writer):
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
+            await asyncio.gather(forward(reader, far_writer), forward(far_reader, writer))
 
     def switch(self, mode):
         self.mode = mode

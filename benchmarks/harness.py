@@ -16,6 +16,7 @@ import platform
 import random
 import statistics
 import tempfile
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -143,6 +144,17 @@ def postgresql(**options: Any) -> Iterator[EmbeddedPostgres]:
         EmbeddedPostgres(Path(folder), cache_dir=ROOT / ".poolkit" / "cache", **options) as server,
     ):
         yield server
+
+
+async def forward(reader: StreamReader, writer: StreamWriter) -> None:
+    """Pass on what arrives, until one of the two ends: half of a TCP proxy."""
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
 
 
 def backend_of(server: EmbeddedPostgres, name: str) -> psutil.Process:

@@ -20,7 +20,7 @@ import time
 from contextlib import contextmanager
 from functools import partial
 
-from harness import machine, postgresql, read_options
+from harness import forward, machine, postgresql, read_options
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -34,19 +34,10 @@ HOLD_S = {"cold": 0.002, "cold, long": 0.3, "warm": 0.002, "ramp": 0.01, "steady
 def run_proxy(target, delay_s, ports):
     """Forward to a port on loopback; each connect takes longer by the delay."""
 
-    async def pump(reader, writer):
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
-
     async def serve(reader, writer):
         await asyncio.sleep(delay_s.value)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
-        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+        await asyncio.gather(forward(reader, far_writer), forward(far_reader, writer))
 
     async def main():
         server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1000)

@@ -94,7 +94,9 @@ class Seconds(Number):
     "[default with --url: the variable POOLKIT_DATABASE_URL]",
 )
 @click.option("--role", help="the database role of --url  [default: the role in --database-url]")
-@click.option("--table", help="a table of --url for the fault lock_table")
+@click.option(
+    "--table", help="a table of --url for the fault lock_table  [default: [tool.poolkit.drill]]"
+)
 @click.option(
     "--proxy-port",
     type=Integer(1, 65_535),

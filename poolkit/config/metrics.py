@@ -58,7 +58,7 @@ class Histogram:
 
 
 class _Times:
-    """Durations that each thread adds without a lock, and that are counted a thousand at a time.
+    """Durations that each thread adds without a lock, and that `waited` counts a thousand at a time.
 
     A lock for each would be a third of what the metrics of a checkout cost.
     """
@@ -66,18 +66,14 @@ class _Times:
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
         self._histogram = Histogram()
-        self._new: deque[float] = deque()
-
-    def add(self, seconds: float) -> None:
-        self._new.append(seconds)
-        if len(self._new) > 1000:
-            self.count()
+        self.new: deque[float] = deque()
+        """Those that are not counted yet."""
 
     def count(self) -> Histogram:
         """Return the histogram of all durations."""
         with self._lock:
             # Other threads add to it meanwhile.
-            self._histogram.observe([self._new.popleft() for _ in range(len(self._new))])
+            self._histogram.observe([self.new.popleft() for _ in range(len(self.new))])
             return replace(self._histogram, counts=self._histogram.counts.copy())
 
 
@@ -155,7 +151,7 @@ class PoolMetrics:
         self.opened = 0
         self.closed = 0
         self.connect_failures = 0
-        self.holds.begin_again(self._hold_time.add)
+        self.holds.begin_again(self._hold_time.new.append)
 
     @property
     def waiting(self) -> int:
@@ -238,8 +234,12 @@ class PoolMetrics:
 
     def waited(self, seconds: float) -> None:
         """Record a checkout that got its connection after that many seconds."""
-        self._checkout_wait.add(seconds + self._queued_before())
+        waits = self._checkout_wait.new
+        waits.append(seconds + self._queued_before())
         self._waiting.pop()
+        if len(waits) > 1000:
+            for times in (self._checkout_wait, self._connect_time, self._hold_time):
+                times.count()
 
     def queued(self, seconds: float) -> None:
         """Record that a wait in front of the pool, begun with `began_waiting`, is over.
@@ -271,7 +271,7 @@ class PoolMetrics:
     def connected(self, seconds: float, *, failed: bool) -> None:
         """Record an attempt to open a connection."""
         if not failed:
-            self._connect_time.add(seconds)
+            self._connect_time.new.append(seconds)
             return
         with self._lock:
             self.connect_failures += 1
