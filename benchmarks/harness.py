@@ -16,19 +16,21 @@ import platform
 import random
 import statistics
 import tempfile
-from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg2
 
 from poolkit.local.postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader, StreamWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 
