@@ -45,6 +45,8 @@ _LOCK_TIMEOUT_S = 10
 _LOOK_S = 0.05
 _AT_ONCE = 8
 """Connections that are opened at the same time."""
+_STOPS_WITHIN_S = 5.0
+_NOT_RUNNING = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
 _FILLED_ROUNDS = 3
 """The application takes connections while they are filled."""
 DISK = "poolkit_drill_disk"
@@ -224,12 +226,20 @@ def freeze(scene: Scene) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
+    def stop(process: psutil.Process) -> None:
+        stopped.append(process)
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+            # The signal is on its way for a moment.
+            limit = time.monotonic() + _STOPS_WITHIN_S
+            while process.status() not in _NOT_RUNNING and time.monotonic() < limit:
+                time.sleep(0.001)
+
     with undone(thaw):
-        # The postmaster first: then it starts no further process.
-        for process in (postmaster, *postmaster.children(recursive=True)):
-            stopped.append(process)
-            with suppress(psutil.NoSuchProcess):
-                process.suspend()
+        # The postmaster first: from then on it starts no further process.
+        stop(postmaster)
+        for process in postmaster.children(recursive=True):
+            stop(process)
         scene.wait(scene.seconds)
 
 

@@ -1,6 +1,7 @@
 """The unit of work, written once for engines and session factories, threads and event loop."""
 
 import asyncio
+import gc
 import socket
 
 import pytest
@@ -280,3 +281,66 @@ def test_a_full_pool_names_the_unit_of_work_that_waits_under_asyncio(database):
         await engine.dispose()
 
     asyncio.run(work())
+
+
+@pytest.fixture
+def dropped(database):
+    """A generator with an open unit of work, in a reference cycle, whose task is over."""
+
+    class Response:
+        def __init__(self, engine):
+            self.rows, self.again = self.stream(engine), self
+
+        async def stream(self, engine):
+            async with unit_of_work_async(engine) as connection:
+                for number in range(3):
+                    yield await connection.scalar(text(f"SELECT {number}"))
+
+    async def request(engine, kept):
+        response = Response(engine)
+        assert await anext(response.rows) == 0
+        if kept is not None:
+            kept.append(response.rows)
+
+    return request
+
+
+@pytest.mark.filterwarnings("ignore:The garbage collector is trying:sqlalchemy.exc.SAWarning")
+def test_the_unit_of_work_of_a_dropped_generator_ends_soon(database, dropped):
+    """A client hung up in the middle of a stream, and Starlette closes no generator."""
+
+    async def work() -> int:
+        engine = create_async_engine(database.url("asyncpg"), **OPTIONS)
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        async with asyncio.timeout(30):
+            for _ in range(3):
+                await asyncio.create_task(dropped(engine, None))
+                while engine.pool.checkedout():  # noqa: ASYNC110  (a collection sets no event)
+                    await asyncio.sleep(0.05)
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+        await engine.dispose()
+        return engine.pool.checkedout()
+
+    gc.collect()
+    gc.disable()  # no collection that comes by chance
+    try:
+        assert asyncio.run(work()) == 0
+    finally:
+        gc.enable()
+
+
+def test_a_unit_of_work_may_end_in_another_task(database, dropped):
+    """A fixture of pytest does: it is no garbage, and loses nothing by a collection."""
+
+    async def work() -> list[int]:
+        engine, kept = create_async_engine(database.url("asyncpg"), **OPTIONS), []
+        await asyncio.create_task(dropped(engine, kept))
+        await asyncio.sleep(0.5)
+        assert engine.pool.checkedout() == 1
+        rest = [number async for number in kept[0]]
+        assert engine.pool.checkedout() == 0
+        await engine.dispose()
+        return rest
+
+    assert asyncio.run(work()) == [1, 2]
