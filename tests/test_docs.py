@@ -49,12 +49,13 @@ def test_python_blocks_print_what_their_comments_say(text, migrated_database, tm
     """A block runs as it stands, with DATABASE_URL; a comment behind `print` is the output."""
     file = tmp_path / "block.py"
     file.write_text(text)
+    (tmp_path / "articles").symlink_to(ROOT / "articles")
     variables = {
         "DATABASE_URL": migrated_database.url(driver=""),
         "POOLKIT_ECHO": "false",  # the web presets of dev log statements
         "PATH": "/usr/bin:/bin",
     }
-    answer = run_python(file, environ=variables, clean=True)
+    answer = run_python(file, cwd=tmp_path, environ=variables, clean=True)
     assert answer.returncode == 0, answer.stderr
     comments = re.findall(r"^ *print\(.*\)  # (.*)$", text, re.MULTILINE)
     printed = answer.stdout.splitlines()
