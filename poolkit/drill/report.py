@@ -42,10 +42,10 @@ def broken_rules(results: Results) -> list[Broken]:
             if one.target == BARE_NAME:
                 continue
             checks = (
-                ("lost", bool(one.lost), f"{one.lost} acknowledged writes lost"),
-                ("doubled", bool(one.doubled), f"{one.doubled} writes doubled"),
-                ("leaked", bool(one.leaked), f"{one.leaked} connections still in use"),
-                ("500", bool(one.by.get("500")), f"{one.by.get('500')} requests answered with 500"),
+                ("lost", bool(one.lost), f"acknowledged writes lost: {one.lost}"),
+                ("doubled", bool(one.doubled), f"writes doubled: {one.doubled}"),
+                ("leaked", bool(one.leaked), f"connections still in use: {one.leaked}"),
+                ("500", bool(one.by.get("500")), f"answers with 500: {one.by.get('500')}"),
                 (
                     "recovery",
                     one.back_s is None or one.back_s > limit,

@@ -159,7 +159,7 @@ def test_an_application_that_runs_already_gets_the_faults_that_its_database_allo
         POOLKIT_DATABASE_URL=postgres.admin_url(driver=""),
     )
     document = json.loads(answer.stdout)
-    assert "kill_backends ends every session" in answer.stderr
+    assert "kill_backends ends every database session" in answer.stderr
     assert document["not_run"] == {"freeze": "needs a server that the drill has started"}
     (outcome,) = document["faults"][0]["outcomes"]
     assert outcome["target"] == "application"
