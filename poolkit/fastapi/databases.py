@@ -423,7 +423,7 @@ class AsyncDatabase(_Service[AsyncEngine]):
         """Yield a session; commit after the endpoint, before the response: as `Database.session`."""
         is_late = _watch_for_response(request)
         with translated():
-            async with _closing(self._make_session(bind=self.engine)) as session:
+            async with _Closing(self._make_session(bind=self.engine)) as session:
                 yield session
                 await session.commit()
         _refuse_late_commit(is_late)
@@ -431,7 +431,7 @@ class AsyncDatabase(_Service[AsyncEngine]):
     async def read_session(self, request: HTTPConnection) -> AsyncIterator[AsyncSession]:
         """Yield a session that reads, in autocommit: as `Database.read_session`."""
         with translated():
-            async with _closing(self._make_reader(bind=self.opened.reading)) as session:
+            async with _Closing(self._make_reader(bind=self.opened.reading)) as session:
                 yield session
 
     async def connection(self, request: HTTPConnection) -> AsyncIterator[AsyncConnection]:
@@ -483,15 +483,24 @@ def _committing(work: Session | Connection) -> Callable[[], None]:
     return commit_and_close
 
 
-@asynccontextmanager
-async def _closing(session: AsyncSession) -> AsyncIterator[AsyncSession]:
-    """Close the session at the end, in a task of its own if the request was cancelled."""
-    try:
-        yield session
-    except BaseException:
-        await asyncio.shield(asyncio.ensure_future(session.close()))
-        raise
-    await session.close()
+class _Closing:
+    """Closes the session at the end, in a task of its own if the request was cancelled."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def __aenter__(self) -> AsyncSession:
+        return self.session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        if error is None:
+            await self.session.close()
+        else:
+            await asyncio.shield(asyncio.ensure_future(self.session.close()))
 
 
 def _readers(sessions: sessionmaker[Any]) -> sessionmaker[Any]:
