@@ -2222,7 +2222,15 @@ class _Slot(_ConnectionRecord):
     def __init__(self, pool: Pool) -> None:
         self.pool: Any = pool
         self.was_checked_in = False
-        super().__init__(pool)
+        try:
+            super().__init__(pool)
+        except BaseException:
+            # A `connect` listener raised. SQLAlchemy 2.0 leaves the new connection to the garbage
+            # collector, which can close no asynchronous one.
+            connection, self.dbapi_connection = getattr(self, "dbapi_connection", None), None
+            if connection is not None:
+                self.pool._close_connection(connection, terminate=True)  # noqa: SLF001
+            raise
 
     def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002
         is_out = not _fairy_was_created or self.fairy_ref is not None

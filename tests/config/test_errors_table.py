@@ -382,8 +382,7 @@ def used_twice(work):
     work.client.run(use)
 
 
-# SQLAlchemy 2.0 leaves an asynchronous connection to the garbage collector, which warns.
-@failure("OSError of a listener", "psycopg2", "psycopg")
+@failure("OSError of a listener")
 def listener_misses_a_file(work):
     @event.listens_for(work.client.pool, "connect")
     def read(connection, record):
