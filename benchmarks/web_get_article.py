@@ -5,8 +5,8 @@
     python benchmarks/web_get_article.py --checkout ../another-checkout
 
 Every variant runs in a uvicorn process of its own with the same options, on one real PostgreSQL.
-Each round starts new processes, because one is up to 5 % slower than another of the same code for
-all its life, and loads each variant once, in a changing order. The result is the median of the rounds' own ratios: of requests a second, and
+Each round starts new processes, because one may be slower than another of the same code for all its
+life, and loads each variant once, in a changing order. The result is the median of the rounds' own ratios: of requests a second, and
 of requests for each second of the server process's CPU time, which a busy machine disturbs less.
 The goal is at least 1.0 of both against the same code on SQLAlchemy's own engine. The load
 generator is wrk, or closed_loop.py if wrk is not installed.

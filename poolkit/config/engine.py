@@ -198,8 +198,8 @@ def autocommit(engine: Engine) -> Engine:
         with autocommit(engine).connect() as connection:  # no BEGIN, and no COMMIT or ROLLBACK
             connection.execute(text("SELECT 1"))
 
-    `engine.execution_options(isolation_level="AUTOCOMMIT")` does the same by an event of the engine,
-    and a connection of an engine with events costs 20 µs more.
+    `engine.execution_options(isolation_level="AUTOCOMMIT")` does the same by an event of the engine, and
+    an engine with events makes each connection slower.
     """
     return _Autocommit(engine, {})
 

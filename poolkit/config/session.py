@@ -177,7 +177,7 @@ def _named_if_nested(source: object) -> Iterator[None]:
             _around.reset(token)
 
 
-class translated:  # noqa: N801  (used as a function; a generator would cost 3 µs a request)
+class translated:  # noqa: N801  (used as a function; a generator is slower, for each request)
     """Translate database and pool errors into poolkit's exceptions; let all others through.
 
         with translated():
