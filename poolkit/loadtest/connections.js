@@ -8,7 +8,10 @@
 // never as HTML.
 (() => {
   const EVERY_MS = 1000;
-  const HEIGHT = 168, LEFT = 48, RIGHT = 12, TOP = 10, BOTTOM = 22;
+  const HEIGHT = 168, LEFT = 48, RIGHT = 12, TOP = 16, BOTTOM = 22;
+  const NAME_HEIGHT = 15;
+  // Lines differ in more than their colour, in the chart and in its legend.
+  const STROKES = [["", "solid"], ["7 3", "dashed"], ["2 3", "dotted"]];
   const SVG = "http://www.w3.org/2000/svg";
 
   // As in the reports of `poolkit compare`: at least 3:1 on white and on black.
@@ -27,6 +30,7 @@
 
   const CSS = `
     :host { color-scheme: light dark; display: block; }
+    [hidden] { display: none !important; }
     :host([data-shade="light"]) { color-scheme: light; }
     :host([data-shade="dark"]) { color-scheme: dark; }
     .all {
@@ -52,25 +56,37 @@
     .verdicts .failed::before { content: "✗" / "not met: "; color: ${TARGETS.lambda}; }
     .verdicts .unknown::before { content: "?" / "unknown: "; color: var(--warn); }
     .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem 2rem; }
-    figure { margin: 0; min-width: 0; }
+    figure { margin: 0; min-width: 0; display: flex; flex-direction: column; justify-content: space-between; }
     figcaption { display: flex; flex-wrap: wrap; gap: .15rem 1rem; align-items: baseline; justify-content: space-between; }
     .legend { display: flex; flex-wrap: wrap; gap: 0 .9rem; font-size: .8125rem; color: var(--soft); }
     .legend i { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .4em; }
+    .legend i.of-line { width: 1.4em; height: 0; border-top: 3px solid; border-radius: 0; vertical-align: .25em; }
     .legend b { color: var(--ink); font-weight: 600; font-variant-numeric: tabular-nums; }
     svg { display: block; width: 100%; height: ${HEIGHT}px; overflow: visible; margin-top: .35rem; }
     svg text { font: 11px system-ui, sans-serif; fill: var(--soft); font-variant-numeric: tabular-nums; }
     .grid { stroke: var(--faint); shape-rendering: crispEdges; }
     .limit { stroke: var(--warn); stroke-dasharray: 5 4; } .limit-name { fill: var(--warn); }
-    .cursor { stroke: var(--soft); shape-rendering: crispEdges; }
+    .cursor line { stroke: var(--ink); shape-rendering: crispEdges; }
+    .cursor text { fill: var(--ink); font-weight: 600; }
+    .cursor circle { stroke: var(--ink); stroke-width: 1; }
+    svg text.layer { fill: var(--ink); pointer-events: none; }
+    svg { touch-action: pan-y; cursor: crosshair; }
+    .time { display: flex; flex-wrap: wrap; align-items: center; gap: .35rem .9rem; margin: 0 0 1.25rem; }
+    .time label { font-weight: 600; }
+    .time input { flex: 1 1 14rem; min-width: 0; margin: 0; height: 1.5rem; accent-color: ${TARGETS.web}; }
+    .time output { font-variant-numeric: tabular-nums; }
+    .time button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--soft); border-radius: 6px; padding: .15rem .75rem; min-height: 1.75rem; }
+    .time button:disabled { visibility: hidden; }
+    :focus-visible { outline: 2px solid ${TARGETS.web}; outline-offset: 2px; }
     .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
-    .scroll { overflow-x: auto; margin-top: 1.75rem; }
+    .table { margin-top: 1.75rem; } .scroll { overflow-x: auto; }
+    .key { font-size: .8125rem; margin-top: .4rem; }
     table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
     caption { text-align: left; font-weight: 600; padding-bottom: .35rem; font-size: .9375rem; }
     th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--faint); }
     th { font-weight: 500; color: var(--soft); } tbody th { color: var(--ink); font-weight: 600; }
     caption small { font-weight: 400; color: var(--soft); }
     th:first-child { text-align: left; padding-left: 0; }
-    .scroll + .scroll { margin-top: 1.25rem; }
     .total > * { border-top: 2px solid var(--faint); border-bottom: 0; }
   `;
 
@@ -117,8 +133,10 @@
     return `Open loop, ${figure(load.rate)} arrivals a second (${load.kind}), however slow the server is; latencies count from the scheduled moment of a task. ${counts.join(", ")}.`;
   }
 
-  function scrolled(label) {
-    return html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label });
+  // A table that may be wider than the page, over an explanation of its headings that never is.
+  function scrolled(label, key) {
+    const region = html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label });
+    return { region, all: html("div", { class: "table", hidden: "" }, region, html("p", { class: "soft key" }, key)) };
   }
 
   function span(seconds) {
@@ -142,11 +160,16 @@
     return Array.from({ length: Math.ceil(highest / step - 1e-9) + 1 }, (_, i) => i * step);
   }
 
-  function timeTicks(seconds, width) {
+  // As on the axes of Locust's own charts: the browser's time zone and format.
+  const clock = (time) => new Date(time * 1000).toLocaleTimeString();
+
+  // Round clock times between two moments, as many as have room.
+  function timeTicks(from, to, width) {
     const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
-    const most = Math.max(2, Math.floor(width / 70));
-    const step = steps.find((s) => seconds / s <= most) ?? 86400;
-    return Array.from({ length: Math.floor(seconds / step) + 1 }, (_, i) => i * step);
+    const most = Math.max(2, Math.floor(width / 90));
+    const step = steps.find((s) => (to - from) / s <= most) ?? 86400;
+    const first = Math.ceil(from / step) * step;
+    return Array.from({ length: Math.max(0, Math.floor((to - first) / step) + 1) }, (_, i) => first + i * step);
   }
 
   // -- one chart ----------------------------------------------------------------------------
@@ -168,39 +191,60 @@
       const near = limit && limit <= 2.5 * highest ? limit : 0;
       const lines = ticks(Math.max(highest * 1.04, near), 4);
       const end = Math.max(last(times) - started, 10);
-      this.x = (t) => LEFT + ((t - started) / end) * (width - LEFT - RIGHT);
+      const x = (t) => LEFT + ((t - started) / end) * (width - LEFT - RIGHT);
       const y = (v) => HEIGHT - BOTTOM - (v / last(lines)) * (HEIGHT - TOP - BOTTOM);
+      Object.assign(this, { times, series, tops, width, x, y });
+      this.cursor = svg("g", { class: "cursor" });
       this.picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
       this.picture.replaceChildren(
-        ...this.axes(lines, y, width, started, end),
-        ...series.flatMap((one, i) => this.marks(one, tops[i], times, y)).reverse(),
+        ...this.axes(lines, started, end),
+        ...series.flatMap((one, i) => this.marks(one, i)).reverse(),
+        ...(this.stacked ? series.flatMap((one, i) => this.layerName(one, tops[i])) : []),
         ...(near ? this.limit(near, y, width) : []),
+        this.cursor,
       );
-      this.cursor(times, at);
-      this.label(series, at);
+      this.point(at);
     }
 
-    axes(lines, y, width, started, end) {
+    axes(lines, started, end) {
+      const { x, y, width } = this;
       const rows = lines.flatMap((v) => [
         svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(v), y2: y(v) }),
         svg("text", { x: LEFT - 8, y: y(v) + 4, "text-anchor": "end" }, v.toLocaleString("en")),
       ]);
-      const moments = timeTicks(end, width - LEFT - RIGHT).map((s) =>
-        svg("text", { x: this.x(started + s), y: HEIGHT - 4, "text-anchor": "middle" }, span(s)));
+      // At either end a label would reach beyond the chart.
+      const moments = timeTicks(started, started + end, width - LEFT - RIGHT).map((t) => svg("text",
+        { class: "moment", x: Math.min(Math.max(x(t), LEFT), width - RIGHT - 26), y: HEIGHT - 4, "text-anchor": "middle" }, clock(t)));
       return [...rows, ...moments];
     }
 
-    marks({ name, colour }, { low, high }, times, y) {
+    marks({ name, colour }, i) {
+      const { times, x, y, tops } = this;
+      const { low, high } = tops[i];
+      const dashes = this.stacked ? "" : STROKES[i % STROKES.length][0];
       const paths = [];
       for (const [from, to] of known(high)) {
-        const upper = points(times, high, from, to, this.x, y);
+        const upper = points(times, high, from, to, x, y);
         if (this.stacked) {
-          const lower = points(times, low, from, to, this.x, y).reverse();
+          const lower = points(times, low, from, to, x, y).reverse();
           paths.push(svg("path", { d: `M${upper.concat(lower).join("L")}Z`, fill: colour, "fill-opacity": 0.55 }));
         }
-        paths.push(svg("path", { class: "line", d: `M${upper.join("L")}`, stroke: colour, "data-series": name }));
+        paths.push(svg("path", { class: "line", d: `M${upper.join("L")}`, stroke: colour, "stroke-dasharray": dashes, "data-series": name }));
       }
       return paths;
+    }
+
+    // The name of a layer where it is thickest, if it has room there.
+    layerName({ name }, { low, high }) {
+      const thick = high.map((v, i) => (v === null ? 0 : this.y(low[i]) - this.y(v)));
+      const most = Math.max(...thick);
+      if (most < NAME_HEIGHT) return [];
+      const same = thick.flatMap((t, i) => (t > most - 0.5 ? [i] : []));
+      const i = same[Math.floor(same.length / 2)];
+      const half = 3.2 * name.length;
+      const x = Math.min(Math.max(this.x(this.times[i]), LEFT + half), this.width - RIGHT - half);
+      const middle = (this.y(low[i]) + this.y(high[i])) / 2 + 4;
+      return [svg("text", { class: "layer", x, y: middle, "text-anchor": "middle" }, name)];
     }
 
     limit(value, y, width) {
@@ -210,18 +254,27 @@
       ];
     }
 
-    cursor(times, at) {
-      if (at === null) return;
-      const x = this.x(times[at]);
-      this.picture.append(svg("line", { class: "cursor", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }));
-    }
-
-    label(series, at) {
+    // Shows the values at a moment; those of the last one without it.
+    point(at) {
+      const { series, tops, times, x, y, width } = this;
       const value = ({ values }) => this.shown(at === null ? last(values) : values[at]);
-      this.legend.replaceChildren(...series.map((one) =>
-        html("span", {}, html("i", { style: `background:${one.colour}` }), `${one.name} `, html("b", {}, value(one)))));
+      this.cursor.replaceChildren();
+      if (at !== null) {
+        const cx = x(times[at]);
+        const from = cx > width - 90;
+        this.cursor.append(
+          svg("line", { x1: cx, x2: cx, y1: 2, y2: HEIGHT - BOTTOM }),
+          svg("text", { x: cx + (from ? -5 : 5), y: 11, "text-anchor": from ? "end" : "start" }, clock(times[at])),
+          ...series.flatMap(({ colour }, i) => (tops[i].high[at] === null ? []
+            : [svg("circle", { cx, cy: y(tops[i].high[at]), r: 3.5, fill: colour })])),
+        );
+      }
+      const swatch = ({ colour }, i) => (this.stacked ? html("i", { style: `background:${colour}` })
+        : html("i", { class: "of-line", style: `border-top: 3px ${STROKES[i % STROKES.length][1]} ${colour}` }));
+      this.legend.replaceChildren(...series.map((one, i) => html("span", {}, swatch(one, i), `${one.name} `, html("b", {}, value(one)))));
       const text = series.map((one) => `${one.name} ${value(one)}`).join(", ");
-      this.picture.setAttribute("aria-label", `${this.title}: ${text || "nothing yet"}${this.unit ? ` (${this.unit})` : ""}`);
+      this.text = `${this.title}: ${text || "nothing yet"}${this.unit ? ` (${this.unit})` : ""}`;
+      this.picture.setAttribute("aria-label", this.text);
     }
   }
 
@@ -244,6 +297,12 @@
       else stretches.push([i, i]);
     });
     return stretches;
+  }
+
+  // The index of the time that is drawn nearest to a place.
+  function nearest(times, x, place) {
+    const far = times.map((t) => Math.abs(x(t) - place));
+    return far.indexOf(Math.min(...far));
   }
 
   function points(times, values, from, to, x, y) {
@@ -271,37 +330,84 @@
     }
 
     build() {
-      this.at = null;
+      this.pinned = this.hovered = null;
       this.charts = {
         targets: new Chart("Connections by target", "", { stacked: true, least: 4 }),
         states: new Chart("Connections by state", "", { stacked: true, least: 4 }),
         requests: new Chart("Requests per second", "a second"),
         latency: new Chart("Latency, ms", "ms", { shown: ms }),
+        users: new Chart("Users", "", { least: 4 }),
+        arrivals: new Chart("Arrivals per second", "a second"),
       };
       this.heading = html("h2", {}, "Connections and latency");
       this.about = html("p", { class: "soft" }, "Waiting for the first second of the run.");
       this.note = html("p", { class: "note", role: "status", hidden: "" });
       this.tiles = html("dl", { class: "tiles" });
       this.verdicts = html("ul", { class: "verdicts", "aria-label": "Thresholds" });
-      this.table = scrolled("Connections by target");
-      this.latencies = scrolled("Latency by name");
+      this.table = scrolled("Connections by target", "Instances: different names behind the colon of application_name. "
+        + "Peak: the most connections of the target at once in this run.");
+      this.latencies = scrolled("Latency by name", "p95: 95 % of the answered requests took at most this time. "
+        + "Requests: answered and failed ones. A failed request has no latency.");
+      this.buildTime();
       const figures = Object.values(this.charts).map((chart) => chart.figure);
-      const all = html("div", { class: "all" }, this.heading, this.about, this.note, this.tiles, this.verdicts,
-        html("div", { class: "charts" }, ...figures), this.latencies, this.table);
+      const all = html("div", { class: "all" }, this.heading, this.about, this.note, this.tiles, this.verdicts, this.time,
+        html("div", { class: "charts" }, ...figures), this.latencies.all, this.table.all);
       this.attachShadow({ mode: "open" }).append(html("style", {}, CSS), all);
-      for (const chart of Object.values(this.charts)) this.point(chart);
+      for (const chart of Object.values(this.charts)) this.listen(chart);
+    }
+
+    // The moment whose values all charts show; a keyboard, a finger and a screen reader can set it too.
+    buildTime() {
+      this.slider = html("input", { id: "time", type: "range", min: 0, step: 1 });
+      this.moment = html("output", { for: "time" });
+      this.latest = html("button", { type: "button" }, this.hasAttribute("src") ? "Latest" : "End");
+      this.time = html("div", { class: "time", hidden: "" }, html("label", { for: "time" }, "Time"), this.slider, this.moment, this.latest);
+      this.slider.addEventListener("input", () => {
+        const at = Number(this.slider.value);
+        this.pin(at < this.found.series.time.length - 1 ? at : null);
+      });
+      this.latest.addEventListener("click", () => { this.slider.focus(); this.pin(null); });
+    }
+
+    // A moment stays chosen by its time: points are joined when a run gets long.
+    pin(at) {
+      this.pinned = at === null ? null : this.found.series.time[at];
+      this.pointAt(at);
+    }
+
+    pointAt(at) {
+      const { time } = this.found.series;
+      for (const chart of Object.values(this.charts)) if (!chart.figure.hidden) chart.point(at);
+      const shown = time[at ?? time.length - 1];
+      const since = `${span(shown - this.started)} after the start`;
+      const text = at === null ? `${this.hasAttribute("src") ? "latest" : "end"}, ${clock(shown)}` : `${clock(shown)}, ${since}`;
+      this.slider.max = time.length - 1;
+      this.slider.value = at ?? time.length - 1;
+      this.moment.textContent = text;
+      this.latest.disabled = this.pinned === null;
+      const values = Object.values(this.charts).filter((chart) => !chart.figure.hidden).map((chart) => chart.text);
+      this.slider.setAttribute("aria-valuetext", `${text}. ${values.join(". ")}`);
     }
 
     // All charts share one cursor: what else happened at this moment?
-    point(chart) {
+    listen(chart) {
+      const under = (event) => nearest(this.found.series.time, chart.x, event.clientX - chart.picture.getBoundingClientRect().left);
+      const has = () => this.found?.series.time.length;
       chart.picture.addEventListener("pointermove", (event) => {
-        const times = this.found?.series.time ?? [];
-        const x = event.clientX - chart.picture.getBoundingClientRect().left;
-        const far = times.map((t) => Math.abs(chart.x(t) - x));
-        this.at = far.length ? far.indexOf(Math.min(...far)) : null;
-        this.draw();
+        if (!has()) return;
+        this.hovered = this.found.series.time[under(event)];
+        this.pointAt(this.shownAt());
       });
-      chart.picture.addEventListener("pointerleave", () => { this.at = null; this.draw(); });
+      chart.picture.addEventListener("pointerdown", (event) => { if (has()) this.pin(under(event)); });
+      chart.picture.addEventListener("pointerleave", () => {
+        this.hovered = null;
+        if (has()) this.pointAt(this.shownAt());
+      });
+    }
+
+    shownAt() {
+      const moment = this.hovered ?? this.pinned;
+      return moment === null ? null : nearest(this.found.series.time, (t) => t, moment);
     }
 
     async follow() {
@@ -396,8 +502,8 @@
       const body = rows.map((row, i) => html("tr", i < rows.length - 1 ? {} : { class: "total" },
         html("th", { scope: "row" }, `${row.method} ${row.name}`.trim()),
         ...Object.keys(columns).map((key) => html("td", {}, shown(row, key)))));
-      this.latencies.hidden = !last(rows).requests;
-      this.latencies.replaceChildren(html("table", {},
+      this.latencies.all.hidden = !last(rows).requests;
+      this.latencies.region.replaceChildren(html("table", {},
         html("caption", {}, "Latency, ms", html("small", {}, " of answered requests, to three digits")),
         html("thead", {}, head), html("tbody", {}, ...body)));
     }
@@ -409,20 +515,22 @@
       const head = html("tr", {}, ...["Target", ...Object.values(columns)].map((name) => html("th", { scope: "col" }, name)));
       const body = rows.map((row) => html("tr", {}, html("th", { scope: "row" }, row.name),
         ...Object.keys(columns).map((key) => html("td", {}, figure(row[key])))));
-      this.table.hidden = !rows.length;
-      this.table.replaceChildren(html("table", {}, html("caption", {}, this.hasAttribute("src") ? "Now" : "At the end"),
+      this.table.all.hidden = !rows.length;
+      this.table.region.replaceChildren(html("table", {}, html("caption", {}, this.hasAttribute("src") ? "Now" : "At the end"),
         html("thead", {}, head), html("tbody", {}, ...body)));
     }
 
     draw() {
       if (!this.found?.series.time.length) return;
-      const { series, server, step_s: step } = this.found;
-      const started = series.time[0] - step;
-      const at = this.at !== null && this.at < series.time.length ? this.at : null;
+      const { series, server, started, step_s: step } = this.found;
+      // As Locust's charts, from the start of the test; a clock that was set back cannot be drawn.
+      this.started = Math.min(started, series.time[0] - step);
+      const at = this.shownAt();
       const names = Object.keys(series.targets);
       const shades = colours(names);
       const others = series.other_databases.some((v) => v)
         ? [{ name: "other databases", colour: OTHERS, values: series.other_databases }] : [];
+      const wanted = series.wanted_per_s ?? [];
       const drawn = {
         targets: [[...names.map((name, i) => ({ name, colour: shades[i], values: series.targets[name] })), ...others], server?.usable],
         states: [Object.keys(STATES).filter((key) => series.states[key].some((v) => v))
@@ -432,11 +540,17 @@
         latency: [[{ name: "p50", colour: TARGETS.web_async, values: series.p50_ms },
           { name: "p95", colour: TARGETS.lambda_proxy, values: series.p95_ms },
           { name: "p99", colour: TARGETS.lambda, values: series.p99_ms }]],
+        users: [[{ name: "users", colour: SPARE[0], values: series.users }]],
+        arrivals: [[{ name: "begun", colour: TARGETS.worker, values: series.arrivals_per_s ?? [] },
+          { name: "wanted", colour: OTHERS, values: wanted }]],
       };
+      for (const key of ["targets", "states"]) this.charts[key].figure.hidden = !server;
+      this.charts.arrivals.figure.hidden = !wanted.some((v) => v !== null);
+      this.time.hidden = false;
       for (const [key, [lines, limit]] of Object.entries(drawn)) {
-        this.charts[key].figure.hidden = !server && limit === undefined && ["targets", "states"].includes(key);
-        this.charts[key].draw(series.time, started, lines, limit, at);
+        if (!this.charts[key].figure.hidden) this.charts[key].draw(series.time, this.started, lines, limit, at);
       }
+      this.pointAt(at);
     }
   }
 

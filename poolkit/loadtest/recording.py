@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,13 @@ from poolkit.activity.server import ActivityConnection, ActivitySampler
 from poolkit.errors import DatabaseUnavailable, PoolkitError
 from poolkit.loadtest.event_loop import InThread, unless_interrupted_again
 from poolkit.loadtest.figures import Held, MetricAccumulator
-from poolkit.loadtest.latency.counters import Rates, RecentRequests, RunLatencies
+from poolkit.loadtest.latency.counters import (
+    LOCAL_WINDOW_S,
+    REPORTED_WINDOW_S,
+    Rates,
+    RecentRequests,
+    RunLatencies,
+)
 from poolkit.loadtest.open_loop.report import LoopReport
 
 if TYPE_CHECKING:
@@ -37,8 +44,9 @@ HTTP_ONLY = "this run measures HTTP only"
 MOST_POINTS = 900
 """A chart is about 900 pixels wide, so more points are invisible."""
 _LATENCIES = ("p50_ms", "p95_ms", "p99_ms")
+_ARRIVALS = ("arrivals_per_s", "wanted_per_s")
 _COLUMNS = (
-    *("time", "targets", "states", "other_databases", "opened_per_s", "users"),
+    *("time", "targets", "states", "other_databases", "opened_per_s", "users", *_ARRIVALS),
     *("requests_per_s", "failures_per_s", *_LATENCIES),
 )
 
@@ -66,6 +74,10 @@ class Second:
     rates: Rates
     elsewhere: int = 0
     """Connections to the server's other databases, in the sample of `targets`."""
+    arrivals_per_s: float | None = None
+    """Tasks begun a second, in the time of `rates`; None in a closed loop."""
+    wanted_per_s: float | None = None
+    """Tasks that the arrival rate wants begun a second; None in a closed loop."""
 
     @property
     def connections(self) -> int | None:
@@ -133,6 +145,8 @@ class Series:
             columns["users"].append(point.users)
             columns["requests_per_s"].append(round(point.rates.requests_per_s, 3))
             columns["failures_per_s"].append(round(point.rates.failures_per_s, 3))
+            for name in _ARRIVALS:
+                columns[name].append(getattr(point, name))
             for name in _LATENCIES:
                 columns[name].append(getattr(point.rates, name))
         # Copies, since a page encodes them while the next second is added.
@@ -158,12 +172,37 @@ def fuller(first: Second, second: Second) -> Second:
         elsewhere=most.elsewhere,
         opened=sum(opened) if opened else None,
         users=second.users,
+        arrivals_per_s=second.arrivals_per_s,
+        wanted_per_s=second.wanted_per_s,
         rates=Rates(
             second.rates.requests_per_s,
             second.rates.failures_per_s,
             *(max((ms for ms in pair if ms is not None), default=None) for pair in pairs),
         ),
     )
+
+
+class RecentArrivals:
+    """The tasks that an open loop began a second, in the same last seconds as `RecentRequests`.
+
+    Args:
+        window_s: how many seconds these are.
+    """
+
+    def __init__(self, window_s: int) -> None:
+        self._begun: deque[tuple[float, int]] = deque(maxlen=window_s + 1)
+
+    def look(self, now: float, load: LoopReport) -> float | None:
+        """Return the rate up to now; None in a closed loop, and in the first second."""
+        if load.loop == "closed":
+            return None
+        begun = load.arrivals - load.dropped
+        # The counts begin again with each test.
+        if self._begun and begun < self._begun[-1][1]:
+            self._begun.clear()
+        self._begun.append((now, begun))
+        (_since, before), passed_s = self._begun[0], now - self._begun[0][0]
+        return round((begun - before) / passed_s, 3) if passed_s > 0 else None
 
 
 # -- the run --------------------------------------------------------------------------------
@@ -217,6 +256,7 @@ class Recording:
         self._url, self._runner, self._source, self._reported = url, runner, source, reported
         self._listeners: list[Callable[[Second, Latencies], None]] = []
         self._requests = RecentRequests(reported=reported, now=self.started)
+        self._arrivals = RecentArrivals(REPORTED_WINDOW_S if reported else LOCAL_WINDOW_S)
         self._sampler: ActivitySampler | None = None
         self._greenlets: list[gevent.Greenlet] = []
         # Of the present second:
@@ -342,12 +382,15 @@ class Recording:
             self.latencies.add(latencies)
             now, targets, opened = time.time(), self._fullest, self._opened
             self._fullest, self._most, self._opened = None, -1, 0
+            load = self.loop()
             second = Second(
                 time=now,
                 targets=targets,
                 elsewhere=self._elsewhere,
                 opened=None if targets is None else opened,
                 users=self._runner.user_count,
+                arrivals_per_s=self._arrivals.look(now, load),
+                wanted_per_s=load.rate,
                 rates=self._requests.look(now, latencies),
             )
             self.series.add(second)
