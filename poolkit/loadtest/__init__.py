@@ -27,7 +27,7 @@ __all__ = ("TaskUser", "register", "submit_form")
 
 
 def register(*, redirects_to: Collection[str] = ()) -> None:
-    """Add poolkit's measurements to Locust: see `locust --help`, the groups named "poolkit".
+    """Add poolkit's measurements to Locust: see `locust -f FILE --poolkit-help`.
 
     A locustfile calls this once at its top; calling it again does nothing. Without a database, or
     when it cannot be watched, the run measures HTTP alone and logs one line about it.

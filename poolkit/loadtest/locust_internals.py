@@ -75,8 +75,10 @@ def warn_if_untested() -> None:
 # -- options and processes ------------------------------------------------------------------
 
 
-def after_parsing(parser: LocustArgumentParser, check: Callable[[Namespace], None]) -> None:
-    """Call a function with the options as soon as they are parsed.
+def around_parsing(
+    parser: LocustArgumentParser, before: Callable[[], None], after: Callable[[Namespace], None]
+) -> None:
+    """Call a function before the options are parsed, and one with the options right after.
 
     Locust has no event between that and the start of the processes of `--processes`, which would
     wait for minutes for a master that has ended.
@@ -84,11 +86,17 @@ def after_parsing(parser: LocustArgumentParser, check: Callable[[Namespace], Non
     parse = parser.parse_args
 
     def parse_args(*args: Any, **kwargs: Any) -> Namespace:
+        before()
         options: Namespace = parse(*args, **kwargs)
-        check(options)
+        after(options)
         return options
 
     parser.parse_args = parse_args
+
+
+def option_names(parser: LocustArgumentParser) -> set[str]:
+    """Return the names of all options that a parser has, such as `--host` and `-H`."""
+    return set(parser._option_string_actions)
 
 
 def wait_for_processes(environment: Environment) -> None:

@@ -80,13 +80,13 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
     interrupt_the_main_greenlet()
     options = environment.parsed_options
     # Removed here: a master sends all its options to its workers, and the URL has a password.
-    url = vars(options).pop("database_url", None) if options is not None else None
+    url = vars(options).pop("poolkit_database_url", None) if options is not None else None
     if options is not None and MEASURED_BY_COMPARE not in os.environ:
         check_user_classes(environment, options)
-        guard = HostGuard(environment=environment, agreed=options.yes_load_this_host)
+        guard = HostGuard(environment=environment, agreed=options.poolkit_yes_load_this_host)
         # A process of a master's --processes would wait for one that is gone. The other workers
         # have their master on another machine, which has checked its host.
-        master_is_here = options.processes and getattr(options, "master_is_here", False)
+        master_is_here = options.processes and getattr(options, "poolkit_master_is_here", False)
         checks_host = master_is_here or not isinstance(runner, WorkerRunner)
         if checks_host and (reason := guard.refusal()):
             refuse_in_process(environment, reason)
@@ -109,16 +109,16 @@ def _recording(
 ) -> Recording:
     """Return the recording of a run, with the loop and the source of latencies that it needs."""
     rate = None
-    if options.arrival_rate is not None:
-        rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
+    if options.poolkit_arrival_rate is not None:
+        rate = ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
     loop: MasterLoop | OpenLoop | None = None
     source: Source
     if isinstance(runner, MasterRunner):
         if rate is not None:
-            loop = MasterLoop(environment, runner, rate, max_users=options.max_users)
+            loop = MasterLoop(environment, runner, rate, max_users=options.poolkit_max_users)
         source = WorkersLatencies(environment, runner)
     elif rate is not None:
-        loop = OpenLoop(environment, rate, max_users=options.max_users)
+        loop = OpenLoop(environment, rate, max_users=options.poolkit_max_users)
         source = OwnLatencies(environment, loop.take_cut_off)
     else:
         source = OwnLatencies(environment, ClosedLoop(environment).take_cut_off)

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,12 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import OPTION, check_host
-from poolkit.loadtest.locust_internals import after_parsing, refuse_test_start, wait_for_processes
+from poolkit.loadtest.locust_internals import (
+    around_parsing,
+    option_names,
+    refuse_test_start,
+    wait_for_processes,
+)
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.loop import MAX_USERS
 from poolkit.output_file import check_output_file
@@ -27,6 +33,7 @@ from poolkit.project import Project
 from poolkit.thresholds import Threshold, thresholds_of
 
 if TYPE_CHECKING:
+    import argparse
     from argparse import Namespace
 
     from locust.argument_parser import LocustArgumentParser
@@ -41,6 +48,9 @@ CSV_ENDS = (
     *("_connections.csv", "_latency.csv", "_latency.hlog"),
 )
 """The endings that Locust and poolkit append to the prefix of `--csv`."""
+PREFIX = "poolkit-"
+"""Of every option; each has a name without it as well, where that is free."""
+HELP = "--poolkit-help"
 KIND = "constant"
 _SPAWN_RATE = 100.0
 """The highest that Locust accepts without a warning."""
@@ -52,62 +62,103 @@ logger = logging.getLogger("poolkit.loadtest")
 
 
 def add_options(parser: LocustArgumentParser, **_: Any) -> None:
-    """Add poolkit's options to Locust's, and check them as soon as they are parsed."""
+    """Add poolkit's options to Locust's, and check them as soon as they are parsed.
+
+    They are added just before the parsing: by then each locustfile has added its own, whichever
+    listener came first.
+    """
+    around_parsing(parser, partial(_add_options, parser), _check_options)
+
+
+def _add_options(parser: LocustArgumentParser) -> None:
+    taken = option_names(parser)
+    if HELP in taken:
+        return  # parsed again
+
+    def add(
+        group: argparse._ArgumentGroup, name: str, text: str, *, env_var: str = "", **settings: Any
+    ) -> None:
+        # The short name remains that of Locust or of the locustfile if either has it.
+        names = [f"--{PREFIX}{name}", f"--{name}"]
+        variable = f"LOCUST_{PREFIX}{name}".upper().replace("-", "_")
+        group.add_argument(
+            *(one for one in names if one not in taken),
+            env_var=env_var or variable,
+            help=f"{text} [{variable}]",
+            **settings,
+        )
+
+    # Locust prints --help before it has read the locustfile, so without any option of that.
+    parser.add_argument_group("Help (poolkit)").add_argument(
+        HELP, action="help", help="Print all options, with those of poolkit and the locustfile"
+    )
+    variable = "LOCUST_POOLKIT_DATABASE_URL"
     group = parser.add_argument_group("Connections (poolkit)")
-    group.add_argument(
-        "--database-url",
+    add(
+        group,
+        "database-url",
+        "The PostgreSQL database whose connections to watch, as a role with pg_monitor: "
+        "postgresql://user:password@host:port/database. Without it, that of DATABASE_URL",
         metavar="<url>",
-        env_var="DATABASE_URL",
-        help="The PostgreSQL database whose connections to watch, as a role with pg_monitor: "
-        "postgresql://user:password@host:port/database",
+        env_var=variable if variable in os.environ else "DATABASE_URL",
     )
     # An option in a group is not in the web UI's form: a visitor of the page may not agree.
     group = parser.add_argument_group("Host (poolkit)")
-    group.add_argument(OPTION, action="store_true", help="Load a --host that is not this machine")
+    add(
+        group,
+        OPTION.removeprefix("--"),
+        "Load a --host that is not this machine",
+        action="store_true",
+    )
     group = parser.add_argument_group("Thresholds (poolkit)")
-    group.add_argument(
-        "--threshold",
+    add(
+        group,
+        "threshold",
+        "A condition for exit status 0, such as 'http.p95 < 200' or 'http.errors < 1%% "
+        "abort after 10s'; may be repeated. Replaces one of pyproject.toml for the same metric",
         metavar="<text>",
         action="append",
         default=[],
-        help="A condition for exit status 0, such as 'http.p95 < 200' or 'http.errors < 1%% "
-        "abort after 10s'; may be repeated. Replaces one of pyproject.toml for the same metric",
     )
-    group.add_argument(
-        "--target",
+    add(
+        group,
+        "target",
+        "The loaded target: only its thresholds and its connections count",
         metavar="<name>",
         default="",
-        help="The loaded target: only its thresholds and its connections count",
     )
-    group.add_argument(
-        "--junit",
+    add(
+        group,
+        "junit",
+        "File for the verdicts on the thresholds, as JUnit XML",
         metavar="<file>",
         default="",
-        help="File for the verdicts on the thresholds, as JUnit XML",
     )
     group = parser.add_argument_group("Open loop (poolkit)")
-    group.add_argument(
-        "--arrival-rate",
-        metavar="<number>",
-        help="Tasks per second, each begun at its scheduled moment, however slow the server is; "
+    add(
+        group,
+        "arrival-rate",
+        "Tasks per second, each begun at its scheduled moment, however slow the server is; "
         "latencies count from that moment. --users are ready at the start, more are made when all "
         "are busy",
+        metavar="<number>",
     )
-    group.add_argument(
-        "--arrivals",
+    add(
+        group,
+        "arrivals",
+        "Distribution of the arrivals: constant (one every 1/rate seconds; the default) or "
+        "poisson (random, independent of each other)",
         metavar="<kind>",
         default=KIND,
-        help="Distribution of the arrivals: constant (one every 1/rate seconds; the default) or "
-        "poisson (random, independent of each other)",
     )
-    group.add_argument(
-        "--max-users",
+    add(
+        group,
+        "max-users",
+        f"Highest number of users at once with --arrival-rate, {MAX_USERS} by default",
         metavar="<int>",
         type=int,
         default=MAX_USERS,
-        help=f"Highest number of users at once with --arrival-rate, {MAX_USERS} by default",
     )
-    after_parsing(parser, _check_options)
 
 
 def _check_options(options: Namespace) -> None:
@@ -117,16 +168,16 @@ def _check_options(options: Namespace) -> None:
     try:
         if MEASURED_BY_COMPARE not in os.environ:
             # A worker on another machine does not get here, but the processes of --processes do.
-            options.master_is_here = True
+            options.poolkit_master_is_here = True
             if options.host:
-                check_host(options.host, options.yes_load_this_host)
+                check_host(options.host, options.poolkit_yes_load_this_host)
         run_thresholds(options)
         _check_open_loop(options)
         json_file = f"{options.json_file}.json" if options.json_file else ""
         for option, name in (
             ("--html", options.html_file),
             ("--json-file", json_file),
-            ("--junit", options.junit),
+            ("--junit", options.poolkit_junit),
             *(("--csv", f"{options.csv_prefix}{end}") for end in CSV_ENDS if options.csv_prefix),
         ):
             if name:
@@ -141,36 +192,40 @@ def run_thresholds(options: Namespace) -> tuple[Threshold, ...]:
     Raises:
         ConfigurationError: one is invalid, or one of the options is for another target; one line.
     """
-    thresholds = thresholds_of(Project.find().table, options.threshold)
-    for text in options.threshold:
+    thresholds = thresholds_of(Project.find().table, options.poolkit_threshold)
+    for text in options.poolkit_threshold:
         names = Threshold.parse(text).targets
-        if names and options.target not in names:
-            meant = f"not {options.target}" if options.target else "and the run has none"
+        if names and options.poolkit_target not in names:
+            meant = (
+                f"not {options.poolkit_target}"
+                if options.poolkit_target
+                else "and the run has none"
+            )
             raise ConfigurationError(
                 f"threshold {text!r} is for the target {' or '.join(names)}, {meant}; "
                 f"add --target {names[0]}, or leave the name out"
             )
-    return tuple(each for each in thresholds if each.applies_to(options.target))
+    return tuple(each for each in thresholds if each.applies_to(options.poolkit_target))
 
 
 def _check_open_loop(options: Namespace) -> None:
-    if options.arrival_rate is None:
+    if options.poolkit_arrival_rate is None:
         # It would have no effect: the run would be a closed loop, which the user did not mean.
         for option, is_set in (
-            ("--arrivals", options.arrivals != KIND),
-            ("--max-users", options.max_users != MAX_USERS),
+            ("--arrivals", options.poolkit_arrivals != KIND),
+            ("--max-users", options.poolkit_max_users != MAX_USERS),
         ):
             if is_set:
                 raise ConfigurationError(
                     f"{option} is for an open loop; add --arrival-rate, or leave it out"
                 )
         return
-    ArrivalRate.parse(options.arrival_rate, options.arrivals)
-    if options.max_users < 1:
-        raise ConfigurationError(f"--max-users is {options.max_users}; wanted 1 or more")
-    if (options.num_users or 0) > options.max_users:
+    ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
+    if options.poolkit_max_users < 1:
+        raise ConfigurationError(f"--max-users is {options.poolkit_max_users}; wanted 1 or more")
+    if (options.num_users or 0) > options.poolkit_max_users:
         raise ConfigurationError(
-            f"--users is {options.num_users}, more than --max-users {options.max_users}"
+            f"--users is {options.num_users}, more than --max-users {options.poolkit_max_users}"
         )
     if options.spawn_rate is None:
         # The users are to be ready when the arrivals begin.
@@ -193,7 +248,9 @@ def refuse_in_process(environment: Environment, reason: object) -> None:
     A worker's process ends quietly; a status above 1 would make Locust print more.
     """
     options = environment.parsed_options
-    if isinstance(environment.runner, WorkerRunner) and getattr(options, "master_is_here", False):
+    if isinstance(environment.runner, WorkerRunner) and getattr(
+        options, "poolkit_master_is_here", False
+    ):
         sys.exit(1)
     wait_for_processes(environment)
     _refuse(reason)
@@ -218,7 +275,7 @@ def check_user_classes(environment: Environment, options: Namespace) -> None:
 def check_shape(environment: Environment, options: Namespace) -> None:
     """End Locust with status 2 if there are both an arrival rate and a shape."""
     shape = environment.shape_class
-    if options.arrival_rate is not None and shape is not None:
+    if options.poolkit_arrival_rate is not None and shape is not None:
         refuse_in_process(
             environment,
             f"--arrival-rate and the shape {type(shape).__name__} cannot be used together: a shape "

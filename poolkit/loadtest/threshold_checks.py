@@ -71,7 +71,7 @@ class ThresholdChecks:
 
     def _abort_when_unmet(self, started: float) -> None:
         """Check twice a second until the test that began then has ended, or must end."""
-        target = self._options.target
+        target = self._options.poolkit_target
         while self.ended is None and self._started == started:
             now = time.time()
             figures = self._recording.measured.figures(now, target)
@@ -90,7 +90,7 @@ class ThresholdChecks:
         """Return the verdicts on the figures up to now; none before the first test of a web page."""
         if self._started is None and self._environment.web_ui is not None:
             return ()
-        target, measured = self._options.target, self._recording.measured
+        target, measured = self._options.poolkit_target, self._recording.measured
         until = self.ended or time.time()
         verdicts = check_all(
             self._thresholds,
@@ -122,8 +122,8 @@ class ThresholdChecks:
             environment.process_exit_code = 1
         elif environment.process_exit_code is None and limits_errors:
             environment.process_exit_code = 1 if runner is not None and runner.exceptions else 0
-        if self._options.junit:
-            file = Path(self._options.junit)
+        if self._options.poolkit_junit:
+            file = Path(self._options.poolkit_junit)
             text = junit(self.verdicts, NAME, {"host": environment.host or ""})
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)

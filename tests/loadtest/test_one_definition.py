@@ -226,7 +226,7 @@ def in_locust(modules, rows, samples, workers):
     from locust.env import Environment
 
     modules.clock.now = moment(-128)
-    options = argparse.Namespace(target="web", junit="", json=False)
+    options = argparse.Namespace(poolkit_target="web", poolkit_junit="", json=False)
     master = Environment(parsed_options=options)
     parts = [Environment() for _ in range(workers)] or [master]
     runner = SimpleNamespace(

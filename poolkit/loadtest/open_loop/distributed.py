@@ -63,12 +63,12 @@ class WorkerLoop:
 
     def _on_start(self, **_: Any) -> None:
         options = self._environment.parsed_options
-        if options is None or not getattr(options, "arrival_rate", None):
+        if options is None or not getattr(options, "poolkit_arrival_rate", None):
             self._closed = self._closed or ClosedLoop(self._environment)
             self._closed.follow()
             return
         if self._open is None:
-            rate = ArrivalRate.parse(options.arrival_rate, options.arrivals)
+            rate = ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
             self._open = OpenLoop(self._environment, rate, distributed=True)
         self._open.prepare()
         self._runner.send_message(SHARE_WANTED)
