@@ -117,14 +117,15 @@ class FirstRequests:
 
         def on_start(**_: Any) -> None:
             # After the loop's own listener, which has taken its share of the whole rate.
-            loop.rate = replace(whole, per_s=min(whole.per_s, 1 / _FIRST_EVERY_S))
-            loop.take_share(Share.whole(max_users))
+            slow = ArrivalRate.constant(
+                min(whole.stages[0].start_per_s, 1 / _FIRST_EVERY_S), whole.kind
+            )
+            loop.take_share(Share.whole(max_users), slow)
             gevent.spawn(go_on)
 
         def go_on() -> None:
             self.wait()
-            loop.rate = whole
-            loop.take_share(Share.whole(max_users))
+            loop.take_share(Share.whole(max_users), whole)
 
         self._environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
 

@@ -145,6 +145,23 @@ def interrupt_the_main_greenlet() -> None:
     signal.signal(signal.SIGINT, pass_on)
 
 
+def end_test(environment: Environment) -> None:
+    """End the present test, and without a web page the process.
+
+    A web page stays open, so that the figures can be read, for the time of `--autoquit` if it is set.
+    """
+    runner, web_ui, options = environment.runner, environment.web_ui, environment.parsed_options
+    assert runner is not None  # noqa: S101  (it has started the test)
+    if web_ui is None:
+        runner.quit()
+        return
+    runner.stop()
+    if options is not None and options.autostart and options.autoquit != -1:
+        gevent.sleep(options.autoquit)
+        runner.quit()
+        web_ui.stop()  # type: ignore[no-untyped-call]
+
+
 def end_in_the_main_greenlet(environment: Environment) -> None:
     """Make SIGTERM end the run as Ctrl-C does, once: in the main greenlet.
 

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locust import events, stats
 from locust.runners import MasterRunner, WorkerRunner
 
-from poolkit.loadtest.event_loop import end_in_the_main_greenlet, interrupt_the_main_greenlet
+from poolkit.loadtest.event_loop import (
+    end_in_the_main_greenlet,
+    end_test,
+    interrupt_the_main_greenlet,
+)
 from poolkit.loadtest.latency import report as latency_report
 from poolkit.loadtest.latency.collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency.report import LatencyFiles
@@ -63,6 +69,7 @@ if TYPE_CHECKING:
     from poolkit.loadtest.latency.counters import Latencies
     from poolkit.loadtest.recording import Second
 
+logger = logging.getLogger("poolkit.loadtest")
 console = logging.getLogger("locust.stats_logger")
 _EARLY_S = 0.5
 
@@ -111,6 +118,8 @@ def _recording(
     rate = None
     if options.poolkit_arrival_rate is not None:
         rate = ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
+        # A longer run goes on at the last rate, and one without a time limit ends with its stages.
+        rate = replace(rate, ends=not options.run_time and not math.isinf(rate.seconds))
     loop: MasterLoop | OpenLoop | None = None
     source: Source
     if isinstance(runner, MasterRunner):
@@ -125,6 +134,13 @@ def _recording(
     recording = Recording(runner, url, source, reported=isinstance(runner, MasterRunner))
     if loop is not None:
         recording.loop = loop.report
+        recording.arrivals = loop
+        loop.on_end = partial(end_test, environment)
+        if loop.rate.ends:
+            # Locust's own line says that there is no time limit.
+            logger.info(
+                "the test ends with the last stage of --arrival-rate, after %g s", loop.rate.seconds
+            )
     return recording
 
 
@@ -221,11 +237,14 @@ class RunOutput:
             add_to_report(Path(self._options.html_file), found, since=self._began)
 
     def _is_partial(self) -> bool:
-        """Return whether the run ended before its planned end, by a shape or by `--run-time`."""
+        """Return whether the run ended before its planned end: of a shape, a rate or `--run-time`."""
         if self._checks.aborted_by is not None:
             return True
         if self._environment.shape_class is not None:
             return not self._shape_has_ended
+        arrivals = self._recording.arrivals
+        if arrivals is not None and arrivals.rate.ends:
+            return not arrivals.has_ended
         planned = self._options.run_time
         took = (self._checks.ended or time.time()) - self._recording.started
         return bool(planned) and took < float(planned) - _EARLY_S

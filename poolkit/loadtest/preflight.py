@@ -139,14 +139,15 @@ def _add_options(parser: LocustArgumentParser) -> None:
         group,
         "arrival-rate",
         "Tasks per second, each begun at its scheduled moment, however slow the server is; "
-        "latencies count from that moment. --users are ready at the start, more are made when all "
-        "are busy",
-        metavar="<number>",
+        "latencies count from that moment. 50 is constant, 10..200/5m a ramp, and "
+        "50/1m,50..200/5m,200/2m are stages; without --run-time the run ends with the last stage. "
+        "--users are ready at the start, more are made when all are busy",
+        metavar="<rate>",
     )
     add(
         group,
         "arrivals",
-        "Distribution of the arrivals: constant (one every 1/rate seconds; the default) or "
+        "Distribution of the arrivals: constant (evenly spaced; the default) or "
         "poisson (random, independent of each other)",
         metavar="<kind>",
         default=KIND,

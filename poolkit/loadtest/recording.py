@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from poolkit.activity.server import Sample, ServerLimits
     from poolkit.loadtest.latency.collection import Source
     from poolkit.loadtest.latency.counters import Latencies
+    from poolkit.loadtest.open_loop.distributed import MasterLoop
+    from poolkit.loadtest.open_loop.loop import OpenLoop
 
 INTERVAL_S = 0.1
 RETRY_EVERY_S = 5.0
@@ -253,6 +255,8 @@ class Recording:
         self.measured.requests = self.latencies.total()
         self.loop: Callable[[], LoopReport] = LoopReport
         """Returns how the run is loaded; a closed loop unless it is replaced."""
+        self.arrivals: OpenLoop | MasterLoop | None = None
+        """The arrivals of an open loop; None in a closed one."""
         self._url, self._runner, self._source, self._reported = url, runner, source, reported
         self._listeners: list[Callable[[Second, Latencies], None]] = []
         self._requests = RecentRequests(reported=reported, now=self.started)

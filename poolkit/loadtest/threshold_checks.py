@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
+from poolkit.loadtest.event_loop import end_test
 from poolkit.loadtest.figures import ONLY_IN_COMPARE, why_not_known
 from poolkit.thresholds import (
     check_all,
@@ -79,10 +80,7 @@ class ThresholdChecks:
             if verdict is not None:
                 self.aborted_by = verdict
                 logger.error("the run ends early: %s", verdict.message)
-                runner = self._environment.runner
-                assert runner is not None  # noqa: S101  (it has started the test)
-                # A web page stays open, so that the figures can be read.
-                (runner.quit if self._environment.web_ui is None else runner.stop)()
+                end_test(self._environment)
                 return
             gevent.sleep(LOOK_EVERY_S)
 

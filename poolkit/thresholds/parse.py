@@ -43,7 +43,7 @@ _VALUE = re.compile(
 )
 _ABORT = re.compile(r"(?<![\w.-])abort(?![\w.-])")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h)", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 class Parts(NamedTuple):
@@ -93,13 +93,20 @@ def parts(text: str) -> Parts:
         raise ConfigurationError(
             "the time is missing after 'abort after'; wanted as in 'abort after 10s'"
         )
-    bare = time.replace(" ", "")
-    if not bare or _TIME.sub("", bare):
+    delay_s = duration_s(time)
+    if delay_s is None:
         raise ConfigurationError(
             f"{time!r} is not a time; wanted a number and ms, s, m or h, as in 10s or 1m30s"
         )
-    delay_s = math.fsum(float(number) * _SECONDS[unit] for number, unit in _TIME.findall(bare))
     return Parts(tuple(targets), of.name, op, limit, abort, delay_s)
+
+
+def duration_s(text: str) -> float | None:
+    """Return the seconds of a text such as "30s", "5m" or "1m30s"; None if it is none."""
+    bare = "".join(text.split())
+    if not bare or _TIME.sub("", bare):
+        return None
+    return math.fsum(float(number) * SECONDS[unit] for number, unit in _TIME.findall(bare))
 
 
 def _expression(text: str) -> tuple[Metric, Operator, str]:

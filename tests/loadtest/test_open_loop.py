@@ -579,3 +579,16 @@ def test_a_database_that_never_answers_is_named_as_the_reason(send, database):
         assert run.stop() == 1, run.text
     said = "no result within 2 s: the database does not answer whether there is one"
     assert failed["Error"] == f"TimeoutError('{said}')"
+
+
+def test_a_ramp_ends_with_its_last_stage(stub, load):
+    """Without --run-time, with the arrivals of its integral, and with both rates in the series."""
+    _, url = stub()
+    run = load(url, "--users", "5", "--arrival-rate", "5..45/2s,20/1s", "--stop-timeout", "60")
+    assert run.wait() == 0, run.text
+    assert check_counts(run)["arrivals"] == 70
+    assert found(run)["load"]["stages"] == "5..45/2s,20/1s"
+    assert found(run)["partial"] is False
+    series = found(run)["series"]
+    assert len(series["wanted_per_s"]) == len(series["arrivals_per_s"])
+    assert series["wanted_per_s"][-1] == 20

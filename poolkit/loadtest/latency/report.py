@@ -71,7 +71,11 @@ def ms(value: float | None) -> str:
 
 def load_text(load: LoopReport) -> str:
     """Return the kind of load as a short text."""
-    how = "closed loop" if load.loop == "closed" else f"open loop, {load.rate:g}/s {load.kind}"
+    how = "closed loop"
+    if load.loop == "open":
+        how = f"open loop, {load.rate_text}"
+        if load.stages:
+            how += f", {load.rate:.4g}/s now"
     return f"{how}, SATURATED" if load.saturated_by else how
 
 

@@ -20,6 +20,8 @@ from poolkit.loadtest.open_loop.report import LoopReport, merged
 from poolkit.loadtest.open_loop.users import CutOff
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gevent import Greenlet
     from locust.env import Environment
     from locust.rpc import Message
@@ -49,7 +51,8 @@ class WorkerLoop:
 
         def on_share(msg: Message, **_: Any) -> None:
             if self._open is not None:
-                self._open.take_share(Share.from_message(msg.data))
+                rate = ArrivalRate.from_message(msg.data["rate"])
+                self._open.take_share(Share.from_message(msg.data["share"]), rate)
 
         runner.register_message(SHARE_ASSIGNED, on_share)
         events = environment.events
@@ -88,10 +91,15 @@ class MasterLoop:
         self, environment: Environment, runner: MasterRunner, rate: ArrivalRate, *, max_users: int
     ) -> None:
         self.rate, self._max_users = rate, max_users
+        self._next_rate: ArrivalRate | None = None
+        self.on_end: Callable[[], None] = lambda: None
+        """Called when the last stage of a rate that ends is over."""
+        self.has_ended = False
+        """Whether that has happened in the present test."""
         self._runner = runner
         self._distributing: Greenlet | None = None
         self._whole = Share.whole(max_users)
-        self._nothing = LoopReport(loop="open", rate=rate.per_s, kind=rate.kind)
+        self._nothing = LoopReport(loop="open", rate=0.0, kind=rate.kind)
         """The report of a worker that has not reported yet."""
         self._forget()
 
@@ -108,24 +116,37 @@ class MasterLoop:
 
     def report(self) -> LoopReport:
         """Return the outcome of the arrivals of all workers, by their latest reports."""
-        return merged([self._nothing, *self._reports.values()])
+        stages = str(self.rate) if self.rate.changes else ""
+        rate = replace(self._nothing, rate=self.per_s, kind=self.rate.kind, stages=stages)
+        return merged([rate, *self._reports.values()])
+
+    @property
+    def per_s(self) -> float:
+        """The rate in force, of all workers together; after the test, the last one."""
+        return self.rate.at((self._ended_at or time.time()) - self._whole.begin)
+
+    def change_rate(self, rate: ArrivalRate) -> None:
+        """Let the workers begin the arrivals of another rate, soon or with the next test."""
+        self._next_rate = rate
 
     def _forget(self) -> None:
         self._reports: dict[str, LoopReport] = {}
         self._asked: dict[str, float] = {}
         """The time of the request for a share, by worker that waits for one or has one."""
         self._shares: dict[str, Share] = {}
-        self._expected: dict[str, int] = {}
+        self._expected: dict[str, float] = {}
         """The number of arrivals of a worker's shares before its present one."""
         self._left: dict[str, float] = {}
         """When a worker was first found to be gone."""
-        self._warned = False
+        self._warned = self.has_ended = False
+        self._ended_at: float | None = None
 
     def _on_start(self, **_: Any) -> None:
         self._forget()
         self._distributing = spawn_in_test(self._runner, self._distribute_when_needed)
 
     def _on_stopping(self, **_: Any) -> None:
+        self._ended_at = self._ended_at or time.time()
         if self._distributing is not None:
             self._distributing.kill(block=False)
 
@@ -150,8 +171,13 @@ class MasterLoop:
                 waited_s = now - min(self._asked.values())
                 if len(connected) >= self._runner.worker_count or waited_s > _ASKING_TAKES_S:
                     self._distribute(connected)
-            elif set(connected) != set(self._shares):
+            elif set(connected) != set(self._shares) or (connected and self._next_rate):
                 self._distribute(connected)
+            ends_at = self._whole.begin + self.rate.seconds
+            if self._shares and self.rate.ends and not self.has_ended and time.time() >= ends_at:
+                self.has_ended = True
+                # In a greenlet of its own: the end of the test ends this one.
+                gevent.spawn(self.on_end)
             saturated_by = self.report().saturated_by
             if saturated_by and not self._warned:
                 self._warned = True
@@ -161,35 +187,40 @@ class MasterLoop:
     def _distribute(self, connected: list[str]) -> None:
         """Send each connected worker its share; the arrivals of a lost one count as timed out."""
         since = time.time() + LEAD_S
-        again = bool(self._shares)
+        again, other_workers = bool(self._shares), set(connected) != set(self._shares)
         if not again:
             self._whole = Share.whole(self._max_users)
             since = self._whole.begin
         gone = [one for one in self._shares if one not in connected]
         for worker, share in self._shares.items():
             before = self._expected.get(worker, 0)
-            self._expected[worker] = before + share.count(self.rate, since)
+            self._expected[worker] = before + share.expected(self.rate, share.since, since)
         self._shares.clear()
         for worker in gone:
             # Its last report has the finished arrivals. The others of its share are lost with it.
             last = self._reports.get(worker, self._nothing)
-            arrivals = max(self._expected[worker], last.finished)
+            arrivals = max(int(self._expected[worker]), last.finished)
             timed_out = arrivals - last.finished
             self._reports[worker] = replace(last, arrivals=arrivals, dropped=0, timed_out=timed_out)
             logger.warning(
                 "worker %d is gone, and the rate of %g/s is distributed again, over %d; %d arrivals "
                 "that it did not report count as timed out",
-                *(worker_index(self._runner, worker), self.rate.per_s, len(connected), timed_out),
+                *(worker_index(self._runner, worker), self.per_s, len(connected), timed_out),
             )
+        if self._next_rate is not None:
+            if again:
+                self._whole = self._whole.changed(self.rate, since)
+            self.rate, self._next_rate = self._next_rate, None
         shares = self._whole.split(len(connected) or 1)
         for worker, share in zip(connected, shares, strict=False):
             self._shares[worker] = replace(share, since=since)
-            message = self._shares[worker].to_message()
+            share_message = self._shares[worker].to_message()
+            message = {"share": share_message, "rate": self.rate.to_message()}
             self._runner.send_message(SHARE_ASSIGNED, message, client_id=worker)
-        if again and not gone:
+        if again and other_workers and not gone:
             logger.info(
                 "the rate of %g/s is distributed again, over %d workers",
-                *(self.rate.per_s, len(connected)),
+                *(self.per_s, len(connected)),
             )
 
     def _on_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:

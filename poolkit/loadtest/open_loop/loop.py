@@ -12,7 +12,7 @@ import math
 import time
 from array import array
 from functools import partial
-from itertools import chain, takewhile
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import gevent
@@ -28,7 +28,7 @@ from poolkit.loadtest.locust_internals import (
     wait_for_arrivals,
     was_waiting,
 )
-from poolkit.loadtest.open_loop.arrivals import Share, of_user_class
+from poolkit.loadtest.open_loop.arrivals import ArrivalRate, Share, of_user_class
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.open_loop.users import CutOff, UserTasks
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from locust import User
     from locust.env import Environment
 
-    from poolkit.loadtest.open_loop.arrivals import ArrivalRate
     from poolkit.loadtest.open_loop.users import Pending, UserTask
 
 MAX_USERS = 2000
@@ -75,6 +74,14 @@ class Lateness(NamedTuple):
     latest_ms: float
 
 
+class Segment(NamedTuple):
+    """The arrivals of a queue from a moment on."""
+
+    since: float
+    expected: Callable[[float, float], float]
+    """Returns the number of arrivals between two moments: the integral of the rate."""
+
+
 class UserClassQueue:
     """The arrivals of one user class in the order of their schedule, and its idle users.
 
@@ -84,9 +91,8 @@ class UserClassQueue:
 
     def __init__(self, user_class: type[User]) -> None:
         self.user_class = user_class
-        self.per_s = 0.0
         self.next_at = math.inf
-        """When the next arrival is scheduled."""
+        """When the next arrival is scheduled; inf when there is no other."""
         self.last_at = -math.inf
         """When the last arrival that has begun was scheduled."""
         self.idle: dict[UserTask, None] = {}
@@ -106,11 +112,13 @@ class UserClassQueue:
         self.overdue_s: dict[Cause, float] = {}
         """Seconds in which an arrival was overdue, by reason."""
         self._stream: Iterator[float] = iter(())
+        self._segments: list[Segment] = []
+        """The present rate, and those before it of which an arrival is overdue."""
 
     def take(self, now: float) -> float:
         """Return the scheduled moment of the next arrival, which begins now."""
         scheduled_at = self.last_at = self.next_at
-        self.next_at = next(self._stream)
+        self.next_at = next(self._stream, math.inf)
         self.begun += 1
         late_ms = (now - scheduled_at) * 1000
         if late_ms > LATE_MS:
@@ -120,23 +128,32 @@ class UserClassQueue:
 
     def overdue(self, now: float) -> int:
         """Return the approximate number of arrivals that should have begun by now."""
-        return 0 if self.next_at > now else int((now - self.next_at) * self.per_s) + 1
+        if self.next_at > now:
+            return 0
+        missing, until = 0.0, now
+        for segment in reversed(self._segments):
+            if until > segment.since:
+                missing += segment.expected(max(self.next_at, segment.since), until)
+                until = segment.since
+        return int(missing) + 1
 
-    def continue_with(self, stream: Iterator[float], since: float, per_s: float) -> None:
-        """Go on with another stream from a moment on; earlier arrivals of the present one stay.
+    def continue_with(self, stream: Iterator[float], segment: Segment) -> None:
+        """Go on with another stream from a segment's beginning; arrivals before it stay.
 
-        Both are read lazily, since a stream has no end.
+        Both streams are read lazily, since they may have no end.
         """
-        before = takewhile(lambda moment: moment < since, chain([self.next_at], self._stream))
-        self._stream = chain(before, stream)
-        self.next_at = next(self._stream)
-        self.per_s = per_s
+        present = chain([self.next_at], self._stream)
+        self._stream = _followed_by(present, segment.since, stream)
+        self.next_at = next(self._stream, math.inf)
+        self._segments.append(segment)
+        while len(self._segments) > 1 and self._segments[1].since <= self.next_at:
+            self._segments.pop(0)
 
     def close(self, now: float) -> None:
         """Begin no more arrivals: those scheduled by now that have not begun are dropped."""
         while self.next_at <= now:
             self.drop(self.next_at, now)
-            self.next_at = next(self._stream)
+            self.next_at = next(self._stream, math.inf)
         self.next_at = math.inf
 
     def drop(self, scheduled_at: float, now: float) -> None:
@@ -175,6 +192,17 @@ class UserClassQueue:
             f"{self.arrivals + self.overdue(now):,} arrivals more than {LATE_MS:g} ms late, "
             f"the latest by {latest_ms:,.0f} ms: {reasons[cause]}"
         )
+
+
+def _followed_by(stream: Iterator[float], since: float, after: Iterator[float]) -> Iterator[float]:
+    """Yield the moments of a stream before a moment, and then those of another."""
+    for moment in stream:
+        if moment >= since:
+            break
+        yield moment
+    # A rate may change every second for hours: the streams before would pile up.
+    del stream
+    yield from after
 
 
 class Dispatcher:
@@ -347,6 +375,10 @@ class OpenLoop:
         if max_users < 1:
             raise ConfigurationError(f"--max-users is {max_users}; wanted 1 or more")
         self.rate = rate
+        self.on_end: Callable[[], None] = lambda: None
+        """Called when the last stage of a rate that ends is over; not if a master assigns it."""
+        self._share = Share(begin=math.inf, since=math.inf)
+        """By the monotonic clock."""
         self.tasks = UserTasks(environment)
         self._timed_out: list[Pending] = []
         self._queues: dict[type[User], UserClassQueue] = {}
@@ -354,6 +386,9 @@ class OpenLoop:
         self._distributed = distributed
         self._dispatcher: Dispatcher | None = None
         self._stopped, self._warned = True, False
+        self.has_ended = False
+        """Whether the last stage of a rate that ends is over."""
+        self._ended_at: float | None = None
         events = environment.events
         if not distributed:
 
@@ -374,8 +409,9 @@ class OpenLoop:
         lateness = [queue.lateness(now) for queue in queues]
         return LoopReport(
             loop="open",
-            rate=self.rate.per_s,
+            rate=self.per_s,
             kind=self.rate.kind,
+            stages=str(self.rate) if self.rate.changes else "",
             arrivals=sum(queue.arrivals for queue in queues) + overdue,
             late=sum(one.late for one in lateness),
             latest_ms=max((one.latest_ms for one in lateness), default=0.0),
@@ -384,6 +420,11 @@ class OpenLoop:
             users_max=self._dispatcher.users_max if self._dispatcher else 0,
             saturated_by=self._saturated_by(),
         )
+
+    @property
+    def per_s(self) -> float:
+        """The rate in force, of all processes together; after the test, the last one."""
+        return self.rate.at((self._ended_at or time.monotonic()) - self._share.begin)
 
     def timed_out(self) -> list[Pending]:
         """Return the requests without an answer, after the test has stopped."""
@@ -427,42 +468,67 @@ class OpenLoop:
     def prepare(self) -> None:
         """Begin a test without any arrival yet. Users that start from now on wait."""
 
-        def warn_when_saturated() -> None:
-            # A master warns for its workers.
-            if not self._warned and not self._distributed and (reason := self._saturated_by()):
+        def look() -> None:
+            if self._distributed:
+                return  # the master warns, and ends the run
+            if not self._warned and (reason := self._saturated_by()):
                 self._warned = True
                 logger.warning("saturated: %s", reason)
+            if self.rate.ends and not self.has_ended:
+                self.has_ended = time.monotonic() >= self._share.begin + self.rate.seconds
+                if self.has_ended:
+                    gevent.spawn(self.on_end)
 
         user_classes = self._environment.user_classes
         new = self.tasks.follow(user_classes)
         wait_for_arrivals(new, arrived=self._on_arrived, wait=self._wait)
         self._queues = {one: UserClassQueue(one) for one in user_classes}
         self._timed_out.clear()
-        self._stopped = self._warned = False
+        self._stopped = self._warned = self.has_ended = False
+        self._ended_at = None
         self._dispatcher = Dispatcher(
             self._environment,
             list(self._queues.values()),
             max_users=self._max_users,
-            each_window=warn_when_saturated,
+            each_window=look,
         )
         self._dispatcher.start()
 
-    def take_share(self, share: Share) -> None:
-        """Begin a share's arrivals from its `since` on, instead of those of the share before it."""
-        monotonic = share.shifted(-unix_time_ahead_s())
-        self._max_users = share.max_users
+    def take_share(self, share: Share, rate: ArrivalRate | None = None) -> None:
+        """Begin a share's arrivals from its `since` on, instead of those of the share before it.
+
+        Args:
+            share: by Unix time.
+            rate: of all processes together; without it the present one.
+        """
+        self._continue_with(share.shifted(-unix_time_ahead_s()), rate or self.rate)
+
+    def change_rate(self, rate: ArrivalRate) -> None:
+        """Begin the arrivals of another rate, now or with the next test."""
+        if self._stopped:
+            self.rate = rate
+        else:
+            self._continue_with(self._share.changed(self.rate, time.monotonic()), rate)
+
+    def _continue_with(self, share: Share, rate: ArrivalRate) -> None:
+        """Take a share by the monotonic clock."""
+        self.rate, self._share, self._max_users = rate, share, share.max_users
         if self._dispatcher is not None:
             self._dispatcher.max_users = share.max_users
         weights = [float(one.weight) for one in self._queues]
         for index, queue in enumerate(self._queues.values()):
-            stream = of_user_class(monotonic.scheduled_times(self.rate), weights, index)
-            per_s = self.rate.per_s / share.of * weights[index] / sum(weights)
-            queue.continue_with(stream, monotonic.since, per_s)
+            stream = of_user_class(share.scheduled_times(rate), weights, index, share.number)
+            part = weights[index] / sum(weights)
+
+            def expected(since: float, until: float, part: float = part) -> float:
+                return share.expected(rate, since, until) * part
+
+            queue.continue_with(stream, Segment(share.since, expected))
 
     def _on_stopping(self, **_: Any) -> None:
         if self._stopped or self._dispatcher is None:
             return
-        self._stopped = True
+        self._stopped, self._ended_at = True, time.monotonic()
         self._dispatcher.stop()
         # Locust takes some 50 ms to get here, in which the dispatcher cannot run; but users serve
         # themselves. So an arrival counts if a later one has begun, of any class.

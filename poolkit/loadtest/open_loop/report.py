@@ -22,9 +22,11 @@ class LoopReport:
     loop: Literal["open", "closed"] = "closed"
     """open: tasks begin when they are scheduled. closed: when the one before has its answer."""
     rate: float | None = None
-    """Arrivals a second; None in a closed loop."""
+    """Arrivals a second, those in force when the report is made; None in a closed loop."""
     kind: str = ""
     """constant or poisson."""
+    stages: str = ""
+    """The whole rate, such as "10..200/5m", if it changes; empty otherwise."""
     arrivals: int = 0
     """Tasks that were scheduled before the end of the load."""
     late: int = 0
@@ -44,6 +46,11 @@ class LoopReport:
         """Arrivals that ran to their end, answered or failed."""
         return self.arrivals - self.dropped - self.timed_out
 
+    @property
+    def rate_text(self) -> str:
+        """The rate and its kind, such as "200/s constant" or "10..200/5m poisson"."""
+        return f"{self.stages or f'{self.rate:g}/s'} {self.kind}"
+
     def to_json(self) -> dict[str, Any]:
         """Return the object for JSON; `dropped` is called unsent there, `timed_out` unanswered."""
         return {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
@@ -62,7 +69,7 @@ class LoopReport:
         exceptions = {"late": self.late, "timed out": self.timed_out, "dropped": self.dropped}
         counts += [f"{number:,} {name}" for name, number in exceptions.items() if number]
         line = (
-            f"Open loop, {self.rate:g}/s {self.kind}: {', '.join(counts)}; up to "
+            f"Open loop, {self.rate_text}: {', '.join(counts)}; up to "
             f"{self.users_max:,} users; latencies count from the scheduled moment of a task"
         )
         return [line, f"SATURATED: {self.saturated_by}"] if self.saturated_by else [line]
