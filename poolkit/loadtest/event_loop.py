@@ -13,10 +13,13 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
+from gevent import monkey
 from gevent.event import Event
+from gevent.queue import Queue
 from gevent.threadpool import ThreadPool
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ WINDOW_S = 0.05
 """The window of `EventLoopLoad`; a timer wakes the event loop at least this often."""
 _FIRST, _LAST = 2, -2
 """Priorities among the callbacks at the beginning and the end of a wait."""
+
+# Locust replaces `time.sleep` by gevent's, which would make an event loop in the thread.
+_sleep_in_thread = monkey.get_original("time", "sleep")
 
 logger = logging.getLogger("poolkit.loadtest")
 
@@ -116,6 +122,49 @@ class InThread:
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return]
+
+
+def pause_thread() -> None:
+    """Pause a real thread for a millisecond, in which the event loop gets the interpreter.
+
+    A thread that computes keeps it for five milliseconds at a time (`sys.getswitchinterval`), and
+    the event loop waits for it after every event. Called every half a millisecond, this bounds the
+    wait to that.
+    """
+    _sleep_in_thread(0.001)
+
+
+class WriterThread:
+    """Runs functions that write files one after the other in a real thread; the caller never waits.
+
+    After a failure, which is logged in one line, the others are not run: a full disk is no reason to
+    end a load test.
+    """
+
+    def __init__(self) -> None:
+        self.failed = False
+        self._thread = InThread()
+        self._calls: Queue[Callable[[], object] | None] = Queue()
+        self._running = gevent.spawn(self._run)
+
+    def submit(self, write: Callable[..., object], *args: Any) -> None:
+        """Call a function with these arguments in the thread, after those before it."""
+        self._calls.put(partial(write, *args))
+
+    def finish(self) -> None:
+        """Wait until all are done."""
+        self._calls.put(None)
+        self._running.join()
+
+    def _run(self) -> None:
+        while (write := self._calls.get()) is not None:
+            if self.failed:
+                continue
+            try:
+                self._thread.call(write)
+            except OSError as error:
+                self.failed = True
+                logger.error("the files of --csv are incomplete: %s", error)  # noqa: TRY400
 
 
 def interrupt_the_main_greenlet() -> None:

@@ -22,9 +22,11 @@ from locust import events, stats
 from locust.runners import MasterRunner, WorkerRunner
 
 from poolkit.loadtest.event_loop import (
+    WriterThread,
     end_in_the_main_greenlet,
     end_test,
     interrupt_the_main_greenlet,
+    pause_thread,
 )
 from poolkit.loadtest.latency import report as latency_report
 from poolkit.loadtest.latency.collection import OwnLatencies, WorkerReports, WorkersLatencies
@@ -163,7 +165,10 @@ class RunOutput:
         """Of the whole run, once it has ended."""
         prefix = options.csv_prefix
         self._csv = ConnectionsCsv(prefix) if prefix else None
-        self._latency_files = LatencyFiles(prefix, self._began) if prefix else None
+        self._latency_files: LatencyFiles | None = None
+        if prefix:
+            self._latency_files = LatencyFiles(prefix, self._began, pause=pause_thread)
+        self._writer = WriterThread()
 
     def start(self) -> None:
         """Start the recording, and listen to Locust's events."""
@@ -196,19 +201,20 @@ class RunOutput:
     def _on_start(self, **_: Any) -> None:
         self._recording.begin_again()
         if self._latency_files is not None:
-            self._latency_files.begin_again(self._recording.started)
+            self._writer.submit(self._latency_files.begin_again, self._recording.started)
 
     def _on_reset(self, **_: Any) -> None:
         self._recording.forget_totals()
         if self._latency_files is not None:
-            self._latency_files.begin_again(time.time())
+            self._writer.submit(self._latency_files.begin_again, time.time())
 
     def _on_second(self, second: Second, latencies: Latencies) -> None:
         self._seconds += 1
         if self._csv is not None:
-            self._csv.write(second)
+            self._writer.submit(self._csv.write, second)
         if self._latency_files is not None:
-            self._latency_files.add(latencies, second.time)
+            run = self._recording.latencies
+            self._writer.submit(self._latency_files.add, latencies, second.time, run)
         options, recording = self._options, self._recording
         # When Locust prints its tables while it runs, these lines stand between them.
         prints = not options.only_summary and (options.print_stats or options.headless)
@@ -223,11 +229,12 @@ class RunOutput:
         found = document(self._recording, self._checks.verdicts, partial=self._is_partial())
         self._document = found
         self._recording.stop()
-        if self._csv is not None:
-            self._csv.file.close()
         if self._latency_files is not None:
-            self._latency_files.add(rest, time.time())
-            self._latency_files.write(time.time())
+            run = self._recording.latencies
+            self._writer.submit(self._latency_files.finish, rest, time.time(), run)
+        if self._csv is not None:
+            self._writer.submit(self._csv.file.close)
+        self._writer.finish()
         if self._options.json_file:
             # Beside the NAME.json that Locust writes.
             path = Path(f"{self._options.json_file}_connections.json")

@@ -18,21 +18,20 @@ from poolkit.loadtest.figures import Held, MetricAccumulator
 from poolkit.loadtest.latency.counters import (
     LOCAL_WINDOW_S,
     REPORTED_WINDOW_S,
+    Latencies,
     Rates,
     RecentRequests,
-    RunLatencies,
 )
 from poolkit.loadtest.open_loop.report import LoopReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from locust.runners import Runner
     from sqlalchemy.engine import URL
 
     from poolkit.activity.server import Sample, ServerLimits
     from poolkit.loadtest.latency.collection import Source
-    from poolkit.loadtest.latency.counters import Latencies
     from poolkit.loadtest.open_loop.distributed import MasterLoop
     from poolkit.loadtest.open_loop.loop import OpenLoop
 
@@ -248,7 +247,7 @@ class Recording:
         """Why connections are not measured; None when they are."""
         self.started = time.time()
         self.series = Series()
-        self.latencies = RunLatencies()
+        self.latencies = Latencies()
         """The latencies of the run so far."""
         self.measured = MetricAccumulator(self.started)
         """The figures of the run so far."""
@@ -263,6 +262,7 @@ class Recording:
         self._arrivals = RecentArrivals(REPORTED_WINDOW_S if reported else LOCAL_WINDOW_S)
         self._sampler: ActivitySampler | None = None
         self._greenlets: list[gevent.Greenlet] = []
+        self._adding: Iterator[None] = iter(())
         # Of the present second:
         self._fullest: tuple[Connected, ...] | None = None
         self._elsewhere = 0
@@ -331,7 +331,7 @@ class Recording:
         """Forget the totals so far, as Locust does when its statistics are reset."""
         now = time.time()
         self._source.take(begin=now)
-        self.latencies = RunLatencies()
+        self.latencies = Latencies()
         sessions, limits = self.measured.connections.sessions, self.limits
         self.measured = MetricAccumulator(
             now, sessions=sessions, max_connections=limits.max_connections if limits else None
@@ -349,6 +349,8 @@ class Recording:
 
         unless_interrupted_again(self._runner.environment, end)
         rest = self._source.take()
+        for _ in self._adding:  # the second that was being added
+            pass
         self.latencies.add(rest)
         return rest
 
@@ -383,7 +385,9 @@ class Recording:
             next_at = max(next_at + 1, time.monotonic())
             gevent.sleep(max(0.0, next_at - time.monotonic()))
             latencies = self._source.take()
-            self.latencies.add(latencies)
+            self._adding = self.latencies.add_in_parts(latencies)
+            for _ in self._adding:
+                gevent.sleep(0)
             now, targets, opened = time.time(), self._fullest, self._opened
             self._fullest, self._most, self._opened = None, -1, 0
             load = self.loop()
@@ -395,7 +399,7 @@ class Recording:
                 users=self._runner.user_count,
                 arrivals_per_s=self._arrivals.look(now, load),
                 wanted_per_s=load.rate,
-                rates=self._requests.look(now, latencies),
+                rates=self._requests.look(now, latencies.total()),
             )
             self.series.add(second)
             # A server that falls silent is one line, and one more when it answers again.

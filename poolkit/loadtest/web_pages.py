@@ -16,7 +16,8 @@ from flask import Response, jsonify, request
 from gevent.lock import RLock
 
 from poolkit.activity.by_target import STATES
-from poolkit.loadtest.latency.report import row
+from poolkit.loadtest.event_loop import InThread, pause_thread
+from poolkit.loadtest.latency.report import row, rows_in_parts
 from poolkit.loadtest.output import document, script, target_rows, with_section
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from locust.web import WebUI
 
+    from poolkit.loadtest.latency.counters import Latencies
     from poolkit.loadtest.preflight import HostGuard
     from poolkit.loadtest.recording import Recording
     from poolkit.loadtest.threshold_checks import ThresholdChecks
@@ -33,6 +35,8 @@ EVERY_S = 1.0
 """There is a new point every second."""
 NAMES_EVERY_S = 5.0
 """The percentiles of each name need most of the work, and hardly move after a while."""
+MOST_NAMES = 500
+"""More rows would make the page slow to draw."""
 PAUSE_S = 0.01
 """Between two parts of the work, each of some milliseconds at most."""
 LIVE_PAGE = """<!doctype html>
@@ -65,14 +69,16 @@ class LiveDocument:
     """The document for open pages: at most `EVERY_S` old, its rows of names `NAMES_EVERY_S`.
 
     It is built by the process that sends the load, where nothing else runs meanwhile. So all pages
-    share one, and it is built in small parts: a long pause would be measured as latency, caused by
-    an open page.
+    share one, and it is built in small parts, the rows of names in a thread: a long pause would be
+    measured as latency, caused by an open page. It has the `MOST_NAMES` names with the most
+    requests, as Locust's own page has; the files have all.
     """
 
     def __init__(self, recording: Recording, checks: ThresholdChecks) -> None:
         self._recording, self._checks = recording, checks
         self._building = RLock()
-        self._encoded = ""
+        self._thread = InThread()
+        self._encoded = self._encoded_rows = ""
         self._rows: list[dict[str, Any]] = []
         self._encoded_at = self._rows_at = -math.inf
         self._run: float | None = None
@@ -89,7 +95,12 @@ class LiveDocument:
                 for name, column in found.pop("series").items():
                     columns.append(f"{json.dumps(name)}: {json.dumps(column)}")
                     gevent.sleep(0)
-                self._encoded = f'{json.dumps(found)[:-1]}, "series": {{{", ".join(columns)}}}}}'
+                *_, aggregated = found.pop("latency_ms")
+                rows = ", ".join([*filter(None, [self._encoded_rows]), json.dumps(aggregated)])
+                self._encoded = (
+                    f'{json.dumps(found)[:-1]}, "latency_ms": [{rows}], '
+                    f'"series": {{{", ".join(columns)}}}}}'
+                )
                 self._encoded_at = time.monotonic()
             return self._encoded
 
@@ -99,17 +110,23 @@ class LiveDocument:
             # The rows of the test before are too old at any age.
             is_new_run = self._run != self._recording.started
             if is_new_run or time.monotonic() - self._rows_at >= names_every_s:
-                latencies, found = self._recording.latencies, []
-                for name in latencies.names():
-                    found.append(row(latencies, name))
-                    gevent.sleep(PAUSE_S)
-                self._rows = found
+                latencies = self._recording.latencies
+                self._rows, self._encoded_rows = self._thread.call(lambda: _named_rows(latencies))
                 self._rows_at, self._run = time.monotonic(), self._recording.started
             aggregated = row(self._recording.latencies, None)
             gevent.sleep(PAUSE_S)
             verdicts = self._checks.so_far()
             gevent.sleep(PAUSE_S)
             return document(self._recording, verdicts, latency_rows=[*self._rows, aggregated])
+
+
+def _named_rows(latencies: Latencies) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of names and their JSON without brackets; called in a thread."""
+    rows, encoded = [], []
+    for found in rows_in_parts(latencies, pause_thread, most=MOST_NAMES):
+        rows.append(found)
+        encoded.append(json.dumps(found))
+    return rows[:-1], ", ".join(encoded[:-1])
 
 
 class WebPages:

@@ -139,7 +139,7 @@ def at_least(folder):
     for name, ms, has_failed in rows(folder):
         found.record("GET", name, ms, outcome="failed" if has_failed else "answered")
     waited = [histogram_of_log(folder, tag) for tag in (TIMED_OUT, DROPPED)]
-    return LatenciesAtLeast(found.ended("answered"), waited)
+    return LatenciesAtLeast(found.total().of("answered"), waited)
 
 
 def test_four_processes_lose_nothing_at_the_end(visitors, master_port):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 import timeit
 from fractions import Fraction
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolkit.loadtest.latency.counters import Latencies, Name
-from poolkit.loadtest.latency.histogram import LatencyHistogram
+from poolkit.loadtest.latency.histogram import DENSE_FROM, LatencyHistogram
 
 HdrHistogram = pytest.importorskip("hdrh.histogram", reason="no wheel here").HdrHistogram
 
@@ -75,6 +76,21 @@ def test_a_sum_is_the_histogram_of_all_values(first, second):
     assert total == histogram(first + second)
 
 
+def test_a_histogram_of_many_buckets_needs_no_more_than_an_array_of_all():
+    """A name's memory has a bound; its figures and its encoding stay the same."""
+    values = range(1, 40_000_000, 7_001)
+    dense, whole = histogram(values), HdrHistogram(1, 3_600_000_000, 3)
+    for value in values:
+        whole.record_value(value)
+    assert len(dense.buckets()) > DENSE_FROM
+    assert sys.getsizeof(dense.counts) < 190_000
+    assert dense.percentile(99) * 1000 == whole.get_value_at_percentile(99)
+    assert dense.encode() == whole.encode().decode()
+    twice = histogram(values[:10])
+    twice.add(dense)
+    assert twice.count == dense.count + 10
+
+
 @given(values=st.lists(microseconds, max_size=60))
 def test_what_is_encoded_is_read_by_others_and_by_us(values):
     """The package's own decoder finds the same counts; ours finds the same histogram."""
@@ -130,9 +146,10 @@ def test_names_and_failures_are_apart():
     found.record("GET", "/", 1, outcome="failed")
     found.record("POST", "/", 30)
     assert found.names() == [Name("GET", "/"), Name("POST", "/")]
-    assert found.ended("answered", Name("GET", "/")).buckets() == histogram([10_000]).buckets()
-    assert found.ended("failed", Name("POST", "/")).count == 0
-    assert (found.ended("answered").count, found.ended("failed").count) == (2, 1)
+    assert found.of(Name("GET", "/")).of("answered") == histogram([10_000])
+    assert found.of(Name("POST", "/")).of("failed").count == 0
+    total = found.total()
+    assert (total.of("answered").count, total.of("failed").count) == (2, 1)
 
 
 def test_a_message_between_processes_loses_nothing():
@@ -146,7 +163,7 @@ def test_a_message_between_processes_loses_nothing():
     twice = Latencies()
     twice.add(found)
     twice.add(Latencies.from_message(sent))
-    assert twice.ended("answered").count == 2 * found.ended("answered").count
+    assert twice.total().of("answered").count == 2 * found.total().of("answered").count
 
 
 A_REQUEST_S = 100e-6

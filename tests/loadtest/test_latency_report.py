@@ -1,7 +1,6 @@
 """The same latencies on the console, in the files, in the document and on the page."""
 
 import csv
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,14 +8,11 @@ import pytest
 from loadtest.browser import PROGRAM, chromium
 
 from poolkit.loadtest.figures import MetricAccumulator
-from poolkit.loadtest.latency.counters import Latencies, Rates
-from poolkit.loadtest.latency.histogram import can_encode
+from poolkit.loadtest.latency.counters import NO_NAME, Latencies, Rates
 from poolkit.loadtest.latency.report import LatencyFiles, line, load_text, ms, rows, table
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.output import document, section, summary
 from poolkit.loadtest.recording import Second, Series
-
-needs_hdrhistogram = pytest.mark.skipif(not can_encode(), reason="no wheel here")
 
 COUNTS = {"arrivals": 1000, "late": 400, "latest_ms": 2100.0, "dropped": 7, "timed_out": 3}
 OPEN = LoopReport(loop="open", rate=200.0, kind="poisson", users_max=50, **COUNTS)
@@ -104,16 +100,19 @@ def test_the_document_has_the_load_and_what_is_lost(latencies):
     assert lost in list(summary(recording(latencies, SATURATED)))
 
 
-@needs_hdrhistogram
 def test_files_grow_with_the_run(tmp_path, latencies):
     """A run that is killed leaves all but the last ten seconds."""
-    files = LatencyFiles(str(tmp_path / "run"), 100.0)
-    files.add(latencies, 101.0)
+    files, run = LatencyFiles(str(tmp_path / "run"), 100.0), Latencies()
+
+    def add(until, write=files.add):
+        run.add(latencies)
+        write(latencies, until, run)
+
+    add(101.0)
     assert files.log.read_text().count("HISTF") == 0
-    files.add(latencies, 110.5)
+    add(110.5)
     assert read(files.table)[-1]["Request Count"] == "204"
-    files.add(latencies, 111.0)
-    files.write(112.0)
+    add(112.0, files.finish)
     assert read(files.table)[-1]["Request Count"] == "306"
     lines = [one for one in files.log.read_text().splitlines() if "HISTF" in one]
     moments = [one.split(",")[:2] for one in (lines[0], lines[5])]
@@ -122,27 +121,44 @@ def test_files_grow_with_the_run(tmp_path, latencies):
     assert [line.split(",")[0] for line in lines[1:4]] == [f"Tag={tag}" for tag in tags]
 
 
-@needs_hdrhistogram
 def test_a_new_test_begins_new_files(tmp_path, latencies):
     """In Locust's web UI one process runs several."""
     files = LatencyFiles(str(tmp_path / "run"), 100.0)
-    files.add(latencies, 111.0)
+    files.add(latencies, 111.0, latencies)
     files.begin_again(200.0)
-    files.write(201.0)
+    files.write(201.0, Latencies())
     assert "HISTF" not in files.log.read_text()
     assert [row["Request Count"] for row in read(files.table)] == ["0"]
+    assert {file.name for file in tmp_path.iterdir()} == {"run_latency.csv", "run_latency.hlog"}
 
 
-def test_without_hdrhistogram_there_is_the_table(tmp_path, latencies, monkeypatch, caplog):
-    """It has no wheel for some machines; all figures are there without it, and it is said."""
-    monkeypatch.setitem(sys.modules, "hdrh", None)
-    with caplog.at_level("INFO", "poolkit.loadtest"):
-        files = LatencyFiles(str(tmp_path / "run"), 100.0)
-    files.add(latencies, 111.0)
-    files.write(112.0)
-    assert read(files.table)[-1]["Request Count"] == "102"
-    assert [file.name for file in tmp_path.iterdir()] == ["run_latency.csv"]
-    assert "hdrhistogram is not installed" in caplog.text
+def test_the_files_of_thousands_of_names_are_written_in_parts(tmp_path):
+    """The event loop waits for a thread that computes, so it pauses after every few names."""
+    pauses = []
+    files = LatencyFiles(str(tmp_path / "run"), 0.0, pause=lambda: pauses.append(1))
+    second = Latencies()
+    for number in range(4000):
+        second.record("GET", f"/item/{number}", 5.0)
+    files.add(second, 10.0, second)
+    assert len(pauses) > 2 * 4000 / 10
+    assert len(read(files.table)) == 4001
+    assert files.log.read_text().count("HISTF") == 4001
+
+
+def test_requests_without_an_answer_have_a_row_so_that_rows_add_up():
+    """Their names are unknown, and they are failures of the whole."""
+    found = Latencies()
+    found.record("GET", "/", 10.0)
+    for wait, outcome in ((5000, "timed_out"), (20, "timed_out"), (7, "dropped")):
+        found.record(*NO_NAME, wait, outcome=outcome)
+    *named, total = rows(found)
+    assert [(row["name"], row["requests"], row["failures"]) for row in named] == [
+        ("/", 1, 0),
+        ("(no answer)", 2, 2),
+    ]
+    assert (total["requests"], total["failures"]) == (3, 2)
+    assert named[1]["p99"] is None
+    assert total["max"] == pytest.approx(5000, rel=0.001)
 
 
 def read(file):

@@ -24,11 +24,12 @@ from poolkit.loadtest.locust_internals import (
 from poolkit.loadtest.open_loop.users import latency_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from locust.env import Environment
     from locust.runners import MasterRunner, WorkerRunner
 
+    from poolkit.loadtest.latency.counters import Outcome
     from poolkit.loadtest.open_loop.users import TakeCutOff
 
 LATENCIES = "poolkit_latencies"
@@ -67,12 +68,14 @@ class OwnLatencies:
         """
         new, self._new = self._new, Latencies(self._new.begin if begin is None else begin)
         cut_off, now = self._take_cut_off(), time.time()
-        counters = new.of(NO_NAME)
         # They were cut off since the last call, a second ago at most.
-        for ms in cut_off.timed_out_ms:
-            counters.add(now - ms / 1000, now, ms, "timed_out")
-        for ms in cut_off.dropped_ms:
-            counters.add(now - ms / 1000, now, ms, "dropped")
+        waits: dict[Outcome, Sequence[float]] = {
+            "timed_out": cut_off.timed_out_ms,
+            "dropped": cut_off.dropped_ms,
+        }
+        for outcome, each in waits.items():
+            for ms in each:
+                new.record(*NO_NAME, ms, outcome=outcome, scheduled=now - ms / 1000, ended=now)
         return new
 
     def collect_rest(self) -> None:

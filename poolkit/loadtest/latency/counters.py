@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import deque
+from heapq import nlargest
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
-from poolkit.loadtest.latency.histogram import LatencyHistogram
+from poolkit.loadtest.latency.histogram import LatencyHistogram, bucket_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 Outcome: TypeAlias = Literal["answered", "failed", "timed_out", "dropped"]
 """The outcome of a request.
@@ -31,6 +33,8 @@ TIMED_OUT, DROPPED = "unanswered", "unsent"
 LONG_MS = 1000.0
 """A user notices a wait of a second; few requests take longer than the 99th percentile."""
 LONG_PERCENTILE = 99.0
+NAMES_A_PART = 200
+"""So many names are added in about half a millisecond, a tenth of what users would notice."""
 LOCAL_WINDOW_S = 2
 REPORTED_WINDOW_S = 6
 """Workers report every three seconds: in less than two reports a chart would jump."""
@@ -79,6 +83,10 @@ class LatenciesAtLeast:
         return list(map(_highest, zip(*found, strict=True)))
 
 
+_NOTHING = LatencyHistogram()
+"""That of an outcome which no request had."""
+
+
 def _highest(found: Sequence[float | None]) -> float | None:
     # The first is that of the answered requests, without which nothing is known.
     return None if found[0] is None else max(ms for ms in found if ms is not None)
@@ -97,7 +105,7 @@ class RequestCounters:
     def __init__(self, begin: float = 0.0, end: float = math.inf) -> None:
         self.begin, self.end = begin, end
         self._histograms: dict[str, LatencyHistogram] = {}
-        self._ended_later: Counter[str] = Counter()
+        self._ended_later: dict[str, int] = {}
         """By outcome, the requests in the histograms that ended after the measured time."""
 
     def add(self, scheduled: float, ended: float, latency_ms: float, outcome: Outcome) -> None:
@@ -118,11 +126,12 @@ class RequestCounters:
             return
         self.histogram(name).record(latency_ms)
         if ended >= self.end:
-            self._ended_later[outcome] += 1
+            self._ended_later[outcome] = self._ended_later.get(outcome, 0) + 1
 
     def merge(self, other: RequestCounters) -> None:
         """Add what another process, or another second, has counted."""
-        self._ended_later.update(other._ended_later)
+        for outcome, count in other._ended_later.items():
+            self._ended_later[outcome] = self._ended_later.get(outcome, 0) + count
         for name, histogram in other._histograms.items():
             self.histogram(name).add(histogram)
 
@@ -132,13 +141,18 @@ class RequestCounters:
         return self._in_time("answered")
 
     @property
+    def failed_in_time(self) -> int:
+        """The requests that failed in the measured time, whenever scheduled."""
+        return self._in_time("failed")
+
+    @property
     def served(self) -> int:
         """The requests that were answered or failed in the measured time, whenever scheduled."""
-        return self._in_time("answered") + self._in_time("failed")
+        return self.answered_in_time + self.failed_in_time
 
     def _in_time(self, outcome: Outcome) -> int:
         counted = self.of(outcome).count + self.of(outcome, earlier=True).count
-        return counted - self._ended_later[outcome]
+        return counted - self._ended_later.get(outcome, 0)
 
     def histogram(self, name: str) -> LatencyHistogram:
         """Return the histogram of an outcome, to be recorded in."""
@@ -155,8 +169,7 @@ class RequestCounters:
             earlier: the requests that were scheduled before the measured time and ended in it. They
                 are served in it, but are not in its latencies and errors.
         """
-        name = f"earlier_{outcome}" if earlier else outcome
-        return self._histograms.get(name) or LatencyHistogram()
+        return self._histograms.get(f"earlier_{outcome}" if earlier else outcome, _NOTHING)
 
     @property
     def latency(self) -> LatenciesAtLeast:
@@ -181,6 +194,9 @@ class RequestCounters:
     @property
     def errors(self) -> int:
         """The number of requests that failed, timed out or were dropped."""
+        histograms = self._histograms
+        if len(histograms) == 1 and "answered" in histograms:
+            return 0  # as of most of thousands of names
         return self.of("failed").count + self.timed_out + self.of("dropped").count
 
     @property
@@ -230,19 +246,22 @@ NO_NAME = Name("", "")
 
 
 class Latencies:
-    """A `RequestCounters` for each method and name.
+    """A `RequestCounters` for each method and name, and their sum.
+
+    Names may be thousands, when an id stands in them. So recording a request looks at one name, and
+    only `add_in_parts` and the outputs go through all names.
 
     Args:
-        begin: when the measured time begins, Unix time in seconds. A request that was scheduled
-            before and ended since is in the rows of names, as in Locust's own table. It is not in
-            the figures of `total`.
+        begin: when the measured time begins, Unix time in seconds.
+        end: when it ends.
     """
 
-    def __init__(self, begin: float = 0.0) -> None:
-        self.begin = begin
+    def __init__(self, begin: float = 0.0, end: float = math.inf) -> None:
+        self.begin, self.end = begin, end
+        self._total = RequestCounters(begin, end)
         self._counters: dict[Name, RequestCounters] = {}
-        self._recording: dict[tuple[str, str, Outcome], LatencyHistogram] = {}
-        """The same histograms of requests that were scheduled in the measured time."""
+        self._recording: dict[tuple[str, str, Outcome], tuple[LatencyHistogram, ...]] = {}
+        """The histograms of the name and of the sum, for requests of the measured time."""
 
     def record(
         self,
@@ -255,55 +274,76 @@ class Latencies:
         ended: float | None = None,
     ) -> None:
         """Count one request; without moments one of the measured time."""
-        if scheduled is None or scheduled >= self.begin:
-            # Called for every request: one look-up and one call, whatever the rest may count.
+        if (scheduled is None or scheduled >= self.begin) and (ended is None or ended < self.end):
+            # Called for every request: one look-up, whatever the rest may count.
             found = self._recording.get((method, name, outcome))
             if found is None:
-                found = self.of(Name(method, name)).histogram(outcome)
+                of_name = self.of(Name(method, name))
+                found = of_name.histogram(outcome), self._total.histogram(outcome)
                 self._recording[method, name, outcome] = found
-            found.record(ms)
+            bucket = bucket_of(ms)
+            for histogram in found:
+                histogram.count_bucket(bucket)
         else:
-            ended = self.begin if ended is None else ended
-            self.of(Name(method, name)).add(scheduled, ended, ms, outcome)
+            moments = self.begin if scheduled is None else scheduled, ended or self.begin
+            for counters in (self.of(Name(method, name)), self._total):
+                counters.add(*moments, ms, outcome)
 
     def of(self, name: Name) -> RequestCounters:
         """Return the counters of a method and name."""
         found = self._counters.get(name)
         if found is None:
-            found = self._counters[name] = RequestCounters(self.begin)
+            found = self._counters[name] = RequestCounters(self.begin, self.end)
         return found
+
+    def end_at(self, moment: float) -> None:
+        """End the measured time: requests that are scheduled later do not count."""
+        self.end = self._total.end = moment
+        for counters in self._counters.values():
+            counters.end = moment
 
     def add(self, other: Latencies) -> None:
         """Add the counts of another."""
-        for name, counters in other._counters.items():
+        for _ in self.add_in_parts(other):
+            pass
+
+    def add_in_parts(self, other: Latencies) -> Iterator[None]:
+        """Add the counts of another: those of all names together first, then name by name.
+
+        It yields after every `NAMES_A_PART`, so that users of a load test can run in between.
+        """
+        self._total.merge(other._total)
+        for number, (name, counters) in enumerate(other._counters.items(), start=1):
             self.of(name).merge(counters)
+            if not number % NAMES_A_PART:
+                yield
 
     def total(self) -> RequestCounters:
-        """Return the counters of all names together."""
-        total = RequestCounters(self.begin)
-        for counters in self._counters.values():
-            total.merge(counters)
-        return total
+        """Return the counters of all names together; they are not to be changed."""
+        return self._total
 
-    def names(self) -> list[Name]:
-        """Return every method and name of which a request has ended, sorted by name."""
-        ended = (name for name, counters in self._counters.items() if counters.served)
-        return sorted(ended, key=lambda one: (one.name, one.method))
+    def names(
+        self, most: int | None = None, *, pause: Callable[[], None] = lambda: None
+    ) -> list[Name]:
+        """Return every method and name with a request of the measured time, sorted by name.
 
-    def ended(
-        self, outcome: Literal["answered", "failed"], name: Name | None = None
-    ) -> LatencyHistogram:
-        """Return the latencies of requests that were answered or failed, a copy.
+        `NO_NAME` is not among them.
 
         Args:
-            outcome: which of the two.
-            name: of which method and name; without one, of all together.
+            most: if there are more, those with the most requests.
+            pause: called after every `NAMES_A_PART` names.
         """
-        counters = self.total() if name is None else self.of(name)
-        found = LatencyHistogram()
-        found.add(counters.of(outcome))
-        found.add(counters.of(outcome, earlier=True))
-        return found
+        counted: dict[Name, int] = {}
+        # In one step of the interpreter, since a thread may ask while requests are recorded.
+        for number, (name, counters) in enumerate(list(self._counters.items()), start=1):
+            if name != NO_NAME and (count := counters.count):
+                counted[name] = count
+            if not number % NAMES_A_PART:
+                pause()
+        names: Iterable[Name] = counted
+        if most is not None and len(counted) > most:
+            names = nlargest(most, counted, key=counted.__getitem__)
+        return sorted(names, key=itemgetter(1, 0))
 
     def to_message(self) -> list[Any]:
         """Return the counts as lists, for a message to another process."""
@@ -314,40 +354,15 @@ class Latencies:
         """Return the latencies of a message."""
         found = cls()
         for method, name, counters in message:
-            found.of(Name(method, name)).merge(RequestCounters.from_message(counters))
+            part = RequestCounters.from_message(counters)
+            found.of(Name(method, name)).merge(part)
+            found._total.merge(part)
         return found
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Latencies) and self._counters == other._counters
 
     __hash__ = None  # type: ignore[assignment]  # it changes
-
-
-class RunLatencies(Latencies):
-    """Latencies of a whole run with their sum, which is read every second by page and thresholds.
-
-    Without this sum, each of them would add up thousands of buckets in the process that sends the
-    load.
-    """
-
-    def __init__(self, begin: float = 0.0) -> None:
-        super().__init__(begin)
-        self._total = RequestCounters(begin)
-
-    def record(self, method: str, name: str, ms: float, **row: Any) -> None:
-        """Count one request."""
-        one = Latencies(self.begin)
-        one.record(method, name, ms, **row)
-        self.add(one)
-
-    def add(self, other: Latencies) -> None:
-        """Add the counts of another."""
-        super().add(other)
-        self._total.merge(other.total())
-
-    def total(self) -> RequestCounters:
-        """Return the counters of all names together; they are not to be changed."""
-        return self._total
 
 
 class Rates(NamedTuple):
@@ -374,17 +389,19 @@ class RecentRequests:
     def __init__(self, *, reported: bool, now: float) -> None:
         window = REPORTED_WINDOW_S if reported else LOCAL_WINDOW_S
         self._ends: deque[float] = deque([now], maxlen=window + 1)
-        self._seconds: deque[Latencies] = deque(maxlen=window)
+        self._seconds: deque[RequestCounters] = deque(maxlen=window)
 
-    def look(self, now: float, second: Latencies) -> Rates:
-        """Add the latencies of a second, and return the rates up to now."""
+    def look(self, now: float, second: RequestCounters) -> Rates:
+        """Add the requests of a second, and return the rates up to now."""
         self._ends.append(now)
         self._seconds.append(second)
-        recent = Latencies()
+        answered, failed = LatencyHistogram(), 0
         for each in self._seconds:
-            recent.add(each)
+            # Those that were scheduled before a reset, or end after the end, are answered too.
+            answered.add(each.of("answered"))
+            answered.add(each.of("answered", earlier=True))
+            failed += each.of("failed").count + each.of("failed", earlier=True).count
         passed_s = now - self._ends[0]
-        answered, failed = recent.ended("answered"), recent.ended("failed").count
         return Rates(
             (answered.count + failed) / passed_s if passed_s > 0 else 0.0,
             failed / passed_s if passed_s > 0 else 0.0,

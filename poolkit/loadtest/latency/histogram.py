@@ -4,15 +4,21 @@ The histogram of several processes is the sum of their histograms, count by coun
 averaged. A figure is the upper end of a bucket, at most 0.1 % above the measured value.
 
 The buckets and the encoding are those of HdrHistogram (hdrhistogram.org), so other tools read the
-files. The counts are kept by bucket in a dict: recording then costs about a fifth of the package's
-own `record_value` (0.6 against 2.8 µs), and a percentile needs only the buckets in use.
+files. The package of that name is not used: it reserves 184 kB for each histogram, which is too
+much for thousands of names with a few requests each. Here a histogram is a dict of the buckets in
+use, about 75 bytes each. From `DENSE_FROM` buckets on it is an array of all buckets, so no
+histogram needs more than 190 kB.
 """
 
 from __future__ import annotations
 
+import binascii
 import math
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Self
+import struct
+import zlib
+from array import array
+from base64 import b64decode, b64encode
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,18 +29,39 @@ DIGITS = 3
 
 # For three digits HdrHistogram has 2048 steps of 1 µs, then 1024 steps each of 2, 4, 8 ... µs.
 _HALF_BITS = 10
+BUCKETS = 23_552
+"""The number of buckets up to `HIGHEST_US`, as HdrHistogram counts them."""
+DENSE_FROM = 2_000
+"""A dict of more buckets than these needs more memory than the array of all of them."""
+
+_PAYLOAD, _PAYLOAD_COOKIE = struct.Struct(">IIIIQQd"), 0x1C849313
+_WRAPPER, _WRAPPER_COOKIE = struct.Struct(">II"), 0x1C849314
+_LONGEST_COUNT_BYTES = 9
+
+Counts: TypeAlias = "dict[int, int] | array[int]"
+
+
+def bucket_of(ms: float) -> int:
+    """Return HdrHistogram's index of the bucket of a latency."""
+    us = int(ms * 1000 + 0.5)
+    if not 0 <= us <= HIGHEST_US:
+        us = 0 if us < 0 else HIGHEST_US
+    shift = us.bit_length() - 1 - _HALF_BITS
+    return us if shift <= 0 else (shift << _HALF_BITS) + (us >> shift)
 
 
 class LatencyHistogram:
     """The number of requests by latency; all times in ms.
 
-    A time below 1 µs counts as 0, one above an hour as an hour.
+    A time below 1 µs counts as 0, one above an hour as an hour. Another thread may read it while
+    it is recorded in: a reader copies the counts first, in one step of the interpreter.
     """
 
-    __slots__ = ("_counts",)
+    __slots__ = ("counts",)
 
     def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
+        self.counts: Counts = {}
+        """The number of requests by bucket; see `bucket_of`."""
 
     @classmethod
     def of(cls, latencies_ms: Iterable[float]) -> Self:
@@ -44,65 +71,78 @@ class LatencyHistogram:
             found.record(ms)
         return found
 
-    def record(self, ms: float) -> None:
-        """Count one request."""
-        us = int(ms * 1000 + 0.5)
-        if not 0 <= us <= HIGHEST_US:
-            us = 0 if us < 0 else HIGHEST_US
-        shift = us.bit_length() - 1 - _HALF_BITS
-        bucket = us if shift <= 0 else (shift << _HALF_BITS) + (us >> shift)
+    def record(self, ms: float, times: int = 1) -> None:
+        """Count a request, or several of the same latency."""
+        self.count_bucket(bucket_of(ms), times)
+
+    def count_bucket(self, bucket: int, times: int = 1) -> None:
+        """Count requests by their bucket."""
         try:
-            self._counts[bucket] += 1
+            self.counts[bucket] += times
         except KeyError:
-            self._counts[bucket] = 1
+            self.counts[bucket] = times
+            if len(self.counts) > DENSE_FROM:
+                dense = array("Q", [0]) * BUCKETS
+                for used, count in self.buckets_in_use():
+                    dense[used] = count
+                self.counts = dense
 
     def add(self, other: LatencyHistogram) -> None:
         """Add the counts of another histogram."""
-        if self._counts:
-            self.add_buckets(other._counts.items())
+        if self.counts:
+            self.add_buckets(other.buckets_in_use())
         else:
-            self._counts = other._counts.copy()
+            self.counts = (
+                other.counts[:] if isinstance(other.counts, array) else other.counts.copy()
+            )
 
     def add_buckets(self, buckets: Iterable[tuple[int, int]]) -> None:
         """Add counts by HdrHistogram's index of the bucket."""
-        counts = self._counts
         for bucket, count in buckets:
-            counts[bucket] = counts.get(bucket, 0) + count
+            self.count_bucket(bucket, count)
+
+    def buckets_in_use(self) -> list[tuple[int, int]]:
+        """Return index and count of every bucket in use; in order only if it is an array."""
+        if isinstance(self.counts, array):
+            return [(bucket, count) for bucket, count in enumerate(self.counts) if count]
+        return list(self.counts.items())
 
     def buckets(self) -> list[tuple[int, int]]:
         """Return index and count of every bucket in use, in order."""
-        return sorted(self._counts.items())
+        used = self.buckets_in_use()
+        return used if isinstance(self.counts, array) else sorted(used)
 
     @property
     def count(self) -> int:
         """The number of requests."""
-        return sum(self._counts.values())
+        counts = self.counts
+        return sum(counts if isinstance(counts, array) else counts.values())
 
     @property
     def max(self) -> float | None:
         """The longest; None without a request."""
-        return _highest_us(max(self._counts)) / 1000 if self._counts else None
+        used = self.buckets_in_use()
+        return _highest_us(max(used)[0]) / 1000 if used else None
 
     def count_above(self, ms: float) -> int:
         """Return the number of longer requests, to the histogram's three digits."""
         us = ms * 1000
-        return sum(count for bucket, count in self._counts.items() if _highest_us(bucket) > us)
+        return sum(count for bucket, count in self.buckets_in_use() if _highest_us(bucket) > us)
 
     @property
     def mean(self) -> float | None:
         """The mean, each request taken as the middle of its bucket; None without a request."""
-        if not self._counts:
-            return None
         # The first 2048 buckets are 1 µs wide: their middle is their number. The middle of the
         # others is computed inline, since a page asks for the mean every second.
-        total = 0.0
-        for bucket, count in self._counts.items():
+        total, requests = 0.0, 0
+        for bucket, count in self.buckets_in_use():
+            requests += count
             shift = (bucket >> _HALF_BITS) - 1
             if shift <= 0:
                 total += bucket * count
             else:
                 total += (((bucket - (shift << _HALF_BITS) + 0.5) * (1 << shift)) - 0.5) * count
-        return total / self.count / 1000
+        return total / requests / 1000 if requests else None
 
     def percentile(self, p: float) -> float | None:
         """Return the smallest latency with `p` percent of the requests at or below it.
@@ -118,69 +158,75 @@ class LatencyHistogram:
         """Return several percentiles, given in rising order; see `percentile`."""
         if not all(0 <= p <= 100 for p in wanted):
             raise ValueError(f"a percentile is from 0 to 100, not {wanted!r}")
-        count = self.count
+        used = self.buckets()
+        count = sum(number for _, number in used)
         if not count:
             return [None] * len(wanted)
-        # Numbers alone are sorted in a third of the time that pairs take.
-        buckets = iter(sorted(self._counts))
-        bucket = next(buckets)
-        seen = self._counts[bucket]
+        rising = iter(used)
+        bucket, seen = next(rising)
         found: list[float | None] = []
         for p in wanted:
             # 99.9 * 1000 / 100 is slightly above 999 in floating point, and means 999.
             rank = max(1, math.ceil(p * count / 100 - 1e-9))
             while seen < rank:
-                bucket = next(buckets)
-                seen += self._counts[bucket]
+                bucket, number = next(rising)
+                seen += number
             found.append(_highest_us(bucket) / 1000)
         return found
 
     def encode(self) -> str:
         """Return it in HdrHistogram's compressed form V2, in base64; values are in µs.
 
-        Raises:
-            ModuleNotFoundError: hdrhistogram is not installed; see `can_encode`.
+        The form is described in the source of HdrHistogram's `encodeIntoByteBuffer`: a header, then
+        the counts from bucket 0 on as variable-length integers, a run of empty buckets as the
+        negative of its length.
         """
-        from hdrh.histogram import HdrHistogram  # noqa: PLC0415  (not on every machine)
-
-        histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
-        if self._counts:
-            for bucket, count in self._counts.items():
-                histogram.counts[bucket] = count
-            histogram.set_internal_tacking_values(min(self._counts), max(self._counts), self.count)
-        encoded: bytes = histogram.encode()
-        return encoded.decode("ascii")
+        numbers = bytearray()
+        following = 0
+        for bucket, count in self.buckets():
+            if bucket > following:
+                _append_varint(numbers, 2 * (bucket - following) - 1)
+            _append_varint(numbers, 2 * count)
+            following = bucket + 1
+        header = _PAYLOAD.pack(
+            *(_PAYLOAD_COOKIE, len(numbers), 0, DIGITS, LOWEST_US, HIGHEST_US, 1.0)
+        )
+        payload = zlib.compress(header + numbers)
+        return b64encode(_WRAPPER.pack(_WRAPPER_COOKIE, len(payload)) + payload).decode("ascii")
 
     @classmethod
-    def decode(cls, encoded: str) -> Self:
-        """Return the histogram of a text that `encode` returned.
+    def decode(cls, encoded: str | bytes) -> Self:
+        """Return the histogram of a text that `encode`, or another tool, returned.
 
         Raises:
-            ModuleNotFoundError: hdrhistogram is not installed; see `can_encode`.
             ValueError: it is no histogram, or has other buckets.
         """
-        from hdrh.histogram import HdrHistogram  # noqa: PLC0415  (not on every machine)
-
         try:
-            found = HdrHistogram.decode(encoded)
-        except Exception as error:  # noqa: BLE001  (binascii's, zlib's, its own: one each)
+            wrapped = b64decode(encoded, validate=True)
+            cookie, length = _WRAPPER.unpack_from(wrapped)
+            payload = zlib.decompress(wrapped[_WRAPPER.size : _WRAPPER.size + length])
+            inner, length, _, digits, lowest, highest, _ = _PAYLOAD.unpack_from(payload)
+        except (binascii.Error, struct.error, zlib.error, ValueError) as error:
             raise ValueError(f"not an HdrHistogram in base64 (V2): {error}") from None
-        had = (
-            found.lowest_trackable_value,
-            found.highest_trackable_value,
-            found.significant_figures,
-        )
-        if had != (LOWEST_US, HIGHEST_US, DIGITS):
+        if (cookie, inner) != (_WRAPPER_COOKIE, _PAYLOAD_COOKIE):
+            raise ValueError(f"not an HdrHistogram in base64 (V2): its cookie is {cookie:#x}")
+        if (lowest, highest, digits) != (LOWEST_US, HIGHEST_US, DIGITS):
             raise ValueError(
                 f"wanted a histogram from {LOWEST_US} to {HIGHEST_US} µs to {DIGITS} digits, "
-                f"found one from {had[0]} to {had[1]} to {had[2]}"
+                f"found one from {lowest} to {highest} to {digits}"
             )
-        histogram = cls()
-        histogram.add_buckets((i, count) for i, count in enumerate(found.counts) if count)
+        histogram, bucket = cls(), 0
+        for number in _varints(payload[_PAYLOAD.size : _PAYLOAD.size + length]):
+            if number & 1:  # a run of empty buckets
+                bucket += (number + 1) // 2
+                continue
+            if number:
+                histogram.count_bucket(bucket, number // 2)
+            bucket += 1
         return histogram
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LatencyHistogram) and self._counts == other._counts
+        return isinstance(other, LatencyHistogram) and self.buckets() == other.buckets()
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
@@ -188,14 +234,29 @@ class LatencyHistogram:
         return f"<LatencyHistogram of {self.count} requests>"
 
 
-def can_encode() -> bool:
-    """Return whether hdrhistogram is installed, which only the encoding needs.
-
-    It is installed where it has a wheel; without one it needs a C compiler.
-    """
-    return find_spec("hdrh") is not None
-
-
 def _highest_us(bucket: int) -> int:
     shift = max(0, (bucket >> _HALF_BITS) - 1)
     return ((bucket - (shift << _HALF_BITS) + 1) << shift) - 1
+
+
+def _append_varint(to: bytearray, number: int) -> None:
+    """Append an integer in groups of seven bits, lowest first (LEB128)."""
+    while number > 0x7F:
+        to.append(number & 0x7F | 0x80)
+        number >>= 7
+    to.append(number)
+
+
+def _varints(encoded: bytes) -> Iterable[int]:
+    number = shift = 0
+    for byte in encoded:
+        # HdrHistogram's longest number has nine bytes, and the last of them eight bits.
+        if shift == 7 * (_LONGEST_COUNT_BYTES - 1):
+            yield number | byte << shift
+            number = shift = 0
+            continue
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            yield number
+            number = shift = 0
