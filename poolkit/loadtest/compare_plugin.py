@@ -38,10 +38,10 @@ from poolkit.loadtest.locust_internals import warn_if_untested
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate, Share
 from poolkit.loadtest.open_loop.loop import LATE_MS, MAX_USERS, OpenLoop
 from poolkit.loadtest.open_loop.report import LoopReport
-from poolkit.loadtest.open_loop.users import Pending, UserTasks, scheduled_moment
+from poolkit.loadtest.open_loop.users import Pending, UserTasks, answered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from locust import User
     from locust.env import Environment
@@ -164,7 +164,6 @@ class ScheduledUsers:
             return max(0.0, scheduled_at - time.time())
 
         self.tasks = UserTasks(environment, on_new)
-        environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
         for user_class in self.tasks.follow(environment.user_classes):
             if rate is not None:
                 user_class.wait_time = wait_time
@@ -185,14 +184,10 @@ class ScheduledUsers:
                 yield self._next_at[user]
                 self._next_at[user] += self.period_s
 
-    def _on_request(
-        self, *, context: Mapping[str, Any] | None = None, start_time: float | None = None, **_: Any
-    ) -> None:
-        scheduled_at = scheduled_moment(context)
-        if scheduled_at is not None and start_time is not None:
-            late_ms = (start_time - scheduled_at) * 1000
-            self._late += late_ms > LATE_MS
-            self._latest_ms = max(self._latest_ms, late_ms)
+    def note_late(self, late_ms: float) -> None:
+        """Note by how much a request was sent after its scheduled moment."""
+        self._late += late_ms > LATE_MS
+        self._latest_ms = max(self._latest_ms, late_ms)
 
     def report(self) -> LoopReport:
         """Return the outcome of the scheduled tasks; final after the users have stopped.
@@ -248,20 +243,21 @@ class RequestRows:
         *,
         request_type: str,
         name: str,
-        response_time: float,
-        context: Mapping[str, Any] | None = None,
+        response_time: float | None,
         response: Any = None,
         exception: BaseException | None = None,
-        start_time: float | None = None,
+        start_time: object = None,
         **_: Any,
     ) -> None:
         """Write the row of a request that was answered or failed; times are in ms."""
-        started = start_time or time.time() - response_time / 1000
-        scheduled_at = scheduled_moment(context)
-        due = started if scheduled_at is None else min(scheduled_at, started)
+        if response_time is None:
+            return  # Locust's event may be fired without a time
+        ended, latency_ms = answered(start_time, response_time)
+        due, started = ended - latency_ms / 1000, ended - response_time / 1000
+        if isinstance(self.loop, ScheduledUsers):
+            self.loop.note_late((started - due) * 1000)
         status = getattr(response, "status_code", 0) or 0
         error = "" if exception is None else str(status or type(exception).__name__)
-        latency_ms = (started - due) * 1000 + response_time
         # At thousands of rows a second, a dict for each would cost the load generator too much.
         times = (f"{due:.6f}", f"{started:.6f}", f"{latency_ms:.6f}", f"{response_time:.6f}")
         self.rows.writerow((*times, request_type, name, status, error))

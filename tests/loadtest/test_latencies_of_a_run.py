@@ -52,8 +52,8 @@ def note(**_):
 written = 0
 
 @events.request.add_listener
-def write(name, response_time, exception, start_time, context, **_):
-    waited = max(0, start_time - context.get("due", start_time))
+def write(name, response_time, exception, start_time, **_):
+    waited = max(0, start_time - (gevent.getcurrent().poolkit_task.scheduled_at or start_time))
     ms = waited * 1000 + response_time
     rows.write(f"{name},{ms!r},{int(exception is not None)}\\n")
     global written

@@ -208,9 +208,10 @@ def locust_modules():
         patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
         from poolkit.loadtest import recording, threshold_checks
         from poolkit.loadtest.latency import collection
+        from poolkit.loadtest.open_loop import users
 
         clock = Clock()
-        for module in (recording, threshold_checks, collection):
+        for module in (recording, threshold_checks, collection, users):
             patch.setattr(module, "time", clock)
         patch.setattr(recording, "ActivitySampler", FakeSampler)
         yield SimpleNamespace(
@@ -302,17 +303,18 @@ def wire(master, part):
 
 def fire(environment, request):
     """What a user's client fires when a request has ended."""
-    from poolkit.loadtest.open_loop.users import ScheduledMoment
+    import gevent
 
-    scheduled = ScheduledMoment(request.due)
-    scheduled.task = SimpleNamespace(sent=None)
+    from poolkit.loadtest.open_loop.users import UserTask
+
+    task = gevent.getcurrent().poolkit_task = UserTask()
+    task.begin(request.due)
     environment.events.request.fire(
         request_type=request.method,
         name=request.name,
         response_time=request.service_ms,
         exception=ValueError() if request.error else None,
         start_time=request.started,
-        context={"due": scheduled},
     )
 
 

@@ -422,8 +422,8 @@ def reopen(**_):
     due = open(f"due-{os.getpid()}", "w", buffering=1)
 
 @events.request.add_listener
-def write(context, **_):
-    due.write(str(context["due"]) + "\\n")
+def write(**_):
+    due.write(str(gevent.getcurrent().poolkit_task.scheduled_at) + "\\n")
 """
 
 

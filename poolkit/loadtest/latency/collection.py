@@ -21,7 +21,7 @@ from poolkit.loadtest.locust_internals import (
     worker_index,
     workers_of,
 )
-from poolkit.loadtest.open_loop.users import latency_ms
+from poolkit.loadtest.open_loop.users import answered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,14 +90,12 @@ class OwnLatencies:
         name: str,
         response_time: float | None,
         exception: BaseException | None = None,
-        start_time: float | None = None,
-        context: Mapping[str, Any] | None = None,
+        start_time: object = None,
         **_: Any,
     ) -> None:
         # Locust's event may be fired without a time.
         if response_time is not None:
-            ms = latency_ms(start_time, response_time, context)
-            ended = time.time() if start_time is None else start_time + response_time / 1000
+            ended, ms = answered(start_time, response_time)
             self._new.record(
                 request_type,
                 name,

@@ -8,14 +8,23 @@ hide every request that waited behind it.
 from __future__ import annotations
 
 import time
+from functools import wraps
+from inspect import getattr_static
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import gevent
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TypeAlias
 
     from locust import User
     from locust.env import Environment
+
+_REPORTED_WITHIN_S = 3600.0
+"""A body of `catch_response` may take long. A start time before that is of another clock."""
+_MOST_GENERATIONS = 4
 
 
 class Pending(NamedTuple):
@@ -26,23 +35,66 @@ class Pending(NamedTuple):
 
 
 class UserTask:
-    """The present task of one user."""
+    """The present task of one user.
 
-    __slots__ = ("first_request_at", "scheduled_at", "sent", "waiter")
+    Its first request was scheduled with it. A later one is sent when the request before it was
+    answered, so it was scheduled for the moment of its sending.
+    """
+
+    __slots__ = ("_first", "_nested", "first_request_at", "scheduled_at", "sent", "waiter")
 
     def __init__(self) -> None:
         self.scheduled_at: float | None = None
         """Unix time; None between two tasks."""
         self.first_request_at: float | None = None
-        """The same until the first request of the task, which was scheduled with it."""
+        """The same until the first request of the task is announced or answered."""
         self.sent: tuple[float, float] | None = None
         """The moments of a `Pending`, which would cost 0.1 µs more for every request."""
         self.waiter: Any = None
         """gevent's Waiter, while the user waits for an arrival."""
+        self._first: float | None = None
+        """When the first request was scheduled, while it is announced and not answered."""
+        self._nested = 0
+        """Requests that were announced after it and are not answered either."""
 
     def begin(self, scheduled_at: float | None) -> None:
         """Begin the task that was scheduled for a moment; None if the user only waits for one."""
         self.scheduled_at = self.first_request_at = scheduled_at
+        self._first, self._nested, self.sent = None, 0, None
+
+    def announce(self) -> None:
+        """Note that a request is about to be sent, or was sent."""
+        now = time.time()
+        if self.first_request_at is None:
+            if self._first is not None:
+                self._nested += 1
+            self.sent = (now, now)
+        else:
+            self._first, self._nested = self.first_request_at, 0
+            self.sent = (self.first_request_at, now)
+            self.first_request_at = None
+
+    def answered(self, began: float, *, is_own: bool) -> float | None:
+        """Return when the answered request was scheduled; None if it follows another of its task.
+
+        Args:
+            began: when it was sent, Unix time.
+            is_own: whether the user's own greenlet reports it.
+        """
+        self.sent = None
+        if self._first is not None:
+            # Inside a `with client.get(..., catch_response=True)` are requests that end before it.
+            if self._nested:
+                self._nested -= 1
+                return None
+            first, self._first = self._first, None
+            return first
+        unannounced = self.first_request_at
+        # Another greenlet may report the answer to a request of an earlier task.
+        if unannounced is not None and (is_own or began >= unannounced):
+            self.first_request_at = None
+            return unannounced
+        return None
 
     @property
     def unfinished(self) -> Pending | None:
@@ -58,7 +110,9 @@ class UserTask:
 class UserTasks:
     """The tasks of all users, and the waits of the users that ended without an answer.
 
-    Locust's `User.context()` passes the scheduled moment of a task on to its requests.
+    Locust's HTTP clients call `User.context()` for every request: it announces the request here, and
+    what it returns stays as it is. When a request event is fired, the greenlet that fires it leads to
+    the task, so clients that know nothing of this need no context.
 
     Args:
         environment: Locust's.
@@ -75,21 +129,13 @@ class UserTasks:
         self._stopping_at: float | None = None
         self._timed_out_ms: list[float] = []
 
-        def on_request(*, context: Mapping[str, Any] | None = None, **_: Any) -> None:
-            # Not by `scheduled_moment`: at thousands of requests a second, each call counts.
-            moment = context.get("due") if context else None
-            if type(moment) is ScheduledMoment:
-                moment.task.sent = None
-
         def on_stopping(**_: Any) -> None:
             self._stopping_at = time.time()
 
-        events = environment.events
-        events.request.add_listener(on_request)  # type: ignore[no-untyped-call]
-        events.test_stopping.add_listener(on_stopping)  # type: ignore[no-untyped-call]
+        environment.events.test_stopping.add_listener(on_stopping)  # type: ignore[no-untyped-call]
 
     def follow(self, user_classes: Iterable[type[User]]) -> list[type[User]]:
-        """Add the scheduled moment to the request context of these classes; return the new ones.
+        """Follow the requests of these classes; return the new ones.
 
         Called with all classes at the start of each test.
         """
@@ -98,26 +144,20 @@ class UserTasks:
         self._followed.update(new)
         tasks = self.by_user
 
-        def with_moment(user_class: type[User], own: Any) -> Callable[[User], dict[str, Any]]:
+        def announcing(user_class: type[User], own: Any) -> Callable[[User], dict[str, Any]]:
+            @wraps(own)
             def context(user: User) -> dict[str, Any]:
-                if type(user) is not user_class:  # called as the parent's
-                    return own(user)  # type: ignore[no-any-return]
-                task = tasks.get(user) or self.of(user)
-                # The first request of a task was scheduled with it; a later one when the request
-                # before it was answered, which is now.
-                now = time.time()
-                moment = ScheduledMoment(task.first_request_at or now)
-                task.first_request_at = None
-                task.sent = (moment, now)
-                moment.task = task
-                return {**own(user), "due": moment}
+                if type(user) is user_class:  # and not called as the parent's
+                    (tasks.get(user) or self.of(user)).announce()
+                return own(user)  # type: ignore[no-any-return]
 
             return context
 
-        # All are read before any is replaced: one class may be the parent of another.
-        for user_class, own in [(one, one.context) for one in new]:
-            # Locust's own place for data that goes with a request.
-            user_class.context = with_moment(user_class, own)  # type: ignore[assignment,method-assign]
+        # All are read before any is replaced: one class may be the parent of another. A locustfile
+        # may have an attribute of that name for something else.
+        for user_class, own in [(one, getattr_static(one, "context")) for one in new]:
+            if isinstance(own, FunctionType):
+                user_class.context = announcing(user_class, own)  # type: ignore[assignment,method-assign]
         return new
 
     def of(self, user: User) -> UserTask:
@@ -128,6 +168,8 @@ class UserTasks:
         task = self.by_user.get(user)
         if task is None:
             task = self.by_user[user] = UserTask()
+            # Beside the user's data, which a locustfile may write as JSON or copy.
+            (user.greenlet or gevent.getcurrent()).poolkit_task = task
             self._on_new(user)
         return task
 
@@ -146,40 +188,55 @@ class UserTasks:
         return taken
 
 
-class ScheduledMoment(float):
-    """When a request was scheduled, Unix time; the value of "due" in Locust's request context.
+class Answered(NamedTuple):
+    """A request whose event is being fired."""
 
-    It is a number, so a listener can write the context as JSON. It has its task, so a value that a
-    locustfile put under the same key is not mistaken for it.
-    """
-
-    # Without a constructor of its own: it is made for every request.
-    __slots__ = ("task",)
-    task: UserTask
+    ended: float
+    """Unix time."""
+    latency_ms: float
+    """From its scheduled moment."""
 
 
-def scheduled_moment(context: Mapping[str, Any] | None) -> ScheduledMoment | None:
-    """Return the scheduled moment in a request's context; None where it has none."""
-    found = context.get("due") if context else None
-    return found if isinstance(found, ScheduledMoment) else None
+def answered(start_time: object, response_time: float) -> Answered:
+    """Return when a request ended and its latency; call it once per request event, while it is fired.
 
-
-def latency_ms(
-    start_time: float | None, response_time: float, context: Mapping[str, Any] | None
-) -> float:
-    """Return a request's latency in ms, from its scheduled moment.
+    The latency counts from the scheduled moment if the event is fired by the user's greenlet, or by
+    one that its task has spawned. Elsewhere, as in a real thread, it counts from the sending.
 
     Args:
-        start_time: when it was sent, Unix time in seconds; as in Locust's request event.
+        start_time: of the event. Locust itself ignores it, so clients also omit it, or pass a
+            `datetime` or a reading of another clock.
         response_time: ms from the sending to the answer.
-        context: Locust's; a request without a scheduled moment counts from its sending.
     """
-    scheduled_at = context.get("due") if context else None
-    if type(scheduled_at) is not ScheduledMoment or start_time is None:
-        return response_time
-    if start_time <= scheduled_at:
-        return response_time
-    return float((start_time - scheduled_at) * 1000 + response_time)
+    now = time.time()
+    began = now - response_time / 1000
+    if isinstance(start_time, (int, float)) and -1 < began - start_time < _REPORTED_WITHIN_S:
+        began = float(start_time)
+    ended = began + response_time / 1000
+    greenlet = gevent.getcurrent()
+    task: UserTask | None = getattr(greenlet, "poolkit_task", None)
+    is_own = task is not None
+    if task is None and response_time > 0:
+        task = _task_of_the_spawner(greenlet)
+    if task is None:
+        return Answered(ended, response_time)
+    scheduled_at = task.answered(began, is_own=is_own)
+    if scheduled_at is None or began <= scheduled_at:
+        return Answered(ended, response_time)
+    return Answered(ended, (began - scheduled_at) * 1000 + response_time)
+
+
+def _task_of_the_spawner(greenlet: Any) -> UserTask | None:
+    """Return the task of the user whose greenlet spawned this one; a pool in a task does that."""
+    for _ in range(_MOST_GENERATIONS):
+        spawner = getattr(greenlet, "spawning_greenlet", None)
+        greenlet = spawner and spawner()
+        if greenlet is None:
+            return None
+        task: UserTask | None = getattr(greenlet, "poolkit_task", None)
+        if task is not None:
+            return task
+    return None
 
 
 class CutOff(NamedTuple):
