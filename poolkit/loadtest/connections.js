@@ -346,12 +346,14 @@
       this.verdicts = html("ul", { class: "verdicts", "aria-label": "Thresholds" });
       this.table = scrolled("Connections by target", "Instances: different names behind the colon of application_name. "
         + "Peak: the most connections of the target at once in this run.");
+      this.client = scrolled("Connections of the load generator", "Requests each: requests sent over one connection, on average. "
+        + "Connect time: name resolution, TCP, and the TLS handshake.");
       this.latencies = scrolled("Latency by name", "p95: 95 % of the answered requests took at most this time. "
         + "Requests: answered and failed ones. A failed request has no latency.");
       this.buildTime();
       const figures = Object.values(this.charts).map((chart) => chart.figure);
       const all = html("div", { class: "all" }, this.heading, this.about, this.note, this.tiles, this.verdicts, this.time,
-        html("div", { class: "charts" }, ...figures), this.latencies.all, this.table.all);
+        html("div", { class: "charts" }, ...figures), this.latencies.all, this.client.all, this.table.all);
       this.attachShadow({ mode: "open" }).append(html("style", {}, CSS), all);
       for (const chart of Object.values(this.charts)) this.listen(chart);
     }
@@ -454,6 +456,7 @@
       this.fillTiles();
       this.fillVerdicts();
       this.fillLatencies();
+      this.fillClient();
       if (!this.hasAttribute("without-table")) this.fillTable();
     }
 
@@ -506,6 +509,20 @@
       this.latencies.region.replaceChildren(html("table", {},
         html("caption", {}, "Latency, ms", html("small", {}, " of answered requests, to three digits")),
         html("thead", {}, head), html("tbody", {}, ...body)));
+    }
+
+    fillClient() {
+      const { client } = this.found;
+      this.client.all.hidden = !client;
+      if (!client) return;
+      const times = { p50: "p50", p95: "p95", p99: "p99", max: "Maximum" };
+      const columns = [["Opened", figure(client.connections)], ["With TLS", figure(client.tls)], ["Failed", figure(client.failed)],
+        ["Requests", figure(client.requests)], ["Requests each", figure(client.requests_per_connection)],
+        ...Object.entries(times).map(([key, name]) => [`${name}, ms`, ms(client.connect_ms[key])])];
+      this.client.region.replaceChildren(html("table", {},
+        html("caption", {}, "Connections of the load generator", html("small", {}, client.note && `: ${client.note}`)),
+        html("thead", {}, html("tr", {}, ...columns.map(([name]) => html("th", { scope: "col" }, name)))),
+        html("tbody", {}, html("tr", {}, ...columns.map(([, value]) => html("td", {}, value))))));
     }
 
     fillTable() {

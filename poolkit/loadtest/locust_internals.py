@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import partial
+import time
+from functools import partial, wraps
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -26,6 +27,7 @@ try:
     # locust before requests: its import replaces the modules that requests takes.
     from locust import runners  # isort: skip
     import requests
+    from geventhttpclient.connectionpool import ConnectionPool, SSLConnectionPool
     from locust.clients import HttpSession
     from locust.contrib.fasthttp import FastRequest
     from locust.exception import StopUser
@@ -37,6 +39,7 @@ try:
         LOCUST_STATE_WAITING,
         TaskSet,
     )
+    from urllib3.connection import HTTPConnection, HTTPSConnection
 except ImportError as error:
     raise ImportError(
         f"poolkit works with locust{SUPPORTED}, found {version('locust')}: {error}; "
@@ -237,6 +240,58 @@ def check_redirects() -> None:
 
     HttpSession.get_redirect_target = get_redirect_target  # type: ignore[assignment,method-assign]
     FastRequest.redirect = redirect_if_allowed  # type: ignore[assignment,method-assign]
+
+
+def count_client_connects(
+    *,
+    connected: Callable[[float, bool], None],
+    failed: Callable[[], None],
+    sent: Callable[[], None],
+) -> None:
+    """Count the connects of both of Locust's HTTP clients, and their requests; call it once.
+
+    It is measured where the sockets are made: FastHttpUser's in geventhttpclient's pools, whose
+    `_create_socket` is private, and HttpUser's in urllib3's connections.
+
+    Args:
+        connected: called with the time of a connect in ms, and whether it was one of TLS.
+        failed: called for each connect that raised an error.
+        sent: called for each request.
+    """
+
+    def timed(connect: Callable[..., Any], *, tls: bool | None = None) -> Callable[..., Any]:
+        @wraps(connect)
+        def timed_connect(self: Any, *args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                found = connect(self, *args, **kwargs)
+            except Exception:
+                failed()
+                raise
+            took_ms = (time.perf_counter() - began) * 1000
+            connected(took_ms, isinstance(self, SSLConnectionPool) if tls is None else tls)
+            return found
+
+        return timed_connect
+
+    def counted(send: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(send)
+        def counted_send(self: Any, *args: Any, **kwargs: Any) -> Any:
+            found = send(self, *args, **kwargs)
+            sent()
+            return found
+
+        return counted_send
+
+    patched: Any
+    for patched, name, wrapped in (
+        (ConnectionPool, "_create_socket", timed(ConnectionPool._create_socket)),
+        (ConnectionPool, "get_socket", counted(ConnectionPool.get_socket)),
+        (HTTPConnection, "connect", timed(HTTPConnection.connect, tls=False)),
+        (HTTPSConnection, "connect", timed(HTTPSConnection.connect, tls=True)),
+        (HTTPConnection, "request", counted(HTTPConnection.request)),
+    ):
+        setattr(patched, name, wrapped)
 
 
 # -- workers --------------------------------------------------------------------------------

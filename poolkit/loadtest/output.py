@@ -50,6 +50,7 @@ def connections_line(second: Second, usable: int | None) -> str:
 def summary(recording: Recording) -> Iterator[str]:
     """Return the lines of the tables at the end, in the style of Locust's own."""
     yield from table(recording.latencies, recording.loop())
+    yield from recording.client().lines()
     yield from recording.lost
     connections = recording.measured.connections
     if not connections.samples:
@@ -126,6 +127,7 @@ def document(
         "now": now,
         "run": run,
         "load": recording.loop().to_json(),
+        "client": recording.client().to_json(),
         "thresholds": [{"status": each.status, "words": each.message} for each in verdicts],
         "latency_ms": rows(recording.latencies) if latency_rows is None else latency_rows,
         "lost": recording.lost,

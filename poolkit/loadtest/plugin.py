@@ -30,6 +30,7 @@ from poolkit.loadtest.event_loop import (
 )
 from poolkit.loadtest.latency import report as latency_report
 from poolkit.loadtest.latency.collection import OwnLatencies, WorkerReports, WorkersLatencies
+from poolkit.loadtest.latency.connect_reports import OwnConnects, WorkersConnects
 from poolkit.loadtest.latency.report import LatencyFiles
 from poolkit.loadtest.locust_internals import (
     check_redirects,
@@ -102,6 +103,7 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
         check_shape(environment, options)
         if isinstance(runner, WorkerRunner):
             WorkerReports(environment, runner, WorkerLoop(environment, runner).take_cut_off)
+            OwnConnects(environment)
         else:
             warn_if_untested()
             guard.check_each_test()
@@ -143,6 +145,12 @@ def _recording(
             logger.info(
                 "the test ends with the last stage of --arrival-rate, after %g s", loop.rate.seconds
             )
+    connects = (
+        WorkersConnects(environment, runner)
+        if isinstance(runner, MasterRunner)
+        else OwnConnects(environment)
+    )
+    recording.client = connects.counts
     return recording
 
 

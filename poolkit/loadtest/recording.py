@@ -15,6 +15,7 @@ from poolkit.activity.server import ActivityConnection, ActivitySampler
 from poolkit.errors import DatabaseUnavailable, PoolkitError
 from poolkit.loadtest.event_loop import InThread, unless_interrupted_again
 from poolkit.loadtest.figures import Held, MetricAccumulator
+from poolkit.loadtest.latency.connects import ClientConnects
 from poolkit.loadtest.latency.counters import (
     LOCAL_WINDOW_S,
     REPORTED_WINDOW_S,
@@ -256,6 +257,8 @@ class Recording:
         """Returns how the run is loaded; a closed loop unless it is replaced."""
         self.arrivals: OpenLoop | MasterLoop | None = None
         """The arrivals of an open loop; None in a closed one."""
+        self.client: Callable[[], ClientConnects] = ClientConnects
+        """Returns the connections of the load generator so far; none unless it is replaced."""
         self._url, self._runner, self._source, self._reported = url, runner, source, reported
         self._listeners: list[Callable[[Second, Latencies], None]] = []
         self._requests = RecentRequests(reported=reported, now=self.started)

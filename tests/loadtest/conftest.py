@@ -154,6 +154,7 @@ def locust(tmp_path, server):
         runs.append(LocustRun(tmp_path, words, variables))
         return runs[-1]
 
+    start.folder = tmp_path
     yield start
     for run in reversed(runs):
         # First as a person would, so that it ends its workers.

@@ -8,7 +8,10 @@ from loadtest.browser import PROGRAM, chromium
 from poolkit.activity.by_target import STATES
 from poolkit.loadtest.output import section
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not on PATH")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(PROGRAM is None, reason="chromium is not on PATH"),
+]
 
 STARTED, POINTS = 1_795_809_600.25, 120
 SHADOW = "document.querySelector('poolkit-connections').shadowRoot"

@@ -8,6 +8,7 @@ import gevent
 import pytest
 
 from poolkit.loadtest.figures import MetricAccumulator
+from poolkit.loadtest.latency.connects import ClientConnects
 from poolkit.loadtest.latency.counters import Latencies, Name
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.recording import Series
@@ -36,6 +37,7 @@ def recording():
         for ms in range(1000):
             latencies.record("GET", f"/{number}", ms + number)
     empty = {"note": None, "limits": None, "series": Series(), "lost": [], "loop": LoopReport}
+    empty["client"] = ClientConnects
     measured = MetricAccumulator()
     return SimpleNamespace(latencies=latencies, started=1.0, measured=measured, **empty)
 
