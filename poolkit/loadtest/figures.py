@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.loadtest.latency.counters import RequestCounters
 from poolkit.thresholds import METRICS
+from poolkit.thresholds.selector import doubt_key, figure_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
+
+    from poolkit.loadtest.latency.counters import Outcome
+    from poolkit.thresholds import Threshold
+    from poolkit.thresholds.selector import Selector
 
 LEAST_OF_A_RATE_S = 1.0
 """In less time than this, a few answers would give a rate of 0 or of thousands."""
@@ -208,14 +213,42 @@ class MetricAccumulator:
     ) -> None:
         self.begin, self.end = begin, end
         self.requests = RequestCounters(begin, end)
+        self.selected: dict[Selector, RequestCounters] = {}
+        """Those of a name or a tag, if a threshold is about them."""
+        self.unnamed = RequestCounters(begin, end)
+        """Those whose name is not known, as they never had an answer."""
         self.connections = ConnectionCounters(begin, end, sessions=sessions)
         self.max_connections = max_connections
         self.cold_starts: int | None = None
         self.left_over: int | None = None
         self.holds: HoldFigures | None = None
 
+    def select(self, selectors: Iterable[Selector]) -> None:
+        """Count the requests of some selectors too, from now on."""
+        self.selected = {one: RequestCounters(self.begin, self.end) for one in selectors}
+
+    def add(
+        self,
+        scheduled: float,
+        ended: float,
+        latency_ms: float,
+        outcome: Outcome,
+        *,
+        method: str,
+        name: str,
+    ) -> None:
+        """Count one request; see `RequestCounters.add`."""
+        counted = [self.requests]
+        counted += [of for selector, of in self.selected.items() if selector.selects(method, name)]
+        if self.selected and not method and not name:
+            counted.append(self.unnamed)
+        for counters in counted:
+            counters.add(scheduled, ended, latency_ms, outcome)
+
     def figures(self, until: float, target: str = "") -> dict[str, float | None]:
         """Return every metric's figure; a share is from 0 to 1, None is "not known".
+
+        Those of selected requests have the names of `figure_key`, and a second one of `doubt_key`.
 
         Args:
             until: the moment up to which rows were fed, Unix time in seconds.
@@ -223,8 +256,17 @@ class MetricAccumulator:
         """
         requests, connections = self.requests, self.connections
         seconds = min(until, self.end) - self.begin
-        latency = requests.latency
-        percentiles = latency.percentiles(tuple(_PERCENTILES.values()))
+        selected: dict[str, float | None] = {}
+        for selector, counters in self.selected.items():
+            doubtful = counters
+            # The last requests of a run, which had no time to be answered, are no errors.
+            if self.unnamed.errors:
+                doubtful = RequestCounters(self.begin, self.end)
+                doubtful.merge(counters)
+                doubtful.merge(self.unnamed)
+            for key, of in ((figure_key, counters), (doubt_key, doubtful)):
+                for name, value in of_requests(of, seconds).items():
+                    selected[key(name, selector)] = value
         held = connections.of(target)
         # A name that is in no sample may be mistyped, and then it is not its database either.
         is_unseen = held is None and connections.samples > 0
@@ -232,14 +274,7 @@ class MetricAccumulator:
         share_of = None if held is None else held.max if target else connections.server_peak
         most = self.max_connections
         return {
-            **dict(zip(_PERCENTILES, percentiles, strict=True)),
-            "http.max": latency.max,
-            "http.mean": latency.mean,
-            "http.errors": requests.errors / requests.count if requests.count else None,
-            "http.requests": requests.count,
-            "http.rate": (
-                requests.answered_in_time / seconds if seconds >= LEAST_OF_A_RATE_S else None
-            ),
+            **of_requests(requests, seconds),
             "db.connections.max": held and held.max,
             "db.connections.mean": held and held.mean,
             "db.connections.share": share_of / most if share_of is not None and most else None,
@@ -253,7 +288,24 @@ class MetricAccumulator:
             "db.nested_checkouts": self.holds and self.holds.nested_checkouts,
             "db.left_over": self.left_over,
             "lambda.cold_starts": self.cold_starts,
+            **selected,
         }
+
+
+def of_requests(requests: RequestCounters, seconds: float) -> dict[str, float | None]:
+    """Return the figures of some requests in a measured time of some seconds."""
+    latency = requests.latency
+    percentiles = latency.percentiles(tuple(_PERCENTILES.values()))
+    return {
+        **dict(zip(_PERCENTILES, percentiles, strict=True)),
+        "http.max": latency.max,
+        "http.mean": latency.mean,
+        "http.errors": requests.errors / requests.count if requests.count else None,
+        "http.requests": requests.count,
+        "http.rate": (
+            requests.answered_in_time / seconds if seconds >= LEAST_OF_A_RATE_S else None
+        ),
+    }
 
 
 OF_HOLDS = ("db.hold.p95", "db.hold.busy_share", "db.nested_checkouts")
@@ -285,3 +337,22 @@ def why_not_known(connections: ConnectionCounters, target: str, note: str | None
     if is_seen and connections.opened is not None:
         reasons["db.opened_per_request"] = "no request was answered or failed"
     return reasons | dict.fromkeys(ONLY_IN_COMPARE, "only poolkit compare measures it")
+
+
+def why_not_selected(
+    thresholds: Iterable[Threshold], known: Collection[tuple[str, str]]
+) -> dict[str, str]:
+    """Return, by `Threshold.key`, why a figure of some requests is not known.
+
+    Args:
+        thresholds: of the run.
+        known: the methods and names of all requests.
+    """
+    names = [f"{method} {name}".strip() for method, name in known if method or name]
+    reasons = {}
+    for one in thresholds:
+        if one.selector is not None:
+            is_there = any(one.selector.selects(*each) for each in known)
+            unanswered = "no such request was answered"
+            reasons[one.key] = unanswered if is_there else one.selector.why_unknown(names)
+    return reasons

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from poolkit.loadtest.event_loop import end_test
-from poolkit.loadtest.figures import ONLY_IN_COMPARE, why_not_known
+from poolkit.loadtest.figures import ONLY_IN_COMPARE, why_not_known, why_not_selected
+from poolkit.loadtest.latency.counters import NO_NAME
 from poolkit.thresholds import (
     check_all,
     github_annotations,
@@ -75,7 +76,7 @@ class ThresholdChecks:
         target = self._options.poolkit_target
         while self.ended is None and self._started == started:
             now = time.time()
-            figures = self._recording.measured.figures(now, target)
+            figures = self._figures(now)
             verdict = should_abort(self._thresholds, target, figures, now - started)
             if verdict is not None:
                 self.aborted_by = verdict
@@ -84,18 +85,37 @@ class ThresholdChecks:
                 return
             gevent.sleep(LOOK_EVERY_S)
 
+    def _figures(self, until: float) -> dict[str, float | None]:
+        """Return the figures up to a moment, with those of the requests that thresholds select."""
+        recording = self._recording
+        selectors = {one.selector for one in self._thresholds if one.selector is not None}
+        found = {one: recording.latencies.select(one) for one in selectors}
+        measured = recording.measured
+        measured.selected = {
+            one: counters for one, counters in found.items() if counters is not None
+        }
+        measured.unnamed = recording.latencies.of(NO_NAME)
+        return measured.figures(until, self._options.poolkit_target)
+
     def so_far(self) -> tuple[Verdict, ...]:
         """Return the verdicts on the figures up to now; none before the first test of a web page."""
         if self._started is None and self._environment.web_ui is not None:
             return ()
         target, measured = self._options.poolkit_target, self._recording.measured
         until = self.ended or time.time()
+        figures = self._figures(until)
+        reasons = why_not_known(measured.connections, target, self._recording.note)
+        missing = [
+            each for each in self._thresholds if each.selector and figures.get(each.key) is None
+        ]
+        if missing:
+            reasons |= why_not_selected(missing, self._recording.latencies.recorded())
         verdicts = check_all(
             self._thresholds,
             target,
-            measured.figures(until, target),
+            figures,
             ONLY_IN_COMPARE,
-            reasons=why_not_known(measured.connections, target, self._recording.note),
+            reasons=reasons,
         )
         seen = with_unseen(verdicts, measured.connections.unseen_s(until))
         # The threshold that ended the run has failed, even if the last answers were good ones.
@@ -115,7 +135,7 @@ class ThresholdChecks:
         if self._started is None and environment.web_ui is not None:
             return  # the page was opened and closed
         self.verdicts = self.so_far()
-        limits_errors = any(each.threshold.metric == "http.errors" for each in self.verdicts)
+        limits_errors = any(each.threshold.key == "http.errors" for each in self.verdicts)
         if unmet(self.verdicts):
             environment.process_exit_code = 1
         elif environment.process_exit_code is None and limits_errors:

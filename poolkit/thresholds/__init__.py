@@ -2,6 +2,7 @@
 
     http.p95 < 200
     http.errors < 0.1%
+    http.p95{name="GET /articles"} < 100
     lambda,web: db.connections.max < 80 abort after 10s
 
 They stand in `[tool.poolkit] thresholds` of pyproject.toml or behind `--threshold`. This package parses
@@ -19,7 +20,12 @@ from poolkit.thresholds.outputs import (
     plain_lines,
     takes_marks,
 )
-from poolkit.thresholds.threshold import Threshold, check_targets, thresholds_of
+from poolkit.thresholds.threshold import (
+    Threshold,
+    check_targets,
+    check_without_tags,
+    thresholds_of,
+)
 from poolkit.thresholds.verdict import (
     Verdict,
     check,
@@ -37,6 +43,7 @@ __all__ = [
     "check",
     "check_all",
     "check_targets",
+    "check_without_tags",
     "github_annotations",
     "junit",
     "lines",

@@ -38,6 +38,11 @@ class Metric:
     """Whether it comes from samples: a missing sample may have had another value."""
 
     @property
+    def of_requests(self) -> bool:
+        """Whether it can be told apart by the name of a request."""
+        return self.name.startswith("http.")
+
+    @property
     def units(self) -> Mapping[str, Decimal]:
         """The units in which a limit may be written, each with its factor."""
         return UNITS[self.kind]

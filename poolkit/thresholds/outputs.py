@@ -140,7 +140,7 @@ def github_annotations(verdicts: Iterable[Verdict]) -> list[str]:
     errors = []
     for verdict in unmet(verdicts):
         state = "Threshold failed" if verdict.status == "failed" else "Threshold not known"
-        parts = (state, verdict.subject, verdict.threshold.metric)
+        parts = (state, verdict.subject, verdict.threshold.key)
         errors.append((": ".join(part for part in parts if part), verdict.message))
     if len(errors) > MOST_ANNOTATIONS:
         rest = errors[MOST_ANNOTATIONS - 1 :]

@@ -1,4 +1,7 @@
-"""The grammar of a threshold: `[TARGET[,TARGET]:] METRIC OP VALUE[UNIT] [abort [after TIME]]`."""
+"""The grammar of a threshold.
+
+`[TARGET[,TARGET]:] METRIC[{name="NAME"}|{tag="TAG"}] OP VALUE[UNIT] [abort [after TIME]]`
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from poolkit.errors import ConfigurationError
 from poolkit.thresholds.metrics import METRICS, Metric, metric, plain, shown
+from poolkit.thresholds.selector import Selector, split_selector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +55,7 @@ class Parts(NamedTuple):
 
     targets: tuple[str, ...]
     metric: str
+    selector: Selector | None
     operator: Operator
     limit: float
     abort: bool
@@ -63,11 +68,21 @@ def parts(text: str) -> Parts:
     Raises:
         ConfigurationError: the text is not a threshold; the message names the mistake.
     """
-    names, colon, rest = " ".join(text.split()).rpartition(":")
+    # First, because a name may have every other sign.
+    before, selector, behind_it = split_selector(text)
+    if selector is not None and (not before.strip() or _SIGNS.search(before)):
+        raise ConfigurationError(
+            f"{selector} must follow the metric, as in 'http.p95{selector} < 200'"
+        )
+    names, colon, rest = " ".join(f"{before} {behind_it}".split()).rpartition(":")
     expression, *behind = _ABORT.split(rest, maxsplit=1)
     abort, after = bool(behind), "".join(behind).strip()
     of, op, value = _expression(expression.strip())
     limit = _limit(value, of, op)
+    if selector is not None and not of.of_requests:
+        raise ConfigurationError(
+            f"{of.name} is not known by the {selector.key} of a request, so leave {selector} out"
+        )
     if abort and of.at_end:
         raise ConfigurationError(
             f"{of.name} is known only when the run has ended, so it cannot abort it"
@@ -82,8 +97,13 @@ def parts(text: str) -> Parts:
             raise ConfigurationError(
                 f"{name!r} is not a target's name; wanted as in 'lambda,web: http.p95 < 200'"
             )
+    return Parts(tuple(targets), of.name, selector, op, limit, abort, _delay_s(after))
+
+
+def _delay_s(after: str) -> float:
+    """Return the seconds of the text behind `abort`; 0 without one."""
     if not after:
-        return Parts(tuple(targets), of.name, op, limit, abort, 0.0)
+        return 0.0
     word, _, time = after.partition(" ")
     if word != "after":
         raise ConfigurationError(
@@ -98,7 +118,7 @@ def parts(text: str) -> Parts:
         raise ConfigurationError(
             f"{time!r} is not a time; wanted a number and ms, s, m or h, as in 10s or 1m30s"
         )
-    return Parts(tuple(targets), of.name, op, limit, abort, delay_s)
+    return delay_s
 
 
 def duration_s(text: str) -> float | None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from poolkit.errors import ConfigurationError
 from poolkit.thresholds.metrics import METRICS, plain, shown
 from poolkit.thresholds.parse import parts
+from poolkit.thresholds.selector import figure_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from poolkit.thresholds.metrics import Metric
     from poolkit.thresholds.parse import Operator
+    from poolkit.thresholds.selector import Selector
 
 KEY = "thresholds"
 """The key of `[tool.poolkit]`."""
@@ -36,6 +38,8 @@ class Threshold:
     limit: float
     """In ms, as a share from 0 to 1, per second, or a plain number; see `Metric`."""
     abort: bool = False
+    selector: Selector | None = None
+    """The requests that it is about; None means all."""
     delay_s: float = 0.0
     """Seconds of load before which it does not abort."""
     except_for: tuple[str, ...] = ()
@@ -59,14 +63,19 @@ class Threshold:
         return METRICS[self.metric]
 
     @property
+    def key(self) -> str:
+        """The name of its figure: the metric, with the name or tag of the requests."""
+        return figure_key(self.metric, self.selector)
+
+    @property
     def wanted(self) -> str:
         """The limit as text, such as "< 200 ms"."""
         return f"{self.operator} {shown(self.limit, self.measure, beside=self.limit)}"
 
     @property
     def expression(self) -> str:
-        """Metric and limit as text, such as "http.p95 < 200 ms"."""
-        return f"{self.metric} {self.wanted}"
+        """Figure and limit as text, such as "http.p95 < 200 ms"."""
+        return f"{self.key} {self.wanted}"
 
     def applies_to(self, target: str) -> bool:
         """Return whether it is for a target."""
@@ -86,7 +95,7 @@ def thresholds_of(
 ) -> tuple[Threshold, ...]:
     """Return the thresholds of `[tool.poolkit]` and those of `--threshold`, in the order of `METRICS`.
 
-    For one target and metric, those of the command line replace the table's; within either,
+    For one target and metric (and name or tag of the requests), those of the command line replace the table's; within either,
     those for named targets replace those for all. Where two are left, both must hold.
 
     Args:
@@ -127,7 +136,7 @@ def thresholds_of(
 
 def _without(threshold: Threshold, better: Iterable[Threshold]) -> Threshold | None:
     """Return a threshold without the targets that better ones cover; None if no target is left."""
-    same = [other for other in better if other.metric == threshold.metric]
+    same = [other for other in better if other.key == threshold.key]
     if any(not other.targets for other in same):
         return None
     taken = dict.fromkeys(name for other in same for name in other.targets)
@@ -152,3 +161,17 @@ def check_targets(thresholds: Iterable[Threshold], known: Collection[str]) -> No
                 raise ConfigurationError(
                     f"threshold {threshold.text!r}: there is no target {name}; {hint}"
                 )
+
+
+def check_without_tags(thresholds: Iterable[Threshold]) -> None:
+    """Refuse a threshold about a tag, where the tags of requests are not recorded.
+
+    Raises:
+        ConfigurationError: the line names the threshold, and what to write instead.
+    """
+    for threshold in thresholds:
+        if threshold.selector is not None and threshold.selector.key == "tag":
+            raise ConfigurationError(
+                f"threshold {threshold.text!r}: only a Locust run knows the tags of requests; give "
+                'their name, as in {name="GET /articles"}'
+            )

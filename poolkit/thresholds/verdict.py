@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from poolkit.thresholds.metrics import shown
 from poolkit.thresholds.parse import COMPARE
+from poolkit.thresholds.selector import doubt_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 UNSEEN_S = 2.0
 """The seconds without samples after which a peak may have been missed."""
+
+UNNAMED = "requests without an answer have no name, and may be of this one"
 
 Status: TypeAlias = Literal["passed", "failed", "unknown", "not applicable"]
 Figures: TypeAlias = "Mapping[str, float | None]"
@@ -60,7 +63,7 @@ class Verdict:
         found = f"is {self.figure}"
         if self.status == "not applicable":
             found = f"does not apply ({self.reason})" if self.reason else "does not apply"
-        return f"{self.threshold.metric} {found}, wanted {self.threshold.wanted}"
+        return f"{self.threshold.key} {found}, wanted {self.threshold.wanted}"
 
     @property
     def figure(self) -> str:
@@ -85,15 +88,16 @@ def check(
     Args:
         threshold: where it is for other targets, it does not apply.
         target: its name, or "" in a run without one.
-        figures: by the names of metrics; None, nan or absent is "not known".
+        figures: by the names of metrics, or `Threshold.key`; None, nan or absent is "not known".
         not_applicable: metrics that this target does not have, such as `lambda.cold_starts`.
         load: the name of the load, if there are several.
-        reasons: by metric, why it is not known or does not apply.
+        reasons: by metric or `Threshold.key`, why it is not known or does not apply.
 
     """
-    value = figures.get(threshold.metric)
+    value = figures.get(threshold.key)
     if value is not None and math.isnan(value):
         value = None
+    reason = (reasons or {}).get(threshold.key, "") if value is None else ""
     status: Status
     if threshold.metric in not_applicable or not threshold.applies_to(target):
         value, status = None, "not applicable"
@@ -101,13 +105,21 @@ def check(
         status = "unknown"
     else:
         status = "passed" if COMPARE[threshold.operator](value, threshold.limit) else "failed"
+        selector = threshold.selector
+        doubt = figures.get(doubt_key(threshold.metric, selector)) if selector else None
+        if (
+            status == "passed"
+            and doubt is not None
+            and not COMPARE[threshold.operator](doubt, threshold.limit)
+        ):
+            status, reason = "unknown", UNNAMED
     return Verdict(
         threshold=threshold,
         target=target,
         load=load,
         value=value,
         status=status,
-        reason=(reasons or {}).get(threshold.metric, "") if value is None else "",
+        reason=reason,
     )
 
 

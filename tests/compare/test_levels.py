@@ -64,6 +64,22 @@ def test_the_highest_load_that_all_targets_sustain_is_the_reference(results, mad
     )
 
 
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_a_threshold_can_be_about_the_requests_of_one_name(results, made_up, repeat):
+    """In every measurement and over repeats; a name without requests is not known."""
+    texts = (
+        'http.max{name="GET /articles"} < 60s',
+        'http.p50{name="/articles"} < 1',
+        "http.p50{name='/x'} < 9",
+    )
+    found = results({"web": made_up("web")}, thresholds=texts, levels=USERS[:1], repeat=repeat)
+    status = {verdict.threshold.text: verdict.status for verdict in found.verdicts}
+    assert status == dict(zip(texts, ("passed", "failed", "unknown"), strict=True))
+    (unknown,) = [verdict for verdict in found.verdicts if verdict.status == "unknown"]
+    assert 'there are: "GET /articles"' in unknown.reason
+    assert not any("{" in name for each in found.levels["web"] for name in each.spread)
+
+
 def test_without_a_load_that_all_targets_sustain_the_lowest_is_the_reference(results, made_up):
     """The finding names the threshold that failed there."""
     found = results({"web": made_up("web", p50=300)}, thresholds=("http.p95 < 200",))

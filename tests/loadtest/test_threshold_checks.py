@@ -127,6 +127,22 @@ def test_a_run_that_meets_its_thresholds_passes(locust, server):
     assert "::" not in run.text
 
 
+def test_a_threshold_can_be_about_the_requests_of_one_name(locust, server):
+    """By their name with the method or without; an unknown name is not known, and fails the run."""
+    run = locust(
+        *(*USERS, "--run-time", "10m", "--threshold", 'http.errors{name="GET /"} < 1%'),
+        *("--threshold", 'http.requests{name="/"} < 2', "--threshold", "http.p95{name='/x'} < 60s"),
+        PYTHONIOENCODING="utf-8",
+    )
+    run.wait_until(lambda: len(server.moments) > 5)
+    assert run.stop() == 1, run.text
+    found = {line.split(" is ")[0][2:]: line for line in said(run)}
+    kept, unknown, broken = (found[key] for key in sorted(found))
+    assert kept.startswith('✓ http.errors{name="GET /"} is 0%, wanted')
+    assert broken.startswith('✗ http.requests{name="/"} is ')
+    assert 'not known (no request has the name "/x"; there are: "GET /")' in unknown
+
+
 @pytest.mark.usefixtures("failing")
 def test_a_run_is_ended_early_with_a_reason(locust):
     """After the delay, in one line; the report is partial, and an unknown figure is not met."""

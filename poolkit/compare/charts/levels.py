@@ -167,7 +167,7 @@ def _limits(
         limits = [
             _Limit(threshold.limit * units[threshold.metric], threshold.wanted)
             for threshold in results.thresholds
-            if threshold.applies_to(name) and threshold.metric in units
+            if threshold.applies_to(name) and threshold.key in units
         ]
         found[name] = [each for each in limits if lowest <= each.limit <= highest]
     return found

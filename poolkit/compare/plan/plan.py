@@ -26,7 +26,7 @@ from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, INSTALL_PGBOUNCER, find_p
 from poolkit.masking import masked
 from poolkit.output_file import check_output_file
 from poolkit.shim.records import NOW
-from poolkit.thresholds import Threshold, check_targets, thresholds_of
+from poolkit.thresholds import Threshold, check_targets, check_without_tags, thresholds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -203,6 +203,7 @@ def plan_run(project: Project, options: Options) -> CheckedPlan:
     thresholds = thresholds_of(project.table, options.thresholds)
     names = [target.name for target in (*local, *(each.target for each in deployed))]
     check_targets(thresholds, [*tables, *names])
+    check_without_tags(thresholds)
     if deployed and options.database_url is None:
         raise ConfigurationError(
             "--target needs --database-url: that is where the connections of deployed targets "

@@ -242,7 +242,7 @@ def _threshold_lines(results: Results) -> Iterator[Text]:
             at = [v for v in judged if v.threshold == threshold and v.target == target]
             if failed := unmet(at):
                 found = join([f"{verdict.figure} at {verdict.load}" for verdict in failed])
-                text = f" {target}: {threshold.metric} is {found}, wanted {threshold.wanted}"
+                text = f" {target}: {threshold.key} is {found}, wanted {threshold.wanted}"
                 yield Text.assemble(Text("✗", style="bold red"), text)
             elif at:
                 # The distance from its limit.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from poolkit.compare.results.target_result import LEAST_ANSWERED
 from poolkit.compare.results.wording import Spread, percent
+from poolkit.thresholds import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -123,13 +124,13 @@ def level_result(
         verdicts: the thresholds' verdicts on them.
 
     """
-    spread = spread_of(repeats)
+    spread = {name: of for name, of in spread_of(repeats).items() if name in METRICS}
     peak, opened = spread.get("db.connections.max"), spread.get("db.opened_per_request")
     error_share = spread["http.errors"].median if "http.errors" in spread else 0.0
     is_saturated = sum(each.saturated for each in repeats) * 2 >= len(repeats)
     aborted = [repeat.aborted_by for repeat in repeats if repeat.aborted_by]
     failed = [verdict.outcome for verdict in verdicts if not verdict.ok]
-    has_own_limit = any(verdict.threshold.metric == "http.errors" for verdict in verdicts)
+    has_own_limit = any(verdict.threshold.key == "http.errors" for verdict in verdicts)
     why = ""
     failures = [repeat.failure for repeat in repeats if repeat.failure]
     if failures:

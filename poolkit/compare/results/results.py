@@ -23,7 +23,7 @@ from poolkit.compare.results.run_folder import SCHEMA, Absent, Step
 from poolkit.compare.results.target_result import TargetResult, target_result
 from poolkit.compare.results.wording import origin
 from poolkit.errors import ConfigurationError, RunFolderError
-from poolkit.loadtest.figures import OF_HOLDS
+from poolkit.loadtest.figures import OF_HOLDS, why_not_selected
 from poolkit.masking import masked
 from poolkit.thresholds import check_all, thresholds_of, with_unseen
 
@@ -135,6 +135,7 @@ def _levels_of(
     levels: list[LevelResult] = []
     verdicts: list[Verdict] = []
     last_ended: Level | None = None
+    selectors = [each.selector for each in thresholds if each.selector is not None]
     for level in plan.levels:
         repeats: list[TargetResult] = []
         # The threshold that ended a repeat here, measured or still in its warm-up.
@@ -147,7 +148,9 @@ def _levels_of(
                 aborted_by = aborted_by or window.aborted_by
                 failed = failed or (window if window.failure else None)
                 if window.to > window.from_:
-                    repeats.append(target_result(plan, planned, step, folder, window))
+                    repeats.append(
+                        target_result(plan, planned, step, folder, window, selectors=selectors)
+                    )
         judged: tuple[Verdict, ...] = ()
         if repeats or aborted_by:
             load = level.name if len(plan.levels) > 1 else ""
@@ -181,7 +184,9 @@ def _verdicts(
 ) -> tuple[Verdict, ...]:
     """Return the verdicts on one target at one load."""
     figures = {
-        name: of.high if name in HIGHEST else of.median for name, of in spread_of(repeats).items()
+        # The metric of a figure stands before the requests that it is about.
+        name: of.high if name.partition("{")[0] in HIGHEST else of.median
+        for name, of in spread_of(repeats).items()
     }
     unseen_s = max((repeat.connections.unseen_s for repeat in repeats), default=0.0)
     # A deployed target is never stopped, so it cannot leave connections behind.
@@ -193,10 +198,13 @@ def _verdicts(
         unreported = "only a target that the run has started reports it"
     if any(repeat.connections.peak is None for repeat in repeats):
         unknown = "no connection was recognised as the target's"
-        reasons = {t.metric: unknown for t in thresholds if t.metric.startswith("db.")}
+        reasons = {t.key: unknown for t in thresholds if t.metric.startswith("db.")}
     if any(repeat.latency_ms is None for repeat in repeats):
         unanswered = "no request was answered without an error"
-        reasons |= {t.metric: unanswered for t in thresholds if t.metric.startswith("http.")}
+        reasons |= {t.key: unanswered for t in thresholds if t.metric.startswith("http.")}
+    else:
+        known = {name for repeat in repeats for name in repeat.names}
+        reasons |= why_not_selected(thresholds, sorted(known))
     reasons |= dict.fromkeys(OF_HOLDS, unreported)
     verdicts = with_unseen(
         check_all(
@@ -289,7 +297,7 @@ def results_json(results: Results) -> dict[str, Any]:
 
 def _target_json(target: TargetResult) -> dict[str, Any]:
     values: dict[str, Any] = _rounded(dataclasses.asdict(target))
-    del values["name"], values["step"], values["figures"]
+    del values["name"], values["step"], values["figures"], values["names"]
     if target.load is not None:
         values["load"] = _rounded(target.load.to_json())
     return {**values, "level": target.step.level.name, "repeat": target.step.repeat}

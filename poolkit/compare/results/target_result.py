@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from poolkit.compare.results.run_folder import Level, Plan, PlannedTarget, TargetFolder, Window
     from poolkit.loadtest.open_loop.report import LoopReport
+    from poolkit.thresholds.selector import Selector
 
 SATURATED_CORES = 0.9
 """Locust is one Python process: above this it has no processor time left to be punctual."""
@@ -228,6 +229,8 @@ class TargetResult:
     instances: int | None
     figures: Mapping[str, float | None]
     """By the names that thresholds have, which `MetricAccumulator` defines; None if not known."""
+    names: tuple[tuple[str, str], ...] = ()
+    """The methods and names of its requests."""
     requests: int
     """Requests scheduled in the measured time, with the failed ones."""
     served: int
@@ -381,9 +384,17 @@ def _own_ceiling(
 
 
 def target_result(
-    plan: Plan, target: PlannedTarget, step: Step, folder: TargetFolder, window: Window
+    plan: Plan,
+    target: PlannedTarget,
+    step: Step,
+    folder: TargetFolder,
+    window: Window,
+    *,
+    selectors: Iterable[Selector] = (),
 ) -> TargetResult:
     """Return the figures of one measurement; only its own rows are in memory.
+
+    `selectors` are the requests that thresholds are about.
 
     Raises:
         RunFolderError: a file is broken.
@@ -405,6 +416,7 @@ def target_result(
         samples=samples.rows,
         seen=seen,
         is_known=attribution.is_known,
+        selectors=selectors,
     )
     # Without rows there is only the fleet's counter of the whole time, whose 0 alone holds here too.
     measured.cold_starts = cold.count if cold else 0 if window.cold_starts == 0 else None
@@ -425,6 +437,7 @@ def target_result(
         preset=target.preset_fields,
         instances=window.instances,
         figures=figures,
+        names=tuple(sorted({(r.method, r.name) for r in inside if r.name or r.method})),
         requests=counted.count,
         served=counted.served,
         errors=counted.errors,
@@ -551,6 +564,7 @@ def _accumulated(
     samples: Iterable[SampleRow],
     seen: Iterable[Moment],
     is_known: bool,
+    selectors: Iterable[Selector],
 ) -> MetricAccumulator:
     """Return the accumulator of every metric, fed with the rows of a measurement."""
     measured = MetricAccumulator(
@@ -559,8 +573,10 @@ def _accumulated(
         sessions=window.sessions_from,
         max_connections=target.max_connections or plan.max_connections,
     )
+    measured.select(selectors)
     for row in requests:
-        measured.requests.add(row.due, row.ended, row.latency_ms, outcome_of(row.error))
+        outcome = outcome_of(row.error)
+        measured.add(row.due, row.ended, row.latency_ms, outcome, method=row.method, name=row.name)
     sessions = {sample.time: sample.sessions for sample in samples}
     for moment in seen:
         waiting = sum(moment.states.get(state, 0) for state in IDLE_IN_TRANSACTION)

@@ -195,7 +195,9 @@ class LiveFigures:
             self._recent.append(_Recent(started, latency_ms, latency_ms - service_ms))
             if self.window is not None:
                 ended = started + service_ms / 1000
-                self.window.take_request(float(row[0]), ended, latency_ms, row[7])
+                self.window.take_request(
+                    float(row[0]), ended, latency_ms, row[7], method=row[4], name=row[5]
+                )
         oldest = self._clock() - self._memory_s
         while self._recent and self._recent[0].started < oldest:
             self._recent.popleft()

@@ -453,6 +453,7 @@ class Measurement:
             target=planned.name,
             max_connections=planned.max_connections or self._options.max_connections,
             sessions=state.counts["sessions_from"],
+            selectors=[each.selector for each in self._aborting if each.selector is not None],
         )
         under_load.live.window = figures
         self._samplers.listener = figures.take_sample

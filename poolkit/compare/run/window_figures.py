@@ -14,8 +14,11 @@ from poolkit.loadtest.figures import MetricAccumulator
 from poolkit.loadtest.latency.counters import outcome_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from poolkit.activity.server import Sample
     from poolkit.loadtest.figures import Held
+    from poolkit.thresholds.selector import Selector
 
 WRITTEN_S = 1.0
 """A request that ended this long ago has been written and read by now."""
@@ -30,6 +33,7 @@ class WindowFigures:
         target: the target's name.
         max_connections: of the server.
         sessions: the server's counter at the begin, if it is known.
+        selectors: the requests that thresholds are about.
     """
 
     def __init__(
@@ -40,18 +44,29 @@ class WindowFigures:
         target: str,
         max_connections: int,
         sessions: int | None,
+        selectors: Iterable[Selector] = (),
     ) -> None:
         self._measured = MetricAccumulator(
             begin, end, sessions=sessions, max_connections=max_connections
         )
         self._target = target
-        self._requests: deque[tuple[float, float, float, str]] = deque()
+        self._measured.select(selectors)
+        self._requests: deque[tuple[float, float, float, str, str, str]] = deque()
         """Those that were read and are not counted yet, in the order in which they were written."""
         self._samples: deque[tuple[Sample, Held | None]] = deque()
 
-    def take_request(self, due: float, ended: float, latency_ms: float, error: str) -> None:
+    def take_request(
+        self,
+        due: float,
+        ended: float,
+        latency_ms: float,
+        error: str,
+        *,
+        method: str = "",
+        name: str = "",
+    ) -> None:
         """Take a row of requests.csv."""
-        self._requests.append((due, ended, latency_ms, error))
+        self._requests.append((due, ended, latency_ms, error, method, name))
 
     def take_sample(self, sample: Sample, held: Held | None) -> None:
         """Take the target's connections of a moment; called in the sampler's thread."""
@@ -66,8 +81,8 @@ class WindowFigures:
         """
         until, measured = now - WRITTEN_S, self._measured
         while self._requests and self._requests[0][1] <= until:
-            scheduled, ended, latency_ms, error = self._requests.popleft()
-            measured.requests.add(scheduled, ended, latency_ms, outcome_of(error))
+            scheduled, ended, latency_ms, error, method, name = self._requests.popleft()
+            measured.add(scheduled, ended, latency_ms, outcome_of(error), method=method, name=name)
         while self._samples and self._samples[0][0].time <= until:
             sample, held = self._samples.popleft()
             known = {} if held is None else {self._target: held}

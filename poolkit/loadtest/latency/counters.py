@@ -17,6 +17,8 @@ from poolkit.loadtest.latency.histogram import LatencyHistogram, bucket_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from poolkit.thresholds.selector import Selector
+
 Outcome: TypeAlias = Literal["answered", "failed", "timed_out", "dropped"]
 """The outcome of a request.
 
@@ -321,6 +323,21 @@ class Latencies:
     def total(self) -> RequestCounters:
         """Return the counters of all names together; they are not to be changed."""
         return self._total
+
+    def select(self, selector: Selector) -> RequestCounters | None:
+        """Return the counters of the requests of a selector; None if there are none of them."""
+        found = [self._counters[name] for name in self.recorded() if selector.selects(*name)]
+        if len(found) < 2:
+            return found[0] if found else None
+        together = RequestCounters(self.begin, self.end)
+        for counters in found:
+            together.merge(counters)
+        return together
+
+    def recorded(self) -> list[Name]:
+        """Return every method and name of which a request was recorded, in no order."""
+        # In one step of the interpreter, since a thread may ask while requests are recorded.
+        return [*self._counters]
 
     def names(
         self, most: int | None = None, *, pause: Callable[[], None] = lambda: None
