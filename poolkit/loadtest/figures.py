@@ -340,19 +340,25 @@ def why_not_known(connections: ConnectionCounters, target: str, note: str | None
 
 
 def why_not_selected(
-    thresholds: Iterable[Threshold], known: Collection[tuple[str, str]]
+    thresholds: Iterable[Threshold],
+    known: Collection[tuple[str, str]],
+    tags: Collection[str] = (),
 ) -> dict[str, str]:
     """Return, by `Threshold.key`, why a figure of some requests is not known.
 
     Args:
         thresholds: of the run.
         known: the methods and names of all requests.
+        tags: of all tasks.
     """
     names = [f"{method} {name}".strip() for method, name in known if method or name]
     reasons = {}
     for one in thresholds:
         if one.selector is not None:
+            is_tag = one.selector.key == "tag"
             is_there = any(one.selector.selects(*each) for each in known)
-            unanswered = "no such request was answered"
-            reasons[one.key] = unanswered if is_there else one.selector.why_unknown(names)
+            if is_there or (is_tag and one.selector.value in tags):
+                reasons[one.key] = "no such request was answered"
+            else:
+                reasons[one.key] = one.selector.why_unknown(sorted(tags) if is_tag else names)
     return reasons

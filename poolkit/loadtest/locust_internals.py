@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -37,6 +37,7 @@ try:
         LOCUST_STATE_RUNNING,
         LOCUST_STATE_STOPPING,
         LOCUST_STATE_WAITING,
+        DefaultTaskSet,
         TaskSet,
     )
     from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -156,6 +157,37 @@ def end_users_only_when(environment: Environment, has_stopped: Callable[[], bool
             stop_users(counts)
 
     runner.stop_users = stop_at_the_end
+
+
+TAGS = "poolkit_tags"
+"""The attribute of a user's greenlet that has the tags of its present task."""
+
+
+@cache
+def note_tags() -> None:
+    """Make every task note its tags in its user's greenlet."""
+
+    def noting(execute: Callable[[TaskSet, Any], None]) -> Callable[[TaskSet, Any], None]:
+        def execute_task(self: TaskSet, task: Any) -> None:
+            # A nested TaskSet has no tags of its own: Locust gives them to its tasks.
+            setattr(gevent.getcurrent(), TAGS, frozenset(getattr(task, "locust_tag_set", ())))
+            execute(self, task)
+
+        return execute_task
+
+    for task_set in (TaskSet, DefaultTaskSet):
+        task_set.execute_task = noting(task_set.execute_task)  # type: ignore[method-assign]
+
+
+def tags_of(user_classes: Iterable[type[User]]) -> set[str]:
+    """Return the tags of all tasks of some classes."""
+
+    def of_tasks(tasks: Any) -> Iterator[str]:
+        for task in tasks or ():
+            yield from getattr(task, "locust_tag_set", ())
+            yield from of_tasks(getattr(task, "tasks", None))
+
+    return {tag for user_class in user_classes for tag in of_tasks(user_class.tasks)}
 
 
 def wait_for_arrivals(

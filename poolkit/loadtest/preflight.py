@@ -172,7 +172,9 @@ def _check_options(options: Namespace) -> None:
             options.poolkit_master_is_here = True
             if options.host:
                 check_host(options.host, options.poolkit_yes_load_this_host)
-        run_thresholds(options)
+        selectors = [each.selector for each in run_thresholds(options) if each.selector]
+        # A worker gets them with its master's options.
+        options.poolkit_tags = sorted({one.value for one in selectors if one.key == "tag"})
         _check_open_loop(options)
         json_file = f"{options.json_file}.json" if options.json_file else ""
         for option, name in (

@@ -18,6 +18,7 @@ import gevent
 from poolkit.loadtest.event_loop import end_test
 from poolkit.loadtest.figures import ONLY_IN_COMPARE, why_not_known, why_not_selected
 from poolkit.loadtest.latency.counters import NO_NAME
+from poolkit.loadtest.locust_internals import tags_of
 from poolkit.thresholds import (
     check_all,
     github_annotations,
@@ -109,7 +110,11 @@ class ThresholdChecks:
             each for each in self._thresholds if each.selector and figures.get(each.key) is None
         ]
         if missing:
-            reasons |= why_not_selected(missing, self._recording.latencies.recorded())
+            reasons |= why_not_selected(
+                missing,
+                self._recording.latencies.recorded(),
+                tags_of(self._environment.user_classes),
+            )
         verdicts = check_all(
             self._thresholds,
             target,

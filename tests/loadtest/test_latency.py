@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from poolkit.loadtest.latency.counters import Latencies, Name
 from poolkit.loadtest.latency.histogram import DENSE_FROM, LatencyHistogram
+from poolkit.thresholds.selector import Selector
 
 HdrHistogram = pytest.importorskip("hdrh.histogram", reason="no wheel here").HdrHistogram
 
@@ -179,3 +180,17 @@ def test_recording_is_cheap():
         lambda: found.record("GET", "/", 12.345), timer=time.thread_time, number=1000, repeat=100
     )
     assert min(tries) / 1000 < 0.03 * A_REQUEST_S
+
+
+def test_the_requests_of_a_tag_add_up_over_workers():
+    """They are in the figures of the run once, and go through a worker's message."""
+    worker = Latencies(begin=10.0)
+    worker.record("GET", "/", 5.0, scheduled=11.0, ended=11.1, tags=("read", "slow"))
+    worker.record("GET", "/", 5.0, scheduled=9.0, ended=11.1, tags=("read",))
+    run = Latencies(begin=10.0)
+    for _ in range(2):
+        run.add(Latencies.from_message(json.loads(json.dumps(worker.to_message()))))
+    assert run.select(Selector("tag", "read")).count == 2
+    assert run.select(Selector("tag", "slow")).count == 2
+    assert run.select(Selector("tag", "other")) is None
+    assert run.total().count == 2

@@ -32,6 +32,40 @@ numbers = []
 """
 
 
+TAGGED = """
+import gevent
+from locust import FastHttpUser, TaskSet, constant, tag, task
+from poolkit import loadtest
+
+loadtest.register()
+
+class Visitor(FastHttpUser):
+    wait_time = constant(0.02)
+
+    @tag("plain")
+    @task
+    def plain(self):
+        self.client.get("/plain")
+
+    @tag("spawned")
+    @task
+    def spawned(self):
+        gevent.spawn(self.client.get, "/spawned").get()
+
+    @task
+    def untagged(self):
+        self.client.get("/none")
+
+    @tag("nested")
+    @task
+    class Nested(TaskSet):
+        @task
+        def once(self):
+            self.client.get("/nested")
+            self.interrupt()
+"""
+
+
 def said(run):
     """Return the lines with a tick, a cross or a dash."""
     return [line for line in run.text.splitlines() if line[:2] in ("✓ ", "✗ ", "- ")]
@@ -141,6 +175,24 @@ def test_a_threshold_can_be_about_the_requests_of_one_name(locust, server):
     assert kept.startswith('✓ http.errors{name="GET /"} is 0%, wanted')
     assert broken.startswith('✗ http.requests{name="/"} is ')
     assert 'not known (no request has the name "/x"; there are: "GET /")' in unknown
+
+
+def test_a_threshold_can_be_about_the_requests_of_a_tag(locust, server, tmp_path):
+    """Of tasks, of those in a TaskSet with a tag, and from greenlets that a task has spawned."""
+    (tmp_path / "visitors.py").write_text(TAGGED)
+    texts = [f'http.requests{{tag="{tag}"}} > 0' for tag in ("plain", "nested", "spawned")]
+    given = [each for text in (*texts, "http.max{tag='x'} < 9s") for each in ("--threshold", text)]
+    run = locust(*USERS, "--run-time", "10m", *given, PYTHONIOENCODING="utf-8")
+    wanted = {"/plain", "/nested", "/spawned", "/none"}
+    run.wait_until(lambda: wanted <= set(server.asked))
+    run.wait_until(lambda: len(server.asked) > 20)
+    assert run.stop() == 1, run.text
+    found = {line.split(" is ")[0]: line for line in said(run)}
+    assert {key for key in found if key[0] == "✓"} == {
+        f'✓ http.requests{{tag="{tag}"}}' for tag in ("plain", "nested", "spawned")
+    }
+    unknown = found['✗ http.max{tag="x"}']
+    assert 'no request has the tag "x"; there are: "nested", "plain", "spawned"' in unknown
 
 
 @pytest.mark.usefixtures("failing")

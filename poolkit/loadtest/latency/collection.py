@@ -16,12 +16,13 @@ import gevent
 from poolkit.loadtest.event_loop import unless_interrupted_again
 from poolkit.loadtest.latency.counters import NO_NAME, Latencies
 from poolkit.loadtest.locust_internals import (
+    note_tags,
     report_interval_s,
     report_to_master,
     worker_index,
     workers_of,
 )
-from poolkit.loadtest.open_loop.users import answered
+from poolkit.loadtest.open_loop.users import answered, tags_of_the_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,6 +58,17 @@ class OwnLatencies:
         self.lost: Mapping[str, str] = {}
         """Empty: there is no worker whose latencies could be missing."""
         self._take_cut_off = take_cut_off
+        self._tags: frozenset[str] = frozenset()
+        """Those that a threshold is about; usually none, and then none are looked up."""
+
+        def on_start(**_: Any) -> None:
+            # A worker has its master's options by now.
+            options = environment.parsed_options
+            self._tags = frozenset(getattr(options, "poolkit_tags", None) or ())
+            if self._tags:
+                note_tags()
+
+        environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
         self._new = Latencies()
         environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
 
@@ -103,6 +115,7 @@ class OwnLatencies:
                 outcome="answered" if exception is None else "failed",
                 scheduled=ended - ms / 1000,
                 ended=ended,
+                tags=self._tags & tags_of_the_task() if self._tags else (),
             )
 
 

@@ -262,6 +262,8 @@ class Latencies:
         self.begin, self.end = begin, end
         self._total = RequestCounters(begin, end)
         self._counters: dict[Name, RequestCounters] = {}
+        self._tags: dict[str, RequestCounters] = {}
+        """Those of tasks with a tag that a threshold is about."""
         self._recording: dict[tuple[str, str, Outcome], tuple[LatencyHistogram, ...]] = {}
         """The histograms of the name and of the sum, for requests of the measured time."""
 
@@ -274,8 +276,12 @@ class Latencies:
         outcome: Outcome = "answered",
         scheduled: float | None = None,
         ended: float | None = None,
+        tags: Iterable[str] = (),
     ) -> None:
         """Count one request; without moments one of the measured time."""
+        for tag in tags:
+            since = self.begin if scheduled is None else scheduled
+            self.of_tag(tag).add(since, ended or since, ms, outcome)
         if (scheduled is None or scheduled >= self.begin) and (ended is None or ended < self.end):
             # Called for every request: one look-up, whatever the rest may count.
             found = self._recording.get((method, name, outcome))
@@ -298,10 +304,17 @@ class Latencies:
             found = self._counters[name] = RequestCounters(self.begin, self.end)
         return found
 
+    def of_tag(self, tag: str) -> RequestCounters:
+        """Return the counters of a tag."""
+        found = self._tags.get(tag)
+        if found is None:
+            found = self._tags[tag] = RequestCounters(self.begin, self.end)
+        return found
+
     def end_at(self, moment: float) -> None:
         """End the measured time: requests that are scheduled later do not count."""
         self.end = self._total.end = moment
-        for counters in self._counters.values():
+        for counters in (*self._counters.values(), *self._tags.values()):
             counters.end = moment
 
     def add(self, other: Latencies) -> None:
@@ -315,6 +328,8 @@ class Latencies:
         It yields after every `NAMES_A_PART`, so that users of a load test can run in between.
         """
         self._total.merge(other._total)
+        for tag, counters in other._tags.items():
+            self.of_tag(tag).merge(counters)
         for number, (name, counters) in enumerate(other._counters.items(), start=1):
             self.of(name).merge(counters)
             if not number % NAMES_A_PART:
@@ -326,6 +341,8 @@ class Latencies:
 
     def select(self, selector: Selector) -> RequestCounters | None:
         """Return the counters of the requests of a selector; None if there are none of them."""
+        if selector.key == "tag":
+            return self._tags.get(selector.value)
         found = [self._counters[name] for name in self.recorded() if selector.selects(*name)]
         if len(found) < 2:
             return found[0] if found else None
@@ -363,21 +380,27 @@ class Latencies:
         return sorted(names, key=itemgetter(1, 0))
 
     def to_message(self) -> list[Any]:
-        """Return the counts as lists, for a message to another process."""
-        return [[*name, counters.to_message()] for name, counters in self._counters.items()]
+        """Return the counts as lists, for a message to another process; a tag has no method."""
+        rows = [[*name, counters.to_message()] for name, counters in self._counters.items()]
+        return rows + [[None, tag, counters.to_message()] for tag, counters in self._tags.items()]
 
     @classmethod
-    def from_message(cls, message: Iterable[tuple[str, str, Mapping[str, Any]]]) -> Self:
+    def from_message(cls, message: Iterable[tuple[str | None, str, Mapping[str, Any]]]) -> Self:
         """Return the latencies of a message."""
         found = cls()
         for method, name, counters in message:
             part = RequestCounters.from_message(counters)
+            if method is None:
+                found.of_tag(name).merge(part)
+                continue
             found.of(Name(method, name)).merge(part)
             found._total.merge(part)
         return found
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Latencies) and self._counters == other._counters
+        return isinstance(other, Latencies) and (self._counters, self._tags) == (
+            *(other._counters, other._tags),
+        )
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gevent
 
+from poolkit.loadtest.locust_internals import TAGS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import TypeAlias
@@ -217,7 +219,7 @@ def answered(start_time: object, response_time: float) -> Answered:
     task: UserTask | None = getattr(greenlet, "poolkit_task", None)
     is_own = task is not None
     if task is None and response_time > 0:
-        task = _task_of_the_spawner(greenlet)
+        task = _of_the_spawner(greenlet, "poolkit_task")
     if task is None:
         return Answered(ended, response_time)
     scheduled_at = task.answered(began, is_own=is_own)
@@ -226,16 +228,28 @@ def answered(start_time: object, response_time: float) -> Answered:
     return Answered(ended, (began - scheduled_at) * 1000 + response_time)
 
 
-def _task_of_the_spawner(greenlet: Any) -> UserTask | None:
-    """Return the task of the user whose greenlet spawned this one; a pool in a task does that."""
+def tags_of_the_task() -> frozenset[str]:
+    """Return the tags of the task that sends a request; call it while its event is fired.
+
+    As for `answered`: in the user's greenlet, or in one that its task has spawned.
+    """
+    greenlet = gevent.getcurrent()
+    tags: frozenset[str] | None = getattr(greenlet, TAGS, None)
+    if tags is None:
+        tags = _of_the_spawner(greenlet, TAGS)
+    return tags or frozenset()
+
+
+def _of_the_spawner(greenlet: Any, attribute: str) -> Any:
+    """Return an attribute of the greenlet that spawned this one; a pool in a task does that."""
     for _ in range(_MOST_GENERATIONS):
         spawner = getattr(greenlet, "spawning_greenlet", None)
         greenlet = spawner and spawner()
         if greenlet is None:
             return None
-        task: UserTask | None = getattr(greenlet, "poolkit_task", None)
-        if task is not None:
-            return task
+        found = getattr(greenlet, attribute, None)
+        if found is not None:
+            return found
     return None
 
 
