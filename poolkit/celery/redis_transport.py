@@ -8,6 +8,9 @@ This file alone touches private methods of kombu (5.2 to 5.7). What it changes:
 * A full Redis that refuses to put a message back ends the worker.
 * With remote control, a Redis that stops ends the worker: kombu takes its transport apart, and then
   has no address to put messages back to.
+* BRPOP removes a message from Redis before the worker has it. Killed, stopped or cut off in that
+  moment, the worker loses the message. Here a script moves it to the unacknowledged ones in one
+  step, so it comes again after the visibility timeout.
 * When every task ends while Redis is away, their acknowledgements fail and kombu counts the tasks
   as unfinished. With no room for another one it never asks Redis again, and so never notices that
   Redis is back.
@@ -15,23 +18,56 @@ This file alone touches private methods of kombu (5.2 to 5.7). What it changes:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import time
 from functools import partial
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ("install_redis_transport",)
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 2_000  # characters
+
+# Keys: the index and the hash of unacknowledged messages, then the lists in the order to look in.
+# Arguments: the time, then for each list whether its messages are acknowledged. The entry is what
+# kombu's QoS.append writes. RPOP comes first, because a full Redis lets a script that has written
+# something go on. What is no message of kombu's is returned as it is.
+_TAKE: Final = """
+for number = 3, #KEYS do
+    local item = redis.call('RPOP', KEYS[number])
+    if item then
+        local ok, message = pcall(cjson.decode, item)
+        ok = ok and type(message) == 'table' and type(message.properties) == 'table'
+        local properties = ok and message.properties or {}
+        local info = properties.delivery_info
+        local tag = properties.delivery_tag
+        if ARGV[number - 1] == '0' or type(info) ~= 'table' or type(tag) ~= 'string' then
+            return {KEYS[number], item, 0}
+        end
+        local function text(value)
+            return type(value) == 'string' and cjson.encode(value) or '""'
+        end
+        local entry = '[' .. item .. ',' .. text(info.exchange) .. ',' .. text(info.routing_key) .. ']'
+        redis.call('ZADD', KEYS[1], ARGV[1], tag)
+        redis.call('HSET', KEYS[2], tag, entry)
+        return {KEYS[number], item, 1}
+    end
+end
+return false
+"""
+# Seconds. An idle worker waits at one list; it looks into its others, of other queues and
+# priorities, as often as this.
+_LONGEST_WAIT: Final = 0.5
 
 _unsettled: dict[str, bool] = {}
 """Messages whose end could not be reported to Redis, and whether to put them back.
@@ -43,6 +79,13 @@ class QoS(redis.QoS):
     """Settles messages later where Redis is away, and leaves them where they are if it is full."""
 
     channel: Any
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Count a message that the worker has taken, and record it in Redis if that was not done."""
+        if self.channel.is_recorded:
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         """Remove a finished message, now or when Redis is back."""
@@ -100,17 +143,133 @@ class QoS(redis.QoS):
 
 
 class Channel(redis.Channel):
-    """Passes over entries that are not JSON."""
+    """Takes messages so that none is lost on its way, and passes over entries that are not JSON.
+
+    Two commands take turns on the connection that kombu polls. EVAL takes a message, if there is
+    one. Otherwise BLMOVE waits: it moves the last entry of a list to where it is, so it removes
+    nothing that a worker could fail to receive.
+    """
 
     QoS = QoS
 
+    # Not in the stubs.
+    connection_errors: tuple[type[Exception], ...]
+    _closing: bool
+    _q_for_pri: Any
+    _queue_cycle: Any
+
+    is_recorded = False
+    """Whether the message being delivered is among the unacknowledged ones in Redis already."""
+    _asked = "BRPOP"
+    """The command whose reply is awaited."""
+    _waits = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Before kombu's, which may begin to consume.
+        self._unacknowledged: set[str] = set()
+        self._can_take = True
+        super().__init__(*args, **kwargs)
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001  (kombu's own)
+        """Begin to consume a queue; without acknowledgements nothing is recorded of its messages."""
+        (self._unacknowledged.add if no_ack else self._unacknowledged.discard)(queue)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Ask for a message."""
+        if not (self._can_take and self.ack_emulation):
+            self._asked = "BRPOP"
+            super()._brpop_start(timeout or self.brpop_timeout)  # type: ignore[misc]  # not in the stubs
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        lists = [
+            (queue, self._q_for_pri(queue, step))
+            for step in self.priority_steps
+            for queue in queues
+        ]
+        keys = [self.unacked_index_key, self.unacked_key, *(key for _, key in lists)]
+        keeps = [int(queue not in self._unacknowledged) for queue, _ in lists]
+        keys = [f"{self.global_keyprefix}{key}" for key in keys]
+        self._ask("EVAL", _TAKE, len(keys), *keys, time.time(), *keeps)
+
+    def _wait(self) -> None:
+        """Wait until a list has an entry: that of each queue in turn, without a priority."""
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        self._waits += 1
+        key = f"{self.global_keyprefix}{queues[self._waits % len(queues)]}"
+        timeout = min(self.brpop_timeout or _LONGEST_WAIT, _LONGEST_WAIT)
+        self._ask("BLMOVE", key, key, "RIGHT", "RIGHT", timeout)
+
+    def _ask(self, command: str, *arguments: Any) -> None:
+        self._asked = command
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        self.client.connection.send_command(command, *arguments)
+
     def _brpop_read(self, **options: Any) -> Any:
-        try:
-            return super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            found = error.doc if isinstance(error, json.JSONDecodeError) else error.object
-            _drop(found, error)
+        """Read what Redis answers, and deliver the message in it."""
+        with _dropping_what_is_no_json():
+            if self._asked == "BRPOP":
+                return super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
+            found = self._answer()
+            if self._asked == "EVAL" and found:
+                key, item, is_recorded = found
+                queue = key.decode().removeprefix(self.global_keyprefix).rsplit(self.sep, 1)[0]
+                self._queue_cycle.rotate(queue)
+                self.is_recorded = bool(is_recorded)
+                try:
+                    self.connection._deliver(json.loads(item.decode()), queue)  # noqa: SLF001
+                finally:
+                    self.is_recorded = False
+                return True
+            if (
+                self._asked == "EVAL"
+                and self._can_take
+                and self.active_queues
+                and not self._closing
+            ):
+                self._wait()
         raise Empty
+
+    def _answer(self) -> Any:
+        """Return the answer, or None after falling back to BRPOP."""
+        try:
+            return self.client.parse_response(self.client.connection, self._asked)
+        except self.connection_errors:
+            self.client.connection.disconnect()
+            raise
+        except ResponseError as error:
+            is_unknown = isinstance(error, NoPermissionError) or "unknown command" in str(error)
+            if not is_unknown:
+                raise
+            logger.warning(
+                "a message that a killed worker has not read is lost, because Redis refuses %s: %s",
+                self._asked,
+                error,
+            )
+            self._can_take = False
+            return None
+        finally:
+            self._in_poll = None
+            # Since kombu 5.6: the connection is idle, so a new token may be sent.
+            getattr(self, "_flush_brpop_reauth", lambda: None)()
+
+
+@contextlib.contextmanager
+def _dropping_what_is_no_json() -> Iterator[None]:
+    """Raise Empty in place of the error about an entry that is not JSON.
+
+    Raises:
+        Empty: it was logged and dropped.
+    """
+    try:
+        yield
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = error.doc if isinstance(error, json.JSONDecodeError) else error.object
+        _drop(found, error)
+        raise Empty from None
 
 
 class Transport(redis.Transport):

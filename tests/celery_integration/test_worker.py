@@ -79,6 +79,18 @@ def test_killed_worker_costs_one_redelivery(site):
     )
 
 
+def test_task_that_a_killed_worker_had_not_read_yet_is_not_lost(site, broker):
+    """A worker that stands still while Redis answers it, and is then killed, leaves the task to the next one."""
+    first = site.start("-c", "1")
+    wait_until(broker.waiting_clients, "the worker to wait for a message")
+    first.process.send_signal(signal.SIGSTOP)
+    site.send("unread")
+    wait_until(lambda: not broker.waiting_clients(), "Redis to answer")
+    first.kill()
+    site.start(**TIMED)
+    site.wait_for_order("unread")
+
+
 def test_a_task_s_own_error_ends_as_a_dead_letter_at_once(site):
     """An error that another try would meet again is recorded with the message, and then fails the task as usual."""
     worker = site.start()
