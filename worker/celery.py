@@ -11,12 +11,14 @@ from celery import Celery
 from poolkit.celery import Database, broker_config, json_logs, keep_unreadable, ready_file
 from poolkit.celery.metrics import serve_metrics
 from poolkit.celery.redis_transport import install_redis_transport
+from poolkit.celery.sqs_transport import install_sqs_transport
 from worker.settings import WorkerSettings
 
 settings = WorkerSettings.from_environ()
 RETRIES = settings.model_dump(include={"max_retries", "retry_backoff", "retry_backoff_max"})
 
 install_redis_transport()
+install_sqs_transport()
 app = Celery("worker", include=["worker.tasks"])
 app.conf.update(
     broker_config(

@@ -19,6 +19,7 @@ be used alone:
     reception.py        `keep_unreadable`: dead letters of messages that are no task
     config.py           `broker_config`: Celery's settings for Redis, SQS and RabbitMQ
     redis_transport.py  `install_redis_transport`: a broker that is full, restarts, or holds garbage
+    sqs_transport.py    `install_sqs_transport`: a network that fails, and short tasks
     supervision.py      `ready_file`, `json_logs`: for health checks and log collectors
     metrics.py          `serve_metrics`: pools and tasks of all child processes, for Prometheus
 """

@@ -17,6 +17,7 @@ from poolkit.celery import (
     ready_file,
 )
 from poolkit.celery.redis_transport import install_redis_transport
+from poolkit.celery.sqs_transport import install_sqs_transport
 
 
 class Base(DeclarativeBase):
@@ -35,6 +36,7 @@ class Order(Base):
 RETRIES = json.loads(os.environ.get("SHOP_RETRIES", "{}"))
 
 install_redis_transport()
+install_sqs_transport()
 app = Celery("shop", include=["shop_reports"])
 app.conf.update(broker_config(**json.loads(os.environ["SHOP_BROKER"])))
 app.conf.update(json.loads(os.environ.get("SHOP_CONF", "{}")))

@@ -10,6 +10,8 @@ import pytest
 from celery_working import Site, open_site
 from processes import wait_until
 
+from poolkit.drill.network import Network
+
 
 @pytest.fixture
 def queue_url(served_aws: dict[str, str]) -> Iterator[str]:
@@ -60,3 +62,20 @@ def test_sqs_counts_a_receive_as_a_delivery(sqs_site, queue_url):
     worker = sqs_site.start()
     sqs_site.wait_for_order("again")
     wait_until(lambda: worker.logged("TaskLost"), "the count of the lost worker")
+
+
+def test_poll_that_the_network_cuts_off_is_not_the_last(sqs_site, queue_url, moto_server):
+    """A worker whose long poll is reset goes on, and takes the next message."""
+    host, _, port = moto_server.removeprefix("http://").partition(":")
+    sqs = boto3.client("sqs")
+    # moto gives the message to the poll that was reset.
+    sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"VisibilityTimeout": "2"})
+    sqs.close()
+    with Network(host, int(port)) as network:
+        worker = sqs_site.start(AWS_ENDPOINT_URL=f"http://127.0.0.1:{network.port}")
+        wait_until(lambda: network.connections, "a poll")
+        network.cut()
+        sqs_site.send("after")
+        sqs_site.wait_for_order("after")
+        assert worker.process.poll() is None
+        worker.kill()
