@@ -1,4 +1,4 @@
-"""A real Valkey for one run: the Celery broker, private, with nothing stored on disk."""
+"""A real Valkey for one run: the Celery broker, private, removed afterwards."""
 
 import contextlib
 import shutil
@@ -34,17 +34,23 @@ def find_valkey() -> Path:
 class EmbeddedBroker(LoopbackServer):
     """One Valkey server for as long as it is open, listening on the loopback address.
 
-    A context manager: entering starts it, leaving stops it. It requires a random password and
-    stores nothing: the queue is lost when it stops.
+    A context manager: entering starts it, leaving stops it. It requires a random password.
 
     Args:
-        state_dir: where its log goes, in a new directory that is removed at the end.
+        state_dir: where its files go, in a new directory that is removed at the end.
         port: the port to listen on; 0 for any free one.
+        durable: keep the queue across `stop` and `kill`. Each command is on the disk before its
+            answer, so what a sender was told to be queued is queued after a crash. By default
+            nothing is stored, and the queue is lost when the server stops.
     """
 
     name: ClassVar[str] = "the broker"
     slug: ClassVar[str] = "broker"
     refuses_root: ClassVar[bool] = False
+
+    def __init__(self, state_dir: Path, *, port: int = 0, durable: bool = False) -> None:
+        super().__init__(state_dir, port=port)
+        self._durable = durable
 
     @property
     def url(self) -> str:
@@ -62,7 +68,10 @@ class EmbeddedBroker(LoopbackServer):
             f"requirepass {self._password}",
             "daemonize no",
             'save ""',
-            "appendonly no",
+            f"appendonly {'yes' if self._durable else 'no'}",
+            # With `everysec` the write itself waits for up to two seconds while a slow disk syncs,
+            # and commands are answered meanwhile (aof.c, flushAppendOnlyFile).
+            "appendfsync always",
             # Its title would overwrite the environment, and with it the variable that finds it.
             "set-proc-title no",
         )

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 from celery import Celery
 from processes import RunningProcess, wait_until
+from psycopg2.extras import RealDictCursor
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from poolkit.celery import broker_config
+from poolkit.tables import dead_letters
 
 FOLDER = Path(__file__).parent
 QUICK = {"max_retries": 3, "retry_backoff": 0.2, "retry_backoff_max": 0.5}
@@ -21,6 +26,32 @@ QUICK = {"max_retries": 3, "retry_backoff": 0.2, "retry_backoff_max": 0.5}
 def child_pid(backend: dict[str, Any]) -> int:
     """Return the process id in `worker:<host>-<pid>`."""
     return int(backend["application_name"].rpartition("-")[2])
+
+
+def create_tables(url: str) -> None:
+    """Make the shop's table and the table of dead letters."""
+    engine = create_engine(url, poolclass=NullPool)
+    dead_letters.create(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE orders (id text PRIMARY KEY, item text NOT NULL)")
+
+
+@dataclass(frozen=True)
+class OwnDatabase:
+    """The database of a server of the test's own."""
+
+    server: Any
+
+    def execute(self, statement: str) -> list[dict[str, Any]]:
+        connection = psycopg2.connect(
+            self.server.admin_url(driver=""), cursor_factory=RealDictCursor, connect_timeout=60
+        )
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return [dict(row) for row in cursor]
+        finally:
+            connection.close()
 
 
 @dataclass

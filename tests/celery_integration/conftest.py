@@ -1,26 +1,11 @@
 """Queues and databases for workers of a shop, without the sample's tables."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
-from celery_working import Site, open_site
-from psycopg2.extras import RealDictCursor
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
-
-from poolkit.tables import dead_letters
-
-
-def create_tables(url: str) -> None:
-    """Make the shop's table and the table of dead letters."""
-    engine = create_engine(url, poolclass=NullPool)
-    dead_letters.create(engine)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE orders (id text PRIMARY KEY, item text NOT NULL)")
+from celery_working import OwnDatabase, Site, create_tables, open_site
 
 
 @pytest.fixture
@@ -45,24 +30,6 @@ def own_server_site(broker: Any, new_postgres: Any, tmp_path: Path) -> Iterator[
         environ = {"DATABASE_URL": server.url()}
         with open_site(OwnDatabase(server), {"url": broker.url}, environ, tmp_path) as site:
             yield site
-
-
-@dataclass(frozen=True)
-class OwnDatabase:
-    """The database of a server of the test's own."""
-
-    server: Any
-
-    def execute(self, statement: str) -> list[dict[str, Any]]:
-        connection = psycopg2.connect(
-            self.server.admin_url(driver=""), cursor_factory=RealDictCursor, connect_timeout=60
-        )
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-                return [dict(row) for row in cursor]
-        finally:
-            connection.close()
 
 
 @pytest.fixture

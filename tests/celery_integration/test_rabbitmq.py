@@ -1,66 +1,24 @@
 """Workers on a real RabbitMQ, started by these tests from the programs of the system's package."""
 
-import os
-import shutil
-import signal
-import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from celery_working import open_site
 from kombu import Connection
-from processes import RunningProcess, is_listening, started, wait_until
+from processes import wait_until
+from stoppable_brokers import HAS_RABBITMQ, RabbitMQ
 
-from poolkit.local.ports import free_port
-
-# Not the script on PATH: Debian's changes to the account of the machine's own broker.
-PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not (PROGRAM.exists() and shutil.which("epmd")),
-        reason="no RabbitMQ (Debian: rabbitmq-server)",
-    ),
+    pytest.mark.skipif(not HAS_RABBITMQ, reason="no RabbitMQ (Debian: rabbitmq-server)"),
 ]
 
 
 @pytest.fixture(scope="module")
 def rabbitmq():
-    """Start a RabbitMQ on loopback, with a port mapper and a folder of its own; return its URL."""
-    with tempfile.TemporaryDirectory(prefix="poolkit-test-rabbitmq-") as folder:
-        port, distribution, mapper = free_port(), free_port(), free_port()
-        config = Path(folder, "rabbitmq.conf")
-        # No limit by memory or disk: what a busy machine has free is not tested here.
-        config.write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{port}\n"
-            "vm_memory_high_watermark.relative = 0.9\ndisk_free_limit.absolute = 1MB\n"
-        )
-        environ = {
-            "HOME": folder,
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(mapper),
-            "RABBITMQ_NODENAME": f"poolkit-test-{os.getpid()}@localhost",
-            "RABBITMQ_DIST_PORT": str(distribution),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-            "RABBITMQ_MNESIA_BASE": f"{folder}/data",
-            "RABBITMQ_LOG_BASE": f"{folder}/log",
-            "RABBITMQ_PID_FILE": f"{folder}/pid",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
-            "RABBITMQ_CONFIG_FILE": str(config),
-            "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
-        }
-        # A port mapper that RabbitMQ starts itself would outlive it.
-        with started("epmd", environ=environ) as epmd:
-            epmd.wait_until(lambda: is_listening(mapper), "the port mapper")
-            broker = RunningProcess(PROGRAM, environ=environ, new_session=True)
-            try:
-                broker.wait_for("completed with")
-                yield f"amqp://guest:guest@127.0.0.1:{port}//"
-            finally:
-                if broker.process.poll() is None:
-                    broker.signal_group(signal.SIGTERM)
-                broker.wait()
+    """Start a RabbitMQ and return its URL."""
+    with RabbitMQ() as broker:
+        yield broker.url
 
 
 @pytest.fixture
