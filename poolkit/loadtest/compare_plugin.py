@@ -35,7 +35,7 @@ from locust import FastHttpUser, events
 
 from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT
 from poolkit.loadtest.locust_internals import warn_if_untested
-from poolkit.loadtest.open_loop.arrivals import ArrivalRate, Share
+from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.loop import LATE_MS, MAX_USERS, OpenLoop
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.open_loop.users import Pending, UserTasks, answered
@@ -111,21 +111,20 @@ class FirstRequests:
         for user_class, own in [(one, one.on_start) for one in user_classes]:
             user_class.on_start = held(own)  # type: ignore[method-assign,assignment]
 
-    def slow_down(self, loop: OpenLoop, max_users: int) -> None:
+    def slow_down(self, loop: OpenLoop) -> None:
         """Begin an open loop at a low rate."""
         whole = loop.rate
 
         def on_start(**_: Any) -> None:
-            # After the loop's own listener, which has taken its share of the whole rate.
             slow = ArrivalRate.constant(
                 min(whole.stages[0].start_per_s, 1 / _FIRST_EVERY_S), whole.kind
             )
-            loop.take_share(Share.whole(max_users), slow)
+            loop.restart(slow)
             gevent.spawn(go_on)
 
         def go_on() -> None:
             self.wait()
-            loop.take_share(Share.whole(max_users), whole)
+            loop.restart(whole)
 
         self._environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
 
@@ -319,7 +318,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
         max_users = int(os.environ.get("POOLKIT_LOAD_MAX_USERS") or MAX_USERS)
         loop = OpenLoop(environment, rate, max_users=max_users)
         if first is not None:
-            first.slow_down(loop, max_users)
+            first.slow_down(loop)
     else:
         rate_per_user = os.environ.get("POOLKIT_LOAD_RATE")
         loop = ScheduledUsers(environment, float(rate_per_user) if rate_per_user else None, first)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from locust import User
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
+    from locust.event import EventHook
     from locust.runners import WorkerRunner
 
 # ruff: noqa: SLF001  (this is the one file that may)
@@ -115,6 +116,11 @@ def wait_for_processes(environment: Environment) -> None:
                 gevent.sleep(0.02)
 
 
+def listen_first(event: EventHook, listener: Callable[..., None]) -> None:
+    """Call a listener before those that were added so far; a locustfile's may take minutes."""
+    event._handlers.insert(0, listener)
+
+
 def refuse_test_start(why: str) -> None:
     """Keep a `test_start` listener's test from starting any user.
 
@@ -135,6 +141,29 @@ def users_of(environment: Environment) -> Any:
     """Return the gevent group of this process's running users."""
     assert environment.runner is not None  # noqa: S101  (a test runs)
     return environment.runner.user_greenlets
+
+
+def living_users(environment: Environment) -> list[User]:
+    """Return this process's users that have not ended."""
+    # gevent forgets the arguments of a greenlet that has ended.
+    return [each.args[0] for each in users_of(environment) if each.args and not each.dead]
+
+
+def spawning_has_ended(environment: Environment) -> bool:
+    """Return whether Locust is starting no users in this process now."""
+    assert environment.runner is not None  # noqa: S101  (a test runs)
+    spawning = environment.runner.spawning_greenlet
+    return spawning is not None and spawning.ready()
+
+
+def fail_run(environment: Environment, reason: str) -> None:
+    """End the run with the reason in the log and exit status 1; a web page stays open."""
+    logger.error(reason)
+    environment.process_exit_code = 1
+    runner = environment.runner
+    if runner is not None:
+        # In a greenlet of its own: this one may end with the test.
+        gevent.spawn(runner.quit if environment.web_ui is None else runner.stop)
 
 
 def start_user(environment: Environment, user: User) -> Greenlet:
@@ -345,6 +374,12 @@ def report_to_master(environment: Environment, runner: WorkerRunner) -> None:
 def workers_of(runner: MasterRunner) -> dict[str, bool]:
     """Return by worker that has joined whether it still sends heartbeats."""
     return {worker.id: worker.state != STATE_MISSING for worker in runner.clients.all}
+
+
+def users_of_workers(runner: MasterRunner) -> dict[str, int]:
+    """Return by worker that still sends heartbeats the number of its users."""
+    alive = (worker for worker in runner.clients.all if worker.state != STATE_MISSING)
+    return {worker.id: worker.user_count for worker in alive}
 
 
 def spawn_in_test(runner: MasterRunner, function: Callable[[], None]) -> Greenlet:

@@ -18,6 +18,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gevent
+from gevent.event import Event
 from locust import events, stats
 from locust.runners import MasterRunner, WorkerRunner
 
@@ -35,10 +37,11 @@ from poolkit.loadtest.latency.report import LatencyFiles
 from poolkit.loadtest.locust_internals import (
     check_redirects,
     end_csv_writer_before_its_files,
+    listen_first,
     warn_if_untested,
 )
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
-from poolkit.loadtest.open_loop.distributed import MasterLoop, WorkerLoop
+from poolkit.loadtest.open_loop.distributed import MasterLoop, WorkerLoop, announce_users
 from poolkit.loadtest.open_loop.loop import ClosedLoop, OpenLoop
 from poolkit.loadtest.output import (
     ConnectionsCsv,
@@ -72,9 +75,12 @@ if TYPE_CHECKING:
     from poolkit.loadtest.latency.counters import Latencies
     from poolkit.loadtest.recording import Second
 
-logger = logging.getLogger("poolkit.loadtest")
+FAILED = 1
+"""The exit status of a run that has measured nothing, as of one whose threshold did not hold."""
 console = logging.getLogger("locust.stats_logger")
+logger = logging.getLogger("poolkit.loadtest")
 _EARLY_S = 0.5
+_LOOK_EVERY_S = 0.01
 
 
 @cache
@@ -83,7 +89,47 @@ def register() -> None:
     end_csv_writer_before_its_files()
     check_redirects()
     events.init_command_line_parser.add_listener(add_options)  # type: ignore[no-untyped-call]
+    listen_first(events.test_start, _on_test_start)
     events.init.add_listener(_on_init)  # type: ignore[no-untyped-call]
+
+
+class WorkerSide:
+    """What a worker has of this plugin, from its init on.
+
+    A worker is connected before its init, so its master may start a test while Locust still makes
+    the runner, or while another listener to init reads data. Users that start then would run a
+    closed loop. So the test waits for the init here.
+    """
+
+    def __init__(self) -> None:
+        self._initialized = Event()
+        self._loop: WorkerLoop | None = None
+        self._reports: WorkerReports | None = None
+
+    def initialize(self, environment: Environment, runner: WorkerRunner) -> None:
+        """Begin to listen to the master."""
+        self._loop = WorkerLoop(environment, runner)
+        self._reports = WorkerReports(environment, runner, self._loop.take_cut_off)
+        self._initialized.set()
+
+    def on_start(self, environment: Environment) -> None:
+        """Prepare for a test, before any of its users starts."""
+        while environment.runner is None:  # Locust is still in the constructor of the runner
+            gevent.sleep(_LOOK_EVERY_S)
+        announce_users(environment)
+        self._initialized.wait()
+        assert self._loop is not None and self._reports is not None  # noqa: PT018, S101
+        self._loop.on_start()
+        self._reports.on_start()
+
+
+_worker = WorkerSide()
+
+
+def _on_test_start(environment: Environment, **_: Any) -> None:
+    options = environment.parsed_options
+    if options is not None and options.worker and MEASURED_BY_COMPARE not in os.environ:
+        _worker.on_start(environment)
 
 
 def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: Any) -> None:
@@ -102,7 +148,7 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
             refuse_in_process(environment, reason)
         check_shape(environment, options)
         if isinstance(runner, WorkerRunner):
-            WorkerReports(environment, runner, WorkerLoop(environment, runner).take_cut_off)
+            _worker.initialize(environment, runner)
             OwnConnects(environment)
         else:
             warn_if_untested()
@@ -131,7 +177,12 @@ def _recording(
             loop = MasterLoop(environment, runner, rate, max_users=options.poolkit_max_users)
         source = WorkersLatencies(environment, runner)
     elif rate is not None:
-        loop = OpenLoop(environment, rate, max_users=options.poolkit_max_users)
+        loop = OpenLoop(
+            environment,
+            rate,
+            max_users=options.poolkit_max_users,
+            on_start_within_s=options.poolkit_on_start_within,
+        )
         source = OwnLatencies(environment, loop.take_cut_off)
     else:
         source = OwnLatencies(environment, ClosedLoop(environment).take_cut_off)
@@ -168,6 +219,8 @@ class RunOutput:
         self._checks = checks
         self._began = time.time()
         self._shape_has_ended = False
+        self._test_started: float | None = None
+        """When the last test started, Unix time, before any listener ran; None without a test."""
         self._seconds = 0
         self._document: dict[str, Any] = {}
         """Of the whole run, once it has ended."""
@@ -185,6 +238,10 @@ class RunOutput:
             if self._environment.reset_stats:
                 self._on_reset()
 
+        def on_test_start(**_: Any) -> None:
+            self._test_started = time.time()
+
+        listen_first(self._environment.events.test_start, on_test_start)
         for event, listener in (
             (self._environment.events.test_start, self._on_start),
             (self._environment.events.reset_stats, self._on_reset),
@@ -234,6 +291,7 @@ class RunOutput:
     def _on_quitting(self, **_: Any) -> None:
         rest = self._recording.take_rest()
         self._checks.conclude()
+        self._fail_without_load()
         found = document(self._recording, self._checks.verdicts, partial=self._is_partial())
         self._document = found
         self._recording.stop()
@@ -251,6 +309,15 @@ class RunOutput:
         if self._options.html_file:
             add_to_report(Path(self._options.html_file), found, since=self._began)
 
+    def _fail_without_load(self) -> None:
+        """Fail an open loop that has sent nothing: it has measured nothing, whatever the reason."""
+        runner = self._environment.runner
+        if self._test_started is None or runner is None or runner.stats.total.num_requests:
+            return
+        if reason := self._recording.loop().without_load():
+            logger.error(reason)
+            self._environment.process_exit_code = self._environment.process_exit_code or FAILED
+
     def _is_partial(self) -> bool:
         """Return whether the run ended before its planned end: of a shape, a rate or `--run-time`."""
         if self._checks.aborted_by is not None:
@@ -261,7 +328,8 @@ class RunOutput:
         if arrivals is not None and arrivals.rate.ends:
             return not arrivals.has_ended
         planned = self._options.run_time
-        took = (self._checks.ended or time.time()) - self._recording.started
+        started = self._test_started or self._recording.started
+        took = (self._checks.ended or time.time()) - started
         return bool(planned) and took < float(planned) - _EARLY_S
 
     def _on_quit(self, **_: Any) -> None:

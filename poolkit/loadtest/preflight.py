@@ -28,6 +28,7 @@ from poolkit.loadtest.locust_internals import (
 )
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.loop import MAX_USERS
+from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S
 from poolkit.output_file import check_output_file
 from poolkit.project import Project
 from poolkit.thresholds import Threshold, thresholds_of
@@ -160,6 +161,15 @@ def _add_options(parser: LocustArgumentParser) -> None:
         type=int,
         default=MAX_USERS,
     )
+    add(
+        group,
+        "on-start-within",
+        "Longest time in seconds of a user's on_start with --arrival-rate, which begins when --users "
+        f"are ready; {ON_START_WITHIN_S:g} by default",
+        metavar="<seconds>",
+        type=float,
+        default=ON_START_WITHIN_S,
+    )
 
 
 def _check_options(options: Namespace) -> None:
@@ -217,6 +227,7 @@ def _check_open_loop(options: Namespace) -> None:
         for option, is_set in (
             ("--arrivals", options.poolkit_arrivals != KIND),
             ("--max-users", options.poolkit_max_users != MAX_USERS),
+            ("--on-start-within", options.poolkit_on_start_within != ON_START_WITHIN_S),
         ):
             if is_set:
                 raise ConfigurationError(
@@ -226,6 +237,10 @@ def _check_open_loop(options: Namespace) -> None:
     ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
     if options.poolkit_max_users < 1:
         raise ConfigurationError(f"--max-users is {options.poolkit_max_users}; wanted 1 or more")
+    if not options.poolkit_on_start_within > 0:
+        raise ConfigurationError(
+            f"--on-start-within is {options.poolkit_on_start_within:g}; wanted seconds, more than 0"
+        )
     if (options.num_users or 0) > options.poolkit_max_users:
         raise ConfigurationError(
             f"--users is {options.num_users}, more than --max-users {options.poolkit_max_users}"

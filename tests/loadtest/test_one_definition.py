@@ -237,7 +237,8 @@ def in_locust(modules, rows, samples, workers):
     for number, part in enumerate(parts):
         taken = taker(modules.clock, rows[number :: len(parts)])
         if workers:
-            modules.collection.WorkerReports(part, wire(master, part), taken)
+            reports = modules.collection.WorkerReports(part, wire(master, part), taken)
+            part.events.test_start.add_listener(lambda on_start=reports.on_start, **_: on_start())
         else:
             source = modules.collection.OwnLatencies(part, taken)
     recording = modules.Recording(runner, "postgresql://h/d", source, reported=bool(workers))

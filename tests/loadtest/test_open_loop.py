@@ -380,7 +380,7 @@ def test_users_that_have_not_started_yet_end_quietly(locust, tmp_path):
     words = open_loop(10, "--stop-timeout", "60")
     run = locust("-f", str(tmp_path / "slow.py"), "--headless", *words)
     run.wait_for("starting")
-    assert run.stop() == 0, run.text
+    assert run.stop() == 1, "a run without a request measures nothing"
     assert "Traceback" not in run.text
     assert "working" not in run.text
 

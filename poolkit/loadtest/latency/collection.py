@@ -129,11 +129,6 @@ class WorkerReports:
         self._own = OwnLatencies(environment, take_cut_off)
         self._ended = False
 
-        def on_start(**_: Any) -> None:
-            self._own.take(begin=time.time())
-            # From now on the master counts on this worker's latencies.
-            self._report(ended=False)
-
         def on_spawning_complete(**_: Any) -> None:
             if environment.reset_stats:
                 self._own.take(begin=time.time())
@@ -149,7 +144,6 @@ class WorkerReports:
         runner.register_message(ASK_FOR_LAST_REPORT, on_asked)
         events = environment.events
         for event, listener in (
-            (events.test_start, on_start),
             (events.spawning_complete, on_spawning_complete),
             (events.report_to_master, on_report),
             (events.test_stop, lambda **_: self._report(ended=True)),
@@ -157,6 +151,12 @@ class WorkerReports:
             (events.quitting, lambda **_: unless_interrupted_again(environment, runner.stop)),
         ):
             event.add_listener(listener)  # type: ignore[no-untyped-call]
+
+    def on_start(self) -> None:
+        """Begin with a test, before any of its users starts."""
+        self._own.take(begin=time.time())
+        # From now on the master counts on this worker's latencies.
+        self._report(ended=False)
 
     def _report(self, *, ended: bool) -> None:
         self._ended = ended

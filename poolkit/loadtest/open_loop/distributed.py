@@ -1,7 +1,8 @@
 """An open loop over several processes: the master distributes the rate, each worker has a share.
 
-A worker asks for its share when a test starts on it. When one dies or joins later, the rate is
-distributed again over those that are connected.
+A worker announces that its users start, and asks for its share when they are ready. When one dies
+or joins later, the rate is distributed again over those that are ready. A worker with users that
+announces nothing would run a closed loop beside the open one, so it ends the run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from poolkit.loadtest.locust_internals import spawn_in_test, worker_index, workers_of
+from poolkit.loadtest.locust_internals import (
+    fail_run,
+    listen_first,
+    spawn_in_test,
+    users_of_workers,
+    worker_index,
+    workers_of,
+)
 from poolkit.loadtest.open_loop.arrivals import LEAD_S, ArrivalRate, Share
 from poolkit.loadtest.open_loop.loop import ClosedLoop, OpenLoop
 from poolkit.loadtest.open_loop.report import LoopReport, merged
@@ -27,15 +35,23 @@ if TYPE_CHECKING:
     from locust.rpc import Message
     from locust.runners import MasterRunner, WorkerRunner
 
+USERS_START, START_FAILED = "poolkit_users_start", "poolkit_start_failed"
 SHARE_WANTED, SHARE_ASSIGNED = "poolkit_share_wanted", "poolkit_share_assigned"
 IN_REPORT = "poolkit_open_loop"
 _LOOK_EVERY_S = 0.25
-_ASKING_TAKES_S = 2.0
-"""How long the first distribution waits for workers that have not asked yet."""
+_ANNOUNCING_TAKES_S = 5.0
+"""How long a worker may have users without an announcement: a report of users may overtake it."""
 _LEAVING_TAKES_S = 2.0
 """At Ctrl-C workers sign off up to a second before Locust's master ends the test."""
 
 logger = logging.getLogger("poolkit.loadtest")
+
+
+def announce_users(environment: Environment) -> None:
+    """Announce to the master of an open loop that users start here, and will wait for arrivals."""
+    if getattr(environment.parsed_options, "poolkit_arrival_rate", None):
+        assert environment.runner is not None  # noqa: S101  (it has started the test)
+        environment.runner.send_message(USERS_START)
 
 
 class WorkerLoop:
@@ -55,26 +71,29 @@ class WorkerLoop:
                 self._open.take_share(Share.from_message(msg.data["share"]), rate)
 
         runner.register_message(SHARE_ASSIGNED, on_share)
-        events = environment.events
-        events.test_start.add_listener(self._on_start)  # type: ignore[no-untyped-call]
-        events.report_to_master.add_listener(self._on_report)  # type: ignore[no-untyped-call]
+        environment.events.report_to_master.add_listener(self._on_report)  # type: ignore[no-untyped-call]
 
     def take_cut_off(self) -> CutOff:
         """Return the requests that were cut off here since the last call."""
         loop = self._open or self._closed
         return CutOff() if loop is None else loop.take_cut_off()
 
-    def _on_start(self, **_: Any) -> None:
+    def on_start(self) -> None:
+        """Prepare for a test, before any of its users starts."""
         options = self._environment.parsed_options
         if options is None or not getattr(options, "poolkit_arrival_rate", None):
             self._closed = self._closed or ClosedLoop(self._environment)
             self._closed.follow()
             return
         if self._open is None:
-            rate = ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
-            self._open = OpenLoop(self._environment, rate, distributed=True)
+            self._open = OpenLoop(
+                self._environment,
+                ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals),
+                on_start_within_s=options.poolkit_on_start_within,
+                on_ready=lambda: self._runner.send_message(SHARE_WANTED),
+                on_stuck=lambda reason: self._runner.send_message(START_FAILED, {"reason": reason}),
+            )
         self._open.prepare()
-        self._runner.send_message(SHARE_WANTED)
 
     def _on_report(self, data: dict[str, Any], **_: Any) -> None:
         if self._open is not None:
@@ -96,19 +115,29 @@ class MasterLoop:
         """Called when the last stage of a rate that ends is over."""
         self.has_ended = False
         """Whether that has happened in the present test."""
-        self._runner = runner
+        self._environment, self._runner = environment, runner
         self._distributing: Greenlet | None = None
         self._whole = Share.whole(max_users)
         self._nothing = LoopReport(loop="open", rate=0.0, kind=rate.kind)
         """The report of a worker that has not reported yet."""
         self._forget()
 
+        def on_users_start(msg: Message, **_: Any) -> None:
+            self._announced[msg.node_id] = time.monotonic()
+            self._asked.pop(msg.node_id, None)  # of the test before
+
         def on_wanted(msg: Message, **_: Any) -> None:
             self._asked.setdefault(msg.node_id, time.monotonic())
 
+        def on_failed(msg: Message, **_: Any) -> None:
+            worker = worker_index(self._runner, msg.node_id)
+            fail_run(environment, f"worker {worker}: {msg.data['reason']}")
+
+        runner.register_message(USERS_START, on_users_start)
         runner.register_message(SHARE_WANTED, on_wanted)
+        runner.register_message(START_FAILED, on_failed)
+        listen_first(environment.events.test_start, self._on_start)
         for event, listener in (
-            (environment.events.test_start, self._on_start),
             (environment.events.worker_report, self._on_report),
             (environment.events.test_stopping, self._on_stopping),
         ):
@@ -118,7 +147,13 @@ class MasterLoop:
         """Return the outcome of the arrivals of all workers, by their latest reports."""
         stages = str(self.rate) if self.rate.changes else ""
         rate = replace(self._nothing, rate=self.per_s, kind=self.rate.kind, stages=stages)
-        return merged([rate, *self._reports.values()])
+        found = merged([rate, *self._reports.values()])
+        listeners_s = None
+        if self._announced:
+            # The master's own listeners come first, and then those of the workers.
+            own_s = min(self._announced.values()) - self._started
+            listeners_s = own_s + (found.listeners_s or 0.0)
+        return replace(found, began=self._began, listeners_s=listeners_s)
 
     @property
     def per_s(self) -> float:
@@ -130,7 +165,14 @@ class MasterLoop:
         self._next_rate = rate
 
     def _forget(self) -> None:
+        self._started = time.monotonic()
+        self._began: float | None = None
+        """When the first arrival was scheduled, Unix time; None before."""
         self._reports: dict[str, LoopReport] = {}
+        self._announced: dict[str, float] = {}
+        """When each worker announced that its users start."""
+        self._unannounced: dict[str, float] = {}
+        """When a worker that has announced nothing was first found to have users."""
         self._asked: dict[str, float] = {}
         """The time of the request for a share, by worker that waits for one or has one."""
         self._shares: dict[str, Share] = {}
@@ -166,10 +208,14 @@ class MasterLoop:
                     begins = worker in self._shares and now - left < _LEAVING_TAKES_S
                 if begins:
                     connected.append(worker)
+            self._check_all_announced(now)
             if connected and not self._shares:
-                # The first time: once all workers have asked, or the wait for slow ones is over.
+                # The first time: once the users of all workers are ready. A worker whose on_start
+                # never ends ends the run, so this wait is bounded.
                 waited_s = now - min(self._asked.values())
-                if len(connected) >= self._runner.worker_count or waited_s > _ASKING_TAKES_S:
+                starting = [one for one in self._announced if workers.get(one)]
+                have_all = len(starting) >= self._runner.worker_count
+                if set(starting) <= set(connected) and (have_all or waited_s > _ANNOUNCING_TAKES_S):
                     self._distribute(connected)
             elif set(connected) != set(self._shares) or (connected and self._next_rate):
                 self._distribute(connected)
@@ -184,6 +230,20 @@ class MasterLoop:
                 logger.warning("saturated: %s", saturated_by)
             gevent.sleep(_LOOK_EVERY_S)
 
+    def _check_all_announced(self, now: float) -> None:
+        """End the run if a worker has users that wait for no arrivals."""
+        for worker, users in users_of_workers(self._runner).items():
+            if not users or worker in self._announced:
+                continue
+            if now - self._unannounced.setdefault(worker, now) > _ANNOUNCING_TAKES_S:
+                fail_run(
+                    self._environment,
+                    f"worker {worker_index(self._runner, worker)} runs {users:,} users in a closed "
+                    "loop beside the arrival rate of the others; its locustfile must call "
+                    "loadtest.register(), with the version of poolkit that this master has",
+                )
+                return
+
     def _distribute(self, connected: list[str]) -> None:
         """Send each connected worker its share; the arrivals of a lost one count as timed out."""
         since = time.time() + LEAD_S
@@ -191,6 +251,7 @@ class MasterLoop:
         if not again:
             self._whole = Share.whole(self._max_users)
             since = self._whole.begin
+            self._began = self._began or since
         gone = [one for one in self._shares if one not in connected]
         for worker, share in self._shares.items():
             before = self._expected.get(worker, 0)
@@ -225,5 +286,7 @@ class MasterLoop:
 
     def _on_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
         found = data.get(IN_REPORT)
-        if found is not None and client_id in self._shares:
+        # Of a worker that is gone, its arrivals have been accounted for.
+        is_starting = client_id in self._announced and client_id not in self._expected
+        if found is not None and (client_id in self._shares or is_starting):
             self._reports[client_id] = LoopReport.from_json(found)

@@ -23,6 +23,8 @@ from poolkit.loadtest.event_loop import WINDOW_S, EventLoopLoad
 from poolkit.loadtest.locust_internals import (
     end_run_on_error,
     end_users_only_when,
+    fail_run,
+    listen_first,
     start_user,
     users_of,
     wait_for_arrivals,
@@ -31,6 +33,7 @@ from poolkit.loadtest.locust_internals import (
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate, Share, of_user_class
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.open_loop.users import CutOff, UserTasks
+from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S, StartTimes, UsersReady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +66,7 @@ _SPARE = 0.1
 _AFTER_A_FAILED_START_S = 1.0
 _READINGS = 5
 _AT_ONCE_S = 1e-4
+_NO_SHARE = Share(begin=math.inf, since=math.inf)
 
 logger = logging.getLogger("poolkit.loadtest")
 
@@ -357,8 +361,10 @@ class OpenLoop:
             time.
         rate: of all processes of the run together.
         max_users: the highest number of users at once.
-        distributed: whether a master assigns this process its share of the rate; otherwise it has
-            the whole rate, from the start of a test.
+        on_start_within_s: the longest time of a user's on_start before the first arrival.
+        on_ready: called when the users are ready, if a master assigns this process its share of
+            the rate; otherwise it then has the whole rate.
+        on_stuck: called with the reason when they do not get ready; otherwise the run fails.
 
     Raises:
         ConfigurationError: max_users is not above 0.
@@ -370,33 +376,45 @@ class OpenLoop:
         rate: ArrivalRate,
         *,
         max_users: int = MAX_USERS,
-        distributed: bool = False,
+        on_start_within_s: float = ON_START_WITHIN_S,
+        on_ready: Callable[[], None] | None = None,
+        on_stuck: Callable[[str], None] | None = None,
     ) -> None:
         if max_users < 1:
             raise ConfigurationError(f"--max-users is {max_users}; wanted 1 or more")
         self.rate = rate
         self.on_end: Callable[[], None] = lambda: None
         """Called when the last stage of a rate that ends is over; not if a master assigns it."""
-        self._share = Share(begin=math.inf, since=math.inf)
+        self._share = _NO_SHARE
         """By the monotonic clock."""
         self.tasks = UserTasks(environment)
         self._timed_out: list[Pending] = []
         self._queues: dict[type[User], UserClassQueue] = {}
         self._environment, self._max_users = environment, max_users
-        self._distributed = distributed
+        self._is_alone = on_ready is None
+        self._on_start_within_s = on_start_within_s
+        self._on_ready = on_ready or (lambda: self.take_share(Share.whole(self._max_users)))
+        self._on_stuck = on_stuck or partial(fail_run, environment)
+        self._waited_for = ""
+        self._ready: set[User] = set()
+        """The living users that have ended their on_start."""
+        self._start: UsersReady | None = None
         self._dispatcher: Dispatcher | None = None
+        self._began: float | None = None
+        """When the first arrival of the test was scheduled, Unix time; None before."""
         self._stopped, self._warned = True, False
         self.has_ended = False
         """Whether the last stage of a rate that ends is over."""
         self._ended_at: float | None = None
+
+        def on_spawned(**_: Any) -> None:
+            if self._start is not None:
+                self._start.spawned()
+
         events = environment.events
-        if not distributed:
-
-            def on_start(**_: Any) -> None:
-                self.prepare()
-                self.take_share(Share.whole(self._max_users))
-
-            events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
+        if self._is_alone:
+            listen_first(events.test_start, self.prepare)
+        events.spawning_complete.add_listener(on_spawned)  # type: ignore[no-untyped-call]
         events.test_stopping.add_listener(self._on_stopping)  # type: ignore[no-untyped-call]
         end_users_only_when(environment, lambda: self._stopped)
 
@@ -407,11 +425,16 @@ class OpenLoop:
         queues = list(self._queues.values())
         overdue = sum(queue.overdue(now) for queue in queues)
         lateness = [queue.lateness(now) for queue in queues]
+        times = self._start.times if self._start else StartTimes()
         return LoopReport(
             loop="open",
             rate=self.per_s,
             kind=self.rate.kind,
             stages=str(self.rate) if self.rate.changes else "",
+            began=self._began,
+            listeners_s=times.listeners_s,
+            users_s=times.users_s,
+            waited_for=self._waited_for if self._stopped else self._waits_for(),
             arrivals=sum(queue.arrivals for queue in queues) + overdue,
             late=sum(one.late for one in lateness),
             latest_ms=max((one.latest_ms for one in lateness), default=0.0),
@@ -465,11 +488,14 @@ class OpenLoop:
         saturated = (queue.saturated_by(now, reasons) for queue in self._queues.values())
         return "; ".join(filter(None, saturated))
 
-    def prepare(self) -> None:
-        """Begin a test without any arrival yet. Users that start from now on wait."""
+    def prepare(self, **_: Any) -> None:
+        """Begin a test without any arrival yet. Users that start from now on wait.
+
+        `on_ready` is called when all that Locust starts have ended their on_start.
+        """
 
         def look() -> None:
-            if self._distributed:
+            if not self._is_alone:
                 return  # the master warns, and ends the run
             if not self._warned and (reason := self._saturated_by()):
                 self._warned = True
@@ -486,6 +512,9 @@ class OpenLoop:
         self._timed_out.clear()
         self._stopped = self._warned = self.has_ended = False
         self._ended_at = None
+        self._ready.clear()
+        self._began, self._waited_for = None, ""
+        self._share = _NO_SHARE
         self._dispatcher = Dispatcher(
             self._environment,
             list(self._queues.values()),
@@ -493,6 +522,14 @@ class OpenLoop:
             each_window=look,
         )
         self._dispatcher.start()
+        self._start = UsersReady(
+            self._environment,
+            is_ready=self._ready.__contains__,
+            user_classes=self._queues,
+            within_s=self._on_start_within_s,
+            on_ready=self._on_ready,
+            on_stuck=self._on_stuck,
+        )
 
     def take_share(self, share: Share, rate: ArrivalRate | None = None) -> None:
         """Begin a share's arrivals from its `since` on, instead of those of the share before it.
@@ -501,14 +538,21 @@ class OpenLoop:
             share: by Unix time.
             rate: of all processes together; without it the present one.
         """
+        self._began = self._began or share.since
         self._continue_with(share.shifted(-unix_time_ahead_s()), rate or self.rate)
 
     def change_rate(self, rate: ArrivalRate) -> None:
-        """Begin the arrivals of another rate, now or with the next test."""
-        if self._stopped:
+        """Begin the arrivals of another rate: now, or when the users of a test are ready."""
+        if self._stopped or self._began is None:
             self.rate = rate
         else:
             self._continue_with(self._share.changed(self.rate, time.monotonic()), rate)
+
+    def restart(self, rate: ArrivalRate) -> None:
+        """Begin another rate from its first stage on: now, or when the users are ready."""
+        self.rate = rate
+        if self._began is not None:
+            self.take_share(Share.whole(self._max_users))
 
     def _continue_with(self, share: Share, rate: ArrivalRate) -> None:
         """Take a share by the monotonic clock."""
@@ -525,10 +569,16 @@ class OpenLoop:
 
             queue.continue_with(stream, Segment(share.since, expected))
 
+    def _waits_for(self) -> str:
+        return self._start.waits_for() if self._start is not None else ""
+
     def _on_stopping(self, **_: Any) -> None:
         if self._stopped or self._dispatcher is None:
             return
         self._stopped, self._ended_at = True, time.monotonic()
+        self._waited_for = self._waits_for()
+        if self._start is not None:
+            self._start.stop()
         self._dispatcher.stop()
         # Locust takes some 50 ms to get here, in which the dispatcher cannot run; but users serve
         # themselves. So an arrival counts if a later one has begun, of any class.
@@ -540,6 +590,7 @@ class OpenLoop:
         queue = self._queues[type(user)]
         queue.starting.discard(user)
         queue.failing = False
+        self._ready.add(user)
         user.greenlet.rawlink(lambda _: self._account(user))
 
     def _wait(self, user: User) -> bool:
@@ -569,6 +620,7 @@ class OpenLoop:
 
     def _account(self, user: User) -> None:
         """Count the task that a user left unfinished when it ended."""
+        self._ready.discard(user)
         task = self.tasks.by_user.pop(user, None)
         queue = self._queues.get(type(user))
         if task is None or task.scheduled_at is None or queue is None:

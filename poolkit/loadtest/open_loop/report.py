@@ -40,6 +40,14 @@ class LoopReport:
     """The highest number of users at once."""
     saturated_by: str = ""
     """Why the schedule was not kept; empty when it was."""
+    began: float | None = None
+    """When the first arrival was scheduled, Unix time; None in a closed loop, or if none was."""
+    listeners_s: float | None = None
+    """From the start of the test to the first user: the `test_start` listeners."""
+    users_s: float | None = None
+    """From the first user to the end of the last on_start, when the arrivals began."""
+    waited_for: str = ""
+    """What the start was waiting for when the test ended; empty if the arrivals had begun."""
 
     @property
     def finished(self) -> int:
@@ -50,6 +58,21 @@ class LoopReport:
     def rate_text(self) -> str:
         """The rate and its kind, such as "200/s constant" or "10..200/5m poisson"."""
         return f"{self.stages or f'{self.rate:g}/s'} {self.kind}"
+
+    def without_load(self) -> str:
+        """Return why an open loop had not one request; call it if that is so."""
+        if self.loop == "closed":
+            return ""
+        if self.began is None:
+            waited_for = self.waited_for or "no worker had users that were ready"
+            return (
+                "no request was sent: the run ended before the first arrival, when "
+                f"{waited_for}; a longer --run-time covers the start too"
+            )
+        counts = (
+            f"{self.arrivals:,} arrivals, {self.dropped:,} dropped, {self.timed_out:,} timed out"
+        )
+        return f"no request was answered or failed: {counts}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the object for JSON; `dropped` is called unsent there, `timed_out` unanswered."""
@@ -72,13 +95,22 @@ class LoopReport:
             f"Open loop, {self.rate_text}: {', '.join(counts)}; up to "
             f"{self.users_max:,} users; latencies count from the scheduled moment of a task"
         )
-        return [line, f"SATURATED: {self.saturated_by}"] if self.saturated_by else [line]
+        lines = [line]
+        if self.listeners_s is not None and self.users_s is not None:
+            start_s = self.listeners_s + self.users_s
+            lines.append(
+                f"The arrivals began {start_s:.1f} s after the start of the test, when the users were "
+                f"ready: test_start listeners {self.listeners_s:.1f} s, spawning and on_start "
+                f"{self.users_s:.1f} s"
+            )
+        return [*lines, f"SATURATED: {self.saturated_by}"] if self.saturated_by else lines
 
 
 def merged(reports: Iterable[LoopReport]) -> LoopReport:
     """Return the one report of several processes that shared one rate; of at least one."""
     every = list(reports)
     reasons = dict.fromkeys(one.saturated_by for one in every if one.saturated_by)
+    began = (one.began for one in every if one.began is not None)
     return replace(
         every[0],
         arrivals=sum(one.arrivals for one in every),
@@ -88,4 +120,12 @@ def merged(reports: Iterable[LoopReport]) -> LoopReport:
         timed_out=sum(one.timed_out for one in every),
         users_max=sum(one.users_max for one in every),
         saturated_by="; ".join(reasons),
+        began=min(began, default=None),
+        listeners_s=_longest(one.listeners_s for one in every),
+        users_s=_longest(one.users_s for one in every),
+        waited_for="; ".join(dict.fromkeys(one.waited_for for one in every if one.waited_for)),
     )
+
+
+def _longest(seconds: Iterable[float | None]) -> float | None:
+    return max((one for one in seconds if one is not None), default=None)
