@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from contextlib import contextmanager
 from functools import cache, partial, wraps
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -303,6 +304,21 @@ def check_redirects() -> None:
     FastRequest.redirect = redirect_if_allowed  # type: ignore[assignment,method-assign]
 
 
+_NOT_COUNTED: set[Greenlet] = set()
+"""Greenlets whose HTTP clients are not those of a user."""
+
+
+@contextmanager
+def not_counted_as_client() -> Iterator[None]:
+    """Keep what this greenlet sends out of `count_client_connects`."""
+    greenlet = gevent.getcurrent()
+    _NOT_COUNTED.add(greenlet)
+    try:
+        yield
+    finally:
+        _NOT_COUNTED.discard(greenlet)
+
+
 def count_client_connects(
     *,
     connected: Callable[[float, bool], None],
@@ -323,6 +339,8 @@ def count_client_connects(
     def timed(connect: Callable[..., Any], *, tls: bool | None = None) -> Callable[..., Any]:
         @wraps(connect)
         def timed_connect(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if _NOT_COUNTED and gevent.getcurrent() in _NOT_COUNTED:
+                return connect(self, *args, **kwargs)
             began = time.perf_counter()
             try:
                 found = connect(self, *args, **kwargs)
@@ -339,7 +357,8 @@ def count_client_connects(
         @wraps(send)
         def counted_send(self: Any, *args: Any, **kwargs: Any) -> Any:
             found = send(self, *args, **kwargs)
-            sent()
+            if not _NOT_COUNTED or gevent.getcurrent() not in _NOT_COUNTED:
+                sent()
             return found
 
         return counted_send

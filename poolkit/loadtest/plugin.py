@@ -23,6 +23,7 @@ from gevent.event import Event
 from locust import events, stats
 from locust.runners import MasterRunner, WorkerRunner
 
+from poolkit.errors import ConfigurationError
 from poolkit.loadtest.event_loop import (
     WriterThread,
     end_in_the_main_greenlet,
@@ -60,6 +61,7 @@ from poolkit.loadtest.preflight import (
     run_thresholds,
 )
 from poolkit.loadtest.recording import Recording
+from poolkit.loadtest.telemetry.start import start_telemetry
 from poolkit.loadtest.threshold_checks import ThresholdChecks
 from poolkit.loadtest.web_pages import WebPages
 from poolkit.thresholds import plain_lines, takes_marks
@@ -158,6 +160,10 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
             RunOutput(environment, options, recording, checks).start()
             if web_ui is not None:
                 WebPages(web_ui, recording, checks, guard, options.web_base_path or "")
+            try:
+                start_telemetry(environment, recording, options.poolkit_metrics_port)
+            except ConfigurationError as error:
+                refuse_in_process(environment, error)
     end_in_the_main_greenlet(environment)
 
 

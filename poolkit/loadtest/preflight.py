@@ -29,6 +29,8 @@ from poolkit.loadtest.locust_internals import (
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.loop import MAX_USERS
 from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S
+from poolkit.loadtest.telemetry.prometheus import OPTION as METRICS_OPTION
+from poolkit.loadtest.telemetry.prometheus import address
 from poolkit.output_file import check_output_file
 from poolkit.project import Project
 from poolkit.thresholds import Threshold, thresholds_of
@@ -135,6 +137,15 @@ def _add_options(parser: LocustArgumentParser) -> None:
         metavar="<file>",
         default="",
     )
+    group = parser.add_argument_group("Monitoring (poolkit)")
+    add(
+        group,
+        METRICS_OPTION.removeprefix("--"),
+        "Serve the figures of the run to Prometheus, on a port of this machine such as 9646, or at "
+        "an address such as 0.0.0.0:9646; the web UI has them at /metrics too",
+        metavar="<port>",
+        default="",
+    )
     group = parser.add_argument_group("Open loop (poolkit)")
     add(
         group,
@@ -186,6 +197,8 @@ def _check_options(options: Namespace) -> None:
         # A worker gets them with its master's options.
         options.poolkit_tags = sorted({one.value for one in selectors if one.key == "tag"})
         _check_open_loop(options)
+        if options.poolkit_metrics_port:
+            address(options.poolkit_metrics_port)
         json_file = f"{options.json_file}.json" if options.json_file else ""
         for option, name in (
             ("--html", options.html_file),

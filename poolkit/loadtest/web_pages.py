@@ -1,4 +1,4 @@
-"""The additions to Locust's web UI: `/connections`, `/connections.json`, a tab, a download.
+"""The additions to Locust's web UI: `/connections`, `/connections.json`, `/metrics`, a tab, a download.
 
 The charts are one custom element, `<poolkit-connections>`, on a page, in Locust's tab and in its
 report. connections.js draws them and requests nothing but the page's own server.
@@ -19,6 +19,7 @@ from poolkit.activity.by_target import STATES
 from poolkit.loadtest.event_loop import InThread, pause_thread
 from poolkit.loadtest.latency.report import row, rows_in_parts
 from poolkit.loadtest.output import document, script, target_rows, with_section
+from poolkit.loadtest.telemetry.prometheus import CONTENT_TYPE, Scrapes, can_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,6 +178,21 @@ class WebPages:
             ],
         }
         web_ui.app.before_request(self._refuse_host)
+        scrapes = Scrapes(recording)
+
+        def scraped() -> Response:
+            if not can_write():
+                return Response("prometheus-client is not installed\n", 501, mimetype="text/plain")
+            return Response(scrapes.text(), content_type=CONTENT_TYPE)
+
+        allowed_scrape = web_ui.auth_required_if_enabled(scraped)  # type: ignore[no-untyped-call]
+
+        def metrics_unless_taken() -> Any:
+            # Many locustfiles have a page of that name, which remains theirs: this one is no rule.
+            is_free = request.path == f"{self._base}/metrics" and request.url_rule is None
+            return allowed_scrape() if is_free else None
+
+        web_ui.app.before_request(metrics_unless_taken)
         web_ui.app.after_request(self._extend)
 
     def _refuse_host(self) -> Response | None:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from loadtest.browser import PROGRAM, chromium
+from loadtest.conftest import LOCUSTFILE
+from prometheus_client.parser import text_string_to_metric_families
 
 CHARTS = "document.querySelector('poolkit-connections')"
 SHADOW = f"{CHARTS}.shadowRoot"
@@ -111,7 +113,31 @@ def test_the_pages_of_a_run(web_ui, server, database, held):
     assert (web["name"], web["connections"], web["instances"], web["idle"]) == ("web", 3, 1, 3)
     assert found["series"]["targets"]["web"][-1] == 3
     assert "poolkit-connections" in get(f"{run.address}/stats/report")
+    scraped = list(text_string_to_metric_families(get(f"{run.address}/metrics")))
+    (users,) = (one for one in scraped if one.name == "poolkit_load_users")
+    assert [sample.value for sample in users.samples] == [1.0]
     assert "Traceback" not in run.text
+
+
+OWN_METRICS = (
+    LOCUSTFILE
+    + """
+from locust import events
+
+@events.init.add_listener
+def add_page(web_ui, **_):
+    web_ui.app.route("/metrics")(lambda: "of the locustfile")
+"""
+)
+
+
+@pytest.mark.process
+def test_a_page_of_the_locustfile_named_metrics_remains_its_own(web_ui, tmp_path):
+    """Many locustfiles have an exporter there; poolkit's is then on a port of its own."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN_METRICS)
+    run = web_ui("-f", str(file), autostart=False)
+    assert get(f"{run.address}/metrics") == "of the locustfile"
 
 
 def in_chromium(test):
