@@ -176,7 +176,7 @@ class MetricAccumulator:
     http.requests (count): Requests scheduled in the measured time: answered, failed, timed out or
         dropped.
     http.rate (/s): Requests answered in the measured time, whenever they were scheduled, divided by its
-        seconds; unknown in the first second.
+        seconds; unknown in the first second. An open loop's seconds count from its first arrival.
     db.connections.max (count): The most connections of the target in one sample; without a target,
         of the whole database.
     db.connections.mean (ratio): The mean number of these connections over all samples.
@@ -212,6 +212,8 @@ class MetricAccumulator:
         max_connections: int | None = None,
     ) -> None:
         self.begin, self.end = begin, end
+        self.load_began = begin
+        """When the first request was scheduled, if that is known to be later than the begin."""
         self.requests = RequestCounters(begin, end)
         self.selected: dict[Selector, RequestCounters] = {}
         """Those of a name or a tag, if a threshold is about them."""
@@ -245,6 +247,10 @@ class MetricAccumulator:
         for counters in counted:
             counters.add(scheduled, ended, latency_ms, outcome)
 
+    def end_at(self, moment: float) -> None:
+        """End the measured time: what comes later does not count."""
+        self.end = self.connections.end = moment
+
     def figures(self, until: float, target: str = "") -> dict[str, float | None]:
         """Return every metric's figure; a share is from 0 to 1, None is "not known".
 
@@ -255,7 +261,7 @@ class MetricAccumulator:
             target: whose connections to count; empty for those of all together.
         """
         requests, connections = self.requests, self.connections
-        seconds = min(until, self.end) - self.begin
+        seconds = min(until, self.end) - max(self.begin, self.load_began)
         selected: dict[str, float | None] = {}
         for selector, counters in self.selected.items():
             doubtful = counters

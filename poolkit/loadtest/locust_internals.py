@@ -32,8 +32,9 @@ try:
     from locust.clients import HttpSession
     from locust.contrib.fasthttp import FastRequest
     from locust.exception import StopUser
+    from locust.html import get_html_report
     from locust.runners import STATE_MISSING, MasterRunner, locust_exception_handler
-    from locust.stats import StatsCSVFileWriter
+    from locust.stats import StatsCSVFileWriter, StatsError
     from locust.user.task import (
         LOCUST_STATE_RUNNING,
         LOCUST_STATE_STOPPING,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.event import EventHook
     from locust.runners import WorkerRunner
+    from locust.stats import RequestStats
 
 # ruff: noqa: SLF001  (this is the one file that may)
 
@@ -411,14 +413,39 @@ def worker_index(runner: MasterRunner, worker: str) -> int:
     return int(runner.get_worker_index(worker))  # type: ignore[no-untyped-call]
 
 
-# -- files ----------------------------------------------------------------------------------
+# -- statistics and files -------------------------------------------------------------------
+
+
+def add_failures(stats: RequestStats, name: str, error: str, count: int) -> None:
+    """Add failures for which no event was fired to Locust's statistics, in all their tables.
+
+    Args:
+        stats: Locust's.
+        name: of the row.
+        error: the text in the table of failures.
+        count: at least 1. An overloaded server may leave millions of arrivals unsent.
+    """
+    # As Locust counts a request without a response time; the others are the same once more.
+    stats.log_request("", name, None, 0)  # type: ignore[arg-type]
+    stats.log_error("", name, error)
+    for entry in (stats.total, stats.get(name, "")):
+        entry.num_requests += count - 1
+        entry.num_none_requests += count - 1
+        entry.num_failures += count - 1
+    stats.errors[StatsError.create_key("", name, error)].occurrences += count - 1
+
+
+def html_report(environment: Environment) -> str:
+    """Return Locust's report of the run so far, as `--html` writes it."""
+    report: str = get_html_report(environment, show_download_link=False)  # type: ignore[no-untyped-call]
+    return report
 
 
 def end_csv_writer_before_its_files() -> None:
-    """Make Locust's writer of CSV files end before the files are closed; call it once.
+    """Make Locust's writer of CSV files end before the files are closed, with the last figures.
 
     Locust closes the files and leaves the writer asleep. With `--processes` it then waits for its
-    workers, long enough for the writer to wake and fail on a closed file.
+    workers, long enough for the writer to wake and fail on a closed file. Call this once.
     """
     write, close = StatsCSVFileWriter.stats_writer, StatsCSVFileWriter.close_files
     writing: list[Greenlet] = []
@@ -429,6 +456,12 @@ def end_csv_writer_before_its_files() -> None:
 
     def close_files(self: StatsCSVFileWriter) -> None:
         gevent.killall(writing)
+        # Once more, with the last second and the failures that are known only at the end.
+        for file in (self.requests_csv_filehandle, self.failures_csv_filehandle):
+            file.seek(0)
+            file.truncate()
+        self.requests_csv(self.requests_csv_writer)
+        self.failures_csv(self.failures_csv_writer)
         close(self)
 
     StatsCSVFileWriter.stats_writer = stats_writer  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import time
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ from poolkit.activity.by_target import STATES, Connected, total
 from poolkit.loadtest.latency.report import AGGREGATED, rows, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from poolkit.loadtest.figures import MetricAccumulator
     from poolkit.loadtest.recording import Recording, Second
     from poolkit.thresholds import Verdict
 
@@ -51,6 +53,7 @@ def summary(recording: Recording) -> Iterator[str]:
     """Return the lines of the tables at the end, in the style of Locust's own."""
     yield from table(recording.latencies, recording.loop())
     yield from recording.client().lines()
+    yield measured_line(recording.measured)
     yield from recording.lost
     connections = recording.measured.connections
     if not connections.samples:
@@ -73,6 +76,17 @@ def summary(recording: Recording) -> Iterator[str]:
     yield ""
 
 
+def measured_line(measured: MetricAccumulator) -> str:
+    """Return the figures of thresholds that are not in the table of latencies, in one line."""
+    found = measured.figures(time.time())
+    rate, errors = found["http.rate"], found["http.errors"]
+    return (
+        f"http.requests {found['http.requests']:,.0f}, "
+        f"http.errors {'not known' if errors is None else f'{errors:.3%}'}, "
+        f"http.rate {'not known' if rate is None else f'{rate:,.1f}/s'}"
+    )
+
+
 # -- the document -------------------------------------------------------------------------
 
 
@@ -80,6 +94,7 @@ def document(
     recording: Recording,
     verdicts: Iterable[Verdict] = (),
     *,
+    target: str = "",
     partial: bool = False,
     latency_rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
@@ -88,6 +103,7 @@ def document(
     Args:
         recording: the measurements.
         verdicts: on them.
+        target: whose connections the figures count; empty for those of all together.
         partial: whether the run ended before its planned end.
         latency_rows: the result of `rows`, if the caller has it already.
     """
@@ -128,6 +144,7 @@ def document(
         "run": run,
         "load": recording.loop().to_json(),
         "client": recording.client().to_json(),
+        "figures": recording.measured.figures(time.time(), target),
         "thresholds": [{"status": each.status, "words": each.message} for each in verdicts],
         "latency_ms": rows(recording.latencies) if latency_rows is None else latency_rows,
         "lost": recording.lost,
@@ -221,16 +238,20 @@ def with_section(html: str, found: Mapping[str, Any]) -> str:
     return f"{before}{section(found)}{body_end}{after}" if body_end else f"{html}{section(found)}"
 
 
-def add_to_report(report: Path, found: Mapping[str, Any], *, since: float) -> None:
-    """Add the charts to Locust's report, if it was written after `since` (Unix time).
+def write_report(report: Path, html: Callable[[], str], *, since: float) -> None:
+    """Write Locust's report again, if Locust has written it after `since` (Unix time).
 
-    Locust writes none when something fails before; then an old file stays unchanged.
+    Locust writes none when something fails before; then an old file stays unchanged. It writes its
+    report before the end of the test, which has failures of its own: requests without an answer.
+
+    Args:
+        report: the file of `--html`.
+        html: returns the report with the section of `section`.
+        since: when this run began.
     """
     try:
-        if report.stat().st_mtime < since:
-            return
-        text = report.read_text(encoding="utf-8")
-        report.write_text(with_section(text, found), encoding="utf-8")
+        if report.stat().st_mtime >= since:
+            report.write_text(html(), encoding="utf-8")
     except FileNotFoundError:
         return
     except OSError as error:

@@ -36,8 +36,10 @@ from poolkit.loadtest.latency.collection import OwnLatencies, WorkerReports, Wor
 from poolkit.loadtest.latency.connect_reports import OwnConnects, WorkersConnects
 from poolkit.loadtest.latency.report import LatencyFiles
 from poolkit.loadtest.locust_internals import (
+    add_failures,
     check_redirects,
     end_csv_writer_before_its_files,
+    html_report,
     listen_first,
     warn_if_untested,
 )
@@ -46,10 +48,11 @@ from poolkit.loadtest.open_loop.distributed import MasterLoop, WorkerLoop, annou
 from poolkit.loadtest.open_loop.loop import ClosedLoop, OpenLoop
 from poolkit.loadtest.output import (
     ConnectionsCsv,
-    add_to_report,
     connections_line,
     document,
     summary,
+    with_section,
+    write_report,
 )
 from poolkit.loadtest.preflight import (
     MEASURED_BY_COMPARE,
@@ -193,6 +196,7 @@ def _recording(
     else:
         source = OwnLatencies(environment, ClosedLoop(environment).take_cut_off)
     recording = Recording(runner, url, source, reported=isinstance(runner, MasterRunner))
+    recording.add_failures = partial(add_failures, runner.stats)
     if loop is not None:
         recording.loop = loop.report
         recording.arrivals = loop
@@ -298,7 +302,12 @@ class RunOutput:
         rest = self._recording.take_rest()
         self._checks.conclude()
         self._fail_without_load()
-        found = document(self._recording, self._checks.verdicts, partial=self._is_partial())
+        found = document(
+            self._recording,
+            self._checks.verdicts,
+            target=self._options.poolkit_target,
+            partial=self._is_partial(),
+        )
         self._document = found
         self._recording.stop()
         if self._latency_files is not None:
@@ -313,12 +322,15 @@ class RunOutput:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         if self._options.html_file:
-            add_to_report(Path(self._options.html_file), found, since=self._began)
+            write_report(
+                Path(self._options.html_file),
+                lambda: with_section(html_report(self._environment), found),
+                since=self._began,
+            )
 
     def _fail_without_load(self) -> None:
         """Fail an open loop that has sent nothing: it has measured nothing, whatever the reason."""
-        runner = self._environment.runner
-        if self._test_started is None or runner is None or runner.stats.total.num_requests:
+        if self._test_started is None or self._recording.latencies.total().served:
             return
         if reason := self._recording.loop().without_load():
             logger.error(reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from poolkit.loadtest.latency.counters import (
     Rates,
     RecentRequests,
 )
+from poolkit.loadtest.latency.report import NO_ANSWER
 from poolkit.loadtest.open_loop.report import LoopReport
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from poolkit.activity.server import Sample, ServerLimits
     from poolkit.loadtest.latency.collection import Source
+    from poolkit.loadtest.latency.counters import Outcome
     from poolkit.loadtest.open_loop.distributed import MasterLoop
     from poolkit.loadtest.open_loop.loop import OpenLoop
 
@@ -45,6 +48,11 @@ NO_URL = "no DATABASE_URL and no --database-url was given"
 HTTP_ONLY = "this run measures HTTP only"
 MOST_POINTS = 900
 """A chart is about 900 pixels wide, so more points are invisible."""
+FAILURE_TEXTS: dict[Outcome, str] = {
+    "timed_out": "timed out: no answer when the test or its user ended",
+    "dropped": "dropped: the arrival was never sent, because all users were busy",
+}
+"""How Locust's table of failures shows requests without an answer."""
 _LATENCIES = ("p50_ms", "p95_ms", "p99_ms")
 _ARRIVALS = ("arrivals_per_s", "wanted_per_s")
 _COLUMNS = (
@@ -259,6 +267,8 @@ class Recording:
         """The arrivals of an open loop; None in a closed one."""
         self.client: Callable[[], ClientConnects] = ClientConnects
         """Returns the connections of the load generator so far; none unless it is replaced."""
+        self.add_failures: Callable[[str, str, int], None] = lambda *_: None
+        """Adds failures to Locust's statistics, by name, error and number."""
         self._url, self._runner, self._source, self._reported = url, runner, source, reported
         self._listeners: list[Callable[[Second, Latencies], None]] = []
         self._requests = RecentRequests(reported=reported, now=self.started)
@@ -266,6 +276,8 @@ class Recording:
         self._sampler: ActivitySampler | None = None
         self._greenlets: list[gevent.Greenlet] = []
         self._adding: Iterator[None] = iter(())
+        self._in_failures: dict[Outcome, int] = {}
+        """By outcome, the requests without an answer that Locust's statistics have."""
         # Of the present second:
         self._fullest: tuple[Connected, ...] | None = None
         self._elsewhere = 0
@@ -288,6 +300,9 @@ class Recording:
 
             self._greenlets.append(gevent.spawn(connect_later, self._url))
         self._greenlets.append(gevent.spawn(self._each_second))
+        self._runner.environment.events.test_stopping.add_listener(  # type: ignore[no-untyped-call]
+            lambda **_: self.measured.end_at(time.time())
+        )
 
     def _connect(self, url: str) -> bool:
         """Try to connect; return True when another try is useless."""
@@ -335,6 +350,7 @@ class Recording:
         now = time.time()
         self._source.take(begin=now)
         self.latencies = Latencies()
+        self._in_failures.clear()
         sessions, limits = self.measured.connections.sessions, self.limits
         self.measured = MetricAccumulator(
             now, sessions=sessions, max_connections=limits.max_connections if limits else None
@@ -355,7 +371,26 @@ class Recording:
         for _ in self._adding:  # the second that was being added
             pass
         self.latencies.add(rest)
+        self._look_at_load()
         return rest
+
+    def _look_at_load(self) -> None:
+        """Note when an open loop's load began, and show failures of an ended test to Locust."""
+        measured, total = self.measured, self.latencies.total()
+        is_known = measured.begin < measured.load_began < math.inf
+        if self.arrivals is not None and not is_known:
+            measured.load_began = self.arrivals.begins_at
+        if measured.end == math.inf:
+            return  # until the end, a request without an answer may still get one
+        counts: dict[Outcome, int] = {
+            "timed_out": total.timed_out,
+            "dropped": total.of("dropped").count,
+        }
+        for outcome, count in counts.items():
+            new = count - self._in_failures.get(outcome, 0)
+            if new > 0:
+                self.add_failures(NO_ANSWER, FAILURE_TEXTS[outcome], new)
+                self._in_failures[outcome] = count
 
     def stop(self) -> None:
         """Stop sampling and close the connection.
@@ -393,6 +428,7 @@ class Recording:
                 gevent.sleep(0)
             now, targets, opened = time.time(), self._fullest, self._opened
             self._fullest, self._most, self._opened = None, -1, 0
+            self._look_at_load()
             load = self.loop()
             second = Second(
                 time=now,

@@ -58,6 +58,8 @@ class ThresholdChecks:
         options = environment.parsed_options
         assert options is not None  # noqa: S101  (a run from the command line has them)
         self._environment, self._options, self._recording = environment, options, recording
+        self.target: str = options.poolkit_target
+        """Whose connections count; empty for those of all together."""
         self._thresholds = thresholds
         self._started: float | None = None
 
@@ -74,7 +76,7 @@ class ThresholdChecks:
 
     def _abort_when_unmet(self, started: float) -> None:
         """Check twice a second until the test that began then has ended, or must end."""
-        target = self._options.poolkit_target
+        target = self.target
         while self.ended is None and self._started == started:
             now = time.time()
             figures = self._figures(now)
@@ -102,7 +104,7 @@ class ThresholdChecks:
         """Return the verdicts on the figures up to now; none before the first test of a web page."""
         if self._started is None and self._environment.web_ui is not None:
             return ()
-        target, measured = self._options.poolkit_target, self._recording.measured
+        target, measured = self.target, self._recording.measured
         until = self.ended or time.time()
         figures = self._figures(until)
         reasons = why_not_known(measured.connections, target, self._recording.note)
@@ -123,10 +125,15 @@ class ThresholdChecks:
             reasons=reasons,
         )
         seen = with_unseen(verdicts, measured.connections.unseen_s(until))
-        # The threshold that ended the run has failed, even if the last answers were good ones.
+        # The threshold that ended the run has failed, even if the last answers were good ones. Its
+        # figure is that of the whole run where this does not hold either, as in all other outputs.
         first = self.aborted_by
         return tuple(
-            first if first is not None and verdict.threshold == first.threshold else verdict
+            first
+            if first is not None
+            and verdict.threshold == first.threshold
+            and verdict.status != first.status
+            else verdict
             for verdict in seen
         )
 

@@ -118,7 +118,12 @@ class LiveDocument:
             gevent.sleep(PAUSE_S)
             verdicts = self._checks.so_far()
             gevent.sleep(PAUSE_S)
-            return document(self._recording, verdicts, latency_rows=[*self._rows, aggregated])
+            return document(
+                self._recording,
+                verdicts,
+                target=self._checks.target,
+                latency_rows=[*self._rows, aggregated],
+            )
 
 
 def _named_rows(latencies: Latencies) -> tuple[list[dict[str, Any]], str]:

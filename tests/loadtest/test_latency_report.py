@@ -8,6 +8,7 @@ import pytest
 from loadtest.browser import PROGRAM, chromium
 
 from poolkit.loadtest.figures import MetricAccumulator
+from poolkit.loadtest.latency.connects import ClientConnects
 from poolkit.loadtest.latency.counters import NO_NAME, Latencies, Rates
 from poolkit.loadtest.latency.report import LatencyFiles, line, load_text, ms, rows, table
 from poolkit.loadtest.open_loop.report import LoopReport
@@ -85,7 +86,7 @@ def recording(latencies, load):
     series.add(second(p50_ms=1.0, p95_ms=2.0, p99_ms=3.0))
     found = {"series": series, "measured": MetricAccumulator(), "latencies": latencies}
     lost = ["worker 1 (one) ended in the middle: up to 3 s of its latencies are lost"]
-    without = {"limits": None, "note": "no DATABASE_URL", "started": 0.0}
+    without = {"limits": None, "note": "no DATABASE_URL", "started": 0.0, "client": ClientConnects}
     return SimpleNamespace(**found, **without, lost=lost, loop=lambda: load)
 
 

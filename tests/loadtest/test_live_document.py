@@ -52,7 +52,7 @@ def no_time_passes(monkeypatch):
 @pytest.fixture
 def checked():
     """Thresholds that count how often a run was held to them."""
-    checks = SimpleNamespace(times=0)
+    checks = SimpleNamespace(times=0, target="")
 
     def so_far():
         checks.times += 1

@@ -262,6 +262,7 @@ def in_locust(modules, rows, samples, workers):
     play(FROM, TO + TICK_S)
     modules.clock.now = TO
     for part in dict.fromkeys([*parts, master]):
+        part.events.test_stopping.fire(environment=part)
         part.events.test_stop.fire(environment=part)
     recording.take_rest()
     recording.stop()

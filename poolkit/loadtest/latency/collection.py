@@ -71,6 +71,9 @@ class OwnLatencies:
         environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
         self._new = Latencies()
         environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
+        environment.events.test_stopping.add_listener(  # type: ignore[no-untyped-call]
+            lambda **_: self._new.end_at(time.time())
+        )
 
     def take(self, begin: float | None = None) -> Latencies:
         """Return the latencies since the last call.
@@ -78,7 +81,8 @@ class OwnLatencies:
         Args:
             begin: when a new measured time begins, Unix time; without it the present one goes on.
         """
-        new, self._new = self._new, Latencies(self._new.begin if begin is None else begin)
+        new = self._new
+        self._new = Latencies(new.begin, new.end) if begin is None else Latencies(begin)
         cut_off, now = self._take_cut_off(), time.time()
         # They were cut off since the last call, a second ago at most.
         waits: dict[Outcome, Sequence[float]] = {

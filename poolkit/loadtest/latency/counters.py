@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from heapq import nlargest
+from math import nextafter
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -293,9 +294,11 @@ class Latencies:
             for histogram in found:
                 histogram.count_bucket(bucket)
         else:
-            moments = self.begin if scheduled is None else scheduled, ended or self.begin
+            # While a test stops, users finish their tasks. What they send then belongs to the test,
+            # as in Locust's own table, but not to the time of which the rate is.
+            begun = self.begin if scheduled is None else min(scheduled, nextafter(self.end, 0))
             for counters in (self.of(Name(method, name)), self._total):
-                counters.add(*moments, ms, outcome)
+                counters.add(begun, ended or self.begin, ms, outcome)
 
     def of(self, name: Name) -> RequestCounters:
         """Return the counters of a method and name."""
@@ -312,7 +315,7 @@ class Latencies:
         return found
 
     def end_at(self, moment: float) -> None:
-        """End the measured time: requests that are scheduled later do not count."""
+        """End the measured time: requests that end later are not in its rate."""
         self.end = self._total.end = moment
         for counters in (*self._counters.values(), *self._tags.values()):
             counters.end = moment

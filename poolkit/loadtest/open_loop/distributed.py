@@ -8,6 +8,7 @@ announces nothing would run a closed loop beside the open one, so it ends the ru
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,11 @@ class MasterLoop:
             own_s = min(self._announced.values()) - self._started
             listeners_s = own_s + (found.listeners_s or 0.0)
         return replace(found, began=self._began, listeners_s=listeners_s)
+
+    @property
+    def begins_at(self) -> float:
+        """When the first arrival is scheduled, Unix time; infinite until it is distributed."""
+        return self._whole.begin if self._shares or self._expected else math.inf
 
     @property
     def per_s(self) -> float:

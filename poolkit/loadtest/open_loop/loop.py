@@ -445,6 +445,11 @@ class OpenLoop:
         )
 
     @property
+    def begins_at(self) -> float:
+        """When the first arrival is scheduled, Unix time; infinite before a test."""
+        return self._share.begin + unix_time_ahead_s()
+
+    @property
     def per_s(self) -> float:
         """The rate in force, of all processes together; after the test, the last one."""
         return self.rate.at((self._ended_at or time.monotonic()) - self._share.begin)
