@@ -36,8 +36,9 @@ from locust import FastHttpUser, events
 from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT
 from poolkit.loadtest.locust_internals import warn_if_untested
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
-from poolkit.loadtest.open_loop.loop import LATE_MS, MAX_USERS, OpenLoop
+from poolkit.loadtest.open_loop.loop import MAX_USERS, OpenLoop
 from poolkit.loadtest.open_loop.report import LoopReport
+from poolkit.loadtest.open_loop.user_class_queue import LATE_MS
 from poolkit.loadtest.open_loop.users import Pending, UserTasks, answered
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ class RequestRows:
         """Write the row of a request that was answered or failed; times are in ms."""
         if response_time is None:
             return  # Locust's event may be fired without a time
-        ended, latency_ms = answered(start_time, response_time)
+        ended, latency_ms = answered(start_time, response_time, failed=exception is not None)
         due, started = ended - latency_ms / 1000, ended - response_time / 1000
         if isinstance(self.loop, ScheduledUsers):
             self.loop.note_late((started - due) * 1000)

@@ -130,7 +130,8 @@
   function loop(load) {
     if (load.loop === "closed") return "Closed loop: each user waits for its answer before it goes on; latencies count from the sending of a request.";
     const counts = [`${figure(load.arrivals)} scheduled`, `${figure(load.late)} late`, `${figure(load.unsent)} dropped`, `${figure(load.unanswered)} timed out`];
-    return `Open loop, ${figure(load.rate)} arrivals a second (${load.kind}), however slow the server is; latencies count from the scheduled moment of a task. ${counts.join(", ")}.`;
+    const outcomes = [`${figure(load.in_time)} answered in time`, `${figure(load.answered_late)} late`, `${figure(load.failed)} failed`, `${figure(load.unsent + load.unanswered)} without an answer`];
+    return `Open loop, ${figure(load.rate)} arrivals a second (${load.kind}), however slow the server is; latencies count from the scheduled moment of a task. ${counts.join(", ")}. Of these, ${outcomes.join(", ")}: in time is begun at most 50 ms late and answered within ${figure(load.answer_within_s)} s of the scheduled moment.`;
   }
 
   // A table that may be wider than the page, over an explanation of its headings that never is.

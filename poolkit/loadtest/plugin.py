@@ -191,6 +191,7 @@ def _recording(
             rate,
             max_users=options.poolkit_max_users,
             on_start_within_s=options.poolkit_on_start_within,
+            answer_within_s=options.poolkit_answer_within,
         )
         source = OwnLatencies(environment, loop.take_cut_off)
     else:

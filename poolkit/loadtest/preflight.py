@@ -28,6 +28,7 @@ from poolkit.loadtest.locust_internals import (
 )
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.loop import MAX_USERS
+from poolkit.loadtest.open_loop.user_class_queue import ANSWER_WITHIN_S
 from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S
 from poolkit.loadtest.telemetry.prometheus import OPTION as METRICS_OPTION
 from poolkit.loadtest.telemetry.prometheus import address
@@ -181,6 +182,15 @@ def _add_options(parser: LocustArgumentParser) -> None:
         type=float,
         default=ON_START_WITHIN_S,
     )
+    add(
+        group,
+        "answer-within",
+        "Seconds from its scheduled moment within which an arrival is answered in time; later ones "
+        f"are counted as late. {ANSWER_WITHIN_S:g} by default",
+        metavar="<seconds>",
+        type=float,
+        default=ANSWER_WITHIN_S,
+    )
 
 
 def _check_options(options: Namespace) -> None:
@@ -241,6 +251,7 @@ def _check_open_loop(options: Namespace) -> None:
             ("--arrivals", options.poolkit_arrivals != KIND),
             ("--max-users", options.poolkit_max_users != MAX_USERS),
             ("--on-start-within", options.poolkit_on_start_within != ON_START_WITHIN_S),
+            ("--answer-within", options.poolkit_answer_within != ANSWER_WITHIN_S),
         ):
             if is_set:
                 raise ConfigurationError(
@@ -250,10 +261,12 @@ def _check_open_loop(options: Namespace) -> None:
     ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
     if options.poolkit_max_users < 1:
         raise ConfigurationError(f"--max-users is {options.poolkit_max_users}; wanted 1 or more")
-    if not options.poolkit_on_start_within > 0:
-        raise ConfigurationError(
-            f"--on-start-within is {options.poolkit_on_start_within:g}; wanted seconds, more than 0"
-        )
+    for option, seconds in (
+        ("--on-start-within", options.poolkit_on_start_within),
+        ("--answer-within", options.poolkit_answer_within),
+    ):
+        if not seconds > 0:
+            raise ConfigurationError(f"{option} is {seconds:g}; wanted seconds, more than 0")
     if (options.num_users or 0) > options.poolkit_max_users:
         raise ConfigurationError(
             f"--users is {options.num_users}, more than --max-users {options.poolkit_max_users}"

@@ -16,7 +16,8 @@ from poolkit.loadtest.output import document, section, summary
 from poolkit.loadtest.recording import Second, Series
 
 COUNTS = {"arrivals": 1000, "late": 400, "latest_ms": 2100.0, "dropped": 7, "timed_out": 3}
-OPEN = LoopReport(loop="open", rate=200.0, kind="poisson", users_max=50, **COUNTS)
+OUTCOMES = {"in_time": 500, "answered_late": 450, "failed": 40, "answer_within_s": 1.0}
+OPEN = LoopReport(loop="open", rate=200.0, kind="poisson", users_max=50, **COUNTS, **OUTCOMES)
 SATURATED = replace(OPEN, saturated_by="all 50 users (--max-users) were waiting for answers")
 
 
@@ -75,7 +76,11 @@ def test_the_table_at_the_end_names_the_loop_and_why_it_is_saturated(latencies):
     """Before the figures, for they mean little without it."""
     said = list(table(latencies, SATURATED))
     assert said[0].startswith("Open loop, 200/s poisson: 1,000 arrivals, 990 finished")
-    assert said[1] == "SATURATED: all 50 users (--max-users) were waiting for answers"
+    assert said[1].startswith(
+        "Of 1,000 arrivals: 500 answered in time (50.0%), 450 late (45.0%), 40 failed (4.0%), "
+        "10 never answered (1.0%);"
+    )
+    assert said[2] == "SATURATED: all 50 users (--max-users) were waiting for answers"
     (row,) = [line for line in said if line.startswith("POST")]
     assert row.split() == ["POST", "|/articles", "|", "1", "|", "1", "|", *"-------"]
 
@@ -182,6 +187,7 @@ def test_the_page_shows_loop_saturation_and_percentiles(tmp_path, latencies):
         page.picture(tmp_path / "report.png")
     assert "Open loop, 200 arrivals a second (poisson)" in text
     assert "1,000 scheduled, 400 late, 7 dropped, 3 timed out" in text
+    assert "500 answered in time, 450 late, 40 failed, 10 without an answer" in text
     assert "Saturated: all 50 users (--max-users) were waiting for answers." in text
     assert "Partial: the run ended before its planned end." in text
     assert "worker 1 (one) ended in the middle" in text

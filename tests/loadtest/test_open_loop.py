@@ -253,7 +253,7 @@ def test_a_task_that_uses_up_the_core_is_named_as_such(stub, load):
     assert run.stop() == 0, run.text
     counts = check_counts(run)
     assert "class Visitor" in counts["saturated_by"]
-    assert "this process is busy" in counts["saturated_by"]
+    assert "Locust's own process is busy" in counts["saturated_by"]
     # Half of the arrivals are overdue, and would each have a user, if users were made for them.
     assert counts["users_max"] < max(40, counts["arrivals"] / 4)
 
@@ -474,6 +474,7 @@ def test_the_rate_is_dealt_again_when_a_worker_dies(stub, load, locust, free_por
     assert list(gone.values()) == [1]
     counts = check_counts(master)
     assert counts["unanswered"] >= 40
+    assert f"worker {next(iter(gone))} was lost with" in counts["saturated_by"]
     assert "Traceback" not in master.text
 
 

@@ -111,7 +111,7 @@ class OwnLatencies:
     ) -> None:
         # Locust's event may be fired without a time.
         if response_time is not None:
-            ended, ms = answered(start_time, response_time)
+            ended, ms = answered(start_time, response_time, failed=exception is not None)
             self._new.record(
                 request_type,
                 name,

@@ -91,6 +91,7 @@ class WorkerLoop:
                 self._environment,
                 ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals),
                 on_start_within_s=options.poolkit_on_start_within,
+                answer_within_s=options.poolkit_answer_within,
                 on_ready=lambda: self._runner.send_message(SHARE_WANTED),
                 on_stuck=lambda reason: self._runner.send_message(START_FAILED, {"reason": reason}),
             )
@@ -154,7 +155,10 @@ class MasterLoop:
             # The master's own listeners come first, and then those of the workers.
             own_s = min(self._announced.values()) - self._started
             listeners_s = own_s + (found.listeners_s or 0.0)
-        return replace(found, began=self._began, listeners_s=listeners_s)
+        reasons = filter(None, [*self._lost.values(), found.saturated_by])
+        return replace(
+            found, began=self._began, listeners_s=listeners_s, saturated_by="; ".join(reasons)
+        )
 
     @property
     def begins_at(self) -> float:
@@ -186,6 +190,8 @@ class MasterLoop:
         """The number of arrivals of a worker's shares before its present one."""
         self._left: dict[str, float] = {}
         """When a worker was first found to be gone."""
+        self._lost: dict[str, str] = {}
+        """How many arrivals were lost with a worker, as a sentence, by worker."""
         self._warned = self.has_ended = False
         self._ended_at: float | None = None
 
@@ -269,6 +275,12 @@ class MasterLoop:
             arrivals = max(int(self._expected[worker]), last.finished)
             timed_out = arrivals - last.finished
             self._reports[worker] = replace(last, arrivals=arrivals, dropped=0, timed_out=timed_out)
+            if timed_out:
+                self._lost[worker] = (
+                    f"worker {worker_index(self._runner, worker)} was lost with {timed_out:,} arrivals "
+                    "of its share, before the others took it over; the end of its own output or the "
+                    "system's log says why it ended, for instance without memory"
+                )
             logger.warning(
                 "worker %d is gone, and the rate of %g/s is distributed again, over %d; %d arrivals "
                 "that it did not report count as timed out",

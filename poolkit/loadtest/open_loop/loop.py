@@ -10,10 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from array import array
 from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.hub import Waiter
@@ -32,181 +30,40 @@ from poolkit.loadtest.locust_internals import (
 )
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate, Share, of_user_class
 from poolkit.loadtest.open_loop.report import LoopReport
+from poolkit.loadtest.open_loop.user_class_queue import (
+    ANSWER_WITHIN_S,
+    LATE_MS,
+    SPARE,
+    Segment,
+    UserClassQueue,
+    UsersAtWork,
+)
 from poolkit.loadtest.open_loop.users import CutOff, UserTasks
 from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S, StartTimes, UsersReady
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gevent import Greenlet
     from locust import User
     from locust.env import Environment
 
-    from poolkit.loadtest.open_loop.users import Pending, UserTask
+    from poolkit.loadtest.open_loop.user_class_queue import Cause
+    from poolkit.loadtest.open_loop.users import Pending
 
 MAX_USERS = 2000
-LATE_MS = 50.0
-"""The delay that a task may have: some switches of a busy process, too short to be noticed."""
-TOLERATED_SHARE = 0.01
-"""Late arrivals below this share do not touch the p99."""
-TOLERATED_COUNT = 5
-TOLERATED_MS = 1000.0
-
-Cause: TypeAlias = Literal["busy", "users", "starting"]
-"""The reason why an arrival is overdue: this process is busy, --max-users, or users that start."""
-
 _LOOK_EVERY_S = 0.01
 _BUSY_SHARE = 0.9
 _CALM_SHARE = 0.5
 _HICCUP_S = 0.01
 """Making a user costs more than serving an arrival. So a busy process leaves arrivals that are
 overdue for less than this to its present users."""
-_SPARE = 0.1
-"""Users made beyond those that are missing now, as a share of the present users."""
 _AFTER_A_FAILED_START_S = 1.0
 _READINGS = 5
 _AT_ONCE_S = 1e-4
 _NO_SHARE = Share(begin=math.inf, since=math.inf)
 
 logger = logging.getLogger("poolkit.loadtest")
-
-
-class Lateness(NamedTuple):
-    """Arrivals that began more than `LATE_MS` late, and the longest delay in ms."""
-
-    late: int
-    latest_ms: float
-
-
-class Segment(NamedTuple):
-    """The arrivals of a queue from a moment on."""
-
-    since: float
-    expected: Callable[[float, float], float]
-    """Returns the number of arrivals between two moments: the integral of the rate."""
-
-
-class UserClassQueue:
-    """The arrivals of one user class in the order of their schedule, and its idle users.
-
-    Moments are of the monotonic clock. The stream of arrivals is read only when a user is idle:
-    the overdue arrivals are a position in it, not a list that grows.
-    """
-
-    def __init__(self, user_class: type[User]) -> None:
-        self.user_class = user_class
-        self.next_at = math.inf
-        """When the next arrival is scheduled; inf when there is no other."""
-        self.last_at = -math.inf
-        """When the last arrival that has begun was scheduled."""
-        self.idle: dict[UserTask, None] = {}
-        """The waiting users: last in, first out, so connections stay warm."""
-        self.starting: set[User] = set()
-        """Users that were made for this queue and have not waited yet."""
-        self.failing = False
-        """Whether the last user that was made ended in its on_start."""
-        self.no_growth_before = -math.inf
-        self.begun = self.finished = 0
-        self.dropped = array("d")
-        """When the arrivals that were never begun were scheduled; known at the end."""
-        self.dropped_ms: list[float] = []
-        """How long each of them had waited."""
-        self.late = 0
-        self.latest_ms = 0.0
-        self.overdue_s: dict[Cause, float] = {}
-        """Seconds in which an arrival was overdue, by reason."""
-        self._stream: Iterator[float] = iter(())
-        self._segments: list[Segment] = []
-        """The present rate, and those before it of which an arrival is overdue."""
-
-    def take(self, now: float) -> float:
-        """Return the scheduled moment of the next arrival, which begins now."""
-        scheduled_at = self.last_at = self.next_at
-        self.next_at = next(self._stream, math.inf)
-        self.begun += 1
-        late_ms = (now - scheduled_at) * 1000
-        if late_ms > LATE_MS:
-            self.late += 1
-            self.latest_ms = max(self.latest_ms, late_ms)
-        return scheduled_at
-
-    def overdue(self, now: float) -> int:
-        """Return the approximate number of arrivals that should have begun by now."""
-        if self.next_at > now:
-            return 0
-        missing, until = 0.0, now
-        for segment in reversed(self._segments):
-            if until > segment.since:
-                missing += segment.expected(max(self.next_at, segment.since), until)
-                until = segment.since
-        return int(missing) + 1
-
-    def continue_with(self, stream: Iterator[float], segment: Segment) -> None:
-        """Go on with another stream from a segment's beginning; arrivals before it stay.
-
-        Both streams are read lazily, since they may have no end.
-        """
-        present = chain([self.next_at], self._stream)
-        self._stream = _followed_by(present, segment.since, stream)
-        self.next_at = next(self._stream, math.inf)
-        self._segments.append(segment)
-        while len(self._segments) > 1 and self._segments[1].since <= self.next_at:
-            self._segments.pop(0)
-
-    def close(self, now: float) -> None:
-        """Begin no more arrivals: those scheduled by now that have not begun are dropped."""
-        while self.next_at <= now:
-            self.drop(self.next_at, now)
-            self.next_at = next(self._stream, math.inf)
-        self.next_at = math.inf
-
-    def drop(self, scheduled_at: float, now: float) -> None:
-        """Count an arrival that never began.
-
-        It counts as late too. Otherwise dropping an arrival would look better than a slow start.
-        """
-        self.dropped.append(scheduled_at)
-        late_ms = (now - scheduled_at) * 1000
-        self.dropped_ms.append(max(0.0, late_ms))
-        if late_ms > LATE_MS:
-            self.late += 1
-            self.latest_ms = max(self.latest_ms, late_ms)
-
-    @property
-    def arrivals(self) -> int:
-        """The number of arrivals that have begun or were dropped."""
-        return self.begun + len(self.dropped)
-
-    def lateness(self, now: float) -> Lateness:
-        """Return the lateness of all arrivals up to now, begun or not."""
-        overdue_ms = max(0.0, now - self.next_at) * 1000
-        late = self.late + self.overdue(now - LATE_MS / 1000)
-        return Lateness(late, max(self.latest_ms, overdue_ms))
-
-    def saturated_by(self, now: float, reasons: Mapping[Cause, str]) -> str:
-        """Return how far the schedule was missed, and why; empty when it was within the tolerance."""
-        late, latest_ms = self.lateness(now)
-        tolerated = max(TOLERATED_COUNT, TOLERATED_SHARE * self.arrivals)
-        if late <= tolerated and latest_ms <= TOLERATED_MS:
-            return ""
-        seconds = self.overdue_s
-        cause: Cause = max(seconds, key=lambda one: seconds[one], default="busy")
-        return (
-            f"class {self.user_class.__name__} began {late:,} of "
-            f"{self.arrivals + self.overdue(now):,} arrivals more than {LATE_MS:g} ms late, "
-            f"the latest by {latest_ms:,.0f} ms: {reasons[cause]}"
-        )
-
-
-def _followed_by(stream: Iterator[float], since: float, after: Iterator[float]) -> Iterator[float]:
-    """Yield the moments of a stream before a moment, and then those of another."""
-    for moment in stream:
-        if moment >= since:
-            break
-        yield moment
-    # A rate may change every second for hours: the streams before would pile up.
-    del stream
-    yield from after
 
 
 class Dispatcher:
@@ -285,7 +142,7 @@ class Dispatcher:
                         short.append(queue)
                         break
                     task, _ = queue.idle.popitem()
-                    task.begin(queue.take(moment) + ahead_s)
+                    queue.begin(task, moment, ahead_s)
                     task.waiter.switch(None)
             if short and not is_behind:
                 self._grow(short, now)
@@ -318,7 +175,7 @@ class Dispatcher:
     def _make_users(self, queues: Sequence[UserClassQueue]) -> None:
         def on_end(queue: UserClassQueue, user: User, _: Greenlet) -> None:
             if user in queue.starting:  # its on_start failed, and the next one may fail too
-                queue.starting.discard(user)
+                queue.starting.pop(user)
                 queue.failing = True
                 queue.no_growth_before = time.monotonic() + _AFTER_A_FAILED_START_S
 
@@ -328,12 +185,13 @@ class Dispatcher:
             if missing <= 0:
                 continue
             # After a failed start, one user is enough to find out whether the next one fails too.
-            wanted = 1 if queue.failing else missing + int(len(users) * _SPARE)
+            wanted = 1 if queue.failing else missing + int(len(users) * SPARE)
             for _ in range(min(wanted, self.max_users - len(users))):
                 if self._timer is None:
                     return  # stopped
+                made_at = time.monotonic()
                 user = queue.user_class(self._environment)
-                queue.starting.add(user)
+                queue.starting[user] = made_at
                 start_user(self._environment, user).rawlink(partial(on_end, queue, user))
                 self.users_max = max(self.users_max, len(users))
 
@@ -362,6 +220,7 @@ class OpenLoop:
         rate: of all processes of the run together.
         max_users: the highest number of users at once.
         on_start_within_s: the longest time of a user's on_start before the first arrival.
+        answer_within_s: the time from its scheduled moment after which an answer is late.
         on_ready: called when the users are ready, if a master assigns this process its share of
             the rate; otherwise it then has the whole rate.
         on_stuck: called with the reason when they do not get ready; otherwise the run fails.
@@ -377,6 +236,7 @@ class OpenLoop:
         *,
         max_users: int = MAX_USERS,
         on_start_within_s: float = ON_START_WITHIN_S,
+        answer_within_s: float = ANSWER_WITHIN_S,
         on_ready: Callable[[], None] | None = None,
         on_stuck: Callable[[str], None] | None = None,
     ) -> None:
@@ -391,8 +251,9 @@ class OpenLoop:
         self._timed_out: list[Pending] = []
         self._queues: dict[type[User], UserClassQueue] = {}
         self._environment, self._max_users = environment, max_users
+        self._at_work = UsersAtWork(max_users)
         self._is_alone = on_ready is None
-        self._on_start_within_s = on_start_within_s
+        self._on_start_within_s, self._answer_within_s = on_start_within_s, answer_within_s
         self._on_ready = on_ready or (lambda: self.take_share(Share.whole(self._max_users)))
         self._on_stuck = on_stuck or partial(fail_run, environment)
         self._waited_for = ""
@@ -407,6 +268,12 @@ class OpenLoop:
         """Whether the last stage of a rate that ends is over."""
         self._ended_at: float | None = None
 
+        def on_user_error(user_instance: User, **_: Any) -> None:
+            # A task that raises has no answer either, whatever its requests were.
+            task = self.tasks.by_user.get(user_instance)
+            if task is not None:
+                task.has_failed = True
+
         def on_spawned(**_: Any) -> None:
             if self._start is not None:
                 self._start.spawned()
@@ -415,6 +282,7 @@ class OpenLoop:
         if self._is_alone:
             listen_first(events.test_start, self.prepare)
         events.spawning_complete.add_listener(on_spawned)  # type: ignore[no-untyped-call]
+        events.user_error.add_listener(on_user_error)  # type: ignore[no-untyped-call]
         events.test_stopping.add_listener(self._on_stopping)  # type: ignore[no-untyped-call]
         end_users_only_when(environment, lambda: self._stopped)
 
@@ -440,6 +308,10 @@ class OpenLoop:
             latest_ms=max((one.latest_ms for one in lateness), default=0.0),
             dropped=sum(len(queue.dropped) for queue in queues) + overdue,
             timed_out=sum(queue.begun - queue.finished for queue in queues),
+            in_time=sum(queue.in_time for queue in queues),
+            answered_late=sum(queue.answered_late for queue in queues),
+            failed=sum(queue.failed for queue in queues),
+            answer_within_s=self._answer_within_s,
             users_max=self._dispatcher.users_max if self._dispatcher else 0,
             saturated_by=self._saturated_by(),
         )
@@ -482,15 +354,10 @@ class OpenLoop:
         return CutOff(timed_out_ms=self.tasks.take_timed_out(), dropped_ms=dropped_ms)
 
     def _saturated_by(self) -> str:
-        reasons: dict[Cause, str] = {
-            "busy": "this process is busy, a core is used up; use --processes, or do less in a task",
-            "users": f"all {self._max_users:,} users (--max-users) were waiting for answers",
-            "starting": (
-                "new users take long to start, or fail (on_start); have more of them ready (--users)"
-            ),
-        }
         now = time.monotonic()
-        saturated = (queue.saturated_by(now, reasons) for queue in self._queues.values())
+        users_max = self._dispatcher.users_max if self._dispatcher else 0
+        per_s = self.per_s / self._share.of
+        saturated = (one.saturated_by(now, per_s, users_max) for one in self._queues.values())
         return "; ".join(filter(None, saturated))
 
     def prepare(self, **_: Any) -> None:
@@ -513,7 +380,10 @@ class OpenLoop:
         user_classes = self._environment.user_classes
         new = self.tasks.follow(user_classes)
         wait_for_arrivals(new, arrived=self._on_arrived, wait=self._wait)
-        self._queues = {one: UserClassQueue(one) for one in user_classes}
+        self._at_work = UsersAtWork(self._max_users)
+        self._queues = {
+            one: UserClassQueue(one, self._at_work, self._answer_within_s) for one in user_classes
+        }
         self._timed_out.clear()
         self._stopped = self._warned = self.has_ended = False
         self._ended_at = None
@@ -562,6 +432,7 @@ class OpenLoop:
     def _continue_with(self, share: Share, rate: ArrivalRate) -> None:
         """Take a share by the monotonic clock."""
         self.rate, self._share, self._max_users = rate, share, share.max_users
+        self._at_work.most, self._at_work.processes = share.max_users, share.of
         if self._dispatcher is not None:
             self._dispatcher.max_users = share.max_users
         weights = [float(one.weight) for one in self._queues]
@@ -593,8 +464,7 @@ class OpenLoop:
 
     def _on_arrived(self, user: User) -> None:
         queue = self._queues[type(user)]
-        queue.starting.discard(user)
-        queue.failing = False
+        queue.is_ready(user, time.monotonic())
         self._ready.add(user)
         user.greenlet.rawlink(lambda _: self._account(user))
 
@@ -602,12 +472,12 @@ class OpenLoop:
         """Wait until there is an arrival for this user; True if there was one already."""
         task = self.tasks.of(user)
         queue = self._queues[type(user)]
-        if task.scheduled_at is not None:
-            queue.finished += 1
-            task.begin(None)
         now = time.monotonic()
+        if task.scheduled_at is not None:
+            queue.finish(task, now)
+            task.begin(None)
         if queue.next_at <= now:
-            task.begin(queue.take(now) + unix_time_ahead_s())
+            queue.begin(task, now, unix_time_ahead_s())
             return True
         queue.idle[task] = None
         task.waiter = Waiter()
@@ -631,11 +501,11 @@ class OpenLoop:
         if task is None or task.scheduled_at is None or queue is None:
             return
         if was_waiting(user):  # ended before it could begin
-            queue.begun -= 1
-            queue.drop(task.scheduled_at - unix_time_ahead_s(), time.monotonic())
+            queue.give_up(task, task.scheduled_at - unix_time_ahead_s(), time.monotonic())
         elif task.unfinished is None:
-            queue.finished += 1
+            queue.finish(task, time.monotonic())
         else:
+            queue.time_out(task)
             self._timed_out.append(task.unfinished)
             self.tasks.add_timed_out(task.unfinished.scheduled_at)
 

@@ -16,7 +16,8 @@ _JSON_KEYS = {"timed_out": "unanswered", "dropped": "unsent"}
 class LoopReport:
     """The load of a run. The counts are those of an open loop, and 0 in a closed one.
 
-    Every arrival is finished, timed out or dropped: arrivals = finished + timed_out + dropped.
+    Every arrival is finished, timed out or dropped: arrivals = finished + timed_out + dropped, where
+    finished = in_time + answered_late + failed.
     """
 
     loop: Literal["open", "closed"] = "closed"
@@ -32,6 +33,14 @@ class LoopReport:
     late: int = 0
     """Arrivals that began more than 50 ms after their scheduled moment, or never."""
     latest_ms: float = 0.0
+    in_time: int = 0
+    """Arrivals that began at most 50 ms late, and whose task ended without a failure within
+    `answer_within_s` of the scheduled moment."""
+    answered_late: int = 0
+    """The other arrivals whose task ended without a failure."""
+    failed: int = 0
+    """Arrivals whose task ended, and had a failed request or raised an exception."""
+    answer_within_s: float | None = None
     dropped: int = 0
     """Scheduled, and not begun by the end."""
     timed_out: int = 0
@@ -53,6 +62,26 @@ class LoopReport:
     def finished(self) -> int:
         """Arrivals that ran to their end, answered or failed."""
         return self.arrivals - self.dropped - self.timed_out
+
+    @property
+    def never(self) -> int:
+        """Arrivals that had no answer by the end: dropped, or timed out."""
+        return self.dropped + self.timed_out
+
+    def outcomes(self) -> str:
+        """Return how many arrivals were answered in time, late and never, as one sentence."""
+        parts = (
+            (self.in_time, "answered in time"),
+            (self.answered_late, "late"),
+            (self.failed, "failed"),
+            (self.never, "never answered"),
+        )
+        shares = (f"{number:,} {name} ({number / self.arrivals:.1%})" for number, name in parts)
+        within = f"{self.answer_within_s:g} s" if self.answer_within_s else "the time limit"
+        return (
+            f"Of {self.arrivals:,} arrivals: {', '.join(shares)}; in time is begun at most 50 ms late "
+            f"and answered within {within} of the scheduled moment"
+        )
 
     @property
     def rate_text(self) -> str:
@@ -95,7 +124,7 @@ class LoopReport:
             f"Open loop, {self.rate_text}: {', '.join(counts)}; up to "
             f"{self.users_max:,} users; latencies count from the scheduled moment of a task"
         )
-        lines = [line]
+        lines = [line, self.outcomes()] if self.arrivals else [line]
         if self.listeners_s is not None and self.users_s is not None:
             start_s = self.listeners_s + self.users_s
             lines.append(
@@ -116,6 +145,10 @@ def merged(reports: Iterable[LoopReport]) -> LoopReport:
         arrivals=sum(one.arrivals for one in every),
         late=sum(one.late for one in every),
         latest_ms=max(one.latest_ms for one in every),
+        in_time=sum(one.in_time for one in every),
+        answered_late=sum(one.answered_late for one in every),
+        failed=sum(one.failed for one in every),
+        answer_within_s=_longest(one.answer_within_s for one in every),
         dropped=sum(one.dropped for one in every),
         timed_out=sum(one.timed_out for one in every),
         users_max=sum(one.users_max for one in every),

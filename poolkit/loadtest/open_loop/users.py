@@ -43,7 +43,10 @@ class UserTask:
     answered, so it was scheduled for the moment of its sending.
     """
 
-    __slots__ = ("_first", "_nested", "first_request_at", "scheduled_at", "sent", "waiter")
+    __slots__ = (
+        *("_first", "_nested", "began_at", "delay_s", "first_request_at", "has_failed"),
+        *("is_crowded", "scheduled_at", "sent", "waiter"),
+    )
 
     def __init__(self) -> None:
         self.scheduled_at: float | None = None
@@ -54,6 +57,11 @@ class UserTask:
         """The moments of a `Pending`, which would cost 0.1 µs more for every request."""
         self.waiter: Any = None
         """gevent's Waiter, while the user waits for an arrival."""
+        self.has_failed = False
+        """Whether one of its requests has failed, or it has raised an exception."""
+        # Of an arrival; see `UserClassQueue.begin`.
+        self.began_at = self.delay_s = 0.0
+        self.is_crowded = False
         self._first: float | None = None
         """When the first request was scheduled, while it is announced and not answered."""
         self._nested = 0
@@ -62,7 +70,7 @@ class UserTask:
     def begin(self, scheduled_at: float | None) -> None:
         """Begin the task that was scheduled for a moment; None if the user only waits for one."""
         self.scheduled_at = self.first_request_at = scheduled_at
-        self._first, self._nested, self.sent = None, 0, None
+        self._first, self._nested, self.sent, self.has_failed = None, 0, None, False
 
     def announce(self) -> None:
         """Note that a request is about to be sent, or was sent."""
@@ -199,7 +207,7 @@ class Answered(NamedTuple):
     """From its scheduled moment."""
 
 
-def answered(start_time: object, response_time: float) -> Answered:
+def answered(start_time: object, response_time: float, *, failed: bool = False) -> Answered:
     """Return when a request ended and its latency; call it once per request event, while it is fired.
 
     The latency counts from the scheduled moment if the event is fired by the user's greenlet, or by
@@ -209,6 +217,7 @@ def answered(start_time: object, response_time: float) -> Answered:
         start_time: of the event. Locust itself ignores it, so clients also omit it, or pass a
             `datetime` or a reading of another clock.
         response_time: ms from the sending to the answer.
+        failed: whether the request has failed, and with it the arrival.
     """
     now = time.time()
     began = now - response_time / 1000
@@ -222,6 +231,7 @@ def answered(start_time: object, response_time: float) -> Answered:
         task = _of_the_spawner(greenlet, "poolkit_task")
     if task is None:
         return Answered(ended, response_time)
+    task.has_failed = task.has_failed or failed
     scheduled_at = task.answered(began, is_own=is_own)
     if scheduled_at is None or began <= scheduled_at:
         return Answered(ended, response_time)
