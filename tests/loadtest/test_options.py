@@ -71,7 +71,7 @@ def test_the_help_lists_the_options_and_their_variables(tmp_path):
     done = run_python("-c", AFTER + PARSE, "--poolkit-help", cwd=tmp_path, clean=True)
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
-    assert "--poolkit-arrival-rate <number>, --arrival-rate <number>" in text
+    assert "--poolkit-arrival-rate <rate>, --arrival-rate <rate>" in text
     assert "[LOCUST_POOLKIT_ARRIVAL_RATE]" in text
     assert "--poolkit-target <name> The loaded target" in text
     assert "--target TARGET of the locustfile" in text
