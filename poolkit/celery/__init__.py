@@ -21,7 +21,9 @@ be used alone:
     redis_transport.py  `install_redis_transport`: a broker that is full, restarts, or holds garbage
     sqs_transport.py    `install_sqs_transport`: a network that fails, and short tasks
     supervision.py      `ready_file`, `json_logs`: for health checks and log collectors
-    metrics.py          `serve_metrics`: pools and tasks of all child processes, for Prometheus
+    metrics.py          `serve_metrics`: pools, tasks and queues of a worker, for Prometheus
+    figures.py          the counters of one process, and their sum
+    queues.py           `stamp_sent_time`: how long tasks wait, and the depth and age of queues
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from __future__ import annotations
 from poolkit.celery.config import broker_config
 from poolkit.celery.database import Database
 from poolkit.celery.delivery import DeliveredTask
+from poolkit.celery.queues import stamp_sent_time
 from poolkit.celery.reception import keep_unreadable
 from poolkit.celery.supervision import json_logs, ready_file
 
@@ -39,4 +42,5 @@ __all__ = (
     "json_logs",
     "keep_unreadable",
     "ready_file",
+    "stamp_sent_time",
 )

@@ -27,6 +27,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import sessionmaker
 
 from poolkit.celery.config import check_limits
+from poolkit.celery.queues import stamp_sent_time
 from poolkit.config.engine import make_engine, start_engine
 from poolkit.config.holds import Unit, unit
 from poolkit.config.metrics import PoolMetrics, PoolSnapshot
@@ -103,6 +104,7 @@ class Database:
         self._opening = threading.Lock()
         self._units: dict[str, Unit] = {}
         _databases[app] = self
+        stamp_sent_time()
         for signal, receiver in (
             (signals.worker_init, self._on_worker_init),
             (signals.worker_process_init, self._on_process_init),

@@ -31,6 +31,7 @@ from celery.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
+from celery.utils.dispatch import Signal
 from celery.utils.log import get_task_logger
 
 from poolkit.celery.config import transport_of
@@ -39,9 +40,18 @@ from poolkit.config.session import translate
 from poolkit.errors import TaskGivenUp, TaskLost, TemporaryFailure
 from poolkit.tables import record_dead_letter
 
-__all__ = ("DeliveredTask", "full_jitter", "is_operational", "is_redelivered")
+__all__ = (
+    "DeliveredTask",
+    "dead_letter_recorded",
+    "full_jitter",
+    "is_operational",
+    "is_redelivered",
+)
 
 logger = get_task_logger(__name__)
+
+dead_letter_recorded = Signal(name="dead_letter_recorded")
+"""Sent by a task when it has recorded a dead letter."""
 
 # 2 ** 30 exceeds any bound, and is still a float.
 _MOST_DOUBLINGS = 30
@@ -132,6 +142,7 @@ class DeliveredTask(Task):  # type: ignore[type-arg]
                         error=error,
                         attempts=request.retries + 1,
                     )
+                dead_letter_recorded.send(sender=self)
             except Exception as obstacle:  # noqa: BLE001  (not recorded is not given up)
                 logger.warning("dead letter could not be recorded, will try again: %s", obstacle)
                 self._try_again(error)

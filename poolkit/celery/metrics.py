@@ -1,33 +1,31 @@
 """Metrics of a worker for Prometheus: the pools and the tasks of all its child processes.
 
 A scrape reaches the parent process, and tasks run in its children. So each child writes its counters
-to a file of its own each second, and the parent adds them up. Counters of children that have ended
-stay in the sums. A child that is killed takes the last second with it.
+to a file of its own each second, and the parent adds them up. When a child has ended, its counters
+move into one sum and its file is removed: sums never decrease, and files do not accumulate. A child
+that is killed takes the last second with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import tempfile
 import threading
 import time
-from bisect import bisect_left
-from collections import Counter
-from itertools import accumulate
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 from prometheus_client import REGISTRY, start_http_server
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from poolkit.celery.database import Database
-from poolkit.config.holds import CallSite, merged
-from poolkit.config.metrics import Histogram, PoolSnapshot
+from poolkit.celery.delivery import dead_letter_recorded, is_redelivered
+from poolkit.celery.figures import TASK_BUCKETS, Figures
+from poolkit.celery.queues import SENT_AT, QueueSampler
+from poolkit.errors import TaskGivenUp
 from poolkit.prometheus import PoolCollector
 
 if TYPE_CHECKING:
@@ -38,23 +36,20 @@ if TYPE_CHECKING:
 
 __all__ = ("TASK_BUCKETS", "serve_metrics")
 
-TASK_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0)
-"""Upper bounds of a task's duration in seconds."""
-
 _EVERY: Final = 1.0  # seconds
 # In the environment, because a child that is spawned inherits nothing else.
 _FOLDER: Final = "CELERY_POOLKIT_METRICS_FOLDER"
-_GAUGES: Final = ("size", "checked_out", "overflow", "waiting")
 
 
 def serve_metrics(app: Celery, *, port: int, host: str = "0.0.0.0") -> None:
-    """Serve `poolkit_pool_...` and `poolkit_task_...` from the worker, on a port of its own.
+    """Serve metrics of pools, tasks and queues from the worker, on a port of its own.
 
         database = Database(app)
         serve_metrics(app, port=9100)
 
-    Durations and ends of tasks have the labels `task` and `state` (SUCCESS, FAILURE, RETRY and so
-    on). The default registry of `prometheus_client` is served with them.
+    The metrics of pools have the same names as in a web service. The label `state` of tasks is
+    SUCCESS, FAILURE, RETRY and so on. The default registry of `prometheus_client` is served with
+    them.
 
     Args:
         app: the Celery application; it needs a `Database`.
@@ -62,58 +57,6 @@ def serve_metrics(app: Celery, *, port: int, host: str = "0.0.0.0") -> None:
         host: the address to listen on; by default every one of the machine.
     """
     _Metrics(app, host, port)
-
-
-class _Figures:
-    """Counters that can be written, read and added: one pool, its call sites, tasks by state."""
-
-    def __init__(self) -> None:
-        self.pool: Counter[str] = Counter()
-        self.times: dict[str, Histogram] = {}
-        self.sites: list[CallSite] = []
-        self.tasks: dict[tuple[str, str], tuple[list[int], float]] = {}
-
-    def add_pool(self, snapshot: PoolSnapshot) -> None:
-        for name, value in snapshot._asdict().items():
-            if isinstance(value, Histogram):
-                self._add_times(name, value.counts, value.total)
-            else:
-                self.pool[name] += value
-
-    def add_task(self, name: str, state: str, counts: list[int], total: float) -> None:
-        before, seconds = self.tasks.get((name, state), ([0] * len(counts), 0.0))
-        added = [a + b for a, b in zip(before, counts, strict=True)]
-        self.tasks[name, state] = added, seconds + total
-
-    def add(self, text: str, *, gauges: bool) -> None:
-        """Add what another process has written; the gauges of one that has ended are nothing."""
-        found = json.loads(text)
-        for name, value in found["pool"].items():
-            self.pool[name] += value if gauges or name not in _GAUGES else 0
-        for name, (counts, total) in found["times"].items():
-            self._add_times(name, counts, total)
-        for task in found["tasks"]:
-            self.add_task(*task)
-        self.sites = merged([*self.sites, *(CallSite(**site) for site in found["sites"])])
-
-    def _add_times(self, name: str, counts: list[int], total: float) -> None:
-        times = self.times.setdefault(name, Histogram())
-        times.counts = [a + b for a, b in zip(times.counts, counts, strict=True)]
-        times.total += total
-
-    def text(self) -> str:
-        times = {name: (each.counts, each.total) for name, each in self.times.items()}
-        tasks = [(*key, *value) for key, value in self.tasks.items()]
-        sites = [dataclasses.asdict(site) for site in self.sites]
-        return json.dumps({"pool": self.pool, "times": times, "tasks": tasks, "sites": sites})
-
-    def snapshot(self) -> PoolSnapshot:
-        values: dict[str, Any] = {name: self.pool[name] for name in PoolSnapshot._fields}
-        times = {name: self.times.get(name, Histogram()) for name in _HISTOGRAMS}
-        return PoolSnapshot(**values | times)
-
-
-_HISTOGRAMS: Final = ("checkout_wait", "connect_time", "hold_time")
 
 
 class _Metrics(Collector):
@@ -125,16 +68,20 @@ class _Metrics(Collector):
         self.port = port
         self.is_served = False
         self.lock = threading.Lock()
-        self.own = _Figures()  # the tasks of this process
-        self.ended = _Figures()  # the children that have ended
+        self.own = Figures()  # the tasks of this process
+        self.ended = Figures()  # the children that have ended
         self.file: Path | None = None
         self.began: dict[str, float] = {}
+        self.queues = QueueSampler(app)
         for signal, receiver in (
             (signals.worker_init, self._on_worker_init),
             (signals.worker_process_init, self._on_process_init),
             (signals.worker_ready, self._on_worker_ready),
             (signals.task_prerun, self._on_task_start),
             (signals.task_postrun, self._on_task_end),
+            (signals.task_retry, self._on_task_retry),
+            (signals.task_failure, self._on_task_failure),
+            (dead_letter_recorded, self._on_dead_letter),
             (signals.worker_process_shutdown, self._write),
             (signals.worker_shutdown, self._on_worker_shutdown),
         ):
@@ -148,6 +95,7 @@ class _Metrics(Collector):
         if folder is None or Path(folder).name.endswith(f"-{os.getpid()}"):
             return
         self.lock = threading.Lock()
+        self.own = Figures()  # not what the parent had counted at the fork
         self.file = Path(folder, f"{os.getpid()}-{time.time_ns()}")
 
         def write_each_second() -> None:
@@ -157,18 +105,49 @@ class _Metrics(Collector):
 
         threading.Thread(target=write_each_second, daemon=True).start()
 
-    def _on_task_start(self, task_id: str, **kwargs: Any) -> None:
+    def _on_task_start(self, task_id: str, task: Any, **kwargs: Any) -> None:
+        if task.app is not self.app:
+            return
         self.began[task_id] = time.perf_counter()
+        request = task.request
+        if is_redelivered(request):
+            with self.lock:
+                self.own.count("poolkit_task_redeliveries", task.name)
+        elif not request.retries and (sent_at := getattr(request, SENT_AT, None)) is not None:
+            with contextlib.suppress(TypeError, ValueError):  # of another program
+                due = datetime.fromisoformat(request.eta).timestamp() if request.eta else sent_at
+                # The sender's clock may be ahead.
+                waited = max(0.0, time.time() - float(due))
+                with self.lock:
+                    self.own.observe("poolkit_task_wait_seconds", waited, task.name)
 
     def _on_task_end(self, task_id: str, task: Any, state: Any, **kwargs: Any) -> None:
         began = self.began.pop(task_id, None)
-        if began is None or task.app is not self.app:
+        if began is None:
             return
         seconds = time.perf_counter() - began
-        counts = [0] * (len(TASK_BUCKETS) + 1)
-        counts[bisect_left(TASK_BUCKETS, seconds)] = 1
+        labels = task.name, str(state or "UNKNOWN")
         with self.lock:
-            self.own.add_task(task.name, str(state or "UNKNOWN"), counts, seconds)
+            self.own.count("poolkit_tasks", *labels)
+            self.own.observe("poolkit_task_duration_seconds", seconds, *labels)
+
+    def _on_task_retry(self, sender: Any, reason: Any, **kwargs: Any) -> None:
+        self._count_error(sender, "RETRY", getattr(reason, "exc", None) or reason)
+
+    def _on_task_failure(self, sender: Any, exception: Any, **kwargs: Any) -> None:
+        if isinstance(exception, TaskGivenUp):
+            exception = exception.__cause__ or exception
+        self._count_error(sender, "FAILURE", exception)
+
+    def _count_error(self, task: Any, state: str, error: object) -> None:
+        if getattr(task, "app", None) is self.app:
+            with self.lock:
+                self.own.count("poolkit_task_errors", task.name, state, type(error).__name__)
+
+    def _on_dead_letter(self, sender: Any, **kwargs: Any) -> None:
+        if sender.app is self.app:
+            with self.lock:
+                self.own.count("poolkit_dead_letters", sender.name)
 
     def _write(self, **kwargs: Any) -> None:
         if self.file is None:
@@ -178,10 +157,10 @@ class _Metrics(Collector):
             begun.write_text(self._own_figures().text())
             begun.replace(self.file)
 
-    def _own_figures(self) -> _Figures:
-        figures = _Figures()
+    def _own_figures(self) -> Figures:
+        figures = Figures()
         with self.lock:
-            figures.tasks = dict(self.own.tasks)
+            figures.add(self.own.text(), gauges=True)
         database = Database.of(self.app)
         figures.add_pool(database.snapshot())
         figures.sites = database.metrics.holds.rows()
@@ -200,8 +179,10 @@ class _Metrics(Collector):
             self.is_served = True
             REGISTRY.register(self)
             start_http_server(self.port, self.host)
+            self.queues.start()
 
     def _on_worker_shutdown(self, **kwargs: Any) -> None:
+        self.queues.stop()
         folder = os.environ.pop(_FOLDER, None)
         if folder is not None:
             for file in Path(folder).iterdir():
@@ -213,39 +194,56 @@ class _Metrics(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the sums over this process and all children."""
+        """Yield the sums over this process and all children, and the queues."""
         figures = self._sums()
         name = Database.of(self.app).target
         pools = PoolCollector(lambda: {name: figures.snapshot()}, lambda: {name: figures.sites})
         yield from pools.collect()
-        labels = ["task", "state"]
-        ends = CounterMetricFamily("poolkit_tasks", "Deliveries that ended.", labels=labels)
-        durations = HistogramMetricFamily(
-            "poolkit_task_duration_seconds", "How long deliveries ran.", labels=labels
-        )
-        bounds = (*map(str, TASK_BUCKETS), "+Inf")
-        for key, (counts, total) in figures.tasks.items():
-            ends.add_metric(key, sum(counts))
-            buckets = list(zip(bounds, map(float, accumulate(counts)), strict=True))
-            durations.add_metric(key, buckets, total)
-        yield from (ends, durations)
+        yield from figures.metrics()
+        yield from self.queues.metrics()
 
-    def _sums(self) -> _Figures:
+    def _sums(self) -> Figures:
         sums = self._own_figures()
         with self.lock:
+            files: dict[int, list[Path]] = {}
             for file in sorted(Path(os.environ.get(_FOLDER, "/nowhere")).glob("*")):
-                if file.suffix:  # not complete yet
-                    continue
-                is_running = True
-                try:
-                    os.kill(int(file.name.partition("-")[0]), 0)
-                except OSError:  # no such process, or by now one of another user
-                    is_running = False
-                text = file.read_text()
-                if is_running:
-                    sums.add(text, gauges=True)
-                else:
-                    self.ended.add(text, gauges=False)
-                    file.unlink()
+                files.setdefault(int(file.name.partition("-")[0]), []).append(file)
+            for pid, of_pid in files.items():
+                is_running = _is_child(pid)
+                # The number may belong to a later child by now: only the last file is its own.
+                latest = (
+                    max((file for file in of_pid if not file.suffix), default=None)
+                    if is_running
+                    else None
+                )
+                for file in of_pid:
+                    if file == latest:
+                        sums.add(file.read_text(), gauges=True)
+                    elif not file.suffix:
+                        self.ended.add(file.read_text(), gauges=False)
+                        file.unlink()
+                    elif not is_running:  # it was killed while it wrote this
+                        file.unlink(missing_ok=True)
             sums.add(self.ended.text(), gauges=False)
         return sums
+
+
+def _is_child(pid: int) -> bool:
+    """Return whether this process has such a child.
+
+    Its number alone would not do: the system gives it to another process, at some time after its
+    end.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return False
+    else:
+        # The name in parentheses may have any character; then come the state and the parent.
+        return stat.rpartition(")")[2].split()[1] == str(os.getpid())
+    try:
+        os.kill(pid, 0)
+    except OSError:  # no such process, or by now one of another user
+        return False
+    return True

@@ -17,7 +17,7 @@ from celery.worker.request import Request
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from poolkit.celery.database import Database
-from poolkit.celery.delivery import DeliveredTask
+from poolkit.celery.delivery import DeliveredTask, dead_letter_recorded
 from poolkit.errors import UnreadableMessage
 from poolkit.tables import record_dead_letter
 
@@ -66,6 +66,7 @@ def keep_unreadable(app: Celery, **options: Any) -> None:
                 error=UnreadableMessage(error),
                 attempts=1,
             )
+        dead_letter_recorded.send(sender=task)
 
     def on_unreadable(sender: Any, message: Message, exc: Any = None, **kwargs: Any) -> None:
         if sender.app is app:

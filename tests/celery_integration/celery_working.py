@@ -3,6 +3,7 @@
 import json
 import secrets
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +13,13 @@ from typing import Any
 import psycopg2
 from celery import Celery
 from processes import RunningProcess, wait_until
+from prometheus_client.parser import text_string_to_metric_families
 from psycopg2.extras import RealDictCursor
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from poolkit.celery import broker_config
+from poolkit.local.ports import free_port
 from poolkit.tables import dead_letters
 
 FOLDER = Path(__file__).parent
@@ -161,3 +164,30 @@ def open_site(
         for worker in site.workers:
             worker.kill()
         app.close()
+
+
+class Scraped:
+    """The metrics of a worker, as Prometheus reads them."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/metrics"
+
+    def all(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        with urllib.request.urlopen(self._url, timeout=60) as answer:
+            text = answer.read().decode()
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def __call__(self, name: str, **labels: str) -> float | None:
+        """Return one figure, or None if there is none."""
+        return self.all().get((name, frozenset(labels.items())))
+
+
+def start_with_metrics(site: Site, *options: str, **more: Any) -> tuple[Worker, Scraped]:
+    """Start a worker that serves metrics."""
+    port = free_port()
+    worker = site.start(*options, SHOP_METRICS_PORT=str(port), **more)
+    return worker, Scraped(port)

@@ -1,14 +1,10 @@
 """Each of Celery's pools, and applications as people have them: engines before forks, plain tasks, results."""
 
-import re
 import socket
-import urllib.request
 
 import pytest
 from celery_working import FOLDER, child_pid
 from processes import run_python, wait_until
-
-from poolkit.local.ports import free_port
 
 NOWHERE = "postgresql://u:p@127.0.0.1:1/x"
 
@@ -130,33 +126,6 @@ def test_result_backend_has_the_result_and_the_error(site):
     with pytest.raises(ValueError, match="an order needs an id"):
         failed.get(timeout=60)
     assert site.wait_for_dead_letter()["message_id"] == failed.id
-
-
-def test_metrics_are_those_of_all_children(site):
-    """One scrape has the pools and the tasks of every child, also of those that have ended."""
-    port = free_port()
-    site.start("-c", "2", "--max-tasks-per-child", "2", SHOP_METRICS_PORT=str(port))
-    for number in range(6):
-        site.send(f"o{number}")
-    site.app.send_task("shop.take_order", [""])
-
-    def scraped(pattern):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-            text = answer.read().decode()
-        found = re.search(pattern + r" ([\d.]+)$", text, re.MULTILINE)
-        return float(found[1]) if found else None
-
-    take = 'task="shop.take_order"'
-    wait_until(lambda: scraped(rf'poolkit_tasks_total{{state="SUCCESS",{take}}}') == 6, "6 tasks")
-    wait_until(lambda: scraped(rf'poolkit_tasks_total{{state="FAILURE",{take}}}') == 1, "1 failure")
-    count = rf'poolkit_task_duration_seconds_count{{state="SUCCESS",{take}}}'
-    assert scraped(count) == 6
-    wait_until(lambda: scraped('poolkit_pool_checkouts_total{target="worker"}') == 7, "7 checkouts")
-    with site.locked("waits"):
-        site.send("waits")
-        wait_until(
-            lambda: scraped('poolkit_pool_checked_out{target="worker"}') == 1, "the connection"
-        )
 
 
 def test_tasks_that_end_while_redis_is_away_are_acknowledged_later(own_broker_site):

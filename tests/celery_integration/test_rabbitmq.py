@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 import pytest
-from celery_working import open_site
+from celery_working import open_site, start_with_metrics
 from kombu import Connection
 from processes import wait_until
 from stoppable_brokers import HAS_RABBITMQ, RabbitMQ
@@ -83,3 +83,15 @@ def test_a_poison_task_ends_in_the_dead_letter_table(site):
     site.start()
     site.app.send_task("shop.take_order", [""])
     assert site.wait_for_dead_letter()["attempts"] == 1
+
+
+def test_queue_s_depth_is_asked_of_rabbitmq(site):
+    """The metric of the depth is there; the age is unknown, because looking at a message would take it."""
+    _, scraped = start_with_metrics(site, "-c", "1")
+    queue = {"queue": site.queue}
+    wait_until(lambda: scraped("poolkit_queue_depth", **queue) == 0, "an empty queue")
+    with site.locked("first"):
+        for name in ("first", "second", "third"):
+            site.send(name)
+        wait_until(lambda: scraped("poolkit_queue_depth", **queue), "tasks that wait")
+        assert scraped("poolkit_queue_oldest_age_seconds", **queue) is None

@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3
 import pytest
-from celery_working import Site, open_site
+from celery_working import Site, open_site, start_with_metrics
 from processes import wait_until
 
 from poolkit.drill.network import Network
@@ -79,3 +79,15 @@ def test_poll_that_the_network_cuts_off_is_not_the_last(sqs_site, queue_url, mot
         sqs_site.wait_for_order("after")
         assert worker.process.poll() is None
         worker.kill()
+
+
+def test_queue_s_depth_is_asked_of_sqs_and_its_age_is_left_to_cloudwatch(sqs_site):
+    """The metric of the depth is there; the age is ApproximateAgeOfOldestMessage, which only CloudWatch has."""
+    _, scraped = start_with_metrics(sqs_site, "-c", "1")
+    queue = {"queue": sqs_site.queue}
+    wait_until(lambda: scraped("poolkit_queue_depth", **queue) == 0, "an empty queue")
+    with sqs_site.locked("first"):
+        for name in ("first", "second", "third"):
+            sqs_site.send(name)
+        wait_until(lambda: scraped("poolkit_queue_depth", **queue), "tasks that wait")
+        assert scraped("poolkit_queue_oldest_age_seconds", **queue) is None
