@@ -55,6 +55,8 @@ def summary(recording: Recording) -> Iterator[str]:
     yield from recording.client().lines()
     yield measured_line(recording.measured)
     yield from recording.lost
+    if (search := recording.limit()) is not None:
+        yield from search.lines()
     connections = recording.measured.connections
     if not connections.samples:
         yield f"Connections: not measured, {recording.note}"
@@ -143,6 +145,7 @@ def document(
         "now": now,
         "run": run,
         "load": recording.loop().to_json(),
+        "limit": search.to_json() if (search := recording.limit()) else None,
         "client": recording.client().to_json(),
         "figures": recording.measured.figures(time.time(), target),
         "thresholds": [{"status": each.status, "words": each.message} for each in verdicts],

@@ -31,6 +31,7 @@ from poolkit.loadtest.event_loop import (
     interrupt_the_main_greenlet,
     pause_thread,
 )
+from poolkit.loadtest.find_limit import LimitRun, OwnSteps
 from poolkit.loadtest.latency import report as latency_report
 from poolkit.loadtest.latency.collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency.connect_reports import OwnConnects, WorkersConnects
@@ -45,6 +46,7 @@ from poolkit.loadtest.locust_internals import (
 )
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.distributed import MasterLoop, WorkerLoop, announce_users
+from poolkit.loadtest.open_loop.limit_search import LimitSearch
 from poolkit.loadtest.open_loop.loop import ClosedLoop, OpenLoop
 from poolkit.loadtest.output import (
     ConnectionsCsv,
@@ -60,6 +62,7 @@ from poolkit.loadtest.preflight import (
     add_options,
     check_shape,
     check_user_classes,
+    limiting,
     refuse_in_process,
     run_thresholds,
 )
@@ -71,6 +74,7 @@ from poolkit.thresholds import plain_lines, takes_marks
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Sequence
 
     from locust.env import Environment
     from locust.runners import Runner
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
     from poolkit.loadtest.latency.collection import Source
     from poolkit.loadtest.latency.counters import Latencies
     from poolkit.loadtest.recording import Second
+    from poolkit.thresholds import Threshold
 
 FAILED = 1
 """The exit status of a run that has measured nothing, as of one whose threshold did not hold."""
@@ -159,7 +164,12 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
             warn_if_untested()
             guard.check_each_test()
             recording = _recording(environment, options, runner, url)
-            checks = ThresholdChecks(environment, recording, run_thresholds(options))
+            thresholds = run_thresholds(options)
+            if options.poolkit_find_limit:
+                # They judge each step, not the run, which goes beyond the limit on purpose.
+                _find_limit(environment, options, recording, limiting(thresholds))
+                thresholds = ()
+            checks = ThresholdChecks(environment, recording, thresholds)
             RunOutput(environment, options, recording, checks).start()
             if web_ui is not None:
                 WebPages(web_ui, recording, checks, guard, options.web_base_path or "")
@@ -214,6 +224,29 @@ def _recording(
     )
     recording.client = connects.counts
     return recording
+
+
+def _find_limit(
+    environment: Environment,
+    options: Namespace,
+    recording: Recording,
+    thresholds: Sequence[Threshold],
+) -> None:
+    """Search for the limit in each test of a run."""
+    loop, source = recording.arrivals, recording.source
+    assert isinstance(loop, OpenLoop)  # noqa: S101  (others are refused before the start)
+    assert isinstance(source, OwnLatencies)  # noqa: S101
+    first = loop.rate.at(0)
+    run = LimitRun(
+        environment,
+        recording,
+        OwnSteps(loop, source),
+        thresholds,
+        make=lambda: LimitSearch(first, options.poolkit_highest_per_s),
+        step_s=options.poolkit_find_limit_step_s,
+        kind=loop.rate.kind,
+    )
+    recording.limit = lambda: run.search
 
 
 class RunOutput:
@@ -303,6 +336,9 @@ class RunOutput:
         rest = self._recording.take_rest()
         self._checks.conclude()
         self._fail_without_load()
+        if (search := self._recording.limit()) is not None:
+            # Requests fail beyond the limit, so they do not decide.
+            self._environment.process_exit_code = 0 if search.is_found else 1
         found = document(
             self._recording,
             self._checks.verdicts,
@@ -341,6 +377,8 @@ class RunOutput:
         """Return whether the run ended before its planned end: of a shape, a rate or `--run-time`."""
         if self._checks.aborted_by is not None:
             return True
+        if (search := self._recording.limit()) is not None:
+            return bool(search.ended_by)
         if self._environment.shape_class is not None:
             return not self._shape_has_ended
         arrivals = self._recording.arrivals

@@ -19,6 +19,7 @@ import gevent
 from locust.runners import MasterRunner, WorkerRunner
 
 from poolkit.errors import ConfigurationError
+from poolkit.loadtest.figures import ONLY_IN_COMPARE
 from poolkit.loadtest.host_safety import OPTION, check_host
 from poolkit.loadtest.locust_internals import (
     around_parsing,
@@ -27,6 +28,7 @@ from poolkit.loadtest.locust_internals import (
     wait_for_processes,
 )
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
+from poolkit.loadtest.open_loop.limit_search import bounds
 from poolkit.loadtest.open_loop.loop import MAX_USERS
 from poolkit.loadtest.open_loop.user_class_queue import ANSWER_WITHIN_S
 from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S
@@ -35,10 +37,12 @@ from poolkit.loadtest.telemetry.prometheus import address
 from poolkit.output_file import check_output_file
 from poolkit.project import Project
 from poolkit.thresholds import Threshold, thresholds_of
+from poolkit.thresholds.parse import duration_s
 
 if TYPE_CHECKING:
     import argparse
     from argparse import Namespace
+    from collections.abc import Sequence
 
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
@@ -56,6 +60,7 @@ PREFIX = "poolkit-"
 """Of every option; each has a name without it as well, where that is free."""
 HELP = "--poolkit-help"
 KIND = "constant"
+STEP = "20s"
 _SPAWN_RATE = 100.0
 """The highest that Locust accepts without a warning."""
 
@@ -159,6 +164,22 @@ def _add_options(parser: LocustArgumentParser) -> None:
     )
     add(
         group,
+        "find-limit",
+        "Find the highest arrival rate at which every --threshold holds: the rate doubles until one "
+        "fails, then approaches the limit in steps. --arrival-rate is the first rate (10 by "
+        "default), or the first and the highest, such as 10..2000",
+        action="store_true",
+    )
+    add(
+        group,
+        "find-limit-step",
+        "Measured time of each step of --find-limit, 20s by default; a quarter of it to settle "
+        "comes before",
+        metavar="<time>",
+        default=STEP,
+    )
+    add(
+        group,
         "arrivals",
         "Distribution of the arrivals: constant (evenly spaced; the default) or "
         "poisson (random, independent of each other)",
@@ -206,6 +227,7 @@ def _check_options(options: Namespace) -> None:
         selectors = [each.selector for each in run_thresholds(options) if each.selector]
         # A worker gets them with its master's options.
         options.poolkit_tags = sorted({one.value for one in selectors if one.key == "tag"})
+        _check_find_limit(options)
         _check_open_loop(options)
         if options.poolkit_metrics_port:
             address(options.poolkit_metrics_port)
@@ -242,6 +264,38 @@ def run_thresholds(options: Namespace) -> tuple[Threshold, ...]:
                 f"add --target {names[0]}, or leave the name out"
             )
     return tuple(each for each in thresholds if each.applies_to(options.poolkit_target))
+
+
+def _check_find_limit(options: Namespace) -> None:
+    """Check the options of a search, and set its first and highest rate."""
+    options.poolkit_find_limit_step_s = duration_s(options.poolkit_find_limit_step)
+    if not options.poolkit_find_limit_step_s:
+        raise ConfigurationError(
+            f"--find-limit-step is {options.poolkit_find_limit_step!r}; wanted a time such as 20s"
+        )
+    if not options.poolkit_find_limit:
+        if options.poolkit_find_limit_step != STEP:
+            raise ConfigurationError("--find-limit-step is for --find-limit; add that too")
+        return
+    first, options.poolkit_highest_per_s = bounds(options.poolkit_arrival_rate)
+    options.poolkit_arrival_rate = f"{first:g}"
+    if not limiting(run_thresholds(options)):
+        raise ConfigurationError(
+            "--find-limit needs a threshold that decides whether a rate holds, such as "
+            "--threshold 'http.p95 < 200'"
+        )
+    for option, is_set in (
+        ("--processes", options.processes),
+        ("--master", options.master),
+        ("--junit", options.poolkit_junit),
+    ):
+        if is_set:
+            raise ConfigurationError(f"--find-limit and {option} cannot be used together")
+
+
+def limiting(thresholds: Sequence[Threshold]) -> list[Threshold]:
+    """Return the thresholds that can decide about a step of `--find-limit`."""
+    return [each for each in thresholds if each.metric not in ONLY_IN_COMPARE]
 
 
 def _check_open_loop(options: Namespace) -> None:

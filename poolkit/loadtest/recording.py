@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from poolkit.loadtest.latency.collection import Source
     from poolkit.loadtest.latency.counters import Outcome
     from poolkit.loadtest.open_loop.distributed import MasterLoop
+    from poolkit.loadtest.open_loop.limit_search import LimitSearch
     from poolkit.loadtest.open_loop.loop import OpenLoop
 
 INTERVAL_S = 0.1
@@ -263,13 +264,18 @@ class Recording:
         self.measured.requests = self.latencies.total()
         self.loop: Callable[[], LoopReport] = LoopReport
         """Returns how the run is loaded; a closed loop unless it is replaced."""
+        self.step: MetricAccumulator | None = None
+        """Counts the connections of a step of `--find-limit` too, while it is measured."""
+        self.limit: Callable[[], LimitSearch | None] = lambda: None
+        """Returns the search of `--find-limit`; None without one."""
         self.arrivals: OpenLoop | MasterLoop | None = None
         """The arrivals of an open loop; None in a closed one."""
         self.client: Callable[[], ClientConnects] = ClientConnects
         """Returns the connections of the load generator so far; none unless it is replaced."""
         self.add_failures: Callable[[str, str, int], None] = lambda *_: None
         """Adds failures to Locust's statistics, by name, error and number."""
-        self._url, self._runner, self._source, self._reported = url, runner, source, reported
+        self._url, self._runner, self._reported = url, runner, reported
+        self.source = source
         self._listeners: list[Callable[[Second, Latencies], None]] = []
         self._requests = RecentRequests(reported=reported, now=self.started)
         self._arrivals = RecentArrivals(REPORTED_WINDOW_S if reported else LOCAL_WINDOW_S)
@@ -336,7 +342,7 @@ class Recording:
     @property
     def lost(self) -> list[str]:
         """Which latencies are missing, a line for each worker."""
-        return list(self._source.lost.values())
+        return list(self.source.lost.values())
 
     def begin_again(self) -> None:
         """Forget the test before: a new one starts. The sampling goes on."""
@@ -348,7 +354,7 @@ class Recording:
     def forget_totals(self) -> None:
         """Forget the totals so far, as Locust does when its statistics are reset."""
         now = time.time()
-        self._source.take(begin=now)
+        self.source.take(begin=now)
         self.latencies = Latencies()
         self._in_failures.clear()
         sessions, limits = self.measured.connections.sessions, self.limits
@@ -362,12 +368,12 @@ class Recording:
         """End the run, and return its last latencies, which are in `latencies` too."""
 
         def end() -> None:
-            self._source.collect_rest()
+            self.source.collect_rest()
             # Locust ends its users later, and their requests until then would be missing.
             self._runner.quit()
 
         unless_interrupted_again(self._runner.environment, end)
-        rest = self._source.take()
+        rest = self.source.take()
         for _ in self._adding:  # the second that was being added
             pass
         self.latencies.add(rest)
@@ -410,6 +416,10 @@ class Recording:
         """Count a sample; of the samples of a second, keep the one with the most connections."""
         targets = by_target(sample)
         held = {one.target: Held(one.total, one.idle_in_transaction) for one in targets}
+        if self.step is not None:
+            self.step.connections.add_sample(
+                sample.time, sample.sessions, held, elsewhere=sample.elsewhere
+            )
         self._opened += self.measured.connections.add_sample(
             sample.time, sample.sessions, held, elsewhere=sample.elsewhere
         )
@@ -422,7 +432,7 @@ class Recording:
         while True:
             next_at = max(next_at + 1, time.monotonic())
             gevent.sleep(max(0.0, next_at - time.monotonic()))
-            latencies = self._source.take()
+            latencies = self.source.take()
             self._adding = self.latencies.add_in_parts(latencies)
             for _ in self._adding:
                 gevent.sleep(0)

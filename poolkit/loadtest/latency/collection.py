@@ -60,6 +60,8 @@ class OwnLatencies:
         self._take_cut_off = take_cut_off
         self._tags: frozenset[str] = frozenset()
         """Those that a threshold is about; usually none, and then none are looked up."""
+        self.step: Latencies | None = None
+        """Counts the requests of a step of `--find-limit` too, while it is measured."""
 
         def on_start(**_: Any) -> None:
             # A worker has its master's options by now.
@@ -112,15 +114,17 @@ class OwnLatencies:
         # Locust's event may be fired without a time.
         if response_time is not None:
             ended, ms = answered(start_time, response_time, failed=exception is not None)
-            self._new.record(
-                request_type,
-                name,
-                ms,
-                outcome="answered" if exception is None else "failed",
-                scheduled=ended - ms / 1000,
-                ended=ended,
-                tags=self._tags & tags_of_the_task() if self._tags else (),
-            )
+            tags = self._tags & tags_of_the_task() if self._tags else ()
+            for latencies in (self._new,) if self.step is None else (self._new, self.step):
+                latencies.record(
+                    request_type,
+                    name,
+                    ms,
+                    outcome="answered" if exception is None else "failed",
+                    scheduled=ended - ms / 1000,
+                    ended=ended,
+                    tags=tags,
+                )
 
 
 class WorkerReports:

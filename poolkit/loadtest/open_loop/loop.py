@@ -34,6 +34,7 @@ from poolkit.loadtest.open_loop.user_class_queue import (
     ANSWER_WITHIN_S,
     LATE_MS,
     SPARE,
+    Delays,
     Segment,
     UserClassQueue,
     UsersAtWork,
@@ -60,6 +61,8 @@ _HICCUP_S = 0.01
 overdue for less than this to its present users."""
 _AFTER_A_FAILED_START_S = 1.0
 _READINGS = 5
+_MOST_SHOWN = 10_000
+"""More arrivals than this would make the percentiles of a step no more exact."""
 _AT_ONCE_S = 1e-4
 _NO_SHARE = Share(begin=math.inf, since=math.inf)
 
@@ -352,6 +355,33 @@ class OpenLoop:
             dropped_ms += queue.dropped_ms
             queue.dropped_ms.clear()
         return CutOff(timed_out_ms=self.tasks.take_timed_out(), dropped_ms=dropped_ms)
+
+    def delays(self) -> Delays:
+        """Return how late the arrivals were up to now."""
+        now, queues = time.monotonic(), list(self._queues.values())
+        overdue_s: dict[Cause, float] = {}
+        for queue in queues:
+            for cause, seconds in queue.overdue_s.items():
+                overdue_s[cause] = overdue_s.get(cause, 0.0) + seconds
+        return Delays(
+            arrivals=sum(queue.arrivals + queue.overdue(now) for queue in queues),
+            late=sum(queue.lateness(now).late for queue in queues),
+            overdue_s=overdue_s,
+        )
+
+    def waiting(self) -> Iterator[float]:
+        """Yield the scheduled moments of the requests that have no answer yet, Unix times.
+
+        Those of arrivals that have not begun are spread over the time in which they were scheduled.
+        """
+        for task in self.tasks.by_user.values():
+            if task.unfinished is not None:
+                yield task.unfinished.scheduled_at
+        now, ahead_s = time.monotonic(), unix_time_ahead_s()
+        for queue in self._queues.values():
+            shown = min(queue.overdue(now), _MOST_SHOWN)
+            for number in range(shown):
+                yield queue.next_at + (now - queue.next_at) * number / shown + ahead_s
 
     def _saturated_by(self) -> str:
         now = time.monotonic()

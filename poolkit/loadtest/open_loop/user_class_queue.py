@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from locust import User
 
@@ -73,6 +73,25 @@ class Lateness(NamedTuple):
 
     late: int
     latest_ms: float
+
+
+class Delays(NamedTuple):
+    """How late the arrivals of a loop were, up to a moment."""
+
+    arrivals: int
+    late: int
+    overdue_s: Mapping[Cause, float]
+
+    def cause_since(self, before: Delays) -> Cause | None:
+        """Return why arrivals have begun late since then; None if they did not, or too few of them."""
+        late = self.late - before.late
+        if late <= max(TOLERATED_COUNT, TOLERATED_SHARE * (self.arrivals - before.arrivals)):
+            return None
+        seconds = {
+            one: self.overdue_s[one] - before.overdue_s.get(one, 0.0) for one in self.overdue_s
+        }
+        cause: Cause = max(seconds, key=lambda one: seconds[one], default="busy")
+        return cause
 
 
 class Segment(NamedTuple):
