@@ -19,6 +19,7 @@ from poolkit.compare.plan.option_types import (
     Integer,
     Names,
     Number,
+    PoolSizes,
 )
 from poolkit.masking import masked
 
@@ -46,6 +47,11 @@ _max_connections_option = click.option(
     "pools",
     type=Names(),
     help="each target with these pools, such as now,web: now is its own engine, others are presets",
+)
+@click.option(
+    "--pool-sizes",
+    type=PoolSizes(),
+    help="each target with these pool sizes, such as 2,5,10 or 5,10+5 (with overflow)",
 )
 @click.option("--users", type=USERS, help="users at once, or levels: 1,5,20  [default: 20]")
 @click.option(

@@ -359,7 +359,7 @@ class CallSite:
     """Checkouts longer than `leak_detection_threshold`, or collected without a close."""
     unseen_s: float = 0.0
     spread: tuple[tuple[int, float], ...] = ()
-    """The holds by length, for `merged`: see `_bucket`."""
+    """The holds by length, for `merged`: see `bucket_of`."""
 
     @property
     def busy_share(self) -> float | None:
@@ -423,7 +423,7 @@ class _Row:
         )
 
 
-def _bucket(seconds: float) -> int:
+def bucket_of(seconds: float) -> int:
     """Return the number of a duration's bucket: eight in each power of two, at most 12.5 % wide."""
     mantissa, exponent = math.frexp(max(seconds, 1e-6))
     return exponent * 8 + int((mantissa - 0.5) * 16)
@@ -591,7 +591,7 @@ class Holds:
             row.count += taken.weight
             row.held += scaled
             row.longest = max(row.longest, held)
-            bucket = _bucket(held)
+            bucket = bucket_of(held)
             row.spread[bucket] = row.spread.get(bucket, 0) + taken.weight
             if taken.site.is_raw:
                 row.unseen += scaled

@@ -20,12 +20,20 @@ from weakref import WeakSet
 
 from sqlalchemy import event, exc
 
-from poolkit.config.holds import HOLD_SAMPLING, Holds, connections_out, forget_connections_out
+from poolkit.config.holds import (
+    HOLD_SAMPLING,
+    Holds,
+    bucket_of,
+    connections_out,
+    forget_connections_out,
+)
 from poolkit.config.presets import TooManyWaiting
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool, PoolProxiedConnection
+
+    from poolkit.config.hold_records import PoolUse
 
 __all__ = ("BUCKETS", "Histogram", "PoolMetrics", "PoolSnapshot", "measured")
 
@@ -134,6 +142,8 @@ class PoolMetrics:
 
     def __init__(self, *, hold_sampling: float | None = None) -> None:
         self._sampling = hold_sampling
+        self.use: PoolUse | None = None
+        """Under `poolkit compare`, the record of what is used of the pool."""
         self.holds = Holds(sampling=HOLD_SAMPLING if hold_sampling is None else hold_sampling)
         self._begin()
         _all_metrics().add(self)
@@ -204,9 +214,12 @@ class PoolMetrics:
         """Count the work of an engine whose pool's class is `measured`."""
         if "_POOLKIT_HOLDS_FOLDER" in os.environ and self.holds.sampling > 0:
             # Under `poolkit compare` alone: a cold start must not pay for the import.
-            from poolkit.config.hold_records import record  # noqa: PLC0415
+            from poolkit.config.hold_records import PoolUse, record  # noqa: PLC0415
 
-            record(self.holds)
+            # The shim of `poolkit compare` may record this pool already.
+            if not hasattr(engine.pool, "recorded_by_poolkit"):
+                self.use = PoolUse(engine, bucket_of)
+                record(self.holds, self.use)
         self.listen(engine.pool)
         self.holds.watch(engine.dialect)
 
@@ -232,14 +245,20 @@ class PoolMetrics:
         """Record that a caller asks for a connection."""
         self._waiting.append(None)
 
-    def waited(self, seconds: float) -> None:
-        """Record a checkout that got its connection after that many seconds."""
+    def waited(self, seconds: float) -> float:
+        """Record a checkout that got its connection after that many seconds.
+
+        Returns:
+            The whole wait, with that in front of the pool.
+        """
         waits = self._checkout_wait.new
-        waits.append(seconds + self._queued_before())
+        waited = seconds + self._queued_before()
+        waits.append(waited)
         self._waiting.pop()
         if len(waits) > 1000:
             for times in (self._checkout_wait, self._connect_time, self._hold_time):
                 times.count()
+        return waited
 
     def queued(self, seconds: float) -> None:
         """Record that a wait in front of the pool, begun with `began_waiting`, is over.
@@ -262,6 +281,8 @@ class PoolMetrics:
         if timed_out:
             with self._lock:
                 self.timeouts += 1
+                if self.use is not None:
+                    self.use.timeouts += 1
 
     def _queued_before(self) -> float:
         """Return the wait in front of this pool that no checkout has counted yet."""
@@ -354,7 +375,9 @@ def measured(poolclass: type[AnyPool], metrics: PoolMetrics) -> type[AnyPool]:
             if waiting is not None:
                 holds.asked(waiting)
         now = perf_counter()
-        metrics.waited(now - began)
+        waited = metrics.waited(now - began)
+        if metrics.use is not None:
+            metrics.use.took(self, waited)
         if is_measured:
             holds.begin(connection._connection_record, beside, now)  # noqa: SLF001
         return connection  # type: ignore[no-any-return]

@@ -63,7 +63,9 @@ class Record:
     has_django: bool = False
 
 
-def environ(folder: Path, pool: str, environment: str, *, per_task: bool) -> dict[str, str]:
+def environ(
+    folder: Path, pool: str, environment: str, *, per_task: bool, size: str = ""
+) -> dict[str, str]:
     """Return the variables that put the shim into a target's processes.
 
     Args:
@@ -71,6 +73,7 @@ def environ(folder: Path, pool: str, environment: str, *, per_task: bool) -> dic
         pool: `now`, or the name of a preset.
         environment: the preset's numbers.
         per_task: whether a process runs one task at a time, as a worker's child does.
+        size: the pool's size and overflow instead of the application's own, such as `10+5`.
     """
     return {
         "_POOLKIT_SHIM_FOLDER": str(folder),
@@ -78,6 +81,7 @@ def environ(folder: Path, pool: str, environment: str, *, per_task: bool) -> dic
         "_POOLKIT_SHIM_ENVIRONMENT": environment,
         "_POOLKIT_SHIM_PRESETS": presets.__file__,
         "_POOLKIT_SHIM_PER_TASK": "1" if per_task else "",
+        "_POOLKIT_SHIM_SIZE": size,
     }
 
 

@@ -1,12 +1,13 @@
-"""Reads a target's SQLAlchemy engines, and gives them another pool if `--pool` names one.
+"""Reads a target's SQLAlchemy engines, and gives them another pool if an option asks for one.
 
-Python imports a module of this name at start, from PYTHONPATH. `poolkit compare --pool` and `--app`
-put this folder there, for the processes of a target alone. It runs in the target's interpreter, so it
+Python imports a module of this name at start, from PYTHONPATH. `poolkit compare` puts this folder
+there, for the processes of a target that it starts. It runs in the target's interpreter, so it
 imports the standard library only, and works on Python 3.9 and SQLAlchemy 1.4.
 
     _POOLKIT_SHIM_FOLDER       the folder of the records, one JSON file per process
     _POOLKIT_SHIM_POOL         "now": engines stay as they are; else the name of a preset
     _POOLKIT_SHIM_ENVIRONMENT  the preset's numbers, such as "prod"
+    _POOLKIT_SHIM_SIZE         "10+5": engines with a queue get this pool_size and max_overflow
     _POOLKIT_SHIM_PER_TASK     set for a worker, whose children run one task at a time
     _POOLKIT_SHIM_PRESETS      poolkit/config/presets.py, which works alone, as holds.py beside it does
     _POOLKIT_HOLDS_FOLDER      the folder of the tables of who holds connections
@@ -57,6 +58,7 @@ class Engines:
         self.connected = False
         self.other_pools: list[dict[str, Any]] = []
         self.has_django = False
+        self.reports_holds = False
         self._lock = threading.RLock()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -73,6 +75,7 @@ class Engines:
         if "_POOLKIT_HOLDS_FOLDER" in os.environ and "Measured" not in type(engine.pool).__name__:
             with contextlib.suppress(Exception):
                 _watch_holds(engine)
+                self.reports_holds = True
         weakref.finalize(engine, self.write).atexit = False
 
         def note_connection(connection: Any, record: Any) -> None:
@@ -94,7 +97,7 @@ class Engines:
             if changes and str(url).startswith("postgres"):
                 engine = _with_preset(original, url, options)
             else:
-                engine = original(url, **options)
+                engine = original(url, **_with_size(url, options))
             self.add(engine)
             return engine
 
@@ -163,6 +166,19 @@ def _described(engine: Any) -> dict[str, Any]:
     }
 
 
+def _with_size(url: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return an engine's options with the size of `--pool-sizes`, if its pool is a queue."""
+    size = os.environ.get("_POOLKIT_SHIM_SIZE")
+    poolclass = options.get("poolclass")
+    names = {each.__name__ for each in getattr(poolclass, "__mro__", ())}
+    if not size or not str(url).startswith("postgres") or options.get("pool") is not None:
+        return options
+    if poolclass is not None and "QueuePool" not in names:
+        return options
+    pool_size, _, overflow = size.partition("+")
+    return {**options, "pool_size": int(pool_size), "max_overflow": int(overflow)}
+
+
 def _with_preset(create_engine: Any, url: Any, options: dict[str, Any]) -> Any:
     """Return an engine like `create_engine(url, **options)` with the pool of a preset."""
     from sqlalchemy.engine import make_url  # noqa: PLC0415
@@ -210,30 +226,45 @@ def _watch_holds(engine: Any) -> None:
         return
     holds_file = _module("holds")
     holds = holds_file.Holds()
+    records = _module("hold_records")
+    use = records.PoolUse(engine, holds_file.bucket_of)
     # First, since the methods below are bound as they are then.
-    _module("hold_records").record(holds)
+    records.record(holds, use)
     kind = type(engine.pool)
 
     def connect(pool: Any) -> Any:
         beside = holds_file.connections_out()
-        connection = kind.connect(pool)
+        began = perf_counter()
+        try:
+            connection = kind.connect(pool)
+        except Exception as error:
+            if (
+                type(error).__name__ == "TimeoutError"
+                and type(error).__module__ == "sqlalchemy.exc"
+            ):
+                use.timeouts += 1
+            raise
         with contextlib.suppress(Exception):
-            holds.begin(connection._connection_record, beside, perf_counter())  # noqa: SLF001
+            now = perf_counter()
+            use.took(pool, now - began)
+            holds.begin(connection._connection_record, beside, now)  # noqa: SLF001
         return connection
 
     # The class, because dispose() makes the next pool from it.
-    engine.pool.__class__ = type(kind.__name__, (kind,), {"connect": connect})
+    own = {"connect": connect, "recorded_by_poolkit": True}
+    engine.pool.__class__ = type(kind.__name__, (kind,), own)
     event.listen(engine.pool, "checkin", holds.end)
     event.listen(engine.pool, "detach", holds.end)
     holds.watch(engine.dialect)
 
 
-def _label_starlette(module: Any) -> None:
+def _label_starlette(module: Any, engines: Engines) -> None:
     """Make each request of FastAPI and Starlette a unit of work, such as `GET /orders/{number}`."""
     original = module.Starlette.__call__
 
     async def __call__(app: Any, scope: Any, receive: Any, send: Any) -> None:  # noqa: N807
-        if scope["type"] != "http":
+        # The engines of poolkit itself label their requests.
+        if scope["type"] != "http" or not engines.reports_holds:
             await original(app, scope, receive, send)
             return
 
@@ -254,11 +285,13 @@ def _label_starlette(module: Any) -> None:
     module.Starlette.__call__ = __call__
 
 
-def _label_flask(module: Any) -> None:
+def _label_flask(module: Any, engines: Engines) -> None:
     """Make each request of Flask a unit of work, such as `GET /orders/<int:number>`."""
     of_server, dispatch = module.Flask.wsgi_app, module.Flask.full_dispatch_request
 
     def wsgi_app(app: Any, environ: Any, start_response: Any) -> Any:
+        if not engines.reports_holds:
+            return of_server(app, environ, start_response)
         with _module("holds").unit(f"{environ.get('REQUEST_METHOD', '')} (unknown)"):
             return of_server(app, environ, start_response)
 
@@ -274,11 +307,13 @@ def _label_flask(module: Any) -> None:
     module.Flask.full_dispatch_request = full_dispatch_request
 
 
-def _label_celery(module: Any) -> None:
+def _label_celery(module: Any, engines: Engines) -> None:
     """Make each task of Celery a unit of work, with the task's name."""
     units: dict[str, Any] = {}
 
     def begin(task_id: str, task: Any, **_: Any) -> None:
+        if not engines.reports_holds:
+            return
         units[task_id] = _module("holds").unit(task.name)
         units[task_id].__enter__()
 
@@ -341,7 +376,7 @@ class _AfterImport:
                 self.engines.write()
             elif name in _LABELS:
                 if "_POOLKIT_HOLDS_FOLDER" in os.environ:
-                    _LABELS[name](module)
+                    _LABELS[name](module, self.engines)
             else:
                 self.engines.watch_pool(module)
 

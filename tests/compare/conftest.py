@@ -21,6 +21,7 @@ from poolkit.compare.results.run_folder import (
     Machine,
     Plan,
     PlannedTarget,
+    PoolRow,
     ProcessRow,
     Request,
     RunFolder,
@@ -69,6 +70,9 @@ class MadeUp:
     """Tasks per second: near and beyond it, a queue adds to the latencies."""
     warnings: tuple[str, ...] = ()
     holds: tuple[HoldRow, ...] | None = None
+    pools: tuple[PoolRow, ...] = ()
+    swept_from: str = ""
+    pool_size: int | None = None
 
 
 EVERY_TARGET = {
@@ -140,6 +144,9 @@ def _plan(targets: dict[str, MadeUp], **changes: object) -> Plan:
                 instances_max=20 if target.kind == "lambda" else 1,
                 url=target.url,
                 max_connections=target.max_connections,
+                swept_from=target.swept_from,
+                pool_size=target.pool_size,
+                max_overflow=0 if target.swept_from else None,
             )
             for name, target in targets.items()
         ),
@@ -163,6 +170,10 @@ def _write_target(folder: TargetFolder, target: MadeUp, seed: str, rate: float) 
     if target.holds is not None:
         with folder.writer(HoldRow) as write:
             for row in target.holds:
+                write(row)
+    if target.pools:
+        with folder.writer(PoolRow) as write:
+            for row in target.pools:
                 write(row)
     if target.cold:
         _write_invokes(folder, target, chance, [r for r in requests if r.service_ms > 700])

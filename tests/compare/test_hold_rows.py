@@ -1,12 +1,15 @@
 """Who held connections in a measured time: from the records of a target's processes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
-from processes import run_python
+from processes import run_python, wait_until
 
 from poolkit.compare.results.run_folder import HoldRow
-from poolkit.compare.run.hold_rows import between, read_holds
+from poolkit.compare.run.hold_rows import begin_window, between, read_holds, read_pools
 from poolkit.config.holds import CallSite
 
 
@@ -107,3 +110,75 @@ def test_each_process_records_its_own_holds(database, tmp_path):
     assert answer.returncode == 0, answer.stderr
     found = read_holds(tmp_path).rows.values()
     assert sorted((row.unit, row.count) for row in found) == [("GET /x", 1), ("GET /x", 2)]
+
+
+USED = """
+import sys
+from threading import Barrier, Thread
+from sqlalchemy import text
+from poolkit.config.engine import make_engine
+from poolkit.config.metrics import PoolMetrics
+from poolkit.config.settings import Settings
+
+engine = make_engine(Settings.from_environ(), PoolMetrics())
+
+def use(at_once):
+    met = Barrier(at_once)
+    def hold():
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+            met.wait()
+    threads = [Thread(target=hold) for _ in range(at_once)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+use(4)
+print("warmed up", flush=True)
+sys.stdin.readline()
+use(2)
+print("used", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.process
+def test_a_pool_is_recorded_with_its_settings_and_its_use_in_the_measured_time(database, tmp_path):
+    """The peak of the warm-up is left out, and so are other databases."""
+    environ = {
+        **os.environ,
+        "DATABASE_URL": database.url(driver=""),
+        "POOLKIT_TARGET": "web",
+        "POOLKIT_POOL_SIZE": "7",
+        "POOLKIT_ECHO": "false",
+        "_POOLKIT_HOLDS_FOLDER": str(tmp_path),
+    }
+    port = database.server.port
+    with subprocess.Popen(
+        [sys.executable, "-c", USED],
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "warmed up\n"
+        wait_until(lambda: [r for r in read_pools(tmp_path, [port]) if r.out_max == 4])
+        begin_window(tmp_path)
+        wait_until(lambda: [r for r in read_pools(tmp_path, [port]) if r.out_max is None])
+        wait_until(lambda: since_of(tmp_path) > 0)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "used\n"
+        wait_until(lambda: [r for r in read_pools(tmp_path, [port]) if r.checkouts == 2])
+        (row,) = read_pools(tmp_path, [port])
+        assert read_pools(tmp_path, [port + 1]) == []
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert (row.pool_size, row.out_max, row.checkouts, row.timeouts) == (7, 2, 2, 0)
+    assert (row.driver, row.timeout_s > 0, row.waited_max_s > 0) == ("psycopg2", True, True)
+
+
+def since_of(folder):
+    (file,) = folder.glob("*.json")
+    return json.loads(file.read_text())["since"]

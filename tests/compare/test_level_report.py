@@ -64,7 +64,7 @@ def test_the_page_has_a_part_for_loads_and_one_for_thresholds(by_load):
     run = by_load(repeat=2)
     write_report(run.path)
     page = (run.path / "report.html").read_text()
-    parts = ("Findings", "Thresholds", "Load by load", "Figures", "Charts")
+    parts = ("Findings", "Which settings", "Thresholds", "Load by load", "Figures", "Charts")
     assert headings(page) == [*parts, "How it was measured"]
     assert (run.path / "charts" / "levels.png").stat().st_size > 10_000
     assert "Connections and latency of each target under the same load (10 users)" in page

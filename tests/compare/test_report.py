@@ -90,7 +90,7 @@ def test_the_page_has_headings_and_descriptions_of_its_pictures(reported):
     """The descriptions are for screen readers."""
     page = Page((reported.path / "report.html").read_text())
     assert [text for tag, text in page.headings if tag == "h2"] == [
-        *("Findings", "Figures", "Charts", "How it was measured")
+        *("Findings", "Which settings", "Figures", "Charts", "How it was measured")
     ]
     assert page.tags.count("svg") == page.tags.count("figure") == 4
     assert any("lambda: peak 5, opened 399 for 399 requests" in label for label in page.labels)

@@ -31,6 +31,27 @@ class TargetUrl(NamedTuple):
     url: str
 
 
+class PoolSize(NamedTuple):
+    """The size of a pool: `pool_size`, and the overflow beyond it."""
+
+    pool_size: int
+    max_overflow: int
+
+    @property
+    def most(self) -> int:
+        """The most connections of one such pool."""
+        return self.pool_size + self.max_overflow
+
+    @property
+    def label(self) -> str:
+        """Its name in a target's name, such as `10` or `10+5`."""
+        return str(self) if self.max_overflow else str(self.pool_size)
+
+    def __str__(self) -> str:
+        """Return the size as reports have it, such as `10+5`."""
+        return f"{self.pool_size}+{self.max_overflow}"
+
+
 class Integer(click.IntRange):
     """A whole number within bounds."""
 
@@ -81,6 +102,25 @@ class Names(_Type):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the names in their order."""
         return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+class PoolSizes(_Type):
+    """Sizes of pools with commas between them, each one once: `5` for 5+0, or `10+5`."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the sizes from the smallest to the largest, or fail."""
+        number = Integer(0, 10_000)
+        found = []
+        for part in value.split(","):
+            size, plus, overflow = part.strip().partition("+")
+            pool_size = Integer(1, 10_000).convert(size, param, ctx)
+            found.append(PoolSize(pool_size, number.convert(overflow, param, ctx) if plus else 0))
+        for size in found:
+            if found.count(size) > 1:
+                self.fail(f"{size} is named twice; --repeat repeats a measurement", param, ctx)
+        return tuple(sorted(found, key=lambda size: (size.most, size.pool_size)))
 
 
 class DeployedTarget(_Type):

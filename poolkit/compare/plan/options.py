@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from poolkit.compare.plan.option_types import TargetUrl
+    from poolkit.compare.plan.option_types import PoolSize, TargetUrl
 
 MAX_USERS = 2_000
 """Open loop: the most users, unless `--max-users` is given."""
@@ -47,6 +47,8 @@ class Options:
     """In place of the targets' own."""
     pools: tuple[str, ...] = ()
     """Each target once with each of these pools: `now`, or the name of a preset."""
+    pool_sizes: tuple[PoolSize, ...] = ()
+    """Each target once with each of these sizes of its pool, from the smallest."""
     deployed: tuple[TargetUrl, ...] = ()
     users: tuple[int, ...] = (20,)
     """Closed loop: a level each, from the lowest."""

@@ -16,7 +16,14 @@ from poolkit.compare.plan.checks import (
     check_migrations,
     missing_runtime,
 )
-from poolkit.compare.plan.targets import choose, deployed_of, targets_of, with_pools
+from poolkit.compare.plan.targets import (
+    check_pool_sizes,
+    choose,
+    deployed_of,
+    targets_of,
+    with_pool_sizes,
+    with_pools,
+)
 from poolkit.compare.results.run_folder import Absent, Plan, PlannedTarget
 from poolkit.compare.results.wording import count, join
 from poolkit.config.presets import preset
@@ -189,12 +196,7 @@ def plan_run(project: Project, options: Options) -> CheckedPlan:
     deployed = deployed_of(options.deployed, tables)
     # With --target alone, no local target is wanted.
     local = choose(tables, options.targets) if options.targets or not deployed else []
-    if options.pools and not local:
-        raise ConfigurationError("--pool is for targets that this run starts; add --targets")
-    if options.pools:
-        local = with_pools(local, options.pools)
-    elif options.app:
-        local = [replace(target, preset=None, pool=NOW) for target in local]
+    local = _with_other_pools(local, options)
     for name in {target.name for target in local} & {one.target.name for one in deployed}:
         raise ConfigurationError(
             f"{name} is in --targets and in --target; give the deployed one a label: "
@@ -214,6 +216,7 @@ def plan_run(project: Project, options: Options) -> CheckedPlan:
     for each in deployed:
         check_answers(each, agreed=options.agreed)
     options, deployed = with_server_limits(options, deployed, local)
+    check_pool_sizes(local, options.usable_connections - SPARE_CONNECTIONS)
     if options.local_database_url is not None:
         check_database_host(options.local_database_url, agreed=options.agreed)
     plan = make_plan(local, options, deployed=deployed, thresholds=thresholds)
@@ -224,6 +227,22 @@ def plan_run(project: Project, options: Options) -> CheckedPlan:
         [project.root / planned.locustfile for planned in plan.record.targets], project.root
     )
     return plan
+
+
+def _with_other_pools(local: list[Target], options: Options) -> list[Target]:
+    """Return the targets that the run starts, once with each pool of --pool or --pool-sizes."""
+    for option, values in (("--pool", options.pools), ("--pool-sizes", options.pool_sizes)):
+        if values and not local:
+            raise ConfigurationError(f"{option} is for targets that this run starts; add --targets")
+    if options.pools and options.pool_sizes:
+        raise ConfigurationError(
+            "--pool and --pool-sizes both change the pool: give one of the two"
+        )
+    if options.pools:
+        return with_pools(local, options.pools)
+    if options.app:
+        local = [replace(target, preset=None, pool=NOW) for target in local]
+    return with_pool_sizes(local, options.pool_sizes) if options.pool_sizes else local
 
 
 def with_server_limits(
@@ -332,6 +351,11 @@ def _record_of(target: Target, options: Options) -> PlannedTarget:
         preset_fields={} if chosen is None else asdict(chosen),
         max_connections=options.max_connections,
         usable_connections=options.usable_connections,
+        through=target.through,
+        pool=target.pool,
+        swept_from=target.swept_from,
+        pool_size=None if target.pool_size is None else target.pool_size.pool_size,
+        max_overflow=None if target.pool_size is None else target.pool_size.max_overflow,
     )
 
 

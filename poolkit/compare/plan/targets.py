@@ -29,7 +29,7 @@ from poolkit.shim.records import NOW
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from poolkit.compare.plan.option_types import TargetUrl
+    from poolkit.compare.plan.option_types import PoolSize, TargetUrl
     from poolkit.project import Project
 
 Kind: TypeAlias = Literal["lambda", "web", "worker"]
@@ -123,6 +123,10 @@ class Target:
     pool: str = ""
     """No key of the table: `now` if its engines are read while it runs, the name of a preset if they
     get that one's pool (`--pool`)."""
+    pool_size: PoolSize | None = None
+    """No key of the table either: the size that the engines of its processes get (`--pool-sizes`)."""
+    swept_from: str = ""
+    """The target whose pool sizes are compared, for one of `--pool-sizes`; no key of the table."""
     database: bool = True
     """False for a target that may do without the database: it is not refused when it opens no
     connection."""
@@ -207,6 +211,70 @@ def with_pools(targets: Iterable[Target], pools: Sequence[str]) -> list[Target]:
     return found
 
 
+def with_pool_sizes(targets: Iterable[Target], sizes: Sequence[PoolSize]) -> list[Target]:
+    """Return each target once with each size of `--pool-sizes`, named `TARGET@SIZE`.
+
+    The engines of its processes get the size. So do the variables of a preset, which the kit's own
+    web services read for the number of requests that they admit.
+
+    Args:
+        targets: those that the run starts.
+        sizes: of the pool in each process.
+
+    Raises:
+        ConfigurationError: a target has no pool whose size could matter.
+    """
+    found = []
+    for target in targets:
+        where = f"--pool-sizes: target {target.name}"
+        if target.kind == "worker":
+            raise ConfigurationError(
+                f"{where} is a worker, whose children run one task at a time and use one connection "
+                "each; compare its key processes instead"
+            )
+        if target.kind == "lambda":
+            raise ConfigurationError(
+                f"{where} is a function, whose execution environments run one request at a time and "
+                "use one connection each; compare its key reserved_concurrency instead"
+            )
+        for size in sizes:
+            env = dict(target.env)
+            if target.preset is not None:
+                env |= {
+                    "POOLKIT_POOL_SIZE": str(size.pool_size),
+                    "POOLKIT_MAX_OVERFLOW": str(size.max_overflow),
+                }
+            named = f"{target.name}@{size.label}"
+            found.append(
+                replace(target, name=named, pool_size=size, swept_from=target.name, env=env)
+            )
+    return found
+
+
+def check_pool_sizes(targets: Iterable[Target], usable_connections: int) -> None:
+    """Check that each size of `--pool-sizes` fits the server, before anything starts.
+
+    Args:
+        targets: those with a size.
+        usable_connections: the connections that the server leaves to one of them.
+
+    Raises:
+        ConfigurationError: one does not fit; the message has the largest size that does.
+    """
+    for target in targets:
+        size, processes = target.pool_size, target.processes
+        # Behind PgBouncer the server sees the connections of the pooler.
+        if size is None or target.through == "pgbouncer":
+            continue
+        if (needed := processes * size.most) > usable_connections:
+            of = f"{processes} processes x " if processes > 1 else ""
+            raise ConfigurationError(
+                f"--pool-sizes: {of}{size} of {target.swept_from} can open {needed:,} connections, but "
+                f"the server has {usable_connections:,} for them; the largest size that fits is "
+                f"{usable_connections // processes:,}"
+            )
+
+
 def choose(targets: Mapping[str, Target], names: Sequence[str]) -> list[Target]:
     """Return the named targets, or all if none is named.
 
@@ -260,7 +328,8 @@ def _target(project: Project, name: str, table: Any, locustfile: Path | None) ->
     values = {**({"preset": name} if name in TARGETS else {}), **table}
     if locustfile is not None:
         values["locustfile"] = str(locustfile.resolve())
-    known = [f.name for f in dataclasses.fields(Target) if f.name not in ("name", "pool")]
+    own = ("name", "pool", "pool_size", "swept_from")
+    known = [f.name for f in dataclasses.fields(Target) if f.name not in own]
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)

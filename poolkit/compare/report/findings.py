@@ -18,6 +18,7 @@ from poolkit.compare.results.levels import (
     is_tie_of_repeats,
     knee_candidates,
 )
+from poolkit.compare.results.pools import is_held_idle
 from poolkit.compare.results.wording import (
     Spread,
     count,
@@ -32,12 +33,7 @@ if TYPE_CHECKING:
 
     from poolkit.compare.results.results import Results
     from poolkit.compare.results.run_folder import Evidence
-    from poolkit.compare.results.target_result import (
-        HoldResult,
-        HoldSite,
-        Interval,
-        TargetResult,
-    )
+    from poolkit.compare.results.target_result import Interval, TargetResult
 
 TIE = 0.10
 """Two latencies that differ by less than this share are a tie, whatever their intervals are."""
@@ -49,12 +45,8 @@ LONG_TAIL = 4.0
 """p95 in multiples of p50 from which a tail is worth a sentence."""
 QUEUED_SHARE = 0.05
 """The share of samples with every connection busy from which requests queued for one."""
-LONG_HOLD_MS = 50.0
-"""The p95 of hold times from which a low share of SQL in them is worth a sentence."""
 LONG_OUT_MS = 2000.0
 """The age at the end from which a connection that is still out is worth a sentence."""
-LITTLE_SQL = 0.5
-"""The share of the hold time in which SQL ran, below which connections are held over something else."""
 BUSY_MACHINE = 0.9
 """The share of all cores from which latencies include waiting for a processor."""
 SENTENCES = 3
@@ -242,13 +234,6 @@ def _through_pooler(target: TargetResult, opened: Spread | None, at_once: str) -
         f"Connected {events:,} times to the pooler for {count(target.served, 'request')}; the "
         f"pooler opened {new} to the server; {at_once}."
     )
-
-
-def is_held_idle(holds: HoldResult | HoldSite | None) -> bool:
-    """Return whether connections were held for long, and mostly without SQL; False if not known."""
-    if holds is None or holds.p95_ms is None or holds.busy_share is None:
-        return False
-    return holds.p95_ms >= LONG_HOLD_MS and holds.busy_share < LITTLE_SQL
 
 
 def _holds(target: TargetResult) -> Iterator[str]:

@@ -13,8 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from poolkit.compare.charts.style import colours
-from poolkit.compare.report.findings import evidence_lines, is_held_idle, reference_text
+from poolkit.compare.report.advice_text import advice_text, settings_row
+from poolkit.compare.report.findings import evidence_lines, reference_text
 from poolkit.compare.results import wording
+from poolkit.compare.results.pools import is_held_idle
 from poolkit.compare.results.wording import count, join, origin
 from poolkit.thresholds import unmet
 
@@ -53,6 +55,7 @@ def rendered(template: str, **values: object) -> str:
             evidence_lines,
             is_held_idle,
             prose,
+            settings_row,
             wording.figure,
             wording.figure_with_range,
             wording.milliseconds,
@@ -65,7 +68,8 @@ def rendered(template: str, **values: object) -> str:
 
 def run_page(results: Results, pictures: Sequence[Picture]) -> str:
     """Return the report of one run."""
-    names = list(dict.fromkeys([*results.levels, *(t.name for t in results.targets)]))
+    names = [*results.levels, *(t.name for t in results.targets), *results.advice]
+    names = list(dict.fromkeys(names))
     judged = [verdict for verdict in results.verdicts if verdict.status != "not applicable"]
     limited: dict[Threshold, list[str]] = {threshold: [] for threshold in results.thresholds}
     for verdict in results.verdicts:
@@ -78,7 +82,9 @@ def run_page(results: Results, pictures: Sequence[Picture]) -> str:
         colours=colours(names),
         load=load_text(results.plan),
         by_load=next((picture for picture in pictures if picture.name == "levels"), None),
-        pictures=[picture for picture in pictures if picture.name != "levels"],
+        by_size=next((picture for picture in pictures if picture.name == "pool-sizes"), None),
+        pictures=[p for p in pictures if p.name not in ("levels", "pool-sizes")],
+        advice={name: advice_text(name, results) for name in results.advice},
         reference=reference_text(results),
         limited={threshold: targets for threshold, targets in limited.items() if targets},
         loads=[level.name for level in results.plan.levels] if results.has_levels else [""],

@@ -12,12 +12,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from poolkit.compare.report.advice_text import advice_text, settings_row
 from poolkit.compare.report.findings import (
     LONG_OUT_MS,
     evidence_lines,
-    is_held_idle,
     reference_text,
 )
+from poolkit.compare.results.pools import is_held_idle
 from poolkit.compare.results.wording import (
     NOTHING,
     count,
@@ -86,6 +87,13 @@ _COLUMNS = (
 )
 
 
+SETTINGS_LEGEND = (
+    "in use: the most of one process's connections at once, of the most that its pool allows. "
+    "waited: for a connection, p95/longest. held: p95."
+)
+SIZES_LEGEND = "knee: the smallest size with p95 and throughput within 5 % of the best."
+
+
 def print_run(results: Results, console: Console) -> None:
     """Print the tables of a run, and the findings below them."""
     has_loads = results.has_levels or results.has_repeats
@@ -103,6 +111,7 @@ def print_run(results: Results, console: Console) -> None:
     if results.headline:
         console.print(Text(results.headline + "\n", style="bold"))
     _print_findings(results, console)
+    _print_settings(results, console)
     for line in _threshold_lines(results):
         console.print(line)
 
@@ -123,6 +132,46 @@ def _print_findings(results: Results, console: Console) -> None:
         console.print(Text(absent.name, style="bold"))
         console.print(indented(f"Not measured: {absent.reason}.", style="dim"))
         _print_evidence(absent.evidence, folder, console)
+
+
+def _print_settings(results: Results, console: Console) -> None:
+    """Print the settings that were in force, the pool sizes that were compared, and the advice."""
+    if not results.advice:
+        return
+    console.print(Text("\nWhich settings", style="bold"))
+    with room_for_figures(console):
+        if any(target.pool for target in results.targets):
+            headings = ("target", "pool", "processes", "in use", "waited", "held", "in SQL")
+            table = new_table(headings, names=2)
+            for target in results.targets:
+                row = settings_row(target)
+                cells = (row.pool, row.processes, row.in_use, row.waited, row.held, row.in_sql)
+                table.add_row(Text(target.name, style="bold"), *map(Text, cells))
+            console.print(table)
+            console.print(Text(SETTINGS_LEGEND + "\n", style="dim"))
+        for sweep in results.sweeps:
+            console.print(Text(f"{sweep.target}, pool sizes at {sweep.level.name}:"))
+            table = new_table(["size", "answered\nper s", "p95", "in use", "waited", "failed", ""])
+            for point in sweep.points:
+                is_knee = sweep.knee is not None and point.name == sweep.knee.name
+                cells = (
+                    figure_with_range(point.rate),
+                    with_range(point.p95_ms),
+                    f"{optional(point.out_max, 0)}/{point.most}",
+                    milliseconds(point.waited_p95_ms),
+                    percent(point.error_share) if point.error_share else "0",
+                    "knee" if is_knee else "no" if point.why_not else "",
+                )
+                style = WARN if point.why_not else ""
+                table.add_row(Text(point.label), *map(Text, cells), style=style)
+            console.print(table)
+            console.print(Text(SIZES_LEGEND + "\n", style="dim"))
+            for point in sweep.points:
+                if point.why_not:
+                    console.print(indented(f"{point.label}: {point.why_not}.", style=WARN))
+    for name in results.advice:
+        console.print(Text(name, style="bold"))
+        console.print(indented(advice_text(name, results)))
 
 
 def _print_holds(target: TargetResult, console: Console) -> None:

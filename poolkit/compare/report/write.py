@@ -10,6 +10,7 @@ from poolkit.compare.charts.levels import over_load
 from poolkit.compare.charts.over_time import cold_starts, over_time
 from poolkit.compare.charts.overview import overview
 from poolkit.compare.charts.percentiles import by_percentile
+from poolkit.compare.charts.pool_sizes import over_pool_sizes
 from poolkit.compare.report.findings import with_findings
 from poolkit.compare.report.page import run_page
 from poolkit.compare.report.side_by_side import compare_runs, print_pair, two_run_page
@@ -43,6 +44,7 @@ def draw(run: RunFolder, results: Results) -> list[Picture]:
     """Return the charts for which the run has data."""
     by_load = over_load(results)
     drawn = [
+        over_pool_sizes(results),
         overview(results),
         over_time(run, results),
         by_percentile(run, results),
@@ -53,7 +55,13 @@ def draw(run: RunFolder, results: Results) -> list[Picture]:
         return pictures
     # With several loads, the title names the load of a chart.
     load = results.reference.name
-    named = [dataclasses.replace(each, title=f"{each.title} ({load})") for each in pictures]
+    named = [
+        # A sweep has a load of its own, which its panels name.
+        each
+        if each.name == "pool-sizes"
+        else dataclasses.replace(each, title=f"{each.title} ({load})")
+        for each in pictures
+    ]
     return [by_load, *named]
 
 

@@ -114,7 +114,9 @@ _PARSERS: dict[Any, Any] = {
     "int": int,
     "float": _number,
     "bool": lambda text: {"True": True, "False": False}[text],
+    "int | None": lambda text: int(text) if text else None,
     "float | None": lambda text: _number(text) if text else None,
+    "bool | None": lambda text: {"True": True, "False": False, "": None}[text],
 }
 """By annotation, which `from __future__ import annotations` keeps as text."""
 

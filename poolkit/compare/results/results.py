@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from poolkit.compare.results.advice import Advice, advise, facts_of
 from poolkit.compare.results.files import to_json
 from poolkit.compare.results.levels import (
     HIGHEST,
@@ -20,6 +21,7 @@ from poolkit.compare.results.levels import (
     spread_of,
 )
 from poolkit.compare.results.run_folder import SCHEMA, Absent, Step
+from poolkit.compare.results.sweep import Sweep, sweeps_of
 from poolkit.compare.results.target_result import TargetResult, target_result
 from poolkit.compare.results.wording import origin
 from poolkit.errors import ConfigurationError, RunFolderError
@@ -49,6 +51,8 @@ class Results:
     levels: Mapping[str, tuple[LevelResult, ...]]
     """By target, from the lowest to the highest load."""
     knees: Mapping[str, Knee | None] = field(default_factory=dict)
+    sweeps: tuple[Sweep, ...] = ()
+    """The pool sizes of each target that `--pool-sizes` compared."""
     thresholds: tuple[Threshold, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     """Of every threshold, for each target and load it applies to."""
@@ -71,6 +75,30 @@ class Results:
     def has_repeats(self) -> bool:
         """True if targets were measured more than once at a load."""
         return self.plan.repeat > 1
+
+    @property
+    def advice(self) -> Mapping[str, Advice]:
+        """The recommended settings, by target; those of a sweep by the target that was swept."""
+        cores = self.machine.cores
+        swept = {
+            planned.name: planned.swept_from for planned in self.plan.targets if planned.swept_from
+        }
+        found = {
+            target.name: advise(facts_of(target, cores))
+            for target in self.targets
+            if target.name not in swept
+        }
+        for sweep in self.sweeps:
+            chosen = sweep.knee or sweep.points[-1]
+            at = next(
+                (each for each in self.levels.get(chosen.name, ()) if each.level == sweep.level),
+                None,
+            )
+            if at is not None and at.middle is not None:
+                spread = at.spread if len(at.repeats) > 1 else {}
+                target = dataclasses.replace(at.middle, spread=spread)
+                found[sweep.target] = advise(facts_of(target, cores), sweep)
+        return found
 
     def at(self, level: Level) -> Results:
         """Return the run at another level: each target's median repeat there, with the spread."""
@@ -121,6 +149,7 @@ def compute(run: RunFolder) -> Results:
         reference=reference,
         levels=measured,
         knees={name: knee_of(of) for name, of in measured.items()},
+        sweeps=sweeps_of(plan, measured),
         thresholds=thresholds,
         verdicts=tuple(verdicts),
         folder=str(run.path),
@@ -291,7 +320,18 @@ def results_json(results: Results) -> dict[str, Any]:
         "targets": {target.name: _target_json(target) for target in results.targets},
         "levels": levels,
         "knees": knees,
+        "advice": {name: _rounded(to_json(one)) for name, one in results.advice.items()},
+        "sweeps": [_rounded(_sweep_json(sweep)) for sweep in results.sweeps],
         "thresholds": thresholds,
+    }
+
+
+def _sweep_json(sweep: Sweep) -> dict[str, Any]:
+    return {
+        **to_json(sweep),
+        "level": sweep.level.name,
+        "points": [to_json(point) for point in sweep.points],
+        "knee": sweep.knee and sweep.knee.name,
     }
 
 

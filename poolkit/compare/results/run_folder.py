@@ -62,6 +62,15 @@ class PlannedTarget:
     """Of its database; the plan's, unless it was deployed."""
     usable_connections: int | None = None
     """The same less the server's reserve: the part for the application's role."""
+    through: str = "postgresql"
+    """`pgbouncer` if its connections go through that pooler."""
+    pool: str = ""
+    """What `--pool` asked for: `now`, or the name of a preset."""
+    swept_from: str = ""
+    """The target whose pool sizes are compared, for one of `--pool-sizes`."""
+    pool_size: int | None = None
+    """The size that `--pool-sizes` asked for."""
+    max_overflow: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +358,33 @@ class HoldRow:
     """The holds by length: pairs of a bucket and a number, as `poolkit.config.holds` has them."""
 
 
-Row = TypeVar("Row", Request, ConnectionRow, SampleRow, ProcessRow, InvokeRow, HoldRow)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolRow:
+    """The pool of one engine in one process: its settings, and its use in the measured time."""
+
+    FILE: ClassVar[str] = "pools.csv"
+
+    pid: int
+    pool: str
+    """Its class, such as `QueuePool`."""
+    pool_size: int | None
+    max_overflow: int | None
+    timeout_s: float | None
+    recycle_s: float | None
+    pre_ping: bool | None
+    driver: str
+    threads: int
+    """The threads of the process at the end."""
+    checkouts: int
+    timeouts: int
+    out_max: int | None
+    """The most connections of it that were checked out at once; None if the pool does not count."""
+    waited_max_s: float
+    waits: str
+    """The waits for a connection by length, as `HoldRow.spread`."""
+
+
+Row = TypeVar("Row", Request, ConnectionRow, SampleRow, ProcessRow, InvokeRow, HoldRow, PoolRow)
 
 
 @dataclass(frozen=True)

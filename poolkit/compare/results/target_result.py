@@ -16,12 +16,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from poolkit.activity.by_target import IDLE, IDLE_IN_TRANSACTION
+from poolkit.compare.results.pools import (
+    HoldResult,
+    HoldSite,
+    PoolResult,
+    pool_result,
+    spread_of_text,
+)
 from poolkit.compare.results.run_folder import (
     By,
     ConnectionRow,
     Evidence,
     HoldRow,
     InvokeRow,
+    PoolRow,
     ProcessRow,
     Request,
     SampleRow,
@@ -178,44 +186,6 @@ class ConnectionFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HoldSite:
-    """The checkouts of one line for one unit of work, in the measured time."""
-
-    where: str
-    """Such as `app/views.py:41 in list_orders`."""
-    unit: str
-    """Such as `GET /orders`; empty outside any request or task."""
-    count: int
-    held_s: float
-    """The time for which these held a connection, added up."""
-    idle_s: float | None
-    """The part of it in which no SQL ran; None if its SQL is not seen."""
-    busy_share: float | None
-    """The share of it in which SQL ran."""
-    p95_ms: float | None
-    """None if none of them was over at the end."""
-    longest_ms: float
-    out_ms: float
-    """The age of the oldest that was not over at the end; 0 without one."""
-    nested: int
-    """Checkouts by a unit of work that had a connection already."""
-    after_response: int
-    """Those that were still out when the response had been sent."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HoldResult:
-    """How long a target's checkouts held connections, and which lines did."""
-
-    p95_ms: float | None
-    busy_share: float | None
-    nested_checkouts: int
-    after_response: int
-    sites: tuple[HoldSite, ...]
-    """Those with most idle time first."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TargetResult:
     """All figures of one measurement. Rates are per second, memory in MB, CPU in cores."""
 
@@ -268,6 +238,10 @@ class TargetResult:
     warnings: tuple[str, ...]
     holds: HoldResult | None = None
     """Who held its connections; None if that is not known."""
+    pool: PoolResult | None = None
+    """Its pool's settings and their use; None if no process reported them."""
+    through: str = "postgresql"
+    """`pgbouncer` if its connections go through that pooler."""
     spread: Mapping[str, Spread] = field(default_factory=dict)
     """By the metrics' names, over the repeats of this measurement; empty without repeats."""
     finding: str = ""
@@ -365,7 +339,8 @@ def _own_ceiling(
     target: PlannedTarget, window: Window, by: Counter[By], *, uses_preset: bool
 ) -> tuple[int | None, str]:
     """Return the ceiling of a target itself, without a pooler in front of the server, and why."""
-    if window.engine_ceiling_reason:
+    # A worker's child makes its engine with its first task, so the preset knows more than the engines.
+    if window.engine_ceiling_reason and (target.pool or not uses_preset):
         return window.engine_ceiling, window.engine_ceiling_reason
     if target.url is not None or uses_preset:
         return target.ceiling, target.ceiling_reason
@@ -458,6 +433,11 @@ def target_result(
             plan, target, window, measured, seen=seen, attribution=attribution
         ),
         holds=holds,
+        pool=pool_result(
+            folder.rows(PoolRow).rows,
+            mean_out=math.fsum(site.held_s for site in holds.sites) / measured_s if holds else None,
+        ),
+        through=target.through,
         cpu_share=cpu,
         rss_mb=rss_mb,
         backlog=sum(
@@ -517,7 +497,6 @@ def _holds(folder: TargetFolder) -> HoldResult | None:
 
 
 def _as_call_site(row: HoldRow) -> CallSite:
-    pairs = [pair.partition(":") for pair in row.spread.split()]
     return CallSite(
         where=row.where,
         unit=row.unit,
@@ -529,7 +508,7 @@ def _as_call_site(row: HoldRow) -> CallSite:
         nested=row.nested,
         after_response=row.after_response,
         unseen_s=row.unseen_s,
-        spread=tuple((int(bucket), float(number)) for bucket, _, number in pairs),
+        spread=spread_of_text(row.spread),
     )
 
 

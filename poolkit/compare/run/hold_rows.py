@@ -1,4 +1,4 @@
-"""The holds of a target's connections in the measured time, from the records of its processes.
+"""The holds and pools of a target in the measured time, from the records of its processes.
 
 Each process writes its table of `poolkit.config.holds` into a folder (`poolkit.config.hold_records`): in
 the kit's own targets by the pool's metrics, in other applications by the shim. The rows of a measured
@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from poolkit.compare.results.run_folder import HoldRow
+from poolkit.compare.results.run_folder import HoldRow, PoolRow
+from poolkit.config import hold_records
 from poolkit.config.holds import CallSite, Holding, merged
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 _Key: TypeAlias = tuple[str, str, str]
@@ -41,6 +43,53 @@ def read_holds(folder: Path) -> Reading | None:
             rows[file.name, row.where, row.unit] = row
         out += [Holding(**values) for values in found["out"]]
     return Reading(rows, tuple(out)) if files else None
+
+
+def begin_window(folder: Path) -> None:
+    """Begin the measured time: from now on the processes count the use of their pools anew."""
+    (folder / hold_records.WINDOW).touch()
+
+
+def read_pools(folder: Path, ports: Collection[int]) -> list[PoolRow]:
+    """Return the pools of a target's processes, and their use since `begin_window`.
+
+    A process that did nothing since then, such as a frozen function, has no use of its own.
+
+    Args:
+        folder: of the records.
+        ports: those of the database and of the pooler before it; other databases are left out.
+    """
+    window = folder / hold_records.WINDOW
+    since = window.stat().st_mtime_ns if window.exists() else 0
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for pool in record.get("pools", ()):
+            port = pool.get("port")
+            if pool.get("backend") != "postgresql" or (port is not None and port not in ports):
+                continue
+            is_present = record["since"] == since
+            found.append(
+                PoolRow(
+                    pid=int(file.stem),
+                    pool=pool["pool"],
+                    pool_size=pool["pool_size"],
+                    max_overflow=pool["max_overflow"],
+                    timeout_s=pool["timeout_s"],
+                    recycle_s=pool["recycle_s"],
+                    pre_ping=pool["pre_ping"],
+                    driver=pool["driver"],
+                    threads=record["threads"],
+                    checkouts=pool["checkouts"] if is_present else 0,
+                    timeouts=pool["timeouts"] if is_present else 0,
+                    out_max=pool["out_max"] if is_present else None,
+                    waited_max_s=pool["waited_max_s"] if is_present else 0.0,
+                    waits=" ".join(f"{bucket}:{number}" for bucket, number in pool["waits"])
+                    if is_present
+                    else "",
+                )
+            )
+    return found
 
 
 def between(before: Reading | None, after: Reading | None) -> list[HoldRow] | None:

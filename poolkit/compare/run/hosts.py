@@ -92,6 +92,11 @@ class Host(ABC):
         return [self.monitor_url]
 
     @property
+    def ports(self) -> set[int]:
+        """The ports of the database, and of the pooler in front of it."""
+        return {urlsplit(url).port or 5432 for url in self.database_urls}
+
+    @property
     def is_own_server(self) -> bool:
         """Whether the run started the database server, so that it has no other clients."""
         return False
@@ -196,15 +201,18 @@ class LocalHost(Host):
             holds = self.logs / f"{label}-holds"
             holds.mkdir(parents=True, exist_ok=True)
             environ[hold_records.FOLDER] = str(holds)
-            engines = self.logs / f"{label}-engines" if target.pool else None
-            if engines is not None:
-                engines.mkdir(exist_ok=True)
-                # With these the target's processes describe their engines.
-                environ |= records.environ(
-                    engines, target.pool, self.environment, per_task=target.kind == "worker"
-                )
-                python_path = [str(records.FOLDER), environ["PYTHONPATH"]]
-                environ["PYTHONPATH"] = os.pathsep.join(python_path)
+            engines = self.logs / f"{label}-engines"
+            engines.mkdir(exist_ok=True)
+            # With these the target's processes describe their engines.
+            environ |= records.environ(
+                engines,
+                target.pool or records.NOW,
+                self.environment,
+                per_task=target.kind == "worker",
+                size="" if target.pool_size is None else str(target.pool_size),
+            )
+            python_path = [str(records.FOLDER), environ["PYTHONPATH"]]
+            environ["PYTHONPATH"] = os.pathsep.join(python_path)
             command, ready = self._command(target, port, instances_max, label, list(environ))
             self.note(f"waiting for {ready.awaited}")
             try:
@@ -237,10 +245,11 @@ class LocalHost(Host):
         ceiling = records.ceiling_of(
             found,
             alive={record.pid for record in found if psutil.pid_exists(record.pid)},
-            ports=self._ports,
+            ports=self.ports,
             execution_environments=instances_max if running.target.kind == "lambda" else None,
         )
-        notes = records.notes_on(found, pool=running.target.pool, ports=self._ports)
+        pool = running.target.pool or records.NOW
+        notes = records.notes_on(found, pool=pool, ports=self.ports)
         return EngineReading(*ceiling, notes)
 
     def names_database(self, running: Running) -> bool:
@@ -248,12 +257,7 @@ class LocalHost(Host):
         if running.engines is None:
             return False
         found = records.read_records(running.engines)
-        return any(engine.port in self._ports for record in found for engine in record.engines)
-
-    @property
-    def _ports(self) -> set[int]:
-        """The ports of the database, and of the pooler in front of it."""
-        return {urlsplit(url).port or 5432 for url in self.database_urls}
+        return any(engine.port in self.ports for record in found for engine in record.engines)
 
     def _command(
         self, target: Target, port: int, instances_max: int, label: str, variables: list[str]

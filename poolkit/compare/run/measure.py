@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.compare.plan.plan import pool_size_within
-from poolkit.compare.results.run_folder import HoldRow, InvokeRow, Request, Window
+from poolkit.compare.results.run_folder import HoldRow, InvokeRow, PoolRow, Request, Window
 from poolkit.compare.results.target_result import LOAD
 from poolkit.compare.run.attribution import Attribution, pgappname
 from poolkit.compare.run.database_guard import DatabaseGuard
 from poolkit.compare.run.evidence import evidence_of
-from poolkit.compare.run.hold_rows import between, read_holds
+from poolkit.compare.run.hold_rows import begin_window, between, read_holds, read_pools
 from poolkit.compare.run.hosts import inherited_variables
 from poolkit.compare.run.load import COLD_STARTS_S, FIRST_S, LONGER_WARM_UP_S, LiveFigures, Load
 from poolkit.compare.run.samplers import Samplers
@@ -418,6 +418,8 @@ class Measurement:
 
     def _measure(self, under_load: _UnderLoad) -> None:
         state, sampler = self.state, under_load.sampler
+        if under_load.running.holds is not None:
+            begin_window(under_load.running.holds)
         state.from_ = time.time()
         state.to = state.from_ + self._options.duration_s
         state.counts["sessions_from"] = _sessions(sampler)
@@ -428,7 +430,13 @@ class Measurement:
         aborts = self._aborts(under_load) if self._aborting else None
         self._watch(state.to, state.from_, under_load, aborts)
         state.counts["sessions_to"] = _sessions(sampler)
-        held_after = None if running.holds is None else read_holds(running.holds)
+        held_after = None
+        if running.holds is not None:
+            held_after = read_holds(running.holds)
+            if pools := read_pools(running.holds, self._host.ports):
+                with self._folder.writer(PoolRow) as write_pool:
+                    for pool in pools:
+                        write_pool(pool)
         if (rows := between(held_before, held_after)) is not None:
             with self._folder.writer(HoldRow) as write_row:
                 for row in rows:

@@ -149,7 +149,10 @@ def test_the_run_folder_has_what_is_documented(command):
     files = {str(f.relative_to(command.out)) for f in command.out.rglob("*") if f.is_file()}
     expected = {"plan.json", "machine.json", "results.json", "report.html"}
     rows = ["window.json", "load.json"]
-    rows += [f"{kind}.csv" for kind in ("requests", "connections", "samples", "processes", "holds")]
+    rows += [
+        f"{kind}.csv"
+        for kind in ("requests", "connections", "samples", "processes", "holds", "pools")
+    ]
     for name in command.targets:
         expected |= {f"targets/{name}/{row}" for row in rows}
         expected |= {f"targets/{name}/invokes.csv"} if name.startswith("lambda") else set()
