@@ -74,6 +74,17 @@ def test_failures_come_with_their_kinds(findings, made_up):
     assert "1 x dropped (never sent)" in finding
 
 
+def test_an_overloaded_target_shows_what_was_in_time_late_and_never(made_up_run, made_up):
+    """Not a number of failed requests alone: most of them only waited for too long."""
+    slow = made_up("web", p50=200, capacity=37.0, errors={"unsent": 50, "500": 3})
+    (web,) = with_findings(compute(made_up_run(targets={"web": slow}))).targets
+    assert web.in_time + web.late + web.never + 3 == web.requests
+    assert min(web.in_time, web.late) > 0
+    assert (
+        f"were answered in time (within 1 s), {web.late:,} late, 50 never and 3 with" in web.finding
+    )
+
+
 def test_the_cause_of_a_failure_of_a_deployed_target_is_not_guessed(made_up_run, made_up):
     """Nor that of a web service's 429; and an unknown ceiling is not "no limit"."""
     deployed = made_up("web", kept=9, ceiling=None, errors={"503": 2, "429": 1})

@@ -97,6 +97,8 @@ def finding(target: TargetResult, results: Results) -> str:
 
 
 _KINDS = {"unsent": "dropped (never sent)", "unanswered": "timed out (no answer by the end)"}
+OVERLOADED = 0.05
+"""The share of late and never answered requests from which their numbers stand beside the failed ones."""
 _STATUSES = {
     ("lambda", "429"): "429 (no execution environment was free)",
     ("web", "503"): "503 (no connection or no database was available)",
@@ -105,7 +107,10 @@ _STATUSES = {
 
 def _reservations(target: TargetResult) -> Iterator[str]:
     """Yield failures, and what limits the meaning of the figures; none of these is left out."""
-    if target.errors:
+    is_overloaded = target.late + target.never > OVERLOADED * target.requests
+    if is_overloaded:
+        yield f"Overloaded: of {count(target.requests, 'request')}, {_outcomes(target)}."
+    if target.errors and not (is_overloaded and target.errors == target.never):
         kinds = []
         for kind, number in target.error_kinds.items():
             # Why a deployed target failed cannot be seen from here.
@@ -132,11 +137,24 @@ def _reservations(target: TargetResult) -> Iterator[str]:
             "delayed the requests behind them. Give it more time with --warm-up."
         )
     elif target.backlog:
-        yield f"Overloaded: {late} of the warm-up still waited when the measured time began."
+        prefix = "" if is_overloaded else "Overloaded: "
+        yield f"{prefix}{late} of the warm-up still waited when the measured time began."
     if target.failure:
         yield f"It failed under the load: {target.failure}."
     elif target.partial:
         yield f"Stopped early: the figures cover only {figure(target.measured_s)} s."
+
+
+def _outcomes(target: TargetResult) -> str:
+    """Return how many requests were answered in time, late and never, and how many failed."""
+    failed = target.errors - target.never
+    parts = [
+        f"{target.in_time:,} were answered in time (within 1 s)",
+        f"{target.late:,} late",
+        f"{target.never:,} never",
+        *([f"{failed:,} with an error"] if failed else []),
+    ]
+    return join(parts)
 
 
 def evidence_lines(evidence: Evidence | None, folder: str = "") -> list[str]:
@@ -377,8 +395,14 @@ def headline(targets: Sequence[TargetResult]) -> str:
     sentences = [_most_opened(targets), _fastest(ranked)]
     if doubtful:
         sentences.append(f"Not ranked by latency (the reason is below): {join(doubtful)}.")
-    if failed := [f"{t.name} ({t.errors:,} of {t.requests:,})" for t in targets if t.errors]:
+    if failed := [
+        f"{t.name} ({t.errors - t.never:,} of {t.requests:,})"
+        for t in targets
+        if t.errors > t.never
+    ]:
         sentences.append(f"Requests failed in {join(failed)}.")
+    if never := [f"{t.name} ({t.never:,} of {t.requests:,})" for t in targets if t.never]:
+        sentences.append(f"Requests were never answered in {join(never)}.")
     return " ".join(filter(None, sentences))
 
 

@@ -338,6 +338,7 @@ def _sweep_json(sweep: Sweep) -> dict[str, Any]:
 def _target_json(target: TargetResult) -> dict[str, Any]:
     values: dict[str, Any] = _rounded(dataclasses.asdict(target))
     del values["name"], values["step"], values["figures"], values["names"]
+    values["in_time"] = target.in_time
     if target.load is not None:
         values["load"] = _rounded(target.load.to_json())
     return {**values, "level": target.step.level.name, "repeat": target.step.repeat}

@@ -41,6 +41,7 @@ from poolkit.loadtest.figures import Held, HoldFigures, MetricAccumulator
 from poolkit.loadtest.latency.counters import (
     DROPPED,
     FAILURES,
+    LONG_MS,
     TIMED_OUT,
     LatenciesAtLeast,
     RequestCounters,
@@ -207,6 +208,10 @@ class TargetResult:
     """Requests that ended in the measured time, whenever scheduled: the ones that new connections
     were opened for."""
     errors: int
+    late: int
+    """Requests answered without an error, but more than a second after their scheduled moment."""
+    never: int
+    """Requests that timed out or were dropped: no user has got an answer."""
     error_kinds: Mapping[str, int]
     requests_per_s: float
     offered_per_s: float
@@ -254,6 +259,11 @@ class TargetResult:
             return self.spread.get(metric)
         value = self.figures.get(metric)
         return None if value is None else Spread(value, value, value)
+
+    @property
+    def in_time(self) -> int:
+        """Requests answered without an error within a second of their scheduled moment."""
+        return self.requests - self.errors - self.late
 
     @property
     def has_failed(self) -> bool:
@@ -416,6 +426,8 @@ def target_result(
         requests=counted.count,
         served=counted.served,
         errors=counted.errors,
+        late=counted.of("answered").count_above(LONG_MS),
+        never=counted.timed_out + counted.of("dropped").count,
         error_kinds=error_kinds,
         # By the moment of the answer: an answer after the end of the load is not throughput.
         requests_per_s=counted.answered_in_time / measured_s,

@@ -67,7 +67,7 @@ def most_at_once(folder):
 def test_an_engine_without_a_preset_is_counted_and_a_failing_target_beside_it(
     start, stranger, tmp_path
 ):
-    """Its peak is the server's; the preset's ceiling is not claimed. The failing one has its cause."""
+    """Its peak is the server's, its ceiling that of its own engine. The failing one has its cause."""
     out = tmp_path / "run"
     tables = (
         table("plain")
@@ -89,9 +89,10 @@ def test_an_engine_without_a_preset_is_counted_and_a_failing_target_beside_it(
         connections = found["targets"][name]["connections"]
         assert connections["peak"] == most_at_once(run.target(name)) >= 2, name
         assert connections["peak"] <= 15, name
-        assert (connections["ceiling"], connections["left_over"]) == (None, 0), name
+        assert (connections["ceiling"], connections["left_over"]) == (15, 0), name
+        settings = found["targets"][name]["pool"]["settings"]
+        assert (settings["pool_size"], settings["max_overflow"]) == (5, 10), name
         assert connections["uses_preset"] is False
-        assert "such target" not in found["targets"][name]["finding"]
     assert set(found["targets"]["plain"]["connections"]["attributed_by"]) == {"name"}
     assert set(found["targets"]["unnamed"]["connections"]["attributed_by"]) == {"rest"}
     failed = {verdict["target"] for verdict in found["thresholds"] if verdict["status"] == "failed"}
