@@ -56,7 +56,8 @@ _SAMPLE = """
 SELECT d.sessions, d.xacts, a.datid = d.oid, a.pid, a.application_name, a.state, a.wait_event,
        extract(epoch FROM clock_timestamp() - a.backend_start)::float8,
        extract(epoch FROM clock_timestamp() - a.state_change)::float8,
-       extract(epoch FROM a.backend_start)::float8, host(a.client_addr), a.client_port
+       extract(epoch FROM a.backend_start)::float8, host(a.client_addr), a.client_port,
+       pg_get_userbyid(a.usesysid)
 FROM (SELECT oid, pg_stat_get_db_sessions(oid) AS sessions,
              pg_stat_get_db_xact_commit(oid) + pg_stat_get_db_xact_rollback(oid) AS xacts
       FROM pg_database WHERE datname = current_database()) AS d
@@ -94,6 +95,8 @@ class Backend:
     """When it connected, Unix time of the server; with `pid` it names one connection."""
     client: tuple[str, int] | None = None
     """The client's address and port as the server sees them; None over a Unix socket."""
+    user: str = ""
+    """The role that it connected as."""
 
     @property
     def application_name(self) -> str:
@@ -168,7 +171,7 @@ class Gap:
 
 def _backend(row: tuple[Any, ...]) -> Backend:
     """Return the backend of a row of `_SAMPLE`."""
-    pid, name, state, wait_event, age_s, state_age_s, started, address, port = row[3:]
+    pid, name, state, wait_event, age_s, state_age_s, started, address, port, user = row[3:]
     target, _, instance = (name or "").partition(":")
     return Backend(
         target=target,
@@ -180,6 +183,7 @@ def _backend(row: tuple[Any, ...]) -> Backend:
         wait_event=wait_event or "",
         started=started or 0.0,
         client=(address, port) if address else None,
+        user=user or "",
     )
 
 

@@ -15,6 +15,7 @@ from poolkit.compare.plan.option_types import (
     MAX_CONNECTIONS,
     RATES,
     USERS,
+    Connections,
     DeployedTarget,
     Integer,
     Names,
@@ -110,6 +111,14 @@ _max_connections_option = click.option(
     type=DeployedTarget(),
     metavar="NAME[@LABEL]=URL",
     help="a deployed target; repeatable",
+)
+@_repeatable(
+    "--connections",
+    "marks",
+    type=Connections(),
+    metavar="NAME[@LABEL]=KIND:VALUE",
+    help="what the connections of a deployed target have: name:APPLICATION_NAME, user:ROLE or "
+    "address:IP; repeatable",
 )
 @click.option("--yes-load-this-host", "agreed", is_flag=True, help="agree to load another machine")
 @_repeatable(

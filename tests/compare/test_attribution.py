@@ -16,7 +16,7 @@ from poolkit.local.processes import client_sockets
 NAME = pgappname("web")
 
 
-def backend(pid, name="", *, started=1.0, state="idle", client=None):
+def backend(pid, name="", *, started=1.0, state="idle", client=None, user=""):
     target, _, instance = name.partition(":")
     ages = {"age_s": 1.0, "state_age_s": 1.0, "wait_event": ""}
     return Backend(
@@ -26,6 +26,7 @@ def backend(pid, name="", *, started=1.0, state="idle", client=None):
         state=state,
         started=started,
         client=client,
+        user=user,
         **ages,
     )
 
@@ -74,6 +75,26 @@ def test_on_a_server_of_its_own_every_client_but_the_load_is_the_target(attribut
         *(("target", "rest"), ("target", "rest"), ("target", "name")),
         *(("target", "preset"), ("load", "name")),
     ]
+
+
+@pytest.mark.parametrize(
+    ("mark", "by"),
+    [
+        ("name:web-eu", "name"),
+        ("user:web_eu", "user"),
+        ("address:10.0.0.5", "address"),
+        ("address:10.0.0.0/24", "address"),
+    ],
+)
+def test_a_label_s_connections_have_a_name_a_user_or_an_address_of_their_own(mark, by):
+    """The name of the preset, which other labels have too, is nobody's then."""
+    found = Attribution(
+        preset=None, pgappname="", marks=(mark,), is_own_server=False, is_running=True
+    )
+    eu = backend(1, "web-eu:1", client=("10.0.0.5", 4000), user="web_eu")
+    us = backend(2, "web:host-1", client=("10.0.9.5", 4000), user="web_us")
+    local = backend(3, "web:host-2")
+    assert owners(found, eu, us, local) == [("target", by), ("other", ""), ("other", "")]
 
 
 def test_what_was_connected_before_the_start_is_not_the_target(attribution):

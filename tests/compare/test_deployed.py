@@ -4,11 +4,14 @@ import socket
 import ssl
 import threading
 
+import click
 import pytest
 from web_server import self_signed, serving
 
 from poolkit.compare.plan.checks import check_answers
-from poolkit.compare.plan.option_types import DeployedTarget
+from poolkit.compare.plan.option_types import Connections, DeployedTarget
+from poolkit.compare.plan.options import Options
+from poolkit.compare.plan.plan import make_plan
 from poolkit.compare.plan.targets import Deployed, Target, deployed_of
 from poolkit.errors import ConfigurationError
 
@@ -48,6 +51,46 @@ def test_an_unknown_or_repeated_name_is_refused(texts, message):
     """One line has what to write instead."""
     with pytest.raises(ConfigurationError, match=message):
         deployed_of(urls(*texts), TABLES)
+
+
+def marks(*texts):
+    return [Connections().convert(text, None, None) for text in texts]
+
+
+def test_two_labels_of_one_table_are_told_apart_by_what_is_their_own():
+    """Without a mark, connections of the shared name belong to neither: unknown, not another's."""
+    found = urls("web@eu=https://a.example", "web@us=https://b.example", "worker=redis://c.example")
+
+    def known(*texts):
+        plan = make_plan([], Options(), deployed=deployed_of(found, TABLES, marks(*texts)))
+        return {one.name: (one.is_known_by_preset, one.marks) for one in plan.record.targets}
+
+    assert known() == {"web@eu": (False, ()), "web@us": (False, ()), "worker": (True, ())}
+    eu = "address:10.0.0.0/24"
+    assert known(f"web@eu={eu}", "web@us=user:us")["web@eu"] == (False, (eu,))
+    # The only one that is left with the preset's name has it to itself.
+    assert known("web@eu=user:eu")["web@us"] == (True, ())
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["web=user:a"], "names web, which is no deployed target of this run"),
+        (["web@eu=user:a", "web@us=user:a"], "have the same user a"),
+    ],
+)
+def test_marks_that_tell_no_target_apart_are_refused(texts, message):
+    """One line has the target, or what two of them share."""
+    found = urls("web@eu=https://a.example", "web@us=https://b.example")
+    with pytest.raises(ConfigurationError, match=message):
+        deployed_of(found, TABLES, marks(*texts))
+
+
+@pytest.mark.parametrize("text", ["web@eu", "web@eu=role:a", "web@eu=user:", "web=address:a.b"])
+def test_a_mark_of_another_form_is_refused(text):
+    """With the forms that there are."""
+    with pytest.raises(click.BadParameter, match=r"wanted NAME@LABEL|no IP address"):
+        Connections().convert(text, None, None)
 
 
 @pytest.mark.parametrize("status", [200, 404, 401])

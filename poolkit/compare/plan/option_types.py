@@ -5,6 +5,7 @@ Every start of `poolkit` imports this module, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,6 +51,16 @@ class PoolSize(NamedTuple):
     def __str__(self) -> str:
         """Return the size as reports have it, such as `10+5`."""
         return f"{self.pool_size}+{self.max_overflow}"
+
+
+class OwnerMark(NamedTuple):
+    """`NAME[@LABEL]=KIND:VALUE`: what the connections of a deployed target are known by."""
+
+    target: str
+    """Its name in the run, with the label."""
+    kind: str
+    """`name` (application_name), `user` or `address`."""
+    value: str
 
 
 class Integer(click.IntRange):
@@ -140,6 +151,30 @@ class DeployedTarget(_Type):
                 ctx,
             )
         return TargetUrl(table, f"{table}{at}{label}", url.strip().rstrip("/"))
+
+
+class Connections(_Type):
+    """The connections of a deployed target: `NAME[@LABEL]=KIND:VALUE`."""
+
+    name = "name[@label]=kind:value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the parts, or fail."""
+        target, _, mark = value.partition("=")
+        kind, _, known = mark.partition(":")
+        if not target.strip() or kind not in ("name", "user", "address") or not known.strip():
+            self.fail(
+                "wanted NAME@LABEL=name:APPLICATION_NAME, NAME@LABEL=user:ROLE or "
+                f"NAME@LABEL=address:IP, such as web@eu=user:web_eu, found {value!r}",
+                param,
+                ctx,
+            )
+        if kind == "address":
+            try:
+                ipaddress.ip_network(known.strip(), strict=False)
+            except ValueError:
+                self.fail(f"{known!r} is no IP address and no network", param, ctx)
+        return OwnerMark(target.strip(), kind, known.strip())
 
 
 MAX_CONNECTIONS = Integer(10, 10_000)

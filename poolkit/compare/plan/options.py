@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from poolkit.compare.plan.option_types import PoolSize, TargetUrl
+    from poolkit.compare.plan.option_types import OwnerMark, PoolSize, TargetUrl
 
 MAX_USERS = 2_000
 """Open loop: the most users, unless `--max-users` is given."""
@@ -50,6 +50,8 @@ class Options:
     pool_sizes: tuple[PoolSize, ...] = ()
     """Each target once with each of these sizes of its pool, from the smallest."""
     deployed: tuple[TargetUrl, ...] = ()
+    marks: tuple[OwnerMark, ...] = ()
+    """What the connections of deployed targets are known by."""
     users: tuple[int, ...] = (20,)
     """Closed loop: a level each, from the lowest."""
     rate_per_user: float = 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
@@ -193,7 +194,7 @@ def plan_run(project: Project, options: Options) -> CheckedPlan:
         ValueError: there is no such environment.
     """
     tables = targets_of(project, options.locustfile)
-    deployed = deployed_of(options.deployed, tables)
+    deployed = deployed_of(options.deployed, tables, options.marks)
     # With --target alone, no local target is wanted.
     local = choose(tables, options.targets) if options.targets or not deployed else []
     local = _with_other_pools(local, options)
@@ -302,9 +303,14 @@ def make_plan(
         local.append(target)
         limits = limits_of(target, options.levels[-1], options)
         planned.append(replace(_record_of(target, options), **limits._asdict()))
+    shared = Counter(_record_of(each.target, options).preset for each in deployed if not each.marks)
     planned += [
         replace(
             _record_of(each.target, options),
+            marks=tuple(f"{mark.kind}:{mark.value}" for mark in each.marks),
+            # Two labels of one table have connections of one name: whose each is, is not known.
+            is_known_by_preset=not each.marks
+            and shared[_record_of(each.target, options).preset] == 1,
             max_connections=each.max_connections,
             usable_connections=each.usable_connections,
             url=masked(each.url),
@@ -388,6 +394,12 @@ def announcement(plan: CheckedPlan) -> str:
         f"{target.max_connections} connections and is only sampled"
         for target in record.targets
         if target.url is not None
+    ]
+    lines += [
+        f"{target.name} has connections of the same name as another target: their number is not known "
+        f"without --connections {target.name}=user:ROLE"
+        for target in record.targets
+        if not target.is_known_by_preset and not target.marks
     ]
     lines += absences(plan)
     measurements = count(len(record.steps), "measurement")

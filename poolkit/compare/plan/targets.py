@@ -29,7 +29,7 @@ from poolkit.shim.records import NOW
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from poolkit.compare.plan.option_types import PoolSize, TargetUrl
+    from poolkit.compare.plan.option_types import OwnerMark, PoolSize, TargetUrl
     from poolkit.project import Project
 
 Kind: TypeAlias = Literal["lambda", "web", "worker"]
@@ -157,6 +157,8 @@ class Deployed:
     max_connections: int = 0
     usable_connections: int = 0
     """The same less the server's reserve."""
+    marks: tuple[OwnerMark, ...] = ()
+    """What its connections are known by; without any it is the name of its preset."""
 
 
 def targets_of(project: Project, locustfile: Path | None = None) -> dict[str, Target]:
@@ -293,12 +295,15 @@ def choose(targets: Mapping[str, Target], names: Sequence[str]) -> list[Target]:
     return [targets[name] for name in names or targets]
 
 
-def deployed_of(urls: Iterable[TargetUrl], tables: Mapping[str, Target]) -> tuple[Deployed, ...]:
+def deployed_of(
+    urls: Iterable[TargetUrl], tables: Mapping[str, Target], marks: Sequence[OwnerMark] = ()
+) -> tuple[Deployed, ...]:
     """Return the targets of `--target`.
 
     Args:
         urls: the name, label and URL of each.
         tables: the targets of pyproject.toml.
+        marks: what their connections are known by (`--connections`).
 
     Raises:
         ConfigurationError: a name is not in `tables`, or two have the same name and label.
@@ -310,7 +315,23 @@ def deployed_of(urls: Iterable[TargetUrl], tables: Mapping[str, Target]) -> tupl
             raise ConfigurationError(
                 f"--target has {name} twice; give each a label: --target {name}@LABEL=URL"
             )
-        found[name] = Deployed(target=replace(target, name=name), url=url)
+        found[name] = Deployed(
+            target=replace(target, name=name),
+            url=url,
+            marks=tuple(mark for mark in marks if mark.target == name),
+        )
+    for mark in marks:
+        if mark.target not in found:
+            raise ConfigurationError(
+                f"--connections names {mark.target}, which is no deployed target of this run; "
+                f"there are: {', '.join(found) or 'none, add --target'}"
+            )
+        same = {other.target for other in marks if other[1:] == mark[1:]} - {mark.target}
+        if same:
+            raise ConfigurationError(
+                f"--connections: {mark.target} and {', '.join(same)} have the same {mark.kind} "
+                f"{mark.value}, so their connections cannot be told apart"
+            )
     return tuple(found.values())
 
 

@@ -35,6 +35,7 @@ _WAYS: Mapping[By, str] = {
     "preset": "by the name of the preset",
     "name": "by PGAPPNAME",
     "address": "by the address of a socket of its processes",
+    "user": "by the user",
     "rest": "as the only client of the run's server",
 }
 

@@ -34,9 +34,9 @@ SCHEMA = 1
 
 Owner: TypeAlias = Literal["target", "load", "other"]
 """Whose connection it is."""
-By: TypeAlias = Literal["preset", "name", "address", "rest", ""]
+By: TypeAlias = Literal["preset", "name", "address", "rest", "user", ""]
 """What its owner is known by: the name of an engine made from the preset, another name, the
-addresses of the owner's sockets, or that the server of the run has no other client."""
+addresses of the owner's sockets, that the server of the run has no other client, or its role."""
 
 # -- plan.json, machine.json, window.json ---------------------------------------------------
 
@@ -62,6 +62,11 @@ class PlannedTarget:
     """Of its database; the plan's, unless it was deployed."""
     usable_connections: int | None = None
     """The same less the server's reserve: the part for the application's role."""
+    marks: tuple[str, ...] = ()
+    """What the connections of a deployed target are known by: `name:...`, `user:...`, `address:...`."""
+    is_known_by_preset: bool = True
+    """Whether connections that carry the preset's name are this target's: not if another deployed
+    target has that preset too, or if there are marks."""
     through: str = "postgresql"
     """`pgbouncer` if its connections go through that pooler."""
     pool: str = ""

@@ -11,14 +11,15 @@ An answer is final for a connection: a name may be reset later, as by `RESET ALL
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from poolkit.compare.results.target_result import LOAD
 from poolkit.local.processes import client_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from poolkit.activity.server import Backend, Sample
     from poolkit.compare.results.run_folder import By, Owner
@@ -45,7 +46,8 @@ class Attribution:
     """Finds the owner of each backend in the samples of one measurement.
 
     Args:
-        preset: the name of the target's preset; None if it has none.
+        preset: the name of the target's preset; None if it has none, or if another target has it too.
+        marks: what the connections of a deployed target are known by, in place of these names.
         pgappname: the value of `PGAPPNAME` in the target's processes.
         is_own_server: whether the run started the server.
         target_pids: returns the first processes of the target; empty for a deployed target.
@@ -58,12 +60,14 @@ class Attribution:
         *,
         preset: str | None,
         pgappname: str,
+        marks: Sequence[str] = (),
         is_own_server: bool,
         target_pids: Callable[[], Iterable[int]] = tuple,
         load_pids: Callable[[], Iterable[int]] = tuple,
         is_running: bool = False,
     ) -> None:
         self._preset, self._pgappname = preset, pgappname
+        self._marks = [mark.partition(":")[::2] for mark in marks]
         self._is_own_server = is_own_server
         self._target_pids, self._load_pids = target_pids, load_pids
         self._may_be_connected = is_running
@@ -104,6 +108,10 @@ class Attribution:
             found = ("load", "name")
         elif not self._may_be_connected:
             pass
+        elif self._marks:
+            kind = next((kind for kind, value in self._marks if _has(backend, kind, value)), "")
+            if kind:
+                found = ("target", cast("By", kind))
         elif self._pgappname and backend.application_name == self._pgappname:
             found = ("target", "name")
         elif self._preset is not None and backend.target == self._preset:
@@ -115,3 +123,15 @@ class Attribution:
         elif backend.client in client_sockets(self._target_pids()):
             found = ("target", "address")
         return found
+
+
+def _has(backend: Backend, kind: str, value: str) -> bool:
+    """Return whether a backend has the name, the user or the address of a deployed target."""
+    if kind == "user":
+        return backend.user == value
+    if kind == "address":
+        address = backend.client[0] if backend.client is not None else ""
+        network = ipaddress.ip_network(value, strict=False)
+        return bool(address) and ipaddress.ip_address(address) in network
+    # As engines of a preset have it, `web:host-1`; the first half alone names all instances.
+    return value in (backend.application_name, backend.target)

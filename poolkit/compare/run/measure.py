@@ -203,8 +203,12 @@ class Measurement:
         if self.step.target.through == "pgbouncer" and host.is_own_server:
             state.counts["pooler_ceiling"] = pool_size_within(self._options.usable_connections)
         attribution = Attribution(
-            preset=self.step.planned.preset,
-            pgappname=host.environ(self.step.target)["PGAPPNAME"],
+            preset=self.step.planned.preset if self.step.planned.is_known_by_preset else None,
+            # A deployed target does not have the variables of this run.
+            pgappname=(
+                host.environ(self.step.target)["PGAPPNAME"] if self.step.planned.url is None else ""
+            ),
+            marks=self.step.planned.marks,
             is_own_server=host.is_own_server,
             target_pids=self._target_pids,
             # Also that of the next target, which is prepared while this one ends.
