@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial, wraps
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from inspect import unwrap
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urljoin, urlsplit
 
 import gevent
@@ -29,6 +30,7 @@ try:
     from locust import runners  # isort: skip
     import requests
     from geventhttpclient.connectionpool import ConnectionPool, SSLConnectionPool
+    from locust import User
     from locust.clients import HttpSession
     from locust.contrib.fasthttp import FastRequest
     from locust.exception import StopUser
@@ -42,6 +44,7 @@ try:
         DefaultTaskSet,
         TaskSet,
     )
+    from locust.user.users import PytestUser
     from urllib3.connection import HTTPConnection, HTTPSConnection
 except ImportError as error:
     raise ImportError(
@@ -54,7 +57,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from gevent import Greenlet
-    from locust import User
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
     from locust.event import EventHook
@@ -222,6 +224,23 @@ def tags_of(user_classes: Iterable[type[User]]) -> set[str]:
     return {tag for user_class in user_classes for tag in of_tasks(user_class.tasks)}
 
 
+def has_own_loop(user_class: type[User]) -> bool:
+    """Return whether the users of a class run something else than Locust's tasks.
+
+    Locust has marked `User.run` as final, but does not enforce it.
+    """
+    for one in user_class.__mro__:
+        run = vars(one).get("run")
+        if run is None:
+            continue
+        if unwrap(run) in (User.run, PytestUser.run):  # also when an earlier test was bound
+            return False
+        # One that calls the method it overrides is a preparation of it.
+        if not {"super", "run"} <= {*getattr(getattr(run, "__code__", None), "co_names", ())}:
+            return True
+    return True
+
+
 def wait_for_arrivals(
     user_classes: Iterable[type[User]],
     *,
@@ -231,11 +250,15 @@ def wait_for_arrivals(
     """Make the users of some classes wait before their first task and between any two.
 
     Args:
-        user_classes: classes that were not passed here before.
+        user_classes: classes that were not passed here before, and have no loop of their own.
         arrived: called with a user that is ready for its first task.
         wait: called with an idle user; returns when there is a task for it, and True if there was
             one already.
     """
+
+    def wait_time(user: User) -> float:
+        wait(user)
+        return 0.0
 
     def started(user_class: type[User], own: Any) -> Callable[[User], None]:
         def on_start(user: User) -> None:
@@ -244,23 +267,56 @@ def wait_for_arrivals(
                 arrived(user)
                 # A shorter way than by wait_time, after which Locust sleeps for 0 s.
                 user._taskset_instance.wait = partial(_wait_in_task_set, user, wait)  # type: ignore[method-assign,union-attr]
+                # Its on_start may have set another.
+                user.wait_time = partial(wait_time, user)  # type: ignore[method-assign]
                 # Locust ends a stopping user before its first task; from here it would be an error.
                 if user._state != LOCUST_STATE_STOPPING:
                     _wait_in_task_set(user, wait)
 
         return on_start
 
-    def wait_time(user: User) -> float:
-        wait(user)
-        return 0.0
-
     # All are read before any is replaced: one class may be the parent of another.
     for user_class, own in [(one, one.on_start) for one in user_classes]:
+        if issubclass(user_class, PytestUser):
+            _wait_before_functions(user_class, arrived, wait)
+            continue
         user_class.on_start = started(user_class, own)  # type: ignore[assignment,method-assign]
         user_class.wait_time = wait_time
         for task_set in _task_sets(user_class.tasks):
             # One with a wait time of its own would begin tasks that are not scheduled.
             task_set.wait_time = TaskSet.wait_time  # type: ignore[method-assign]
+            task_set.wait = TaskSet.wait  # type: ignore[method-assign]
+
+
+def _wait_before_functions(
+    user_class: type[PytestUser],
+    arrived: Callable[[User], None],
+    wait: Callable[[User], bool],
+) -> None:
+    """Make the users of a pytest-style locustfile wait before each test function."""
+    own: Any = user_class.run
+
+    @wraps(own)
+    def run(user: PytestUser) -> None:
+        before = partial(_wait_in_task_set, user, wait)
+        user.functions = cast("Any", [_ArrivingFunction(each, before) for each in user.functions])
+        arrived(user)
+        with suppress(StopUser):
+            own(user)
+
+    user_class.run = run  # type: ignore[method-assign,misc]
+
+
+class _ArrivingFunction:
+    """A test function of a pytest-style locustfile that waits for an arrival before it runs."""
+
+    def __init__(self, function: Any, wait: Callable[[], None]) -> None:
+        self.fixturedef = function.fixturedef
+        self._function, self._wait = function, wait
+
+    def obj(self, fixture: Any) -> None:
+        self._wait()
+        self._function.obj(fixture)
 
 
 def _wait_in_task_set(user: User, wait: Callable[[User], bool]) -> None:

@@ -60,10 +60,12 @@ from poolkit.loadtest.preflight import (
     MEASURED_BY_COMPARE,
     HostGuard,
     add_options,
-    check_shape,
+    arrival_refusal,
+    check_arrivals,
     check_user_classes,
     limiting,
     refuse_in_process,
+    refuse_tests,
     run_thresholds,
 )
 from poolkit.loadtest.recording import Recording
@@ -156,13 +158,14 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
         checks_host = master_is_here or not isinstance(runner, WorkerRunner)
         if checks_host and (reason := guard.refusal()):
             refuse_in_process(environment, reason)
-        check_shape(environment, options)
+        check_arrivals(environment, options)
         if isinstance(runner, WorkerRunner):
             _worker.initialize(environment, runner)
             OwnConnects(environment)
         else:
             warn_if_untested()
-            guard.check_each_test()
+            refuse_tests(environment, guard.refusal)
+            refuse_tests(environment, partial(arrival_refusal, environment))
             recording = _recording(environment, options, runner, url)
             thresholds = run_thresholds(options)
             if options.poolkit_find_limit:

@@ -31,6 +31,7 @@ from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.limit_search import bounds
 from poolkit.loadtest.open_loop.loop import MAX_USERS
 from poolkit.loadtest.open_loop.user_class_queue import ANSWER_WITHIN_S
+from poolkit.loadtest.open_loop.users import RateUsers
 from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S
 from poolkit.loadtest.telemetry.prometheus import OPTION as METRICS_OPTION
 from poolkit.loadtest.telemetry.prometheus import address
@@ -42,7 +43,7 @@ from poolkit.thresholds.parse import duration_s
 if TYPE_CHECKING:
     import argparse
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
@@ -370,15 +371,47 @@ def check_user_classes(environment: Environment, options: Namespace) -> None:
                 refuse_in_process(environment, reason)
 
 
-def check_shape(environment: Environment, options: Namespace) -> None:
-    """End Locust with status 2 if there are both an arrival rate and a shape."""
+def check_arrivals(environment: Environment, options: Namespace) -> None:
+    """End Locust with status 2 if an arrival rate does not go with the shape or the user classes."""
     shape = environment.shape_class
-    if options.poolkit_arrival_rate is not None and shape is not None:
+    if options.poolkit_arrival_rate is None:
+        return
+    if shape is not None:
         refuse_in_process(
             environment,
             f"--arrival-rate and the shape {type(shape).__name__} cannot be used together: a shape "
             "sets the number of users that wait for their answers, an arrival rate waits for none",
         )
+    if reason := arrival_refusal(environment):
+        refuse_in_process(environment, reason)
+
+
+def arrival_refusal(environment: Environment) -> str:
+    """Return why the user classes cannot have the arrival rate; empty if they can, or without one."""
+    options = environment.parsed_options
+    if options is None or options.poolkit_arrival_rate is None:
+        return ""
+    has_tags = bool(options.tags or options.exclude_tags)
+    return RateUsers.among(environment.user_classes, has_tags=has_tags).refusal()
+
+
+def refuse_tests(environment: Environment, refusal: Callable[[], str]) -> None:
+    """Refuse each test for which a function returns a reason at its start.
+
+    By then the web page may have named another host, and tags have left out tasks.
+    """
+
+    def on_start(**_: Any) -> None:
+        reason = refusal()
+        if not reason:
+            return
+        logger.error(reason)
+        environment.process_exit_code = REFUSED
+        if environment.web_ui is None and environment.runner is not None:
+            gevent.spawn(environment.runner.quit)
+        refuse_test_start(reason)
+
+    environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,19 +436,3 @@ class HostGuard:
         except ConfigurationError as error:
             return str(error)
         return ""
-
-    def check_each_test(self) -> None:
-        """Refuse a host at the start of each test, too: the web page can name another one."""
-        environment = self.environment
-
-        def on_start(**_: Any) -> None:
-            reason = self.refusal()
-            if not reason:
-                return
-            logger.error(reason)
-            environment.process_exit_code = REFUSED
-            if environment.web_ui is None and environment.runner is not None:
-                gevent.spawn(environment.runner.quit)
-            refuse_test_start(reason)
-
-        environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]

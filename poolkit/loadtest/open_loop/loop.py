@@ -39,7 +39,7 @@ from poolkit.loadtest.open_loop.user_class_queue import (
     UserClassQueue,
     UsersAtWork,
 )
-from poolkit.loadtest.open_loop.users import CutOff, UserTasks
+from poolkit.loadtest.open_loop.users import CutOff, RateUsers, UserTasks
 from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S, StartTimes, UsersReady
 
 if TYPE_CHECKING:
@@ -253,6 +253,9 @@ class OpenLoop:
         self.tasks = UserTasks(environment)
         self._timed_out: list[Pending] = []
         self._queues: dict[type[User], UserClassQueue] = {}
+        self._bound: list[type[User]] = []
+        """The classes whose users wait for arrivals, of this test and of those before."""
+        self._share_classes: Sequence[type[User]] = ()
         self._environment, self._max_users = environment, max_users
         self._at_work = UsersAtWork(max_users)
         self._is_alone = on_ready is None
@@ -407,12 +410,22 @@ class OpenLoop:
                 if self.has_ended:
                     gevent.spawn(self.on_end)
 
-        user_classes = self._environment.user_classes
-        new = self.tasks.follow(user_classes)
+        options = self._environment.parsed_options
+        has_tags = options is not None and bool(options.tags or options.exclude_tags)
+        users = RateUsers.among(self._environment.user_classes, has_tags=has_tags)
+        if users.beside:
+            logger.info(
+                "users of %s keep their own wait times beside the arrivals: fixed_count",
+                ", ".join(one.__name__ for one in users.beside),
+            )
+        self._share_classes = users.share
+        self.tasks.follow(users.beside)
+        new = self.tasks.follow([*users.share, *users.idle])
         wait_for_arrivals(new, arrived=self._on_arrived, wait=self._wait)
+        self._bound += new
         self._at_work = UsersAtWork(self._max_users)
         self._queues = {
-            one: UserClassQueue(one, self._at_work, self._answer_within_s) for one in user_classes
+            one: UserClassQueue(one, self._at_work, self._answer_within_s) for one in self._bound
         }
         self._timed_out.clear()
         self._stopped = self._warned = self.has_ended = False
@@ -465,8 +478,9 @@ class OpenLoop:
         self._at_work.most, self._at_work.processes = share.max_users, share.of
         if self._dispatcher is not None:
             self._dispatcher.max_users = share.max_users
-        weights = [float(one.weight) for one in self._queues]
-        for index, queue in enumerate(self._queues.values()):
+        weights = [float(one.weight) for one in self._share_classes]
+        for index, one in enumerate(self._share_classes):
+            queue = self._queues[one]
             stream = of_user_class(share.scheduled_times(rate), weights, index, share.number)
             part = weights[index] / sum(weights)
 

@@ -11,11 +11,11 @@ import time
 from functools import wraps
 from inspect import getattr_static
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import gevent
 
-from poolkit.loadtest.locust_internals import TAGS
+from poolkit.loadtest.locust_internals import TAGS, has_own_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -196,6 +196,64 @@ class UserTasks:
         """Return the waits in ms of the users that have ended since the last call."""
         taken, self._timed_out_ms = self._timed_out_ms, []
         return taken
+
+
+class RateUsers(NamedTuple):
+    """The user classes of a test with an arrival rate."""
+
+    share: Sequence[type[User]]
+    """Their tasks are the arrivals."""
+    idle: Sequence[type[User]]
+    """Their users wait for arrivals that never come: no task is left by `--tags`, or the weight is 0."""
+    beside: Sequence[type[User]]
+    """A class with a `fixed_count` keeps its number of users and their own wait times."""
+    unbound: Sequence[type[User]]
+    """They run a loop of their own, so they cannot wait for arrivals."""
+
+    @classmethod
+    def among(cls, user_classes: Iterable[type[User]], *, has_tags: bool) -> RateUsers:
+        """Sort the user classes of a test.
+
+        Args:
+            user_classes: Locust's.
+            has_tags: whether the test selects tasks by tags. A class without tasks may otherwise
+                give them to its instances, and Locust reports it if it does not.
+        """
+        found = cls([], [], [], [])
+        for one in user_classes:
+            has_tasks = bool(one.tasks or hasattr(one, "functions")) or not has_tags
+            if one.fixed_count > 0:
+                kind = found.beside
+            elif one.weight <= 0:
+                # Locust makes no such user, so that it may even have a loop of its own.
+                kind = found.idle if not has_own_loop(one) else found.beside
+            elif has_own_loop(one):
+                kind = found.unbound
+            else:
+                kind = found.share if has_tasks else found.idle
+            cast("list[type[User]]", kind).append(one)
+        return found
+
+    def refusal(self) -> str:
+        """Return why these classes cannot have an arrival rate; empty if they can."""
+        if self.unbound:
+            return (
+                f"--arrival-rate cannot schedule {_names(self.unbound)}: a run() of its own takes the "
+                "place of Locust's tasks; make them tasks (@task), leave the class out, or set "
+                "fixed_count to run it beside the arrivals"
+            )
+        if not self.share:
+            others = (
+                ("a fixed_count keeps its own number of users", self.beside),
+                ("the weight 0, or no task with these tags", self.idle),
+            )
+            reasons = (f"{reason} ({_names(classes)})" for reason, classes in others if classes)
+            return f"--arrival-rate has no user class for its arrivals: {'; '.join(reasons)}"
+        return ""
+
+
+def _names(user_classes: Iterable[type[User]]) -> str:
+    return ", ".join(one.__name__ for one in user_classes)
 
 
 class Answered(NamedTuple):
