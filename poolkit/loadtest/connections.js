@@ -348,6 +348,7 @@
       this.table = scrolled("Connections by target", "Instances: different names behind the colon of application_name. "
         + "Peak: the most connections of the target at once in this run.");
       this.client = scrolled("Connections of the load generator", "Requests each: requests sent over one connection, on average. "
+        + "Resent: requests that FastHttpUser sent again, since the server had closed the connection without an answer. "
         + "Connect time: name resolution, TCP, and the TLS handshake.");
       this.latencies = scrolled("Latency by name", "p95: 95 % of the answered requests took at most this time. "
         + "Requests: answered and failed ones. A failed request has no latency.");
@@ -518,7 +519,7 @@
       if (!client) return;
       const times = { p50: "p50", p95: "p95", p99: "p99", max: "Maximum" };
       const columns = [["Opened", figure(client.connections)], ["With TLS", figure(client.tls)], ["Failed", figure(client.failed)],
-        ["Requests", figure(client.requests)], ["Requests each", figure(client.requests_per_connection)],
+        ["Requests", figure(client.requests)], ["Resent", figure(client.resent)], ["Requests each", figure(client.requests_per_connection)],
         ...Object.entries(times).map(([key, name]) => [`${name}, ms`, ms(client.connect_ms[key])])];
       this.client.region.replaceChildren(html("table", {},
         html("caption", {}, "Connections of the load generator", html("small", {}, client.note && `: ${client.note}`)),

@@ -29,6 +29,7 @@ try:
     # locust before requests: its import replaces the modules that requests takes.
     from locust import runners  # isort: skip
     import requests
+    from geventhttpclient.client import HTTPClient
     from geventhttpclient.connectionpool import ConnectionPool, SSLConnectionPool
     from locust import User
     from locust.clients import HttpSession
@@ -430,6 +431,46 @@ def count_client_connects(
         (HTTPConnection, "request", counted(HTTPConnection.request)),
     ):
         setattr(patched, name, wrapped)
+
+
+def count_resent_requests(resent: Callable[[int], None]) -> None:
+    """Count the requests that geventhttpclient sends again; call it once.
+
+    It sends a request again when the server closes the connection without an answer, up to twelve
+    times, if the method is idempotent. Locust reports one request. Each attempt takes a socket.
+
+    Args:
+        resent: called with the number of times that one request was sent again.
+    """
+    attempts: dict[Any, int] = {}
+    """By greenlet that sends a request."""
+
+    def attempted(get_socket: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(get_socket)
+        def attempt(self: Any) -> Any:
+            greenlet = gevent.getcurrent()
+            if greenlet in attempts:
+                attempts[greenlet] += 1
+            return get_socket(self)
+
+        return attempt
+
+    def repeated(request: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(request)
+        def repeated_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+            greenlet = gevent.getcurrent()
+            attempts[greenlet] = 0
+            try:
+                return request(self, *args, **kwargs)
+            finally:
+                times = attempts.pop(greenlet) - 1
+                if times > 0 and greenlet not in _NOT_COUNTED:
+                    resent(times)
+
+        return repeated_request
+
+    ConnectionPool.get_socket = attempted(ConnectionPool.get_socket)  # type: ignore[method-assign]
+    HTTPClient.request = repeated(HTTPClient.request)  # type: ignore[method-assign]
 
 
 # -- workers --------------------------------------------------------------------------------

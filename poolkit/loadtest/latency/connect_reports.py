@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from poolkit.loadtest.latency.connects import ClientConnects
-from poolkit.loadtest.locust_internals import count_client_connects
+from poolkit.loadtest.locust_internals import count_client_connects, count_resent_requests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,11 @@ class OwnConnects:
         def sent() -> None:
             self._counts.requests += 1
 
+        def resent(times: int) -> None:
+            self._counts.resent += times
+
         count_client_connects(connected=connected, failed=failed, sent=sent)
+        count_resent_requests(resent)
 
         def begin_again(**_: Any) -> None:
             self._counts = ClientConnects()

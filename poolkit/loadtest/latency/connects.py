@@ -36,6 +36,9 @@ class ClientConnects:
         """Connects that raised an error: refused, timed out, a certificate that is not trusted."""
         self.requests = 0
         """Requests sent, redirects and repeated ones included."""
+        self.resent = 0
+        """How many of these FastHttpUser sent again, since the server had closed the connection
+        without an answer. Each such request is one in all other figures, with one latency."""
         self.times = LatencyHistogram()
         """The time of each connect in ms: name resolution, TCP, and the TLS handshake."""
 
@@ -50,19 +53,20 @@ class ClientConnects:
         self.tls += other.tls
         self.failed += other.failed
         self.requests += other.requests
+        self.resent += other.resent
         self.times.add(other.times)
 
     def to_message(self) -> dict[str, Any]:
         """Return the counts for a message from one process to another."""
         times = [number for bucket in self.times.buckets() for number in bucket]
-        counts = (self.opened, self.tls, self.failed, self.requests)
+        counts = (self.opened, self.tls, self.failed, self.requests, self.resent)
         return {"counts": counts, "times": times}
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> ClientConnects:
         """Return the counts of a message."""
         found = cls()
-        found.opened, found.tls, found.failed, found.requests = message["counts"]
+        found.opened, found.tls, found.failed, found.requests, found.resent = message["counts"]
         found.times.add_buckets(zip(message["times"][::2], message["times"][1::2], strict=True))
         return found
 
@@ -76,6 +80,7 @@ class ClientConnects:
             "tls": self.tls,
             "failed": self.failed,
             "requests": self.requests,
+            "resent": self.resent,
             "requests_per_connection": None if each is None else round(each, 3),
             "connect_ms": figures(self.times),
             "note": self.note,
@@ -105,5 +110,11 @@ class ClientConnects:
             times = ", ".join(f"{name} {ms(found[name])}" for name in ("p50", "p95", "p99", "max"))
             parts.append(f"connect time in ms: {times}")
         yield f"Load generator: {'; '.join(parts)}"
+        if self.resent:
+            yield (
+                f"Load generator: {self.resent:,} of {self.requests:,} requests were sent again by "
+                "FastHttpUser, since the server had closed the connection without an answer; each is "
+                "one request with one latency in all tables, and a success if it was answered at last"
+            )
         if self.note:
             yield f"Load generator: {self.note}"

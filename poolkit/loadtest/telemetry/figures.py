@@ -216,6 +216,7 @@ def _of_client(client: ClientConnects) -> Iterator[Metric]:
     for name, text, value in (
         ("connect_failures", "Connects that failed.", client.failed),
         ("requests", "Requests sent over these connections.", client.requests),
+        ("requests_resent", "Requests sent again, after a connection was closed.", client.resent),
     ):
         yield Metric(f"poolkit_load_client_{name}", "counter", text, [Sample({}, value)])
     yield Metric(
