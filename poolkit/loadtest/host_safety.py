@@ -7,6 +7,7 @@ A typing error is enough for that. So any host but this machine needs the agreem
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -14,6 +15,9 @@ from poolkit.errors import ConfigurationError, RedirectRefused
 
 OPTION = "--yes-load-this-host"
 _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
+UNIX_SOCKET = "unix"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://|(?:dns|ipv4|ipv6):(?!\d+$)")
+"""gRPC's own names need no slashes. A host may also have such a name: `dns:53`."""
 
 redirect_hosts: set[str] = set()
 """Further hosts to which a redirect is followed: those of `register(redirects_to=...)`."""
@@ -59,18 +63,43 @@ def check_host(
         ConfigurationError: the host is another machine and was not agreed to, it does not
             resolve, or the URL has none; one line.
     """
-    try:
-        host = (urlsplit(url.strip()).hostname or "").rstrip(".")
-    except ValueError:
-        host = ""
-    if not host:
+    names = host_names(url)
+    if not names or not all(names):
         # Without the part before the @, which may contain a password.
         raise ConfigurationError(
             f"{option}: no host in {url.rpartition('@')[2]!r}; "
-            "wanted http://HOST[:PORT] or https://HOST[:PORT]"
+            "wanted http://HOST[:PORT], https://HOST[:PORT], or HOST:PORT for other clients"
         )
-    if host == "localhost":
-        return
+    for name in names:
+        if name not in ("localhost", UNIX_SOCKET):
+            _check_name(name, agreed, option=option, agreement=agreement)
+
+
+def host_names(url: str) -> list[str]:
+    """Return the names of the hosts in the value of `--host`; an empty one if it has none.
+
+    Clients other than HTTP have no scheme (`localhost:50051`), one of gRPC's names
+    (`dns:///localhost:50051`, `unix:/run/app.sock`), or several hosts (`kafka-1:9092,kafka-2:9092`).
+    """
+    text = url.strip()
+    if text.startswith(("unix:", "unix-abstract:")):
+        return [UNIX_SOCKET]
+    matched = _SCHEME.match(text)
+    rest = text[matched.end() :] if matched else text
+    if matched and matched[1] == "dns" and rest.count("/"):
+        rest = rest.partition("/")[2]  # after the DNS server, which is usually left out
+    addresses = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    names = []
+    for address in addresses.split(","):
+        try:
+            name = urlsplit(f"//{address}").hostname or ""
+        except ValueError:
+            name = ""
+        names.append(name.rstrip("."))
+    return names
+
+
+def _check_name(host: str, agreed: bool, *, option: str, agreement: str) -> None:  # noqa: FBT001
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:

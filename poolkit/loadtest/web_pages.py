@@ -64,6 +64,20 @@ _COLUMNS = {
     **{state: state.replace("_", " ").capitalize() for state in STATES},
     "peak": "Peak",
 }
+_EXTENSIONS: dict[str, list[dict[str, Any]]] = {
+    "extended_tabs": [{"title": "Connections", "key": TAB}],
+    "extended_tables": [
+        {
+            "key": TAB,
+            "structure": [{"key": key, "title": title} for key, title in _COLUMNS.items()],
+        }
+    ],
+    "extended_csv_files": [
+        {"href": "./connections", "title": "Connections, on a page of their own"},
+        {"href": "./connections.json", "title": "Connections JSON"},
+    ],
+}
+"""Locust's arguments for tabs, tables and downloads, which a locustfile may extend too."""
 
 
 class LiveDocument:
@@ -173,15 +187,14 @@ class WebPages:
         for path, view in pages.items():
             allowed = web_ui.auth_required_if_enabled(view)  # type: ignore[no-untyped-call]
             web_ui.app.add_url_rule(self._base + path, f"poolkit{path}", allowed)
-        columns = [{"key": key, "title": title} for key, title in _COLUMNS.items()]
-        web_ui.template_args |= {
-            "extended_tabs": [{"title": "Connections", "key": TAB}],
-            "extended_tables": [{"key": TAB, "structure": columns}],
-            "extended_csv_files": [
-                {"href": "./connections", "title": "Connections, on a page of their own"},
-                {"href": "./connections.json", "title": "Connections JSON"},
-            ],
-        }
+
+        def offer() -> None:
+            # At every request: an init listener of the locustfile may set its own after this one.
+            for name, ours in _EXTENSIONS.items():
+                others = web_ui.template_args.get(name) or []
+                web_ui.template_args[name] = [*others, *(one for one in ours if one not in others)]
+
+        web_ui.app.before_request(offer)
         web_ui.app.before_request(self._refuse_host)
         scrapes = Scrapes(recording)
 
@@ -198,7 +211,8 @@ class WebPages:
             return allowed_scrape() if is_free else None
 
         web_ui.app.before_request(metrics_unless_taken)
-        web_ui.app.after_request(self._extend)
+        # Flask calls the first of them last, so the locustfile's own have extended the answer by then.
+        web_ui.app.after_request_funcs.setdefault(None, []).insert(0, self._extend)
 
     def _refuse_host(self) -> Response | None:
         """Answer in Locust's place when a test is to load a host that is refused.
@@ -222,7 +236,9 @@ class WebPages:
         elif path == "/stats/requests":
             # Locust caches this answer for two seconds: rows are replaced, not appended.
             stats: dict[str, Any] = json.loads(response.get_data(as_text=True))
-            stats["extended_stats"] = [{"key": TAB, "data": target_rows(self._recording)}]
+            others = [one for one in stats.get("extended_stats") or () if one.get("key") != TAB]
+            own = {"key": TAB, "data": target_rows(self._recording)}
+            stats["extended_stats"] = [*others, own]
             response.set_data(json.dumps(stats))
         elif path == "/stats/report":
             html = response.get_data(as_text=True)

@@ -17,6 +17,17 @@ from poolkit.loadtest.host_safety import check_host
         "http://[::ffff:127.0.0.1]",
         "http://user:secret@127.0.0.1:8000",
         "http://127.1",
+        "localhost:50051",
+        "127.0.0.1:8000",
+        "[::1]:50051",
+        "localhost",
+        "dns:///localhost:50051",
+        "dns://127.0.0.53/localhost:50051",
+        "ipv4:127.0.0.1:50051",
+        "unix:/run/app.sock",
+        "mqtt://localhost",
+        "localhost:9092,127.0.0.1:9093",
+        "localhost:8000/?next=http://192.0.2.1",
     ],
 )
 def test_this_machine_needs_no_agreement(url):
@@ -33,6 +44,12 @@ def test_this_machine_needs_no_agreement(url):
         ("http://10.0.0.5:8000", "10.0.0.5"),
         ("http://0.0.0.0:8000", "0.0.0.0"),
         ("http://127.0.0.1@192.0.2.1/", "192.0.2.1"),
+        ("192.0.2.1:50051", "192.0.2.1"),
+        ("secret@192.0.2.1", "192.0.2.1"),
+        ("dns:///192.0.2.1:50051", "192.0.2.1"),
+        ("dns://127.0.0.1/192.0.2.1:50051", "192.0.2.1"),
+        ("ws://192.0.2.1/localhost", "192.0.2.1"),
+        ("localhost:9092,192.0.2.1:9092", "192.0.2.1"),
     ],
 )
 def test_another_machine_needs_one(url, host):
@@ -54,7 +71,7 @@ def test_a_host_that_does_not_resolve_is_one_line(agreed):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "/articles", "http://", "http://[::1", "me:secret@127.0.0.1", "127.0.0.1:8000"]
+    "url", ["", "/articles", "http://", "http://[::1", "me:secret@", "localhost:9092,", "dns:///"]
 )
 def test_a_url_without_a_host_is_refused(url):
     """What is missing is said, and how it is written."""

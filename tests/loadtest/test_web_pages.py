@@ -232,3 +232,52 @@ def test_the_report_draws_its_charts_from_the_file_alone(locust, database, held,
 def heights(path):
     """Return the different heights of a line, which has a gap where nothing is known."""
     return set(re.findall(r"[ML][^,]*,([\d.]+)", path))
+
+
+EXTENDED = """
+import json
+from flask import request
+from locust import FastHttpUser, constant, events, task
+from poolkit import loadtest
+
+def extended(key):
+    def extend(environment, web_ui, **_):
+        tabs = web_ui.template_args.get("extended_tabs", [])
+        web_ui.template_args["extended_tabs"] = [*tabs, {"title": key, "key": key}]
+
+        @web_ui.app.after_request
+        def extend_stats(response):
+            if request.path == "/stats/requests":
+                own = {"extended_stats": [{"key": key, "data": []}]}
+                response.set_data(json.dumps({**response.json, **own}))
+            return response
+
+    return extend
+
+events.init.add_listener(extended("before"))
+loadtest.register()
+"""
+AFTER = """
+def replace_tabs(web_ui, **_):
+    web_ui.template_args["extended_tabs"] = [{"title": "after", "key": "after"}]
+
+events.init.add_listener(replace_tabs)
+
+class Visitor(FastHttpUser):
+    wait_time = constant(0.05)
+
+    @task
+    def visit(self):
+        self.client.get("/")
+"""
+
+
+@pytest.mark.process
+def test_a_locustfile_extends_the_web_ui_as_without_poolkit(web_ui, tmp_path):
+    """As Locust's own example does it, before and after poolkit: its tabs and rows stay."""
+    (tmp_path / "extended.py").write_text(EXTENDED + AFTER)
+    run = web_ui("-f", "extended.py")
+    stats = json.loads(get(f"{run.address}/stats/requests"))["extended_stats"]
+    assert [one["key"] for one in stats] == ["before", "connections"]
+    (args,) = re.findall(r"window\.templateArgs = (.*?)\n", get(f"{run.address}/"))
+    assert [f'"title": "{title}"' in args for title in ("after", "Connections")] == [True, True]
