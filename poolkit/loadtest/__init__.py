@@ -9,7 +9,8 @@ One line in a locustfile, and nothing more about measuring:
 `DATABASE_URL` or `--database-url` names the server whose connections are watched, and
 `--arrival-rate` makes the loop an open one. `loadtest.TaskUser` is a user for queue workers: its
 tasks are done when their results are committed. `loadtest.submit_form` fills in the form of a page,
-for users that log in. See docs/loadtests.md.
+for users that log in. `loadtest.ArrivalRateShape` is a load shape that returns an arrival rate. See
+docs/loadtests.md.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from poolkit.loadtest.forms import submit_form
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from poolkit.loadtest.shapes import ArrivalRateShape
     from poolkit.loadtest.task_user import TaskUser
 
-__all__ = ("TaskUser", "register", "submit_form")
+__all__ = ("ArrivalRateShape", "TaskUser", "register", "submit_form")
 
 
 def register(*, redirects_to: Collection[str] = ()) -> None:
@@ -47,7 +49,11 @@ def register(*, redirects_to: Collection[str] = ()) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """Import `TaskUser`, and with it Locust, when it is used (PEP 562)."""
+    """Import a class, and with it Locust, when it is used (PEP 562)."""
+    if name == "ArrivalRateShape":
+        from poolkit.loadtest.shapes import ArrivalRateShape  # noqa: PLC0415  (as above)
+
+        return ArrivalRateShape
     if name == "TaskUser":
         from poolkit.loadtest.task_user import TaskUser  # noqa: PLC0415  (as above)
 

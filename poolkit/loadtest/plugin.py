@@ -69,6 +69,7 @@ from poolkit.loadtest.preflight import (
     run_thresholds,
 )
 from poolkit.loadtest.recording import Recording
+from poolkit.loadtest.shapes import ArrivalRateShape
 from poolkit.loadtest.telemetry.start import start_telemetry
 from poolkit.loadtest.threshold_checks import ThresholdChecks
 from poolkit.loadtest.web_pages import WebPages
@@ -192,6 +193,12 @@ def _recording(
         rate = ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
         # A longer run goes on at the last rate, and one without a time limit ends with its stages.
         rate = replace(rate, ends=not options.run_time and not math.isinf(rate.seconds))
+    shape = environment.shape_class
+    if isinstance(shape, ArrivalRateShape):
+        # Nothing until its first rate. A worker gets its rate with its share, but has to know that
+        # its users follow one.
+        rate = ArrivalRate.constant(0.0, options.poolkit_arrivals)
+        options.poolkit_arrival_rate = "1"
     loop: MasterLoop | OpenLoop | None = None
     source: Source
     if isinstance(runner, MasterRunner):
@@ -215,6 +222,8 @@ def _recording(
         recording.loop = loop.report
         recording.arrivals = loop
         loop.on_end = partial(end_test, environment)
+        if isinstance(shape, ArrivalRateShape):
+            shape.change_rate = partial(_change_rate, loop)
         if loop.rate.ends:
             # Locust's own line says that there is no time limit.
             logger.info(
@@ -227,6 +236,13 @@ def _recording(
     )
     recording.client = connects.counts
     return recording
+
+
+def _change_rate(loop: MasterLoop | OpenLoop, per_s: float) -> None:
+    """Begin another constant rate, if it is another one."""
+    rate = ArrivalRate.constant(per_s, loop.rate.kind)
+    if rate != loop.rate:
+        loop.change_rate(rate)
 
 
 def _find_limit(

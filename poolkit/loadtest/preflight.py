@@ -33,6 +33,7 @@ from poolkit.loadtest.open_loop.loop import MAX_USERS
 from poolkit.loadtest.open_loop.user_class_queue import ANSWER_WITHIN_S
 from poolkit.loadtest.open_loop.users import RateUsers
 from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S
+from poolkit.loadtest.shapes import MOST_SPAWNED_PER_S, ArrivalRateShape
 from poolkit.loadtest.telemetry.prometheus import OPTION as METRICS_OPTION
 from poolkit.loadtest.telemetry.prometheus import address
 from poolkit.output_file import check_output_file
@@ -62,8 +63,6 @@ PREFIX = "poolkit-"
 HELP = "--poolkit-help"
 KIND = "constant"
 STEP = "20s"
-_SPAWN_RATE = 100.0
-"""The highest that Locust accepts without a warning."""
 
 logger = logging.getLogger("poolkit.loadtest")
 
@@ -300,7 +299,8 @@ def limiting(thresholds: Sequence[Threshold]) -> list[Threshold]:
 
 
 def _check_open_loop(options: Namespace) -> None:
-    if options.poolkit_arrival_rate is None:
+    has_shape = bool(ArrivalRateShape.__subclasses__())  # the locustfile has been read
+    if options.poolkit_arrival_rate is None and not has_shape:
         # It would have no effect: the run would be a closed loop, which the user did not mean.
         for option, is_set in (
             ("--arrivals", options.poolkit_arrivals != KIND),
@@ -313,7 +313,7 @@ def _check_open_loop(options: Namespace) -> None:
                     f"{option} is for an open loop; add --arrival-rate, or leave it out"
                 )
         return
-    ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
+    ArrivalRate.parse(options.poolkit_arrival_rate or "1", options.poolkit_arrivals)
     if options.poolkit_max_users < 1:
         raise ConfigurationError(f"--max-users is {options.poolkit_max_users}; wanted 1 or more")
     for option, seconds in (
@@ -328,7 +328,7 @@ def _check_open_loop(options: Namespace) -> None:
         )
     if options.spawn_rate is None:
         # The users are to be ready when the arrivals begin.
-        options.spawn_rate = min(_SPAWN_RATE, max(1.0, float(options.num_users or 1)))
+        options.spawn_rate = min(MOST_SPAWNED_PER_S, max(1.0, float(options.num_users or 1)))
 
 
 # -- refusals -------------------------------------------------------------------------------
@@ -376,6 +376,12 @@ def check_arrivals(environment: Environment, options: Namespace) -> None:
     shape = environment.shape_class
     if options.poolkit_arrival_rate is None:
         return
+    if isinstance(shape, ArrivalRateShape):
+        refuse_in_process(
+            environment,
+            f"--arrival-rate and the shape {type(shape).__name__} cannot be used together: the shape "
+            "returns the arrival rate itself",
+        )
     if shape is not None:
         refuse_in_process(
             environment,

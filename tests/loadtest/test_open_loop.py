@@ -583,6 +583,38 @@ def test_a_database_that_never_answers_is_named_as_the_reason(send, database):
     assert failed["Error"] == f"TimeoutError('{said}')"
 
 
+SHAPE = """
+from poolkit.loadtest import ArrivalRateShape
+
+class Steps(ArrivalRateShape):
+    def arrival_rate(self):
+        rates = {rates}
+        second = int(self.get_run_time())
+        return rates[second] if second < len(rates) else None
+"""
+
+
+def test_a_shape_can_return_the_rate(stub, load):
+    """It is asked once a second, and its end is the end of the run."""
+    _, url = stub()
+    shape = SHAPE.format(rates=[20, 20, 40, 40, 0, 0])
+    run = load(url, "--users", "5", "--stop-timeout", "60", more=shape)
+    assert run.wait() == 0, run.text
+    assert check_counts(run)["arrivals"] > 20
+    wanted = found(run)["series"]["wanted_per_s"]
+    assert [rate for rate in dict.fromkeys(wanted) if rate] in ([20, 40], [40])
+    assert wanted[-1] == 0
+    assert found(run)["partial"] is False
+
+
+def test_a_shape_that_returns_no_rate_ends_the_run(stub, load):
+    """The message names the shape and the value."""
+    _, url = stub()
+    run = load(url, more=SHAPE.format(rates=[-3]))
+    assert run.wait() != 0
+    assert "Steps.arrival_rate() returned -3; wanted tasks per second" in run.text
+
+
 def test_a_ramp_ends_with_its_last_stage(stub, load):
     """Without --run-time, with the arrivals of its integral, and with both rates in the series."""
     _, url = stub()
