@@ -93,7 +93,7 @@ def locust(host, seconds, *, arrivals_per_s=None, paced_per_s=None):
     environment = Environment(user_classes=[Visitor])
     runner = environment.create_local_runner()
     if arrivals_per_s is not None:
-        loop = OpenLoop(environment, ArrivalRate(arrivals_per_s), max_users=USERS)
+        loop = OpenLoop(environment, ArrivalRate.constant(arrivals_per_s), max_users=USERS)
     else:
         loop = ClosedLoop(environment)
     OwnLatencies(environment, loop.take_cut_off)

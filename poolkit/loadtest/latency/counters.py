@@ -292,7 +292,7 @@ class Latencies:
                 self._recording[method, name, outcome] = found
             bucket = bucket_of(ms)
             for histogram in found:
-                histogram.count_bucket(bucket)
+                histogram.counts[bucket] += 1
         else:
             # While a test stops, users finish their tasks. What they send then belongs to the test,
             # as in Locust's own table, but not to the time of which the rate is.

@@ -6,8 +6,8 @@ averaged. A figure is the upper end of a bucket, at most 0.1 % above the measure
 The buckets and the encoding are those of HdrHistogram (hdrhistogram.org), so other tools read the
 files. The package of that name is not used: it reserves 184 kB for each histogram, which is too
 much for thousands of names with a few requests each. Here a histogram is a dict of the buckets in
-use, about 75 bytes each. From `DENSE_FROM` buckets on it is an array of all buckets, so no
-histogram needs more than 190 kB.
+use, about 75 bytes each. When one is added to another, the sum of more than `DENSE_FROM` buckets is
+an array of all, so that no histogram of a run needs more than 190 kB.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import struct
 import zlib
 from array import array
 from base64 import b64decode, b64encode
+from collections import defaultdict
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _PAYLOAD, _PAYLOAD_COOKIE = struct.Struct(">IIIIQQd"), 0x1C849313
 _WRAPPER, _WRAPPER_COOKIE = struct.Struct(">II"), 0x1C849314
 _LONGEST_COUNT_BYTES = 9
 
-Counts: TypeAlias = "dict[int, int] | array[int]"
+Counts: TypeAlias = "defaultdict[int, int] | array[int]"
 
 
 def bucket_of(ms: float) -> int:
@@ -60,8 +61,8 @@ class LatencyHistogram:
     __slots__ = ("counts",)
 
     def __init__(self) -> None:
-        self.counts: Counts = {}
-        """The number of requests by bucket; see `bucket_of`."""
+        self.counts: Counts = defaultdict(int)
+        """The number of requests by bucket; see `bucket_of`. A missing one is 0 in both forms."""
 
     @classmethod
     def of(cls, latencies_ms: Iterable[float]) -> Self:
@@ -73,33 +74,27 @@ class LatencyHistogram:
 
     def record(self, ms: float, times: int = 1) -> None:
         """Count a request, or several of the same latency."""
-        self.count_bucket(bucket_of(ms), times)
-
-    def count_bucket(self, bucket: int, times: int = 1) -> None:
-        """Count requests by their bucket."""
-        try:
-            self.counts[bucket] += times
-        except KeyError:
-            self.counts[bucket] = times
-            if len(self.counts) > DENSE_FROM:
-                dense = array("Q", [0]) * BUCKETS
-                for used, count in self.buckets_in_use():
-                    dense[used] = count
-                self.counts = dense
+        self.counts[bucket_of(ms)] += times
 
     def add(self, other: LatencyHistogram) -> None:
         """Add the counts of another histogram."""
         if self.counts:
             self.add_buckets(other.buckets_in_use())
+        elif isinstance(other.counts, array):
+            self.counts = other.counts[:]
         else:
-            self.counts = (
-                other.counts[:] if isinstance(other.counts, array) else other.counts.copy()
-            )
+            self.counts = other.counts.copy()
 
     def add_buckets(self, buckets: Iterable[tuple[int, int]]) -> None:
         """Add counts by HdrHistogram's index of the bucket."""
+        counts = self.counts
         for bucket, count in buckets:
-            self.count_bucket(bucket, count)
+            counts[bucket] += count
+        if not isinstance(counts, array) and len(counts) > DENSE_FROM:
+            dense = array("Q", [0]) * BUCKETS
+            for bucket, count in counts.items():
+                dense[bucket] = count
+            self.counts = dense
 
     def buckets_in_use(self) -> list[tuple[int, int]]:
         """Return index and count of every bucket in use; in order only if it is an array."""
@@ -221,7 +216,7 @@ class LatencyHistogram:
                 bucket += (number + 1) // 2
                 continue
             if number:
-                histogram.count_bucket(bucket, number // 2)
+                histogram.counts[bucket] += number // 2
             bucket += 1
         return histogram
 

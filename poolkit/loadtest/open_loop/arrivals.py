@@ -304,6 +304,11 @@ class Share:
             # By the sum of the last line: rounded otherwise, an arrival on the boundary is missed.
             while self.begin + rate.seconds_of(number - self.passed) < self.since:
                 number += 1
+        per_s, begin = rate.stages[0].start_per_s, self.begin
+        if len(rate.stages) == 1 and per_s and not rate.changes and not rate.ends:
+            # The usual rate, at a third of the processor time: this runs for every arrival.
+            for each in count(number + (self.index - number) % self.of, self.of):
+                yield begin + max(0.0, each - self.passed) / per_s
         last = self.passed + rate.arrivals(math.inf) - _ROUNDING if rate.ends else math.inf
         for each in count(number + (self.index - number) % self.of, self.of):
             moment = rate.seconds_of(each - self.passed) if each < last else math.inf
@@ -342,7 +347,7 @@ class Share:
 def of_user_class(
     moments: Iterator[float], weights: Sequence[float], index: int, number: int = 0
 ) -> Iterator[float]:
-    """Yield the arrivals that one of several user classes serves, in proportion to its weight.
+    """Return the arrivals that one of several user classes serves, in proportion to its weight.
 
     The class that is furthest behind its share is next. So the shares are right at any moment, and
     each class computes its own arrivals alone.
@@ -355,7 +360,13 @@ def of_user_class(
             would begin with the same class each time.
     """
     if len(weights) == 1:
-        yield from moments
+        return moments
+    return _in_turns(moments, weights, index, number)
+
+
+def _in_turns(
+    moments: Iterator[float], weights: Sequence[float], index: int, number: int
+) -> Iterator[float]:
     total = sum(weights)
     behind = [0.0] * len(weights)
     # With whole weights, the classes take turns in a pattern as long as their sum.

@@ -17,7 +17,7 @@ import gevent
 from gevent.hub import Waiter
 
 from poolkit.errors import ConfigurationError
-from poolkit.loadtest.event_loop import WINDOW_S, EventLoopLoad
+from poolkit.loadtest.event_loop import CALM_SHARE, WINDOW_S, EventLoopLoad
 from poolkit.loadtest.locust_internals import (
     end_run_on_error,
     end_users_only_when,
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 MAX_USERS = 2000
 _LOOK_EVERY_S = 0.01
 _BUSY_SHARE = 0.9
-_CALM_SHARE = 0.5
 _HICCUP_S = 0.01
 """Making a user costs more than serving an arrival. So a busy process leaves arrivals that are
 overdue for less than this to its present users."""
@@ -93,6 +92,8 @@ class Dispatcher:
         self.looked_at = time.monotonic()
         """When it last ran: an arrival scheduled before has begun, or had to wait for a user."""
         self._environment, self._queues, self._each_window = environment, queues, each_window
+        self.ahead_s = unix_time_ahead_s()
+        """How far Unix time was ahead of the monotonic clock, 50 ms ago at most."""
         self._load = EventLoopLoad()
         self._loop = gevent.get_hub().loop
         self._timer: Any = None
@@ -102,7 +103,8 @@ class Dispatcher:
     def start(self) -> None:
         """Begin; from any greenlet."""
         self._load.start()
-        self._wake_at(time.monotonic())
+        now = time.monotonic()
+        self._wake_at(now, now)
 
     def stop(self) -> None:
         """Begin no more arrivals."""
@@ -111,14 +113,24 @@ class Dispatcher:
         self._load.stop()
         self.users_max = max(self.users_max, len(users_of(self._environment)))
 
-    def _wake_at(self, moment: float) -> None:
-        """Have the event loop call `_dispatch` at a moment of the monotonic clock."""
+    def _wake_for_next(self) -> None:
+        """Wake when the next arrival is scheduled, or when a window is over."""
+        now = time.monotonic()
+        next_at = now + WINDOW_S
+        for queue in self._queues:
+            next_at = min(next_at, queue.next_at)
+        if next_at <= now:
+            next_at = now + _LOOK_EVERY_S  # users that become idle serve themselves
+        self._wake_at(next_at, now)
+
+    def _wake_at(self, moment: float, now: float) -> None:
+        """Have the event loop call `_dispatch` at a moment of the monotonic clock; now is another."""
         if self._timer is not None:
             self._timer.close()
         self._planned_at = moment
         # The loop's clock may have stood still since the last event.
         self._loop.update_now()
-        self._timer = self._loop.timer(max(0.0, moment - time.monotonic()))
+        self._timer = self._loop.timer(max(0.0, moment - now))
         self._timer.start(self._dispatch)
 
     def _dispatch(self) -> None:
@@ -127,6 +139,8 @@ class Dispatcher:
         self.looked_at, lag_s = now, now - self._planned_at
         try:
             is_new_window = self._load.look(now)
+            if is_new_window:
+                self.ahead_s = unix_time_ahead_s()
             # Then this process itself cannot follow the schedule, and more users would not help.
             is_behind = lag_s * 1000 > LATE_MS or self._load.busy_share > _BUSY_SHARE
             waiting = [queue for queue in self._queues if queue.next_at <= now]
@@ -139,14 +153,15 @@ class Dispatcher:
                     queue.overdue_s[cause] = queue.overdue_s.get(cause, 0.0) + waited_s
             short = []
             for queue in waiting:
-                ahead_s = unix_time_ahead_s()
-                while queue.next_at <= (moment := time.monotonic()):
+                moment = now
+                while queue.next_at <= moment:
                     if not queue.idle:
                         short.append(queue)
                         break
                     task, _ = queue.idle.popitem()
-                    queue.begin(task, moment, ahead_s)
+                    queue.begin(task, moment, self.ahead_s)
                     task.waiter.switch(None)
+                    moment = time.monotonic()
             if short and not is_behind:
                 self._grow(short, now)
             if is_new_window:
@@ -154,17 +169,13 @@ class Dispatcher:
                 self._each_window()
         finally:
             if self._timer is not None:
-                now = time.monotonic()
-                next_at = min(queue.next_at for queue in self._queues)
-                if next_at <= now:
-                    next_at = now + _LOOK_EVERY_S  # users that become idle serve themselves
-                self._wake_at(min(next_at, now + WINDOW_S))
+                self._wake_for_next()
 
     def _grow(self, queues: Sequence[UserClassQueue], now: float) -> None:
         """Make users for queues without an idle one, if no users are being made already."""
         if self._growing is not None and not self._growing.ready():
             return
-        calm = self._load.busy_share <= _CALM_SHARE
+        calm = self._load.busy_share <= CALM_SHARE
         growing = [
             queue
             for queue in queues
@@ -514,14 +525,16 @@ class OpenLoop:
 
     def _wait(self, user: User) -> bool:
         """Wait until there is an arrival for this user; True if there was one already."""
-        task = self.tasks.of(user)
+        # Called for every task: each call that is spared is a percent of what a request costs.
+        task = self.tasks.by_user.get(user) or self.tasks.of(user)
         queue = self._queues[type(user)]
         now = time.monotonic()
         if task.scheduled_at is not None:
             queue.finish(task, now)
-            task.begin(None)
+            task.scheduled_at = task.first_request_at = None
         if queue.next_at <= now:
-            queue.begin(task, now, unix_time_ahead_s())
+            assert self._dispatcher is not None  # noqa: S101  (there are arrivals)
+            queue.begin(task, now, self._dispatcher.ahead_s)
             return True
         queue.idle[task] = None
         task.waiter = Waiter()

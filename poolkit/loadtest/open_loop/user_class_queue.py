@@ -167,9 +167,13 @@ class UserClassQueue:
 
     def finish(self, task: UserTask, now: float) -> None:
         """Count an arrival whose task has ended, by its outcome."""
-        self._end(task)
+        # Called for every task, as `begin` is: `_end` and `Mean.add` are written out.
+        self._under_way.pop(task, None)
+        self._at_work.now -= 1
         took_s = now - task.began_at
-        (self._crowded if task.is_crowded else self._alone).add(took_s)
+        mean = self._crowded if task.is_crowded else self._alone
+        mean.total += took_s
+        mean.count += 1
         if task.has_failed:
             self.failed += 1
         elif task.delay_s * 1000 <= LATE_MS and task.delay_s + took_s <= self._answer_within_s:
@@ -214,8 +218,11 @@ class UserClassQueue:
 
         Both streams are read lazily, since they may have no end.
         """
-        present = chain([self.next_at], self._stream)
-        self._stream = _followed_by(present, segment.since, stream)
+        if self.next_at >= segment.since:  # as at the beginning, with an infinite one
+            self._stream = stream
+        else:
+            present = chain([self.next_at], self._stream)
+            self._stream = _followed_by(present, segment.since, stream)
         self.next_at = next(self._stream, math.inf)
         self._segments.append(segment)
         while len(self._segments) > 1 and self._segments[1].since <= self.next_at:
