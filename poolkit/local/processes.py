@@ -348,8 +348,8 @@ class Supervisor:
         """
         if name in self._running:
             raise ValueError(f"a process named {name} runs already: stop it first")
-        if not re.fullmatch(r"[\w.@:-]+", name):
-            raise ValueError(f"{name!r} cannot name a process: use letters, digits and . _ - @ :")
+        if not re.fullmatch(r"[\w.@:+-]+", name):
+            raise ValueError(f"{name!r} cannot name a process: use letters, digits and . _ - @ : +")
         try:
             self._run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

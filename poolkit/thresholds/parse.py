@@ -39,7 +39,7 @@ _MEANT: dict[str, str] = {
     "over": ">",
     "above": ">",
 }
-_TARGET = re.compile(r"[A-Za-z0-9][\w.@-]*")
+_TARGET = re.compile(r"[A-Za-z0-9][\w.@+-]*")
 _SIGNS = re.compile(r"[<>=!~≤≥≠]+")
 _VALUE = re.compile(
     r"([+-]?)((?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?|nan|inf(?:inity)?)(.*)",

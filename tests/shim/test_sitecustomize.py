@@ -299,3 +299,33 @@ def test_the_lines_that_hold_connections_are_recorded(in_target, database, tmp_p
     assert row.unit == (kind if " " in kind or "." in kind else "")
     assert row.longest_s >= 0.1
     assert row.busy_share < 0.9
+
+
+SIZED = {
+    "": "QueuePool 7 2",
+    ", pool_size=3, max_overflow=4": "QueuePool 7 2",
+    ", poolclass=NullPool": "NullPool - -",
+    ", poolclass=StaticPool": "StaticPool - -",
+}
+
+
+@pytest.mark.parametrize("options", SIZED)
+def test_an_engine_with_a_queue_gets_the_size_that_was_asked_for(in_target, options):
+    """Other pools take no size: SQLAlchemy would refuse the argument."""
+    code = (
+        "from sqlalchemy import create_engine\n"
+        "from sqlalchemy.pool import NullPool, StaticPool\n"
+        f"engine = create_engine({URL!r}{options})\n"
+        "kind = type(engine.pool).__name__\n"
+        "size = getattr(engine.pool, 'size', lambda: '-')()\n"
+        "print(kind, size, getattr(engine.pool, '_max_overflow', '-'))\n"
+    )
+    output, _ = in_target(code, _POOLKIT_SHIM_SIZE="7+2")
+    assert output == SIZED[options]
+
+
+def test_other_databases_keep_the_size_of_their_pools(in_target):
+    """As SQLite beside it."""
+    code = "from sqlalchemy import create_engine\nprint(create_engine('sqlite:///x').pool.size())"
+    output, _ = in_target(code, _POOLKIT_SHIM_SIZE="7+2")
+    assert output != "7"

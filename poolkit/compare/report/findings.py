@@ -109,7 +109,9 @@ def _reservations(target: TargetResult) -> Iterator[str]:
     """Yield failures, and what limits the meaning of the figures; none of these is left out."""
     is_overloaded = target.late + target.never > OVERLOADED * target.requests
     if is_overloaded:
-        yield f"Overloaded: of {count(target.requests, 'request')}, {_outcomes(target)}."
+        # A late load generator is no fault of the target.
+        prefix = "Of" if target.saturated else "Overloaded: of"
+        yield f"{prefix} {count(target.requests, 'request')}, {_outcomes(target)}."
     if target.errors and not (is_overloaded and target.errors == target.never):
         kinds = []
         for kind, number in target.error_kinds.items():

@@ -149,7 +149,7 @@ def compute(run: RunFolder) -> Results:
         reference=reference,
         levels=measured,
         knees={name: knee_of(of) for name, of in measured.items()},
-        sweeps=sweeps_of(plan, measured),
+        sweeps=sweeps_of(plan, levels),
         thresholds=thresholds,
         verdicts=tuple(verdicts),
         folder=str(run.path),

@@ -99,7 +99,7 @@ def sweeps_of(plan: Plan, levels: Mapping[str, Sequence[LevelResult]]) -> tuple[
     return tuple(
         _sweep(name, sizes, plan.levels, levels)
         for name, sizes in of_target.items()
-        if any(planned.name in levels for planned in sizes)
+        if any(each.repeats for planned in sizes for each in levels.get(planned.name, ()))
     )
 
 

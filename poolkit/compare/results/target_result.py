@@ -41,13 +41,14 @@ from poolkit.loadtest.figures import Held, HoldFigures, MetricAccumulator
 from poolkit.loadtest.latency.counters import (
     DROPPED,
     FAILURES,
-    LONG_MS,
     TIMED_OUT,
     LatenciesAtLeast,
     RequestCounters,
     outcome_of,
 )
 from poolkit.loadtest.latency.histogram import LatencyHistogram
+from poolkit.loadtest.open_loop.user_class_queue import ANSWER_WITHIN_S
+from poolkit.loadtest.open_loop.user_class_queue import LATE_MS as BEGIN_WITHIN_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -209,7 +210,7 @@ class TargetResult:
     were opened for."""
     errors: int
     late: int
-    """Requests answered without an error, but more than a second after their scheduled moment."""
+    """The other requests that were answered without an error than `in_time`."""
     never: int
     """Requests that timed out or were dropped: no user has got an answer."""
     error_kinds: Mapping[str, int]
@@ -262,7 +263,10 @@ class TargetResult:
 
     @property
     def in_time(self) -> int:
-        """Requests answered without an error within a second of their scheduled moment."""
+        """Requests answered without an error in time, by the limits of a load test.
+
+        They began at most 50 ms late, and their answer came within a second of their scheduled moment.
+        """
         return self.requests - self.errors - self.late
 
     @property
@@ -426,7 +430,10 @@ def target_result(
         requests=counted.count,
         served=counted.served,
         errors=counted.errors,
-        late=counted.of("answered").count_above(LONG_MS),
+        late=sum(
+            r.latency_ms > 1000 * ANSWER_WITHIN_S or (r.started - r.due) * 1000 > BEGIN_WITHIN_MS
+            for r in answered
+        ),
         never=counted.timed_out + counted.of("dropped").count,
         error_kinds=error_kinds,
         # By the moment of the answer: an answer after the end of the load is not throughput.
