@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ("TASK_BUCKETS", "serve_metrics")
 
 _EVERY: Final = 1.0  # seconds
+_FOLD_EVERY: Final = 10.0  # seconds
+_PREFIX: Final = "poolkit-celery-"
 # In the environment, because a child that is spawned inherits nothing else.
 _FOLDER: Final = "CELERY_POOLKIT_METRICS_FOLDER"
 
@@ -73,6 +77,8 @@ class _Metrics(Collector):
         self.file: Path | None = None
         self.began: dict[str, float] = {}
         self.queues = QueueSampler(app)
+        self.folder_lock: int | None = None
+        self.is_over = threading.Event()
         for signal, receiver in (
             (signals.worker_init, self._on_worker_init),
             (signals.worker_process_init, self._on_process_init),
@@ -170,9 +176,11 @@ class _Metrics(Collector):
 
     def _on_worker_init(self, sender: Any, **kwargs: Any) -> None:
         if sender.app is self.app:
-            os.environ[_FOLDER] = tempfile.mkdtemp(
-                prefix="poolkit-celery-", suffix=f"-{os.getpid()}"
-            )
+            _remove_leftovers()
+            folder = tempfile.mkdtemp(prefix=_PREFIX, suffix=f"-{os.getpid()}")
+            # Open, and so locked, until this process and its children have ended.
+            self.folder_lock = _locked(Path(folder))
+            os.environ[_FOLDER] = folder
 
     def _on_worker_ready(self, sender: Any, **kwargs: Any) -> None:
         if sender.app is self.app and not self.is_served:
@@ -180,14 +188,19 @@ class _Metrics(Collector):
             REGISTRY.register(self)
             start_http_server(self.port, self.host)
             self.queues.start()
+            threading.Thread(target=self._fold, name="poolkit metrics", daemon=True).start()
+
+    def _fold(self) -> None:
+        """Add up children that have ended, and remove their files, although nobody scrapes."""
+        while not self.is_over.wait(_FOLD_EVERY):
+            self._sums()
 
     def _on_worker_shutdown(self, **kwargs: Any) -> None:
         self.queues.stop()
+        self.is_over.set()
         folder = os.environ.pop(_FOLDER, None)
         if folder is not None:
-            for file in Path(folder).iterdir():
-                file.unlink(missing_ok=True)
-            Path(folder).rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
 
     def describe(self) -> list[Metric]:
         """Return nothing: a registry need not read the files to know the names."""
@@ -206,7 +219,7 @@ class _Metrics(Collector):
         sums = self._own_figures()
         with self.lock:
             files: dict[int, list[Path]] = {}
-            for file in sorted(Path(os.environ.get(_FOLDER, "/nowhere")).glob("*")):
+            for file in sorted(Path(os.environ.get(_FOLDER, "/nowhere")).glob("*-*")):
                 files.setdefault(int(file.name.partition("-")[0]), []).append(file)
             for pid, of_pid in files.items():
                 is_running = _is_child(pid)
@@ -226,6 +239,34 @@ class _Metrics(Collector):
                         file.unlink(missing_ok=True)
             sums.add(self.ended.text(), gauges=False)
         return sums
+
+
+def _locked(folder: Path) -> int | None:
+    """Lock the file `lock` of a folder and return its descriptor, or None if another process has it.
+
+    The system takes the lock away at the end of the process, however it ends.
+    """
+    if sys.platform == "win32":  # no fcntl
+        return None
+    import fcntl  # noqa: PLC0415
+
+    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_leftovers() -> None:
+    """Remove the folders of workers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        with contextlib.suppress(OSError):  # of another user
+            # Without the file it is of a worker that is just starting.
+            if (folder / "lock").exists() and (descriptor := _locked(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(descriptor)
 
 
 def _is_child(pid: int) -> bool:

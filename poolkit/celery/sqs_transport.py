@@ -11,6 +11,7 @@ This file touches private methods of kombu (5.7). What it changes:
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, Final
 
 from kombu.transport import SQS, TRANSPORT_ALIASES
@@ -22,8 +23,10 @@ logger = logging.getLogger(__name__)
 
 # Seconds between looks for a free place: short against a task, 20 callbacks a second against a CPU.
 _PLACE_INTERVAL: Final = 0.05
-# Seconds until the next poll after one that failed.
+# Seconds until the next poll after one that failed, and after an empty one that did not wait.
 _FAILED_INTERVAL: Final = 1.0
+_EMPTY_INTERVAL: Final = 1.0
+_SHORT_POLL: Final = 0.5  # seconds
 
 
 class Channel(SQS.Channel):
@@ -41,17 +44,22 @@ class Channel(SQS.Channel):
         if not self.qos.can_consume():
             self.hub.call_later(_PLACE_INTERVAL, self._schedule_queue, queue)
             return
-        ended = promise(self._on_poll_end, (queue,), on_error=self._on_poll_error)
+        asked_at = time.monotonic()
+        ended = promise(self._on_poll_end, (queue, asked_at), on_error=self._on_poll_error)
         try:
             self._get_bulk_async(queue, callback=ended)
         except Exception as error:  # noqa: BLE001  (such as credentials that could not be had)
-            self._on_poll_error(queue, error)
+            self._on_poll_error(queue, asked_at, error)
 
-    def _on_poll_end(self, queue: str, received: Any = None) -> None:
-        # A poll waits at SQS until there is a message, so the next one need not wait here.
-        self.hub.call_soon(self._schedule_queue, queue)
+    def _on_poll_end(self, queue: str, asked_at: float, received: Any = None) -> None:
+        # A long poll has waited at SQS. One that did not (`wait_time_seconds` 0, which some set)
+        # would be followed by hundreds a second, and each costs.
+        if received or time.monotonic() - asked_at > _SHORT_POLL:
+            self.hub.call_soon(self._schedule_queue, queue)
+        else:
+            self.hub.call_later(_EMPTY_INTERVAL, self._schedule_queue, queue)
 
-    def _on_poll_error(self, queue: str, error: Exception) -> None:
+    def _on_poll_error(self, queue: str, asked_at: float, error: Exception) -> None:
         logger.warning("no messages from SQS, the next poll is in a second: %r", error)
         self.hub.call_later(_FAILED_INTERVAL, self._schedule_queue, queue)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 from celery import Celery
-from processes import RunningProcess, wait_until
+from processes import RunningProcess, is_listening, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg2.extras import RealDictCursor
 from sqlalchemy import create_engine
@@ -190,4 +190,5 @@ def start_with_metrics(site: Site, *options: str, **more: Any) -> tuple[Worker, 
     """Start a worker that serves metrics."""
     port = free_port()
     worker = site.start(*options, SHOP_METRICS_PORT=str(port), **more)
+    worker.wait_until(lambda: is_listening(port), "the metrics' port")
     return worker, Scraped(port)

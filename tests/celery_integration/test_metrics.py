@@ -4,12 +4,12 @@ import os
 import signal
 from typing import Any
 
-import psutil
 import pytest
-from celery_working import start_with_metrics
-from processes import wait_until
+from celery_working import child_pid, start_with_metrics
+from processes import runs, wait_until
 
 from poolkit.celery import stamp_sent_time
+from poolkit.local.ports import free_port
 
 TAKE = "shop.take_order"
 
@@ -39,17 +39,17 @@ def test_metrics_are_those_of_all_children(site):
         )
 
 
-def test_counters_never_decrease_while_children_are_killed(site, tmp_path):
-    """Killed in the middle of tasks, children leave their counts, their redeliveries, and no file."""
-    worker, scraped = start_with_metrics(site, "-c", "2", TMPDIR=str(tmp_path))
+def test_counters_never_decrease_while_children_are_killed(site):
+    """Killed in the middle of tasks, children leave their counts; each costs one redelivery."""
+    _, scraped = start_with_metrics(site, "-c", "2")
     before: dict[Any, float] = {}
     for number in range(3):
         with site.locked(f"killed{number}"):
             site.send(f"killed{number}")
             victim = site.database.wait_for_lock("worker:")
-            pid = int(victim["application_name"].rpartition("-")[2])
+            pid = child_pid(victim)
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: not psutil.pid_exists(pid), "the child's end")
+            wait_until(lambda pid=pid: not runs(pid), "the child's end")
         site.wait_for_order(f"killed{number}")
         # Reported, because the child that did it may be killed next.
         for name, labels in (
@@ -68,9 +68,23 @@ def test_counters_never_decrease_while_children_are_killed(site, tmp_path):
         }
         assert {key for key, value in counters.items() if found.get(key, 0) < value} == set()
         before = found
-    running = {child.pid for child in psutil.Process(worker.pid).children()}
-    files = [file.name for file in tmp_path.glob("poolkit-celery-*/*") if not file.suffix]
-    assert {int(name.partition("-")[0]) for name in files} <= running
+
+
+@pytest.mark.slow
+def test_files_of_ended_processes_do_not_accumulate(site, tmp_path):
+    """Replaced after each task, and killed with their worker, children leave no file, although nobody scrapes."""
+    for number in range(2):
+        port = str(free_port())
+        options = ("-c", "1", "--max-tasks-per-child", "1")
+        worker = site.start(*options, SHOP_METRICS_PORT=port, TMPDIR=str(tmp_path))
+        for each in range(6):
+            site.send(f"o{number}-{each}")
+        wait_until(lambda number=number: len(site.orders()) == 6 * (number + 1), "6 orders more")
+        wait_until(
+            lambda: len(list(tmp_path.glob("poolkit-celery-*/*-*"))) <= 1, "one file of one child"
+        )
+        assert len(list(tmp_path.glob("poolkit-celery-*"))) == 1
+        worker.kill()
 
 
 @pytest.mark.slow
