@@ -1,22 +1,16 @@
-"""Celery's settings for each broker, and a check of the limits that depend on each other."""
+"""Celery's settings for each broker."""
 
 from __future__ import annotations
 
-import logging
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from kombu import Exchange, Queue
 
 from poolkit.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from celery import Celery
-
-__all__ = ("broker_config", "check_limits", "transport_of")
-
-logger = logging.getLogger(__name__)
+__all__ = ("broker_config", "transport_of")
 
 _TRANSPORTS: Final = {
     "redis": "redis",
@@ -30,10 +24,6 @@ _TRANSPORTS: Final = {
 # task's first line; a retry is another message. It is the same in every worker and sender,
 # whatever its settings: RabbitMQ refuses to declare a queue again with other arguments.
 _DELIVERY_LIMIT: Final = 20
-# Celery, "Using Redis" and "Using Amazon SQS": the default visibility timeouts in seconds.
-_DEFAULT_VISIBILITY: Final = {"redis": 3_600, "sqs": 1_800}
-# Amazon SQS Developer Guide, "Amazon SQS visibility timeout": 12 hours at most.
-_SQS_LONGEST_VISIBILITY: Final = 43_200
 
 
 def transport_of(url: str | None) -> str:
@@ -119,8 +109,11 @@ def _transport_options(
     if visibility_timeout is not None:
         options["visibility_timeout"] = visibility_timeout
     if transport == "redis":
-        # A peer that vanished without notice is found within half a minute.
+        # A peer that vanished without notice is found within half a minute. Without the timeouts
+        # the loop would wait for its answer to an acknowledgement for ever (redis-py's 5 s do not
+        # hold: kombu passes None).
         options |= {"socket_keepalive": True, "health_check_interval": 25}
+        options |= {"socket_timeout": 30, "socket_connect_timeout": 10}
         # Look for timed-out messages every 10 s; kombu does so at each tenth of those.
         options["unacked_restore_throttle"] = 1
         return options
@@ -154,53 +147,3 @@ def _quorum_queue(name: str) -> Queue:
             "x-dead-letter-routing-key": f"{name}.dead",
         },
     )
-
-
-def check_limits(app: Celery, worker: Any, *, strict: bool) -> None:
-    """Refuse time limits with which a broker delivers a task again while it runs.
-
-    Args:
-        app: the application.
-        worker: Celery's worker, which knows the limits of the command line.
-        strict: raise; otherwise only log.
-
-    Raises:
-        ConfigurationError: the visibility timeout is too short, or a soft limit is no shorter than
-            the hard one.
-    """
-    try:
-        _check_limits(app, worker)
-    except ConfigurationError as error:
-        if strict:
-            raise
-        logger.warning("refused outside dev: %s", error)
-
-
-def _check_limits(app: Celery, worker: Any) -> None:
-    soft, hard = worker.soft_time_limit, worker.time_limit
-    if soft and hard and soft >= hard:
-        raise ConfigurationError(
-            f"the soft time limit ({soft:g} s) must be less than the hard one ({hard:g} s): a task "
-            "needs the time between them to roll back"
-        )
-    transport = transport_of(app.conf.broker_read_url or app.conf.broker_url)
-    if transport not in _DEFAULT_VISIBILITY:
-        return
-    options = app.conf.broker_transport_options or {}
-    visibility = options.get("visibility_timeout", _DEFAULT_VISIBILITY[transport])
-    limits = [getattr(task, "time_limit", None) or hard for task in app.tasks.values()]
-    waits = [getattr(task, "retry_backoff_max", 0) for task in app.tasks.values()]
-    # A task that waits for its next try stays unacknowledged with the worker, too.
-    longest = max(filter(None, limits), default=0) + max(waits, default=0)
-    if visibility <= longest:
-        raise ConfigurationError(
-            f"the visibility timeout ({visibility:g} s) must exceed the longest time limit of a task "
-            f"and the longest wait for a retry together ({longest:g} s): a task that takes longer "
-            "is delivered a second time while it runs; it is visibility_timeout in Celery's "
-            "broker_transport_options"
-        )
-    if transport == "sqs" and visibility > _SQS_LONGEST_VISIBILITY:
-        raise ConfigurationError(
-            f"the visibility timeout must be {_SQS_LONGEST_VISIBILITY} s (12 hours) at most with "
-            f"SQS, not {visibility:g}"
-        )

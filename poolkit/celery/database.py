@@ -26,7 +26,14 @@ from celery import signals
 from sqlalchemy import event
 from sqlalchemy.orm import sessionmaker
 
-from poolkit.celery.config import check_limits
+from poolkit.celery.limits import (
+    GREENLETS,
+    check_capacity,
+    check_features,
+    check_limits,
+    most_tasks,
+    pool_of,
+)
 from poolkit.celery.queues import stamp_sent_time
 from poolkit.config.engine import make_engine, start_engine
 from poolkit.config.holds import Unit, unit
@@ -52,8 +59,6 @@ CLIENT_CHECK_INTERVAL: Final = 1_000
 Without it a backend whose client was killed in the middle of a statement runs that
 statement to its end, and keeps its locks and its connection until then (PostgreSQL 14+,
 20.3.2, `client_connection_check_interval`)."""
-
-_GREENLETS = ("gevent", "eventlet")
 
 _databases: WeakKeyDictionary[Celery, Database] = WeakKeyDictionary()
 
@@ -208,7 +213,7 @@ class Database:
             return
         try:
             self._settings = settings = self._settings_for(sender)
-            if _pool_of(sender) in ("thread", "threads", "solo", *_GREENLETS):
+            if pool_of(sender) in ("thread", "threads", "solo", *GREENLETS):
                 self._open()
             elif settings.preset.fail_fast:
                 # Before the fork, so that it is one clear error instead of children that fail.
@@ -220,9 +225,10 @@ class Database:
 
     def _settings_for(self, worker: Any) -> Settings:
         """Return the settings with a pool for the tasks that run at once, and checked limits."""
-        pool, concurrency = _pool_of(worker), worker.concurrency
+        pool, concurrency = pool_of(worker), most_tasks(worker)
         settings = self._read()
         preset = settings.preset
+        check_features(self.app, worker, settings)
         check_limits(self.app, worker, strict=preset.environment != "dev")
         limits = [limit for limit in (worker.soft_time_limit, worker.time_limit) if limit]
         if limits:
@@ -231,13 +237,18 @@ class Database:
             preset = preset.replace(statement_timeout=min(preset.statement_timeout or limit, limit))
         if pool in ("prefork", "processes", "solo") or concurrency == 1:
             preset = preset.per_task()
-        elif pool in ("thread", "threads") and isinstance(concurrency, int):
+        elif (
+            pool in ("thread", "threads")
+            and concurrency is not None
+            and preset.max_connections_per_process < concurrency
+        ):
             # Each task of a thread may hold a connection. Greenlets are too many for that.
-            if preset.max_connections_per_process < concurrency:
-                preset = preset.replace(pool_size=concurrency, max_overflow=0)
-        elif pool in _GREENLETS:
-            _refuse_blocking_driver(pool, settings)
-        return dataclasses.replace(settings, preset=preset)
+            preset = preset.replace(pool_size=concurrency, max_overflow=0)
+        settings = dataclasses.replace(settings, preset=preset)
+        processes = concurrency if pool in ("prefork", "processes") else 1
+        if processes is not None:
+            check_capacity(settings, processes * preset.max_connections_per_process)
+        return settings
 
     def _on_process_init(self, **kwargs: Any) -> None:
         """Open the engine of a child process, after the fork."""
@@ -299,27 +310,3 @@ def _check_for_dead_client(connection: Any, record: Any) -> None:
             (str(CLIENT_CHECK_INTERVAL),),
         )
     connection.commit()
-
-
-def _pool_of(worker: Any) -> str:
-    """Return a worker's pool, such as `prefork`: Celery has its alias, or the class itself."""
-    pool = worker.pool_cls
-    module = pool if isinstance(pool, str) else str(pool.__module__)
-    return module.partition(":")[0].rpartition(".")[2]
-
-
-def _refuse_blocking_driver(pool: str, settings: Settings) -> None:
-    """Raise ConfigurationError for psycopg2 among greenlets, unless psycogreen is installed.
-
-    psycopg2 waits inside C, where greenlets cannot switch.
-    """
-    if settings.preset.url(settings.url).get_driver_name() != "psycopg2":
-        return
-    import psycopg2.extensions  # noqa: PLC0415  (other drivers do without it)
-
-    if psycopg2.extensions.get_wait_callback() is None:
-        raise ConfigurationError(
-            f"the pool {pool!r} does not run with psycopg2, which waits where greenlets cannot "
-            "switch: one statement would stop all tasks; use prefork, threads or solo, the driver "
-            "psycopg (postgresql+psycopg://), or psycogreen"
-        )

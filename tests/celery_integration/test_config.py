@@ -10,7 +10,8 @@ from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
 from poolkit.celery import DeliveredTask, broker_config
-from poolkit.celery.config import check_limits, transport_of
+from poolkit.celery.config import transport_of
+from poolkit.celery.limits import check_limits
 from poolkit.errors import ConfigurationError
 
 
