@@ -1,4 +1,4 @@
-"""Kombu's Redis transport, for a Redis that is full or restarts, or a list with garbage in it.
+"""Kombu's Redis transport, for a Redis that is full, restarts or fails over, or a list with garbage in it.
 
 This file alone touches private methods of kombu (5.2 to 5.7). What it changes:
 
@@ -14,6 +14,13 @@ This file alone touches private methods of kombu (5.2 to 5.7). What it changes:
 * When every task ends while Redis is away, their acknowledgements fail and kombu counts the tasks
   as unfinished. With no room for another one it never asks Redis again, and so never notices that
   Redis is back.
+* When the connection is lost, Celery drops the tasks that wait for their time, and kombu puts back
+  those that still run, which then run twice. If Redis is away at that moment it puts back none, and
+  tasks that wait for a retry come only after the visibility timeout. Here those that run stay where
+  they are, and the others are put back as soon as Redis is there.
+* After a failover the demoted primary answers READONLY, or MASTERDOWN until it has a copy. To kombu
+  that is an error of the command, so the worker ends. Here it is a lost connection: the worker
+  connects again, and its name may by then lead to the new primary.
 """
 
 from __future__ import annotations
@@ -27,7 +34,8 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MasterDownError, NoPermissionError, ReadOnlyError, ResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +45,9 @@ __all__ = ("install_redis_transport",)
 logger = logging.getLogger(__name__)
 
 _SHOWN = 2_000  # characters
+_CANNOT_WRITE = ReadOnlyError, MasterDownError
+# Seconds between two tries at a server that answers, but is not the primary.
+_PAUSE = 1.0
 
 # Keys: the index and the hash of unacknowledged messages, then the lists in the order to look in.
 # Arguments: the time, then for each list whether its messages are acknowledged. The entry is what
@@ -74,11 +85,36 @@ _unsettled: dict[str, bool] = {}
 
 Of the process, because a reconnect makes a new channel."""
 
+_dropped: set[str] = set()
+"""Messages of lost connections that no task has in hand, until they are put back."""
+
+
+@contextlib.contextmanager
+def _pause_if_refused() -> Iterator[None]:
+    """Wait where a server refuses the first write after a connect: Celery connects again at once."""
+    try:
+        yield
+    except _CANNOT_WRITE:
+        time.sleep(_PAUSE)
+        raise
+
+
+def _tags_in_hand() -> set[str]:
+    """Return the messages whose tasks are running in this worker, and go on after a reconnect."""
+    from celery.worker import state as found  # noqa: PLC0415  (a sender does without it)
+
+    state: Any = found
+    # At the end of a worker nothing goes on: what a cold shutdown killed is put back.
+    if state.should_stop or state.should_terminate:
+        return set()
+    return {request.message.delivery_tag for request in tuple(state.active_requests)}
+
 
 class QoS(redis.QoS):
     """Settles messages later where Redis is away, and leaves them where they are if it is full."""
 
     channel: Any
+    _delivered: Any
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Count a message that the worker has taken, and record it in Redis if that was not done."""
@@ -101,7 +137,8 @@ class QoS(redis.QoS):
         if not self._is_cut_off:
             try:
                 return settle(delivery_tag)
-            except self.channel.connection_errors as error:
+            # ResponseError: one of a transaction that a replica refused.
+            except (*self.channel.connection_errors, ResponseError) as error:
                 logger.warning("Redis is away, so a message is acknowledged later: %s", error)
         _unsettled[delivery_tag] = requeue
         # Makes room for the next message; asking for it notices that the connection is gone.
@@ -109,20 +146,32 @@ class QoS(redis.QoS):
         return None
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Put all messages back, or leave them to the visibility timeout and to tasks still running."""
+        """Put the messages of a lost connection back, but those of tasks that are still running."""
+        self._flush()  # type: ignore[attr-defined]  # not in the stubs
+        _dropped.update(self._delivered.keys() - _unsettled.keys() - _tags_in_hand())
+        self._delivered.clear()
         if not self._is_cut_off:
-            super().restore_unacked(client)
+            with contextlib.suppress(*self.channel.connection_errors):
+                self._put_dropped_back(client)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Settle what is left, before the visibility timeout delivers it again.
 
         kombu calls this after each connect, and then every ten seconds.
         """
-        while _unsettled:
-            delivery_tag, requeue = next(iter(_unsettled.items()))
-            super().reject(delivery_tag, requeue=requeue)
-            _unsettled.pop(delivery_tag, None)
-        super().restore_visible(*args, **kwargs)
+        with _pause_if_refused():
+            while _unsettled:
+                delivery_tag, requeue = next(iter(_unsettled.items()))
+                super().reject(delivery_tag, requeue=requeue)
+                _unsettled.pop(delivery_tag, None)
+            self._put_dropped_back()
+            super().restore_visible(*args, **kwargs)
+
+    def _put_dropped_back(self, client: Any = None) -> None:
+        while _dropped:
+            delivery_tag = next(iter(_dropped))
+            self.restore_by_tag(delivery_tag, client=client)
+            _dropped.discard(delivery_tag)
 
     def restore_by_tag(self, tag: str, *args: Any, **kwargs: Any) -> None:
         """Put an unacknowledged message back, or leave that to the visibility timeout.
@@ -132,6 +181,8 @@ class QoS(redis.QoS):
         """
         try:
             super().restore_by_tag(tag, *args, **kwargs)
+        except _CANNOT_WRITE:
+            raise
         except ResponseError as error:
             logger.error("a message comes again only after the visibility timeout: %s", error)  # noqa: TRY400  (the traceback says no more)
 
@@ -241,6 +292,9 @@ class Channel(redis.Channel):
             self.client.connection.disconnect()
             raise
         except ResponseError as error:
+            # A command that was waiting while its server became a replica.
+            if str(error).partition(" ")[0] == "UNBLOCKED":
+                raise RedisConnectionError(str(error)) from error
             is_unknown = isinstance(error, NoPermissionError) or "unknown command" in str(error)
             if not is_unknown:
                 raise
@@ -255,6 +309,10 @@ class Channel(redis.Channel):
             self._in_poll = None
             # Since kombu 5.6: the connection is idle, so a new token may be sent.
             getattr(self, "_flush_brpop_reauth", lambda: None)()
+
+    def _queue_bind(self, *args: Any) -> None:
+        with _pause_if_refused():
+            super()._queue_bind(*args)  # type: ignore[misc]  # not in the stubs
 
 
 @contextlib.contextmanager
@@ -273,9 +331,10 @@ def _dropping_what_is_no_json() -> Iterator[None]:
 
 
 class Transport(redis.Transport):
-    """Passes over entries that are JSON, but no message."""
+    """Passes over entries that are JSON, but no message, and leaves a server that is no primary."""
 
     Channel = Channel
+    connection_errors = (*redis.Transport.connection_errors, *_CANNOT_WRITE)
 
     def _deliver(self, message: Any, queue: str | None) -> None:
         try:
