@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from celery import Celery
 
-from poolkit.celery import Database, broker_config, json_logs, keep_unreadable, ready_file
+from poolkit.celery import (
+    Database,
+    broker_config,
+    end_stalled,
+    json_logs,
+    keep_unreadable,
+    ready_file,
+)
 from poolkit.celery.metrics import serve_metrics
 from poolkit.celery.redis_transport import install_redis_transport
 from poolkit.celery.sqs_transport import install_sqs_transport
@@ -29,7 +36,8 @@ app.conf.update(
     ),
     # Results are rows in the database, so a result backend would have no reader.
     task_ignore_result=True,
-    worker_enable_remote_control=False,
+    worker_enable_remote_control=settings.remote_control,
+    worker_send_task_events=settings.remote_control,
     worker_pool=settings.pool,
     worker_concurrency=settings.concurrency,
     worker_max_tasks_per_child=settings.max_tasks_per_child or None,
@@ -41,5 +49,7 @@ keep_unreadable(app, **RETRIES)
 json_logs(settings.log_level)
 if settings.ready_file is not None:
     ready_file(app, settings.ready_file)
+if settings.stall_timeout:
+    end_stalled(app, after=settings.stall_timeout)
 if settings.metrics_port is not None:
     serve_metrics(app, port=settings.metrics_port)

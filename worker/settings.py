@@ -15,7 +15,9 @@
 | `WORKER_VISIBILITY_TIMEOUT` | 900 | seconds after which Redis or SQS deliver a task again |
 | `WORKER_MAX_TASKS_PER_CHILD` | 1000 | tasks after which a child is replaced; 0: never |
 | `WORKER_LOG_LEVEL` | `INFO` | `DEBUG`, `INFO`, `WARNING` or `ERROR` |
-| `WORKER_READY_FILE` | none | a file that exists while the worker takes tasks |
+| `WORKER_READY_FILE` | none | a file that is renewed while the worker consumes |
+| `WORKER_STALL_TIMEOUT` | 120 | seconds: a stuck worker ends with status 1; 0: never |
+| `WORKER_REMOTE_CONTROL` | `false` | `celery inspect` and Flower; not with SQS |
 | `WORKER_METRICS_PORT` | none | the port of metrics for Prometheus |
 
 With RabbitMQ a wait is rounded up to a whole second.
@@ -64,6 +66,8 @@ class WorkerSettings(BaseModel):
     max_tasks_per_child: int = Field(1000, ge=0, le=1_000_000)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     ready_file: Path | None = None
+    stall_timeout: Seconds = 120.0
+    remote_control: bool = False
     metrics_port: int | None = Field(None, ge=1, le=65_535)
 
     @model_validator(mode="after")
@@ -81,6 +85,11 @@ class WorkerSettings(BaseModel):
                 f"WORKER_VISIBILITY_TIMEOUT ({self.visibility_timeout} s) must exceed "
                 f"WORKER_TASK_TIME_LIMIT + WORKER_RETRY_BACKOFF_MAX ({longest:g} s): a task that "
                 "runs longer than it would be delivered a second time while it runs"
+            )
+        if self.remote_control and self.broker_url.startswith("sqs"):
+            raise ValueError(
+                "WORKER_REMOTE_CONTROL must be false with SQS, which delivers no message to each of "
+                "several readers"
             )
         return self
 

@@ -2,8 +2,9 @@
 
 import json
 import os
+import threading
 
-from celery import Celery
+from celery import Celery, signals
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -12,6 +13,7 @@ from poolkit.celery import (
     Database,
     DeliveredTask,
     broker_config,
+    end_stalled,
     json_logs,
     keep_unreadable,
     ready_file,
@@ -35,7 +37,8 @@ class Order(Base):
 
 RETRIES = json.loads(os.environ.get("SHOP_RETRIES", "{}"))
 
-install_redis_transport()
+if "SHOP_PLAIN_TRANSPORT" not in os.environ:
+    install_redis_transport()
 install_sqs_transport()
 app = Celery("shop", include=["shop_reports"])
 app.conf.update(broker_config(**json.loads(os.environ["SHOP_BROKER"])))
@@ -48,6 +51,11 @@ if "SHOP_QUERIES_AT_IMPORT" in os.environ:
 json_logs(os.environ.get("SHOP_LOG_LEVEL", "INFO"))
 if "SHOP_READY_FILE" in os.environ:
     ready_file(app, os.environ["SHOP_READY_FILE"])
+if "SHOP_STALL_TIMEOUT" in os.environ:
+    end_stalled(app, after=float(os.environ["SHOP_STALL_TIMEOUT"]))
+if "SHOP_BLOCKS_ITS_LOOP" in os.environ:
+    # A receiver that never returns.
+    signals.task_received.connect(lambda **_: threading.Event().wait(), weak=False)
 if "SHOP_METRICS_PORT" in os.environ:
     from poolkit.celery.metrics import serve_metrics
 

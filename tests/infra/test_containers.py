@@ -1,11 +1,12 @@
 """Images, the compose file and the Kubernetes manifests keep the rules that the templates keep."""
 
+import json
 import re
 import shutil
 
 import pytest
 import yaml
-from infra.deployed import INFRA, ROOT, answer_of, worker_settings
+from infra.deployed import INFRA, ROOT, answer_of, deployment_of, worker_settings
 from processes import run
 
 from poolkit.budget.command import compute_budget
@@ -219,6 +220,30 @@ def test_a_full_pool_takes_a_pod_out_and_does_not_kill_it(manifests):
     (web,) = pods(manifests)["web"]["containers"]
     assert web["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert web["livenessProbe"]["httpGet"]["path"] == "/healthz"
+
+
+@pytest.mark.sample
+def test_every_check_of_the_worker_asks_whether_it_consumes(manifests, compose):
+    """One command and one file everywhere; what restarts a worker is more patient than what only reports."""
+    (pod,) = pods(manifests)["worker"]["containers"]
+    ecs = deployment_of("prod").container("worker").definition
+    image = re.search(r'CMD (\["python".*health.*\])', (INFRA / "Dockerfile.worker").read_text())
+    commands = {
+        "startup": pod["startupProbe"]["exec"]["command"],
+        "readiness": pod["readinessProbe"]["exec"]["command"],
+        "liveness": pod["livenessProbe"]["exec"]["command"],
+        "compose": compose["services"]["worker"]["healthcheck"]["test"][1:],
+        "ecs": ecs["HealthCheck"]["Command"][1:],
+        "image": json.loads(image[1]),
+    }
+    file = environ_in(manifests, pods(manifests)["worker"])["WORKER_READY_FILE"]
+    assert file == environ_of(compose["services"]["worker"])["WORKER_READY_FILE"]
+    assert f"ENV WORKER_READY_FILE={file}" in (INFRA / "Dockerfile.worker").read_text()
+    checked = ["python", "-m", "poolkit.celery.health", file, "--max-age"]
+    ages = {name: int(command.pop()) for name, command in commands.items()}
+    assert all(command == checked for command in commands.values())
+    reporting = {ages.pop(name) for name in ("startup", "readiness", "compose", "image")}
+    assert max(reporting) < min(ages.values())
 
 
 def test_disruptions_are_bounded(manifests):

@@ -41,6 +41,10 @@ def test_repr_shows_no_password():
         (REDIS | {"WORKER_LOG_LEVEL": "loud"}, "WORKER_LOG_LEVEL: .*'DEBUG'"),
         (REDIS | {"WORKER_TASK_SOFT_TIME_LIMIT": "300"}, "must be less than WORKER_TASK_TIME"),
         (REDIS | {"WORKER_VISIBILITY_TIMEOUT": "360"}, "must exceed WORKER_TASK_TIME_LIMIT"),
+        (
+            {"WORKER_BROKER_URL": "sqs://", "WORKER_REMOTE_CONTROL": "true"},
+            "WORKER_REMOTE_CONTROL must be false with SQS",
+        ),
         (REDIS | {"WORKER_CONCURENCY": "9"}, "did you mean WORKER_CONCURRENCY"),
     ],
 )

@@ -1,44 +1,17 @@
-"""What a worker shows its supervisor: a ready file, and logs as JSON lines."""
+"""Logs as JSON lines, for log collectors."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import signals
 from celery._state import get_current_task
 
-if TYPE_CHECKING:
-    from celery import Celery
-
-__all__ = ("JsonFormatter", "json_logs", "ready_file")
-
-logger = logging.getLogger(__name__)
-
-
-def ready_file(app: Celery, path: str | Path) -> None:
-    """Keep a file while the worker takes tasks, for a health check: `test -f /tmp/ready`.
-
-    It is made when the worker has connected to its broker. It is removed at the beginning of a
-    shutdown, while the last tasks are still running.
-    """
-    path = Path(path)
-
-    def on_worker_ready(sender: Any, **kwargs: Any) -> None:
-        if sender.app is app:
-            path.write_text("ready\n")
-
-    def on_worker_shutting_down(**kwargs: Any) -> None:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-
-    signals.worker_ready.connect(on_worker_ready, weak=False)
-    signals.worker_shutting_down.connect(on_worker_shutting_down, weak=False)
+__all__ = ("JsonFormatter", "json_logs")
 
 
 def json_logs(level: str = "INFO") -> None:
