@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from poolkit.celery.delivery import DeliveredTask
     from poolkit.celery.heartbeat import end_stalled, ready_file, seconds_since_consuming
     from poolkit.celery.logs import json_logs
-    from poolkit.celery.reception import keep_unreadable
     from poolkit.celery.queues import stamp_sent_time
+    from poolkit.celery.reception import keep_unreadable
 
 __all__ = (
     "Database",

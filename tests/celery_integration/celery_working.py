@@ -4,7 +4,7 @@ import json
 import secrets
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +108,35 @@ class Site:
         rows = wait_until(lambda: self.database.execute(query), "dead letter")
         assert len(rows) == 1
         return rows[0]
+
+    def assert_given_up(self, how: str, *, restart: Callable[[], Any] | None = None) -> None:
+        """Send a task that ends its process, and assert that it is one dead letter, exact, in the end.
+
+        Args:
+            how: one of `shop_reports.ENDS`.
+            restart: starts the worker again, where the task ends the worker itself.
+        """
+        task_id = self.app.send_task("shop_reports.end_the_process", [how]).id
+        self.send("meanwhile")
+
+        def is_found(query: str, expected: int) -> bool:
+            if restart is not None and self.workers[-1].process.poll() is not None:
+                restart()
+            return len(self.database.execute(query)) == expected
+
+        wait_until(lambda: is_found("SELECT 1 FROM dead_letters", 1), "dead letter")
+        letter = self.wait_for_dead_letter()
+        assert (letter["source"], letter["message_id"]) == ("shop_reports.end_the_process", task_id)
+        assert letter["payload"] == {"args": [how], "kwargs": {}}
+        assert letter["error_type"] == "poolkit.errors.TaskLost"
+        # Three deliveries ran, and ended their process; the fourth is only counted.
+        assert letter["attempts"] == 3
+        self.send("after")
+        wait_until(
+            lambda: is_found("SELECT 1 FROM orders", 2),
+            lambda: "\n".join([str(self.orders()), *(worker.text for worker in self.workers)]),
+        )
+        assert self.wait_for_dead_letter()["attempts"] == 3
 
     @contextmanager
     def locked(self, order_id: str) -> Iterator[None]:

@@ -148,7 +148,14 @@ class RabbitMQ:
         return {"url": self.url, "queue": self.queue}
 
     def restart(self) -> None:
+        with self.away():
+            pass
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Stop it until the block ends."""
         self._end(signal.SIGTERM)
+        yield
         self._start()
 
     def crash(self) -> None:

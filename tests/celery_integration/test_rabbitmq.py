@@ -1,11 +1,12 @@
 """Workers on a real RabbitMQ, started by these tests from the programs of the system's package."""
 
+import json
 from contextlib import ExitStack
 
 import pytest
-from celery_working import open_site, start_with_metrics
+from celery_working import FOLDER, open_site, start_with_metrics
 from kombu import Connection
-from processes import wait_until
+from processes import run_python, wait_until
 from stoppable_brokers import HAS_RABBITMQ, RabbitMQ
 
 pytestmark = [
@@ -16,19 +17,19 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def rabbitmq():
-    """Start a RabbitMQ and return its URL."""
+    """Start a RabbitMQ."""
     with RabbitMQ() as broker:
-        yield broker.url
+        yield broker
 
 
 @pytest.fixture
 def site(rabbitmq, shop_database, tmp_path):
     """Return a queue on that RabbitMQ, and a database of the test's own."""
     environ = {"DATABASE_URL": shop_database.url()}
-    with open_site(shop_database, {"url": rabbitmq}, environ, tmp_path) as site:
+    with open_site(shop_database, {"url": rabbitmq.url}, environ, tmp_path) as site:
         yield site
         name = site.queue
-        with Connection(rabbitmq) as connection:
+        with Connection(rabbitmq.url) as connection:
             connection.channel().queue_delete(name)
             connection.channel().exchange_delete(name)
 
@@ -95,3 +96,48 @@ def test_queue_s_depth_is_asked_of_rabbitmq(site):
             site.send(name)
         wait_until(lambda: scraped("poolkit_queue_depth", **queue), "tasks that wait")
         assert scraped("poolkit_queue_oldest_age_seconds", **queue) is None
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_worker_with_every_slot_busy_outlives_rabbitmq_s_absence(site, rabbitmq, slots):
+    """RabbitMQ stops for longer than the running tasks take. It delivers them again, because no acknowledgement reached it, and each leaves one order."""
+    worker = site.start("-c", str(slots))
+    names = [f"busy{number}" for number in range(slots)]
+    for name in names:
+        site.app.send_task("shop_reports.take_slow_order", [name, 4])
+    wait_until(
+        lambda: sum(" received" in record["message"] for record in worker.records()) == slots,
+        "every slot to be busy",
+    )
+    with rabbitmq.away():
+        wait_until(lambda: worker.succeeded() == slots, "the running tasks to end")
+    for number in range(5):
+        site.send(f"after{number}")
+        names.append(f"after{number}")
+    wait_until(lambda: site.orders() == sorted(names), lambda: worker.text)
+    command = ("-m", "poolkit.celery.health", worker.ready_file, "--max-age", "10")
+    wait_until(lambda: run_python(*command).returncode == 0, "the health check to hold")
+    assert worker.stop() == 0
+
+
+def test_inspect_reports_the_worker(site):
+    """Remote control is on by default with RabbitMQ."""
+    site.start()
+    environ = site.environ | {"SHOP_BROKER": json.dumps(site.broker)}
+    command = ("-m", "celery", "-A", "shop", "inspect", "ping")
+    wait_until(
+        lambda: "pong" in run_python(*command, cwd=FOLDER, environ=environ).stdout, "the answer"
+    )
+
+
+@pytest.mark.parametrize("how", ["segmentation fault", "out of memory"])
+def test_task_that_ends_its_process_is_given_up_on_rabbitmq(site, how):
+    """After a bounded number of deliveries it is one dead letter; the tasks beside it are done."""
+    site.start()
+    site.assert_given_up(how)
+
+
+def test_task_that_ends_its_worker_is_given_up_on_rabbitmq(site):
+    """The supervisor starts the worker again each time, and RabbitMQ delivers again at once."""
+    site.start()
+    site.assert_given_up("parent killed", restart=site.start)

@@ -1,6 +1,7 @@
 """The worker on SQS: moto's server speaks its protocol."""
 
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import boto3
 import pytest
 from celery_working import Site, open_site, start_with_metrics
-from processes import wait_until
+from processes import run_python, wait_until
 
 from poolkit.drill.network import Network
 
@@ -91,3 +92,22 @@ def test_queue_s_depth_is_asked_of_sqs_and_its_age_is_left_to_cloudwatch(sqs_sit
             sqs_site.send(name)
         wait_until(lambda: scraped("poolkit_queue_depth", **queue), "tasks that wait")
         assert scraped("poolkit_queue_oldest_age_seconds", **queue) is None
+
+
+@pytest.mark.slow
+def test_idle_worker_on_sqs_is_healthy(sqs_site):
+    """The health check reads how many messages wait, and there are none."""
+    worker = sqs_site.start()
+    time.sleep(25)  # idle after ten seconds, stuck after two looks at the queue
+    command = ("-m", "poolkit.celery.health", worker.ready_file, "--max-age", "10")
+    assert run_python(*command).returncode == 0
+    sqs_site.send("after")
+    sqs_site.wait_for_order("after")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["segmentation fault", "out of memory"])
+def test_task_that_ends_its_process_is_given_up_on_sqs(sqs_site, how):
+    """SQS counts the receives, and the worker the deliveries."""
+    sqs_site.start()
+    sqs_site.assert_given_up(how)

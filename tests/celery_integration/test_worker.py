@@ -217,6 +217,35 @@ def test_task_that_always_ends_its_child_is_given_up(site):
     assert site.orders() == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["segmentation fault", "os._exit", "sys.exit", "out of memory"])
+def test_task_that_ends_its_process_is_given_up(site, how):
+    """After a bounded number of deliveries it is one dead letter; the tasks beside it are done."""
+    site.start()
+    site.assert_given_up(how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        (("-P", "prefork", "-c", "2"), "parent killed"),
+        (("-P", "threads", "-c", "2"), "out of memory"),
+        (("-P", "solo"), "os._exit"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[1],
+)
+def test_task_that_ends_its_worker_is_given_up(site, options, how):
+    """The supervisor starts the worker again each time, and Redis delivers again after the visibility timeout."""
+    quick = {"broker": {"visibility_timeout": 3}}
+
+    def start():
+        site.start(*options, **quick)
+
+    start()
+    site.assert_given_up(how, restart=start)
+
+
 def test_statement_that_waits_too_long_is_tried_again(site):
     """The server ends a statement at the soft time limit, which psycopg2 would not notice; the task comes again."""
     worker = site.start(**TIMED)
