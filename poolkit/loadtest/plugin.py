@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import sys
 import time
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +25,6 @@ from poolkit.errors import ConfigurationError
 from poolkit.loadtest.event_loop import (
     WriterThread,
     end_in_the_main_greenlet,
-    end_test,
     interrupt_the_main_greenlet,
     pause_thread,
 )
@@ -44,10 +41,9 @@ from poolkit.loadtest.locust_internals import (
     listen_first,
     warn_if_untested,
 )
-from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.distributed import MasterLoop, WorkerLoop, announce_users
 from poolkit.loadtest.open_loop.limit_search import LimitSearch
-from poolkit.loadtest.open_loop.loop import ClosedLoop, OpenLoop
+from poolkit.loadtest.open_loop.loop import OpenLoop
 from poolkit.loadtest.output import (
     ConnectionsCsv,
     connections_line,
@@ -69,7 +65,7 @@ from poolkit.loadtest.preflight import (
     run_thresholds,
 )
 from poolkit.loadtest.recording import Recording
-from poolkit.loadtest.shapes import ArrivalRateShape
+from poolkit.loadtest.run_loop import RunLoop
 from poolkit.loadtest.telemetry.start import start_telemetry
 from poolkit.loadtest.threshold_checks import ThresholdChecks
 from poolkit.loadtest.web_pages import WebPages
@@ -167,16 +163,19 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
             warn_if_untested()
             refuse_tests(environment, guard.refusal)
             refuse_tests(environment, partial(arrival_refusal, environment))
-            recording = _recording(environment, options, runner, url)
+            loop = RunLoop(environment, options, runner)
+            recording = _recording(environment, loop, runner, url)
             thresholds = run_thresholds(options)
             if options.poolkit_find_limit:
                 # They judge each step, not the run, which goes beyond the limit on purpose.
-                _find_limit(environment, options, recording, limiting(thresholds))
+                _find_limit(environment, loop.opened, recording, limiting(thresholds))
                 thresholds = ()
             checks = ThresholdChecks(environment, recording, thresholds)
-            RunOutput(environment, options, recording, checks).start()
+            RunOutput(environment, options, recording, checks, loop).start()
             if web_ui is not None:
-                WebPages(web_ui, recording, checks, guard, options.web_base_path or "")
+                pages = WebPages(web_ui, recording, checks, guard, options.web_base_path or "")
+                if not options.poolkit_find_limit:
+                    pages.take_rate = loop.take_form
             try:
                 start_telemetry(environment, recording, options.poolkit_metrics_port)
             except ConfigurationError as error:
@@ -185,74 +184,34 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
 
 
 def _recording(
-    environment: Environment, options: Namespace, runner: Runner, url: str | None
+    environment: Environment, loop: RunLoop, runner: Runner, url: str | None
 ) -> Recording:
-    """Return the recording of a run, with the loop and the source of latencies that it needs."""
-    rate = None
-    if options.poolkit_arrival_rate is not None:
-        rate = ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
-        # A longer run goes on at the last rate, and one without a time limit ends with its stages.
-        rate = replace(rate, ends=not options.run_time and not math.isinf(rate.seconds))
-    shape = environment.shape_class
-    if isinstance(shape, ArrivalRateShape):
-        # Nothing until its first rate. A worker gets its rate with its share, but has to know that
-        # its users follow one.
-        rate = ArrivalRate.constant(0.0, options.poolkit_arrivals)
-        options.poolkit_arrival_rate = "1"
-    loop: MasterLoop | OpenLoop | None = None
+    """Return the recording of a run, with the source of latencies that it needs."""
     source: Source
+    connects: WorkersConnects | OwnConnects
     if isinstance(runner, MasterRunner):
-        if rate is not None:
-            loop = MasterLoop(environment, runner, rate, max_users=options.poolkit_max_users)
         source = WorkersLatencies(environment, runner)
-    elif rate is not None:
-        loop = OpenLoop(
-            environment,
-            rate,
-            max_users=options.poolkit_max_users,
-            on_start_within_s=options.poolkit_on_start_within,
-            answer_within_s=options.poolkit_answer_within,
-        )
-        source = OwnLatencies(environment, loop.take_cut_off)
+        connects = WorkersConnects(environment, runner)
     else:
-        source = OwnLatencies(environment, ClosedLoop(environment).take_cut_off)
+        source = OwnLatencies(environment, loop.take_cut_off)
+        connects = OwnConnects(environment)
     recording = Recording(runner, url, source, reported=isinstance(runner, MasterRunner))
     recording.add_failures = partial(add_failures, runner.stats)
-    if loop is not None:
-        recording.loop = loop.report
-        recording.arrivals = loop
-        loop.on_end = partial(end_test, environment)
-        if isinstance(shape, ArrivalRateShape):
-            shape.change_rate = partial(_change_rate, loop)
-        if loop.rate.ends:
-            # Locust's own line says that there is no time limit.
-            logger.info(
-                "the test ends with the last stage of --arrival-rate, after %g s", loop.rate.seconds
-            )
-    connects = (
-        WorkersConnects(environment, runner)
-        if isinstance(runner, MasterRunner)
-        else OwnConnects(environment)
-    )
+    recording.loop = loop.report
+    recording.arrivals = lambda: loop.opened
     recording.client = connects.counts
     return recording
 
 
-def _change_rate(loop: MasterLoop | OpenLoop, per_s: float) -> None:
-    """Begin another constant rate, if it is another one."""
-    rate = ArrivalRate.constant(per_s, loop.rate.kind)
-    if rate != loop.rate:
-        loop.change_rate(rate)
-
-
 def _find_limit(
     environment: Environment,
-    options: Namespace,
+    loop: MasterLoop | OpenLoop | None,
     recording: Recording,
     thresholds: Sequence[Threshold],
 ) -> None:
     """Search for the limit in each test of a run."""
-    loop, source = recording.arrivals, recording.source
+    source, options = recording.source, environment.parsed_options
+    assert options is not None  # noqa: S101  (a run from the command line has them)
     assert isinstance(loop, OpenLoop)  # noqa: S101  (others are refused before the start)
     assert isinstance(source, OwnLatencies)  # noqa: S101
     first = loop.rate.at(0)
@@ -277,9 +236,10 @@ class RunOutput:
         options: Namespace,
         recording: Recording,
         checks: ThresholdChecks,
+        loop: RunLoop,
     ) -> None:
         self._environment, self._options, self._recording = environment, options, recording
-        self._checks = checks
+        self._checks, self._loop = checks, loop
         self._began = time.time()
         self._shape_has_ended = False
         self._test_started: float | None = None
@@ -400,7 +360,7 @@ class RunOutput:
             return bool(search.ended_by)
         if self._environment.shape_class is not None:
             return not self._shape_has_ended
-        arrivals = self._recording.arrivals
+        arrivals = self._loop.opened
         if arrivals is not None and arrivals.rate.ends:
             return not arrivals.has_ended
         planned = self._options.run_time

@@ -86,11 +86,11 @@ def _add_options(parser: LocustArgumentParser) -> None:
 
     def add(
         group: argparse._ArgumentGroup, name: str, text: str, *, env_var: str = "", **settings: Any
-    ) -> None:
+    ) -> argparse.Action:
         # The short name remains that of Locust or of the locustfile if either has it.
         names = [f"--{PREFIX}{name}", f"--{name}"]
         variable = f"LOCUST_{PREFIX}{name}".upper().replace("-", "_")
-        group.add_argument(
+        return group.add_argument(
             *(one for one in names if one not in taken),
             env_var=env_var or variable,
             help=f"{text} [{variable}]",
@@ -153,7 +153,7 @@ def _add_options(parser: LocustArgumentParser) -> None:
         default="",
     )
     group = parser.add_argument_group("Open loop (poolkit)")
-    add(
+    rate = add(
         group,
         "arrival-rate",
         "Tasks per second, each begun at its scheduled moment, however slow the server is; "
@@ -162,6 +162,8 @@ def _add_options(parser: LocustArgumentParser) -> None:
         "--users are ready at the start, more are made when all are busy",
         metavar="<rate>",
     )
+    # Locust's form of the page has what its own add_argument marks so; a group has another one.
+    rate.include_in_web_ui = True  # type: ignore[attr-defined]
     add(
         group,
         "find-limit",
@@ -395,9 +397,16 @@ def check_arrivals(environment: Environment, options: Namespace) -> None:
 def arrival_refusal(environment: Environment) -> str:
     """Return why the user classes cannot have the arrival rate; empty if they can, or without one."""
     options = environment.parsed_options
-    if options is None or options.poolkit_arrival_rate is None:
+    # The form of the page makes it an empty text.
+    if options is None or not options.poolkit_arrival_rate:
         return ""
-    has_tags = bool(options.tags or options.exclude_tags)
+    return class_refusal(environment)
+
+
+def class_refusal(environment: Environment) -> str:
+    """Return why the user classes cannot have an arrival rate; empty if they can."""
+    options = environment.parsed_options
+    has_tags = options is not None and bool(options.tags or options.exclude_tags)
     return RateUsers.among(environment.user_classes, has_tags=has_tags).refusal()
 
 

@@ -266,10 +266,10 @@ class Recording:
         """Returns how the run is loaded; a closed loop unless it is replaced."""
         self.step: MetricAccumulator | None = None
         """Counts the connections of a step of `--find-limit` too, while it is measured."""
+        self.arrivals: Callable[[], OpenLoop | MasterLoop | None] = lambda: None
+        """Returns the arrivals of an open loop; None in a closed one."""
         self.limit: Callable[[], LimitSearch | None] = lambda: None
         """Returns the search of `--find-limit`; None without one."""
-        self.arrivals: OpenLoop | MasterLoop | None = None
-        """The arrivals of an open loop; None in a closed one."""
         self.client: Callable[[], ClientConnects] = ClientConnects
         """Returns the connections of the load generator so far; none unless it is replaced."""
         self.add_failures: Callable[[str, str, int], None] = lambda *_: None
@@ -384,8 +384,9 @@ class Recording:
         """Note when an open loop's load began, and show failures of an ended test to Locust."""
         measured, total = self.measured, self.latencies.total()
         is_known = measured.begin < measured.load_began < math.inf
-        if self.arrivals is not None and not is_known:
-            measured.load_began = self.arrivals.begins_at
+        arrivals = self.arrivals()
+        if arrivals is not None and not is_known:
+            measured.load_began = arrivals.begins_at
         if measured.end == math.inf:
             return  # until the end, a request without an answer may still get one
         counts: dict[Outcome, int] = {

@@ -16,6 +16,7 @@ from flask import Response, jsonify, request
 from gevent.lock import RLock
 
 from poolkit.activity.by_target import STATES
+from poolkit.errors import ConfigurationError
 from poolkit.loadtest.event_loop import InThread, pause_thread
 from poolkit.loadtest.latency.report import row, rows_in_parts
 from poolkit.loadtest.output import document, script, target_rows, with_section
@@ -168,6 +169,8 @@ class WebPages:
         guard: HostGuard,
         base_path: str,
     ) -> None:
+        self.take_rate: Callable[..., None] = lambda *_, **__: None
+        """Takes the arrival rate of the form: `RunLoop.take_form`."""
         self._recording, self._guard = recording, guard
         self._base = base_path.rstrip("/")
         self._live = LiveDocument(recording, checks)
@@ -195,7 +198,7 @@ class WebPages:
                 web_ui.template_args[name] = [*others, *(one for one in ours if one not in others)]
 
         web_ui.app.before_request(offer)
-        web_ui.app.before_request(self._refuse_host)
+        web_ui.app.before_request(self._refuse)
         scrapes = Scrapes(recording)
 
         def scraped() -> Response:
@@ -214,8 +217,8 @@ class WebPages:
         # Flask calls the first of them last, so the locustfile's own have extended the answer by then.
         web_ui.app.after_request_funcs.setdefault(None, []).insert(0, self._extend)
 
-    def _refuse_host(self) -> Response | None:
-        """Answer in Locust's place when a test is to load a host that is refused.
+    def _refuse(self) -> Response | None:
+        """Answer in Locust's place when the form has a host or an arrival rate that is refused.
 
         Locust starts the test in this request, and its form shows the message of a failure.
         """
@@ -223,6 +226,12 @@ class WebPages:
             return None
         host = request.form.get("host", "")
         reason = self._guard.refusal(host)
+        rate = request.form.get("poolkit_arrival_rate")
+        if not reason and rate is not None:
+            try:
+                self.take_rate(rate, has_run_time=bool(request.form.get("run_time")))
+            except ConfigurationError as error:
+                reason = str(error)
         return jsonify({"success": False, "message": reason, "host": host}) if reason else None
 
     def _extend(self, response: Response) -> Response:

@@ -172,7 +172,7 @@ class MasterLoop:
 
     def change_rate(self, rate: ArrivalRate) -> None:
         """Let the workers begin the arrivals of another rate, soon or with the next test."""
-        self._next_rate = rate
+        self._next_rate, self.has_ended = rate, False
 
     def _forget(self) -> None:
         self._started = time.monotonic()

@@ -472,6 +472,7 @@ class OpenLoop:
 
     def change_rate(self, rate: ArrivalRate) -> None:
         """Begin the arrivals of another rate: now, or when the users of a test are ready."""
+        self.has_ended = False
         if self._stopped or self._began is None:
             self.rate = rate
         else:
