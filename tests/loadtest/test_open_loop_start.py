@@ -66,6 +66,8 @@ def load(locust, stub, tmp_path):
     return start
 
 
+ENDED = (0, 1)
+"""The exit status of Ctrl-C: 1 if a busy machine dropped an arrival at the end."""
 OPEN = ("--arrival-rate", "40", "--users", "3", "--json-file", "result")
 
 
@@ -86,7 +88,7 @@ def test_arrivals_begin_when_listeners_and_logins_have_ended(load):
     """No arrival is late because of the start, and the report says how long that took."""
     run = load(*OPEN, "--run-time", "10m", LISTENER_S="0.7", LOGIN_S="0.5")
     run.wait_until(lambda: len(all_moments(run, "sent")) > 20)
-    assert run.stop() == 0, run.text
+    assert run.stop() in ENDED, run.text
     load_report = run.document()["load"]
     assert load_report["began"] > max(all_moments(run, "ready")[:3])
     assert min(all_moments(run, "sent")) >= load_report["began"]
@@ -133,7 +135,7 @@ def test_a_worker_with_a_slow_init_joins_the_open_loop(load, master_port):
     run.wait_until(
         lambda: [len(found) > 20 for found in moments(run, "sent").values()] == [True] * 2
     )
-    assert run.stop() == 0, run.text
+    assert run.stop() in ENDED, run.text
     counts = run.document()["load"]
     assert (
         counts["arrivals"]
@@ -171,7 +173,7 @@ def test_a_worker_that_joins_or_restarts_takes_its_share(master):
     master.wait_for("is gone, and the rate of 40/s is distributed again, over 1;")
     third = work(LOGIN_S="1")
     master.wait_until(lambda: sent_by(master, third) > 20)
-    assert master.stop() == 0, master.text
+    assert master.stop() in ENDED, master.text
     counts = json.loads((master.folder / "result_connections.json").read_text())["load"]
     assert counts["unanswered"] >= 1
     assert "Traceback" not in master.text

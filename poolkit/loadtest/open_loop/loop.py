@@ -563,7 +563,7 @@ class OpenLoop:
         elif task.unfinished is None:
             queue.finish(task, time.monotonic())
         else:
-            queue.time_out(task)
+            queue.time_out(task, time.monotonic())
             self._timed_out.append(task.unfinished)
             self.tasks.add_timed_out(task.unfinished.scheduled_at)
 

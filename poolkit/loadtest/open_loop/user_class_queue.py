@@ -137,7 +137,7 @@ class UserClassQueue:
         self._under_way: dict[UserTask, None] = {}
         self._alone, self._crowded = Mean(), Mean()
         """The durations of tasks that began while at most half of the users were at work, and of
-        the others."""
+        the others; tasks without an answer are among these, with the time they had waited."""
         self._starts = Mean()
         """The time from the constructor of a user to the end of its on_start."""
         self._stream: Iterator[float] = iter(())
@@ -181,9 +181,10 @@ class UserClassQueue:
         else:
             self.answered_late += 1
 
-    def time_out(self, task: UserTask) -> None:
+    def time_out(self, task: UserTask, now: float) -> None:
         """Leave an arrival unfinished: its user ended without an answer."""
         self._end(task)
+        self._crowded.add(now - task.began_at)
 
     def give_up(self, task: UserTask, scheduled_at: float, now: float) -> None:
         """Drop an arrival whose user ended before it could begin."""
@@ -300,9 +301,8 @@ class UserClassQueue:
         """
         at_work = self._at_work
         alone_s = self._alone.with_more(())
-        crowded_s = self._crowded.with_more(
-            now - task.began_at for task in self._under_way if task.is_crowded
-        )
+        # A task without an answer has taken at least this long, and all users are at work now.
+        crowded_s = self._crowded.with_more(now - task.began_at for task in self._under_way)
         busy = f"all {at_work.most:,} users ({at_work.option}) were waiting for answers"
         if alone_s is None or (crowded_s is not None and crowded_s > _SLOWER * alone_s):
             slower = ""
