@@ -493,9 +493,15 @@
     }
 
     fillVerdicts() {
-      const { thresholds } = this.found;
-      this.verdicts.hidden = !thresholds.length;
-      this.verdicts.replaceChildren(...thresholds.map(({ status, words }) => html("li", { class: status }, words)));
+      const { thresholds, limit } = this.found;
+      // A search for the limit judges its steps instead of the run.
+      const statuses = { held: "passed", failed: "failed", saturated: "unknown" };
+      const steps = (limit?.steps ?? []).map(({ per_s, outcome, reason }) => (
+        { status: statuses[outcome], words: `${per_s} tasks/s: ${outcome}${reason && `, ${reason}`}` }));
+      const result = limit ? [{ status: limit.found ? "passed" : "unknown", words: limit.words }] : [];
+      const shown = [...thresholds, ...result, ...steps];
+      this.verdicts.hidden = !shown.length;
+      this.verdicts.replaceChildren(...shown.map(({ status, words }) => html("li", { class: status }, words)));
     }
 
     fillLatencies() {

@@ -65,6 +65,14 @@ def document():
             "saturated_by": "every user was waiting",
         },
         "thresholds": [{"status": each, "words": f"this has {each}"} for each in verdicts],
+        "limit": {
+            "found": True,
+            "words": "limit: 20 requests/s",
+            "steps": [
+                {"per_s": 20.0, "outcome": "held", "reason": ""},
+                {"per_s": 40.0, "outcome": "failed", "reason": "http.p95 is 9 s"},
+            ],
+        },
         "latency_ms": [
             {"method": "GET", "name": "/a/very/long/path/of/an/article/[id]", **row},
             {"method": "", "name": "Aggregated", **row},
@@ -215,6 +223,18 @@ def test_nothing_is_wider_than_a_phone_and_all_text_can_be_read(page, dark):
     assert len(colours) > 60
     low = {(ink, paper) for ink, paper in colours if contrast(ink, paper) < 4.5}
     assert low == set()
+
+
+def test_a_search_for_the_limit_has_its_result_and_its_steps(page):
+    """Below the thresholds of a run, with the same marks."""
+    shown = page.evaluate(
+        f"[...{SHADOW}.querySelectorAll('.verdicts li')].map(one => `${{one.className}}: ${{one.innerText}}`)"
+    )
+    assert shown[-3:] == [
+        "passed: limit: 20 requests/s",
+        "passed: 20 tasks/s: held",
+        "failed: 40 tasks/s: failed, http.p95 is 9 s",
+    ]
 
 
 def test_series_differ_in_more_than_their_colour(page):

@@ -109,6 +109,10 @@ def test_other_rates_are_refused(text):
     ("arguments", "said"),
     [
         (("--find-limit",), "--find-limit needs a threshold"),
+        (
+            ("--find-limit", "--threshold", "http.p95 < 1", "--processes", "2"),
+            "--find-limit and --processes cannot be used together",
+        ),
         (("--find-limit-step", "soon"), "--find-limit-step is 'soon'; wanted a time"),
     ],
 )

@@ -74,7 +74,7 @@ class LimitSearch:
     def is_found(self) -> bool:
         """Whether the limit is known, or is above the highest rate that was asked for."""
         held = self.held
-        if held is None or self.ended_by:
+        if held is None or self.ended_by or self.next_per_s() is not None:
             return False
         return self.failed is not None or held.per_s >= self.highest_per_s
 
@@ -118,6 +118,8 @@ class LimitSearch:
         # A task may send several requests, or none.
         if abs(held.requests_per_s / held.per_s - 1) > 0.1:
             rate = f"{held.per_s:g} tasks/s, {held.requests_per_s:.3g} requests/s"
+        if self.next_per_s() is not None:
+            return f"limit: at least {rate} so far"
         if failed is None:
             why = self.ended_by or f"{held.per_s:g}/s is the highest rate that was asked for"
             return f"limit: at least {rate} ({why})"
