@@ -159,6 +159,7 @@ def _add_options(parser: LocustArgumentParser) -> None:
         "Tasks per second, each begun at its scheduled moment, however slow the server is; "
         "latencies count from that moment. 50 is constant, 10..200/5m a ramp, and "
         "50/1m,50..200/5m,200/2m are stages; without --run-time the run ends with the last stage. "
+        "Reader=50,Writer=5 is a rate for each user class. "
         "--users are ready at the start, more are made when all are busy",
         metavar="<rate>",
     )
@@ -400,14 +401,15 @@ def arrival_refusal(environment: Environment) -> str:
     # The form of the page makes it an empty text.
     if options is None or not options.poolkit_arrival_rate:
         return ""
-    return class_refusal(environment)
+    rate = ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals)
+    return class_refusal(environment, rate)
 
 
-def class_refusal(environment: Environment) -> str:
+def class_refusal(environment: Environment, rate: ArrivalRate) -> str:
     """Return why the user classes cannot have an arrival rate; empty if they can."""
     options = environment.parsed_options
     has_tags = options is not None and bool(options.tags or options.exclude_tags)
-    return RateUsers.among(environment.user_classes, has_tags=has_tags).refusal()
+    return RateUsers.among(environment.user_classes, has_tags=has_tags).refusal(rate)
 
 
 def refuse_tests(environment: Environment, refusal: Callable[[], str]) -> None:

@@ -98,7 +98,7 @@ class RunLoop:
         if self._environment.shape_class is not None:
             raise ConfigurationError("a shape sets the load, so leave the arrival rate out")
         rate = self._parsed(text, has_run_time=has_run_time)
-        if reason := class_refusal(self._environment):
+        if reason := class_refusal(self._environment, rate):
             raise ConfigurationError(reason)
         if self.opened is None:
             self._open(rate)

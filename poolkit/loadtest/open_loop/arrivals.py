@@ -22,6 +22,8 @@ from poolkit.thresholds.parse import SECONDS, duration_s
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from locust import User
+
 Kind = Literal["constant", "poisson"]
 HIGHEST_PER_S = 100_000.0
 """More than Locust can send on any machine; a higher rate is a typing error."""
@@ -91,6 +93,8 @@ class ArrivalRate:
     a rate that does not change are exponentially distributed with a mean of 1/rate."""
     ends: bool = False
     """Whether nothing arrives after the last stage."""
+    by_class: tuple[tuple[str, float], ...] = ()
+    """The names of user classes with a rate of their own each; empty if they share by weight."""
 
     def __post_init__(self) -> None:
         rates = [each for one in self.stages for each in (one.start_per_s, one.end_per_s)]
@@ -115,6 +119,10 @@ class ArrivalRate:
             ConfigurationError: as for the class, or the text is no rate, or nothing ever arrives.
         """
         parts = [part.strip() for part in text.split(",")]
+        if "=" in text:
+            by_class = _by_class(parts, text)
+            total = math.fsum(by_class.values())
+            return cls((Stage(total, total),), cast("Kind", kind), by_class=tuple(by_class.items()))
         stages = tuple(_stage(part, text) for part in parts)
         for number, (stage, part) in enumerate(zip(stages, parts, strict=True), 1):
             if math.isinf(stage.seconds) and (number < len(parts) or ".." in part):
@@ -125,6 +133,18 @@ class ArrivalRate:
         if not any(one.start_per_s or one.end_per_s for one in stages):
             raise ConfigurationError(_no_rate(0.0))
         return cls(stages, cast("Kind", kind))
+
+    def weights(self, user_classes: Sequence[type[User]]) -> list[float]:
+        """Return the share of each class in the arrivals: its own rate, or its weight."""
+        if not self.by_class:
+            return [float(one.weight) for one in user_classes]
+        rates = dict(self.by_class)
+        return [rates[one.__name__] for one in user_classes]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one number, for all classes and at all times."""
+        return not self.changes and not self.by_class
 
     @property
     def changes(self) -> bool:
@@ -177,16 +197,20 @@ class ArrivalRate:
             "stages": [astuple(one) for one in self.stages],
             "kind": self.kind,
             "ends": self.ends,
+            "by_class": self.by_class,
         }
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> ArrivalRate:
         """Return the rate of a message."""
         stages = tuple(Stage(*one) for one in message["stages"])
-        return cls(stages, message["kind"], message["ends"])
+        by_class = tuple((name, per_s) for name, per_s in message["by_class"])
+        return cls(stages, message["kind"], message["ends"], by_class)
 
     def __str__(self) -> str:
         """Return the text from which `parse` makes the same rate."""
+        if self.by_class:
+            return ",".join(f"{name}={per_s:g}" for name, per_s in self.by_class)
         return ",".join(map(str, self.stages))
 
 
@@ -195,6 +219,24 @@ def _no_rate(per_s: float) -> str:
         f"{_OPTION} is {per_s:g}; wanted arrivals per second, "
         f"above 0 and at most {HIGHEST_PER_S:,.0f}"
     )
+
+
+def _by_class(parts: Sequence[str], whole: str) -> dict[str, float]:
+    """Return the rate of each user class of a text such as "Reader=50,Writer=5"."""
+    found: dict[str, float] = {}
+    for part in parts:
+        name, _, number = (each.strip() for each in part.partition("="))
+        try:
+            per_s = float(number)
+        except ValueError:
+            per_s = math.nan
+        if not name or name in found or not 0 < per_s <= HIGHEST_PER_S:  # false for nan too
+            raise ConfigurationError(
+                f"{_OPTION} is {whole!r}, and {part!r} is no rate of a user class; wanted each class "
+                "once with a number above 0, such as Reader=50,Writer=5"
+            )
+        found[name] = per_s
+    return found
 
 
 def _stage(part: str, whole: str) -> Stage:

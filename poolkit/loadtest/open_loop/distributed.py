@@ -147,7 +147,7 @@ class MasterLoop:
 
     def report(self) -> LoopReport:
         """Return the outcome of the arrivals of all workers, by their latest reports."""
-        stages = str(self.rate) if self.rate.changes else ""
+        stages = "" if self.rate.is_plain else str(self.rate)
         rate = replace(self._nothing, rate=self.per_s, kind=self.rate.kind, stages=stages)
         found = merged([rate, *self._reports.values()])
         listeners_s = None

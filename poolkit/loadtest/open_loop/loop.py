@@ -315,7 +315,7 @@ class OpenLoop:
             loop="open",
             rate=self.per_s,
             kind=self.rate.kind,
-            stages=str(self.rate) if self.rate.changes else "",
+            stages="" if self.rate.is_plain else str(self.rate),
             began=self._began,
             listeners_s=times.listeners_s,
             users_s=times.users_s,
@@ -421,6 +421,7 @@ class OpenLoop:
                 if self.has_ended:
                     gevent.spawn(self.on_end)
 
+        self._on_stopping()  # of a test that another listener has refused at its start
         options = self._environment.parsed_options
         has_tags = options is not None and bool(options.tags or options.exclude_tags)
         users = RateUsers.among(self._environment.user_classes, has_tags=has_tags)
@@ -490,7 +491,7 @@ class OpenLoop:
         self._at_work.most, self._at_work.processes = share.max_users, share.of
         if self._dispatcher is not None:
             self._dispatcher.max_users = share.max_users
-        weights = [float(one.weight) for one in self._share_classes]
+        weights = rate.weights(self._share_classes)
         for index, one in enumerate(self._share_classes):
             queue = self._queues[one]
             stream = of_user_class(share.scheduled_times(rate), weights, index, share.number)

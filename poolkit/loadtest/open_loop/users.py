@@ -19,10 +19,13 @@ from poolkit.loadtest.locust_internals import TAGS, has_own_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Set as AbstractSet
     from typing import TypeAlias
 
     from locust import User
     from locust.env import Environment
+
+    from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 
 _REPORTED_WITHIN_S = 3600.0
 """A body of `catch_response` may take long. A start time before that is of another clock."""
@@ -234,7 +237,7 @@ class RateUsers(NamedTuple):
             cast("list[type[User]]", kind).append(one)
         return found
 
-    def refusal(self) -> str:
+    def refusal(self, rate: ArrivalRate) -> str:
         """Return why these classes cannot have an arrival rate; empty if they can."""
         if self.unbound:
             return (
@@ -249,6 +252,28 @@ class RateUsers(NamedTuple):
             )
             reasons = (f"{reason} ({_names(classes)})" for reason, classes in others if classes)
             return f"--arrival-rate has no user class for its arrivals: {'; '.join(reasons)}"
+        if rate.by_class:
+            return self._wrong_names({name for name, _ in rate.by_class})
+        return ""
+
+    def _wrong_names(self, named: AbstractSet[str]) -> str:
+        share = {one.__name__ for one in self.share}
+        if missing := sorted(share - named):
+            return (
+                f"--arrival-rate has no rate for {', '.join(missing)}; give each user class one, or name "
+                "on the command line the classes that the test is to run"
+            )
+        for classes, why in (
+            (self.beside, "its fixed_count keeps its own number of users beside the arrivals"),
+            (self.idle, "its weight is 0, or no task has these tags"),
+        ):
+            if wrong := [one.__name__ for one in classes if one.__name__ in named]:
+                return f"--arrival-rate has a rate for {', '.join(wrong)}, but {why}"
+        if unknown := sorted(named - share):
+            return (
+                f"--arrival-rate has a rate for {', '.join(unknown)}, which is no user class of this "
+                f"test; it has {', '.join(sorted(share))}"
+            )
         return ""
 
 
