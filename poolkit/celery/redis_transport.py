@@ -18,9 +18,10 @@ This file alone touches private methods of kombu (5.2 to 5.7). What it changes:
   those that still run, which then run twice. If Redis is away at that moment it puts back none, and
   tasks that wait for a retry come only after the visibility timeout. Here those that run stay where
   they are, and the others are put back as soon as Redis is there.
-* After a failover the demoted primary answers READONLY, or MASTERDOWN until it has a copy. To kombu
-  that is an error of the command, so the worker ends. Here it is a lost connection: the worker
-  connects again, and its name may by then lead to the new primary.
+* After a failover the demoted primary answers READONLY, or MASTERDOWN until it has a copy; a primary
+  that has lost its replicas may answer NOREPLICAS. To kombu that is an error of the command, so the
+  worker ends. Here it is a lost connection: the worker connects again, and its name may by then lead
+  to the new primary.
 """
 
 from __future__ import annotations
@@ -89,14 +90,26 @@ _dropped: set[str] = set()
 """Messages of lost connections that no task has in hand, until they are put back."""
 
 
+def _cannot_write(error: Exception) -> bool:
+    """Return whether a server refuses every write for now: a replica, or a primary without replicas."""
+    # redis-py has no class for these codes of Redis, and puts words of its own before them.
+    codes = "UNBLOCKED", "NOREPLICAS"
+    return isinstance(error, _CANNOT_WRITE) or any(code in str(error) for code in codes)
+
+
 @contextlib.contextmanager
-def _pause_if_refused() -> Iterator[None]:
-    """Wait where a server refuses the first write after a connect: Celery connects again at once."""
+def _refusal_is_lost_connection() -> Iterator[None]:
+    """Wait, and raise a ConnectionError, where a server refuses every write.
+
+    Celery then connects again, at once: hence the wait.
+    """
     try:
         yield
-    except _CANNOT_WRITE:
+    except ResponseError as error:
+        if not _cannot_write(error):
+            raise
         time.sleep(_PAUSE)
-        raise
+        raise RedisConnectionError(str(error)) from error
 
 
 def _tags_in_hand() -> set[str]:
@@ -151,7 +164,7 @@ class QoS(redis.QoS):
         _dropped.update(self._delivered.keys() - _unsettled.keys() - _tags_in_hand())
         self._delivered.clear()
         if not self._is_cut_off:
-            with contextlib.suppress(*self.channel.connection_errors):
+            with contextlib.suppress(*self.channel.connection_errors, ResponseError):
                 self._put_dropped_back(client)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
@@ -159,7 +172,7 @@ class QoS(redis.QoS):
 
         kombu calls this after each connect, and then every ten seconds.
         """
-        with _pause_if_refused():
+        with _refusal_is_lost_connection():
             while _unsettled:
                 delivery_tag, requeue = next(iter(_unsettled.items()))
                 super().reject(delivery_tag, requeue=requeue)
@@ -181,9 +194,9 @@ class QoS(redis.QoS):
         """
         try:
             super().restore_by_tag(tag, *args, **kwargs)
-        except _CANNOT_WRITE:
-            raise
         except ResponseError as error:
+            if _cannot_write(error):
+                raise
             logger.error("a message comes again only after the visibility timeout: %s", error)  # noqa: TRY400  (the traceback says no more)
 
     @property
@@ -287,14 +300,12 @@ class Channel(redis.Channel):
     def _answer(self) -> Any:
         """Return the answer, or None after falling back to BRPOP."""
         try:
-            return self.client.parse_response(self.client.connection, self._asked)
+            with _refusal_is_lost_connection():
+                return self.client.parse_response(self.client.connection, self._asked)
         except self.connection_errors:
             self.client.connection.disconnect()
             raise
         except ResponseError as error:
-            # A command that was waiting while its server became a replica.
-            if str(error).partition(" ")[0] == "UNBLOCKED":
-                raise RedisConnectionError(str(error)) from error
             is_unknown = isinstance(error, NoPermissionError) or "unknown command" in str(error)
             if not is_unknown:
                 raise
@@ -311,7 +322,7 @@ class Channel(redis.Channel):
             getattr(self, "_flush_brpop_reauth", lambda: None)()
 
     def _queue_bind(self, *args: Any) -> None:
-        with _pause_if_refused():
+        with _refusal_is_lost_connection():
             super()._queue_bind(*args)  # type: ignore[misc]  # not in the stubs
 
 

@@ -120,6 +120,22 @@ def test_demoted_redis_is_left_like_one_that_is_away(own_broker_site, pool):
 
 
 @pytest.mark.slow
+def test_primary_without_replicas_is_left_like_one_that_is_away(own_broker_site):
+    """With `min-replicas-to-write` a primary refuses each write while its replicas are gone."""
+    site, broker = own_broker_site
+    worker = site.start("-c", "2")
+    _occupy(site, worker, 2, seconds=4)
+    with redis.from_url(broker.url) as client:
+        client.config_set("min-replicas-to-write", 1)
+        wait_until(lambda: worker.succeeded() == 2, "the running tasks to end")
+        wait_until(lambda: worker.logged("Connection to broker lost"), "the worker to notice")
+        time.sleep(3)
+        client.config_set("min-replicas-to-write", 0)
+        _finish(site, worker, 2)
+        wait_until(lambda: client.hlen("unacked") == 0, "every acknowledgement")
+
+
+@pytest.mark.slow
 def test_broker_that_stands_still_is_noticed_and_outlived(own_broker_site):
     """The health check fails with a reason while Redis does not answer, and holds again when it does."""
     site, broker = own_broker_site
