@@ -113,9 +113,12 @@ def _reason(advice: Advice, target: TargetResult, sweep: Sweep | None) -> str:
         served = (
             f"{count(found, 'execution environment')} served {rate} requests/s. " if found else ""
         )
+        each, setting = "execution environment", "reserved concurrency"
+        if advice.reason == "one task at a time":
+            each, setting = "child of the worker", "its processes"
         return (
-            f"{served}Each child or execution environment uses one connection at a time: their number "
-            "is the setting (concurrency), and the pool's size has no effect."
+            f"{served}Each {each} uses one connection at a time: their number is the setting "
+            f"({setting}), and the pool's size has no effect."
         )
     if sweep is not None and sweep.knee is not None and advice.action == "set":
         little = ""

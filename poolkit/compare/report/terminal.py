@@ -141,13 +141,7 @@ def _print_settings(results: Results, console: Console) -> None:
     console.print(Text("\nWhich settings", style="bold"))
     with room_for_figures(console):
         if any(target.pool for target in results.targets):
-            headings = ("target", "pool", "processes", "in use", "waited", "held", "in SQL")
-            table = new_table(headings, names=2)
-            for target in results.targets:
-                row = settings_row(target)
-                cells = (row.pool, row.processes, row.in_use, row.waited, row.held, row.in_sql)
-                table.add_row(Text(target.name, style="bold"), *map(Text, cells))
-            console.print(table)
+            _print_table(console, *(_settings_table(results, of) for of in (_SETTINGS, _FEWER)))
             console.print(Text(SETTINGS_LEGEND + "\n", style="dim"))
         for sweep in results.sweeps:
             console.print(Text(f"{sweep.target}, pool sizes at {sweep.level.name}:"))
@@ -172,6 +166,20 @@ def _print_settings(results: Results, console: Console) -> None:
     for name in results.advice:
         console.print(Text(name, style="bold"))
         console.print(indented(advice_text(name, results)))
+
+
+_SETTINGS = ("pool", "timeout", "processes", "in use", "overflow", "waited", "held", "in SQL")
+_FEWER = ("pool", "in use", "waited", "held")
+"""The columns that fit 80 characters."""
+
+
+def _settings_table(results: Results, columns: Iterable[str]) -> Table:
+    table = new_table(["target", *columns], names=2)
+    for target in results.targets:
+        row = settings_row(target)._asdict()
+        cells = [row[column.lower().replace(" ", "_")] for column in columns]
+        table.add_row(Text(target.name, style="bold"), *map(Text, cells))
+    return table
 
 
 def _print_holds(target: TargetResult, console: Console) -> None:

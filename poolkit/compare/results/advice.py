@@ -249,7 +249,11 @@ def _doubts(facts: Facts) -> tuple[Doubt, ...]:
         "few checkouts": 0 < facts.checkouts < ENOUGH_CHECKOUTS,
         "busy machine": facts.is_busy_machine,
         "closed loop": not facts.is_open_loop,
-        "light load": facts.mean_out is not None and facts.mean_out < LIGHT_LOAD,
+        "light load": (
+            facts.mean_out is not None
+            and facts.mean_out < LIGHT_LOAD
+            and not _takes_one_each(facts)
+        ),
     }
     return tuple(doubt for doubt, holds in found.items() if holds)
 
