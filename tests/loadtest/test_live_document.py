@@ -37,7 +37,7 @@ def recording():
         for ms in range(1000):
             latencies.record("GET", f"/{number}", ms + number)
     empty = {"note": None, "limits": None, "series": Series(), "lost": [], "loop": LoopReport}
-    empty["client"] = ClientConnects
+    empty |= {"client": ClientConnects, "limit": lambda: None}
     measured = MetricAccumulator()
     return SimpleNamespace(latencies=latencies, started=1.0, measured=measured, **empty)
 
