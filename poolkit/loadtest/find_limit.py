@@ -124,6 +124,8 @@ class LimitRun:
 
         def on_start(**_: Any) -> None:
             self.search = make()
+            # The test before may have ended in a pause.
+            self._steps.change_rate(self.search.first_per_s, self._kind)
             self._searching = gevent.spawn(self._run)
 
         def on_stopping(**_: Any) -> None:

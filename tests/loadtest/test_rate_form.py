@@ -104,6 +104,25 @@ def test_the_form_offers_the_rate_of_the_command_line(page):
     assert "Traceback" not in run.text
 
 
+def test_a_search_for_the_limit_can_be_started_again(page):
+    """Each test has a search of its own, and the rate of the form has no part in it."""
+    run = page(
+        *("--find-limit", "--arrival-rate", "5..10", "--find-limit-step", "1s"),
+        *("--threshold", "http.errors < 50%"),
+    )
+
+    def limit():
+        return json.loads(_get(run, "connections.json"))["limit"]
+
+    for _ in range(2):
+        assert swarm(run, "5")["success"] is True
+        run.wait_until(lambda: limit()["words"].startswith("limit: at least 5 requests/s so far"))
+        run.wait_until(lambda: limit()["found"] and '"stopped"' in _get(run, "stats/requests"))
+        assert limit()["per_s"] == 10
+    run.stop()
+    assert "Traceback" not in run.text
+
+
 @pytest.mark.slow
 def test_workers_follow_the_rate_of_the_form(page, master_port):
     """The first one, and another one while the test runs."""
