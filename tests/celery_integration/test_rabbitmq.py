@@ -120,6 +120,17 @@ def test_worker_with_every_slot_busy_outlives_rabbitmq_s_absence(site, rabbitmq,
     assert worker.stop() == 0
 
 
+def test_rabbitmq_that_stands_still_is_noticed_and_outlived(site, rabbitmq):
+    """The health check of an idle worker fails while RabbitMQ does not answer, and holds again when it does."""
+    worker = site.start("-c", "1")
+    command = ("-m", "poolkit.celery.health", worker.ready_file, "--max-age", "10")
+    with rabbitmq.paused():
+        wait_until(lambda: run_python(*command).returncode == 1, "the check to fail")
+    site.send("after")
+    site.wait_for_order("after")
+    wait_until(lambda: run_python(*command).returncode == 0, "the check to hold")
+
+
 def test_inspect_reports_the_worker(site):
     """Remote control is on by default with RabbitMQ."""
     site.start()
