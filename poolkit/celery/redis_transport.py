@@ -1,6 +1,6 @@
 """Kombu's Redis transport, for a Redis that is full, restarts or fails over, or a list with garbage in it.
 
-This file alone touches private methods of kombu (5.2 to 5.7). What it changes:
+This file touches private methods of kombu's Redis transport (5.2 to 5.7). What it changes:
 
 * A list entry that is no message raises in the middle of the event loop: the worker ends, and
   with it every task it was running. Such an entry has no id and no task, so there is nothing to
@@ -243,7 +243,7 @@ class Channel(redis.Channel):
         """Ask for a message."""
         if not (self._can_take and self.ack_emulation):
             self._asked = "BRPOP"
-            super()._brpop_start(timeout or self.brpop_timeout)  # type: ignore[misc]  # not in the stubs
+            super()._brpop_start(timeout or self._longest_wait)  # type: ignore[misc]  # not in the stubs
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
@@ -263,8 +263,14 @@ class Channel(redis.Channel):
         queues = self._queue_cycle.consume(len(self.active_queues))
         self._waits += 1
         key = f"{self.global_keyprefix}{queues[self._waits % len(queues)]}"
-        timeout = min(self.brpop_timeout or _LONGEST_WAIT, _LONGEST_WAIT)
+        timeout = min(self._longest_wait, _LONGEST_WAIT)
         self._ask("BLMOVE", key, key, "RIGHT", "RIGHT", timeout)
+
+    @property
+    def _longest_wait(self) -> float:
+        return (
+            getattr(self, "brpop_timeout", None) or 1
+        )  # kombu's own default, before 5.3 the only one
 
     def _ask(self, command: str, *arguments: Any) -> None:
         self._asked = command

@@ -19,6 +19,12 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: the close is a reset (socket(7))."""
 
 
+async def _rounds() -> None:
+    """Let the event loop do what is ready, and what follows from that."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 class _Link:
     """One connection through the proxy: both its ends, and the gate that its data must pass."""
 
@@ -85,11 +91,15 @@ class Network:
         async def stop() -> None:
             if self._server is not None:
                 self._server.close()
+            # A connection that was accepted just now has its handler some rounds later, and a
+            # transport closes its socket in the round after it was told to.
+            await _rounds()
             for link in [*self._links, *self._lost]:
                 link.reset()
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await _rounds()
 
         self._call(stop())
         self._end_loop()
