@@ -187,8 +187,9 @@ def test_recording_is_cheap():
 def test_the_requests_of_a_tag_add_up_over_workers():
     """They are in the figures of the run once, and go through a worker's message."""
     worker = Latencies(begin=10.0)
-    worker.record("GET", "/", 5.0, scheduled=11.0, ended=11.1, tags=("read", "slow"))
-    worker.record("GET", "/", 5.0, scheduled=9.0, ended=11.1, tags=("read",))
+    for scheduled, tags in ((11.0, ("read", "slow")), (9.0, ("read",))):
+        worker.record("GET", "/", 5.0, scheduled=scheduled, ended=11.1)
+        worker.record_tags(tags, 5.0, "answered", scheduled=scheduled, ended=11.1)
     run = Latencies(begin=10.0)
     for _ in range(2):
         run.add(Latencies.from_message(json.loads(json.dumps(worker.to_message()))))

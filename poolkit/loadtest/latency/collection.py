@@ -114,17 +114,20 @@ class OwnLatencies:
         # Locust's event may be fired without a time.
         if response_time is not None:
             ended, ms = answered(start_time, response_time, failed=exception is not None)
-            tags = self._tags & tags_of_the_task() if self._tags else ()
-            for latencies in (self._new,) if self.step is None else (self._new, self.step):
-                latencies.record(
-                    request_type,
-                    name,
-                    ms,
-                    outcome="answered" if exception is None else "failed",
-                    scheduled=ended - ms / 1000,
-                    ended=ended,
-                    tags=tags,
-                )
+            scheduled = ended - ms / 1000
+            outcome: Outcome = "answered" if exception is None else "failed"
+            self._new.record(
+                request_type, name, ms, outcome=outcome, scheduled=scheduled, ended=ended
+            )
+            if self._tags or self.step is not None:
+                # Kept out of the usual way, which thousands of requests a second take.
+                tags = self._tags & tags_of_the_task() if self._tags else ()
+                self._new.record_tags(tags, ms, outcome, scheduled=scheduled, ended=ended)
+                if (step := self.step) is not None:
+                    step.record(
+                        request_type, name, ms, outcome=outcome, scheduled=scheduled, ended=ended
+                    )
+                    step.record_tags(tags, ms, outcome, scheduled=scheduled, ended=ended)
 
 
 class WorkerReports:

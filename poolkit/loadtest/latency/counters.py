@@ -277,12 +277,8 @@ class Latencies:
         outcome: Outcome = "answered",
         scheduled: float | None = None,
         ended: float | None = None,
-        tags: Iterable[str] = (),
     ) -> None:
         """Count one request; without moments one of the measured time."""
-        for tag in tags:
-            since = self.begin if scheduled is None else scheduled
-            self.of_tag(tag).add(since, ended or since, ms, outcome)
         if (scheduled is None or scheduled >= self.begin) and (ended is None or ended < self.end):
             # Called for every request: one look-up, whatever the rest may count.
             found = self._recording.get((method, name, outcome))
@@ -306,6 +302,13 @@ class Latencies:
         if found is None:
             found = self._counters[name] = RequestCounters(self.begin, self.end)
         return found
+
+    def record_tags(
+        self, tags: Iterable[str], ms: float, outcome: Outcome, *, scheduled: float, ended: float
+    ) -> None:
+        """Count a request for each of its tags; `record` counts it for its name."""
+        for tag in tags:
+            self.of_tag(tag).add(scheduled, ended, ms, outcome)
 
     def of_tag(self, tag: str) -> RequestCounters:
         """Return the counters of a tag."""
