@@ -40,6 +40,7 @@ from poolkit.loadtest.open_loop.loop import MAX_USERS, OpenLoop
 from poolkit.loadtest.open_loop.report import LoopReport
 from poolkit.loadtest.open_loop.user_class_queue import LATE_MS
 from poolkit.loadtest.open_loop.users import Pending, UserTasks, answered
+from poolkit.loadtest.request_rows import FIELDS, RequestRow, in_csv, request_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from locust import User
     from locust.env import Environment
 
-FIELDS = ("due", "started", "latency_ms", "service_ms", "method", "name", "status", "error")
 _FLUSH_EVERY_S = 0.25
 _LOOK_EVERY_S = 0.02
 _FIRST_EVERY_S = 0.1
@@ -253,14 +253,16 @@ class RequestRows:
         if response_time is None:
             return  # Locust's event may be fired without a time
         ended, latency_ms = answered(start_time, response_time, failed=exception is not None)
-        due, started = ended - latency_ms / 1000, ended - response_time / 1000
         if isinstance(self.loop, ScheduledUsers):
-            self.loop.note_late((started - due) * 1000)
-        status = getattr(response, "status_code", 0) or 0
-        error = "" if exception is None else str(status or type(exception).__name__)
-        # At thousands of rows a second, a dict for each would cost the load generator too much.
-        times = (f"{due:.6f}", f"{started:.6f}", f"{latency_ms:.6f}", f"{response_time:.6f}")
-        self.rows.writerow((*times, request_type, name, status, error))
+            self.loop.note_late(latency_ms - response_time)
+        row = request_row(
+            *(ended, latency_ms, response_time),
+            method=request_type,
+            name=name,
+            response=response,
+            exception=exception,
+        )
+        self.rows.writerow(in_csv(row))
         if self._first is not None and not self._first.is_over:
             self.file.flush()
 
@@ -278,7 +280,7 @@ class RequestRows:
             *((due, asked, asked, DROPPED) for due in dropped),
         ):
             times = (due, started, (ended - due) * 1000, (ended - started) * 1000)
-            self.rows.writerow([*(f"{number:.6f}" for number in times), "", "", 0, error])
+            self.rows.writerow(in_csv(RequestRow(*times, "", "", 0, error)))
         self.file.close()
         if report.loop == "closed":
             late_ms = [(asked - due) * 1000 for due in dropped]

@@ -171,7 +171,6 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
                 _find_limit(environment, loop.opened, recording, limiting(thresholds))
                 thresholds = ()
             checks = ThresholdChecks(environment, recording, thresholds)
-            RunOutput(environment, options, recording, checks, loop).start()
             if web_ui is not None:
                 pages = WebPages(web_ui, recording, checks, guard, options.web_base_path or "")
                 if not options.poolkit_find_limit:
@@ -180,6 +179,8 @@ def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_
                 start_telemetry(environment, recording, options.poolkit_metrics_port)
             except ConfigurationError as error:
                 refuse_in_process(environment, error)
+            # Last: Locust calls the listeners of the end in reverse, and the others need the rest.
+            RunOutput(environment, options, recording, checks, loop).start()
     end_in_the_main_greenlet(environment)
 
 

@@ -33,6 +33,8 @@ from poolkit.loadtest.open_loop.loop import MAX_USERS
 from poolkit.loadtest.open_loop.user_class_queue import ANSWER_WITHIN_S
 from poolkit.loadtest.open_loop.users import RateUsers
 from poolkit.loadtest.open_loop.users_ready import ON_START_WITHIN_S
+from poolkit.loadtest.request_rows import OPTION as REQUESTS_OPTION
+from poolkit.loadtest.request_rows import check_format
 from poolkit.loadtest.shapes import MOST_SPAWNED_PER_S, ArrivalRateShape
 from poolkit.loadtest.telemetry.prometheus import OPTION as METRICS_OPTION
 from poolkit.loadtest.telemetry.prometheus import address
@@ -143,6 +145,15 @@ def _add_options(parser: LocustArgumentParser) -> None:
         metavar="<file>",
         default="",
     )
+    group = parser.add_argument_group("Requests (poolkit)")
+    add(
+        group,
+        REQUESTS_OPTION.removeprefix("--"),
+        "File for every request, in the format of its suffix: .csv or .parquet. Each worker writes "
+        "its own, with its number before the suffix",
+        metavar="<file>",
+        default="",
+    )
     group = parser.add_argument_group("Monitoring (poolkit)")
     add(
         group,
@@ -232,6 +243,8 @@ def _check_options(options: Namespace) -> None:
         options.poolkit_tags = sorted({one.value for one in selectors if one.key == "tag"})
         _check_find_limit(options)
         _check_open_loop(options)
+        if options.poolkit_requests_file:
+            check_format(options.poolkit_requests_file)
         if options.poolkit_metrics_port:
             address(options.poolkit_metrics_port)
         json_file = f"{options.json_file}.json" if options.json_file else ""
@@ -239,6 +252,7 @@ def _check_options(options: Namespace) -> None:
             ("--html", options.html_file),
             ("--json-file", json_file),
             ("--junit", options.poolkit_junit),
+            (REQUESTS_OPTION, options.poolkit_requests_file),
             *(("--csv", f"{options.csv_prefix}{end}") for end in CSV_ENDS if options.csv_prefix),
         ):
             if name:

@@ -158,6 +158,23 @@ def test_a_scrape_and_an_export_have_the_requests_of_the_run(
 
 
 @pytest.mark.process
+def test_the_last_export_has_the_end_of_the_run(locust, collector):
+    """The requests of the last second, which no export before it had."""
+    file = locust.folder / "forty.py"
+    text = LOCUSTFILE.format(requests=REQUESTS)
+    file.write_text(text.replace("self.wait_time = lambda: 3600", "self.environment.runner.quit()"))
+    run = locust(
+        *("-f", str(file), "--headless", "--users", "1", "--run-time", "10m"),
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        OTEL_METRIC_EXPORT_INTERVAL="3600000",
+    )
+    assert run.process.wait(120) == 0, run.text
+    (export,) = collector.received
+    requests = metrics_of(export)["poolkit_load_requests"].sum.data_points
+    assert sum(point.as_double or point.as_int for point in requests) == REQUESTS
+
+
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "variables", "status", "text"),
     [

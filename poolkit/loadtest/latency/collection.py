@@ -12,9 +12,11 @@ import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gevent
+from locust.runners import WorkerRunner
 
+from poolkit.errors import ConfigurationError
 from poolkit.loadtest.event_loop import unless_interrupted_again
-from poolkit.loadtest.latency.counters import NO_NAME, Latencies
+from poolkit.loadtest.latency.counters import DROPPED, NO_NAME, TIMED_OUT, Latencies
 from poolkit.loadtest.locust_internals import (
     note_tags,
     report_interval_s,
@@ -22,13 +24,20 @@ from poolkit.loadtest.locust_internals import (
     worker_index,
     workers_of,
 )
-from poolkit.loadtest.open_loop.users import answered, tags_of_the_task
+from poolkit.loadtest.open_loop.users import answered, tags_of_the_task, user_class_of_the_task
+from poolkit.loadtest.request_rows import (
+    RequestFile,
+    RunRow,
+    check_format,
+    of_worker,
+    request_row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from locust.env import Environment
-    from locust.runners import MasterRunner, WorkerRunner
+    from locust.runners import MasterRunner
 
     from poolkit.loadtest.latency.counters import Outcome
     from poolkit.loadtest.open_loop.users import TakeCutOff
@@ -62,15 +71,26 @@ class OwnLatencies:
         """Those that a threshold is about; usually none, and then none are looked up."""
         self.step: Latencies | None = None
         """Counts the requests of a step of `--find-limit` too, while it is measured."""
+        self._rows: RequestFile | None = None
+        """The file with every request, if there is to be one."""
 
         def on_start(**_: Any) -> None:
             # A worker has its master's options by now.
             options = environment.parsed_options
             self._tags = frozenset(getattr(options, "poolkit_tags", None) or ())
-            if self._tags:
+            path = getattr(options, "poolkit_requests_file", "")
+            if path and self._rows is None:
+                self._rows = _open_rows(environment, path)
+            if self._tags or self._rows is not None:
                 note_tags()
 
+        def on_quit(**_: Any) -> None:
+            # After the last `take`, which has the requests that were cut off.
+            if self._rows is not None:
+                self._rows.close()
+
         environment.events.test_start.add_listener(on_start)  # type: ignore[no-untyped-call]
+        environment.events.quit.add_listener(on_quit)  # type: ignore[no-untyped-call]
         self._new = Latencies()
         environment.events.request.add_listener(self._on_request)  # type: ignore[no-untyped-call]
         environment.events.test_stopping.add_listener(  # type: ignore[no-untyped-call]
@@ -94,6 +114,9 @@ class OwnLatencies:
         for outcome, each in waits.items():
             for ms in each:
                 new.record(*NO_NAME, ms, outcome=outcome, scheduled=now - ms / 1000, ended=now)
+                if self._rows is not None:
+                    error = TIMED_OUT if outcome == "timed_out" else DROPPED
+                    self._rows.add(RunRow(now - ms / 1000, None, ms, None, *NO_NAME, 0, error))
         return new
 
     def collect_rest(self) -> None:
@@ -109,6 +132,7 @@ class OwnLatencies:
         response_time: float | None,
         exception: BaseException | None = None,
         start_time: object = None,
+        response: object = None,
         **_: Any,
     ) -> None:
         # Locust's event may be fired without a time.
@@ -128,6 +152,30 @@ class OwnLatencies:
                         request_type, name, ms, outcome=outcome, scheduled=scheduled, ended=ended
                     )
                     step.record_tags(tags, ms, outcome, scheduled=scheduled, ended=ended)
+            if self._rows is not None:
+                row = request_row(
+                    *(ended, ms, response_time),
+                    method=request_type,
+                    name=name,
+                    response=response,
+                    exception=exception,
+                )
+                every = ",".join(sorted(tags_of_the_task()))
+                self._rows.add(RunRow(*row, user_class_of_the_task(), every))
+
+
+def _open_rows(environment: Environment, path: str) -> RequestFile | None:
+    """Return the file of this process's requests; None, with a line in the log, if it is impossible."""
+    runner = environment.runner
+    if isinstance(runner, WorkerRunner):
+        path = of_worker(path, runner.worker_index)
+    try:
+        # A worker on another machine has not checked the option.
+        check_format(path)
+        return RequestFile(path)
+    except (ConfigurationError, OSError) as error:
+        logger.error("the requests are not written: %s", error)  # noqa: TRY400
+        return None
 
 
 class WorkerReports:

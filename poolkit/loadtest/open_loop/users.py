@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import gevent
+from locust import User
 
 from poolkit.loadtest.locust_internals import TAGS, has_own_loop
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from typing import TypeAlias
 
-    from locust import User
     from locust.env import Environment
 
     from poolkit.loadtest.open_loop.arrivals import ArrivalRate
@@ -327,6 +327,21 @@ def tags_of_the_task() -> frozenset[str]:
     if tags is None:
         tags = _of_the_spawner(greenlet, TAGS)
     return tags or frozenset()
+
+
+def user_class_of_the_task() -> str:
+    """Return the name of the user class whose task runs here, or has spawned this greenlet."""
+    greenlet: Any = gevent.getcurrent()
+    for _ in range(_MOST_GENERATIONS):
+        # Locust starts a user as a greenlet with the user as its argument.
+        args = getattr(greenlet, "args", None)
+        if args and isinstance(args[0], User):
+            return type(args[0]).__name__
+        spawner = getattr(greenlet, "spawning_greenlet", None)
+        greenlet = spawner and spawner()
+        if greenlet is None:
+            break
+    return ""
 
 
 def _of_the_spawner(greenlet: Any, attribute: str) -> Any:

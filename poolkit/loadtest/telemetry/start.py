@@ -20,7 +20,8 @@ logger = logging.getLogger("poolkit.loadtest")
 def start_telemetry(environment: Environment, recording: Recording, metrics_port: str) -> None:
     """Serve and send the metrics of a run as far as it is asked for.
 
-    Called after the recording's own listeners are added: the last export has the whole run.
+    Called before the listeners of the outputs are added: Locust calls those of the end in reverse, so
+    the last export has the whole run.
 
     Args:
         environment: Locust's.
