@@ -196,16 +196,20 @@ def end_users_only_when(environment: Environment, has_stopped: Callable[[], bool
 
 TAGS = "poolkit_tags"
 """The attribute of a user's greenlet that has the tags of its present task."""
+USER_CLASS = "poolkit_user_class"
+"""The one that has the name of the user's class."""
 
 
 @cache
 def note_tags() -> None:
-    """Make every task note its tags in its user's greenlet."""
+    """Make every task note its tags, and its user's class, in its user's greenlet."""
 
     def noting(execute: Callable[[TaskSet, Any], None]) -> Callable[[TaskSet, Any], None]:
         def execute_task(self: TaskSet, task: Any) -> None:
             # A nested TaskSet has no tags of its own: Locust gives them to its tasks.
-            setattr(gevent.getcurrent(), TAGS, frozenset(getattr(task, "locust_tag_set", ())))
+            greenlet = gevent.getcurrent()
+            setattr(greenlet, TAGS, frozenset(getattr(task, "locust_tag_set", ())))
+            setattr(greenlet, USER_CLASS, type(self.user).__name__)
             execute(self, task)
 
         return execute_task

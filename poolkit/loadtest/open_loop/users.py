@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import gevent
 from locust import User
 
-from poolkit.loadtest.locust_internals import TAGS, has_own_loop
+from poolkit.loadtest.locust_internals import TAGS, USER_CLASS, has_own_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -330,18 +330,18 @@ def tags_of_the_task() -> frozenset[str]:
 
 
 def user_class_of_the_task() -> str:
-    """Return the name of the user class whose task runs here, or has spawned this greenlet."""
+    """Return the name of the user class that sends a request; as `tags_of_the_task`.
+
+    Empty before a user's first task, unless the user itself sends it.
+    """
     greenlet: Any = gevent.getcurrent()
-    for _ in range(_MOST_GENERATIONS):
-        # Locust starts a user as a greenlet with the user as its argument.
+    found = getattr(greenlet, USER_CLASS, None) or _of_the_spawner(greenlet, USER_CLASS)
+    if found is None:
+        # In on_start: Locust starts a user as a greenlet with the user as its argument, which gevent
+        # takes away as soon as the greenlet is to be killed.
         args = getattr(greenlet, "args", None)
-        if args and isinstance(args[0], User):
-            return type(args[0]).__name__
-        spawner = getattr(greenlet, "spawning_greenlet", None)
-        greenlet = spawner and spawner()
-        if greenlet is None:
-            break
-    return ""
+        found = type(args[0]).__name__ if args and isinstance(args[0], User) else ""
+    return str(found)
 
 
 def _of_the_spawner(greenlet: Any, attribute: str) -> Any:
