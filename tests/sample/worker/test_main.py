@@ -71,6 +71,15 @@ def test_celery_s_own_command_line_runs_the_worker(site):
     site.database.wait_for_backends(0, "worker:")
 
 
+@pytest.mark.slow
+def test_remote_control_answers_where_it_was_turned_on(site):
+    """`celery inspect` reaches `python -m worker` with WORKER_REMOTE_CONTROL."""
+    environ = site.environ | {"WORKER_REMOTE_CONTROL": "true"}
+    site.start(WORKER_REMOTE_CONTROL="true")
+    command = ("-m", "celery", "-A", "worker", "inspect", "ping")
+    wait_until(lambda: "pong" in run_python(*command, environ=environ).stdout, "the answer")
+
+
 def test_import_connects_to_nothing():
     """`worker.celery` can be imported where neither broker nor database is."""
     code = (
