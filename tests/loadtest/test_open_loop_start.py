@@ -205,3 +205,11 @@ def test_a_login_that_never_ends_on_a_worker_ends_the_run(load, master_port):
         r"worker \d: \d of \d users \(Visitor\) have not ended their on_start", run.text
     )
     assert psutil.wait_procs(children, 60)[1] == []
+
+
+@pytest.mark.slow
+def test_a_listener_of_the_master_is_named_when_no_worker_has_begun(load, master_port):
+    """It keeps the workers from starting, so that they have nothing to report."""
+    run = load(*OPEN, "--run-time", "3s", "--processes", "2", *master_port, LISTENER_S="3600")
+    assert run.wait() == 1, run.text
+    assert "test_start listeners of the master were running" in run.text

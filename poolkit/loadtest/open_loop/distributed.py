@@ -156,8 +156,18 @@ class MasterLoop:
             own_s = min(self._announced.values()) - self._started
             listeners_s = own_s + (found.listeners_s or 0.0)
         reasons = filter(None, [*self._lost.values(), found.saturated_by])
+        waited_for = ""
+        if self._began is None:
+            waited_for = found.waited_for or (
+                "no worker had started its users: test_start listeners of the master were running, or "
+                "workers were lost"
+            )
         return replace(
-            found, began=self._began, listeners_s=listeners_s, saturated_by="; ".join(reasons)
+            found,
+            began=self._began,
+            listeners_s=listeners_s,
+            saturated_by="; ".join(reasons),
+            waited_for=waited_for,
         )
 
     @property

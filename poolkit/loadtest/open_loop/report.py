@@ -93,10 +93,9 @@ class LoopReport:
         if self.loop == "closed":
             return ""
         if self.began is None:
-            waited_for = self.waited_for or "no worker had users that were ready"
             return (
                 "no request was sent: the run ended before the first arrival, when "
-                f"{waited_for}; a longer --run-time covers the start too"
+                f"{self.waited_for}; a longer --run-time covers the start too"
             )
         counts = (
             f"{self.arrivals:,} arrivals, {self.dropped:,} dropped, {self.timed_out:,} timed out"
