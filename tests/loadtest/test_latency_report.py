@@ -92,7 +92,7 @@ def recording(latencies, load):
     found = {"series": series, "measured": MetricAccumulator(), "latencies": latencies}
     lost = ["worker 1 (one) ended in the middle: up to 3 s of its latencies are lost"]
     without = {"limits": None, "note": "no DATABASE_URL", "started": 0.0, "client": ClientConnects}
-    return SimpleNamespace(**found, **without, lost=lost, loop=lambda: load)
+    return SimpleNamespace(**found, **without, lost=lost, loop=lambda: load, limit=lambda: None)
 
 
 def test_the_document_has_the_load_and_what_is_lost(latencies):

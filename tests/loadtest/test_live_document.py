@@ -123,7 +123,7 @@ def test_sums_that_are_kept_are_those_that_are_added_up():
             one.record(*request, outcome=outcome)
             added_up.record(*request, outcome=outcome)
         # In parts, between which users run.
-        assert sum(1 for _ in run.add_in_parts(one)) == 1
+        assert sum(1 for _ in run.add_in_parts(one)) >= 1
     assert run == added_up
     assert run.total() == added_up.total()
     assert run.of(Name("GET", "/3")) == added_up.of(Name("GET", "/3"))

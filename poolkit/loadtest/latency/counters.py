@@ -28,7 +28,7 @@ Outcome: TypeAlias = Literal["answered", "failed", "timed_out", "dropped"]
 - timed_out: no answer when the run, or the request's user, ended.
 - dropped: scheduled and never sent, because every user was busy.
 """
-_ENDED = ("answered", "failed")
+_ENDED: tuple[Outcome, ...] = ("answered", "failed")
 FAILURES: tuple[Outcome, ...] = ("failed", "timed_out", "dropped")
 TIMED_OUT, DROPPED = "unanswered", "unsent"
 """The last two in the column `error` of requests.csv."""
@@ -251,8 +251,9 @@ NO_NAME = Name("", "")
 class Latencies:
     """A `RequestCounters` for each method and name, and their sum.
 
-    Names may be thousands, when an id stands in them. So recording a request looks at one name, and
-    only `add_in_parts` and the outputs go through all names.
+    Names may be thousands, when an id stands in them. So a request is recorded in a dict of numbers,
+    which Python's garbage collector does not go through: with an object for each name and second, its
+    pauses would be the longest of the load test. Only `add_in_parts` and the outputs go through names.
 
     Args:
         begin: when the measured time begins, Unix time in seconds.
@@ -265,8 +266,8 @@ class Latencies:
         self._counters: dict[Name, RequestCounters] = {}
         self._tags: dict[str, RequestCounters] = {}
         """Those of tasks with a tag that a threshold is about."""
-        self._recording: dict[tuple[str, str, Outcome], tuple[LatencyHistogram, ...]] = {}
-        """The histograms of the name and of the sum, for requests of the measured time."""
+        self._recorded: dict[tuple[str, str, Outcome], dict[int, int]] = {}
+        """Requests of the measured time, by bucket, that are not in the counters yet."""
 
     def record(
         self,
@@ -281,23 +282,31 @@ class Latencies:
         """Count one request; without moments one of the measured time."""
         if (scheduled is None or scheduled >= self.begin) and (ended is None or ended < self.end):
             # Called for every request: one look-up, whatever the rest may count.
-            found = self._recording.get((method, name, outcome))
-            if found is None:
-                of_name = self.of(Name(method, name))
-                found = of_name.histogram(outcome), self._total.histogram(outcome)
-                self._recording[method, name, outcome] = found
+            counts = self._recorded.get((method, name, outcome))
+            if counts is None:
+                counts = self._recorded[method, name, outcome] = {}
             bucket = bucket_of(ms)
-            for histogram in found:
-                histogram.counts[bucket] += 1
+            counts[bucket] = counts.get(bucket, 0) + 1
         else:
             # While a test stops, users finish their tasks. What they send then belongs to the test,
             # as in Locust's own table, but not to the time of which the rate is.
             begun = self.begin if scheduled is None else min(scheduled, nextafter(self.end, 0))
-            for counters in (self.of(Name(method, name)), self._total):
+            for counters in (self._of(Name(method, name)), self._total):
                 counters.add(begun, ended or self.begin, ms, outcome)
+
+    def _settle(self) -> None:
+        """Move what was recorded into the counters."""
+        recorded, self._recorded = self._recorded, {}
+        for (method, name, outcome), counts in recorded.items():
+            for counters in (self._of(Name(method, name)), self._total):
+                counters.histogram(outcome).add_buckets(counts.items())
 
     def of(self, name: Name) -> RequestCounters:
         """Return the counters of a method and name."""
+        self._settle()
+        return self._of(name)
+
+    def _of(self, name: Name) -> RequestCounters:
         found = self._counters.get(name)
         if found is None:
             found = self._counters[name] = RequestCounters(self.begin, self.end)
@@ -333,17 +342,60 @@ class Latencies:
 
         It yields after every `NAMES_A_PART`, so that users of a load test can run in between.
         """
-        self._total.merge(other._total)
-        for tag, counters in other._tags.items():
-            self.of_tag(tag).merge(counters)
-        for number, (name, counters) in enumerate(other._counters.items(), start=1):
-            self.of(name).merge(counters)
+        self._settle()
+        self._total.merge(other.total())
+        for tag, of_tag in other._tags.items():
+            self.of_tag(tag).merge(of_tag)
+        for number, ((method, name, outcome), counts) in enumerate(other._recorded.items(), 1):
+            self._of(Name(method, name)).histogram(outcome).add_buckets(counts.items())
+            if not number % NAMES_A_PART:
+                yield
+        for number, (key, counters) in enumerate(other._counters.items(), 1):
+            self._of(key).merge(counters)
             if not number % NAMES_A_PART:
                 yield
 
+    def keep_in_parts(self, other: Latencies) -> Iterator[None]:
+        """Add the counts of another as `add_in_parts` does, but keep them as they were recorded.
+
+        For sums that are thrown away after some seconds, of which `histograms` is read.
+        """
+        self._total.merge(other._total)
+        for number, (key, counts) in enumerate(other._recorded.items(), 1):
+            kept = self._recorded.setdefault(key, {})
+            for bucket, count in counts.items():
+                kept[bucket] = kept.get(bucket, 0) + count
+            if not number % NAMES_A_PART:
+                yield
+        for key_of, counters in other._counters.items():
+            self._of(key_of).merge(counters)
+
+    def histograms(self) -> Iterator[tuple[Name, Outcome, LatencyHistogram]]:
+        """Yield the answered and the failed requests of each method and name, sorted by name."""
+        keys: set[tuple[str, str, Outcome]] = {*self._recorded}
+        for of_name in self._counters:
+            keys |= {(*of_name, outcome) for outcome in _ENDED}
+        for key in sorted(keys, key=itemgetter(1, 0, 2)):
+            method, name, outcome = key
+            histogram = LatencyHistogram()
+            histogram.add_buckets(self._recorded.get(key, {}).items())
+            if (counters := self._counters.get(Name(method, name))) is not None:
+                histogram.add(counters.of(outcome))
+            if outcome in _ENDED and histogram.count:
+                yield Name(method, name), outcome, histogram
+
     def total(self) -> RequestCounters:
-        """Return the counters of all names together; they are not to be changed."""
-        return self._total
+        """Return the counters of all names together; they are not to be changed.
+
+        Those of a sum of others are always the same object, which grows.
+        """
+        if not self._recorded:
+            return self._total
+        total = RequestCounters(self.begin, self.end)
+        total.merge(self._total)
+        for (_, _, outcome), counts in self._recorded.items():
+            total.histogram(outcome).add_buckets(counts.items())
+        return total
 
     def select(self, selector: Selector) -> RequestCounters | None:
         """Return the counters of the requests of a selector; None if there are none of them."""
@@ -359,6 +411,7 @@ class Latencies:
 
     def recorded(self) -> list[Name]:
         """Return every method and name of which a request was recorded, in no order."""
+        self._settle()
         # In one step of the interpreter, since a thread may ask while requests are recorded.
         return [*self._counters]
 
@@ -373,6 +426,7 @@ class Latencies:
             most: if there are more, those with the most requests.
             pause: called after every `NAMES_A_PART` names.
         """
+        self._settle()
         counted: dict[Name, int] = {}
         # In one step of the interpreter, since a thread may ask while requests are recorded.
         for number, (name, counters) in enumerate(list(self._counters.items()), start=1):
@@ -388,6 +442,9 @@ class Latencies:
     def to_message(self) -> list[Any]:
         """Return the counts as lists, for a message to another process; a tag has no method."""
         rows = [[*name, counters.to_message()] for name, counters in self._counters.items()]
+        for (method, name, outcome), counts in self._recorded.items():
+            numbers = [number for bucket in counts.items() for number in bucket]
+            rows.append([method, name, {"ended_later": {}, "latencies": {outcome: numbers}}])
         return rows + [[None, tag, counters.to_message()] for tag, counters in self._tags.items()]
 
     @classmethod
@@ -399,14 +456,16 @@ class Latencies:
             if method is None:
                 found.of_tag(name).merge(part)
                 continue
-            found.of(Name(method, name)).merge(part)
+            found._of(Name(method, name)).merge(part)
             found._total.merge(part)
         return found
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Latencies) and (self._counters, self._tags) == (
-            *(other._counters, other._tags),
-        )
+        if not isinstance(other, Latencies):
+            return False
+        self._settle()
+        other._settle()
+        return (self._counters, self._tags) == (other._counters, other._tags)
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 

@@ -18,7 +18,6 @@ import struct
 import zlib
 from array import array
 from base64 import b64decode, b64encode
-from collections import defaultdict
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ _PAYLOAD, _PAYLOAD_COOKIE = struct.Struct(">IIIIQQd"), 0x1C849313
 _WRAPPER, _WRAPPER_COOKIE = struct.Struct(">II"), 0x1C849314
 _LONGEST_COUNT_BYTES = 9
 
-Counts: TypeAlias = "defaultdict[int, int] | array[int]"
+Counts: TypeAlias = "dict[int, int] | array[int]"
 
 
 def bucket_of(ms: float) -> int:
@@ -61,8 +60,8 @@ class LatencyHistogram:
     __slots__ = ("counts",)
 
     def __init__(self) -> None:
-        self.counts: Counts = defaultdict(int)
-        """The number of requests by bucket; see `bucket_of`. A missing one is 0 in both forms."""
+        self.counts: Counts = {}
+        """The number of requests by bucket; see `bucket_of`."""
 
     @classmethod
     def of(cls, latencies_ms: Iterable[float]) -> Self:
@@ -74,7 +73,12 @@ class LatencyHistogram:
 
     def record(self, ms: float, times: int = 1) -> None:
         """Count a request, or several of the same latency."""
-        self.counts[bucket_of(ms)] += times
+        counts, bucket = self.counts, bucket_of(ms)
+        if isinstance(counts, dict):
+            # No exception for a missing key: most buckets of a microsecond are new.
+            counts[bucket] = counts.get(bucket, 0) + times
+        else:
+            counts[bucket] += times
 
     def add(self, other: LatencyHistogram) -> None:
         """Add the counts of another histogram."""
@@ -88,9 +92,13 @@ class LatencyHistogram:
     def add_buckets(self, buckets: Iterable[tuple[int, int]]) -> None:
         """Add counts by HdrHistogram's index of the bucket."""
         counts = self.counts
+        if isinstance(counts, array):
+            for bucket, count in buckets:
+                counts[bucket] += count
+            return
         for bucket, count in buckets:
-            counts[bucket] += count
-        if not isinstance(counts, array) and len(counts) > DENSE_FROM:
+            counts[bucket] = counts.get(bucket, 0) + count
+        if len(counts) > DENSE_FROM:
             dense = array("Q", [0]) * BUCKETS
             for bucket, count in counts.items():
                 dense[bucket] = count
@@ -210,14 +218,17 @@ class LatencyHistogram:
                 f"wanted a histogram from {LOWEST_US} to {HIGHEST_US} µs to {DIGITS} digits, "
                 f"found one from {lowest} to {highest} to {digits}"
             )
-        histogram, bucket = cls(), 0
+        counts: dict[int, int] = {}
+        bucket = 0
         for number in _varints(payload[_PAYLOAD.size : _PAYLOAD.size + length]):
             if number & 1:  # a run of empty buckets
                 bucket += (number + 1) // 2
                 continue
             if number:
-                histogram.counts[bucket] += number // 2
+                counts[bucket] = number // 2
             bucket += 1
+        histogram = cls()
+        histogram.add_buckets(counts.items())
         return histogram
 
     def __eq__(self, other: object) -> bool:

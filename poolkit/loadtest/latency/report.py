@@ -179,7 +179,7 @@ class LatencyFiles:
         self.write(until, run)
 
     def _add(self, latencies: Latencies) -> None:
-        for _ in self._interval.add_in_parts(latencies):
+        for _ in self._interval.keep_in_parts(latencies):
             self._pause()
 
     def write(self, until: float, run: Latencies) -> None:
@@ -192,14 +192,9 @@ class LatencyFiles:
             for tag, outcome in _OF_ALL_NAMES.items()
             if total.of(outcome).count
         ]
-        for number, name in enumerate(interval.names(pause=self._pause), start=1):
-            tag, counters = f"{name.method} {name.name}".strip(), interval.of(name)
-            for text, histogram in (
-                (tag, counters.of("answered")),
-                (f"failed {tag}", counters.of("failed")),
-            ):
-                if histogram.count:
-                    lines.append(_log_line(text, moment, histogram))
+        for number, (name, outcome, histogram) in enumerate(interval.histograms(), start=1):
+            failed = "failed " if outcome == "failed" else ""
+            lines.append(_log_line(f"{failed}{name.method} {name.name}", moment, histogram))
             if not number % NAMES_A_PAUSE:
                 self._pause()
         with self.log.open("a", encoding="utf-8") as log:
