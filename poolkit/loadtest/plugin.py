@@ -27,6 +27,7 @@ from poolkit.loadtest.event_loop import (
     end_in_the_main_greenlet,
     interrupt_the_main_greenlet,
     pause_thread,
+    shorten_collections,
 )
 from poolkit.loadtest.find_limit import LimitRun, OwnSteps
 from poolkit.loadtest.latency import report as latency_report
@@ -143,6 +144,7 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
 
 def _on_init(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: Any) -> None:
     interrupt_the_main_greenlet()
+    environment.events.test_start.add_listener(shorten_collections)  # type: ignore[no-untyped-call]
     options = environment.parsed_options
     # Removed here: a master sends all its options to its workers, and the URL has a password.
     url = vars(options).pop("poolkit_database_url", None) if options is not None else None
