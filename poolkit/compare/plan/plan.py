@@ -303,14 +303,15 @@ def make_plan(
         local.append(target)
         limits = limits_of(target, options.levels[-1], options)
         planned.append(replace(_record_of(target, options), **limits._asdict()))
-    shared = Counter(_record_of(each.target, options).preset for each in deployed if not each.marks)
+    # Two labels of one table have connections of one name, also if one of them has marks.
+    sharing = Counter(_record_of(each.target, options).preset for each in deployed)
     planned += [
         replace(
             _record_of(each.target, options),
             marks=tuple(f"{mark.kind}:{mark.value}" for mark in each.marks),
-            # Two labels of one table have connections of one name: whose each is, is not known.
-            is_known_by_preset=not each.marks
-            and shared[_record_of(each.target, options).preset] == 1,
+            is_known_by_preset=(
+                not each.marks and sharing[_record_of(each.target, options).preset] == 1
+            ),
             max_connections=each.max_connections,
             usable_connections=each.usable_connections,
             url=masked(each.url),

@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.request
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from processes import ROOT
@@ -25,14 +26,25 @@ QUICK = ("--users", "2", "--rate", "5", "--duration", "1", "--warm-up", "1")
 
 
 @contextlib.contextmanager
-def deployed(database, folder, *names):
-    """Run targets of the kit's own on a database, as deployed ones; yield their URLs."""
+def deployed(database, folder, *names, instances=()):
+    """Run targets of the kit's own on a database, as deployed ones; yield their URLs.
+
+    `instances` are the second halves of their application names.
+    """
     targets = targets_of(Project.find(ROOT))
     needs = StackNeeds(database_url=database.url(""))
     with Supervisor(folder / "log") as supervisor, EmbeddedStack(folder, needs) as stack:
         given = {"environment": "prod", "monitor_url": stack.monitor_url, "stack": stack}
         host = LocalHost(root=ROOT, supervisor=supervisor, logs=folder / "log", **given)
-        yield [host.start(targets[name], 4).url for name in names]
+        labelled = [
+            (
+                replace(targets[name], env={**targets[name].env, "POOLKIT_INSTANCE": instance}),
+                instance,
+            )
+            for name, instance in zip(names, instances, strict=False)
+        ]
+        labelled = labelled or [(targets[name], name) for name in names]
+        yield [host.start(target, 4, label).url for target, label in labelled]
         host.check()
 
 
@@ -76,6 +88,35 @@ def test_deployed_targets_are_measured_and_left_alone(start, migrated_database, 
         plan = RunFolder.open(out).plan()
         (planned,) = [target for target in plan.targets if target.name == name]
         assert (planned.preset, planned.max_connections) == (preset, 100)
+
+
+@pytest.mark.slow
+def test_two_deployments_of_one_service_are_told_apart_or_unknown(
+    start, migrated_database, tmp_path
+):
+    """The marked one has its own connections; those of the other are unknown, neither 0 nor both's."""
+    out = tmp_path / "run"
+    with deployed(migrated_database, tmp_path, "web", "web", instances=("eu", "us")) as (eu, us):
+        command = start(
+            "compare",
+            *("--target", f"web@eu={eu}", "--connections", "web@eu=name:web:eu"),
+            *("--target", f"web@us={us}"),
+            *("--database-url", migrated_database.monitor_url("")),
+            *QUICK,
+            *("--out", str(out)),
+        )
+        command.ends_with(0)
+    assert any("web@us has connections of the same name" in line for line in command.said)
+    found = json.loads((out / "results.json").read_text())["targets"]
+    rows = rows_of(RunFolder.open(out).target("web@eu"), ConnectionRow)
+    owners = {(row["instance"], row["owner"]) for row in rows if row["target"] == "web"}
+    assert owners == {("eu", "target"), ("us", "other")}
+    own = found["web@eu"]["connections"]
+    assert (own["peak"] >= 1, own["uses_preset"], own["ceiling"]) == (True, False, None)
+    assert (found["web@us"]["connections"]["peak"], found["web@us"]["connections"]["opened"]) == (
+        None,
+        None,
+    )
 
 
 def test_a_role_that_may_not_sample_a_deployed_database_gets_the_grant_to_run(
