@@ -17,18 +17,22 @@ from poolkit.loadtest.figures import (
     why_not_selected,
 )
 from poolkit.loadtest.latency.counters import NO_NAME, Latencies
+from poolkit.loadtest.locust_internals import report_interval_s, workers_of
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
 from poolkit.loadtest.open_loop.limit_search import LimitSearch, Step
 from poolkit.thresholds import check_all, unmet, with_unseen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gevent import Greenlet
     from locust.env import Environment
+    from locust.rpc import Message
+    from locust.runners import MasterRunner, WorkerRunner
 
     from poolkit.loadtest.latency.collection import OwnLatencies
     from poolkit.loadtest.open_loop.arrivals import Kind
+    from poolkit.loadtest.open_loop.distributed import MasterLoop, WorkerLoop
     from poolkit.loadtest.open_loop.loop import OpenLoop
     from poolkit.loadtest.open_loop.user_class_queue import Cause
     from poolkit.loadtest.recording import Recording
@@ -40,6 +44,10 @@ RECOVERS_WITHIN_S = 60.0
 """After a failed step, the target answers what is left before the next one begins."""
 _STARTS_WITHIN_S = 120.0
 _LOOK_EVERY_S = 0.05
+_PARTS_WITHIN_S = 10.0
+_DISTRIBUTING_TAKES_S = 1.0
+STEP_BEGINS, STEP_ENDS = "poolkit_step_begins", "poolkit_step_ends"
+STEP_MEASURED = "poolkit_step_measured"
 
 BUSY = "Locust's own process was busy, a core is used up"
 FULL = "all users (--max-users) were waiting for answers"
@@ -56,6 +64,27 @@ class Measured(NamedTuple):
     latencies: Latencies
     late_by: Cause | None
     """Why arrivals began late; None if they did not."""
+
+
+class StepRecorder:
+    """Records the requests of a step in the process that sends them."""
+
+    def __init__(self, loop: OpenLoop, source: OwnLatencies) -> None:
+        self._loop, self._source = loop, source
+        self._before = loop.delays()
+        source.step = Latencies(time.time())
+
+    def end(self) -> tuple[Latencies, Cause | None]:
+        """Return the latencies of the step, and why arrivals began late in it.
+
+        A step is judged as a run that ends with it: a request without an answer counts with its wait.
+        """
+        now, found, self._source.step = time.time(), self._source.step, None
+        assert found is not None  # noqa: S101  (set above; nothing else sets it)
+        for scheduled_at in self._loop.waiting():
+            wait_ms = max(0.0, now - scheduled_at) * 1000
+            found.record(*NO_NAME, wait_ms, outcome="timed_out", scheduled=scheduled_at, ended=now)
+        return found, self._loop.delays().cause_since(self._before)
 
 
 class OwnSteps:
@@ -77,20 +106,86 @@ class OwnSteps:
         report = self._loop.report()
         return report.arrivals == report.finished
 
-    def measure(self, seconds: float) -> Measured:
-        """Return what happens in the next seconds.
-
-        A step is judged as a run that ends with it: a request without an answer counts with its wait.
-        """
-        begin, before = time.time(), self._loop.delays()
-        self._source.step = Latencies(begin)
+    def measure(self, seconds: float) -> Measured | None:
+        """Return what happens in the next seconds; None if a part of it is not known."""
+        begin = time.time()
+        recorder = StepRecorder(self._loop, self._source)
         gevent.sleep(seconds)
-        end, found, self._source.step = time.time(), self._source.step, None
-        assert found is not None  # noqa: S101  (set above; nothing else sets it)
-        for scheduled_at in self._loop.waiting():
-            wait_ms = max(0.0, end - scheduled_at) * 1000
-            found.record(*NO_NAME, wait_ms, outcome="timed_out", scheduled=scheduled_at, ended=end)
-        return Measured(begin, end, found, self._loop.delays().cause_since(before))
+        end = time.time()
+        return Measured(begin, end, *recorder.end())
+
+
+class WorkerSteps:
+    """A worker's side: measures its part of each step, when its master asks for it."""
+
+    def __init__(self, runner: WorkerRunner, loop: WorkerLoop, source: OwnLatencies) -> None:
+        self._recorder: StepRecorder | None = None
+
+        def on_begin(**_: Any) -> None:
+            if loop.opened is not None:
+                self._recorder = StepRecorder(loop.opened, source)
+
+        def on_end(msg: Message, **_: Any) -> None:
+            if self._recorder is not None:
+                latencies, late_by = self._recorder.end()
+                found = {**msg.data, "latencies": latencies.to_message(), "late_by": late_by}
+                runner.send_message(STEP_MEASURED, found)
+                self._recorder = None
+
+        runner.register_message(STEP_BEGINS, on_begin)
+        runner.register_message(STEP_ENDS, on_end)
+
+
+class WorkersSteps:
+    """The master's side: distributes the rate of each step, and adds up its parts."""
+
+    def __init__(self, loop: MasterLoop, runner: MasterRunner) -> None:
+        self._loop, self._runner = loop, runner
+        self._changed_at = 0.0
+        self._number = 0
+        self._parts: dict[str, Mapping[str, Any]] = {}
+
+        def on_measured(msg: Message, **_: Any) -> None:
+            if msg.data["step"] == self._number:
+                self._parts[msg.node_id] = msg.data
+
+        runner.register_message(STEP_MEASURED, on_measured)
+
+    def change_rate(self, per_s: float, kind: Kind) -> None:
+        """Let the workers send another rate, within a second."""
+        self._changed_at = time.monotonic()
+        self._loop.change_rate(ArrivalRate.constant(per_s, kind))
+
+    def has_begun(self) -> bool:
+        """Return whether a worker has reported an arrival."""
+        return self._loop.report().arrivals > 0
+
+    def is_idle(self) -> bool:
+        """Return whether every arrival has its answer, by reports from after the last change."""
+        report = self._loop.report()
+        is_new = time.monotonic() - self._changed_at > report_interval_s() + _DISTRIBUTING_TAKES_S
+        return is_new and report.arrivals == report.finished
+
+    def measure(self, seconds: float) -> Measured | None:
+        """Return what happens in the next seconds; None if a worker has not reported its part."""
+        begin = time.time()
+        workers = [worker for worker, is_alive in workers_of(self._runner).items() if is_alive]
+        self._number += 1
+        self._parts = {}
+        for worker in workers:
+            self._runner.send_message(STEP_BEGINS, {"step": self._number}, client_id=worker)
+        gevent.sleep(seconds)
+        end = time.time()
+        for worker in workers:
+            self._runner.send_message(STEP_ENDS, {"step": self._number}, client_id=worker)
+        if not _wait_for(lambda: set(workers) <= set(self._parts), _PARTS_WITHIN_S):
+            return None
+        latencies = Latencies(begin)
+        for part in self._parts.values():
+            latencies.add(Latencies.from_message(part["latencies"]))
+        causes: list[Cause] = [one["late_by"] for one in self._parts.values() if one["late_by"]]
+        late_by = "busy" if "busy" in causes else causes[0] if causes else None
+        return Measured(begin, end, latencies, late_by)
 
 
 class LimitRun:
@@ -110,7 +205,7 @@ class LimitRun:
         self,
         environment: Environment,
         recording: Recording,
-        steps: OwnSteps,
+        steps: OwnSteps | WorkersSteps,
         thresholds: Sequence[Threshold],
         *,
         make: Callable[[], LimitSearch],
@@ -144,7 +239,11 @@ class LimitRun:
         while (per_s := search.next_per_s()) is not None:
             self._steps.change_rate(per_s, self._kind)
             gevent.sleep(self._step_s * SETTLE_SHARE)
-            step = self._judged(per_s, self._measured())
+            measured = self._measured()
+            if measured is None:
+                search.ended_by = f"a worker has not reported the step of {per_s:g}/s"
+                break
+            step = self._judged(per_s, measured)
             search.add(step)
             because = f": {step.reason}" if step.reason else ""
             logger.info("find limit: %g/s %s%s", per_s, step.outcome, because)
@@ -158,7 +257,7 @@ class LimitRun:
         # In a greenlet of its own: the end of the test ends this one.
         gevent.spawn(end_test, self._environment)
 
-    def _measured(self) -> tuple[Measured, MetricAccumulator]:
+    def _measured(self) -> tuple[Measured, MetricAccumulator] | None:
         """Measure a step; its connections are those that the recording samples meanwhile."""
         recording = self._recording
         of_run = recording.measured
@@ -172,6 +271,8 @@ class LimitRun:
             measured = self._steps.measure(self._step_s)
         finally:
             recording.step = None
+        if measured is None:
+            return None
         figures.begin = measured.begin
         figures.requests = measured.latencies.total()
         return measured, figures

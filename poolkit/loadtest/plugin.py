@@ -29,7 +29,7 @@ from poolkit.loadtest.event_loop import (
     pause_thread,
     shorten_collections,
 )
-from poolkit.loadtest.find_limit import LimitRun, OwnSteps
+from poolkit.loadtest.find_limit import LimitRun, OwnSteps, WorkersSteps, WorkerSteps
 from poolkit.loadtest.latency import report as latency_report
 from poolkit.loadtest.latency.collection import OwnLatencies, WorkerReports, WorkersLatencies
 from poolkit.loadtest.latency.connect_reports import OwnConnects, WorkersConnects
@@ -44,7 +44,6 @@ from poolkit.loadtest.locust_internals import (
 )
 from poolkit.loadtest.open_loop.distributed import MasterLoop, WorkerLoop, announce_users
 from poolkit.loadtest.open_loop.limit_search import LimitSearch
-from poolkit.loadtest.open_loop.loop import OpenLoop
 from poolkit.loadtest.output import (
     ConnectionsCsv,
     connections_line,
@@ -82,6 +81,7 @@ if TYPE_CHECKING:
 
     from poolkit.loadtest.latency.collection import Source
     from poolkit.loadtest.latency.counters import Latencies
+    from poolkit.loadtest.open_loop.loop import OpenLoop
     from poolkit.loadtest.recording import Second
     from poolkit.thresholds import Threshold
 
@@ -120,6 +120,7 @@ class WorkerSide:
         """Begin to listen to the master."""
         self._loop = WorkerLoop(environment, runner)
         self._reports = WorkerReports(environment, runner, self._loop.take_cut_off)
+        WorkerSteps(runner, self._loop, self._reports.source)
         self._initialized.set()
 
     def on_start(self, environment: Environment) -> None:
@@ -215,13 +216,19 @@ def _find_limit(
     """Search for the limit in each test of a run."""
     source, options = recording.source, environment.parsed_options
     assert options is not None  # noqa: S101  (a run from the command line has them)
-    assert isinstance(loop, OpenLoop)  # noqa: S101  (others are refused before the start)
-    assert isinstance(source, OwnLatencies)  # noqa: S101
+    assert loop is not None  # noqa: S101  (the options have a rate)
+    steps: OwnSteps | WorkersSteps
+    if isinstance(loop, MasterLoop):
+        assert isinstance(environment.runner, MasterRunner)  # noqa: S101
+        steps = WorkersSteps(loop, environment.runner)
+    else:
+        assert isinstance(source, OwnLatencies)  # noqa: S101
+        steps = OwnSteps(loop, source)
     first = loop.rate.at(0)
     run = LimitRun(
         environment,
         recording,
-        OwnSteps(loop, source),
+        steps,
         thresholds,
         make=lambda: LimitSearch(first, options.poolkit_highest_per_s),
         step_s=options.poolkit_find_limit_step_s,

@@ -301,13 +301,8 @@ def _check_find_limit(options: Namespace) -> None:
             "--find-limit needs a threshold that decides whether a rate holds, such as "
             "--threshold 'http.p95 < 200'"
         )
-    for option, is_set in (
-        ("--processes", options.processes),
-        ("--master", options.master),
-        ("--junit", options.poolkit_junit),
-    ):
-        if is_set:
-            raise ConfigurationError(f"--find-limit and {option} cannot be used together")
+    if options.poolkit_junit:
+        raise ConfigurationError("--find-limit and --junit cannot be used together")
 
 
 def limiting(thresholds: Sequence[Threshold]) -> list[Threshold]:

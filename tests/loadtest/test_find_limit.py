@@ -110,8 +110,8 @@ def test_other_rates_are_refused(text):
     [
         (("--find-limit",), "--find-limit needs a threshold"),
         (
-            ("--find-limit", "--threshold", "http.p95 < 1", "--processes", "2"),
-            "--find-limit and --processes cannot be used together",
+            ("--find-limit", "--threshold", "http.p95 < 1", "--junit", "j.xml"),
+            "--find-limit and --junit cannot be used together",
         ),
         (("--find-limit-step", "soon"), "--find-limit-step is 'soon'; wanted a time"),
     ],
@@ -125,7 +125,14 @@ def test_options_that_find_nothing_are_refused(locust, arguments, said):
 
 
 @pytest.mark.process
-def test_the_limit_of_a_server_is_below_what_it_cannot_serve(locust):
+@pytest.mark.parametrize(
+    "processes",
+    [
+        pytest.param(("--processes", "2"), marks=pytest.mark.slow, id="workers"),
+        pytest.param((), id="alone"),
+    ],
+)
+def test_the_limit_of_a_server_is_below_what_it_cannot_serve(locust, master_port, processes):
     """Four slots of 0.1 s serve 40 requests/s: from 160/s on, waits grow by three seconds a second."""
     command = [sys.executable, str(SLOTS), "4", "0.1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -134,7 +141,8 @@ def test_the_limit_of_a_server_is_below_what_it_cannot_serve(locust):
             run = locust(
                 *("--headless", "--host", url, "--users", "5", "--json-file", "result"),
                 *("--find-limit", "--find-limit-step", "1s", "--arrival-rate", "20"),
-                *("--threshold", "http.p95 < 1s", "--only-summary"),
+                *("--threshold", "http.p95 < 1s", "--only-summary", *processes),
+                *(master_port if processes else ()),
             )
             assert run.wait() == 0, run.text
         finally:

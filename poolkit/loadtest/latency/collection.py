@@ -185,19 +185,19 @@ class WorkerReports:
         self, environment: Environment, runner: WorkerRunner, take_cut_off: TakeCutOff
     ) -> None:
         self._environment, self._runner = environment, runner
-        self._own = OwnLatencies(environment, take_cut_off)
+        self.source = OwnLatencies(environment, take_cut_off)
         self._ended = False
 
         def on_spawning_complete(**_: Any) -> None:
             if environment.reset_stats:
-                self._own.take(begin=time.time())
+                self.source.take(begin=time.time())
 
         def on_asked(**_: Any) -> None:
             runner.stop()
             self._report(ended=True)
 
         def on_report(*, data: dict[str, Any], **_: Any) -> None:
-            data[LATENCIES] = self._own.take().to_message()
+            data[LATENCIES] = self.source.take().to_message()
             data[ENDED] = self._ended
 
         runner.register_message(ASK_FOR_LAST_REPORT, on_asked)
@@ -213,7 +213,7 @@ class WorkerReports:
 
     def on_start(self) -> None:
         """Begin with a test, before any of its users starts."""
-        self._own.take(begin=time.time())
+        self.source.take(begin=time.time())
         # From now on the master counts on this worker's latencies.
         self._report(ended=False)
 

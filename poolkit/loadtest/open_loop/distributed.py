@@ -63,20 +63,21 @@ class WorkerLoop:
 
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment, self._runner = environment, runner
-        self._open: OpenLoop | None = None
+        self.opened: OpenLoop | None = None
+        """The open loop, once a test with an arrival rate has started here."""
         self._closed: ClosedLoop | None = None
 
         def on_share(msg: Message, **_: Any) -> None:
-            if self._open is not None:
+            if self.opened is not None:
                 rate = ArrivalRate.from_message(msg.data["rate"])
-                self._open.take_share(Share.from_message(msg.data["share"]), rate)
+                self.opened.take_share(Share.from_message(msg.data["share"]), rate)
 
         runner.register_message(SHARE_ASSIGNED, on_share)
         environment.events.report_to_master.add_listener(self._on_report)  # type: ignore[no-untyped-call]
 
     def take_cut_off(self) -> CutOff:
         """Return the requests that were cut off here since the last call."""
-        loop = self._open or self._closed
+        loop = self.opened or self._closed
         return CutOff() if loop is None else loop.take_cut_off()
 
     def on_start(self) -> None:
@@ -86,8 +87,8 @@ class WorkerLoop:
             self._closed = self._closed or ClosedLoop(self._environment)
             self._closed.follow()
             return
-        if self._open is None:
-            self._open = OpenLoop(
+        if self.opened is None:
+            self.opened = OpenLoop(
                 self._environment,
                 ArrivalRate.parse(options.poolkit_arrival_rate, options.poolkit_arrivals),
                 on_start_within_s=options.poolkit_on_start_within,
@@ -95,11 +96,11 @@ class WorkerLoop:
                 on_ready=lambda: self._runner.send_message(SHARE_WANTED),
                 on_stuck=lambda reason: self._runner.send_message(START_FAILED, {"reason": reason}),
             )
-        self._open.prepare()
+        self.opened.prepare()
 
     def _on_report(self, data: dict[str, Any], **_: Any) -> None:
-        if self._open is not None:
-            data[IN_REPORT] = self._open.report().to_json()
+        if self.opened is not None:
+            data[IN_REPORT] = self.opened.report().to_json()
 
 
 class MasterLoop:
