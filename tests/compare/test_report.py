@@ -20,6 +20,7 @@ from poolkit.compare.report.terminal import print_run
 from poolkit.compare.report.write import read_results, report_two, write_report
 from poolkit.compare.results.results import results_json
 from poolkit.compare.results.run_folder import Level, Machine, RunFolder
+from poolkit.compare.results.wording import milliseconds
 from poolkit.errors import ConfigurationError, RunFolderError
 
 EVIL = '<script>alert("1")</script>&amp;[bold]'
@@ -84,6 +85,17 @@ def test_the_page_fetches_nothing_and_runs_nothing(reported):
     assert "default-src 'none'" in text
     assert identifiers_are_unique(text)
     assert len(text) < 600_000
+
+
+def test_charts_have_their_values_at_the_pointer(reported):
+    """As titles of the marks, which need no script: percentiles, and each moment's connections."""
+    text = (reported.path / "report.html").read_text()
+    titles = set(re.findall(r"<(?:path|line) [^>]*><title>([^<]*)</title>", text))
+    for target in read_results(reported.path).targets:
+        # Once in the overview, once in the chart by percentile.
+        assert text.count(f"<title>{target.name}: p95 {milliseconds(target.latency_ms.p95)}<") == 2
+    peak = next(each.connections.peak for each in read_results(reported.path).targets)
+    assert any(re.match(rf"-?[\d.]+ s: connections {peak}\b", title) for title in titles)
 
 
 def test_the_page_has_headings_and_descriptions_of_its_pictures(reported):

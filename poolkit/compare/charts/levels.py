@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import altair as alt
 
-from poolkit.compare.charts.picture import Panel, Picture, Rows, data, grid, log_durations, size
+from poolkit.compare.charts.picture import (
+    Panel,
+    Picture,
+    Rows,
+    data,
+    grid,
+    log_durations,
+    on_hover,
+    size,
+)
 from poolkit.compare.charts.style import FAINT, INK, PAPER, SOFT, colours, log_domain, tick_names
 from poolkit.compare.results.levels import HIGHEST, highest_sustained
 from poolkit.compare.results.wording import milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from poolkit.compare.results.levels import Knee, LevelResult
     from poolkit.compare.results.results import Results
@@ -59,6 +68,8 @@ class _Line:
     """The highest value in the panel."""
     named: bool
     """Whether the loads are written under it."""
+    shown: Callable[[float], str]
+    """Returns a value as it is written."""
 
 
 def over_load(results: Results) -> Picture | None:
@@ -134,6 +145,7 @@ def _lines(results: Results) -> tuple[_Line, _Line]:
         limits=near,
         top=top,
         named=False,
+        shown=lambda value: f"{value:,.0f}",
     )
     values = [value for each in every for value in each.spread.get(_P95, ())]
     lowest, highest = min(values, default=1), max(values, default=1)
@@ -148,6 +160,7 @@ def _lines(results: Results) -> tuple[_Line, _Line]:
         limits=near,
         top=max(domain),
         named=True,
+        shown=milliseconds,
     )
     return peaks, latencies
 
@@ -210,6 +223,7 @@ def _points(levels: Sequence[LevelResult], line: _Line, colour: str) -> list[Pan
                     "shown": round(shown, 3),
                     "high": round(spread.high, 3),
                     "saturated": each.is_saturated,
+                    "hover": f"{each.level.name}: {line.title} {line.shown(shown)}",
                 }
             )
     y, low = (alt.Y(f"{column}:Q", **line.y) for column in ("shown", "low"))
@@ -219,6 +233,7 @@ def _points(levels: Sequence[LevelResult], line: _Line, colour: str) -> list[Pan
         base.mark_rule(color=colour, strokeWidth=2, opacity=0.55).encode(low, alt.Y2("high:Q")),
         base.mark_point(filled=True, size=48, opacity=1, color=colour),
     ]
+    marks.append(on_hover(alt.Chart(data(rows)), "hover", x=line.x, y=y))
     if hollow := [row for row in rows if row["saturated"]]:
         ring = alt.Chart(data(hollow)).mark_point(
             filled=True, size=48, opacity=1, fill=PAPER, stroke=colour, strokeWidth=1.8

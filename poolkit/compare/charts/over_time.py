@@ -127,7 +127,11 @@ def over_time(run: RunFolder, results: Results) -> Picture | None:
         area = area.encode(each.x(), y, opacity, alt.Order("order:Q"))
         opened = "opened unknown" if figures.opened is None else f"opened {figures.opened:,}"
         subtitle = f"peak {figures.peak}, {opened} for {each.target.served:,} requests"
-        panel = alt.layer(each.warm_up(), area).properties(**size(len(shown), labels=34))
+        # Each moment's values, over the whole height of the panel.
+        rules = alt.Chart(data(_texts(found, each.window.from_)))
+        rules = rules.mark_rule(strokeWidth=6, opacity=0, aria=True)
+        values = rules.encode(each.x(), description=alt.Description("hover:N"))
+        panel = alt.layer(each.warm_up(), area, values).properties(**size(len(shown), labels=34))
         panels.append(panel.properties(title=alt.TitleParams(each.target.name, subtitle=subtitle)))
     return Picture(
         name="connections",
@@ -151,6 +155,18 @@ def _by_state(found: list[Moment], begin: float) -> Rows:
             for order, (state, number) in enumerate(counts.items())
         ]
     return rows
+
+
+def _texts(found: list[Moment], begin: float) -> Rows:
+    """Return for each moment its time and what was open, as a text."""
+    return [
+        {
+            "s": round(moment.time - begin, 2),
+            "hover": f"{moment.time - begin:.1f} s: connections {moment.total:,}"
+            + "".join(f", {number:,} {state}" for state, number in moment.states.items() if number),
+        }
+        for moment in found
+    ]
 
 
 # -- cold starts ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from poolkit.compare.charts.picture import (
     colour_of_target,
     data,
     log_durations,
+    on_hover,
 )
 from poolkit.compare.charts.style import INK, log_domain
 from poolkit.compare.results.wording import figure, milliseconds
@@ -115,6 +116,10 @@ def _latency_panel(results: Results, domain: list[float]) -> Panel:
             "target": t.name,
             "text": milliseconds(latency.p95),
             **{name: getattr(latency, name) for name in ("p50", "p95", "p99")},
+            **{
+                f"hover_{name}": f"{t.name}: {name} {milliseconds(getattr(latency, name))}"
+                for name in ("p50", "p95", "p99")
+            },
         }
         for t in results.targets
         if (latency := t.latency_ms) is not None
@@ -127,7 +132,12 @@ def _latency_panel(results: Results, domain: list[float]) -> Panel:
     dot = base.mark_point(filled=True, size=45, shape="circle", opacity=1).encode(p50)
     diamond = base.mark_point(filled=True, size=150, shape="diamond", opacity=1).encode(p95)
     text = base.mark_text(dy=-13, fontSize=11).encode(p95, text="text:N", color=alt.value(INK))
+    p99 = alt.X("p99:Q", **log_durations(domain))
+    values = [
+        on_hover(base, f"hover_{name}", x=at)
+        for name, at in (("p50", p50), ("p95", p95), ("p99", p99))
+    ]
     title = alt.TitleParams("Latency", subtitle="dot p50, diamond p95, line to p99", offset=8)
-    return alt.layer(line, dot, diamond, text).properties(
+    return alt.layer(line, dot, diamond, text, *values).properties(
         width=250, height=_ROW_HEIGHT * len(results.targets), title=title
     )

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from poolkit.compare.charts.picture import Picture, Rows, colour_of_target, data, log_durations
+from poolkit.compare.charts.picture import (
+    Picture,
+    Rows,
+    colour_of_target,
+    data,
+    log_durations,
+    on_hover,
+)
 from poolkit.compare.charts.style import WIDTH, apart, log_domain, tick_names
 from poolkit.compare.results.run_folder import Request, RunFolder
 from poolkit.compare.results.wording import milliseconds
@@ -69,6 +76,7 @@ def by_percentile(run: RunFolder, results: Results) -> Picture | None:
     labels = text.encode(
         alt.X("nines:Q"), alt.Y("at:Q"), text="label:N", color=colour_of_target(results)
     )
+    values = on_hover(alt.Chart(data(rows)), "hover", x=x, y=y)
     texts = []
     for line in lines:
         found = [f"p{row['p']:g} {milliseconds(row['ms'])}" for row in line if row["p"] in _SHOWN]
@@ -79,7 +87,7 @@ def by_percentile(run: RunFolder, results: Results) -> Picture | None:
         caption="From the scheduled moment of a request to its answer. At p95, 95 % of the requests took "
         "at most this long.",
         description="; ".join(texts) + ".",
-        chart=alt.layer(drawn, labels).properties(width=WIDTH - 190, height=_PLOT_HEIGHT),
+        chart=alt.layer(drawn, labels, values).properties(width=WIDTH - 190, height=_PLOT_HEIGHT),
     )
 
 
@@ -99,7 +107,13 @@ def _lines(run: RunFolder, results: Results) -> list[Rows]:
         known = [p for p in _PERCENTILES if answered * (100 - p) / 100 >= 1]
         lines.append(
             [
-                {"target": target.name, "p": p, "nines": _nines(p), "ms": round(ms, 3)}
+                {
+                    "target": target.name,
+                    "p": p,
+                    "nines": _nines(p),
+                    "ms": round(ms, 3),
+                    "hover": f"{target.name}: p{p:g} {milliseconds(ms)}",
+                }
                 for p, ms in zip(known, counters.latency.percentiles(known), strict=True)
                 if ms is not None
             ]

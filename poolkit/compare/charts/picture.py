@@ -87,6 +87,22 @@ def log_durations(domain: Sequence[float], most: int | None = None) -> dict[str,
     }
 
 
+def on_hover(chart: alt.Chart, text: str, **places: Any) -> alt.Chart:
+    """Return invisible points over a chart's marks that have a text: the values there.
+
+    The report's page shows it at a pointer. vl-convert writes it as a label of the mark, from which
+    `page.drawing` makes an SVG title.
+
+    Args:
+        chart: with the rows.
+        text: the column with the text.
+        places: the channels of `encode`.
+    """
+    points = chart.mark_point(filled=True, size=220, opacity=0, aria=True)
+    labelled: alt.Chart = points.encode(description=alt.Description(f"{text}:N"), **places)
+    return labelled
+
+
 _COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2}
 """By the number of panels; more than 4 stand in 3 columns."""
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from poolkit.thresholds import Threshold
 
 
+_LABELLED = re.compile(
+    r'<(path|line) aria-label="([^"]*)" role="[^"]*" aria-roledescription="[^"]*" ([^>]*)/>'
+)
+"""A mark with the text of `charts.picture.on_hover`."""
 MOST_SITES = 15
 """The lines of a target that hold connections, in its table."""
 _WAYS: Mapping[By, str] = {
@@ -105,6 +109,8 @@ def prose(text: str) -> str:
 def drawing(picture: Picture) -> Markup:
     """Return a picture's SVG with identifiers of its own: every picture counts from 0."""
     svg = picture.svg().replace('id="clip', f'id="{picture.name}-clip')
+    # A browser shows a title at the pointer, without a script.
+    svg = _LABELLED.sub(r"<\1 \3><title>\2</title></\1>", svg)
     # vl-convert has escaped whatever text of the run folder is in it.
     return Markup(svg.replace("url(#clip", f"url(#{picture.name}-clip"))  # noqa: S704
 
