@@ -89,16 +89,13 @@ class Network:
 
     def __exit__(self, *_: object) -> None:
         async def stop() -> None:
-            if self._server is not None:
-                self._server.close()
-            # A connection that was accepted just now has its handler some rounds later, and a
-            # transport closes its socket in the round after it was told to.
-            await _rounds()
+            await self._stop_listening()
             for link in [*self._links, *self._lost]:
                 link.reset()
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            # A transport closes its socket in the round after it was told to.
             await _rounds()
 
         self._call(stop())
@@ -151,13 +148,7 @@ class Network:
 
     def refuse(self) -> None:
         """Reset the present connections, and refuse new ones."""
-
-        async def close() -> None:
-            if self._server is not None:
-                self._server.close()
-                self._server = None
-
-        self._call(close())
+        self._call(self._stop_listening())
         self.cut()
 
     def lead_to(self, host: str, port: int) -> None:
@@ -180,6 +171,19 @@ class Network:
                 await self._listen()
 
         self._call(open_again())
+
+    async def _stop_listening(self) -> None:
+        """Close the listening socket, when each connection that was accepted has its handler.
+
+        Before Python 3.12 a connection that is being accepted while its server closes stays open
+        for ever (python/cpython#109564).
+        """
+        server, self._server = self._server, None
+        if server is not None:
+            for listening in server.sockets:
+                self._loop.remove_reader(listening.fileno())
+            await _rounds()
+            server.close()
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(
