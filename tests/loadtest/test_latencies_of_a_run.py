@@ -8,6 +8,7 @@ import pytest
 
 from poolkit.loadtest.latency.counters import DROPPED, TIMED_OUT, Latencies, LatenciesAtLeast
 from poolkit.loadtest.latency.histogram import LatencyHistogram
+from poolkit.loadtest.latency.report import NO_ANSWER
 
 pytestmark = pytest.mark.process
 
@@ -122,7 +123,10 @@ def assert_nothing_is_lost(folder):
         *_, aggregated = csv.DictReader(file)
     document = json.loads((folder / "result_connections.json").read_text())
     shown = document["latency_ms"][-1]
-    assert (shown["requests"], shown["failures"]) == (total.count + failed.count, failed.count)
+    # No event is fired for a request without an answer; a busy machine may leave some.
+    rest = sum(row["requests"] for row in document["latency_ms"] if row["name"] == NO_ANSWER)
+    assert shown["requests"] - rest == total.count + failed.count
+    assert shown["failures"] - rest == failed.count
     wanted = at_least(folder)
     names = (50, 90, 95, 99, 99.9)
     for p, ms in zip(names, wanted.percentiles(names), strict=True):
