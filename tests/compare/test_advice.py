@@ -135,7 +135,7 @@ def test_a_pool_that_limited_the_need_leaves_it_unknown():
 def point(size, out, **changes):
     values = {"name": f"web@{size}", "pool_size": size, "max_overflow": 0, "error_share": 0.0}
     values |= {"rate": Spread(200, 200, 200), "p95_ms": Spread(10, 10, 10), "out_max": out}
-    values |= {"is_full": out >= size, "mean_out": 2.0, "why_not": ""}
+    values |= {"is_full": out == size, "mean_out": 2.0, "why_not": "", "in_force": True}
     return SweepPoint(**{**values, "waited_p95_ms": 0.1, "waited_max_ms": 1.0, **changes})
 
 
@@ -167,6 +167,12 @@ def test_sizes_that_sustained_nothing_recommend_nothing():
     """The load was too high for the target, whatever its pool."""
     found = advise(PLENTY, sweep(None, point(2, 2, why_not="x"), point(4, 4, why_not="x")))
     assert found == Advice(action="unknown", reason="no size sustained")
+
+
+def test_sizes_that_the_pool_did_not_take_recommend_nothing():
+    """As with NullPool: the load was not too high, and a lower one would not help."""
+    same = [point(size, None, is_full=False, in_force=False, why_not="x") for size in (2, 4)]
+    assert advise(PLENTY, sweep(None, *same)) == Advice(action="unknown", reason="no size in force")
 
 
 # -- in a report ----------------------------------------------------------------------------------

@@ -65,7 +65,13 @@ def test_a_size_that_does_not_fit_the_server_is_refused_with_the_largest():
 def point(size, p95, rate=200.0, spread=0.0, **changes):
     values = {"name": f"web@{size}", "pool_size": size, "max_overflow": 0, "error_share": 0.0}
     values |= {"rate": Spread(rate, rate, rate), "p95_ms": Spread(p95 - spread, p95, p95 + spread)}
-    values |= {"out_max": size // 2, "is_full": False, "mean_out": 2.0, "why_not": ""}
+    values |= {
+        "out_max": size // 2,
+        "is_full": False,
+        "mean_out": 2.0,
+        "why_not": "",
+        "in_force": True,
+    }
     return SweepPoint(**{**values, "waited_p95_ms": 0.1, "waited_max_ms": 1.0, **changes})
 
 

@@ -19,6 +19,7 @@ _UNKNOWN: Mapping[Reason, str] = {
     "not reported": "its processes reported no pool of SQLAlchemy",
     "no checkout": "it checked out no connection in the measured time",
     "not counted": "its pool does not count the connections in use",
+    "no size in force": "its pool takes no size, so all were measured with the same",
     "no size sustained": "no size of its pool sustained the load; measure at a lower one",
 }
 _DOUBTS: Mapping[Doubt, str] = {

@@ -31,6 +31,7 @@ Reason: TypeAlias = Literal[
     "not reported",  # unknown: no pool of SQLAlchemy
     "no checkout",  # unknown: nothing was used
     "not counted",  # unknown: the pool does not count what is out
+    "no size in force",  # unknown: its pool stayed as it was, whatever size it was to get
     "no size sustained",  # unknown: no size of --pool-sizes sustained the load
     "unlimited",  # its pool has no limit, so only its peak is known
     "null pool",  # a connection for every checkout
@@ -210,7 +211,9 @@ def advise(facts: Facts, sweep: Sweep | None = None) -> Advice:
         )
     if facts.pool == "NullPool":
         # A connection is open for as long as it is checked out, so the server has counted them.
-        return _sized(found, "use a pool", "null pool", _peak_of_null_pool(facts))
+        advice = _sized(found, "use a pool", "null pool", _peak_of_null_pool(facts))
+        # --pool-sizes cannot change it.
+        return replace(advice, try_sizes=())
     return _by_peak(found, facts, facts.out_max or 0)
 
 
@@ -218,6 +221,8 @@ def _why_unknown(facts: Facts, sweep: Sweep | None) -> Reason | None:
     """Return why no settings can be recommended; None if they can."""
     reasons: dict[Reason, bool] = {
         "deployed": facts.is_deployed,
+        "no size in force": sweep is not None
+        and all(point.in_force is False for point in sweep.points),
         "no size sustained": sweep is not None and sweep.knee is None,
     }
     if sweep is None and not _takes_one_each(facts):

@@ -48,6 +48,8 @@ class SweepPoint:
     waited_max_ms: float | None
     mean_out: float | None
     """The mean number of connections in use in each process."""
+    in_force: bool | None
+    """Whether its processes had this size; None if they did not report it."""
     why_not: str
     """Why it cannot be the knee; empty if it can."""
 
@@ -136,10 +138,11 @@ def _point(planned: PlannedTarget, at: LevelResult | None) -> SweepPoint:
     middle = at.middle if at is not None else None
     pool = middle.pool if middle is not None else None
     why_not = "not measured" if at is None else at.why_not
-    if pool is not None and (pool.settings.pool_size, pool.settings.max_overflow) != (
-        size,
-        overflow,
-    ):
+    in_force = None
+    if pool is not None:
+        settings = pool.settings
+        in_force = (settings.pool_size, settings.max_overflow) == (size, overflow)
+    if pool is not None and not in_force:
         why_not = f"its pool stayed {pool.settings.described}"
     elif pool is None and not why_not:
         why_not = "its processes reported no pool, so the size may not be in force"
@@ -155,6 +158,7 @@ def _point(planned: PlannedTarget, at: LevelResult | None) -> SweepPoint:
         waited_p95_ms=None if pool is None else pool.waited_p95_ms,
         waited_max_ms=None if pool is None else pool.waited_max_ms,
         mean_out=pool.mean_out / pool.processes if pool and pool.mean_out is not None else None,
+        in_force=in_force,
         why_not=why_not,
     )
 
