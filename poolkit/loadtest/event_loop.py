@@ -23,6 +23,8 @@ from gevent.event import Event
 from gevent.queue import Queue
 from gevent.threadpool import ThreadPool
 
+from poolkit.loadtest.locust_internals import count_as_stopped
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,6 +35,7 @@ WINDOW_S = 0.05
 CALM_SHARE = 0.5
 """A busy share up to which a process has time to spare."""
 _CALM_WINDOWS_SKIPPED = 3
+_HURRIED_WITHIN_S = 3.0
 _FIRST, _LAST = 2, -2
 """Priorities among the callbacks at the beginning and the end of a wait."""
 
@@ -249,10 +252,11 @@ def end_test(environment: Environment) -> None:
 
 
 def end_in_the_main_greenlet(environment: Environment) -> None:
-    """Make SIGTERM end the run as Ctrl-C does, once: in the main greenlet.
+    """Make SIGTERM end the run as Ctrl-C does: in the main greenlet.
 
     Call it after all other listeners to the end of the run are added, since Locust calls them in
-    reverse order. A second SIGTERM, which `timeout` sends, changes nothing.
+    reverse order. A second SIGTERM changes nothing, since `timeout` sends two at once. One after Ctrl-C
+    is as a second Ctrl-C.
     """
     hub = gevent.get_hub()
     ending = False
@@ -264,11 +268,9 @@ def end_in_the_main_greenlet(environment: Environment) -> None:
             hub.loop.run_callback_threadsafe(hub.parent.throw, KeyboardInterrupt)
 
     def on_quitting(**_: Any) -> None:
-        nonlocal ending
         if gevent.getcurrent() is not hub.parent:
             hand_over()
             Event().wait()  # for the end of the process, which the main greenlet brings about
-        ending = True
 
     environment.events.quitting.add_listener(on_quitting)  # type: ignore[no-untyped-call]
     # Locust installs its handler once the main greenlet waits: with a shape, after the shape ends.
@@ -280,11 +282,17 @@ def unless_interrupted_again(environment: Environment, end: Callable[[], None]) 
     """Call the function that ends a run; at a Ctrl-C meanwhile, call it again without waiting.
 
     A second Ctrl-C means: do not wait for `--stop-timeout` or a worker's last report, but write
-    the results.
+    the results. A listener or an on_stop of the locustfile that still does not return is left.
     """
     try:
         end()
     except KeyboardInterrupt:
         logger.warning("interrupted again: users and workers are not waited for")
         environment.stop_timeout = 0
-        end()
+        with gevent.Timeout(_HURRIED_WITHIN_S) as limit:
+            try:
+                end()
+            except gevent.Timeout as error:
+                if error is not limit:
+                    raise
+                count_as_stopped(environment)

@@ -36,7 +36,7 @@ try:
     from locust.contrib.fasthttp import FastRequest
     from locust.exception import StopUser
     from locust.html import get_html_report
-    from locust.runners import STATE_MISSING, MasterRunner, locust_exception_handler
+    from locust.runners import STATE_MISSING, STATE_STOPPED, MasterRunner, locust_exception_handler
     from locust.stats import StatsCSVFileWriter, StatsError
     from locust.user.task import (
         LOCUST_STATE_RUNNING,
@@ -125,6 +125,12 @@ def wait_for_processes(environment: Environment) -> None:
 def listen_first(event: EventHook, listener: Callable[..., None]) -> None:
     """Call a listener before those that were added so far; a locustfile's may take minutes."""
     event._handlers.insert(0, listener)
+
+
+def count_as_stopped(environment: Environment) -> None:
+    """Keep Locust from ending a test again that cannot be ended; the process ends nevertheless."""
+    if environment.runner is not None:
+        environment.runner.update_state(STATE_STOPPED)
 
 
 def refuse_test_start(why: str) -> None:

@@ -189,3 +189,34 @@ def test_sigterm_ends_the_run_once(locust, tmp_path, master_port, options, more)
     assert json.loads((run.folder / "result.json").read_text())[0]["num_requests"] > 0
     assert json.loads((run.folder / "result_connections.json").read_text())["partial"] is True
     assert (run.folder / "report.html").read_text().count("</poolkit-connections>") == 1
+
+
+BLOCKED = """
+from locust import events
+
+@events.{event}.add_listener
+def block(**_):
+    print("blocked", flush=True)
+    gevent.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [("test_stopping", 0), pytest.param("quitting", -signal.SIGINT, marks=pytest.mark.slow)],
+)
+def test_a_second_signal_ends_a_listener_of_the_locustfile_that_does_not_return(
+    locust, tmp_path, event, status
+):
+    """SIGTERM after Ctrl-C: while the users are ended the results are written, afterwards they are lost."""
+    with (tmp_path / "visitors.py").open("a") as file:
+        file.write(f"import gevent\n{BLOCKED.format(event=event)}")
+    run = locust("--headless", "--run-time", "10m", *FILES)
+    run.wait_for("All users spawned")
+    run.wait_until(lambda: len(run.rows()) > 1)
+    run.interrupt()
+    run.wait_for("blocked")
+    run.process.terminate()
+    assert run.wait() == status, run.text
+    if status == 0:
+        assert json.loads((run.folder / "result_connections.json").read_text())["partial"] is True
