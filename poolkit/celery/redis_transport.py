@@ -36,7 +36,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MasterDownError, NoPermissionError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -311,6 +317,12 @@ class Channel(redis.Channel):
         except self.connection_errors:
             self.client.connection.disconnect()
             raise
+        except OutOfMemoryError:
+            # A full Redis refuses BLMOVE, but lets EVAL take a message: wait here instead.
+            if self._asked != "BLMOVE":
+                raise
+            time.sleep(_LONGEST_WAIT)
+            return None
         except ResponseError as error:
             is_unknown = isinstance(error, NoPermissionError) or "unknown command" in str(error)
             if not is_unknown:
