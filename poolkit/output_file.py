@@ -39,3 +39,21 @@ def check_output_file(option: str, file: Path, *, makes_folders: bool = True) ->
         raise ConfigurationError(
             f"{option}: {file} cannot be written: no permission for {existing}"
         )
+
+
+def check_regular_file(option: str, file: Path) -> None:
+    """Check that nothing but a regular file is at a path whose file is replaced or removed.
+
+    As root, to replace `/dev/null` would take it from the whole machine.
+
+    Args:
+        option: where the file was named, for the message: "WORKER_READY_FILE".
+        file: the file, which need not exist.
+
+    Raises:
+        ConfigurationError: a folder, a device, a pipe or a socket is there.
+    """
+    if file.exists() and not file.is_file():
+        raise ConfigurationError(
+            f"{option}: {file} is not a regular file; wanted a new name, or that of a file"
+        )

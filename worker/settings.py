@@ -37,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from poolkit.config.variables import refuse_misspelt
 from poolkit.errors import ConfigurationError
+from poolkit.output_file import check_regular_file
 
 _PREFIX = "WORKER_"
 
@@ -105,7 +106,7 @@ class WorkerSettings(BaseModel):
         # Empty is not set: a compose file passes an unset variable on as empty.
         given = {name: text for variable, name in known.items() if (text := environ.get(variable))}
         try:
-            return cls.model_validate(given)
+            settings = cls.model_validate(given)
         except ValidationError as error:
             found = error.errors()[0]
             if not found["loc"]:  # of two variables together; the text names them
@@ -116,3 +117,6 @@ class WorkerSettings(BaseModel):
             raise ConfigurationError(
                 f"{variable}: {found['msg']}, not {found['input']!r}"
             ) from None
+        if settings.ready_file is not None:
+            check_regular_file(f"{_PREFIX}READY_FILE", settings.ready_file)
+        return settings

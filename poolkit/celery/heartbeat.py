@@ -26,6 +26,7 @@ from celery.worker import state
 
 from poolkit.celery.config import transport_of
 from poolkit.celery.limits import pool_of
+from poolkit.output_file import check_regular_file
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -57,7 +58,11 @@ def ready_file(app: Celery, path: str | Path) -> None:
     worker has connected to its broker, and renewed each second. While the worker does not consume,
     its time stands still and its content is the reason. It is removed at the beginning of a
     shutdown, while the last tasks are still running.
+
+    Raises:
+        ConfigurationError: something other than a regular file is there.
     """
+    check_regular_file("ready_file", Path(path))
     _heartbeat_of(app).file = Path(path)
 
 

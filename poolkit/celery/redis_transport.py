@@ -35,14 +35,9 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+from redis import exceptions
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import (
-    MasterDownError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-)
+from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,8 +46,17 @@ __all__ = ("install_redis_transport",)
 
 logger = logging.getLogger(__name__)
 
+
+def _classes(name: str) -> tuple[type[Exception], ...]:
+    """Return a class of redis-py in a tuple, which is empty for a version without it."""
+    found = getattr(exceptions, name, None)
+    return () if found is None else (found,)
+
+
 _SHOWN = 2_000  # characters
-_CANNOT_WRITE = ReadOnlyError, MasterDownError
+# redis-py 3.5, which kombu 5.2 allows, has neither class; an error then has its code in the text.
+_CANNOT_WRITE: Final[tuple[type[Exception], ...]] = ReadOnlyError, *_classes("MasterDownError")
+_FULL = _classes("OutOfMemoryError")
 # Seconds between two tries at a server that answers, but is not the primary.
 _PAUSE = 1.0
 
@@ -96,10 +100,16 @@ _dropped: set[str] = set()
 """Messages of lost connections that no task has in hand, until they are put back."""
 
 
+def _is_full(error: Exception) -> bool:
+    """Return whether Redis refused a command because its memory is full."""
+    return isinstance(error, _FULL) or str(error).startswith("OOM ")
+
+
 def _cannot_write(error: Exception) -> bool:
     """Return whether a server refuses every write for now: a replica, or a primary without replicas."""
-    # redis-py has no class for these codes of Redis, and puts words of its own before them.
-    codes = "UNBLOCKED", "NOREPLICAS"
+    # redis-py has no class for these codes of Redis, or has not always had one, and puts words of
+    # its own before them.
+    codes = "UNBLOCKED", "NOREPLICAS", "MASTERDOWN"
     return isinstance(error, _CANNOT_WRITE) or any(code in str(error) for code in codes)
 
 
@@ -317,13 +327,11 @@ class Channel(redis.Channel):
         except self.connection_errors:
             self.client.connection.disconnect()
             raise
-        except OutOfMemoryError:
-            # A full Redis refuses BLMOVE, but lets EVAL take a message: wait here instead.
-            if self._asked != "BLMOVE":
-                raise
-            time.sleep(_LONGEST_WAIT)
-            return None
         except ResponseError as error:
+            if self._asked == "BLMOVE" and _is_full(error):
+                # A full Redis refuses BLMOVE, but lets EVAL take a message: wait here instead.
+                time.sleep(_LONGEST_WAIT)
+                return None
             is_unknown = isinstance(error, NoPermissionError) or "unknown command" in str(error)
             if not is_unknown:
                 raise

@@ -16,6 +16,7 @@ import gevent
 
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.event_loop import InThread, pause_thread
+from poolkit.output_file import check_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -180,7 +181,8 @@ def check_format(path: str) -> None:
     """Check that a file of this name can be written.
 
     Raises:
-        ConfigurationError: its suffix is neither .csv nor .parquet, or pyarrow is not installed.
+        ConfigurationError: its suffix is neither .csv nor .parquet, pyarrow is not installed, or
+            something other than a regular file has the name.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITERS:
@@ -192,6 +194,7 @@ def check_format(path: str) -> None:
             f"{OPTION} {path} needs pyarrow, which is not installed: pip install 'poolkit[parquet]', "
             "pip install pyarrow, or name a .csv file"
         )
+    check_regular_file(OPTION, Path(path))
 
 
 def of_worker(path: str, index: int) -> str:

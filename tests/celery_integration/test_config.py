@@ -3,13 +3,15 @@
 `test_rabbitmq.py` needs a RabbitMQ that runs; here only the messages to it are tested.
 """
 
+import os
 from types import SimpleNamespace
 
 import pytest
 from celery import Celery, signals
 from kombu.exceptions import OperationalError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
-from poolkit.celery import DeliveredTask, broker_config
+from poolkit.celery import DeliveredTask, broker_config, ready_file, redis_transport
 from poolkit.celery.config import transport_of
 from poolkit.celery.limits import check_limits
 from poolkit.errors import ConfigurationError
@@ -142,3 +144,20 @@ def test_limits_that_fit_are_accepted():
     _check(soft=240, hard=300, visibility_timeout=900)
     _check(url="amqp://h", hard=7_200)
     _check()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_ready_file_that_is_a_folder_or_a_pipe_is_refused(tmp_path, make):
+    """The file is replaced each second; whatever else is there is left alone."""
+    make(tmp_path / "ready")
+    app = Celery("refused", set_as_current=False)
+    with pytest.raises(ConfigurationError, match=r"ready_file: .*/ready is not a regular file"):
+        ready_file(app, tmp_path / "ready")
+
+
+def test_error_of_a_full_redis_is_recognised_with_and_without_its_class():
+    """redis-py before 4.6 has no class, and leaves the code in the text."""
+    full = redis_transport._is_full
+    assert full(ResponseError("OOM command not allowed when used memory > 'maxmemory'."))
+    assert full(OutOfMemoryError("command not allowed when used memory > 'maxmemory'."))
+    assert not full(ResponseError("unknown command"))

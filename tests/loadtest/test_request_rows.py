@@ -161,10 +161,14 @@ def test_requests_that_the_end_cut_off_are_rows_too(start, server):
     [
         ("requests.json", "wanted a name that ends in .csv or .parquet"),
         ("both.py/requests.csv", "both.py"),
+        ("pipe.csv", "--requests-file: pipe.csv is not a regular file"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_refused_before_the_load(start, server, name, text):
+def test_a_file_that_cannot_be_written_is_refused_before_the_load(
+    start, server, locust, name, text
+):
     """In one line, with status 2."""
+    os.mkfifo(locust.folder / "pipe.csv")
     run = start(name, "--run-time", "5s")
     assert run.process.wait(120) == 2
     assert text in run.text

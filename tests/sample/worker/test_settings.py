@@ -1,5 +1,6 @@
 """WORKER_* variables."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_repr_shows_no_password():
 def test_wrong_values_are_refused_by_name(environ, words):
     """A missing, malformed or contradictory value names its variable and what is allowed."""
     with pytest.raises(ConfigurationError, match=words):
+        WorkerSettings.from_environ(environ)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_ready_file_never_replaces_a_folder_or_a_device(tmp_path, make):
+    """The file is replaced each second, and as root that would replace /dev/null, too."""
+    make(tmp_path / "ready")
+    environ = REDIS | {"WORKER_READY_FILE": str(tmp_path / "ready")}
+    with pytest.raises(ConfigurationError, match=r"WORKER_READY_FILE: .*/ready is not a regular"):
         WorkerSettings.from_environ(environ)
 
 
