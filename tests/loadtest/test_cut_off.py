@@ -70,6 +70,36 @@ def test_an_open_loop_does_not_pass_with_the_answers_of_before(locust, stub, mas
     assert "Traceback" not in run.text
 
 
+ENDS_ITSELF = """
+from locust.exception import StopUser
+
+class Once(FastHttpUser):
+    def on_start(self):
+        self.visits = 0
+
+    @task
+    def visit(self):
+        self.visits += 1
+        if self.visits > 1:
+            raise StopUser
+        self.client.get("/")
+"""
+
+
+def test_an_arrival_whose_user_ends_itself_before_a_request_lacks_no_answer(locust, stub, tmp_path):
+    """An iteration limit or a failed check ends users so (`StopUser`), and it is no failure."""
+    with (tmp_path / "visitors.py").open("a") as file:
+        file.write(ENDS_ITSELF)
+    _, url = stub()
+    run = locust("Once", "--headless", "--host", url, "--run-time", "10m", *FILES, *OPEN)
+    run.wait_until(lambda: answered(run) > 40)
+    # Arrivals of the last moment may be cut off, and fail the run.
+    run.stop()
+    load = run.document()["load"]
+    assert load["arrivals"] >= 2 * (answered(run) - load["users_max"])
+    assert load["unanswered"] < load["arrivals"] / 10, run.text
+
+
 @pytest.mark.slow
 def test_users_that_report_a_request_when_it_is_answered_are_no_exception(locust, stub, tmp_path):
     """An arrival whose task has told of nothing has waited since it was due."""

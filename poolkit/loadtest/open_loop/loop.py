@@ -561,7 +561,8 @@ class OpenLoop:
             return
         if was_waiting(user):  # ended before it could begin
             queue.give_up(task, task.scheduled_at - unix_time_ahead_s(), time.monotonic())
-        elif task.unfinished is None:
+        elif task.unfinished is None or (task.sent is None and not self._stopped):
+            # A task may end its user (`StopUser`) before it has sent anything: no answer is missing.
             queue.finish(task, time.monotonic())
         else:
             queue.time_out(task, time.monotonic())
