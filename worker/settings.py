@@ -89,8 +89,8 @@ class WorkerSettings(BaseModel):
             )
         if self.remote_control and self.broker_url.startswith("sqs"):
             raise ValueError(
-                "WORKER_REMOTE_CONTROL must be false with SQS, which delivers no message to each of "
-                "several readers"
+                "WORKER_REMOTE_CONTROL must be false with SQS, which delivers each message to one "
+                "reader only"
             )
         return self
 

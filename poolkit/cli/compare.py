@@ -117,8 +117,8 @@ _max_connections_option = click.option(
     "marks",
     type=Connections(),
     metavar="NAME[@LABEL]=KIND:VALUE",
-    help="what the connections of a deployed target have: name:APPLICATION_NAME, user:ROLE or "
-    "address:IP; repeatable",
+    help="what distinguishes the connections of a deployed target: name:APPLICATION_NAME, "
+    "user:ROLE or address:IP; repeatable",
 )
 @click.option("--yes-load-this-host", "agreed", is_flag=True, help="agree to load another machine")
 @_repeatable(

@@ -108,8 +108,8 @@ def _add_options(parser: LocustArgumentParser) -> None:
     add(
         group,
         "database-url",
-        "The PostgreSQL database whose connections to watch, as a role with pg_monitor: "
-        "postgresql://user:password@host:port/database. Without it, that of DATABASE_URL",
+        "The PostgreSQL database whose connections to watch, with a role that has pg_monitor: "
+        "postgresql://user:password@host:port/database. Default: that of DATABASE_URL",
         metavar="<url>",
         env_var=variable if variable in os.environ else "DATABASE_URL",
     )
@@ -134,7 +134,7 @@ def _add_options(parser: LocustArgumentParser) -> None:
     add(
         group,
         "target",
-        "The loaded target: only its thresholds and its connections count",
+        "The target under load: only its thresholds and its connections count",
         metavar="<name>",
         default="",
     )
@@ -167,11 +167,11 @@ def _add_options(parser: LocustArgumentParser) -> None:
     rate = add(
         group,
         "arrival-rate",
-        "Tasks per second, each begun at its scheduled moment, however slow the server is; "
-        "latencies count from that moment. 50 is constant, 10..200/5m a ramp, and "
-        "50/1m,50..200/5m,200/2m are stages; without --run-time the run ends with the last stage. "
+        "Tasks per second, each begun at its scheduled moment, however slow the server is. "
+        "Latencies count from that moment. 50 is constant, 10..200/5m a ramp, and "
+        "50/1m,50..200/5m,200/2m are stages. Without --run-time, the run ends with the last stage. "
         "Reader=50,Writer=5 is a rate for each user class. "
-        "--users are ready at the start, more are made when all are busy",
+        "--users are ready at the start, and more are created when all are busy",
         metavar="<rate>",
     )
     # Locust's form of the page has what its own add_argument marks so; a group has another one.
@@ -179,16 +179,16 @@ def _add_options(parser: LocustArgumentParser) -> None:
     add(
         group,
         "find-limit",
-        "Find the highest arrival rate at which every --threshold holds: the rate doubles until one "
+        "Find the highest arrival rate at which every threshold holds. The rate doubles until one "
         "fails, then approaches the limit in steps. --arrival-rate is the first rate (10 by "
-        "default), or the first and the highest, such as 10..2000",
+        "default), or the first and the highest, such as 50..2000",
         action="store_true",
     )
     add(
         group,
         "find-limit-step",
-        "Measured time of each step of --find-limit, 20s by default; a quarter of it to settle "
-        "comes before",
+        "Measured time of each step of --find-limit, after a quarter of it to settle; "
+        "20s by default",
         metavar="<time>",
         default=STEP,
     )
@@ -211,8 +211,8 @@ def _add_options(parser: LocustArgumentParser) -> None:
     add(
         group,
         "on-start-within",
-        "Longest time in seconds of a user's on_start with --arrival-rate, which begins when --users "
-        f"are ready; {ON_START_WITHIN_S:g} by default",
+        "Longest time in seconds of a user's on_start with --arrival-rate; arrivals begin when the "
+        f"--users are ready. {ON_START_WITHIN_S:g} by default",
         metavar="<seconds>",
         type=float,
         default=ON_START_WITHIN_S,
@@ -220,8 +220,8 @@ def _add_options(parser: LocustArgumentParser) -> None:
     add(
         group,
         "answer-within",
-        "Seconds from its scheduled moment within which an arrival is answered in time; later ones "
-        f"are counted as late. {ANSWER_WITHIN_S:g} by default",
+        "Seconds from its scheduled moment within which an arrival is answered in time; a later "
+        f"answer counts as late. {ANSWER_WITHIN_S:g} by default",
         metavar="<seconds>",
         type=float,
         default=ANSWER_WITHIN_S,

@@ -172,6 +172,6 @@ def check_without_tags(thresholds: Iterable[Threshold]) -> None:
     for threshold in thresholds:
         if threshold.selector is not None and threshold.selector.key == "tag":
             raise ConfigurationError(
-                f"threshold {threshold.text!r}: only a Locust run knows the tags of requests; give "
+                f"threshold {threshold.text!r}: only a Locust run records the tags of requests; use "
                 'their name, as in {name="GET /articles"}'
             )

@@ -6,6 +6,7 @@ import pytest
 
 from poolkit.compare.plan.option_types import PoolSize, PoolSizes
 from poolkit.compare.plan.targets import Target, check_pool_sizes, with_pool_sizes
+from poolkit.compare.report.advice_text import advice_text
 from poolkit.compare.report.write import write_report
 from poolkit.compare.results.run_folder import PoolRow
 from poolkit.compare.results.sweep import SweepPoint, knee_of_sizes, littles_law, size_for
@@ -141,6 +142,9 @@ def test_a_report_shows_every_size_and_the_one_that_failed(made_up_run, made_up)
     ]
     assert sweep.knee.name == "web@5"
     assert list(results.advice) == ["web"]
+    text = advice_text("web", results)
+    assert "Take 5+8 in each process: 5 is the smallest size" in text
+    assert "The overflow of 8 is room for a higher peak." in text
     assert (run.path / "charts/pool-sizes.png").stat().st_size > 1_000
     page = (run.path / "report.html").read_text()
     assert "Pool sizes of web" in page

@@ -73,5 +73,5 @@ def test_the_help_lists_the_options_and_their_variables(tmp_path):
     text = " ".join(done.stdout.split())
     assert "--poolkit-arrival-rate <rate>, --arrival-rate <rate>" in text
     assert "[LOCUST_POOLKIT_ARRIVAL_RATE]" in text
-    assert "--poolkit-target <name> The loaded target" in text
+    assert "--poolkit-target <name> The target under load" in text
     assert "--target TARGET of the locustfile" in text

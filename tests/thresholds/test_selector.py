@@ -155,5 +155,5 @@ def test_outputs_escape_a_name():
 
 def test_a_tag_is_refused_where_it_is_not_recorded():
     """The message says what to write instead."""
-    with pytest.raises(ConfigurationError, match="only a Locust run knows the tags"):
+    with pytest.raises(ConfigurationError, match="only a Locust run records the tags"):
         check_without_tags([Threshold.parse("http.p95{tag='write'} < 1")])

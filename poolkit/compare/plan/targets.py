@@ -330,7 +330,7 @@ def deployed_of(
         if same:
             raise ConfigurationError(
                 f"--connections: {mark.target} and {', '.join(same)} have the same {mark.kind} "
-                f"{mark.value}, so their connections cannot be told apart"
+                f"{mark.value}, so their connections cannot be distinguished"
             )
     return tuple(found.values())
 

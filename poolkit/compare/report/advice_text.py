@@ -125,9 +125,13 @@ def _reason(advice: Advice, target: TargetResult, sweep: Sweep | None) -> str:
         little = ""
         if sweep.little is not None:
             little = f" Little's law gives {sweep.little.size} (mean {figure(sweep.little.mean)})."
+        # The overflow was measured too if it is that of the knee.
+        room = ""
+        if (advice.max_overflow or 0) > sweep.knee.max_overflow:
+            room = f" The overflow of {advice.max_overflow} is room for a higher peak."
         return (
             f"Take {_size(advice)} in each process: {sweep.knee.label} is the smallest size within 5 % "
-            f"of the best p95 and throughput at {sweep.level.name}.{little}"
+            f"of the best p95 and throughput at {sweep.level.name}.{room}{little}"
         )
     if advice.reason == "no room":
         return (
