@@ -23,8 +23,6 @@ from gevent.event import Event
 from gevent.queue import Queue
 from gevent.threadpool import ThreadPool
 
-from poolkit.loadtest.locust_internals import count_as_stopped
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -295,4 +293,7 @@ def unless_interrupted_again(environment: Environment, end: Callable[[], None]) 
             except gevent.Timeout as error:
                 if error is not limit:
                     raise
+                # Not at the top: importing Locust replaces half of the standard library by gevent's.
+                from poolkit.loadtest.locust_internals import count_as_stopped  # noqa: PLC0415
+
                 count_as_stopped(environment)

@@ -45,6 +45,19 @@ def test_the_load_test_runs_without_the_modules_that_its_image_lacks():
     assert {"articles", "ingest"} <= set(done.stdout.split())
 
 
+MEASURES = """
+import sys
+import poolkit.loadtest.recording, poolkit.loadtest.web_pages, poolkit.loadtest.telemetry.figures
+print("locust" in sys.modules)
+"""
+
+
+def test_what_measures_a_load_test_does_not_import_locust():
+    """Its import replaces half of the standard library, for instance in a process that tests."""
+    done = run_python("-c", MEASURES)
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
 WARNS = """
 import sys
 from poolkit.loadtest import locust_internals
