@@ -15,6 +15,8 @@ import os
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -38,6 +40,26 @@ Arm = Callable[[], Any]
 """Does its work once and returns a figure: seconds for one call, requests per second, bytes.
 
 An arm may return several figures, as a tuple; `Comparison.part` selects one of them."""
+
+
+_ANSWERING_SERVER = """
+import asyncio, uvloop
+
+ANSWER = b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok"
+
+class Answering(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(ANSWER * data.count(b"\\r\\n\\r\\n"))
+
+async def serve():
+    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+uvloop.run(serve())
+"""
 
 
 def read_options(
@@ -189,3 +211,15 @@ def machine(*distributions: str) -> str:
         ", ".join(f"{name} {version(name)}" for name in distributions),
     ]
     return "; ".join(filter(None, parts))
+
+
+@contextmanager
+def answering_server() -> Iterator[str]:
+    """Run a web server that answers at once, in a process of its own; its URL is returned."""
+    command = [sys.executable, "-c", _ANSWERING_SERVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        finally:
+            server.kill()

@@ -28,7 +28,7 @@ from functools import partial  # noqa: E402
 from itertools import count  # noqa: E402
 
 import gevent  # noqa: E402
-from harness import compare, machine, read_options  # noqa: E402
+from harness import answering_server, compare, machine, read_options  # noqa: E402
 from locust import FastHttpUser, task  # noqa: E402
 from locust.env import Environment  # noqa: E402
 
@@ -42,24 +42,6 @@ MORE_THAN_IT_CAN = 50_000.0
 RATES_PER_S = (200, 1000)
 USERS = 20
 WARM_UP_S = 0.5
-SERVER = """
-import asyncio, uvloop
-
-ANSWER = b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok"
-
-class Answering(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport = transport
-    def data_received(self, data):
-        self.transport.write(ANSWER * data.count(b"\\r\\n\\r\\n"))
-
-async def serve():
-    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-
-uvloop.run(serve())
-"""
 
 
 def pace(user_class, period_s):
@@ -123,9 +105,7 @@ def main():
     # The rate is higher than possible on purpose.
     logging.getLogger("poolkit.loadtest").setLevel(logging.ERROR)
     options = read_options(__doc__, positional=True, rounds=7, seconds=2.0)
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
-    try:
-        host = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+    with answering_server() as host:
         run = partial(locust, host, options.seconds)
         # The arms that are compared with each other, by their load.
         loads = {
@@ -144,9 +124,6 @@ def main():
                 OPEN: partial(run, arrivals_per_s=per_s),
             }
         found = {load: compare(arms, rounds=options.rounds) for load, arms in loads.items()}
-    finally:
-        server.kill()
-        server.wait()
     print(machine("locust", "gevent", "geventhttpclient"))
     print("requests per second of processor time of the load generator")
     for load, comparison in found.items():

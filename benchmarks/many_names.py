@@ -22,30 +22,12 @@ import time
 import urllib.request
 from pathlib import Path
 
-from harness import ROOT, compare, machine, read_options
+from harness import ROOT, answering_server, compare, machine, read_options
 
 GOAL_MS = 2.0
 PER_S = 500
 USERS = 50
 PLAIN, KIT = "plain Locust", "with poolkit"
-SERVER = """
-import asyncio, uvloop
-
-ANSWER = b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok"
-
-class Answering(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport = transport
-    def data_received(self, data):
-        self.transport.write(ANSWER * data.count(b"\\r\\n\\r\\n"))
-
-async def serve():
-    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-
-uvloop.run(serve())
-"""
 LOCUSTFILE = """
 import json, os, random, time
 import gevent
@@ -153,17 +135,12 @@ def run(host, options, *, kit):
 
 def main():
     options = read_options(__doc__, rounds=5, seconds=30.0, names=4000, distributed=False)
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
-    try:
-        host = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+    with answering_server() as host:
         arms = {
             PLAIN: lambda: run(host, options, kit=False),
             KIT: lambda: run(host, options, kit=True),
         }
         found = compare(arms, rounds=options.rounds, warmup=0)
-    finally:
-        server.kill()
-        server.wait()
     print(machine("locust", "gevent", "geventhttpclient"))
     how = "by a worker" if options.distributed else "by one process"
     print(f"{options.names:,} names at {PER_S}/s for {options.seconds:g} s, {how}")
