@@ -26,6 +26,7 @@ from celery.worker import state
 
 from poolkit.celery.config import transport_of
 from poolkit.celery.limits import pool_of
+from poolkit.celery.queues import depth_of
 from poolkit.output_file import check_regular_file
 
 if TYPE_CHECKING:
@@ -269,12 +270,11 @@ class _Queues:
         if self._connection is None:
             self._connection = self._connect()
         try:
-            declared = self._connection.default_channel.queue_declare(queue.name, passive=True)
+            return depth_of(self._connection.default_channel, queue.name)
         except self._connection.channel_errors:
-            # Redis has no empty lists; RabbitMQ closes the channel of who asks for a missing queue.
+            # The queue is missing, and RabbitMQ has closed the channel.
             self._close()
             return 0
-        return int(declared.message_count)
 
     def _connect(self) -> Any:
         options: dict[str, Any] = {}

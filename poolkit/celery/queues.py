@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from prometheus_client.core import Metric
 
-__all__ = ("SENT_AT", "QueueSampler", "stamp_sent_time")
+__all__ = ("SENT_AT", "QueueSampler", "depth_of", "stamp_sent_time")
 
 logger = logging.getLogger(__name__)
 
@@ -109,18 +109,24 @@ class QueueSampler:
                 self._end.wait(_EVERY)
 
 
+def depth_of(channel: Any, queue: str) -> int:
+    """Return the number of messages that wait in a queue.
+
+    AMQP itself raises one of the connection's `channel_errors` for a missing queue, and closes the
+    channel. To Redis a missing queue is an empty one.
+    """
+    if hasattr(channel, "_size"):  # of kombu's own transports, since 4.0
+        return int(channel._size(queue))  # noqa: SLF001
+    return int(channel.queue_declare(queue, passive=True).message_count)
+
+
 def _sample(channel: Any, queue: str) -> QueueSample:
-    if not hasattr(channel, "_size"):  # AMQP itself, whose messages cannot be looked at
-        depth = channel.queue_declare(queue, passive=True).message_count
-        return QueueSample(depth, None if depth else 0.0)
-    depth = channel._size(queue)  # noqa: SLF001  (of kombu's transports, since 4.0)
-    if depth == 0:
-        return QueueSample(0, 0.0)
-    return QueueSample(depth, _oldest_age(channel, queue))
+    depth = depth_of(channel, queue)
+    return QueueSample(depth, _oldest_age(channel, queue) if depth else 0.0)
 
 
 def _oldest_age(channel: Any, queue: str) -> float | None:
-    """Return the age of the oldest task, which Redis alone shows without taking it."""
+    """Return the age of the oldest task, which only Redis shows without taking it."""
     steps = getattr(channel, "priority_steps", None)
     if steps is None:
         return None

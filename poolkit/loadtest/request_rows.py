@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 OPTION = "--requests-file"
-FIELDS = ("due", "started", "latency_ms", "service_ms", "method", "name", "status", "error")
-"""The columns of requests.csv in a run folder, which `poolkit compare` reads again."""
 FLUSH_EVERY_S = 0.5
 """A kill loses no more than this, if the file is a CSV."""
 _PART = 100
@@ -35,7 +33,7 @@ logger = logging.getLogger("poolkit.loadtest")
 
 
 class RequestRow(NamedTuple):
-    """A request as `FIELDS` have it; None where a figure is not known."""
+    """A request of a comparison; None where a figure is not known."""
 
     due: float
     """When it was scheduled, Unix time in seconds; in a closed loop when it was sent."""
@@ -51,6 +49,10 @@ class RequestRow(NamedTuple):
     """The HTTP status; 0 without one."""
     error: str
     """Empty for a success: the status, the exception's type, or why there was no answer."""
+
+
+FIELDS = RequestRow._fields
+"""The columns of requests.csv in a run folder, which `poolkit compare` reads again."""
 
 
 class RunRow(NamedTuple):

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import psycopg2
 from celery import Celery
-from processes import RunningProcess, is_listening, wait_until
+from processes import RunningProcess, is_listening, run_python, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg2.extras import RealDictCursor
 from sqlalchemy import create_engine
@@ -149,6 +150,11 @@ class Site:
             connection.rollback()
 
 
+def health_of(ready_file: Path, max_age: float = 30) -> CompletedProcess[str]:
+    """Run the health check on a ready file."""
+    return run_python("-m", "poolkit.celery.health", ready_file, "--max-age", max_age)
+
+
 class Worker(RunningProcess):
     """`celery -A shop worker` in a process of its own."""
 
@@ -171,6 +177,13 @@ class Worker(RunningProcess):
 
     def logged(self, words: str) -> bool:
         return any(words in record["message"] for record in self.records())
+
+    def health(self, *, max_age: float) -> CompletedProcess[str]:
+        """Run the health check on its ready file."""
+        return health_of(self.ready_file, max_age)
+
+    def received(self) -> int:
+        return sum(" received" in record["message"] for record in self.records())
 
     def succeeded(self) -> int:
         return sum("succeeded" in record["message"] for record in self.records())
@@ -221,3 +234,15 @@ def start_with_metrics(site: Site, *options: str, **more: Any) -> tuple[Worker, 
     worker = site.start(*options, SHOP_METRICS_PORT=str(port), **more)
     worker.wait_until(lambda: is_listening(port), "the metrics' port")
     return worker, Scraped(port)
+
+
+def assert_depth_is_measured_without_age(site: Site) -> None:
+    """Assert that the queue's depth has a metric and its age has none, while tasks wait."""
+    _, scraped = start_with_metrics(site, "-c", "1")
+    queue = {"queue": site.queue}
+    wait_until(lambda: scraped("poolkit_queue_depth", **queue) == 0, "an empty queue")
+    with site.locked("first"):
+        for name in ("first", "second", "third"):
+            site.send(name)
+        wait_until(lambda: scraped("poolkit_queue_depth", **queue), "tasks that wait")
+        assert scraped("poolkit_queue_oldest_age_seconds", **queue) is None

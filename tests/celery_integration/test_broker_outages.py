@@ -5,16 +5,11 @@ from pathlib import Path
 
 import pytest
 import redis
-from celery_working import FOLDER, Worker
+from celery_working import FOLDER, Worker, health_of
 from processes import run_python, stopped, wait_until
 
 # Remote control has a connection that notices when Redis goes.
 DEAF = {"worker_enable_remote_control": False}
-HEALTH = ("-m", "poolkit.celery.health")
-
-
-def _healthy(path, max_age=30):
-    return run_python(*HEALTH, path, "--max-age", max_age)
 
 
 def _keep_on_disk(broker):
@@ -23,15 +18,11 @@ def _keep_on_disk(broker):
         client.config_set("save", "3600 1")
 
 
-def _received(worker):
-    return sum(" received" in record["message"] for record in worker.records())
-
-
 def _occupy(site, worker, slots, seconds):
     """Send a slow order for each slot, and wait until the worker has them all."""
     for number in range(slots):
         site.app.send_task("shop_reports.take_slow_order", [f"busy{number}", seconds])
-    wait_until(lambda: _received(worker) == slots, "every slot to be busy")
+    wait_until(lambda: worker.received() == slots, "every slot to be busy")
     time.sleep(1.5)  # a command that waits for the next message, for a second, has ended
 
 
@@ -85,7 +76,7 @@ def test_running_task_is_not_run_again_when_the_connection_is_cut(own_broker_sit
             time.sleep(0.3)
     wait_until(lambda: worker.logged("Connection to broker lost"), "the worker to notice")
     _finish(site, worker, 1)
-    assert _received(worker) == 6
+    assert worker.received() == 6
 
 
 @pytest.mark.slow
@@ -97,7 +88,7 @@ def test_server_that_closes_idle_connections_loses_no_acknowledgement(own_broker
     worker = site.start("-c", "2")
     _occupy(site, worker, 2, seconds=5)
     _finish(site, worker, 2)
-    assert _received(worker) == 7
+    assert worker.received() == 7
 
 
 @pytest.mark.slow
@@ -144,12 +135,12 @@ def test_broker_that_stands_still_is_noticed_and_outlived(own_broker_site):
     with stopped(broker.pid):
         wait_until(lambda: worker.succeeded() == 2, "the running tasks to end")
         failed = wait_until(
-            lambda: (found := _healthy(worker.ready_file, 10)).returncode and found, "the check"
+            lambda: (found := worker.health(max_age=10)).returncode and found, "the check"
         )
         assert failed.returncode == 1
         assert "last consumed" in failed.stderr
     _finish(site, worker, 2)
-    wait_until(lambda: _healthy(worker.ready_file, 10).returncode == 0, "the check to hold")
+    wait_until(lambda: worker.health(max_age=10).returncode == 0, "the check to hold")
 
 
 @pytest.mark.slow
@@ -160,7 +151,7 @@ def test_tasks_that_wait_for_their_time_outlive_the_broker_s_absence(own_broker_
     worker = site.start("-c", "2")
     for number in range(4):
         site.app.send_task("shop_reports.take_slow_order", [f"busy{number}", 0], countdown=4)
-    wait_until(lambda: _received(worker) == 4, "the tasks to wait in the worker")
+    wait_until(lambda: worker.received() == 4, "the tasks to wait in the worker")
     broker.stop()
     wait_until(lambda: worker.logged("Cannot connect to redis"), "the worker to notice")
     time.sleep(4)
@@ -179,10 +170,10 @@ def test_worker_waits_for_a_broker_that_is_away_at_the_start(own_broker_site, tm
     worker = Worker(ready, ("-c", "1"), site.environ | variables)
     site.workers.append(worker)
     wait_until(lambda: worker.logged("Cannot connect to redis"), "the first attempt")
-    failed = _healthy(ready)
+    failed = health_of(ready)
     assert (failed.returncode, failed.stderr[:23]) == (1, "the worker is not ready")
     broker.start()
-    wait_until(lambda: _healthy(ready).returncode == 0, "the worker to be ready")
+    wait_until(lambda: health_of(ready).returncode == 0, "the worker to be ready")
 
 
 @pytest.mark.slow
@@ -199,7 +190,7 @@ def test_worker_that_no_longer_consumes_is_unhealthy_and_ends(own_broker_site):
     broker.start()
     site.send("after")
     failed = wait_until(
-        lambda: (found := _healthy(worker.ready_file, 5)).returncode and found,
+        lambda: (found := worker.health(max_age=5)).returncode and found,
         lambda: f"the check\n{worker.text}",
     )
     assert "1 messages wait" in failed.stderr
@@ -226,7 +217,7 @@ def test_worker_whose_loop_is_blocked_is_unhealthy_and_ends(own_broker_site):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
-def test_worker_with_a_task_that_takes_long_stays_healthy(site, pool):
+def test_worker_with_a_task_that_takes_long_stayshealth_of(site, pool):
     """A busy worker with a full queue is no stuck one, whether its loop runs meanwhile or not."""
     url = site.environ["DATABASE_URL"].replace("+psycopg2", "+psycopg")
     worker = site.start("-P", pool, "-c", "1", SHOP_STALL_TIMEOUT="3", DATABASE_URL=url)
@@ -235,7 +226,7 @@ def test_worker_with_a_task_that_takes_long_stays_healthy(site, pool):
     for _ in range(3):
         site.send("x")
     wait_until(lambda: "busy0" in site.orders(), "the long task")
-    assert _healthy(worker.ready_file, 5).returncode == 0
+    assert worker.health(max_age=5).returncode == 0
     wait_until(lambda: worker.succeeded() == 5, "all tasks")
     assert worker.stop() == 0
 
@@ -244,15 +235,15 @@ def test_worker_with_a_task_that_takes_long_stays_healthy(site, pool):
 def test_health_check_reports_a_missing_and_a_stale_file(tmp_path):
     """Status 1 and one line; the file's content is the reason, unless the worker died while it consumed."""
     file = tmp_path / "ready"
-    missing = _healthy(file)
+    missing = health_of(file)
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
     file.write_text("consuming\n")
-    assert _healthy(file).returncode == 0
-    stale = _healthy(file, 0)
+    assert health_of(file).returncode == 0
+    stale = health_of(file, 0)
     assert stale.returncode == 1
     assert "has ended or stands still" in stale.stderr
     file.write_text("7 messages wait\n")
-    assert "7 messages wait" in _healthy(file, 0).stderr
+    assert "7 messages wait" in health_of(file, 0).stderr
 
 
 @pytest.mark.process

@@ -4,7 +4,7 @@ import json
 from contextlib import ExitStack
 
 import pytest
-from celery_working import FOLDER, open_site, start_with_metrics
+from celery_working import FOLDER, assert_depth_is_measured_without_age, open_site
 from kombu import Connection
 from processes import run_python, wait_until
 from stoppable_brokers import HAS_RABBITMQ, RabbitMQ
@@ -88,14 +88,7 @@ def test_a_poison_task_ends_in_the_dead_letter_table(site):
 
 def test_queue_s_depth_is_asked_of_rabbitmq(site):
     """The metric of the depth is there; the age is unknown, because looking at a message would take it."""
-    _, scraped = start_with_metrics(site, "-c", "1")
-    queue = {"queue": site.queue}
-    wait_until(lambda: scraped("poolkit_queue_depth", **queue) == 0, "an empty queue")
-    with site.locked("first"):
-        for name in ("first", "second", "third"):
-            site.send(name)
-        wait_until(lambda: scraped("poolkit_queue_depth", **queue), "tasks that wait")
-        assert scraped("poolkit_queue_oldest_age_seconds", **queue) is None
+    assert_depth_is_measured_without_age(site)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -106,7 +99,7 @@ def test_worker_with_every_slot_busy_outlives_rabbitmq_s_absence(site, rabbitmq,
     for name in names:
         site.app.send_task("shop_reports.take_slow_order", [name, 4])
     wait_until(
-        lambda: sum(" received" in record["message"] for record in worker.records()) == slots,
+        lambda: worker.received() == slots,
         "every slot to be busy",
     )
     with rabbitmq.away():
@@ -115,20 +108,18 @@ def test_worker_with_every_slot_busy_outlives_rabbitmq_s_absence(site, rabbitmq,
         site.send(f"after{number}")
         names.append(f"after{number}")
     wait_until(lambda: site.orders() == sorted(names), lambda: worker.text)
-    command = ("-m", "poolkit.celery.health", worker.ready_file, "--max-age", "10")
-    wait_until(lambda: run_python(*command).returncode == 0, "the health check to hold")
+    wait_until(lambda: worker.health(max_age=10).returncode == 0, "the health check to hold")
     assert worker.stop() == 0
 
 
 def test_rabbitmq_that_stands_still_is_noticed_and_outlived(site, rabbitmq):
     """The health check of an idle worker fails while RabbitMQ does not answer, and holds again when it does."""
     worker = site.start("-c", "1")
-    command = ("-m", "poolkit.celery.health", worker.ready_file, "--max-age", "10")
     with rabbitmq.paused():
-        wait_until(lambda: run_python(*command).returncode == 1, "the check to fail")
+        wait_until(lambda: worker.health(max_age=10).returncode == 1, "the check to fail")
     site.send("after")
     site.wait_for_order("after")
-    wait_until(lambda: run_python(*command).returncode == 0, "the check to hold")
+    wait_until(lambda: worker.health(max_age=10).returncode == 0, "the check to hold")
 
 
 def test_inspect_reports_the_worker(site):

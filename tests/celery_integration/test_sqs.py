@@ -8,8 +8,8 @@ from typing import Any
 
 import boto3
 import pytest
-from celery_working import Site, open_site, start_with_metrics
-from processes import run_python, wait_until
+from celery_working import Site, assert_depth_is_measured_without_age, open_site
+from processes import wait_until
 
 from poolkit.drill.network import Network
 
@@ -84,14 +84,7 @@ def test_poll_that_the_network_cuts_off_is_not_the_last(sqs_site, queue_url, mot
 
 def test_queue_s_depth_is_asked_of_sqs_and_its_age_is_left_to_cloudwatch(sqs_site):
     """The metric of the depth is there; the age is ApproximateAgeOfOldestMessage, which only CloudWatch has."""
-    _, scraped = start_with_metrics(sqs_site, "-c", "1")
-    queue = {"queue": sqs_site.queue}
-    wait_until(lambda: scraped("poolkit_queue_depth", **queue) == 0, "an empty queue")
-    with sqs_site.locked("first"):
-        for name in ("first", "second", "third"):
-            sqs_site.send(name)
-        wait_until(lambda: scraped("poolkit_queue_depth", **queue), "tasks that wait")
-        assert scraped("poolkit_queue_oldest_age_seconds", **queue) is None
+    assert_depth_is_measured_without_age(sqs_site)
 
 
 @pytest.mark.slow
@@ -99,8 +92,7 @@ def test_idle_worker_on_sqs_is_healthy(sqs_site):
     """The health check reads how many messages wait, and there are none."""
     worker = sqs_site.start()
     time.sleep(25)  # idle after ten seconds, stuck after two looks at the queue
-    command = ("-m", "poolkit.celery.health", worker.ready_file, "--max-age", "10")
-    assert run_python(*command).returncode == 0
+    assert worker.health(max_age=10).returncode == 0
     sqs_site.send("after")
     sqs_site.wait_for_order("after")
 
