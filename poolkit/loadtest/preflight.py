@@ -47,9 +47,13 @@ if TYPE_CHECKING:
     import argparse
     from argparse import Namespace
     from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
+
+    _Add: TypeAlias = Callable[..., argparse.Action]
+    """Adds an option to a group, with both of its names: see `_add_options`."""
 
 REFUSED = 2
 """The exit status, as of argparse."""
@@ -103,6 +107,15 @@ def _add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument_group("Help (poolkit)").add_argument(
         HELP, action="help", help="Print all options, with those of poolkit and the locustfile"
     )
+    _add_connection_options(parser, add)
+    _add_result_options(parser, add)
+    group = parser.add_argument_group("Open loop (poolkit)")
+    _add_rate_options(group, add)
+    _add_arrival_options(group, add)
+
+
+def _add_connection_options(parser: LocustArgumentParser, add: _Add) -> None:
+    """Add what the load test connects to: the database, and a host elsewhere."""
     variable = "LOCUST_POOLKIT_DATABASE_URL"
     group = parser.add_argument_group("Connections (poolkit)")
     add(
@@ -121,6 +134,10 @@ def _add_options(parser: LocustArgumentParser) -> None:
         "Load a --host that is not this machine",
         action="store_true",
     )
+
+
+def _add_result_options(parser: LocustArgumentParser, add: _Add) -> None:
+    """Add what a run is checked against, and where its figures go."""
     group = parser.add_argument_group("Thresholds (poolkit)")
     add(
         group,
@@ -163,7 +180,10 @@ def _add_options(parser: LocustArgumentParser) -> None:
         metavar="<port>",
         default="",
     )
-    group = parser.add_argument_group("Open loop (poolkit)")
+
+
+def _add_rate_options(group: argparse._ArgumentGroup, add: _Add) -> None:
+    """Add the arrival rate, given or searched for."""
     rate = add(
         group,
         "arrival-rate",
@@ -192,6 +212,10 @@ def _add_options(parser: LocustArgumentParser) -> None:
         metavar="<time>",
         default=STEP,
     )
+
+
+def _add_arrival_options(group: argparse._ArgumentGroup, add: _Add) -> None:
+    """Add how arrivals are distributed, and how many users and seconds they may take."""
     add(
         group,
         "arrivals",
