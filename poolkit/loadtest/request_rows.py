@@ -25,7 +25,7 @@ OPTION = "--requests-file"
 FLUSH_EVERY_S = 0.5
 """A kill loses no more than this, if the file is a CSV."""
 _PART = 100
-"""Rows that the thread formats at a time, in about half a millisecond."""
+"""Rows that the thread formats at a time; then it lets the event loop run."""
 _ROWS_OF_A_GROUP = 50_000
 """Parquet's row groups: larger ones are read faster, smaller ones need less memory here."""
 

@@ -527,7 +527,7 @@ class OpenLoop:
 
     def _wait(self, user: User) -> bool:
         """Wait until there is an arrival for this user; True if there was one already."""
-        # Called for every task: each call that is spared is a percent of what a request costs.
+        # Called for every task, so no other function is called that can be spared.
         task = self.tasks.by_user.get(user) or self.tasks.of(user)
         queue = self._queues[type(user)]
         now = time.monotonic()
