@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import signal
 import time
 from functools import partial
@@ -34,6 +35,7 @@ CALM_SHARE = 0.5
 """A busy share up to which a process has time to spare."""
 _CALM_WINDOWS_SKIPPED = 3
 _HURRIED_WITHIN_S = 3.0
+_SENT_TWICE_WITHIN_S = 2.0
 _FIRST, _LAST = 2, -2
 """Priorities among the callbacks at the beginning and the end of a wait."""
 
@@ -253,16 +255,17 @@ def end_in_the_main_greenlet(environment: Environment) -> None:
     """Make SIGTERM end the run as Ctrl-C does: in the main greenlet.
 
     Call it after all other listeners to the end of the run are added, since Locust calls them in
-    reverse order. A second SIGTERM changes nothing, since `timeout` sends two at once. One after Ctrl-C
-    is as a second Ctrl-C.
+    reverse order. A later SIGTERM is as a second Ctrl-C, except one within 2 s of another: `timeout`
+    sends one to its command and one to the group of processes.
     """
     hub = gevent.get_hub()
-    ending = False
+    handed_over_at = -math.inf
 
     def hand_over(*_: Any) -> None:
-        nonlocal ending
-        if not ending:
-            ending = True
+        nonlocal handed_over_at
+        now = time.monotonic()
+        if now - handed_over_at > _SENT_TWICE_WITHIN_S:
+            handed_over_at = now
             hub.loop.run_callback_threadsafe(hub.parent.throw, KeyboardInterrupt)
 
     def on_quitting(**_: Any) -> None:
