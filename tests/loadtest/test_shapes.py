@@ -1,6 +1,7 @@
 """The load shapes: with any locustfile, in the time and with the users that a person says."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from processes import ROOT, run_python
@@ -84,3 +85,36 @@ def test_a_shape_that_was_interrupted_is_partial(locust):
     run.wait_until(lambda: len(users_of(run)) >= 2)
     run.stop()
     assert partial(run) is True
+
+
+COUNTED = """
+import time
+from pathlib import Path
+from locust import LoadTestShape, events
+
+moments = []
+
+class Counted(LoadTestShape):
+    def tick(self):
+        moments.append(time.perf_counter())
+        return (len(moments), 10) if len(moments) < 3 else None
+
+@events.quit.add_listener
+def write(**_):
+    Path(f"{MODE}.txt").write_text(" ".join(map(str, moments)))
+"""
+
+
+@pytest.mark.slow
+def test_a_shape_is_asked_as_often_as_without_the_kit(locust, tmp_path):
+    """Once in a second, since a `tick()` may count its calls."""
+    visitors = (tmp_path / "visitors.py").read_text() + COUNTED
+    plain = visitors.replace("loadtest.register()", "")
+    for mode, text in (("plain", plain), ("kit", visitors)):
+        (tmp_path / f"{mode}.py").write_text(text.replace("{MODE}", mode))
+    runs = [locust("-f", f"{mode}.py", "--headless") for mode in ("plain", "kit")]
+    assert [run.wait() for run in runs] == [0, 0], runs[-1].text
+    for mode in ("plain", "kit"):
+        moments = [float(one) for one in (tmp_path / f"{mode}.txt").read_text().split()]
+        assert len(moments) == 3, mode
+        assert all(after - before > 0.9 for before, after in pairwise(moments)), moments
