@@ -12,7 +12,6 @@ worker sends and is measured, and a master writes the files.
 import contextlib
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,8 @@ import urllib.request
 from pathlib import Path
 
 from harness import ROOT, answering_server, compare, machine, read_options
+
+from poolkit.local.ports import free_port
 
 GOAL_MS = 2.0
 PER_S = 500
@@ -67,11 +68,6 @@ class Visitor(FastHttpUser):
     def visit(self):
         self.client.get("/", name=f"/item/{random.randrange(NAMES)}")
 """
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def look_at_pages(base, paths, ended):
