@@ -180,10 +180,16 @@ def truth(log: Path, row: Row) -> Figures:
 
 
 def reported(document: Path) -> Figures:
-    """Return the figures that Locust with poolkit wrote."""
-    total = json.loads(document.read_text())["latency_ms"][-1]
-    failed = total["failures"]
-    return Figures(total["requests"] - failed, failed, tuple(total[f"p{q}"] for q in QUANTILES))
+    """Return the figures that Locust with poolkit wrote.
+
+    A dropped arrival is a failure of the report. It was never sent, so no server has a line about it.
+    """
+    found = json.loads(document.read_text())
+    total, dropped = found["latency_ms"][-1], found["load"]["unsent"]
+    failed = total["failures"] - dropped
+    return Figures(
+        total["requests"] - total["failures"], failed, tuple(total[f"p{q}"] for q in QUANTILES)
+    )
 
 
 def free_port() -> int:
