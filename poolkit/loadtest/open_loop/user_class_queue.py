@@ -61,11 +61,15 @@ class Mean:
         self.total += seconds
         self.count += 1
 
-    def with_more(self, seconds: Iterable[float]) -> float | None:
-        """Return the mean of these and some others."""
-        more = list(seconds)
-        count = self.count + len(more)
-        return (self.total + sum(more)) / count if count else None
+    def at_least(self, unfinished: Iterable[float]) -> float | None:
+        """Return the mean of these and of unfinished ones, which have taken this long until now.
+
+        An unfinished one counts where it raises the mean: one that has just begun says nothing.
+        """
+        mean = self.total / self.count if self.count else 0.0
+        longer = [seconds for seconds in unfinished if seconds > mean]
+        count = self.count + len(longer)
+        return (self.total + sum(longer)) / count if count else None
 
 
 class Lateness(NamedTuple):
@@ -300,9 +304,9 @@ class UserClassQueue:
         time takes as long with few users as with all.
         """
         at_work = self._at_work
-        alone_s = self._alone.with_more(())
-        # A task without an answer has taken at least this long, and all users are at work now.
-        crowded_s = self._crowded.with_more(now - task.began_at for task in self._under_way)
+        alone_s = self._alone.at_least(())
+        # All users are at work now.
+        crowded_s = self._crowded.at_least(now - task.began_at for task in self._under_way)
         busy = f"all {at_work.most:,} users ({at_work.option}) were waiting for answers"
         if alone_s is None or (crowded_s is not None and crowded_s > _SLOWER * alone_s):
             slower = ""
@@ -315,7 +319,7 @@ class UserClassQueue:
                 f"{busy}, since the target is too slow for this rate{slower}; lower --arrival-rate or "
                 "give the target more capacity, since more users would only wait as well"
             )
-        took_s = alone_s if crowded_s is None else crowded_s
+        took_s = max(alone_s, crowded_s or 0.0)
         needed = max(at_work.most + 1, math.ceil(per_s * took_s * (1 + SPARE)))
         return (
             f"{busy}, and the target took no longer than with fewer: {took_s * 1000:,.0f} ms a task; "
@@ -328,7 +332,7 @@ class UserClassQueue:
                 "users that were made for them failed in their on_start, and failing ones are made "
                 "once a second; repair on_start, whose errors are in the log"
             )
-        took_s = self._starts.with_more(now - made_at for made_at in self.starting.values()) or 0.0
+        took_s = self._starts.at_least(now - made_at for made_at in self.starting.values()) or 0.0
         return (
             f"users that were made for them were still in their on_start, which took {took_s:,.1f} s; "
             f"have {users_max:,} users ready (--users)"

@@ -120,7 +120,12 @@ class Command(RunningProcess):
             for c in psutil.net_connections("tcp")
             if c.status == psutil.CONN_LISTEN and not is_of_another_test(c.pid)
         }
-        found = [f"{p.pid} {p.cmdline()}" for p in {*marked, *self.seen.running()} if runs(p)]
+        found = []
+        for process in {*marked, *self.seen.running()}:
+            # One may end between the two questions.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if runs(process):
+                    found.append(f"{process.pid} {process.cmdline()}")
         return found + [f"port {port}" for port in sorted(ports & listening)]
 
     def ends_with(self, status: int, number: int | None = None) -> None:
