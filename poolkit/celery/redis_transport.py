@@ -284,9 +284,8 @@ class Channel(redis.Channel):
 
     @property
     def _longest_wait(self) -> float:
-        return (
-            getattr(self, "brpop_timeout", None) or 1
-        )  # kombu's own default, before 5.3 the only one
+        # 1 is kombu's own default, and before 5.3 the only value.
+        return getattr(self, "brpop_timeout", None) or 1
 
     def _ask(self, command: str, *arguments: Any) -> None:
         self._asked = command

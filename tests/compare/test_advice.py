@@ -163,6 +163,13 @@ def test_a_knee_at_the_end_of_the_sizes_suggests_others():
     assert advise(PLENTY, sweep(sizes[1], *sizes)).try_sizes == (16, 24, 32)
 
 
+def test_sizes_that_were_all_full_suggest_a_larger_one():
+    """A smaller one would show the need even less."""
+    sizes = point(2, 2), point(5, 5)
+    found = advise(PLENTY, sweep(sizes[0], *sizes, peak=None))
+    assert (found.doubts[0], found.try_sizes) == ("limited", (2, 5, 10))
+
+
 def test_sizes_that_sustained_nothing_recommend_nothing():
     """The load was too high for the target, whatever its pool."""
     found = advise(PLENTY, sweep(None, point(2, 2, why_not="x"), point(4, 4, why_not="x")))

@@ -374,7 +374,10 @@ def _by_sweep(found: Advice, facts: Facts, sweep: Sweep, knee: SweepPoint) -> Ad
         return replace(found, action="keep", reason="no room", doubts=doubts)
     others = [point.most for point in sweep.points]
     sizes: tuple[int, ...] = ()
-    if knee.most == min(others):
+    if sweep.peak is None:
+        # Each size was full at times: only a larger one shows the need.
+        sizes = (knee.most, max(others), 2 * max(others))
+    elif knee.most == min(others):
         sizes = (math.ceil(knee.most / 4), math.ceil(knee.most / 2), knee.most)
     elif knee.most == max(others):
         sizes = (knee.most, math.ceil(1.5 * knee.most), 2 * knee.most)
