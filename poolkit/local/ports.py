@@ -1,6 +1,8 @@
 """Free ports of the loopback address."""
 
+import random
 import socket
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 
@@ -9,12 +11,31 @@ def free_port() -> int:
     """Return a TCP port of the loopback address that is unused at this moment.
 
     Another process may bind it before the caller does, so a server that cannot bind it needs
-    another one.
+    another one. On Linux it is below the ports that the kernel gives to outgoing connections:
+    a server that stops and starts again finds its port free, even where its clients tried to
+    connect meanwhile.
     """
+    below = _first_outgoing_port()
+    for port in random.sample(range(10_000, below), 100) if below > 10_100 else ():
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        chosen: int = probe.getsockname()[1]
+        return chosen
+
+
+def _first_outgoing_port() -> int:
+    """Return the lowest port that the kernel gives to an outgoing connection; 0 if unknown."""
+    try:
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+        return int(text.split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def is_free(port: int) -> bool:

@@ -185,6 +185,13 @@ class Worker(RunningProcess):
     def received(self) -> int:
         return sum(" received" in record["message"] for record in self.records())
 
+    def slow_orders_begun(self) -> int:
+        """Return how many slow orders run or have run.
+
+        A worker that loses its broker drops what it has received but not begun.
+        """
+        return sum("slow order begins" in record["message"] for record in self.records())
+
     def succeeded(self) -> int:
         return sum("succeeded" in record["message"] for record in self.records())
 

@@ -1,6 +1,7 @@
 """Tasks of a module that knows no application, and tasks as people write them without poolkit's base."""
 
 import ctypes
+import logging
 import os
 import signal
 import time
@@ -54,6 +55,7 @@ def take_slow_order(self: Any, order_id: str, seconds: float) -> None:
     """Insert an order after some time."""
     from shop import Order
 
+    logging.getLogger(__name__).info("slow order begins")
     time.sleep(seconds)
     with Database.of(self.app).session() as session:
         session.add(Order(id=order_id, item="slow"))

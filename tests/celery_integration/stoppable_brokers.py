@@ -155,8 +155,10 @@ class RabbitMQ:
     def away(self) -> Iterator[None]:
         """Stop it until the block ends."""
         self._end(signal.SIGTERM)
-        yield
-        self._start()
+        try:
+            yield
+        finally:
+            self._start()
 
     def crash(self) -> None:
         self._end(signal.SIGKILL)

@@ -19,10 +19,10 @@ def _keep_on_disk(broker):
 
 
 def _occupy(site, worker, slots, seconds):
-    """Send a slow order for each slot, and wait until the worker has them all."""
+    """Send a slow order for each slot, and wait until each has begun."""
     for number in range(slots):
         site.app.send_task("shop_reports.take_slow_order", [f"busy{number}", seconds])
-    wait_until(lambda: worker.received() == slots, "every slot to be busy")
+    wait_until(lambda: worker.slow_orders_begun() == slots, "every slot to be busy")
     time.sleep(1.5)  # a command that waits for the next message, for a second, has ended
 
 

@@ -98,10 +98,7 @@ def test_worker_with_every_slot_busy_outlives_rabbitmq_s_absence(site, rabbitmq,
     names = [f"busy{number}" for number in range(slots)]
     for name in names:
         site.app.send_task("shop_reports.take_slow_order", [name, 4])
-    wait_until(
-        lambda: worker.received() == slots,
-        "every slot to be busy",
-    )
+    wait_until(lambda: worker.slow_orders_begun() == slots, "every slot to be busy")
     with rabbitmq.away():
         wait_until(lambda: worker.succeeded() == slots, "the running tasks to end")
     for number in range(5):

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from processes import is_listening, runs, wait_until
@@ -279,6 +280,13 @@ def test_sigterm_handler_is_put_back():
     with Supervisor(None):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's settings")
+def test_free_port_is_none_of_those_for_outgoing_connections():
+    """A client that tries to connect while the server is away can take such a port for itself."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(free_port() < lowest for _ in range(20))
 
 
 def test_free_ports_differ_from_those_in_use():
