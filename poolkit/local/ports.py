@@ -5,6 +5,8 @@ import socket
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+_LOWEST = 20_000
+"""Browsers refuse 10080 and some below it; well-known services are rarer above."""
 
 
 def free_port() -> int:
@@ -16,7 +18,7 @@ def free_port() -> int:
     connect meanwhile.
     """
     below = _first_outgoing_port()
-    for port in random.sample(range(10_000, below), 100) if below > 10_100 else ():
+    for port in random.sample(range(_LOWEST, below), 100) if below > _LOWEST + 100 else ():
         with socket.socket() as probe:
             try:
                 probe.bind((LOOPBACK, port))

@@ -32,8 +32,8 @@ class EmbeddedPostgres(LoopbackServer):
         state_dir: where its files go, in a new directory of their own.
         max_connections: the server's limit; the reserve within it is PostgreSQL's default.
         settings: more settings for postgresql.conf, such as `{"work_mem": "8MB"}`.
-        durable: False turns off fsync, synchronous_commit and full_page_writes: faster
-            tests, wrong measurements.
+        durable: False turns off fsync and full_page_writes: faster tests, wrong measurements.
+            A killed server still has every commit; a machine without power may not.
         port: the port to listen on; 0 for any free one.
         cache_dir: where the template of the data directory stays between runs;
             `state_dir / "cache"` by default.

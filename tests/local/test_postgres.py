@@ -165,8 +165,8 @@ def test_max_connections_and_settings_are_as_configured_and_the_reserve_is_the_d
 def test_durable_by_default(data_path, postgres):
     """A server is durable by default, so that measurements are true; tests choose otherwise."""
     with EmbeddedPostgres(data_path, cache_dir=CACHE) as durable:
-        assert {show(durable, name) for name in ("fsync", "synchronous_commit")} == {"on"}
-    assert {show(postgres, name) for name in ("fsync", "synchronous_commit")} == {"off"}
+        assert {show(durable, name) for name in ("fsync", "full_page_writes")} == {"on"}
+    assert {show(postgres, name) for name in ("fsync", "full_page_writes")} == {"off"}
 
 
 def test_restart_keeps_port_and_data(server):
@@ -179,9 +179,10 @@ def test_restart_keeps_port_and_data(server):
     assert query(url, "SELECT x FROM kept") == [(1,)]
 
 
-def test_killed_server_recovers_what_was_committed(data_path):
+@pytest.mark.parametrize("durable", [True, False])
+def test_killed_server_recovers_what_was_committed(data_path, durable):
     """After an immediate shutdown the next start replays the write-ahead log."""
-    with EmbeddedPostgres(data_path, cache_dir=CACHE) as postgres:
+    with EmbeddedPostgres(data_path, durable=durable, cache_dir=CACHE) as postgres:
         query(postgres.url(driver=""), "CREATE TABLE kept AS SELECT 1 AS x")
         postgres.kill()
         assert not is_listening(postgres.port)
