@@ -311,8 +311,10 @@ def test_statistics_that_are_reset_begin_again(visitors, tmp_path, database):
     document = json.loads((run.folder / "result_connections.json").read_text())
     of_locust = json.loads((run.folder / "result.json").read_text())
     assert 0 < document["latency_ms"][-1]["requests"] < len(list(rows(run.folder)))
-    assert document["latency_ms"][-1]["requests"] == sum(one["num_requests"] for one in of_locust)
+    # A request on its way at the reset, at most one of each user, is in Locust's table alone.
+    requests = document["latency_ms"][-1]["requests"]
+    assert 0 <= sum(one["num_requests"] for one in of_locust) - requests <= 2
     log = histogram_of_log(run.folder).count + histogram_of_log(run.folder, "failed").count
-    assert document["latency_ms"][-1]["requests"] == log
+    assert requests == log
     assert document["run"]["samples"] > 0
     assert document["run"]["opened"] == 0
