@@ -97,6 +97,10 @@ class OwnSteps:
         """Send another rate from now on."""
         self._loop.change_rate(ArrivalRate.constant(per_s, kind))
 
+    def rate_is_in_force(self) -> bool:
+        """Return whether the last rate is sent: always, in this process."""
+        return True
+
     def has_begun(self) -> bool:
         """Return whether the first arrival was scheduled."""
         return self._loop.report().arrivals > 0
@@ -155,6 +159,10 @@ class WorkersSteps:
         """Let the workers send another rate, within a second."""
         self._changed_at = time.monotonic()
         self._loop.change_rate(ArrivalRate.constant(per_s, kind))
+
+    def rate_is_in_force(self) -> bool:
+        """Return whether the workers send the last rate by now."""
+        return self._loop.rate_is_in_force
 
     def has_begun(self) -> bool:
         """Return whether a worker has reported an arrival."""
@@ -238,6 +246,10 @@ class LimitRun:
             search.ended_by = f"no task began within {_STARTS_WITHIN_S:g} s"
         while (per_s := search.next_per_s()) is not None:
             self._steps.change_rate(per_s, self._kind)
+            # Else a short step of the workers would measure the rate before.
+            if not _wait_for(self._steps.rate_is_in_force, _PARTS_WITHIN_S):
+                search.ended_by = f"the workers have not begun the rate of {per_s:g}/s"
+                break
             gevent.sleep(self._step_s * SETTLE_SHARE)
             measured = self._measured()
             if measured is None:

@@ -8,6 +8,7 @@ another one.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -320,7 +321,16 @@ def _check_find_limit(options: Namespace) -> None:
         return
     first, options.poolkit_highest_per_s = bounds(options.poolkit_arrival_rate)
     options.poolkit_arrival_rate = f"{first:g}"
-    if not limiting(run_thresholds(options)):
+    limits = limiting(run_thresholds(options))
+    for one in limits:
+        # Requests without an answer count with their wait, which a step's length bounds.
+        if one.measure.kind == "ms" and one.limit * 2 > options.poolkit_find_limit_step_s * 1000:
+            raise ConfigurationError(
+                f"--find-limit-step {options.poolkit_find_limit_step} is too short for "
+                f"{one.expression!r}: no wait is longer than the step; use one of at least "
+                f"{math.ceil(one.limit / 500)}s"
+            )
+    if not limits:
         raise ConfigurationError(
             "--find-limit needs a threshold that decides whether a rate holds, such as "
             "--threshold 'http.p95 < 200'"

@@ -114,6 +114,10 @@ def test_other_rates_are_refused(text):
             "--find-limit and --junit cannot be used together",
         ),
         (("--find-limit-step", "soon"), "--find-limit-step is 'soon'; wanted a time"),
+        (
+            ("--find-limit", "--find-limit-step", "1s", "--threshold", "http.p95 < 600"),
+            "is too short for 'http.p95 < 600 ms': no wait is longer than the step",
+        ),
     ],
 )
 def test_options_that_find_nothing_are_refused(locust, arguments, said):
@@ -140,21 +144,24 @@ def test_the_limit_of_a_server_is_below_what_it_cannot_serve(locust, master_port
             url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
             run = locust(
                 *("--headless", "--host", url, "--users", "5", "--json-file", "result"),
-                *("--find-limit", "--find-limit-step", "1s", "--arrival-rate", "20"),
-                *("--threshold", "http.p95 < 1s", "--only-summary", *processes),
+                *("--find-limit", "--find-limit-step", "2s", "--arrival-rate", "20"),
+                *("--threshold", "http.p95 < 0.7s", "--only-summary", *processes),
                 *(master_port if processes else ()),
             )
             assert run.wait() == 0, run.text
         finally:
             server.kill()
     found = run.document()["limit"]
-    assert found["found"] is True
-    assert 0 < found["per_s"] < found["next_per_s"] <= 160
+    assert found["found"] is True, run.text
+    assert 0 < found["per_s"] < found["next_per_s"] <= 160, run.text
     assert found["failed"].startswith("http.p95 is ")
     assert [line for line in run.text.splitlines() if line.startswith("limit: ")] == [
         found["words"]
     ]
     assert {step["outcome"] for step in found["steps"]} >= {"held", "failed"}
+    # Each step measured its own rate, not the one before it.
+    held = [step for step in found["steps"] if step["outcome"] == "held"]
+    assert all(step["requests_per_s"] > 0.6 * step["per_s"] for step in held), run.text
     assert run.document()["partial"] is False
     json.dumps(found, allow_nan=False)
 

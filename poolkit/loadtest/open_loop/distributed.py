@@ -185,6 +185,11 @@ class MasterLoop:
         """Let the workers begin the arrivals of another rate, soon or with the next test."""
         self._next_rate, self.has_ended = rate, False
 
+    @property
+    def rate_is_in_force(self) -> bool:
+        """Whether the workers send the rate of the last `change_rate` by now."""
+        return self._next_rate is None and time.time() >= self._since
+
     def _forget(self) -> None:
         self._started = time.monotonic()
         self._began: float | None = None
@@ -197,6 +202,8 @@ class MasterLoop:
         self._asked: dict[str, float] = {}
         """The time of the request for a share, by worker that waits for one or has one."""
         self._shares: dict[str, Share] = {}
+        self._since = math.inf
+        """When the present shares begin, Unix time."""
         self._expected: dict[str, float] = {}
         """The number of arrivals of a worker's shares before its present one."""
         self._left: dict[str, float] = {}
@@ -275,6 +282,7 @@ class MasterLoop:
             self._whole = Share.whole(self._max_users)
             since = self._whole.begin
             self._began = self._began or since
+        self._since = since
         gone = [one for one in self._shares if one not in connected]
         for worker, share in self._shares.items():
             before = self._expected.get(worker, 0)
