@@ -17,27 +17,18 @@ def free_port() -> int:
     a server that stops and starts again finds its port free, even where its clients tried to
     connect meanwhile.
     """
-    below = _first_outgoing_port()
-    for port in random.sample(range(_LOWEST, below), 100) if below > _LOWEST + 100 else ():
-        with socket.socket() as probe:
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
+    try:
+        settings = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    except OSError:
+        settings = "0 0"  # not Linux
+    below = range(_LOWEST, int(settings.split()[0]))
+    for port in random.sample(below, min(100, len(below))):
+        if is_free(port):
             return port
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         chosen: int = probe.getsockname()[1]
         return chosen
-
-
-def _first_outgoing_port() -> int:
-    """Return the lowest port that the kernel gives to an outgoing connection; 0 if unknown."""
-    try:
-        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
-        return int(text.split()[0])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def is_free(port: int) -> bool:
