@@ -276,7 +276,8 @@ def test_the_application_s_own_metrics_name_the_lines(database):
     assert "test_holders.py:" in site["where"]
     assert 1 <= site["checkouts"] <= 8
     assert site["busy_share"] < 0.5
-    assert site["p95_s"] >= 0.2
+    # A percentile is the middle of its bucket, which may be 6 % off.
+    assert site["p95_s"] >= 0.94 * 0.2
     assert groups["web"]["verdict"] == "held"
     assert 'GET /"x"' in table.stdout
     assert max(map(len, table.stdout.splitlines())) <= 80

@@ -74,7 +74,8 @@ def test_a_planted_wait_is_found_with_its_line_and_endpoint(stranger, start, pla
     assert where.endswith(f"{file.name}:{line}"), worst
     assert function.endswith(planted.function)
     assert worst["unit"] == planted.unit
-    assert worst["p95_ms"] >= 190
+    # A percentile is the middle of its bucket, which may be 6 % off.
+    assert worst["p95_ms"] >= 0.94 * 200
     assert worst["busy_share"] < 0.5
     assert others
     assert worst["where"] in target["finding"]
