@@ -76,10 +76,14 @@ def test_the_watching_connection_is_in_no_count(database):
         before = activity.sample()
         (own,) = database.backends(APPLICATION_NAME)
         activity.connect()
-        # The fixture's own look at pg_stat_activity was a session, and counts as soon as its
-        # backend says so.
-        wait_until(lambda: activity.sample().sessions > before.sessions)
-        after = activity.sample()
+
+        def settled():
+            # The fixture's own look at pg_stat_activity was a session. It counts as soon as its
+            # backend says so, and that ends a moment after its client.
+            sample = activity.sample()
+            return sample if sample.sessions > before.sessions and not sample.backends else None
+
+        after = wait_until(settled)
     assert own["usename"] == "poolkit_monitor"
     assert before.backends == after.backends == ()
     assert after.sessions == before.sessions + 1
@@ -123,26 +127,43 @@ def test_a_name_without_an_instance_is_the_target(database):
 
 def test_connections_of_other_databases_are_counted_and_no_more(database, postgres):
     """Only the database in the URL is watched; what fills the server is known all the same."""
-    before = snapshot(database.monitor_url()).elsewhere
     with contextlib.ExitStack() as held, connected(database, "web:1"):
         for _ in range(3):
             other = psycopg2.connect(postgres.admin_url(driver=""))
             held.enter_context(contextlib.closing(other))
-        found = snapshot(database.monitor_url())
+            other.autocommit = True
+
+        def count():
+            with other.cursor() as cursor:
+                cursor.execute(
+                    "SELECT count(*) FROM pg_stat_activity"
+                    " WHERE backend_type = 'client backend' AND datname <> %s",
+                    (database.name,),
+                )
+                return cursor.fetchone()[0]
+
+        def calm():
+            # A connection that an earlier test has closed may end just now.
+            before, found = count(), snapshot(database.monitor_url())
+            return (before, found) if count() == before else None
+
+        others, found = wait_until(calm)
     assert [backend.target for backend in found.backends] == ["web"]
-    assert (found.elsewhere, found.on_server) == (before + 3, before + 4)
+    assert (found.elsewhere, found.on_server) == (others, others + 1)
+    assert others >= 3
 
 
 def test_what_has_places_of_its_own_takes_none_of_the_clients(database):
     """A walsender is limited by max_wal_senders, not by max_connections."""
-    before = snapshot(database.monitor_url()).on_server
     replication = psycopg2.connect(
         database.admin_url(driver=""), connection_factory=LogicalReplicationConnection
     )
     with contextlib.closing(replication):
-        kinds = database.execute("SELECT backend_type FROM pg_stat_activity")
-        assert {"backend_type": "walsender"} in [dict(row) for row in kinds]
-        assert snapshot(database.monitor_url()).on_server == before
+        kinds = database.execute("SELECT pid, backend_type FROM pg_stat_activity")
+        pid = replication.info.backend_pid
+        assert {"pid": pid, "backend_type": "walsender"} in [dict(row) for row in kinds]
+        # A logical one belongs to this database, so it would be among these.
+        assert pid not in {backend.pid for backend in snapshot(database.monitor_url()).backends}
 
 
 def test_sessions_count_every_connection_exactly(database, sampler):
@@ -166,7 +187,7 @@ def test_sessions_count_every_connection_exactly(database, sampler):
 
 def test_samples_keep_to_their_schedule(database):
     """The moments do not drift by what a sample costs; those missed are counted."""
-    interval, cost = 0.02, 0.01
+    interval, cost = 0.05, 0.03
     times, late = [], []
 
     def note(sample: Sample) -> None:
@@ -176,9 +197,10 @@ def test_samples_keep_to_their_schedule(database):
 
     sampler = ActivitySampler(database.monitor_url(), interval_s=interval, sink=note)
     with sampler:
-        assert sampler.wait_for(lambda _: len(late) >= 60, PATIENCE_S)[0]
-    # A busy machine makes some late and none early: the most punctual ones show the schedule.
-    assert min(late[50:60]) - min(late[:10]) == pytest.approx(0, abs=0.1)
+        assert sampler.wait_for(lambda _: len(late) >= 40, PATIENCE_S)[0]
+    # A busy machine makes some late and none early: the most punctual ones show the schedule. What
+    # thirty samples cost would be 0.9 s.
+    assert min(late[30:40]) - min(late[:10]) == pytest.approx(0, abs=0.4)
     assert min(b - a for a, b in pairwise(times)) < interval + cost / 2
 
 
@@ -203,7 +225,7 @@ def test_a_role_without_pg_monitor_is_told_what_to_grant(database, request):
     """It would see only its own connections, so nothing is sampled at all."""
     with pytest.raises(MonitoringNotAllowed, match=r'GRANT pg_monitor TO "nobody_special"'):
         snapshot(url_of_new_role(database, request))
-    assert database.backends(APPLICATION_NAME) == []
+    database.wait_for_backends(0, APPLICATION_NAME)
 
 
 def test_a_server_that_is_not_there_is_named_in_one_line():
@@ -249,7 +271,8 @@ def test_the_connection_is_kept_while_the_server_is_full(database, sampler):
 
 def test_an_answer_that_comes_too_late_does_not_cost_the_connection(database):
     """It is a gap, with its reason; while the server is full, another one could not be had."""
-    url = f"{database.monitor_url()}?options=-cstatement_timeout%3D200"
+    # Long enough for the first answers, which are to come.
+    url = f"{database.monitor_url()}?options=-cstatement_timeout%3D1000"
     with ActivitySampler(url, interval_s=0.02) as sampler, database.connect() as other:
         (before,) = database.backends(APPLICATION_NAME)
         other.autocommit = False

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+from itertools import count
 
 import processes
 import psycopg2
@@ -151,22 +152,26 @@ def test_a_script_gets_one_document_a_look(database):
 def test_connections_opened_per_second_are_the_servers_own_count(database):
     """Short ones count, too; the first line has no number yet."""
     with lines_of("--interval", "0.3", database.monitor_url("")) as process:
-        first = json.loads(process.next_line())
-        opened, last, looks_after = 0.0, first["time"], 0
+        lines = (json.loads(process.next_line()) for _ in count())
+        # A machine that stands still may have no answer at first.
+        first = next(line for line in lines if line["problem"] is None)
+        opened, slack, last, looks_after = 0.0, 0.0, first["time"], 0
         for _ in range(6):
             with connected(database.url(""), "lambda:1"):
                 pass
         # A backend may say so only at its end; and there are no more to come then.
         while looks_after < 3:
-            found = json.loads(process.next_line())
+            found = next(lines)
             if found["problem"] is not None:
                 continue  # the next line has what was opened meanwhile
             opened += found["opened_per_s"] * (found["time"] - last)
+            # Moments are in whole milliseconds, which matters where a look came late.
+            slack += found["opened_per_s"] * 0.001
             last = found["time"]
-            looks_after += opened > 5.5
+            looks_after += opened + slack > 5.5
         assert process.terminate(signal.SIGINT) == 0
     assert first["opened_per_s"] is None
-    assert opened == pytest.approx(6, abs=0.1)
+    assert opened == pytest.approx(6, abs=0.1 + slack)
 
 
 def test_a_reader_that_has_enough_ends_it(database):
