@@ -9,6 +9,7 @@ import pytest
 
 from poolkit.errors import FleetNotRunning, FunctionConfigError, LambdaFleetError
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
+from poolkit.local.ports import free_port
 
 
 @pytest.mark.parametrize(
@@ -51,8 +52,9 @@ def test_the_configuration_cannot_be_changed(tmp_path):
 
 def test_a_port_in_use_is_reported_at_start(tmp_path):
     """The message names the address, and the fleet can be started later."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    # Not one of those that outgoing connections get: it is to be free again afterwards.
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         config = FunctionConfig(handler="app.handler", task_root=tmp_path)
         fleet = LambdaFleet(config, log_dir=tmp_path / "logs", port=port)
         with pytest.raises(LambdaFleetError, match=f"cannot listen on 127.0.0.1:{port}"):

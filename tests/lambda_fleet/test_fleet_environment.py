@@ -2,8 +2,8 @@
 
 import json
 import os
+import re
 import threading
-import time
 
 import pytest
 from lambda_fleet.conftest import WITH_CHILD
@@ -40,7 +40,8 @@ def test_the_variables_are_lambdas(start, task_root):
         del os.environ["FLEET_SECRET"]
     variables = told["variables"]
     assert variables["_X_AMZN_TRACE_ID"].startswith("Root=1-")
-    assert variables["AWS_LAMBDA_LOG_STREAM_NAME"].startswith(time.strftime("%Y/", time.gmtime()))
+    stream = r"\d{4}/\d\d/\d\d/\[\$LATEST\][0-9a-f]{32}"
+    assert re.fullmatch(stream, variables["AWS_LAMBDA_LOG_STREAM_NAME"])
     expected = {
         "_HANDLER": "app.handler",
         "AWS_EXECUTION_ENV": "AWS_Lambda_python3.12",
