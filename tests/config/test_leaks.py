@@ -30,15 +30,20 @@ THRESHOLD = 0.2  # s
 
 @pytest.fixture
 def reports(caplog):
-    """Return the warnings (or what came back) of poolkit.holds as (line, unit), once there are some."""
+    """Return the warnings (or what came back) of poolkit.holds, for one line or all, once there are some."""
     caplog.set_level(logging.INFO, logger="poolkit.holds")
 
-    def read(level, number=1):
+    def read(level, where=""):
         def found():
-            return [r for r in caplog.records if r.name == "poolkit.holds" and r.levelno == level]
+            return [
+                r
+                for r in caplog.records
+                if r.name == "poolkit.holds"
+                and r.levelno == level
+                and r.hold["where"].startswith(where)
+            ]
 
-        wait_until(lambda: len(found()) >= number, "a report of a leak")
-        return found()
+        return wait_until(found, lambda: f"a report of a leak; found {caplog.text}")
 
     return read
 
@@ -251,8 +256,8 @@ ASYNC_PLANTS = [plant_asyncio_task, plant_asynchronous_dependency]
 
 def check(plant, reports):
     name = plant.__name__
-    (warning,) = reports(logging.WARNING)
-    assert warning.hold["where"].startswith(f"{line_of(name)} in ")
+    # Of this line: on a machine that stands still, a short checkout beside it may be reported, too.
+    (warning,) = reports(logging.WARNING, f"{line_of(name)} in ")
     assert warning.hold["unit"] == UNITS.get(name, "")
     assert warning.hold["holder"].startswith(HOLDERS.get(name, ("thread ", "task ")))
     assert warning.hold["held_s"] >= THRESHOLD
@@ -268,8 +273,7 @@ def test_a_leak_is_logged_once_with_its_line_and_again_when_it_comes_back(plant,
     attach(engine, leak_detection_threshold=THRESHOLD)
     with plant(engine, database):
         check(plant, reports)
-    (back,) = reports(logging.INFO)
-    assert back.hold["where"].startswith(f"{line_of(plant.__name__)} in ")
+    assert len(reports(logging.INFO, f"{line_of(plant.__name__)} in ")) == 1
     check(plant, reports)  # still one
     engine.dispose()
 
@@ -322,11 +326,14 @@ def test_short_checkouts_are_no_leaks(database, reports, caplog):
 
 
 IN_A_CHILD = """
-import logging, os, sys, time
+import logging, os, sys, threading, time
 from sqlalchemy import create_engine
 from poolkit import attach
 
 logging.basicConfig(format="%(process)d %(message)s", stream=sys.stdout)
+reported = threading.Event()
+told = logging.Handler()
+told.emit = lambda record: reported.set()
 engine = create_engine(sys.argv[1])
 attached = attach(engine, leak_detection_threshold=0.1)
 engine.connect().close()  # starts the parent's thread
@@ -334,8 +341,10 @@ of_parent = engine.connect()
 if pid := os.fork():
     os.waitpid(pid, 0)
 else:
+    logging.getLogger().addHandler(told)
     held = engine.connect()
-    time.sleep(1)
+    reported.wait(100)
+    time.sleep(0.3)  # in which it would be reported again
     print(f"{os.getpid()} is the child, nested {attached.metrics.nested_checkouts}", flush=True)
     os._exit(0)
 """
@@ -349,8 +358,9 @@ logging.basicConfig(format="%(message)s", stream=sys.stdout)
 engine = create_engine(sys.argv[1])
 attach(engine, leak_detection_threshold=0.1)
 engine.dispose()
-os.setgid(54321)
-os.setuid(54321)
+if os.getuid() == 0:
+    os.setgid(54321)
+    os.setuid(54321)
 resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
 with engine.connect():
     time.sleep(0.3)
@@ -361,9 +371,10 @@ with engine.connect():
 def test_a_forked_child_looks_for_its_own_leaks(database):
     """The thread of its parent does not run in it."""
     done = run_python("-c", IN_A_CHILD, database.url())
-    *reported, last = [line for line in done.stdout.splitlines() if line[:1].isdigit()]
+    lines = [line for line in done.stdout.splitlines() if line[:1].isdigit()]
+    (last,) = [line for line in lines if " is the child" in line]
     child = last.split()[0]
-    assert [line.split()[0] for line in reported].count(child) == 1
+    assert [line.split()[0] for line in lines if line != last].count(child) == 1
     assert last == f"{child} is the child, nested 0"
 
 
