@@ -1,18 +1,18 @@
 """A server that becomes read-only, a standby that is promoted, and a pool that is drained."""
 
 import shutil
-import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import psutil
 import psycopg2
 import pymysql
 import pytest
-from driving import PRESETS_DRIVERS, Client, small_preset
-from processes import wait_until
+from driving import PRESETS_DRIVERS, Client, Clock, small_preset
+from processes import run, wait_until
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
@@ -70,6 +70,14 @@ class Servers:
                 "SELECT pg_reload_conf()",
             )
             self.wait_for("off")
+
+    def end_sessions(self):
+        """End the application's sessions, and wait until who holds them can see that."""
+        ended = self.execute(
+            "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'poolkit'"
+        )
+        # A backend leaves pg_stat_activity before it closes its connection.
+        wait_until(lambda: not any(psutil.pid_exists(pid) for pid, _ in ended), "the backends' end")
 
     def wait_for(self, setting):
         """Wait until the postmaster has read its configuration, and signalled its sessions."""
@@ -291,9 +299,7 @@ def test_a_pooler_s_outdated_report_hides_no_failover(servers, tmp_path_factory)
         assert attempt(first) is None  # PgBouncer has heard that the server is writable
         first.close()
         with servers.demoted(new_sessions_write=False):
-            servers.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'poolkit'"
-            )
+            servers.end_sessions()
             for driver in ("psycopg2", "psycopg", "asyncpg"):
                 url = pooler.url().replace("psycopg2", driver)
                 client = Client(small_preset(driver), url)
@@ -311,9 +317,7 @@ def test_a_pooler_s_outdated_report_refuses_no_connection(servers, tmp_path_fact
             first = Client(small_preset("psycopg2", target_session_attrs="any"), pooler.url())
             assert attempt(first) is not None
             first.close()
-        servers.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'poolkit'"
-        )
+        servers.end_sessions()
         for driver in ("psycopg2", "psycopg", "asyncpg"):
             client = Client(small_preset(driver), pooler.url().replace("psycopg2", driver))
             assert attempt(client) is None
@@ -324,13 +328,20 @@ def test_a_pooler_s_outdated_report_refuses_no_connection(servers, tmp_path_fact
 
 
 @PRESETS_DRIVERS
-def test_while_nobody_is_primary_connecting_waits_until_its_timeout(make_client, servers):
+def test_while_nobody_is_primary_connecting_waits_until_its_timeout(
+    make_client, servers, monkeypatch
+):
     """A standby is refused, because it is read-only, and asked again, because it may be promoted."""
-    client = make_client(servers.standby.url(), connect_timeout=2, retry_connect=True)
-    began = time.monotonic()
+    clock = Clock()
+    monkeypatch.setattr(presets, "time", clock)
+    monkeypatch.setattr(presets, "_sleep", clock.sleep)
+    client = make_client(servers.standby.url(), connect_timeout=20, retry_connect=True)
+    began = clock.monotonic()
     with pytest.raises(Exception, match=r"read-only|target attribute") as caught:
         client.scalar("SELECT 1")
-    assert time.monotonic() - began > 0.3
+    # The last pause, of a quarter of a second at most, would have been too long.
+    assert clock.monotonic() - began > 19.7
+    assert sum(clock.pauses) < 20
     assert classify_connect_failure(getattr(caught.value, "orig", caught.value)) == "read_only"
 
 
@@ -491,17 +502,14 @@ def test_a_preset_s_copied_file_drains_too(servers, tmp_path):
     """The preset file works alone, with SQLAlchemy only."""
     copied = tmp_path / "copied_presets.py"
     shutil.copy(presets.__file__, copied)
-    done = subprocess.run(
-        [sys.executable, "-c", COPIED, servers.primary.url()],
-        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = run(sys.executable, "-c", COPIED, servers.primary.url(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 COPIED = """
 import sys
 from copied_presets import drain, preset
-engine = preset("web", "prod").create_engine(sys.argv[1])
+engine = preset("web", "prod").replace(connect_timeout=60).create_engine(sys.argv[1])
 ask = lambda: engine.connect().exec_driver_sql("SELECT pg_backend_pid()").scalar()
 before = ask()
 drain(engine)
