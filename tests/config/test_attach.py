@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
+from driving import Clock
 from processes import wait_until
 from psycopg2 import sql
 from sqlalchemy import create_engine, exc, text
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from poolkit import ConfigurationError, PresetError, attach, preset
+from poolkit.config import presets
 from poolkit.config.presets import APPLICATION_NAME_BYTES
 
 WEB = preset("web", "prod").replace(ping_after_idle=60, connect_timeout=60)
@@ -75,32 +77,42 @@ def test_a_name_of_the_applications_own_stays(database, make_engine):
 
 def test_waits_and_timeouts_are_counted_also_after_dispose(make_engine):
     """`dispose` makes a new pool, which is measured too."""
-    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0.2)
+    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=60)
     attached = attach(engine, WEB)
     backend(engine)
     engine.dispose()
-    with engine.connect(), ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(backend, engine)
-        wait_until(lambda: attached.snapshot().waiting == 1, "a checkout that waits")
-        with pytest.raises(exc.TimeoutError):
-            waiting.result(timeout=60)
-        found = attached.snapshot()
-    assert (found.waiting, found.checkout_timeouts, found.checkouts) == (0, 1, 2)
+    with ThreadPoolExecutor(1) as thread:
+        with engine.connect():
+            waiting = thread.submit(backend, engine)
+            wait_until(lambda: attached.snapshot().waiting == 1, "a checkout that waits")
+            engine.pool._timeout = 0.1  # of the next one alone
+            with pytest.raises(exc.TimeoutError):
+                backend(engine)
+            found = attached.snapshot()
+            assert (found.waiting, found.checkout_timeouts, found.checkouts) == (1, 1, 2)
+        assert waiting.result(timeout=60)
+    found = attached.snapshot()
+    assert (found.waiting, found.checkout_timeouts, found.checkouts) == (0, 1, 3)
     assert (found.opened, found.closed) == (2, 1)
     assert found.connect_time.count == 2
     assert isinstance(engine.pool, QueuePool)
 
 
-def test_an_attempt_to_connect_to_a_full_server_is_tried_again(database, make_engine):
+def test_an_attempt_to_connect_to_a_full_server_is_tried_again(database, make_engine, monkeypatch):
     """The checkout waits until there is room; one that waits in vain is one failure."""
     limit = sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}")
     name = sql.Identifier(database.name)
     database.execute(limit.format(name, sql.Literal(0)))
     hasty, patient = make_engine(), make_engine()
-    attached = attach(hasty, WEB.replace(connect_timeout=1))
+    attached = attach(hasty, WEB.replace(connect_timeout=20))
     attach(patient, WEB)
-    with pytest.raises(exc.OperationalError, match="too many connections"):
-        backend(hasty)
+    clock = Clock()
+    with monkeypatch.context() as patch:
+        patch.setattr(presets, "time", clock)
+        patch.setattr(presets, "_sleep", clock.sleep)
+        with pytest.raises(exc.OperationalError, match="too many connections"):
+            backend(hasty)
+    assert clock.pauses
     assert attached.snapshot().connect_failures == 1
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(backend, patient)

@@ -117,6 +117,16 @@ def test_a_task_that_another_one_started_has_no_part_in_its_connections(database
 def test_a_full_pool_says_that_its_holders_wait_for_a_second_connection(attached):
     """All at once, so that none of them can get one; the line of the second checkout is named."""
     engine, gate, errors = attached.engine, threading.Barrier(3), []
+    holds, all_ask = attached.metrics.holds, threading.Barrier(3)
+    asking = holds.asking
+
+    def asking_together(beside):
+        # Before any of them waits: the first one to give up tells who waits by then.
+        key = asking(beside)
+        all_ask.wait(60)
+        return key
+
+    holds.asking = asking_together
 
     def request():
         try:
