@@ -283,7 +283,7 @@ class OwnLimitError(TimeoutError):
 
 @pytest.fixture
 def interrupt():
-    """Have a signal's handler raise in the main thread after a while."""
+    """Have a signal's handler raise in the main thread while a client's ping waits."""
 
     def handler(*_):
         raise OwnLimitError("the job's own limit")
@@ -291,10 +291,15 @@ def interrupt():
     before = signal.signal(signal.SIGUSR1, handler)
     with ExitStack() as ending:
 
-        def arrange(seconds):
-            timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1))
-            timer.start()
-            ending.callback(timer.join)
+        def arrange(client):
+            def send():
+                wait_until(lambda: client.pings, "a ping")
+                time.sleep(0.1)  # its beginning may be interrupted as well
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+            thread = threading.Thread(target=send)
+            thread.start()
+            ending.callback(thread.join)
 
         yield arrange
     signal.signal(signal.SIGUSR1, before)
@@ -316,7 +321,7 @@ def silent(postgres, database, make_client, make_proxy, driver):
 def test_an_exception_of_the_program_ends_a_ping(silent, interrupt):
     """It reaches the program at once and unchanged, and the slot comes back."""
     client, proxy = silent
-    interrupt(0.3)
+    interrupt(client)
     with pytest.raises(OwnLimitError):
         client.scalar("SELECT 1")
     assert client.pool.checkedout() == 0
@@ -439,6 +444,7 @@ from sqlalchemy import text
 from poolkit import preset
 
 web = preset("web", "prod").replace(ping_after_idle=0.01, pool_size=2, prewarm=2)
+web = web.replace(connect_timeout=60)
 engine = web.create_engine(os.environ["DATABASE_URL"])
 assert web.start(engine) == 2
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -60,10 +61,10 @@ def test_a_silent_host_leaves_time_for_the_next(driver, kind, black_hole, databa
             "target_session_attrs": kind,
         }
     )
-    client = client_of(driver, url.render_as_string(hide_password=False), connect_timeout=6)
+    client = client_of(driver, url.render_as_string(hide_password=False), connect_timeout=10)
     began = time.monotonic()
     assert client.scalar("SELECT 1") == 1
-    assert 1 < time.monotonic() - began < 5.5
+    assert 1 < time.monotonic() - began < 9.5
     client.close()
 
 
@@ -116,8 +117,10 @@ def test_a_silent_resolver_takes_no_longer_than_connect_timeout(tmp_path):
     if os.geteuid() != 0 or not shutil.which("unshare"):
         pytest.skip("another resolv.conf needs root and unshare")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
-        resolver.bind(("127.77.77.77", 53))
-        (tmp_path / "resolv.conf").write_text("nameserver 127.77.77.77\n")
+        # One of its own, for the port is always the same.
+        address = f"127.77.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
+        resolver.bind((address, 53))
+        (tmp_path / "resolv.conf").write_text(f"nameserver {address}\n")
         (tmp_path / "slow.py").write_text(SLOW)
         mount = f'mount --bind "{tmp_path}/resolv.conf" /etc/resolv.conf && exec "$@"'
         answer = run(
@@ -129,4 +132,4 @@ def test_a_silent_resolver_takes_no_longer_than_connect_timeout(tmp_path):
     assert answer.returncode == 0, answer.stderr
     for seconds, kind in json.loads(answer.stdout).values():
         assert kind == "DatabaseUnavailable"
-        assert 1.5 < seconds < 8
+        assert 1.5 < seconds < 9.5
