@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -20,6 +19,7 @@ from web_server import serving
 from poolkit.deploy.package.contents import find_uv
 from poolkit.deploy.package.image import write_image_context
 from poolkit.deploy.package.settings import package_settings
+from poolkit.local.ports import free_port
 from poolkit.project import Project
 
 # The network's and the database's outputs, without what a VPC and a server cost to make.
@@ -48,6 +48,8 @@ STACK = "shop-dev-loadtest"
 # Of the types that moto does not know, it says so and makes nothing.
 pytestmark = [
     pytest.mark.process,
+    # Wheels are fetched and installed.
+    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWarning:moto"),
 ]
 
@@ -106,12 +108,6 @@ def test_no_host_is_loaded_by_accident(poolkit, project, name):
 
 
 @pytest.fixture
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-@pytest.fixture
 def host():
     with serving() as server:
         yield server
@@ -157,12 +153,12 @@ def tasks(image, aws, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("project")
-def test_the_commands_of_the_stack_run(poolkit, host, tasks, free_port):
+def test_the_commands_of_the_stack_run(poolkit, host, tasks):
     """What the template says to its containers is what the image has: a whole run, kept."""
     # The loopback address has one port for everybody; in the cloud each stack has its own master.
-    there = f"--master-bind-host 127.0.0.1 --master-bind-port {free_port}"
+    port = free_port()
+    there = f"--master-bind-host 127.0.0.1 --master-bind-port {port}"
     options = f"LocustOptions={there} --threshold 'http.errors < 1%'"
     url = f"Host={host.url}"
     load = ("Users=2", "RunTime=5s", "LocustFile=/app/visitors.py", options)
@@ -173,7 +169,7 @@ def test_the_commands_of_the_stack_run(poolkit, host, tasks, free_port):
     (bucket,) = re.findall(r"s3://(\S+)/first", made.stdout)
 
     for _ in range(2):
-        tasks("worker", "--master-port", str(free_port))
+        tasks("worker", "--master-port", str(port))
     master = tasks("master")
     master.wait_for("waiting to be stopped", timeout_s=150)
     body = boto3.client("s3").get_object(Bucket=bucket, Key="first/finished.json")["Body"].read()

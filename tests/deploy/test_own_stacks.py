@@ -29,7 +29,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWa
 def project(shop, monkeypatch):
     """Put this project's templates into a folder, with what is to be replaced replaced."""
     shutil.rmtree(shop / "infra")
-    shutil.copytree(ROOT / "infra", shop / "infra")
+    # Another process may be writing bytecode there.
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "infra", shop / "infra", ignore=ignored)
     for file in shop.glob("infra/environments/*.toml"):
         text = file.read_text().replace("000000000000", ACCOUNT)
         file.write_text(text)

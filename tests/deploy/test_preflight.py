@@ -128,12 +128,13 @@ def test_web_needs_a_certificate_outside_dev(poolkit, bucket, monkeypatch):
     answer = deploy(poolkit, "web", environment="prod")
     refused(answer, "web would serve without TLS: give the certificate's ARN")
     assert deploy(poolkit, "network", environment="prod").returncode == 0
+    monkeypatch.setattr(moto.settings, "ACM_VALIDATION_WAIT", 3600)  # s until it is issued
     acm = boto3.client("acm")
     arn = acm.request_certificate(DomainName="shop.example")["CertificateArn"]
     parameter = ("--parameter", f"CertificateArn={arn}")
     waiting = deploy(poolkit, "web", *parameter, environment="prod")
     refused(waiting, "is PENDING_VALIDATION, not ISSUED")
-    monkeypatch.setattr(moto.settings, "ACM_VALIDATION_WAIT", -1)  # s until it is issued
+    monkeypatch.setattr(moto.settings, "ACM_VALIDATION_WAIT", -1)
     issued = deploy(poolkit, "web", *parameter, environment="prod")
     succeeded(issued, "ok TLS: shop.example, issued")
 

@@ -6,7 +6,9 @@ import tomllib
 
 import pytest
 from poolkit_command import ROOT, refused, run_here, succeeded
+from processes import PATIENCE_S
 
+from poolkit.init import routes
 from poolkit.init.findings import find
 from poolkit.project import Project
 
@@ -14,17 +16,28 @@ STRANGERS = ROOT / "tests/strangers"
 DATABASE = {"{db_host}", "{db_port}", "{db_user}", "{db_password}", "{db_name}"}
 
 
+def copy_of(name, folder):
+    # Another process may be writing bytecode there.
+    ignored = shutil.ignore_patterns("__pycache__")
+    return shutil.copytree(STRANGERS / name, folder / name, ignore=ignored)
+
+
 @pytest.fixture(params=sorted(path.name for path in STRANGERS.iterdir()))
 def stranger(request, tmp_path):
     """A copy of one application."""
-    shutil.copytree(STRANGERS / request.param, tmp_path / request.param)
-    return tmp_path / request.param
+    return copy_of(request.param, tmp_path)
 
 
 @pytest.fixture
 def copied(tmp_path):
     """A function that copies one application."""
-    return lambda name: shutil.copytree(STRANGERS / name, tmp_path / name)
+    return lambda name: copy_of(name, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _imports_take_their_time(monkeypatch):
+    """A busy machine may need more than the half minute that is for imports that hang."""
+    monkeypatch.setattr(routes, "IMPORT_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.mark.process
