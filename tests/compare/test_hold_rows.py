@@ -75,7 +75,7 @@ def test_without_a_record_nothing_is_claimed(tmp_path):
 
 
 RECORDED = """
-import os, time
+import json, os, pathlib, time
 from sqlalchemy import text
 from poolkit.config.engine import make_engine
 from poolkit.config.holds import unit
@@ -91,7 +91,13 @@ def hold():
 hold()
 child = os.fork()
 hold()
-time.sleep(1.5)
+file = pathlib.Path(os.environ["_POOLKIT_HOLDS_FOLDER"], f"{os.getpid()}.json")
+held, written = time.time(), set()
+# The first record after the hold may have been begun before it.
+while len([at for at in written if at > held]) < 2:
+    time.sleep(0.02)
+    if file.exists():
+        written.add(json.loads(file.read_text())["time"])
 if child:
     os.waitpid(child, 0)
 os._exit(0)
