@@ -36,7 +36,9 @@ POSTGRESQL_PORTS = frozenset({5432, 5433, 6432, 6543})
 """Usual ports of PostgreSQL, PgBouncer and hosted poolers; others on this machine are asked."""
 _LOOK_EVERY_S = 0.1
 _LATE_SAMPLE_S = 1.5
-_ANSWER_S = 0.5
+_ANSWER_S = 3.0
+"""Seconds that a server has to answer, and is asked once: PostgreSQL makes a process for the answer,
+which takes a busy machine more than a moment."""
 # Asks whether the server would encrypt (PostgreSQL, 54.7, SSLRequest); nothing is begun by it.
 _SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
 
