@@ -167,11 +167,11 @@ def test_ctrl_c_keeps_the_targets_that_were_finished(start, stranger, tmp_path, 
 def test_ctrl_c_while_the_report_is_written_leaves_the_rows(start, stranger, tmp_path):
     """The report is cut itself, and the last line says how to have it after all."""
     out = tmp_path / "run"
-    command = start(
-        "compare", *SHORT, "--out", str(out), cwd=stranger(TWO, held="from plain import *")
-    )
+    project = stranger(TWO, held=HELD_AT_ITS_START)
+    command = start("compare", *SHORT, "--out", str(out), cwd=project)
     command.wait_until_it_says("^first: ")
     have_read_slowly(out / "targets" / "first" / "requests.csv")
+    (project / "go").touch()
     command.wait_until_it_says("writing the report")
     command.ends_with(130, signal.SIGINT)
     assert command.error == ""

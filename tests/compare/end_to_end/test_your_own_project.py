@@ -19,7 +19,7 @@ import pytest
 from poolkit_command import run_process, succeeded
 from processes import ROOT
 
-from poolkit.compare.results.run_folder import RunFolder
+from poolkit.compare.results.run_folder import Request, RunFolder, SampleRow
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 PAGE = (ROOT / "docs/your-own-project.md").read_text()
@@ -133,20 +133,25 @@ def test_the_page_leads_to_true_figures(kind, project, start):
     assert results["targets"].keys() == {f"{name}@now" for name in kind.ceilings}
     for name, ceiling in kind.ceilings.items():
         found = results["targets"][f"{name}@now"]
-        assert (found["errors"], found["partial"]) == (0, False)
-        assert found["requests"] > 0
+        assert not found["partial"]
+        # If the machine stalls at the end, some were due and not sent yet: no failure of the target.
+        assert set(found["error_kinds"]) <= {"unsent"}
+        assert found["requests"] > found["errors"]
         connections = found["connections"]
         assert connections["ceiling"] == ceiling, connections["ceiling_reason"]
         assert connections["left_over"] == 0
-        window = RunFolder.open(project / "run").target(f"{name}@now").window()
+        folder = RunFolder.open(project / "run").target(f"{name}@now")
+        window = folder.window()
         if kind.keeps_connections:
-            # Both observers look some times a second, so one of them may see the last one later.
-            inside = most(samples, window.from_ + 0.2, window.to - 0.2)
-            around = most(samples, window.from_ - 0.2, window.to + 0.2)
+            # Both observers look some times a second, so one of them may see the last one later;
+            # it stays until the target is stopped.
+            inside = most(samples, window.from_, window.to - 1)
+            around = most(samples, window.from_ - 0.2, window.stopped)
             assert inside <= connections["peak"] <= around
             assert connections["peak"] >= 1
         else:
-            assert connections["opened"] == pytest.approx(found["requests"], abs=3)
+            least, opened, most_opened = opened_for_requests(folder)
+            assert least <= opened <= most_opened
             assert connections["peak"] <= 3
     check_budget(kind, project)
 
@@ -167,6 +172,21 @@ def test_a_wrong_variable_is_explained(kind, project, start):
     said = "\n".join(command.said)
     assert "gaierror" in found["evidence"]["target_errors"][-1]
     assert f"({Path('run') / found['evidence']['target_log']})" in said
+
+
+def opened_for_requests(folder):
+    """Return the connections opened between two samples, between their bounds: one for each request.
+
+    A sample shows the server at some moment after the sample before it.
+    """
+    window = folder.window()
+    inside = [s for s in folder.rows(SampleRow).rows if window.from_ <= s.time <= window.to]
+    requests = folder.rows(Request).rows
+    answered = [r for r in requests if not r.error]
+    least = sum(inside[1].time <= r.started and r.ended <= inside[-2].time for r in answered)
+    most = sum(inside[0].time <= r.ended and r.started <= inside[-1].time for r in requests)
+    # One that the server could not count at its begin counts at its end.
+    return least - 1, inside[-1].sessions - inside[1].sessions, most
 
 
 def most(samples, begin, end):
