@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg2
 from celery import Celery
-from processes import RunningProcess, is_listening, run_python, wait_until
+from processes import PATIENCE_S, RunningProcess, is_listening, run_python, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg2.extras import RealDictCursor
 from sqlalchemy import create_engine
@@ -25,6 +25,10 @@ from poolkit.tables import dead_letters
 
 FOLDER = Path(__file__).parent
 QUICK = {"max_retries": 3, "retry_backoff": 0.2, "retry_backoff_max": 0.5}
+PATIENT = {"max_retries": 50}
+"""Retries for a task that may fail any number of times before the test, or the machine, lets it pass."""
+CONF = {"worker_proc_alive_timeout": 60}
+"""By default Celery kills a child that is not up within four seconds, which two busy cores may need."""
 
 
 def child_pid(backend: dict[str, Any]) -> int:
@@ -87,7 +91,7 @@ class Site:
             "SHOP_READY_FILE": str(ready_file),
             "SHOP_RETRIES": json.dumps(QUICK | (retries or {})),
             "SHOP_BROKER": json.dumps(self.broker | (broker or {})),
-            "SHOP_CONF": json.dumps(conf or {}),
+            "SHOP_CONF": json.dumps(CONF | (conf or {})),
         }
         worker = Worker(ready_file, options or ("-c", "2"), self.environ | variables | environ)
         self.workers.append(worker)
@@ -125,7 +129,9 @@ class Site:
                 restart()
             return len(self.database.execute(query)) == expected
 
-        wait_until(lambda: is_found("SELECT 1 FROM dead_letters", 1), "dead letter")
+        # The worker may be started three times meanwhile, each time within a wait's whole limit.
+        limit = PATIENCE_S if restart is None else 3 * PATIENCE_S
+        wait_until(lambda: is_found("SELECT 1 FROM dead_letters", 1), "dead letter", limit)
         letter = self.wait_for_dead_letter()
         assert (letter["source"], letter["message_id"]) == ("shop_reports.end_the_process", task_id)
         assert letter["payload"] == {"args": [how], "kwargs": {}}
@@ -182,8 +188,10 @@ class Worker(RunningProcess):
         """Run the health check on its ready file."""
         return health_of(self.ready_file, max_age)
 
-    def received(self) -> int:
-        return sum(" received" in record["message"] for record in self.records())
+    def received(self, task: str = "") -> int:
+        """Return how often it received a task, or one of this name."""
+        found = [each["message"] for each in self.records() if " received" in each["message"]]
+        return sum(task in message for message in found)
 
     def slow_orders_begun(self) -> int:
         """Return how many slow orders run or have run.

@@ -76,7 +76,7 @@ def test_running_task_is_not_run_again_when_the_connection_is_cut(own_broker_sit
             time.sleep(0.3)
     wait_until(lambda: worker.logged("Connection to broker lost"), "the worker to notice")
     _finish(site, worker, 1)
-    assert worker.received() == 6
+    assert worker.received("take_slow_order") == 1
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_server_that_closes_idle_connections_loses_no_acknowledgement(own_broker
     worker = site.start("-c", "2")
     _occupy(site, worker, 2, seconds=5)
     _finish(site, worker, 2)
-    assert worker.received() == 7
+    assert worker.received("take_slow_order") == 2
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_worker_that_no_longer_consumes_is_unhealthy_and_ends(own_broker_site):
     """With kombu's own transport the slots never come back; the worker reports that and ends with status 1, and the next one does the tasks."""
     site, broker = own_broker_site
     _keep_on_disk(broker)
-    environ = {"SHOP_PLAIN_TRANSPORT": "1", "SHOP_STALL_TIMEOUT": "15"}
+    environ = {"SHOP_PLAIN_TRANSPORT": "1", "SHOP_STALL_TIMEOUT": "20"}
     worker = site.start("-c", "2", conf=DEAF, **environ)
     _occupy(site, worker, 2, seconds=4)
     broker.stop()
@@ -189,11 +189,11 @@ def test_worker_that_no_longer_consumes_is_unhealthy_and_ends(own_broker_site):
     time.sleep(1)
     broker.start()
     site.send("after")
-    failed = wait_until(
-        lambda: (found := worker.health(max_age=5)).returncode and found,
+    # It may fail for another reason before: the broker was away, or the machine stood still.
+    wait_until(
+        lambda: "1 messages wait" in worker.health(max_age=5).stderr,
         lambda: f"the check\n{worker.text}",
     )
-    assert "1 messages wait" in failed.stderr
     assert worker.wait() == 1
     assert worker.logged("the worker is stuck and ends: 1 messages wait")
     assert not worker.ready_file.exists()
@@ -217,7 +217,7 @@ def test_worker_whose_loop_is_blocked_is_unhealthy_and_ends(own_broker_site):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
-def test_worker_with_a_task_that_takes_long_stayshealth_of(site, pool):
+def test_worker_with_a_task_that_takes_long_stays_healthy(site, pool):
     """A busy worker with a full queue is no stuck one, whether its loop runs meanwhile or not."""
     url = site.environ["DATABASE_URL"].replace("+psycopg2", "+psycopg")
     worker = site.start("-P", pool, "-c", "1", SHOP_STALL_TIMEOUT="3", DATABASE_URL=url)
@@ -226,7 +226,8 @@ def test_worker_with_a_task_that_takes_long_stayshealth_of(site, pool):
     for _ in range(3):
         site.send("x")
     wait_until(lambda: "busy0" in site.orders(), "the long task")
-    assert worker.health(max_age=5).returncode == 0
+    # Of a worker that is taken for a stuck one the file is gone by now.
+    assert worker.health(max_age=60).returncode == 0
     wait_until(lambda: worker.succeeded() == 5, "all tasks")
     assert worker.stop() == 0
 

@@ -257,5 +257,6 @@ def test_no_task_is_lost_or_doubled(name: str, data_path: Path) -> None:
         wait_until(lambda: sender.attempts == TASKS, "every task sent")
         outcome = drill.outcome(sender)
     assert outcome == Outcome()
-    # Not for want of tasks: only an outage of the broker leaves a send without an answer.
-    assert len(sender.acknowledged) > TASKS * 0.9
+    # Not for want of tasks: only an outage of the broker leaves a send without an answer, and how
+    # long RabbitMQ takes to start again is the machine's affair.
+    assert len(sender.acknowledged) > TASKS / 2

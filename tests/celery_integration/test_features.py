@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from celery import chord
-from celery_working import FOLDER, open_site
+from celery_working import FOLDER, PATIENT, open_site
 from processes import run_python, started, wait_until
 
 SCHEDULE = {"beat_schedule": {"one": {"task": "shop.take_order", "schedule": 1, "args": ["beat"]}}}
@@ -56,7 +56,8 @@ def test_chord_is_completed_by_tasks_that_were_tried_again(site):
     """The body runs once after all of the header, also when one of it had to be tried again."""
     backend = {"result_backend": site.broker["url"]}
     site.app.conf.update(backend)
-    worker = site.start("-c", "4", conf=backend, POOLKIT_STATEMENT_TIMEOUT="300")
+    options = {"conf": backend, "retries": PATIENT, "POOLKIT_STATEMENT_TIMEOUT": "300"}
+    worker = site.start("-c", "4", **options)
     header = [site.app.signature("shop.take_order", args=[f"o{n}"]) for n in range(3)]
     body = site.app.signature("shop_reports.count_orders", immutable=True)
     with site.locked("o1"):

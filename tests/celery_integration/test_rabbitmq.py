@@ -1,10 +1,11 @@
 """Workers on a real RabbitMQ, started by these tests from the programs of the system's package."""
 
 import json
+import re
 from contextlib import ExitStack
 
 import pytest
-from celery_working import FOLDER, assert_depth_is_measured_without_age, open_site
+from celery_working import FOLDER, PATIENT, assert_depth_is_measured_without_age, open_site
 from kombu import Connection
 from processes import run_python, wait_until
 from stoppable_brokers import HAS_RABBITMQ, RabbitMQ
@@ -45,16 +46,21 @@ def test_what_waits_for_its_next_try_keeps_no_other_task_waiting(site):
             site.send(name)
 
         def failed():
-            return sum("Retry in" in record["message"] for record in worker.records())
+            lines = [each["message"] for each in worker.records() if "Retry in" in each["message"]]
+            # By the task's id: a wait is random, so one may have failed twice by now.
+            return {re.search(r"\[.*?\]", line)[0] for line in lines}
 
-        wait_until(lambda: failed() == len(names), "every locked one to fail once")
-        site.send("free")
-        site.wait_for_order("free")
+        wait_until(lambda: len(failed()) == len(names), "every locked one to fail once")
+        # Several, for one of them may meet the short time limit on a busy machine.
+        free = {f"free{number}" for number in range(5)}
+        for name in free:
+            site.send(name)
+        wait_until(lambda: free.intersection(site.orders()), "a good one to be done")
 
 
 def test_a_retry_comes_back_and_is_done_once(site):
     """Tried again and again while its row is locked, the task succeeds when that is over."""
-    worker = site.start(retries={"max_retries": 50}, POOLKIT_STATEMENT_TIMEOUT="300")
+    worker = site.start(retries=PATIENT, POOLKIT_STATEMENT_TIMEOUT="300")
     with site.locked("d1"):
         site.send("d1")
         wait_until(
@@ -136,7 +142,13 @@ def test_task_that_ends_its_process_is_given_up_on_rabbitmq(site, how):
     site.assert_given_up(how)
 
 
+@pytest.mark.timeout(900)
 def test_task_that_ends_its_worker_is_given_up_on_rabbitmq(site):
     """The supervisor starts the worker again each time, and RabbitMQ delivers again at once."""
-    site.start()
-    site.assert_given_up("parent killed", restart=site.start)
+
+    def start():
+        # The good tasks beside it may be lost with the worker each time.
+        site.start(retries=PATIENT)
+
+    start()
+    site.assert_given_up("parent killed", restart=start)

@@ -92,7 +92,8 @@ def test_idle_worker_on_sqs_is_healthy(sqs_site):
     """The health check reads how many messages wait, and there are none."""
     worker = sqs_site.start()
     time.sleep(25)  # idle after ten seconds, stuck after two looks at the queue
-    assert worker.health(max_age=10).returncode == 0
+    assert worker.ready_file.read_text() == "consuming\n"
+    assert worker.health(max_age=60).returncode == 0
     sqs_site.send("after")
     sqs_site.wait_for_order("after")
 
