@@ -49,8 +49,9 @@ class Threads(ThreadPoolExecutor):
         return future
 
     def _finished(self, future: Future[Any]) -> None:
-        self._unfinished.discard(future)
+        # In this order: once the work is gone, `submit` may set the time in another thread.
         self._progressed_at = monotonic()
+        self._unfinished.discard(future)
 
     @property
     def standstill_s(self) -> float:
