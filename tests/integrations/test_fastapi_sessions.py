@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -44,6 +43,10 @@ def notes(database):
 def count(notes):
     (row,) = notes.execute("SELECT count(*) FROM notes")
     return row["count"]
+
+
+def states_of(notes):
+    return {backend["state"] for backend in notes.backends("web")}
 
 
 def settings_of(notes, target, **environ):
@@ -225,6 +228,7 @@ def test_a_session_that_reads_has_no_transaction(sync, asynchronous, notes):
             for path in ("session", "connection"):
                 assert client.get(f"/{kind}{path}").json() == "idle"
             assert database.snapshot().checked_out == 0
+        notes.wait_for_backends(0)
 
 
 def test_a_session_that_reads_refuses_to_write(sync, asynchronous, notes):
@@ -337,17 +341,21 @@ def test_a_cancelled_request_gives_its_connection_back(name, sync, asynchronous,
                 requests.start_soon(client.post, "/notes")
                 await asyncio.to_thread(notes.wait_for_lock)
                 requests.cancel_scope.cancel()
-                # A thread that waits for the lock cannot be cancelled; its statement ends.
-                unlocking = threading.Timer(0.1, locked.execute, ["SELECT pg_advisory_unlock(1)"])
-                unlocking.start()
-            await asyncio.to_thread(unlocking.join)
+                if isinstance(database, Database):
+                    # A thread that waits for the lock cannot be cancelled; its statement ends.
+                    await asyncio.to_thread(unlock)
+            # A coroutine has ended although the lock is not free.
+            await asyncio.to_thread(unlock)
             await asyncio.to_thread(wait_until, lambda: database.snapshot().checked_out == 0)
-            return await asyncio.to_thread(notes.backends, "web")
+            # The backend of a connection that was given up takes a moment to end.
+            await asyncio.to_thread(wait_until, lambda: states_of(notes) <= {"idle"})
+
+    def unlock():
+        locked.execute("SELECT pg_advisory_unlock_all()")
 
     with notes.connect() as connection, connection.cursor() as locked:
         locked.execute("SELECT pg_advisory_lock(1)")
-        backends = asyncio.run(cancel_and_look())
-    assert all(backend["state"] == "idle" for backend in backends)
+        asyncio.run(cancel_and_look())
     assert isinstance(database, Database) or count(notes) == 0
 
 
