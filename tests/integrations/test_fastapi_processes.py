@@ -107,9 +107,12 @@ def test_the_wait_for_a_connection_is_one_checkout(serve, notes, locked):
 
 def test_requests_beyond_the_pool_and_beyond_fastapi_s_threads_are_all_answered(serve, notes):
     """60 at once on 2 connections: none waits for a thread that waits for its connection."""
-    pool = {"POOLKIT_POOL_SIZE": "2", "POOLKIT_MAX_OVERFLOW": "0"}
+    pool = {"POOLKIT_POOL_SIZE": "2", "POOLKIT_MAX_OVERFLOW": "0", "POOLKIT_POOL_TIMEOUT": "100"}
     with serve(notes.url(driver=""), **pool) as served:
-        requests = [served.start("POST", "/notes", {"text": str(n)}) for n in range(60)]
+        with notes.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("BEGIN; LOCK TABLE notes")
+            requests = [served.start("POST", "/notes", {"text": str(n)}) for n in range(60)]
+            wait_until(lambda: served.metric("waiting") == 58, "all requests to be there")
         assert {started.answer()[0] for started in requests} == {201}
         assert served.metric("opened_total") == 2
         assert served.metric("checkout_timeouts_total") == 0
@@ -210,7 +213,9 @@ def test_backends_killed_during_traffic_between_requests_fail_none(serve, notes)
 @ONE_OF_THEM
 def test_uvicorn_s_workers_have_a_pool_each(serve, notes):
     """Two processes behind one address serve, and close their pools at the end."""
-    with serve(notes.url(driver=""), "--workers", "2") as served:
+    # uvicorn kills a worker that does not answer for five seconds, as on a busy machine.
+    options = ("--workers", "2", "--timeout-worker-healthcheck", "100")
+    with serve(notes.url(driver=""), *options) as served:
         wait_until(lambda: _accepts(served), "a worker to listen")
         assert served.get("/notes") == 200
         served.terminate()
