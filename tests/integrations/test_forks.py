@@ -253,9 +253,13 @@ def test_each_child_of_celery_has_connections_of_its_own(tmp_path, database, bro
         clean=True,
     ) as worker:
         worker.wait_for(r"ready\.")
+        # Until both have answered: on a busy machine one may be there much later.
         program = (
             "import json; from celery import group; from tasks import ask\n"
-            "print(json.dumps(group(ask.s() for _ in range(6))().get(timeout=60)))"
+            "rows = []\n"
+            "while len({row[0] for row in rows}) < 2:\n"
+            "    rows += group(ask.s() for _ in range(6))().get(timeout=60)\n"
+            "print(json.dumps(rows))"
         )
         answer = run_python("-c", program, cwd=tmp_path, environ=variables, clean=True)
         assert answer.returncode == 0, answer.stderr

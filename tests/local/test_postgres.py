@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import psycopg2
 import pytest
-from processes import CACHE, ROOT, is_listening
+from processes import CACHE, ROOT, is_listening, runs
 
 from poolkit.errors import BinaryMissingError, PortInUseError, ServerStartError, StateDirectoryError
 from poolkit.local import postgres_cluster
@@ -202,7 +202,7 @@ def test_closing_leaves_no_process_no_port_and_no_file(data_path):
         tree = [psutil.Process(postgres.pid)]
         tree += tree[0].children(recursive=True)
         port, directory = postgres.port, postgres.log.parent
-    assert not any(process.is_running() for process in tree)
+    assert not any(runs(process) for process in tree)
     assert not is_listening(port)
     assert not directory.exists()
     connection.close()

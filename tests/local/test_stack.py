@@ -9,7 +9,7 @@ import psutil
 import psycopg2
 import pytest
 import redis
-from processes import is_listening, run_python
+from processes import is_listening, run_python, runs
 
 from poolkit.errors import BinaryMissingError, PortInUseError, ProcessEndedError, ServerStartError
 from poolkit.local.broker import EmbeddedBroker, find_valkey
@@ -43,7 +43,7 @@ def test_only_what_is_needed_is_started(state_dir):
             assert cursor.fetchone() == ("20",)
         connection.close()
         stack.check()
-    assert not postmaster.is_running()
+    assert not runs(postmaster)
     assert not is_listening(port)
 
 
@@ -60,7 +60,7 @@ def test_all_servers_start_and_end_together(state_dir):
         with pytest.raises(ProcessEndedError, match="the broker ended by itself with signal 9"):
             stack.check()
         assert list(stack.pids) == ["database", "pooler"]
-    assert not any(process.is_running() for process in processes.values())
+    assert not any(runs(process) for process in processes.values())
     assert not any(is_listening(port) for port in ports)
 
 
