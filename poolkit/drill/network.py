@@ -9,12 +9,13 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from poolkit.local.ports import LOOPBACK
+from poolkit.local.ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 _CHUNK = 65_536
+_TRIES = 5
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: the close is a reset (socket(7))."""
 
@@ -78,7 +79,7 @@ class Network:
         async def start() -> None:
             self._open = asyncio.Event()
             self._open.set()
-            await self._listen()
+            await (self._listen() if self.port else self._listen_on_a_free_port())
 
         try:
             self._call(start())
@@ -184,6 +185,21 @@ class Network:
                 self._loop.remove_reader(listening.fileno())
             await _rounds()
             server.close()
+
+    async def _listen_on_a_free_port(self) -> None:
+        """Listen on a port that no outgoing connection takes while the proxy refuses.
+
+        One of those the kernel could also give to the client that is refused, which would then be
+        connected with itself.
+        """
+        for _ in range(_TRIES):
+            self.port = free_port()
+            # Another process may have been quicker.
+            with suppress(OSError):
+                await self._listen()
+                return
+        self.port = 0
+        await self._listen()
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(

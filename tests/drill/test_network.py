@@ -2,9 +2,11 @@
 
 import contextlib
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from processes import wait_until
@@ -143,6 +145,12 @@ def test_a_refusing_network_resets_and_refuses_until_it_is_restored(network):
         socket.create_connection(("127.0.0.1", network.port), timeout=30)
     network.restore()
     connected(network).close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's settings")
+def test_no_outgoing_connection_takes_its_port_while_it_refuses(network):
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert network.port < lowest
 
 
 def test_a_server_that_refuses_is_a_reset_for_the_client(network, echo):
