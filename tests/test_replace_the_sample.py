@@ -47,6 +47,7 @@ def checkout(tmp_path):
     return Checkout(path, {"PYTHONPATH": str(tmp_path)})
 
 
+@pytest.mark.timeout(600)
 def test_the_page_replaces_the_sample(checkout, tmp_path):
     """The page's commands and files are enough for a comparison of three targets."""
     page = PAGE.read_text()
@@ -66,7 +67,7 @@ def test_the_page_replaces_the_sample(checkout, tmp_path):
     checkout.python(
         *("-m", "poolkit", "compare", "--quick", "--targets", ",".join(TARGETS)),
         *("--out", measured),
-        timeout_s=240,
+        timeout_s=400,
     )
     found = json.loads((measured / "results.json").read_text())["targets"]
     assert {name: each["errors"] for name, each in found.items()} == dict.fromkeys(TARGETS, 0)
