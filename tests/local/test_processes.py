@@ -6,10 +6,11 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-from processes import is_listening, runs, wait_until
+from processes import PATIENCE_S, is_listening, runs, wait_until
 
 from poolkit.errors import (
     BinaryMissingError,
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.process
 def supervisor(tmp_path):
     # Long: nothing here ignores SIGTERM, and what stands still for a while is not to be killed.
     with Supervisor(tmp_path / "run", grace_s=60) as supervisor:
+        supervisor.start = partial(supervisor.start, timeout_s=PATIENCE_S)
         yield supervisor
 
 
@@ -180,7 +182,9 @@ def test_stop_ends_children_orphans_and_detached_grandchildren(supervisor):
 
 def test_orphans_of_a_process_that_ended_itself_are_ended(supervisor):
     """The children of a process that has ended are ended at the stop."""
-    left = supervisor.start("left", ["sh", "-c", "sleep 300 & echo $!"], ready=HasLogged(r"\d"))
+    left = supervisor.start("left", ["sh", "-c", "sleep 300 & echo $!"])
+    # Not as a probe: between a look at the log and the next it may end, which is no start.
+    wait_until(lambda: left.process.exit_status is not None, "the end of the parent")
     orphan = int(left.log.read_text())
     assert runs(orphan)
     supervisor.stop("left")
@@ -195,7 +199,7 @@ def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path):
         stubborn = supervisor.start("stubborn", python(script), ready=HasLogged("up"))
         began = time.monotonic()
     assert not runs(stubborn.pid)
-    assert 0.3 <= time.monotonic() - began < 10
+    assert 0.3 <= time.monotonic() - began < 60
 
 
 def test_first_process_alone_gets_the_first_signal(supervisor):
@@ -234,7 +238,8 @@ def test_all_end_in_reverse_order(tmp_path):
 
 def test_usage_counts_the_whole_tree(supervisor):
     """Memory and processor time are those of a process and its descendants, ended ones too."""
-    burn = "import time\nwhile time.process_time() < 0.3: pass\n"
+    # The kernel tells each part in whole hundredths of a second: six of them lose up to 0.06 s.
+    burn = "import time\nwhile time.process_time() < 0.4: pass\n"
     nap = "x = bytearray(50_000_000); print('up', flush=True); import time; time.sleep(300)"
     script = (
         "import subprocess, sys\n"

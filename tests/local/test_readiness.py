@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 
 from poolkit.errors import NotReadyError
 from poolkit.local.ports import free_port
@@ -127,13 +128,23 @@ def test_a_celery_worker_is_ready_at_its_default_log_level(broker, tmp_path):
             timeout_s=100,
         )
         assert "ready." not in worker.log.read_text()
-        assert broker.waiting_clients()
+        # It asks again and again: between two commands it waits for none.
+        wait_until(broker.waiting_clients, "the worker to wait for a task")
 
 
 def test_the_error_has_what_was_awaited_and_last_seen(server, tmp_path):
     """And the last lines of the log."""
-    probe = AnswersHttp(f"{server(ready=503)}/ready")
-    script = "echo starting; echo half way; sleep 60"
+
+    class Seen(AnswersHttp):
+        """Takes its time: the limit is over when there is all that the error shows."""
+
+        def __call__(self, log):
+            wait_until(lambda: "half way" in log.read_text())
+            wait_until(lambda: super(Seen, self).__call__(log) or self.last)
+            return False
+
+    probe = Seen(f"{server(ready=503)}/ready")
+    script = "echo starting; echo half way; sleep 300"
     with (
         Supervisor(tmp_path) as supervisor,
         pytest.raises(
