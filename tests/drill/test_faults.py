@@ -31,19 +31,21 @@ class Stage:
     scene: Scene
     during: list[Any] = field(default_factory=list)
 
-    def connect(self, timeout_s: int = 10) -> Any:
+    def connect(self, timeout_s: int = 60) -> Any:
         url = self.server.url(driver="").replace(f":{self.server.port}/", f":{self.network.port}/")
         connection = psycopg2.connect(url, connect_timeout=timeout_s)
         connection.autocommit = True
         return connection
 
-    def query(self, text: str = "SELECT 1", timeout_s: int = 10) -> Any:
+    def query(self, text: str = "SELECT 1", timeout_s: int = 60) -> Any:
         with contextlib.closing(self.connect(timeout_s)) as connection:
             cursor = connection.cursor()
             cursor.execute(text)
             return cursor.fetchone() if cursor.description else None
 
-    def make(self, name: str, look: Callable[[], Any]) -> Any:
+    def make(
+        self, name: str, look: Callable[[], Any], *, before: Callable[[], Any] = lambda: None
+    ) -> Any:
         """Make a fault; return what `look` returns, or the error that it raises, meanwhile."""
 
         def wait(_: float) -> None:
@@ -56,6 +58,7 @@ class Stage:
         fault = BY_NAME[name]
         assert not fault.missing(self.scene.has)
         with fault.around(self.scene):
+            before()
             fault.run(self.scene)
             assert self.query("INSERT INTO drilled (key) VALUES ('after') RETURNING key")
         return self.during[-1]
@@ -149,7 +152,20 @@ def test_a_full_server_refuses_the_application_but_not_its_owner(stage):
             stage.query()
         return error.value
 
-    error = stage.make("fill_connections", refused)
+    # A backend that is still on its way out would leave its place free afterwards.
+    with contextlib.closing(psycopg2.connect(stage.scene.admin_url)) as watching:
+        watching.autocommit = True
+        cursor = watching.cursor()
+
+        def alone() -> bool:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            )
+            return bool(cursor.fetchone() == (1,))
+
+        error = stage.make(
+            "fill_connections", refused, before=lambda: wait_until(alone, "the others' end")
+        )
     assert isinstance(error, psycopg2.OperationalError), error
     assert "connection slots are reserved" in str(error) or "too many clients" in str(error)
 
