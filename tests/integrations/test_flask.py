@@ -27,7 +27,9 @@ class Note(Base):
 def variables(database, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", database.url(driver=""))
     monkeypatch.setenv("POOLKIT_ECHO", "false")
-    monkeypatch.setenv("POOLKIT_CONNECT_TIMEOUT", "2")
+    # Enough for a busy machine. A refusal is not waited out, which would take as long.
+    monkeypatch.setenv("POOLKIT_CONNECT_TIMEOUT", "60")
+    monkeypatch.setenv("POOLKIT_RETRY_CONNECT", "false")
 
 
 def application(kit, **options):
