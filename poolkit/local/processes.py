@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import psutil
 
@@ -31,6 +31,9 @@ from poolkit.local import leftovers
 from poolkit.local.accounts import Account
 from poolkit.local.readiness import Probe, Readiness, end_of, exit_text, last_lines_of
 from poolkit.local.reaper import Reaper
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _READY_POLL_S = 0.02
 _reaper = Reaper()
@@ -124,7 +127,8 @@ class OwnedProcess:
             log = open_log(self.log)
         except OSError as error:
             raise StateDirectoryError(f"cannot write {self.log}: {error.strerror}") from None
-        with log:
+        # Ctrl-C between the start and its note would leave a process that nobody ends.
+        with log, _signals_wait():
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -140,9 +144,9 @@ class OwnedProcess:
                 raise BinaryMissingError(
                     f"cannot run {command[0]} in {self._cwd}: {error.strerror}"
                 ) from None
-        first = leftovers.ProcessIdentity.of(self._process.pid)
-        self._record = replace(self._record, process=first)
-        leftovers.write_record(self._record)
+            first = leftovers.ProcessIdentity.of(self._process.pid)
+            self._record = replace(self._record, process=first)
+            leftovers.write_record(self._record)
         if self._process.stdin is not None:
             # If it has ended without reading, the wait for its readiness reports that.
             with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
@@ -412,6 +416,32 @@ class Supervisor:
         with contextlib.ExitStack() as rest:
             for name in self._running:
                 rest.callback(self.stop, name)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Keep the exceptions of SIGINT and SIGTERM back until the end of this context.
+
+    By handlers, which a new process does not inherit, unlike a mask.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if callable(handler):  # else it raises nothing
+            handlers[number] = handler
+    try:
+        for number in handlers:
+            signal.signal(number, lambda sent, frame: came.append((sent, frame)))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for sent, frame in came:
+            handlers[signal.Signals(sent)](sent, frame)
 
 
 @contextlib.contextmanager

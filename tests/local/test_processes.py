@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from functools import partial
@@ -251,6 +252,29 @@ def test_usage_counts_the_whole_tree(supervisor):
     assert usage.processes == 2
     assert usage.rss_bytes > 50_000_000
     assert 0.3 <= usage.cpu_s < 60
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_process_is_being_started_leaves_none(supervisor, monkeypatch, number):
+    """It comes when the process runs and its starter does not know it yet."""
+    command, made, start = python("import time; time.sleep(600)"), [], subprocess.Popen
+
+    def interrupted(words, *arguments, **options):
+        made.append(start(words, *arguments, **options))
+        if words == command:
+            signal.raise_signal(number)
+        return made[-1]
+
+    monkeypatch.setattr("poolkit.local.processes.subprocess.Popen", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        supervisor.start("sleeper", command)
+    assert made[-1].args == command
+    try:
+        assert not runs(made[-1].pid)
+    finally:
+        made[-1].kill()
+        made[-1].wait()
+    assert supervisor.names == []
 
 
 def test_missing_program_is_one_line(supervisor):
