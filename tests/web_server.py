@@ -14,7 +14,8 @@ from processes import PATIENCE_S, run
 class WebServer(ThreadingHTTPServer):
     """Answers every GET with one status at once, except while `opened` is cleared.
 
-    `asked` has the paths that were asked for, and `moments` when, by the monotonic clock.
+    `asked` has the paths that were asked for, and `moments` when, by the monotonic clock; `held`
+    has those that had to wait. One that is asked for at the moment of clearing may yet be answered.
     """
 
     daemon_threads = True
@@ -27,6 +28,7 @@ class WebServer(ThreadingHTTPServer):
         self.opened = threading.Event()
         self.opened.set()
         self.asked: list[str] = []
+        self.held: list[str] = []
         self.moments: list[float] = []
 
     @property
@@ -41,7 +43,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.moments.append(time.monotonic())
         self.server.asked.append(self.path)
-        self.server.opened.wait(PATIENCE_S)
+        if not self.server.opened.is_set():
+            self.server.held.append(self.path)
+            self.server.opened.wait(PATIENCE_S)
         self.send_response(self.server.status)
         if self.server.location:
             self.send_header("Location", self.server.location)
