@@ -190,6 +190,14 @@ def free_port():
 
 
 @pytest.fixture
+def refusing_port():
+    """A port that refuses every connection: it is bound, so nobody gets it, and nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.fixture
 def master_port(free_port):
     """The options for a master's port: to the usual one, another run's workers could connect."""
     port = str(free_port())

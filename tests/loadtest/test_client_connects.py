@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import socket
 import threading
 
 import pytest
@@ -78,13 +77,13 @@ def servers(tmp_path_factory):
 @pytest.mark.parametrize(
     ("base", "processes"), [("HttpUser", 1), ("FastHttpUser", 1), ("FastHttpUser", 2)]
 )
-def test_connects_are_those_that_the_servers_saw(base, processes, servers, locust, master_port):
+def test_connects_are_those_that_the_servers_saw(
+    base, processes, *, servers, locust, master_port, refusing_port
+):
     """One for each user and server that keeps them open, one for each request where it does not."""
     file = locust.folder / "clients.py"
     before = {name: (server.accepted, len(server.asked)) for name, server in servers.items()}
     file.write_text(LOCUSTFILE.format(base=base))
-    with socket.create_server(("127.0.0.1", 0)) as refusing:
-        refused = refusing.getsockname()[1]
     variables = {
         name: f"http{'s' * (name == 'TLS')}://127.0.0.1:{server.server_port}"
         for name, server in servers.items()
@@ -92,7 +91,7 @@ def test_connects_are_those_that_the_servers_saw(base, processes, servers, locus
     words = ["-f", str(file), "--headless", "--users", str(processes)]
     words += ["--json-file", "result", "--run-time", "10m"]
     words += ["--processes", str(processes), *master_port] if processes > 1 else []
-    run = locust(*words, REFUSED=f"http://127.0.0.1:{refused}", **variables)
+    run = locust(*words, REFUSED=f"http://127.0.0.1:{refusing_port}", **variables)
 
     def asked(name):
         return len(servers[name].asked) - before[name][1]
