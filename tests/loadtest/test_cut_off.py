@@ -97,7 +97,8 @@ def test_an_arrival_whose_user_ends_itself_before_a_request_lacks_no_answer(locu
     run.stop()
     load = run.document()["load"]
     assert load["arrivals"] >= 2 * (answered(run) - load["users_max"])
-    assert load["unanswered"] < load["arrivals"] / 10, run.text
+    # However many wait in the last moment, a user has one task; those that ended are many more.
+    assert load["unanswered"] <= load["users_max"], run.text
 
 
 @pytest.mark.slow
@@ -141,11 +142,12 @@ def histogram(folder, tag):
 
 
 SPIKE = """
+from pathlib import Path
 from locust import LoadTestShape
 
 class Spike(LoadTestShape):
     def tick(self):
-        return (5 if self.get_run_time() < 3 else 1), 100
+        return (1 if Path("over").exists() else 5), 100
 """
 
 
@@ -158,6 +160,8 @@ def test_a_user_that_is_ended_in_the_middle_of_the_run_had_waited_too(locust, st
     run = locust("--headless", "--host", url, *FILES)
     run.wait_until(lambda: run.rows() and run.rows()[-1]["User Count"] == "5")
     os.kill(server.pid, signal.SIGSTOP)
+    run.wait_for_seconds(1)
+    (tmp_path / "over").touch()
     run.wait_until(lambda: run.rows()[-1]["User Count"] == "1")
     run.wait_for_seconds(1)
     run.stop()

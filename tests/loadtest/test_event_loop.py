@@ -5,26 +5,25 @@ from processes import run_python
 
 pytestmark = pytest.mark.process
 
-# In a process of its own, which is stopped for a second while it waits.
+# In a process of its own, which is stopped for a second while it waits: whenever that comes.
 SCRIPT = """
 import os, subprocess, time
 import gevent
 from poolkit.loadtest.event_loop import WINDOW_S, EventLoopLoad
 
-def busy_shares(load, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def busy_shares(load, until):
+    while not until():
         gevent.sleep(WINDOW_S)
         load.look(time.monotonic())
         yield load.busy_share
 
 load = EventLoopLoad()
 load.start()
-print(next(share for share in busy_shares(load, 60) if share < 0.5))
+end = time.monotonic() + 60
+print(next(share for share in busy_shares(load, lambda: time.monotonic() > end) if share < 0.5))
 me = os.getpid()
 stopping = subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -STOP {me}; sleep 1; kill -CONT {me}"])
-print(max(busy_shares(load, 1)))
-stopping.wait()
+print(max(busy_shares(load, lambda: stopping.poll() is not None)))
 """
 
 

@@ -174,9 +174,11 @@ def test_a_search_that_is_interrupted_has_no_limit_yet(locust, server):
         *("--arrival-rate", "5..2000", "--threshold", "http.errors < 1%", "--only-summary"),
         *("--json-file", "result"),
     )
-    run.wait_for("find limit: 5/s held")
+    # On a busy machine the first rate may fail, and a lower one hold.
+    run.wait_for("/s held")
     assert run.stop() == 1, run.text
     (line,) = [line for line in run.text.splitlines() if line.startswith("limit: ")]
-    assert line.startswith("limit: at least ")
+    has_failed = "/s failed" in line
+    assert line.startswith("limit: " if has_failed else "limit: at least ")
     assert "the run ended before the search" in line
     assert run.document()["partial"] is True
