@@ -188,10 +188,16 @@ class Dispatcher:
 
     def _make_users(self, queues: Sequence[UserClassQueue]) -> None:
         def on_end(queue: UserClassQueue, user: User, _: Greenlet) -> None:
-            if user in queue.starting:  # its on_start failed, and the next one may fail too
-                queue.starting.pop(user)
-                queue.failing = True
-                queue.no_growth_before = time.monotonic() + _AFTER_A_FAILED_START_S
+            if user not in queue.starting:
+                return
+            now = time.monotonic()
+            if self._timer is None:  # the end of the test has ended it
+                queue.cut_off_start(user, now)
+                return
+            # Its on_start failed, and the next one may fail too.
+            queue.starting.pop(user)
+            queue.failing = True
+            queue.no_growth_before = now + _AFTER_A_FAILED_START_S
 
         users = users_of(self._environment)
         for queue in queues:

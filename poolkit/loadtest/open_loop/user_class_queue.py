@@ -207,6 +207,13 @@ class UserClassQueue:
             self._starts.add(now - made_at)
         self.failing = False
 
+    def cut_off_start(self, user: User, now: float) -> None:
+        """Note that a user was still in its on_start at the end, which is no failure of it."""
+        took_s = now - self.starting.pop(user)
+        # As `Mean.at_least` counts the starts that have not ended.
+        if took_s > (self._starts.at_least(()) or 0.0):
+            self._starts.add(took_s)
+
     def overdue(self, now: float) -> int:
         """Return the approximate number of arrivals that should have begun by now."""
         if self.next_at > now:
