@@ -20,7 +20,12 @@ from held_connections import connected
 from processes import PATIENCE_S, RunningProcess, wait_until
 from web_server import WebServer, serving
 
-LOCUSTFILE = """
+# A worker that a busy machine lets stand still for some seconds is not gone.
+PATIENT = """
+from locust import runners
+runners.HEARTBEAT_LIVENESS = 8
+"""
+LOCUSTFILE = f"""{PATIENT}
 from locust import FastHttpUser, constant, task
 
 from poolkit import loadtest

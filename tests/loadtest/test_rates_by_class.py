@@ -1,6 +1,7 @@
 """A rate of its own for each user class: parsed, refused where it cannot be, and sent."""
 
 import pytest
+from loadtest.conftest import PATIENT
 
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.open_loop.arrivals import ArrivalRate
@@ -71,7 +72,7 @@ def test_what_is_no_rate_of_a_class_is_refused(text):
 def load(locust, tmp_path):
     """A function that starts a test with a rate for each class."""
     file = tmp_path / "classes.py"
-    file.write_text(CLASSES)
+    file.write_text(CLASSES + PATIENT)
 
     def start(rates, *arguments):
         at = ("--arrival-rate", rates, "--users", "4", "--run-time", "10m")

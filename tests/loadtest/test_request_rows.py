@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from loadtest.conftest import PATIENT
 from processes import ROOT, run_python
 
 pytestmark = pytest.mark.process
@@ -54,7 +55,7 @@ def rows_of(file):
 def start(locust):
     """A function that starts both users, and keeps the requests in a file."""
     file = locust.folder / "both.py"
-    file.write_text(LOCUSTFILE)
+    file.write_text(LOCUSTFILE + PATIENT)
 
     def start(name, *words, **variables):
         arguments = ("-f", str(file), "--headless", "--users", "2", "--spawn-rate", "100")
@@ -114,7 +115,7 @@ def test_parquet_has_the_same_columns_with_types(start):
     from pyarrow import parquet
 
     run = start("requests.parquet", "--run-time", "3s", "--arrival-rate", "40")
-    run.process.wait(120)
+    run.wait()
     table = parquet.read_table(run.file)
     assert ",".join(table.column_names) == COLUMNS
     assert [str(field.type) for field in table.schema] == ["double"] * 4 + [
@@ -170,7 +171,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_load(
     """In one line, with status 2."""
     os.mkfifo(locust.folder / "pipe.csv")
     run = start(name, "--run-time", "5s")
-    assert run.process.wait(120) == 2
+    assert run.wait() == 2
     assert text in run.text
     assert "Traceback" not in run.text
     assert server.asked == []

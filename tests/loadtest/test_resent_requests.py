@@ -7,6 +7,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from loadtest.conftest import PATIENT
 
 pytestmark = pytest.mark.process
 
@@ -82,7 +83,7 @@ def count(dropping, locust, tmp_path):
 
     def run(base, *arguments):
         file = tmp_path / "visitor.py"
-        file.write_text(LOCUSTFILE.format(base=base))
+        file.write_text(LOCUSTFILE.format(base=base) + PATIENT)
         url = f"http://127.0.0.1:{dropping.server_port}"
         done = locust(
             *("-f", str(file), "--headless", "--host", url, "--run-time", "10m"),
