@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ class Visitor(FastHttpUser):
     @task
     def visit(self):
         number = next(numbers)
-        if number >= 200:
+        if number >= 100:
             self.client.get("/never")
         elif number % 5 == 0:
             self.client.get("/fail", name="/fail, [id]")
@@ -63,8 +64,8 @@ class Visitor(FastHttpUser):
             self.client.get("/ok", name=f"/ok/{number % 3}")
 """
 NO_ANSWER = "(no answer)"
-LOG_LINE_S = 0.2
-"""The time of a line in the log is a little before or after its event."""
+ARRIVAL_S = 1 / 50
+"""The first of so many arrivals takes no time."""
 LIMITS = ("http.errors < 5% abort after 7s", "http.p95 < 1us", "http.rate < 1000")
 
 
@@ -74,6 +75,8 @@ class Finished:
 
     run: LocustRun
     on_page: dict
+    shown_at: float
+    """When the page showed it, Unix time."""
 
     def __post_init__(self):
         self.document = self.run.document()
@@ -107,16 +110,21 @@ def finished(tmp_path_factory, free_port):
                 with urllib.request.urlopen(address, timeout=60) as answer:
                     on_page.update(json.load(answer))
                 *named, total = on_page["latency_ms"]
-                return named[-1]["name"] == NO_ANSWER and total["requests"] == sum(
-                    row["requests"] for row in named
+                load = on_page["load"]
+                # What was never answered may come in two seconds, first the dropped ones.
+                return (
+                    named[-1]["name"] == NO_ANSWER
+                    and named[-1]["requests"] == load["unanswered"] + load["unsent"]
+                    and total["requests"] == sum(row["requests"] for row in named)
                 )
 
             run.wait_until(adds_up)
+            shown_at = time.time()
             assert run.stop() == 1, run.text
         finally:
             run.kill()
             server.kill()
-    return Finished(run, on_page)
+    return Finished(run, on_page, shown_at)
 
 
 def test_rows_are_those_of_the_thresholds_and_add_up(finished):
@@ -134,7 +142,7 @@ def test_rows_are_those_of_the_thresholds_and_add_up(finished):
     assert load["unsent"] > 50
     assert rows["", NO_ANSWER]["failures"] == load["unanswered"] + load["unsent"]
     assert total["requests"] == load["arrivals"]
-    assert rows["GET", "/fail, [id]"]["failures"] == rows["POST", "checked"]["failures"] == 40
+    assert rows["GET", "/fail, [id]"]["failures"] == rows["POST", "checked"]["failures"] == 20
     assert rows["GET", "/away"]["failures"] == 1
     assert {name for _, name in rows if name.startswith("/ok")} == {"/ok/0", "/ok/1", "/ok/2"}
 
@@ -143,9 +151,9 @@ def test_the_rate_is_that_of_the_measured_time(finished):
     """It begins with the first arrival, and ends when the test begins to stop."""
     answered = finished.total["requests"] - finished.total["failures"]
     seconds = answered / finished.figures["http.rate"]
-    ended = finished.run.moment("the run ends early")
-    assert seconds <= ended - finished.document["started"] + LOG_LINE_S
-    assert seconds >= finished.document["load"]["arrivals"] / 50 - LOG_LINE_S
+    # It may stand still between the line that says so and the end; the page still runs afterwards.
+    assert seconds <= finished.shown_at - finished.document["started"]
+    assert seconds >= finished.document["load"]["arrivals"] / 50 - ARRIVAL_S
 
 
 def test_the_page_and_the_report_show_the_document(finished):
