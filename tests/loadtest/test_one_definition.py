@@ -32,7 +32,7 @@ PLAIN = Level(users=20, rate_per_user=2.0)
 # Making a failing run small would take longer than a test may.
 FILES_ARE_SLOW = settings(
     phases=(Phase.explicit, Phase.generate),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 HERE = [name for name, metric in METRICS.items() if not metric.at_end]
 IN_ALL_THREE = [name for name in HERE if name.startswith(("http", "db"))]

@@ -86,7 +86,8 @@ def all_moments(run, name):
 
 def test_arrivals_begin_when_listeners_and_logins_have_ended(load):
     """No arrival is late because of the start, and the report says how long that took."""
-    run = load(*OPEN, "--run-time", "10m", LISTENER_S="0.7", LOGIN_S="0.5")
+    # A process that stands still may see the first user only when its login has begun.
+    run = load(*OPEN, "--run-time", "10m", LISTENER_S="0.7", LOGIN_S="2.5")
     run.wait_until(lambda: len(all_moments(run, "sent")) > 20)
     assert run.stop() in ENDED, run.text
     load_report = run.document()["load"]
@@ -115,7 +116,8 @@ def test_a_login_that_never_ends_ends_the_run_with_an_error(load):
 )
 def test_a_run_that_ends_before_its_first_arrival_fails_with_the_reason(load, name, reason):
     """It has measured nothing, which is no success."""
-    run = load(*OPEN, "--run-time", "1s", **{name: "3600"})
+    # Time enough to see the users, if the process stands still when they start.
+    run = load(*OPEN, "--run-time", "4s", **{name: "3600"})
     assert run.wait() == 1, run.text
     assert "no request was sent: the run ended before the first arrival" in run.text
     assert reason in run.document()["load"]["waited_for"]
@@ -124,7 +126,7 @@ def test_a_run_that_ends_before_its_first_arrival_fails_with_the_reason(load, na
 @pytest.mark.slow
 def test_tasks_without_a_request_are_no_load(load):
     """Arrivals that send nothing measure nothing."""
-    run = load(*OPEN, "--run-time", "2s", IDLE="1")
+    run = load(*OPEN, "--run-time", "5s", IDLE="1")
     assert run.wait() == 1, run.text
     assert re.search(r"no request was answered or failed: \d+ arrivals", run.text)
 

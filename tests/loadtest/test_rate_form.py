@@ -58,7 +58,8 @@ def offered(run):
 
 def test_a_test_is_started_with_a_rate_and_changed_while_it_runs(page):
     """Locust was started without one; an edit of the users alone leaves the rate as it is."""
-    run = page()
+    # A busy machine may leave an arrival at the end that was never sent, which is status 1 otherwise.
+    run = page("--exit-code-on-error", "0")
     assert swarm(run, "5")["success"] is True
     run.wait_until(lambda: load(run)["arrivals"] > 3)
     assert (load(run)["loop"], load(run)["rate"]) == ("open", 5)
@@ -108,17 +109,24 @@ def test_a_search_for_the_limit_can_be_started_again(page):
     """Each test has a search of its own, and the rate of the form has no part in it."""
     run = page(
         *("--find-limit", "--arrival-rate", "5..10", "--find-limit-step", "1s"),
-        *("--threshold", "http.errors < 50%"),
+        # Holds whatever the machine does meanwhile: this is not about the limit.
+        *("--threshold", "http.errors <= 100%"),
     )
 
-    def limit():
-        return json.loads(_get(run, "connections.json"))["limit"]
+    def document():
+        return json.loads(_get(run, "connections.json"))
+
+    def is_found(before):
+        found = document()
+        stopped = '"stopped"' in _get(run, "stats/requests")
+        return stopped and found["started"] > before and found["limit"]["found"]
 
     for _ in range(2):
+        before = document()["started"]
         assert swarm(run, "5")["success"] is True
-        run.wait_until(lambda: limit()["words"].startswith("limit: at least 5 requests/s so far"))
-        run.wait_until(lambda: limit()["found"] and '"stopped"' in _get(run, "stats/requests"))
-        assert limit()["per_s"] == 10
+        run.wait_until(lambda before=before: is_found(before))
+        steps = document()["limit"]["steps"]
+        assert [(one["per_s"], one["outcome"]) for one in steps] == [(5, "held"), (10, "held")]
     run.stop()
     assert "Traceback" not in run.text
 

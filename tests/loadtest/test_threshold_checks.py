@@ -183,9 +183,9 @@ def test_a_threshold_can_be_about_the_requests_of_a_tag(locust, server, tmp_path
     texts = [f'http.requests{{tag="{tag}"}} > 0' for tag in ("plain", "nested", "spawned")]
     given = [each for text in (*texts, "http.max{tag='x'} < 9s") for each in ("--threshold", text)]
     run = locust(*USERS, "--run-time", "10m", *given, PYTHONIOENCODING="utf-8")
-    wanted = {"/plain", "/nested", "/spawned", "/none"}
-    run.wait_until(lambda: wanted <= set(server.asked))
-    run.wait_until(lambda: len(server.asked) > 20)
+    wanted = ("/plain", "/nested", "/spawned", "/none")
+    # Two users: of three requests that were sent, one has its answer.
+    run.wait_until(lambda: min(map(server.asked.count, wanted)) > 2)
     assert run.stop() == 1, run.text
     found = {line.split(" is ")[0]: line for line in said(run)}
     assert {key for key in found if key[0] == "✓"} == {
@@ -213,7 +213,8 @@ def test_a_run_is_ended_early_with_a_reason(locust):
         "✗ db.opened is not known (no DATABASE_URL and no --database-url was given), wanted < 9"
     )
     found = run.document()
-    assert run.moment("the run ends early") - found["started"] > 2.99
+    # Its three seconds begin a moment before that which is written, as long as other listeners take.
+    assert run.moment("the run ends early") - found["started"] > 2
     assert found["partial"] is True
     assert [(one["status"], f"✗ {one['words']}") for one in found["thresholds"]] == [
         ("failed", verdicts["✗ http.p95"]),

@@ -149,7 +149,8 @@ def test_purging_deletes_what_has_expired(layer, database):
     """At most as many as asked for, the oldest first, and nothing that still counts."""
     layer._put_record(in_progress("first"))  # which purges
     for number in range(5):
-        layer._put_record(in_progress(f"old-{number}", lifetime=-100 + number))
+        # Far from each other: each one's life begins when the database has its connection.
+        layer._put_record(in_progress(f"old-{number}", lifetime=-1000 + 100 * number))
     layer._put_record(in_progress("new"))
     assert layer.purge(limit=2) == 2
     left = {row["id"] for row in database.execute("SELECT id FROM idempotency_records")}
