@@ -81,7 +81,7 @@ def visit(locust, service, tmp_path):
     file.write_text(VISITOR)
 
     def run(path, *arguments, until=None, run_time="4s", **variables):
-        ending = ("--run-time", "10m" if until else run_time) if until or run_time else ()
+        ending = ("--run-time", run_time) if run_time else ()
         done = locust(
             *("-f", str(file), "--headless", "--host", service, "--json-file", "result"),
             *("--csv", "run", "--exit-code-on-error", "0", *ending, *arguments),
@@ -177,7 +177,7 @@ def test_failing_logins_of_additional_users_are_named(visit):
 def test_refused_arrivals_are_failed_and_not_in_time(visit):
     """An overloaded target may refuse at once: that is an answer, and no success."""
     at = ("--arrival-rate", "20", "--users", "2")
-    _, counts = visit("/refuses", *at, until=lambda run: ended(run) > 10)
+    _, counts = visit("/refuses", *at, run_time="10m", until=lambda run: ended(run) > 10)
     assert counts["failed"] > 10
     assert counts["in_time"] == counts["answered_late"] == 0
 
@@ -186,7 +186,7 @@ def test_refused_arrivals_are_failed_and_not_in_time(visit):
 def test_the_time_for_an_answer_can_be_set(visit):
     """With less than a task takes, all of them are late."""
     at = ("--arrival-rate", "10", "--users", "8", "--answer-within", "0.2")
-    _, counts = visit("/takes-its-time", *at, until=lambda run: ended(run) > 10)
+    _, counts = visit("/takes-its-time", *at, run_time="10m", until=lambda run: ended(run) > 10)
     assert counts["in_time"] == 0
     assert counts["answered_late"] > 10
     assert counts["answer_within_s"] == 0.2
