@@ -7,6 +7,7 @@ import sys
 
 import boto3
 import pytest
+from loadtest.conftest import PATIENT
 from processes import RunningProcess
 
 from poolkit.loadtest import results_uploader
@@ -86,7 +87,7 @@ class Distributed:
 
     def __init__(self, start, folder, server, port):
         file = folder / "visitors.py"
-        file.write_text(VISITORS)
+        file.write_text(VISITORS + PATIENT)
         locust = ["-m", "locust", "-f", file]
         master = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
         master += ["--headless", "--expect-workers", 2, "--host", server.url]
