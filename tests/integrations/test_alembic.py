@@ -158,10 +158,10 @@ def test_an_engine_made_for_requests_does_not_make_an_upgrade_unsafe(
         database.url(),
         poolclass=NullPool,
         isolation_level=isolation_level,
-        connect_args={"options": "-c statement_timeout=500"},
+        connect_args={"options": "-c statement_timeout=2500"},
     )
     with waiting(scripts, database, engine) as cursor:
-        cursor.execute("SELECT pg_sleep(0.7)")
+        cursor.execute("SELECT pg_sleep(2.7)")  # longer than any of its statements may take
         # As another upgrade would have done it while this one waited.
         cursor.execute("CREATE TABLE alembic_version (version_num text); CREATE TABLE notes ()")
         cursor.execute("INSERT INTO alembic_version VALUES ('0001')")
