@@ -11,10 +11,12 @@ from poolkit.loadtest.latency.connects import ClientConnects
 
 LOCUSTFILE = """
 import os
-from locust import HttpUser, FastHttpUser, constant, task
+from locust import HttpUser, FastHttpUser, constant, runners, task
 from poolkit import loadtest
 
 loadtest.register()
+# A master that hears nothing of its workers for three seconds ends the test, as on a busy machine.
+runners.HEARTBEAT_LIVENESS = 60
 
 class Visitor({base}):
     wait_time = constant(0)
