@@ -1,12 +1,18 @@
 """Free ports of the loopback address."""
 
+import os
 import random
 import socket
+from collections import deque
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 _LOWEST = 20_000
 """Browsers refuse 10080 and some below it; well-known services are rarer above."""
+_SHARES = 16
+"""The parts of the range, of which each process takes the one of its pid."""
+_given: deque[int] = deque(maxlen=50)
+"""The latest ports of this process."""
 
 
 def free_port() -> int:
@@ -21,9 +27,12 @@ def free_port() -> int:
         settings = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
     except OSError:
         settings = "0 0"  # not Linux
-    below = range(_LOWEST, int(settings.split()[0]))
+    # Processes that look at the same moment mostly look at other ports, and one process is not
+    # given a port again before its server had time to bind it.
+    below = range(_LOWEST + os.getpid() % _SHARES, int(settings.split()[0]), _SHARES)
     for port in random.sample(below, min(100, len(below))):
-        if is_free(port):
+        if port not in _given and is_free(port):
+            _given.append(port)
             return port
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))

@@ -4,6 +4,7 @@ import urllib.request
 
 import pytest
 from loadtest.browser import PROGRAM, chromium
+from loadtest.conftest import PATIENT
 
 pytestmark = pytest.mark.process
 
@@ -31,7 +32,7 @@ class Silent(User):
 @pytest.mark.slow
 def test_a_worker_s_processes_load_what_their_master_loads(locust, tmp_path, free_port):
     """The host was agreed to where the master was started; workers need no option."""
-    (tmp_path / "silent.py").write_text(SILENT)
+    (tmp_path / "silent.py").write_text(SILENT + PATIENT)
     port, file = str(free_port()), ("-f", str(tmp_path / "silent.py"))
     run = locust(
         *(*file, "--headless", "--master", "--master-bind-port", port, "--run-time", "10m"),

@@ -318,6 +318,17 @@ def test_free_port_is_none_of_those_for_outgoing_connections():
     assert all(free_port() < lowest for _ in range(20))
 
 
+def test_free_port_is_not_given_again_before_its_server_can_bind_it():
+    """Nor is it one that a process of the next pid would be given at the same moment."""
+    ports = [free_port() for _ in range(40)]
+    assert len(set(ports)) == 40
+    code = "from poolkit.local.ports import free_port; print(*[free_port() for _ in range(40)])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        output, _ = other.communicate()
+    if (other.pid - os.getpid()) % 16:
+        assert not set(ports) & {int(port) for port in output.split()}
+
+
 def test_free_ports_differ_from_those_in_use():
     """A port with a listener is not free; a found one is."""
     assert is_free(free_port())
