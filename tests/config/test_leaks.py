@@ -203,7 +203,7 @@ def plant_celery_task(engine, database):
     opened = CeleryDatabase(app, settings=lambda: Settings.from_environ(environ))
     kept = []
 
-    @app.task(name="shop.count")
+    @app.task(name="shop.count", shared=False)
     def count():
         kept.append(engine.connect())  # out
 

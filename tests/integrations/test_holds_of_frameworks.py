@@ -196,11 +196,11 @@ def test_a_task_that_keeps_its_connection_is_counted_and_its_line_named(database
     opened._settings = opened._read()  # as in a worker
     kept = []
 
-    @app.task(name="shop.keep")
+    @app.task(name="shop.keep", shared=False)
     def keep():
         kept.append(opened.engine.connect())
 
-    @app.task(name="shop.count")
+    @app.task(name="shop.count", shared=False)
     def count():
         with opened.session() as session:
             return session.scalar(SELECT)
