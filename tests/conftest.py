@@ -115,6 +115,13 @@ def _is_harmless(process: psutil.Process) -> bool:
         return True
 
 
+@pytest.fixture(autouse=True)
+def _no_unit_of_an_earlier_test() -> None:
+    """Begin each test outside any unit of work: all tests of a process share one context."""
+    if (holds := sys.modules.get("poolkit.config.holds")) is not None:
+        holds._unit.set(None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left() -> Iterator[None]:
     """Fail the session if a process that a test started still runs at its end."""
