@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -25,11 +23,11 @@ from psycopg2 import sql
 from sqlalchemy.engine import make_url
 
 from poolkit.errors import DrillError, LocalStackError
+from poolkit.local.processes import signals_wait
 from poolkit.local.readiness import HasLogged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import FrameType
     from typing import TypeAlias
 
     from poolkit.drill.network import Network
@@ -588,33 +586,8 @@ def undone(undo: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        with _signals_wait():
+        with signals_wait():
             undo()
-
-
-@contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Handle SIGINT and SIGTERM after the block instead of within it, in the main thread.
-
-    Not by the signal mask: a server that is started here would inherit it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for received_number in received:
-            signal.raise_signal(received_number)
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from types import FrameType
+from typing import BinaryIO, Self
 
 import psutil
 
@@ -31,9 +32,6 @@ from poolkit.local import leftovers
 from poolkit.local.accounts import Account
 from poolkit.local.readiness import Probe, Readiness, end_of, exit_text, last_lines_of
 from poolkit.local.reaper import Reaper
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 _READY_POLL_S = 0.02
 _reaper = Reaper()
@@ -127,8 +125,8 @@ class OwnedProcess:
             log = open_log(self.log)
         except OSError as error:
             raise StateDirectoryError(f"cannot write {self.log}: {error.strerror}") from None
-        # Ctrl-C between the start and its note would leave a process that nobody ends.
-        with log, _signals_wait():
+        # Ctrl-C between the start and its record would leave a process that is never ended.
+        with log, signals_wait():
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -419,29 +417,32 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Keep the exceptions of SIGINT and SIGTERM back until the end of this context.
+def signals_wait() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM after the block instead of within it, in the main thread.
 
-    By handlers, which a new process does not inherit, unlike a mask.
+    Not by the signal mask: a process that is started in the block would inherit it. For the same
+    reason, an ignored signal stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
-    handlers: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        handler = signal.getsignal(number)
-        if callable(handler):  # else it raises nothing
-            handlers[number] = handler
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    handlers = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
-        for number in handlers:
-            signal.signal(number, lambda sent, frame: came.append((sent, frame)))
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for sent, frame in came:
-            handlers[signal.Signals(sent)](sent, frame)
+        for received_number in received:
+            signal.raise_signal(received_number)
 
 
 @contextlib.contextmanager

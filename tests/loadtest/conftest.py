@@ -196,7 +196,7 @@ def free_port():
 
 @pytest.fixture
 def refusing_port():
-    """A port that refuses every connection: it is bound, so nobody gets it, and nobody listens."""
+    """A port that refuses every connection: it is bound, and no server listens on it."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]

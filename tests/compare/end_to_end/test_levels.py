@@ -28,7 +28,7 @@ def test_a_threshold_ends_the_measurements_of_a_target_and_the_others_go_on(
 ):
     """Its higher loads are left out; status 1, a line for each, and files for CI."""
     out, junit = tmp_path / "run", tmp_path / "junit.xml"
-    # If the machine stalls at the end, some requests were due and not sent yet, which are errors.
+    # If the machine stalls at the end, scheduled requests are dropped, and count as errors.
     command = start(
         "compare",
         *("--users", "2,1", *SHORT, "--duration", "8"),
