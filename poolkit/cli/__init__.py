@@ -22,12 +22,12 @@ from poolkit.cli.extras import require_posix
 from poolkit.masking import masked, printable
 
 try:
-    from poolkit.cli import compare, drill
+    from poolkit.cli import compare, drill, experiment
 except ModuleNotFoundError as error:
     # The image of a service leaves poolkit.compare out, and runs `poolkit db upgrade`.
     if error.name != "poolkit.compare":
         raise
-    compare = drill = None  # type: ignore[assignment]
+    compare = drill = experiment = None  # type: ignore[assignment]
 
 _path = click.Path(path_type=Path)
 # In an argument, `ps` shows a password to every user of the machine.
@@ -229,3 +229,4 @@ if compare is not None:
     main.add_command(compare.up)
     main.add_command(compare.report)
     main.add_command(drill.drill)
+    main.add_command(experiment.experiment)

@@ -1,8 +1,9 @@
-"""PgBouncer in transaction mode before the embedded PostgreSQL, if PgBouncer is installed."""
+"""PgBouncer in front of the embedded PostgreSQL, if PgBouncer is installed."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import psycopg2
 
@@ -26,7 +27,7 @@ def find_pgbouncer() -> Path | None:
 
 
 class EmbeddedPgBouncer(LoopbackServer):
-    """One PgBouncer in transaction mode, for as long as it is open.
+    """One PgBouncer, for as long as it is open.
 
     A context manager: entering starts it, leaving stops it. Clients log in with the application
     role's password by SCRAM-SHA-256. PgBouncer has only the server's own secret, so it logs in
@@ -36,8 +37,10 @@ class EmbeddedPgBouncer(LoopbackServer):
     Args:
         postgres: the server behind it, started.
         state_dir: where its files go, in a new directory that is removed at the end.
+        pool_mode: session, transaction or statement.
         pool_size: connections to PostgreSQL for each database (`default_pool_size`).
         max_client_connections: clients at once (`max_client_conn`).
+        settings: more settings of pgbouncer.ini.
         port: the port to listen on; 0 for any free one.
     """
 
@@ -49,11 +52,15 @@ class EmbeddedPgBouncer(LoopbackServer):
         postgres: EmbeddedPostgres,
         state_dir: Path,
         *,
+        pool_mode: Literal["session", "transaction", "statement"] = "transaction",
         pool_size: int = DEFAULT_POOL_SIZE,
         max_client_connections: int = 1000,
+        settings: Mapping[str, str] | None = None,
         port: int = 0,
     ) -> None:
         super().__init__(state_dir, port=port)
+        self._pool_mode = pool_mode
+        self._settings = dict(settings or {})
         self._postgres = postgres
         self._pool_size = pool_size
         self._max_client_connections = max_client_connections
@@ -98,7 +105,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {directory / "users.txt"}
 stats_users = {STATS_USER}
-pool_mode = transaction
+pool_mode = {self._pool_mode}
 default_pool_size = {self._pool_size}
 max_client_conn = {self._max_client_connections}
 # JDBC and others send it to every server. Not "options": if that were ignored, a client's
@@ -107,7 +114,7 @@ ignore_startup_parameters = extra_float_digits
 # Under load, a line for each client would be most of its work.
 log_connections = 0
 log_disconnections = 0
-""",
+{"".join(f"{name} = {value}" + chr(10) for name, value in self._settings.items())}""",
         }
         try:
             for name, text in files.items():

@@ -1,0 +1,322 @@
+"""The lab: what an experiment works with, and where it puts what it finds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from poolkit.errors import NotReadyError
+from poolkit.experiment.ground import Address, Place, PrivateGround, far
+from poolkit.experiment.outcome import Chart, Holds, Judgement, Table, judged
+from poolkit.local.distance import Distance, way_to
+from poolkit.local.pgbouncer import EmbeddedPgBouncer
+from poolkit.local.postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from poolkit.local.network import Network
+
+
+class Times(tuple[float, ...]):
+    """Durations in seconds."""
+
+    __slots__ = ()
+
+    @property
+    def median(self) -> float:
+        """The middle one, in seconds."""
+        return statistics.median(self)
+
+    @property
+    def total(self) -> float:
+        """Their sum, in seconds."""
+        return sum(self)
+
+    def percentile(self, share: float) -> float:
+        """Return the smallest duration that this share of them does not exceed (0 to 1)."""
+        ordered = sorted(self)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    def __str__(self) -> str:
+        return f"{milliseconds(self.median)} (p50 of {len(self)})"
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a duration to three digits, such as `7.61 ms` or `1.2 s`."""
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1e3:.3g} ms"
+
+
+class Pooler:
+    """A PgBouncer in front of a place.
+
+    Attributes:
+        bouncer: the server itself, whose `stats_url` leads to its admin console.
+    """
+
+    def __init__(self, address: Address, bouncer: EmbeddedPgBouncer) -> None:
+        self._address = address
+        self.bouncer = bouncer
+
+    def url(self, driver: str = "psycopg2") -> str:
+        """Return the URL of the same database through the pooler, for `create_engine`."""
+        return self._address.url(driver)
+
+    def dsn(self, driver: str = "psycopg2") -> str:
+        """Return the URL of the same database through the pooler, for the driver itself."""
+        return self._address.dsn(driver)
+
+
+class Lab:
+    """What an experiment works with: a database, an observer, time, and a record of its findings.
+
+    `url`, `dsn`, `backends`, `ask` and `terminate` are those of its own database: see `Place`.
+
+    Args:
+        place: the experiment's own database.
+        folder: for the files of further servers.
+        distance: between the experiment and its database; further servers have the same.
+        say: shows the progress.
+        programs: the folder of another PostgreSQL than the wheel's, for further servers.
+        mongodb_url: a MongoDB, where there is one.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        folder: Path,
+        distance: Distance,
+        say: Callable[[str], None],
+        programs: Path | None = None,
+        mongodb_url: str = "",
+    ) -> None:
+        self.place = place
+        self.folder = folder
+        self.distance = distance
+        self.say = say
+        self.mongodb_url = mongodb_url
+        self.judgements: list[Judgement] = []
+        self.tables: list[Table] = []
+        self.charts: list[Chart] = []
+        self.notes: list[str] = []
+        self._programs = programs
+        self.url = place.url
+        self.dsn = place.dsn
+        self.backends = place.backends
+        self.ask = place.ask
+        self.terminate = place.terminate
+
+    # -- further servers -------------------------------------------------------------------------
+
+    @contextmanager
+    def new_server(
+        self, *, max_connections: int = 100, settings: Mapping[str, str] | None = None
+    ) -> Iterator[Place]:
+        """Start another PostgreSQL, which may be stopped, filled or set up as one likes.
+
+        Args:
+            max_connections: of the server.
+            settings: more settings of postgresql.conf.
+        """
+        with ExitStack() as stack:
+            postgres = stack.enter_context(
+                EmbeddedPostgres(
+                    self.folder,
+                    max_connections=max_connections,
+                    settings=settings,
+                    programs=self._programs,
+                )
+            )
+            ground = PrivateGround(postgres, self.distance)
+            yield stack.enter_context(ground.place("experiment"))
+
+    @contextmanager
+    def pgbouncer(
+        self,
+        place: Place | None = None,
+        *,
+        pool_mode: Literal["session", "transaction", "statement"] = "transaction",
+        pool_size: int = 20,
+        settings: Mapping[str, str] | None = None,
+    ) -> Iterator[Pooler]:
+        """Start a PgBouncer in front of a private server.
+
+        Args:
+            place: on the server of `new_server`; the experiment's own by default.
+            pool_mode: PgBouncer's.
+            pool_size: `default_pool_size`, the most connections to the server.
+            settings: more settings of pgbouncer.ini.
+        """
+        place = place or self.place
+        assert place.postgres is not None  # noqa: S101  (it needs "pgbouncer", so a private server)
+        with ExitStack() as stack:
+            bouncer = stack.enter_context(
+                EmbeddedPgBouncer(
+                    place.postgres,
+                    self.folder,
+                    pool_mode=pool_mode,
+                    pool_size=pool_size,
+                    settings=settings,
+                )
+            )
+            address = Address(
+                host=bouncer.host,
+                port=bouncer.port,
+                user=place.address.user,
+                password=place.address.password,
+                database=place.address.database,
+            )
+            yield Pooler(stack.enter_context(far(address, self.distance)), bouncer)
+
+    @contextmanager
+    def network(
+        self, *, rtt_s: float = 0.0, tls: bool = False
+    ) -> Iterator[tuple[Network, Address]]:
+        """Open a network in front of the database that can fail, and the address through it.
+
+        Args:
+            rtt_s: its round-trip time in seconds.
+            tls: whether connections through it use TLS.
+        """
+        to = self.place.address
+        with way_to(to.host, to.port, Distance(rtt_s=rtt_s, tls=tls)) as way:
+            yield way.network, replace(to, port=way.network.port, host=way.network.host, ca=way.ca)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def time(self, action: Callable[[], Any], times: int = 1) -> Times:
+        """Call a function so many times, and return how long each call took."""
+        found = []
+        for _ in range(times):
+            began = time.perf_counter()
+            action()
+            found.append(time.perf_counter() - began)
+        return Times(found)
+
+    def time_in_turn(
+        self, actions: Mapping[str, Callable[[], Any]], times: int
+    ) -> dict[str, Times]:
+        """Time several functions in turn, so that what else the machine does falls on all alike.
+
+        Args:
+            actions: by name.
+            times: the number of rounds.
+        """
+        found: dict[str, list[float]] = {name: [] for name in actions}
+        for _ in range(times):
+            for name, action in actions.items():
+                found[name] += self.time(action)
+        return {name: Times(each) for name, each in found.items()}
+
+    def wait_until(self, what: str, condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
+        """Wait for a condition, and return what it returned.
+
+        Raises:
+            NotReadyError: it is not true within that time; `what` is in the message.
+        """
+        deadline = time.monotonic() + within_s
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"not within {within_s:g} s: {what}")
+            time.sleep(0.01)
+        return found
+
+    # -- findings --------------------------------------------------------------------------------
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Record a table. A float is shown to three digits."""
+        self.tables.append(
+            Table(
+                title=title,
+                columns=tuple(columns),
+                rows=tuple(tuple(map(_cell, row)) for row in rows),
+            )
+        )
+
+    def bars(
+        self,
+        title: str,
+        values: Mapping[str, float | Mapping[str, float]],
+        *,
+        unit: str,
+        is_log: bool = False,
+    ) -> None:
+        """Record a chart of bars.
+
+        Args:
+            title: what it shows.
+            values: the length of each bar by its name; or the parts of each bar, which are stacked.
+            unit: of the values.
+            is_log: on a logarithmic axis; not for parts.
+        """
+        points = [
+            (part, name, float(length))
+            for name, value in values.items()
+            for part, length in (value.items() if isinstance(value, Mapping) else [("", value)])
+        ]
+        self.charts.append(
+            Chart(kind="bars", title=title, unit=unit, points=tuple(points), is_log=is_log)
+        )
+
+    def lines(
+        self,
+        title: str,
+        series: Mapping[str, Sequence[tuple[float, float]]],
+        *,
+        unit: str,
+        x_title: str,
+        is_log: bool = False,
+    ) -> None:
+        """Record a chart of lines.
+
+        Args:
+            title: what it shows.
+            series: the points (x, y) of each line by its name.
+            unit: of the values.
+            x_title: what x is, with its unit.
+            is_log: the values are on a logarithmic axis.
+        """
+        points = [(name, x, y) for name, line in series.items() for x, y in line]
+        self.charts.append(
+            Chart(
+                kind="lines",
+                title=title,
+                unit=unit,
+                points=tuple(points),
+                x_title=x_title,
+                is_log=is_log,
+            )
+        )
+
+    def note(self, text: str) -> None:
+        """Record a remark on this run, such as what this machine could not show."""
+        self.notes.append(text)
+
+    def judge(self, row: str, claim: str, *, holds: Holds, measured: str, why: str) -> None:
+        """Record the verdict on a claim.
+
+        Args:
+            row: of docs/claims.md, such as `4.22`.
+            claim: in its author's sense.
+            holds: whether the measurement shows it; or whether it does under each of several
+                conditions, by their names.
+            measured: the numbers.
+            why: the mechanism behind them, as a paragraph that is right whatever the verdict.
+        """
+        self.judgements.append(judged(row, claim, holds, measured, why))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,203 @@
+"""Run experiments, one after the other, on one server."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import time
+import traceback
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from poolkit.errors import how_to_install
+from poolkit.experiment.ground import ForeignGround, Ground, PrivateGround
+from poolkit.experiment.lab import Lab
+from poolkit.experiment.outcome import Outcome, Report, Status
+from poolkit.local.distance import Distance
+from poolkit.local.mariadb import find_mariadb
+from poolkit.local.pgbouncer import find_pgbouncer
+from poolkit.local.postgres import EmbeddedPostgres
+from poolkit.masking import masked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from poolkit.experiment.experiment import Experiment
+
+_VERSIONS = (
+    *("sqlalchemy", "psycopg2-binary", "psycopg", "psycopg-pool", "asyncpg"),
+    *("fastapi", "pymysql", "pymongo"),
+)
+_MODULES = ("asyncpg", "psycopg", "psycopg_pool", "pymysql", "pymongo", "fastapi")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How experiments are run."""
+
+    command: str
+    distance: Distance = field(default_factory=Distance)
+    database_url: str | None = None
+    """Somebody's PostgreSQL, in place of a private one."""
+    mongodb_url: str = ""
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """Conditions of the experiment, changed from outside."""
+    programs: Path | None = None
+    """The folder of another PostgreSQL than the wheel's."""
+
+
+def run_experiments(
+    chosen: Sequence[Experiment],
+    options: Options,
+    *,
+    say: Callable[[str], None],
+    done: Callable[[Outcome], None],
+) -> Report:
+    """Run experiments one after the other, and return what they found.
+
+    Args:
+        chosen: in the order in which they run.
+        options: how they run.
+        say: shows progress.
+        done: receives each outcome at once.
+
+    Raises:
+        PoolkitError: the server did not start, or cannot be used.
+    """
+    outcomes = []
+    versions = dict(_versions(_VERSIONS))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="poolkit-")))
+        # PostgreSQL does not run as root: the account that it gets reads its own files there.
+        folder.chmod(0o711)
+        ground: Ground | None = None
+        for experiment in chosen:
+            reason = missing(experiment, options)
+            if not reason and ground is None:
+                ground = _ground(stack, folder, options, say)
+                with ground.place("version") as place:
+                    ((version,),) = place.ask("SHOW server_version")
+                versions = {"PostgreSQL": str(version), **versions}
+            if reason or ground is None:
+                outcome = _outcome(experiment, Status.NOT_RUN, reason=reason)
+            else:
+                outcome = run_one(experiment, ground, folder, options, say=say)
+            outcomes.append(outcome)
+            done(outcome)
+    return Report(
+        command=options.command,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=_machine(),
+        versions=versions,
+        distance=str(options.distance),
+        outcomes=tuple(outcomes),
+    )
+
+
+def run_one(
+    experiment: Experiment,
+    ground: Ground,
+    folder: Path,
+    options: Options,
+    *,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Run one experiment, and return what it found; its own errors are an outcome too."""
+    conditions = experiment.conditions_with(options.changes)
+    began = time.monotonic()
+    with ground.place(experiment.name) as place:
+        lab = Lab(
+            place,
+            folder=folder,
+            distance=options.distance,
+            say=lambda text: say(f"{experiment.name}: {text}"),
+            programs=options.programs,
+            mongodb_url=options.mongodb_url,
+        )
+        status, reason = Status.DONE, ""
+        try:
+            experiment.function(lab, **conditions)
+        except Exception as error:  # noqa: BLE001  (an experiment's own; the others go on)
+            status, reason = Status.FAILED, _reason(error, experiment.path)
+    return _outcome(
+        experiment,
+        status,
+        reason=reason,
+        took_s=time.monotonic() - began,
+        conditions=conditions,
+        judgements=tuple(lab.judgements),
+        tables=tuple(lab.tables),
+        charts=tuple(lab.charts),
+        notes=tuple(lab.notes),
+    )
+
+
+def missing(experiment: Experiment, options: Options) -> str:
+    """Return what an experiment needs and what is not here, and how to get it; empty for nothing."""
+    for module in _MODULES:
+        if importlib.util.find_spec(module) is None:
+            return f"needs {module} ({how_to_install('experiments')})"
+    needs = experiment.needs
+    if options.database_url is not None and {"own server", "pgbouncer"} & {*needs}:
+        return "needs a server of its own, so it does not run with --database-url"
+    if "pgbouncer" in needs and find_pgbouncer() is None:
+        return "needs PgBouncer (apt-get install pgbouncer)"
+    if "mariadb" in needs and find_mariadb() is None:
+        return "needs MariaDB (apt-get install mariadb-server)"
+    if "mongodb" in needs and not options.mongodb_url and shutil.which("mongod") is None:
+        return "needs MongoDB (mongod on PATH, or --mongodb-url)"
+    return ""
+
+
+def _ground(stack: ExitStack, folder: Path, options: Options, say: Callable[[str], None]) -> Ground:
+    if options.database_url is not None:
+        return ForeignGround(options.database_url, options.distance)
+    say("starting PostgreSQL")
+    postgres = EmbeddedPostgres(folder, programs=options.programs)
+    return PrivateGround(stack.enter_context(postgres), options.distance)
+
+
+def _outcome(experiment: Experiment, status: Status, **found: object) -> Outcome:
+    return Outcome(
+        name=experiment.name,
+        chapter=experiment.chapter,
+        question=experiment.question,
+        status=status,
+        **found,  # type: ignore[arg-type]
+    )
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Return an error with the experiment's line in one line."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) == path
+    ]
+    place = f" ({path.name}:{lines[-1]})" if lines else ""
+    text = " ".join(masked(str(error)).split())
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def _machine() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{platform.machine()}, {cores} cores, {platform.system()} {platform.release()}, "
+        f"Python {sys.version.split()[0]}"
+    )
+
+
+def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for package in packages:
+        try:
+            yield package, metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue

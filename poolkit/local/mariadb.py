@@ -1,0 +1,118 @@
+"""A private MariaDB, from the programs of an installed one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar
+
+from poolkit.errors import BinaryMissingError, ServerStartError, StateDirectoryError
+from poolkit.local.loopback_server import LoopbackServer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_USER, _DATABASE = "poolkit", "poolkit"
+INSTALL_MARIADB = "install MariaDB: apt-get install mariadb-server, or brew install mariadb"
+
+
+def find_mariadb() -> str | None:
+    """Return MariaDB's server, on PATH or where packages install it; None if it is missing."""
+    if shutil.which("mariadb-install-db") is None:
+        return None
+    return shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
+
+
+class EmbeddedMariaDB(LoopbackServer):
+    """One MariaDB, for as long as it is open.
+
+    A context manager: entering starts it, leaving stops it and removes its data. Its connections
+    are TCP on the loopback address, with a random password.
+
+    Args:
+        state_dir: where its files go, in a new directory of their own.
+        settings: more settings of the server, such as `{"wait_timeout": "2"}`.
+        port: the port to listen on; 0 for any free one.
+    """
+
+    name: ClassVar[str] = "MariaDB"
+    slug: ClassVar[str] = "mariadb"
+    start_timeout_s: ClassVar[float] = 60.0
+    stop_timeout_s: ClassVar[float] = 30.0
+
+    def __init__(
+        self, state_dir: Path, *, settings: Mapping[str, str] | None = None, port: int = 0
+    ) -> None:
+        super().__init__(state_dir, port=port)
+        self._settings = dict(settings or {})
+
+    def url(self, driver: str = "pymysql") -> str:
+        """Return the URL of its database for SQLAlchemy."""
+        address = f"{_USER}:{self._password}@{self.host}:{self.port}"
+        return f"mysql+{driver}://{address}/{_DATABASE}"
+
+    def _command(self, directory: Path) -> list[str]:
+        program = find_mariadb()
+        if program is None:
+            raise BinaryMissingError(f"mariadbd is not on PATH; {INSTALL_MARIADB}")
+        # All of its settings are in the file, which `_prepare` writes for the present port.
+        return [program, f"--defaults-file={directory / 'my.cnf'}"]
+
+    def _prepare(self, directory: Path) -> bytes:
+        data, script = directory / "data", directory / "init.sql"
+        settings = {
+            "datadir": data,
+            "socket": directory / "socket",
+            "pid-file": directory / "pid",
+            "init-file": script,
+            "bind-address": self.host,
+            "port": self.port,
+            "innodb-buffer-pool-size": "16M",
+            **self._settings,
+        }
+        files = {
+            "my.cnf": "[mariadbd]\n"
+            + "".join(f"{key} = {value}\n" for key, value in settings.items()),
+            "init.sql": (
+                f"CREATE DATABASE IF NOT EXISTS {_DATABASE};\n"
+                f"CREATE USER IF NOT EXISTS {_USER}@'%' IDENTIFIED BY '{self._password}';\n"
+                f"GRANT ALL ON *.* TO {_USER}@'%';\n"
+            ),
+        }
+        try:
+            for name, text in files.items():
+                path = directory / name
+                path.touch(mode=0o600)
+                path.write_text(text)
+                self.account.give(path)
+        except OSError as error:
+            raise StateDirectoryError(f"cannot write to {directory}: {error.strerror}") from None
+        if not data.exists():
+            made = subprocess.run(
+                ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"],
+                **self.account.credentials(),
+                cwd="/",
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            if made.returncode:
+                raise ServerStartError(f"MariaDB did not make its data: {made.stderr.strip()}")
+        return b""
+
+    def _is_ready(self, directory: Path) -> bool:
+        import pymysql  # noqa: PLC0415  (only who has a MariaDB needs a driver for it)
+
+        with suppress(pymysql.OperationalError):
+            pymysql.connect(
+                host=self.host,
+                port=self.port,
+                user=_USER,
+                password=self._password,
+                database=_DATABASE,
+                connect_timeout=2,
+            ).close()
+            return True
+        return False
