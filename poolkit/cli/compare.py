@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from poolkit.cli.distance import distance_of, distance_options
 from poolkit.cli.extras import require, require_posix
 from poolkit.compare.plan.option_types import (
     MAX_CONNECTIONS,
@@ -22,6 +23,7 @@ from poolkit.compare.plan.option_types import (
     Number,
     PoolSizes,
 )
+from poolkit.local.distance import Distance
 from poolkit.masking import masked
 
 _repeatable = partial(click.option, multiple=True)
@@ -94,6 +96,7 @@ _max_connections_option = click.option(
 @click.option("--quick", is_flag=True, help="short measurements with 10 users")
 @click.option("--environment", "-e", default="prod", show_default=True, help="preset numbers")
 @_max_connections_option
+@distance_options("same-az, with TLS")
 @click.option(
     "--database-url",
     envvar="POOLKIT_DATABASE_URL",
@@ -142,6 +145,12 @@ def compare(*, quick: bool, **given: Any) -> None:
     from poolkit.compare.command import compare  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
+    rtt, tls = given.pop("rtt"), given.pop("tls")
+    own = given["database_url"] is None and not given["deployed"]
+    if not own and (rtt is not None or tls is not None):
+        raise click.UsageError("--rtt and --tls are for the embedded database, which is not used")
+    default = Distance.parse("same-az", tls=True) if own else Distance()
+    given["distance"] = distance_of(rtt, tls, default)
     # Each by itself: in the whole line a password could not be told from the next argument.
     arguments = [masked(argument) for argument in sys.argv[1:]]
     command = " ".join(shlex.quote(each) if " " in each else each for each in arguments)
@@ -153,6 +162,7 @@ def compare(*, quick: bool, **given: Any) -> None:
 @_targets_option
 @click.option("--environment", "-e", default="dev", show_default=True, help="preset numbers")
 @_max_connections_option
+@distance_options("loopback, without TLS")
 def up(**given: Any) -> None:
     """Run the embedded servers and the targets until Ctrl-C.
 
@@ -164,6 +174,7 @@ def up(**given: Any) -> None:
     from poolkit.compare.command import up  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
+    given["distance"] = distance_of(given.pop("rtt"), given.pop("tls"), Distance())
     up(options_of(given, command="poolkit up"))
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
+from poolkit.cli.distance import distance_of, distance_options
 from poolkit.cli.extras import require, require_posix
+from poolkit.local.distance import Distance
 from poolkit.masking import masked
 
 _path = click.Path(path_type=Path, dir_okay=False)
@@ -27,13 +29,7 @@ _path = click.Path(path_type=Path, dir_okay=False)
     "--database-url", help="run in a schema of this PostgreSQL, which is dropped at the end"
 )
 @click.option("--mongodb-url", help="the MongoDB of the experiment on MongoDB", default="")
-@click.option(
-    "--rtt",
-    default="loopback",
-    metavar="DISTANCE",
-    help="round-trip time to the database, such as 0.5ms, or same-az, cross-az, cross-region",
-)
-@click.option("--tls", is_flag=True, help="connect with TLS")
+@distance_options("loopback, without TLS")
 @click.option(
     "--report",
     is_flag=False,
@@ -51,8 +47,8 @@ def experiment(
     changes: tuple[str, ...],
     database_url: str | None,
     mongodb_url: str,
-    rtt: str,
-    tls: bool,
+    rtt: Distance | None,
+    tls: bool | None,
     report: Path | None,
     claims: Path | None,
     as_json: bool,
@@ -69,7 +65,6 @@ def experiment(
     require("experiments")
     from poolkit.experiment import command  # noqa: PLC0415
     from poolkit.experiment.run import Options  # noqa: PLC0415
-    from poolkit.local.distance import Distance  # noqa: PLC0415
 
     if names == ("list",):
         command.list_experiments()
@@ -84,7 +79,7 @@ def experiment(
     options = Options(
         # Each by itself: in the whole line a password could not be told from the next argument.
         command=" ".join(["poolkit", *map(masked, sys.argv[1:])]),
-        distance=Distance.parse(rtt, tls=tls),
+        distance=distance_of(rtt, tls, Distance()),
         database_url=database_url,
         mongodb_url=mongodb_url,
         changes={name: value for name, _, value in pairs},

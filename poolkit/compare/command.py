@@ -135,7 +135,7 @@ def up(options: Options) -> None:
             rows = [("PostgreSQL", stack.database_url)]
             if stack.monitor_url != stack.database_url:
                 rows.append(("monitoring", stack.monitor_url))
-            rows += [("PgBouncer", stack.pgbouncer.url(driver=""))] if stack.pgbouncer else []
+            rows += [("PgBouncer", stack.pooler_url)] if stack.pgbouncer else []
             rows += [("broker", stack.broker.url)] if stack.broker else []
             for one in running:
                 address = one.url

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import TypeAlias
 
-    from poolkit.drill.network import Network
+    from poolkit.local.network import Network
     from poolkit.local.postgres import EmbeddedPostgres, Standby
     from poolkit.local.processes import Supervisor
 

@@ -23,10 +23,10 @@ from poolkit.compare.run.machine import this_machine
 from poolkit.compare.run.run import start_stack
 from poolkit.drill import bare
 from poolkit.drill.faults import Scene
-from poolkit.drill.network import Network
 from poolkit.drill.traffic import BARE, Traffic
 from poolkit.errors import ConfigurationError
 from poolkit.loadtest.host_safety import check_host
+from poolkit.local.network import Network
 from poolkit.local.ports import LOOPBACK
 from poolkit.local.processes import Supervisor
 

@@ -126,7 +126,7 @@ class Place:
         """Return the experiment's connections as the server sees them, oldest first."""
         return [
             Backend(*row)
-            for row in self.ask(  # noqa: S608  (the condition is one of this module's)
+            for row in self.ask(
                 "SELECT pid, coalesce(state, 'starting'), application_name, query "
                 "FROM pg_stat_activity WHERE backend_type = 'client backend' "
                 f"AND pid <> pg_backend_pid() AND {self._condition} ORDER BY backend_start, pid"

@@ -175,12 +175,12 @@ def own_cost(distance: Distance, rounds: int = 200) -> OwnCost:
         for end in ends:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _round_trip(end)
-        before = network.cpu_s()
+        before = network.figures().cpu_s
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(rounds):
             for end, found in zip(ends, times, strict=True):
                 found.append(_round_trip(end))
-        cpu_s = network.cpu_s() - before
+        cpu_s = network.figures().cpu_s - before
     direct, through = map(statistics.median, times)
     return OwnCost(through - direct - distance.rtt_s, cpu_s / rounds)
 

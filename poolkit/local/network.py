@@ -34,10 +34,11 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from poolkit.errors import ServerStartError
 from poolkit.local.ports import LOOPBACK
+from poolkit.local.wire import Recorder, Step, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,19 @@ _TLS_HANDSHAKE = b"\x16"
 """The first byte of a client that begins with TLS: `sslnegotiation=direct`."""
 _HIGH_WATER = 1 << 20
 """Bytes under way in one direction of a connection, from which on its sender has to wait."""
+
+
+class NetworkFigures(NamedTuple):
+    """What a network's proxy has counted since its start."""
+
+    open: int
+    """Connections that have not ended."""
+    accepted: int
+    """Connections of clients."""
+    with_tls: int
+    """Those of them that agreed on TLS."""
+    cpu_s: float
+    """The CPU time that it has used, in seconds."""
 
 
 class Network:
@@ -69,6 +83,7 @@ class Network:
         certificate: the certificate, with its key, with which it ends TLS in front of a server of
             PostgreSQL that has none; None passes everything on as it is. A client that asks for no
             TLS is passed on as well.
+        traces: record the messages of PostgreSQL's protocol that pass, for `traces`.
     """
 
     def __init__(
@@ -80,6 +95,7 @@ class Network:
         rtt_s: float = 0.0,
         jitter: float = 0.0,
         certificate: Path | None = None,
+        traces: bool = False,
     ) -> None:
         self.host = LOOPBACK
         self.port = listen_on
@@ -89,6 +105,7 @@ class Network:
             "rtt_s": rtt_s,
             "jitter": jitter,
             "certificate": None if certificate is None else str(certificate),
+            "keeps_traces": traces,
         }
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str]
@@ -126,13 +143,18 @@ class Network:
     @property
     def connections(self) -> int:
         """The number of connections through the proxy that have not ended."""
-        found: int = self._do("count")
-        return found
+        return self.figures().open
 
-    def cpu_s(self) -> float:
-        """Return the CPU time that the proxy has used, in seconds."""
-        found: float = self._do("cpu_s")
-        return found
+    def figures(self) -> NetworkFigures:
+        """Return what the proxy has counted since its start."""
+        return NetworkFigures(*self._do("figures"))
+
+    def traces(self) -> list[Trace]:
+        """Return what passed over each connection since the last call, oldest first."""
+        return [
+            Trace(flights, tuple(Step(at, by, tuple(names)) for at, by, names in steps))
+            for flights, steps in self._do("take_traces")
+        ]
 
     def go_silent(self) -> None:
         """Pass nothing on, in both directions, and close nothing: a black hole.
@@ -223,6 +245,7 @@ class _Proxy:
         rtt_s: float,
         jitter: float,
         certificate: str | None,
+        keeps_traces: bool,
     ) -> None:
         self.target = target
         self.rtt_s = rtt_s
@@ -232,9 +255,14 @@ class _Proxy:
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.context.load_cert_chain(certificate)
             self.context.set_alpn_protocols(["postgresql"])
+            # As PostgreSQL, which resumes no sessions.
+            self.context.num_tickets = 0
         self.is_silent = False
         self.extra_s = 0.0
         self.bytes_per_s: float | None = None
+        self.accepted = self.with_tls = 0
+        self.keeps_traces = keeps_traces
+        self.recorders: list[Recorder] = []
         self.links: set[_Link] = set()
         self.lost: set[_Link] = set()
         self.port = listen_on
@@ -261,11 +289,17 @@ class _Proxy:
 
     # The requests, each under the name of the method of `Network` that makes it.
 
-    async def count(self) -> int:
-        return len(self.links) + len(self.lost)
+    async def figures(self) -> NetworkFigures:
+        return NetworkFigures(
+            open=len(self.links) + len(self.lost),
+            accepted=self.accepted,
+            with_tls=self.with_tls,
+            cpu_s=time.process_time(),
+        )
 
-    async def cpu_s(self) -> float:
-        return time.process_time()
+    async def take_traces(self) -> list[Trace]:
+        taken, self.recorders = self.recorders, []
+        return [recorder.trace() for recorder in taken]
 
     async def go_silent(self) -> None:
         self.is_silent = True
@@ -403,7 +437,7 @@ class _End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_client:
-            self._link.up.send(data)
+            self._link.send_up(data)
         else:
             self._link.from_server(data)
 
@@ -436,6 +470,7 @@ class _Link:
         self._first: bytes | None = b"" if proxy.context is not None else None
         """What the client has sent so far, until it is clear whether it wants TLS."""
         self._tls: ssl.SSLObject | None = None
+        self._recorder: Recorder | None = None
         self._tls_in, self._tls_out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._is_agreed = False
         """Whether the TLS handshake is over."""
@@ -448,6 +483,10 @@ class _Link:
         """Begin, as soon as the handshake of TCP would have reached the server."""
         self._client = self.up.source = transport
         self.proxy.links.add(self)
+        self.proxy.accepted += 1
+        if self.proxy.keeps_traces:
+            self._recorder = Recorder(self.loop.time())
+            self.proxy.recorders.append(self._recorder)
         # SYN, SYN-ACK, and the ACK together with the first bytes: one and a half round trips, of
         # which those bytes make the last half themselves.
         handshake = self.proxy.passage_s() * 2
@@ -486,8 +525,16 @@ class _Link:
             transport.write(data)
         self._for_server.clear()
 
+    def send_up(self, data: bytes) -> None:
+        """Put what the client sent on its way."""
+        if self._recorder is not None:
+            self._recorder.flight(by_client=True)
+        self.up.send(data)
+
     def from_server(self, data: bytes) -> None:
         """Put what the server sent on its way."""
+        if self._recorder is not None:
+            self._recorder.pass_on(data, self.loop.time(), by_client=False)
         if self._tls is not None and self._is_agreed:
             self._tls.write(data)
             self._send_tls()
@@ -495,6 +542,8 @@ class _Link:
             self.down.send(data)
 
     def _to_client(self, data: bytes) -> None:
+        if self._recorder is not None:
+            self._recorder.flight(by_client=False)
         if self._client is not None:
             self._client.write(data)
 
@@ -531,6 +580,7 @@ class _Link:
             if not self._is_agreed:
                 self._tls.do_handshake()
                 self._is_agreed = True
+                self.proxy.with_tls += 1
             while plain := self._tls.read(65_536):
                 self._to_server(plain)
         except ssl.SSLWantReadError:
@@ -548,6 +598,8 @@ class _Link:
             self.down.send(data)
 
     def _to_server(self, data: bytes) -> None:
+        if self._recorder is not None:
+            self._recorder.pass_on(data, self.loop.time(), by_client=True)
         if self._server is None:
             self._for_server.append(data)
         else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
+
+from sqlalchemy.engine import make_url
 
 from poolkit.errors import ServerStartError
 from poolkit.local.broker import EmbeddedBroker
+from poolkit.local.distance import Distance, way_to
 from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, EmbeddedPgBouncer
 from poolkit.local.postgres import EmbeddedPostgres
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from poolkit.local.loopback_server import LoopbackServer
+    from poolkit.local.network import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,8 @@ class StackNeeds:
     """The programs of another PostgreSQL than the wheel's."""
     database_url: str | None = None
     """An existing PostgreSQL in place of the embedded one; it is never stopped."""
+    distance: Distance = field(default_factory=Distance)
+    """From the targets to the database, or to PgBouncer."""
 
 
 class EmbeddedStack:
@@ -47,8 +53,12 @@ class EmbeddedStack:
         self.pgbouncer: EmbeddedPgBouncer | None = None
         self._state_dir = state_dir
         self._servers: dict[str, LoopbackServer] = {}
+        self.networks: dict[str, Network] = {}
+        """What makes the distance, by the role of the server behind it."""
         self.database_url = needs.database_url or ""
         """The application's URL."""
+        self.pooler_url = ""
+        """The application's URL through PgBouncer, if there is one."""
         self.monitor_url = self.database_url
         """The URL for sampling: a role that may read statistics and nothing else."""
         self._open = ExitStack()
@@ -63,7 +73,7 @@ class EmbeddedStack:
                         programs=self.needs.postgres_bin,
                     )
                 )
-                self.database_url = self.postgres.url(driver="")
+                self.database_url = self._far(starting, "database", self.postgres.url(driver=""))
                 self.monitor_url = self.postgres.monitor_url(driver="")
             if self.needs.broker:
                 self._servers["broker"] = self.broker = starting.enter_context(
@@ -75,11 +85,29 @@ class EmbeddedStack:
                         self.postgres, self._state_dir, pool_size=self.needs.pool_size
                     )
                 )
+                self.pooler_url = self._far(starting, "pooler", self.pgbouncer.url(driver=""))
             self._open = starting.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+    def _far(self, starting: ExitStack, role: str, url: str) -> str:
+        """Return the URL of a server over the distance."""
+        if self.needs.distance.is_none:
+            return url
+        there = make_url(url)
+        assert there.host is not None  # noqa: S101  (a server of ours)
+        assert there.port is not None  # noqa: S101
+        way = starting.enter_context(way_to(there.host, there.port, self.needs.distance))
+        self.networks[role] = way.network
+        through = there.set(port=way.network.port)
+        return through.render_as_string(hide_password=False)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables that make every driver use TLS, if it is used: libpq and asyncpg read them."""
+        return {"PGSSLMODE": "require"} if self.needs.distance.tls else {}
 
     @property
     def pids(self) -> dict[str, int]:
@@ -88,6 +116,8 @@ class EmbeddedStack:
         for role, server in self._servers.items():
             with suppress(ServerStartError):
                 found[role] = server.pid
+        for role, network in self.networks.items():
+            found["network" if role == "database" else f"network of the {role}"] = network.pid
         return found
 
     def check(self) -> None:

@@ -18,7 +18,7 @@ import redis
 from kombu import Connection
 from processes import RunningProcess, is_listening, started, wait_until
 
-from poolkit.drill.network import Network
+from poolkit.local.network import Network
 from poolkit.local.broker import EmbeddedBroker
 from poolkit.local.ports import free_port
 

@@ -11,7 +11,7 @@ import pytest
 from celery_working import Site, assert_depth_is_measured_without_age, open_site
 from processes import wait_until
 
-from poolkit.drill.network import Network
+from poolkit.local.network import Network
 
 
 @pytest.fixture

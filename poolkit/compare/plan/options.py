@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poolkit.compare.results.run_folder import Level
 from poolkit.errors import ConfigurationError
+from poolkit.local.distance import Distance
 from poolkit.masking import masked
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Options:
     warm_up_s: float = 4.0
     interval_s: float = 0.1
     environment: str = "prod"
+    distance: Distance = field(default_factory=Distance)
+    """From the local targets to the embedded database."""
     database_url: str | None = None
     prepare_database: bool = False
     """The database of `database_url` may be changed: extensions, migrations, schema and seed."""

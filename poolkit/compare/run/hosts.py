@@ -188,9 +188,9 @@ class LocalHost(Host):
         stack = self.stack
         database_url = stack.database_url
         if target.through == "pgbouncer" and stack.pgbouncer is not None:
-            database_url = stack.pgbouncer.url(driver="")
+            database_url = stack.pooler_url
         broker_url = stack.broker.url if stack.broker is not None else ""
-        return self._variables(target, database_url, broker_url, port)
+        return {**stack.environ, **self._variables(target, database_url, broker_url, port)}
 
     def start(self, target: Target, instances_max: int = 1, label: str = "") -> Running:
         """Start a target, on another port if the first is taken meanwhile."""
@@ -310,8 +310,9 @@ class LocalHost(Host):
     @property
     def database_urls(self) -> list[str]:
         """The URLs of the database, and of PgBouncer if it runs."""
-        pooler = self.stack.pgbouncer
-        return [self.monitor_url, *([pooler.url(driver="")] if pooler is not None else [])]
+        stack = self.stack
+        urls = [self.monitor_url, stack.database_url, stack.pooler_url]
+        return list(dict.fromkeys(filter(None, urls)))
 
     @property
     def is_own_server(self) -> bool:

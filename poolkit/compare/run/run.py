@@ -268,6 +268,7 @@ def start_stack(
         max_connections=options.max_connections,
         postgres_bin=project.postgres_bin,
         database_url=url,
+        distance=options.distance,
     )
     stack = parts.enter_context(EmbeddedStack(project.root / STATE, needs))
     prepare_database(project, stack, supervisor, options, progress)

@@ -1,0 +1,316 @@
+"""The network before a server: what each failure, a distance and TLS look like from both ends."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg2
+import pytest
+from processes import wait_until
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from poolkit.experiment.ground import Address
+from poolkit.local.distance import Distance, make_certificates, way_to
+from poolkit.local.network import Network
+
+pytestmark = pytest.mark.process
+SILENT_S = 0.3
+
+
+class Echo:
+    """A server that sends back what it receives."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.ended = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self.socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+
+    def close(self) -> None:
+        # A close alone would leave it listening for the thread that accepts.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def _serve(self, peer: socket.socket) -> None:
+        with peer:
+            try:
+                while data := peer.recv(1024):
+                    peer.sendall(data)
+            except ConnectionError:
+                pass
+        self.ended += 1
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    server = Echo()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def network(echo: Echo) -> Iterator[Network]:
+    with Network("127.0.0.1", echo.port) as started:
+        yield started
+
+
+def connected(network: Network) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", network.port), timeout=30)
+    client.sendall(b"hello")
+    assert client.recv(5) == b"hello"
+    return client
+
+
+def is_silent(client: socket.socket) -> bool:
+    client.settimeout(SILENT_S)
+    try:
+        client.recv(1)
+    except TimeoutError:
+        return True
+    finally:
+        client.settimeout(30)
+    return False
+
+
+def test_in_a_black_hole_nothing_passes_and_later_everything_arrives(network):
+    with connected(network) as client:
+        network.go_silent()
+        client.sendall(b"later")
+        assert is_silent(client)
+        network.restore()
+        assert client.recv(5) == b"later"
+
+
+def test_a_connection_that_begins_in_a_black_hole_works_afterwards(network):
+    network.go_silent()
+    with socket.create_connection(("127.0.0.1", network.port), timeout=30) as client:
+        client.sendall(b"early")
+        assert is_silent(client)
+        network.restore()
+        assert client.recv(5) == b"early"
+
+
+def test_a_client_that_leaves_in_a_black_hole_is_not_noticed_by_the_server(network, echo):
+    client = connected(network)
+    network.go_silent()
+    client.close()
+    time.sleep(SILENT_S)
+    assert echo.ended == 0
+    network.restore()
+    wait_until(lambda: echo.ended == 1, "the server has noticed")
+
+
+def test_lost_connections_stay_silent_while_new_ones_work(network):
+    with connected(network) as lost:
+        network.lose_connections()
+        lost.sendall(b"lost")
+        assert is_silent(lost)
+        connected(network).close()
+        network.restore()
+        with pytest.raises(ConnectionResetError):
+            lost.recv(1)
+
+
+def test_a_slow_network_delays_each_direction(network):
+    with connected(network) as client:
+        network.delay(0.1)
+        began = time.monotonic()
+        client.sendall(b"slow")
+        assert client.recv(4) == b"slow"
+        assert time.monotonic() - began >= 0.2
+
+
+def test_a_cut_resets_open_connections_only(network):
+    with connected(network) as client:
+        network.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    connected(network).close()
+
+
+def test_a_refusing_network_resets_and_refuses_until_it_is_restored(network):
+    with connected(network) as client:
+        network.refuse()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", network.port), timeout=30)
+    network.restore()
+    connected(network).close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's settings")
+def test_no_outgoing_connection_takes_its_port_while_it_refuses(network):
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert network.port < lowest
+
+
+def test_a_server_that_refuses_is_a_reset_for_the_client(network, echo):
+    echo.close()
+    with (
+        pytest.raises(ConnectionResetError),
+        socket.create_connection(("127.0.0.1", network.port), timeout=30) as client,
+    ):
+        client.recv(1)
+
+
+def test_leaving_ends_every_connection(echo):
+    with Network("127.0.0.1", echo.port) as network:
+        client = connected(network)
+        network.go_silent()
+    with client, pytest.raises(ConnectionResetError):
+        client.recv(1)
+    wait_until(lambda: echo.ended == 1, "the server's end is closed")
+
+
+def test_a_round_trip_takes_the_distance_and_no_less(echo):
+    """Once for the bytes, and once more for the handshake of TCP before the first of them."""
+    with Network("127.0.0.1", echo.port, rtt_s=0.05) as network:
+        client = socket.create_connection(("127.0.0.1", network.port), timeout=30)
+        with client:
+            first, second = (_round_trip(client) for _ in range(2))
+    assert first >= 0.1
+    assert second >= 0.05
+
+
+def _round_trip(client: socket.socket) -> float:
+    began = time.perf_counter()
+    client.sendall(b"there")
+    assert client.recv(5) == b"there"
+    return time.perf_counter() - began
+
+
+def test_what_is_sent_first_arrives_first_whatever_the_jitter(echo):
+    """A passage of random length must not let later bytes overtake earlier ones."""
+    with (
+        Network("127.0.0.1", echo.port, rtt_s=0.004, jitter=0.9) as network,
+        socket.create_connection(("127.0.0.1", network.port), timeout=30) as client,
+    ):
+        sent = bytearray()
+        received = bytearray()
+        for number in range(200):
+            piece = number.to_bytes(2, "big")
+            client.sendall(piece)
+            sent += piece
+            time.sleep(0.0005)
+        while len(received) < len(sent):
+            received += client.recv(4096)
+    assert received == sent
+
+
+def test_a_throttled_network_passes_on_no_more_than_its_rate(network):
+    with connected(network) as client:
+        network.throttle(100_000)
+        began = time.perf_counter()
+        client.sendall(bytes(20_000))
+        left = 20_000
+        while left:
+            left -= len(client.recv(left))
+        # 0.2 s for each direction, which overlap: the first bytes are back while the last ones go.
+        assert time.perf_counter() - began >= 0.2
+
+
+def test_much_data_passes_a_far_network_whole(echo):
+    """More than the proxy holds at once: the sender waits, and nothing is lost."""
+    sent = random.randbytes(3_000_000)
+    received = bytearray()
+    with (
+        Network("127.0.0.1", echo.port, rtt_s=0.02) as network,
+        socket.create_connection(("127.0.0.1", network.port), timeout=30) as client,
+    ):
+        sender = threading.Thread(target=client.sendall, args=(sent,))
+        sender.start()
+        while len(received) < len(sent):
+            received += client.recv(65_536)
+        sender.join()
+    assert received == sent
+
+
+def test_the_proxy_ends_with_the_process_that_started_it(echo):
+    """Even if that one is killed."""
+    code = (
+        "import time\nfrom poolkit.local.network import Network\n"
+        f"network = Network('127.0.0.1', {echo.port}).__enter__()\n"
+        "print(network.pid, flush=True)\ntime.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert psutil.pid_exists(pid)
+        parent.kill()
+    wait_until(lambda: not psutil.pid_exists(pid), "the proxy has ended")
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg"])
+def test_drivers_connect_with_tls_and_verify_the_certificate(driver, postgres):
+    """The server itself has no TLS."""
+    distance = Distance(tls=True)
+    with way_to(postgres.host, postgres.port, distance) as way:
+        address = Address(
+            host="localhost",
+            port=way.network.port,
+            user="poolkit",
+            password=postgres.password(),
+            database="poolkit",
+            ca=way.ca,
+        )
+        if driver == "asyncpg":
+            engine = create_async_engine(address.url(driver))
+
+            async def ask() -> int:
+                async with engine.connect() as connection:
+                    found = await connection.scalar(text("SELECT 1"))
+                await engine.dispose()
+                return found
+
+            assert asyncio.run(ask()) == 1
+        else:
+            engine = create_engine(address.url(driver))
+            with engine.connect() as connection:
+                assert connection.scalar(text("SELECT 1")) == 1
+                raw = connection.connection.dbapi_connection
+                in_use = raw.info.ssl_in_use if driver == "psycopg2" else raw.pgconn.ssl_in_use
+                assert in_use
+            engine.dispose()
+
+
+def test_a_certificate_of_another_authority_is_refused(postgres, tmp_path):
+    with way_to(postgres.host, postgres.port, Distance(tls=True)) as way:
+        other = make_certificates(tmp_path)
+        with pytest.raises(psycopg2.OperationalError, match="certificate verify failed"):
+            psycopg2.connect(
+                host="localhost",
+                port=way.network.port,
+                user="poolkit",
+                password=postgres.password(),
+                dbname="poolkit",
+                sslmode="verify-full",
+                sslrootcert=str(other.ca),
+            )
+        # A client that wants no TLS is passed on, as by a server with `ssl = on`.
+        psycopg2.connect(
+            host="localhost",
+            port=way.network.port,
+            user="poolkit",
+            password=postgres.password(),
+            dbname="poolkit",
+            sslmode="disable",
+        ).close()
