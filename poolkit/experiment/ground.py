@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 OBSERVER = "poolkit observer"
 _APP = sql.Identifier(APP_ROLE)
+_BACKENDS = sql.SQL(
+    "SELECT pid, coalesce(state, 'starting'), application_name, query FROM pg_stat_activity "
+    "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND {own} "
+    "ORDER BY backend_start, pid"
+)
 
 
 class Backend(NamedTuple):
@@ -124,14 +129,7 @@ class Place:
 
     def backends(self) -> list[Backend]:
         """Return the experiment's connections as the server sees them, oldest first."""
-        return [
-            Backend(*row)
-            for row in self.ask(
-                "SELECT pid, coalesce(state, 'starting'), application_name, query "
-                "FROM pg_stat_activity WHERE backend_type = 'client backend' "
-                f"AND pid <> pg_backend_pid() AND {self._condition} ORDER BY backend_start, pid"
-            )
-        ]
+        return [Backend(*row) for row in self.ask(_BACKENDS.format(own=sql.SQL(self._condition)))]
 
     def ask(self, query: str | sql.Composable, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query over a connection beside the experiment's own.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from poolkit.errors import NotReadyError
 from poolkit.experiment.ground import Address, Place, PrivateGround, far
@@ -72,6 +72,13 @@ class Pooler:
     def dsn(self, driver: str = "psycopg2") -> str:
         """Return the URL of the same database through the pooler, for the driver itself."""
         return self._address.dsn(driver)
+
+
+class Line(NamedTuple):
+    """A network in front of a database, and the address of the database through it."""
+
+    network: Network
+    address: Address
 
 
 class Lab:
@@ -178,17 +185,20 @@ class Lab:
 
     @contextmanager
     def network(
-        self, *, rtt_s: float = 0.0, tls: bool = False
-    ) -> Iterator[tuple[Network, Address]]:
-        """Open a network in front of the database that can fail, and the address through it.
+        self, *, rtt_s: float = 0.0, tls: bool = False, traces: bool = False
+    ) -> Iterator[Line]:
+        """Open a network in front of the database: far, with TLS, or one that can fail.
 
         Args:
             rtt_s: its round-trip time in seconds.
             tls: whether connections through it use TLS.
+            traces: record what passes, for `Network.traces`.
         """
         to = self.place.address
-        with way_to(to.host, to.port, Distance(rtt_s=rtt_s, tls=tls)) as way:
-            yield way.network, replace(to, port=way.network.port, host=way.network.host, ca=way.ca)
+        distance = Distance(rtt_s=rtt_s, tls=tls)
+        with way_to(to.host, to.port, distance, traces=traces) as way:
+            there = replace(to, host=way.network.host, port=way.network.port, ca=way.ca)
+            yield Line(way.network, there)
 
     # -- time ------------------------------------------------------------------------------------
 

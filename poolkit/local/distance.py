@@ -129,13 +129,14 @@ class Way(NamedTuple):
 
 
 @contextmanager
-def way_to(host: str, port: int, distance: Distance) -> Iterator[Way]:
+def way_to(host: str, port: int, distance: Distance, *, traces: bool = False) -> Iterator[Way]:
     """Open a network of this distance in front of a server.
 
     Args:
         host: the server's.
         port: the server's.
         distance: that connections through the network have.
+        traces: record what passes, for `Network.traces`.
     """
     with TemporaryDirectory(prefix="poolkit-") as name:
         made = make_certificates(Path(name)) if distance.tls else None
@@ -145,6 +146,7 @@ def way_to(host: str, port: int, distance: Distance) -> Iterator[Way]:
             rtt_s=distance.rtt_s,
             jitter=JITTER if distance.rtt_s else 0.0,
             certificate=made.server if made else None,
+            traces=traces,
         ) as network:
             yield Way(network, made.ca if made else None)
 

@@ -240,6 +240,7 @@ class _Proxy:
 
     def __init__(
         self,
+        *,
         target: list[Any],
         listen_on: int,
         rtt_s: float,
