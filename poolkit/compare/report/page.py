@@ -143,6 +143,19 @@ def load_text(plan: Plan) -> str:
     )
 
 
+def distance_text(results: Results) -> str:
+    """Return the distance to the database, the cost of the proxy that makes it, and of a connect."""
+    machine = results.machine
+    used = max((target.cpu_share.get("network", 0.0) for target in results.targets), default=0.0)
+    added, far, near = machine.proxy_added_ms, machine.connect_ms, machine.loopback_connect_ms
+    return (
+        f"{machine.distance}, made by a proxy in front of the database; by itself the proxy adds "
+        f"{added:.2f} ms to a round trip (p50) and used up to {used:.2f} cores. A connect takes "
+        f"{far:.1f} ms over this distance. On the loopback address alone it takes {near:.1f} ms, so a "
+        "run there shows too little of what each new connection costs."
+    )
+
+
 def loop_text(plan: Plan) -> str:
     """Return the kind of load, and what it means for latencies."""
     if plan.levels[0].is_open:
@@ -190,6 +203,7 @@ def how(results: Results) -> Mapping[str, str]:
         "Samples": f"every {plan.interval_s:g} s",
         "Connection ceilings": "; ".join(ceilings),
     }
+    facts |= {"Distance": distance_text(results)} if machine.distance else {}
     if owners:
         facts["Connections recognised"] = (
             f"{'; '.join(owners)}; each connection counts once, those of the warm-up too"

@@ -197,6 +197,14 @@ class Machine:
     os: str = "unknown"
     python: str = "unknown"
     versions: Mapping[str, str] = field(default_factory=dict)
+    distance: str = ""
+    """Between the targets and the embedded database, as text; empty for the loopback address."""
+    proxy_added_ms: float | None = None
+    """The median that the proxy which makes the distance adds to a round trip by itself."""
+    connect_ms: float | None = None
+    """The median of a connect over the distance, with psycopg2."""
+    loopback_connect_ms: float | None = None
+    """The same without distance and TLS."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import subprocess
 import sys
+import time
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+import psycopg2
 
 from poolkit.compare.results.run_folder import Machine
+from poolkit.local.distance import own_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from poolkit.compare.plan.targets import Target
+    from poolkit.local.stack import EmbeddedStack
 
+_CONNECTS = 15
 _OF_POOLKIT = ("poolkit", "awslambdaric", "locust")
 _OF_TARGETS = (
     *("sqlalchemy", "psycopg2-binary", "psycopg2", "psycopg", "asyncpg", "sqlmodel"),
@@ -71,6 +78,27 @@ def this_machine(postgresql: str, root: Path, targets: Iterable[Target]) -> Mach
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         versions=versions,
+    )
+
+
+def with_network(machine: Machine, stack: EmbeddedStack) -> Machine:
+    """Return the machine with the distance to its database, and what a connect costs over it."""
+    if "database" not in stack.networks or stack.postgres is None:
+        return machine
+    near, far = stack.postgres.url(driver=""), stack.database_url
+    times: dict[str, list[float]] = {near: [], far: []}
+    sslmode = "require" if stack.needs.distance.tls else "disable"
+    for _ in range(_CONNECTS):
+        for url in times:
+            began = time.perf_counter()
+            psycopg2.connect(url, sslmode=sslmode if url == far else "disable").close()
+            times[url].append(time.perf_counter() - began)
+    return replace(
+        machine,
+        distance=str(stack.needs.distance),
+        proxy_added_ms=round(own_cost(stack.needs.distance).added_s * 1e3, 3),
+        connect_ms=round(statistics.median(times[far]) * 1e3, 2),
+        loopback_connect_ms=round(statistics.median(times[near]) * 1e3, 2),
     )
 
 

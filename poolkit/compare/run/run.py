@@ -16,7 +16,7 @@ from poolkit.compare.results import wording
 from poolkit.compare.results.run_folder import RunFolder
 from poolkit.compare.results.target_result import difference
 from poolkit.compare.run.hosts import LocalHost, RemoteHost
-from poolkit.compare.run.machine import this_machine
+from poolkit.compare.run.machine import this_machine, with_network
 from poolkit.compare.run.measure import Measurement
 from poolkit.compare.run.preparation import prepare_database
 from poolkit.errors import ConfigurationError, PoolkitError, StateDirectoryError
@@ -176,7 +176,8 @@ def _run_all(
         # This also shows early whether the server may be sampled at all.
         with ActivityConnection(next(iter(hosts.values())).monitor_url) as activity:
             version = activity.connect().version
-            folder.write_machine(this_machine(version, project.root, plan.local))
+            machine = this_machine(version, project.root, plan.local)
+            folder.write_machine(with_network(machine, local.stack) if plan.local else machine)
         every = [
             Measurement(
                 step,
