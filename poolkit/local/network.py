@@ -37,7 +37,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from poolkit.errors import ServerStartError
-from poolkit.local.ports import LOOPBACK
+from poolkit.local.ports import LOOPBACK, free_port
 from poolkit.local.wire import Recorder, Step, Trace
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 _GSS_REQUEST = struct.pack("!ii", 8, 80877104)
 _TLS_HANDSHAKE = b"\x16"
 """The first byte of a client that begins with TLS: `sslnegotiation=direct`."""
+_TRIES = 5
 _HIGH_WATER = 1 << 20
 """Bytes under way in one direction of a connection, from which on its sender has to wait."""
 
@@ -276,7 +277,23 @@ class _Proxy:
             half *= 1 + self.jitter * random.uniform(-1, 1)
         return half + self.extra_s
 
-    async def listen(self) -> int:
+    async def start(self) -> int:
+        """Listen, on a port that no outgoing connection takes while the proxy refuses.
+
+        One of those the kernel could also give to the client that is refused, which would then be
+        connected with itself.
+        """
+        if self.port:
+            return await self._listen()
+        for _ in range(_TRIES):
+            self.port = free_port()
+            # Another process may have been quicker.
+            with suppress(OSError):
+                return await self._listen()
+        self.port = 0
+        return await self._listen()
+
+    async def _listen(self) -> int:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: _End(_Link(self), is_client=True),
@@ -337,7 +354,7 @@ class _Proxy:
         for link in list(self.links):
             link.release()
         if self._server is None:
-            await self.listen()
+            await self._listen()
 
     async def _stop_listening(self) -> None:
         """Close the listening socket, when each connection that was accepted has its link.
@@ -663,7 +680,7 @@ async def _serve() -> None:
             request = json.loads(line)
             if proxy is None:
                 proxy = _Proxy(**request)
-                found: Any = await proxy.listen()
+                found: Any = await proxy.start()
             else:
                 found = await getattr(proxy, request["do"])(*request["arguments"])
             answer = {"found": found}

@@ -89,10 +89,10 @@ def with_network(machine: Machine, stack: EmbeddedStack) -> Machine:
     times: dict[str, list[float]] = {near: [], far: []}
     sslmode = "require" if stack.needs.distance.tls else "disable"
     for _ in range(_CONNECTS):
-        for url in times:
+        for url, found in times.items():
             began = time.perf_counter()
             psycopg2.connect(url, sslmode=sslmode if url == far else "disable").close()
-            times[url].append(time.perf_counter() - began)
+            found.append(time.perf_counter() - began)
     return replace(
         machine,
         distance=str(stack.needs.distance),
