@@ -310,18 +310,18 @@ class Lab:
         """Record a remark on this run, such as what this machine could not show."""
         self.notes.append(text)
 
-    def judge(self, row: str, claim: str, *, holds: Holds, measured: str, why: str) -> None:
+    def judge(self, rows: str, claim: str, *, holds: Holds, measured: str, why: str) -> None:
         """Record the verdict on a claim.
 
         Args:
-            row: of docs/claims.md, such as `4.22`.
+            rows: of docs/claims.md, such as `4.22`, or several with spaces between.
             claim: in its author's sense.
             holds: whether the measurement shows it; or whether it does under each of several
                 conditions, by their names.
             measured: the numbers.
             why: the mechanism behind them, as a paragraph that is right whatever the verdict.
         """
-        self.judgements.append(judged(row, claim, holds, measured, why))
+        self.judgements += [judged(row, claim, holds, measured, why) for row in rows.split()]
 
 
 def _cell(value: object) -> str:

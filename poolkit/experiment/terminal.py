@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -45,8 +46,11 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         console.print(f"{outcome.status}: {outcome.reason}", soft_wrap=True)
     for table in outcome.tables:
         _print_table(table, console)
-    for judgement in outcome.judgements:
-        _print_judgement(judgement, console)
+    why = ""
+    for _, group in groupby(outcome.judgements, lambda each: (each.claim, each.measured)):
+        same = list(group)
+        _print_judgements(same, console, known=why)
+        why = same[0].why
     for note in outcome.notes:
         _paragraph(console, f"Note: {note}", indent="")
 
@@ -72,16 +76,19 @@ def _print_table(table: Table, console: Console) -> None:
     console.print(Padding(grid, (0, 0, 0, 0)))
 
 
-def _print_judgement(judgement: Judgement, console: Console) -> None:
+def _print_judgements(same: list[Judgement], console: Console, known: str) -> None:
+    """Print the judgement on a claim that several rows make; no explanation twice in a row."""
+    judgement = same[0]
     console.print()
-    head = Text(f"{judgement.row}  ")
+    head = Text(f"{', '.join(each.row for each in same)}  ")
     head.append(judgement.verdict, _STYLES[judgement.verdict])
     if judgement.condition:
         head.append(f" ({judgement.condition})")
     console.print(head, soft_wrap=True)
     _paragraph(console, f"Claim: {judgement.claim}")
     _paragraph(console, f"Measured: {judgement.measured}")
-    _paragraph(console, judgement.why)
+    if judgement.why != known:
+        _paragraph(console, judgement.why)
 
 
 def _paragraph(console: Console, text: str, *, indent: str = _INDENT) -> None:

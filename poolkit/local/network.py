@@ -153,8 +153,8 @@ class Network:
     def traces(self) -> list[Trace]:
         """Return what passed over each connection since the last call, oldest first."""
         return [
-            Trace(flights, tuple(Step(at, by, tuple(names)) for at, by, names in steps))
-            for flights, steps in self._do("take_traces")
+            Trace(tuple(Step(at, by, tuple(names), flights) for at, by, names, flights in steps))
+            for (steps,) in self._do("take_traces")
         ]
 
     def go_silent(self) -> None:

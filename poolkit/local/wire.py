@@ -46,6 +46,9 @@ _FROM_CLIENT = {
 }
 
 
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+
+
 class Step(NamedTuple):
     """Bytes that one side sent at once."""
 
@@ -54,25 +57,26 @@ class Step(NamedTuple):
     by_client: bool
     messages: tuple[str, ...]
     """Such as `("authentication ok", "parameter", "backend key", "ready")`."""
+    flights: int
+    """How often the client has sent something and then waited, by now: TLS's handshake included,
+    TCP's not."""
 
 
 class Trace(NamedTuple):
     """What passed over one connection."""
 
-    flights: int
-    """How often the client sent something and then waited, TLS included, TCP's handshake not."""
     steps: tuple[Step, ...]
 
-    def time_of(self, message: str) -> float:
-        """Return when a message passed for the first time, in seconds since the accept.
+    def first(self, message: str) -> Step:
+        """Return the first step with a message.
 
         Raises:
             LookupError: it did not pass.
         """
         for step in self.steps:
             if message in step.messages:
-                return step.at_s
-        raise LookupError(f"no {message!r} passed")
+                return step
+        raise LookupError(f"no {message!r} passed, but {[step.messages for step in self.steps]}")
 
 
 class Reader:
@@ -80,14 +84,17 @@ class Reader:
 
     def __init__(self, *, by_client: bool) -> None:
         self._by_client = by_client
-        # A client's first message has a length and no letter.
+        # A client's first message has a length and no letter, and an answer to SSLRequest is a letter.
         self._has_letter = not by_client
+        self._is_first = True
         self._rest = b""
 
     def read(self, data: bytes) -> tuple[str, ...]:
         """Return the names of the messages that are complete now."""
         data = self._rest + data
         found = []
+        if self._is_first and not self._by_client and data == b"N":
+            return ("TLS refused",)
         while True:
             letter = int(self._has_letter)
             if len(data) < letter + 4:
@@ -98,13 +105,14 @@ class Reader:
                 break
             found.append(self._name(data[:end]))
             data = data[end:]
-            self._has_letter = True
+            self._has_letter = self._has_letter or found[-1] == "startup"
+            self._is_first = False
         self._rest = data
         return tuple(found)
 
     def _name(self, message: bytes) -> str:
         if not self._has_letter:
-            return "startup"
+            return "TLS request" if message == _SSL_REQUEST else "startup"
         letter = message[:1]
         if self._by_client:
             return _FROM_CLIENT.get(letter, letter.decode("latin-1"))
@@ -136,8 +144,8 @@ class Recorder:
     def pass_on(self, data: bytes, now: float, *, by_client: bool) -> None:
         """Record messages that passed."""
         if messages := self._readers[by_client].read(data):
-            self._steps.append(Step(now - self._began, by_client, messages))
+            self._steps.append(Step(now - self._began, by_client, messages, self._flights))
 
     def trace(self) -> Trace:
         """Return what has passed so far."""
-        return Trace(self._flights, tuple(self._steps))
+        return Trace(tuple(self._steps))
