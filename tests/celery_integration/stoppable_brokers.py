@@ -18,8 +18,8 @@ import redis
 from kombu import Connection
 from processes import RunningProcess, is_listening, started, wait_until
 
-from poolkit.local.network import Network
 from poolkit.local.broker import EmbeddedBroker
+from poolkit.local.network import Network
 from poolkit.local.ports import free_port
 
 # Not the script on PATH: Debian's changes to the account of the machine's own broker.

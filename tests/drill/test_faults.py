@@ -14,8 +14,8 @@ import pytest
 from processes import wait_until
 
 from poolkit.drill.faults import FAULTS, Fault, Scene
-from poolkit.local.network import Network
 from poolkit.errors import DrillError, ServerStartError
+from poolkit.local.network import Network
 from poolkit.local.postgres import EmbeddedPostgres
 from poolkit.local.processes import Supervisor
 
