@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from poolkit.cli.distance import distance_of, distance_options
 from poolkit.cli.extras import require, require_posix
 from poolkit.compare.plan.option_types import Integer, Names, Number
+from poolkit.local.distance import Distance
 from poolkit.masking import masked
 
 _path = click.Path(path_type=Path)
@@ -103,6 +105,7 @@ class Seconds(Number):
     metavar="PORT",
     help="port of a proxy to --database-url, for network faults; --url must connect to it",
 )
+@distance_options("loopback, without TLS")
 @click.option("--yes-load-this-host", "agreed", is_flag=True, help="allow load on another machine")
 @click.option(
     "--yes-break-this-database",
@@ -128,6 +131,10 @@ def drill(*, every: bool, faults: tuple[str, ...], lists: bool, **given: Any) ->
     from poolkit.drill.command import drill, fault_list  # noqa: PLC0415
     from poolkit.drill.options import drill_options  # noqa: PLC0415
 
+    rtt, tls = given.pop("rtt"), given.pop("tls")
+    if given["url"] and (rtt is not None or tls is not None):
+        raise click.UsageError("--rtt and --tls are for the drill's own database, not for --url")
+    given["distance"] = distance_of(rtt, tls, Distance())
     # Of no use without --url, so it is no option's `envvar`: the variable may be there for others.
     if given["url"] and not given["database_url"]:
         given["database_url"] = os.environ.get("POOLKIT_DATABASE_URL")

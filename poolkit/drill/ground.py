@@ -144,7 +144,7 @@ class ProjectGround(Ground):
     def start(self, parts: ExitStack, folder: Path, progress: Progress) -> None:
         """Start PostgreSQL, the network before it, and every target."""
         own = [target for target in self._targets if target is not BARE_TARGET]
-        options = Options(environment=self._options.environment)
+        options = Options(environment=self._options.environment, distance=self._options.distance)
         ceilings = {
             planned.name: planned.ceiling if planned.kind != "lambda" else FUNCTION_INSTANCES
             for planned in make_plan(own, options, may_be_empty=True).record.targets
@@ -156,9 +156,12 @@ class ProjectGround(Ground):
         self.supervisor = host.supervisor
         postgres = host.stack.postgres
         assert postgres is not None  # noqa: S101  (no URL of another database was given)
-        network = parts.enter_context(Network(postgres.host, postgres.port))
-        through = make_url(host.stack.database_url).set(port=network.port)
-        host.stack.database_url = through.render_as_string(hide_password=False)
+        network = host.stack.networks.get("database")
+        if network is None:
+            network = parts.enter_context(Network(postgres.host, postgres.port))
+            near = make_url(host.stack.database_url).set(port=network.port)
+            host.stack.database_url = near.render_as_string(hide_password=False)
+        through = make_url(host.stack.database_url)
         tables = {self._traffic.table if own else ""}
         tables |= {bare.TABLE} if BARE_TARGET in self._targets else set()
         self.scene = Scene(

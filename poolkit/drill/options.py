@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poolkit.drill.faults import FAULTS
 from poolkit.errors import ConfigurationError
+from poolkit.local.distance import Distance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +41,8 @@ class DrillOptions:
     """A request without an answer for so long has failed."""
     recovery_limit_s: float = 1.0
     environment: str = "prod"
+    distance: Distance = field(default_factory=Distance)
+    """From the targets to the drill's own database."""
     url: str = ""
     """Of an application that runs already, in place of targets."""
     requests: tuple[str, ...] = ()
