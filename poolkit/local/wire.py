@@ -46,6 +46,7 @@ _FROM_CLIENT = {
 }
 
 
+_LONGEST = 1 << 26
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
@@ -87,10 +88,13 @@ class Reader:
         # A client's first message has a length and no letter, and an answer to SSLRequest is a letter.
         self._has_letter = not by_client
         self._is_first = True
+        self._is_foreign = False
         self._rest = b""
 
     def read(self, data: bytes) -> tuple[str, ...]:
         """Return the names of the messages that are complete now."""
+        if self._is_foreign:
+            return ()
         data = self._rest + data
         found = []
         if self._is_first and not self._by_client and data == b"N":
@@ -101,13 +105,16 @@ class Reader:
                 break
             (length,) = struct.unpack_from("!i", data, letter)
             end = letter + length
-            if length < 4 or len(data) < end:
+            if not 4 <= length <= _LONGEST:
+                # Another protocol: nothing in it has a name here.
+                self._is_foreign = True
+            if self._is_foreign or len(data) < end:
                 break
             found.append(self._name(data[:end]))
             data = data[end:]
             self._has_letter = self._has_letter or found[-1] == "startup"
             self._is_first = False
-        self._rest = data
+        self._rest = b"" if self._is_foreign else data
         return tuple(found)
 
     def _name(self, message: bytes) -> str:
