@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from poolkit.errors import NotReadyError
 from poolkit.experiment.ground import Address, Place, PrivateGround, far
@@ -115,11 +115,25 @@ class Lab:
         self.charts: list[Chart] = []
         self.notes: list[str] = []
         self._programs = programs
+        self._endings = ExitStack()
         self.url = place.url
         self.dsn = place.dsn
         self.backends = place.backends
         self.ask = place.ask
         self.terminate = place.terminate
+
+    def at_end(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Call a function when the experiment has ended, also when it raised: `engine.dispose`.
+
+        The last one comes first.
+        """
+        self._endings.callback(action, *arguments)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._endings.close()
 
     # -- further servers -------------------------------------------------------------------------
 

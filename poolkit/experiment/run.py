@@ -124,7 +124,8 @@ def run_one(
         )
         status, reason = Status.DONE, ""
         try:
-            experiment.function(lab, **conditions)
+            with lab:
+                experiment.function(lab, **conditions)
         except Exception as error:  # noqa: BLE001  (an experiment's own; the others go on)
             status, reason = Status.FAILED, _reason(error, experiment.path)
     return _outcome(
