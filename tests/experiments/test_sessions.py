@@ -1,0 +1,44 @@
+"""What sessions hold, and how connections are lost, blocked and left dirty."""
+
+import pytest
+
+from poolkit.experiment.outcome import Verdict
+
+pytestmark = pytest.mark.process
+
+TRUE, FALSE, DEPENDS = Verdict.TRUE, Verdict.FALSE, Verdict.DEPENDS
+
+
+def rows(verdicts, verdict):
+    return {row for row, judgement in verdicts.items() if judgement.verdict is verdict}
+
+
+def test_a_session_holds_its_connection_from_its_first_query_to_the_end_of_the_transaction(judged):
+    """It takes none before, and a query alone does not give it back."""
+    verdicts = judged("what_a_session_holds")
+    assert rows(verdicts, TRUE) == {"0.1", "0.2", "0.3", "0.16", "0.26"}
+    assert rows(verdicts, FALSE) == {"0.4", "0.5", "0.23", "0.24", "0.40"}
+    assert rows(verdicts, DEPENDS) == {"0.25"}
+    assert verdicts["0.4"].measured == "1 out after the query, 1 after the Python work"
+
+
+def test_a_session_that_commits_after_its_query_holds_nothing_while_python_works(judged):
+    """What the texts say of a query is true of a query with its commit."""
+    verdicts = judged("what_a_session_holds", after_query="commit")
+    assert rows(verdicts, TRUE) >= {"0.4", "0.5", "0.23", "0.24", "0.25", "0.40"}
+
+
+def test_a_session_borrows_a_connection_when_it_has_sql_to_send(judged):
+    """At its begin it has none; the flush of a commit has some."""
+    verdicts = judged("what_a_transaction_holds")
+    assert rows(verdicts, TRUE) == {"0.37"}
+    assert verdicts["0.36"].condition == "true for engine.begin(); false for Session.begin()"
+    assert verdicts["0.17"].condition == (
+        "true for a session that has only added; false for a session that has queried before"
+    )
+
+
+def test_a_commit_with_nothing_to_send_borrows_no_connection(judged):
+    """Neither does a flush, so the session holds nothing in its transaction."""
+    verdicts = judged("what_a_transaction_holds", objects=0)
+    assert rows(verdicts, FALSE) == {"0.17", "0.37"}
