@@ -1,0 +1,53 @@
+"""Pools where the application is deployed: Lambda, batch jobs, forks, event loops."""
+
+import pytest
+
+from poolkit.experiment.outcome import Verdict
+
+pytestmark = [pytest.mark.process]
+
+
+@pytest.mark.slow
+def test_a_frozen_execution_environment_keeps_its_connection(judged):
+    """The same connection serves every invoke, and NullPool holds none while frozen."""
+    verdicts = judged("lambda_pools", environments=2)
+    assert verdicts["1.25"].verdict is Verdict.FALSE
+    assert verdicts["1.25"].measured.startswith("2 connections served 20 invokes")
+    assert verdicts["1.24"].verdict is Verdict.DEPENDS
+    assert verdicts["1.24"].condition == (
+        "true for connections held while frozen; false for latency"
+    )
+    assert verdicts["1.26"].verdict is Verdict.DEPENDS
+    assert verdicts["1.33"].condition == (
+        "true for a function timeout of 4 s; false for a function timeout of 1.2 s"
+    )
+
+
+@pytest.mark.slow
+def test_an_execution_environment_of_one_invoke_needs_no_pool(judged):
+    """The claims about short lives hold for one request in each process; a longer wait does not."""
+    verdicts = judged("lambda_pools", environments=2, invokes_each=1, connect_timeout_s=6)
+    assert verdicts["1.25"].verdict is Verdict.TRUE
+    assert verdicts["1.26"].verdict is Verdict.TRUE
+    assert verdicts["1.33"].verdict is Verdict.FALSE
+
+
+def test_one_thread_needs_a_connection_and_threads_need_a_pool(judged):
+    """A kept connection is as good as a pool for one thread, and a script connects once."""
+    verdicts = judged("etl", documents=100)
+    assert verdicts["3.15"].verdict is Verdict.FALSE
+    assert verdicts["3.16"].verdict is Verdict.TRUE
+    assert verdicts["3.20"].verdict is Verdict.TRUE
+    assert verdicts["3.21"].condition == (
+        "true for one kept connection; false for a connection for each query"
+    )
+    assert verdicts["3.23"].condition == "true for 8 threads; false for one thread"
+
+
+def test_a_batch_job_of_many_connects_far_away_takes_as_long_as_is_said(judged):
+    """Over 15 ms with TLS a connect takes about 100 ms, and a script with many pays it often."""
+    verdicts = judged("etl", documents=40, rtt_ms=15, script=5)
+    assert verdicts["3.15"].verdict is Verdict.DEPENDS
+    assert verdicts["3.15"].condition == "true for 15 ms away; false for here"
+    assert verdicts["3.20"].verdict is Verdict.FALSE
+    assert verdicts["3.20"].measured.endswith("5 without a pool, 1 with one")
