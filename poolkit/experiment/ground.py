@@ -204,6 +204,8 @@ class PrivateGround(Ground):
         with ExitStack() as stack:
             stack.callback(server.close)
             server.ask(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, _APP))
+            # It would take one of max_connections for as long as the experiment runs.
+            server.close()
             stack.callback(
                 lambda: server.ask(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
             )
