@@ -73,6 +73,11 @@ class Pooler:
         """Return the URL of the same database through the pooler, for the driver itself."""
         return self._address.dsn(driver)
 
+    @property
+    def version(self) -> str:
+        """PgBouncer's version, such as `1.18.0`."""
+        return self.bouncer.version()
+
 
 class Line(NamedTuple):
     """A network in front of a database, and the address of the database through it."""

@@ -79,6 +79,18 @@ class EmbeddedPgBouncer(LoopbackServer):
         address = f"{self.host}:{self.port}/pgbouncer"
         return f"postgresql://{STATS_USER}:{self._password}@{address}"
 
+    def version(self) -> str:
+        """Return the version of the running program, such as `1.18.0`."""
+        connection = psycopg2.connect(self.stats_url(), connect_timeout=10)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW VERSION")
+                ((found,),) = cursor.fetchall()
+        finally:
+            connection.close()
+        return str(found).removeprefix("PgBouncer ")
+
     def _command(self, directory: Path) -> list[str]:
         program = find_pgbouncer()
         if program is None:
