@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import statistics
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,11 +16,14 @@ from poolkit.experiment.ground import Address, Place, PrivateGround, far
 from poolkit.experiment.outcome import Chart, Holds, Judgement, Table, judged
 from poolkit.local.distance import Distance, way_to
 from poolkit.local.pgbouncer import EmbeddedPgBouncer
+from poolkit.local.ports import LOOPBACK
 from poolkit.local.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from starlette.types import ASGIApp
 
     from poolkit.local.network import Network
 
@@ -218,6 +223,42 @@ class Lab:
         with way_to(to.host, to.port, distance, traces=traces) as way:
             there = replace(to, host=way.network.host, port=way.network.port, ca=way.ca)
             yield Line(way.network, there)
+
+    def count_backends(self, expected: int, *, within_s: float = 3.0) -> int:
+        """Return the number of the experiment's connections on the server, after a close.
+
+        A server process ends some milliseconds after the client has closed its connection. So this
+        asks again until the number is the expected one, or the time is over.
+
+        Args:
+            expected: the number that ends the wait.
+            within_s: the longest wait, in seconds.
+        """
+        deadline = time.monotonic() + within_s
+        while (found := len(self.backends())) != expected and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found
+
+    @contextmanager
+    def serve(self, app: ASGIApp) -> Iterator[int]:
+        """Serve an ASGI application, such as one of FastAPI's, and return its port on 127.0.0.1.
+
+        A real uvicorn serves it in a thread of this process, so that the experiment can look into
+        the application's pool. Requests that are under way at the end may finish.
+        """
+        import uvicorn  # noqa: PLC0415  (most experiments serve nothing)
+
+        # Errors are answers here, which the experiment counts.
+        config = uvicorn.Config(app, loop="asyncio", log_config=None, log_level="critical")
+        server = uvicorn.Server(config)
+        with socket.create_server((LOOPBACK, 0), backlog=config.backlog) as listening:
+            thread = threading.Thread(target=server.run, args=([listening],), name="uvicorn")
+            thread.start()
+            try:
+                yield listening.getsockname()[1]
+            finally:
+                server.should_exit = True
+                thread.join()
 
     # -- time ------------------------------------------------------------------------------------
 

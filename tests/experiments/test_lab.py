@@ -1,10 +1,19 @@
-"""What an experiment leaves behind."""
+"""What an experiment works with, and what it leaves behind."""
 
+import socket
+from urllib.request import urlopen
+
+import psycopg2
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from poolkit.experiment.experiment import find_experiments
+from poolkit.experiment.lab import Lab
 from poolkit.experiment.outcome import Status
 from poolkit.experiment.run import Options, run_one
+from poolkit.local.distance import Distance
 
 pytestmark = pytest.mark.process
 
@@ -20,6 +29,15 @@ def run(lab, *, file: str = "", fails: str = "") -> None:
 '''
 
 
+@pytest.fixture
+def lab(ground, servers_folder):
+    with (
+        ground.place("lab") as place,
+        Lab(place, folder=servers_folder, distance=Distance(), say=print) as made,
+    ):
+        yield made
+
+
 @pytest.mark.parametrize(("fails", "status"), [("", Status.DONE), ("so", Status.FAILED)])
 def test_what_an_experiment_opened_is_closed_at_its_end(
     ground, servers_folder, tmp_path, fails, status
@@ -33,3 +51,27 @@ def test_what_an_experiment_opened_is_closed_at_its_end(
     outcome = run_one(made, ground, servers_folder, options, say=print)
     assert outcome.status is status
     assert (tmp_path / "end").read_text() == "ended"
+
+
+def test_an_application_is_served_over_http_while_its_block_lasts(lab):
+    """By a real server in this process, which has ended afterwards."""
+
+    async def hello(request):
+        return PlainTextResponse("hello")
+
+    with (
+        lab.serve(Starlette(routes=[Route("/", hello)])) as port,
+        urlopen(f"http://127.0.0.1:{port}/", timeout=20) as response,
+    ):
+        assert response.read() == b"hello"
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+def test_backends_are_counted_when_their_ends_are_over(lab):
+    """A close is counted, whether the server process is gone at once or not."""
+    connection = psycopg2.connect(lab.dsn())
+    assert lab.count_backends(1) == 1
+    connection.close()
+    assert lab.count_backends(0) == 0
+    assert lab.count_backends(1, within_s=0.1) == 0
