@@ -1,63 +1,160 @@
 """When does a pool open its connections?
 
-You may have read that `create_engine(pool_size=10)` opens ten connections at the start and keeps ten
-ready (0.6, 0.8, 1.9, 2.3). Here an engine is made, used by one thread, then by ten at once, and the
-server is asked after each step how many connections it has.
+You may have read that `create_engine(pool_size=10)` opens ten connections at the start (0.8) and
+always has ten ready (0.6, 1.9, 2.3); that the pool has a fixed size (1.21) and consists of several
+connections that exist before they are needed (3.1); and that a checkout takes an idle connection,
+or opens one while the limit allows it (4.15). Three event listeners are said to show it (0.38). The
+output that is printed for the first use has no line for an opened connection (0.39).
+
+Here an engine is made and used once, then by ten borrowers at once, then by as many as the limit
+allows. The server is asked after each step how many connections it has. Then the pools of other
+libraries are made, and the server is asked again.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+import asyncio
+from collections.abc import Callable
 
-from sqlalchemy import create_engine, text
+import asyncpg
+from psycopg2.pool import SimpleConnectionPool
+from psycopg_pool import ConnectionPool
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from poolkit.experiment import Lab, experiment
 
 
+def query(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+
+
+def use_at_once(engine: Engine, count: int, look: Callable[[], int]) -> int:
+    connections = [engine.connect() for _ in range(count)]
+    seen = look()
+    for connection in connections:
+        connection.close()
+    return seen
+
+
+async def open_asyncpg_pool(dsn: str, look: Callable[[], int]) -> int:
+    async with asyncpg.create_pool(dsn):
+        return look()
+
+
 @experiment(
     question="When does a pool open its connections?",
-    rows=("0.6", "0.8"),
+    rows=("0.6", "0.8", "0.38", "0.39", "1.9", "1.21", "2.3", "3.1", "4.15"),
     seconds=2,
 )
-def run(lab: Lab, *, pool_size: int = 10, prewarm: int = 0) -> None:
-    engine = create_engine(lab.url(), pool_size=pool_size)
-    opened = [engine.connect() for _ in range(prewarm)]
-    for connection in opened:
-        connection.close()
-    after = {"create_engine": len(lab.backends())}
+def run(
+    lab: Lab, *, pool_size: int = 10, max_overflow: int = 3, prewarm: int = 0, minconn: int = 1
+) -> None:
+    limit = pool_size + max_overflow
+    engine = create_engine(
+        lab.url(), pool_size=pool_size, max_overflow=max_overflow, pool_timeout=0.1
+    )
+    lab.at_end(engine.dispose)
 
-    with engine.connect() as connection:
-        connection.execute(text("SELECT 1"))
-    after["one query"] = len(lab.backends())
+    def count() -> int:
+        return len(lab.backends())
 
-    together = Barrier(pool_size)
+    use_at_once(engine, prewarm, count)
+    after = {"create_engine": count()}
+    # Listeners on the class Pool, as the text has them, print for every engine of the process.
+    printed: list[str] = []
+    event.listen(engine, "connect", lambda *_: printed.append("opened"))
+    event.listen(engine, "checkout", lambda *_: printed.append("borrowed"))
+    event.listen(engine, "checkin", lambda *_: printed.append("returned"))
+    query(engine)
+    first_use = ", ".join(printed)
+    after["one query"] = count()
+    after[f"{pool_size} at once"] = use_at_once(engine, pool_size, count)
 
-    def query() -> None:
-        with engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
-            together.wait()
+    def one_too_many() -> int:
+        try:
+            query(engine)
+        except PoolTimeoutError:
+            return count()
+        return limit + 1
 
-    with ThreadPoolExecutor(pool_size) as threads:
-        for done in [threads.submit(query) for _ in range(pool_size)]:
-            done.result()
-    after[f"{pool_size} queries at once"] = len(lab.backends())
+    after[f"{limit} at once"] = most = use_at_once(engine, limit, one_too_many)
+    after["their return"] = kept = lab.count_backends(pool_size)
+    reused = query(engine) in {backend.pid for backend in lab.backends()}
 
-    lab.table("Connections on the server", ("after", "open"), after.items())
-    lab.bars("Connections on the server", after, unit="connections")
+    lab.table("Connections of an engine on the server", ("after", "open"), after.items())
+    lab.bars("Connections of an engine on the server", after, unit="connections")
+    start, least = after["create_engine"], min(after.values())
+    numbers = f"{start} open after create_engine, {after['one query']} after the first query"
+    why = (
+        "A pool opens a connection when a checkout finds none idle. Until the first checkout it "
+        "has none, and a service that serves one request at a time never needs a second one. "
+        "pool_size is the number of connections that the pool keeps when they come back."
+    )
+    for rows, claim, holds in (
+        ("0.8", f"create_engine opens {pool_size} connections", start == pool_size),
+        ("0.6 2.3", f"the pool always has {pool_size} connections ready", least >= pool_size),
+    ):
+        lab.judge(rows, claim, holds=holds, measured=numbers, why=why)
     lab.judge(
-        "0.8",
-        f"create_engine opens {pool_size} connections",
-        holds=after["create_engine"] == pool_size,
-        measured=f"{after['create_engine']} open after create_engine, "
-        f"{after['one query']} after the first query",
-        why="A pool opens a connection when a checkout finds none idle. Until the first checkout "
-        "it has none, and a service that serves one request at a time never needs a second one.",
+        "1.9",
+        f"the pool keeps {pool_size} connections open, which are always available",
+        holds={"a new engine": start == pool_size, "an engine after its peak": kept == pool_size},
+        measured=f"{start} open at the start, {kept} after {limit} were in use at once",
+        why=why,
     )
     lab.judge(
-        "0.6",
-        f"the pool always has {pool_size} connections ready",
-        holds=min(after.values()) >= pool_size,
-        measured=f"between {min(after.values())} and {max(after.values())} of {pool_size} open",
-        why="pool_size is the number of connections that the pool keeps when they come back. "
-        "It is reached only after so many were in use at the same moment.",
+        "1.21",
+        "QueuePool keeps a fixed number of connections",
+        holds=least == most,
+        measured=f"between {least} and {most} open",
+        why="The number grows with the connections that are in use at the same moment, up to "
+        "pool_size + max_overflow. It shrinks to pool_size when they come back.",
     )
+    lab.judge(
+        "4.15",
+        "a checkout takes an idle connection, or opens one while the limit allows it",
+        holds=reused and most == limit,
+        measured=f"{most} opened for {limit + 1} borrowers at once; with {kept} idle, none",
+        why="A checkout looks for an idle connection first, then opens one if it may, and else "
+        "waits up to pool_timeout seconds for one to come back.",
+    )
+    opened, out, back = (printed.count(each) for each in ("opened", "borrowed", "returned"))
+    lab.judge(
+        "0.38",
+        "listeners for connect, checkout and checkin show what the pool does",
+        holds=opened == most and out == back,
+        measured=f"{most} connections: {opened} opened, {out} borrowed, {back} returned",
+        why="The pool calls a listener at each event after it was attached. Listeners for close "
+        "and invalidate show how connections end.",
+    )
+    lab.judge(
+        "0.39",
+        "the first use of a pool prints: borrowed, returned",
+        holds=first_use == "borrowed, returned",
+        measured=f"the first use printed: {first_use}",
+        why="The first checkout of a new pool finds no idle connection, so it opens one. The line "
+        "is missing only if the pool was used before the listeners were attached.",
+    )
+
+    new = {}
     engine.dispose()
+    lab.count_backends(0)
+    create_engine(lab.url())
+    new["SQLAlchemy with pool_size=5"] = count()
+    simple_pool = SimpleConnectionPool(minconn, 20, lab.dsn())
+    new[f"psycopg2 with minconn={minconn}"] = count()
+    simple_pool.closeall()
+    lab.count_backends(0)
+    with ConnectionPool(lab.dsn("psycopg")) as psycopg_pool:
+        psycopg_pool.wait()
+        new["psycopg_pool with min_size=4"] = count()
+    lab.count_backends(0)
+    new["asyncpg with min_size=10"] = asyncio.run(open_asyncpg_pool(lab.dsn("asyncpg"), count))
+    lab.judge(
+        "3.1",
+        "a pool is several connections that exist before they are needed",
+        holds={name: found > 1 for name, found in new.items()},
+        measured=", ".join(f"{name}: {found} open" for name, found in new.items()),
+        why="The pools of the drivers open their minimum at the start. SQLAlchemy's has no minimum: "
+        "pool_size is the most that it keeps.",
+    )
