@@ -42,3 +42,21 @@ def test_a_commit_with_nothing_to_send_borrows_no_connection(judged):
     """Neither does a flush, so the session holds nothing in its transaction."""
     verdicts = judged("what_a_transaction_holds", objects=0)
     assert rows(verdicts, FALSE) == {"0.17", "0.37"}
+
+
+def test_pools_end_the_transaction_of_a_returned_connection(judged):
+    """Its next user sees nothing of it, unless the pool is told to leave connections alone."""
+    verdicts = judged("open_transaction_returned")
+    for row in ("4.22", "4.33"):
+        assert verdicts[row].condition == (
+            "true for raw_connection() with reset_on_return=None; false for pools as they are made"
+        )
+    assert verdicts["4.22"].measured.startswith("in 1 of 8 ways")
+    assert verdicts["4.23"].verdict is DEPENDS
+    assert verdicts["4.23"].measured == "6 of 8 rows lost without a commit, 0 with one"
+
+
+def test_a_rollback_before_the_return_leaves_the_next_user_a_clean_connection(judged):
+    """In every pool, whatever it does with what comes back."""
+    verdicts = judged("open_transaction_returned", before_return="rollback")
+    assert rows(verdicts, FALSE) == {"4.22", "4.33"}
