@@ -51,3 +51,22 @@ def test_a_batch_job_of_many_connects_far_away_takes_as_long_as_is_said(judged):
     assert verdicts["3.15"].condition == "true for 15 ms away; false for here"
     assert verdicts["3.20"].verdict is Verdict.FALSE
     assert verdicts["3.20"].measured.endswith("5 without a pool, 1 with one")
+
+
+def test_children_that_share_a_connection_read_each_others_answers(judged):
+    """Four children break it; one alone does not; `dispose(close=False)` is right for all."""
+    verdict = judged("forks")["1.56"]
+    assert verdict.verdict is Verdict.DEPENDS
+    assert verdict.condition == (
+        "true for the parent's engine, one child; false for the parent's engine, 4 children"
+    )
+    assert verdict.measured.endswith(
+        "alive: the parent's engine, one child, engine.dispose(close=False) in each child, "
+        "a new engine in each child"
+    )
+
+
+def test_one_child_at_a_time_may_use_the_parents_engine(judged):
+    """As nothing else uses the socket meanwhile, each answer reaches its query."""
+    verdict = judged("forks", children=1, queries=10)["1.56"]
+    assert verdict.verdict is Verdict.TRUE
