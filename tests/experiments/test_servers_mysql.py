@@ -1,0 +1,35 @@
+"""What MySQL does with connections that wait."""
+
+import pytest
+
+from poolkit.experiment.outcome import Verdict
+from poolkit.local.mariadb import INSTALL_MARIADB, find_mariadb
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_mariadb() is None, reason=INSTALL_MARIADB),
+]
+
+
+def test_recycling_and_a_ping_keep_queries_from_closed_connections(outcome_of):
+    """Without either each query fails; recycling does not help after a restart, the ping does."""
+    outcome = outcome_of("mysql_wait_timeout", pool_size=3)
+    assert {judgement.row: judgement.verdict for judgement in outcome.judgements} == {
+        "1.17": Verdict.TRUE,
+        "1.43": Verdict.TRUE,
+    }
+    (table,) = outcome.tables
+    assert {name: (int(idle), int(ended)) for name, idle, ended, _ in table.rows} == {
+        "neither": (3, 3),
+        "pool_recycle": (0, 3),
+        "pool_pre_ping": (0, 0),
+        "both": (0, 0),
+        "poolkit's web preset": (0, 0),
+    }
+
+
+def test_recycling_later_than_the_server_s_limit_is_of_no_use(judged):
+    """The claim is false for a pool_recycle that is longer than wait_timeout."""
+    verdicts = judged("mysql_wait_timeout", pool_size=2, recycle_s=600)
+    assert verdicts["1.17"].verdict is Verdict.FALSE
+    assert verdicts["1.43"].verdict is Verdict.TRUE
