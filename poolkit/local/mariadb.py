@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _USER, _DATABASE = "poolkit", "poolkit"
+# MariaDB's own size, 96 MB, is written out before the first start.
+_LOG_FILE_SIZE = "8M"
 INSTALL_MARIADB = "install MariaDB: apt-get install mariadb-server, or brew install mariadb"
 
 
@@ -23,6 +25,12 @@ def find_mariadb() -> str | None:
     if shutil.which("mariadb-install-db") is None:
         return None
     return shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
+
+
+def reason(output: str) -> str:
+    """Return the first error in the server's output, without its time and thread."""
+    errors = [line.partition("[ERROR]")[2].strip() for line in output.splitlines()]
+    return next(filter(None, errors), "it wrote no error")
 
 
 class EmbeddedMariaDB(LoopbackServer):
@@ -41,6 +49,7 @@ class EmbeddedMariaDB(LoopbackServer):
     slug: ClassVar[str] = "mariadb"
     start_timeout_s: ClassVar[float] = 60.0
     stop_timeout_s: ClassVar[float] = 30.0
+    reason = staticmethod(reason)
 
     def __init__(
         self, state_dir: Path, *, settings: Mapping[str, str] | None = None, port: int = 0
@@ -64,12 +73,16 @@ class EmbeddedMariaDB(LoopbackServer):
         data, script = directory / "data", directory / "init.sql"
         settings = {
             "datadir": data,
-            "socket": directory / "socket",
-            "pid-file": directory / "pid",
+            # Relative to the data, the one folder that the server's account may write to; and a
+            # socket's path has 107 bytes at most.
+            "socket": "socket",
+            "pid-file": "pid",
             "init-file": script,
             "bind-address": self.host,
             "port": self.port,
+            "skip-name-resolve": "ON",
             "innodb-buffer-pool-size": "16M",
+            "innodb-log-file-size": _LOG_FILE_SIZE,
             **self._settings,
         }
         files = {
@@ -78,7 +91,7 @@ class EmbeddedMariaDB(LoopbackServer):
             "init.sql": (
                 f"CREATE DATABASE IF NOT EXISTS {_DATABASE};\n"
                 f"CREATE USER IF NOT EXISTS {_USER}@'%' IDENTIFIED BY '{self._password}';\n"
-                f"GRANT ALL ON *.* TO {_USER}@'%';\n"
+                f"GRANT ALL ON *.* TO {_USER}@'%' WITH GRANT OPTION;\n"
             ),
         }
         try:
@@ -87,11 +100,18 @@ class EmbeddedMariaDB(LoopbackServer):
                 path.touch(mode=0o600)
                 path.write_text(text)
                 self.account.give(path)
+            is_new = not data.exists()
+            if is_new:
+                data.mkdir(mode=0o700)
+                self.account.give(data)
         except OSError as error:
             raise StateDirectoryError(f"cannot write to {directory}: {error.strerror}") from None
-        if not data.exists():
+        if is_new:
             made = subprocess.run(
-                ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"],
+                [
+                    *("mariadb-install-db", "--no-defaults", "--skip-test-db"),
+                    *(f"--datadir={data}", f"--innodb-log-file-size={_LOG_FILE_SIZE}"),
+                ],
                 **self.account.credentials(),
                 cwd="/",
                 check=False,

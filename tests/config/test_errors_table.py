@@ -14,6 +14,7 @@ import pytest
 from driving import DRIVERS, Client, TcpProxy, small_preset
 from processes import wait_until
 from sqlalchemy import Column, Integer, MetaData, Table, event, exc, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, registry
 
 from poolkit.celery.delivery import is_operational
@@ -464,13 +465,8 @@ def test_a_failure_of_mariadb_is_what_the_table_says(row, driver, mariadb):
     """As for PostgreSQL, by the number of the error."""
     import pymysql
 
-    other = pymysql.connect(
-        host="127.0.0.1",
-        port=mariadb.port,
-        user="poolkit",
-        password="of-this-test",
-        database="test",
-    )
+    login = make_url(mariadb.url()).translate_connect_args(username="user")
+    other = pymysql.connect(**login)
     cursor = other.cursor()
     cursor.execute("CREATE OR REPLACE TABLE t (n int PRIMARY KEY) ENGINE=InnoDB")
     cursor.execute("INSERT INTO t VALUES (1), (2)")
@@ -482,7 +478,7 @@ def test_a_failure_of_mariadb_is_what_the_table_says(row, driver, mariadb):
     if row == "2003":
         url = url.replace(f":{mariadb.port}/", f":{free_port()}/")
     if row == "1045":
-        url = url.replace("of-this-test", "wrong")
+        url = url.replace(login["password"], "wrong")
     chosen = preset("web_async" if driver == "asyncmy" else "web", "prod")
     client = Client(chosen.replace(pool_size=1, max_overflow=0), url)
     thread = threading.Thread(target=cursor.execute, args=("SELECT n FROM t FOR UPDATE",))

@@ -14,6 +14,7 @@ import pytest
 from driving import PRESETS_DRIVERS, Client, Clock, small_preset
 from processes import run, wait_until
 from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
@@ -388,12 +389,12 @@ def test_writes_go_on_with_the_promoted_standby(make_client, new_postgres):
 @pytest.mark.parametrize("driver", ["pymysql", "asyncmy"])
 def test_a_mariadb_that_becomes_read_only_costs_one_write_and_no_other_option_does(mariadb, driver):
     """Error 1290 is that of several options, so the server is asked which one it was."""
-    login = {"user": "poolkit", "password": "of-this-test", "port": mariadb.port}
-    admin = pymysql.connect(host="127.0.0.1", **login).cursor()
-    admin.execute("CREATE OR REPLACE TABLE test.written (n int)")
+    login = make_url(mariadb.url()).translate_connect_args(username="user")
+    admin = pymysql.connect(**login).cursor()
+    admin.execute("CREATE OR REPLACE TABLE written (n int)")
     # Without the privilege to write nevertheless.
-    admin.execute("CREATE OR REPLACE USER writer@'%' IDENTIFIED BY 'of-this-test'")
-    admin.execute("GRANT ALL ON test.* TO writer@'%'")
+    admin.execute(f"CREATE OR REPLACE USER writer@'%' IDENTIFIED BY '{login['password']}'")
+    admin.execute(f"GRANT ALL ON {login['database']}.* TO writer@'%'")
     admin.execute("GRANT FILE ON *.* TO writer@'%'")
     preset = small_preset("asyncpg" if driver == "asyncmy" else "psycopg2")
     url = mariadb.url(driver).replace("//poolkit:", "//writer:")
