@@ -1,0 +1,144 @@
+"""Do the formulas for the size of a pool hold?
+
+You may have read pool_size = (concurrent_requests x avg_query_time) / request_duration, with the
+example of 100 requests/s x 50 ms = 5 (1.40); and the same formula with the example of 100 concurrent
+requests x 50 ms / 100 ms desired response time = 50 (2.24).
+
+24 clients send requests: 50 ms in a query, then 50 ms of other work. The mean number of connections
+in use is counted, and compared with what the formulas say. Then pools of the computed size and of
+half of it serve the same load: once with queries that wait, as for a lock or a remote disk
+(pg_sleep), and once with queries that compute.
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from statistics import mean
+from typing import NamedTuple
+
+from sqlalchemy import Engine, TextClause, create_engine, text
+
+from poolkit.experiment import Lab, Times, experiment
+
+
+class Load(NamedTuple):
+    """What a load of requests measured."""
+
+    rate: float
+    """Requests per second."""
+    response_s: float
+    """The median time of a request, with its wait for a connection."""
+    in_use: float
+    """Connections, on average."""
+
+
+def load(engine: Engine, clients: int, rounds: int, query: TextClause, elsewhere_s: float) -> Load:
+    """Have each client send some requests, one after the other, and dispose of the engine."""
+    with ExitStack() as opened:
+        for _ in range(engine.pool.size()):
+            opened.enter_context(engine.connect())
+    responses, in_use = [], []
+
+    def client() -> None:
+        for _ in range(rounds):
+            began = time.perf_counter()
+            with engine.connect() as connection:
+                connection.execute(query)
+            time.sleep(elsewhere_s)
+            responses.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as threads:
+        running = [threads.submit(client) for _ in range(clients)]
+        while not all(each.done() for each in running):
+            in_use.append(engine.pool.checkedout())
+            time.sleep(0.005)
+    took = time.perf_counter() - began
+    engine.dispose()
+    for each in running:
+        each.result()
+    return Load(len(responses) / took, Times(responses).median, mean(in_use))
+
+
+@experiment(
+    question="Do the formulas for the size of a pool hold?",
+    rows=("1.40", "2.24"),
+    seconds=12,
+)
+def run(
+    lab: Lab,
+    *,
+    clients: int = 24,
+    query_ms: float = 50.0,
+    elsewhere_ms: float = 50.0,
+    desired_ms: float = 100.0,
+    rounds: int = 10,
+) -> None:
+    def pool_of(size: int) -> Engine:
+        engine = create_engine(lab.url(), pool_size=size, max_overflow=0)
+        lab.at_end(engine.dispose)
+        return engine
+
+    query_s, elsewhere_s = query_ms / 1e3, elsewhere_ms / 1e3
+    waits = text(f"SELECT pg_sleep({query_s})")
+    lab.say(f"{clients} clients with a connection each")
+    free = load(pool_of(clients), clients, rounds, waits, elsewhere_s)
+    duration_s = query_s + elsewhere_s
+    # The same in seconds and in milliseconds. A number of connections has no unit, so it stays.
+    formulas = {
+        "requests/s x query": (free.rate * query_s, (free.rate / 1e3) * query_ms),
+        "concurrent x query / request": (
+            clients * query_s / duration_s,
+            clients * query_ms / (duration_s * 1e3),
+        ),
+        "requests/s x query / request": (
+            free.rate * query_s / duration_s,
+            (free.rate / 1e3) * query_ms / (duration_s * 1e3),
+        ),
+    }
+    rows = [(name, *values) for name, values in formulas.items()]
+    rows.append(("counted", free.in_use, free.in_use))
+    lab.table("Connections in use, by formula", ("", "with seconds", "with ms"), rows)
+    lab.judge(
+        "1.40",
+        "a pool needs requests x query time / request duration, such as 100/s x 50 ms = 5",
+        holds={
+            name: free.in_use / 1.5 < value < free.in_use * 1.5
+            for name, (value, _) in formulas.items()
+        },
+        measured=f"{free.in_use:.1f} in use at {free.rate:.0f} requests/s; computed: "
+        + ", ".join(f"{value:.3g} by {name}" for name, (value, _) in formulas.items()),
+        why="Little's law: the mean number in use is rate x time. Concurrent requests already are "
+        "rate x duration, so only they are divided by it. A rate divided by it again has the unit "
+        "1/s: it changes with the unit of time. The mean is a minimum: peaks need more, and the "
+        "time counts from checkout to return, not only the query.",
+    )
+
+    computes = text("SELECT count(*) FROM generate_series(1, 60000)")
+    with pool_of(1).connect() as connection:
+        alone_s = lab.time(lambda: connection.execute(computes), 15).median
+    lab.say("pools of the computed size and of half of it, with queries that wait and that compute")
+    kinds = {  # The query, its time, the time of other work, the desired response time.
+        "queries that wait": (waits, query_s, elsewhere_s, desired_ms / 1e3),
+        "queries that compute": (computes, alone_s, alone_s, 2 * alone_s),
+    }
+    holds, rows, shown = {}, [], []
+    for kind, (query, needs_s, rest_s, desired_s) in kinds.items():
+        size = max(2, round(clients * needs_s / desired_s))
+        half = load(pool_of(size // 2), clients, rounds, query, rest_s).response_s
+        full = load(pool_of(size), clients, rounds, query, rest_s).response_s
+        holds[kind] = full < 1.5 * desired_s < half
+        rows += [(kind, desired_s * 1e3, size // 2, half * 1e3)]
+        rows += [(kind, desired_s * 1e3, size, full * 1e3)]
+        shown.append(f"{desired_s * 1e3:.0f} ms desired, {full * 1e3:.0f} ms measured for {kind}")
+    columns = ("", "desired ms", "pool_size", "measured ms")
+    lab.table("Response time, p50", columns, rows)
+    lab.judge(
+        "2.24",
+        "a pool of concurrent requests x query time / desired response time gives that time",
+        holds=holds,
+        measured=f"a pool of {size}: {'; '.join(shown)}",
+        why="The formula counts the requests that are in a query at the same time, as long as each "
+        "query takes as long as alone. Queries that compute share the cores, so more of them at "
+        "once only take longer. No pool size makes a wish for a response time come true.",
+    )
