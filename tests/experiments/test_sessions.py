@@ -60,3 +60,16 @@ def test_a_rollback_before_the_return_leaves_the_next_user_a_clean_connection(ju
     """In every pool, whatever it does with what comes back."""
     verdicts = judged("open_transaction_returned", before_return="rollback")
     assert rows(verdicts, FALSE) == {"4.22", "4.33"}
+
+
+def test_a_dependency_must_commit_and_its_close_rolls_back(judged):
+    """Without the commit a successful request leaves nothing; the rollback may be left out."""
+    verdicts = judged("get_db")
+    assert verdicts["2.9"].verdict is TRUE
+    assert verdicts["2.23"].condition == "true for the commit; false for the rollback"
+
+
+def test_a_dependency_ends_nothing_if_each_statement_commits(judged):
+    """In AUTOCOMMIT the rows of a failed request stay."""
+    verdicts = judged("get_db", isolation_level="AUTOCOMMIT")
+    assert verdicts["2.9"].verdict is FALSE
