@@ -73,3 +73,20 @@ def test_a_dependency_ends_nothing_if_each_statement_commits(judged):
     """In AUTOCOMMIT the rows of a failed request stay."""
     verdicts = judged("get_db", isolation_level="AUTOCOMMIT")
     assert verdicts["2.9"].verdict is FALSE
+
+
+def test_a_global_session_keeps_its_connection_old_objects_and_a_failed_transaction(judged):
+    """What it loads again is fresh, and it loses what a request at the same time rolls back."""
+    verdicts = judged("session_per_request", sessions=100)
+    assert verdicts["2.12"].condition.endswith("; false for stale data that is loaded again")
+    assert verdicts["2.10"].verdict is TRUE
+    assert "1 row kept with a session each, 0 with one for all" in verdicts["2.10"].measured
+    assert verdicts["0.34"].verdict is TRUE
+    assert verdicts["0.34"].measured.startswith("0 connections opened")
+
+
+def test_a_global_session_that_commits_after_each_request_is_fresh(judged):
+    """And it holds nothing; yet two requests at the same time still share a transaction."""
+    verdicts = judged("session_per_request", sessions=100, after_request="commit")
+    assert verdicts["2.12"].verdict is FALSE
+    assert verdicts["2.10"].verdict is TRUE
