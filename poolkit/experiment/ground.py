@@ -134,9 +134,11 @@ class Place:
     def ask(self, query: str | sql.Composable, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query over a connection beside the experiment's own.
 
-        On a private server its role is the superuser.
+        On a private server its role is the superuser. A connection that the server has ended since
+        the last query, as by a restart, is replaced.
         """
-        if self._observer is None or self._observer.closed:
+        is_new = self._observer is None or self._observer.closed
+        if is_new:
             named = replace(self._observer_address, settings={"application_name": OBSERVER})
             try:
                 self._observer = psycopg2.connect(named.dsn(), connect_timeout=10)
@@ -150,9 +152,10 @@ class Place:
                 cursor.execute(query, values or None)
                 return cursor.fetchall() if cursor.description else []
         except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            # Such as after a restart of the server.
             self._observer.close()
-            raise
+            if is_new:
+                raise
+        return self.ask(query, *values)
 
     def terminate(self, *pids: int) -> None:
         """End backends, as an administrator does; all of the experiment's without `pids`."""

@@ -209,16 +209,22 @@ class Lab:
 
     @contextmanager
     def network(
-        self, *, rtt_s: float = 0.0, tls: bool = False, traces: bool = False
+        self,
+        place: Place | None = None,
+        *,
+        rtt_s: float = 0.0,
+        tls: bool = False,
+        traces: bool = False,
     ) -> Iterator[Line]:
         """Open a network in front of the database: far, with TLS, or one that can fail.
 
         Args:
+            place: on the server of `new_server`; the experiment's own by default.
             rtt_s: its round-trip time in seconds.
             tls: whether connections through it use TLS.
             traces: record what passes, for `Network.traces`.
         """
-        to = self.place.address
+        to = (place or self.place).address
         distance = Distance(rtt_s=rtt_s, tls=tls)
         with way_to(to.host, to.port, distance, traces=traces) as way:
             there = replace(to, host=way.network.host, port=way.network.port, ca=way.ca)
