@@ -1,0 +1,51 @@
+"""What becomes of connections that have died, and what the check costs."""
+
+import pytest
+
+from poolkit.experiment.outcome import Verdict
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+
+def test_a_ping_finds_what_the_server_has_ended(outcome_of):
+    """A killed backend, a restart and an idle limit; a black hole needs a ping with a time limit."""
+    outcome = outcome_of("stale_connections")
+    (table,) = outcome.tables
+    failed = {arm: [int(count) for count in counts] for arm, *counts in table.rows}
+    killed, restarted, idle, lost = failed["no check"]
+    assert min(killed, restarted, idle) > 0
+    assert lost == 5
+    assert failed["pool_pre_ping"] == [0, 0, 0, 5]
+    assert failed["poolkit"] == [0, 0, 0, 0]
+    verdicts = {judgement.row: judgement for judgement in outcome.judgements}
+    for row in ("1.16", "1.38", "2.20", "4.32"):
+        assert verdicts[row].verdict is Verdict.TRUE, row
+    for row in ("0.30", "1.53"):
+        assert verdicts[row].verdict is Verdict.DEPENDS
+        assert verdicts[row].condition.endswith("false for black hole")
+    assert verdicts["4.16"].condition.endswith("false for pool_pre_ping and black hole")
+
+
+def test_recycling_later_than_the_idle_limit_comes_too_late(judged):
+    """pool_recycle has to be shorter than the server's limit, which a ping need not know."""
+    verdicts = judged("stale_connections", recycle_s=600)
+    assert verdicts["1.16"].verdict is Verdict.FALSE
+    assert verdicts["2.20"].condition == "true for pool_pre_ping; false for pool_recycle"
+
+
+def test_a_ping_costs_a_round_trip(outcome_of):
+    """It is little next to the server, and not little far away."""
+    outcome = outcome_of("ping_cost", rtt_ms=20, times=20, little_ms=15)
+    verdicts = {judgement.row: judgement for judgement in outcome.judgements}
+    assert verdicts["1.19"].condition == "true for on the loopback address; false for 20 ms away"
+    assert verdicts["1.18"].condition == "true for psycopg2; false for psycopg"
+    # The poll of poolkit's preset is no round trip.
+    far = {arm: float(away) for arm, _, away in outcome.tables[0].rows}
+    assert far["pool_pre_ping"] > 18
+    assert far["poolkit"] < 10
+
+
+def test_what_is_little_is_a_matter_of_taste(judged):
+    """With a higher bound, the cost is little over the distance too."""
+    verdicts = judged("ping_cost", times=20, little_ms=100)
+    assert verdicts["1.19"].verdict is Verdict.TRUE
