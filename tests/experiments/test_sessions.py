@@ -90,3 +90,26 @@ def test_a_global_session_that_commits_after_each_request_is_fresh(judged):
     verdicts = judged("session_per_request", sessions=100, after_request="commit")
     assert verdicts["2.12"].verdict is FALSE
     assert verdicts["2.10"].verdict is TRUE
+
+
+def test_a_forgotten_session_comes_back_at_a_garbage_collection_and_a_getconn_never(judged):
+    """`with` and `finally` return both at once."""
+    verdicts = judged("leaks", pool_size=3)
+    assert rows(verdicts, TRUE) == {"1.39", "3.25", "4.30"}
+    assert verdicts["1.51"].condition == (
+        "true for the time before a garbage collection; false for the time after it"
+    )
+    assert verdicts["3.25"].measured.startswith("no putconn: 3 out, 3 after gc")
+
+
+def test_leak_detection_names_the_line_that_borrowed(outcome_of):
+    """In the table of the experiment."""
+    reports = outcome_of("leaks", pool_size=1).tables[-1]
+    assert "leaks.py" in reports.rows[0][0]
+    assert "in session_not_closed" in reports.rows[0][0]
+
+
+def test_nothing_leaks_after_a_commit_or_without_a_mistake(judged):
+    """A commit returns the connection of a session that is never closed."""
+    verdicts = judged("leaks", pool_size=3, after_query="commit", mistake="1")
+    assert rows(verdicts, FALSE) == {"1.39", "1.51", "4.30"}
