@@ -216,7 +216,7 @@ class Lab:
         tls: bool = False,
         traces: bool = False,
     ) -> Iterator[Line]:
-        """Open a network in front of the database: far, with TLS, or one that can fail.
+        """Open a network in front of a database: far, with TLS, or one that can fail.
 
         Args:
             place: on the server of `new_server`; the experiment's own by default.
