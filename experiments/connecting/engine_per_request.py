@@ -47,7 +47,7 @@ def good_proper_cleanup(engine: Engine, used: list[Connection]) -> None:
     rows=("1.1", "1.3", "1.4", "1.5", "1.6", "1.22", "1.49"),
     seconds=4,
 )
-def run(lab: Lab, *, iterations: int = 100, query_ms: float = 0, pool_size: int = 2) -> None:
+def run(lab: Lab, *, iterations: int = 100, query_ms: float = 0.0, pool_size: int = 2) -> None:
     query = f"SELECT pg_backend_pid() FROM pg_sleep({query_ms / 1e3})"
     engine = create_engine(lab.url())
     lab.at_end(engine.dispose)

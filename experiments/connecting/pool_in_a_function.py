@@ -19,7 +19,7 @@ from poolkit.experiment import Lab, experiment
     rows=("3.24",),
     seconds=2,
 )
-def run(lab: Lab, *, calls: int = 15, minconn: int = 5, query_ms: float = 0) -> None:
+def run(lab: Lab, *, calls: int = 15, minconn: int = 5, query_ms: float = 0.0) -> None:
     query = f"SELECT pg_sleep({query_ms / 1e3})"
 
     def bad_function() -> None:
