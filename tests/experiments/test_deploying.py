@@ -70,3 +70,29 @@ def test_one_child_at_a_time_may_use_the_parents_engine(judged):
     """As nothing else uses the socket meanwhile, each answer reaches its query."""
     verdict = judged("forks", children=1, queries=10)["1.56"]
     assert verdict.verdict is Verdict.TRUE
+
+
+def test_an_engine_of_asyncpg_belongs_to_one_event_loop(judged):
+    """The second loop cannot use what the first left, and two at once break each other."""
+    verdicts = judged("event_loops")
+    assert verdicts["2.1"].condition == (
+        "true for one event loop; false for 2 event loops with a pool each"
+    )
+    assert verdicts["2.5"].condition == (
+        "true for 3 starts; false for an application that starts once"
+    )
+    assert "[20, 20, 20] with an engine of the lifespan, [20, 0, 0]" in verdicts["2.5"].measured
+    assert verdicts["2.6"].verdict is Verdict.TRUE
+
+
+def test_an_application_with_one_event_loop_may_keep_its_engine_anywhere(judged):
+    """One start, one loop: a variable does what the lifespan and app.state do."""
+    verdicts = judged("event_loops", starts=1, loops=1)
+    assert verdicts["2.1"].verdict is Verdict.TRUE
+    assert verdicts["2.5"].verdict is Verdict.FALSE
+    assert verdicts["2.6"].verdict is Verdict.FALSE
+
+
+def test_connections_of_psycopg_work_in_any_event_loop(judged):
+    """Started again, an application finds psycopg's connections usable."""
+    assert judged("event_loops", driver="psycopg")["2.5"].verdict is Verdict.FALSE

@@ -1,0 +1,194 @@
+"""To which event loop does an engine belong?
+
+You may have read that a pool makes an application faster and limits its connections (2.1), that the
+application's lifespan makes the engine and disposes of it at the end (2.5), and that the engine's
+place is app.state, not a global variable (2.6).
+
+Every web server, every asyncio.run and every asynchronous test has an event loop of its own. An
+application is started several times one after the other, and several times at once in threads. Its
+engine is made in the lifespan, or once at import. What goes wrong there leaves broken connections
+behind, so it runs in a process of its own: this file itself.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from threading import Barrier
+
+from fastapi import FastAPI
+from sqlalchemy import NullPool, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from poolkit.experiment import Lab, experiment
+
+LIFESPAN, MODULE = "made in the lifespan", "made at import"
+DISPOSED, UNPOOLED = "made at import, disposed in each loop", "made at import, NullPool"
+REQUESTS = 20
+
+
+async def query(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        return await connection.scalar(text("SELECT pg_backend_pid()"))
+
+
+def application(engine_is: str, module_engine: AsyncEngine) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.engine = module_engine
+        if engine_is == LIFESPAN:
+            app.state.engine = create_async_engine(os.environ["DATABASE_URL"])
+        yield
+        if engine_is in (LIFESPAN, DISPOSED):
+            await app.state.engine.dispose()
+
+    return FastAPI(lifespan=lifespan)
+
+
+async def serve(app: FastAPI, together: Barrier) -> int:
+    """Start, send requests until one fails or hangs, stop; return the number of answers."""
+    answered = 0
+    async with app.router.lifespan_context(app):
+        together.wait()
+        with suppress(Exception):
+            for _ in range(REQUESTS):
+                await asyncio.wait_for(query(app.state.engine), 2)
+                answered += 1
+    return answered
+
+
+def program(starts: int, loops: int) -> None:
+    engines = []  # Garbage collection would close connections.
+    for engine_is in (LIFESPAN, MODULE, DISPOSED, UNPOOLED):
+        poolclass = NullPool if engine_is == UNPOOLED else None
+        engine = create_async_engine(os.environ["DATABASE_URL"], poolclass=poolclass)
+        engines.append(engine)
+        app = application(engine_is, engine)
+        answers = [asyncio.run(serve(app, Barrier(1))) for _ in range(starts)]
+        print(json.dumps(["in turn", engine_is, answers]), flush=True)
+        sys.stdin.readline()  # Until the connections are counted.
+    for engine_is in (LIFESPAN, MODULE):
+        engine = create_async_engine(os.environ["DATABASE_URL"])
+        together = Barrier(loops)
+        with ThreadPoolExecutor(loops) as threads:
+            futures = [
+                threads.submit(asyncio.run, serve(application(engine_is, engine), together))
+                for _ in range(loops)
+            ]
+        print(json.dumps(["at once", engine_is, [each.result() for each in futures]]), flush=True)
+        sys.stdin.readline()
+    os._exit(0)  # Broken connections would only print tracebacks.
+
+
+async def load(url: str, poolclass: type | None) -> set[int]:
+    """Send 100 queries in 20 tasks, and return the connections that they used."""
+    engine = create_async_engine(
+        url, poolclass=poolclass, **({} if poolclass else {"max_overflow": 0})
+    )
+
+    async def task() -> list[int]:
+        return [await query(engine) for _ in range(5)]
+
+    try:
+        found = await asyncio.gather(*(task() for _ in range(20)))
+        return {pid for pids in found for pid in pids}
+    finally:
+        await engine.dispose()
+
+
+@experiment(
+    question="To which event loop does an engine belong?",
+    rows=("2.1", "2.5", "2.6"),
+    seconds=10,
+)
+def run(lab: Lab, *, starts: int = 3, loops: int = 2, driver: str = "asyncpg") -> None:
+    lab.say(f"{starts} starts one after the other, then {loops} at once, with each engine")
+    answers, left = {}, {}
+    command = [sys.executable, __file__, str(starts), str(loops)]
+    environ = os.environ | {"DATABASE_URL": lab.url(driver)}
+    with subprocess.Popen(
+        command,
+        env=environ,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as child:
+        lab.at_end(child.kill)
+        before = 0
+        for line in child.stdout:
+            when, engine_is, answered = json.loads(line)
+            answers[when, engine_is] = answered
+            open_now = len(lab.backends())
+            left[when, engine_is], before = open_now - before, open_now
+            child.stdin.write("\n")
+            child.stdin.flush()
+    lab.table(
+        f"Answers to {REQUESTS} requests from each event loop",
+        ("engine", "loops", "answers", "connections left"),
+        [
+            (engine_is, when, found, left[when, engine_is])
+            for (when, engine_is), found in answers.items()
+        ],
+    )
+
+    in_turn = {engine_is: answers["in turn", engine_is] for engine_is in (LIFESPAN, MODULE)}
+    at_once = {engine_is: answers["at once", engine_is] for engine_is in (LIFESPAN, MODULE)}
+
+    lab.say("100 queries with and without a pool, in one event loop and in several")
+    url = lab.url(driver)
+    pools = {"a pool": None, "NullPool": NullPool}
+    opened = {name: len(asyncio.run(load(url, pool))) for name, pool in pools.items()}
+    runs = {name: lambda pool=pool: asyncio.run(load(url, pool)) for name, pool in pools.items()}
+    times = lab.time_in_turn(runs, 3)
+    with ThreadPoolExecutor(loops) as threads:
+        each = threads.map(lambda _: asyncio.run(load(url, None)), range(loops))
+        everywhere = len(set().union(*each))
+
+    faster = times["NullPool"].median / times["a pool"].median
+    lab.judge(
+        "2.1",
+        "a pool makes queries faster and limits the connections",
+        holds={
+            "one event loop": faster >= 2 and opened["a pool"] <= 5,
+            f"{loops} event loops with a pool each": everywhere <= 5,
+        },
+        measured=f"100 queries: pool of 5 {times['a pool']} and {opened['a pool']} connections opened, "
+        f"NullPool {times['NullPool']} and {opened['NullPool']}; {loops} loops opened {everywhere}",
+        why="A kept connection saves the connect, and the pool makes tasks wait for one of its own. "
+        "But a pool knows only its event loop: each loop of each process adds a pool to the sum "
+        "that the database has to bear.",
+    )
+    lab.judge(
+        "2.5",
+        "the lifespan has to make the engine, and dispose of it",
+        holds={
+            "an application that starts once": in_turn[MODULE][0] < in_turn[LIFESPAN][0],
+            f"{starts} starts": sum(in_turn[MODULE]) < sum(in_turn[LIFESPAN]),
+        },
+        measured=f"answers in {starts} starts of {REQUESTS} requests: {in_turn[LIFESPAN]} with an "
+        f"engine of the lifespan, {in_turn[MODULE]} with one of the module; connections left open: "
+        f"{left['in turn', LIFESPAN]} and {left['in turn', MODULE]}",
+        why="A connection of asyncpg belongs to the event loop that opened it; psycopg's works in "
+        "any, as long as one uses it at a time. What a loop leaves in the pool, the next loop "
+        "checks out. So whoever opens in a loop must dispose in it, or keep nothing (NullPool). "
+        "Without dispose() connections stay open until the process ends.",
+    )
+    lab.judge(
+        "2.6",
+        "the engine belongs in app.state, and not in a variable of the module",
+        holds=sum(at_once[MODULE]) < sum(at_once[LIFESPAN]),
+        measured=f"{loops} event loops at once, {REQUESTS} requests each: {at_once[LIFESPAN]} answers "
+        f"with an engine for each application, {at_once[MODULE]} with one for all",
+        why="An AsyncEngine is made for one event loop: its queue and its locks are asyncio's, and "
+        "wake only tasks of their own loop. app.state gives each application its own. Where a "
+        "process has one application, a variable does the same.",
+    )
+
+
+if __name__ == "__main__":
+    program(int(sys.argv[1]), int(sys.argv[2]))
