@@ -113,3 +113,22 @@ def test_nothing_leaks_after_a_commit_or_without_a_mistake(judged):
     """A commit returns the connection of a session that is never closed."""
     verdicts = judged("leaks", pool_size=3, after_query="commit", mistake="1")
     assert rows(verdicts, FALSE) == {"1.39", "1.51", "4.30"}
+
+
+def test_a_dependency_leaks_like_a_session_made_by_hand_unless_it_has_a_finally(judged):
+    """What closes a session after a failure is the `finally`, whoever wrote it."""
+    verdicts = judged("leaking_dependencies", pool_size=2)
+    assert verdicts["2.21"].condition == (
+        "true for a dependency with async with; false for a dependency without finally"
+    )
+    assert verdicts["2.22"].condition == (
+        "true for a session closed at the end; false for a session closed in finally"
+    )
+    assert "by hand, never closed: 2 out, 2 killed" in verdicts["2.21"].measured
+
+
+def test_handlers_that_succeed_leak_only_what_they_never_close(judged):
+    """Then a close at the end is as good as one in a `finally`."""
+    verdicts = judged("leaking_dependencies", pool_size=2, handler="succeeds")
+    assert verdicts["2.21"].verdict is TRUE
+    assert verdicts["2.22"].verdict is FALSE
