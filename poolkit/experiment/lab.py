@@ -15,6 +15,7 @@ from poolkit.errors import NotReadyError
 from poolkit.experiment.ground import Address, Place, PrivateGround, far
 from poolkit.experiment.outcome import Chart, Holds, Judgement, Table, judged
 from poolkit.local.distance import Distance, way_to
+from poolkit.local.mongodb import EmbeddedMongoDB
 from poolkit.local.pgbouncer import EmbeddedPgBouncer
 from poolkit.local.ports import LOOPBACK
 from poolkit.local.postgres import EmbeddedPostgres
@@ -206,6 +207,15 @@ class Lab:
                 database=place.address.database,
             )
             yield Pooler(stack.enter_context(far(address, self.distance)), bouncer)
+
+    @contextmanager
+    def mongodb(self) -> Iterator[str]:
+        """Yield the URL of a MongoDB: the one of --mongodb-url, or one that is started."""
+        if self.mongodb_url:
+            yield self.mongodb_url
+            return
+        with EmbeddedMongoDB(self.folder) as server:
+            yield server.url()
 
     @contextmanager
     def network(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import shutil
 import sys
 import time
 import traceback
@@ -23,6 +22,7 @@ from poolkit.experiment.lab import Lab
 from poolkit.experiment.outcome import Outcome, Report, Status
 from poolkit.local.distance import Distance
 from poolkit.local.mariadb import find_mariadb
+from poolkit.local.mongodb import find_mongodb
 from poolkit.local.pgbouncer import find_pgbouncer
 from poolkit.local.postgres import EmbeddedPostgres
 from poolkit.masking import masked
@@ -153,7 +153,7 @@ def missing(experiment: Experiment, options: Options) -> str:
         return "needs PgBouncer (apt-get install pgbouncer)"
     if "mariadb" in needs and find_mariadb() is None:
         return "needs MariaDB (apt-get install mariadb-server)"
-    if "mongodb" in needs and not options.mongodb_url and shutil.which("mongod") is None:
+    if "mongodb" in needs and not options.mongodb_url and find_mongodb() is None:
         return "needs MongoDB (mongod on PATH, or --mongodb-url)"
     return ""
 

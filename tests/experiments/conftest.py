@@ -30,13 +30,21 @@ def servers_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def outcome_of(ground: PrivateGround, servers_folder: Path) -> Callable[..., Outcome]:
+def mongodb_url() -> str:
+    """A MongoDB, where a module's tests have one."""
+    return ""
+
+
+@pytest.fixture
+def outcome_of(
+    ground: PrivateGround, servers_folder: Path, mongodb_url: str
+) -> Callable[..., Outcome]:
     """A function that runs an experiment, with changed conditions, and returns its outcome."""
     found = find_experiments()
 
     def run(name: str, **conditions: object) -> Outcome:
         changes = {key: str(value) for key, value in conditions.items()}
-        options = Options(command="", changes=changes)
+        options = Options(command="", changes=changes, mongodb_url=mongodb_url)
         outcome = run_one(found[name], ground, servers_folder, options, say=print)
         assert outcome.status is Status.DONE, outcome.reason
         assert {judgement.row for judgement in outcome.judgements} == set(found[name].rows)

@@ -1,0 +1,163 @@
+"""What do the options of MongoDB's pool do?
+
+You may have read that Motor's client takes `maxPoolSize=50`, `minPoolSize=10`, `maxIdleTimeMS=45000`
+and `serverSelectionTimeoutMS=5000` (2.26). Motor is retired; its successor is PyMongo's own
+AsyncMongoClient, which has the same options.
+
+A client with these options is started, left alone, asked for twice as many queries at once as its
+pool may have connections, and left alone again. PyMongo's pool events count the connections. Times
+are scaled down: 450 ms stand for 45 s, and 500 ms for 5 s.
+"""
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from statistics import median
+from typing import Any
+
+import psutil
+from pymongo import AsyncMongoClient
+from pymongo.errors import ServerSelectionTimeoutError, WaitQueueTimeoutError
+from pymongo.monitoring import ConnectionPoolListener
+
+from poolkit.experiment import Lab, experiment
+
+SLOW = {"$where": "sleep(400) || true"}
+
+
+class PoolEvents(ConnectionPoolListener):
+    """Counts what PyMongo's pool reports."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.opened = self.closed = 0
+        self.line = [(0.0, 0)]
+
+    @property
+    def open(self) -> int:
+        return self.opened - self.closed
+
+    def connection_created(self, event: Any) -> None:
+        self.opened += 1
+        self.line.append((time.monotonic() - self.began, self.open))
+
+    def connection_closed(self, event: Any) -> None:
+        self.closed += 1
+        self.line.append((time.monotonic() - self.began, self.open))
+
+    # An error, unless each event has a method.
+    pool_created = pool_ready = pool_cleared = pool_closed = lambda self, event: None
+    connection_ready = connection_checked_out = connection_checked_in = pool_created
+    connection_check_out_started = connection_check_out_failed = pool_created
+
+
+async def happens(condition: Callable[[], bool]) -> bool:
+    """Return whether a condition becomes true within 5 s."""
+    for _ in range(500):
+        if condition():
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def second_query(url: str, **options: Any) -> str:
+    """Return what becomes of a query that finds the one connection of a pool in use."""
+    async with AsyncMongoClient(url, maxPoolSize=1, **options) as client:
+        documents = client[f"poolkit_{secrets.token_hex(4)}"].documents
+        await documents.insert_one({"n": 1})
+        first = asyncio.create_task(documents.find_one(SLOW))
+        await asyncio.sleep(0.1)
+        try:
+            await documents.find_one({})
+        except WaitQueueTimeoutError:
+            return "WaitQueueTimeoutError"
+        finally:
+            await first
+            await documents.drop()
+    return "a wait for the first one"
+
+
+async def search(timeout_ms: int) -> float:
+    """Return how long a command waits for a server that never answers, in seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"mongodb://127.0.0.1:{silent.getsockname()[1]}"
+        async with AsyncMongoClient(url, serverSelectionTimeoutMS=timeout_ms) as client:
+            began = time.monotonic()
+            with suppress(ServerSelectionTimeoutError):
+                await client.admin.command("ping")
+            return time.monotonic() - began
+
+
+@experiment(
+    question="What do the options of MongoDB's pool do?",
+    rows=("2.26",),
+    seconds=8,
+    needs=("mongodb",),
+)
+def run(
+    lab: Lab, *, most: int = 50, fewest: int = 10, max_idle_ms: int = 450, search_ms: int = 500
+) -> None:
+    options = {"maxPoolSize": most, "minPoolSize": fewest, "maxIdleTimeMS": max_idle_ms}
+    with lab.mongodb() as url:
+        asyncio.run(measure(lab, url, options, search_ms))
+
+
+async def measure(lab: Lab, url: str, options: dict[str, int], search_ms: int) -> None:
+    most, fewest = options["maxPoolSize"], options["minPoolSize"]
+    events = PoolEvents()
+    async with AsyncMongoClient(url, event_listeners=[events], **options) as client:
+        seen = {"AsyncMongoClient()": events.open}
+        documents = client[f"poolkit_{secrets.token_hex(4)}"].documents
+        await documents.insert_one({"n": 1})
+        seen["one command"] = events.open
+        await happens(lambda: events.open >= fewest)
+        seen["a pause"] = filled = events.open
+
+        lab.say(f"{2 * most} queries at once, then none")
+        await asyncio.gather(*(documents.find_one(SLOW) for _ in range(2 * most)))
+        seen[f"{2 * most} queries at once"] = peak = max(count for _, count in events.line)
+        shrank = await happens(lambda: events.open <= fewest)
+        opened, pause = events.opened, []
+        for _ in range(100):
+            pause.append(events.open)
+            await asyncio.sleep(0.025)
+        seen["another pause, median"] = resting = int(median(pause))
+        reopened = events.opened - opened
+        ports = {port for _, port in client.nodes}
+        peers = [each.raddr.port for each in psutil.Process().net_connections("tcp") if each.raddr]
+        monitors = len([port for port in peers if port in ports]) - events.open
+        await documents.drop()
+
+    lab.say("a full pool, and a server that does not answer")
+    unlimited = await second_query(url)
+    limited = await second_query(url, waitQueueTimeoutMS=100)
+    searched_s = await search(search_ms)
+
+    lab.table("Connections in the pool", ("after", "open"), seen.items())
+    lab.lines("Connections in the pool", {"open": events.line}, unit="open", x_title="time in s")
+    lab.note(
+        f"The second query of a full pool got {unlimited}; with waitQueueTimeoutMS=100, {limited}. "
+        f"{monitors} more of the client's sockets watch the server."
+    )
+    lab.judge(
+        "2.26",
+        "the options set the most and the fewest connections, how long one may be idle, and how long "
+        "a command looks for a server",
+        holds={
+            "maxPoolSize": fewest < peak <= most,
+            "minPoolSize": filled >= fewest and resting >= fewest,
+            "maxIdleTimeMS": shrank,
+            "serverSelectionTimeoutMS": -0.1 < searched_s - search_ms / 1e3 < 10,
+        },
+        measured=f"{filled} connections before the load, at most {peak} for {2 * most} queries at once, "
+        f"{resting} after it; without load {reopened} were opened anew in 2.5 s, and {min(pause)} to "
+        f"{max(pause)} were open; with serverSelectionTimeoutMS={search_ms} a command waited "
+        f"{searched_s:.2f} s for a server that does not answer",
+        why="A task of the client looks after the pool every second: it closes what was idle for too "
+        "long, the kept connections as well, and opens what is missing. Each server of a replica set "
+        "has a pool, so the most is per server. Nothing here limits the wait for a connection: that "
+        "is waitQueueTimeoutMS.",
+    )
