@@ -132,3 +132,15 @@ def test_handlers_that_succeed_leak_only_what_they_never_close(judged):
     verdicts = judged("leaking_dependencies", pool_size=2, handler="succeeds")
     assert verdicts["2.21"].verdict is TRUE
     assert verdicts["2.22"].verdict is FALSE
+
+
+def test_connections_that_are_held_during_something_slow_are_missing_elsewhere(judged):
+    """More requests than connections wait for each other, and some in vain."""
+    verdicts = judged("held_while_slow", pool_size=3, requests=12)
+    assert rows(verdicts, TRUE) == {"0.35", "4.31"}
+
+
+def test_a_pool_as_large_as_the_requests_may_be_held(judged):
+    """Then a slow call delays nobody else."""
+    verdicts = judged("held_while_slow", pool_size=12, requests=12)
+    assert rows(verdicts, FALSE) == {"0.35", "4.31"}
