@@ -67,6 +67,14 @@ def test_clients_share_the_pools_connections(bouncer, database):
 
 
 @needs_pgbouncer
+def test_pgbouncers_own_defaults(bouncer):
+    """Its port, sizes and mode where pgbouncer.ini does not set them."""
+    defaults = {row["key"]: row["default"] for row in console(bouncer, "SHOW CONFIG")}
+    assert (defaults["listen_port"], defaults["default_pool_size"]) == ("6432", "20")
+    assert (defaults["pool_mode"], defaults["max_client_conn"]) == ("session", "100")
+
+
+@needs_pgbouncer
 def test_wrong_password_and_options_are_refused(bouncer):
     """It asks for the password by SCRAM, and refuses settings that it would lose."""
     wrong = bouncer.url(driver="").replace(":", ":x", 2).replace(":x//", "://")
