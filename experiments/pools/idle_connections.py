@@ -1,0 +1,96 @@
+"""Which connections go idle in a quiet hour: first in, first out, or last in, first out?
+
+You may have read that the connections of a pool stay open all day (0.9). After a busy hour that depends
+on the order in which the pool lends them. QueuePool lends the one that was idle longest, so each is
+used now and then. With `pool_use_lifo=True` it lends the one that came back last, so the others rest.
+QueuePool never closes those. The server does: `idle_session_timeout` (PostgreSQL 14), 1 s here.
+
+A crowd opens pool_size connections in each of three pools. In a quiet time one request follows the
+other. Then the crowd comes back, and may get connections that the server has closed.
+"""
+
+import time
+from contextlib import ExitStack
+
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from poolkit.experiment import Lab, experiment
+
+PID = text("SELECT pg_backend_pid()")
+
+
+def crowd(engine: Engine, size: int, before: str = "SELECT 1") -> tuple[set[int], int]:
+    """Hold connections at the same time; return their processes and the failed queries."""
+    pids, failed = set(), 0
+    with ExitStack() as held:
+        for _ in range(size):
+            connection = held.enter_context(engine.connect())
+            try:
+                connection.execute(text(before))
+                connection.commit()
+                pids.add(connection.scalar(PID))
+            except DBAPIError:
+                failed += 1
+    return pids, failed
+
+
+@experiment(
+    question="Which connections go idle in a quiet hour: FIFO or LIFO?", rows=("0.9",), seconds=5
+)
+def run(
+    lab: Lab, *, pool_size: int = 10, idle_timeout_s: float = 1.0, quiet_s: float = 3.0
+) -> None:
+    url = lab.url()
+    engines = {
+        "FIFO": create_engine(url, pool_size=pool_size),
+        "LIFO": create_engine(url, pool_size=pool_size, pool_use_lifo=True),
+        "LIFO, pre-ping": create_engine(
+            url, pool_size=pool_size, pool_use_lifo=True, pool_pre_ping=True
+        ),
+    }
+    with ExitStack() as at_end:
+        for engine in engines.values():
+            at_end.callback(engine.dispose)
+            crowd(engine, pool_size)
+        limit = f"SET idle_session_timeout = {idle_timeout_s * 1000:.0f}"
+        opened = {name: crowd(engine, pool_size, limit)[0] for name, engine in engines.items()}
+
+        lab.say(f"one request at a time for {quiet_s:g} s")
+        used: dict[str, set[int]] = {name: set() for name in engines}
+        still: dict[str, list[tuple[float, int]]] = {name: [] for name in engines}
+        began = time.monotonic()
+        while (at := time.monotonic() - began) < quiet_s:
+            alive = {backend.pid for backend in lab.backends()}
+            for name, engine in engines.items():
+                still[name].append((at, len(alive & opened[name])))
+                with engine.connect() as connection:
+                    used[name].add(connection.scalar(PID))
+            time.sleep(0.02)
+
+        lab.say("the crowd comes back")
+        failed = {name: crowd(engine, pool_size)[1] for name, engine in engines.items()}
+
+    left = {name: line[-1][1] for name, line in still.items()}
+    lab.table(
+        f"After a crowd of {pool_size}: {quiet_s:g} s of single requests, idle limit {idle_timeout_s:g} s",
+        ("order", "connections used", "still open", "failed when the crowd came back"),
+        [(name, len(used[name]), left[name], failed[name]) for name in engines],
+    )
+    shown = {name: line for name, line in still.items() if name != "LIFO, pre-ping"}
+    lab.lines(
+        "Connections of the crowd that are still open", shown, unit="connections", x_title="s"
+    )
+    lab.judge(
+        "0.9",
+        "connections that were opened once stay open all day",
+        holds={name: left[name] == pool_size for name in shown},
+        measured=", ".join(
+            f"{name}: {left[name]} of {pool_size} still open, {len(used[name])} used"
+            for name in shown
+        ),
+        why="QueuePool has no idle limit of its own. With FIFO a quiet hour uses every connection now "
+        "and then, so the server's idle limit is never reached. With LIFO the quiet hour keeps a few "
+        "busy, the rest reach the limit, and the server gets them back. A pool with LIFO needs a "
+        "check, such as pool_pre_ping: otherwise the next crowd meets closed connections.",
+    )
