@@ -1,0 +1,130 @@
+"""How much faster is a request that borrows its connection?
+
+You may have read that it is very slow to open a connection for each session (0.7): 75 to 130 ms for a
+request with a query of 5 ms, against 7 ms with a pool, so 10 times as long (0.13); or 3 to 4 times as
+long (1.54). That 100 queries spend 5 to 20 s on connects (3.3), and that ten connections cost 500 to
+1000 ms at the start (0.14).
+
+Sessions run a query without a pool and with one, in turn, at four distances: on the loopback address,
+and with TLS in the same availability zone (0.5 ms), in another zone (1.5 ms) and in another region
+(62 ms).
+"""
+
+from functools import partial
+
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from poolkit.experiment import Lab, experiment
+from poolkit.experiment.lab import milliseconds
+from poolkit.local.distance import NAMED_DISTANCES
+
+
+def request(engine: Engine, query: str) -> None:
+    with Session(engine) as session:
+        session.execute(text(query))
+
+
+def open_at_start(url: str, connections: int) -> None:
+    engine = create_engine(url, pool_size=connections)
+    for connection in [engine.connect() for _ in range(connections)]:
+        connection.close()
+    engine.dispose()
+
+
+@experiment(
+    question="How much faster is a request that borrows its connection?",
+    rows=("0.7", "0.13", "1.54", "3.3", "0.14"),
+    seconds=14,
+)
+def run(lab: Lab, *, query_ms: float = 5.0, connections: int = 10, times: int = 15) -> None:
+    query = f"SELECT pg_sleep({query_ms / 1e3})"
+    found: dict[str, dict[str, float]] = {}
+    for place, (rtt_s, meaning, _) in NAMED_DISTANCES.items():
+        lab.say(f"{place}: {meaning}")
+        # The network decides about the longest distance, so a few rounds will do.
+        rounds = times if rtt_s < 0.01 else 3
+        with lab.network(rtt_s=rtt_s, tls=rtt_s > 0) as line:
+            url = line.address.url()
+            pooled, unpooled = create_engine(url), create_engine(url, poolclass=NullPool)
+            lab.at_end(pooled.dispose)
+            # The first connect of an engine also asks the server some questions.
+            request(unpooled, query)
+            request(pooled, query)
+            took = lab.time_in_turn(
+                {
+                    "SELECT 1, no pool": partial(request, unpooled, "SELECT 1"),
+                    "SELECT 1, pool": partial(request, pooled, "SELECT 1"),
+                    "request, no pool": partial(request, unpooled, query),
+                    "request, pool": partial(request, pooled, query),
+                },
+                rounds,
+            )
+            took["opening"] = lab.time(
+                partial(open_at_start, url, connections), max(1, rounds // 5)
+            )
+        # The fastest tenth, not the median: what else the machine does lengthens most of them.
+        found[place] = {step: each.percentile(0.1) for step, each in took.items()}
+
+    lab.table(
+        f"Milliseconds; a request is a query of {query_ms:g} ms, and {connections} are opened",
+        ("what", *found),
+        [(step, *(at[step] * 1e3 for at in found.values())) for step in found["loopback"]],
+    )
+    bars = {
+        f"{place}, {way}": at[f"request, {way}"] * 1e3
+        for place, at in found.items()
+        for way in ("no pool", "pool")
+    }
+    lab.bars(f"A session with a query of {query_ms:g} ms", bars, unit="ms", is_log=True)
+
+    longer = {at: each["request, no pool"] / each["request, pool"] for at, each in found.items()}
+    shortest = {
+        at: each["SELECT 1, no pool"] / each["SELECT 1, pool"] for at, each in found.items()
+    }
+    why = (
+        "Without a pool a session pays for a connect and for its work, with a pool for its work. The "
+        "ratio of the two is large for a short query near the server. Far away it nears the ratio of "
+        "the round trips: 6 for the connect, and 3 for BEGIN, the query and ROLLBACK, so 9 to 3."
+    )
+    lab.judge(
+        "0.7",
+        f"with a query of {query_ms:g} ms, a session with its own connect takes 1.5 times as long or more",
+        holds={place: ratio >= 1.5 for place, ratio in longer.items()},
+        measured=", ".join(f"{ratio:.1f} times {place}" for place, ratio in longer.items()),
+        why=why,
+    )
+    lab.judge(
+        "0.13",
+        f"with a query of {query_ms:g} ms a pool is 10 times as fast, within a factor of two",
+        holds={place: 10 / 2 <= ratio <= 10 * 2 for place, ratio in longer.items()},
+        measured=", ".join(f"{ratio:.1f} times {place}" for place, ratio in longer.items()),
+        why=why,
+    )
+    lab.judge(
+        "1.54",
+        "with SELECT 1 a pool is 3 to 4 times as fast, within a factor of two",
+        holds={place: 3 / 2 <= ratio <= 4 * 2 for place, ratio in shortest.items()},
+        measured=", ".join(f"{ratio:.1f} times {place}" for place, ratio in shortest.items()),
+        why=why,
+    )
+    connects = {
+        place: 100 * (at["SELECT 1, no pool"] - at["SELECT 1, pool"]) for place, at in found.items()
+    }
+    lab.judge(
+        "3.3",
+        "100 queries spend 5 s or more on connects",
+        holds={place: seconds >= 5 for place, seconds in connects.items()},
+        measured=", ".join(f"{milliseconds(took)} {place}" for place, took in connects.items()),
+        why="Near the server a connect takes some ms of work; far from it, six round trips. With a "
+        "pool all 100 queries share one connect. The numbers are 100 times what one query saves.",
+    )
+    lab.judge(
+        "0.14",
+        f"to open {connections} connections at the start takes 500 to 1000 ms",
+        holds={place: 0.5 <= at["opening"] <= 1 for place, at in found.items()},
+        measured=", ".join(f"{milliseconds(at['opening'])} {place}" for place, at in found.items()),
+        why="An engine opens them one after the other, so this is as many connects. It only does so "
+        "when it is asked to: a new pool is empty, and its first requests pay for the connects.",
+    )
