@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -103,13 +104,13 @@ def claims_page(report: Report, experiments: Mapping[str, Experiment]) -> str:
                 path = experiments[name].path
                 file = f"{path.parent.name}/{path.name}"
                 verdict = f"**{judgement.verdict}**"
-                verdict += f" ({judgement.condition})" if judgement.condition else ""
+                verdict += f" ({_plain(judgement.condition)})" if judgement.condition else ""
                 lines.append(
                     _line(
                         row,
-                        judgement.claim,
+                        _plain(judgement.claim),
                         verdict,
-                        judgement.measured,
+                        _plain(judgement.measured),
                         f"`poolkit experiment {name}` (experiments/{file})",
                     )
                 )
@@ -136,6 +137,13 @@ def _facts(report: Report) -> list[str]:
         f"Command: `{report.command}`, {report.date}. Distance to the database: {report.distance}.",
         f"Machine: {report.machine}. Versions: {versions}.",
     ]
+
+
+def _plain(text: str) -> str:
+    """Return a text so that Markdown shows it as it is, on one line."""
+    return re.sub(r"([\\`*]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split())).replace(
+        "<", "&lt;"
+    )
 
 
 def _line(*cells: str) -> str:

@@ -176,7 +176,9 @@ def test_the_page_has_a_row_for_each_claim():
         distance="loopback",
         outcomes=outcomes,
     )
-    check_rows(claims_page(report, EXPERIMENTS))
+    page = claims_page(report, EXPERIMENTS)
+    check_rows(page)
+    assert r"| a \| claim \*of\* &lt;text> | **depends** (true for here; false for far) |" in page
 
 
 @pytest.mark.skipif(not PAGE.exists(), reason="docs/claims.md has not been written yet")
