@@ -63,8 +63,7 @@ def test_a_fleet_reconnects_together_unless_ages_have_jitter(judged):
     judgement = judged("recycle_together")["0.31"]
     assert judgement.verdict is DEPENDS
     assert judgement.condition == (
-        "true for connections in use that were opened together; "
-        "false for with 5% jitter, idle connections"
+        "true for busy connections of the same age; false for busy ones with 5% jitter, idle ones"
     )
 
 
@@ -72,4 +71,4 @@ def test_a_fleet_reconnects_together_unless_ages_have_jitter(judged):
 def test_a_fleet_without_jitter_reconnects_together_with_the_preset_too(judged):
     """It is the jitter that spreads the reconnects, not another part of the preset."""
     judgement = judged("recycle_together", jitter=0.0)["0.31"]
-    assert judgement.condition.endswith("false for idle connections")
+    assert judgement.condition.endswith("; false for idle ones")
