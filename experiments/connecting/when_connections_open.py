@@ -3,8 +3,7 @@
 You may have read that `create_engine(pool_size=10)` opens ten connections at the start (0.8) and
 always has ten ready (0.6, 1.9, 2.3); that the pool has a fixed size (1.21) and consists of several
 connections that exist before they are needed (3.1); and that a checkout takes an idle connection,
-or opens one while the limit allows it (4.15). Three event listeners are said to show it (0.38). The
-output that is printed for the first use has no line for an opened connection (0.39).
+or opens one while the limit allows it (4.15).
 
 Here an engine is made and used once, then by ten borrowers at once, then by as many as the limit
 allows. The server is asked after each step how many connections it has. Then the pools of other
@@ -17,7 +16,7 @@ from collections.abc import Callable
 import asyncpg
 from psycopg2.pool import SimpleConnectionPool
 from psycopg_pool import ConnectionPool
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from poolkit.experiment import Lab, experiment
@@ -43,7 +42,7 @@ async def open_asyncpg_pool(dsn: str, look: Callable[[], int]) -> int:
 
 @experiment(
     question="When does a pool open its connections?",
-    rows=("0.6", "0.8", "0.38", "0.39", "1.9", "1.21", "2.3", "3.1", "4.15"),
+    rows=("0.6", "0.8", "1.9", "1.21", "2.3", "3.1", "4.15"),
     seconds=2,
 )
 def run(
@@ -60,13 +59,7 @@ def run(
 
     use_at_once(engine, prewarm, count)
     after = {"create_engine": count()}
-    # Listeners on the class Pool, as the text has them, print for every engine of the process.
-    printed: list[str] = []
-    event.listen(engine, "connect", lambda *_: printed.append("opened"))
-    event.listen(engine, "checkout", lambda *_: printed.append("borrowed"))
-    event.listen(engine, "checkin", lambda *_: printed.append("returned"))
     query(engine)
-    first_use = ", ".join(printed)
     after["one query"] = count()
     after[f"{pool_size} at once"] = use_at_once(engine, pool_size, count)
 
@@ -79,7 +72,8 @@ def run(
 
     after[f"{limit} at once"] = most = use_at_once(engine, limit, one_too_many)
     after["their return"] = kept = lab.count_backends(pool_size)
-    reused = query(engine) in {backend.pid for backend in lab.backends()}
+    idle = {backend.pid for backend in lab.backends()}
+    reused = query(engine) in idle
 
     lab.table("Connections of an engine on the server", ("after", "open"), after.items())
     lab.bars("Connections of an engine on the server", after, unit="connections")
@@ -118,24 +112,6 @@ def run(
         why="A checkout looks for an idle connection first, then opens one if it may, and else "
         "waits up to pool_timeout seconds for one to come back.",
     )
-    opened, out, back = (printed.count(each) for each in ("opened", "borrowed", "returned"))
-    lab.judge(
-        "0.38",
-        "listeners for connect, checkout and checkin show what the pool does",
-        holds=opened == most and out == back,
-        measured=f"{most} connections: {opened} opened, {out} borrowed, {back} returned",
-        why="The pool calls a listener at each event after it was attached. Listeners for close "
-        "and invalidate show how connections end.",
-    )
-    lab.judge(
-        "0.39",
-        "the first use of a pool prints: borrowed, returned",
-        holds=first_use == "borrowed, returned",
-        measured=f"the first use printed: {first_use}",
-        why="The first checkout of a new pool finds no idle connection, so it opens one. The line "
-        "is missing only if the pool was used before the listeners were attached.",
-    )
-
     new = {}
     engine.dispose()
     lab.count_backends(0)
