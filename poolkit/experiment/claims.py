@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from poolkit.errors import ConfigurationError
 from poolkit.experiment.experiment import experiments_folder
+from poolkit.experiment.outcome import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +96,7 @@ def claims_page(report: Report, experiments: Mapping[str, Experiment]) -> str:
         raise ConfigurationError(
             f"no experiment judged, and {FILE} does not explain, the rows {', '.join(missing)}"
         )
-    lines = [_HEAD, *_facts(report), ""]
+    lines = [_HEAD, *_facts(report), "", _summary(judged, len(claims.rows)), ""]
     for number, text in enumerate(claims.texts):
         lines += [f"## Text {number}: {text.about}", "", *_TABLE_HEAD]
         for row in claims.rows:
@@ -137,6 +139,19 @@ def _facts(report: Report) -> list[str]:
         f"Command: `{report.command}`, {report.date}. Distance to the database: {report.distance}.",
         f"Machine: {report.machine}. Versions: {versions}.",
     ]
+
+
+def _summary(judged: Mapping[str, list[tuple[str, Judgement]]], claims: int) -> str:
+    """Return how many claims have which verdict; one with two different ones depends."""
+    count: Counter[Verdict] = Counter()
+    for found in judged.values():
+        verdicts = {judgement.verdict for _, judgement in found}
+        count[verdicts.pop() if len(verdicts) == 1 else Verdict.DEPENDS] += 1
+    return (
+        f"Of {claims} claims {count[Verdict.TRUE]} are true and {count[Verdict.FALSE]} false; "
+        f"{count[Verdict.DEPENDS]} depend on conditions. {claims - count.total()} are advice, "
+        "settings or summaries, and have no verdict of their own."
+    )
 
 
 def _plain(text: str) -> str:

@@ -178,6 +178,7 @@ def test_the_page_has_a_row_for_each_claim():
     )
     page = claims_page(report, EXPERIMENTS)
     check_rows(page)
+    assert f"{len(JUDGED)} depend on conditions. {len(CLAIMS.pointers)} are advice" in page
     assert r"| a \| claim \*of\* &lt;text> | **depends** (true for here; false for far) |" in page
 
 
