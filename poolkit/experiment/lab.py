@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -302,6 +303,30 @@ class Lab:
                 found[name] += self.time(action)
         return {name: Times(each) for name, each in found.items()}
 
+    def rate(self, action: Callable[[], Any], *, threads: int, seconds: float) -> float:
+        """Call a function again and again from several threads, and return the calls per second.
+
+        A thread starts no call when the time is over. The last ones are waited for and counted,
+        with the time that they took.
+
+        Args:
+            action: what a client does, such as a query with a connection of the pool.
+            threads: the clients at the same time.
+            seconds: how long they start calls.
+        """
+        began = time.perf_counter()
+
+        def client() -> int:
+            calls = 0
+            while time.perf_counter() < began + seconds:
+                action()
+                calls += 1
+            return calls
+
+        with ThreadPoolExecutor(threads) as clients:
+            counts = [clients.submit(client) for _ in range(threads)]
+        return sum(count.result() for count in counts) / (time.perf_counter() - began)
+
     def wait_until(self, what: str, condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
         """Wait for a condition, and return what it returned.
 
@@ -317,12 +342,14 @@ class Lab:
 
     # -- findings --------------------------------------------------------------------------------
 
-    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    def table(
+        self, title: str, columns: Sequence[object], rows: Iterable[Sequence[object]]
+    ) -> None:
         """Record a table. A float is shown to three digits."""
         self.tables.append(
             Table(
                 title=title,
-                columns=tuple(columns),
+                columns=tuple(map(_cell, columns)),
                 rows=tuple(tuple(map(_cell, row)) for row in rows),
             )
         )

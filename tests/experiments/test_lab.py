@@ -1,6 +1,7 @@
 """What an experiment works with, and what it leaves behind."""
 
 import socket
+import time
 from urllib.request import urlopen
 
 import psycopg2
@@ -75,3 +76,17 @@ def test_backends_are_counted_when_their_ends_are_over(lab):
     connection.close()
     assert lab.count_backends(0) == 0
     assert lab.count_backends(1, within_s=0.1) == 0
+
+
+def test_a_rate_is_what_all_threads_do_in_a_second(lab):
+    """Four clients with calls of 20 ms make up to 200 calls per second, one makes up to 50."""
+    one = lab.rate(lambda: time.sleep(0.02), threads=1, seconds=0.3)
+    four = lab.rate(lambda: time.sleep(0.02), threads=4, seconds=0.3)
+    assert one <= 50
+    assert 1.5 * one < four <= 200
+
+
+def test_a_call_that_fails_ends_the_rate(lab):
+    """The error of a thread is not lost."""
+    with pytest.raises(ZeroDivisionError):
+        lab.rate(lambda: 1 / 0, threads=2, seconds=0.1)
