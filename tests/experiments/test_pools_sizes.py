@@ -6,11 +6,12 @@ import pytest
 
 from poolkit.experiment.outcome import Verdict
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = pytest.mark.process
 # Enough that queries which compute have to share the cores.
 CLIENTS = min(80, max(24, 6 * (os.cpu_count() or 1)))
 
 
+@pytest.mark.slow
 def test_the_formulas_are_littles_law_or_have_a_wrong_unit(judged):
     """Rate x time counts the connections in use; divided by a duration it is ten times too much."""
     verdicts = judged("sizing_formulas", clients=CLIENTS)
@@ -25,6 +26,7 @@ def test_the_formulas_are_littles_law_or_have_a_wrong_unit(judged):
     )
 
 
+@pytest.mark.slow
 def test_a_request_of_a_second_hides_the_wrong_unit(judged):
     """To divide by one second changes no number, and a wish below the real time stays a wish."""
     verdicts = judged(
@@ -32,3 +34,49 @@ def test_a_request_of_a_second_hides_the_wrong_unit(judged):
     )
     assert verdicts["1.40"].verdict is Verdict.TRUE
     assert verdicts["2.24"].verdict is Verdict.FALSE
+
+
+@pytest.mark.alone
+def test_the_best_size_depends_on_what_queries_do(judged):
+    """Queries that wait need a connection each; those that compute need a few for the cores."""
+    verdicts = judged("pool_size")
+    assert {each.verdict for each in verdicts.values()} == {Verdict.DEPENDS}
+    for row in ("1.10", "4.13"):
+        assert "queries that wait" in verdicts[row].condition.partition("; false")[0]
+        assert "queries that compute" in verdicts[row].condition.partition("; false")[2]
+    assert verdicts["4.12"].condition == (
+        "true for queries that compute; false for queries that wait"
+    )
+
+
+@pytest.mark.alone
+def test_a_few_clients_need_a_small_pool(judged):
+    """With fewer clients than connections, the rule is enough for any query, and 20 are no help."""
+    verdicts = judged("pool_size", clients=4, seconds=0.2)
+    assert verdicts["4.12"].verdict is Verdict.TRUE
+    assert verdicts["1.10"].verdict is Verdict.FALSE
+
+
+@pytest.mark.alone
+def test_the_default_pool_is_enough_for_some_loads(judged):
+    """Not for many queries that wait, nor for bursts; a larger pool helps only the former."""
+    verdicts = judged("default_pool")
+    assert verdicts["1.46"].verdict is Verdict.DEPENDS
+    assert verdicts["1.46"].condition.endswith(
+        "; false for 40 clients, queries that wait, 10 bursts of 12 requests"
+    )
+    assert "75 connects for 10 bursts of 12 requests, where 12 are enough" in (
+        verdicts["1.46"].measured
+    )
+    assert verdicts["1.52"].condition == (
+        "true for queries that wait; false for queries that compute"
+    )
+    assert verdicts["2.27"].verdict is verdicts["3.27"].verdict is Verdict.TRUE
+
+
+@pytest.mark.alone
+def test_the_default_pool_is_enough_for_up_to_its_size(judged):
+    """Bursts of five reuse the kept connections, and twelve clients do not exhaust fifteen."""
+    verdicts = judged("default_pool", burst=5, many=12, seconds=0.3)
+    assert verdicts["1.46"].verdict is Verdict.TRUE
+    assert verdicts["1.52"].verdict is Verdict.FALSE
