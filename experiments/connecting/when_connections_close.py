@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session
 
 from poolkit.experiment import Lab, experiment
 
+BURSTS = 10
+
 
 def serve(engine: Engine) -> int:
     with Session(engine) as session:
@@ -28,15 +30,7 @@ def serve(engine: Engine) -> int:
     rows=("0.9", "0.21", "0.27", "0.28", "0.31", "0.32", "0.33", "1.11"),
     seconds=6,
 )
-def run(
-    lab: Lab,
-    *,
-    pool_size: int = 10,
-    max_overflow: int = 5,
-    sessions: int = 2000,
-    bursts: int = 10,
-    recycle_s: float = 1.0,
-) -> None:
+def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int = 2000) -> None:
     limit = pool_size + max_overflow
     engine = create_engine(lab.url(), pool_size=pool_size, max_overflow=max_overflow)
     lab.at_end(engine.dispose)
@@ -62,8 +56,7 @@ def run(
         "a connection lives far longer than a session",
         holds=age_s > 100 * lives.median,
         measured=f"sessions of {lives}; their connection was {age_s:.1f} s old, and still open",
-        why="A session lives as long as a unit of work. A connection lives as long as its pool keeps "
-        "it, whatever the number of sessions.",
+        why="A connection lives as long as its pool keeps it, whatever the number of sessions.",
     )
     with ThreadPoolExecutor(pool_size) as threads:
         shared = served | set(threads.map(serve, [engine] * sessions))
@@ -72,7 +65,7 @@ def run(
         connection.close()
     warm = pids()
 
-    lab.say(f"{bursts} bursts: {limit} connections at once, which then come back")
+    lab.say(f"{BURSTS} bursts: {limit} connections at once, which then come back")
     open_after: list[tuple[float, float]] = []
 
     def survivors_of_burst(*, overflow_first: bool) -> int:
@@ -88,7 +81,7 @@ def run(
 
     first = survivors_of_burst(overflow_first=True)
     opened_before = len(opened)
-    for _ in range(bursts):
+    for _ in range(BURSTS):
         last = survivors_of_burst(overflow_first=False)
     opened_in_bursts, left = len(opened) - opened_before, open_after[-1][1]
     title = f"{limit} connections come back to a pool of {pool_size}"
@@ -97,8 +90,7 @@ def run(
         "0.21",
         "overflow connections are closed when the load drops",
         holds=open_after[1][1] == limit and left == pool_size < limit,
-        measured=f"of {limit}, {open_after[1][1]} are open after the first return, {left} after the "
-        f"last",
+        measured=f"{open_after[1][1]} open after the first return, {left} after return {limit}",
         why="A connection that comes back is closed if pool_size connections are idle already. That "
         "happens at the return, without a delay: each short pause between two bursts closes them.",
     )
@@ -117,30 +109,29 @@ def run(
             f"up to {pool_size} at once": steady == len(shared) <= pool_size,
             f"bursts of {limit}": opened_in_bursts <= max_overflow,
         },
-        measured=f"{steady} opened for {2 * sessions} sessions, {opened_in_bursts} for {bursts} "
-        f"bursts of {limit}",
+        measured=f"{2 * sessions} sessions opened {steady}, {BURSTS} bursts {opened_in_bursts}",
         why="A pool opens a connection only if none is idle. A burst above pool_size finds too few "
         "idle ones each time, because the pool has closed the others after the last burst.",
     )
 
-    lab.say(f"a pool_recycle of {recycle_s:g} s")
-    recycled = create_engine(lab.url(), pool_size=pool_size, pool_recycle=recycle_s)
     engine.dispose()
     lab.count_backends(0)
-    lab.at_end(recycled.dispose)
-    for connection in [recycled.connect() for _ in range(pool_size)]:
+    lab.say("a pool_recycle of 1 s, which stands for an hour")
+    engine = create_engine(lab.url(), pool_size=pool_size, pool_recycle=1)
+    lab.at_end(engine.dispose)
+    for connection in [engine.connect() for _ in range(pool_size)]:
         connection.close()
     fresh = pids()
-    time.sleep(1.5 * recycle_s)
+    time.sleep(1.5)
     idle = len(fresh - pids())
-    serve(recycled)
+    serve(engine)
     lab.count_backends(pool_size)
     used = len(fresh - pids())
     lab.judge(
         "0.31",
         "pool_recycle closes and reopens all connections when their time is over",
         holds={"idle connections": idle == pool_size, "one checkout": used == pool_size},
-        measured=f"{recycle_s:g} s are over: {idle} of {pool_size} replaced; after a checkout {used}",
+        measured=f"after 1.5 s: {idle} of {pool_size} replaced; after a checkout: {used}",
         why="No clock runs in a pool. A checkout compares the age of the connection that it takes "
         "with pool_recycle, and replaces that one. Idle connections grow older than that.",
     )
