@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-Need: TypeAlias = Literal["own server", "pgbouncer", "mariadb", "mongodb"]
-"""What an experiment cannot do without. "own server": it restarts PostgreSQL, or sets it up."""
+Need: TypeAlias = Literal["own server", "linux", "pgbouncer", "mariadb", "mongodb"]
+"""What an experiment cannot do without. "own server": it restarts PostgreSQL, or sets it up; "linux":
+it reads /proc."""
 Condition: TypeAlias = "int | float | str"
 
 

@@ -30,7 +30,7 @@ from poolkit.masking import masked
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from poolkit.experiment.experiment import Experiment
+    from poolkit.experiment.experiment import Experiment, Need
 
 _VERSIONS = (
     *("sqlalchemy", "psycopg2-binary", "psycopg", "psycopg-pool", "asyncpg"),
@@ -149,12 +149,24 @@ def missing(experiment: Experiment, options: Options) -> str:
     needs = experiment.needs
     if options.database_url is not None and {"own server", "pgbouncer"} & {*needs}:
         return "needs a server of its own, so it does not run with --database-url"
-    if "pgbouncer" in needs and find_pgbouncer() is None:
-        return "needs PgBouncer (apt-get install pgbouncer)"
-    if "mariadb" in needs and find_mariadb() is None:
-        return "needs MariaDB (apt-get install mariadb-server)"
-    if "mongodb" in needs and not options.mongodb_url and find_mongodb() is None:
-        return "needs MongoDB (mongod on PATH, or --mongodb-url)"
+    others: dict[Need, tuple[str, Callable[[], bool]]] = {
+        "linux": ("Linux (it reads /proc)", lambda: sys.platform == "linux"),
+        "pgbouncer": (
+            "PgBouncer (apt-get install pgbouncer)",
+            lambda: find_pgbouncer() is not None,
+        ),
+        "mariadb": (
+            "MariaDB (apt-get install mariadb-server)",
+            lambda: find_mariadb() is not None,
+        ),
+        "mongodb": (
+            "MongoDB (mongod on PATH, or --mongodb-url)",
+            lambda: bool(options.mongodb_url) or find_mongodb() is not None,
+        ),
+    }
+    for need, (what, is_here) in others.items():
+        if need in needs and not is_here():
+            return f"needs {what}"
     return ""
 
 
