@@ -388,10 +388,11 @@ class EnginePreset:
                 "pool_size": self.pool_size,
                 "max_overflow": self.max_overflow,
                 "pool_timeout": self.pool_timeout,
-                "pool_recycle": self.pool_recycle,
                 "pool_use_lifo": self.pool_use_lifo,
-                "pool_pre_ping": self.pool_pre_ping,
             }
+            if url.get_backend_name() != "sqlite":  # no server that could close a connection
+                options["pool_recycle"] = self.pool_recycle
+                options["pool_pre_ping"] = self.pool_pre_ping
         return options | {"connect_args": arguments}
 
     def expects_writes(self, url: str | URL) -> bool:
@@ -1205,10 +1206,13 @@ def _mysql(preset: EnginePreset, driver: str, url: URL, name: str) -> dict[str, 
     if not preset.transaction_pooling:
         # One command for both servers: MySQL runs the text in /*!50708 */ (MariaDB passes
         # over versions from 50700), MariaDB alone runs the text in /*M! */.
-        transaction = preset.idle_in_transaction_session_timeout // 1000
+        # In whole seconds. 0 would be no limit, and of wait_timeout an error.
+        transaction = math.ceil(preset.idle_in_transaction_session_timeout / 1000)
+        idle = math.ceil(preset.idle_session_timeout / 1000)
         arguments["init_command"] = (
             "SET SESSION lock_wait_timeout = 50"
-            f" /*!50708 , SESSION max_execution_time = {preset.statement_timeout} */"
+            + (f", SESSION wait_timeout = {idle}" if idle else "")
+            + f" /*!50708 , SESSION max_execution_time = {preset.statement_timeout} */"
             f" /*M! , SESSION max_statement_time = {preset.statement_timeout / 1000:g} */"
             f" /*M!100301 , SESSION idle_transaction_timeout = {transaction} */"
         )

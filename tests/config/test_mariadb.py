@@ -42,10 +42,11 @@ def client(make_client):
 
 def test_the_limits_are_in_force(make_client):
     """MariaDB runs its own part of the command and passes over MySQL's."""
-    client = make_client(statement_timeout=600)
+    client = make_client(statement_timeout=600, idle_session_timeout=400_500)
     # With such a limit, a machine that stands still may end the shortest statement, too.
     assert float(wait_until(lambda: _if_in_time(client, "SELECT @@max_statement_time"))) == 0.6
     assert wait_until(lambda: _if_in_time(client, "SELECT @@idle_transaction_timeout")) == 30
+    assert wait_until(lambda: _if_in_time(client, "SELECT @@wait_timeout")) == 401
     with pytest.raises(DBAPIError) as caught:
         client.scalar("SELECT count(*) FROM seq_1_to_100000 a JOIN seq_1_to_100000 b")
     assert isinstance(translate(caught.value), StatementTimeout)

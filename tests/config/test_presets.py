@@ -156,6 +156,15 @@ def test_a_bare_url_gets_the_targets_driver(target, given, driver):
     assert preset(target).url(parsed) == preset(target).url(given)
 
 
+def test_sqlite_has_no_server_whose_connections_die():
+    """Its engine neither pings nor recycles; the others do both."""
+    for target, url in (("web", "sqlite:///f.db"), ("web_async", "sqlite+aiosqlite:///f.db")):
+        options = preset(target).engine_options(url)
+        assert options["pool_size"] == 5
+        assert not {"pool_pre_ping", "pool_recycle"} & options.keys()
+    assert {"pool_pre_ping", "pool_recycle"} <= preset("web").engine_options("mysql://h/d").keys()
+
+
 @pytest.mark.parametrize(
     ("target", "url", "message"),
     [
