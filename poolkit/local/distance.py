@@ -9,8 +9,6 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.errors import ConfigurationError
@@ -19,6 +17,7 @@ from poolkit.local.ports import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class NamedDistance(NamedTuple):
@@ -138,17 +137,21 @@ def way_to(host: str, port: int, distance: Distance, *, traces: bool = False) ->
         distance: that connections through the network have.
         traces: record what passes, for `Network.traces`.
     """
-    with TemporaryDirectory(prefix="poolkit-") as name:
-        made = make_certificates(Path(name)) if distance.tls else None
-        with Network(
-            host,
-            port,
-            rtt_s=distance.rtt_s,
-            jitter=JITTER if distance.rtt_s else 0.0,
-            certificate=made.server if made else None,
-            traces=traces,
-        ) as network:
-            yield Way(network, made.ca if made else None)
+    from poolkit.local.processes import owned_folder  # noqa: PLC0415  (every command reads this file)
+
+    with ExitStack() as stack:
+        made = make_certificates(stack.enter_context(owned_folder())) if distance.tls else None
+        network = stack.enter_context(
+            Network(
+                host,
+                port,
+                rtt_s=distance.rtt_s,
+                jitter=JITTER if distance.rtt_s else 0.0,
+                certificate=made.server if made else None,
+                traces=traces,
+            )
+        )
+        yield Way(network, made.ca if made else None)
 
 
 class OwnCost(NamedTuple):

@@ -326,15 +326,14 @@ def clean_leftovers() -> list[str]:
     What belongs to a living owner, or to one that cannot be seen from here, stays.
     """
     directory = records_directory()
-    cleaned = []
     with (directory / "lock").open("w") as lock:
         # Two runs that clean up at the same moment would interfere.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for record in read_records():
-            if not record.owner.has_ended():
-                continue
+        ended = [record for record in read_records() if record.owner.has_ended()]
+        # All processes first: the directory of one record may lie within that of another.
+        for record in ended:
             if record.owner.is_here():
                 end_processes(record)
+        for record in ended:
             discard(record)
-            cleaned.append(record.what)
-    return cleaned
+    return [record.what for record in ended]

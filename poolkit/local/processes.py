@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -443,6 +444,28 @@ def signals_wait() -> Iterator[None]:
             signal.signal(number, handler)
         for received_number in received:
             signal.raise_signal(received_number)
+
+
+@contextlib.contextmanager
+def owned_folder() -> Iterator[Path]:
+    """A new temporary folder, which other accounts may enter and not list.
+
+    It is removed at the end of the block, or by the reaper if this process is killed: after the
+    servers that have their files in it.
+    """
+    with signals_wait():
+        folder = Path(tempfile.mkdtemp(prefix="poolkit-"))
+        # PostgreSQL does not run as root: the account that it gets reads its own files there.
+        folder.chmod(0o711)
+        what = f"the folder {folder}"
+        record = leftovers.new_record(what=what, directory=folder, stop_signal=signal.SIGTERM)
+        leftovers.write_record(record)
+        _reaper.engage()
+    try:
+        yield folder
+    finally:
+        leftovers.discard(record)
+        _reaper.dismiss()
 
 
 @contextlib.contextmanager

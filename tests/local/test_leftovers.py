@@ -110,6 +110,21 @@ def test_next_run_cleans_up_when_the_reaper_was_killed_too(stack, is_gone):
     assert is_gone(stack.told)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_owned_folder_goes_after_the_servers_that_live_in_it(owner, is_gone, number):
+    """Whether its owner ends by itself or is killed, and although the server still writes there."""
+    living = owner(
+        "from poolkit.local.broker import EmbeddedBroker\n"
+        "from poolkit.local.processes import owned_folder, sigterm_exits\n"
+        "with sigterm_exits(), owned_folder() as folder, EmbeddedBroker(folder) as broker:\n"
+        "    tell(pids=[broker.pid], ports=[broker.port], directories=[str(folder)])\n"
+        "    wait_for_a_signal()\n"
+    )
+    living.process.send_signal(number)
+    living.process.wait()
+    wait_until(lambda: is_gone(living.told))
+
+
 def test_reaper_goes_with_the_last_claim(owner, open_dir):
     """An owner that closes what it started and lives on has no reaper any more."""
     closed = owner(
