@@ -67,7 +67,8 @@ def run(
     patience_s: float = 6.0,
 ) -> None:
     errors: dict[tuple[str, str], list[str]] = {}
-    with lab.new_server() as server, lab.network(server) as line, ThreadPoolExecutor(4) as threads:
+    # The threads' own block is the outer one: they end when the network has.
+    with ThreadPoolExecutor(4) as threads, lab.new_server() as server, lab.network(server) as line:
 
         def wait_until_ended() -> None:
             lab.wait_until("the server ends the sessions", lambda: not server.backends())

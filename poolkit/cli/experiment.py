@@ -59,7 +59,7 @@ def experiment(
     computes from the measurement whether the claim is true. `poolkit experiment list` shows them.
 
     Exit status: 0 if all ran, whatever the verdicts; 1 if one failed; 2 for wrong input; 3 if one
-    lacks a program that it needs; 130 after Ctrl-C.
+    lacks a program that it needs; 130 after Ctrl-C, 143 after SIGTERM.
     """
     require_posix("experiment")
     require("experiments")
@@ -69,6 +69,8 @@ def experiment(
     if names == ("list",):
         command.list_experiments()
         return
+    if "list" in names:
+        raise click.UsageError("list stands alone: `poolkit experiment list` shows all experiments")
     if every == bool(names):
         raise click.UsageError("name an experiment, or --all; `poolkit experiment list` shows them")
     pairs = [change.partition("=") for change in changes]
@@ -76,6 +78,8 @@ def experiment(
         raise click.UsageError("--set takes NAME=VALUE, such as --set pool_size=5")
     if changes and len(names) != 1:
         raise click.UsageError("--set changes the conditions of one experiment: name it alone")
+    if claims is not None and not every:
+        raise click.UsageError("--claims needs --all: the page has a row for every claim")
     options = Options(
         # Each by itself: in the whole line a password could not be told from the next argument.
         command=" ".join(["poolkit", *map(masked, sys.argv[1:])]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +59,22 @@ class Experiment:
                 raise ConfigurationError(
                     f"{self.name} has no condition {name}; its conditions are: {known}"
                 )
-            kind = type(found[name])
+            default = found[name]
+            if isinstance(default, str):
+                found[name] = text
+                continue
+            wanted = "a whole number" if isinstance(default, int) else "a number"
+            if default >= 0:
+                wanted += " and not negative"
             try:
-                found[name] = kind(text)
+                value = type(default)(text)
             except ValueError:
+                value = math.nan
+            if not math.isfinite(value) or value < 0 <= default:
                 raise ConfigurationError(
-                    f"{self.name}: {name}={text!r} is not of type {kind.__name__}, "
-                    f"as the default {found[name]!r} is"
-                ) from None
+                    f"{self.name}: {name} must be {wanted}, such as {default}, not {text!r}"
+                )
+            found[name] = value
         return found
 
 

@@ -12,12 +12,14 @@ from urllib.parse import quote, urlencode
 import psycopg2
 from psycopg2 import sql
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from poolkit.errors import ConfigurationError, DatabaseUnavailable
 from poolkit.local.distance import way_to
 from poolkit.local.ports import LOOPBACK
 from poolkit.local.postgres import APP_ROLE, EmbeddedPostgres
 from poolkit.local.postgres_cluster import SUPERUSER
+from poolkit.local.processes import signals_wait
 from poolkit.masking import masked
 
 if TYPE_CHECKING:
@@ -144,7 +146,7 @@ class Place:
                 self._observer = psycopg2.connect(named.dsn(), connect_timeout=10)
             except psycopg2.OperationalError as error:
                 raise DatabaseUnavailable(
-                    f"cannot observe {named.database}: {masked(str(error)).strip()}"
+                    f"cannot connect to the database {named.database}: {in_one_line(error)}"
                 ) from None
             self._observer.autocommit = True
         try:
@@ -226,10 +228,16 @@ class ForeignGround(Ground):
     """
 
     def __init__(self, url: str, distance: Distance) -> None:
-        found = make_url(url)
-        if found.get_backend_name() != "postgresql":
+        try:
+            found = make_url(url)
+        except (ArgumentError, ValueError):  # whose text may have the password
             raise ConfigurationError(
-                f"experiments run on PostgreSQL, not on {found.get_backend_name()}"
+                "--database-url is no URL such as postgresql://user@host/database"
+            ) from None
+        if found.get_backend_name() not in ("postgresql", "postgres"):
+            raise ConfigurationError(
+                f"experiments run on PostgreSQL, not on {found.get_backend_name()}: "
+                "give --database-url a postgresql:// URL, or leave it out for a private server"
             )
         self._distance = distance
         self._address = Address(
@@ -250,19 +258,44 @@ class ForeignGround(Ground):
         place = Place(address, self._address, condition=f"application_name LIKE '{token}%'")
         with ExitStack() as stack:
             stack.callback(place.close)
-            try:
-                place.ask(sql.SQL("CREATE SCHEMA {}").format(schema))
-            except psycopg2.errors.InsufficientPrivilege:
-                raise ConfigurationError(
-                    f"{self._address.user} may not make a schema in the database "
-                    f"{self._address.database}: GRANT CREATE ON DATABASE "
-                    f"{self._address.database} TO {self._address.user}"
-                ) from None
-            # By then its own connections would keep locks on what is dropped.
-            stack.callback(lambda: place.ask(sql.SQL("DROP SCHEMA {} CASCADE").format(schema)))
-            stack.callback(place.terminate)
+            place.ask("SET lock_timeout = '10s'")
+            # A signal in between would leave a schema that nobody drops.
+            with signals_wait():
+                try:
+                    place.ask(sql.SQL("CREATE SCHEMA {}").format(schema))
+                except psycopg2.errors.InsufficientPrivilege:
+                    raise ConfigurationError(
+                        f"{self._address.user} may not make a schema in the database "
+                        f"{self._address.database}: GRANT CREATE ON DATABASE "
+                        f"{self._address.database} TO {self._address.user}"
+                    ) from None
+                except psycopg2.Error as error:
+                    raise ConfigurationError(
+                        f"cannot make a schema in the database {self._address.database}: "
+                        f"{in_one_line(error)}"
+                    ) from None
+                stack.callback(self._drop, place, schema)
             place.address = stack.enter_context(far(address, self._distance))
             yield place
+
+    def _drop(self, place: Place, schema: sql.Identifier) -> None:
+        """Drop an experiment's schema, without an interruption by Ctrl-C or SIGTERM."""
+        drop = sql.SQL("DROP SCHEMA {} CASCADE").format(schema)
+        try:
+            with signals_wait():
+                # Its own connections could hold locks on what is dropped.
+                place.terminate()
+                place.ask(drop)
+        except (psycopg2.Error, DatabaseUnavailable) as error:
+            raise DatabaseUnavailable(
+                f"the schema {schema.string} is left in the database {self._address.database}: "
+                f"{in_one_line(error)}; DROP SCHEMA {schema.string} CASCADE removes it"
+            ) from None
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error's text in one line, without passwords."""
+    return " ".join(masked(str(error)).split())
 
 
 @contextmanager

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from poolkit.errors import how_to_install
-from poolkit.experiment.ground import ForeignGround, Ground, PrivateGround
+from poolkit.experiment.ground import ForeignGround, Ground, PrivateGround, in_one_line
 from poolkit.experiment.lab import Lab
 from poolkit.experiment.outcome import Outcome, Report, Status
 from poolkit.local.distance import Distance
@@ -25,7 +24,7 @@ from poolkit.local.mariadb import find_mariadb
 from poolkit.local.mongodb import find_mongodb
 from poolkit.local.pgbouncer import find_pgbouncer
 from poolkit.local.postgres import EmbeddedPostgres
-from poolkit.masking import masked
+from poolkit.local.processes import owned_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,19 +73,19 @@ def run_experiments(
     """
     outcomes = []
     versions = dict(_versions(_VERSIONS))
+    reasons = [missing(experiment, options) for experiment in chosen]
+    foreign: Ground | None = None
+    if options.database_url is not None:
+        foreign = ForeignGround(options.database_url, options.distance)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="poolkit-")))
-        # PostgreSQL does not run as root: the account that it gets reads its own files there.
-        folder.chmod(0o711)
-        ground: Ground | None = None
-        for experiment in chosen:
-            reason = missing(experiment, options)
-            if not reason and ground is None:
-                ground = _ground(stack, folder, options, say)
-                with ground.place("version") as place:
-                    ((version,),) = place.ask("SHOW server_version")
-                versions = {"PostgreSQL": str(version), **versions}
-            if reason or ground is None:
+        if not all(reasons):
+            folder = stack.enter_context(owned_folder())
+            ground = foreign or _private_ground(stack, folder, options, say)
+            with ground.place("version") as place:
+                ((version,),) = place.ask("SHOW server_version")
+            versions = {"PostgreSQL": str(version), **versions}
+        for experiment, reason in zip(chosen, reasons, strict=True):
+            if reason:
                 outcome = _outcome(experiment, Status.NOT_RUN, reason=reason)
             else:
                 outcome = run_one(experiment, ground, folder, options, say=say)
@@ -113,31 +112,32 @@ def run_one(
     """Run one experiment, and return what it found; its own errors are an outcome too."""
     conditions = experiment.conditions_with(options.changes)
     began = time.monotonic()
-    with ground.place(experiment.name) as place:
-        lab = Lab(
-            place,
-            folder=folder,
-            distance=options.distance,
-            say=lambda text: say(f"{experiment.name}: {text}"),
-            programs=options.programs,
-            mongodb_url=options.mongodb_url,
-        )
-        status, reason = Status.DONE, ""
-        try:
+    status, reason = Status.DONE, ""
+    lab: Lab | None = None
+    try:
+        with ground.place(experiment.name) as place:
+            lab = Lab(
+                place,
+                folder=folder,
+                distance=options.distance,
+                say=lambda text: say(f"{experiment.name}: {text}"),
+                programs=options.programs,
+                mongodb_url=options.mongodb_url,
+            )
             with lab:
                 experiment.function(lab, **conditions)
-        except Exception as error:  # noqa: BLE001  (an experiment's own; the others go on)
-            status, reason = Status.FAILED, _reason(error, experiment.path)
+    except Exception as error:  # noqa: BLE001  (an experiment's own; the others go on)
+        status, reason = Status.FAILED, _reason(error, experiment.path)
     return _outcome(
         experiment,
         status,
         reason=reason,
         took_s=time.monotonic() - began,
         conditions=conditions,
-        judgements=tuple(lab.judgements),
-        tables=tuple(lab.tables),
-        charts=tuple(lab.charts),
-        notes=tuple(lab.notes),
+        judgements=tuple(lab.judgements) if lab else (),
+        tables=tuple(lab.tables) if lab else (),
+        charts=tuple(lab.charts) if lab else (),
+        notes=tuple(lab.notes) if lab else (),
     )
 
 
@@ -170,9 +170,9 @@ def missing(experiment: Experiment, options: Options) -> str:
     return ""
 
 
-def _ground(stack: ExitStack, folder: Path, options: Options, say: Callable[[str], None]) -> Ground:
-    if options.database_url is not None:
-        return ForeignGround(options.database_url, options.distance)
+def _private_ground(
+    stack: ExitStack, folder: Path, options: Options, say: Callable[[str], None]
+) -> Ground:
     say("starting PostgreSQL")
     postgres = EmbeddedPostgres(folder, programs=options.programs)
     return PrivateGround(stack.enter_context(postgres), options.distance)
@@ -196,8 +196,7 @@ def _reason(error: Exception, path: Path) -> str:
         if Path(frame.filename) == path
     ]
     place = f" ({path.name}:{lines[-1]})" if lines else ""
-    text = " ".join(masked(str(error)).split())
-    return f"{type(error).__name__}: {text}{place}"
+    return f"{type(error).__name__}: {in_one_line(error)}{place}"
 
 
 def _machine() -> str:

@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -67,13 +66,14 @@ def print_brief(outcome: Outcome, console: Console) -> None:
 
 
 def _print_table(table: Table, console: Console) -> None:
-    grid = Grid(box=box.SIMPLE_HEAD, title=table.title, title_justify="left", title_style="")
+    grid = Grid(box=box.SIMPLE_HEAD)
     for number, column in enumerate(table.columns):
         grid.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in table.rows:
         grid.add_row(*row)
     console.print()
-    console.print(Padding(grid, (0, 0, 0, 0)))
+    _paragraph(console, table.title, indent="")
+    console.print(grid)
 
 
 def _print_judgements(same: list[Judgement], console: Console, known: str) -> None:
@@ -82,9 +82,9 @@ def _print_judgements(same: list[Judgement], console: Console, known: str) -> No
     console.print()
     head = Text(f"{', '.join(each.row for each in same)}  ")
     head.append(judgement.verdict, _STYLES[judgement.verdict])
-    if judgement.condition:
-        head.append(f" ({judgement.condition})")
     console.print(head, soft_wrap=True)
+    if judgement.condition:
+        _paragraph(console, f"It is {judgement.condition}.")
     _paragraph(console, f"Claim: {judgement.claim}")
     _paragraph(console, f"Measured: {judgement.measured}")
     if judgement.why != known:
