@@ -10,6 +10,7 @@ commit: what does the client receive? `scope` is an argument of `Depends`.
 
 import http.client
 from collections.abc import Iterator
+from contextlib import closing
 from threading import Event
 from typing import Annotated, Literal
 
@@ -51,14 +52,8 @@ def make_app(
         finally:
             db.close()
 
-    @app.get("/depends")
+    @app.get("/dependency")
     def titles(db: Annotated[Session, Depends(get_db, scope=scope)]) -> StreamingResponse:
-        return StreamingResponse(in_two_parts(db.scalars(select(Article.title)).all()))
-
-    @app.get("/depends-function")
-    def titles_sooner(
-        db: Annotated[Session, Depends(get_db, scope="function")],
-    ) -> StreamingResponse:
         return StreamingResponse(in_two_parts(db.scalars(select(Article.title)).all()))
 
     @app.get("/with")
@@ -67,17 +62,13 @@ def make_app(
             titles = db.scalars(select(Article.title)).all()
         return StreamingResponse(in_two_parts(titles))
 
-    def commit_db() -> Iterator[Session]:
+    def get_db_and_commit() -> Iterator[Session]:
         with session_local() as db:
             yield db
             db.commit()
 
-    @app.post("/depends", status_code=201)
-    def add(db: Annotated[Session, Depends(commit_db, scope=scope)]) -> None:
-        db.add(Article(title="One"))
-
-    @app.post("/depends-function", status_code=201)
-    def add_sooner(db: Annotated[Session, Depends(commit_db, scope="function")]) -> None:
+    @app.post("/dependency", status_code=201)
+    def add(db: Annotated[Session, Depends(get_db_and_commit, scope=scope)]) -> None:
         db.add(Article(title="One"))
 
     @app.post("/with", status_code=201)
@@ -91,7 +82,7 @@ def make_app(
 @experiment(
     question="When does a FastAPI request give its connection back?",
     rows=("0.22", "2.11"),
-    seconds=2,
+    seconds=3,
 )
 def run(lab: Lab, *, scope: str = "request") -> None:
     engine = create_engine(lab.url())
@@ -100,57 +91,53 @@ def run(lab: Lab, *, scope: str = "request") -> None:
     session_local = sessionmaker(engine)
     with session_local.begin() as db:
         db.add(Article(title="One"))
-
     read_on = Event()
     lab.at_end(read_on.set)
-    arms = {
-        "/depends": f'Depends(get_db), scope="{scope}"',
-        "/depends-function": 'Depends(get_db, scope="function")',
-        "/with": "with SessionLocal() in the endpoint",
-    }
+    scopes = {f'scope="{scope}"': scope, 'scope="function"': "function"}
+    arms = {name: (each, "/dependency") for name, each in scopes.items()}
+    arms["with SessionLocal()"] = ("function", "/with")
+
     out, status = {}, {}
-    lab.say("a client stops in the middle of each response")
-    with lab.serve(make_app(session_local, scope, read_on)) as port:
-        for path in arms:
-            client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            lab.at_end(client.close)
+    for arm, (its_scope, path) in arms.items():
+        lab.say(f"{arm}: a client stops in the middle of the response")
+        read_on.clear()
+        with (
+            lab.serve(make_app(session_local, its_scope, read_on)) as port,
+            closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as client,
+        ):
             client.request("GET", path)
             response = client.getresponse()
             response.read(3)
-            out[path] = engine.pool.checkedout()
+            out[arm] = engine.pool.checkedout()
             read_on.set()
             response.read()
-            lab.wait_until("a checkin", lambda: engine.pool.checkedout() == 0)
-            read_on.clear()
+            lab.wait_until("the connection is back", lambda: engine.pool.checkedout() == 0)
             client.request("POST", path)
-            status[path] = client.getresponse().status
+            status[arm] = client.getresponse().status
     with session_local() as db:
         stored = db.scalar(select(func.count()).select_from(Article)) - 1
-    lab.table(
-        "A response that is read half, and a commit that fails",
-        ("endpoint", "connections out", "status of the POST"),
-        [(arm, out[path], status[path]) for path, arm in arms.items()],
-    )
-    lab.note(f"{stored} of {len(arms)} articles with a title that exists were stored")
-    scopes = {scope: "/depends", "function": "/depends-function"}
-    measured = "in the middle of the response: " + ", ".join(
-        f'{out[path]} out with scope="{name}"' for name, path in scopes.items()
-    )
+
+    columns = ("the endpoint's session", "connections out", "answer to the POST")
+    rows = [(arm, out[arm], status[arm]) for arm in arms]
+    lab.table("A response that is half read, and a commit that fails", columns, rows)
+    held = ", ".join(f"{out[name]} out with {name}" for name in scopes)
     lab.judge(
         "0.22",
         "the session of Depends(get_db) is closed when the endpoint's function ends",
-        holds={f'scope="{name}"': out[path] == 0 for name, path in scopes.items()},
-        measured=measured,
-        why="Since version 0.118, FastAPI runs the code after yield when the response has been sent. "
-        "A slow client of a streamed response holds a connection as long as it reads. With "
-        'scope="function" the code runs before the response, as after `with` in the endpoint.',
+        holds={name: out[name] == 0 for name in scopes},
+        measured=f"in the middle of the response: {held}",
+        why="Since version 0.118, FastAPI runs the code after `yield` when the response has been "
+        "sent. A client that reads a streamed response slowly holds a connection as long. With "
+        'scope="function", the code runs before the response; so does the end of a `with` block.',
     )
+    answers = ", ".join(f"{status[name]} with {name}" for name in scopes)
     lab.judge(
         "2.11",
         "the session is closed after the response",
-        holds={f'scope="{name}"': out[path] == 1 for name, path in scopes.items()},
-        measured=f"{measured}; a commit that failed: status "
-        + ", ".join(f'{status[path]} with scope="{name}"' for name, path in scopes.items()),
-        why="What runs after the response cannot change it. A commit after yield that fails, as by "
-        "a constraint that is checked at the commit, follows a response that promised success.",
+        holds={name: out[name] == 1 for name in scopes},
+        measured=f"in the middle of the response: {held}; {stored} of {len(arms)} articles were "
+        f"stored, with the answers {answers}",
+        why="What runs after the response cannot change it. If the code after `yield` commits, and "
+        "the commit fails, the client has received a success. PostgreSQL checks a deferred "
+        "constraint at the commit, and finds conflicts of serializable transactions there.",
     )
