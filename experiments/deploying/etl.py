@@ -1,8 +1,7 @@
 """How should a batch job connect?
 
 You may have read that 1,000 documents without a pool cost 100 s of connecting (3.15), and with one
-0.1 s (3.16). ETL jobs and all concurrent programs are said to need a pool (3.23); simple scripts,
-and programs that do one thing after the other, none (3.20, 3.21).
+0.1 s (3.16); and that ETL jobs and all concurrent programs need a pool (3.23).
 
 Documents are inserted in eight ways, on the database as it is and over a distance with TLS. Fewer
 documents stand for the 1,000: the ms of one are the seconds of 1,000.
@@ -78,12 +77,10 @@ def copy(dsn: str, documents: Documents) -> None:
 
 @experiment(
     question="How should a batch job connect?",
-    rows=("3.15", "3.16", "3.20", "3.21", "3.23"),
+    rows=("3.15", "3.16", "3.23"),
     seconds=8,
 )
-def run(
-    lab: Lab, *, documents: int = 200, threads: int = 8, rtt_ms: float = 0.5, script: int = 1
-) -> None:
+def run(lab: Lab, *, documents: int = 200, threads: int = 8, rtt_ms: float = 0.5) -> None:
     with closing(psycopg2.connect(lab.dsn())) as connection:
         connection.cursor().execute("CREATE TABLE chunks (document int, body text)")
         connection.commit()
@@ -102,17 +99,13 @@ def run(
     }
     here, far = "here", f"{rtt_ms:g} ms away"
     took: dict[str, dict[str, float]] = {here: {}, far: {}}
-    connect, opened = {}, {}
+    connect = {}
     with lab.network(rtt_s=rtt_ms / 1e3, tls=True) as line:
         for place, dsn in ((here, lab.dsn()), (far, line.address.dsn())):
             lab.say(f"{documents} documents in {len(ways)} ways, {place}")
             for name, (way, some) in ways.items():
                 took[place][name] = lab.time(partial(way, dsn, some)).total / len(some) * 1e3
             connect[place] = lab.time(lambda at=dsn: psycopg2.connect(at).close(), 15).median * 1e3
-        for name, way in (("without a pool", connection_for_each), ("with a pool", a_pool)):
-            before = line.network.figures().accepted
-            way(line.address.dsn(), every[:script])
-            opened[name] = line.network.figures().accepted - before
     pool = ThreadedConnectionPool(1, 1, lab.dsn())
     borrow = lab.time(lambda: pool.putconn(pool.getconn()), 1000).median * 1e3
     pool.closeall()
@@ -137,29 +130,7 @@ def run(
         "if the transaction has ended. Only the pool's first connections cost a connect each. A "
         "loop that keeps one connection saves as much.",
     )
-    lab.judge(
-        "3.20",
-        "a script that runs once needs no pool",
-        holds=opened["without a pool"] <= opened["with a pool"],
-        measured=f"connections opened for {script} units of work: {opened['without a pool']} "
-        f"without a pool, {opened['with a pool']} with one",
-        why="A pool saves connects from the second checkout on. One unit of work has only one.",
-    )
-    each, one, pooled = (
-        took[far][way] for way in ("connection for each", "one connection", "pool")
-    )
-    lab.judge(
-        "3.21",
-        "a program that sends one query after the other needs no pool",
-        holds={
-            "one kept connection": one <= 2 * pooled,
-            "a connection for each query": each <= 2 * pooled,
-        },
-        measured=f"a document {far}: {one:.1f} ms with one kept connection, {pooled:.1f} ms with a "
-        f"pool, {each:.1f} ms with a connection for each",
-        why="What saves time is to use a connection again. One thread needs only one, and a "
-        "variable keeps it as well as a pool does.",
-    )
+    one, pooled = took[far]["one connection"], took[far]["pool"]
     alone, shared = took[far][f"connection for each, {many}"], took[far][f"pool, {many}"]
     lab.judge(
         "3.23",

@@ -1,8 +1,7 @@
 """To which event loop does an engine belong?
 
-You may have read that a pool makes an application faster and limits its connections (2.1), that the
-application's lifespan makes the engine and disposes of it at the end (2.5), and that the engine's
-place is app.state, not a global variable (2.6).
+You may have read that the application's lifespan makes the engine and disposes of it at the end
+(2.5), and that the engine's place is app.state, not a global variable (2.6).
 
 Every web server, every asyncio.run and every asynchronous test has an event loop of its own. An
 application is started several times one after the other, and several times at once in threads. Its
@@ -84,25 +83,9 @@ def program(starts: int, loops: int) -> None:
     os._exit(0)  # Broken connections would only print tracebacks.
 
 
-async def load(url: str, poolclass: type | None) -> set[int]:
-    """Send 100 queries in 20 tasks, and return the connections that they used."""
-    engine = create_async_engine(
-        url, poolclass=poolclass, **({} if poolclass else {"max_overflow": 0})
-    )
-
-    async def task() -> list[int]:
-        return [await query(engine) for _ in range(5)]
-
-    try:
-        found = await asyncio.gather(*(task() for _ in range(20)))
-        return {pid for pids in found for pid in pids}
-    finally:
-        await engine.dispose()
-
-
 @experiment(
     question="To which event loop does an engine belong?",
-    rows=("2.1", "2.5", "2.6"),
+    rows=("2.5", "2.6"),
     seconds=10,
 )
 def run(lab: Lab, *, starts: int = 3, loops: int = 2, driver: str = "asyncpg") -> None:
@@ -138,31 +121,6 @@ def run(lab: Lab, *, starts: int = 3, loops: int = 2, driver: str = "asyncpg") -
 
     in_turn = {engine_is: answers["in turn", engine_is] for engine_is in (LIFESPAN, MODULE)}
     at_once = {engine_is: answers["at once", engine_is] for engine_is in (LIFESPAN, MODULE)}
-
-    lab.say("100 queries with and without a pool, in one event loop and in several")
-    url = lab.url(driver)
-    pools = {"a pool": None, "NullPool": NullPool}
-    opened = {name: len(asyncio.run(load(url, pool))) for name, pool in pools.items()}
-    runs = {name: lambda pool=pool: asyncio.run(load(url, pool)) for name, pool in pools.items()}
-    times = lab.time_in_turn(runs, 3)
-    with ThreadPoolExecutor(loops) as threads:
-        each = threads.map(lambda _: asyncio.run(load(url, None)), range(loops))
-        everywhere = len(set().union(*each))
-
-    faster = times["NullPool"].median / times["a pool"].median
-    lab.judge(
-        "2.1",
-        "a pool makes queries faster and limits the connections",
-        holds={
-            "one event loop": faster >= 2 and opened["a pool"] <= 5,
-            f"{loops} event loops with a pool each": everywhere <= 5,
-        },
-        measured=f"100 queries: pool of 5 {times['a pool']} and {opened['a pool']} connections opened, "
-        f"NullPool {times['NullPool']} and {opened['NullPool']}; {loops} loops opened {everywhere}",
-        why="A kept connection saves the connect, and the pool makes tasks wait for one of its own. "
-        "But a pool knows only its event loop: each loop of each process adds a pool to the sum "
-        "that the database has to bear.",
-    )
     lab.judge(
         "2.5",
         "the lifespan has to make the engine, and dispose of it",

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from poolkit.errors import NotReadyError
 from poolkit.experiment.ground import Address, Place, PrivateGround, far
 from poolkit.experiment.outcome import Chart, Holds, Judgement, Table, judged
+from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 from poolkit.local.distance import Distance, way_to
 from poolkit.local.mongodb import EmbeddedMongoDB
 from poolkit.local.pgbouncer import EmbeddedPgBouncer
@@ -23,7 +26,6 @@ from poolkit.local.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from starlette.types import ASGIApp
 
@@ -276,6 +278,28 @@ class Lab:
             finally:
                 server.should_exit = True
                 thread.join()
+
+    @contextmanager
+    def function(self, source: str, *, url: str, timeout_s: float = 30.0) -> Iterator[LambdaFleet]:
+        """Run a Lambda function on the local Lambda.
+
+        Args:
+            source: of its module, with a function `handler`.
+            url: of its database, in its variable DATABASE_URL.
+            timeout_s: its time limit for an invoke, in seconds.
+        """
+        with TemporaryDirectory(prefix="poolkit-function-") as folder:
+            (Path(folder) / "app.py").write_text(source, encoding="utf-8")
+            config = FunctionConfig(
+                handler="app.handler",
+                task_root=Path(folder),
+                env={"DATABASE_URL": url},
+                timeout_s=timeout_s,
+                # Several start at once, perhaps on a busy machine.
+                init_limit_s=60,
+            )
+            with LambdaFleet(config, log_dir=Path(folder) / "logs") as fleet:
+                yield fleet
 
     # -- time ------------------------------------------------------------------------------------
 
