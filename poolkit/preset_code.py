@@ -61,7 +61,7 @@ _REASONS_THERE = {
 }
 # The experiment that supports a number.
 _EXPERIMENTS = {
-    "pool_size": "sizing_formulas",
+    "pool_size": "pool_size",
     "max_overflow": "one_too_many",
     "pool_timeout": "one_too_many",
     "pool_recycle": "recycle",

@@ -1,5 +1,7 @@
 """The pools of SQLite."""
 
+from processes import ROOT
+
 from poolkit.experiment.outcome import Verdict
 
 
@@ -25,3 +27,13 @@ def test_for_one_thread_every_pool_of_a_file_does(judged):
     assert verdicts["1.27"].verdict is Verdict.FALSE
     assert verdicts["1.28"].verdict is Verdict.TRUE
     assert verdicts["1.34"].verdict is Verdict.TRUE
+
+
+def test_the_page_has_the_experiment_s_numbers(outcome_of):
+    """The table of docs/sqlite.md is that of a run, without the pool whose numbers depend on chance."""
+    (table,) = outcome_of("sqlite_pools").tables
+    page = (ROOT / "docs/sqlite.md").read_text()
+    rows = [f"| {' | '.join(row)} |" for row in table.rows if row[1] != "SingletonThreadPool"]
+    assert len(rows) == 6
+    assert "\n".join(rows[:3]) in page
+    assert "\n".join(rows[3:]) in page
