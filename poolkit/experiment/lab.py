@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import statistics
 import threading
@@ -148,6 +149,20 @@ class Lab:
 
     def __exit__(self, *error: object) -> None:
         self._endings.close()
+
+    def allow_open_files(self, count: int) -> None:
+        """Raise this process's limit of open files until the experiment ends, as far as allowed.
+
+        Servers that it starts inherit the limit.
+
+        Args:
+            count: of files and sockets; many systems allow 1024.
+        """
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        if soft != resource.RLIM_INFINITY and soft < allowed:
+            self.at_end(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
     # -- further servers -------------------------------------------------------------------------
 

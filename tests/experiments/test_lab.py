@@ -1,7 +1,9 @@
 """What an experiment works with, and what it leaves behind."""
 
+import resource
 import socket
 import time
+from threading import get_ident
 from urllib.request import urlopen
 
 import psycopg2
@@ -78,15 +80,41 @@ def test_backends_are_counted_when_their_ends_are_over(lab):
     assert lab.count_backends(1, within_s=0.1) == 0
 
 
-def test_a_rate_is_what_all_threads_do_in_a_second(lab):
-    """Four clients with calls of 20 ms make up to 200 calls per second, one makes up to 50."""
-    one = lab.rate(lambda: time.sleep(0.02), threads=1, seconds=0.3)
-    four = lab.rate(lambda: time.sleep(0.02), threads=4, seconds=0.3)
-    assert one <= 50
-    assert 1.5 * one < four <= 200
+def test_a_rate_counts_the_calls_of_all_threads(lab):
+    """Four threads call at the same time, and the calls are divided by the time they took."""
+    running, most, calls = set(), [0], []
+
+    def call():
+        running.add(get_ident())
+        most[0] = max(most[0], len(running))
+        time.sleep(0.02)
+        running.discard(get_ident())
+        calls.append(1)
+
+    rate = lab.rate(call, threads=4, seconds=0.3)
+    assert most == [4]
+    assert 0 < rate <= len(calls) / 0.3
 
 
 def test_a_call_that_fails_ends_the_rate(lab):
     """The error of a thread is not lost."""
     with pytest.raises(ZeroDivisionError):
         lab.rate(lambda: 1 / 0, threads=2, seconds=0.1)
+
+
+def test_more_open_files_are_allowed_until_the_end(ground, servers_folder):
+    """The limit of this process is as before when the experiment has ended."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    try:
+        with (
+            ground.place("lab") as place,
+            Lab(place, folder=servers_folder, distance=Distance(), say=print) as lab,
+        ):
+            lab.allow_open_files(300)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+            lab.allow_open_files(100)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
