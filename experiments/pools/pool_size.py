@@ -118,8 +118,8 @@ def run(
     lab.judge(
         "4.13",
         "more connections help queries that wait for I/O, and too many slow the server down",
-        holds={f"more for {kind}": more[kind] > 1.5 for kind in (WAIT, READ)}
-        | {f"too many for {COMPUTE}": of_best(clients)[COMPUTE] < 0.5},
+        holds={f"the gain of {kind}": more[kind] > 1.5 for kind in (WAIT, READ)}
+        | {f"the loss of {COMPUTE}": of_best(clients)[COMPUTE] < 0.5},
         measured=f"with {clients} in place of {cores}, times: {shown(more, '.1f')}",
         why="A switch between processes costs microseconds, a query milliseconds. Too many "
         "connections move the queue from the pool into the server. There each query holds memory "

@@ -4,9 +4,9 @@ You may have read that with transaction pooling a client holds a connection for 
 that more clients share the connections (4.10); and that PgBouncer keeps 100 connections to
 PostgreSQL for thousands of clients (4.18).
 
-400 clients stay connected to a PgBouncer that opens 8 connections at most, and send a query all at
-once: as a transaction of its own, in a transaction that they leave open, and with session pooling.
-PgBouncer turns away a client whose query has waited for 2 s; by default it would be 120 s.
+1000 clients stay connected to a PgBouncer that opens 20 connections at most, and send a query all at
+once, as a transaction of its own. Then 100 do so in a transaction that they leave open, and 100 with
+session pooling. PgBouncer turns away a client whose query has waited for 2 s (120 by default).
 """
 
 import asyncio
@@ -53,8 +53,12 @@ async def serve(
     seconds=10,
     needs=("pgbouncer",),
 )
-def run(lab: Lab, *, clients: int = 400, pool_size: int = 8, query_wait_timeout: int = 2) -> None:
-    settings = {"query_wait_timeout": str(query_wait_timeout)}
+def run(lab: Lab, *, clients: int = 1000, pool_size: int = 20, query_wait_timeout: int = 2) -> None:
+    lab.allow_open_files(5 * clients + 200)
+    settings = {
+        "query_wait_timeout": str(query_wait_timeout),
+        "max_client_conn": str(clients + 10),
+    }
     fewer = min(clients, 5 * pool_size)
     short, left_open, session = "short transactions", "transactions left open", "session pooling"
     arms = {

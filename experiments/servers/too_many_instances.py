@@ -57,10 +57,10 @@ def run(lab: Lab, *, max_connections: int = 20, instances: int = 10, pool_size: 
     fleets = {
         "one instance with a pool of 5": (1, 5),
         "3 instances x 5": (3, 5),
-        "3 x 5, and the default max_overflow": (3, 5, 10),
-        "3 x 5, in two processes each": (3 * 2, 5),
-        "3 x 5, and a fourth while it deploys": (3 + 1, 5),
-        "3 x 6, with 3 reserved": (3, 6),
+        "3 x 5 with the default max_overflow": (3, 5, 10),
+        "3 x 5 in two processes each": (3 * 2, 5),
+        "3 x 5 and a fourth while deploying": (3 + 1, 5),
+        "3 x 6 with 3 reserved": (3, 6),
         f"{instances} x {pool_size}": (instances, pool_size),
     }
     lab.say(f"fleets use their pools to the limit on max_connections={max_connections}")

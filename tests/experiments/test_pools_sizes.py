@@ -63,7 +63,7 @@ def test_the_default_pool_is_enough_for_some_loads(judged):
     verdicts = judged("default_pool")
     assert verdicts["1.46"].verdict is Verdict.DEPENDS
     assert verdicts["1.46"].condition.endswith(
-        "; false for 40 clients, queries that wait, 10 bursts of 12 requests"
+        "; false for 40 clients that wait, 10 bursts of 12 requests"
     )
     assert "75 connects for 10 bursts of 12 requests, where 12 are enough" in (
         verdicts["1.46"].measured

@@ -28,11 +28,11 @@ def test_a_fleet_needs_more_than_instances_times_pool_size(judged):
     """Overflow, processes, deployments and the reserve each break the simple sum."""
     verdicts = judged("too_many_instances")
     assert verdicts["4.7"].verdict is Verdict.DEPENDS
-    assert verdicts["4.7"].condition.startswith("true for 3 instances x 5; false for 3 x 5, and")
+    assert verdicts["4.7"].condition.startswith("true for 3 instances x 5; false for 3 x 5 with")
     assert verdicts["4.7"].measured == (
-        "3 instances x 5: 0 refused; 3 x 5, and the default max_overflow: 29 refused; "
-        "3 x 5, in two processes each: 14 refused; 3 x 5, and a fourth while it deploys: 4 refused; "
-        "3 x 6, with 3 reserved: 2 refused"
+        "3 instances x 5: 0 refused; 3 x 5 with the default max_overflow: 29 refused; "
+        "3 x 5 in two processes each: 14 refused; 3 x 5 and a fourth while deploying: 4 refused; "
+        "3 x 6 with 3 reserved: 2 refused"
     )
     assert verdicts["1.2"].verdict is Verdict.DEPENDS
     assert verdicts["4.29"].verdict is Verdict.TRUE

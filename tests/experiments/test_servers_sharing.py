@@ -37,12 +37,14 @@ def test_many_clients_share_connections_in_transactions(judged):
     """A connected client costs PostgreSQL nothing; one in a transaction holds a connection."""
     verdicts = judged("behind_a_pooler")
     assert verdicts["4.10"].verdict is Verdict.TRUE
+    assert verdicts["4.10"].measured.startswith("1000 clients over ")
+    assert verdicts["4.10"].measured.endswith(" 20 over 20 with session pooling")
     assert verdicts["4.18"].verdict is Verdict.DEPENDS
     assert (
         verdicts["4.18"].condition
         == "true for short transactions; false for transactions left open"
     )
-    assert "8 of 40 clients answered over 8 connections" in verdicts["4.18"].measured
+    assert "20 of 100 clients answered over 20 connections" in verdicts["4.18"].measured
 
 
 @needs_pgbouncer
