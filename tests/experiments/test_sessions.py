@@ -92,27 +92,43 @@ def test_a_global_session_that_commits_after_each_request_is_fresh(judged):
     assert verdicts["2.10"].verdict is TRUE
 
 
-def test_a_forgotten_session_comes_back_at_a_garbage_collection_and_a_getconn_never(judged):
-    """`with` and `finally` return both at once."""
+def test_a_forgotten_session_comes_back_at_a_garbage_collection(judged):
+    """Unless something still refers to it; `with` and `finally` return its connection at once."""
     verdicts = judged("leaks", pool_size=3)
-    assert rows(verdicts, TRUE) == {"1.39", "3.25", "4.30"}
+    assert verdicts["1.39"].verdict is TRUE
     assert verdicts["1.51"].condition == (
-        "true for the time before a garbage collection; false for the time after it"
+        "true for the time before a garbage collection, a session that something still refers to; "
+        "false for the time after it"
     )
-    assert verdicts["3.25"].measured.startswith("no putconn: 3 out, 3 after gc")
+    assert verdicts["1.51"].measured.startswith("never closed: 3 out, 0 after gc")
 
 
 def test_leak_detection_names_the_line_that_borrowed(outcome_of):
-    """In the table of the experiment."""
-    reports = outcome_of("leaks", pool_size=1).tables[-1]
-    assert "leaks.py" in reports.rows[0][0]
-    assert "in session_not_closed" in reports.rows[0][0]
+    """In a table, and the stack in a note."""
+    outcome = outcome_of("leaks", pool_size=1)
+    ((where, _, _),) = outcome.tables[-1].rows
+    assert where.endswith("in never_closed")
+    assert "in never_closed" in outcome.notes[0]
 
 
-def test_nothing_leaks_after_a_commit_or_without_a_mistake(judged):
+def test_a_session_that_commits_leaks_nothing(judged):
     """A commit returns the connection of a session that is never closed."""
-    verdicts = judged("leaks", pool_size=3, after_query="commit", mistake="1")
-    assert rows(verdicts, FALSE) == {"1.39", "1.51", "4.30"}
+    assert rows(judged("leaks", pool_size=3, after_query="commit"), FALSE) == {"1.39", "1.51"}
+
+
+def test_a_connection_that_is_not_put_back_is_lost_to_psycopg2s_pool(judged):
+    """A garbage collection does not help."""
+    verdicts = judged("putconn_forgotten", maxconn=3)
+    assert rows(verdicts, TRUE) == {"3.25", "4.30"}
+    assert verdicts["4.30"].measured == (
+        "putconn after a query that fails: 3 out, 3 after gc; putconn in a finally: 0 out, 0 after gc"
+    )
+
+
+def test_a_putconn_after_a_query_that_succeeds_loses_nothing(judged):
+    """Only the failure skips it."""
+    verdicts = judged("putconn_forgotten", maxconn=3, query="SELECT 1")
+    assert rows(verdicts, FALSE) == {"4.30"}
 
 
 def test_a_dependency_leaks_like_a_session_made_by_hand_unless_it_has_a_finally(judged):
