@@ -4,14 +4,15 @@ You may have read that psycopg2's pool opens minconn connections at the start, g
 takes connections back for reuse (3.10); and that it opens new ones when it has fewer than minconn
 (3.11).
 
-Four pools go the same way: each is made, lends all of its connections, gets them back, rests, loses
-them at the server, and serves again. QueuePool gets minconn as pool_size and the rest as overflow.
-The idle times after which pools close connections are minutes by default, and a second here.
+Four pools go the same way. Each is made, lends all of its connections, gets them back, rests, loses
+them at the server, and serves again. QueuePool gets minconn as pool_size, and the rest as overflow.
+The idle times after which pools close connections are minutes by default, and at most 1 s here.
 """
 
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -22,65 +23,50 @@ from sqlalchemy import Connection, create_engine, text
 from poolkit.experiment import Lab, experiment
 
 FAILED = "failed queries"
-Steps = dict[str, int]
 
 
-def walk(lab: Lab, size: int, *, take: Any, query: Any, give: Any, rest: Any = time.sleep) -> Steps:
+def walk(
+    lab: Lab, size: int, *, take: Any, query: Any, give: Any, close: Any, rest: Any = time.sleep
+) -> dict[str, int]:
     """Take a pool through its life; return the connections that are open after each step."""
-    rest(0.2)
-    found = {"made": len(lab.backends())}
-    lent = [take() for _ in range(size)]
-    found["all lent"] = len(lab.backends())
-    for connection in lent:
-        give(connection)
-    rest(0.2)
-    found["given back"] = len(lab.backends())
-    rest(2)
-    found["rested"] = len(lab.backends())
-    lab.terminate()
-    lab.wait_until("the server has ended the connections", lambda: not lab.backends())
-    rest(0.2)
-    found[FAILED] = 0
-    for _ in range(size):
-        connection = take()
-        try:
-            query(connection)
-        except Exception:  # noqa: BLE001  (each driver has its own)
-            found[FAILED] += 1
-        give(connection)
-    rest(0.2)
-    found["served again"] = len(lab.backends())
-    return found
-
-
-def query_psycopg2(connection: Any) -> None:
-    connection.cursor().execute("SELECT 1")
-
-
-def walk_psycopg2(lab: Lab, least: int, most: int) -> Steps:
-    pool = SimpleConnectionPool(least, most, lab.dsn())
     try:
-        return walk(lab, most, take=pool.getconn, query=query_psycopg2, give=pool.putconn)
+        rest(0.2)
+        found = {"made": len(lab.backends())}
+        lent = [take() for _ in range(size)]
+        found["all lent"] = len(lab.backends())
+        for connection in lent:
+            give(connection)
+        rest(0.2)
+        found["given back"] = len(lab.backends())
+        rest(2)
+        found["rested"] = len(lab.backends())
+
+        lab.terminate()
+        lab.count_backends(0)
+        rest(0.2)
+        found[FAILED] = 0
+        for _ in range(size):
+            connection = take()
+            try:
+                query(connection)
+            except Exception:  # noqa: BLE001  (each driver has its own)
+                found[FAILED] += 1
+            give(connection)
+        rest(0.2)
+        found["served again"] = len(lab.backends())
+        return found
     finally:
-        pool.closeall()
+        close()
+        lab.count_backends(0)
 
 
-def query_psycopg(connection: Any) -> None:
-    connection.execute("SELECT 1")
-    connection.commit()
-
-
-def walk_psycopg_pool(lab: Lab, least: int, most: int) -> Steps:
-    # Otherwise its warnings about dead connections go to the terminal.
-    logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
-    with ConnectionPool(lab.dsn("psycopg"), min_size=least, max_size=most, max_idle=0.2) as pool:
-        return walk(lab, most, take=pool.getconn, query=query_psycopg, give=pool.putconn)
-
-
-def walk_asyncpg(lab: Lab, least: int, most: int) -> Steps:
+def walk_asyncpg(lab: Lab, minconn: int, maxconn: int) -> dict[str, int]:
     async def make() -> asyncpg.Pool:
         return await asyncpg.create_pool(
-            lab.dsn("asyncpg"), min_size=least, max_size=most, max_inactive_connection_lifetime=1
+            lab.dsn("asyncpg"),
+            min_size=minconn,
+            max_size=maxconn,
+            max_inactive_connection_lifetime=1,
         )
 
     async def take() -> Any:
@@ -88,29 +74,15 @@ def walk_asyncpg(lab: Lab, least: int, most: int) -> Steps:
 
     with asyncio.Runner() as loop:
         pool = loop.run(make())
-        try:
-            return walk(
-                lab,
-                most,
-                take=lambda: loop.run(take()),
-                query=lambda connection: loop.run(connection.fetchval("SELECT 1")),
-                give=lambda connection: loop.run(pool.release(connection)),
-                rest=lambda seconds: loop.run(asyncio.sleep(seconds)),
-            )
-        finally:
-            pool.terminate()
-
-
-def query_sqlalchemy(connection: Connection) -> None:
-    connection.execute(text("SELECT 1"))
-
-
-def walk_queue_pool(lab: Lab, least: int, most: int) -> Steps:
-    engine = create_engine(lab.url(), pool_size=least, max_overflow=most - least)
-    try:
-        return walk(lab, most, take=engine.connect, query=query_sqlalchemy, give=Connection.close)
-    finally:
-        engine.dispose()
+        return walk(
+            lab,
+            maxconn,
+            take=lambda: loop.run(take()),
+            query=lambda connection: loop.run(connection.fetchval("SELECT 1")),
+            give=lambda connection: loop.run(pool.release(connection)),
+            close=pool.terminate,
+            rest=lambda seconds: loop.run(asyncio.sleep(seconds)),
+        )
 
 
 @experiment(
@@ -119,50 +91,68 @@ def walk_queue_pool(lab: Lab, least: int, most: int) -> Steps:
     seconds=13,
 )
 def run(lab: Lab, *, minconn: int = 2, maxconn: int = 10) -> None:
-    lives: dict[str, Steps] = {}
-    for pool, life in (
-        ("psycopg2", walk_psycopg2),
-        ("psycopg_pool", walk_psycopg_pool),
-        ("asyncpg", walk_asyncpg),
-        ("QueuePool", walk_queue_pool),
-    ):
-        lab.say(f"{pool}: from {minconn} to {maxconn} connections and back")
-        lives[pool] = life(lab, minconn, maxconn)
-        lab.wait_until("the pool is closed", lambda: not lab.backends())
-    psycopg2_life = lives["psycopg2"]
-    rows = [(step, *(life[step] for life in lives.values())) for step in psycopg2_life]
-    lab.table(f"Open connections: minimum {minconn}, maximum {maxconn}", ("", *lives), rows)
-    steps = [step for step in psycopg2_life if step != FAILED]
-    lab.lines(
-        "Open connections: made (0), all lent, given back, rested, served after a loss (4)",
-        {pool: [(n, life[step]) for n, step in enumerate(steps)] for pool, life in lives.items()},
-        unit="connections",
-        x_title="step",
+    lab.say(f"psycopg2: from {minconn} to {maxconn} connections and back")
+    simple = SimpleConnectionPool(minconn, maxconn, lab.dsn())
+    live = partial(walk, lab, maxconn)
+    lives = {
+        "psycopg2": live(
+            take=simple.getconn,
+            query=lambda c: c.cursor().execute("SELECT 1"),
+            give=simple.putconn,
+            close=simple.closeall,
+        )
+    }
+    lab.say("psycopg_pool")
+    # Otherwise its warnings about dead connections go to the terminal.
+    logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+    pool = ConnectionPool(
+        lab.dsn("psycopg"), min_size=minconn, max_size=maxconn, max_idle=0.2, open=True
+    )
+    lives["psycopg_pool"] = live(
+        take=pool.getconn,
+        query=lambda c: c.execute("SELECT 1"),
+        give=pool.putconn,
+        close=pool.close,
+    )
+    lab.say("asyncpg")
+    lives["asyncpg"] = walk_asyncpg(lab, minconn, maxconn)
+    lab.say("QueuePool")
+    engine = create_engine(lab.url(), pool_size=minconn, max_overflow=maxconn - minconn)
+    lives["QueuePool"] = live(
+        take=engine.connect,
+        query=lambda c: c.execute(text("SELECT 1")),
+        give=Connection.close,
+        close=engine.dispose,
+    )
+    life = lives["psycopg2"]
+    lab.table(
+        f"Open connections: minimum {minconn}, maximum {maxconn}",
+        ("", *lives),
+        [(step, *(each[step] for each in lives.values())) for step in life],
     )
     lab.judge(
         "3.10",
         "psycopg2's pool opens minconn connections at the start, grows to maxconn, and takes them "
         "back for reuse",
         holds={
-            "the start": psycopg2_life["made"] == minconn,
-            "the growth": psycopg2_life["all lent"] == maxconn,
-            "the way back": psycopg2_life["given back"] == maxconn,
+            "the start": life["made"] == minconn,
+            "the growth": life["all lent"] == maxconn,
+            "the way back": life["given back"] == maxconn,
         },
-        measured=f"{psycopg2_life['made']} open at the start, {psycopg2_life['all lent']} when all "
-        f"are lent, {psycopg2_life['given back']} when they are back",
+        measured=f"{life['made']} open at the start, {life['all lent']} when all are lent, "
+        f"{life['given back']} when they are back",
         why="putconn closes a connection if minconn are idle already. So minconn is what the pool "
-        "keeps, not only what it starts with, and what it grows beyond that is opened for one use. "
-        "psycopg_pool and asyncpg's pool keep what they opened until it was idle for minutes.",
+        "keeps, and what it opens beyond that serves once. psycopg_pool and asyncpg's pool keep a "
+        "connection until it was idle for minutes.",
     )
     lab.judge(
         "3.11",
         "psycopg2's pool opens new connections when it has fewer than minconn",
-        holds=psycopg2_life["served again"] >= minconn,
-        measured=f"after the loss of all: {psycopg2_life[FAILED]} queries failed, then "
-        f"{psycopg2_life['served again']} of {minconn} open; "
-        f"psycopg_pool has {lives['psycopg_pool']['served again']}",
-        why="Only the constructor opens minconn connections. A dead one is dropped when it comes "
-        "back, and getconn opens one if none is idle. There is no thread that could fill the pool, "
-        "as psycopg_pool has. No pool here looks at a connection before it lends it, but asyncpg "
-        "notices in its event loop that the server closed one.",
+        holds=life["served again"] >= minconn,
+        measured=f"all were lost: {life[FAILED]} queries failed, then {life['served again']} of "
+        f"{minconn} are open; psycopg_pool has {lives['psycopg_pool']['served again']}",
+        why="Only the constructor opens minconn connections. putconn drops a dead one, and getconn "
+        "opens one if none is idle. psycopg_pool has threads that refill it. A pool does not look at "
+        "a connection before it lends it, unless it is told to (pool_pre_ping, check=). asyncpg's "
+        "event loop notices that the server has closed one.",
     )

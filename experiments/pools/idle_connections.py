@@ -49,27 +49,26 @@ def run(
             url, pool_size=pool_size, pool_use_lifo=True, pool_pre_ping=True
         ),
     }
-    with ExitStack() as at_end:
-        for engine in engines.values():
-            at_end.callback(engine.dispose)
-            crowd(engine, pool_size)
-        limit = f"SET idle_session_timeout = {idle_timeout_s * 1000:.0f}"
-        opened = {name: crowd(engine, pool_size, limit)[0] for name, engine in engines.items()}
+    for engine in engines.values():
+        lab.at_end(engine.dispose)
+        crowd(engine, pool_size)
+    limit = f"SET idle_session_timeout = {idle_timeout_s * 1000:.0f}"
+    opened = {name: crowd(engine, pool_size, limit)[0] for name, engine in engines.items()}
 
-        lab.say(f"one request at a time for {quiet_s:g} s")
-        used: dict[str, set[int]] = {name: set() for name in engines}
-        still: dict[str, list[tuple[float, int]]] = {name: [] for name in engines}
-        began = time.monotonic()
-        while (at := time.monotonic() - began) < quiet_s:
-            alive = {backend.pid for backend in lab.backends()}
-            for name, engine in engines.items():
-                still[name].append((at, len(alive & opened[name])))
-                with engine.connect() as connection:
-                    used[name].add(connection.scalar(PID))
-            time.sleep(0.02)
+    lab.say(f"one request at a time for {quiet_s:g} s")
+    used: dict[str, set[int]] = {name: set() for name in engines}
+    still: dict[str, list[tuple[float, int]]] = {name: [] for name in engines}
+    began = time.monotonic()
+    while (at := time.monotonic() - began) < quiet_s:
+        alive = {backend.pid for backend in lab.backends()}
+        for name, engine in engines.items():
+            still[name].append((at, len(alive & opened[name])))
+            with engine.connect() as connection:
+                used[name].add(connection.scalar(PID))
+        time.sleep(0.02)
 
-        lab.say("the crowd comes back")
-        failed = {name: crowd(engine, pool_size)[1] for name, engine in engines.items()}
+    lab.say("the crowd comes back")
+    failed = {name: crowd(engine, pool_size)[1] for name, engine in engines.items()}
 
     left = {name: line[-1][1] for name, line in still.items()}
     lab.table(

@@ -1,22 +1,21 @@
-"""What do psycopg2's pools do for one thread, and for many?
+"""Which connections does psycopg2's pool reuse?
 
-You may have read to use psycopg2's `SimpleConnectionPool` with getconn and putconn for every query
-(3.6, 3.9), or its `ThreadedConnectionPool` (4.25); that such a pool reuses connections (3.8); that
-maxconn protects the database (3.13); and that minconn=2 and maxconn=10 suit a small application, 5
-and 20 a medium one, 10 and 50 to 100 a large one (3.14).
+You may have read that psycopg2's pool has connections ready, and that each query takes one and gives it
+back (3.9); that it reuses connections (3.8); and that minconn=2 and maxconn=10 suit a small
+application, 5 and 20 a medium one, 10 and 50 to 100 a large one (3.14).
 
-Requests come in waves of 1, of minconn and of maxconn, and the connections that served them are
-counted. At last twice as many threads as maxconn take a connection at the same moment.
+Requests come in waves of 1, of minconn and of maxconn. All requests of a wave hold a connection at the
+same time. The connections that served them are counted, by their processes on the server.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Barrier
 from typing import Any
 
 import psycopg_pool
-from psycopg2.pool import PoolError, SimpleConnectionPool, ThreadedConnectionPool
+from psycopg2.pool import SimpleConnectionPool, ThreadedConnectionPool
 
 from poolkit.experiment import Lab, experiment
 
@@ -41,23 +40,10 @@ def connections_used(pool: Any, at_once: int, waves: int) -> int:
     return len(used)
 
 
-def rush(lab: Lab, pool: SimpleConnectionPool | ThreadedConnectionPool, threads: int) -> int:
-    """Let threads take a connection at the same moment and keep it; return how many are open."""
-    together = Barrier(threads)
-
-    def take(_: int) -> None:
-        together.wait()
-        with suppress(PoolError):
-            pool.getconn()
-
-    with ThreadPoolExecutor(threads) as executor:
-        list(executor.map(take, range(threads)))
-    return len(lab.backends())
-
-
 @contextmanager
-def opened(kind: Any, *arguments: Any) -> Iterator[Any]:
-    pool = kind(*arguments)
+def opened(kind: Any, minconn: int, maxconn: int, dsn: str) -> Iterator[Any]:
+    """Make a pool of psycopg2 for a block, and close it."""
+    pool = kind(minconn, maxconn, dsn)
     try:
         yield pool
     finally:
@@ -65,9 +51,9 @@ def opened(kind: Any, *arguments: Any) -> Iterator[Any]:
 
 
 @experiment(
-    question="What do psycopg2's pools do for one thread, and for many?",
-    rows=("3.6", "3.8", "3.9", "3.13", "3.14", "4.25"),
-    seconds=6,
+    question="Which connections does psycopg2's pool reuse?",
+    rows=("3.8", "3.9", "3.14"),
+    seconds=3,
 )
 def run(lab: Lab, *, minconn: int = 2, maxconn: int = 10, waves: int = 10) -> None:
     lab.say(f"{waves} waves of 1, {minconn} and {maxconn} requests")
@@ -82,47 +68,29 @@ def run(lab: Lab, *, minconn: int = 2, maxconn: int = 10, waves: int = 10) -> No
     ) as pool:
         by_many_of_psycopg = connections_used(pool, maxconn, waves)
 
-    lab.say(f"{2 * maxconn} threads take a connection at the same moment")
-    most = {}
-    for kind in (SimpleConnectionPool, ThreadedConnectionPool):
-        lab.wait_until("the pool before is closed", lambda: not lab.backends())
-        with opened(kind, 0, maxconn, lab.dsn()) as pool:
-            most[kind.__name__] = rush(lab, pool, 2 * maxconn)
-    simple, threaded = most["SimpleConnectionPool"], most["ThreadedConnectionPool"]
-
+    lab.table(
+        f"{waves} waves of requests, minconn={minconn}, maxconn={maxconn}",
+        ("", "at once", "connections opened"),
+        [
+            ("psycopg2's pool", 1, by_one),
+            ("psycopg2's pool", minconn, by_few),
+            ("psycopg2's pool", maxconn, by_many),
+            ("psycopg_pool", maxconn, by_many_of_psycopg),
+        ],
+    )
     lab.bars(
-        f"Connections opened for {waves} waves of requests, minimum {minconn}, maximum {maxconn}",
+        f"Connections opened for {waves} waves",
         {
-            "psycopg2, 1 at once": by_one,
-            f"psycopg2, {minconn} at once": by_few,
-            f"psycopg2, {maxconn} at once": by_many,
-            f"psycopg_pool, {maxconn} at once": by_many_of_psycopg,
+            f"psycopg2, waves of {minconn}": by_few,
+            f"psycopg2, waves of {maxconn}": by_many,
+            f"psycopg_pool, waves of {maxconn}": by_many_of_psycopg,
         },
         unit="connections",
-    )
-    lab.table(
-        f"Open when {2 * maxconn} threads come at once, maxconn={maxconn}",
-        ("", "open"),
-        most.items(),
-    )
-    shared = f"{2 * maxconn} threads at once: {simple} open with SimpleConnectionPool, {threaded} "
-    shared += f"with ThreadedConnectionPool, of maxconn={maxconn}"
-    race = (
-        "SimpleConnectionPool has no lock. Threads that come while another one's connect is under "
-        "way do not see its connection in the count, so each opens one. ThreadedConnectionPool "
-        "holds a lock meanwhile: no thread can take or give back a connection during a connect."
     )
     churn = (
         "putconn keeps minconn idle connections and closes the rest. So each wave of more than "
         "minconn requests opens what the one before closed. Set minconn to the size of the waves, "
         "or use a pool that keeps idle connections for minutes, as psycopg_pool does."
-    )
-    lab.judge(
-        "3.6",
-        "a SimpleConnectionPool, with getconn and putconn around each query, serves an application",
-        holds={"one thread": by_one <= minconn, "many threads": simple <= maxconn},
-        measured=f"one thread: {by_one} connection for {waves} requests; {shared}",
-        why=race,
     )
     lab.judge(
         "3.9",
@@ -145,8 +113,8 @@ def run(lab: Lab, *, minconn: int = 2, maxconn: int = 10, waves: int = 10) -> No
     )
     lab.judge(
         "3.14",
-        f"minconn={minconn} and maxconn={maxconn} suit an application that has up to {maxconn} "
-        "requests at once",
+        f"minconn={minconn} and maxconn={maxconn} suit an application with up to {maxconn} requests "
+        "at once",
         holds={
             "psycopg2's pool": by_many <= 2 * maxconn,
             "psycopg_pool": by_many_of_psycopg <= 2 * maxconn,
@@ -154,20 +122,4 @@ def run(lab: Lab, *, minconn: int = 2, maxconn: int = 10, waves: int = 10) -> No
         measured=f"{waves} waves of {maxconn} requests: {by_many} connections opened by psycopg2's "
         f"pool, {by_many_of_psycopg} by psycopg_pool",
         why=churn,
-    )
-    lab.judge(
-        "3.13",
-        "maxconn protects the database from too many connections",
-        holds={kind: open_ <= maxconn for kind, open_ in most.items()},
-        measured=shared,
-        why=race + " And it is a limit for one process: four workers may open four times as many.",
-    )
-    lab.judge(
-        "4.25",
-        "a ThreadedConnectionPool lets threads share connections",
-        holds=threaded <= maxconn and by_few <= minconn,
-        measured=f"{by_few} connections used by {minconn} threads; {threaded} open for "
-        f"{2 * maxconn} threads with maxconn={maxconn}",
-        why="Its lock makes getconn and putconn safe for threads. A thread that finds all in use "
-        "gets PoolError, so the number of threads must not exceed maxconn.",
     )

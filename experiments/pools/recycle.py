@@ -11,7 +11,6 @@ Further engines work all the time, and their reconnects are counted.
 """
 
 import time
-from contextlib import ExitStack
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
@@ -44,40 +43,37 @@ def run(lab: Lab, *, hour_s: float = 6.0, pre_ping: int = 1) -> None:
     def new_engine(recycle: str, *, ping: bool = False) -> Engine:
         age = scaled(RECYCLES[recycle]) if RECYCLES[recycle] > 0 else -1
         engine = create_engine(lab.url(), pool_recycle=age, pool_pre_ping=ping)
-        at_end.callback(engine.dispose)
+        lab.at_end(engine.dispose)
         return engine
 
     checked = "with pool_pre_ping" if pre_ping else "without it again"
-    with ExitStack() as at_end:
-        resting = {
-            (recycle, check, limit): new_engine(recycle, ping=bool(check and pre_ping))
-            for recycle in RECYCLES
-            for check in ("", checked)
-            for limit in LIMITS
-        }
-        busy = {recycle: new_engine(recycle) for recycle in RECYCLES}
-        born: dict[str, list[float]] = {recycle: [] for recycle in RECYCLES}
-        for recycle, engine in busy.items():
-            event.listen(
-                engine, "connect", lambda *_, at=born[recycle]: at.append(time.monotonic())
-            )
-        oldest = dict.fromkeys(RECYCLES, 0.0)
-        failed = dict.fromkeys(resting, 0)
-        for pause in PAUSES:
-            lab.say(f"a pause of {pause / 60:.0f} minutes in {scaled(pause):.1f} s")
-            due = {}
-            for (recycle, check, limit), engine in resting.items():
-                engine.dispose()
-                fails(engine, f"SET idle_session_timeout = {scaled(LIMITS[limit]) * 1000:.0f}")
-                due[recycle, check, limit] = time.monotonic() + scaled(pause)
-            while time.monotonic() < min(due.values()):
-                for recycle, engine in busy.items():
-                    fails(engine)
-                    oldest[recycle] = max(oldest[recycle], time.monotonic() - born[recycle][-1])
-                time.sleep(0.02)
-            for key, engine in resting.items():
-                time.sleep(max(0.0, due[key] - time.monotonic()))
-                failed[key] += fails(engine)
+    resting = {
+        (recycle, check, limit): new_engine(recycle, ping=bool(check and pre_ping))
+        for recycle in RECYCLES
+        for check in ("", checked)
+        for limit in LIMITS
+    }
+    busy = {recycle: new_engine(recycle) for recycle in RECYCLES}
+    born: dict[str, list[float]] = {recycle: [] for recycle in RECYCLES}
+    for recycle, engine in busy.items():
+        event.listen(engine, "connect", lambda *_, at=born[recycle]: at.append(time.monotonic()))
+    oldest = dict.fromkeys(RECYCLES, 0.0)
+    failed = dict.fromkeys(resting, 0)
+    for pause in PAUSES:
+        lab.say(f"a pause of {pause / 60:.0f} minutes in {scaled(pause):.1f} s")
+        due = {}
+        for (recycle, check, limit), engine in resting.items():
+            engine.dispose()
+            fails(engine, f"SET idle_session_timeout = {scaled(LIMITS[limit]) * 1000:.0f}")
+            due[recycle, check, limit] = time.monotonic() + scaled(pause)
+        while time.monotonic() < min(due.values()):
+            for recycle, engine in busy.items():
+                fails(engine)
+                oldest[recycle] = max(oldest[recycle], time.monotonic() - born[recycle][-1])
+            time.sleep(0.02)
+        for key, engine in resting.items():
+            time.sleep(max(0.0, due[key] - time.monotonic()))
+            failed[key] += fails(engine)
 
     lab.table(
         f"Requests that failed after pauses of 10, 50 and 100 minutes, of {len(PAUSES)}",

@@ -43,22 +43,14 @@ def test_a_psycopg2_pool_that_keeps_one_connection_is_full_again_after_its_loss(
     assert judged("driver_pools", minconn=1, maxconn=3)["3.11"].verdict is TRUE
 
 
-def test_psycopg2s_pools_for_one_thread_and_for_many(judged):
-    """They reuse minconn connections; beyond that each wave of requests connects again."""
-    verdicts = judged("psycopg2_pools")
-    assert {row: each.verdict for row, each in verdicts.items()} == {
-        "3.6": DEPENDS,
-        "3.8": DEPENDS,
-        "3.9": TRUE,
-        "3.13": DEPENDS,
-        "3.14": DEPENDS,
-        "4.25": TRUE,
-    }
-    assert verdicts["3.6"].condition == "true for one thread; false for many threads"
-    assert verdicts["3.13"].condition == (
-        "true for ThreadedConnectionPool; false for SimpleConnectionPool"
-    )
+def test_a_psycopg2_pool_reuses_minconn_connections(outcome_of):
+    """Beyond minconn each wave of requests connects again; psycopg_pool keeps what it opened."""
+    outcome = outcome_of("psycopg2_pools")
+    verdicts = {each.row: each for each in outcome.judgements}
+    assert verdicts["3.9"].verdict is TRUE
+    assert verdicts["3.8"].condition.startswith("true for up to minconn=2 at once;")
     assert verdicts["3.14"].condition == "true for psycopg_pool; false for psycopg2's pool"
+    assert [row[-1] for row in outcome.tables[0].rows] == ["1", "2", "82", "10"]
 
 
 def test_a_psycopg2_pool_as_large_as_its_waves_connects_once(judged):
@@ -66,3 +58,21 @@ def test_a_psycopg2_pool_as_large_as_its_waves_connects_once(judged):
     verdicts = judged("psycopg2_pools", minconn=6, maxconn=6)
     assert verdicts["3.8"].verdict is TRUE
     assert verdicts["3.14"].verdict is TRUE
+
+
+def test_threads_exceed_the_limit_of_a_simple_connection_pool(outcome_of):
+    """Without a lock they open more than maxconn; with one, those that come too late are refused."""
+    outcome = outcome_of("sharing_psycopg2_pools")
+    verdicts = {each.row: each for each in outcome.judgements}
+    assert verdicts["3.6"].condition == "true for one thread; false for threads that share it"
+    assert verdicts["3.13"].condition == (
+        "true for ThreadedConnectionPool; false for SimpleConnectionPool"
+    )
+    assert verdicts["4.25"].condition == "true for 10 threads; false for 20 threads"
+    assert outcome.tables[0].rows[1] == ("ThreadedConnectionPool", "10", "10")
+
+
+def test_as_many_threads_as_maxconn_may_share_a_threaded_connection_pool(judged):
+    """No thread is refused, and neither pool can exceed its limit."""
+    verdicts = judged("sharing_psycopg2_pools", threads=10)
+    assert {each.verdict for each in verdicts.values()} == {TRUE}
