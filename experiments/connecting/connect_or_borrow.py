@@ -38,7 +38,7 @@ def open_at_start(url: str, connections: int) -> None:
     rows=("0.7", "0.13", "1.54", "3.3", "0.14"),
     seconds=14,
 )
-def run(lab: Lab, *, query_ms: float = 5.0, connections: int = 10, times: int = 15) -> None:
+def run(lab: Lab, *, query_ms: float = 5.0, connections: int = 10, times: int = 25) -> None:
     query = f"SELECT pg_sleep({query_ms / 1e3})"
     found: dict[str, dict[str, float]] = {}
     for place, (rtt_s, meaning, _) in NAMED_DISTANCES.items():
@@ -64,8 +64,8 @@ def run(lab: Lab, *, query_ms: float = 5.0, connections: int = 10, times: int = 
             took["opening"] = lab.time(
                 partial(open_at_start, url, connections), max(1, rounds // 5)
             )
-        # The fastest tenth, not the median: what else the machine does lengthens most of them.
-        found[place] = {step: each.percentile(0.1) for step, each in took.items()}
+        # The fastest, not the median: what else the machine does lengthens the others.
+        found[place] = {step: min(each) for step, each in took.items()}
 
     lab.table(
         f"Milliseconds; a request is a query of {query_ms:g} ms, and {connections} are opened",
@@ -102,10 +102,12 @@ def run(lab: Lab, *, query_ms: float = 5.0, connections: int = 10, times: int = 
         measured=", ".join(f"{ratio:.1f} times {place}" for place, ratio in longer.items()),
         why=why,
     )
+    # Within an availability zone it lies between the two, too near a limit for a verdict.
+    clear = {place: ratio for place, ratio in shortest.items() if place != "same-az"}
     lab.judge(
         "1.54",
-        "with SELECT 1 a pool is 3 to 4 times as fast, within a factor of two",
-        holds={place: 3 / 2 <= ratio <= 4 * 2 for place, ratio in shortest.items()},
+        "with SELECT 1 a pool is 3 to 4 times as fast, within a factor of 1.5",
+        holds={place: 3 / 1.5 <= ratio <= 4 * 1.5 for place, ratio in clear.items()},
         measured=", ".join(f"{ratio:.1f} times {place}" for place, ratio in shortest.items()),
         why=why,
     )
