@@ -1,14 +1,15 @@
 """What survives in which mode of PgBouncer?
 
-You may have read that session pooling resets a connection by DISCARD ALL before the next client gets
-it (4.9), that statement pooling holds one for a single statement (4.11), that session variables and
-prepared statements are cleared by DISCARD ALL "or use transaction pooling" (4.24), that temporary
-tables and prepared statements do not outlive a transaction there (4.35), and that session pooling is
-for those who need such state (4.36).
+You may have read that session variables and prepared statements are cleared by DISCARD ALL "or use
+transaction pooling" (4.24), that temporary tables and prepared statements do not outlive a transaction
+there (4.35), and that session pooling is for those who need such state (4.36).
 
 A client sets something up, and uses it in its next statement, which is a transaction of its own.
 Between the two, another client is served. Then the first one leaves, and the next client gets its
 server connection: is it clean? Two server connections are enough to see all of it.
+
+`--set busy=0` serves the other client only afterwards, as on a developer's machine, and
+`--set reset_query=` turns the reset off.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ import psycopg2
 
 from poolkit.experiment import Lab, experiment
 
-PREPARED, LOCAL, PID = "query, driver prepares", "BEGIN, SET LOCAL", "SELECT pg_backend_pid()"
+PREPARED, LOCAL = "query, driver prepares", "BEGIN, SET LOCAL"
 FEATURES = {  # what the client sets up, and what is true for a session that has it
     "SET": ("SET app.tenant{n} = 'blue'", "SELECT current_setting('app.tenant{n}', true) = 'blue'"),
     "temporary table": ("CREATE TEMP TABLE mine{n} AS SELECT true AS ok", "SELECT ok FROM mine{n}"),
@@ -46,42 +47,42 @@ IS_PREPARED = (  # by a driver; PgBouncer gives names of its own
     "WHERE statement = 'SELECT {n} > 0' AND name NOT LIKE 'PGBOUNCER%')"
 )
 ERRORS = (psycopg2.Error, psycopg.Error, asyncpg.PostgresError, asyncpg.InterfaceError)
+DRIVERS = ("psycopg2", "psycopg", "asyncpg")
 MODES = ("session", "transaction", "statement")
 
 
-def run_statement(connection: Any, statement: str) -> Any:
+@contextmanager
+def client(driver: str, dsn: str, *, prepares: bool = False) -> Iterator[Callable]:
+    """Connect, and return a function that runs a statement and returns its first value.
+
+    Args:
+        driver: of `DRIVERS`.
+        dsn: of the database, through PgBouncer.
+        prepares: whether psycopg and asyncpg shall prepare each query; psycopg2 never does.
+    """
+    if driver == "asyncpg":
+        size = 100 if prepares else 0  # 100 is its default
+        with asyncio.Runner() as runner:
+            connection = runner.run(asyncpg.connect(dsn, statement_cache_size=size))
+            try:
+                yield lambda statement: runner.run(connection.fetchval(statement))
+            finally:
+                runner.run(connection.close())
+        return
+    if driver == "psycopg":
+        # By default it prepares a query that runs for the sixth time; with 0, each one.
+        connection = psycopg.connect(dsn, prepare_threshold=0 if prepares else None)
+    else:
+        connection = psycopg2.connect(dsn)
+    with closing(connection):
+        connection.autocommit = True
+        yield partial(first_value, connection)
+
+
+def first_value(connection: Any, statement: str) -> Any:
     with connection.cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchone()[0] if cursor.description else None
-
-
-@contextmanager
-def with_psycopg2(dsn: str, *, prepares: bool = False) -> Iterator[Callable]:
-    with closing(psycopg2.connect(dsn)) as connection:
-        connection.autocommit = True
-        yield partial(run_statement, connection)  # it cannot prepare
-
-
-@contextmanager
-def with_psycopg(dsn: str, *, prepares: bool) -> Iterator[Callable]:
-    # By default it prepares a query when it runs for the sixth time; with 0, for the first time.
-    threshold = 0 if prepares else None
-    with closing(psycopg.connect(dsn, autocommit=True, prepare_threshold=threshold)) as connection:
-        yield partial(run_statement, connection)
-
-
-@contextmanager
-def with_asyncpg(dsn: str, *, prepares: bool) -> Iterator[Callable]:
-    size = 100 if prepares else 0  # 100 is its default: it prepares every query
-    with asyncio.Runner() as runner:
-        connection = runner.run(asyncpg.connect(dsn, statement_cache_size=size))
-        try:
-            yield lambda statement: runner.run(connection.fetchval(statement))
-        finally:
-            runner.run(connection.close())
-
-
-DRIVERS = {"psycopg2": with_psycopg2, "psycopg": with_psycopg, "asyncpg": with_asyncpg}
 
 
 class Cell(NamedTuple):
@@ -89,55 +90,49 @@ class Cell(NamedTuple):
 
     works: bool
     leaks: bool  # the next client has what the first one set up
-    is_shared: bool  # its server connection also served the other client, while it was there
-    is_passed_on: bool  # the next client got the same one
 
     def __str__(self) -> str:
         return ("works" if self.works else "breaks") + (", leaks" if self.leaks else "")
 
 
 def measure(dsn: str, meanwhile: AbstractContextManager, feature: str, driver: str, n: int) -> Cell:
+    """Fill one cell of the table; `n` keeps its names apart from those of other cells."""
     set_up, query = (text.format(n=n) for text in FEATURES[feature])
-    pids, works, leaks = [], False, False
-    with DRIVERS[driver](dsn, prepares=feature == PREPARED) as first:
-        mine = first(PID)
-        with suppress(*ERRORS):
-            for statement in set_up.split("; "):
-                first(statement)
-            with meanwhile as pids:
-                works = bool(first(query))
-            if feature == LOCAL:
-                first("COMMIT")
-    with with_psycopg2(dsn) as next_client:
-        got = next_client(PID)
-        with suppress(*ERRORS):
-            seen = IS_PREPARED.format(n=n) if feature == PREPARED else query
-            leaks = bool(next_client(seen))
-    return Cell(works, leaks, mine in pids, mine == got)
+    works = leaks = False
+    with client(driver, dsn, prepares=feature == PREPARED) as first, suppress(*ERRORS):
+        for statement in set_up.split("; "):
+            first(statement)
+        with meanwhile:
+            works = bool(first(query))
+        if feature == LOCAL:
+            first("COMMIT")
+    with client("psycopg2", dsn) as next_client, suppress(*ERRORS):
+        seen = IS_PREPARED.format(n=n) if feature == PREPARED else query
+        leaks = bool(next_client(seen))
+    return Cell(works, leaks)
 
 
 @contextmanager
 def serve_other(lab: Lab, other: Callable, threads: ThreadPoolExecutor, *, busy: int) -> Iterator:
-    """Serve the other client: meanwhile its statement waits for a lock, or (not busy) afterwards."""
-    pids: list[int] = []
+    """Serve the other client: during the block, when its statement waits for a lock; or after it."""
     if not busy:
-        yield pids
-        pids.append(other(PID))
+        yield
+        other("SELECT 1")
         return
     lab.ask("SELECT pg_advisory_lock(1)")
     try:
-        served = threads.submit(other, f"{PID} FROM pg_advisory_xact_lock(1)")
+        served = threads.submit(other, "SELECT 1 FROM pg_advisory_xact_lock(1)")
         waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         lab.wait_until("the other client waits", lambda: lab.ask(waits))
-        yield pids
+        yield
     finally:
         lab.ask("SELECT pg_advisory_unlock(1)")
-        pids.append(served.result())
+        served.result()
 
 
 @experiment(
     question="What survives in which mode of PgBouncer, and what does the next client get?",
-    rows=("4.9", "4.11", "4.24", "4.35", "4.36"),
+    rows=("4.24", "4.35", "4.36"),
     seconds=8,
     needs=("pgbouncer",),
 )
@@ -148,7 +143,7 @@ def run(lab: Lab, *, reset_query: str = "DISCARD ALL", busy: int = 1) -> None:
         settings = {"server_reset_query": reset_query}
         with (
             lab.pgbouncer(pool_mode=mode, pool_size=2, settings=settings) as pooler,
-            with_psycopg2(pooler.dsn()) as other,
+            client("psycopg2", pooler.dsn()) as other,
             ThreadPoolExecutor(1) as threads,
         ):
             for n, (feature, driver) in enumerate(product(FEATURES, DRIVERS), start=100):
@@ -172,29 +167,6 @@ def judge(lab: Lab, cells: dict[tuple[str, str, str], Cell], version: str) -> No
     by_mode = {m: [cell for key, cell in cells.items() if key[2] == m] for m in MODES}
     works = {m: sum(cell.works for cell in by_mode[m]) for m in MODES}
     leaks = {m: sum(cell.leaks for cell in by_mode[m]) for m in MODES}
-    passed_on = sum(cell.is_passed_on for cell in by_mode["session"])
-    shared = sum(cell.is_shared for cell in by_mode["session"])
-    lab.judge(
-        "4.9",
-        "in session pooling a client keeps its server connection until it leaves; then it is reset",
-        holds=shared == leaks["session"] == 0 and passed_on == each,
-        measured=f"of {each} clients, {shared} shared their server connection while they were there; "
-        f"the next client got it in {passed_on} cases, with the state of the first in "
-        f"{leaks['session']}",
-        why="In session pooling PgBouncer gives a server connection away when its client has left, "
-        "after server_reset_query. DISCARD ALL ends all that a session has gathered.",
-    )
-    single = [cells[f, d, "statement"].is_shared for f in FEATURES for d in DRIVERS if f != LOCAL]
-    refused = sum(not cells[LOCAL, driver, "statement"].works for driver in DRIVERS)
-    lab.judge(
-        "4.11",
-        "statement pooling holds a server connection for one statement",
-        holds=all(single) and refused == len(DRIVERS),
-        measured=f"{sum(single)} of {len(single)} clients shared theirs while they were there; BEGIN "
-        f"was refused to {refused} of {len(DRIVERS)} drivers",
-        why="PgBouncer takes the connection back after each statement. A transaction would have to "
-        "keep it for several, so PgBouncer refuses BEGIN in this mode.",
-    )
     lasting = [(f, d) for f in ("SET", "PREPARE", PREPARED) for d in DRIVERS]
     kept = {m: sum(cells[f, d, m].leaks for f, d in lasting) for m in MODES[:2]}
     lab.judge(

@@ -4,9 +4,10 @@ import pytest
 
 from poolkit.experiment.outcome import Verdict
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = pytest.mark.process
 
 
+@pytest.mark.slow
 def test_a_ping_finds_what_the_server_has_ended(outcome_of):
     """A killed backend, a restart and an idle limit; a black hole needs a ping with a time limit."""
     outcome = outcome_of("stale_connections")
@@ -26,6 +27,7 @@ def test_a_ping_finds_what_the_server_has_ended(outcome_of):
     assert verdicts["4.16"].condition.endswith("false for pool_pre_ping and black hole")
 
 
+@pytest.mark.slow
 def test_recycling_later_than_the_idle_limit_comes_too_late(judged):
     """pool_recycle has to be shorter than the server's limit, which a ping need not know."""
     verdicts = judged("stale_connections", recycle_s=600)
@@ -34,18 +36,23 @@ def test_recycling_later_than_the_idle_limit_comes_too_late(judged):
 
 
 def test_a_ping_costs_a_round_trip(outcome_of):
-    """It is little next to the server, and not little far away."""
-    outcome = outcome_of("ping_cost", rtt_ms=20, times=20, little_ms=15)
+    """It is a third of a request with one query, and little of a request with ten."""
+    outcome = outcome_of("ping_cost", rtt_ms=20, times=20)
+    rows = {arm: [float(cell) for cell in cells] for arm, *cells in outcome.tables[0].rows}
+    assert [rows[arm][:2] for arm in ("no check", "pool_pre_ping")] == [[3, 12], [4, 13]]
+    # The poll of poolkit's preset is none, but after a pause it pings.
+    assert rows["poolkit"][0] < 3.5
+    assert rows["poolkit"][1] < 12.5
+    assert rows["pool_pre_ping"][3] > 18
+    assert rows["poolkit"][3] < 10
     verdicts = {judgement.row: judgement for judgement in outcome.judgements}
-    assert verdicts["1.19"].condition == "true for on the loopback address; false for 20 ms away"
+    assert verdicts["1.19"].condition == (
+        "true for requests with queries: 10; false for requests with queries: 1"
+    )
     assert verdicts["1.18"].condition == "true for psycopg2; false for psycopg"
-    # The poll of poolkit's preset is no round trip.
-    far = {arm: float(away) for arm, _, away in outcome.tables[0].rows}
-    assert far["pool_pre_ping"] > 18
-    assert far["poolkit"] < 10
 
 
-def test_what_is_little_is_a_matter_of_taste(judged):
-    """With a higher bound, the cost is little over the distance too."""
-    verdicts = judged("ping_cost", times=20, little_ms=100)
-    assert verdicts["1.19"].verdict is Verdict.TRUE
+def test_a_ping_is_never_little_for_requests_of_one_or_two_queries(judged):
+    """What it costs depends on the work that follows."""
+    verdicts = judged("ping_cost", times=5, queries=2)
+    assert verdicts["1.19"].verdict is Verdict.FALSE
