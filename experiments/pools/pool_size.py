@@ -7,6 +7,7 @@ light load and 20 for a heavy one (1.10).
 40 clients without a pause use pools of several sizes. Their queries compute, or wait (pg_sleep
 stands for a lock, or for a disk that is never busy), or read pages. The pages are 45 MB behind 1 MB
 of shared buffers, and come from the disk itself: `--set direct_io=off` lets the kernel cache them.
+The cores are those of this machine: `--set cores=8` if the database has others.
 """
 
 import os

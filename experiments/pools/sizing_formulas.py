@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine, TextClause, create_engine, text
 
-from poolkit.experiment import Lab, Times, experiment
+from poolkit.experiment import Lab, experiment
 
 
 class Load(NamedTuple):
@@ -27,9 +27,11 @@ class Load(NamedTuple):
     rate: float
     """Requests per second."""
     response_s: float
-    """The median time of a request, with its wait for a connection."""
+    """The mean time of a request, with its wait for a connection."""
+    held_s: float
+    """The mean time from checkout to return."""
     in_use: float
-    """Connections, on average."""
+    """The mean number of connections that are checked out."""
 
 
 def load(engine: Engine, clients: int, rounds: int, query: TextClause, elsewhere_s: float) -> Load:
@@ -37,13 +39,15 @@ def load(engine: Engine, clients: int, rounds: int, query: TextClause, elsewhere
     with ExitStack() as opened:
         for _ in range(engine.pool.size()):
             opened.enter_context(engine.connect())
-    responses, in_use = [], []
+    responses, held, in_use = [], [], []
 
     def client() -> None:
         for _ in range(rounds):
             began = time.perf_counter()
             with engine.connect() as connection:
+                checkout = time.perf_counter()
                 connection.execute(query)
+            held.append(time.perf_counter() - checkout)
             time.sleep(elsewhere_s)
             responses.append(time.perf_counter() - began)
 
@@ -57,7 +61,7 @@ def load(engine: Engine, clients: int, rounds: int, query: TextClause, elsewhere
     engine.dispose()
     for each in running:
         each.result()
-    return Load(len(responses) / took, Times(responses).median, mean(in_use))
+    return Load(len(responses) / took, mean(responses), mean(held), mean(in_use))
 
 
 @experiment(
@@ -83,20 +87,19 @@ def run(
     waits = text(f"SELECT pg_sleep({query_s})")
     lab.say(f"{clients} clients with a connection each")
     free = load(pool_of(clients), clients, rounds, waits, elsewhere_s)
-    duration_s = query_s + elsewhere_s
-    # The same in seconds and in milliseconds. A number of connections has no unit, so it stays.
-    formulas = {
-        "requests/s x query": (free.rate * query_s, (free.rate / 1e3) * query_ms),
-        "concurrent x query / request": (
-            clients * query_s / duration_s,
-            clients * query_ms / (duration_s * 1e3),
-        ),
-        "requests/s x query / request": (
-            free.rate * query_s / duration_s,
-            (free.rate / 1e3) * query_ms / (duration_s * 1e3),
-        ),
-    }
-    rows = [(name, *values) for name, values in formulas.items()]
+
+    def computed(second: float) -> dict[str, float]:
+        """Return what the formulas give if a second is so many units of time."""
+        rate, held, response = free.rate / second, free.held_s * second, free.response_s * second
+        return {
+            "requests/s x query": rate * held,
+            "concurrent x query / request": clients * held / response,
+            "requests/s x query / request": rate * held / response,
+        }
+
+    # The number of connections is the same, whatever the unit of time.
+    in_seconds, in_ms = computed(1), computed(1000)
+    rows = [(name, in_seconds[name], in_ms[name]) for name in in_seconds]
     rows.append(("counted", free.in_use, free.in_use))
     lab.table("Connections in use, by formula", ("", "with seconds", "with ms"), rows)
     lab.judge(
@@ -104,14 +107,14 @@ def run(
         "a pool needs requests x query time / request duration, such as 100/s x 50 ms = 5",
         holds={
             name: free.in_use / 1.5 < value < free.in_use * 1.5
-            for name, (value, _) in formulas.items()
+            for name, value in in_seconds.items()
         },
-        measured=f"{free.in_use:.1f} in use at {free.rate:.0f} requests/s; computed: "
-        + ", ".join(f"{value:.3g} by {name}" for name, (value, _) in formulas.items()),
+        measured=f"{free.in_use:.1f} in use on average; computed with seconds and with ms: "
+        + ", ".join(f"{in_seconds[name]:.3g} and {in_ms[name]:.3g} by {name}" for name in in_ms),
         why="Little's law: the mean number in use is rate x time. Concurrent requests already are "
-        "rate x duration, so only they are divided by it. A rate divided by it again has the unit "
-        "1/s: it changes with the unit of time. The mean is a minimum: peaks need more, and the "
-        "time counts from checkout to return, not only the query.",
+        "rate x duration, so only they are divided by it. A rate that is divided by it has the "
+        "unit 1/s: its number changes with the unit of time. The mean is a minimum, as peaks need "
+        "more, and the query time is all the time from checkout to return.",
     )
 
     computes = text("SELECT count(*) FROM generate_series(1, 60000)")
@@ -130,14 +133,16 @@ def run(
         holds[kind] = full < 1.5 * desired_s < half
         rows += [(kind, desired_s * 1e3, size // 2, half * 1e3)]
         rows += [(kind, desired_s * 1e3, size, full * 1e3)]
-        shown.append(f"{desired_s * 1e3:.0f} ms desired, {full * 1e3:.0f} ms measured for {kind}")
+        shown.append(
+            f"{desired_s * 1e3:.0f} ms desired and {full * 1e3:.0f} ms measured for {kind} with {size}"
+        )
     columns = ("", "desired ms", "pool_size", "measured ms")
-    lab.table("Response time, p50", columns, rows)
+    lab.table("Mean response time", columns, rows)
     lab.judge(
         "2.24",
         "a pool of concurrent requests x query time / desired response time gives that time",
         holds=holds,
-        measured=f"a pool of {size}: {'; '.join(shown)}",
+        measured=", ".join(shown),
         why="The formula counts the requests that are in a query at the same time, as long as each "
         "query takes as long as alone. Queries that compute share the cores, so more of them at "
         "once only take longer. No pool size makes a wish for a response time come true.",
