@@ -127,10 +127,10 @@ def run(
         "0.20",
         f"request {requests} waits until a connection comes back",
         holds={
-            "one that comes back in time": helped == "served"
+            "a connection that comes back in time": helped == "served"
             and helped_s >= timeout_s / 5
             and open_then == before_last,
-            "one that comes back too late": alone == "served" and alone_s > timeout_s,
+            "one that comes back later": alone == "served" and alone_s > timeout_s,
         },
         measured=f"served after {helped_s:.2f} s, when one came back; {alone} after {alone_s:.2f} s",
         why="The waiting request gets the connection that comes back, so the pool opens none for it. "

@@ -104,8 +104,8 @@ def run(lab: Lab, *, minconn: int = 2, maxconn: int = 10, waves: int = 10) -> No
         "3.8",
         "psycopg2's pool reuses connections, and no request needs a connect",
         holds={
-            f"up to minconn={minconn} at once": by_few <= minconn,
-            f"up to maxconn={maxconn} at once": by_many <= maxconn,
+            f"waves of {minconn} requests": by_few <= minconn,
+            f"waves of {maxconn}": by_many <= maxconn,
         },
         measured=f"{by_few} opened for {waves} waves of {minconn} requests, {by_many} for {waves} "
         f"waves of {maxconn}",

@@ -48,7 +48,7 @@ def test_a_psycopg2_pool_reuses_minconn_connections(outcome_of):
     outcome = outcome_of("psycopg2_pools")
     verdicts = {each.row: each for each in outcome.judgements}
     assert verdicts["3.9"].verdict is TRUE
-    assert verdicts["3.8"].condition.startswith("true for up to minconn=2 at once;")
+    assert verdicts["3.8"].condition.startswith("true for waves of 2 requests;")
     assert verdicts["3.14"].condition == "true for psycopg_pool; false for psycopg2's pool"
     assert [row[-1] for row in outcome.tables[0].rows] == ["1", "2", "82", "10"]
 

@@ -16,11 +16,11 @@ def test_last_in_first_out_lets_connections_go_idle(outcome_of):
     assert judgement.verdict is DEPENDS
     assert judgement.condition == "true for FIFO; false for LIFO"
     (table,) = outcome.tables
-    fifo, lifo, checked = (tuple(map(int, row[1:])) for row in table.rows)
+    fifo, lifo, unchecked = (tuple(map(int, row[1:])) for row in table.rows)
     assert fifo == (10, 10, 0)
-    assert lifo[:2] == (1, 1)
-    assert lifo[2] >= 1, "a closed connection was noticed by a query"
-    assert checked == (1, 1, 0)
+    assert lifo == (1, 1, 0)
+    assert unchecked[:2] == (1, 1)
+    assert unchecked[2] >= 1, "a closed connection was noticed by a query"
 
 
 def test_without_an_idle_limit_all_connections_stay(judged):
@@ -34,16 +34,17 @@ def test_recycling_helps_below_the_limit_that_closes_idle_connections(outcome_of
     outcome = outcome_of("recycle")
     verdicts = {each.row: each for each in outcome.judgements}
     assert verdicts["1.55"].verdict is DEPENDS
-    assert "true for closed after 90 min" in verdicts["1.55"].condition
+    assert verdicts["1.55"].condition.startswith("true for an idle limit of 90 min;")
     assert verdicts["1.30"].verdict is TRUE
     assert verdicts["1.32"].verdict is DEPENDS
     pauses, work = outcome.tables
     failed = {row[0].strip(): tuple(map(int, row[1:])) for row in pauses.rows}
+    # On a busy machine the shortest pause takes longer than 900 s do here.
     assert failed["900"][1:] == (0, 0)
     assert failed["1800"] == (1, 0, 0)
     assert failed["3600"] == (2, 1, 0)
     assert failed["never"] == (3, 2, 1)
-    assert all(failed[f"{age} with pool_pre_ping"] == (0, 0, 0) for age in (900, 1800, 3600))
+    assert all(failed[f"{age} with pool_pre_ping=True"] == (0, 0, 0) for age in (1800, 3600))
     reconnects = [int(row[1]) for row in work.rows]
     assert reconnects == sorted(reconnects, reverse=True)
     assert reconnects[-1] == 0
