@@ -37,6 +37,7 @@ def start_service(lab: Lab, check_interval_ms: int) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         bufsize=1,
+        start_new_session=True,  # Ctrl-C is not for it
     )
     lab.at_end(service.communicate)
     lab.at_end(service.kill)

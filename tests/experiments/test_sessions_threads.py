@@ -15,15 +15,12 @@ def test_requests_stand_still_that_hold_one_thing_and_wait_for_another(outcome_o
     assert verdicts["2.19"].condition == (
         "true for a long query, two connections; false for a short query"
     )
-    assert verdicts["1.37"].condition == (
-        "true for a commit after the query; false for a pool of 20 + 20"
-    )
+    assert verdicts["1.37"].condition == ("true for a commit; false for a pool of 20 + 20")
     (table,) = outcome.tables
     failed = {(row[0], row[2]): int(row[3]) for row in table.rows}
+    assert failed["two threads, turns", "15"] < failed["two threads", "15"]
     assert failed["two threads", "15"] >= 40
-    assert failed["two threads", "40"] >= 20
-    standstill = {(row[0], row[2]): row[5] for row in table.rows}
-    assert standstill["a long query", "5"] == "0%"
+    assert failed["two threads", "40"] >= 40
 
 
 def test_few_requests_need_few_connections(judged):
