@@ -1,11 +1,11 @@
 """What must get_db do: commit, roll back, close?
 
-You may have read that the dependency has to commit after the handler, roll back on an error, and close at
-the end (2.9), and that one should always commit or roll back explicitly (2.23).
+You may have read that the dependency commits after the handler, rolls back on an error, and closes at the
+end (2.9). In general one should always commit or roll back explicitly (2.23).
 
 FastAPI runs a dependency with `yield` as a context manager around the handler, and so does this file. One
 handler inserts a row and succeeds, one inserts a row and fails. Afterwards the rows are counted, and the
-connections that are still out. `--set isolation_level=AUTOCOMMIT` commits each statement.
+connections that are out. `--set isolation_level=AUTOCOMMIT` commits each statement.
 """
 
 import asyncio

@@ -1,11 +1,11 @@
 """What does it cost to hold a connection during a slow call?
 
-You may have read that a session must not stay open during `sleep(60)` (0.35), and that connections that are
-held during a call of an external API exhaust the pool (4.31).
+You may have read that a session must not stay open during `sleep(60)` (0.35). Connections that are held
+during a call of an external API are said to exhaust the pool (4.31).
 
 20 requests come at once to a pool of 5. Each queries, and then waits for something slow: a sleep, an API, or
 a client that reads its response slowly. It waits inside its session, or after the close. 0.15 s stand for
-the minute, and the pool refuses a request that waits twice as long. `--set pool_size=20` has room for all.
+the minute, and the pool refuses a request after twice that time. `--set pool_size=20` has room for all.
 """
 
 import threading

@@ -1,11 +1,10 @@
 """Does a dependency prevent leaks that a session made by hand has?
 
-You may have read that an AsyncSession that is never closed leaks its connection (2.21), and that a dependency
-cleans up where a session made in the handler does not (2.22). The bad example there has a `finally`.
+You may have read that an AsyncSession that is never closed leaks its connection (2.21). A dependency is said
+to clean up where a session made in the handler does not (2.22), although the bad example has a `finally`.
 
-Each handler serves as many requests as the pool has connections. Then the connections that are out are
-counted, before and after a garbage collection, and those that the collection has killed.
-`--set handler=succeeds` lets the handlers succeed; by default their query fails.
+Each handler serves as many requests as the pool has connections. Their query fails. Then the connections are
+counted that are out, and those that a garbage collection kills. `--set handler=succeeds` lets them succeed.
 """
 
 import asyncio
@@ -119,8 +118,8 @@ def run(lab: Lab, *, pool_size: int = 5, handler: str = "fails") -> None:
         measured="; ".join(
             f"{way}: {shown[way]}" for way in out if "closed" in way or "with " in way
         ),
-        why="A finally closes the session whoever wrote it. A dependency has it in one place, where "
-        "no handler can forget it; that is its advantage, and not that it closes better.",
+        why="A finally closes the session wherever it stands. A dependency has it in one place, so "
+        "that no handler can forget it. That is its advantage, and not that it closes better.",
     )
 
 

@@ -1,7 +1,7 @@
 """Does a session without a close leak its connection, and who has forgotten the close?
 
-You may have read that a session that is not closed has leaked its connection (1.51), and that `with` or a
-`finally` prevents it (1.39).
+You may have read that a session that is not closed has leaked its connection (1.51). `with` or a `finally`
+prevents it (1.39).
 
 Sessions are used in four ways, as often as the pool has connections. Then the connections that are out are
 counted, and one more session asks for one; the same again after a garbage collection. At last poolkit's
@@ -93,14 +93,15 @@ def run(lab: Lab, *, pool_size: int = 5, after_query: str = "nothing") -> None:
     logger.addHandler(handler)
     lab.at_end(logger.removeHandler, handler)
     session = never_closed(watched, after_query)
+    lab.at_end(session.close)
     lab.wait_until("the leak is reported", lambda: reports or not watched.pool.checkedout())
-    session.close()
     columns = ("checked out by", "in", "out for")
-    table = [(f"{r.hold['where']}", r.hold["holder"], f"{r.hold['held_s']:.2f} s") for r in reports]
+    table = [(r.hold["where"], r.hold["holder"], f"{r.hold['held_s']:.2f} s") for r in reports]
     lab.table("What leak_detection_threshold=0.05 reports", columns, table)
     for report in reports:
-        frames = [line.strip() for line in report.getMessage().splitlines() if __file__ in line]
-        lab.note(f"The report has the whole stack, among it: {'; '.join(frames)}")
+        stack = [line for line in report.getMessage().splitlines() if __file__ in line]
+        frames = "; ".join(line.split("/")[-1].replace('"', "") for line in stack)
+        lab.note(f"The report has the whole stack. Its lines of this file: {frames}")
 
     shown = {way: f"{way}: {row[0]} out, {row[2]} after gc" for way, row in found.items()}
     lab.judge(
@@ -121,6 +122,6 @@ def run(lab: Lab, *, pool_size: int = 5, after_query: str = "nothing") -> None:
         },
         measured=", ".join((shown[FORGOTTEN], shown[REFERRED_TO])),
         why="A session and its transaction refer to each other, so they live until the cyclic garbage "
-        "collector finds them. Then the pool takes the connection back. Nobody knows when that is, "
-        "and what a global, a cache or a traceback still refers to is no garbage.",
+        "collector finds them, at a time that depends on what else the program allocates. Then the pool "
+        "takes the connection back. What a global, a cache or a traceback refers to is no garbage.",
     )

@@ -1,11 +1,11 @@
 """A connection is returned with an open transaction: what does its next user see?
 
-You may have read that the next user gets a dirty connection and a wrong state (4.22, 4.33), so that one
-must commit or roll back before the return (4.23).
+You may have read that the next user gets a dirty connection and a wrong state (4.22, 4.33). So a user must
+commit or roll back before the return (4.23).
 
-In each pool, a first user inserts a row and returns the connection without a commit. A second user gets
-the same connection, counts the rows, and commits. Then the same with a commit before the return.
-SQLAlchemy's pool is used by a Session and by `raw_connection()`, with several `reset_on_return`.
+In each pool, a first user inserts a row and returns the connection without a commit. A second user gets the
+same connection, counts the rows, and commits. Then the same, with a commit before the return. SQLAlchemy's
+pool is used by a Session and by `raw_connection()`, with several values of `pool_reset_on_return`.
 `--set before_return=rollback` lets the first user roll back.
 """
 
@@ -26,46 +26,35 @@ from poolkit.experiment import Lab, experiment
 
 INSERT = "INSERT INTO notes VALUES (1)"
 COUNT = "SELECT count(*) FROM notes"
+Borrow, Return, Then = Callable[[], Any], Callable[[Any], None], Callable[[], None]
 
 
-def driver_users(pool: Any, end: str, returned: Callable[[], None]) -> int:
-    """Use a pool with getconn() and putconn(): psycopg2's, and psycopg_pool's."""
-    connection = pool.getconn()
+def driver_users(borrow: Borrow, give_back: Return, end: str, returned: Then) -> int:
+    connection = borrow()
     connection.cursor().execute(INSERT)
     if end != "nothing":
         getattr(connection, end)()
-    pool.putconn(connection)
+    give_back(connection)
     returned()
-    connection = pool.getconn()
+    connection = borrow()
     rows = count(connection)
-    pool.putconn(connection)
+    give_back(connection)
     return rows
 
 
-def raw_users(engine: Engine, end: str, returned: Callable[[], None]) -> int:
-    connection = engine.raw_connection()
-    connection.cursor().execute(INSERT)
-    if end != "nothing":
-        getattr(connection, end)()
-    connection.close()
-    returned()
-    connection = engine.raw_connection()
-    rows = count(connection)
-    connection.close()
-    return rows
-
-
-def session_users(engine: Engine, end: str, returned: Callable[[], None]) -> int:
+def session_users(engine: Engine, end: str, returned: Then) -> int:
     with Session(engine) as db:
         db.execute(text(INSERT))
         if end != "nothing":
             getattr(db, end)()
     returned()
     with Session(engine) as db:
-        return db.scalar(text(COUNT))
+        rows = db.scalar(text(COUNT))
+        db.commit()
+    return rows
 
 
-async def asyncpg_users(dsn: str, end: str, returned: Callable[[], None]) -> int:
+async def asyncpg_users(dsn: str, end: str, returned: Then) -> int:
     async with asyncpg.create_pool(dsn, min_size=1) as pool:
         connection = await pool.acquire()
         transaction = connection.transaction()
@@ -109,18 +98,22 @@ def run(lab: Lab, *, before_return: str = "nothing") -> None:
     for reset in ("rollback", "commit", None):
         engines[reset] = create_engine(lab.url(), pool_reset_on_return=reset)
         lab.at_end(engines[reset].dispose)
-    psycopg2_pool = SimpleConnectionPool(1, 5, lab.dsn())
-    lab.at_end(psycopg2_pool.closeall)
-    psycopg_pool = ConnectionPool(lab.dsn("psycopg"), min_size=1, open=True)
-    lab.at_end(psycopg_pool.close)
+    psycopg2s = SimpleConnectionPool(1, 5, lab.dsn())
+    lab.at_end(psycopg2s.closeall)
+    psycopgs = ConnectionPool(lab.dsn("psycopg"), min_size=1, open=True)
+    lab.at_end(psycopgs.close)
+
+    def raw(reset: str | None) -> Callable[..., int]:
+        return partial(driver_users, engines[reset].raw_connection, lambda used: used.close())
+
     ways: dict[str, Callable[..., int]] = {
         "a Session": partial(session_users, engines["rollback"]),
         "a Session, reset None": partial(session_users, engines[None]),
-        "raw_connection": partial(raw_users, engines["rollback"]),
-        "raw, reset commit": partial(raw_users, engines["commit"]),
-        "raw, reset None": partial(raw_users, engines[None]),
-        "psycopg2's pool": partial(driver_users, psycopg2_pool),
-        "psycopg_pool": partial(driver_users, psycopg_pool),
+        "raw_connection": raw("rollback"),
+        "raw, reset commit": raw("commit"),
+        "raw, reset None": raw(None),
+        "psycopg2's pool": partial(driver_users, psycopg2s.getconn, psycopg2s.putconn),
+        "psycopg_pool": partial(driver_users, psycopgs.getconn, psycopgs.putconn),
         "asyncpg's pool": lambda *rest: asyncio.run(asyncpg_users(lab.dsn("asyncpg"), *rest)),
     }
 

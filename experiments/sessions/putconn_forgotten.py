@@ -1,11 +1,11 @@
 """What becomes of a psycopg2 connection that is not put back?
 
-You may have read that the pool loses a connection without `putconn`: where it is forgotten (3.25), and where
-an exception comes before it (4.30); and that a `finally` prevents both.
+You may have read that the pool loses a connection whose `putconn` is forgotten (3.25), or skipped by an
+exception (4.30). A `finally` prevents both.
 
-Three functions use a pool of 5 five times; the query of two of them fails. Then the server is asked how many
-connections are in a transaction, and one more function asks for one, before and after a garbage collection.
-`--set query="SELECT 1"` lets the queries succeed.
+Each of three functions uses a pool of 5 five times. Then the server is asked how many connections are in a
+transaction, and one more function asks for one, before and after a garbage collection.
+`--set query="SELECT 1"` lets the queries succeed that fail by default.
 """
 
 import gc

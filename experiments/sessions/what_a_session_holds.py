@@ -1,11 +1,11 @@
 """What does a session hold, step by step?
 
-You may have read that `SessionLocal()` and `add()` take no connection (0.1, 0.16), that a session then
-borrows one for each query only (0.4, 0.5, 0.23, 0.25, 0.40), so for 8 ms of a request of 50 ms (0.24),
-and that `close()` returns the connection without closing it (0.2, 0.3, 0.26).
+You may have read that `SessionLocal()` and `add()` take no connection (0.1, 0.16). Then a session is said to
+borrow one for each query only (0.4, 0.5, 0.23, 0.25, 0.40): for 8 ms of a request of 50 ms (0.24). And its
+`close()` returns the connection without closing it (0.2, 0.3, 0.26).
 
-Here each step is done. After it, the pool says how many connections are out, and the server says in
-which state the connection is. `--set after_query=commit` ends the transaction after each query.
+Here each step is done. After it, the pool reports how many connections are out, and the server reports the
+state of the connection. `--set after_query=commit` ends the transaction after each query.
 """
 
 import time
@@ -13,7 +13,7 @@ import time
 from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from poolkit.experiment import Lab, experiment
+from poolkit.experiment import Lab, Times, experiment
 
 
 class Base(DeclarativeBase):
@@ -80,17 +80,21 @@ def run(lab: Lab, *, after_query: str = "nothing") -> None:
     after("its close()")
     lab.table("Two sessions", ("after", "out", "in the pool", "checkouts", "on the server"), table)
 
+    lab.bars("Connections out of the pool after each step", out, unit="out")
+
     lab.say("7 requests with a query and Python work")
     moments.clear()
-    began = time.perf_counter()
-    for _ in range(7):
+
+    def request() -> None:
         with session_local() as db:
             db.execute(text("SELECT pg_sleep(0.008)"))
             if after_query == "commit":
                 db.commit()
             time.sleep(0.042)
-    took_ms = (time.perf_counter() - began) / 7 * 1e3
-    held_ms = (sum(moments[1::2]) - sum(moments[::2])) / 7 * 1e3
+
+    took_ms = lab.time(request, 7).median * 1e3
+    held = [end - begin for begin, end in zip(moments[::2], moments[1::2], strict=True)]
+    held_ms = Times(held).median * 1e3
 
     lab.judge(
         "0.1 0.16",

@@ -1,10 +1,10 @@
 """When does a transaction take its connection, and when does it return it?
 
-You may have read that `commit()` borrows a connection, sends the INSERT and returns it (0.17), and that
-`begin()` borrows one at once, for the whole transaction, which should therefore be short (0.36, 0.37).
+You may have read that `commit()` borrows a connection, sends the INSERT and returns it (0.17). `begin()` is
+said to borrow one at once (0.36), for the whole transaction, which should therefore be short (0.37).
 
-Here transactions begin and end in each way. After each step, the pool says how many connections are
-out, the engine which SQL it has sent, and the server in which state the connection is.
+Here transactions begin and end in each way. After each step, the pool reports how many connections are out,
+the engine which SQL it has sent, and the server the state of the connection. `--set objects=0` adds nothing.
 """
 
 import time
@@ -116,7 +116,7 @@ def run(lab: Lab, *, objects: int = 1) -> None:
         "a transaction holds its connection until it ends, so it should be short",
         holds=inside == (1, 1, 0),
         measured=f"{inside[0]} out after the flush, {inside[1]} after work, {inside[2]} after commit",
-        why="The server keeps a transaction in one backend, so the pool can lend that connection to "
-        "nobody else before the end. AUTOCOMMIT does not help a session here: the server has ended "
-        "the transaction and shows idle, but the session holds the connection until it is closed.",
+        why="The server keeps a transaction in one backend, so the pool cannot lend that connection "
+        "before the end. AUTOCOMMIT does not help a session: the server shows idle, and yet the "
+        "session holds the connection until it is closed.",
     )

@@ -132,7 +132,7 @@ def test_a_putconn_after_a_query_that_succeeds_loses_nothing(judged):
 
 
 def test_a_dependency_leaks_like_a_session_made_by_hand_unless_it_has_a_finally(judged):
-    """What closes a session after a failure is the `finally`, whoever wrote it."""
+    """What closes a session after a failure is the `finally`, not the dependency."""
     verdicts = judged("leaking_dependencies", pool_size=2)
     assert verdicts["2.21"].condition == (
         "true for a dependency with async with; false for a dependency without finally"
@@ -157,6 +157,6 @@ def test_connections_that_are_held_during_something_slow_are_missing_elsewhere(j
 
 
 def test_a_pool_as_large_as_the_requests_may_be_held(judged):
-    """Then a slow call delays nobody else."""
+    """Then a slow call delays no other request."""
     verdicts = judged("held_while_slow", pool_size=12, requests=12)
     assert rows(verdicts, FALSE) == {"0.35", "4.31"}
