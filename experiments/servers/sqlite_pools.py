@@ -91,15 +91,15 @@ def run(lab: Lab, *, threads: int = 8, rows: int = 10) -> None:
             for pool in POOLS:
                 url = "sqlite://" if kind == "memory" else f"sqlite:///{folder}/{pool.__name__}.db"
                 engine = create_engine(url, poolclass=pool, connect_args=ANY_THREAD)
+                lab.at_end(engine.dispose)
                 opened: list[object] = []
                 event.listen(engine, "connect", lambda made, _, to=opened: to.append(made))
                 found[kind, pool] = readers, *broken = use(engine, threads, rows)
-                engine.dispose()
                 shown = broken if readers == threads else ("-", "-")
                 table.append((kind, pool.__name__, f"{readers} of {threads}", len(opened), *shown))
         alone = create_engine(f"sqlite:///{folder}/alone.db", poolclass=StaticPool)
+        lab.at_end(alone.dispose)
         _, _, lost_alone = use(alone, 1, rows)
-        alone.dispose()
         refuses = {
             "a database in memory": refuses_second_thread("sqlite://"),
             "a file": refuses_second_thread(f"sqlite:///{folder}/refuses.db"),

@@ -70,11 +70,13 @@ class EmbeddedMariaDB(LoopbackServer):
         return [program, f"--defaults-file={directory / 'my.cnf'}"]
 
     def _prepare(self, directory: Path) -> bytes:
-        data, script = directory / "data", directory / "init.sql"
+        data, temporary, script = directory / "data", directory / "tmp", directory / "init.sql"
         settings = {
             "datadir": data,
-            # Relative to the data, the one folder that the server's account may write to; and a
-            # socket's path has 107 bytes at most.
+            # This process's own may be closed to the server's account.
+            "tmpdir": temporary,
+            # Relative to the data, which the server's account may write to; and a socket's path has
+            # 107 bytes at most.
             "socket": "socket",
             "pid-file": "pid",
             "init-file": script,
@@ -102,15 +104,17 @@ class EmbeddedMariaDB(LoopbackServer):
                 self.account.give(path)
             is_new = not data.exists()
             if is_new:
-                data.mkdir(mode=0o700)
-                self.account.give(data)
+                for folder in (data, temporary):
+                    folder.mkdir(mode=0o700)
+                    self.account.give(folder)
         except OSError as error:
             raise StateDirectoryError(f"cannot write to {directory}: {error.strerror}") from None
         if is_new:
             made = subprocess.run(
                 [
                     *("mariadb-install-db", "--no-defaults", "--skip-test-db"),
-                    *(f"--datadir={data}", f"--innodb-log-file-size={_LOG_FILE_SIZE}"),
+                    *(f"--datadir={data}", f"--tmpdir={temporary}"),
+                    f"--innodb-log-file-size={_LOG_FILE_SIZE}",
                 ],
                 **self.account.credentials(),
                 cwd="/",
@@ -119,7 +123,7 @@ class EmbeddedMariaDB(LoopbackServer):
                 text=True,
             )
             if made.returncode:
-                raise ServerStartError(f"MariaDB did not make its data: {made.stderr.strip()}")
+                raise ServerStartError(f"MariaDB did not make its data: {reason(made.stderr)}")
         return b""
 
     def _is_ready(self, directory: Path) -> bool:

@@ -24,8 +24,9 @@ def value(server, statement):
 
 @pytest.mark.slow
 @needs_mariadb
-def test_it_has_its_settings_keeps_its_data_and_leaves_nothing(open_dir):
+def test_it_has_its_settings_keeps_its_data_and_leaves_nothing(open_dir, tmp_path, monkeypatch):
     """After a crash its data are there; after the end neither files nor processes are."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where the server's account may not go
     with EmbeddedMariaDB(open_dir, settings={"wait_timeout": "77"}) as server:
         connection = create_engine(server.url()).connect()
         connection.execute(text("CREATE TABLE kept (n int)"))
