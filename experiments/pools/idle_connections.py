@@ -3,10 +3,11 @@
 You may have read that the connections of a pool stay open all day (0.9). After a busy hour that depends
 on the order in which the pool lends them. QueuePool lends the one that was idle longest, so each is
 used now and then. With `pool_use_lifo=True` it lends the one that came back last, so the others rest.
-QueuePool never closes those. The server does: `idle_session_timeout` (PostgreSQL 14), 1.5 s here.
+QueuePool never closes those. The server does: `idle_session_timeout` (PostgreSQL 14).
 
 A crowd opens pool_size connections in each of three pools. In a quiet time one request follows the
-other. Then the crowd comes back, and may get connections that the server has closed.
+other. The idle limit is six times as long as FIFO needs to use each connection once, 1.5 s on a
+machine with nothing else to do. Then the crowd comes back, and may get a closed connection.
 """
 
 import time
@@ -38,38 +39,45 @@ def crowd(engine: Engine, size: int, before: str = "SELECT 1") -> tuple[set[int]
 @experiment(
     question="Which connections go idle in a quiet hour: FIFO or LIFO?", rows=("0.9",), seconds=6
 )
-def run(
-    lab: Lab, *, pool_size: int = 10, idle_timeout_s: float = 1.5, quiet_s: float = 4.0
-) -> None:
+def run(lab: Lab, *, pool_size: int = 10, idle_rounds: int = 6) -> None:
     url = lab.url()
     engines = {
         "FIFO": create_engine(url, pool_size=pool_size, pool_pre_ping=True),
         "LIFO": create_engine(url, pool_size=pool_size, pool_pre_ping=True, pool_use_lifo=True),
         "LIFO, no pre-ping": create_engine(url, pool_size=pool_size, pool_use_lifo=True),
     }
+    used: dict[str, set[int]] = {name: set() for name in engines}
+    still: dict[str, list[tuple[float, int]]] = {name: [] for name in engines}
+
+    def single_requests() -> None:
+        for name, engine in engines.items():
+            used[name] |= crowd(engine, 1)[0]
+        time.sleep(0.02)
+
     for engine in engines.values():
         lab.at_end(engine.dispose)
         crowd(engine, pool_size)
-    limit = f"SET idle_session_timeout = {idle_timeout_s * 1000:.0f}"
+    round_s = lab.time(single_requests, pool_size).total
+    limit_s = idle_rounds * round_s
+    limit = f"SET idle_session_timeout = {limit_s * 1000:.0f}"
     opened = {name: crowd(engine, pool_size, limit)[0] for name, engine in engines.items()}
 
-    lab.say(f"one request at a time for {quiet_s:g} s")
-    used: dict[str, set[int]] = {name: set() for name in engines}
-    still: dict[str, list[tuple[float, int]]] = {name: [] for name in engines}
+    quiet_s = 2.5 * 6 * round_s
+    lab.say(f"one request at a time for {quiet_s:.1f} s, and an idle limit of {limit_s:.1f} s")
+    used.update((name, set()) for name in engines)
     began = time.monotonic()
     while (at := time.monotonic() - began) < quiet_s:
         alive = {backend.pid for backend in lab.backends()}
-        for name, engine in engines.items():
+        for name in engines:
             still[name].append((at, len(alive & opened[name])))
-            used[name] |= crowd(engine, 1)[0]
-        time.sleep(0.02)
+        single_requests()
 
     lab.say("the crowd comes back")
     failed = {name: crowd(engine, pool_size)[1] for name, engine in engines.items()}
 
     left = {name: line[-1][1] for name, line in still.items()}
     lab.table(
-        f"After a crowd of {pool_size}: {quiet_s:g} s of single requests, idle limit {idle_timeout_s:g} s",
+        f"A crowd of {pool_size}, then {quiet_s:.1f} s of single requests; idle limit {limit_s:.1f} s",
         ("order", "connections used", "still open", "failed when the crowd came back"),
         [(name, len(used[name]), left[name], failed[name]) for name in engines],
     )

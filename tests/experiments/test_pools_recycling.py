@@ -25,7 +25,7 @@ def test_last_in_first_out_lets_connections_go_idle(outcome_of):
 
 def test_without_an_idle_limit_all_connections_stay(judged):
     """PostgreSQL's default closes none, and no pool of SQLAlchemy does, whatever the order."""
-    assert judged("idle_connections", idle_timeout_s=0, quiet_s=1.5)["0.9"].verdict is TRUE
+    assert judged("idle_connections", idle_rounds=0)["0.9"].verdict is TRUE
 
 
 @pytest.mark.slow
