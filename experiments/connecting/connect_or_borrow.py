@@ -102,7 +102,7 @@ def run(lab: Lab, *, query_ms: float = 5.0, connections: int = 10, times: int = 
         measured=", ".join(f"{ratio:.1f} times {place}" for place, ratio in longer.items()),
         why=why,
     )
-    # Within an availability zone it lies between the two, too near a limit for a verdict.
+    # Within an availability zone the ratio is about 5, too near the limit for a verdict.
     clear = {place: ratio for place, ratio in shortest.items() if place != "same-az"}
     lab.judge(
         "1.54",

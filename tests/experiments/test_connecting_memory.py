@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
+from poolkit.experiment.experiment import find_experiments
 from poolkit.experiment.outcome import Verdict
+from poolkit.experiment.run import Options, missing
 
 pytestmark = [
     pytest.mark.process,
@@ -30,3 +32,10 @@ def test_a_pool_as_large_as_its_clients_saves_no_memory(judged):
     verdicts = judged("memory_per_backend", clients=8, pool_size=8, tables=20, statements=5)
     assert verdicts["4.21"].verdict is Verdict.FALSE
     assert verdicts["4.2"].verdict is Verdict.FALSE
+
+
+def test_another_system_than_linux_is_told_what_the_experiment_needs(monkeypatch):
+    """There is no /proc elsewhere, so the experiment is not run."""
+    found = find_experiments()["memory_per_backend"]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert missing(found, Options(command="")) == "needs Linux (it reads /proc)"
