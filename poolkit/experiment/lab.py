@@ -255,8 +255,10 @@ class Lab:
         to = (place or self.place).address
         distance = Distance(rtt_s=rtt_s, tls=tls)
         with way_to(to.host, to.port, distance, traces=traces) as way:
-            there = replace(to, host=way.network.host, port=way.network.port, ca=way.ca)
-            yield Line(way.network, there)
+            # Drivers try TLS unless told otherwise, and --tls offers it on the way behind this one.
+            extra = to.extra if to.ca is None or tls else {**to.extra, "sslmode": "disable"}
+            host, port = way.network.host, way.network.port
+            yield Line(way.network, replace(to, host=host, port=port, ca=way.ca, extra=extra))
 
     def count_backends(self, expected: int, *, within_s: float = 3.0) -> int:
         """Return the number of the experiment's connections on the server, after a close.
