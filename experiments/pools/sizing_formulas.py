@@ -106,8 +106,7 @@ def run(
         "1.40",
         "a pool needs requests x query time / request duration, such as 100/s x 50 ms = 5",
         holds={
-            name: free.in_use / 2 < value < free.in_use * 2
-            for name, value in in_seconds.items()
+            name: free.in_use / 2 < value < free.in_use * 2 for name, value in in_seconds.items()
         },
         measured=f"{free.in_use:.1f} in use on average; computed with seconds and with ms: "
         + ", ".join(f"{in_seconds[name]:.3g} and {in_ms[name]:.3g} by {name}" for name in in_ms),

@@ -25,10 +25,11 @@ APPLICATION, ADMINISTRATOR, REPLICA = "another application", "a superuser", "a r
 
 
 def try_one_more(connect: Callable[[], Any]) -> str:
+    """Return how it ends: "opened", "refused" by the server, or "timed out" in the pool."""
     try:
         connect().close()
     except PoolTimeout:
-        return "waited in vain"
+        return "timed out"
     except (OperationalError, psycopg2.OperationalError):
         return "refused"
     return "opened"
@@ -99,5 +100,6 @@ def run(
         holds={who: late[who] == "refused" for who in (APPLICATION, ADMINISTRATOR, REPLICA)},
         measured=", ".join(f"{who}: {late[who]}" for who in (APPLICATION, ADMINISTRATOR, REPLICA)),
         why="Ordinary roles get no connection when only superuser_reserved_connections are left, "
-        "and superusers may take these. Replicas count against max_wal_senders instead.",
+        "and superusers may take these. From PostgreSQL 16 on, reserved_connections do the same for "
+        "members of pg_use_reserved_connections. Replicas count against max_wal_senders instead.",
     )

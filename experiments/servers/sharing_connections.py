@@ -108,8 +108,8 @@ def run(
         measured=f"{pooled.answered} of {requests} answered over {pooled.connects} connections, "
         f"{pooled.rate:.0f} per s with waits of up to {pooled.longest_wait_s:.2g} s; "
         f"{alone.rate:.0f} per s without a pool",
-        why="Each request waits for a turn, not for a connect. The queue is as long as requests x "
-        "query time / connections, and has to be shorter than pool_timeout.",
+        why="A request waits for a connection that comes back, and not for a connect. The last one "
+        "waits for requests x query time / connections, which has to be below pool_timeout.",
     )
     lab.judge(
         "3.29",

@@ -68,7 +68,7 @@ def test_a_superuser_is_refused_without_a_reserve(judged):
     )
 
 
-def test_a_server_with_room_refuses_nobody(judged):
+def test_a_server_with_room_refuses_no_connection(judged):
     """Two pools of ten do not exhaust 60 connections."""
     verdicts = judged("last_connection", max_connections=60)
     assert verdicts["4.17"].verdict is Verdict.FALSE

@@ -26,7 +26,7 @@ def test_a_queue_longer_than_pool_timeout_fails(judged):
     assert verdicts["4.20"].verdict is Verdict.FALSE
 
 
-def test_a_pool_that_nothing_is_reused_from_saves_no_work(judged):
+def test_a_pool_without_reuse_saves_no_work(judged):
     """As many connections as requests cost the server the same with and without a pool."""
     verdicts = judged("sharing_connections", requests=40, pool_size=40)
     assert verdicts["3.29"].verdict is Verdict.FALSE
