@@ -76,7 +76,7 @@ def experiment(
             result = run_experiments(chosen, options, say=say, done=done)
     except (KeyboardInterrupt, SystemExit) as end:
         where = " or in the database" if options.database_url else ""
-        say(f"Interrupted: nothing is left running{where}, and no result is written.")
+        say(f"Interrupted: nothing is left running{where}, and no report is written.")
         return INTERRUPTED if isinstance(end, KeyboardInterrupt) else TERMINATED
     if as_json:
         console.out(json.dumps(result.as_json(), indent=2), highlight=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode
@@ -211,12 +211,16 @@ class PrivateGround(Ground):
             server.ask(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, _APP))
             # It would take one of max_connections for as long as the experiment runs.
             server.close()
-            stack.callback(
-                lambda: server.ask(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
-            )
+            stack.callback(self._drop, server, database)
             stack.callback(place.close)
             place.address = stack.enter_context(far(address, self._distance))
             yield place
+
+    @staticmethod
+    def _drop(server: Place, database: sql.Identifier) -> None:
+        # A server that was interrupted while it restarted goes away itself, with all that it has.
+        with suppress(psycopg2.Error, DatabaseUnavailable):
+            server.ask(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
 
 
 class ForeignGround(Ground):

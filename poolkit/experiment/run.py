@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poolkit.errors import how_to_install
+from poolkit.errors import PoolkitError, how_to_install
 from poolkit.experiment.ground import ForeignGround, Ground, PrivateGround, in_one_line
 from poolkit.experiment.lab import Lab
 from poolkit.experiment.outcome import Outcome, Report, Status
@@ -127,6 +127,9 @@ def run_one(
             with lab:
                 experiment.function(lab, **conditions)
     except Exception as error:  # noqa: BLE001  (an experiment's own; the others go on)
+        if interruption := _interruption_before(error):
+            # But what could not be taken back has to be told.
+            raise error if isinstance(error, PoolkitError) else interruption from None
         status, reason = Status.FAILED, _reason(error, experiment.path)
     return _outcome(
         experiment,
@@ -186,6 +189,14 @@ def _outcome(experiment: Experiment, status: Status, **found: object) -> Outcome
         status=status,
         **found,  # type: ignore[arg-type]
     )
+
+
+def _interruption_before(error: BaseException) -> BaseException | None:
+    """Return the Ctrl-C or SIGTERM that an error came after, when all was being ended."""
+    context = error.__context__
+    while context is not None and not isinstance(context, KeyboardInterrupt | SystemExit):
+        context = context.__context__
+    return context
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -24,7 +24,6 @@ import json
 import random
 import select
 import selectors
-import signal
 import socket
 import ssl
 import struct
@@ -117,6 +116,8 @@ class Network:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # Ctrl-C does not reach another session: its parent decides when it ends.
+            start_new_session=True,
         )
         try:
             self.port = self._ask(self._first)
@@ -702,8 +703,6 @@ def _wake_punctually() -> None:
 
 def main() -> None:
     """Be the proxy."""
-    # Ctrl-C reaches the whole process group; the parent decides when its proxy ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _wake_punctually()
     loop = asyncio.SelectorEventLoop(_FineSelector())
     with suppress(BrokenPipeError):

@@ -153,8 +153,10 @@ def _is_clean(folder: Path) -> bool:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["black hole", "starting PostgreSQL"])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [(signal.SIGINT, "black hole"), (signal.SIGTERM, "starting PostgreSQL")],
+)
 def test_an_interrupted_experiment_leaves_nothing_running(data_path, number, moment):
     """Exit status 130 after Ctrl-C, 143 after SIGTERM; also while its threads hang."""
     command = (POOLKIT, "experiment", "stale_connections", "--set", "patience_s=600")
