@@ -9,6 +9,7 @@ pytestmark = pytest.mark.process
 TRUE, FALSE, DEPENDS = Verdict.TRUE, Verdict.FALSE, Verdict.DEPENDS
 
 
+@pytest.mark.alone
 def test_last_in_first_out_lets_connections_go_idle(outcome_of):
     """The server's idle limit closes the connections of a LIFO pool, not those of a FIFO pool."""
     outcome = outcome_of("idle_connections")

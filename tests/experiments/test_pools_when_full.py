@@ -63,6 +63,7 @@ def test_a_queue_pool_with_overflow_is_not_full_yet(judged):
     assert "false for QueuePool" in verdicts["4.37"].condition
 
 
+@pytest.mark.slow
 def test_ten_threads_on_a_pool_of_five(outcome_of):
     """Five connections only without overflow; psycopg2's pool fails five threads."""
     outcome = outcome_of("ten_threads")
@@ -80,6 +81,7 @@ def test_ten_threads_on_a_pool_of_five(outcome_of):
     }
 
 
+@pytest.mark.alone
 def test_five_threads_on_a_pool_of_five(judged):
     """As many threads as connections: each pool serves them, and none opens more."""
     assert judged("ten_threads", threads=5, hold_s=0.3)["4.39"].verdict is TRUE
