@@ -50,10 +50,3 @@ def test_without_overflow_pool_size_is_the_limit(judged):
     verdicts = judged("how_full_is_a_pool", pool_size=3, max_overflow=0)
     assert verdicts["3.18"].verdict is Verdict.TRUE
     assert verdicts["1.12"].verdict is Verdict.TRUE
-
-
-def test_a_pool_without_a_limit_never_refuses(judged):
-    """max_overflow=-1 makes the sum of both sizes no limit."""
-    verdicts = judged("how_full_is_a_pool", pool_size=3, max_overflow=-1)
-    assert verdicts["1.12"].verdict is Verdict.FALSE
-    assert verdicts["1.36"].verdict is Verdict.FALSE
