@@ -31,7 +31,7 @@ def serve(engine: Engine) -> int:
     seconds=6,
 )
 def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int = 2000) -> None:
-    limit = pool_size + max_overflow
+    limit, more = pool_size + max_overflow, sessions // 2
     engine = create_engine(lab.url(), pool_size=pool_size, max_overflow=max_overflow)
     lab.at_end(engine.dispose)
     opened: list[float] = []
@@ -40,7 +40,7 @@ def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int =
     def pids() -> set[int]:
         return {backend.pid for backend in lab.backends()}
 
-    lab.say(f"{sessions} sessions one after the other, then {sessions} by {pool_size} threads")
+    lab.say(f"{sessions} sessions one after the other, then {more} by {pool_size} threads")
     served: set[int] = set()
     lives = lab.time(lambda: served.add(serve(engine)), sessions)
     age_s = time.monotonic() - opened[0]
@@ -59,7 +59,7 @@ def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int =
         why="A connection lives as long as its pool keeps it, whatever the number of sessions.",
     )
     with ThreadPoolExecutor(pool_size) as threads:
-        shared = served | set(threads.map(serve, [engine] * sessions))
+        shared = served | set(threads.map(serve, [engine] * more))
     steady = len(opened)
     for connection in [engine.connect() for _ in range(pool_size)]:
         connection.close()
@@ -109,7 +109,7 @@ def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int =
             f"up to {pool_size} at once": steady == len(shared) <= pool_size,
             f"bursts of {limit}": opened_in_bursts <= max_overflow,
         },
-        measured=f"{2 * sessions} sessions opened {steady}, {BURSTS} bursts {opened_in_bursts}",
+        measured=f"{sessions + more} sessions opened {steady}, {BURSTS} bursts {opened_in_bursts}",
         why="A pool opens a connection only if none is idle. A burst above pool_size finds too few "
         "idle ones each time, because the pool has closed the others after the last burst.",
     )
@@ -143,7 +143,7 @@ def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int =
             "overflow": last == max_overflow,
             "pool_recycle": used == 0,
         },
-        measured=f"{len(shared & warm)} of {len(shared)} still open after {2 * sessions} sessions, "
+        measured=f"{len(shared & warm)} of {len(shared)} still open after {sessions + more} sessions, "
         f"{last} of {max_overflow} of overflow after a burst; pool_recycle replaced {used}",
         why="A pool closes a connection for three reasons only: enough are idle, it is too old, or "
         "it failed. The server, a proxy or a firewall may close it as well.",

@@ -97,7 +97,7 @@ def load(lab: Lab, path: str, pool_size: int, requests: int, timeout: float) -> 
 @experiment(
     question="How many connections do 100 concurrent requests need?",
     rows=("1.37", "2.19"),
-    seconds=20,
+    seconds=25,
     needs=("own server",),
 )
 def run(lab: Lab, *, requests: int = 100, pool_timeout: float = 1.5) -> None:
