@@ -9,6 +9,8 @@ network trouble (4.16).
 Four engines fill their pools. Then their connections die: by an administrator, a restart, an idle
 limit, or a firewall that forgets them without a word. Each engine serves some requests, one after the
 other. An idle limit of one second stands for hours, and pool_recycle=0.5 for somewhat less than that.
+
+`--set recycle_s=600` lets pool_recycle come too late.
 """
 
 import time
@@ -26,7 +28,7 @@ NO_CHECK, RECYCLE, PRE_PING, KIT = "no check", "pool_recycle", "pool_pre_ping", 
 
 
 def make_engines(url: str, recycle_s: float) -> dict[str, Engine]:
-    # Of its defaults, the preset keeps the check: a poll of the socket, and a ping after 0.5 s.
+    # Its check polls the socket, and pings a connection that was idle for 0.5 s.
     kit = preset("web", "prod").replace(pool_size=2, connect_timeout=2)
     return {
         NO_CHECK: create_engine(url, pool_size=2),
