@@ -108,9 +108,9 @@ def run(
     lab.judge(
         "4.12",
         "(cores x 2) + disks connections are enough",
-        # Enough is generous here: half of the best throughput.
-        holds={kind: of_best(rule)[kind] > 0.5 for kind in (COMPUTE, WAIT)},
-        measured=f"with {rule}, of the best throughput: {shown(of_best(rule), '.0%')}",
+        # Generous: on a busy machine, more server processes get a larger share of the cores.
+        holds={kind: gain(rule, clients)[kind] < 2.5 for kind in (COMPUTE, WAIT)},
+        measured=f"with {clients} in place of {rule}, times: {shown(gain(rule, clients), '.1f')}",
         why="Queries that compute cannot use more than the cores. Queries that wait use none, so "
         "the pool needs one connection for each. A disk serves several reads at once: how many, "
         "only a measurement tells.",

@@ -39,7 +39,7 @@ def test_a_request_of_a_second_hides_the_wrong_unit(judged):
 @pytest.mark.alone
 def test_the_best_size_depends_on_what_queries_do(judged):
     """Queries that wait need a connection each; those that compute need a few for the cores."""
-    verdicts = judged("pool_size")
+    verdicts = judged("pool_size", cores=2)
     assert {each.verdict for each in verdicts.values()} == {Verdict.DEPENDS}
     for row in ("1.10", "4.13"):
         assert "queries that wait" in verdicts[row].condition.partition("; false")[0]
@@ -52,7 +52,7 @@ def test_the_best_size_depends_on_what_queries_do(judged):
 @pytest.mark.alone
 def test_a_few_clients_need_a_small_pool(judged):
     """With fewer clients than connections, the rule is enough for any query, and 20 are no help."""
-    verdicts = judged("pool_size", clients=4, seconds=0.2)
+    verdicts = judged("pool_size", cores=2, clients=4, seconds=0.2)
     assert verdicts["4.12"].verdict is Verdict.TRUE
     assert verdicts["1.10"].verdict is Verdict.FALSE
 
