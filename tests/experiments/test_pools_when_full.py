@@ -27,9 +27,9 @@ def test_request_31_of_30_waits_and_gets_what_comes_back(judged):
     )
 
 
-def test_a_pool_without_a_limit_serves_every_request_at_once(judged):
-    """With max_overflow=-1 there is no thirtieth connection, no wait and no error."""
-    verdicts = judged("one_too_many", max_overflow=-1, timeout_s=0.4)
+def test_a_pool_with_more_overflow_serves_request_31_at_once(judged):
+    """Below its limit the pool opens a connection: no wait, no error, and not the most yet."""
+    verdicts = judged("one_too_many", max_overflow=30, timeout_s=0.4)
     assert verdicts["0.18"].verdict is FALSE
     assert verdicts["0.20"].verdict is FALSE
     assert verdicts["1.14"].verdict is FALSE
