@@ -3,11 +3,11 @@
 You may have read that 5 connections are too few for 100 concurrent requests and 20 + 40 are adequate
 (2.19), and that an exhausted pool is cured by a larger one, or by a commit (1.37).
 
-Here a real server answers many requests at once. FastAPI runs each dependency and each endpoint that
-is a plain `def` in one of 40 threads. First a request needs one connection, for a short or a long
-query; then two connections. Last, a dependency makes a query and keeps its connection, while the
-request waits for a thread that runs its endpoint. In a standstill, all connections are borrowed, and
-none has work. A `pool_timeout` of 1.5 s stands for 30 s.
+Here a real server answers many requests at once. FastAPI runs each plain `def` in one of 40 threads.
+First a request needs one connection, for a short or a long query; then two connections. Last, its
+dependency keeps a connection while the request waits for a second thread, which runs its endpoint;
+then with a commit, and by turns. In a standstill, all connections are borrowed, and none has work.
+A `pool_timeout` of 1.5 s stands for 30 s.
 """
 
 import http.client
