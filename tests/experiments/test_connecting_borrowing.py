@@ -4,7 +4,7 @@ import pytest
 
 from poolkit.experiment.outcome import Verdict
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.alone]
 
 
 @pytest.mark.slow

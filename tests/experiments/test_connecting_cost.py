@@ -4,7 +4,7 @@ import pytest
 
 from poolkit.experiment.outcome import Verdict
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.alone]
 
 
 def test_what_a_connect_takes_depends_on_the_distance(outcome_of):
