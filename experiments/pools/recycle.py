@@ -128,9 +128,9 @@ def run(lab: Lab, *, hour_s: float = 6.0, pre_ping: int = 1) -> None:
         holds=total[hourly_checked] == 0,
         measured=f"{total[hourly_checked]} of {of * len(LIMITS)} requests failed {checked}, "
         f"{total[hourly]} with pool_recycle=3600 alone",
-        why="The ping at checkout finds every connection that was closed, whatever its age. Recycling "
-        "adds a limit on the age, no more. A ping does not help when a connection breaks later, "
-        "between the checkout and the query.",
+        why="The ping at checkout finds every connection that the other side has closed, whatever its "
+        "age. Recycling adds a limit on the age, no more. Where a firewall drops a connection "
+        "without a word, the ping waits for an answer until TCP gives up.",
     )
     lab.judge(
         "1.32",
