@@ -16,6 +16,7 @@ from processes import ROOT, run, run_python
 from uvicorn import main as uvicorn_command
 
 from poolkit.cli import main
+from poolkit.experiment.experiment import find_experiments
 
 pytestmark = pytest.mark.process
 
@@ -26,6 +27,7 @@ FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
+EXPERIMENTS = {"list", *find_experiments()}
 
 
 def name_of(document):
@@ -158,7 +160,9 @@ def check_poolkit(arguments, made):
         name, *arguments = arguments
         assert name in command.commands, f"poolkit has no command {name}"
         command = command.commands[name]
-    command.make_context(command.name, list(arguments), resilient_parsing=False)
+    context = command.make_context(command.name, list(arguments), resilient_parsing=False)
+    if command.name == "experiment":
+        assert set(context.params["names"]) <= EXPERIMENTS
 
 
 def check_python(arguments, made):
@@ -370,6 +374,14 @@ def test_the_design_lists_every_folder_and_every_package_of_the_library():
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} <= folders <= FOLDERS
     here = {path.parent.name for path in (ROOT / "poolkit").glob("*/__init__.py")}
     assert packages == here | {"errors"}
+
+
+@pytest.mark.sample
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_named_experiments_exist(document):
+    """`poolkit experiment NAME` in a text; the lines of shell blocks are parsed above."""
+    named = re.findall(r"`poolkit experiment ([\w ]+)`", document.read_text())
+    assert {name for each in named for name in each.split()} <= EXPERIMENTS | {"NAME"}
 
 
 # -- words ----------------------------------------------------------------------------------

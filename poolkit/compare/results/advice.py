@@ -1,6 +1,6 @@
 """Which settings a target should have: the rules, as a function of facts.
 
-docs/pooling.md describes the rules. Here are data only; `poolkit.compare.report.advice_text` has the
+docs/engines.md describes the rules. Here are data only; `poolkit.compare.report.advice_text` has the
 sentences.
 """
 
