@@ -22,6 +22,7 @@ import asyncio
 import ctypes
 import json
 import random
+import resource
 import select
 import selectors
 import socket
@@ -388,11 +389,12 @@ class _Stream:
         self._link = link
         self._deliver = deliver
         self._end = end
-        self._waiting: deque[tuple[float, bytes]] = deque()
+        self._waiting: deque[tuple[float, bytes | None]] = deque()
         self._size = 0
         self._last = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._is_paused = False
+        self._has_ended = False
         self.is_blocked = False
         """Whether the receiver takes no more at present."""
 
@@ -401,16 +403,28 @@ class _Stream:
         self._last = max(self._last, when)
 
     def send(self, data: bytes) -> None:
-        """Deliver this after its passage, and after all that was sent before; b"" is the end."""
+        """Deliver this after its passage, and after all that was sent before."""
+        if not self._has_ended:
+            self._put(data, len(data))
+
+    def end(self, *, is_reset: bool) -> None:
+        """End this direction after all that was sent before."""
+        # A transport that has read the end would read it once more if it was resumed.
+        self.source = None
+        if is_reset or not self._has_ended:
+            self._has_ended = True
+            self._put(None if is_reset else b"", 0)
+
+    def _put(self, data: bytes | None, size: int) -> None:
         proxy, loop = self._link.proxy, self._link.loop
         passage = proxy.passage_s()
         if proxy.bytes_per_s:
             # The wire is busy with what is before it, and then for its own length.
-            self._last = max(self._last, loop.time() + passage) + len(data) / proxy.bytes_per_s
+            self._last = max(self._last, loop.time() + passage) + size / proxy.bytes_per_s
         elif passage or self._last:
             self._last = max(self._last, loop.time() + passage)
         self._waiting.append((self._last, data))
-        self._size += len(data)
+        self._size += size
         if self._size > _HIGH_WATER and self.source is not None and not self._is_paused:
             self._is_paused = True
             self.source.pause_reading()
@@ -428,9 +442,11 @@ class _Stream:
                 self._timer = link.loop.call_later(left, self.release)
                 return
             waiting.popleft()
-            self._size -= len(data)
             if data:
+                self._size -= len(data)
                 self._deliver(data)
+            elif data is None:
+                link.reset()
             else:
                 self._end()
         if self._is_paused and self._size < _HIGH_WATER // 2 and self.source is not None:
@@ -460,8 +476,15 @@ class _End(asyncio.Protocol):
         else:
             self._link.from_server(data)
 
+    def eof_received(self) -> bool:
+        """Keep the other direction open: a peer that has sent all may wait for the answer."""
+        self._link.has_sent_all(is_client=self._is_client)
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._link.is_gone(is_client=self._is_client, is_reset=exc is not None)
+        # Without an error it was closed here.
+        if exc is not None:
+            self._link.was_reset(is_client=self._is_client)
 
     def pause_writing(self) -> None:
         self._out.is_blocked = True
@@ -485,7 +508,9 @@ class _Link:
         self._opening: asyncio.Task[None] | None = None
         self._may_open = False
         self._is_over = False
-        self._for_server: list[bytes] = []
+        self._has_ended_up = self._has_ended_down = False
+        """Whether the server has been sent the end of the client's bytes, and the reverse."""
+        self._for_server = bytearray()
         self._first: bytes | None = b"" if proxy.context is not None else None
         """What the client has sent so far, until it is clear whether it wants TLS."""
         self._tls: ssl.SSLObject | None = None
@@ -535,14 +560,18 @@ class _Link:
             self.reset()
 
     def server_is_there(self, transport: asyncio.Transport) -> None:
-        """Send what the client has sent meanwhile."""
+        """Send what the client has sent meanwhile; it may have left since."""
         self._server = self.down.source = transport
         if self._is_over:
             self._abort(transport)
             return
-        for data in self._for_server:
-            transport.write(data)
-        self._for_server.clear()
+        self.up.is_blocked = False
+        if self._for_server:
+            transport.write(bytes(self._for_server))
+            self._for_server.clear()
+        if self._has_ended_up:
+            self._write_eof(transport)
+        self.up.release()
 
     def send_up(self, data: bytes) -> None:
         """Put what the client sent on its way."""
@@ -604,12 +633,14 @@ class _Link:
                 self._to_server(plain)
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError as error:
-            # The client's own message names its reason; this one is for the proxy's log.
-            if not isinstance(error, ssl.SSLZeroReturnError):
-                self._send_tls()
-                self.reset()
-                return
+        except ssl.SSLZeroReturnError:
+            # It has ended TLS, and may keep the socket until the server has done so too.
+            self._end_server()
+        except ssl.SSLError:
+            # The alert names the reason to the client.
+            self._send_tls()
+            self.down.end(is_reset=False)
+            self._end_server()
         self._send_tls()
 
     def _send_tls(self) -> None:
@@ -619,34 +650,53 @@ class _Link:
     def _to_server(self, data: bytes) -> None:
         if self._recorder is not None:
             self._recorder.pass_on(data, self.loop.time(), by_client=True)
-        if self._server is None:
-            self._for_server.append(data)
-        else:
+        if self._server is not None:
             self._server.write(data)
-
-    def is_gone(self, *, is_client: bool, is_reset: bool) -> None:
-        """Pass the end of one end on to the other, on the same way as the bytes before it."""
-        if is_client:
-            self._client = None
-            self.up.send(b"")
             return
-        self._server = None
-        if self._tls is not None and self._is_agreed and not is_reset:
+        self._for_server += data
+        if len(self._for_server) > _HIGH_WATER:
+            self.up.is_blocked = True
+
+    def has_sent_all(self, *, is_client: bool) -> None:
+        """Pass on that one end sends no more, on the same way as the bytes before it."""
+        if is_client:
+            self.up.end(is_reset=False)
+            return
+        if self._tls is not None and self._is_agreed:
             # PostgreSQL ends TLS before it closes the socket.
             with suppress(ssl.SSLError):
                 self._tls.unwrap()
             self._send_tls()
-        self.down.send(b"")
+        self.down.end(is_reset=False)
+
+    def was_reset(self, *, is_client: bool) -> None:
+        """Pass on that one end has failed, on the same way as the bytes before it."""
+        (self.up if is_client else self.down).end(is_reset=True)
 
     def _end_server(self) -> None:
+        self._has_ended_up = True
         if self._server is not None:
-            self._server.close()
-        self._forget()
+            self._write_eof(self._server)
+        self._close_if_ended()
 
     def _end_client(self) -> None:
+        self._has_ended_down = True
         if self._client is not None:
-            self._client.close()
-        self._forget()
+            self._write_eof(self._client)
+        self._close_if_ended()
+
+    @staticmethod
+    def _write_eof(transport: asyncio.Transport) -> None:
+        # The peer may have reset the connection by now.
+        with suppress(OSError):
+            transport.write_eof()
+
+    def _close_if_ended(self) -> None:
+        if self._has_ended_up and self._has_ended_down:
+            for transport in (self._client, self._server):
+                if transport is not None:
+                    transport.close()
+            self._forget()
 
     def reset(self) -> None:
         """End both ends at once; each peer receives a reset."""
@@ -693,6 +743,15 @@ async def _serve() -> None:
         await proxy.refuse()
 
 
+def _allow_connections() -> None:
+    """Raise this process's limit of open files: a connection takes two, and many systems allow 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        # macOS refuses "unlimited".
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _wake_punctually() -> None:
     """Let the kernel wake this process within a microsecond of its time, not within 50."""
     if sys.platform == "linux":
@@ -703,6 +762,7 @@ def _wake_punctually() -> None:
 
 def main() -> None:
     """Be the proxy."""
+    _allow_connections()
     _wake_punctually()
     loop = asyncio.SelectorEventLoop(_FineSelector())
     with suppress(BrokenPipeError):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -11,7 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import psutil
+import psycopg
 import psycopg2
 import pytest
 from processes import wait_until
@@ -181,6 +184,69 @@ def test_leaving_ends_every_connection(echo):
     wait_until(lambda: echo.ended == 1, "the server's end is closed")
 
 
+class Listener:
+    """A server that reads until the client has sent all, and then answers with what it read."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.received: list[bytes] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self.socket.accept()
+                with peer:
+                    data = b"".join(iter(lambda: peer.recv(1024), b""))  # noqa: B023  (read at once)
+                    self.received.append(data)
+                    with contextlib.suppress(ConnectionError):
+                        peer.sendall(data)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    server = Listener()
+    yield server
+    with contextlib.suppress(OSError):
+        server.socket.shutdown(socket.SHUT_RDWR)
+    server.socket.close()
+
+
+@pytest.mark.parametrize("rtt_s", [0.0, 0.01])
+def test_a_client_that_has_sent_all_still_receives_the_answer(listener, rtt_s):
+    """A connection that is closed in one direction is open in the other."""
+    with (
+        Network("127.0.0.1", listener.port, rtt_s=rtt_s) as network,
+        socket.create_connection(("127.0.0.1", network.port), timeout=30) as client,
+    ):
+        client.sendall(b"question")
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(8) == b"question"
+        assert client.recv(1) == b""
+        wait_until(lambda: network.connections == 0, "the connection has ended")
+
+
+@pytest.mark.parametrize("rtt_s", [0.0, 0.01])
+def test_what_a_client_sent_arrives_though_it_left_at_once(listener, rtt_s):
+    """As drivers do that ask to cancel a statement: the proxy is not connected by then."""
+    with Network("127.0.0.1", listener.port, rtt_s=rtt_s) as network:
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", network.port), timeout=30) as client:
+                client.sendall(b"cancel")
+        wait_until(lambda: len(listener.received) == 10, "all clients have reached the server")
+        assert listener.received == [b"cancel"] * 10
+
+
+def test_a_reset_is_passed_on_as_one(network, echo):
+    """A client that is killed with unread data resets its connection, and its backend learns it."""
+    client = connected(network)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    wait_until(lambda: echo.ended == 1, "the server has noticed")
+    wait_until(lambda: network.connections == 0, "the connection has ended")
+
+
 def test_a_round_trip_takes_the_distance_and_no_less(echo):
     """Once for the bytes, and once more for the handshake of TCP before the first of them."""
     with Network("127.0.0.1", echo.port, rtt_s=0.05) as network:
@@ -314,3 +380,74 @@ def test_a_certificate_of_another_authority_is_refused(postgres, tmp_path):
             dbname="poolkit",
             sslmode="disable",
         ).close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_statements_are_cancelled_over_a_distance(postgres, tls):
+    """A cancel request is a connection of its own, with TLS (psycopg) or without (psycopg2)."""
+    sslmode = "require" if tls else "disable"
+    with way_to(postgres.host, postgres.port, Distance(rtt_s=0.0005, tls=tls)) as way:
+        there = {"host": way.network.host, "port": way.network.port, "user": "poolkit"}
+        password = postgres.password()
+        login = {**there, "password": password, "dbname": "poolkit", "sslmode": sslmode}
+        old = psycopg2.connect(**login)
+        threading.Timer(0.2, old.cancel).start()
+        with pytest.raises(psycopg2.errors.QueryCanceled), old.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(30)")
+        old.close()
+        with psycopg.connect(**login) as new:
+            threading.Timer(0.2, new.cancel_safe).start()
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                new.execute("SELECT pg_sleep(30)")
+
+        async def time_out() -> None:
+            connection = await asyncpg.connect(
+                **there, password=password, database="poolkit", ssl=sslmode
+            )
+            with pytest.raises(TimeoutError):
+                await connection.execute("SELECT pg_sleep(30)", timeout=0.2)
+            # The connection is free again, since the server has cancelled the statement.
+            assert await connection.fetchval("SELECT 1", timeout=10) == 1
+            await connection.close()
+
+        asyncio.run(time_out())
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_reader_that_pauses_stops_the_server_and_fills_no_memory(postgres, tls):
+    """40 MB wait in the server: the proxy holds about a megabyte of them."""
+    with way_to(postgres.host, postgres.port, Distance(rtt_s=0.0005, tls=tls)) as way:
+        proxy = psutil.Process(way.network.pid)
+        with psycopg.connect(
+            host=way.network.host,
+            port=way.network.port,
+            user="poolkit",
+            password=postgres.password(),
+            dbname="poolkit",
+            sslmode="require" if tls else "disable",
+        ) as connection:
+            before = proxy.memory_info().rss
+            statement = "COPY (SELECT repeat('x', 999) FROM generate_series(1, 40000)) TO STDOUT"
+            with connection.cursor().copy(statement) as copy:
+                received = len(copy.read())
+                time.sleep(0.5)
+                held = proxy.memory_info().rss - before
+                received += sum(map(len, copy))
+    assert received == 40_000_000
+    assert held < 15_000_000
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_client_that_begins_with_tls_needs_a_network_with_a_certificate(postgres, tls):
+    """libpq's `sslnegotiation=direct`, which saves a round trip."""
+    if psycopg.pq.version() < 170000:
+        pytest.skip("libpq has it since 17")
+    with way_to(postgres.host, postgres.port, Distance(tls=tls)) as way:
+        login = {"user": "poolkit", "password": postgres.password(), "dbname": "poolkit"}
+        there = {"host": way.network.host, "port": way.network.port, "sslnegotiation": "direct"}
+        if tls:
+            with psycopg.connect(**there, **login, sslmode="require") as connection:
+                assert connection.pgconn.ssl_in_use
+        else:
+            with pytest.raises(psycopg.OperationalError, match="SSL"):
+                psycopg.connect(**there, **login, sslmode="require")
