@@ -7,9 +7,9 @@ import importlib.util
 import inspect
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin
 
 import poolkit
 from poolkit.errors import ConfigurationError
@@ -42,6 +42,8 @@ class Experiment:
     conditions: Mapping[str, Condition]
     """What may be changed from outside, with the defaults."""
     function: Callable[..., None]
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The only values of a condition, where it is annotated as a `Literal`."""
 
     def conditions_with(self, changes: Mapping[str, str]) -> dict[str, Condition]:
         """Return the conditions with some of them changed.
@@ -61,6 +63,11 @@ class Experiment:
                 )
             default = found[name]
             if isinstance(default, str):
+                choices = self.choices.get(name)
+                if choices and text not in choices:
+                    raise ConfigurationError(
+                        f"{self.name}: {name} must be one of {', '.join(choices)}, not {text!r}"
+                    )
                 found[name] = text
                 continue
             wanted = "a whole number" if isinstance(default, int) else "a number"
@@ -171,15 +178,25 @@ def _load(path: Path) -> Experiment:
         raise ConfigurationError(f"{path} has {len(marked)} functions with @experiment, not one")
     (function,) = marked
     facts: dict[str, Any] = function.poolkit_experiment
+    parameters = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
     return Experiment(
         name=path.stem,
         chapter=path.parent.name,
         text=inspect.getdoc(module) or "",
         path=path,
         conditions={
-            parameter.name: parameter.default
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            # `rtt_ms: float = 62` takes 62.4 as well: the annotation has the type, not the default.
+            each.name: float(each.default) if each.annotation in (float, "float") else each.default
+            for each in parameters
+        },
+        choices={
+            each.name: get_args(each.annotation)
+            for each in parameters
+            if get_origin(each.annotation) is Literal
         },
         function=function,
         **facts,

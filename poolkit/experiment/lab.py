@@ -386,14 +386,19 @@ class Lab:
     def table(
         self, title: str, columns: Sequence[object], rows: Iterable[Sequence[object]]
     ) -> None:
-        """Record a table. A float is shown to three digits."""
-        self.tables.append(
-            Table(
-                title=title,
-                columns=tuple(map(_cell, columns)),
-                rows=tuple(tuple(map(_cell, row)) for row in rows),
-            )
-        )
+        """Record a table. A float is shown to three digits.
+
+        Raises:
+            ValueError: a row has more cells than there are columns, or fewer.
+        """
+        heads = tuple(map(_cell, columns))
+        cells = tuple(tuple(map(_cell, row)) for row in rows)
+        for row in cells:
+            if len(row) != len(heads):
+                raise ValueError(
+                    f"the table {title!r} has {len(heads)} columns, and a row of {len(row)}: {row}"
+                )
+        self.tables.append(Table(title=title, columns=heads, rows=cells))
 
     def bars(
         self,

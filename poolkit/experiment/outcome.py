@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Verdict(StrEnum):
@@ -64,6 +68,12 @@ def judged(row: str, claim: str, holds: Holds, measured: str, why: str) -> Judge
     return Judgement(
         row=row, claim=claim, verdict=verdict, condition=condition, measured=measured, why=why
     )
+
+
+def by_claim(judgements: Iterable[Judgement]) -> list[list[Judgement]]:
+    """Return judgements in order, those of several rows on one claim together."""
+    groups = groupby(judgements, lambda each: (each.claim, each.measured, each.condition))
+    return [list(group) for _, group in groups]
 
 
 @dataclass(frozen=True, kw_only=True)

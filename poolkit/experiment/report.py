@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,12 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from poolkit.compare.report.page import drawing, prose
 from poolkit.experiment.charts import draw
+from poolkit.experiment.outcome import by_claim
 
 if TYPE_CHECKING:
-    from poolkit.experiment.outcome import Report
+    from poolkit.experiment.outcome import Report, Table
+
+_NUMBER = re.compile(r"[-+~<>≤≥ ]*\d[\d.,e+-]*( ?(%|x|us|µs|ms|s|MB|KB|kB))?|-|")
 
 
 def report_page(report: Report) -> str:
@@ -27,10 +31,19 @@ def report_page(report: Report) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"drawing": drawing, "prose": prose}
+    environment.filters |= {
+        "drawing": drawing,
+        "prose": prose,
+        "by_claim": by_claim,
+        "sides": _sides,
+    }
     pictures = {
         outcome.name: [
-            draw(chart, f"{outcome.name}-{number}") for number, chart in enumerate(outcome.charts)
+            {
+                "wide": draw(chart, f"{outcome.name}-{number}"),
+                "narrow": draw(chart, f"{outcome.name}-{number}-narrow", is_narrow=True),
+            }
+            for number, chart in enumerate(outcome.charts)
         ]
         for outcome in report.outcomes
     }
@@ -38,3 +51,12 @@ def report_page(report: Report) -> str:
     return environment.get_template("experiments.html").render(
         report=report, pictures=pictures, counts=counts
     )
+
+
+def _sides(table: Table) -> list[str]:
+    """Return the class of each column: numbers stand at the right, under each other."""
+    columns = zip(*table.rows, strict=True) if table.rows else table.columns
+    return [
+        "number" if all(_NUMBER.fullmatch(cell) for cell in column) else "text"
+        for column in columns
+    ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table as Grid
 from rich.text import Text
 
-from poolkit.experiment.outcome import Status, Verdict
+from poolkit.experiment.outcome import Status, Verdict, by_claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,8 +45,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     for table in outcome.tables:
         _print_table(table, console)
     why = ""
-    for _, group in groupby(outcome.judgements, lambda each: (each.claim, each.measured)):
-        same = list(group)
+    for same in by_claim(outcome.judgements):
         _print_judgements(same, console, known=why)
         why = same[0].why
     for note in outcome.notes:

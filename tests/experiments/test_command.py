@@ -14,7 +14,16 @@ from processes import RunningProcess, runs, started, wait_until
 from rich.console import Console
 
 from poolkit.experiment.experiment import find_experiments
-from poolkit.experiment.outcome import Status, report_from_json
+from poolkit.experiment.outcome import (
+    Chart,
+    Outcome,
+    Report,
+    Status,
+    Table,
+    judged,
+    report_from_json,
+)
+from poolkit.experiment.report import report_page
 from poolkit.experiment.terminal import print_list, print_outcome
 from poolkit.local import pgbouncer
 
@@ -39,6 +48,7 @@ LONG = ("ping_cost", "--set", "times=5000", "--set", "rtt_ms=200", "--tls")
         (["ping_cost", "--set", "times=abc"], "times must be a whole number"),
         (["ping_cost", "--set", "times=1.5"], "times must be a whole number"),
         (["ping_cost", "--set", "times=-5"], "not negative, such as 100, not '-5'"),
+        (["full_pools", "--set", "max_overflow=-1"], "max_overflow must be a whole number and not"),
         (["ping_cost", "--set", "rtt_ms=nan"], "rtt_ms must be a number and not negative"),
         (["ping_cost", "--set", "rtt_ms=inf"], "rtt_ms must be a number and not negative"),
         (["ping_cost", "--set", "speed=1"], "has no condition speed; its conditions are: queries="),
@@ -243,6 +253,58 @@ def test_the_page_loads_nothing(written):
     assert [each for each in loaded if not each.startswith(("data:", "#"))] == []
     assert not re.search(r"@import|url\(\s*['\"]?(?:https?:)?//", page)
     assert "pool_pre_ping sends SELECT 1 before each use" in page
+
+
+def _page(table=None, chart=None) -> str:
+    """Return the page of an experiment that judges one claim for two rows."""
+    outcome = Outcome(
+        name="an_experiment",
+        chapter="pools",
+        question="What is measured?",
+        status=Status.DONE,
+        judgements=tuple(
+            judged(row, "a pool has <b>", {"near": True, "far": False}, "5 of 7", "So it is.")
+            for row in ("0.1", "1.2")
+        ),
+        tables=(table,) if table else (),
+        charts=(chart,) if chart else (),
+    )
+    report = Report(
+        command="poolkit", date="", machine="", versions={}, distance="", outcomes=(outcome,)
+    )
+    return report_page(report)
+
+
+def test_the_page_has_the_rows_of_one_claim_together():
+    """As on the terminal: one verdict, one measurement and one explanation."""
+    page = _page()
+    assert page.count("So it is.") == 1
+    assert page.count("a pool has &lt;b&gt;") == 2, "in the list of verdicts, and below"
+    assert '<span class="rows">0.1, 1.2</span>' in page
+    assert "It is true for near; false for far." in page
+
+
+def test_the_page_has_numbers_at_the_right_and_words_at_the_left():
+    """A heading stands over its column, whatever the column has."""
+    rows = (("QueuePool", "1,000", "+16%", "fails"), ("NullPool", "0.5 ms", "-", "3"))
+    page = _page(Table(title="", columns=("pool", "time", "change", "end"), rows=rows))
+    sides = re.findall(r'<th scope="col" class="(\w+)">(\w+)</th>', page)
+    assert [(name, side) for side, name in sides] == [
+        ("pool", "text"),
+        ("time", "number"),
+        ("change", "number"),
+        ("end", "text"),
+    ]
+    assert '<td class="number">0.5 ms</td>' in page
+
+
+@pytest.mark.parametrize("kind", ["bars", "lines"])
+def test_a_chart_is_drawn_for_a_phone_too(kind):
+    """At 390 pixels none of it is cut off: its picture is no wider than the page."""
+    points = tuple((name, x, 5.0 * x) for name in ("one pool", "another") for x in (1, 2))
+    page = _page(chart=Chart(kind=kind, title="Time", unit="ms", points=points, x_title="x"))
+    wide, narrow = (float(width) for width in re.findall(r'<svg[^>]* width="([\d.]+)"', page))
+    assert narrow <= 390 < wide
 
 
 def _lines(print_it) -> list[str]:

@@ -9,8 +9,8 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
-from poolkit.errors import DatabaseUnavailable
-from poolkit.experiment.experiment import find_experiments
+from poolkit.errors import ConfigurationError, DatabaseUnavailable
+from poolkit.experiment.experiment import Experiment, find_experiments
 from poolkit.experiment.ground import ForeignGround, Ground, PrivateGround
 from poolkit.experiment.lab import Lab
 from poolkit.experiment.outcome import Outcome, Status
@@ -52,6 +52,60 @@ def test_a_place_can_be_asked_after_a_restart_of_its_server(new_postgres):
         # And the database was dropped, over a connection that had ended as well.
         with PrivateGround(server, Distance()).place("other") as place:
             assert place.ask("SELECT 1 FROM pg_database WHERE datname LIKE 'restarted%'") == []
+
+
+# -- what it records, and what it takes ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", [("one",), ("one", 2, 3)])
+def test_a_row_with_more_or_fewer_cells_than_columns_is_refused(postgres, tmp_path, row):
+    """The error names the table."""
+    with PrivateGround(postgres, Distance()).place("lab") as place:
+        lab = Lab(place, folder=tmp_path, distance=Distance(), say=print)
+        with pytest.raises(ValueError, match=r"the table 'Pools' has 2 columns, and a row of"):
+            lab.table("Pools", ("pool", "open"), [("two", 2), row])
+
+
+_ANNOTATED = """\
+'''Conditions.'''
+from typing import Literal
+from poolkit.experiment import Lab, experiment
+
+@experiment(question="", rows=(), seconds=1)
+def run(
+    lab: Lab, *, rtt_ms: float = 62, times: int = 5, least: int = -1, end: Literal["a", "b"] = "a"
+) -> None:
+    lab.note(f"{rtt_ms} {times} {least} {end}")
+"""
+
+
+@pytest.fixture
+def annotated(tmp_path) -> Experiment:
+    """An experiment whose conditions have each type."""
+    (tmp_path / "pools").mkdir()
+    (tmp_path / "pools/annotated.py").write_text(_ANNOTATED)
+    return find_experiments(tmp_path)["annotated"]
+
+
+def test_a_condition_has_the_type_of_its_annotation(annotated):
+    """A number whose default has no fraction may be given one, if it is annotated so."""
+    found = annotated.conditions_with({"rtt_ms": "62.4", "least": "-7", "end": "b"})
+    assert found == {"rtt_ms": 62.4, "times": 5, "least": -7, "end": "b"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"times": "62.4"}, "times must be a whole number and not negative, such as 5, not '62.4'"),
+        ({"times": "-1"}, "times must be a whole number and not negative"),
+        ({"rtt_ms": "-0.5"}, "rtt_ms must be a number and not negative"),
+        ({"end": "c"}, "end must be one of a, b, not 'c'"),
+    ],
+)
+def test_a_value_that_a_condition_cannot_have_is_refused(annotated, changes, message):
+    """The message has the condition, and a value that it can have."""
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        annotated.conditions_with(changes)
 
 
 # -- what comes after an interruption --------------------------------------------------------------
