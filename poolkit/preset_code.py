@@ -71,7 +71,7 @@ _EXPERIMENTS = {
     "ping_after_idle": "ping_cost",
     "retry_connect": "too_many_instances",
     "prewarm": "when_connections_open",
-    "connect_timeout": "lambda_pools",
+    "connect_timeout": "lambda_connect_timeout",
     "options": "held_while_slow",
     "server_settings": "held_while_slow",
     "init_command": "held_while_slow",

@@ -137,7 +137,7 @@ class EnginePreset:
     pool: PoolKind = _setting("queue", "queue keeps connections, null opens one per checkout")
     pool_size: int = _setting(5, "connections kept open when idle", "connections")
     max_overflow: int = _setting(
-        10, "more for a burst; each is closed when it comes back", "connections"
+        10, "more for a burst; closed on return if pool_size are idle", "connections"
     )
     pool_timeout: float = _setting(
         30.0, "how long a checkout waits before the pool counts as exhausted", "s"
