@@ -40,7 +40,7 @@ def use_pool(pool: SimpleConnectionPool) -> tuple[float, float]:
 @experiment(
     question="How long does it take to borrow a connection, and to return it?",
     rows=("0.15", "3.7"),
-    seconds=6,
+    seconds=7,
 )
 def run(lab: Lab, *, minconn: int = 1, times: int = 15) -> None:
     lends: dict[tuple[str, str], list[tuple[float, float]]] = {}

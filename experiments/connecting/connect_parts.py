@@ -19,7 +19,7 @@ from poolkit.experiment.ground import Place
 @experiment(
     question="What is a connect made of?",
     rows=("0.10", "0.11", "4.1"),
-    seconds=8,
+    seconds=9,
     needs=("own server",),
 )
 def run(lab: Lab, *, rtt_ms: float = 1.5, farther_ms: float = 20.0, times: int = 21) -> None:

@@ -45,7 +45,7 @@ def good_proper_cleanup(engine: Engine, used: list[Connection]) -> None:
 @experiment(
     question="What does an engine for each request cost?",
     rows=("1.1", "1.3", "1.4", "1.5", "1.6", "1.22", "1.49"),
-    seconds=4,
+    seconds=3,
 )
 def run(lab: Lab, *, iterations: int = 100, query_ms: float = 0.0, pool_size: int = 2) -> None:
     query = f"SELECT pg_backend_pid() FROM pg_sleep({query_ms / 1e3})"

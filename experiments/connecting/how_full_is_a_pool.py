@@ -22,7 +22,7 @@ from poolkit.experiment import Lab, experiment
 @experiment(
     question="How many connections does a pool give out, and how does one see that it is full?",
     rows=("1.12", "2.2", "3.18", "1.35", "2.18", "1.36"),
-    seconds=2,
+    seconds=1,
 )
 def run(lab: Lab, *, pool_size: int = 5, max_overflow: int = 10, pool_timeout: float = 0.2) -> None:
     limits = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}

@@ -39,7 +39,7 @@ def memory_of(pid: int) -> Memory:
 @experiment(
     question="How much memory does a connection take on the server?",
     rows=("4.2", "3.4", "4.21"),
-    seconds=6,
+    seconds=4,
     needs=("own server", "linux"),
 )
 def run(

@@ -17,7 +17,7 @@ from poolkit.experiment import Lab, experiment
 @experiment(
     question="What does a pool cost that is made inside the function that uses it?",
     rows=("3.24",),
-    seconds=2,
+    seconds=1,
 )
 def run(lab: Lab, *, calls: int = 15, minconn: int = 5, query_ms: float = 0.0) -> None:
     query = f"SELECT pg_sleep({query_ms / 1e3})"

@@ -49,7 +49,7 @@ def start_service(lab: Lab, check_interval_ms: int) -> subprocess.Popen[str]:
 @experiment(
     question="Which connections are left when an engine or a process ends?",
     rows=("0.29", "2.7"),
-    seconds=8,
+    seconds=9,
 )
 def run(lab: Lab, *, in_use: int = 1, check_interval_ms: int = 0) -> None:
     engine = create_engine(lab.url())

@@ -28,7 +28,7 @@ def serve(engine: Engine) -> int:
 @experiment(
     question="When does a pool close its connections?",
     rows=("0.9", "0.21", "0.27", "0.28", "0.31", "0.32", "0.33", "1.11"),
-    seconds=6,
+    seconds=5,
 )
 def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int = 2000) -> None:
     limit, more = pool_size + max_overflow, sessions // 2

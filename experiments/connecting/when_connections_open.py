@@ -40,7 +40,7 @@ async def open_asyncpg_pool(dsn: str, look: Callable[[], int]) -> int:
 @experiment(
     question="When does a pool open its connections?",
     rows=("0.6", "0.8", "1.9", "1.21", "2.3", "3.1", "4.15"),
-    seconds=2,
+    seconds=1,
 )
 def run(
     lab: Lab, *, pool_size: int = 10, max_overflow: int = 3, prewarm: int = 0, minconn: int = 1

@@ -78,7 +78,7 @@ def copy(dsn: str, documents: Documents) -> None:
 @experiment(
     question="How should a batch job connect?",
     rows=("3.15", "3.16", "3.23"),
-    seconds=8,
+    seconds=5,
 )
 def run(lab: Lab, *, documents: int = 200, threads: int = 8, rtt_ms: float = 0.5) -> None:
     with closing(psycopg2.connect(lab.dsn())) as connection:

@@ -32,7 +32,7 @@ ENDS = {
 
 
 @experiment(
-    question="Does connect_timeout keep a Lambda function alive?", rows=("1.33",), seconds=8
+    question="Does connect_timeout keep a Lambda function alive?", rows=("1.33",), seconds=6
 )
 def run(
     lab: Lab, *, connect_timeout_s: int = 2, short_limit_s: float = 1.2, limit_s: float = 4.0

@@ -45,7 +45,7 @@ OPTIONS = {
 @experiment(
     question="Which pool does a Lambda function need?",
     rows=("1.24", "1.25", "1.26"),
-    seconds=10,
+    seconds=7,
     needs=("pgbouncer",),
 )
 def run(lab: Lab, *, invokes_each: int = 10, environments: int = 3) -> None:

@@ -8,37 +8,30 @@ a client that reads its response slowly. It waits inside its session, or after t
 the minute, and the pool refuses a request after twice that time. `--set pool_size=20` has room for all.
 """
 
-import threading
+import asyncio
+import http.client
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, contextmanager
 from itertools import islice
 
+from fastapi import FastAPI
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from poolkit.experiment import Lab, Times, experiment
+from poolkit.experiment import Lab, experiment
 
 QUERY = text("SELECT number FROM generate_series(1, 10) AS number")
 INSIDE, AFTER = "in the session", "after its close"
+api = FastAPI()
 
 
-class SlowApi(BaseHTTPRequestHandler):
-    """An API that answers `GET /0.1` after 0.1 s."""
-
-    def do_GET(self) -> None:
-        """Answer late."""
-        time.sleep(float(self.path.strip("/")))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *arguments: object) -> None:
-        """Keep the terminal clean."""
+@api.get("/{seconds}")
+async def slow_answer(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 def slow_inside(engine: Engine, slow: Callable[[], None]) -> None:
@@ -64,51 +57,40 @@ def stream_after(engine: Engine) -> Iterator[int]:
     yield from rows
 
 
-def serve_at_once(threads: ThreadPoolExecutor, request: Callable[[], None], times: int) -> int:
-    """Serve the same request several times at once, and return how often the pool has refused."""
-    refused = 0
-    for served in [threads.submit(request) for _ in range(times)]:
-        try:
-            served.result()
-        except PoolTimeout:
-            refused += 1
-    return refused
-
-
 @experiment(
     question="What does it cost to hold a connection during a slow call?",
     rows=("0.35", "4.31"),
-    seconds=6,
+    seconds=10,
 )
 def run(lab: Lab, *, pool_size: int = 5, requests: int = 20, slow_s: float = 0.15) -> None:
     engine = create_engine(lab.url(), pool_size=pool_size, max_overflow=0, pool_timeout=2 * slow_s)
     lab.at_end(engine.dispose)
-    threads = ThreadPoolExecutor(requests)
-    lab.at_end(threads.shutdown)
-    api = ThreadingHTTPServer(("127.0.0.1", 0), SlowApi)
-    serving = threading.Thread(target=api.serve_forever)
-    serving.start()
-    for end in (serving.join, api.server_close, api.shutdown):
-        lab.at_end(end)
-    spans: list[tuple[float, float]] = []  # when slow parts began and ended
+    for connection in [engine.connect() for _ in range(pool_size)]:
+        connection.close()
+    slow_now: list[str] = []
+    at_once: list[int] = []  # the number of requests that are slow when one more becomes slow
 
-    def slow_part(action: Callable[[], object]) -> None:
-        began = time.perf_counter()
-        action()
-        spans.append((began, time.perf_counter()))
+    @contextmanager
+    def slow_part() -> Iterator[None]:
+        slow_now.append("one")
+        at_once.append(len(slow_now))
+        yield
+        slow_now.pop()
 
     def sleep() -> None:
-        slow_part(partial(time.sleep, slow_s))
+        with slow_part():
+            time.sleep(slow_s)
 
     def call_api() -> None:
-        connection = HTTPConnection("127.0.0.1", api.server_port)
-        connection.request("GET", f"/{slow_s}")
-        slow_part(connection.getresponse)
-        connection.close()
+        with slow_part(), closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
+            client.request("GET", f"/{slow_s}")
+            client.getresponse().read()
 
     def read_slowly(response: Iterator[int]) -> None:
         next(response)  # from here on the generator has its session
-        slow_part(lambda: [time.sleep(slow_s / 8) for _ in islice(response, 8)])
+        with slow_part():
+            for _ in islice(response, 8):
+                time.sleep(slow_s / 8)
         list(response)  # the last row, after which the generator closes the session
 
     ways: dict[tuple[str, str], Callable[[], None]] = {
@@ -119,22 +101,25 @@ def run(lab: Lab, *, pool_size: int = 5, requests: int = 20, slow_s: float = 0.1
         ("slow client", INSIDE): lambda: read_slowly(stream_inside(engine)),
         ("slow client", AFTER): lambda: read_slowly(stream_after(engine)),
     }
-    most, refused, rate = defaultdict(int), defaultdict(list), defaultdict(list)
-    serve_at_once(threads, lambda: slow_after(engine, lambda: None), requests)  # opens connections
-    lab.say(f"{requests} requests on {pool_size} connections, in {len(ways)} ways, 3 times each")
-    for way, request in [*ways.items()] * 3:
-        spans.clear()
-        began = time.perf_counter()
-        refused[way].append(serve_at_once(threads, request, requests))
-        rate[way].append(len(spans) / (time.perf_counter() - began))
-        together = [sum(begin <= moment < end for begin, end in spans) for moment, _ in spans]
-        most[way] = max([most[way], *together])
+    most, served, refused, took_s = Counter(), Counter(), Counter(), Counter()
+    rounds = 3
+    lab.say(f"{requests} requests on {pool_size} connections, in {len(ways)} ways, {rounds} times")
+    with lab.serve(api) as port, ThreadPoolExecutor(requests) as threads:
+        for way, request in [*ways.items()] * rounds:
+            at_once.clear()
+            began = time.perf_counter()
+            answers = [threads.submit(request) for _ in range(requests)]
+            refused[way] += sum(isinstance(each.exception(), PoolTimeout) for each in answers)
+            took_s[way] += time.perf_counter() - began
+            served[way] += len(at_once)
+            most[way] = max(most[way], *at_once)
 
-    served = {way: Times(rates).median for way, rates in rate.items()}
-    columns = ("slow part", "most at once", "served per s", "refused")
-    table = [(" ".join(way), most[way], served[way], min(refused[way])) for way in ways]
+    rate = {way: served[way] / took_s[way] for way in ways}
+    sent = requests * rounds
+    columns = ("slow part", "most at once", "served per s", f"refused of {sent}")
+    table = [(" ".join(way), most[way], rate[way], refused[way]) for way in ways]
     lab.table(f"{requests} requests on a pool of {pool_size}", columns, table)
-    bars = {" ".join(way): value for way, value in served.items()}
+    bars = {" ".join(way): value for way, value in rate.items()}
     lab.bars(f"{requests} requests on a pool of {pool_size}", bars, unit="served/s")
 
     kinds = list(dict.fromkeys(kind for kind, _ in ways))
@@ -143,20 +128,20 @@ def run(lab: Lab, *, pool_size: int = 5, requests: int = 20, slow_s: float = 0.1
         "a session should be closed before something slow, and not be held meanwhile",
         holds={kind: most[kind, INSIDE] <= pool_size < most[kind, AFTER] for kind in kinds},
         measured="; ".join(
-            f"{kind} {INSIDE}: {most[kind, INSIDE]} at once, {served[kind, INSIDE]:.0f}/s, "
-            f"{AFTER}: {most[kind, AFTER]} at once, {served[kind, AFTER]:.0f}/s"
-            for kind in kinds
+            f"{kind} {where}: {most[kind, where]} at once, {rate[kind, where]:.0f}/s"
+            for kind, where in ways
         ),
         why="A pool serves at most its size / the time for which a request holds its connection. Inside "
         "the session that time is the whole request, and only as many requests are slow at once as "
         "there are connections. After the close it is the query, and any number is slow at once.",
     )
-    by_api = {where: min(refused["API call", where]) for where in (INSIDE, AFTER)}
+    by_api = {where: refused["API call", where] for where in (INSIDE, AFTER)}
     lab.judge(
         "4.31",
         "connections that are held during an external call exhaust the pool",
-        holds=by_api[INSIDE] > by_api[AFTER],
-        measured=f"refused: {by_api[INSIDE]} of {requests} requests that call {INSIDE}, "
+        # On a busy machine a query, too, may wait that long.
+        holds=by_api[INSIDE] >= sent / 10 and by_api[INSIDE] > 2 * by_api[AFTER],
+        measured=f"refused: {by_api[INSIDE]} of {sent} requests that call {INSIDE}, "
         f"{by_api[AFTER]} of those that call {AFTER}",
         why="While the connections wait for another service, the database has nothing to do, and yet "
         "the pool has none left. A request that gets none within pool_timeout fails.",

@@ -76,7 +76,7 @@ HANDLERS: dict[str, Handler] = {
 @experiment(
     question="Does a dependency prevent leaks that a session made by hand has?",
     rows=("2.21", "2.22"),
-    seconds=2,
+    seconds=1,
 )
 def run(lab: Lab, *, pool_size: int = 5, handler: str = "fails") -> None:
     # SQLAlchemy warns of each connection that a garbage collection kills: here they are counted.

@@ -49,7 +49,7 @@ WITH, FINALLY = "with, query fails", "finally, query fails"
 @experiment(
     question="Does a session without a close leak its connection, and who has forgotten the close?",
     rows=("1.39", "1.51"),
-    seconds=3,
+    seconds=1,
 )
 def run(lab: Lab, *, pool_size: int = 5, after_query: str = "nothing") -> None:
     engine = create_engine(lab.url(), pool_size=pool_size, max_overflow=0, pool_timeout=0.1)

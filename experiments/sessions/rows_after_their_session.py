@@ -66,7 +66,7 @@ async def read_after_commit(dsn: str, expire_on_commit: bool, refresh: bool) -> 
 @experiment(
     question="What can be read from a row after the commit, and after the end of its session?",
     rows=("1.31", "2.8"),
-    seconds=2,
+    seconds=1,
 )
 def run(lab: Lab, *, refresh: int = 0, load: str = "lazy") -> None:
     engine = create_engine(lab.url())

@@ -34,7 +34,7 @@ class Article(Base):
 @experiment(
     question="One session for each request, or one for all?",
     rows=("0.34", "2.10", "2.12"),
-    seconds=3,
+    seconds=1,
 )
 def run(lab: Lab, *, after_request: str = "nothing", sessions: int = 1000) -> None:
     engine = create_engine(lab.url())
@@ -89,11 +89,8 @@ def run(lab: Lab, *, after_request: str = "nothing", sessions: int = 1000) -> No
         with session_local.begin() as db:
             db.execute(text("DELETE FROM articles"))
     columns = ("a session", "out between", "2nd read as", "3rd read as", "row kept", "failed of 6")
-    lab.table(
-        "The requests with a session each, and with one for all",
-        columns,
-        [(way, *what) for way, what in found.items()],
-    )
+    table = [(way, *what) for way, what in found.items()]
+    lab.table("The requests with a session each, and with one for all", columns, table)
     global_session.close()
 
     lab.say(f"{sessions} sessions, one after the other")
@@ -101,9 +98,8 @@ def run(lab: Lab, *, after_request: str = "nothing", sessions: int = 1000) -> No
     event.listen(engine, "connect", lambda *_: opened.append("one"))
 
     def use_session() -> None:
-        db = session_local()
-        db.execute(text("SELECT 1"))
-        db.close()
+        with session_local() as db:
+            db.execute(text("SELECT 1"))
 
     def use_connection() -> None:
         connection = psycopg2.connect(lab.dsn())
@@ -111,7 +107,7 @@ def run(lab: Lab, *, after_request: str = "nothing", sessions: int = 1000) -> No
         connection.close()
 
     loop = lab.time(use_session, sessions)
-    costs = lab.time_in_turn({"session": use_session, "connection": use_connection}, 21)
+    took = lab.time_in_turn({"session": use_session, "connection": use_connection}, 21)
 
     out, in_use, again, kept, failed = found["one for all"]
     lab.judge(
@@ -125,9 +121,9 @@ def run(lab: Lab, *, after_request: str = "nothing", sessions: int = 1000) -> No
         },
         measured=f"{out} connection out between requests; the 2nd title read as {in_use}, the 3rd as "
         f"{again}; {failed} of 6 requests failed after one mistake",
-        why="Nothing ends the transaction of a global session, so it holds its connection, and a failed "
-        "transaction stays failed. Its identity map returns an object as long as something refers to "
-        "it, without its new values; a commit expires them. What is loaded again is fresh.",
+        why="Nothing ends its transaction, so it holds its connection, and stays failed after an error. "
+        "Its identity map returns an object as long as something refers to it, with its old values; a "
+        "commit expires them. What is loaded again is fresh.",
     )
     each = found["one each"]
     lab.judge(
@@ -136,16 +132,14 @@ def run(lab: Lab, *, after_request: str = "nothing", sessions: int = 1000) -> No
         holds=each == (0, "2nd", "3rd", 1, 1) and found["one for all"] != each,
         measured=f"two requests at once, one of which rolls back: {each[3]} row kept with a session "
         f"each, {kept} with one for all; {each[4]} and {failed} of 6 requests failed after one mistake",
-        why="A session is the state of one unit of work: its transaction, its connection, its objects. "
-        "Two requests in one session share them, so one's rollback undoes the other's work, and one's "
-        "mistake fails the other.",
+        why="A session is the state of one unit of work: its transaction and its objects. Two requests in "
+        "one session share them, so one's rollback undoes the other's work.",
     )
     lab.judge(
         "0.34",
         f"{sessions} sessions in a loop are cheap",
-        holds=len(opened) <= 1 and costs["session"].median < costs["connection"].median,
+        holds=len(opened) <= 1 and took["session"].median < took["connection"].median,
         measured=f"{len(opened)} connections opened, {loop.total / sessions * 1e3:.2f} ms a session with "
-        f"its query; a connection and the same query: {costs['connection']}",
-        why="A session is a Python object. It borrows a connection that is open already, and costs the "
-        "round trips of BEGIN, the query and ROLLBACK.",
+        f"its query; a connection and the same query: {took['connection']}",
+        why="A session is a Python object, which borrows a connection that is open already.",
     )

@@ -31,7 +31,7 @@ class Article(Base):
 @experiment(
     question="What does a session hold, step by step?",
     rows=("0.1", "0.2", "0.3", "0.4", "0.5", "0.16", "0.23", "0.24", "0.25", "0.26", "0.40"),
-    seconds=2,
+    seconds=1,
 )
 def run(lab: Lab, *, after_query: str = "nothing") -> None:
     engine = create_engine(lab.url())

@@ -82,7 +82,7 @@ def make_app(
 @experiment(
     question="When does a FastAPI request give its connection back?",
     rows=("0.22", "2.11"),
-    seconds=3,
+    seconds=1,
 )
 def run(lab: Lab, *, scope: str = "request") -> None:
     engine = create_engine(lab.url())

@@ -17,10 +17,10 @@ def test_requests_stand_still_that_hold_one_thing_and_wait_for_another(outcome_o
     )
     assert verdicts["1.37"].condition == ("true for a commit; false for a pool of 20 + 20")
     (table,) = outcome.tables
-    failed = {(row[0], row[2]): int(row[3]) for row in table.rows}
+    failed = {(need, pool): int(count) for need, pool, count, _ in table.rows}
     assert failed["two threads, turns", "15"] < failed["two threads", "15"]
-    assert failed["two threads", "15"] >= 40
-    assert failed["two threads", "40"] >= 40
+    assert failed["two threads", "15"] >= 30
+    assert failed["two threads", "40"] >= 30
 
 
 def test_few_requests_need_few_connections(judged):
