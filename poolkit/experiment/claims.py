@@ -1,4 +1,7 @@
-"""The page of all claims: a row for each, with its verdict, its number and what shows it."""
+"""The page of all claims: each with its verdict, its number and what shows it.
+
+A list, not a table: a claim, its numbers and its command do not fit side by side on a phone.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,22 @@ import re
 import tomllib
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from poolkit.errors import ConfigurationError
 from poolkit.experiment.experiment import experiments_folder
-from poolkit.experiment.outcome import Verdict
+from poolkit.experiment.outcome import Status, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from poolkit.experiment.experiment import Experiment
     from poolkit.experiment.outcome import Judgement, Report
 
 FILE = "claims.toml"
+_Judgements: TypeAlias = "Mapping[str, list[tuple[str, Judgement]]]"
+"""By row, each experiment that judges it, and how."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,65 +98,115 @@ def claims_page(report: Report, experiments: Mapping[str, Experiment]) -> str:
             judged.setdefault(judgement.row, []).append((outcome.name, judgement))
     missing = [row for row in claims.rows if row not in judged and row not in claims.pointers]
     if missing:
+        silent = [each.name for each in report.outcomes if each.status is not Status.DONE]
         raise ConfigurationError(
             f"no experiment judged, and {FILE} does not explain, the rows {', '.join(missing)}"
+            + (f"; not run, or failed: {', '.join(silent)}" if silent else "")
         )
-    lines = [_HEAD, *_facts(report), "", _summary(judged, len(claims.rows)), ""]
+    lines = [_HEAD, *_overview(claims, judged), *_facts(report)]
     for number, text in enumerate(claims.texts):
-        lines += [f"## Text {number}: {text.about}", "", *_TABLE_HEAD]
+        lines += ["", f"## Text {number}: {text.about}", ""]
+        entries: list[tuple[list[str], _Entry]] = []
         for row in claims.rows:
             if not row.startswith(f"{number}."):
                 continue
-            for name, judgement in judged.get(row, []):
-                path = experiments[name].path
-                file = f"{path.parent.name}/{path.name}"
-                verdict = f"**{judgement.verdict}**"
-                verdict += f" ({_plain(judgement.condition)})" if judgement.condition else ""
-                lines.append(
-                    _line(
-                        row,
-                        _plain(judgement.claim),
-                        verdict,
-                        _plain(judgement.measured),
-                        f"`poolkit experiment {name}` (experiments/{file})",
-                    )
-                )
-            if row not in judged:
-                pointer = claims.pointers[row]
-                lines.append(_line(row, pointer.claim, "", pointer.answer, pointer.shown_by))
-        lines.append("")
-    return "\n".join(lines)
+            entry = (
+                _measured(judged[row], experiments)
+                if row in judged
+                else _said(claims.pointers[row])
+            )
+            # A text says some things twice, one after the other.
+            if entries and entries[-1][1] == entry:
+                entries[-1][0].append(row)
+            else:
+                entries.append(([row], entry))
+        for rows, entry in entries:
+            anchors = "".join(f'<a id="{row}"></a>' for row in rows)
+            lines.append(f"- {anchors}**{', '.join(rows)} {entry.verdict}:** {entry.claim}")
+            lines += [f"    - {line}" for line in entry.lines]
+    return "\n".join(lines) + "\n"
 
 
 _HEAD = """\
 # Claims about connection pooling
 
-Five typical texts about connection pooling make the claims below. Each was run and judged by
-`poolkit experiment`, except where the last column names another command, a test or a page.
-This page is written by `poolkit experiment --all --claims docs/claims.md`.
+Five typical texts about connection pooling make the claims below. `poolkit experiment` runs each
+claim on a real PostgreSQL, and computes from the measurement whether it is **true** or **false**.
+**Depends** means that it is true under some conditions and false under others. Advice, settings and
+summaries have no verdict of their own: an answer stands there, and what shows it.
+
+A claim's number is its text and its place in the text: `4.22` is claim 22 of text 4. To check a
+claim, read the experiment, which is one short file, and run its command. It also prints the mechanism
+behind the numbers. [Check claims about pooling](experiments.md) shows how.
 """
-_TABLE_HEAD = ("| row | claim | verdict | measured | shown by |", "|---|---|---|---|---|")
+
+
+def _overview(claims: Claims, judged: _Judgements) -> list[str]:
+    """Return a table: how many claims of each text have which verdict."""
+    lines = [
+        "| text | claims | true | false | depends | no verdict |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    total: Counter[str] = Counter()
+    for number in range(len(claims.texts)):
+        rows = [row for row in claims.rows if row.startswith(f"{number}.")]
+        count = Counter(_verdict(judged[row]) if row in judged else "" for row in rows)
+        total += count
+        lines.append(f"| {number} | {_counts(count)} |")
+    return [*lines, f"| all | {_counts(total)} |", ""]
+
+
+def _counts(count: Counter[str]) -> str:
+    return " | ".join(map(str, (count.total(), *(count[each] for each in (*Verdict, "")))))
 
 
 def _facts(report: Report) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return [
-        f"Command: `{report.command}`, {report.date}. Distance to the database: {report.distance}.",
-        f"Machine: {report.machine}. Versions: {versions}.",
+        f"- Written by `{report.command}`, {report.date}",
+        f"- Machine: {report.machine}",
+        f"- Versions: {versions}",
+        f"- Distance to the database: {report.distance}",
     ]
 
 
-def _summary(judged: Mapping[str, list[tuple[str, Judgement]]], claims: int) -> str:
-    """Return how many claims have which verdict; one with two different ones depends."""
-    count: Counter[Verdict] = Counter()
-    for found in judged.values():
-        verdicts = {judgement.verdict for _, judgement in found}
-        count[verdicts.pop() if len(verdicts) == 1 else Verdict.DEPENDS] += 1
-    return (
-        f"Of {claims} claims {count[Verdict.TRUE]} are true and {count[Verdict.FALSE]} false; "
-        f"{count[Verdict.DEPENDS]} depend on conditions. {claims - count.total()} are advice, "
-        "settings or summaries, and have no verdict of their own."
-    )
+def _verdict(found: Iterable[tuple[str, Judgement]]) -> Verdict:
+    """Return the verdict on a claim; one with two different ones depends."""
+    verdicts = {judgement.verdict for _, judgement in found}
+    return verdicts.pop() if len(verdicts) == 1 else Verdict.DEPENDS
+
+
+class _Entry(NamedTuple):
+    """What the page says of a claim."""
+
+    verdict: str
+    claim: str
+    lines: list[str]
+
+
+def _said(pointer: Pointer) -> _Entry:
+    return _Entry("no verdict", pointer.claim, [pointer.answer, f"Shown by {pointer.shown_by}"])
+
+
+def _measured(
+    found: Sequence[tuple[str, Judgement]], experiments: Mapping[str, Experiment]
+) -> _Entry:
+    """Return what each experiment says of a claim."""
+    (_, first), *_ = found
+    lines = []
+    for name, judgement in found:
+        if judgement.claim != first.claim:
+            lines.append(f"In other words: {_plain(judgement.claim)}")
+        if judgement.condition:
+            lines.append(f"It is {_plain(judgement.condition)}")
+        elif len(found) > 1:
+            lines.append(f"It is {judgement.verdict} in the next experiment")
+        folder = experiments[name].path.parent.name
+        lines += [
+            f"Measured: {_plain(judgement.measured)}",
+            f"Shown by `poolkit experiment {name}` in `experiments/{folder}`",
+        ]
+    return _Entry(_verdict(found), _plain(first.claim), lines)
 
 
 def _plain(text: str) -> str:
@@ -159,7 +214,3 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split())).replace(
         "<", "&lt;"
     )
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -3,12 +3,14 @@
 import ast
 import re
 import shlex
+from typing import NamedTuple
 
 import click
 import pytest
 from processes import ROOT
 
 from poolkit.cli import main
+from poolkit.errors import ConfigurationError
 from poolkit.experiment.claims import claims_page, read_claims
 from poolkit.experiment.experiment import find_experiments
 from poolkit.experiment.outcome import Outcome, Report, Status, judged
@@ -17,7 +19,9 @@ EXPERIMENTS = find_experiments()
 CLAIMS = read_claims()
 JUDGED = {row for experiment in EXPERIMENTS.values() for row in experiment.rows}
 PAGE = ROOT / "docs/claims.md"
-CELLS = re.compile(r"(?<!\\)\|")
+ENTRY = re.compile(
+    r'^- ((?:<a id="[\d.]+"></a>)+)\*\*([\d., ]+) (true|false|depends|no verdict):\*\* (\S.*)$'
+)
 CODE_OR_LINK = re.compile(r"`([^`]+)`|\[[^\]]+\]\(([^)]+)\)")
 
 
@@ -130,45 +134,75 @@ def test_a_constant_verdict_is_noticed(holds):
 # -- the page -------------------------------------------------------------------------------
 
 
-def rows_of(page):
-    """Return the last cells, by the rows of a page."""
-    found = {}
+class Entry(NamedTuple):
+    """What the page says of a claim."""
+
+    verdict: str
+    lines: list[str]
+
+    def after(self, word):
+        """Return what follows a word at the beginning of lines."""
+        return [line.removeprefix(word) for line in self.lines if line.startswith(word)]
+
+
+def entries_of(page):
+    """Return the entries of a page by their rows."""
+    found, lines = {}, []
     for line in page.splitlines():
-        cells = [each.strip() for each in CELLS.split(line)]
-        if len(cells) > 2 and cells[1] in CLAIMS.rows:
-            _, row, _claim, _verdict, _measured, shown_by, _ = cells
-            found.setdefault(row, []).append(shown_by)
+        if match := ENTRY.match(line):
+            anchors, rows, verdict, _ = match.groups()
+            lines = []
+            assert re.findall(r'"([\d.]+)"', anchors) == rows.split(", ")
+            for row in rows.split(", "):
+                assert row not in found, f"{row} stands there twice"
+                found[row] = Entry(verdict, lines)
+        elif line.startswith("    - "):
+            lines.append(line.removeprefix("    - "))
     return found
 
 
 def check_rows(page):
-    """Check that a page has each row, with the experiments that judge it or with its pointer."""
-    found = rows_of(page)
-    assert list(found) == list(CLAIMS.rows)
-    for row, shown_by in found.items():
+    """Check that a page has each row, with the experiments that judge it or with its pointer.
+
+    A false claim has a number, and one that depends has its condition.
+    """
+    found = entries_of(page)
+    assert set(found) == set(CLAIMS.rows)
+    for row, entry in found.items():
+        shown_by = entry.after("Shown by ")
         if row in CLAIMS.pointers:
-            assert shown_by == [CLAIMS.pointers[row].shown_by]
-        else:
-            names = [re.match(r"`poolkit experiment (\w+)`", each)[1] for each in shown_by]
-            assert names == [name for name, each in EXPERIMENTS.items() if row in each.rows]
+            pointer = CLAIMS.pointers[row]
+            assert entry == ("no verdict", [pointer.answer, f"Shown by {pointer.shown_by}"])
+            continue
+        assert entry.verdict != "no verdict", row
+        names = [re.match(r"`poolkit experiment (\w+)`", each)[1] for each in shown_by]
+        assert names == [name for name, each in EXPERIMENTS.items() if row in each.rows], row
+        measured = entry.after("Measured: ")
+        assert len(measured) == len(names)
+        assert all(measured), row
+        if entry.verdict == "false":
+            assert all(re.search(r"\d", each) for each in measured), f"{row} has no number"
+        if entry.verdict == "depends":
+            assert entry.after("It is "), f"{row} depends on what?"
 
 
-def test_the_page_has_a_row_for_each_claim():
-    """Written from a run of every experiment: verdicts, or what a pointer says."""
+def report_of(*, holds=True, measured="5 of 7", without=""):
+    """Return the report of a run of every experiment but one, in which all comes out alike."""
     outcomes = tuple(
         Outcome(
             name=name,
             chapter=experiment.chapter,
             question=experiment.question,
-            status=Status.DONE,
+            status=Status.FAILED if name == without else Status.DONE,
             judgements=tuple(
-                judged(row, "a | claim *of* <text>", {"here": True, "far": False}, "5 of 7", "")
+                judged(row, "a | claim *of* <text>", holds, measured, "")
                 for row in experiment.rows
+                if name != without
             ),
         )
         for name, experiment in EXPERIMENTS.items()
     )
-    report = Report(
+    return Report(
         command="poolkit experiment --all",
         date="today",
         machine="a machine",
@@ -176,13 +210,48 @@ def test_the_page_has_a_row_for_each_claim():
         distance="loopback",
         outcomes=outcomes,
     )
-    page = claims_page(report, EXPERIMENTS)
+
+
+@pytest.mark.parametrize("holds", [True, False, {"here": True, "far": False}])
+def test_the_page_has_a_row_for_each_claim(holds):
+    """Written from a run of every experiment: verdicts, or what a pointer says."""
+    page = claims_page(report_of(holds=holds), EXPERIMENTS)
     check_rows(page)
-    assert f"{len(JUDGED)} depend on conditions. {len(CLAIMS.pointers)} are advice" in page
-    assert r"| a \| claim \*of\* &lt;text> | **depends** (true for here; false for far) |" in page
+    assert r":** a | claim \*of\* &lt;text>" in page
+    verdicts = [0, 0, 0]
+    verdicts[2 if isinstance(holds, dict) else 0 if holds else 1] = len(JUDGED)
+    assert f"| all | 197 | {' | '.join(map(str, verdicts))} | {len(CLAIMS.pointers)} |" in page
+
+
+def test_a_run_that_judged_less_writes_no_page():
+    """The error has the rows, and the experiment that was not run."""
+    with pytest.raises(ConfigurationError, match=r"the rows 0\.6, 0\.8.*: when_connections_open"):
+        claims_page(report_of(without="when_connections_open"), EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    ("holds", "measured", "old", "new"),
+    [
+        (True, "5 of 7", r'(?m)^- <a id="0.41"></a>.*\n(    - .*\n)*', ""),
+        (True, "5 of 7", r'<a id="0.8"></a>', ""),
+        (True, "5 of 7", r"(0\.8) true", r"\1 no verdict"),
+        (True, "5 of 7", r"    - Measured: 5 of 7\n", ""),
+        (True, "5 of 7", r"Measured: 5 of 7", "Measured: "),
+        (True, "5 of 7", r"poolkit experiment pool_size`", "poolkit experiment pool_sizes`"),
+        (False, "all of them", "", ""),
+        ({"a": True, "b": False}, "5 of 7", r"    - It is .*\n", ""),
+    ],
+)
+def test_a_page_that_lacks_something_is_noticed(holds, measured, old, new):
+    """A row, a verdict, a measurement, the experiment, a number against it, or a condition."""
+    page = claims_page(report_of(holds=holds, measured=measured), EXPERIMENTS)
+    changed, count = re.subn(old, new, page, count=1)
+    assert count == 1
+    with pytest.raises(AssertionError):
+        check_rows(changed)
 
 
 @pytest.mark.skipif(not PAGE.exists(), reason="docs/claims.md has not been written yet")
 def test_the_page_in_the_documentation_is_that_of_the_experiments():
     """docs/claims.md was written by a run of the experiments as they are."""
-    check_rows(PAGE.read_text())
+    check_rows(PAGE.read_text(encoding="utf-8"))
