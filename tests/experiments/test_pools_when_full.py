@@ -16,15 +16,9 @@ def test_request_31_of_30_waits_and_gets_what_comes_back(judged):
         "0.18": TRUE,
         "0.19": TRUE,
         "0.20": DEPENDS,
-        "1.12": TRUE,
-        "1.13": TRUE,
         "1.14": TRUE,
-        "4.5": DEPENDS,
     }
     assert verdicts["0.18"].measured == "30 open for 30 requests, 30 for 31"
-    assert verdicts["4.5"].measured.startswith(
-        "0 opened for a second crowd of 10, 20 for one of 30"
-    )
 
 
 def test_a_pool_with_more_overflow_serves_request_31_at_once(judged):
@@ -35,10 +29,24 @@ def test_a_pool_with_more_overflow_serves_request_31_at_once(judged):
     assert verdicts["1.14"].verdict is FALSE
 
 
+def test_a_crowd_beyond_pool_size_logs_in_again(judged):
+    """Sizes add up to the limit, and a second crowd finds pool_size connections at the most."""
+    verdicts = judged("overflow")
+    assert verdicts["1.12"].verdict is verdicts["1.13"].verdict is TRUE
+    assert verdicts["4.5"].verdict is DEPENDS
+    assert verdicts["4.5"].measured == (
+        "0 opened for a second crowd of 10, 20 opened for a second crowd of 30"
+    )
+
+
 def test_a_pool_without_overflow_reuses_all_of_its_connections(judged):
     """Without overflow no connection is closed on return, so no crowd has to log in again."""
-    verdicts = judged("one_too_many", max_overflow=0, requests=11, timeout_s=0.4)
-    assert verdicts["4.5"].verdict is TRUE
+    assert judged("overflow", max_overflow=0)["4.5"].verdict is TRUE
+
+
+def test_a_few_requests_do_not_reach_the_limit(judged):
+    """Twelve requests open twelve connections, where fifteen are allowed."""
+    assert judged("overflow", requests=12)["1.12"].verdict is FALSE
 
 
 def test_of_the_full_pools_only_those_of_psycopg2_do_not_wait(outcome_of):
@@ -46,13 +54,13 @@ def test_of_the_full_pools_only_those_of_psycopg2_do_not_wait(outcome_of):
     outcome = outcome_of("full_pools")
     verdicts = {each.row: each.verdict for each in outcome.judgements}
     assert verdicts == {"3.12": FALSE, "4.37": TRUE}
-    answers = {pool: answer for pool, answer, _ in outcome.tables[0].rows}
+    answers = {pool: (alone, helped) for pool, alone, _, helped in outcome.tables[0].rows}
     assert answers == {
-        "QueuePool": "TimeoutError",
-        "psycopg2's pool": "PoolError",
-        "psycopg_pool": "PoolTimeout",
-        "asyncpg's pool": "TimeoutError",
-        "asyncpg's, no timeout": "still waits",
+        "QueuePool": ("TimeoutError", "served"),
+        "psycopg2's pool": ("PoolError", "PoolError"),
+        "psycopg_pool": ("PoolTimeout", "served"),
+        "asyncpg's pool": ("TimeoutError", "served"),
+        "asyncpg's, no timeout": ("still waits", "served"),
     }
 
 
@@ -79,6 +87,12 @@ def test_ten_threads_on_a_pool_of_five(outcome_of):
         "psycopg2's pool": ("5", "5", "5"),
         "no pool": ("10", "10", "0"),
     }
+
+
+def test_a_server_with_more_room_than_pool_size_refuses_no_thread(judged):
+    """Twenty threads fit into a server of forty, so pool_size is not above its limit."""
+    verdicts = judged("ten_threads", hold_s=0.3, server_limit=40)
+    assert verdicts["4.41"].verdict is FALSE
 
 
 @pytest.mark.alone
