@@ -20,7 +20,7 @@ from poolkit.experiment import Lab, experiment
 COMPUTE, WAIT, READ = "queries that compute", "queries that wait", "queries that read"
 QUERIES = {
     COMPUTE: "SELECT count(*) FROM generate_series(1, 60000)",
-    WAIT: "SELECT pg_sleep(0.05)",
+    WAIT: "SELECT pg_sleep(0.08)",
     READ: "SELECT count(filler) FROM pages "
     "WHERE id IN (SELECT 1 + (random() * 39999)::int FROM generate_series(1, 40))",
 }
@@ -33,9 +33,7 @@ PAGES = """
 
 
 @experiment(
-    question="How many connections should a pool have?",
-    rows=("1.10", "4.12", "4.13"),
-    seconds=18,
+    question="How many connections should a pool have?", rows=("1.10", "4.12", "4.13"), seconds=20
 )
 def run(
     lab: Lab,
@@ -43,23 +41,23 @@ def run(
     clients: int = 40,
     cores: int = os.cpu_count() or 1,
     disks: int = 1,
-    seconds: float = 0.3,
+    seconds: float = 0.2,
     direct_io: str = "data",
 ) -> None:
     rule = 2 * cores + disks
     sizes = sorted({2, cores, rule, 20, clients})
-    rates: dict[str, dict[int, float]] = {}
+    rates: dict[str, dict[int, float]] = {kind: dict.fromkeys(sizes, 0.0) for kind in QUERIES}
 
-    def queries_per_second(url: str, query: str, size: int) -> float:
+    def queries_per_second(kind: str, url: str, size: int) -> float:
         engine = create_engine(url, pool_size=size, max_overflow=0)
         lab.at_end(engine.dispose)
-        with ExitStack() as opened:
+        with ExitStack() as opened:  # So that no connect falls into the measured time.
             for _ in range(size):
                 opened.enter_context(engine.connect())
 
         def request() -> None:
             with engine.connect() as connection:
-                connection.execute(text(query))
+                connection.execute(text(QUERIES[kind]))
 
         rate = lab.rate(request, threads=clients, seconds=seconds)
         engine.dispose()
@@ -67,10 +65,9 @@ def run(
 
     def sweep(kind: str, url: str) -> None:
         lab.say(f"{clients} clients with {kind}, pools of {', '.join(map(str, sizes))}")
-        first, second = (
-            {size: queries_per_second(url, QUERIES[kind], size) for size in sizes} for _ in range(2)
-        )
-        rates[kind] = {size: (first[size] + second[size]) / 2 for size in sizes}
+        for size in [*sizes, *sizes]:
+            # The better of two: what else the machine does only lowers a throughput.
+            rates[kind][size] = max(rates[kind][size], queries_per_second(kind, url, size))
 
     sweep(COMPUTE, lab.url())
     sweep(WAIT, lab.url())
@@ -83,54 +80,58 @@ def run(
         engine.dispose()
         sweep(READ, server.url())
 
-    rows = [(kind, *(f"{rate:.0f}" for rate in rates[kind].values())) for kind in rates]
+    best = {kind: max(found, key=found.__getitem__) for kind, found in rates.items()}
     lab.table(
-        f"Queries per second of {clients} clients, on {cores} cores", ("pool_size", *sizes), rows
+        f"Queries per second of {clients} clients; {cores} cores and {disks} disks: {rule}",
+        ("pool_size", *sizes, "best"),
+        [(kind, *(f"{rate:.0f}" for rate in rates[kind].values()), best[kind]) for kind in rates],
     )
-
-    def of_best(size: int) -> dict[str, float]:
-        """Return the part of the best throughput that a size reaches, for each kind of query."""
-        return {kind: found[size] / max(found.values()) for kind, found in rates.items()}
-
-    def gain(small: int, large: int) -> dict[str, float]:
-        """Return how many times the throughput the larger pool has, for each kind of query."""
-        return {kind: found[large] / found[small] for kind, found in rates.items()}
-
-    def shown(values: dict[str, float], unit: str) -> str:
-        return ", ".join(f"{value:{unit}} for {kind}" for kind, value in values.items())
-
     lab.lines(
         "Throughput by the size of the pool",
-        {kind: [(size, of_best(size)[kind] * 100) for size in sizes] for kind in rates},
+        {
+            kind: [(size, rate / found[best[kind]] * 100) for size, rate in found.items()]
+            for kind, found in rates.items()
+        },
         unit="% of the best",
         x_title="pool_size",
     )
+
+    def gains(small: int, large: int) -> dict[str, float]:
+        """Return how many times the throughput the larger pool has, for each kind of query."""
+        return {kind: found[large] / found[small] for kind, found in rates.items()}
+
+    def shown(gains: dict[str, float]) -> str:
+        return ", ".join(f"{times:.1f} for {kind}" for kind, times in gains.items())
+
+    # On a busy machine more server processes get more of the cores, hence the generous limits.
+    gain = gains(rule, clients)
     lab.judge(
         "4.12",
         "(cores x 2) + disks connections are enough",
-        # Generous: on a busy machine, more server processes get a larger share of the cores.
-        holds={kind: gain(rule, clients)[kind] < 2.5 for kind in (COMPUTE, WAIT)},
-        measured=f"with {clients} in place of {rule}, times: {shown(gain(rule, clients), '.1f')}",
+        holds={kind: gain[kind] < 3 for kind in (COMPUTE, WAIT)},
+        measured=f"with {clients} in place of {rule}, times: {shown(gain)}; best: "
+        + ", ".join(f"{size} for {kind}" for kind, size in best.items()),
         why="Queries that compute cannot use more than the cores. Queries that wait use none, so "
         "the pool needs one connection for each. A disk serves several reads at once: how many, "
         "only a measurement tells.",
     )
-    more = gain(cores, clients)
+    gain = gains(cores, clients)
     lab.judge(
         "4.13",
         "more connections help queries that wait for I/O, and too many slow the server down",
-        holds={f"the gain of {kind}": more[kind] > 1.5 for kind in (WAIT, READ)}
-        | {f"the loss of {COMPUTE}": of_best(clients)[COMPUTE] < 0.5},
-        measured=f"with {clients} in place of {cores}, times: {shown(more, '.1f')}",
+        holds={f"the gain of {kind}": gain[kind] > 1.5 for kind in (WAIT, READ)}
+        | {f"the loss of {COMPUTE}": gain[COMPUTE] < 0.5},
+        measured=f"with {clients} in place of {cores}, times: {shown(gain)}",
         why="A switch between processes costs microseconds, a query milliseconds. Too many "
         "connections move the queue from the pool into the server. There each query holds memory "
         "and locks while it waits for a core.",
     )
+    gain = gains(2, 20)
     lab.judge(
         "1.10",
         "a heavy load needs a pool of 20 rather than 2",
-        holds={kind: gain(2, 20)[kind] > 4 for kind in (COMPUTE, WAIT)},
-        measured=f"{clients} clients with 20 in place of 2, times: {shown(gain(2, 20), '.1f')}",
+        holds={kind: gain[kind] > 6 for kind in (COMPUTE, WAIT)},
+        measured=f"{clients} clients with 20 in place of 2, times: {shown(gain)}",
         why="Not the number of clients decides, but how many of their queries can make progress "
         "at the same moment.",
     )

@@ -75,8 +75,15 @@ def test_the_default_pool_is_enough_for_some_loads(judged):
 
 
 @pytest.mark.alone
+def test_a_step_that_must_bring_much_ends_the_search_too_early(judged):
+    """Twice the connections bring twice the throughput at the most, so the pool stays small."""
+    verdicts = judged("default_pool", worth=4, rounds=1)
+    assert verdicts["2.27"].verdict is not Verdict.TRUE
+
+
+@pytest.mark.alone
 def test_the_default_pool_is_enough_for_up_to_its_size(judged):
     """Bursts of five reuse the kept connections, and twelve clients do not exhaust fifteen."""
-    verdicts = judged("default_pool", burst=5, many=12, seconds=0.3)
+    verdicts = judged("default_pool", burst=5, many=12)
     assert verdicts["1.46"].verdict is Verdict.TRUE
     assert verdicts["1.52"].verdict is Verdict.FALSE
