@@ -6,7 +6,8 @@ was deployed at once have the same age, so what counts is at which age each is r
 
 An hour takes `hour_s` seconds here. Each process of the fleet is a thread with an engine of its own,
 and queries all the time. One fleet has SQLAlchemy's pool_recycle, the other one the preset web of
-poolkit: each connection expires at a random age, up to 5 % earlier. One more connection stays idle.
+poolkit: each connection expires at a random age. That is up to 25 % earlier here, because an hour of
+some seconds is too short for the preset's own 5 %. One more connection stays idle.
 """
 
 import time
@@ -32,9 +33,9 @@ def most_within(window: float, ages: list[float]) -> int:
 @experiment(
     question="Do all connections of a fleet reconnect at the same moment?",
     rows=("0.31",),
-    seconds=15,
+    seconds=9,
 )
-def run(lab: Lab, *, processes: int = 16, hour_s: float = 12.0, jitter: float = 0.05) -> None:
+def run(lab: Lab, *, processes: int = 12, hour_s: float = 7.0, jitter: float = 0.25) -> None:
     settings = preset("web", "prod").replace(pool_recycle=hour_s, pool_recycle_jitter=jitter)
     plain, jittered = "pool_recycle", f"with {jitter:.0%} jitter"
     fleet = [(plain, create_engine(lab.url(), pool_recycle=hour_s)) for _ in range(processes)]
@@ -52,7 +53,7 @@ def run(lab: Lab, *, processes: int = 16, hour_s: float = 12.0, jitter: float = 
     stop = Event()
 
     def work(engine: Engine) -> None:
-        while not stop.wait(0.06):
+        while not stop.wait(0.1):
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
 
@@ -68,10 +69,10 @@ def run(lab: Lab, *, processes: int = 16, hour_s: float = 12.0, jitter: float = 
         each.result()
 
     minutes = {name: [age * 60 / hour_s for age in sorted(found)] for name, found in ages.items()}
-    most = {name: most_within(0.6, found) for name, found in minutes.items()}
+    most = {name: most_within(2, found) for name, found in minutes.items()}
     lab.table(
         f"Age at which {processes} processes replaced their connection, in minutes",
-        ("", "replaced", "youngest", "oldest", "most within 36 s"),
+        ("", "replaced", "youngest", "oldest", "most within 2 minutes"),
         [(name, len(found), found[0], found[-1], most[name]) for name, found in minutes.items()],
     )
     lab.lines(
@@ -88,7 +89,7 @@ def run(lab: Lab, *, processes: int = 16, hour_s: float = 12.0, jitter: float = 
             f"busy ones {jittered}": most[jittered] > 0.7 * processes,
             "idle ones": not idle_still_open,
         },
-        measured=f"most reconnects of {processes} within 36 s of an hour: {most[plain]}, and "
+        measured=f"most reconnects of {processes} within 2 minutes: {most[plain]}, and "
         f"{most[jittered]} {jittered}; an idle connection of 69 minutes is "
         f"{'still open' if idle_still_open else 'closed'}",
         why="No timer runs. A checkout replaces its connection if that is too old, so an idle one has "

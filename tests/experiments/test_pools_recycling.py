@@ -38,15 +38,15 @@ def test_recycling_helps_below_the_limit_that_closes_idle_connections(outcome_of
     assert verdicts["1.55"].condition.startswith("true for an idle limit of 90 min;")
     assert verdicts["1.30"].verdict is TRUE
     assert verdicts["1.32"].verdict is DEPENDS
-    pauses, work = outcome.tables
-    failed = {row[0].strip(): tuple(map(int, row[1:])) for row in pauses.rows}
+    (table,) = outcome.tables
+    failed = {row[0]: tuple(map(int, row[1:4])) for row in table.rows}
     # On a busy machine the shortest pause takes longer than 900 s do here.
     assert failed["900"][1:] == (0, 0)
     assert failed["1800"] == (1, 0, 0)
     assert failed["3600"] == (2, 1, 0)
     assert failed["never"] == (3, 2, 1)
     assert all(failed[f"{age} with pool_pre_ping=True"] == (0, 0, 0) for age in (1800, 3600))
-    reconnects = [int(row[1]) for row in work.rows]
+    reconnects = [int(row[4]) for row in table.rows[:4]]
     assert reconnects == sorted(reconnects, reverse=True)
     assert reconnects[-1] == 0
 
@@ -65,7 +65,7 @@ def test_a_fleet_reconnects_together_unless_ages_have_jitter(judged):
     judgement = judged("recycle_together")["0.31"]
     assert judgement.verdict is DEPENDS
     assert judgement.condition == (
-        "true for busy connections of the same age; false for busy ones with 5% jitter, idle ones"
+        "true for busy connections of the same age; false for busy ones with 25% jitter, idle ones"
     )
 
 
