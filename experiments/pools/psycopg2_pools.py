@@ -78,15 +78,8 @@ def run(lab: Lab, *, minconn: int = 2, maxconn: int = 10, waves: int = 10) -> No
             ("psycopg_pool", maxconn, by_many_of_psycopg),
         ],
     )
-    lab.bars(
-        f"Connections opened for {waves} waves",
-        {
-            f"psycopg2, waves of {minconn}": by_few,
-            f"psycopg2, waves of {maxconn}": by_many,
-            f"psycopg_pool, waves of {maxconn}": by_many_of_psycopg,
-        },
-        unit="connections",
-    )
+    bars = {"psycopg2's pool": by_many, "psycopg_pool": by_many_of_psycopg}
+    lab.bars(f"Connections opened for {waves} waves of {maxconn}", bars, unit="connections")
     churn = (
         "putconn keeps minconn idle connections and closes the rest. So each wave of more than "
         "minconn requests opens what the one before closed. Set minconn to the size of the waves, "
