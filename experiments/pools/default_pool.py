@@ -20,7 +20,7 @@ from poolkit.experiment import Lab, experiment
 
 QUERIES = {
     "compute": text("SELECT count(*) FROM generate_series(1, 60000)"),
-    "wait": text("SELECT pg_sleep(0.1)"),
+    "wait": text("SELECT pg_sleep(0.15)"),
 }
 DEFAULT = 15
 
