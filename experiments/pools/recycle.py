@@ -12,6 +12,7 @@ limit of a NAT gateway of AWS), after 35 minutes, or after 90. It is the server 
 
 import time
 from itertools import product
+from typing import NamedTuple
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
@@ -21,6 +22,15 @@ from poolkit.experiment import Lab, experiment
 AGES = {"900": 900, "1800": 1800, "3600": 3600, "never": -1}
 LIMITS = {"350 s": 350, "35 min": 2100, "90 min": 5400}
 PAUSES = (600, 2400, 6000)
+
+
+class Rest(NamedTuple):
+    """A connection that rests, in an engine of its own, and the time of its next request."""
+
+    setting: str
+    limit: str
+    engine: Engine
+    until: float
 
 
 def fails(engine: Engine, statement: str) -> bool:
@@ -44,33 +54,33 @@ def run(lab: Lab, *, hour_s: float = 6.0, pre_ping: int = 1) -> None:
         lab.at_end(engine.dispose)
         return engine
 
-    settings = {age: (age, False) for age in AGES}
     checked = f"with pool_pre_ping={bool(pre_ping)}"
+    settings = {age: (age, False) for age in AGES}
     settings |= {f"{age} {checked}": (age, bool(pre_ping)) for age in ("1800", "3600")}
+    failed = {setting: dict.fromkeys(LIMITS, 0) for setting in settings}
     busy = {age: new_engine(age, ping=False) for age in AGES}
     connects: dict[str, list[int]] = {age: [] for age in AGES}
     for age, engine in busy.items():
         event.listen(engine, "connect", lambda *_, found=connects[age]: found.append(1))
-    failed = {name: dict.fromkeys(LIMITS, 0) for name in settings}
+        fails(engine, "SELECT 1")
 
-    def begin(pause: float) -> list[tuple[float, str, str, Engine]]:
-        """Open connections that rest; return when each is used, its setting, limit and engine."""
+    def begin(pause: float) -> list[Rest]:
         lab.say(f"a pause of {pause / 60:.0f} minutes, in {pause * hour_s / 3600:.1f} s")
-        resting = []
-        for (name, (age, ping)), limit in product(settings.items(), LIMITS):
+        rests = []
+        for (setting, (age, ping)), limit in product(settings.items(), LIMITS):
             engine = new_engine(age, ping=ping)
             fails(engine, f"SET idle_session_timeout = {LIMITS[limit] * hour_s / 3.6:.0f}")
-            resting.append((time.monotonic() + pause * hour_s / 3600, name, limit, engine))
-        return resting
+            rests.append(Rest(setting, limit, engine, time.monotonic() + pause * hour_s / 3600))
+        return rests
 
-    def end(resting: list[tuple[float, str, str, Engine]]) -> None:
-        for due, name, limit, engine in resting:
-            while time.monotonic() < due:
-                for each in busy.values():
-                    fails(each, "SELECT 1")
+    def end(rests: list[Rest]) -> None:
+        for rest in rests:
+            while time.monotonic() < rest.until:
+                for engine in busy.values():
+                    fails(engine, "SELECT 1")
                 time.sleep(0.02)
-            failed[name][limit] += fails(engine, "SELECT 1")
-            engine.dispose()
+            failed[rest.setting][rest.limit] += fails(rest.engine, "SELECT 1")
+            rest.engine.dispose()
 
     # The longest pause begins first, and the others fall into it.
     *short_pauses, longest = PAUSES
@@ -80,11 +90,11 @@ def run(lab: Lab, *, hour_s: float = 6.0, pre_ping: int = 1) -> None:
     end(long_rest)
 
     reconnects = {age: len(found) - 1 for age, found in connects.items()}
-    total = {name: sum(failed[name].values()) for name in settings}
+    total = {setting: sum(found.values()) for setting, found in failed.items()}
     lab.table(
         f"Failed requests, of {len(PAUSES)} after different pauses; reconnects of a busy engine",
         ("pool_recycle", *(f"closed after {limit}" for limit in LIMITS), "reconnects"),
-        [(name, *failed[name].values(), reconnects[settings[name][0]]) for name in settings],
+        [(name, *failed[name].values(), reconnects[age]) for name, (age, _) in settings.items()],
     )
     of = len(PAUSES) * len(LIMITS)
     lab.bars(f"Failed requests, of {of}", total, unit="requests")

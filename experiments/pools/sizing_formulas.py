@@ -60,6 +60,16 @@ def load(engine: Engine, clients: int, rounds: int, query: TextClause, elsewhere
     return Load(len(responses) / took, mean(responses), mean(held), mean(in_use))
 
 
+def by_formula(found: Load, clients: int, second: float) -> dict[str, float]:
+    """Return what the formulas give if a second is so many units of time."""
+    rate, held, response = found.rate / second, found.held_s * second, found.response_s * second
+    return {
+        "requests/s x query": rate * held,
+        "concurrent x query / request": clients * held / response,
+        "requests/s x query / request": rate * held / response,
+    }
+
+
 @experiment(
     question="Do the formulas for the size of a pool hold?", rows=("1.40", "2.24"), seconds=9
 )
@@ -80,25 +90,14 @@ def run(
     lab.say(f"{clients} clients with a connection each")
     waits = text(f"SELECT pg_sleep({query_ms / 1e3})")
     free = load(pool_of(clients), clients, rounds, waits, elsewhere_ms / 1e3)
-    formulas = {}
-    for unit, each_s in (("with seconds", 1), ("with ms", 1e-3)):
-        rate, held, response = free.rate * each_s, free.held_s / each_s, free.response_s / each_s
-        formulas[unit] = {
-            "requests/s x query": rate * held,
-            "concurrent x query / request": clients * held / response,
-            "requests/s x query / request": rate * held / response,
-            "counted": free.in_use,
-        }
-    in_seconds, in_ms = formulas.values()
+    in_seconds, in_ms = by_formula(free, clients, 1), by_formula(free, clients, 1000)
     rows = [(name, in_seconds[name], in_ms[name]) for name in in_seconds]
-    lab.table("Connections in use, by formula", ("", *formulas), rows)
-    del in_seconds["counted"]
+    rows.append(("counted", free.in_use, free.in_use))
+    lab.table("Connections in use, by formula", ("", "with seconds", "with ms"), rows)
     lab.judge(
         "1.40",
         "a pool needs requests x query time / request duration, such as 100/s x 50 ms = 5",
-        holds={
-            name: free.in_use / 2 < value < free.in_use * 2 for name, value in in_seconds.items()
-        },
+        holds={name: 0.5 < value / free.in_use < 2 for name, value in in_seconds.items()},
         measured=f"{free.in_use:.1f} in use on average; computed with seconds and with ms: "
         + ", ".join(f"{in_seconds[n]:.3g} and {in_ms[n]:.3g} by {n}" for n in in_seconds),
         why="Little's law: the mean number in use is rate x time. Concurrent requests already are "
@@ -117,7 +116,7 @@ def run(
     }
     holds, rows, shown = {}, [], []
     for kind, (query, needs_s, rest_s, desired_s) in kinds.items():
-        size = max(4, round(clients * needs_s / desired_s))
+        size = max(4, round(clients * needs_s / desired_s))  # By the formula.
         lab.say(f"pools of {size} and {size // 4} with {kind}")
         few = load(pool_of(size // 4), clients, rounds // 2 or 1, query, rest_s).response_s
         enough = load(pool_of(size), clients, rounds, query, rest_s).response_s
