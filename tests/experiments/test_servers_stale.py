@@ -9,28 +9,46 @@ pytestmark = pytest.mark.process
 
 @pytest.mark.slow
 def test_a_ping_finds_what_the_server_has_ended(outcome_of):
-    """A killed backend, a restart and an idle limit; a black hole needs a ping with a time limit."""
+    """A killed backend and a restart are found by each check, a black hole by the kit's ping alone."""
     outcome = outcome_of("stale_connections")
     (table,) = outcome.tables
     failed = {arm: [int(count) for count in counts] for arm, *counts in table.rows}
-    killed, restarted, idle, lost = failed["no check"]
-    assert min(killed, restarted, idle) > 0
+    killed, restarted, lost = failed["no check"]
+    assert min(killed, restarted) > 0
     assert lost == 5
-    assert failed["pool_pre_ping"] == [0, 0, 0, 5]
-    assert failed["poolkit"] == [0, 0, 0, 0]
+    assert failed["pool_pre_ping"] == failed["a poll alone"] == [0, 0, 5]
+    assert failed["poll and idle ping"] == [0, 0, 0]
     verdicts = {judgement.row: judgement for judgement in outcome.judgements}
-    for row in ("1.16", "1.38", "2.20", "4.32"):
-        assert verdicts[row].verdict is Verdict.TRUE, row
+    assert verdicts["4.32"].verdict is Verdict.TRUE
     for row in ("0.30", "1.53"):
         assert verdicts[row].verdict is Verdict.DEPENDS
         assert verdicts[row].condition.endswith("false for black hole")
-    assert verdicts["4.16"].condition.endswith("false for pool_pre_ping and black hole")
+    assert verdicts["4.16"].condition.endswith(
+        "false for pool_pre_ping (black hole), a poll alone (black hole)"
+    )
 
 
-@pytest.mark.slow
+def test_an_empty_pool_has_nothing_to_lose(judged):
+    """Without pooled connections no request fails, with or without a check."""
+    verdicts = judged("stale_connections", connections=0, requests=2)
+    for row in ("0.30", "1.53", "4.32"):
+        assert verdicts[row].verdict is Verdict.FALSE, row
+    assert verdicts["4.16"].verdict is Verdict.TRUE
+
+
+def test_recycling_in_time_and_a_ping_help_against_an_idle_limit(outcome_of):
+    """Without either the first request fails, with the error of the claim."""
+    outcome = outcome_of("idle_limit")
+    failed = {arm: int(count) for arm, count in outcome.tables[0].rows}
+    assert failed.pop("no check") > 0
+    assert set(failed.values()) == {0}
+    assert {judgement.verdict for judgement in outcome.judgements} == {Verdict.TRUE}
+    assert "server closed the connection" in outcome.judgements[1].measured
+
+
 def test_recycling_later_than_the_idle_limit_comes_too_late(judged):
     """pool_recycle has to be shorter than the server's limit, which a ping need not know."""
-    verdicts = judged("stale_connections", recycle_s=600)
+    verdicts = judged("idle_limit", recycle_s=600)
     assert verdicts["1.16"].verdict is Verdict.FALSE
     assert verdicts["2.20"].condition == "true for pool_pre_ping; false for pool_recycle"
 
