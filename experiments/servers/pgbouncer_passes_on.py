@@ -1,11 +1,12 @@
 """When does PgBouncer give a server connection to the next client?
 
-You may have read that session pooling holds it for the whole session, and then resets it by DISCARD ALL
-(4.9), and that statement pooling holds it for a statement only: rare, and the most aggressive (4.11).
+You may have read that session pooling holds it for the whole session, and then resets it by DISCARD
+ALL (4.9); and that statement pooling holds it for a statement only: rare, and the most aggressive
+(4.11).
 
-PgBouncer gets a single server connection. One client uses it. Between two of its statements, and within
-a transaction, another client sends a query: is it served, or does it wait? When the other client is served, it looks
-for a variable of the first one's session. `--set reset_query=` turns the reset off.
+PgBouncer gets a single server connection. One client uses it. Between two of its statements, and
+within a transaction, another client looks for a variable of the first one's session: is it served, or
+does it wait? `--set reset_query=` turns the reset off.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -96,18 +97,16 @@ def run(lab: Lab, *, reset_query: str = "DISCARD ALL") -> None:
         ("mode", "between two statements", "within a transaction", "it finds"),
         [(mode, *found[mode], tenants[mode] or "nothing") for mode in MODES],
     )
+    is_same = same_backend["session"]
     lab.judge(
         "4.9",
         "session pooling holds a server connection while its client is connected, and then resets it",
-        holds=found["session"] == ["waits", "waits"]
-        and same_backend["session"]
-        and not tenants["session"],
+        holds=found["session"] == ["waits", "waits"] and is_same and not tenants["session"],
         measured=f"the next client {found['session'][0]} while the first one is connected; then it "
-        f"has {'the same' if same_backend['session'] else 'another'} connection, and finds "
+        f"has {'the same' if is_same else 'another'} connection, and finds "
         f"{tenants['session'] or 'nothing'} of the first one's variable",
         why="In session pooling PgBouncer gives a server connection away when its client has left, "
-        "after server_reset_query. DISCARD ALL ends all that a session has gathered. The other modes "
-        "run no reset.",
+        "after server_reset_query. The other modes run no reset.",
     )
     lab.judge(
         "4.11",

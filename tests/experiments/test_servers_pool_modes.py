@@ -1,5 +1,7 @@
 """What survives in which mode of PgBouncer."""
 
+import re
+
 import pytest
 
 from poolkit.experiment.outcome import Verdict
@@ -11,35 +13,24 @@ pytestmark = [
 ]
 
 
-def _cells(outcome):
-    """Return what the table says, by feature, driver and mode."""
-    (table,) = outcome.tables
-    return {
-        (feature, driver, mode): cell
-        for feature, drivers, *cells in table.rows
-        for driver in (("psycopg2", "psycopg", "asyncpg") if drivers == "all" else (drivers,))
-        for mode, cell in zip(table.columns[2:], cells, strict=True)
-    }
-
-
 def test_session_state_works_in_session_pooling_alone(outcome_of):
-    """Each cell of the table, for each driver; and what the three claims make of it."""
+    """Each cell of the table, for each driver; and what the two claims make of it."""
     outcome = outcome_of("pool_modes")
-    cells = _cells(outcome)
+    (table,) = outcome.tables
+    cells = {(feature, driver): cells for feature, driver, *cells in table.rows}
     for driver in ("psycopg2", "psycopg", "asyncpg"):
         for state in ("SET", "temporary table", "advisory lock", "LISTEN", "PREPARE"):
-            assert cells[state, driver, "session"] == "works"
-            assert cells[state, driver, "transaction"] == "breaks, leaks"
-            assert cells[state, driver, "statement"] == "breaks, leaks"
-        assert cells["BEGIN, SET LOCAL", driver, "transaction"] == "works"
-        assert cells["BEGIN, SET LOCAL", driver, "statement"] == "breaks"
-    assert cells["query, driver prepares", "psycopg2", "transaction"] == "works"
+            assert cells[state, driver] == ["works", "breaks, leaks", "breaks, leaks"]
+        assert cells["BEGIN, SET LOCAL", driver] == ["works", "works", "breaks"]
+    assert cells["query, driver prepares", "psycopg2"] == ["works", "works", "works"]
+    assert {cells["query, driver prepares", driver][0] for driver in ("psycopg", "asyncpg")} == {
+        "works"
+    }
     verdicts = {judgement.row: judgement for judgement in outcome.judgements}
-    assert verdicts["4.24"].verdict is Verdict.DEPENDS
-    assert verdicts["4.24"].condition.startswith("true for session pooling;")
     assert verdicts["4.36"].verdict is Verdict.TRUE
-    (note,) = outcome.notes
-    version = tuple(map(int, note.rstrip(".").split()[-1].split(".")))
+    version = tuple(
+        map(int, re.search(r"PgBouncer ([\d.]+)", verdicts["4.35"].measured)[1].split("."))
+    )
     # PgBouncer repeats what drivers prepare from 1.21 on; by default from 1.24 on.
     expected = Verdict.TRUE if version < (1, 24) else Verdict.DEPENDS
     assert verdicts["4.35"].verdict is expected
@@ -47,16 +38,36 @@ def test_session_state_works_in_session_pooling_alone(outcome_of):
 
 def test_a_client_alone_finds_its_state_again(judged):
     """Without other clients all seems to work in transaction pooling; it leaks all the same."""
-    verdicts = judged("pool_modes", busy=0)
+    verdicts = judged("pool_modes", in_turn=0)
     assert verdicts["4.35"].verdict is Verdict.FALSE
-    assert verdicts["4.24"].verdict is Verdict.DEPENDS
+    assert verdicts["4.36"].verdict is Verdict.TRUE
 
 
 def test_without_a_reset_query_session_pooling_leaks(judged):
     """What keeps the clients of session pooling apart is DISCARD ALL."""
     verdicts = judged("pool_modes", reset_query="")
-    assert verdicts["4.24"].verdict is Verdict.FALSE
     assert verdicts["4.36"].verdict is Verdict.FALSE
+
+
+def test_transaction_pooling_gives_the_next_client_what_the_last_one_left(outcome_of):
+    """Session pooling resets all of it; only what ends with a transaction is gone in both modes."""
+    outcome = outcome_of("pgbouncer_resets")
+    found = {name: cells for name, *cells in outcome.tables[0].rows}
+    assert found.pop("variable (SET LOCAL)") == ["no", "no"]
+    assert len(found) == 5
+    assert all(cells == ["no", "yes"] for cells in found.values())
+    (judgement,) = outcome.judgements
+    assert judgement.condition == "true for session pooling; false for transaction pooling"
+    assert outcome.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("conditions", "verdict"),
+    [({"reset_query": ""}, Verdict.FALSE), ({"always": 1}, Verdict.TRUE)],
+)
+def test_the_reset_query_decides_what_the_next_client_finds(judged, conditions, verdict):
+    """Without it nothing is cleared; with server_reset_query_always it runs in each mode."""
+    assert judged("pgbouncer_resets", **conditions)["4.24"].verdict is verdict
 
 
 def test_each_mode_passes_a_server_connection_on_at_its_own_moment(outcome_of):
