@@ -22,6 +22,12 @@ PAGE = ROOT / "docs/claims.md"
 ENTRY = re.compile(
     r'^- ((?:<a id="[\d.]+"></a>)+)\*\*([\d., ]+) (true|false|depends|no verdict):\*\* (\S.*)$'
 )
+POOLING = (ROOT / "docs/pooling.md").read_text(encoding="utf-8")
+TAUGHT = re.compile(
+    r"^> You may have read that .*?"
+    r"^\*\*(True|False|It depends)\b.*?`poolkit experiment (\w+)` \(([\d.]+)\)",
+    re.MULTILINE | re.DOTALL,
+)
 CODE_OR_LINK = re.compile(r"`([^`]+)`|\[[^\]]+\]\(([^)]+)\)")
 
 
@@ -255,3 +261,22 @@ def test_a_page_that_lacks_something_is_noticed(holds, measured, old, new):
 def test_the_page_in_the_documentation_is_that_of_the_experiments():
     """docs/claims.md was written by a run of the experiments as they are."""
     check_rows(PAGE.read_text(encoding="utf-8"))
+
+
+# -- the page that teaches pooling -----------------------------------------------------------
+
+
+def test_each_claim_of_the_page_on_pooling_has_a_verdict_and_the_experiment_that_judges_it():
+    """In brackets behind the command stands the claim's row, which that experiment judges."""
+    taught = TAUGHT.findall(POOLING)
+    assert len(taught) == POOLING.count("You may have read that") > 20
+    for _, name, row in taught:
+        assert row in EXPERIMENTS[name].rows
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="docs/claims.md has not been written yet")
+def test_the_page_on_pooling_has_the_verdicts_of_the_page_of_claims():
+    """A claim that has become false or conditional needs another text there."""
+    found = entries_of(PAGE.read_text(encoding="utf-8"))
+    for verdict, _, row in TAUGHT.findall(POOLING):
+        assert found[row].verdict == verdict.removeprefix("It ").lower(), row
