@@ -33,7 +33,7 @@ def refusals(engine: Engine, requests: int) -> list[str]:
 @experiment(
     question="What happens if pool_size is above the server's max_connections?",
     rows=("4.41",),
-    seconds=3,
+    seconds=2,
 )
 def run(lab: Lab, *, max_connections: int = 10, pool_size: int = 20) -> None:
     lab.say(f"a server with max_connections={max_connections}, and pool_size={pool_size}")

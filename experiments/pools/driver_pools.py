@@ -61,7 +61,7 @@ def walk(
 @experiment(
     question="How do the pools of psycopg2, psycopg, asyncpg and SQLAlchemy grow and shrink?",
     rows=("3.10", "3.11"),
-    seconds=11,
+    seconds=12,
 )
 def run(lab: Lab, *, minconn: int = 2, maxconn: int = 10) -> None:
     live = partial(walk, lab, maxconn)

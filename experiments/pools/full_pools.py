@@ -80,7 +80,7 @@ async def ask_asyncpg(dsn: str, size: int, pause_s: float, timeout_s: float | No
 @experiment(
     question="What do the drivers' pools do when all of their connections are in use?",
     rows=("3.12", "4.37"),
-    seconds=8,
+    seconds=9,
 )
 def run(lab: Lab, *, size: int = 5, max_overflow: int = 0, timeout_s: float = 0.8) -> None:
     engine = create_engine(

@@ -26,7 +26,7 @@ def hold(engine: Engine, requests: int, held: ExitStack) -> None:
 @experiment(
     question="How many connections may a pool open, and how many does it keep?",
     rows=("1.12", "1.13", "4.5"),
-    seconds=2,
+    seconds=1,
 )
 def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 20, requests: int = 31) -> None:
     most = {}

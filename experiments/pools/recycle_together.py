@@ -33,7 +33,7 @@ def most_within(window: float, ages: list[float]) -> int:
 @experiment(
     question="Do all connections of a fleet reconnect at the same moment?",
     rows=("0.31",),
-    seconds=9,
+    seconds=10,
 )
 def run(lab: Lab, *, processes: int = 12, hour_s: float = 7.0, jitter: float = 0.25) -> None:
     settings = preset("web", "prod").replace(pool_recycle=hour_s, pool_recycle_jitter=jitter)

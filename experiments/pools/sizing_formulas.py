@@ -71,7 +71,7 @@ def by_formula(found: Load, clients: int, second: float) -> dict[str, float]:
 
 
 @experiment(
-    question="Do the formulas for the size of a pool hold?", rows=("1.40", "2.24"), seconds=9
+    question="Do the formulas for the size of a pool hold?", rows=("1.40", "2.24"), seconds=8
 )
 def run(
     lab: Lab,

@@ -52,7 +52,7 @@ def use_psycopg2(pool: ThreadedConnectionPool, hold_s: float) -> None:
 
 def in_threads(lab: Lab, number: int, action: Any, *arguments: Any, times: int = 1) -> Run:
     """Call a function in threads that start together, and watch the server."""
-    together, most_open = Barrier(number), 0
+    together, most_open = Barrier(number, timeout=30), 0
 
     def thread() -> float:
         together.wait()
@@ -74,7 +74,7 @@ def in_threads(lab: Lab, number: int, action: Any, *arguments: Any, times: int =
 @experiment(
     question="Ten threads share a pool of five: what is to be seen?",
     rows=("4.39", "4.40"),
-    seconds=7,
+    seconds=8,
 )
 def run(lab: Lab, *, threads: int = 10, pool_size: int = 5, hold_s: float = 1.0) -> None:
     queue_pool = create_engine(lab.url(), pool_size=pool_size, max_overflow=0)

@@ -71,7 +71,7 @@ def test_the_default_pool_is_enough_for_some_loads(judged):
 @pytest.mark.alone
 def test_a_step_that_must_bring_much_ends_the_search_too_early(judged):
     """Twice the connections bring twice the throughput at the most, so the pool stays small."""
-    verdicts = judged("default_pool", worth=4, rounds=1)
+    verdicts = judged("default_pool", worth=4)
     assert verdicts["2.27"].verdict is not Verdict.TRUE
 
 
