@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from poolkit.cli.distance import distance_of, distance_options
+from poolkit.cli.distance import distance_of, distance_options, ignore_ssl_variables
 from poolkit.cli.extras import require, require_posix
 from poolkit.compare.plan.option_types import (
     MAX_CONNECTIONS,
@@ -148,7 +148,12 @@ def compare(*, quick: bool, **given: Any) -> None:
     rtt, tls = given.pop("rtt"), given.pop("tls")
     own = given["database_url"] is None and not given["deployed"]
     if not own and (rtt is not None or tls is not None):
-        raise click.UsageError("--rtt and --tls are for the embedded database, which is not used")
+        raise click.UsageError(
+            "--rtt and --tls are for the embedded database, in whose place there is "
+            + ("--target" if given["deployed"] else "--database-url or POOLKIT_DATABASE_URL")
+        )
+    if own:
+        ignore_ssl_variables()
     default = Distance.parse("same-az", tls=True) if own else Distance()
     given["distance"] = distance_of(rtt, tls, default)
     # Each by itself: in the whole line a password could not be told from the next argument.
@@ -174,6 +179,7 @@ def up(**given: Any) -> None:
     from poolkit.compare.command import up  # noqa: PLC0415
     from poolkit.compare.plan.options import options_of  # noqa: PLC0415
 
+    ignore_ssl_variables()
     given["distance"] = distance_of(given.pop("rtt"), given.pop("tls"), Distance())
     up(options_of(given, command="poolkit up"))
 

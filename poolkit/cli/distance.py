@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,16 @@ from poolkit.local.distance import NAMED_DISTANCES, Distance
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_SSL_VARIABLES = (
+    "PGSSLMODE",
+    "PGSSLNEGOTIATION",
+    "PGSSLROOTCERT",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLCRL",
+    "PGREQUIRESSL",
+    "PGCHANNELBINDING",
+)
 _NAMES = ", ".join(name for name in NAMED_DISTANCES if name != "loopback")
 
 
@@ -53,6 +64,17 @@ def distance_options(default: str) -> Callable[[Callable[..., None]], Callable[.
         return function
 
     return add
+
+
+def ignore_ssl_variables() -> None:
+    """Remove libpq's variables about TLS from this process, before it starts its own database.
+
+    They are for a server of the user. The embedded one has no TLS, so with `PGSSLMODE=require`
+    neither poolkit nor a target could connect to it. Over a distance with TLS the targets get new
+    ones.
+    """
+    for name in _SSL_VARIABLES:
+        os.environ.pop(name, None)
 
 
 def distance_of(rtt: Distance | None, tls: bool | None, default: Distance) -> Distance:  # noqa: FBT001

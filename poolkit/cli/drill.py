@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from poolkit.cli.distance import distance_of, distance_options
+from poolkit.cli.distance import distance_of, distance_options, ignore_ssl_variables
 from poolkit.cli.extras import require, require_posix
 from poolkit.compare.plan.option_types import Integer, Names, Number
 from poolkit.local.distance import Distance
@@ -134,6 +134,8 @@ def drill(*, every: bool, faults: tuple[str, ...], lists: bool, **given: Any) ->
     rtt, tls = given.pop("rtt"), given.pop("tls")
     if given["url"] and (rtt is not None or tls is not None):
         raise click.UsageError("--rtt and --tls are for the drill's own database, not for --url")
+    if not given["url"]:
+        ignore_ssl_variables()
     given["distance"] = distance_of(rtt, tls, Distance())
     # Of no use without --url, so it is no option's `envvar`: the variable may be there for others.
     if given["url"] and not given["database_url"]:

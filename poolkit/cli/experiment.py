@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from poolkit.cli.distance import distance_of, distance_options
+from poolkit.cli.distance import distance_of, distance_options, ignore_ssl_variables
 from poolkit.cli.extras import require, require_posix
 from poolkit.local.distance import Distance
 from poolkit.masking import masked
@@ -80,6 +80,8 @@ def experiment(
         raise click.UsageError("--set changes the conditions of one experiment: name it alone")
     if claims is not None and not every:
         raise click.UsageError("--claims needs --all: the page has a row for every claim")
+    if database_url is None:
+        ignore_ssl_variables()
     options = Options(
         # Each by itself: in the whole line a password could not be told from the next argument.
         command=" ".join(["poolkit", *map(masked, sys.argv[1:])]),

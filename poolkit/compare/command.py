@@ -143,6 +143,8 @@ def up(options: Options) -> None:
                     address = f"takes tasks from the broker (pid {one.process.pid})"
                 rows.append((one.target.name, address))
             width = max(len(name) for name, _ in rows)
+            if not options.distance.is_none:
+                console.print(f"Distance to the database: {options.distance}.")
             for name, address in rows:
                 console.print(f"  {name:<{width}}  {address}", soft_wrap=True)
             variables = _write_variables(project, stack, parts)
@@ -170,7 +172,8 @@ def _write_variables(project: Project, stack: EmbeddedStack, parts: ExitStack) -
         port="",
         processes="",
     )
-    env = {"DATABASE_URL": stack.database_url, **placeholders.filled(project.env, values)}
+    env = {"DATABASE_URL": stack.database_url, **stack.environ}
+    env |= placeholders.filled(project.env, values)
     parts.callback(file.unlink, missing_ok=True)
     file.unlink(missing_ok=True)
     # It has passwords.

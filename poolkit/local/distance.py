@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import socket
 import statistics
@@ -78,8 +79,10 @@ class Distance:
             return cls(rtt_s=found.rtt_s, tls=tls, name=text if found.rtt_s else "")
         match = _DURATION.fullmatch(text.strip())
         if match is None:
+            close = difflib.get_close_matches(text.lower(), NAMED_DISTANCES, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
             raise ConfigurationError(
-                f"{text!r} is no round-trip time: give one such as 0.5ms, "
+                f"{text!r} is no round-trip time: {hint}give one such as 0.5ms, "
                 f"or a name: {', '.join(NAMED_DISTANCES)}"
             )
         rtt_s = float(match[1]) * _UNITS[match[2]]
@@ -128,7 +131,14 @@ class Way(NamedTuple):
 
 
 @contextmanager
-def way_to(host: str, port: int, distance: Distance, *, traces: bool = False) -> Iterator[Way]:
+def way_to(
+    host: str,
+    port: int,
+    distance: Distance,
+    *,
+    traces: bool = False,
+    certificates: Certificates | None = None,
+) -> Iterator[Way]:
     """Open a network of this distance in front of a server.
 
     Args:
@@ -136,11 +146,14 @@ def way_to(host: str, port: int, distance: Distance, *, traces: bool = False) ->
         port: the server's.
         distance: that connections through the network have.
         traces: record what passes, for `Network.traces`.
+        certificates: for TLS; by default new ones.
     """
     from poolkit.local.processes import owned_folder  # noqa: PLC0415  (every command reads this file)
 
     with ExitStack() as stack:
-        made = make_certificates(stack.enter_context(owned_folder())) if distance.tls else None
+        made = certificates if distance.tls else None
+        if distance.tls and made is None:
+            made = make_certificates(stack.enter_context(owned_folder()))
         network = stack.enter_context(
             Network(
                 host,

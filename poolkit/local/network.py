@@ -36,7 +36,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from poolkit.errors import ServerStartError
+from poolkit.errors import ProcessEndedError, ServerStartError
 from poolkit.local.ports import LOOPBACK, free_port
 from poolkit.local.wire import Recorder, Step, Trace
 
@@ -49,6 +49,7 @@ _RESET = struct.pack("ii", 1, 0)
 # What a client of PostgreSQL may send before all else (protocol-flow.html, "SSL Session Encryption").
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 _GSS_REQUEST = struct.pack("!ii", 8, 80877104)
+_CANCEL_CODE = struct.pack("!i", 80877102)
 _TLS_HANDSHAKE = b"\x16"
 """The first byte of a client that begins with TLS: `sslnegotiation=direct`."""
 _TRIES = 5
@@ -65,6 +66,11 @@ class NetworkFigures(NamedTuple):
     """Connections of clients."""
     with_tls: int
     """Those of them that agreed on TLS."""
+    without_tls: int
+    """Those that asked for none where the proxy has it, without requests to cancel a statement,
+    which some versions of libpq never encrypt."""
+    failed_tls: int
+    """Those that began with TLS and did not agree, such as clients that refuse the certificate."""
     cpu_s: float
     """The CPU time that it has used, in seconds."""
 
@@ -151,6 +157,17 @@ class Network:
     def figures(self) -> NetworkFigures:
         """Return what the proxy has counted since its start."""
         return NetworkFigures(*self._do("figures"))
+
+    def check(self) -> None:
+        """Check that the proxy still runs.
+
+        Raises:
+            ProcessEndedError: it has ended by itself.
+        """
+        if self._process.poll() is not None:
+            raise ProcessEndedError(
+                "the proxy that makes the distance to the database has ended by itself"
+            )
 
     def traces(self) -> list[Trace]:
         """Return what passed over each connection since the last call, oldest first."""
@@ -264,7 +281,7 @@ class _Proxy:
         self.is_silent = False
         self.extra_s = 0.0
         self.bytes_per_s: float | None = None
-        self.accepted = self.with_tls = 0
+        self.accepted = self.with_tls = self.without_tls = self.failed_tls = 0
         self.keeps_traces = keeps_traces
         self.recorders: list[Recorder] = []
         self.links: set[_Link] = set()
@@ -314,6 +331,8 @@ class _Proxy:
             open=len(self.links) + len(self.lost),
             accepted=self.accepted,
             with_tls=self.with_tls,
+            without_tls=self.without_tls,
+            failed_tls=self.failed_tls,
             cpu_s=time.process_time(),
         )
 
@@ -612,6 +631,7 @@ class _Link:
         elif self._first.startswith(_TLS_HANDSHAKE):
             self._begin_tls(self._first)
         elif len(self._first) >= len(_SSL_REQUEST):
+            self.proxy.without_tls += self._first[4:8] != _CANCEL_CODE
             self._to_server(self._first)
             self._first = None
 
@@ -673,7 +693,12 @@ class _Link:
         """Pass on that one end has failed, on the same way as the bytes before it."""
         (self.up if is_client else self.down).end(is_reset=True)
 
+    def _note_failed_tls(self) -> None:
+        if self._tls is not None and not self._is_agreed and not self._has_ended_up:
+            self.proxy.failed_tls += 1
+
     def _end_server(self) -> None:
+        self._note_failed_tls()
         self._has_ended_up = True
         if self._server is not None:
             self._write_eof(self._server)

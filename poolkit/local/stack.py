@@ -10,9 +10,10 @@ from sqlalchemy.engine import make_url
 
 from poolkit.errors import ServerStartError
 from poolkit.local.broker import EmbeddedBroker
-from poolkit.local.distance import Distance, way_to
+from poolkit.local.distance import Certificates, Distance, make_certificates, way_to
 from poolkit.local.pgbouncer import DEFAULT_POOL_SIZE, EmbeddedPgBouncer
 from poolkit.local.postgres import EmbeddedPostgres
+from poolkit.local.processes import owned_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,7 @@ class EmbeddedStack:
         self._servers: dict[str, LoopbackServer] = {}
         self.networks: dict[str, Network] = {}
         """What makes the distance, by the role of the server behind it."""
+        self._certificates: Certificates | None = None
         self.database_url = needs.database_url or ""
         """The application's URL."""
         self.pooler_url = ""
@@ -65,6 +67,8 @@ class EmbeddedStack:
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
+            if self.needs.distance.tls:
+                self._certificates = make_certificates(starting.enter_context(owned_folder()))
             if self.needs.database_url is None:
                 self._servers["database"] = self.postgres = starting.enter_context(
                     EmbeddedPostgres(
@@ -99,15 +103,23 @@ class EmbeddedStack:
         there = make_url(url)
         assert there.host is not None  # noqa: S101  (a server of ours)
         assert there.port is not None  # noqa: S101
-        way = starting.enter_context(way_to(there.host, there.port, self.needs.distance))
+        way = starting.enter_context(
+            way_to(there.host, there.port, self.needs.distance, certificates=self._certificates)
+        )
         self.networks[role] = way.network
         through = there.set(port=way.network.port)
         return through.render_as_string(hide_password=False)
 
     @property
     def environ(self) -> dict[str, str]:
-        """The variables that make every driver use TLS, if it is used: libpq and asyncpg read them."""
-        return {"PGSSLMODE": "require"} if self.needs.distance.tls else {}
+        """The variables that make every driver use TLS, if it is used: libpq and asyncpg read them.
+
+        They name the authority too. Otherwise a `~/.postgresql/root.crt` of the user, or their own
+        PGSSLROOTCERT, would refuse the certificate; and `verify-full` would have none to ask.
+        """
+        if self._certificates is None:
+            return {}
+        return {"PGSSLMODE": "require", "PGSSLROOTCERT": str(self._certificates.ca)}
 
     @property
     def pids(self) -> dict[str, int]:
@@ -128,3 +140,5 @@ class EmbeddedStack:
         """
         for server in self._servers.values():
             server.check()
+        for network in self.networks.values():
+            network.check()

@@ -14,6 +14,7 @@ from poolkit.compare.plan.options import Options, options_of
 from poolkit.compare.plan.plan import announcement, make_plan, plan_run
 from poolkit.compare.plan.targets import Deployed, Target
 from poolkit.errors import ConfigurationError
+from poolkit.local.distance import Distance
 from poolkit.project import Project
 from poolkit.thresholds import Threshold, thresholds_of
 
@@ -199,6 +200,14 @@ def test_the_announcement_has_the_levels_the_rounds_and_the_time():
     assert lines[0].startswith("open loop, 50 constant arrivals/s, preset numbers of prod")
     assert "web is deployed at https://me:***@x, its database accepts 300 connections" in lines[1]
     assert lines[-1] == "1 measurement of 10 s: about 25 s in all"
+
+
+def test_the_announcement_has_the_distance_if_there_is_one():
+    """Without it the figures cannot be judged, so it comes before them."""
+    far = make_plan([target()], Options(distance=Distance.parse("same-az", tls=True)))
+    near = make_plan([target()], Options())
+    assert "0.5 ms round trip (same-az), TLS" in announcement(far).splitlines()[1]
+    assert "distance" not in announcement(near)
 
 
 # -- options --------------------------------------------------------------------------------

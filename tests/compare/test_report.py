@@ -126,6 +126,23 @@ def test_text_from_a_run_folder_is_never_markup(made_up_run, made_up):
     assert "[bold]" in "".join(lines_of(results, 100))
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_distance_and_its_costs_are_on_the_page_and_on_the_terminal(made_up_run, width):
+    """With what the loopback address alone would have shown; without a distance there is none."""
+    run = made_up_run()
+    assert "Distance" not in " ".join(lines_of(read_results(run.path), width))
+    far = {"proxy_added_ms": 0.15, "connect_ms": 9.87, "loopback_connect_ms": 3.21}
+    run.write_machine(Machine(distance="0.5 ms round trip (same-az), TLS", **far))
+    results = write_report(run.path)
+    shown = (
+        (run.path / "report.html").read_text(),
+        " ".join(map(str.strip, lines_of(results, width))),
+    )
+    for text in shown:
+        for fact in ("0.5 ms round trip (same-az), TLS", "0.15 ms", "9.9 ms", "3.2 ms"):
+            assert fact in text
+
+
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_the_table_fits_the_terminal(reported, width):
     """No line is longer, and every target's name is whole."""

@@ -1,8 +1,11 @@
 """The distance to a database: how it is named, and what it costs."""
 
+import os
+
 import psycopg2
 import pytest
 
+from poolkit.cli.distance import ignore_ssl_variables
 from poolkit.errors import ConfigurationError
 from poolkit.local.distance import NAMED_DISTANCES, Distance, own_cost, way_to
 
@@ -29,6 +32,14 @@ def test_a_distance_is_a_name_or_a_round_trip_time(text, rtt_s):
 @pytest.mark.parametrize("text", ["", "near", "-1ms", "1m", "nan", "inf", "6s", "1e3"])
 def test_what_is_no_distance_is_refused_with_what_is_one(text):
     with pytest.raises(ConfigurationError, match="round-trip time"):
+        Distance.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("sameaz", "same-az"), ("Cross-AZ", "cross-az"), ("loop", "loopback")]
+)
+def test_an_unknown_name_is_refused_with_the_nearest(text, meant):
+    with pytest.raises(ConfigurationError, match=f"did you mean {meant}"):
         Distance.parse(text)
 
 
@@ -80,3 +91,13 @@ def test_the_proxy_s_own_cost_is_measured_beside_the_direct_way():
     cost = own_cost(Distance(rtt_s=0.002), rounds=30)
     assert cost.added_s > 0
     assert 0 < cost.cpu_s_per_round_trip < 0.02
+
+
+def test_variables_of_libpq_for_another_server_do_not_reach_the_embedded_one(monkeypatch):
+    """`PGSSLMODE=require` in a shell is for a server that has TLS; the embedded one has none."""
+    monkeypatch.setenv("PGSSLMODE", "require")
+    monkeypatch.setenv("PGSSLROOTCERT", "/nonexistent")
+    monkeypatch.setenv("PGAPPNAME", "mine")
+    ignore_ssl_variables()
+    assert not {"PGSSLMODE", "PGSSLROOTCERT"} & os.environ.keys()
+    assert os.environ["PGAPPNAME"] == "mine"

@@ -21,6 +21,7 @@ from processes import wait_until
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from poolkit.errors import ProcessEndedError
 from poolkit.experiment.ground import Address
 from poolkit.local.distance import Distance, make_certificates, way_to
 from poolkit.local.network import Network
@@ -411,6 +412,40 @@ def test_statements_are_cancelled_over_a_distance(postgres, tls):
             await connection.close()
 
         asyncio.run(time_out())
+
+
+def test_clients_without_tls_and_those_that_refuse_the_certificate_are_counted(postgres, tmp_path):
+    """A report can name settings of an application that overrule those of the run."""
+    other = make_certificates(tmp_path)
+    with way_to(postgres.host, postgres.port, Distance(tls=True)) as way:
+
+        def connect(**options: str) -> None:
+            psycopg2.connect(
+                host=way.network.host,
+                port=way.network.port,
+                user="poolkit",
+                password=postgres.password(),
+                dbname="poolkit",
+                **options,
+            ).close()
+
+        connect(sslmode="require")
+        connect(sslmode="disable")
+        connect(sslmode="verify-full", sslrootcert=str(way.ca))
+        with pytest.raises(psycopg2.OperationalError, match="certificate verify failed"):
+            connect(sslmode="verify-full", sslrootcert=str(other.ca))
+        # A scan of ports connects and leaves.
+        socket.create_connection((way.network.host, way.network.port), timeout=30).close()
+        figures = way.network.figures()
+        assert (figures.with_tls, figures.without_tls) == (2, 1)
+        wait_until(lambda: way.network.figures().failed_tls == 1, "the refusal is counted")
+
+
+def test_a_proxy_that_was_killed_is_named(network):
+    network.check()
+    psutil.Process(network.pid).kill()
+    with pytest.raises(ProcessEndedError, match="the proxy that makes the distance"):
+        wait_until(network.check, "the end is noticed")
 
 
 @pytest.mark.parametrize("tls", [False, True])

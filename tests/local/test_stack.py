@@ -3,6 +3,7 @@
 import shutil
 import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ from processes import is_listening, run_python, runs
 
 from poolkit.errors import BinaryMissingError, PortInUseError, ProcessEndedError, ServerStartError
 from poolkit.local.broker import EmbeddedBroker, find_valkey
+from poolkit.local.distance import Distance
 from poolkit.local.pgbouncer import find_pgbouncer
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 
@@ -45,6 +47,24 @@ def test_only_what_is_needed_is_started(state_dir):
         stack.check()
     assert not runs(postmaster)
     assert not is_listening(port)
+
+
+@needs_pgbouncer
+def test_all_ways_over_a_distance_have_the_tls_of_the_run(state_dir, monkeypatch):
+    """One authority for both, in place of what the user's own settings for libpq trust."""
+    distance = Distance(rtt_s=0.0005, tls=True)
+    monkeypatch.setenv("PGSSLROOTCERT", "/nonexistent")
+    with EmbeddedStack(state_dir, StackNeeds(pgbouncer=True, distance=distance)) as stack:
+        assert list(stack.pids) == ["database", "pooler", "network", "network of the pooler"]
+        for name, text in stack.environ.items():
+            monkeypatch.setenv(name, text)
+        for url in (stack.database_url, stack.pooler_url):
+            for sslmode in ("require", "verify-full"):
+                monkeypatch.setenv("PGSSLMODE", sslmode)
+                with closing(psycopg2.connect(url)) as connection:
+                    assert connection.info.ssl_in_use
+        ca = Path(stack.environ["PGSSLROOTCERT"])
+    assert not ca.exists()
 
 
 @needs_pgbouncer

@@ -390,6 +390,8 @@ def announcement(plan: CheckedPlan) -> str:
     names = ", ".join(target.name for target in record.targets)
     limit = f"max_connections {record.max_connections}"
     lines = [f"{load}, preset numbers of {record.environment}, {limit}: {names}"]
+    if not options.distance.is_none:
+        lines.append(f"distance to the database: {options.distance} (--rtt, --no-tls)")
     lines += [
         f"{target.name} is deployed at {target.url}, its database accepts "
         f"{target.max_connections} connections and is only sampled"

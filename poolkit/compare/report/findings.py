@@ -53,6 +53,24 @@ SENTENCES = 3
 """The most sentences of a finding, unless more of them are reservations."""
 
 
+def distance_text(results: Results) -> str:
+    """Return the distance to the database, the cost of the proxy that makes it, and of a connect."""
+    machine = results.machine
+    used = max((_of_networks(target) for target in results.targets), default=0.0)
+    added, far, near = machine.proxy_added_ms, machine.connect_ms, machine.loopback_connect_ms
+    return (
+        f"{machine.distance}, made by a proxy in front of the database; by itself the proxy adds "
+        f"{added:.2f} ms to a round trip (p50) and used up to {used:.2f} cores. A connect takes "
+        f"{far:.1f} ms over this distance. On the loopback address alone it takes {near:.1f} ms, so a "
+        "run there shows too little of what each new connection costs."
+    )
+
+
+def _of_networks(target: TargetResult) -> float:
+    """Return the CPU share of the proxies: before the database, and before PgBouncer."""
+    return sum(used for role, used in target.cpu_share.items() if role.startswith("network"))
+
+
 def with_findings(results: Results) -> Results:
     """Return the results with a finding for every target and a headline above them."""
     targets = tuple(

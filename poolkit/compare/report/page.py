@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from poolkit.compare.charts.style import colours
 from poolkit.compare.report.advice_text import advice_text, settings_row
-from poolkit.compare.report.findings import evidence_lines, reference_text
+from poolkit.compare.report.findings import distance_text, evidence_lines, reference_text
 from poolkit.compare.results import wording
 from poolkit.compare.results.pools import is_held_idle
 from poolkit.compare.results.wording import count, join, origin
@@ -85,7 +85,8 @@ def run_page(results: Results, pictures: Sequence[Picture]) -> str:
         results=results,
         plan=results.plan,
         colours=colours(names),
-        load=load_text(results.plan),
+        load=load_text(results.plan)
+        + (f" Database: {machine.distance}." if (machine := results.machine).distance else ""),
         by_load=next((picture for picture in pictures if picture.name == "levels"), None),
         by_size=next((picture for picture in pictures if picture.name == "pool-sizes"), None),
         pictures=[p for p in pictures if p.name not in ("levels", "pool-sizes")],
@@ -140,19 +141,6 @@ def load_text(plan: Plan) -> str:
     return (
         f"{load}, {each}for {plan.duration_s:g} s after {plan.warm_up_s:g} s of warm-up{times}; "
         f"presets of {plan.environment}, max_connections {plan.max_connections:,}."
-    )
-
-
-def distance_text(results: Results) -> str:
-    """Return the distance to the database, the cost of the proxy that makes it, and of a connect."""
-    machine = results.machine
-    used = max((target.cpu_share.get("network", 0.0) for target in results.targets), default=0.0)
-    added, far, near = machine.proxy_added_ms, machine.connect_ms, machine.loopback_connect_ms
-    return (
-        f"{machine.distance}, made by a proxy in front of the database; by itself the proxy adds "
-        f"{added:.2f} ms to a round trip (p50) and used up to {used:.2f} cores. A connect takes "
-        f"{far:.1f} ms over this distance. On the loopback address alone it takes {near:.1f} ms, so a "
-        "run there shows too little of what each new connection costs."
     )
 
 

@@ -149,6 +149,8 @@ def _cautions(first: Results, second: Results) -> Iterator[str]:
     compared += [("load", text, *(getattr(x, n) for x in plans)) for n, text in _LOAD.items()]
     for name in ("cpu", "cores", "memory_gib", "os", "python"):
         compared.append(("machines", name, *(getattr(machine, name) for machine in machines)))
+    distances = (machine.distance or "none" for machine in machines)
+    compared.append(("load", "distance to the database", *distances))
     for name in sorted({*first.machine.versions, *second.machine.versions}):
         found = (machine.versions.get(name, "none") for machine in machines)
         compared.append(("versions", name, *found))

@@ -15,6 +15,7 @@ from rich.text import Text
 from poolkit.compare.report.advice_text import advice_text, settings_row
 from poolkit.compare.report.findings import (
     LONG_OUT_MS,
+    distance_text,
     evidence_lines,
     reference_text,
 )
@@ -108,6 +109,8 @@ def print_run(results: Results, console: Console) -> None:
         narrow = [column for column in _COLUMNS if column.is_for_80_columns]
         _print_table(console, *(_targets_table(results, of) for of in (_COLUMNS, narrow)))
         console.print(Text(LEGEND + "\n", style="dim"))
+    if results.machine.distance:
+        console.print(Text(f"Distance: {distance_text(results)}\n"))
     if results.headline:
         console.print(Text(results.headline + "\n", style="bold"))
     _print_findings(results, console)

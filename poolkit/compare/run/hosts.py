@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from poolkit.compare.plan.targets import Target
+    from poolkit.local.network import NetworkFigures
     from poolkit.local.processes import Supervised, Supervisor
     from poolkit.local.readiness import Readiness
     from poolkit.local.stack import EmbeddedStack
@@ -158,6 +159,10 @@ class Host(ABC):
         """Return whether an engine of the target is known to name the database of the run."""
         return False
 
+    def network_figures(self, target: Target) -> NetworkFigures | None:
+        """Return what the network between a target and its database has counted; None without one."""
+        return None
+
     def release(self, target: Target) -> None:
         """Close the connections that a stopped target would leave in a pooler."""
         return
@@ -236,6 +241,12 @@ class LocalHost(Host):
                     target=target, url=url, process=process, engines=engines, holds=holds
                 )
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def network_figures(self, target: Target) -> NetworkFigures | None:
+        """Return what the network between a target and its database has counted; None without one."""
+        role = "pooler" if target.through == "pgbouncer" else "database"
+        network = self.stack.networks.get(role)
+        return None if network is None else network.figures()
 
     def engine_ceiling(self, running: Running, instances_max: int | None) -> EngineReading | None:
         """Return the ceiling of a target as its engines have it now; None if they are not read."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import psycopg2
+from psycopg2.extensions import make_dsn
 
 from poolkit.compare.results.run_folder import Machine
 from poolkit.local.distance import own_cost
@@ -85,13 +86,14 @@ def with_network(machine: Machine, stack: EmbeddedStack) -> Machine:
     """Return the machine with the distance to its database, and what a connect costs over it."""
     if "database" not in stack.networks or stack.postgres is None:
         return machine
-    near, far = stack.postgres.url(driver=""), stack.database_url
+    tls = {name.removeprefix("PG").lower(): text for name, text in stack.environ.items()}
+    near = make_dsn(stack.postgres.url(driver=""), sslmode="disable")
+    far = make_dsn(stack.database_url, **{"sslmode": "disable", **tls})
     times: dict[str, list[float]] = {near: [], far: []}
-    sslmode = "require" if stack.needs.distance.tls else "disable"
     for _ in range(_CONNECTS):
-        for url, found in times.items():
+        for address, found in times.items():
             began = time.perf_counter()
-            psycopg2.connect(url, sslmode=sslmode if url == far else "disable").close()
+            psycopg2.connect(address).close()
             found.append(time.perf_counter() - began)
     return replace(
         machine,

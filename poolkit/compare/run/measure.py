@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from poolkit.compare.plan.plan import pool_size_within
 from poolkit.compare.results.run_folder import HoldRow, InvokeRow, PoolRow, Request, Window
 from poolkit.compare.results.target_result import LOAD
+from poolkit.compare.results.wording import count
 from poolkit.compare.run.attribution import Attribution, pgappname
 from poolkit.compare.run.database_guard import DatabaseGuard
 from poolkit.compare.run.evidence import evidence_of
@@ -38,7 +39,7 @@ from poolkit.local.readiness import end_of, exit_text
 from poolkit.thresholds import should_abort
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from poolkit.activity.server import ActivitySampler
     from poolkit.compare.plan.options import Options
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from poolkit.compare.results.run_folder import Evidence, PlannedTarget, TargetFolder
     from poolkit.compare.run.hosts import Host, Running
     from poolkit.compare.run.progress import Progress
+    from poolkit.local.network import NetworkFigures
     from poolkit.local.processes import Supervised
     from poolkit.thresholds import Threshold
 
@@ -215,6 +217,7 @@ class Measurement:
             load_pids=lambda: host.supervisor.pids(lambda name: name.startswith(_LOCUST)),
             is_running=self.step.planned.url is not None,
         )
+        before = host.network_figures(self.step.target)
         try:
             with self._samplers.connections(
                 host.monitor_url, self._options.interval_s, attribution
@@ -227,6 +230,10 @@ class Measurement:
             state.failure = str(error)
         finally:
             state.counts["evidence"] = self._evidence()
+            # A network that has ended is an error of its own.
+            with suppress(ServerStartError):
+                after = host.network_figures(self.step.target)
+                state.warnings += _notes_on_tls(before, after)
             window = state.window(partial=partial, planned=self.step.planned)
             self._folder.write_window(window)
         return window
@@ -595,6 +602,22 @@ class Measurement:
             is_wrong = isinstance(error, urllib.error.HTTPError)
             raise (ConfigurationError if is_wrong else ProcessEndedError)(message) from None
         return body
+
+
+def _notes_on_tls(before: NetworkFigures | None, after: NetworkFigures | None) -> Iterator[str]:
+    """Yield what a target's own settings made of the TLS of the distance."""
+    if before is None or after is None:
+        return
+    if without := after.without_tls - before.without_tls:
+        yield (
+            f"{count(without, 'connection')} used no TLS, because the target's own settings ask for "
+            "none (sslmode or ssl); a connect without TLS has fewer round trips"
+        )
+    if failed := after.failed_tls - before.failed_tls:
+        yield (
+            f"{count(failed, 'connect')} failed in the handshake of TLS: the target trusts another "
+            "certificate; leave sslrootcert to the run's PGSSLROOTCERT, or measure with --no-tls"
+        )
 
 
 def _sessions(sampler: ActivitySampler) -> int | None:
