@@ -7,6 +7,7 @@ takes connections back for reuse (3.10); and that it opens new ones when it has 
 Four pools go the same way. Each is made, lends all of its connections, gets them back, rests, loses
 them at the server, and serves again. QueuePool gets minconn as pool_size, and the rest as overflow.
 The idle times after which pools close connections are minutes by default, and less than 1 s here.
+asyncpg's pool keeps min_size connections since version 0.32; before, it closed these as well.
 `full_pools` shows one request too many, and `sharing_psycopg2_pools` what threads may share.
 """
 
