@@ -4,7 +4,7 @@ You may have read that SQLAlchemy's default, a pool_size of 5 and a max_overflow
 perfect in 99 % of cases (1.46); that one starts with it and enlarges it when it is exhausted (1.52);
 and that one starts small, watches and adjusts (2.27, 3.27).
 
-The default serves a few clients and many, beside pools of 5, 10, 20 and so on, up to one with a
+The default serves a few clients and many, beside pools of 10, 20 and so on, up to one with a
 connection for each client. Queries compute, or wait as for a lock (pg_sleep). A pool is enough if it
 reaches half of the best throughput.
 """
@@ -18,7 +18,7 @@ from poolkit.experiment import Lab, experiment
 COMPUTE, WAIT = "queries that compute", "queries that wait"
 QUERIES = {
     COMPUTE: text("SELECT count(*) FROM generate_series(1, 60000)"),
-    WAIT: text("SELECT pg_sleep(0.2)"),
+    WAIT: text("SELECT pg_sleep(0.4)"),
 }
 DEFAULT = 15
 
@@ -35,7 +35,7 @@ def start_small(rates: dict[int, float], size: int, worth: float) -> int:
     rows=("1.46", "1.52", "2.27", "3.27"),
     seconds=14,
 )
-def run(lab: Lab, *, few: int = 5, many: int = 40, worth: float = 1.2) -> None:
+def run(lab: Lab, *, few: int = 10, many: int = 40, worth: float = 1.2) -> None:
     def new_engine(size: int) -> Engine:
         pool = {} if size == DEFAULT else {"pool_size": size, "max_overflow": 0}
         engine = create_engine(lab.url(), **pool)
@@ -52,7 +52,7 @@ def run(lab: Lab, *, few: int = 5, many: int = 40, worth: float = 1.2) -> None:
             with engine.connect() as connection:
                 connection.execute(QUERIES[kind])
 
-        rate = lab.rate(request, threads=clients, seconds=0.3)
+        rate = lab.rate(request, threads=clients, seconds=0.4)
         engine.dispose()
         return rate
 

@@ -52,7 +52,7 @@ def test_the_best_size_depends_on_what_queries_do(judged):
 @pytest.mark.alone
 def test_a_few_clients_need_a_small_pool(judged):
     """With fewer clients than connections, the rule is enough for any query, and 20 are no help."""
-    verdicts = judged("pool_size", cores=2, clients=4, seconds=0.2)
+    verdicts = judged("pool_size", cores=2, clients=4)
     assert verdicts["4.12"].verdict is Verdict.TRUE
     assert verdicts["1.10"].verdict is Verdict.FALSE
 
