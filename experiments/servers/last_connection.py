@@ -38,7 +38,7 @@ def try_one_more(connect: Callable[[], Any]) -> str:
 @experiment(
     question="Who gets the last connection of a server?",
     rows=("3.5", "4.8", "4.17"),
-    seconds=3,
+    seconds=2,
 )
 def run(
     lab: Lab, *, max_connections: int = 20, reserved: int = 3, pool_timeout: float = 0.2

@@ -111,7 +111,7 @@ def run(
     rows = [(name, idle[name], ended[name]) for name in idle]
     lab.table(f"Failed queries of {pool_size}", columns, rows)
     if not lab.distance.is_none:
-        lab.note("MariaDB was on this machine, without a distance and without TLS.")
+        lab.note("--rtt and --tls do not apply to MariaDB.")
     lab.judge(
         "1.17",
         "MySQL closes connections after 8 hours, and recycling them earlier prevents failed queries",

@@ -62,7 +62,7 @@ def send_another(lab: Lab, threads: ThreadPoolExecutor, pooler: Pooler) -> tuple
 @experiment(
     question="When does PgBouncer give a server connection to the next client?",
     rows=("4.9", "4.11"),
-    seconds=2,
+    seconds=1,
     needs=("pgbouncer",),
 )
 def run(lab: Lab, *, reset_query: str = "DISCARD ALL") -> None:

@@ -10,7 +10,7 @@ and give their connection back, and it commits. In the end all of its rows must 
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -20,10 +20,10 @@ from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool, StaticPool
 from poolkit.experiment import Lab, experiment
 
 ANY_THREAD = {"check_same_thread": False}
-POOLS = (StaticPool, QueuePool, NullPool, SingletonThreadPool)
 COUNT = text("SELECT count(*) FROM written")
 INSERT = text("INSERT INTO written VALUES (:n)")
 FIND = text("SELECT count(*) FROM written WHERE n = :n")
+POOLS = (StaticPool, QueuePool, NullPool, SingletonThreadPool)
 
 
 def use(engine: Engine, threads: int, rows: int) -> tuple[int, int, int]:
@@ -53,20 +53,19 @@ def use(engine: Engine, threads: int, rows: int) -> tuple[int, int, int]:
             writer.submit(connection.commit).result()
             writer.submit(connection.close).result()
         with engine.connect() as connection:
-            return readers, too_early, rows - connection.execute(COUNT).scalar_one()
+            return readers, too_early, rows - connection.scalar(COUNT)
 
 
 def finds_table(connection: Connection) -> bool:
-    try:
+    with suppress(DBAPIError):  # there is no such table, or the pool has closed the connection
         connection.execute(COUNT)
-    except DBAPIError:  # there is no such table, or the pool has closed the connection
-        return False
-    return True
+        return True
+    return False
 
 
 def find(engine: Engine, n: int) -> int:
     with engine.connect() as connection:
-        return connection.execute(FIND, {"n": n}).scalar_one()
+        return connection.scalar(FIND, {"n": n})
 
 
 def refuses_second_thread(url: str) -> bool:
@@ -81,15 +80,20 @@ def refuses_second_thread(url: str) -> bool:
 
 
 @experiment(
-    question="Which pool does SQLite need?", rows=("1.27", "1.28", "1.29", "1.34"), seconds=2
+    question="Which pool does SQLite need?", rows=("1.27", "1.28", "1.29", "1.34"), seconds=1
 )
 def run(lab: Lab, *, threads: int = 8, rows: int = 10) -> None:
-    found, table = {}, []
+    found, table, refuses = {}, [], {}
     with TemporaryDirectory() as folder:
+
+        def address(kind: str, name: str) -> str:
+            return "sqlite://" if kind == "memory" else f"sqlite:///{folder}/{name}.db"
+
         for kind in ("memory", "file"):
             lab.say(f"{threads} threads on a database in {kind}, with each pool")
+            refuses[kind] = refuses_second_thread(address(kind, "refuses"))
             for pool in POOLS:
-                url = "sqlite://" if kind == "memory" else f"sqlite:///{folder}/{pool.__name__}.db"
+                url = address(kind, pool.__name__)
                 engine = create_engine(url, poolclass=pool, connect_args=ANY_THREAD)
                 lab.at_end(engine.dispose)
                 opened: list[object] = []
@@ -97,13 +101,9 @@ def run(lab: Lab, *, threads: int = 8, rows: int = 10) -> None:
                 found[kind, pool] = readers, *broken = use(engine, threads, rows)
                 shown = broken if readers == threads else ("-", "-")
                 table.append((kind, pool.__name__, f"{readers} of {threads}", len(opened), *shown))
-        alone = create_engine(f"sqlite:///{folder}/alone.db", poolclass=StaticPool)
+        alone = create_engine(address("file", "alone"), poolclass=StaticPool)
         lab.at_end(alone.dispose)
         _, _, lost_alone = use(alone, 1, rows)
-        refuses = {
-            "a database in memory": refuses_second_thread("sqlite://"),
-            "a file": refuses_second_thread(f"sqlite:///{folder}/refuses.db"),
-        }
 
     title = f"{threads} threads; one writes {rows} rows while the others read"
     lab.table(title, ("database", "pool", "reads", "connects", "too early", "rows lost"), table)
@@ -112,39 +112,33 @@ def run(lab: Lab, *, threads: int = 8, rows: int = 10) -> None:
         "1.27",
         "a database in memory needs StaticPool: all threads share its one connection",
         holds=[name for name, readers in memory.items() if readers == threads] == ["StaticPool"],
-        measured=f"of {threads} threads so many found the table: "
+        measured=f"threads of {threads} that found the table: "
         + ", ".join(f"{readers} with {name}" for name, readers in memory.items()),
         why="Each connection to :memory: opens an empty database of its own. But threads that share "
         "a connection share its transaction, so it is for work in sequence, as in tests.",
     )
     _, too_early, lost = found["file", StaticPool]
+    measured = (
+        f"of {rows} committed rows StaticPool lost {lost} with {threads} threads, {lost_alone} with "
+        f"one; QueuePool lost {found['file', QueuePool][2]} with {threads}"
+    )
     why = (
-        "A connection of SQLite has one transaction, and a pool rolls back when it gets a connection "
-        "back. With StaticPool a reader's return is a rollback of the writer's work, and the commit "
-        "that follows succeeds without it. With QueuePool each thread has its own connection, and "
-        "the file's lock keeps writers apart."
+        "A connection of SQLite has one transaction. With StaticPool a reader's return is a rollback "
+        "of the writer's work, and the commit that follows succeeds without it. With QueuePool each "
+        "thread has a connection. A development server, too, runs requests in several threads."
     )
-    lab.judge(
-        "1.28",
-        "StaticPool is the pool for a file as well",
-        holds=lost == 0 and too_early == 0,
-        measured=f"{lost} of {rows} committed rows lost with StaticPool, "
-        f"{found['file', QueuePool][2]} with QueuePool",
-        why=why,
-    )
-    lab.judge(
-        "1.34",
-        "StaticPool on a file is the engine for a development machine",
-        holds={"one thread": lost_alone == 0, f"{threads} threads": lost == 0},
-        measured=f"{lost_alone} of {rows} committed rows lost by one thread, {lost} by {threads}",
-        why=why + " A development server, too, runs requests in several threads.",
-    )
+    by_threads = {"one thread": lost_alone == 0, f"{threads} threads": lost == too_early == 0}
+    for row, claim, holds in (
+        ("1.28", "StaticPool is the pool for a file as well", by_threads[f"{threads} threads"]),
+        ("1.34", "StaticPool on a file is the engine for a development machine", by_threads),
+    ):
+        lab.judge(row, claim, holds=holds, measured=measured, why=why)
     lab.judge(
         "1.29",
         "StaticPool needs check_same_thread=False, or it works in one thread only",
         holds=refuses,
         measured="without the argument a second thread was "
-        + ", ".join(f"{'refused' if no else 'served'} with {kind}" for kind, no in refuses.items()),
+        + ", ".join(f"{'refused' if no else 'served'} ({kind})" for kind, no in refuses.items()),
         why="Python's sqlite3 checks that the thread which uses a connection has opened it. "
         "SQLAlchemy 2 switches the check off for a file, whose connections QueuePool gives to any "
         "thread. In memory it stays on, because SQLAlchemy's own choice is a connection per thread.",

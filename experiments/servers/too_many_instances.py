@@ -51,7 +51,7 @@ def fill_psycopg2(dsn: str, minconn: int, maxconn: int) -> int:
 @experiment(
     question="How many instances can share one PostgreSQL?",
     rows=("1.2", "3.26", "4.7", "4.29"),
-    seconds=6,
+    seconds=5,
 )
 def run(lab: Lab, *, max_connections: int = 20, instances: int = 10, pool_size: int = 20) -> None:
     fleets = {

@@ -2,13 +2,14 @@
 
 import pytest
 from processes import ROOT
+from programs import needs
 
 from poolkit.experiment.outcome import Verdict
 from poolkit.local.mariadb import INSTALL_MARIADB, find_mariadb
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_mariadb() is None, reason=INSTALL_MARIADB),
+    needs(find_mariadb(), INSTALL_MARIADB),
 ]
 
 

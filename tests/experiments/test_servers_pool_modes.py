@@ -3,13 +3,14 @@
 import re
 
 import pytest
+from programs import needs
 
 from poolkit.experiment.outcome import Verdict
-from poolkit.local.pgbouncer import find_pgbouncer
+from poolkit.local.pgbouncer import INSTALL_PGBOUNCER, find_pgbouncer
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.skipif(find_pgbouncer() is None, reason="no pgbouncer on PATH"),
+    needs(find_pgbouncer(), INSTALL_PGBOUNCER),
 ]
 
 

@@ -3,12 +3,13 @@
 import re
 
 import pytest
+from programs import needs
 
 from poolkit.experiment.outcome import Verdict
-from poolkit.local.pgbouncer import find_pgbouncer
+from poolkit.local.pgbouncer import INSTALL_PGBOUNCER, find_pgbouncer
 
 pytestmark = pytest.mark.process
-needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="no pgbouncer on PATH")
+needs_pgbouncer = needs(find_pgbouncer(), INSTALL_PGBOUNCER)
 
 
 def test_requests_that_share_connections_wait_and_are_served(judged):
