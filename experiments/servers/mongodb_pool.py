@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from pymongo import AsyncMongoClient
-from pymongo.errors import ServerSelectionTimeoutError, WaitQueueTimeoutError
+from pymongo.errors import ServerSelectionTimeoutError
 from pymongo.monitoring import ConnectionPoolListener
 
 from poolkit.experiment import Lab, experiment
@@ -61,23 +61,6 @@ async def happens(condition: Callable[[], bool]) -> bool:
     return False
 
 
-async def second_query(url: str, **options: Any) -> str:
-    """Return what becomes of a query that finds the one connection of a pool in use."""
-    async with AsyncMongoClient(url, maxPoolSize=1, **options) as client:
-        documents = client[f"poolkit_{secrets.token_hex(4)}"].documents
-        await documents.insert_one({"n": 1})
-        first = asyncio.create_task(documents.find_one(SLOW))
-        await asyncio.sleep(0.1)
-        try:
-            await documents.find_one({})
-        except WaitQueueTimeoutError:
-            return "WaitQueueTimeoutError"
-        finally:
-            await first
-            await documents.drop()
-    return "a wait for the first one"
-
-
 async def search(timeout_ms: int) -> float:
     """Return how long a command waits for a server that never answers, in seconds."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -92,7 +75,7 @@ async def search(timeout_ms: int) -> float:
 @experiment(
     question="What do the options of MongoDB's pool do?",
     rows=("2.26",),
-    seconds=8,
+    seconds=7,
     needs=("mongodb",),
 )
 def run(
@@ -126,18 +109,13 @@ async def measure(lab: Lab, url: str, options: dict[str, int], search_ms: int) -
         reopened = events.opened - opened
         await documents.drop()
 
-    lab.say("a full pool, and a server that does not answer")
-    unlimited = await second_query(url)
-    limited = await second_query(url, waitQueueTimeoutMS=100)
+    lab.say("a command for a server that does not answer")
     searched_s = await search(search_ms)
 
     if not lab.distance.is_none:
         lab.note("--rtt and --tls do not apply to MongoDB.")
     lab.table("Connections in the pool", ("after", "open"), seen.items())
     lab.lines("Connections in the pool", {"open": events.line}, unit="open", x_title="time in s")
-    lab.note(
-        f"The second query of a full pool got {unlimited}; with waitQueueTimeoutMS=100, {limited}."
-    )
     lab.judge(
         "2.26",
         "the options set the most and the fewest connections, how long one may be idle, and how long "

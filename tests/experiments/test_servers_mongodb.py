@@ -37,8 +37,6 @@ def test_the_options_limit_the_pool(outcome_of):
         "12 queries at once": "6",
         "another pause, median": "2",
     }
-    assert "got a wait for the first one" in outcome.notes[0]
-    assert "with waitQueueTimeoutMS=100, WaitQueueTimeoutError" in outcome.notes[0]
 
 
 def test_connections_that_may_be_idle_for_longer_stay(judged):
