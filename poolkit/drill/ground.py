@@ -209,8 +209,10 @@ class ProjectGround(Ground):
         return True
 
     def machine(self) -> Machine:
-        """Return this machine, and the versions of the targets' software."""
-        return this_machine(_version(self.scene), self._project.root, self._targets)
+        """Return this machine, the versions of the targets' software, and the distance."""
+        machine = this_machine(_version(self.scene), self._project.root, self._targets)
+        distance = self._options.distance
+        return machine if distance.is_none else replace(machine, distance=str(distance))
 
 
 class ForeignGround(Ground):

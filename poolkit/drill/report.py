@@ -104,6 +104,7 @@ def markdown(results: Results) -> str:
             f"`{options.command}`, {results.seconds:.0f} s, on {machine.cores} cores of {machine.cpu}, "
             f"{machine.os}, Python {machine.python}, {software}."
         ),
+        *(["", f"Distance to the database: {machine.distance}."] if machine.distance else []),
         "",
         (
             f"{options.rate:g} requests/s of each target. All times are in seconds; `first` and `back` "
