@@ -73,6 +73,8 @@ def run(lab: Lab, *, minconn: int = 1, times: int = 15) -> None:
     ]
     lab.table("Milliseconds", ("what", *NAMED_DISTANCES), rows)
 
+    if not lab.distance.is_none:
+        lab.note(f"The distance of this run ({lab.distance}) is added to each of those named here.")
     # Within an availability zone a return takes nearly 1 ms, too near the limit for a verdict.
     judged = ("loopback", "cross-az", "cross-region")
     shown = {

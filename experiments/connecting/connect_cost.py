@@ -101,6 +101,8 @@ def run(lab: Lab, *, rtt_ms: float = 1.5, farther_ms: float = 20.0, times: int =
     lab.bars("A connect of psycopg2", totals, unit="ms")
     shown = ", ".join(f"{total:.1f} ms {where}" for where, total in totals.items())
     _, _, near_trips, _, trips, *_ = rows[0]
+    if not lab.distance.is_none:
+        lab.note(f"The distance of this run ({lab.distance}) is added to each of those named here.")
     why = (
         "A connect is some round trips and some ms of work on both sides. psycopg2 makes "
         f"{near_trips} round trips without TLS and {trips} with it. So in one region the work "

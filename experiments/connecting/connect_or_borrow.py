@@ -73,6 +73,8 @@ def run(lab: Lab, *, query_ms: float = 5.0, connections: int = 10, times: int = 
     shortest = {
         at: each["SELECT 1, no pool"] / each["SELECT 1, pool"] for at, each in found.items()
     }
+    if not lab.distance.is_none:
+        lab.note(f"The distance of this run ({lab.distance}) is added to each of those named here.")
     why = (
         "Without a pool a session pays for a connect and for its work, with a pool for its work. The "
         "ratio of the two is large for a short query near the server. Far away it nears the ratio of "

@@ -121,9 +121,8 @@ def run(lab: Lab, *, pool_size: int = 5, max_overflow: int = 10, pool_timeout: f
             "the text": "QueuePool limit exceeded" in str(refusal),
         },
         measured=f"{type(refusal).__module__}.{type(refusal).__name__}: {str(refusal)[:84]}",
-        why="The text names both sizes and the timeout, so a search for the printed text finds "
-        "nothing in a log. The class is SQLAlchemy's own: `except TimeoutError` catches it only "
-        "after `from sqlalchemy.exc import TimeoutError`.",
+        why="The text names both sizes and the timeout. The class is SQLAlchemy's own: `except "
+        "TimeoutError` catches it only after `from sqlalchemy.exc import TimeoutError`.",
     )
 
 

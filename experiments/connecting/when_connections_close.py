@@ -91,16 +91,15 @@ def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int =
         "overflow connections are closed when the load drops",
         holds=open_after[1][1] == limit and left == pool_size < limit,
         measured=f"{open_after[1][1]} open after the first return, {left} after return {limit}",
-        why="A connection that comes back is closed if pool_size connections are idle already. That "
-        "happens at the return, without a delay: each short pause between two bursts closes them.",
+        why="A connection that comes back is closed at once if pool_size connections are idle already. "
+        "Each short pause between two bursts closes them.",
     )
     lab.judge(
         "1.11",
         "a connection beyond pool_size is closed when it comes back",
         holds={"one that comes back last": last == 0, "one that comes back first": first == 0},
         measured=f"of {max_overflow}, {first} stay open if they come back first, {last} if last",
-        why="No connection is marked as overflow. The first pool_size connections that come back "
-        "are kept, whichever were opened last.",
+        why="No connection is marked as overflow: the first pool_size that come back are kept.",
     )
     lab.judge(
         "0.27 0.28",
@@ -132,8 +131,8 @@ def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int =
         "pool_recycle closes and reopens all connections when their time is over",
         holds={"idle connections": idle == pool_size, "one checkout": used == pool_size},
         measured=f"after 1.5 s: {idle} of {pool_size} replaced; after a checkout: {used}",
-        why="No clock runs in a pool. A checkout compares the age of the connection that it takes "
-        "with pool_recycle, and replaces that one. Idle connections grow older than that.",
+        why="No clock runs in a pool. A checkout compares the age of its connection with pool_recycle, "
+        "and replaces that one. Idle connections grow older.",
     )
     lab.judge(
         "0.9",
@@ -145,6 +144,5 @@ def run(lab: Lab, *, pool_size: int = 10, max_overflow: int = 5, sessions: int =
         },
         measured=f"{len(shared & warm)} of {len(shared)} still open after {sessions + more} sessions, "
         f"{last} of {max_overflow} of overflow after a burst; pool_recycle replaced {used}",
-        why="A pool closes a connection for three reasons only: enough are idle, it is too old, or "
-        "it failed. The server, a proxy or a firewall may close it as well.",
+        why="A pool closes a connection if enough are idle, if it is too old, or if it failed.",
     )

@@ -125,9 +125,8 @@ def run(lab: Lab, *, starts: int = 3, loops: int = 2, driver: str = "asyncpg") -
         f"engine of the lifespan, {in_turn[MODULE]} with one of the module; connections left open: "
         f"{left['in turn', LIFESPAN]} and {left['in turn', MODULE]}",
         why="A connection of asyncpg belongs to the event loop that opened it; psycopg's works in "
-        "any, as long as one uses it at a time. What a loop leaves in the pool, the next loop "
-        "checks out. So a loop must dispose of what it opened, or keep nothing (NullPool). Without "
-        "dispose() connections stay open until the process ends.",
+        "any. What a loop leaves in the pool, the next loop checks out. So a loop must dispose of "
+        "what it opened, or keep nothing (NullPool).",
     )
     lab.judge(
         "2.6",

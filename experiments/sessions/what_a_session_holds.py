@@ -79,7 +79,6 @@ def run(lab: Lab, *, after_query: str = "nothing") -> None:
         after("second session")
     after("its close()")
     lab.table("Two sessions", ("after", "out", "in the pool", "checkouts", "on the server"), table)
-
     lab.bars("Connections out of the pool after each step", out, unit="out")
 
     lab.say("7 requests with a query and Python work")
@@ -106,9 +105,8 @@ def run(lab: Lab, *, after_query: str = "nothing") -> None:
     )
     between = f"{out['query']} out after the query, {out['Python work']} after the Python work"
     why = (
-        "The first SQL begins a transaction, and a transaction lives in one connection. The session "
-        "keeps both until commit, rollback or close. Meanwhile the connection serves no other "
-        "session, and the server shows it as idle in transaction."
+        "The first SQL begins a transaction, which lives in one connection. The session keeps both "
+        "until commit, rollback or close, and the server shows it as idle in transaction."
     )
     lab.judge(
         "0.4 0.5 0.23 0.40",

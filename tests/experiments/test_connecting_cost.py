@@ -32,8 +32,10 @@ def test_a_connect_between_regions_takes_more_than_is_said(judged):
 def test_a_login_costs_round_trips_and_work(outcome_of):
     """SCRAM takes two round trips more than no login, and a password in clear text one."""
     outcome = outcome_of("connect_parts", times=15)
-    trips = {login: (int(near), int(tls)) for login, near, tls, *_ in outcome.tables[0].rows}
+    rows = outcome.tables[0].rows
+    trips = {login: (int(near), int(tls)) for driver, login, near, tls, *_ in rows}
     assert trips == {"SCRAM": (5, 6), "clear text": (4, 5), "trust": (3, 4)}
+    assert {driver for driver, *_ in rows} == {"psycopg2", "psycopg", "asyncpg"}
     verdicts = {found.row: found for found in outcome.judgements}
     assert "TLS + 20 ms; false for loopback" in verdicts["0.10"].condition
     assert verdicts["4.1"].verdict is Verdict.TRUE
