@@ -18,7 +18,7 @@ from poolkit.experiment import Lab, experiment
 COMPUTE, WAIT = "queries that compute", "queries that wait"
 QUERIES = {
     COMPUTE: text("SELECT count(*) FROM generate_series(1, 60000)"),
-    WAIT: text("SELECT pg_sleep(0.4)"),
+    WAIT: text("SELECT pg_sleep(0.3)"),
 }
 DEFAULT = 15
 
@@ -33,7 +33,7 @@ def start_small(rates: dict[int, float], size: int, worth: float) -> int:
 @experiment(
     question="Is the default pool enough, and how does one find a better size?",
     rows=("1.46", "1.52", "2.27", "3.27"),
-    seconds=14,
+    seconds=16,
 )
 def run(lab: Lab, *, few: int = 10, many: int = 40, worth: float = 1.2) -> None:
     def new_engine(size: int) -> Engine:
@@ -52,7 +52,7 @@ def run(lab: Lab, *, few: int = 10, many: int = 40, worth: float = 1.2) -> None:
             with engine.connect() as connection:
                 connection.execute(QUERIES[kind])
 
-        rate = lab.rate(request, threads=clients, seconds=0.4)
+        rate = lab.rate(request, threads=clients, seconds=0.3)
         engine.dispose()
         return rate
 

@@ -33,7 +33,7 @@ PAGES = """
 
 
 @experiment(
-    question="How many connections should a pool have?", rows=("1.10", "4.12", "4.13"), seconds=20
+    question="How many connections should a pool have?", rows=("1.10", "4.12", "4.13"), seconds=21
 )
 def run(
     lab: Lab,
@@ -41,7 +41,7 @@ def run(
     clients: int = 40,
     cores: int = os.cpu_count() or 1,
     disks: int = 1,
-    seconds: float = 0.3,
+    seconds: float = 0.2,
     direct_io: str = "data",
 ) -> None:
     rule = 2 * cores + disks
