@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import psycopg2
 from psycopg2 import sql
+from psycopg2.extensions import parse_dsn
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from poolkit.errors import ConfigurationError, DatabaseUnavailable
+from poolkit.experiment.schema import Custodian, Schema, drop_left
 from poolkit.local.distance import way_to
+from poolkit.local.network import ServerTls
 from poolkit.local.ports import LOOPBACK
 from poolkit.local.postgres import APP_ROLE, EmbeddedPostgres
 from poolkit.local.postgres_cluster import SUPERUSER
@@ -23,12 +26,16 @@ from poolkit.local.processes import signals_wait
 from poolkit.masking import masked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
-    from poolkit.local.distance import Distance
+    from poolkit.local.distance import Distance, Way
 
 OBSERVER = "poolkit observer"
+_LIBPQ_ALONE = (
+    *("channel_binding", "connect_timeout", "gssencmode", "keepalives", "keepalives_idle"),
+    *("keepalives_interval", "keepalives_count", "sslsni", "tcp_user_timeout"),
+)
+"""Parameters that asyncpg would send to the server as settings."""
 _APP = sql.Identifier(APP_ROLE)
 _BACKENDS = sql.SQL(
     "SELECT pid, coalesce(state, 'starting'), application_name, query FROM pg_stat_activity "
@@ -63,6 +70,8 @@ class Address:
     """The certificate authority's file, where TLS is used."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """More of libpq's parameters."""
+    server_tls: ServerTls | None = None
+    """How a network in front of it speaks TLS to it, if it has TLS."""
 
     def url(self, driver: str = "psycopg2") -> str:
         """Return a URL for `create_engine` or `create_async_engine`.
@@ -86,10 +95,14 @@ class Address:
     @property
     def _login(self) -> str:
         user, password = quote(self.user, safe=""), quote(self.password, safe="")
-        return f"{user}:{password}@{self.host}:{self.port}/{quote(self.database, safe='')}"
+        login = f"{user}{':' if password else ''}{password}{'@' if user or password else ''}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{login}{host}:{self.port}/{quote(self.database, safe='')}"
 
     def _query(self, driver: str) -> str:
         given = dict(self.extra)
+        if driver == "asyncpg":
+            given = {name: value for name, value in given.items() if name not in _LIBPQ_ALONE}
         settings = dict(self.settings)
         if driver != "asyncpg" and "search_path" in settings:
             given["options"] = f"-csearch_path={settings.pop('search_path')}"
@@ -105,6 +118,13 @@ class Place:
     Attributes:
         address: for the experiment's own connections.
         postgres: the server, if it is private; None on somebody's server.
+
+    Args:
+        address: for the experiment's own connections.
+        observer: for the connection beside them.
+        postgres: the server, if it is private.
+        condition: in SQL, what distinguishes the experiment's connections in pg_stat_activity.
+        prepare: receives each connection of the observer before it is used.
     """
 
     def __init__(
@@ -114,11 +134,13 @@ class Place:
         *,
         postgres: EmbeddedPostgres | None = None,
         condition: str = "datname = current_database()",
+        prepare: Callable[[Any], None] = lambda _: None,
     ) -> None:
         self.address = address
         self.postgres = postgres
         self._observer_address = observer
         self._condition = condition
+        self._prepare = prepare
         self._observer: Any = None
 
     def url(self, driver: str = "psycopg2") -> str:
@@ -149,6 +171,7 @@ class Place:
                     f"cannot connect to the database {named.database}: {in_one_line(error)}"
                 ) from None
             self._observer.autocommit = True
+            self._prepare(self._observer)
         try:
             with self._observer.cursor() as cursor:
                 cursor.execute(query, values or None)
@@ -163,6 +186,17 @@ class Place:
         """End backends, as an administrator does; all of the experiment's without `pids`."""
         for pid in pids or [backend.pid for backend in self.backends()]:
             self.ask("SELECT pg_terminate_backend(%s)", pid)
+
+    def observed_address(self) -> Address:
+        """Return the observer's address as libpq completed it: from .pgpass, PGUSER, PGSSLMODE."""
+        info, address = self._observer.info, self._observer_address
+        return replace(
+            address,
+            user=info.user,
+            password=info.password or "",
+            database=info.dbname,
+            server_tls=_tls_of(info, address.host),
+        )
 
     def close(self) -> None:
         """Close the observer's connection."""
@@ -229,9 +263,12 @@ class ForeignGround(Ground):
     Args:
         url: the database; its role must be allowed to make a schema.
         distance: to be added on the way to it.
+        say: shows what is dropped of earlier runs.
     """
 
-    def __init__(self, url: str, distance: Distance) -> None:
+    def __init__(
+        self, url: str, distance: Distance, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         try:
             found = make_url(url)
         except (ArgumentError, ValueError):  # whose text may have the password
@@ -243,58 +280,127 @@ class ForeignGround(Ground):
                 f"experiments run on PostgreSQL, not on {found.get_backend_name()}: "
                 "give --database-url a postgresql:// URL, or leave it out for a private server"
             )
+        query = {name: str(value) for name, value in found.query.items()}
+        host = query.pop("host", found.host) or LOOPBACK
+        if "/" in host or "," in host:
+            raise ConfigurationError(
+                f"--database-url leads to {host}: experiments connect to one host over TCP"
+            )
+        try:
+            parse_dsn(found.set(drivername="postgresql").render_as_string(hide_password=False))
+            port = int(query.pop("port", found.port or 5432))
+        except (psycopg2.ProgrammingError, ValueError) as error:
+            raise ConfigurationError(
+                f"--database-url is no URL of libpq: {in_one_line(error)}"
+            ) from None
         self._distance = distance
+        self._say = say
+        self._has_looked = False
         self._address = Address(
-            host=found.host or LOOPBACK,
-            port=found.port or 5432,
+            host=host,
+            port=port,
             user=found.username or "",
             password=found.password or "",
             database=found.database or found.username or "",
-            extra={name: str(value) for name, value in found.query.items()},
+            extra=query,
         )
 
     @contextmanager
     def place(self, name: str) -> Iterator[Place]:
         """Make a schema, and drop it at the end."""
-        token = f"poolkit_{secrets.token_hex(4)}"
-        schema = sql.Identifier(token)
-        address = replace(self._address, settings={"application_name": token, "search_path": token})
-        place = Place(address, self._address, condition=f"application_name LIKE '{token}%'")
+        schema = Schema.new()
+
+        def prepare(connection: Any) -> None:
+            _check_for_pooler(connection, self._address)
+            with connection.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '10s'")
+                # Another run sees by it that this one is in progress.
+                cursor.execute("SELECT pg_advisory_lock(%s, %s)", schema.lock)
+
+        condition = f"left(application_name, 16) = '{schema.name}'"
+        place = Place(self._address, self._address, condition=condition, prepare=prepare)
         with ExitStack() as stack:
             stack.callback(place.close)
-            place.ask("SET lock_timeout = '10s'")
+            place.ask("SELECT 1")
+            address = replace(
+                place.observed_address(),
+                settings={"application_name": schema.name, "search_path": schema.name},
+            )
+            self._drop_left(place)
             # A signal in between would leave a schema that nobody drops.
             with signals_wait():
+                custodian = Custodian(schema, replace(address, settings={}).dsn())
+                stack.callback(custodian.dismiss)
                 try:
-                    place.ask(sql.SQL("CREATE SCHEMA {}").format(schema))
+                    place.ask(schema.creation())
                 except psycopg2.errors.InsufficientPrivilege:
                     raise ConfigurationError(
-                        f"{self._address.user} may not make a schema in the database "
-                        f"{self._address.database}: GRANT CREATE ON DATABASE "
-                        f"{self._address.database} TO {self._address.user}"
+                        f"{address.user} may not make a schema in the database "
+                        f"{address.database}: GRANT CREATE ON DATABASE "
+                        f"{address.database} TO {address.user}"
                     ) from None
                 except psycopg2.Error as error:
                     raise ConfigurationError(
-                        f"cannot make a schema in the database {self._address.database}: "
+                        f"cannot make a schema in the database {address.database}: "
                         f"{in_one_line(error)}"
                     ) from None
                 stack.callback(self._drop, place, schema)
             place.address = stack.enter_context(far(address, self._distance))
             yield place
 
-    def _drop(self, place: Place, schema: sql.Identifier) -> None:
+    def _drop_left(self, place: Place) -> None:
+        """Drop what killed runs have left, before the first experiment."""
+        if self._has_looked:
+            return
+        self._has_looked = True
+        # It is no part of this run: what does not work is left to the next.
+        with suppress(psycopg2.Error, DatabaseUnavailable):
+            for name in drop_left(place.ask):
+                self._say(f"dropped the schema {name}, which a killed run has left")
+
+    def _drop(self, place: Place, schema: Schema) -> None:
         """Drop an experiment's schema, without an interruption by Ctrl-C or SIGTERM."""
-        drop = sql.SQL("DROP SCHEMA {} CASCADE").format(schema)
         try:
             with signals_wait():
                 # Its own connections could hold locks on what is dropped.
                 place.terminate()
-                place.ask(drop)
+                place.ask(schema.drop())
         except (psycopg2.Error, DatabaseUnavailable) as error:
             raise DatabaseUnavailable(
-                f"the schema {schema.string} is left in the database {self._address.database}: "
-                f"{in_one_line(error)}; DROP SCHEMA {schema.string} CASCADE removes it"
+                f"the schema {schema.name} is left in the database {self._address.database}: "
+                f"{in_one_line(error)}; DROP SCHEMA {schema.name} CASCADE removes it"
             ) from None
+
+
+def _check_for_pooler(connection: Any, address: Address) -> None:
+    """Raise an error if another program than the server answers, whose pid is not the server's."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    if pid != connection.info.backend_pid:
+        connection.close()
+        raise ConfigurationError(
+            f"a pooler such as PgBouncer answers at {address.host}:{address.port}: experiments "
+            "count the server's own connections, so give --database-url the server itself"
+        )
+
+
+def _tls_of(info: Any, host: str) -> ServerTls | None:
+    """Return how a connection of libpq speaks TLS; None if it does not."""
+    if not info.ssl_in_use:
+        return None
+    given = info.dsn_parameters
+    own = Path.home() / ".postgresql"
+    files = {"sslrootcert": "root.crt", "sslcert": "postgresql.crt", "sslkey": "postgresql.key"}
+    found = {
+        name: given.get(name) or (str(own / file) if (own / file).exists() else "")
+        for name, file in files.items()
+    }
+    mode = given.get("sslmode", "prefer")
+    # libpq checks the certificate too where it has an authority's file (libpq-ssl.html).
+    if mode == "require" and found["sslrootcert"]:
+        mode = "verify-ca"
+    return ServerTls(host=host, sslmode=mode, **found)
 
 
 def in_one_line(error: BaseException) -> str:
@@ -308,5 +414,22 @@ def far(address: Address, distance: Distance) -> Iterator[Address]:
     if distance.is_none:
         yield address
         return
-    with way_to(address.host, address.port, distance) as way:
-        yield replace(address, host=way.network.host, port=way.network.port, ca=way.ca)
+    with way_to(address.host, address.port, distance, server_tls=address.server_tls) as way:
+        yield through(way, address)
+
+
+def through(way: Way, address: Address) -> Address:
+    """Return the address of a database through a network in front of it."""
+    extra = dict(address.extra)
+    if address.server_tls is not None:
+        # These are between the network and the server now, and the certificate is not the server's.
+        extra = {name: value for name, value in extra.items() if not name.startswith("ssl")}
+        extra |= {"sslmode": "prefer", "channel_binding": "disable"}
+    return replace(
+        address,
+        host=way.network.host,
+        port=way.network.port,
+        ca=way.ca,
+        extra=extra,
+        server_tls=None,
+    )

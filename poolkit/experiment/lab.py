@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from poolkit.errors import NotReadyError
-from poolkit.experiment.ground import Address, Place, PrivateGround, far
+from poolkit.experiment.ground import Address, Place, PrivateGround, far, through
 from poolkit.experiment.outcome import Chart, Holds, Judgement, Table, judged
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
 from poolkit.local.distance import Distance, way_to
@@ -254,11 +254,12 @@ class Lab:
         """
         to = (place or self.place).address
         distance = Distance(rtt_s=rtt_s, tls=tls)
-        with way_to(to.host, to.port, distance, traces=traces) as way:
+        with way_to(to.host, to.port, distance, traces=traces, server_tls=to.server_tls) as way:
+            address = through(way, to)
             # Drivers try TLS unless told otherwise, and --tls offers it on the way behind this one.
-            extra = to.extra if to.ca is None or tls else {**to.extra, "sslmode": "disable"}
-            host, port = way.network.host, way.network.port
-            yield Line(way.network, replace(to, host=host, port=port, ca=way.ca, extra=extra))
+            if to.ca is not None and not tls:
+                address = replace(address, extra={**address.extra, "sslmode": "disable"})
+            yield Line(way.network, address)
 
     def count_backends(self, expected: int, *, within_s: float = 3.0) -> int:
         """Return the number of the experiment's connections on the server, after a close.

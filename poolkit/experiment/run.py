@@ -76,7 +76,7 @@ def run_experiments(
     reasons = [missing(experiment, options) for experiment in chosen]
     foreign: Ground | None = None
     if options.database_url is not None:
-        foreign = ForeignGround(options.database_url, options.distance)
+        foreign = ForeignGround(options.database_url, options.distance, say)
     with ExitStack() as stack:
         if not all(reasons):
             folder = stack.enter_context(owned_folder())

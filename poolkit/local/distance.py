@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from poolkit.local.network import ServerTls
+
 
 class NamedDistance(NamedTuple):
     """A distance that many deployments have, and who measured it."""
@@ -138,6 +140,7 @@ def way_to(
     *,
     traces: bool = False,
     certificates: Certificates | None = None,
+    server_tls: ServerTls | None = None,
 ) -> Iterator[Way]:
     """Open a network of this distance in front of a server.
 
@@ -147,6 +150,7 @@ def way_to(
         distance: that connections through the network have.
         traces: record what passes, for `Network.traces`.
         certificates: for TLS; by default new ones.
+        server_tls: how the network speaks TLS to the server, where that has TLS.
     """
     from poolkit.local.processes import owned_folder  # noqa: PLC0415  (every command reads this file)
 
@@ -161,6 +165,7 @@ def way_to(
                 rtt_s=distance.rtt_s,
                 jitter=JITTER if distance.rtt_s else 0.0,
                 certificate=made.server if made else None,
+                server_tls=server_tls,
                 traces=traces,
             )
         )

@@ -50,11 +50,41 @@ _RESET = struct.pack("ii", 1, 0)
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 _GSS_REQUEST = struct.pack("!ii", 8, 80877104)
 _CANCEL_CODE = struct.pack("!i", 80877102)
+# The server's offer of logins over TLS, and without the one that is bound to its certificate: the
+# client sees another certificate, or none (sasl-authentication.html).
+_BOUND_LOGIN = b"R\0\0\0\x2a\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"
+_LOGIN = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"
 _TLS_HANDSHAKE = b"\x16"
 """The first byte of a client that begins with TLS: `sslnegotiation=direct`."""
 _TRIES = 5
 _HIGH_WATER = 1 << 20
 """Bytes under way in one direction of a connection, from which on its sender has to wait."""
+
+
+class ServerTls(NamedTuple):
+    """How a proxy speaks TLS to a server that has it, as libpq would."""
+
+    host: str
+    """The server's name, as the client knows it."""
+    sslmode: str = "require"
+    """`verify-ca` checks the certificate, `verify-full` its name too; all else checks nothing."""
+    sslrootcert: str = ""
+    """The file of the authorities; `system` for those of the system."""
+    sslcert: str = ""
+    """The client's certificate, if it has one, and its key."""
+    sslkey: str = ""
+
+    def context(self) -> ssl.SSLContext:
+        """Return the settings of the connections."""
+        authorities = "" if self.sslrootcert == "system" else self.sslrootcert
+        context = ssl.create_default_context(cafile=authorities or None)
+        context.check_hostname = self.sslmode == "verify-full"
+        if self.sslmode not in ("verify-ca", "verify-full"):
+            context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols(["postgresql"])
+        if self.sslcert:
+            context.load_cert_chain(self.sslcert, self.sslkey or None)
+        return context
 
 
 class NetworkFigures(NamedTuple):
@@ -90,6 +120,8 @@ class Network:
         certificate: the certificate, with its key, with which it ends TLS in front of a server of
             PostgreSQL that has none; None passes everything on as it is. A client that asks for no
             TLS is passed on as well.
+        server_tls: how the proxy speaks TLS to the server; None for the plain protocol, or for what
+            the client speaks.
         traces: record the messages of PostgreSQL's protocol that pass, for `traces`.
     """
 
@@ -102,6 +134,7 @@ class Network:
         rtt_s: float = 0.0,
         jitter: float = 0.0,
         certificate: Path | None = None,
+        server_tls: ServerTls | None = None,
         traces: bool = False,
     ) -> None:
         self.host = LOOPBACK
@@ -112,6 +145,7 @@ class Network:
             "rtt_s": rtt_s,
             "jitter": jitter,
             "certificate": None if certificate is None else str(certificate),
+            "server_tls": server_tls,
             "keeps_traces": traces,
         }
         self._lock = threading.Lock()
@@ -266,6 +300,7 @@ class _Proxy:
         rtt_s: float,
         jitter: float,
         certificate: str | None,
+        server_tls: list[str] | None,
         keeps_traces: bool,
     ) -> None:
         self.target = target
@@ -278,6 +313,8 @@ class _Proxy:
             self.context.set_alpn_protocols(["postgresql"])
             # As PostgreSQL, which resumes no sessions.
             self.context.num_tickets = 0
+        self.server_tls = None if server_tls is None else ServerTls(*server_tls)
+        self.server_context = self.server_tls.context() if self.server_tls is not None else None
         self.is_silent = False
         self.extra_s = 0.0
         self.bytes_per_s: float | None = None
@@ -479,6 +516,7 @@ class _End(asyncio.Protocol):
     def __init__(self, link: _Link, *, is_client: bool) -> None:
         self._link = link
         self._is_client = is_client
+        self._has_tls = not is_client and link.proxy.server_context is not None
         self._out = link.down if is_client else link.up
         """What this end receives."""
 
@@ -498,12 +536,14 @@ class _End(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep the other direction open: a peer that has sent all may wait for the answer."""
         self._link.has_sent_all(is_client=self._is_client)
-        return True
+        return not self._has_tls
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # Without an error it was closed here.
+        # Without an error it was closed here. TLS was then closed in both directions.
         if exc is not None:
             self._link.was_reset(is_client=self._is_client)
+        elif self._has_tls:
+            self._link.has_sent_all(is_client=False)
 
     def pause_writing(self) -> None:
         self._out.is_blocked = True
@@ -511,6 +551,25 @@ class _End(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._out.is_blocked = False
         self._out.release()
+
+
+class _AskForTls(asyncio.Protocol):
+    """Ask a server for TLS, and receive its answer of one byte."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  (of a TCP connection)
+        transport.write(_SSL_REQUEST)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.answer.done():
+            self.answer.set_result(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answer.done():
+            self.answer.set_result(b"")
 
 
 class _Link:
@@ -530,7 +589,8 @@ class _Link:
         self._has_ended_up = self._has_ended_down = False
         """Whether the server has been sent the end of the client's bytes, and the reverse."""
         self._for_server = bytearray()
-        self._first: bytes | None = b"" if proxy.context is not None else None
+        ends_tls = proxy.context is not None or proxy.server_context is not None
+        self._first: bytes | None = b"" if ends_tls else None
         """What the client has sent so far, until it is clear whether it wants TLS."""
         self._tls: ssl.SSLObject | None = None
         self._recorder: Recorder | None = None
@@ -572,11 +632,26 @@ class _Link:
 
     async def _connect(self) -> None:
         try:
+            if self.proxy.server_context is not None:
+                await self._connect_with_tls(self.proxy.server_context)
+                return
             await self.loop.create_connection(
                 lambda: _End(self, is_client=False), *self.proxy.target
             )
         except OSError:
             self.reset()
+
+    async def _connect_with_tls(self, context: ssl.SSLContext) -> None:
+        assert self.proxy.server_tls is not None  # noqa: S101  (it made the context)
+        transport, asking = await self.loop.create_connection(_AskForTls, *self.proxy.target)
+        if await asking.answer != b"S":
+            transport.abort()
+            raise ConnectionError("the server has no TLS")
+        end = _End(self, is_client=False)
+        name = self.proxy.server_tls.host
+        secured = await self.loop.start_tls(transport, end, context, server_hostname=name)
+        assert secured is not None  # noqa: S101  (None only if the transport was closed)
+        end.connection_made(secured)
 
     def server_is_there(self, transport: asyncio.Transport) -> None:
         """Send what the client has sent meanwhile; it may have left since."""
@@ -600,6 +675,8 @@ class _Link:
 
     def from_server(self, data: bytes) -> None:
         """Put what the server sent on its way."""
+        if self.proxy.server_context is not None and data.startswith(_BOUND_LOGIN):
+            data = data.replace(_BOUND_LOGIN, _LOGIN, 1)
         if self._recorder is not None:
             self._recorder.pass_on(data, self.loop.time(), by_client=False)
         if self._tls is not None and self._is_agreed:
@@ -625,10 +702,13 @@ class _Link:
         if self._first.startswith(_GSS_REQUEST):
             self.down.send(b"N")
             self._first = self._first.removeprefix(_GSS_REQUEST)
+        if self._first.startswith(_SSL_REQUEST) and self.proxy.context is None:
+            self.down.send(b"N")
+            self._first = self._first.removeprefix(_SSL_REQUEST)
         if self._first.startswith(_SSL_REQUEST):
             self.down.send(b"S")
             self._begin_tls(self._first.removeprefix(_SSL_REQUEST))
-        elif self._first.startswith(_TLS_HANDSHAKE):
+        elif self._first.startswith(_TLS_HANDSHAKE) and self.proxy.context is not None:
             self._begin_tls(self._first)
         elif len(self._first) >= len(_SSL_REQUEST):
             self.proxy.without_tls += self._first[4:8] != _CANCEL_CODE
@@ -712,6 +792,9 @@ class _Link:
 
     @staticmethod
     def _write_eof(transport: asyncio.Transport) -> None:
+        if not transport.can_write_eof():  # TLS ends both directions at once
+            transport.close()
+            return
         # The peer may have reset the connection by now.
         with suppress(OSError):
             transport.write_eof()
@@ -732,10 +815,10 @@ class _Link:
 
     @staticmethod
     def _abort(transport: asyncio.Transport) -> None:
-        with suppress(OSError):
-            transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, _RESET
-            )
+        found = transport.get_extra_info("socket")
+        if found is not None:  # else TLS has closed it already
+            with suppress(OSError):
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         transport.abort()
 
     def _forget(self) -> None:

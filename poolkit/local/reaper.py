@@ -70,21 +70,31 @@ class Reaper:
                 process.wait()
 
 
-def main() -> None:
-    """Run the reaper of the process whose pid is the first argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    owner = ProcessIdentity.of(int(sys.argv[1]))
+def wait_for_end_of(pid: int) -> bool:
+    """Wait for the end of a process that has the other end of this one's standard input.
+
+    Returns:
+        False if that process has sent something instead: this one is dismissed.
+    """
+    owner = ProcessIdentity.of(pid)
     while owner is not None and not owner.has_ended():
         # Bounded to a second: a child that the owner forked without exec also holds the pipe.
         readable, _, _ = select.select([sys.stdin], [], [], 1.0)
         if not readable:
             continue
         if os.read(sys.stdin.fileno(), len(_DISMISSED)):
-            return
+            return False
         # The kernel closes a dying process's files a moment before the process is gone.
         threading.Event().wait(0.01)
-    clean_leftovers()
+    return True
+
+
+def main() -> None:
+    """Run the reaper of the process whose pid is the first argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if wait_for_end_of(int(sys.argv[1])):
+        clean_leftovers()
 
 
 if __name__ == "__main__":

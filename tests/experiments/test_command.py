@@ -57,6 +57,10 @@ LONG = ("ping_cost", "--set", "times=5000", "--set", "rtt_ms=200", "--tls")
         (["ping_cost", "--report", "/nowhere/page.html"], "there is no folder /nowhere"),
         (["ping_cost", "--database-url", "mysql://u:secret@h/d"], "on PostgreSQL, not on mysql"),
         (["ping_cost", "--database-url", "sqlite:///x.db"], "on PostgreSQL, not on sqlite"),
+        (["ping_cost", "--database-url", "postgresql:///d?host=/run"], "one host over TCP"),
+        (["ping_cost", "--database-url", "postgresql://u:secret@a,b/d"], "one host over TCP"),
+        (["ping_cost", "--database-url", "postgresql://u:secret@h/d?ssl=true"], 'parameter: "ssl"'),
+        (["ping_cost", "--database-url", "postgresql://u:secret@h/d?port=x"], "no URL of libpq"),
         (["ping_cost", "--database-url", "u:secret@h"], "--database-url is no URL such as"),
         (
             ["ping_cost", "--database-url", "postgresql://u:secret@h:x/d"],
@@ -134,6 +138,23 @@ def _backends(server):
     return found
 
 
+@pytest.mark.process
+def test_a_standby_is_one_line(new_postgres):
+    """It answers, and nothing can be made there."""
+    with new_postgres() as server, server.standby() as standby:
+        answer = run_here("experiment", *QUICK, "--database-url", standby.url(driver=""))
+        refused(answer, "cannot make a schema", "read-only transaction", lines=1)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(pgbouncer.find_pgbouncer() is None, reason="needs PgBouncer")
+def test_a_pooler_is_one_line(postgres, tmp_path):
+    """What is asked behind it is not the experiment's own connections."""
+    with pgbouncer.EmbeddedPgBouncer(postgres, tmp_path) as bouncer:
+        answer = run_here("experiment", *QUICK, "--database-url", bouncer.url(driver=""))
+        refused(answer, f"a pooler such as PgBouncer answers at 127.0.0.1:{bouncer.port}", lines=1)
+
+
 def test_a_missing_pgbouncer_is_named_with_its_package(monkeypatch, tmp_path):
     """The experiment is not run, which is neither a success nor a failure: exit status 3."""
     monkeypatch.setattr(pgbouncer, "_MORE_PLACES", str(tmp_path))
@@ -198,6 +219,22 @@ def test_an_interrupted_experiment_leaves_no_schema(database, number):
         assert process.wait() == 128 + number, process.text
         assert "nothing is left running or in the database" in process.stderr
     assert _schemas(url) == []
+    database.wait_for_backends(0)
+
+
+@pytest.mark.process
+def test_after_a_kill_the_schema_goes_too(database):
+    """A process that outlives the run drops it, and ends."""
+    url = database.url("")
+    with started(
+        POOLKIT, "experiment", *LONG, "--database-url", url, clean=True, new_session=True
+    ) as process:
+        process.wait_for("5000 checkouts")
+        assert len(_schemas(url)) == 1
+        below = _everything_of(process)
+        process.kill()
+        wait_until(lambda: _schemas(url) == [], "the schema is dropped")
+        wait_until(lambda: not [each for each in below if runs(each)], "everything has ended")
     database.wait_for_backends(0)
 
 

@@ -1,12 +1,18 @@
 """What the lab promises to experiments, beyond what their own verdicts show."""
 
+import asyncio
+import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import asyncpg
+import psycopg
 import psycopg2
 import pytest
+from processes import wait_until
 from psycopg2 import sql
 
 from poolkit.errors import ConfigurationError, DatabaseUnavailable
@@ -15,7 +21,9 @@ from poolkit.experiment.ground import ForeignGround, Ground, PrivateGround
 from poolkit.experiment.lab import Lab
 from poolkit.experiment.outcome import Outcome, Status
 from poolkit.experiment.run import Options, run_one
-from poolkit.local.distance import Distance
+from poolkit.experiment.schema import Schema
+from poolkit.local.distance import Distance, make_certificates
+from poolkit.local.network import Network, ServerTls
 from poolkit.local.postgres import EmbeddedPostgres
 
 pytestmark = pytest.mark.process
@@ -52,6 +60,159 @@ def test_a_place_can_be_asked_after_a_restart_of_its_server(new_postgres):
         # And the database was dropped, over a connection that had ended as well.
         with PrivateGround(server, Distance()).place("other") as place:
             assert place.ask("SELECT 1 FROM pg_database WHERE datname LIKE 'restarted%'") == []
+
+
+# -- a server that requires TLS --------------------------------------------------------------------
+
+SYSTEM_POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+
+
+@pytest.fixture(scope="module")
+def tls_server(new_postgres, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """The URL of a server that refuses all without TLS, and its authority's certificate."""
+    if SYSTEM_POSTGRES is None:
+        pytest.skip("no PostgreSQL of the distribution is installed; the wheel's has no TLS")
+    made = make_certificates(tmp_path_factory.mktemp("certificates"))
+    with new_postgres(programs=SYSTEM_POSTGRES) as server:
+        connection = psycopg2.connect(server.admin_url(driver=""))
+        connection.autocommit = True
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SHOW hba_file")
+            hba = Path(cursor.fetchone()[0])
+            key = hba.with_name("server.pem")
+            key.write_bytes(made.server.read_bytes())
+            key.chmod(0o600)
+            os.chown(key, hba.stat().st_uid, hba.stat().st_gid)
+            hba.write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+            for setting, value in (("cert", key), ("key", key)):
+                cursor.execute(f"ALTER SYSTEM SET ssl_{setting}_file = '{value}'")
+            cursor.execute("ALTER SYSTEM SET ssl = on")
+            cursor.execute("SELECT pg_reload_conf()")
+        url = server.url(driver="")
+        wait_until(lambda: _has_tls(url), "the server has TLS")
+        yield url, made.ca
+
+
+def _has_tls(url: str) -> bool:
+    with suppress(psycopg2.Error):
+        psycopg2.connect(f"{url}?sslmode=require").close()
+        return True
+    return False
+
+
+@pytest.fixture(params=["require", "verify-full"])
+def lab_with_tls(tls_server, tmp_path, request) -> Iterator[Lab]:
+    """A lab on that server, which is checked or not."""
+    url, authority = tls_server
+    query = f"?sslmode={request.param}"
+    if request.param == "verify-full":
+        query += f"&sslrootcert={authority}"
+    with ForeignGround(url + query, Distance()).place("lab") as place:
+        yield Lab(place, folder=tmp_path, distance=Distance(), say=print)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_network_speaks_tls_to_a_server_that_requires_it(lab_with_tls, tls):
+    """Each driver connects through it, and what it sends is recorded."""
+    with lab_with_tls.network(tls=tls, traces=True) as line:
+        for connect, driver in ((psycopg2.connect, "psycopg2"), (psycopg.connect, "psycopg")):
+            with closing(connect(line.address.dsn(driver))) as connection:
+                cursor = connection.cursor()
+                cursor.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+                assert cursor.fetchone() == (True,)
+
+        async def ask() -> str:
+            connection = await asyncpg.connect(line.address.dsn("asyncpg"))
+            found = await connection.fetchval("SHOW search_path")
+            await connection.close()
+            return found
+
+        assert asyncio.run(ask()).startswith("poolkit_")
+        assert all(trace.first("query").by_client for trace in line.network.traces()[:2])
+        assert line.network.figures().with_tls == (3 if tls else 0)
+
+
+def test_a_distance_with_tls_leads_to_a_server_that_requires_it(tls_server):
+    """As after --rtt and --tls: the network's certificate is not the server's."""
+    distance = Distance(rtt_s=0.001, tls=True)
+    with ForeignGround(f"{tls_server[0]}?sslmode=require", distance).place("lab") as place:
+        connection = psycopg2.connect(place.dsn())
+        assert connection.info.ssl_in_use
+        connection.close()
+
+
+def test_a_network_checks_the_server_as_the_url_demands(tls_server, tmp_path):
+    """It passes no password on to a server with another authority's certificate."""
+    other = make_certificates(tmp_path).ca
+    parameters = psycopg2.extensions.parse_dsn(tls_server[0])
+    tls = ServerTls(host=parameters["host"], sslmode="verify-full", sslrootcert=str(other))
+    with (
+        Network(parameters["host"], int(parameters["port"]), server_tls=tls) as network,
+        pytest.raises(psycopg2.OperationalError, match=r"reset|closed"),
+    ):
+        psycopg2.connect(**{**parameters, "host": network.host, "port": network.port})
+
+
+# -- schemas on a database that is not its own -----------------------------------------------------
+
+
+def _schemas(url: str) -> set[str]:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(r"SELECT nspname FROM pg_namespace WHERE nspname LIKE 'poolkit\_%'")
+        return {name for (name,) in cursor.fetchall()}
+
+
+def _make(url: str, *statements: str | sql.Composable) -> psycopg2.extensions.connection:
+    """Return a connection that has run the statements."""
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    return connection
+
+
+def test_what_a_killed_run_left_is_dropped_by_the_next(database):
+    """Its owner's lock is free; tables in it go too. It is said once."""
+    left, url, said = Schema.new(), database.url(""), []
+    table = sql.SQL("CREATE TABLE {} (id int)").format(sql.Identifier(left.name, "users"))
+    _make(url, left.creation(), table).close()
+    ground = ForeignGround(url, Distance(), said.append)
+    for _ in range(2):
+        with ground.place("next"):
+            assert left.name not in _schemas(url)
+    assert said == [f"dropped the schema {left.name}, which a killed run has left"]
+    assert _schemas(url) == set()
+
+
+def test_no_other_schema_is_dropped(database):
+    """One in use, one without poolkit's comment, one with another name, one of another role."""
+    url, admin = database.url(""), database.admin_url("")
+    held, named, bare, others = (Schema.new() for _ in range(4))
+    lock = sql.SQL("SELECT pg_advisory_lock({}, {})").format(*map(sql.Literal, held.lock))
+    connections = [
+        _make(url, held.creation(), lock),
+        _make(f"{url}?application_name={named.name}", named.creation()),
+        _make(url, f"CREATE SCHEMA {bare.name}", "CREATE SCHEMA poolkit_data"),
+        _make(admin, others.creation()),
+    ]
+    with ForeignGround(url, Distance()).place("next"):
+        pass
+    assert _schemas(url) == {held.name, named.name, bare.name, "poolkit_data", others.name}
+    for connection in connections:
+        connection.close()
+
+
+def test_two_runs_at_a_time_leave_each_other_alone(database):
+    """The second finds the first one's schema, and its lock."""
+    url = database.url("")
+    with (
+        ForeignGround(url, Distance()).place("first") as first,
+        ForeignGround(url, Distance()).place("second"),
+    ):
+        assert len(_schemas(url)) == 2
+        with closing(psycopg2.connect(first.dsn())) as connection, connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE still_there (id int)")
 
 
 # -- what it records, and what it takes ------------------------------------------------------------
