@@ -4,8 +4,8 @@ You may have read that pool_pre_ping sends a SELECT 1 before each use (1.18), at
 
 Three engines serve requests of one query and of ten: without a check, with pool_pre_ping, and with
 poolkit's preset, which polls the socket and pings only after half a second of idleness. A proxy counts
-the statements, each a round trip. Then checkouts are timed, on the loopback address and over a
-distance, and the server is asked what two drivers sent last.
+the statements, each a round trip. Then checkouts are timed, directly and over a further distance, and
+the server is asked what two drivers sent last.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def run(
         for arm in ARMS
         for n in (1, queries)
     }
-    here, far = "loopback", f"{rtt_ms:g} ms away"
+    here, far = "directly", f"{rtt_ms:g} ms farther"
     lab.say(f"{times} checkouts with each engine, {here} and {far}")
     with lab.network(rtt_s=rtt_ms / 1e3) as line:
         checkouts = {}
