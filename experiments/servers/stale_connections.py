@@ -50,7 +50,7 @@ def serve(engine: Engine, requests: int, answers: list[object]) -> None:
 @experiment(
     question="What becomes of pooled connections that have died?",
     rows=("0.30", "1.53", "4.16", "4.32"),
-    seconds=13,
+    seconds=11,
     needs=("own server",),
 )
 def run(lab: Lab, *, requests: int = 5, connections: int = 2, patience_s: float = 6.0) -> None:
