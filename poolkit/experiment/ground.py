@@ -293,6 +293,8 @@ class ForeignGround(Ground):
             raise ConfigurationError(
                 f"--database-url is no URL of libpq: {in_one_line(error)}"
             ) from None
+        if query.pop("ssl", ""):  # libpq takes `ssl=true` alone, and asyncpg does not
+            query["sslmode"] = "require"
         self._distance = distance
         self._say = say
         self._has_looked = False

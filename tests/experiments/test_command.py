@@ -59,7 +59,7 @@ LONG = ("ping_cost", "--set", "times=5000", "--set", "rtt_ms=200", "--tls")
         (["ping_cost", "--database-url", "sqlite:///x.db"], "on PostgreSQL, not on sqlite"),
         (["ping_cost", "--database-url", "postgresql:///d?host=/run"], "one host over TCP"),
         (["ping_cost", "--database-url", "postgresql://u:secret@a,b/d"], "one host over TCP"),
-        (["ping_cost", "--database-url", "postgresql://u:secret@h/d?ssl=true"], 'parameter: "ssl"'),
+        (["ping_cost", "--database-url", "postgresql://u:secret@h/d?ssl=yes"], 'parameter: "ssl"'),
         (["ping_cost", "--database-url", "postgresql://u:secret@h/d?port=x"], "no URL of libpq"),
         (["ping_cost", "--database-url", "u:secret@h"], "--database-url is no URL such as"),
         (
