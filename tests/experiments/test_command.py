@@ -4,13 +4,14 @@ import io
 import json
 import re
 import signal
+import sys
 from pathlib import Path
 
 import psutil
 import psycopg2
 import pytest
 from poolkit_command import POOLKIT, refused, run_here, run_process, succeeded
-from processes import RunningProcess, runs, started, wait_until
+from processes import ROOT, RunningProcess, run, runs, started, wait_until
 from rich.console import Console
 
 from poolkit.experiment.experiment import find_experiments
@@ -168,6 +169,28 @@ def test_what_needs_a_server_of_its_own_does_not_run_on_another():
     answer = run_here("experiment", "stale_connections", "--database-url", "postgresql://h/d")
     assert answer.returncode == 3, answer.stderr
     assert "not run: needs a server of its own" in answer.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_an_installed_wheel_has_the_experiments(tmp_path):
+    """`list` and a run work in an environment without the checkout."""
+
+    def done(*command):
+        answer = run(*command, cwd=tmp_path, timeout_s=250)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
+    assert run(*build, cwd=ROOT, timeout_s=100).returncode == 0
+    (wheel,) = tmp_path.glob("*.whl")
+    uv, environment = (sys.executable, "-m", "uv"), tmp_path / "environment"
+    done(*uv, "venv", "--python", sys.executable, environment)
+    locked = ("--constraint", ROOT / "requirements.lock")
+    done(*uv, "pip", "install", "--python", environment, *locked, f"{wheel}[experiments]")
+    program = environment / "bin/poolkit"
+    assert done(program, "experiment", "list").count("    rows ") == len(find_experiments())
+    assert "0.8  false" in done(program, "experiment", "when_connections_open")
 
 
 # -- early ends ------------------------------------------------------------------------------------
