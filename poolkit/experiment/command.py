@@ -6,6 +6,7 @@ import json
 import signal
 from typing import TYPE_CHECKING
 
+from poolkit.errors import ConfigurationError
 from poolkit.experiment.experiment import choose, find_experiments
 from poolkit.experiment.outcome import Outcome, Status
 from poolkit.experiment.run import run_experiments
@@ -83,12 +84,12 @@ def experiment(
     if report is not None:
         from poolkit.experiment.report import report_page  # noqa: PLC0415  (draws with Altair)
 
-        report.write_text(report_page(result), encoding="utf-8")
+        _write("--report", report, report_page(result))
         say(f"report: {report}")
     if claims is not None:
         from poolkit.experiment.claims import claims_page  # noqa: PLC0415
 
-        claims.write_text(claims_page(result, found), encoding="utf-8")
+        _write("--claims", claims, claims_page(result, found))
     return _status(result)
 
 
@@ -96,6 +97,14 @@ def _check_files(report: Path | None, claims: Path | None) -> None:
     for option, path in (("--report", report), ("--claims", claims)):
         if path is not None:
             check_output_file(option, path, makes_folders=False)
+
+
+def _write(option: str, path: Path, text: str) -> None:
+    """Write a file; the disk may be full by now."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{option}: cannot write {path}: {error.strerror}") from None
 
 
 def _chosen(

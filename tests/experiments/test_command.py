@@ -13,6 +13,7 @@ import pytest
 from poolkit_command import POOLKIT, refused, run_here, run_process, succeeded
 from processes import ROOT, RunningProcess, run, runs, started, wait_until
 from rich.console import Console
+from small_disks import small_disk
 
 from poolkit.experiment.experiment import find_experiments
 from poolkit.experiment.outcome import (
@@ -169,6 +170,18 @@ def test_what_needs_a_server_of_its_own_does_not_run_on_another():
     answer = run_here("experiment", "stale_connections", "--database-url", "postgresql://h/d")
     assert answer.returncode == 3, answer.stderr
     assert "not run: needs a server of its own" in answer.stdout
+
+
+@pytest.mark.process
+def test_a_disk_that_is_full_at_the_end_is_one_line(tmp_path):
+    """The file could be made at the start, and its text does not fit at the end."""
+    with small_disk(tmp_path, "4k"):
+        (tmp_path / "page.html").touch()
+        (tmp_path / "rest").write_bytes(b"x" * 4096)
+        answer = run_here("experiment", *QUICK, "--json", "--report", tmp_path / "page.html")
+    assert answer.returncode != 0
+    assert "--report: cannot write" in answer.stderr.splitlines()[-1]
+    assert json.loads(answer.stdout)["outcomes"]
 
 
 @pytest.mark.slow
