@@ -72,7 +72,7 @@ def program(starts: int, loops: int) -> None:
         sys.stdin.readline()  # Until the connections are counted.
     for engine_is in (LIFESPAN, MODULE):
         engine = create_async_engine(os.environ["DATABASE_URL"])
-        together = Barrier(loops)
+        together = Barrier(loops, timeout=30)
         with ThreadPoolExecutor(loops) as threads:
             futures = [
                 threads.submit(asyncio.run, serve(application(engine_is, engine), together))

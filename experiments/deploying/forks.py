@@ -72,7 +72,7 @@ def send(engine: Engine, child: int, queries: int) -> dict[str, int]:
     return found
 
 
-@experiment(question="What happens to an engine when a process forks?", rows=("1.56",), seconds=10)
+@experiment(question="What happens to an engine when a process forks?", rows=("1.56",), seconds=6)
 def run(lab: Lab, *, children: int = 4, queries: int = 100, driver: str = "psycopg2") -> None:
     arms = {
         f"{SHARED}, one child": (SHARED, 1),

@@ -53,7 +53,7 @@ def opened(kind: Any, minconn: int, maxconn: int, dsn: str) -> Iterator[Any]:
 @experiment(
     question="Which connections does psycopg2's pool reuse?",
     rows=("3.8", "3.9", "3.14"),
-    seconds=3,
+    seconds=2,
 )
 def run(lab: Lab, *, minconn: int = 2, maxconn: int = 10, waves: int = 10) -> None:
     lab.say(f"{waves} waves of 1, {minconn} and {maxconn} requests")

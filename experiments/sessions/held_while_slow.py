@@ -60,7 +60,7 @@ def stream_after(engine: Engine) -> Iterator[int]:
 @experiment(
     question="What does it cost to hold a connection during a slow call?",
     rows=("0.35", "4.31"),
-    seconds=10,
+    seconds=6,
 )
 def run(lab: Lab, *, pool_size: int = 5, requests: int = 20, slow_s: float = 0.15) -> None:
     engine = create_engine(lab.url(), pool_size=pool_size, max_overflow=0, pool_timeout=2 * slow_s)
