@@ -298,10 +298,11 @@ CHECKS = {
 
 
 def anchors(document):
-    """Return the anchors of a document's headings, as GitHub and mkdocs both make them."""
+    """Return the anchors of a document's headings, as GitHub and mkdocs both make them, and its own."""
     text = FENCE.sub("", document.read_text())
     plain = [re.sub(r"[`*_]|\[|\]\([^)]*\)", "", heading) for heading in HEADING.findall(text)]
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
+    return made | {*re.findall(r'<a id="([^"]+)">', text)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

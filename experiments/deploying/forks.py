@@ -108,10 +108,9 @@ def run(lab: Lab, *, children: int = 4, queries: int = 100, driver: str = "psyco
         why="fork copies the pool and its sockets. Processes that write to one socket mix their "
         "messages, and each reads answers that are meant for another. With TLS one child is enough: "
         "its messages change the state of the encryption, which the parent's copy does not see. "
-        "dispose() in a child closes "
-        "the connection on the server, so the parent loses it; dispose(close=False) forgets it "
-        "without a word to the server. An engine that is first used after the fork is safe. "
-        "Engines of poolkit begin with an empty pool in a child by themselves.",
+        "dispose() in a child closes the connection on the server, so the parent loses it; "
+        "dispose(close=False) forgets it without a word to the server. An engine that is first "
+        "used after the fork is safe. Engines of poolkit begin with an empty pool in a child.",
     )
 
 

@@ -119,7 +119,7 @@ def run(
     lab.judge(
         "4.13",
         "more connections help queries that wait for I/O, and too many slow the server down",
-        holds={f"the gain of {kind}": gain[kind] > 1.5 for kind in (WAIT, READ)}
+        holds={f"the gain of {kind}": gain[kind] > 1.2 for kind in (WAIT, READ)}
         | {f"the loss of {COMPUTE}": gain[COMPUTE] < 0.5},
         measured=f"with {clients} in place of {cores}, times: {shown(gain)}",
         why="A switch between processes costs microseconds, a query milliseconds. Too many "

@@ -91,6 +91,7 @@ async def measure(lab: Lab, url: str, options: dict[str, int], search_ms: int) -
     events = PoolEvents()
     async with AsyncMongoClient(url, event_listeners=[events], **options) as client:
         seen = {"AsyncMongoClient()": events.open}
+        version = (await client.server_info())["version"]
         documents = client[f"poolkit_{secrets.token_hex(4)}"].documents
         await documents.insert_one({"n": 1})
         seen["one command"] = events.open
@@ -126,8 +127,9 @@ async def measure(lab: Lab, url: str, options: dict[str, int], search_ms: int) -
             "maxIdleTimeMS": shrank,
             "serverSelectionTimeoutMS": -0.1 < searched_s - search_ms / 1e3 < 10,
         },
-        measured=f"{filled} connections before the load, at most {peak} for {2 * most} queries at once, "
-        f"{min(pause)} to {max(pause)} after it, of which {reopened} were opened anew in 2.5 s; with "
+        measured=f"MongoDB {version}: {filled} connections before the load, at most {peak} for "
+        f"{2 * most} queries at once, {min(pause)} to {max(pause)} after it, of which {reopened} were "
+        "opened anew in 2.5 s; with "
         f"serverSelectionTimeoutMS={search_ms} a command waited {searched_s:.2f} s for a server that "
         "does not answer",
         why="A task of the client looks after the pool every second: it closes what was idle for too "

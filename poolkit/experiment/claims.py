@@ -133,7 +133,7 @@ _HEAD = """\
 Five typical texts about connection pooling make the claims below. `poolkit experiment` runs each
 claim on a real PostgreSQL, and computes from the measurement whether it is **true** or **false**.
 **Depends** means that it is true under some conditions and false under others. Advice, settings and
-summaries have no verdict of their own: an answer stands there, and what shows it.
+summaries ("advice" in the table) have no verdict: an answer stands there, and what shows it.
 
 A claim's number is its text and its place in the text: `4.22` is claim 22 of text 4. To check a
 claim, read the experiment, which is one short file, and run its command. It also prints the mechanism
@@ -144,7 +144,7 @@ behind the numbers. [Check claims about pooling](experiments.md) shows how.
 def _overview(claims: Claims, judged: _Judgements) -> list[str]:
     """Return a table: how many claims of each text have which verdict."""
     lines = [
-        "| text | claims | true | false | depends | no verdict |",
+        "| text | claims | true | false | depends | advice |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     total: Counter[str] = Counter()

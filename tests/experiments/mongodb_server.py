@@ -1,8 +1,8 @@
 """A server that understands as much of MongoDB's protocol as a test of a client's pool needs.
 
-It answers `hello`, `ping`, `find`, `insert`, `drop` and `endSessions`, in OP_MSG, and a first `hello` in
-OP_QUERY. A find with `{"$where": "sleep(300) || true"}` takes 300 ms. As a program it takes mongod's
-`--config FILE`, of which it reads the port.
+It answers `hello`, `buildInfo`, `ping`, `find`, `insert`, `drop` and `endSessions`, in OP_MSG, and a
+first `hello` in OP_QUERY. A find with `{"$where": "sleep(300) || true"}` takes 300 ms. As a program it
+takes mongod's `--config FILE`, of which it reads the port.
 """
 
 import re
@@ -21,6 +21,7 @@ import bson
 OP_REPLY, OP_QUERY, OP_MSG = 1, 2004, 2013
 MORE_TO_COME = 2
 HELLO = {
+    "version": "(a stand-in for its protocol)",
     "helloOk": True,
     "isWritablePrimary": True,
     "ismaster": True,
@@ -68,7 +69,7 @@ class Connection(socketserver.StreamRequestHandler):
             else []
         )
         match name.lower():
-            case "hello" | "ismaster":
+            case "hello" | "ismaster" | "buildinfo":
                 return HELLO
             case "ping" | "endsessions" | "killcursors":
                 return {"ok": 1.0}
