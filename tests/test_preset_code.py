@@ -142,7 +142,7 @@ def test_sqlite_s_timeout_is_that_of_a_lock():
 
 
 def test_behind_a_proxy_no_server_is_refused_as_read_only():
-    """There target_session_attrs is not sent, so nothing is said of it."""
+    """There target_session_attrs is not sent, so the code does not mention it."""
     assert "target_session_attrs refuses" in code_as_one_line("lambda", "psycopg2")
     assert "target_session_attrs" not in code_as_one_line("lambda_proxy", "psycopg2")
 

@@ -92,8 +92,8 @@ def run(lab: Lab, *, children: int = 4, queries: int = 100, driver: str = "psyco
             kind: sum(each.get(kind, 0) for each in json.loads(answers))
             for kind in ("right", "wrong", "errors")
         }
-        unanswered = count * queries - sum(sums.values())
-        rows.append((name, *sums.values(), unanswered, lives == ["True"]))
+        without_answer = count * queries - sum(sums.values())
+        rows.append((name, *sums.values(), without_answer, lives == ["True"]))
         good[name] = sums["right"] == count * queries and lives == ["True"]
     columns = ("engine", "right answers", "wrong", "errors", "none", "parent's connection works")
     lab.table(f"{queries} queries from each child", columns, rows)

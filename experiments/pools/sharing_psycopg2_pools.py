@@ -28,7 +28,7 @@ def query(pool: Pool) -> int:
 
 
 def refused_in_a_rush(pool: Pool, threads: int) -> int:
-    """Let threads take a connection at the same moment and keep it; return how many get none."""
+    """Return how many threads get no connection if all take one at the same moment and keep it."""
     together = Barrier(threads, timeout=30)
 
     def take(_: int) -> bool:

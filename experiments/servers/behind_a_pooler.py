@@ -20,7 +20,7 @@ from poolkit.experiment import Lab, experiment
 async def serve(
     dsn: str, clients: int, backends: Callable[[], list], *, autocommit: bool
 ) -> tuple[int, int]:
-    """Have clients connect, send a query all at once, and stay until each has its answer.
+    """Connect clients that send a query all at once, and stay until each has its answer.
 
     Returns:
         How many got an answer, and how many connections to PostgreSQL are open then.

@@ -49,7 +49,7 @@ def use_once(dsn: str) -> tuple[int, str]:
 
 
 def send_another(lab: Lab, threads: ThreadPoolExecutor, pooler: Pooler) -> tuple[Future, str]:
-    """Let another client come, and return its answer to be, and whether it is served or waits."""
+    """Return the future answer of another client, and whether it is served or waits."""
     before = waiting_clients(pooler)
     other = threads.submit(use_once, pooler.dsn())
     lab.wait_until(

@@ -120,9 +120,9 @@ def run(lab: Lab, *, reset_query: str = "DISCARD ALL", in_turn: int = 1) -> None
                 works[key], leaks[key] = measure(pooler.dsn(), feature, driver, n)
             version = pooler.version
 
-    words = {k: ("works" if works[k] else "breaks") + ", leaks" * leaks[k] for k in works}
+    effect = {k: ("works" if works[k] else "breaks") + ", leaks" * leaks[k] for k in works}
     pairs = list(product(FEATURES, DRIVERS))
-    rows = [(*pair, *(words[*pair, mode] for mode in MODES)) for pair in pairs]
+    rows = [(*pair, *(effect[*pair, mode] for mode in MODES)) for pair in pairs]
     lab.table("What a client finds in its next statement", ("feature", "driver", *MODES), rows)
     lost = [(f, d) for f, d in pairs if f in LASTING and (f, d) != (PREPARED, "psycopg2")]
     kept = [f"{f} with {d}" for f, d in lost if works[f, d, "transaction"]] or ["none"]

@@ -18,7 +18,7 @@ from poolkit.experiment import Lab, experiment
 
 
 def serve_without_pool(dsn: str, requests: int) -> int:
-    """Give each request a connection of its own, and return how many were served."""
+    """Return how many requests are served with a connection of its own for each."""
     all_tried = Barrier(requests, timeout=60)
 
     def request() -> None:
@@ -35,7 +35,7 @@ def serve_without_pool(dsn: str, requests: int) -> int:
 
 
 def serve_with_pool(engine: Engine, requests: int) -> int:
-    """Give each request a connection of the pool, and return how many were served."""
+    """Return how many requests are served with connections of the pool."""
     all_here = Barrier(requests, timeout=60)
 
     def request() -> None:

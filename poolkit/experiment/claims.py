@@ -44,7 +44,7 @@ class Pointer:
     shown_by: str
     """A command, a test, or a page of the documentation."""
     answer: str
-    """What is to be said of it, in a sentence."""
+    """The answer to it, in a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)

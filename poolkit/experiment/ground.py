@@ -1,4 +1,4 @@
-"""The databases that experiments work in: a private PostgreSQL, or a schema on somebody's server."""
+"""The databases that experiments work in: a private PostgreSQL, or a schema on another server."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Place:
 
     Attributes:
         address: for the experiment's own connections.
-        postgres: the server, if it is private; None on somebody's server.
+        postgres: the server, if it is private; None on another server.
 
     Args:
         address: for the experiment's own connections.
@@ -227,7 +227,7 @@ class PrivateGround(Ground):
 
     @contextmanager
     def place(self, name: str) -> Iterator[Place]:
-        """Make a database, and drop it at the end with whoever is still connected to it."""
+        """Make a database, and drop it at the end with the connections that it still has."""
         self._count += 1
         address = Address(
             host=self._server.host,
@@ -258,7 +258,7 @@ class PrivateGround(Ground):
 
 
 class ForeignGround(Ground):
-    """Somebody's server: a schema of its own for each experiment, dropped at the end.
+    """A server that is not ours: a schema of its own for each experiment, dropped at the end.
 
     Args:
         url: the database; its role must be allowed to make a schema.
@@ -329,7 +329,7 @@ class ForeignGround(Ground):
                 settings={"application_name": schema.name, "search_path": schema.name},
             )
             self._drop_left(place)
-            # A signal in between would leave a schema that nobody drops.
+            # A signal in between would leave the schema behind.
             with signals_wait():
                 custodian = Custodian(schema, replace(address, settings={}).dsn())
                 stack.callback(custodian.dismiss)

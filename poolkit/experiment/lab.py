@@ -322,7 +322,7 @@ class Lab:
     # -- time ------------------------------------------------------------------------------------
 
     def time(self, action: Callable[[], Any], times: int = 1) -> Times:
-        """Call a function so many times, and return how long each call took."""
+        """Call a function `times` times, and return how long each call took."""
         found = []
         for _ in range(times):
             began = time.perf_counter()
@@ -346,7 +346,7 @@ class Lab:
         return {name: Times(each) for name, each in found.items()}
 
     def rate(self, action: Callable[[], Any], *, threads: int, seconds: float) -> float:
-        """Call a function again and again from several threads, and return the calls per second.
+        """Call a function from several threads for a time, and return the calls per second.
 
         A thread starts no call when the time is over. The last ones are waited for and counted,
         with the time that they took.

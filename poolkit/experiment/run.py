@@ -45,7 +45,7 @@ class Options:
     command: str
     distance: Distance = field(default_factory=Distance)
     database_url: str | None = None
-    """Somebody's PostgreSQL, in place of a private one."""
+    """A PostgreSQL in place of a private one."""
     mongodb_url: str = ""
     changes: Mapping[str, str] = field(default_factory=dict)
     """Conditions of the experiment, changed from outside."""

@@ -150,7 +150,7 @@ def _drop(schema: Schema, dsn: str) -> None:
 
 
 def main() -> None:
-    """Be the custodian of a process, whose pid is the first argument."""
+    """Wait for the end of the process whose pid is the first argument, and drop its schema."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     line = _read_line()

@@ -250,7 +250,7 @@ class Network:
         self._do("restore")
 
     def _do(self, what: str, *arguments: Any) -> Any:
-        """Have the proxy call a method of `_Proxy`, and return what it returns."""
+        """Call a method of `_Proxy` in the proxy's process, and return what it returns."""
         return self._ask({"do": what, "arguments": arguments})
 
     def _ask(self, request: dict[str, Any]) -> Any:
@@ -430,7 +430,7 @@ class _Proxy:
 
 
 async def _rounds() -> None:
-    """Let the event loop do what is ready, and what follows from that."""
+    """Wait until the event loop has done what is ready, and what follows from that."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -487,14 +487,14 @@ class _Stream:
         self.release()
 
     def release(self) -> None:
-        """Deliver what is due."""
+        """Deliver what has had its passage."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         link, waiting = self._link, self._waiting
         while waiting and not self.is_blocked and link.passes():
-            due, data = waiting[0]
-            if due and (left := due - link.loop.time()) > 0:
+            arrives, data = waiting[0]
+            if arrives and (left := arrives - link.loop.time()) > 0:
                 self._timer = link.loop.call_later(left, self.release)
                 return
             waiting.popleft()
@@ -624,7 +624,7 @@ class _Link:
         self.release()
 
     def release(self) -> None:
-        """Do what waited for the network."""
+        """Connect, and deliver, where that waited for the network."""
         if self._may_open and self._opening is None and self.passes() and not self._is_over:
             self._opening = self.loop.create_task(self._connect())
         self.up.release()
@@ -861,7 +861,7 @@ def _allow_connections() -> None:
 
 
 def _wake_punctually() -> None:
-    """Let the kernel wake this process within a microsecond of its time, not within 50."""
+    """Ask the kernel to wake this process within a microsecond of its time, not within 50."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             # PR_SET_TIMERSLACK, in nanoseconds (prctl(2)).
@@ -869,7 +869,7 @@ def _wake_punctually() -> None:
 
 
 def main() -> None:
-    """Be the proxy."""
+    """Run the proxy until its standard input ends."""
     _allow_connections()
     _wake_punctually()
     loop = asyncio.SelectorEventLoop(_FineSelector())

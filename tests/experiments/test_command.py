@@ -166,7 +166,7 @@ def test_a_missing_pgbouncer_is_named_with_its_package(monkeypatch, tmp_path):
 
 
 def test_what_needs_a_server_of_its_own_does_not_run_on_another():
-    """A restart would disturb whoever else uses it."""
+    """A restart would disturb its other users."""
     answer = run_here("experiment", "stale_connections", "--database-url", "postgresql://h/d")
     assert answer.returncode == 3, answer.stderr
     assert "not run: needs a server of its own" in answer.stdout

@@ -23,8 +23,10 @@ def test_what_a_pool_saves_depends_on_the_distance_and_the_query(judged):
 
 @pytest.mark.slow
 def test_a_pool_is_two_to_six_times_as_fast(judged):
-    """The verdict follows the number that is said: 3 is right where 10 is wrong."""
-    assert judged("connect_or_borrow", said=3, connections=2)["0.13"].verdict is Verdict.TRUE
+    """The verdict follows the claimed ratio: 3 is right where 10 is wrong."""
+    assert (
+        judged("connect_or_borrow", claimed_ratio=3, connections=2)["0.13"].verdict is Verdict.TRUE
+    )
 
 
 @pytest.mark.slow

@@ -173,7 +173,7 @@ def _make(url: str, *statements: str | sql.Composable) -> psycopg2.extensions.co
 
 
 def test_what_a_killed_run_left_is_dropped_by_the_next(database):
-    """Its owner's lock is free; tables in it go too. It is said once."""
+    """Its owner's lock is free; tables in it go too. It is reported once."""
     left, url, said = Schema.new(), database.url(""), []
     table = sql.SQL("CREATE TABLE {} (id int)").format(sql.Identifier(left.name, "users"))
     _make(url, left.creation(), table).close()

@@ -25,7 +25,7 @@ def mongodb_url() -> Iterator[str]:
 
 
 def test_the_options_limit_the_pool(outcome_of):
-    """Each acts as said: the most, the fewest, the idle time and the search for a server."""
+    """Each acts as documented: the most, the fewest, the idle time and the search for a server."""
     outcome = outcome_of("mongodb_pool", most=6, fewest=2, search_ms=300)
     (judgement,) = outcome.judgements
     assert judgement.verdict is Verdict.TRUE
