@@ -195,7 +195,12 @@ class LocalHost(Host):
         if target.through == "pgbouncer" and stack.pgbouncer is not None:
             database_url = stack.pooler_url
         broker_url = stack.broker.url if stack.broker is not None else ""
-        return {**stack.environ, **self._variables(target, database_url, broker_url, port)}
+        variables = self._variables(target, database_url, broker_url, port)
+        if not stack.environ:
+            return variables
+        # Not "require": an application that connects to another server, without TLS, would get errors
+        # of TLS, and `DatabaseGuard` could not name that server. Drivers that prefer TLS use it here.
+        return {**stack.environ, "PGSSLMODE": "prefer", **variables}
 
     def start(self, target: Target, instances_max: int = 1, label: str = "") -> Running:
         """Start a target, on another port if the first is taken meanwhile."""

@@ -610,8 +610,9 @@ def _notes_on_tls(before: NetworkFigures | None, after: NetworkFigures | None) -
         return
     if without := after.without_tls - before.without_tls:
         yield (
-            f"{count(without, 'connection')} used no TLS, because the target's own settings ask for "
-            "none (sslmode or ssl); a connect without TLS has fewer round trips"
+            f"{count(without, 'connection')} used no TLS: the target's own settings ask for none "
+            "(sslmode or ssl), or a refused connect was tried again without it; such a connect has "
+            "fewer round trips"
         )
     if failed := after.failed_tls - before.failed_tls:
         yield (
