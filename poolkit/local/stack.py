@@ -112,7 +112,7 @@ class EmbeddedStack:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The variables that make every driver use TLS, if it is used: libpq and asyncpg read them.
+        """The variables with which libpq and asyncpg insist on TLS; empty without it.
 
         They name the authority too. Otherwise a `~/.postgresql/root.crt` of the user, or their own
         PGSSLROOTCERT, would refuse the certificate; and `verify-full` would have none to ask.
