@@ -107,7 +107,7 @@ def _database(found: Sequence[Database], options: Options) -> Database:
             max_connections=known(planned_connections(gib), f"--instance-class {instance_class}"),
             formula=class_formula(instance_class, gib),
             instance_class=instance_class,
-            nominal=nominal_connections(gib),
+            highest=nominal_connections(gib),
             reserved=known(
                 SUPERUSER_RESERVED + RDS_RESERVED,
                 f"{superuser} + {RDS_RESERVED} rds.rds_superuser_reserved_connections",

@@ -136,6 +136,27 @@ class Variable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A sign, beside its variables, that a workload may connect to a database.
+
+    Example: `depends_on: [db]`, a security group that the database's lets in, a mounted secret.
+    """
+
+    reason: str
+    """For the reader of the report: "depends_on db", "security group App may reach its port"."""
+    where: SourceLocation | None = None
+    leads_to: tuple[ResourceKey, ...] = ()
+    """The resources that it names; with `hosts`, the databases that it is about. Both empty: any."""
+    hosts: tuple[str, ...] = ()
+    is_network: bool = False
+    """True if it only shows that the network lets the workload through.
+
+    Such a sign counts for a program of an unknown kind. It does not count for software that opens no
+    connection to a database server, such as Valkey or nginx.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """A container or function as the platform starts it, whatever its program does."""
 
@@ -159,6 +180,11 @@ class Workload:
     """The texts of its mounted configuration files, by file name."""
     resource: ResourceKey | None = None
     hosts: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    processes: Quantity | None = None
+    """The processes of one instance, if the platform decides them; None: the command line does."""
+    base_image: str = ""
+    """The image that its local Dockerfile is built from, if there is one."""
 
     def text(self, name: str) -> str:
         """Return a variable's text, empty if it is not set or unknown."""
@@ -168,19 +194,25 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class Database:
-    """A PostgreSQL server and its limits."""
+    """A database server and its limits."""
 
     name: str
     kind: str
     where: SourceLocation | None
     max_connections: Quantity
     reserved: Quantity
+    engine: str = "postgres"
+    """`postgres` or `mysql` (MariaDB too), or the platform's name of another engine."""
     formula: str = ""
     """A text about the way max_connections was derived; empty if its origin is enough."""
     instance_class: str = ""
     """The class whose memory max_connections was derived from, such as db.m7g.large."""
-    nominal: int | None = None
-    """The formula's result for all memory of the class, which is too much."""
+    lowest: int | None = None
+    """If max_connections is an estimate, the least it can be; None: it is exact."""
+    highest: int | None = None
+    """If max_connections is an estimate, the most it can be; None: it is exact."""
+    vcpus: float | None = None
+    """The processors of its instance class; None: unknown."""
     carried: int | None = None
     """What the class's memory can carry, if max_connections was set independently of it."""
     resources: tuple[ResourceKey, ...] = ()
@@ -204,6 +236,16 @@ class Database:
             return None
         return max(0, self.limit - self.reserved.value)
 
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """The least and most that can be available; they differ if the limit is an estimate."""
+        limit, reserved = self.limit, self.reserved.value
+        if limit is None or reserved is None:
+            return None
+        low = limit if self.lowest is None else min(self.lowest, limit)
+        high = limit if self.highest is None else max(self.highest, limit)
+        return max(0, low - reserved), max(0, high - reserved)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pooler:
@@ -222,6 +264,9 @@ class Pooler:
     """The most clients of one instance; None: no limit is documented."""
     resource: ResourceKey | None = None
     hosts: tuple[str, ...] = ()
+    leads_to: tuple[ResourceKey, ...] = ()
+    """The databases behind it; with `server_hosts`. Both empty: unknown."""
+    server_hosts: tuple[str, ...] = ()
 
     def ceiling(self, max_connections: int | None, *, is_deployed: bool = True) -> int | None:
         """Return the most connections to the server, while the pooler is being deployed or not."""
@@ -266,6 +311,8 @@ class Description:
     poolers: tuple[Pooler, ...] = ()
     entry_points: frozenset[ResourceKey] = frozenset()
     """Load balancers and discovery services, which lead to a workload of their stack."""
+    aliases: Mapping[ResourceKey, frozenset[ResourceKey]] = dataclasses.field(default_factory=dict)
+    """The databases and poolers that another resource leads to: a secret, a proxy's endpoint."""
     unread: tuple[Unread, ...] = ()
 
 
@@ -296,6 +343,8 @@ class Service:
     pool_size: Quantity
     max_overflow: Quantity
     target: str = ""
+    why: str = ""
+    """The sign that it connects to the database; empty: it was declared."""
     through: str = ""
     """The name of the pooler that it connects to; empty: straight to the database."""
 

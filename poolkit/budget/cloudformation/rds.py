@@ -55,7 +55,7 @@ class _Limit:
     max_connections: Quantity
     formula: str = ""
     instance_class: str = ""
-    nominal: int | None = None
+    highest: int | None = None
     carried: int | None = None
 
 
@@ -152,7 +152,7 @@ def _database(resource: Resource, kind: str, limit: _Limit, members: list[Resour
         max_connections=quantity,
         formula=limit.formula,
         instance_class=limit.instance_class,
-        nominal=limit.nominal,
+        highest=limit.highest,
         carried=limit.carried,
         reserved=reserved,
         resources=tuple({resource.key, *(each.key for each in members)}),
@@ -195,7 +195,7 @@ def _by_class(instance: Resource, groups: list[Resource]) -> _Limit:
         max_connections=known(planned_connections(gib), instance.origin(name), where),
         formula=class_formula(instance_class, gib),
         instance_class=instance_class,
-        nominal=nominal_connections(gib),
+        highest=nominal_connections(gib),
     )
 
 

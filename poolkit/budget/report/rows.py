@@ -145,7 +145,7 @@ def database_lines(budget: Budget) -> Iterator[str]:
     yield f"{database.kind} {database.name}: max_connections {limit}{origin}"
     if database.formula and limit.is_known:
         yield database.formula
-    if database.nominal is not None and limit.is_known:
+    if database.highest is not None and limit.is_known:
         yield "This is an estimate. To use the server's own number, give --database-url."
     yield f"{database.reserved} reserved: {database.reserved.origin}"
 
@@ -153,12 +153,12 @@ def database_lines(budget: Budget) -> Iterator[str]:
 def tight_note(budget: Budget) -> str:
     """Return a note if the verdict depends on the memory that RDS uses itself."""
     database = budget.database
-    if database.nominal is None or not budget.is_over or budget.overloads:
+    if database.highest is None or not budget.is_over or budget.overloads:
         return ""
-    if budget.known > database.nominal - (database.reserved.value or 0):
+    if budget.known > database.highest - (database.reserved.value or 0):
         return ""
     return (
-        f"With all of the class's memory, the formula would give {database.nominal:,}, and it "
+        f"With all of the class's memory, the formula would give {database.highest:,}, and it "
         "would fit. To use the server's own number, give --database-url."
     )
 
