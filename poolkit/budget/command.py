@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.files import of_environment, read_files
 from poolkit.budget.instance_classes import (
@@ -17,24 +17,23 @@ from poolkit.budget.instance_classes import (
     planned_connections,
 )
 from poolkit.budget.inventory import take_inventory
-from poolkit.budget.model import Database, Options, known, unknown
+from poolkit.budget.model import Database, NotCounted, Options, known, unknown
 from poolkit.budget.read.parameters import Environment, find_environment
 from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
-from poolkit.budget.verdict import Budget
+from poolkit.budget.verdict import EXIT_STATUS, Budget, Budgets
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FITS, DOES_NOT_FIT = 0, 1
 
-
-def compute_budget(options: Options) -> Budget:
-    """Read the files and return their budget.
+def compute_budget(options: Options) -> Budgets:
+    """Read the files and return the budget of each database.
 
     Raises:
-        BudgetError: something that was named does not exist, or there is no database.
-        TemplateError: a file is wrong; the message names file and line.
+        BudgetError: something that was named does not exist, or an option is about one database
+            and there are several.
+        TemplateError: a file that was named is wrong; the message names file and line.
         DatabaseUnavailable: the server of --database-url cannot be asked.
     """
     paths = options.paths or (Path("infra") if Path("infra").is_dir() else Path(),)
@@ -44,51 +43,135 @@ def compute_budget(options: Options) -> Budget:
     environment = Environment(name=options.environment)
     folders = [path if path.is_dir() else path.parent for path in paths]
     folders += [document.path.parent for document in files.templates]
+    folders = list(dict.fromkeys(folders))
     has_file = any(
         (folder / "environments" / f"{options.environment}.toml").is_file() for folder in folders
     )
     # Overlays of Kustomize need no file.
     has_overlays = any(document.path.stem == "kustomization" for document in files.kubernetes)
     if options.environment and (has_file or not has_overlays):
-        environment = find_environment(options.environment, dict.fromkeys(folders))
+        environment = find_environment(options.environment, folders)
         environment = environment.overridden(options.overrides)
     files, left_out = of_environment(files, environment, paths)
     inventory = take_inventory(files, environment, options)
-    database = _database(inventory.databases, options)
-    if options.reserve is not None:
-        database = dataclasses.replace(database, reserved=known(options.reserve, "--reserve"))
-    return Budget(
-        database=database,
-        services=inventory.services,
-        poolers=inventory.poolers,
-        migrations=options.migrations,
-        operators=options.operators,
-        not_counted=(*inventory.not_counted, *left_out, *not_read),
+    not_counted = [*inventory.not_counted, *left_out, *not_read]
+    databases = _databases(inventory.databases, options)
+    chosen = {each.name for each in databases}
+    if options.database:
+        for client in inventory.clients:
+            if client.databases and not client.databases & chosen:
+                service = client.service
+                reason = "it connects to another database"
+                not_counted.append(
+                    NotCounted(
+                        name=service.name,
+                        platform=service.platform,
+                        where=str(service.where or ""),
+                        reason=reason,
+                    )
+                )
+    budgets = []
+    for database in databases:
+        # Without a database in the files, everything is about the one that the options give.
+        is_given = database.name not in {each.name for each in inventory.databases}
+        budgets.append(
+            Budget(
+                database=database,
+                services=tuple(
+                    each.service
+                    for each in inventory.clients
+                    if is_given or not each.databases or database.name in each.databases
+                ),
+                poolers=tuple(
+                    each
+                    for each in inventory.poolers
+                    if is_given or database.name in inventory.of_pooler[each.name]
+                ),
+                migrations=options.migrations,
+                operators=options.operators,
+                not_counted=tuple(not_counted),
+                unread=inventory.unread,
+                environment=options.environment,
+            )
+        )
+    return Budgets(
+        each=tuple(budgets),
+        not_counted=tuple(not_counted),
         unread=inventory.unread,
         environment=options.environment,
     )
 
 
-def _database(found: Sequence[Database], options: Options) -> Database:
-    """Return the database that the options give, or the only one of the files."""
-    superuser = f"{SUPERUSER_RESERVED} superuser_reserved_connections"
-    given = Database(
-        name="as given",
-        kind="PostgreSQL",
-        where=None,
-        max_connections=unknown("the server did not report it"),
-        reserved=known(SUPERUSER_RESERVED, superuser),
+def _databases(found: Sequence[Database], options: Options) -> list[Database]:
+    """Return the databases to check, with the limits that the options give.
+
+    Raises:
+        BudgetError: the named database does not exist, or a limit is given for one of several.
+    """
+    databases = [each for each in found if options.database in ("", each.name)]
+    if options.database and not databases:
+        listed = ", ".join(each.name for each in found) or "none"
+        raise BudgetError(
+            f"--database {options.database}: there is no such database; there are: {listed}"
+        )
+    given = _given_limit(options)
+    if len(databases) > 1 and (given is not None or options.reserve is not None):
+        names = ", ".join(f"{each.name} ({each.where})" for each in databases)
+        raise BudgetError(
+            f"there are several databases: {names}; name the one that the limit is about with "
+            "--database"
+        )
+    if not databases:
+        nothing = unknown(
+            "there is no database in the files; give --max-connections N, --instance-class "
+            "db.CLASS.SIZE or --database-url URL"
+        )
+        databases = [given or _as_given(max_connections=nothing)]
+    elif given is not None:
+        (database,) = databases
+        reserved = (
+            given.reserved if given.reserved.origin != _DEFAULT_RESERVE else database.reserved
+        )
+        databases = [
+            dataclasses.replace(
+                given,
+                name=database.name,
+                where=database.where,
+                reserved=reserved,
+                engine=database.engine,
+                vcpus=given.vcpus or database.vcpus,
+                resources=database.resources,
+                hosts=database.hosts,
+            )
+        ]
+    if options.reserve is not None:
+        (database,) = databases
+        databases = [dataclasses.replace(database, reserved=known(options.reserve, "--reserve"))]
+    return databases
+
+
+_DEFAULT_RESERVE = f"{SUPERUSER_RESERVED} superuser_reserved_connections"
+
+
+def _as_given(**limits: Any) -> Database:
+    reserved = known(SUPERUSER_RESERVED, _DEFAULT_RESERVE)
+    return Database(
+        **{"name": "as given", "kind": "PostgreSQL", "where": None, "reserved": reserved, **limits}
     )
+
+
+def _given_limit(options: Options) -> Database | None:
+    """Return the limit that the options give; None if they give none."""
     if options.database_url:
         from poolkit.activity.server import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
 
         with ActivityConnection(options.database_url) as connection:
             limits = connection.limits
-        given = dataclasses.replace(given, name="at --database-url")
         if limits is None:
-            return given
-        return dataclasses.replace(
-            given,
+            nothing = unknown("the server did not report it")
+            return _as_given(name="at --database-url", max_connections=nothing)
+        return _as_given(
+            name="at --database-url",
             kind=f"PostgreSQL {limits.version}".strip(),
             max_connections=known(limits.max_connections, "SHOW max_connections"),
             reserved=known(
@@ -98,42 +181,23 @@ def _database(found: Sequence[Database], options: Options) -> Database:
             ),
         )
     if options.max_connections is not None:
-        limit = known(options.max_connections, "--max-connections")
-        return dataclasses.replace(given, max_connections=limit)
+        return _as_given(max_connections=known(options.max_connections, "--max-connections"))
     if instance_class := options.instance_class:
         gib = memory_gib(instance_class)
-        return dataclasses.replace(
-            given,
+        return _as_given(
             max_connections=known(planned_connections(gib), f"--instance-class {instance_class}"),
             formula=class_formula(instance_class, gib),
             instance_class=instance_class,
             highest=nominal_connections(gib),
             reserved=known(
                 SUPERUSER_RESERVED + RDS_RESERVED,
-                f"{superuser} + {RDS_RESERVED} rds.rds_superuser_reserved_connections",
+                f"{_DEFAULT_RESERVE} + {RDS_RESERVED} rds.rds_superuser_reserved_connections",
             ),
         )
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise BudgetError(
-            "there is no database in the templates; give --max-connections N, "
-            "--instance-class db.CLASS.SIZE or --database-url URL"
-        )
-    names = ", ".join(f"{each.name} ({each.where})" for each in found)
-    raise BudgetError(f"there are several databases: {names}; name one with --database")
+    return None
 
 
 # -- output ---------------------------------------------------------------------------------
-
-
-def exit_status(budget: Budget, *, allow_unknown: bool) -> int:
-    """Return 0 if the deployment fits; with `allow_unknown` also if only its known part does."""
-    if budget.verdict == "fits":
-        return FITS
-    if allow_unknown and budget.verdict == "cannot be shown to fit":
-        return FITS
-    return DOES_NOT_FIT
 
 
 def budget_text(budget: Budget, form: str, *, status: int) -> str:
@@ -151,24 +215,25 @@ def budget_text(budget: Budget, form: str, *, status: int) -> str:
 
 def run(options: Options, form: str, check: Path | None) -> int:
     """Print the budget in one of the forms and return the exit status."""
-    budget = compute_budget(options)
-    status = exit_status(budget, allow_unknown=options.allow_unknown)
+    budgets = compute_budget(options)
+    status = budgets.exit_status(allow_unknown=options.allow_unknown)
     peaks: tuple[str, ...] = ()
     if check is not None:
         from poolkit.budget.run_check import check_run  # noqa: PLC0415  (reads compare's files)
 
-        found = check_run(budget, check)
+        found = check_run(budgets.worst, check)
         peaks = tuple(str(each) for each in found)
-        status = status if all(each.is_within for each in found) else DOES_NOT_FIT
+        status = status if all(each.is_within for each in found) else EXIT_STATUS["does not fit"]
     from poolkit.terminal import new_console  # noqa: PLC0415  (its import takes time)
 
     console = new_console()
     if form == "table":
         from poolkit.budget.report.terminal import print_budget  # noqa: PLC0415  (the same)
 
-        print_budget(budget, console)
+        for budget in budgets.each:
+            print_budget(budget, console)
     else:
-        console.file.write(budget_text(budget, form, status=status))
+        console.file.write(budget_text(budgets.worst, form, status=status))
         console = new_console(stderr=True)
     for line in peaks:
         console.print(line, soft_wrap=True)

@@ -1,11 +1,16 @@
-"""From descriptions to services: which workloads are servers, poolers, clients or neither."""
+"""From descriptions to budgets: which workloads are servers, poolers, clients or neither.
+
+A workload is a client if any sign leads to a server: a variable, or evidence of another kind. A name
+is a sign, and its absence shows nothing, so what is not counted is listed with the reason.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from poolkit.budget.cloudformation.workloads import describe_templates
 from poolkit.budget.compose.workloads import describe_compose
@@ -15,110 +20,141 @@ from poolkit.budget.own_servers import is_pgbouncer, is_postgres, pgbouncer, pos
 from poolkit.budget.pools import (
     is_about_database,
     is_migration,
+    is_no_client,
     pool,
     read_assignments,
-    uses_database,
 )
 from poolkit.budget.read.parameters import read_parameters
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from poolkit.budget.files import Files
     from poolkit.budget.model import (
         Database,
+        Description,
         Options,
         Pooler,
         Quantity,
         ResourceKey,
         Unread,
+        Variable,
         Workload,
     )
     from poolkit.budget.pools import Assignment
     from poolkit.budget.read.parameters import Environment
 
 _HOST = re.compile(r"(?:@|^|host=|//(?=[^/@]*(?:/|$)))\[?([A-Za-z0-9][\w.-]*)\]?(?=[:/?,\s]|$)")
-_NO_HOST = re.compile(r"(^|_)(DB|DATABASE|PGDATABASE|NAME|USER|USERNAME|PASSWORD|SCHEMA)$")
+_NO_HOST = re.compile(
+    r"(^|_)(DB|DATABASE|PGDATABASE|NAME|USER|USERNAME|PASSWORD|SCHEMA)$"
+    r"|(PORT|PASSWORD|PASS|USERNAME|USER|TYPE|ENGINE|DRIVER|ADAPTER|DIALECT|VENDOR|SSLMODE)$"
+)
+_NO_ADDRESS = re.compile(rf"SECRET|CREDENTIAL|ARN|{_NO_HOST.pattern}")
+_ADDRESS = re.compile(
+    r"://|\bhost=|(host|server|endpoint|addr|address|url|uri|dsn)=", re.IGNORECASE
+)
+_Named = TypeVar("_Named", "Workload", "Database")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A service and the names of the databases that it may connect to; empty: any."""
+
+    service: Service
+    databases: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
     """Everything found; `unread` may hold more services."""
 
-    services: tuple[Service, ...]
-    poolers: tuple[Pooler, ...]
-    databases: tuple[Database, ...]
+    clients: tuple[Client, ...] = ()
+    poolers: tuple[Pooler, ...] = ()
+    databases: tuple[Database, ...] = ()
     not_counted: tuple[NotCounted, ...] = ()
     unread: tuple[Unread, ...] = ()
+    of_pooler: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The names of the databases behind each pooler."""
 
 
 def take_inventory(files: Files, environment: Environment, options: Options) -> Inventory:
     """Read the files and return their services, poolers and databases.
 
     Raises:
-        BudgetError: a service, parameter or database that was named does not exist.
+        BudgetError: a service or parameter that was named does not exist.
         TemplateError: a file is wrong; the message names the line.
     """
     given, assignments = read_parameters(options.parameters), read_assignments(options.services)
-    if not (files.templates or files.compose or files.kubernetes):
-        declared = tuple(_declared(*each) for each in assignments.items())
-        return Inventory(services=declared, poolers=(), databases=())
-    templates = describe_templates(files.templates, environment, given)
-    manifests = describe_manifests(files.kubernetes, environment.name)
-    compose = describe_compose(files.compose, given)
-    described = (templates, manifests, compose)
+    described = (
+        describe_templates(files.templates, environment, given),
+        describe_manifests(files.kubernetes, environment.name),
+        describe_compose(files.compose, given),
+    )
     workloads = _with_unique_names(each for found in described for each in found.workloads)
-    names = {each.name for each in workloads}
-    for name in [*assignments, *options.ignored]:
-        if name not in names:
+    databases = [each for found in described for each in found.databases]
+    databases += [postgres(workload) for workload in workloads if is_postgres(workload)]
+    databases = _with_unique_names(databases)
+    poolers = [each for found in described for each in found.poolers]
+    poolers += [pgbouncer(w, options.pgbouncer_pools) for w in workloads if is_pgbouncer(w)]
+    clients = [each for each in workloads if not is_pgbouncer(each) and not is_postgres(each)]
+    names = {each.name for each in workloads} | {each.name for each in databases}
+    for name in (*assignments, *options.ignored):
+        # Without files, each service stands on the command line only.
+        if name not in names and (workloads or name not in assignments):
             listed = ", ".join(sorted(names)) or "none"
             raise BudgetError(f"there is no service {name!r} in the templates; there are: {listed}")
-    poolers = list(templates.poolers)
-    poolers += [pgbouncer(w, options.pgbouncer_pools) for w in workloads if is_pgbouncer(w)]
-    databases = list(templates.databases)
-    databases += [postgres(workload) for workload in workloads if is_postgres(workload)]
-    others: list[Database] = []
-    if options.database:
-        others = [each for each in databases if each.name != options.database]
-        databases = [each for each in databases if each.name == options.database]
-        if not databases:
-            listed = ", ".join(each.name for each in others) or "none"
-            raise BudgetError(
-                f"--database {options.database}: there is no such database; there are: {listed}"
-            )
-    servers = _Servers(poolers, databases, others, templates.entry_points)
-    clients = [each for each in workloads if not is_pgbouncer(each) and not is_postgres(each)]
+    databases = [each for each in databases if each.name not in options.ignored]
+    servers = _Servers(poolers, databases, described)
     counted, not_counted = _counted(clients, assignments, options, servers)
+    if not workloads:
+        counted = [Client(service=_declared(*each)) for each in assignments.items()]
     return Inventory(
-        services=tuple(_service(each, assignments.get(each.name), servers) for each in counted),
+        clients=tuple(counted),
         poolers=tuple(poolers),
         databases=tuple(databases),
         not_counted=tuple(not_counted),
         unread=tuple(each for found in described for each in found.unread),
+        of_pooler=servers.of_pooler,
     )
 
 
-def _with_unique_names(workloads: Iterable[Workload]) -> list[Workload]:
+def _with_unique_names(parts: Iterable[_Named]) -> list[_Named]:
     """Put the file's name before a name that occurs twice, or a number after it."""
-    workloads = list(workloads)
-    names = [each.name for each in workloads]
-    found: list[Workload] = []
+    parts = list(parts)
+    count = Counter(each.name for each in parts)
+    found: list[_Named] = []
     taken: set[str] = set()
-    for workload in workloads:
-        name = workload.name
-        if names.count(name) > 1 and workload.where is not None:
-            stem = workload.where.file.rpartition("/")[2].partition(".")[0]
+    for part in parts:
+        name = part.name
+        if count[name] > 1 and part.where is not None:
+            stem = part.where.file.rpartition("/")[2].partition(".")[0]
             name = f"{stem}/{name}"
         number = 2
         while name in taken:
             name, number = f"{name.partition('#')[0]}#{number}", number + 1
         taken.add(name)
-        found.append(dataclasses.replace(workload, name=name))
+        found.append(dataclasses.replace(part, name=name))
     return found
 
 
 # -- which workloads count ------------------------------------------------------------------
+
+
+class _Sign(NamedTuple):
+    """A sign that a workload connects to a database."""
+
+    reason: str
+    databases: frozenset[str] = frozenset()
+    """The names of the databases that it is about; empty: any."""
+    is_network: bool = False
+    is_open: bool = False
+    """True if it may be about another database than the other signs."""
+
+    @property
+    def is_certain(self) -> bool:
+        """True if it names a server of these files."""
+        return bool(self.databases) and not self.is_network
 
 
 def _counted(
@@ -126,52 +162,55 @@ def _counted(
     assignments: Mapping[str, Assignment],
     options: Options,
     servers: _Servers,
-) -> tuple[list[Workload], list[NotCounted]]:
+) -> tuple[list[Client], list[NotCounted]]:
     """Return the workloads that count, and the others with the reason."""
-    counted: list[Workload] = []
+    counted: list[Client] = []
     left_out: list[NotCounted] = []
-    migrations = [each for each in clients if each.name not in assignments and is_migration(each)][
-        : options.migrations
-    ]
+    migrations = 0
     for workload in clients:
-        leads_to = {key for found in workload.variables.values() for key in found.leads_to}
-        leads_here = bool(leads_to & servers.resources)
+        assignment = assignments.get(workload.name)
+        signs = list(servers.signs(workload))
         # A variable that could not be read may be about a database.
         is_open = bool(workload.unread_variables or workload.hidden_variables)
-        may_use_one = leads_here or is_open or uses_database(workload)
+        other = is_no_client(workload)
         reason = ""
         if workload.name in options.ignored:
             reason = "left out by --ignore"
-        elif leads_to & servers.other_resources and not leads_here:
-            reason = "it connects to another database"
-        elif workload.name in assignments:
-            reason = ""
+        elif assignment is not None:
+            pass
         elif workload.unit == "init container":
             reason = "it ends before the other containers of its pod start"
-        elif not may_use_one and workload.unit == "one-off task":
+        elif other and not any(each.is_certain for each in signs):
+            reason = other
+        elif not signs and not is_open and workload.unit == "one-off task":
             reason = "no service runs it; migrations are counted apart"
-        elif not may_use_one:
-            reason = "no variable is about a database; if it uses one, count it with --service"
-        elif workload in migrations:
+        elif not signs and not is_open:
+            reason = "no sign of a database; if it uses one, count it with --service"
+        elif is_migration(workload) and migrations < options.migrations:
+            migrations += 1
             reason = "it is the migration, which is counted as such"
         if reason:
+            where = str(workload.where or "")
             left_out.append(
                 NotCounted(
-                    name=workload.name,
-                    platform=workload.platform,
-                    where=str(workload.where or ""),
-                    reason=reason,
+                    name=workload.name, platform=workload.platform, where=where, reason=reason
                 )
             )
-        else:
-            counted.append(workload)
+            continue
+        is_any = not all(each.databases for each in signs)
+        named = frozenset(name for each in signs for name in each.databases)
+        why = signs[0].reason if signs else workload.unread_variables or workload.hidden_variables
+        service = _service(workload, assignment, servers, why)
+        counted.append(Client(service=service, databases=frozenset() if is_any else named))
     return counted, left_out
 
 
 # -- services -------------------------------------------------------------------------------
 
 
-def _service(workload: Workload, assignment: Assignment | None, servers: _Servers) -> Service:
+def _service(
+    workload: Workload, assignment: Assignment | None, servers: _Servers, why: str
+) -> Service:
     numbers = pool(workload, assignment)
     if workload.unread_variables and assignment is None:
         nothing = unknown(f"its variables: {workload.unread_variables}", workload.where)
@@ -194,6 +233,7 @@ def _service(workload: Workload, assignment: Assignment | None, servers: _Server
         pool_size=numbers.pool_size,
         max_overflow=numbers.max_overflow,
         target=numbers.target,
+        why=why,
         through=through.name if through else "",
     )
 
@@ -221,18 +261,33 @@ def _declared(name: str, assignment: Assignment) -> Service:
 
 
 class _Servers:
-    """The databases and poolers that a client's variables can lead to."""
+    """The databases and poolers, and what leads to each of them."""
 
     def __init__(
         self,
         poolers: Sequence[Pooler],
         databases: Sequence[Database],
-        others: Sequence[Database],
-        entry_points: Collection[ResourceKey],
+        described: Sequence[Description],
     ) -> None:
-        self._poolers = poolers
-        self._by_key: dict[ResourceKey, Pooler] = {}
-        for key in entry_points:
+        self._aliases = {key: to for each in described for key, to in each.aliases.items()}
+        # Resources and host names -> the names of the databases that they lead to.
+        self._by_key = {key: frozenset({each.name}) for each in databases for key in each.resources}
+        self._by_host: dict[str, frozenset[str]] = {}
+        for database in databases:
+            for host in database.hosts:
+                same = self._by_host.get(host, frozenset())
+                self._by_host[host] = same | {database.name}
+        self._own_keys, self._own_hosts = set(self._by_key), set(self._by_host)
+        self.of_pooler: dict[str, frozenset[str]] = {}
+        self._pooler_by_key: dict[ResourceKey, Pooler] = {}
+        self._pooler_by_host = {host: each for each in poolers for host in each.hosts}
+        for pooler in poolers:
+            behind = self._leads_to(pooler.leads_to, pooler.server_hosts)
+            # Without a hint it may connect to any of them.
+            self.of_pooler[pooler.name] = behind or frozenset(each.name for each in databases)
+            if pooler.resource:
+                self._pooler_by_key[pooler.resource] = pooler
+        for key in (key for each in described for key in each.entry_points):
             # A load balancer in front of the only PgBouncer of its stack leads to it.
             inside = [
                 each
@@ -240,29 +295,70 @@ class _Servers:
                 if each.kind == "PgBouncer" and each.resource and each.resource.stack == key.stack
             ]
             if len(inside) == 1:
-                self._by_key[key] = inside[0]
-        self._by_key |= {each.resource: each for each in poolers if each.resource}
-        self._database_hosts = {host for each in databases for host in each.hosts}
-        self.resources = {each.resource for each in poolers if each.resource}
-        self.resources |= {key for each in databases for key in each.resources}
-        self.other_resources = {key for each in others for key in each.resources}
+                self._pooler_by_key.setdefault(key, inside[0])
+        for key, pooler in self._pooler_by_key.items():
+            self._by_key[key] = self.of_pooler[pooler.name]
+        for host, pooler in self._pooler_by_host.items():
+            self._by_host.setdefault(host, self.of_pooler[pooler.name])
+
+    def _resolved(self, keys: Iterable[ResourceKey]) -> set[ResourceKey]:
+        return {to for key in keys for to in (key, *self._aliases.get(key, ()))}
+
+    def _leads_to(self, keys: Iterable[ResourceKey], hosts: Iterable[str]) -> frozenset[str]:
+        """Return the names of the databases that resources and hosts lead to."""
+        found = [self._by_key.get(key, frozenset()) for key in self._resolved(keys)]
+        found += [self._by_host.get(host, frozenset()) for host in hosts]
+        return frozenset[str]().union(*found)
+
+    def signs(self, workload: Workload) -> list[_Sign]:
+        """Return every sign that a workload connects to one of the databases."""
+        certain, unclear = list[_Sign](), list[_Sign]()
+        for name, variable in workload.variables.items():
+            hosts = _hosts(name, variable)
+            databases = self._leads_to(variable.leads_to, hosts)
+            label = f"variable {name}" if name else "its properties"
+            if databases:
+                certain.append(_Sign(label, databases))
+            elif is_about_database(name, variable):
+                names_host = variable.text is None or _ADDRESS.search(f"{name}={variable.text}")
+                is_open = bool(names_host) and not _NO_HOST.search(name.upper())
+                unclear.append(_Sign(label, is_open=is_open))
+        for each in workload.evidence:
+            databases = self._leads_to(each.leads_to, each.hosts)
+            if databases:
+                certain.append(_Sign(each.reason, databases, is_network=each.is_network))
+            elif not (each.leads_to or each.hosts):
+                unclear.append(_Sign(each.reason, is_network=each.is_network, is_open=True))
+        # A user name beside a known host is about the same database. An unknown URL may be about
+        # another one.
+        is_known = any(not each.is_network for each in certain)
+        return certain + [each for each in unclear if each.is_open or not is_known]
 
     def pooler_of(self, workload: Workload) -> Pooler | None:
-        """Return the pooler that a client's variables lead to, if they lead nowhere else."""
+        """Return the pooler that a client's variables lead to, if no host of a server is beside it.
+
+        A secret of the server beside the pooler's address holds the credentials for both ways.
+        """
         pooler = None
-        for name, found in workload.variables.items():
-            hosts = set[str]()
-            text = found.partly if found.text is None else found.text
-            if text and is_about_database(name, found):
-                hosts = {match[1] for match in _HOST.finditer(text)}
-                # A host is also known by its first part, unless it is an address.
-                names = [host for host in hosts if not host.replace(".", "").isdigit()]
-                hosts |= {host.partition(".")[0] for host in names}
+        for name, variable in workload.variables.items():
+            hosts = set(_hosts(name, variable))
             # A client with two ways may use the direct one only, which is the larger number.
-            # POSTGRES_DB may have the same text as the host.
-            if hosts & self._database_hosts and not _NO_HOST.search(name.upper()):
+            is_address = not _NO_ADDRESS.search(name.upper())
+            if hosts & self._own_hosts or (is_address and set(variable.leads_to) & self._own_keys):
                 return None
-            by_key = (self._by_key[key] for key in found.leads_to if key in self._by_key)
-            by_host = (each for each in self._poolers if hosts & set(each.hosts))
+            keys = self._resolved(variable.leads_to)
+            by_key = (self._pooler_by_key[key] for key in keys if key in self._pooler_by_key)
+            by_host = (self._pooler_by_host[host] for host in hosts if host in self._pooler_by_host)
             pooler = pooler or next(by_key, None) or next(by_host, None)
         return pooler
+
+
+def _hosts(name: str, variable: Variable) -> list[str]:
+    """Return the hosts that a variable's text may name, each also by its first part."""
+    text = variable.partly if variable.text is None else variable.text
+    # POSTGRES_DB and DB_TYPE may have the same text as the host.
+    if not text or _NO_HOST.search(name.upper()):
+        return []
+    found = [match[1] for match in _HOST.finditer(text)]
+    first_parts = [host.partition(".")[0] for host in found if not host.replace(".", "").isdigit()]
+    return list(dict.fromkeys([*found, *first_parts]))

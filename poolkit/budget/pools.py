@@ -105,6 +105,11 @@ def is_about_database(name: str, variable: Variable) -> bool:
     return bool(_DATABASE_NAME.search(upper)) and not _OTHER_STORE.search(upper)
 
 
+def is_no_client(workload: Workload) -> str:
+    """Return why a workload opens no connection to a database server; empty if that is unknown."""
+    return ""
+
+
 def is_migration(workload: Workload) -> bool:
     """Return whether a workload runs `poolkit db upgrade` once, with one connection."""
     words = " ".join(workload.command or ()).split()
@@ -119,8 +124,10 @@ def pool(workload: Workload, assignment: Assignment | None) -> Pool:
     Raises:
         TemplateError: no deployable would start with a POOLKIT_* variable.
     """
-    count = known(1, "one process in an execution environment")
-    if workload.unit != "execution environment":
+    count = workload.processes
+    if count is None and workload.unit == "execution environment":
+        count = known(1, "one process in an execution environment")
+    elif count is None:
         count = processes(workload).number
     if assignment is not None:
         by_hand = assignment.text

@@ -52,7 +52,7 @@ class Suggestion:
 
 def suggestions(budget: Budget) -> tuple[Suggestion, ...]:
     """Return the ways to make a budget fit; none if it does, or if its limit is unknown."""
-    if budget.available is None or budget.verdict == "fits":
+    if budget.available is None or budget.verdict in ("fits", "nothing to count"):
         return ()
     if budget.verdict == "cannot be shown to fit":
         return tuple(_limit(budget))
@@ -135,7 +135,7 @@ def _fits(budget: Budget, *changes: Change) -> bool:
     """Return whether the known part fits after some changes."""
     for change in changes:
         budget = _apply(budget, change)
-    return not budget.overloads and not budget.is_over
+    return not (budget.overloads or budget.is_over or budget.is_close)
 
 
 def _largest(fits: Callable[[int], bool], highest: int) -> int | None:

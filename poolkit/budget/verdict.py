@@ -1,16 +1,16 @@
-"""The budget: every ceiling, their sum, and whether the database has enough connections for it."""
+"""The budgets: every ceiling, their sum, and whether each database has enough connections for it."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from poolkit.budget.model import Service, total, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from poolkit.budget.model import (
         Database,
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
         Unread,
     )
 
-Verdict: TypeAlias = Literal["fits", "does not fit", "cannot be shown to fit"]
+Verdict: TypeAlias = Literal["fits", "nothing to count", "cannot be shown to fit", "does not fit"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""All verdicts, the worst one last."""
+EXIT_STATUS: Mapping[Verdict, int] = {
+    "fits": 0,
+    "does not fit": 1,
+    "cannot be shown to fit": 3,
+    "nothing to count": 3,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,27 +85,47 @@ class Budget:
         """The server's connections less its reserve."""
         return self.database.available
 
-    @cached_property
-    def ceilings(self) -> list[int | None]:
-        """Of all that opens connections to the server; None where one is unknown."""
-        poolers = [pooler.ceiling(self.max_connections) for pooler in self.poolers]
+    def ceilings(self, limit: int | None) -> list[int | None]:
+        """Return the ceilings of all that opens connections; None where one is unknown.
+
+        Args:
+            limit: the server's max_connections, of which a proxy may take a share.
+        """
+        poolers = [pooler.ceiling(limit) for pooler in self.poolers]
         own: list[int | None] = [self.migrations, self.operators]
         return [*(service.ceiling for service in self.direct), *poolers, *own]
 
-    @property
+    @cached_property
     def needed(self) -> int | None:
         """The sum of all ceilings; None if one of them is unknown."""
-        return total(*self.ceilings)
+        return total(*self.ceilings(self.max_connections))
 
-    @property
+    @cached_property
     def known(self) -> int:
         """The sum of the known ceilings: the deployment needs at least this many."""
-        return sum(ceiling for ceiling in self.ceilings if ceiling is not None)
+        return self._known_at(self.max_connections)
+
+    def _known_at(self, limit: int | None) -> int:
+        return sum(ceiling for ceiling in self.ceilings(limit) if ceiling is not None)
 
     @property
     def is_over(self) -> bool:
-        """True if the known ceilings alone are more than the available connections."""
-        return self.available is not None and self.known > self.available
+        """True if the known ceilings are more than the most connections that can be available."""
+        bounds = self.database.bounds
+        if bounds is None:
+            return False
+        # A proxy's share grows with max_connections.
+        highest = max(self.max_connections or 0, self.database.highest or 0)
+        return self._known_at(highest) > bounds[1]
+
+    @property
+    def is_close(self) -> bool:
+        """True if it depends on the error of an estimated limit whether the known ceilings fit."""
+        bounds = self.database.bounds
+        if bounds is None or self.is_over:
+            return False
+        limit, lowest = self.max_connections or 0, self.database.lowest
+        return self._known_at(limit if lowest is None else min(limit, lowest)) > bounds[0]
 
     @property
     def verdict(self) -> Verdict:
@@ -106,7 +134,7 @@ class Budget:
             return "does not fit"
         if self.needed is None or self.available is None or self.gaps or self.unread:
             return "cannot be shown to fit"
-        return "fits"
+        return "fits" if self.services else "nothing to count"
 
     @property
     def overloads(self) -> tuple[Overload, ...]:
@@ -145,6 +173,15 @@ class Budget:
             if service.overlap.kind == "unknown":
                 numbers["overlap"] = unknown(service.overlap.reason)
             found += _gaps_in(service.name, service.where, numbers)
+        if self.is_close:
+            low, high = database.bounds or (0, 0)
+            estimate = unknown(
+                f"it is an estimate: {low:,} to {high:,} connections are available, and "
+                f"{self.known:,} are needed; give the server's own number with --database-url or "
+                f"--max-connections",
+                database.max_connections.where,
+            )
+            found += _gaps_in(database.name, database.where, {"max_connections": estimate})
         return tuple(found)
 
     def with_part(self, part: Service | Pooler) -> Budget:
@@ -153,6 +190,43 @@ class Budget:
         parts = tuple(part if each.name == part.name else each for each in getattr(self, kind))
         changes: dict[str, Any] = {kind: parts}
         return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """The budgets of a deployment, one for each of its databases."""
+
+    each: tuple[Budget, ...]
+    """At least one; without a database in the files, one whose limit is unknown."""
+    not_counted: tuple[NotCounted, ...] = ()
+    unread: tuple[Unread, ...] = ()
+    environment: str = ""
+
+    @property
+    def only(self) -> Budget:
+        """The budget of the only database.
+
+        Raises:
+            ValueError: there are several.
+        """
+        (budget,) = self.each
+        return budget
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of all databases."""
+        return self.worst.verdict
+
+    @property
+    def worst(self) -> Budget:
+        """The budget with the worst verdict."""
+        return max(self.each, key=lambda budget: VERDICTS.index(budget.verdict))
+
+    def exit_status(self, *, allow_unknown: bool = False) -> int:
+        """Return the exit status; with `allow_unknown`, 0 if the known part of something fits."""
+        if allow_unknown and self.verdict == "cannot be shown to fit":
+            return EXIT_STATUS["fits"]
+        return EXIT_STATUS[self.verdict]
 
 
 def _gaps_in(

@@ -177,8 +177,10 @@ def check_budget(
     options = Options(paths=(root / "infra",), environment=environment, overrides=parameters)
     verdict, text = None, ""
     try:
-        budget = compute_budget(options)
+        budget = compute_budget(options).worst
         verdict, text = budget.verdict, headline(budget)
+        if reason := budget.database.max_connections.reason:
+            text = f"{text} {reason[0].upper()}{reason[1:]}."
     except TemplateError:
         raise
     except BudgetError as error:

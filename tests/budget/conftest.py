@@ -21,6 +21,11 @@ class Folder:
         return file
 
     def budget(self, *paths, **options):
+        """Return the budget of the only database."""
+        return self.budgets(*paths, **options).only
+
+    def budgets(self, *paths, **options):
+        """Return the budgets of all databases."""
         named = tuple(self.path / each for each in paths) or (self.path,)
         return compute_budget(Options(paths=named, **options))
 

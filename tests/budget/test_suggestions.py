@@ -44,7 +44,7 @@ def services(draw, name="s", *, may_be_unknown=False):
 def budgets(draw, *, may_be_unknown=False):
     deployment = [
         draw(services(f"s{n}", may_be_unknown=may_be_unknown))
-        for n in range(draw(st.integers(0, 4)))
+        for n in range(draw(st.integers(1, 4)))
     ]
     poolers = []
     if draw(st.booleans()):

@@ -75,7 +75,7 @@ class Deployment:
     @functools.cached_property
     def budget(self):
         """The connection budget of the environment."""
-        return compute_budget(Options(paths=(INFRA,), environment=self.environment))
+        return compute_budget(Options(paths=(INFRA,), environment=self.environment)).only
 
     def of_type(self, *types):
         return [each for stack in self.stacks.values() for each in stack.of_type(*types)]

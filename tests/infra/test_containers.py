@@ -124,7 +124,7 @@ def found_sum(budget):
 
 def test_composes_fleet_fits_its_database():
     """PgBouncer and the worker are within max_connections, and the comment's sum is right."""
-    budget = compute_budget(Options(paths=(INFRA / "compose.yaml",)))
+    budget = compute_budget(Options(paths=(INFRA / "compose.yaml",))).only
     assert budget.verdict == "fits"
     assert not budget.overloads
     assert found_sum(budget) == written_sum(INFRA / "compose.yaml")
@@ -263,7 +263,7 @@ def test_the_pods_fit_the_database(overlay, most):
     """An overlay's ceiling is within max_connections of its environment, as its comment says."""
     folder = INFRA / "kubernetes"
     options = Options(paths=(folder,), environment=overlay, max_connections=most, reserve=5)
-    budget = compute_budget(options)
+    budget = compute_budget(options).only
     assert budget.verdict == "fits"
     assert not budget.overloads
     assert found_sum(budget) == written_sum(folder / "overlays" / overlay / "kustomization.yaml")

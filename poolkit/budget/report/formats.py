@@ -181,6 +181,7 @@ class Finding:
 RULES = {
     "does-not-fit": "The connection ceiling of the deployment is more than the database allows.",
     "too-many-clients": "A pooler would get more clients than it accepts.",
+    "nothing-to-count": "No service in the files connects to the database, as far as they show.",
     "unknown-number": "A number of the connection ceiling is unknown.",
     "fits": "The connection ceiling of the deployment is within what the database allows.",
 }
@@ -203,6 +204,9 @@ def findings(budget: Budget) -> Iterator[Finding]:
         yield Finding(rule="unknown-number", level="warning", text=text, where=gap.location)
     for part in budget.unread:
         yield Finding(rule="unknown-number", level="warning", text=part.reason, where=part.where)
+    if budget.verdict == "nothing to count":
+        text, where = headline(budget), budget.database.where
+        yield Finding(rule="nothing-to-count", level="warning", text=text, where=where)
     if budget.verdict == "fits":
         yield Finding(rule="fits", level="note", text=headline(budget), where=budget.database.where)
 

@@ -84,6 +84,11 @@ def headline(budget: Budget) -> str:
             f"Does not fit: {at_least}{budget.known:,} connections needed, {room} available "
             f"({over:,} too many)."
         )
+    elif budget.verdict == "nothing to count":
+        text = (
+            f"Nothing to count: no service in the files connects to {database.name}, as far as they "
+            "show. Declare each service with --service NAME=POOL+OVERFLOW."
+        )
     elif budget.overloads:
         text = f"Does not fit: {overload_text(budget.overloads[0])}"
     else:

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from poolkit.budget.verdict import Budget
 
 _WIDE = 100
-_COLOURS = {"fits": "green", "does not fit": "red", "cannot be shown to fit": "yellow"}
+_COLOURS = {
+    "fits": "green",
+    "does not fit": "red",
+    "cannot be shown to fit": "yellow",
+    "nothing to count": "yellow",
+}
 
 
 def print_budget(budget: Budget, console: Console) -> None:
