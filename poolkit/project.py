@@ -26,7 +26,7 @@ from poolkit.errors import ConfigurationError
 
 OWN_FILE = "poolkit.toml"
 SHARED_FILE = "pyproject.toml"
-_OTHER_KEYS = ("drill", "migrations", "package", "targets", "thresholds")
+_OTHER_KEYS = ("budget", "drill", "migrations", "package", "targets", "thresholds")
 """Keys whose readers check them."""
 
 Rule: TypeAlias = tuple[Callable[[Any], bool], str]

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poolkit.budget.answers import read_answers
 from poolkit.budget.files import of_environment, read_files
 from poolkit.budget.instance_classes import (
     RDS_RESERVED,
@@ -22,6 +23,7 @@ from poolkit.budget.read.parameters import Environment, find_environment
 from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
 from poolkit.budget.verdict import EXIT_STATUS, Budget, Budgets
 from poolkit.errors import BudgetError
+from poolkit.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +111,13 @@ def _databases(found: Sequence[Database], options: Options) -> list[Database]:
         BudgetError: the named database does not exist, or a limit is given for one of several.
     """
     databases = [each for each in found if options.database in ("", each.name)]
+    origin = f"{options.answers.origin} databases"
+    for number, each in enumerate(databases):
+        if each.name in options.answers.databases:
+            limit = known(options.answers.databases[each.name], f"{origin}.{each.name}")
+            databases[number] = dataclasses.replace(
+                each, max_connections=limit, formula="", lowest=None, highest=None, carried=None
+            )
     if options.database and not databases:
         listed = ", ".join(each.name for each in found) or "none"
         raise BudgetError(
@@ -215,6 +224,7 @@ def budget_text(budget: Budget, form: str, *, status: int) -> str:
 
 def run(options: Options, form: str, check: Path | None) -> int:
     """Print the budget in one of the forms and return the exit status."""
+    options = dataclasses.replace(options, answers=read_answers(Project.find()))
     budgets = compute_budget(options)
     status = budgets.exit_status(allow_unknown=options.allow_unknown)
     peaks: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ from poolkit.budget.read.parameters import read_parameters
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from poolkit.budget.files import Files
     from poolkit.budget.model import (
@@ -86,6 +86,12 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         TemplateError: a file is wrong; the message names the line.
     """
     given, assignments = read_parameters(options.parameters), read_assignments(options.services)
+    answers = options.answers
+    for name, text in answers.services.items():
+        ((_, answer),) = read_assignments([f"{name}={text}"]).items()
+        answer = dataclasses.replace(answer, text=f"{answers.origin} services.{name}")
+        assignments.setdefault(name, answer)
+    ignored = {*options.ignored, *answers.ignore}
     described = (
         describe_templates(files.templates, environment, given),
         describe_manifests(files.kubernetes, environment.name),
@@ -99,14 +105,16 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
     poolers += [pgbouncer(w, options.pgbouncer_pools) for w in workloads if is_pgbouncer(w)]
     clients = [each for each in workloads if not is_pgbouncer(each) and not is_postgres(each)]
     names = {each.name for each in workloads} | {each.name for each in databases}
-    for name in (*assignments, *options.ignored):
-        # Without files, each service stands on the command line only.
-        if name not in names and (workloads or name not in assignments):
+    for name in (*assignments, *ignored):
+        # An answer is for every run, and this one may be about other files. Without files, each
+        # service stands on the command line only.
+        is_answer = name in answers.services or name in answers.ignore
+        if name not in names and not is_answer and (workloads or name not in assignments):
             listed = ", ".join(sorted(names)) or "none"
             raise BudgetError(f"there is no service {name!r} in the templates; there are: {listed}")
-    databases = [each for each in databases if each.name not in options.ignored]
+    databases = [each for each in databases if each.name not in ignored]
     servers = _Servers(poolers, databases, described)
-    counted, not_counted = _counted(clients, assignments, options, servers)
+    counted, not_counted = _counted(clients, assignments, ignored, options.migrations, servers)
     if not workloads:
         counted = [Client(service=_declared(*each)) for each in assignments.items()]
     return Inventory(
@@ -160,7 +168,8 @@ class _Sign(NamedTuple):
 def _counted(
     clients: Sequence[Workload],
     assignments: Mapping[str, Assignment],
-    options: Options,
+    ignored: Collection[str],
+    most_migrations: int,
     servers: _Servers,
 ) -> tuple[list[Client], list[NotCounted]]:
     """Return the workloads that count, and the others with the reason."""
@@ -174,8 +183,8 @@ def _counted(
         is_open = bool(workload.unread_variables or workload.hidden_variables)
         other = is_no_client(workload)
         reason = ""
-        if workload.name in options.ignored:
-            reason = "left out by --ignore"
+        if workload.name in ignored:
+            reason = "left out by --ignore, or by ignore of the project"
         elif assignment is not None:
             pass
         elif workload.unit == "init container":
@@ -186,7 +195,7 @@ def _counted(
             reason = "no service runs it; migrations are counted apart"
         elif not signs and not is_open:
             reason = "no sign of a database; if it uses one, count it with --service"
-        elif is_migration(workload) and migrations < options.migrations:
+        elif is_migration(workload) and migrations < most_migrations:
             migrations += 1
             reason = "it is the migration, which is counted as such"
         if reason:

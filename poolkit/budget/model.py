@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from poolkit.errors import BudgetError
 
@@ -403,6 +403,25 @@ class Service:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The project's `[tool.poolkit.budget]`: what files do not show, kept for every run.
+
+    Unlike an option, an answer may be about something that these files do not have.
+    """
+
+    origin: str = ""
+    services: Mapping[str, str] = field(default_factory=dict)
+    """POOL+OVERFLOW[xPROCESSES][@INSTANCES] by service."""
+    ignore: tuple[str, ...] = ()
+    databases: Mapping[str, int] = field(default_factory=dict)
+    """max_connections by database."""
+    classes: Mapping[str, int] = field(default_factory=dict)
+    """max_connections by instance class."""
+    software: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What an image runs, by its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of the command line; docs/budget.md explains each."""
 
@@ -422,6 +441,7 @@ class Options:
     reserve: int | None = None
     pgbouncer_pools: int | None = None
     allow_unknown: bool = False
+    answers: Answers = field(default_factory=Answers)
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers.

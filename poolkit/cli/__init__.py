@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import io
 import sys
+import traceback
 from pathlib import Path
 
 from poolkit.errors import DeploymentFailed, PoolkitError, how_to_install
@@ -28,6 +29,9 @@ except ModuleNotFoundError as error:
     if error.name not in ("poolkit.compare", "poolkit.local"):
         raise
     compare = drill = experiment = None  # type: ignore[assignment]
+
+FAULT = 70
+"""The exit status after an unexpected exception (sysexits.h, EX_SOFTWARE)."""
 
 _path = click.Path(path_type=Path)
 # In an argument, `ps` shows a password to every user of the machine.
@@ -71,6 +75,12 @@ class _Command(click.Group):
         except KeyboardInterrupt:
             # As a shell reports a program that SIGINT ended.
             ctx.exit(130)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception:  # noqa: BLE001  (a fault of poolkit, which must not look like a result)
+            click.echo(_shown(traceback.format_exc()), err=True)
+            click.echo("poolkit: this is a fault of poolkit; please report these lines", err=True)
+            ctx.exit(FAULT)
 
 
 @click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from poolkit.cli.extras import require
+from poolkit.errors import PoolkitError
 
 _repeatable = partial(click.option, multiple=True)
 _path = click.Path(path_type=Path)
@@ -67,11 +68,18 @@ def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
     of the database.
 
     PATHS are CloudFormation or SAM templates, Kubernetes manifests, compose files, or folders of
-    them; by default infra/. Exit status: 0 if it fits, 1 if it does not or if numbers are
-    unknown, 2 if the input is wrong.
+    them; by default infra/. Exit status: 0 if it fits, 1 if it does not, 2 if an option or a named
+    file is wrong, 3 if numbers are unknown or no service was found.
     """
     require("infra")
     from poolkit.budget.command import run  # noqa: PLC0415
     from poolkit.budget.model import Options  # noqa: PLC0415
 
-    sys.exit(run(Options(**values), form or "table", check_run))
+    options = Options(**values)
+    try:
+        status = run(options, form or "table", check_run)
+    except ValueError as error:
+        if isinstance(error, PoolkitError):
+            raise
+        raise RuntimeError("the budget cannot be computed") from error  # no fault of the input
+    sys.exit(status)

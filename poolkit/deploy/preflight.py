@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from poolkit.deploy.aws import in_plain_words
 from poolkit.deploy.package.lambda_zip import TASK_ROOT, read_manifest
 from poolkit.errors import BudgetError, DeployError, TemplateError
+from poolkit.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -170,11 +171,17 @@ def check_budget(
         TemplateError: a template is broken; file and line are named.
     """
     # A third of the time that the whole command takes to start.
+    from poolkit.budget.answers import read_answers  # noqa: PLC0415
     from poolkit.budget.command import compute_budget  # noqa: PLC0415
     from poolkit.budget.model import Options  # noqa: PLC0415
     from poolkit.budget.report.rows import headline  # noqa: PLC0415
 
-    options = Options(paths=(root / "infra",), environment=environment, overrides=parameters)
+    options = Options(
+        paths=(root / "infra",),
+        environment=environment,
+        overrides=parameters,
+        answers=read_answers(Project.find(root)),
+    )
     verdict, text = None, ""
     try:
         budget = compute_budget(options).worst
