@@ -4,11 +4,14 @@ import os
 import shutil
 import tomllib
 
+import click
 import pytest
+from click.testing import CliRunner
 from poolkit_command import ROOT, refused, run_process, succeeded
 from poolkit_command import run_here as run
 from processes import run_python
 
+from poolkit.cli import FAULT, main
 from poolkit.errors import ConfigurationError
 from poolkit.output_file import check_output_file
 
@@ -223,3 +226,13 @@ def test_a_folder_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigurationError, match=r"no permission for"):
         check_output_file("--html", tmp_path / "run.html")
+
+
+def test_an_unexpected_exception_is_no_result():
+    """It ends with the exit status of a program's own fault, and shows the traceback."""
+    group = type(main)("poolkit")
+    group.add_command(click.Command("broken", callback=lambda: {}["gone"]))
+    found = CliRunner().invoke(group, ["broken"])
+    assert found.exit_code == FAULT
+    assert "KeyError: 'gone'" in found.stderr
+    assert found.stderr.splitlines()[-1].startswith("poolkit: ")
