@@ -16,15 +16,11 @@ from poolkit.budget.cloudformation.workloads import describe_templates
 from poolkit.budget.compose.workloads import describe_compose
 from poolkit.budget.kubernetes.workloads import describe_manifests
 from poolkit.budget.model import NotCounted, Overlap, Service, known, unknown
-from poolkit.budget.own_servers import is_pgbouncer, is_postgres, pgbouncer, postgres
-from poolkit.budget.pools import (
-    is_about_database,
-    is_migration,
-    is_no_client,
-    pool,
-    read_assignments,
-)
+from poolkit.budget.own_servers import pgbouncer, postgres
+from poolkit.budget.pools import is_migration, pool, read_assignments
 from poolkit.budget.read.parameters import read_parameters
+from poolkit.budget.signs import is_about_database
+from poolkit.budget.software import is_no_client, is_pooler, is_server
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
@@ -99,11 +95,11 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
     )
     workloads = _with_unique_names(each for found in described for each in found.workloads)
     databases = [each for found in described for each in found.databases]
-    databases += [postgres(workload) for workload in workloads if is_postgres(workload)]
+    databases += [postgres(workload) for workload in workloads if is_server(workload)]
     databases = _with_unique_names(databases)
     poolers = [each for found in described for each in found.poolers]
-    poolers += [pgbouncer(w, options.pgbouncer_pools) for w in workloads if is_pgbouncer(w)]
-    clients = [each for each in workloads if not is_pgbouncer(each) and not is_postgres(each)]
+    poolers += [pgbouncer(w, options.pgbouncer_pools) for w in workloads if is_pooler(w)]
+    clients = [each for each in workloads if not is_pooler(each) and not is_server(each)]
     names = {each.name for each in workloads} | {each.name for each in databases}
     for name in (*assignments, *ignored):
         # An answer is for every run, and this one may be about other files. Without files, each

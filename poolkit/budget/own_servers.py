@@ -13,7 +13,6 @@ import re
 from typing import TYPE_CHECKING
 
 from poolkit.budget.model import Database, Pooler, Quantity, known, unknown
-from poolkit.budget.processes.command_lines import names_program
 
 if TYPE_CHECKING:
     from poolkit.budget.model import Workload
@@ -26,32 +25,11 @@ _POOL_SIZE, _RESERVE, _MOST_OF_DATABASE, _CLIENTS = (
 )
 _DEFAULTS = {_POOL_SIZE: 20, _RESERVE: 0, _MOST_OF_DATABASE: 0, _CLIENTS: 100}
 _OWN_VARIABLE = re.compile(r"PGBOUNCER_|DB_|DATABASE_URL|POSTGRESQL_|POOL_MODE|DATABASES_")
-_POSTGRES_IMAGE = re.compile(
-    r"(^|/)(postgres|postgresql|postgis|timescaledb|pgvector|spilo)[\w.-]*([:@]|$)"
-)
 _SETTING = re.compile(
     r"(?:^|[\s=]|--|-c)(max|superuser_reserved|reserved)[-_]connections(?:\s*=\s*|[ \t]+)'?([^\s'#]+)",
     re.MULTILINE,
 )
 _COMMENT = re.compile(r"#.*")
-
-
-def is_pgbouncer(workload: Workload) -> bool:
-    """Return whether a container is PgBouncer; one that runs before the others is not."""
-    image = workload.image.partition("@")[0].rpartition("/")[2]
-    is_exporter = re.search(r"pgbouncer[_-]exporter", workload.image)
-    if is_exporter or workload.unit == "init container":
-        return False
-    return "pgbouncer" in image or names_program(workload, frozenset({"pgbouncer"}))
-
-
-def is_postgres(workload: Workload) -> bool:
-    """Return whether a container is a PostgreSQL server, and not a client with the same image."""
-    if workload.unit == "init container" or is_pgbouncer(workload):
-        return False
-    return bool(_POSTGRES_IMAGE.search(workload.image)) and not names_program(
-        workload, frozenset({"psql", "pg_dump", "pg_restore", "createdb"})
-    )
 
 
 # -- PgBouncer ------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from poolkit.budget.model import Quantity, known, unknown
 from poolkit.budget.processes.command_lines import processes
+from poolkit.budget.signs import uses_database
 from poolkit.config.settings import preset_from_environ
 from poolkit.errors import BudgetError, ConfigurationError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from poolkit.budget.model import Variable, Workload
+    from poolkit.budget.model import Workload
     from poolkit.config.presets import EnginePreset
 
 _ASSIGNMENT = re.compile(
@@ -27,17 +28,6 @@ _DECISIVE = (
     "POOLKIT_POOL_SIZE",
     "POOLKIT_MAX_OVERFLOW",
 )
-_DATABASE_NAME = re.compile(
-    r"(^|_)(DATABASE|DB|PG|POSTGRES|POSTGRESQL|RDS|SQLALCHEMY|MYSQL|MARIADB)(_|$)"
-    r"|^PG(HOST|HOSTADDR|PORT|USER|DATABASE|PASSWORD|SERVICE)$|^DATABASES?$|_DSN$|^POOLKIT_TARGET$"
-)
-# A URL with any driver, JDBC's too; libpq's and .NET's own forms.
-_DATABASE_TEXT = re.compile(
-    r"\b(postgres|postgresql|postgis|mysql|mariadb|mssql|oracle|cockroachdb|psql)(\+\w+)?://"
-    r"|\b(host|server|data source)\s*=[^;]+.*\b(dbname|database|initial catalog)\s*=",
-    re.IGNORECASE,
-)
-_OTHER_STORE = re.compile(r"REDIS|VALKEY|MONGO|DYNAMO|INFLUX|ELASTIC|CHROMA|SENTRY")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,25 +79,6 @@ def read_assignments(arguments: Iterable[str]) -> dict[str, Assignment]:
             instances=parts.get("instances"),
         )
     return found
-
-
-def uses_database(workload: Workload) -> bool:
-    """Return whether any variable of a workload is about a relational database."""
-    return any(is_about_database(name, found) for name, found in workload.variables.items())
-
-
-def is_about_database(name: str, variable: Variable) -> bool:
-    """Return whether a variable is about a relational database: by its value or its name."""
-    text = variable.partly if variable.text is None else variable.text
-    if _DATABASE_TEXT.search(text):
-        return True
-    upper = name.upper()
-    return bool(_DATABASE_NAME.search(upper)) and not _OTHER_STORE.search(upper)
-
-
-def is_no_client(workload: Workload) -> str:
-    """Return why a workload opens no connection to a database server; empty if that is unknown."""
-    return ""
 
 
 def is_migration(workload: Workload) -> bool:

@@ -12,19 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.budget.model import Quantity, known, unknown
-from poolkit.budget.processes.programs import (
-    CELERY_ONE,
-    DJANGO_ONCE,
-    FLASK_ONE,
-    NO_CONNECTION,
-    ONE_IN_CELERY,
-    ONE_PROCESS,
-    RQ_POOL,
-    SERVERS,
-    SHELLS,
-    WAITERS,
-    WRAPPERS,
-)
+from poolkit.budget.processes.programs import PROGRAMS, SERVERS, WRAPPERS
 from poolkit.budget.processes.shell_scripts import Script, Words, read_script
 
 if TYPE_CHECKING:
@@ -38,7 +26,11 @@ _PYTHON = re.compile(r"python[\d.]*|pypy[\d.]*")
 _MORE_OPTIONS = re.compile(r"\$\{?\w*(OPT|ARG|FLAG|PARAM|EXTRA)|\$[@*]")
 _APPLICATION = re.compile(r"\$\{?\w*(APP|MODULE)")
 _TAKES_NO_VALUE = frozenset({"--preload", "--reload", "--proxy-headers", "--factory", "--master"})
-_KNOWN = {*SERVERS, *ONE_PROCESS, *NO_CONNECTION, *SHELLS, "python", "rq", "flask", "django-admin"}
+_KNOWN = {
+    *SERVERS,
+    *(PROGRAMS["one_process"] | PROGRAMS["no_connection"] | PROGRAMS["shells"]),
+    *("python", "flask", "django-admin"),
+}
 _NUMBERS = {"GUNICORN_CMD_ARGS", *(name for each in SERVERS.values() for name in each.variables)}
 
 
@@ -83,6 +75,11 @@ def processes(workload: Workload) -> ProcessCount:
     together = sum(each.number.value or 0 for each in started)
     origin = f"{workload.command_origin}: all programs together"
     return ProcessCount(known(max(1, together), origin, workload.where))
+
+
+def started_program(workload: Workload) -> str:
+    """Return the program that a command line starts in the end; empty if the image decides."""
+    return _unwrap([_expanded(word, workload) for word in workload.command or ()])[0]
 
 
 def names_program(workload: Workload, programs: Collection[str]) -> bool:
@@ -139,7 +136,7 @@ def _without_shells(script: Script | None, workload: Workload) -> Script | None:
             inner: Script | None = Script([words])
             flags = [n for n, word in enumerate(rest) if re.fullmatch(r"-[a-z]*c", word)]
             # Without -c it is a script in the image, which cannot be read.
-            if program in SHELLS and flags and flags[0] + 1 < len(rest):
+            if program in PROGRAMS["shells"] and flags and flags[0] + 1 < len(rest):
                 text = _expanded(rest[flags[0] + 1], workload)
                 inner = _without_shells(read_script(text), workload)
             if inner is None:
@@ -171,7 +168,7 @@ def _unwrap(words: Sequence[str]) -> tuple[str, Sequence[str]]:
         after = words.index("--") + 1 if "--" in words else 1
         is_script = words[0].endswith(".sh") or "entrypoint" in words[0] or after > 1
         inner = _program(words[after]) if is_script and after < len(words) else ""
-        if inner in {*SERVERS, *SHELLS, *WRAPPERS, "python"}:
+        if inner in {*SERVERS, *PROGRAMS["shells"], *WRAPPERS, "python"}:
             return _unwrap(words[after:])
         return program, words[1:]
     if program == "python" and "-m" in words[1:-1]:
@@ -203,22 +200,20 @@ def _of_command(words: Words, workload: Workload) -> ProcessCount:
         # The command line itself sets a variable that servers read.
         return _unclear(workload, words)
     server = SERVERS.get(module)
-    if module == "rq" and "worker-pool" in arguments:
-        server = RQ_POOL
-    if server is not None:
+    if server is not None and (module != "rq" or "worker-pool" in arguments):
         return _of_server(server, arguments, workload)
     origin = workload.command_origin
-    waits = program in WAITERS and "--" not in arguments
-    if program in NO_CONNECTION or waits or not _without_assignments(words):
+    waits = program in PROGRAMS["waiters"] and "--" not in arguments
+    if program in PROGRAMS["no_connection"] or waits or not _without_assignments(words):
         return ProcessCount(known(0, f"{origin}: {program} keeps no connection", workload.where))
     is_django = module == "django-admin"
     if program == "python" and arguments and _program(arguments[0]) == "manage.py":
         is_django, arguments = True, arguments[1:]
     if (
-        module in ONE_PROCESS
+        module in PROGRAMS["one_process"]
         or (module == "rq" and "worker" in arguments)
-        or (module == "flask" and FLASK_ONE & set(arguments))
-        or (is_django and arguments and arguments[0] in DJANGO_ONCE)
+        or (module == "flask" and PROGRAMS["flask_one"] & set(arguments))
+        or (is_django and arguments and arguments[0] in PROGRAMS["django_once"])
     ):
         count = known(1, f"{origin}: {module} is one process", workload.where)
         return ProcessCount(count, is_single=True)
@@ -242,10 +237,10 @@ def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> 
     origin = workload.command_origin
     if "multi" in arguments:
         return _unclear(workload, ["celery", "multi"])
-    if "worker" not in arguments and CELERY_ONE & set(arguments):
+    if "worker" not in arguments and PROGRAMS["celery_one"] & set(arguments):
         count = known(1, f"{origin}: this Celery command is one process", workload.where)
         return ProcessCount(count, is_single=True)
-    is_single = _option(arguments, ("--pool", "-P")) in ONE_IN_CELERY
+    is_single = _option(arguments, ("--pool", "-P")) in PROGRAMS["one_in_celery"]
     if is_single:
         count = known(1, f"{origin}: this Celery pool is one process", workload.where)
     elif (scale := _option(arguments, ("--autoscale",))) is not None:
