@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.answers import read_answers
 from poolkit.budget.files import of_environment, read_files
-from poolkit.budget.instance_classes import (
-    RDS_RESERVED,
-    SUPERUSER_RESERVED,
-    class_formula,
-    memory_gib,
-    nominal_connections,
-    planned_connections,
-)
 from poolkit.budget.inventory import take_inventory
+from poolkit.budget.limits import class_limit, reserve, with_classes
 from poolkit.budget.model import Database, NotCounted, Options, known, unknown
 from poolkit.budget.read.parameters import Environment, find_environment
 from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
@@ -110,7 +103,11 @@ def _databases(found: Sequence[Database], options: Options) -> list[Database]:
     Raises:
         BudgetError: the named database does not exist, or a limit is given for one of several.
     """
-    databases = [each for each in found if options.database in ("", each.name)]
+    databases = [
+        with_classes(each, options.answers.classes)
+        for each in found
+        if options.database in ("", each.name)
+    ]
     origin = f"{options.answers.origin} databases"
     for number, each in enumerate(databases):
         if each.name in options.answers.databases:
@@ -159,11 +156,11 @@ def _databases(found: Sequence[Database], options: Options) -> list[Database]:
     return databases
 
 
-_DEFAULT_RESERVE = f"{SUPERUSER_RESERVED} superuser_reserved_connections"
+_DEFAULT_RESERVE = reserve("postgres").origin
 
 
 def _as_given(**limits: Any) -> Database:
-    reserved = known(SUPERUSER_RESERVED, _DEFAULT_RESERVE)
+    reserved = reserve("postgres")
     return Database(
         **{"name": "as given", "kind": "PostgreSQL", "where": None, "reserved": reserved, **limits}
     )
@@ -191,18 +188,9 @@ def _given_limit(options: Options) -> Database | None:
         )
     if options.max_connections is not None:
         return _as_given(max_connections=known(options.max_connections, "--max-connections"))
-    if instance_class := options.instance_class:
-        gib = memory_gib(instance_class)
-        return _as_given(
-            max_connections=known(planned_connections(gib), f"--instance-class {instance_class}"),
-            formula=class_formula(instance_class, gib),
-            instance_class=instance_class,
-            highest=nominal_connections(gib),
-            reserved=known(
-                SUPERUSER_RESERVED + RDS_RESERVED,
-                f"{_DEFAULT_RESERVE} + {RDS_RESERVED} rds.rds_superuser_reserved_connections",
-            ),
-        )
+    if options.instance_class:
+        given = _as_given(**vars(class_limit("postgres", options.instance_class)))
+        return with_classes(given, options.answers.classes)
     return None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from poolkit.budget.instance_classes import smallest_class
+from poolkit.budget.limits import smallest_class
 from poolkit.budget.model import Overlap, Pooler, known
 
 if TYPE_CHECKING:

@@ -52,7 +52,6 @@ NUMBER = "app.yaml:6: ReservedConcurrentExecutions must "
             function(target="lamda"),
             "Fn: POOLKIT_TARGET: target 'lamda' is unknown (did you mean 'lambda'?)",
         ),
-        (RESOURCES + DATABASE % "db.q9.huge", "app.yaml:5: instance class 'db.q9.huge' is unknown"),
         (HEAD + "Resources: &a\n  B: *a\n", "names a value that contains it"),
     ],
 )

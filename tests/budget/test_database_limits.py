@@ -1,23 +1,33 @@
-"""max_connections of classes, ACU, parameter groups and a real server."""
+"""max_connections of classes, tiers, SKUs, ACU, parameter groups and a real server."""
 
 import gzip
 import json
+import tomllib
 from pathlib import Path
 
 import moto
 import pytest
 
-from poolkit.budget.instance_classes import (
-    memory_gib,
-    nominal_connections,
-    planned_connections,
-    serverless_connections,
+from poolkit.budget.cloudformation.workloads import describe_templates
+from poolkit.budget.files import read_files
+from poolkit.budget.limits import (
+    azure_limit,
+    class_limit,
+    class_line,
+    class_size,
+    cloud_sql_limit,
+    evaluated,
+    server_limit,
+    serverless_limit,
     smallest_class,
 )
+from poolkit.budget.model import Answers
+from poolkit.budget.read.parameters import Environment
 from poolkit.budget.report.rows import headline
 from poolkit.budget.suggestions import applied, suggestions
-from poolkit.errors import BudgetError
+from poolkit.budget.tables import table
 
+SCALING = "ServerlessV2ScalingConfiguration"
 CLUSTER = """
 AWSTemplateFormatVersion: '2010-09-09'
 Resources:
@@ -39,54 +49,187 @@ Resources:
 
 
 @pytest.mark.parametrize(
-    ("name", "gib", "nominal", "planned"),
+    ("name", "gib", "vcpus", "bounds"),
     [
-        ("db.t4g.micro", 1, 112, 83),
-        ("db.t4g.small", 2, 225, 189),
-        ("db.t4g.medium", 4, 450, 400),
-        ("db.m7g.large", 8, 901, 823),
-        ("db.r6g.large", 16, 1802, 1669),
-        ("db.r4.large", 15.25, 1717, 1589),
-        ("db.m7g.2xlarge", 32, 3604, 3360),
-        ("db.r7g.2xlarge", 64, 5000, 5000),
-        ("db.r8g.48xlarge", 1536, 5000, 5000),
+        ("db.t4g.medium", 4, 2, (368, 400, 450)),
+        ("db.m7g.large", 8, 2, (757, 823, 901)),
+        ("db.r6g.large", 16, 2, (1535, 1669, 1802)),
+        ("db.m7g.2xlarge", 32, 8, (3091, 3360, 3604)),
+        ("db.r7g.2xlarge", 64, 8, (None, 5000, None)),
+        ("db.r8g.48xlarge", 1536, 192, (None, 5000, None)),
     ],
 )
-def test_a_class_gives_less_than_its_whole_memory(name, gib, nominal, planned):
-    """The formula's results for all of the memory, and for what RDS leaves of it."""
-    assert memory_gib(name) == gib
-    assert (nominal_connections(gib), planned_connections(gib)) == (nominal, planned)
+def test_a_class_gives_less_than_its_whole_memory(name, gib, vcpus, bounds):
+    """The estimate has bounds: what the whole memory gives, and 8 % less than the estimate."""
+    limit = class_limit("postgres", name)
+    assert class_size(name) == (gib, vcpus)
+    assert (limit.lowest, limit.max_connections.value, limit.highest) == bounds
+    assert limit.vcpus == vcpus
 
 
-def test_memory_agrees_with_the_ec2_types_of_the_same_name():
-    """Every class of the table has the memory of its EC2 type."""
+def test_a_measured_value_wins_over_the_formula():
+    """It is exact on the version that it was measured on, and an estimate on others."""
+    same, other = (class_limit("postgres", "db.t4g.small", each) for each in ("18.6", "17.2"))
+    assert (same.lowest, same.max_connections.value, same.highest) == (None, 181, None)
+    assert (other.lowest, other.max_connections.value, other.highest) == (166, 181, 225)
+    assert "flashcards" in same.formula
+
+
+def test_every_measured_value_is_within_the_stated_error():
+    """Otherwise a budget could fit by the formula, and not on the server."""
+    for row in table("instance_classes")["measured"]:
+        gib = class_size(row["class"]).gib
+        formulas, memory = (
+            table("instance_classes")["formulas"],
+            table("instance_classes")["memory"],
+        )
+        usable = gib * memory["share"] * 2**30 - memory["fixed_bytes"]
+        lowest = evaluated(formulas[row["engine"]], usable * (1 - memory["error"]))
+        highest = evaluated(formulas[row["engine"]], gib * 2**30)
+        assert lowest <= row["max_connections"] <= highest, row
+
+
+def test_sizes_agree_with_the_ec2_types_of_the_same_name():
+    """Every class of the table has the memory and the processors of its EC2 type."""
     file = Path(moto.__file__).parent / "ec2" / "resources" / "instance_types.json.gz"
     types = json.loads(gzip.decompress(file.read_bytes()))
     compared = 0
     for name, found in types.items():
-        if "metal" in name or "nano" in name or "6xlarge" in name or "3xlarge" in name:
+        size = class_size(f"db.{name}")
+        # RDS documents 15.25 GiB for db.r3.large, and EC2 reports 15.
+        if size is None or name == "r3.large":
             continue
-        try:
-            gib = memory_gib(f"db.{name}")
-        except BudgetError:
-            continue
-        assert gib == found["MemoryInfo"]["SizeInMiB"] / 1024, name
+        own = (found["MemoryInfo"]["SizeInMiB"] / 1024, found["VCpuInfo"]["DefaultVCpus"])
+        assert size == own, name
         compared += 1
-    assert compared > 200
+    assert compared > 300
 
 
-def test_an_acu_range_gives_what_aws_publishes():
-    """The published numbers, interpolated between them, and never more than 5,000."""
-    published = {1: 189, 4: 823, 8: 1669, 16: 3360, 32: 5000, 256: 5000}
-    assert {acu: serverless_connections(acu) for acu in published} == published
-    assert 189 < serverless_connections(2) < 823
+@pytest.mark.parametrize(
+    ("engine", "name", "connections"),
+    [
+        # {DBInstanceClassMemory/12582880}, at most 16,000.
+        ("mysql", "db.t3.micro", (58, 63, 85)),
+        ("mariadb", "db.m5.large", (573, 623, 682)),
+        ("mysql", "db.r5.8xlarge", (None, 16000, None)),
+        # The published table of Aurora MySQL.
+        ("aurora-mysql", "db.t3.small", (None, 45, None)),
+        ("aurora-mysql", "db.t3.medium", (None, 90, None)),
+        ("aurora-mysql", "db.t4g.large", (None, 135, None)),
+        ("aurora-mysql", "db.r4.large", (None, 1000, None)),
+        ("aurora-mysql", "db.r6g.2xlarge", (None, 3000, None)),
+        ("aurora-mysql", "db.r5.12xlarge", (None, 6000, None)),
+        ("aurora-mysql", "db.r5.16xlarge", (None, 6000, None)),
+        ("aurora-mysql", "db.r6i.32xlarge", (None, 7000, None)),
+        ("aurora-mysql", "db.r8g.48xlarge", (None, 8000, None)),
+        ("aurora-mysql", "db.x2g.12xlarge", (None, 7000, None)),
+    ],
+)
+def test_mysql_and_mariadb_have_limits_of_their_own(engine, name, connections):
+    """One connection is kept for an administrator."""
+    limit = class_limit(engine, name)
+    assert (limit.lowest, limit.max_connections.value, limit.highest) == connections
+    assert (limit.engine, limit.reserved.value) == ("mysql", 1)
+
+
+@pytest.mark.parametrize(
+    ("engine", "published"),
+    [
+        ("aurora-postgresql", {1: 189, 4: 823, 8: 1669, 16: 3360, 32: 5000, 256: 5000}),
+        ("aurora-mysql", {1: 90, 4: 135, 8: 1000, 16: 2000, 32: 3000, 64: 4000, 128: 5000}),
+    ],
+)
+def test_an_acu_range_gives_what_aws_publishes(engine, published):
+    """The published numbers are exact; between them stands an estimate with bounds."""
+    limits = {acu: serverless_limit(engine, 1, acu, None) for acu in published}
+    assert {acu: each.max_connections.value for acu, each in limits.items()} == published
+    assert {each.lowest for each in limits.values()} == {None}
+    between = serverless_limit("aurora-postgresql", 1, 2, None)
+    assert (between.lowest, between.max_connections.value, between.highest) == (368, 400, 450)
 
 
 def test_the_smallest_class_of_a_family_is_found():
-    """None if no class has enough connections."""
+    """It has enough in the worst case; None if no class has."""
     assert smallest_class("db.t4g.micro", 609) == "db.t4g.large"
     assert smallest_class("db.m7g.large", 3000) == "db.m7g.2xlarge"
+    assert smallest_class("db.m7g.large", 3200) == "db.m7g.4xlarge"
     assert smallest_class("db.m7g.large", 6000) is None
+
+
+@pytest.mark.parametrize(
+    ("tier", "connections", "vcpus"),
+    [
+        ("db-f1-micro", 25, 1),
+        ("db-g1-small", 50, 1),
+        ("db-custom-1-3840", 100, 1),
+        ("db-custom-2-7680", 400, 2),
+        ("db-custom-N4-4-32768", 600, 4),
+        ("db-n1-standard-4", 500, 4),
+        ("db-perf-optimized-N-8", 800, 8),
+        ("db-perf-optimized-N-128", 1000, 128),
+        ("db-new-series-9", None, None),
+    ],
+)
+def test_cloud_sql_goes_by_the_memory_of_its_tier(tier, connections, vcpus):
+    """PostgreSQL's documented defaults; a flag wins, also where the tier is unknown."""
+    limit = cloud_sql_limit("POSTGRES_17", tier, {})
+    assert (limit.max_connections.value, limit.reserved.value) == (connections, 3)
+    assert limit.vcpus == vcpus
+    flagged = cloud_sql_limit("POSTGRES_17", tier, {"max_connections": "300"})
+    assert flagged.max_connections.value == 300
+
+
+@pytest.mark.parametrize("value", [None, "many", "0", "300000"])
+def test_a_flag_that_is_unknown_or_refused_is_no_number(value):
+    """Then the default does not hold either."""
+    limit = cloud_sql_limit("POSTGRES_17", "db-f1-micro", {"max_connections": value})
+    assert limit.max_connections.value is None
+    assert "max_connections" in limit.max_connections.reason
+
+
+def test_mysql_on_cloud_sql_has_no_documented_default():
+    """Only its flag says how many connections it accepts."""
+    limit = cloud_sql_limit("MYSQL_8_4", "db-custom-2-7680", {})
+    assert (limit.engine, limit.max_connections.value) == ("mysql", None)
+    assert "--max-connections" in limit.max_connections.reason
+
+
+@pytest.mark.parametrize(
+    ("engine", "sku", "connections", "reserved"),
+    [
+        ("postgres", "B_Standard_B1ms", 50, 15),
+        ("postgres", "GP_Standard_D2ds_v5", 859, 15),
+        ("postgres", "Standard_D8s_v3", 3437, 15),
+        ("postgres", "MO_Standard_E8ads_v5", 5000, 15),
+        ("postgres", "B_Standard_B2ats_v2", None, 15),
+        ("mysql", "B_Standard_B1s", 85, 1),
+        ("mysql", "GP_Standard_D4ads_v5", 1365, 1),
+        ("mysql", "MO_Standard_E64ds_v4", 43008, 1),
+    ],
+)
+def test_azure_goes_by_its_sku(engine, sku, connections, reserved):
+    """The documented defaults; a size of another series is unknown."""
+    limit = azure_limit(engine, sku, {})
+    assert (limit.max_connections.value, limit.reserved.value) == (connections, reserved)
+    assert azure_limit(engine, sku, {"max_connections": 70}).max_connections.value == 70
+
+
+@pytest.mark.parametrize(
+    ("engine", "limits"), [("postgres", (100, 3)), ("mysql", (151, 1)), ("mariadb", (151, 1))]
+)
+def test_a_server_has_the_defaults_of_its_software(engine, limits):
+    """PostgreSQL 100, MySQL and MariaDB 151."""
+    limit = server_limit(engine)
+    assert (limit.max_connections.value, limit.reserved.value) == limits
+
+
+def test_a_measured_class_is_printed_as_toml():
+    """The lines can be pasted into pyproject.toml and into the table as they are."""
+    found = tomllib.loads(class_line("db.m7g.large", "postgres", "18.6", 812, "2026-11-28"))
+    assert found["tool"]["poolkit"]["budget"]["classes"] == {"db.m7g.large": 812}
+    (row,) = found["measured"]
+    assert set(row) == {"class", "engine", "version", "max_connections", "date", "source"}
+    assert row["max_connections"] == 812
 
 
 @pytest.mark.parametrize(
@@ -100,7 +243,7 @@ def test_the_smallest_class_of_a_family_is_found():
 )
 def test_aurora_serverless_goes_by_its_maximum(folder, scaling, connections):
     """A minimum of 0 or 0.5 ACU caps it at 2,000."""
-    scaled = f"ServerlessV2ScalingConfiguration: {scaling}"
+    scaled = f"{SCALING}: {scaling}"
     folder.write("db.yaml", CLUSTER % (scaled, *["db.serverless"] * 2, 10))
     budget = folder.budget()
     assert (budget.max_connections, budget.available) == (connections, connections - 5)
@@ -223,20 +366,112 @@ def test_an_instance_class_without_a_value_is_unknown(folder):
     assert (budget.max_connections, budget.verdict) == (None, "cannot be shown to fit")
 
 
+def one_database(folder, *properties):
+    """Write a template with one RDS instance, and return its name."""
+    listed = "".join(f"      {each}\n" for each in properties)
+    text = "Parameters: {Kind: {Type: String}}\nResources:\n  Db:\n    Type: AWS::RDS::DBInstance\n"
+    return folder.write("db.yaml", f"{text}    Properties:\n{listed}")
+
+
 @pytest.mark.parametrize(
-    ("engine", "reason"),
-    [("!Ref Kind", "parameter Kind has no value"), ("mysql", "engine mysql is not PostgreSQL")],
+    ("properties", "reason"),
+    [
+        (["Engine: !Ref Kind", "DBInstanceClass: db.m7g.large"], "parameter Kind has no value"),
+        (["Engine: postgres", "DBInstanceClass: db.r9g.large"], "db.r9g.large"),
+        (["Engine: sqlserver-ex", "DBInstanceClass: db.m7g.large"], "engine sqlserver-ex"),
+        (["DBSnapshotIdentifier: s", "DBInstanceClass: db.m7g.large"], "its snapshot decides"),
+        (
+            ["Engine: postgres", "DBInstanceClass: db.m7g.large", "DBClusterIdentifier: c"],
+            "cluster",
+        ),
+    ],
 )
-def test_another_or_unknown_engine_has_no_limit(folder, engine, reason):
-    """The formula and the reserves are PostgreSQL's."""
-    database = f"{{Engine: {engine}, DBInstanceClass: db.m7g.large}}"
-    folder.write(
-        "db.yaml",
-        "Parameters: {Kind: {Type: String}}\n"
-        f"Resources:\n  Db: {{Type: 'AWS::RDS::DBInstance', Properties: {database}}}\n",
-    )
+def test_a_limit_without_a_rule_is_unknown(folder, properties, reason):
+    """The reason says what is missing, and --max-connections answers it."""
+    one_database(folder, *properties)
     (gap,) = folder.budget().gaps
     assert (gap.number, reason in gap.reason) == ("max_connections", True)
+    assert "Unknown(" not in gap.reason
+    assert folder.budget(max_connections=100).gaps == ()
+
+
+def test_a_declared_class_wins_over_the_tables(folder):
+    """`[tool.poolkit.budget.classes]` also gives a class that no table has."""
+    for name in ("db.r9g.large", "db.m7g.large"):
+        one_database(folder, "Engine: postgres", f"DBInstanceClass: {name}")
+        budget = folder.budget(answers=Answers(classes={name: 700}))
+        assert (budget.max_connections, budget.database.bounds) == (700, (695, 695))
+
+
+def test_a_read_replica_is_no_database(folder):
+    """Its limit and its clients are its own."""
+    one_database(folder, "Engine: postgres", "DBInstanceClass: db.m7g.large")
+    folder.write(
+        "replica.yaml",
+        "Resources:\n  Copy:\n    Type: AWS::RDS::DBInstance\n"
+        "    Properties: {SourceDBInstanceIdentifier: db, DBInstanceClass: db.t4g.micro}\n",
+    )
+    assert [each.database.name for each in folder.budgets().each] == ["Db"]
+
+
+def test_aurora_serverless_v1_has_no_fixed_limit(folder):
+    """Its max_connections changes with its capacity."""
+    folder.write(
+        "db.yaml",
+        "Resources:\n  Db:\n    Type: AWS::RDS::DBCluster\n    Properties:\n"
+        "      Engine: aurora-postgresql\n      EngineMode: serverless\n"
+        "      ScalingConfiguration: {MinCapacity: 2, MaxCapacity: 8}\n",
+    )
+    (gap,) = folder.budget().gaps
+    assert "Serverless v1" in gap.reason
+
+
+@pytest.mark.parametrize("scaling", ["{MinCapacity: 4, MaxCapacity: 2}", "{MaxCapacity: many}"])
+def test_an_impossible_acu_range_is_unknown(folder, scaling):
+    """The reason names the line."""
+    file = folder.write("db.yaml", CLUSTER % (f"{SCALING}: {scaling}", *["db.serverless"] * 2, 10))
+    (gap,) = folder.budget().gaps
+    assert str(file) in gap.reason
+
+
+@pytest.mark.parametrize("most", ["0", "999999999", "a lot", "-5"])
+def test_a_parameter_that_the_server_refuses_is_unknown(folder, most):
+    """It is no number to calculate with, and no reason to stop."""
+    folder.write("db.yaml", INSTANCE % ("!Ref Group", f'max_connections: "{most}"'))
+    budget = folder.budget()
+    assert (budget.max_connections, budget.verdict) == (None, "cannot be shown to fit")
+
+
+PROXIES = """
+Resources:
+  A: {Type: "AWS::RDS::DBInstance", Properties: {Engine: postgres, DBInstanceClass: db.m7g.large}}
+  B:
+    Type: AWS::RDS::DBCluster
+    Properties: {Engine: aurora-postgresql, DBClusterIdentifier: b}
+  ToA: {Type: "AWS::RDS::DBProxy", Properties: {DBProxyName: a, EngineFamily: POSTGRESQL}}
+  ToB: {Type: "AWS::RDS::DBProxy", Properties: {DBProxyName: b, EngineFamily: POSTGRESQL}}
+  Alone: {Type: "AWS::RDS::DBProxy", Properties: {DBProxyName: c, EngineFamily: POSTGRESQL}}
+  GroupA:
+    Type: AWS::RDS::DBProxyTargetGroup
+    Properties: {DBProxyName: !Ref ToA, TargetGroupName: default, DBInstanceIdentifiers: [!Ref A]}
+  GroupB:
+    Type: AWS::RDS::DBProxyTargetGroup
+    Properties: {DBProxyName: b, TargetGroupName: default, DBClusterIdentifiers: [b]}
+"""
+
+
+def proxies(folder):
+    """Return the RDS proxies of the folder's templates."""
+    files = read_files((folder.path,))
+    return describe_templates(files.templates, Environment(name=""), {}).poolers
+
+
+def test_a_proxy_leads_to_the_databases_of_its_target_group(folder):
+    """By reference or by name; without a target group, it is unknown which one is behind it."""
+    folder.write("db.yaml", PROXIES)
+    behind = {each.name: each.leads_to for each in proxies(folder)}
+    named = {name: [key.logical_id for key in keys] for name, keys in behind.items()}
+    assert named == {"ToA": ["A"], "ToB": ["B"], "Alone": []}
 
 
 def test_the_server_itself_is_asked(folder, postgres):

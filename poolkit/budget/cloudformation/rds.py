@@ -1,62 +1,43 @@
-"""Amazon RDS and Aurora in a stack: their max_connections, and RDS Proxy in front of them.
+"""Amazon RDS and Aurora in stacks: their max_connections, and RDS Proxy in front of them.
 
-Sources: as `instance_classes`; PostgreSQL, 19.3.1 (superuser_reserved_connections, 3;
-reserved_connections, from PostgreSQL 16); Amazon RDS User Guide, "Working with parameters on
-your RDS for PostgreSQL DB instance" (rds.rds_superuser_reserved_connections, 2);
-ConnectionPoolConfiguration (MaxConnectionsPercent, 100).
+Sources: as `limits`; PostgreSQL, 19.3.1 (reserved_connections, from PostgreSQL 16);
+ConnectionPoolConfiguration (MaxConnectionsPercent, from 1 to 100, 100 by default).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from poolkit.budget.instance_classes import (
-    BYTES_PER_CONNECTION,
-    GIB,
-    MOST_BY_FORMULA,
-    PUBLISHED_IN,
-    RDS_RESERVED,
-    SMALL_MINIMUM_CAP,
-    SUPERUSER_RESERVED,
-    class_formula,
-    memory_gib,
-    nominal_connections,
-    planned_connections,
-    serverless_connections,
+from poolkit.budget.limits import (
+    MOST,
+    RESERVES,
+    Limit,
+    class_limit,
+    class_size,
+    formula_limit,
+    serverless_limit,
+    setting,
 )
-from poolkit.budget.model import Database, Overlap, Pooler, Quantity, known, unknown
-from poolkit.budget.read.values import Reference, Unknown, references, whole_number, why_unknown
-from poolkit.errors import BudgetError, TemplateError
+from poolkit.budget.model import Database, Overlap, Pooler, known, unknown
+from poolkit.budget.read.values import Unknown, references, why_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from poolkit.budget.cloudformation.stacks import Resource, Stack
-    from poolkit.budget.model import SourceLocation
+    from poolkit.budget.model import Quantity, ResourceKey, SourceLocation
 
-_RESERVES = {
-    "superuser_reserved_connections": SUPERUSER_RESERVED,
-    "rds.rds_superuser_reserved_connections": RDS_RESERVED,
-    "reserved_connections": 0,
-}
-"""The parameters that reserve connections, and their defaults."""
-_PARAMETER_GROUPS = ("DBParameterGroupName", "DBClusterParameterGroupName")
-_MEMORY = re.compile(r"\{?\s*DBInstanceClassMemory\s*(?:([*/])\s*(\d+))?\s*\}?")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Limit:
-    """max_connections and how it was derived; the fields are those of `Database`."""
-
-    max_connections: Quantity
-    formula: str = ""
-    instance_class: str = ""
-    highest: int | None = None
-    carried: int | None = None
+_CLUSTER, _INSTANCE = "AWS::RDS::DBCluster", "AWS::RDS::DBInstance"
+_GROUPS = ("DBParameterGroupName", "DBClusterParameterGroupName")
+_IDENTIFIERS = ("DBInstanceIdentifier", "DBClusterIdentifier")
+_SOURCES = (
+    "SourceDBInstanceIdentifier",
+    "SourceDBClusterIdentifier",
+    "ReplicationSourceIdentifier",
+)
+_SCALING = "ServerlessV2ScalingConfiguration"
 
 
 class _Parameter(NamedTuple):
@@ -68,238 +49,211 @@ class _Parameter(NamedTuple):
     where: SourceLocation
 
 
-def rds_databases(stack: Stack) -> Iterator[Database]:
-    """Return the databases of a stack, without replicas and members of a cluster.
+def rds_databases(stacks: Sequence[Stack]) -> Iterator[Database]:
+    """Return the databases of some stacks; a cluster with its instances is one of them.
 
-    Raises:
-        TemplateError: a number is wrong, or an instance class is unknown.
+    A read replica is none: it has a limit and clients of its own.
     """
-    instances = list(stack.of_type("AWS::RDS::DBInstance"))
-    for cluster in stack.of_type("AWS::RDS::DBCluster"):
-        names = (cluster.get("DBClusterIdentifier"), cluster.get("DBInstanceIdentifier"))
+    servers, in_cluster = _servers(stacks), set()
+    for resource in servers:
         members = [
             each
-            for each in instances
-            for named in (each.get("DBClusterIdentifier"),)
-            if any(found.resource == cluster.key for found in references(named))
-            or (isinstance(named, str) and named in names)
+            for each in servers
+            if each is not resource and _names(each.get("DBClusterIdentifier"), resource)
         ]
-        groups = [cluster, *members]
-        kind, smallest = "Aurora", 0
-        limit: _Limit | None = None
-        is_serverless = not members or any(
-            each.get("DBInstanceClass") == "db.serverless" for each in members
-        )
-        if cluster.get("ServerlessV2ScalingConfiguration") is not None and is_serverless:
-            kind, limit = "Aurora Serverless v2", _by_acu(cluster, groups)
-        else:
-            # Any member may become the writer, so the smallest one counts. An unknown one could be
-            # the smallest.
-            own = [cluster] if cluster.get("DBClusterInstanceClass") else []
-            for each in members or own:
-                found = _by_class(each, [each, cluster])
-                value = found.max_connections.value
-                size = -1 if value is None else min(value, found.carried or value)
-                if limit is None or size < smallest:
-                    limit, smallest = found, size
-        if limit is None:
-            nothing = unknown("the cluster has no instance in the templates", cluster.where())
-            limit = _Limit(max_connections=nothing)
-        yield _database(cluster, kind, limit, members)
-    for instance in instances:
-        if not (instance.get("SourceDBInstanceIdentifier") or instance.get("DBClusterIdentifier")):
-            yield _database(instance, "RDS", _by_class(instance, [instance]), [instance])
+        if resource.key not in in_cluster and not any(map(resource.get, _SOURCES)):
+            yield _database(resource, members)
+        in_cluster |= {each.key for each in members}
 
 
-def _database(resource: Resource, kind: str, limit: _Limit, members: list[Resource]) -> Database:
-    groups = [resource, *members]
-    quantity, engine = limit.max_connections, resource.get("Engine") or "postgres"
-    if why := why_unknown(engine):
-        quantity = unknown(f"its engine is unknown: {why}", resource.where("Engine"))
-    elif "postgres" not in str(engine):
-        reason = f"engine {engine} is not PostgreSQL; give --max-connections"
-        quantity = unknown(reason, resource.where("Engine"))
-    for each, key in itertools.product(groups, _PARAMETER_GROUPS):
-        named = each.get(key)
-        is_own = isinstance(named, Reference) and named.stack == each.stack.name
-        # RDS's own groups set nothing.
-        is_default = isinstance(named, str) and named.startswith("default")
-        if named is not None and not is_own and not is_default:
-            shown = f" {named}" if isinstance(named, str) else ""
-            reason = f"the parameter group{shown} ({each.where(key)}) is not in the templates"
-            quantity = unknown(f"{reason}; give --max-connections", resource.where())
-            break
-    if isinstance(resource.present, Unknown):
-        reason = f"it is unknown whether the database exists: {resource.present.reason}"
-        quantity = unknown(reason, resource.where())
-    reserved, labels = known(0, "", resource.where()), []
-    for name, default in _RESERVES.items():
-        found = _parameter(groups, name)
-        number = known(default, "")
-        if found is not None:
-            number = whole_number(found.value, name, found.origin, found.where)
-        if number.value is None:
-            reserved = number
-            break
-        if number.value:
-            labels.append(f"{number.value} {name}{f' ({number.origin})' if number.origin else ''}")
-        both = (reserved.value or 0) + number.value
-        reserved = known(both, " + ".join(labels), resource.where())
+def _servers(stacks: Sequence[Stack]) -> list[Resource]:
+    """Return clusters and instances; clusters come first."""
+    types = (_CLUSTER, _INSTANCE)
+    return [each for kind in types for stack in stacks for each in stack.of_type(kind)]
+
+
+def _names(value: Any, resource: Resource, *properties: str) -> bool:
+    """Return whether a value is the identifier of a resource, or a reference to it."""
+    own = [resource.get(name) for name in properties or _IDENTIFIERS]
+    refers = any(each.resource == resource.key for each in references(value))
+    return refers or (isinstance(value, str) and value in own)
+
+
+def _database(resource: Resource, members: list[Resource]) -> Database:
+    """Return an instance, or a cluster with its instances."""
+    groups = [*members, resource]
+    engine = next((each.get("Engine") for each in groups if each.get("Engine")), None)
+    if engine is None:
+        # AWS wants an engine, unless a snapshot has one.
+        snapshot = resource.get("DBSnapshotIdentifier") or resource.get("SnapshotIdentifier")
+        engine = Unknown("its snapshot decides") if snapshot else "postgres"
+    # Any member may become the writer, so the smallest one counts; an unknown one may be that one.
+    limits = [_limit(each, resource, str(engine)) for each in members or [resource]]
+    limit = min(limits, key=_least)
+    reason, where = _why_unknown(resource, members, engine)
+    changes: dict[str, Any] = {"reserved": _reserved(groups, limit)}
+    if reason:
+        changes["max_connections"] = unknown(reason, where)
+    if len({each.instance_class for each in limits}) > 1:
+        changes["instance_class"] = ""
     return Database(
         name=resource.logical_id,
-        kind=kind,
+        kind="Aurora" if "aurora" in str(engine) else "RDS",
         where=resource.where(),
-        max_connections=quantity,
-        formula=limit.formula,
-        instance_class=limit.instance_class,
-        highest=limit.highest,
-        carried=limit.carried,
-        reserved=reserved,
-        resources=tuple({resource.key, *(each.key for each in members)}),
+        resources=tuple({each.key for each in groups}),
+        **vars(dataclasses.replace(limit, **changes)),
     )
+
+
+def _least(limit: Limit) -> int:
+    value = limit.max_connections.value
+    return -1 if value is None else min(value, limit.carried or value)
+
+
+def _why_unknown(
+    resource: Resource, members: list[Resource], engine: Any
+) -> tuple[str, SourceLocation]:
+    """Return the reason why the limit is unknown whatever the class is, and its line."""
+    is_cluster, where = resource.type == _CLUSTER, resource.where()
+    reason = ""
+    if isinstance(resource.present, Unknown):
+        reason = f"it is unknown whether the database exists: {resource.present.reason}"
+    elif why := why_unknown(engine):
+        reason, where = f"its engine is unknown: {why}", resource.where("Engine")
+    elif resource.get("EngineMode") == "serverless":
+        reason, where = (
+            "EngineMode serverless is Aurora Serverless v1",
+            resource.where("EngineMode"),
+        )
+        reason += ", whose limit changes with its capacity; give --max-connections"
+    elif not is_cluster and resource.get("DBClusterIdentifier"):
+        reason = "its cluster is not in the templates; give --max-connections"
+    elif is_cluster and not any(
+        [members, *map(resource.get, (_SCALING, "DBClusterInstanceClass"))]
+    ):
+        reason = "the cluster has no instance in the templates; give --max-connections"
+    if reason:
+        return reason, where
+    for each, key in itertools.product([*members, resource], _GROUPS):
+        named, line = each.get(key), each.where(key)
+        # RDS's own groups set nothing.
+        is_default = isinstance(named, str) and named.startswith("default")
+        if named is not None and not is_default and each.stack.referenced(named) is None:
+            shown = f" {named}" if isinstance(named, str) else ""
+            reason = f"the parameter group{shown} ({line}) is not in the templates"
+            return f"{reason}; give --max-connections", where
+    return "", where
 
 
 # -- parameter groups -----------------------------------------------------------------------
 
 
-def _parameter(resources: list[Resource], name: str) -> _Parameter | None:
-    """Find a parameter in the parameter groups of some resources."""
-    for resource in resources:
-        for key in _PARAMETER_GROUPS:
-            group = resource.stack.referenced(resource.get(key))
-            found = group.get("Parameters", name) if group else None
-            if group is not None and found is not None:
-                path = ("Parameters", name)
-                return _Parameter(found, group.logical_id, group.origin(*path), group.where(*path))
+def _parameter(resources: Iterable[Resource], name: str) -> _Parameter | None:
+    """Find a parameter in the parameter groups of some resources; an instance's group wins."""
+    for resource, key in itertools.product(resources, _GROUPS):
+        group = resource.stack.referenced(resource.get(key))
+        found = group.get("Parameters", name) if group else None
+        if group is not None and found is not None:
+            path = ("Parameters", name)
+            return _Parameter(found, group.logical_id, group.origin(*path), group.where(*path))
     return None
+
+
+def _reserved(groups: list[Resource], limit: Limit) -> Quantity:
+    """Return the connections that a server reserves, as the parameter groups set them."""
+    if limit.engine != "postgres":
+        return limit.reserved
+    total, labels = 0, []
+    for name, default in {**RESERVES, "reserved_connections": 0}.items():
+        number, found = known(default, ""), _parameter(groups, name)
+        if found is not None:
+            number = setting(found.value, name, found.origin, found.where)
+        if number.value is None:
+            return number
+        total += number.value
+        if number.value:
+            labels.append(f"{number} {name}{f' ({number.origin})' if number.origin else ''}")
+    return known(total, " + ".join(labels), groups[-1].where())
 
 
 # -- max_connections ------------------------------------------------------------------------
 
 
-def _by_class(instance: Resource, groups: list[Resource]) -> _Limit:
-    name = "DBInstanceClass" if instance.get("DBInstanceClass") else "DBClusterInstanceClass"
-    instance_class, where = instance.get(name), instance.where(name)
-    gib, why = None, why_unknown(instance_class) or "it has no instance class"
-    if isinstance(instance_class, str):
-        try:
-            gib = memory_gib(instance_class)
-        except BudgetError as error:
-            raise TemplateError(f"{instance.where('DBInstanceClass')}: {error}") from None
-    parameter = _parameter(groups, "max_connections")
-    if parameter is not None:
-        return _set_by_parameter(parameter, gib)
-    if gib is None:
-        return _Limit(max_connections=unknown(f"instance class: {why}", where))
-    return _Limit(
-        max_connections=known(planned_connections(gib), instance.origin(name), where),
-        formula=class_formula(instance_class, gib),
-        instance_class=instance_class,
-        highest=nominal_connections(gib),
-    )
-
-
-def _set_by_parameter(parameter: _Parameter, gib: float | None) -> _Limit:
-    text, where = str(parameter.value), parameter.where
-    carried = planned_connections(gib) if gib is not None else None
-    if "DBInstanceClassMemory" not in text:
-        number = whole_number(parameter.value, "max_connections", parameter.origin, where)
-        formula = f"Set in {parameter.group}."
-        if carried is not None and number.value is not None:
-            only = "only " if number.value > carried else ""
-            formula += f" RDS's own formula would give {only}about {carried:,} for {gib:g} GiB."
-            if only:
-                formula += " With more connections, the server may run out of memory."
-        return _Limit(max_connections=number, formula=formula, carried=carried)
-    if gib is None or carried is None:
-        reason = "max_connections is a formula of the memory, and the instance class is unknown"
-        return _Limit(max_connections=unknown(reason, where), formula=text)
-    # The same share of the memory is missing as in the default formula.
-    memory = carried * BYTES_PER_CONNECTION if gib < 64 else gib * GIB * 0.93
-    value = _evaluated(text, memory)
-    if value is None:
-        reason = f"max_connections is the formula {text!r}, which is not evaluated"
-        return _Limit(max_connections=unknown(reason, where), formula=text)
-    formula = f"{text} for about {memory / GIB:.1f} GiB."
-    return _Limit(
-        max_connections=known(value, parameter.origin, where), formula=formula, carried=carried
-    )
-
-
-def _evaluated(text: str, memory: float) -> int | None:
-    """Evaluate RDS's formulas: LEAST, GREATEST and SUM of numbers and shares of the memory."""
-    text = text.strip()
-    if match := re.fullmatch(r"(LEAST|GREATEST|SUM)\((.*)\)", text, re.IGNORECASE):
-        parts = [_evaluated(part, memory) for part in match[2].split(",")]
-        numbers = [part for part in parts if part is not None]
-        if len(numbers) < len(parts):
-            return None
-        functions: dict[str, Callable[[list[int]], int]]
-        functions = {"LEAST": min, "GREATEST": max, "SUM": sum}
-        return functions[match[1].upper()](numbers)
-    if match := _MEMORY.fullmatch(text):
-        factor = int(match[2] or 1)
-        if factor == 0:
-            return None
-        return int(memory * factor) if match[1] == "*" else int(memory // factor)
-    return int(text) if text.isdecimal() else None
-
-
-def _by_acu(cluster: Resource, groups: list[Resource]) -> _Limit:
-    section = "ServerlessV2ScalingConfiguration"
-    origin, where = cluster.origin(section, "MaxCapacity"), cluster.where(section, "MaxCapacity")
-    bounds: list[float] = []
-    for name, least in (("MaxCapacity", 1), ("MinCapacity", 0)):
-        found, own = cluster.get(section, name), cluster.where(section, name)
-        why = f"the cluster has no {name}" if found is None else why_unknown(found)
-        if why:
-            return _Limit(max_connections=unknown(why, where))
-        try:
-            bounds.append(float(found))
-        except (TypeError, ValueError):
-            raise TemplateError(f"{own}: {name} must be a number of ACU, not {found!r}") from None
-        if not least <= bounds[-1] <= 256:
-            raise TemplateError(f"{own}: {name} must be from {least} to 256 ACU, not {found}")
-    high, low = bounds
-    if low > high:
-        raise TemplateError(f"{where}: MinCapacity {low:g} is more than MaxCapacity {high:g}")
-    cap = SMALL_MINIMUM_CAP if low < 1 else MOST_BY_FORMULA
-    capped = f" A minimum of {low:g} ACU caps it at {cap:,}." if low < 1 else ""
-    parameter = _parameter(groups, "max_connections")
+def _limit(server: Resource, resource: Resource, engine: str) -> Limit:
+    """Return the limits of an instance, which may be in a cluster."""
+    named = server if server.get("DBInstanceClass") else resource
+    path: tuple[str, ...] = ("DBInstanceClass",)
+    path = path if named.get(*path) else ("DBClusterInstanceClass",)
+    found, version, gib = named.get(*path), str(resource.get("EngineVersion") or ""), None
+    if resource.get(_SCALING) and found in (None, "db.serverless"):
+        named, path = resource, (_SCALING, "MaxCapacity")
+        low, high, why = _capacity(resource)
+        limit = serverless_limit(engine, low, high, named.where(*path))
+        gib = high * 2
+    else:
+        why = why_unknown(found) or ("" if isinstance(found, str) else "it has none")
+        why = f"instance class: {why}" if why else ""
+        limit = class_limit(engine, str(found), version, named.where(*path))
+        gib = size.gib if (size := class_size(str(found))) else None
+    quantity = dataclasses.replace(limit.max_connections, origin=named.origin(*path))
+    if why:
+        gib, quantity = None, unknown(why, named.where(*path))
+    limit = dataclasses.replace(limit, max_connections=quantity)
+    # An instance's group wins over its cluster's.
+    parameter = _parameter((server, resource), "max_connections")
     if parameter is None:
-        value = min(cap, serverless_connections(high))
-        formula = f"For a maximum of {high:g} ACU ({PUBLISHED_IN}).{capped}"
-        return _Limit(max_connections=known(value, origin, where), formula=formula)
-    limit = _set_by_parameter(parameter, high * 2)
-    quantity = limit.max_connections
-    if quantity.value is not None and low < 1 and quantity.value > cap:
-        quantity = known(cap, quantity.origin, quantity.where)
-    return dataclasses.replace(limit, max_connections=quantity, formula=limit.formula + capped)
+        return limit
+    text, most = str(parameter.value), MOST.get(limit.engine, max(MOST.values()))
+    own = Limit(max_connections=quantity, reserved=limit.reserved, engine=limit.engine)
+    own = dataclasses.replace(own, formula=f"Set in {parameter.group}.")
+    if "DBInstanceClassMemory" not in text:
+        quantity = setting(parameter.value, "max_connections", *parameter[2:], most)
+    elif gib is None:
+        why = "max_connections is a formula of the memory, and the instance class is unknown"
+        quantity = unknown(why, parameter.where)
+    else:
+        own = formula_limit(engine, gib, text, parameter.where)
+        quantity = dataclasses.replace(own.max_connections, origin=parameter.origin)
+    carried = limit.max_connections.value
+    return dataclasses.replace(own, max_connections=quantity, carried=carried, vcpus=limit.vcpus)
+
+
+def _capacity(resource: Resource) -> tuple[float, float, str]:
+    """Return the least and most capacity units of a cluster, or why they are unknown."""
+    bounds = {"MinCapacity": 0.0, "MaxCapacity": 1.0}
+    for name, least in bounds.items():
+        found, where = resource.get(_SCALING, name), resource.where(_SCALING, name)
+        try:
+            bounds[name] = float(found)
+        except (TypeError, ValueError):
+            why = why_unknown(found) or f"{name} must be a number of ACU, not {found!r} ({where})"
+            return 1, 1, why
+        if not max(least, bounds["MinCapacity"]) <= bounds[name] <= 256:
+            return 1, 1, f"{name} must be from {least:g} to 256 ACU, not {found} ({where})"
+    return bounds["MinCapacity"], bounds["MaxCapacity"], ""
 
 
 # -- RDS Proxy ------------------------------------------------------------------------------
 
 
-def rds_proxies(stack: Stack) -> Iterator[Pooler]:
-    """Return the RDS proxies of a stack.
-
-    Raises:
-        TemplateError: a number is wrong.
-    """
-    for proxy in stack.of_type("AWS::RDS::DBProxy"):
+def rds_proxies(stacks: Sequence[Stack]) -> Iterator[Pooler]:
+    """Return the RDS proxies of some stacks, each with the databases of its target group."""
+    kinds = ("AWS::RDS::DBProxy", "AWS::RDS::DBProxyTargetGroup")
+    proxies, groups = ([e for stack in stacks for e in stack.of_type(kind)] for kind in kinds)
+    for proxy in proxies:
         percent = known(100, "MaxConnectionsPercent is 100 by default", proxy.where())
-        for group in stack.of_type("AWS::RDS::DBProxyTargetGroup"):
-            named = group.get("DBProxyName")
-            is_own = any(each.resource == proxy.key for each in references(named))
-            if is_own or (isinstance(named, str) and named == proxy.get("DBProxyName")):
-                path = ("ConnectionPoolConfigurationInfo", "MaxConnectionsPercent")
-                percent = group.quantity(*path, default=100, why=percent.origin)
-                if percent.value is not None and not 1 <= percent.value <= 100:
-                    where = group.where(*path)
-                    raise TemplateError(
-                        f"{where}: MaxConnectionsPercent must be from 1 to 100, not {percent}"
-                    )
-                break
+        behind: list[ResourceKey] = []
+        for group in groups:
+            if not _names(group.get("DBProxyName"), proxy, "DBProxyName"):
+                continue
+            path = ("ConnectionPoolConfigurationInfo", "MaxConnectionsPercent")
+            if (found := group.get(*path)) is not None:
+                percent = setting(found, path[1], group.origin(*path), group.where(*path), 100)
+            targets = [group.get(f"{name}s") for name in _IDENTIFIERS]
+            behind += [each.resource for each in references(targets)]
+            texts = [item for items in targets if isinstance(items, list) for item in items]
+            servers = _servers(stacks)
+            behind += [each.key for each in servers for text in texts if _names(text, each)]
         yield Pooler(
             name=proxy.logical_id,
             kind="RDS Proxy",
@@ -308,4 +262,5 @@ def rds_proxies(stack: Stack) -> Iterator[Pooler]:
             overlap=Overlap(),
             percent=percent,
             resource=proxy.key,
+            leads_to=tuple(dict.fromkeys(behind)),
         )

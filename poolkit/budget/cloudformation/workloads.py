@@ -65,7 +65,7 @@ def describe_templates(
         TemplateError: a template is wrong; the message names the line.
     """
     stacks = make_stacks(documents, environment, given)
-    each_stack = stacks.by_name.values()
+    each_stack = list(stacks.by_name.values())
     workloads: list[Workload] = []
     unread = list(stacks.unread)
     for stack in each_stack:
@@ -78,8 +78,8 @@ def describe_templates(
                 unread.append(Unread(where, f"the published application {name} is not read"))
     return Description(
         workloads=tuple(workloads),
-        poolers=tuple(each for stack in each_stack for each in rds_proxies(stack)),
-        databases=tuple(each for stack in each_stack for each in rds_databases(stack)),
+        poolers=tuple(rds_proxies(each_stack)),
+        databases=tuple(rds_databases(each_stack)),
         entry_points=frozenset(
             each.key for stack in each_stack for each in stack.of_type(*_ENTRY_POINTS)
         ),

@@ -1,0 +1,350 @@
+"""The limits of a database server, by its engine and its instance class, tier or SKU.
+
+    class_limit        Amazon RDS and Aurora, by DB instance class
+    serverless_limit   Aurora Serverless v2, by capacity units
+    cloud_sql_limit    Google Cloud SQL, by tier
+    azure_limit        Azure Database, flexible server, by SKU
+    server_limit       a server with the defaults of its software
+
+A `Limit` has the fields of `Database` of the same names: `Database(name=..., **vars(limit))`. The
+numbers stand in `tables/instance_classes.toml` and `tables/platforms.toml`, with their sources.
+
+Reserves: PostgreSQL, 19.3.1 (superuser_reserved_connections, 3); Amazon RDS User Guide, "Working
+with parameters on your RDS for PostgreSQL DB instance" (rds.rds_superuser_reserved_connections,
+2). MySQL and MariaDB accept one connection more than max_connections, from an administrator only.
+RDS's own administrator is always connected. So one is subtracted, which is on the safe side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from poolkit.budget.model import Quantity, known, unknown
+from poolkit.budget.read.values import whole_number
+from poolkit.budget.tables import table
+from poolkit.errors import TemplateError
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Callable, Mapping
+
+    from poolkit.budget.model import Database, SourceLocation
+
+RESERVES = {"superuser_reserved_connections": 3, "rds.rds_superuser_reserved_connections": 2}
+"""PostgreSQL's and RDS's parameters that reserve connections, with their defaults."""
+MOST = {"postgres": 262_143, "mysql": 100_000}
+"""The largest max_connections that a server accepts, by its engine."""
+GIB = 1024**3
+_SMALLER = {"micro": 1 / 8, "small": 1 / 4, "medium": 1 / 2, "large": 1.0, "xlarge": 2.0}
+_CLASS = re.compile(r"(?:db\.)?(\w+)\.(micro|small|medium|large|(\d*)xlarge)")
+# Families that have every size from large (t: micro) to 24xlarge (t: 2xlarge; 6g, 7g: 16xlarge).
+_REGULAR = re.compile(r"t3|t4g|[mr](5|6g|6i|7g|7i|8g)")
+_MEMORY = re.compile(r"\{?\s*DBInstanceClassMemory((?:\s*[*/]\s*\d+)*)\s*\}?")
+_LOG = re.compile(r"\{?\s*log\(\s*DBInstanceClassMemory\s*/\s*(\d+)\s*\)\s*\*\s*(\d+)\s*\}?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """The limits of a server; the fields are those of `Database`."""
+
+    max_connections: Quantity
+    reserved: Quantity
+    engine: str
+    formula: str = ""
+    instance_class: str = ""
+    lowest: int | None = None
+    highest: int | None = None
+    carried: int | None = None
+    vcpus: float | None = None
+
+
+class Size(NamedTuple):
+    """The memory in GiB and the processors of a class, tier or SKU."""
+
+    gib: float
+    vcpus: float
+
+
+def engine_kind(name: str) -> str:
+    """Return `postgres` or `mysql` (MariaDB too) for a platform's engine, or its own name."""
+    name = name.lower()
+    if "postgres" in name:
+        return "postgres"
+    return "mysql" if name == "aurora" or "mysql" in name or "mariadb" in name else name
+
+
+def reserve(kind: str, names: tuple[str, ...] = ("superuser_reserved_connections",)) -> Quantity:
+    """Return the connections that a server reserves by default."""
+    if kind == "mysql":
+        return known(1, "1 for an administrator")
+    origin = " + ".join(f"{RESERVES[name]} {name}" for name in names)
+    return known(sum(RESERVES[name] for name in names), origin)
+
+
+def setting(
+    found: Any, name: str, origin: str, where: SourceLocation | None, most: int = 262_143
+) -> Quantity:
+    """Return a setting as a number; unknown if the server would not accept it."""
+    if found is None:
+        return unknown(f"{name} is known only after deployment", where)
+    try:
+        number = whole_number(found, name, origin, where)
+    except TemplateError as error:
+        return unknown(str(error).removeprefix(f"{where}: "), where)
+    # Only a reserve may be 0.
+    least = int("reserved" not in name)
+    if number.value is None or least <= number.value <= most:
+        return number
+    return unknown(f"{name} must be from {least} to {most:,}, not {number}", where)
+
+
+# -- Amazon RDS and Aurora ------------------------------------------------------------------
+
+
+def class_size(instance_class: str) -> Size | None:
+    """Return the size of a class, such as `db.m7g.large`; None if it is not in the table."""
+    classes, match = table("instance_classes"), _CLASS.fullmatch(instance_class.strip())
+    if match is None or match[1] not in classes["large"]:
+        return None
+    factor = 2.0 * int(match[3]) if match[3] else _SMALLER[match[2]]
+    vcpus = classes["vcpus"].get(f"{match[1]}.{match[2]}", max(1.0, 2 * factor))
+    return Size(classes["large"][match[1]] * factor, vcpus)
+
+
+def evaluated(text: str, memory: float) -> int | None:
+    """Evaluate RDS's formulas of the memory; None if a formula has something else in it.
+
+    Source: Amazon RDS User Guide, "Specifying DB parameters".
+    """
+    text = text.strip()
+    if match := re.fullmatch(r"(LEAST|GREATEST|SUM)\((.*)\)", text, re.IGNORECASE):
+        parts = [evaluated(part, memory) for part in match[2].split(",")]
+        numbers = [part for part in parts if part is not None]
+        functions: dict[str, Callable[[list[int]], int]]
+        functions = {"LEAST": min, "GREATEST": max, "SUM": sum}
+        return functions[match[1].upper()](numbers) if len(numbers) == len(parts) else None
+    if (match := _LOG.fullmatch(text)) and int(match[1]):
+        return round(math.log2(memory / int(match[1]))) * int(match[2])
+    if match := _MEMORY.fullmatch(text):
+        for operator, operand in re.findall(r"([*/])\s*(\d+)", match[1]):
+            if int(operand) == 0:
+                return None
+            memory = memory * int(operand) if operator == "*" else memory / int(operand)
+        return int(memory)
+    return int(text) if text.isdecimal() else None
+
+
+def formula_limit(engine: str, gib: float, text: str, where: SourceLocation | None) -> Limit:
+    """Return the limits of a server with this much memory by RDS's formula, with their bounds.
+
+    Args:
+        engine: RDS's name, such as `postgres` or `aurora-mysql`.
+        gib: the memory of its class. DBInstanceClassMemory is less, and AWS does not say how much.
+        text: the formula; empty: the engine's default.
+        where: the line that sets the memory or the formula.
+
+    """
+    classes, kind = table("instance_classes"), engine_kind(engine)
+    text = text or classes["formulas"].get(engine) or classes["formulas"].get(kind, "")
+    usable = gib * classes["memory"]["share"] * GIB - classes["memory"]["fixed_bytes"]
+    value, highest = evaluated(text, usable), evaluated(text, gib * GIB)
+    lowest = evaluated(text, usable * (1 - classes["memory"]["error"]))
+    quantity = unknown(f"max_connections is the formula {text!r}, which is not evaluated", where)
+    formula = f"{text} of {gib:g} GiB"
+    if value is not None:
+        quantity = setting(value, "max_connections", formula, where, MOST.get(kind, MOST["mysql"]))
+        formula += f", less what RDS needs: about {value:,}"
+    if lowest == highest:
+        lowest = highest = None
+    else:
+        formula += f", from {lowest:,} to {highest:,}"
+    return Limit(
+        max_connections=quantity,
+        reserved=reserve(kind, tuple(RESERVES)),
+        engine=kind,
+        formula=f"{formula}.",
+        lowest=lowest,
+        highest=highest,
+    )
+
+
+def class_limit(
+    engine: str, instance_class: str, version: str = "", where: SourceLocation | None = None
+) -> Limit:
+    """Return the limits of an RDS or Aurora instance: a measured value if there is one.
+
+    Only a value that was measured on the same version of the engine is exact. An engine or class
+    without a rule has unknown limits.
+    """
+    classes, size, kind = table("instance_classes"), class_size(instance_class), engine_kind(engine)
+    if kind not in MOST or size is None:
+        missing = f"the engine {engine}" if kind not in MOST else f"instance class {instance_class}"
+        why = f"there is no rule for {missing}; give --max-connections, or ask with --database-url"
+        reserved = reserve(kind, tuple(RESERVES))
+        limit = Limit(max_connections=unknown(why, where), reserved=reserved, engine=kind)
+        return dataclasses.replace(limit, instance_class=instance_class)
+    limit = formula_limit(engine, size.gib, "", where)
+    own = dataclasses.replace(limit, instance_class=instance_class, vcpus=size.vcpus)
+    if engine.startswith("aurora") and kind == "mysql":
+        # AWS publishes these results for every class.
+        return dataclasses.replace(own, lowest=None, highest=None)
+    rows = [row for row in classes["measured"] if row["class"] == instance_class]
+    rows = [row for row in rows if row["engine"] == engine]
+    # The sort is stable: the row of the same version comes first, else the order of the table.
+    for row in sorted(rows, key=lambda row: row["version"] != version)[:1]:
+        value, on = row["max_connections"], f"{engine} {row['version']}".strip()
+        formula = f"Measured on {on}: {value:,} ({row['source']})."
+        quantity, lowest, highest = known(value, instance_class, where), None, own.highest
+        if not version or row["version"] != version:
+            lowest = int(value * (1 - classes["memory"]["error"]))
+            formula += f" Another version may have from {lowest:,} to {highest:,}."
+        return dataclasses.replace(
+            own,
+            max_connections=quantity,
+            formula=formula,
+            lowest=lowest,
+            highest=None if lowest is None else highest,
+        )
+    return own
+
+
+def serverless_limit(engine: str, low: float, high: float, where: SourceLocation | None) -> Limit:
+    """Return the limits of Aurora Serverless v2 by its range of capacity units (ACU)."""
+    published = table("instance_classes")["serverless"]
+    limit = formula_limit(engine, high * 2, "", where)
+    value = published.get(limit.engine, {}).get(f"{high:g}")
+    formula = f"For a maximum of {high:g} ACU (Aurora User Guide, Maximum connections)."
+    if value is not None:
+        limit = dataclasses.replace(limit, lowest=None, highest=None)
+    value = value or limit.max_connections.value
+    cap = published["small_minimum_cap"]
+    if limit.engine == "postgres" and low < 1:
+        formula += f" A minimum of {low:g} ACU caps it at {cap:,}."
+        value = min(value, cap)
+        limit = dataclasses.replace(limit, highest=limit.highest and min(limit.highest, cap))
+    return dataclasses.replace(limit, max_connections=known(value, formula, where), formula=formula)
+
+
+def smallest_class(instance_class: str, connections: int, engine: str = "postgres") -> str | None:
+    """Return the smallest class of the same family that has enough connections in any case."""
+    family = instance_class.strip().removeprefix("db.").partition(".")[0]
+    if not _REGULAR.fullmatch(family):
+        return None
+    sizes = ["large", "xlarge", *(f"{times}xlarge" for times in (2, 4, 8, 12, 16, 24))]
+    if family.startswith("t"):
+        sizes = ["micro", "small", "medium", *sizes[:3]]
+    for size in sizes:
+        limit = class_limit(engine, f"db.{family}.{size}")
+        if (limit.lowest or limit.max_connections.value or 0) >= connections:
+            return limit.instance_class
+    return None
+
+
+def with_classes(database: Database, classes: Mapping[str, int]) -> Database:
+    """Return a database with the max_connections that `classes` declares for its class, if any.
+
+    `classes` is `[tool.poolkit.budget.classes]` of pyproject.toml. It wins over the tables, and not
+    over a parameter group, which sets max_connections whatever the class is.
+    """
+    if database.instance_class not in classes:
+        return database
+    origin = "tool.poolkit.budget.classes in pyproject.toml"
+    quantity = known(classes[database.instance_class], origin, database.where)
+    return dataclasses.replace(
+        database, max_connections=quantity, formula="", lowest=None, highest=None
+    )
+
+
+def class_line(
+    instance_class: str, engine: str, version: str, max_connections: int, date: dt.date | str
+) -> str:
+    """Return a measured value as TOML: for pyproject.toml, and for the table of this package."""
+    return (
+        f'# pyproject.toml\n[tool.poolkit.budget.classes]\n"{instance_class}" = {max_connections}\n'
+        f'\n# poolkit/budget/tables/instance_classes.toml\n[[measured]]\nclass = "{instance_class}"\n'
+        f'engine = "{engine}"\nversion = "{version}"\nmax_connections = {max_connections}\n'
+        f'date = {date}\nsource = "SHOW max_connections"\n'
+    )
+
+
+# -- other platforms ------------------------------------------------------------------------
+
+
+def cloud_sql_limit(
+    engine: str, tier: str, flags: Mapping[str, Any], where: SourceLocation | None = None
+) -> Limit:
+    """Return the limits of a Cloud SQL instance.
+
+    Args:
+        engine: such as `POSTGRES_17`.
+        tier: such as `db-custom-2-7680`.
+        flags: its database flags; None as the value of one that is unknown.
+        where: the line of the tier.
+
+    """
+    custom = re.fullmatch(r"db-custom-(?:\w+-)?(\d+)-(\d+)", tier)
+    size = Size(int(custom[2]) / 1024, int(custom[1])) if custom else _size("cloud_sql", tier)
+    return _by_memory("cloud_sql", engine, f"tier {tier}", size, flags, where=where)
+
+
+def azure_limit(
+    engine: str, sku: str, settings: Mapping[str, Any], where: SourceLocation | None = None
+) -> Limit:
+    """Return the limits of a flexible server of Azure Database for PostgreSQL or MySQL.
+
+    Args:
+        engine: `postgres` or `mysql`.
+        sku: such as `GP_Standard_D2ds_v5` or `Standard_B1ms`.
+        settings: its server parameters; None as the value of one that is unknown.
+        where: the line of the SKU.
+
+    """
+    series = re.fullmatch(table("platforms")["azure"]["series"], sku, re.IGNORECASE)
+    size = _size("azure", series[1] or series[2]) if series else None
+    limit = _by_memory("azure", engine, f"SKU {sku}", size, settings, where=where)
+    if limit.engine != "postgres":
+        return limit
+    reserved = known(15, "15 for replication and monitoring")
+    return dataclasses.replace(limit, reserved=reserved)
+
+
+def server_limit(engine: str, where: SourceLocation | None = None) -> Limit:
+    """Return the defaults of PostgreSQL, MySQL or MariaDB."""
+    return _by_memory("servers", engine, engine, Size(0, 0), {}, where=where)
+
+
+def _size(platform: str, name: str) -> Size | None:
+    """Return the size of a tier or SKU by its name, which may end in its number of vCPUs."""
+    sizes, match = table("platforms")[platform], re.fullmatch(r"(.*?)-?(\d+)\D*", name)
+    vcpus = float(match[2]) if match else 0
+    per_vcpu = sizes["memory_per_vcpu"].get(match[1], 0) if match else 0
+    gib = sizes["memory"].get(name, per_vcpu * vcpus)
+    return Size(gib, vcpus) if gib else None
+
+
+def _by_memory(
+    platform: str,
+    engine: str,
+    name: str,
+    size: Size | None,
+    settings: Mapping[str, Any],
+    *,
+    where: SourceLocation | None,
+) -> Limit:
+    """Return max_connections as it is set, else the platform's default for the memory."""
+    facts, kind = table("platforms")[platform], engine_kind(engine)
+    rows = facts["connections"].get(kind, []) if size else []
+    fitting = [count for gib, count in rows if size and gib <= size.gib]
+    why = f"{name} with {engine} has no default in the table ({facts['page']})"
+    quantity = unknown(f"{why}; give --max-connections", where)
+    if "max_connections" in settings:
+        found, most = settings["max_connections"], MOST.get(kind, max(MOST.values()))
+        quantity = setting(found, "max_connections", str(where or name), where, most)
+    elif fitting:
+        quantity = known(fitting[-1], f"{name}: {facts['page']}", where)
+    vcpus = size.vcpus or None if size else None
+    return Limit(max_connections=quantity, reserved=reserve(kind), engine=kind, vcpus=vcpus)
