@@ -32,11 +32,11 @@ def cases():
     found = []
     for folder in FOLDERS:
         orders = [False, True] if len(answer_of(folder).get("paths", ())) > 1 else [False]
-        found += [case(folder, is_reversed) for is_reversed in orders]
+        found += [case(folder, is_reversed=is_reversed) for is_reversed in orders]
     return found
 
 
-def case(folder, is_reversed=False):
+def case(folder, *, is_reversed=False):
     fault = answer_of(folder).get("wrong_today")
     marks = [pytest.mark.xfail(reason=fault, strict=False)] if fault else []
     return pytest.param(
