@@ -1,21 +1,25 @@
-"""Compose files as workloads: services, replicas, variables and configuration files.
+"""Compose files as workloads: services, replicas, variables, networks and configuration files.
 
-Source: the Compose Specification (deploy.replicas, scale, environment, env_file, configs,
-interpolation, update_config). `docker compose up` stops a container before it starts the new
-one; old and new run together under `update_config.order: start-first` only.
+Source: the Compose Specification (deploy.replicas, deploy.mode, scale, environment, env_file, build,
+configs, secrets, networks, interpolation, update_config). `docker compose up` stops a container
+before it starts the new one; old and new run together under `update_config.order: start-first` only.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poolkit.budget.compose.dockerfiles import Stage, built_from
 from poolkit.budget.compose.files import put_together
-from poolkit.budget.model import Description, Overlap, Variable, Workload, known, unknown
+from poolkit.budget.model import Description, Evidence, Overlap, Variable, Workload, known, unknown
 from poolkit.budget.read.documents import read_text, read_variables
 from poolkit.budget.read.values import Unknown, as_text, get_path, whole_number
+from poolkit.budget.signs import hosts_in, is_about_database
+from poolkit.budget.software import is_pooler, is_server
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -24,7 +28,12 @@ if TYPE_CHECKING:
     from poolkit.budget.read.documents import Document
     from poolkit.budget.read.parameters import ParameterValue
 
-_VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?:(:?[-+?])([^{}]*))?\}|(\w+))")
+# The innermost ${NAME:-default}, whose default holds no other; "$$" was taken out before.
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?:(:?[-+?])([^{}]*))?\}|(\w+))")
+_DOLLAR = "\0"
+_CONFIGURATION = (".ini", ".conf", ".cfg", ".toml", ".yaml", ".yml", ".env", ".properties", ".json")
+_ANY = ("*", "*")
+"""The network of a container that may reach every other one."""
 
 
 def describe_compose(
@@ -35,22 +44,30 @@ def describe_compose(
     Raises:
         TemplateError: a file is wrong; the message names the line.
     """
-    workloads = []
-    for document in put_together(documents):
+    services: list[_Service] = []
+    together, unread = put_together(documents)
+    for document in together:
         file = document.path.parent / ".env"
         variables = read_variables(read_text(file)) if file.is_file() else {}
         variables |= {name: str(value.value) for name, value in given.items()}
-        for name, service in document.data["services"].items():
-            if not isinstance(service, dict):
+        for name, content in document.data["services"].items():
+            if not isinstance(content, dict):
                 where = document.where("services", name)
                 raise TemplateError(f"{where}: service {name} must be a mapping")
-            workloads.append(_Service(document, name, service, variables).workload())
-    return Description(workloads=tuple(workloads))
-
-
-def _source(found: Any) -> str:
-    """Return the source of a config or volume; the short form is `source:target`."""
-    return str(found.get("source")) if isinstance(found, dict) else str(found).partition(":")[0]
+            services.append(_Service(document, name, content, variables))
+    found = [(each, each.workload()) for each in services]
+    servers = [pair for pair in found if is_server(pair[1]) or is_pooler(pair[1])]
+    workloads = [
+        replace(
+            workload,
+            evidence=(
+                *service.secrets(),
+                *(each for other in servers for each in service.signs_of(*other)),
+            ),
+        )
+        for service, workload in found
+    ]
+    return Description(workloads=tuple(workloads), unread=tuple(unread))
 
 
 @dataclass(frozen=True)
@@ -65,17 +82,10 @@ class _Service:
     def workload(self) -> Workload:
         """Return the service as a workload."""
         document, path = self.document, ("services", self.name)
-        variables, unread = self._environment()
-        words: list[str] = []
-        for key in ("entrypoint", "command"):
-            found = self.service.get(key)
-            texts = found if isinstance(found, list) else [found] if found else []
-            filled = [self._filled(str(each), "?")[0] for each in texts]
-            try:
-                # A text is split as Compose does it, which starts no shell.
-                words += filled if isinstance(found, list) else shlex.split(" ".join(filled))
-            except ValueError:
-                words += filled
+        build = self.service.get("build")
+        stage = built_from(self._filled_in(build)) if isinstance(build, dict) else None
+        variables, unread = self._environment(stage)
+        command, command_origin = self._command(stage)
         own = document.where(*path)
         instances = known(1, f"{own}: 1, the default of replicas", own)
         for way in (("scale",), ("deploy", "replicas")):
@@ -83,26 +93,12 @@ class _Service:
             if found is not None:
                 where = document.where(*path, *way)
                 instances = whole_number(found, way[-1], str(where), where)
-        if get_path(self.service, "deploy", "mode") == "global":
+        if str(get_path(self.service, "deploy", "mode")).startswith("global"):
             instances = unknown("mode global: one on every node", own)
-        networks = self.service.get("networks")
-        aliases = [
-            str(alias)
-            for network in (networks if isinstance(networks, dict) else ())
-            for alias in document.items(*path, "networks", network, "aliases")
-        ]
+        networks = self._mapping("networks").values()
+        aliases = [str(name) for each in networks for name in _listed(get_path(each, "aliases"))]
         keys = ("hostname", "container_name")
-        own_names = [str(self.service[key]) for key in keys if key in self.service]
-        mounted: dict[str, str] = {}
-        for each in document.items(*path, "configs"):
-            source = _source(each)
-            target = str(get_path(each, "target") or source)
-            config = document.mapping("configs", source)
-            text = str(self._text(config.get("content") or self._file(config.get("file"))))
-            mounted[target if target.endswith(".ini") else f"{target}.ini"] = text
-        for each in document.items(*path, "volumes"):
-            if (source := _source(each)).endswith((".ini", ".conf")):
-                mounted[source] = self._file(source)
+        own_names = [self._filled(str(self.service[key]))[0] for key in keys if key in self.service]
         return Workload(
             name=self.name,
             platform="compose service",
@@ -111,42 +107,107 @@ class _Service:
             instances=instances,
             overlap=self._overlap(),
             variables=variables,
-            image=str(self._text(self.service.get("image") or "")),
-            command=tuple(words) or None,
-            command_origin=str(document.where(*path, "command")),
+            # The name of an image that is built here shows nothing of its content.
+            image="" if stage else self._filled(str(self.service.get("image") or ""), "?")[0],
+            command=command,
+            command_origin=command_origin,
             unread_variables=unread,
-            mounted=mounted,
+            mounted=self._mounted(),
             hosts=(self.name, *own_names, *aliases),
+            base_image=stage.base_image if stage else "",
         )
 
-    def _text(self, found: Any) -> Any:
-        """Replace `${NAME:-default}`; Unknown if a variable has no value."""
-        if not isinstance(found, str) or "$" not in found:
-            return found
-        text, missing = self._filled(found)
-        if missing:
-            return Unknown(f"variable {missing[0]} has no value; give it with --parameters")
-        return text
+    def signs_of(self, other: _Service, server: Workload) -> list[Evidence]:
+        """Return the sign that this service connects to a server; none if no network leads there."""
+        own, others = _networks(self.document, self.name), _networks(other.document, other.name)
+        if not (own & others or (_ANY in own | others and own and others)):
+            return []
+        words = {host for word in self._command(None)[0] or () for host in hosts_in(word)}
+        reason, key = f"it shares a network with {other.name}", "networks"
+        if words & set(server.hosts):
+            reason, key = f"its command line names {other.name}", "command"
+        for each in ("external_links", "links", "depends_on"):
+            named = {str(name).partition(":")[0] for name in _listed(self.service.get(each))}
+            if other.name in named:
+                reason, key = f"{each} {other.name}", each
+        where = self.document.where("services", self.name, key)
+        return [
+            Evidence(reason=reason, where=where, hosts=server.hosts, is_network=key == "networks")
+        ]
 
-    def _filled(self, found: str, gap: str = "") -> tuple[str, list[str]]:
-        """Replace variables, those without a value by `gap`; return the text, and their names."""
-        missing: list[str] = []
+    def secrets(self) -> list[Evidence]:
+        """Return its mounted secrets that have a database's name."""
+        hidden = Variable(text=None, origin="")
+        return [
+            Evidence(
+                reason=f"secret {name}", where=self.document.where("services", self.name, "secrets")
+            )
+            for name in self._mapping("secrets").values()
+            if is_about_database(str(name), hidden)
+        ]
 
-        def value(match: re.Match[str]) -> str:
-            if match[1]:
-                return "$"
-            name, operator, default = match[2] or match[5], match[3] or "", match[4] or ""
-            known_value = self.variables.get(name)
-            if operator.endswith("+"):
-                return default if known_value else ""
-            if known_value or (known_value == "" and not operator.startswith(":")):
-                return known_value
-            if operator.endswith("-"):
-                return default
-            missing.append(name)
-            return gap
+    def _command(self, stage: Stage | None) -> tuple[tuple[str, ...] | None, str]:
+        """Return the words of entrypoint and command, its own or the Dockerfile's, and the origin."""
+        own: dict[str, tuple[str, ...]] = {}
+        for key in ("entrypoint", "command"):
+            found = self.service.get(key)
+            if found is None:
+                continue
+            texts = found if isinstance(found, list) else [found]
+            filled = [self._filled(str(each), "?")[0] for each in texts]
+            try:
+                # A text is split as Compose does it, which starts no shell.
+                own[key] = tuple(filled if isinstance(found, list) else shlex.split(filled[0]))
+            except ValueError:
+                own[key] = tuple(filled)
+        path = ("services", self.name)
+        origin = self.document.where(*path, "command" if "command" in own else "entrypoint")
+        if stage is None or "entrypoint" in own:
+            words = own.get("entrypoint", ()) + own.get("command", ())
+        else:
+            words = (stage.entrypoint or ()) + own.get("command", stage.command or ())
+            origin = origin if "command" in own else stage.where or origin
+        return words or None, str(origin)
 
-        return _VARIABLE.sub(value, found), missing
+    def _mounted(self) -> dict[str, str]:
+        """Return the texts of its configuration files by their names."""
+        mounted: dict[str, str] = {}
+        for target, source in self._mapping("configs").items():
+            config = self._filled_in(self.document.mapping("configs").get(str(source)))
+            text = str(config.get("content") or _read(config.get("file")))
+            mounted[target if target.endswith(_CONFIGURATION) else f"{target}.ini"] = text
+        for source in self._mapping("volumes").values():
+            name = self._filled(str(source))[0]
+            if name.endswith(_CONFIGURATION):
+                mounted[name] = _read(name)
+        return mounted
+
+    def _environment(self, stage: Stage | None) -> tuple[dict[str, Variable], str]:
+        """Return the variables, and the source of others that could not be read."""
+        found: dict[str, Variable] = dict(stage.variables) if stage else {}
+        unread = ""
+        for each in self.service.get("env_file") or ():
+            file = Path(self._filled(each)[0])
+            if not file.is_file():
+                unread = f"{file} does not exist"
+                continue
+            for key, written in read_variables(read_text(file)).items():
+                found[key] = self._variable(written, str(file))
+        if not {"image", "build"} & self.service.keys():
+            unread = (
+                "it has neither image nor build, so it is a part of another file's service: name "
+                "the output of `docker compose config`"
+            )
+        for key, value in self._mapping("environment").items():
+            origin = str(self.document.where("services", self.name, "environment", key))
+            if value is None and key not in self.variables:
+                reason = f"{key} is taken from the shell"
+                found[key] = Variable(text=None, origin=origin, reason=reason)
+            else:
+                # Without a value it is passed on from the shell that starts it.
+                written = self.variables[key] if value is None else str(as_text(value))
+                found[key] = self._variable(written, origin)
+        return found, unread
 
     def _overlap(self) -> Overlap:
         update = get_path(self.service, "deploy", "update_config")
@@ -161,39 +222,84 @@ class _Service:
             return Overlap(kind="unknown", reason=parallel.reason)
         return Overlap(kind="count", amount=parallel.value, origin=f"{where}: start-first")
 
-    def _environment(self) -> tuple[dict[str, Variable], str]:
-        """Return the variables, and the source of others that could not be read."""
-        path = ("services", self.name, "environment")
-        found: dict[str, Variable] = {}
-        unread = ""
-        files = self.service.get("env_file") or []
-        for each in files if isinstance(files, list) else [files]:
-            named = each.get("path", "") if isinstance(each, dict) else str(each)
-            file = self.document.path.parent / named
-            if not file.is_file():
-                unread = f"{named} does not exist"
-                continue
-            for key, written in read_variables(read_text(file)).items():
-                found[key] = Variable(text=written, origin=str(file))
-        if "image" not in self.service and "build" not in self.service:
-            unread = (
-                "it has neither image nor build, so it is a part of another file's service: name "
-                "the output of `docker compose config`"
-            )
-        for key, value in self.document.mapping(*path).items():
-            origin = str(self.document.where(*path, key))
-            text: Any = self._text(value)
-            if value is None:  # passed on from the shell that starts it
-                text = self.variables.get(key)
-                if text is None:
-                    text = Unknown(f"{key} is taken from the shell")
-            if isinstance(text, Unknown):
-                partly = _VARIABLE.sub("", str(value or ""))
-                found[key] = Variable(text=None, origin=origin, reason=text.reason, partly=partly)
-            else:
-                found[key] = Variable(text=str(as_text(text)), origin=origin)
-        return found, unread
+    # -- interpolation ----------------------------------------------------------------------
 
-    def _file(self, name: Any) -> str:
-        file = self.document.path.parent / str(name)
-        return read_text(file) if name and file.is_file() else ""
+    def _mapping(self, key: str) -> dict[str, Any]:
+        found = self.service.get(key)
+        return found if isinstance(found, dict) else {}
+
+    def _variable(self, written: str, origin: str) -> Variable:
+        text, missing = self._filled(written)
+        if not missing:
+            return Variable(text=text, origin=origin)
+        reason = f"variable {missing[0]} has no value; give it with --parameters"
+        return Variable(text=None, origin=origin, reason=reason, partly=text)
+
+    def _text(self, found: Any) -> Any:
+        """Replace `${NAME:-default}`; Unknown if a variable has no value."""
+        if not isinstance(found, str):
+            return found
+        variable = self._variable(found, "")
+        return Unknown(variable.reason) if variable.text is None else variable.text
+
+    def _filled_in(self, found: Any) -> dict[str, Any]:
+        """Return the texts of a mapping with their variables replaced."""
+        texts = found if isinstance(found, dict) else {}
+        return {
+            key: self._filled(each, "?")[0] if isinstance(each, str) else each
+            for key, each in texts.items()
+        }
+
+    def _filled(self, found: str, gap: str = "") -> tuple[str, list[str]]:
+        """Replace variables, those without a value by `gap`; return the text, and their names."""
+        missing: list[str] = []
+
+        def value(match: re.Match[str]) -> str:
+            name, operator, default = match[1] or match[4], match[2] or "", match[3] or ""
+            known_value = self.variables.get(name)
+            if operator.endswith("+"):
+                return default if known_value else ""
+            if known_value or (known_value == "" and not operator.startswith(":")):
+                return known_value.replace("$", _DOLLAR)
+            if operator.endswith("-"):
+                return default
+            missing.append(name)
+            return gap
+
+        text, before = found.replace("$$", _DOLLAR), ""
+        while text != before:
+            before, text = text, _VARIABLE.sub(value, text)
+        return text.replace(_DOLLAR, "$"), missing
+
+
+def _networks(document: Document, name: str, within: tuple[str, ...] = ()) -> set[tuple[str, str]]:
+    """Return the networks of a service; two projects share one that has a name of its own."""
+    service = document.data["services"].get(name) or {}
+    mode = str(service.get("network_mode") or "")
+    kind, _, other = mode.partition(":")
+    if kind == "service" and other not in within:
+        return _networks(document, other, (*within, name))
+    if mode:
+        alone: dict[str, set[tuple[str, str]]] = {"none": set(), "bridge": {("", "bridge")}}
+        return alone.get(mode, {_ANY})
+    found = set()
+    for each in _listed(service.get("networks")) or ["default"]:
+        network = get_path(document.data, "networks", each)
+        shared = get_path(network, "name") or get_path(network, "external", "name")
+        shared = shared or (each if get_path(network, "external") is True else None)
+        folder = str(document.path.resolve().parent)
+        found.add(("", str(shared)) if shared else (folder, str(each)))
+    return found
+
+
+def _listed(found: Any) -> list[Any]:
+    return list(found) if isinstance(found, list | dict) else []
+
+
+def _read(name: Any) -> str:
+    """Return the text of a file, empty if there is none that can be read."""
+    file = Path(str(name or ""))
+    try:
+        return read_text(file) if file.is_file() else ""
+    except TemplateError:
+        return ""
