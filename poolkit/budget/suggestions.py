@@ -1,35 +1,35 @@
 """Ways to make a deployment fit: for each part of it, the largest number that does.
 
-Every suggestion can be applied to its budget, and then that budget fits. If numbers are unknown,
-the known part of it fits then.
+Every suggestion can be applied to its budget, and then the known part of that budget fits, also at
+the lowest value of an estimated limit. With unknown numbers left, the verdict is then "cannot be
+shown to fit".
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from poolkit.budget.limits import smallest_class
-from poolkit.budget.model import Overlap, Pooler, known
+from poolkit.budget.model import Overlap, Pooler, Service, known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from poolkit.budget.model import Service, Unit
     from poolkit.budget.verdict import Budget
 
+_Part: TypeAlias = Service | Pooler
 Kind: TypeAlias = Literal["change", "together", "database", "pooler", "limit"]
 _MOST_OF_POSTGRES = 262_143
-_UNITS: dict[Unit, tuple[str, str]] = {
-    "task": ("task", "tasks"),
-    "replica": ("replica", "replicas"),
-    "pod": ("pod", "pods"),
-}
-_POOLER_NUMBERS = {
-    "percent": "a MaxConnectionsPercent",
-    "server_connections": "server connections (pool sizes)",
+_WORTH_A_POOLER = 20
+"""The ceiling below which a pooler saves too little."""
+_UNITS = {"execution environment": "concurrency"}
+_OF_POOLERS = ("percent", "server_connections", "clients")
+_NAMES = {
+    "per_process": "connections per process",
+    "percent": "MaxConnectionsPercent",
+    "server_connections": "server connections",
 }
 
 
@@ -43,44 +43,40 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """One way to make it fit."""
+    """One way to make it fit; without changes, the reason why a number can be no solution."""
 
     kind: Kind
     text: str
-    changes: tuple[Change, ...]
+    changes: tuple[Change, ...] = ()
 
 
 def suggestions(budget: Budget) -> tuple[Suggestion, ...]:
     """Return the ways to make a budget fit; none if it does, or if its limit is unknown."""
-    if budget.available is None or budget.verdict in ("fits", "nothing to count"):
+    if budget.available is None:
         return ()
-    if budget.verdict == "cannot be shown to fit":
+    budget = _at_lowest(budget)
+    if _fits(budget):
         return tuple(_limit(budget))
     found: list[Suggestion] = []
-    for overload in budget.overloads:
+    parts: list[_Part] = [*budget.direct, *budget.poolers] if budget.is_over else []
+    room = (budget.available or 0) - budget.known
+    if len(budget.overloads) == 1 and not budget.is_over:
+        (overload,) = budget.overloads
         pooler = overload.pooler
-        value = -(-overload.clients // max(1, pooler.instances.value or 1))
-        change = Change(pooler.name, "clients", value)
-        if _fits(budget, change):
-            text = f"{pooler.name}: a max_client_conn of at least {value} (now {pooler.clients})"
-            found.append(Suggestion(kind="change", text=text, changes=(change,)))
-    for overload in budget.overloads:
-        for service in budget.clients_of(overload.pooler.name):
-            found += _changes(budget, service)
-    if budget.is_over:
-        alone = [each for service in budget.direct for each in _changes(budget, service)]
-        for pooler in budget.poolers:
-            number = "server_connections" if pooler.percent is None else "percent"
-            now = pooler.server_connections if pooler.percent is None else pooler.percent
-            is_known = now is not None and pooler.ceiling(budget.max_connections) is not None
-            highest = (now.value or 0) - 1 if now is not None and is_known else 0
-            most = _largest_value(budget, pooler.name, number, highest)
-            if most is not None:
-                change = Change(pooler.name, number, most)
-                text = f"{pooler.name}: {_POOLER_NUMBERS[number]} of at most {most} (now {now})"
-                alone.append(Suggestion(kind="change", text=text, changes=(change,)))
-        found += alone or _together(budget)
-        found += _other_servers(budget)
+        parts, room = [*budget.clients_of(pooler.name)], overload.limit - overload.clients
+        enough = -(-overload.clients // max(1, pooler.instances.value or 1))
+        text = f"{pooler.name}: max_client_conn at least {enough:,} (now {pooler.clients})"
+        change = Change(pooler.name, "clients", enough)
+        found.append(Suggestion(kind="change", text=text, changes=(change,)))
+    elif budget.overloads:
+        # Each change alone leaves one of several things too large.
+        parts = []
+    # The largest first: a change there costs the others nothing, and helps most.
+    for part in sorted(parts, key=lambda each: -(_ceiling(each, budget) or 0)):
+        if (ceiling := _ceiling(part, budget)) is not None:
+            found += _alone(budget, part, ceiling + room)
+    found += [] if found else _together(budget)
+    found += [] if budget.overloads else _other_servers(budget)
     return tuple(found)
 
 
@@ -89,53 +85,64 @@ def suggestions(budget: Budget) -> tuple[Suggestion, ...]:
 
 def applied(budget: Budget, suggestion: Suggestion) -> Budget:
     """Return the budget after a suggestion has been followed."""
-    for change in suggestion.changes:
-        budget = _apply(budget, change)
-    return budget
-
-
-def _apply(budget: Budget, change: Change) -> Budget:
-    name, number, value = change
-    suggested = known(value, "suggested")
-    if number == "max_connections":
-        limit = dataclasses.replace(budget.database.max_connections, value=value, reason="")
-        # The new server's memory can carry it.
-        database = dataclasses.replace(budget.database, max_connections=limit, carried=None)
-        return dataclasses.replace(budget, database=database)
-    if number == "pooler":
-        pooler = Pooler(
-            name=f"pooler of {name}",
-            kind="PgBouncer",
-            where=None,
-            instances=known(1, "suggested"),
-            overlap=Overlap(),
-            server_connections=suggested,
-        )
-        service = next(each for each in budget.services if each.name == name)
-        larger = dataclasses.replace(budget, poolers=(*budget.poolers, pooler))
-        return larger.with_part(dataclasses.replace(service, through=pooler.name))
-    for pooler in budget.poolers:
-        if pooler.name == name:
-            return budget.with_part(
-                dataclasses.replace(pooler, **{number: suggested})  # type: ignore[arg-type]  # a field
+    # A proxy and a service may have the same name, and no number.
+    parts: dict[tuple[str, bool], _Part] = {(each.name, False): each for each in budget.services}
+    parts |= {(each.name, True): each for each in budget.poolers}
+    for name, number, value in suggestion.changes:
+        if number == "max_connections":
+            # The memory of the new server can carry it.
+            return _with_limit(budget, value, carried=None)
+        key = (name, number in _OF_POOLERS)
+        part = parts[key]
+        if number == "pooler" and isinstance(part, Service):
+            pooler = Pooler(
+                name=f"pooler of {name}",
+                kind="PgBouncer",
+                where=None,
+                instances=known(1, "suggested"),
+                overlap=Overlap(),
+                server_connections=known(value, "suggested"),
             )
-    service = next(each for each in budget.services if each.name == name)
-    return budget.with_part(_changed(service, number, value))
+            parts[pooler.name, True] = pooler
+            parts[key] = dataclasses.replace(part, through=pooler.name)
+        else:
+            parts[key] = _changed(part, number, value)
+    services = tuple(part for part in parts.values() if isinstance(part, Service))
+    poolers = tuple(part for part in parts.values() if isinstance(part, Pooler))
+    return dataclasses.replace(budget, services=services, poolers=poolers)
 
 
-def _changed(service: Service, number: str, value: int) -> Service:
-    if number != "per_process":
-        return service.replace(**{number: value})
-    # Overflow is reduced first: the pool's connections are reused, which makes them cheap.
-    size = min(service.pool_size.value or value, value)
-    return service.replace(pool_size=size, max_overflow=value - size)
+def _with_limit(budget: Budget, value: int, **changes: Any) -> Budget:
+    """Return the budget on a server with an exact max_connections."""
+    limit = dataclasses.replace(budget.database.max_connections, value=value, reason="")
+    exact: dict[str, Any] = {"max_connections": limit, "lowest": None, "highest": None, **changes}
+    return dataclasses.replace(budget, database=dataclasses.replace(budget.database, **exact))
 
 
-def _fits(budget: Budget, *changes: Change) -> bool:
-    """Return whether the known part fits after some changes."""
-    for change in changes:
-        budget = _apply(budget, change)
-    return not (budget.overloads or budget.is_over or budget.is_close)
+def _at_lowest(budget: Budget) -> Budget:
+    """Return the budget at the least that an estimated limit can be, where advice has to hold."""
+    most, lowest = budget.max_connections or 0, budget.database.lowest
+    return _with_limit(budget, most if lowest is None else min(most, lowest))
+
+
+def _changed(part: _Part, number: str, value: int) -> _Part:
+    """Return a part with another number; `per_process` changes the pool's two."""
+    changes: dict[str, Any] = {number: known(value, "suggested")}
+    if isinstance(part, Service) and number == "per_process":
+        # Overflow is reduced first: the pool's connections are reused, which makes them cheap.
+        size = min(part.pool_size.value or value, value)
+        changes = {"pool_size": known(size, "suggested")}
+        changes["max_overflow"] = known(value - size, "suggested")
+    return dataclasses.replace(part, **changes)
+
+
+def _fits(budget: Budget) -> bool:
+    """Return whether the known part fits."""
+    return not budget.overloads and not budget.is_over
+
+
+def _ceiling(part: _Part, budget: Budget) -> int | None:
+    return part.ceiling if isinstance(part, Service) else part.ceiling(budget.max_connections)
 
 
 def _largest(fits: Callable[[int], bool], highest: int) -> int | None:
@@ -149,87 +156,71 @@ def _largest(fits: Callable[[int], bool], highest: int) -> int | None:
     return low
 
 
-def _largest_value(budget: Budget, name: str, number: str, highest: int) -> int | None:
-    return _largest(lambda value: _fits(budget, Change(name, number, value)), highest)
-
-
 # -- smaller numbers ------------------------------------------------------------------------
 
 
-def _changes(budget: Budget, service: Service) -> Iterator[Suggestion]:
-    """Return the largest pool, process count and instance count that fit, each by itself."""
-    if service.ceiling is None:
-        return
-    for number in ("per_process", "processes", "instances"):
-        value = _largest_value(budget, service.name, number, (service.number(number) or 0) - 1)
-        if value is None:
-            continue
-        shown, now = _at_most(service, number, value), f"{service.number(number):,}"
-        if number == "per_process":
-            changed = _changed(service, number, value)
-            shown = f"a pool of at most {changed.pool_size}+{changed.max_overflow}"
-            now = f"{service.pool_size}+{service.max_overflow}"
-        yield Suggestion(
-            kind="change",
-            text=f"{service.name}: {shown} (now {now})",
-            changes=(Change(service.name, number, value),),
-        )
+def _numbers(part: _Part) -> dict[str, int | None]:
+    """Return the numbers of a part that can be reduced, by name; None: unknown."""
+    if isinstance(part, Service):
+        return {name: part.number(name) for name in ("per_process", "processes", "instances")}
+    quantities = {"server_connections": part.server_connections, "percent": part.percent}
+    return {name: each.value for name, each in quantities.items() if each is not None}
 
 
-def _at_most(service: Service, number: str, value: int) -> str:
-    if number == "per_process":
-        return f"at most {value:,} {'connection' if value == 1 else 'connections'} per process"
-    if number == "processes":
-        return f"at most {value:,} {'process' if value == 1 else 'processes'}"
-    if number != "instances":
-        return f"a {number} of at most {value:,}"
-    if service.unit == "execution environment":
-        return f"a reserved concurrency of at most {value:,}"
-    return f"at most {_instances(service.unit, value)}"
+def _named(part: _Part, number: str, value: int) -> tuple[str, str]:
+    """Return a number's name and value as the report prints them."""
+    if isinstance(part, Service) and number == "per_process" and part.per_process is not None:
+        size = min(part.pool_size.value or value, value)
+        return "pool", f"{size}+{value - size}"
+    if isinstance(part, Service) and number == "instances":
+        return _UNITS.get(part.unit, f"{part.unit}s"), f"{value:,}"
+    return _NAMES.get(number, number), f"{value:,}"
 
 
-def _instances(unit: Unit, value: int) -> str:
-    one, several = _UNITS.get(unit, ("instance", "instances"))
-    return f"{value:,} {one if value == 1 else several}"
+def _within(budget: Budget, part: _Part, number: str, room: int, highest: int) -> int | None:
+    """Return the largest value of a number with which a part's ceiling is within `room`."""
+
+    def fits(value: int) -> bool:
+        ceiling = _ceiling(_changed(part, number, value), budget)
+        return ceiling is not None and ceiling <= room
+
+    return _largest(fits, highest)
+
+
+def _alone(budget: Budget, part: _Part, room: int) -> Iterator[Suggestion]:
+    """Return the largest value of each number by itself."""
+    for number, now in _numbers(part).items():
+        value = _within(budget, part, number, room, (now or 0) - 1)
+        if now is not None and value is not None:
+            name, shown = _named(part, number, value)
+            text = f"{part.name}: {name} at most {shown} (now {_named(part, number, now)[1]})"
+            change = Change(part.name, number, value)
+            yield Suggestion(kind="change", text=text, changes=(change,))
 
 
 def _together(budget: Budget) -> Iterator[Suggestion]:
-    """If no number alone is enough: smaller pools of all services, and then fewer instances too."""
-    services = [service for service in budget.direct if service.ceiling is not None]
+    """If no number alone is enough: smaller pools of all parts, and then fewer instances too."""
+    parts: list[_Part] = [*budget.direct, *budget.poolers] if budget.is_over else []
+    parts += [each for over in budget.overloads for each in budget.clients_of(over.pooler.name)]
+    parts = [part for part in parts if _ceiling(part, budget) is not None]
+    pools = ("per_process", "server_connections", "percent")
+    for numbers in (pools, (*pools, "instances")):
 
-    def fits(numbers: Sequence[str], share: int) -> bool:
-        return _fits(budget, *_shares(services, numbers, share))
+        def shares(share: int, numbers: Sequence[str] = numbers) -> Suggestion:
+            changes, texts = [], []
+            for part in parts:
+                for number, now in _numbers(part).items():
+                    value = max(1, (now or 0) * share // 100)
+                    if number in numbers and value < (now or 0):
+                        changes.append(Change(part.name, number, value))
+                        texts.append(" ".join((part.name, *_named(part, number, value))))
+            text = f"together: {', '.join(texts)}"
+            return Suggestion(kind="together", text=text, changes=tuple(changes))
 
-    for numbers in (("per_process",), ("per_process", "instances")):
-        share = _largest(partial(fits, numbers), 100)
-        if share is None:
-            continue
-        changes = _shares(services, numbers, share)
-        parts = []
-        for service in services:
-            for name, number, value in changes:
-                if name == service.name and number == "per_process":
-                    changed = _changed(service, number, value)
-                    parts.append(
-                        f"{name} with a pool of {changed.pool_size}+{changed.max_overflow}"
-                    )
-                elif name == service.name:
-                    parts.append(f"{name} with {_instances(service.unit, value)}")
-        text = f"together: {', '.join(parts)}"
-        yield Suggestion(kind="together", text=text, changes=changes)
-        return
-
-
-def _shares(services: Sequence[Service], numbers: Sequence[str], share: int) -> tuple[Change, ...]:
-    """Return the changes to a share, in percent, of some numbers of all services, at least 1."""
-    return tuple(
-        Change(service.name, number, value)
-        for service in services
-        for number in numbers
-        for now in (service.number(number) or 0,)
-        for value in (max(1, now * share // 100),)
-        if value < now
-    )
+        share = _largest(lambda share: _fits(applied(budget, shares(share))), 99)
+        if share is not None:
+            yield shares(share)
+            return
 
 
 # -- other servers --------------------------------------------------------------------------
@@ -237,36 +228,34 @@ def _shares(services: Sequence[Service], numbers: Sequence[str], share: int) -> 
 
 def _other_servers(budget: Budget) -> Iterator[Suggestion]:
     """Return the smallest max_connections that is enough, and where a pooler pays off."""
-    name, reserved = budget.database.name, budget.database.reserved.value or 0
-    low = budget.database.limit or 0
+    database, low = budget.database, budget.database.limit or 0
+    reserved = database.reserved.value or 0
     # A proxy's share grows with max_connections, so some are not enough at any size.
-    largest = Change(name, "max_connections", _MOST_OF_POSTGRES)
-    value = _MOST_OF_POSTGRES if low < _MOST_OF_POSTGRES and _fits(budget, largest) else None
+    value = (
+        _MOST_OF_POSTGRES if _fits(_with_limit(budget, _MOST_OF_POSTGRES, carried=None)) else None
+    )
     while value is not None and low + 1 < value:
         middle = (low + value) // 2
-        fits = _fits(budget, Change(name, "max_connections", middle))
-        low, value = (low, middle) if fits else (middle, value)
+        low, value = (
+            (low, middle) if _fits(_with_limit(budget, middle, carried=None)) else (middle, value)
+        )
     if value is not None:
         text = (
-            f"database: max_connections of at least {value:,} "
+            f"database: max_connections at least {value:,} "
             f"({value - reserved:,} and {reserved} reserved)"
         )
-        if instance_class := budget.database.instance_class:
-            found = smallest_class(instance_class, value)
-            text += (
-                f", which {found} has" if found else ", more than the formula gives to any class"
-            )
-        change = Change(name, "max_connections", value)
+        if database.instance_class:
+            found = smallest_class(database.instance_class, value)
+            text += f", which {found} has" if found else ", more than the formula gives a class"
+        change = Change(database.name, "max_connections", value)
         yield Suggestion(kind="database", text=text, changes=(change,))
     for service in budget.direct:
-        room = None
-        # Below 20 connections, a pooler saves too little.
-        if service.ceiling is not None and service.ceiling >= 20:
-            room = _largest_value(budget, service.name, "pooler", service.ceiling // 2)
-        if room is not None:
+        ceiling = service.ceiling or 0
+        room = min(ceiling // 2, ceiling + (budget.available or 0) - budget.known)
+        if ceiling >= _WORTH_A_POOLER and room > 0:
             text = (
-                f"{service.name} behind RDS Proxy or PgBouncer with {room} server connections for "
-                f"its {service.ceiling:,} clients: pays off if at most {room} of them are in a "
+                f"{service.name} behind RDS Proxy or PgBouncer with {room:,} server connections "
+                f"for its {ceiling:,} clients: pays off if at most {room:,} of them are in a "
                 "transaction at once"
             )
             change = Change(service.name, "pooler", room)
@@ -277,19 +266,17 @@ def _limit(budget: Budget) -> Iterator[Suggestion]:
     """If one number of one service is all that is unknown, return how large it may be."""
     unclear = [service for service in budget.direct if service.ceiling is None]
     others = [gap for gap in budget.gaps if not any(gap.of == each.name for each in unclear)]
-    if len(unclear) != 1 or others or budget.unread:
+    if len(unclear) != 1 or others or budget.unread or unclear[0].overlap.kind == "unknown":
         return
     (service,) = unclear
-    missing = [name for name, quantity in service.numbers.items() if not quantity.is_known]
-    if missing == ["pool_size", "max_overflow"]:
-        missing = ["per_process"]
-    if len(missing) != 1 or service.overlap.kind == "unknown":
-        return
-    (number,) = missing
-    value = _largest_value(budget, service.name, number, 1_000_000)
-    if value is None:
-        text = f"{service.name} does not fit: {_at_most(service, number, 1)} is too much already"
-        yield Suggestion(kind="limit", text=text, changes=())
-        return
-    text = f"{service.name}: {_at_most(service, number, value)}"
-    yield Suggestion(kind="limit", text=text, changes=(Change(service.name, number, value),))
+    missing = [name for name, value in _numbers(service).items() if value is None]
+    if len(missing) == 1:
+        (number,) = missing
+        room = (budget.available or 0) - budget.known
+        value = _within(budget, service, number, room, 1_000_000)
+        name, shown = _named(service, number, value or 1)
+        changes = () if value is None else (Change(service.name, number, value),)
+        text = f"{service.name}: {name} at most {shown}"
+        if value is None:
+            text = f"{service.name} does not fit: {name} of 1 is too much already"
+        yield Suggestion(kind="limit", text=text, changes=changes)
