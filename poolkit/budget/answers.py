@@ -1,5 +1,7 @@
 """Answers to what files do not show: `[tool.poolkit.budget]` of the project.
 
+`poolkit budget --answer` writes them: those of its command line, and "?" for what is still unknown.
+
 [tool.poolkit.budget]
 ignore = ["frontend"]
 
@@ -21,12 +23,20 @@ pool = 10
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import re
+import shlex
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.budget.model import Answers
 from poolkit.errors import ConfigurationError
+from poolkit.masking import printable
+from poolkit.project import OWN_FILE, SHARED_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from poolkit.budget.model import Options
+    from poolkit.budget.verdict import Budget, Budgets
     from poolkit.project import Project
 
 OPEN = "?"
@@ -61,3 +71,141 @@ def read_answers(project: Project) -> Answers:
                 raise ConfigurationError(f"{section} {key}.{name} must be {wanted[kind]}")
         found[key] = {name: entry for name, entry in entries.items() if entry != OPEN}
     return Answers(origin=section, **found)
+
+
+# -- what answers an unknown number ---------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """What makes the numbers of a service, pooler or database known."""
+
+    flag: str
+    """An option of the command; empty: only the templates can have it."""
+    table: str = ""
+    """The table of [tool.poolkit.budget]; empty: it has no entry."""
+    form: str = ""
+    """The form of the entry's value, such as POOL+OVERFLOW."""
+
+    def entry(self, name: str) -> str:
+        """Return the line of the file; empty if it has none."""
+        key = name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"'
+        value = self.form if self.table == "databases" else f'"{self.form}"'
+        return f"{self.table}.{key} = {value}" if self.table else ""
+
+
+def answer(budget: Budget, name: str, shown: str = "") -> Answer:
+    """Return what answers the unknown numbers of a part of the budget.
+
+    Args:
+        budget: the budget that it belongs to.
+        name: of the service, pooler or database.
+        shown: the name in the flag, if it is about several of them.
+    """
+    service = next((each for each in budget.services if each.name == name), None)
+    if service is not None:
+        numbers = service.numbers.values()
+        if all(number.is_known for number in numbers):
+            return Answer("")  # the overlap, which only the template has
+        form = "POOL+OVERFLOW"
+        form += "" if service.processes.is_known else "xPROCESSES"
+        form += "" if service.instances.is_known else "@INSTANCES"
+        return Answer(f"--service {shlex.quote(shown or name)}={form}", "services", form)
+    if name == budget.database.name:
+        if budget.database.max_connections.is_known and not budget.is_close:
+            return Answer("--reserve N")
+        return Answer("--max-connections N", "databases" if budget.database.where else "", "N")
+    unclear = [each for each in budget.poolers if each.name == name and each.server_connections]
+    return Answer("--pgbouncer-pools N" if unclear else "")
+
+
+# -- writing --------------------------------------------------------------------------------
+
+
+def write_answers(project: Project, options: Options, budgets: Budgets) -> list[str]:
+    """Write the answers of a command line, and "?" for what is still unknown.
+
+    An entry stays as it is, unless this command line has another answer. A "?" whose number has
+    become known is removed.
+
+    Args:
+        project: the one whose file gets the answers; pyproject.toml is created if it has none.
+        options: the options of the command line.
+        budgets: the result with these options.
+
+    Returns:
+        Lines about what was written, and about entries that are about nothing in these files.
+
+    Raises:
+        ConfigurationError: the file is no TOML, or one of its tables is an inline one.
+    """
+    import tomlkit  # noqa: PLC0415  (for --answer only)
+    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415  (the same)
+
+    file = project.file or project.root / SHARED_FILE
+    path = ["budget"] if file.name == OWN_FILE else ["tool", "poolkit", "budget"]
+    given: dict[tuple[str, str], str | int] = {}
+    for argument in options.services:
+        name, _, numbers = argument.partition("=")
+        given["services", name.strip()] = numbers.strip()
+    if options.max_connections is not None and budgets.only.database.where is not None:
+        given["databases", budgets.only.database.name] = options.max_connections
+    unknown = _unknown(budgets)
+    try:
+        document: Any = tomlkit.parse(file.read_bytes().decode() if file.is_file() else "")
+        table = document
+        for key in path:
+            table = table.setdefault(key, tomlkit.table(is_super_table=key != "budget"))
+        _fill(table, given, options.ignored, unknown)
+    except (TOMLKitError, ValueError) as error:
+        raise ConfigurationError(f"{file}: the answers cannot be written: {error}") from None
+    file.write_bytes(tomlkit.dumps(document).encode())
+    counts = f"{len(given) + len(options.ignored)} answers, {len(unknown)} unknown"
+    return [f"{file}: {counts}", *_stale(table, budgets)]
+
+
+def _fill(
+    table: Any,
+    given: Mapping[tuple[str, str], str | int],
+    ignored: Sequence[str],
+    unknown: Mapping[tuple[str, str], str],
+) -> None:
+    """Set the given entries, and open ones for unknown numbers that have no entry."""
+    import tomlkit  # noqa: PLC0415  (for --answer only)
+
+    for name in ignored:
+        names = table.setdefault("ignore", tomlkit.array())
+        names.extend([] if name in names else [name])
+    for (kind, name), value in given.items():
+        table.setdefault(kind, tomlkit.table())[name] = value
+    for kind in ("services", "databases"):
+        for name in [name for name, value in table.get(kind, {}).items() if value == OPEN]:
+            if (kind, name) not in unknown:
+                del table[kind][name]
+    for (kind, name), comment in unknown.items():
+        entries = table.setdefault(kind, tomlkit.table())
+        if name not in entries:
+            entries[name] = tomlkit.string(OPEN)
+            entries[name].comment(comment)
+
+
+def _stale(table: dict[str, Any], budgets: Budgets) -> Iterator[str]:
+    """Return lines about the entries whose names no file has."""
+    existing = {each.name for each in budgets.not_counted}
+    for budget in budgets.each:
+        existing |= {budget.database.name, *(service.name for service in budget.services)}
+    for kind in ("ignore", "services", "databases"):
+        for name in table.get(kind, ()):
+            if name not in existing:
+                yield f"{kind}: these files have no {name}"
+
+
+def _unknown(budgets: Budgets) -> dict[tuple[str, str], str]:
+    """Return the open entries, by table and name, with a comment for each."""
+    found: dict[tuple[str, str], str] = {}
+    for budget in budgets.each:
+        for gap in budget.gaps:
+            what = answer(budget, gap.of)
+            if what.table:
+                comment = f"{what.form}; {gap.number.replace('_', ' ')}: {gap.reason}"
+                found.setdefault((what.table, gap.of), printable(comment, one_line=True))
+    return found

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.answers import read_answers
+from poolkit.budget.answers import read_answers, write_answers
 from poolkit.budget.files import of_environment, read_files
 from poolkit.budget.inventory import take_inventory
 from poolkit.budget.limits import class_limit, reserve, with_classes
+from poolkit.budget.live import check_live
 from poolkit.budget.model import Database, NotCounted, Options, known, unknown
 from poolkit.budget.read.parameters import Environment, find_environment
 from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
@@ -20,6 +21,8 @@ from poolkit.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from poolkit.budget.live import Check
 
 
 def compute_budget(options: Options) -> Budgets:
@@ -171,7 +174,7 @@ def _given_limit(options: Options) -> Database | None:
     if options.database_url:
         from poolkit.activity.server import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
 
-        with ActivityConnection(options.database_url) as connection:
+        with ActivityConnection(options.database_url, needs_all=False) as connection:
             limits = connection.limits
         if limits is None:
             nothing = unknown("the server did not report it")
@@ -210,18 +213,24 @@ def budget_text(budget: Budget, form: str, *, status: int) -> str:
     return json.dumps(as_sarif(budget, version("poolkit")), indent=2, ensure_ascii=False) + "\n"
 
 
-def run(options: Options, form: str, check: Path | None) -> int:
+def run(options: Options, form: str, check: Path | None, *, live: bool, answer: bool) -> int:
     """Print the budget in one of the forms and return the exit status."""
-    options = dataclasses.replace(options, answers=read_answers(Project.find()))
+    project = Project.find()
+    options = dataclasses.replace(options, answers=read_answers(project))
     budgets = compute_budget(options)
     status = budgets.exit_status(allow_unknown=options.allow_unknown)
-    peaks: tuple[str, ...] = ()
+    checks: list[Check] = []
     if check is not None:
         from poolkit.budget.run_check import check_run  # noqa: PLC0415  (reads compare's files)
 
-        found = check_run(budgets.worst, check)
-        peaks = tuple(str(each) for each in found)
-        status = status if all(each.is_within for each in found) else EXIT_STATUS["does not fit"]
+        checks += check_run(budgets, check)
+    if live:
+        checks += check_live(budgets, options.database_url)
+    if not all(each.is_within for each in checks):
+        status = EXIT_STATUS["does not fit"]
+    lines = [each.text for each in checks]
+    if answer:
+        lines += write_answers(project, options, budgets)
     from poolkit.terminal import new_console  # noqa: PLC0415  (its import takes time)
 
     console = new_console()
@@ -233,6 +242,6 @@ def run(options: Options, form: str, check: Path | None) -> int:
     else:
         console.file.write(budget_text(budgets.worst, form, status=status))
         console = new_console(stderr=True)
-    for line in peaks:
+    for line in lines:
         console.print(line, soft_wrap=True)
     return status

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from poolkit.budget.cloudformation.workloads import describe_templates
 from poolkit.budget.compose.workloads import describe_compose
 from poolkit.budget.kubernetes.workloads import describe_manifests
+from poolkit.budget.live import login
 from poolkit.budget.model import NotCounted, Overlap, Service, known, unknown
 from poolkit.budget.own_servers import pgbouncer, postgres
 from poolkit.budget.pools import is_migration, pool, read_assignments
@@ -240,6 +241,7 @@ def _service(
         target=numbers.target,
         why=why,
         through=through.name if through else "",
+        login=login(workload),
     )
 
 

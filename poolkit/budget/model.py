@@ -329,6 +329,15 @@ class NotCounted:
     reason: str
 
 
+class Login(NamedTuple):
+    """What a service's variables show of its connections; empty where they show nothing."""
+
+    user: str = ""
+    database: str = ""
+    application: str = ""
+    """The application_name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """A workload that opens connections, with the numbers of its ceiling."""
@@ -347,6 +356,7 @@ class Service:
     """The sign that it connects to the database; empty: it was declared."""
     through: str = ""
     """The name of the pooler that it connects to; empty: straight to the database."""
+    login: Login = field(default_factory=Login)
 
     @property
     def per_process(self) -> int | None:

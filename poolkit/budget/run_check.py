@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from poolkit.budget.live import Check
 from poolkit.compare.results.files import read_json
 from poolkit.compare.results.run_folder import RunFolder
 from poolkit.errors import RunFolderError
@@ -12,39 +12,11 @@ from poolkit.errors import RunFolderError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from poolkit.budget.verdict import Budget
+    from poolkit.budget.model import Service
+    from poolkit.budget.verdict import Budgets
 
 
-@dataclass(frozen=True, kw_only=True)
-class PeakCheck:
-    """One target of a run compared with a service that has its preset."""
-
-    target: str
-    peak: int
-    service: str = ""
-    instances: int | None = None
-    allowed: int | None = None
-    """The limit for as many processes as the run had; None: unknown."""
-    note: str = ""
-    """Why there is nothing to compare."""
-
-    @property
-    def is_within(self) -> bool:
-        """False if the peak is above the limit; an unknown limit cannot be exceeded."""
-        return self.allowed is None or self.peak <= self.allowed
-
-    def __str__(self) -> str:
-        if self.note:
-            return f"{self.target}: {self.note}"
-        processes = "" if self.instances is None else f" with {self.instances} process(es)"
-        peak = f"{self.target}: at most {self.peak:,} open{processes}"
-        if self.allowed is None:
-            return f"{peak}; the ceiling of {self.service} is unknown"
-        verdict = "within" if self.is_within else "ABOVE"
-        return f"{peak}, {verdict} the {self.allowed:,} that {self.service} allows"
-
-
-def check_run(budget: Budget, path: Path) -> tuple[PeakCheck, ...]:
+def check_run(budgets: Budgets, path: Path) -> list[Check]:
     """Compare a run's peaks with the ceilings of the services with the same preset.
 
     With several loads, a target's peak is its highest at any of them.
@@ -60,43 +32,47 @@ def check_run(budget: Budget, path: Path) -> tuple[PeakCheck, ...]:
         raise RunFolderError(
             f"{path / 'results.json'} has no targets; write it with: poolkit report {path}"
         )
-    every = {name: [at_reference] for name, at_reference in results.items()}
+    measured = {name: [at_reference] for name, at_reference in results.items()}
     # A run of an older poolkit has one load and no levels.
-    for name, of_target in (found.get("levels") or {}).items():
-        every.setdefault(name, []).extend(each for level in of_target for each in level["repeats"])
-    fullest = {name: max(of, key=lambda each: _peak(each) or 0) for name, of in every.items() if of}
-    checks: list[PeakCheck] = []
-    for name, measured in fullest.items():
-        peak = _peak(measured)
-        services = [each for each in budget.services if each.target == presets.get(name, name)]
+    for name, levels in (found.get("levels") or {}).items():
+        measured.setdefault(name, []).extend(each for one in levels for each in one["repeats"])
+    every = {service.name: service for budget in budgets.each for service in budget.services}
+    checks: list[Check] = []
+    has_any = False
+    for name, repeats in measured.items():
+        fullest = max(repeats, key=lambda each: _peak(each) or 0, default=None)
+        peak, preset = _peak(fullest), presets.get(name, name)
+        services = [each for each in every.values() if each.target == preset]
+        has_any = has_any or bool(services)
         if peak is None:
-            checks.append(PeakCheck(target=name, peak=0, note="no peak was measured"))
-            continue
-        if not services:
-            note = "no service in the templates has its preset"
-            checks.append(PeakCheck(target=name, peak=peak, note=note))
-        for service in services:
-            instances = measured.get("instances") or measured.get("execution_environments")
-            allowed = service.ceiling
-            if isinstance(instances, int) and service.per_process is not None:
-                # The run may have had fewer instances than the service can have.
-                own = instances * service.per_process
-                allowed = own if allowed is None else min(own, allowed)
-            checks.append(
-                PeakCheck(
-                    target=name,
-                    service=service.name,
-                    peak=peak,
-                    instances=instances,
-                    allowed=allowed,
-                )
-            )
-    if not any(each.service for each in checks):
-        names = ", ".join(sorted({service.target for service in budget.services} - {""})) or "none"
+            checks.append(Check(f"{name}: no peak was measured"))
+        elif not services:
+            checks.append(Check(f"{name}: no service in the templates has its preset"))
+        else:
+            checks += [_check(name, peak, fullest, service) for service in services]
+    if not has_any:
+        names = ", ".join(sorted({each.target for each in every.values()} - {""})) or "none"
         raise RunFolderError(
             f"{path}: no target of the run has the preset of a service in the templates ({names})"
         )
-    return tuple(checks)
+    return checks
+
+
+def _check(target: str, peak: int, measured: Any, service: Service) -> Check:
+    """Return the comparison with one service, for as many processes as the run had."""
+    instances = measured.get("instances") or measured.get("execution_environments")
+    allowed, processes = service.ceiling, ""
+    if isinstance(instances, int):
+        processes = f" with {instances} process(es)"
+        # The run may have had fewer instances than the service can have.
+        own = None if service.per_process is None else instances * service.per_process
+        allowed = min((each for each in (own, allowed) if each is not None), default=None)
+    text = f"{target}: at most {peak:,} open{processes}"
+    if allowed is None:
+        return Check(f"{text}; the ceiling of {service.name} is unknown")
+    is_within = peak <= allowed
+    verdict = "within" if is_within else "ABOVE"
+    return Check(f"{text}, {verdict} the {allowed:,} that {service.name} allows", is_within)
 
 
 def _peak(found: Any) -> int | None:

@@ -57,11 +57,21 @@ _path = click.Path(path_type=Path)
     help="exit with 0 even if some numbers are unknown, as long as the known part fits",
 )
 @click.option("--check-run", type=_path, help="compare with a run of `poolkit compare`")
+@click.option(
+    "--live", is_flag=True, help="compare with the open connections of the server of --database-url"
+)
+@click.option(
+    "--answer",
+    is_flag=True,
+    help="write these answers, and a question mark for each unknown number, to pyproject.toml",
+)
 @click.option("--json", "form", flag_value="json", help="print JSON")
 @click.option("--markdown", "form", flag_value="markdown", help="print a pull request comment")
 @click.option("--github", "form", flag_value="github", help="print workflow annotations")
 @click.option("--sarif", "form", flag_value="sarif", help="print SARIF 2.1.0")
-def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
+def budget(
+    *, form: str | None, check_run: Path | None, live: bool, answer: bool, **values: Any
+) -> None:
     """Check whether a deployment fits its database.
 
     Adds up the connections that the services can open at most, and compares the sum with the limit
@@ -77,7 +87,7 @@ def budget(*, form: str | None, check_run: Path | None, **values: Any) -> None:
 
     options = Options(**values)
     try:
-        status = run(options, form or "table", check_run)
+        status = run(options, form or "table", check_run, live=live, answer=answer)
     except ValueError as error:
         if isinstance(error, PoolkitError):
             raise
