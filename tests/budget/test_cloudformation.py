@@ -107,13 +107,8 @@ def test_a_function_without_reserved_concurrency_has_no_ceiling(folder):
     assert "ReservedConcurrentExecutions" in gap.reason
     answer = folder.run("app.yaml")
     assert answer.returncode == 3
-<<<<<<< HEAD
     # At least 752 available, 4 for migrations and operators; old and new together: 748 / 2.
-    assert "a reserved concurrency of at most 374" in answer.stdout
-=======
-    # 818 available, 4 for migrations and operators; old and new together: 814 / 2.
-    assert "concurrency at most 407" in answer.stdout
->>>>>>> c8c4ca1 (Write answers to pyproject.toml, and compare with a live server)
+    assert "concurrency at most 374" in answer.stdout
     assert folder.run("app.yaml", "--allow-unknown").returncode == 0
 
 
