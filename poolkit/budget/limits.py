@@ -151,25 +151,19 @@ def formula_limit(engine: str, gib: float, text: str, where: SourceLocation | No
     classes, kind = table("instance_classes"), engine_kind(engine)
     text = text or classes["formulas"].get(engine) or classes["formulas"].get(kind, "")
     usable = gib * classes["memory"]["share"] * GIB - classes["memory"]["fixed_bytes"]
-    value, highest = evaluated(text, usable), evaluated(text, gib * GIB)
-    lowest = evaluated(text, usable * (1 - classes["memory"]["error"]))
-    quantity = unknown(f"max_connections is the formula {text!r}, which is not evaluated", where)
-    formula = f"{text} of {gib:g} GiB"
+    sizes = (usable * (1 - classes["memory"]["error"]), usable, gib * GIB)
+    lowest, value, highest = (evaluated(text, each) if gib else None for each in sizes)
+    why = "is not evaluated" if gib else "needs the memory of a known instance class"
+    quantity = unknown(f"max_connections is the formula {text!r}, which {why}", where)
+    formula = text
     if value is not None:
-        quantity = setting(value, "max_connections", formula, where, MOST.get(kind, MOST["mysql"]))
-        formula += f", less what RDS needs: about {value:,}"
-    if lowest == highest:
-        lowest = highest = None
-    else:
-        formula += f", from {lowest:,} to {highest:,}"
-    return Limit(
-        max_connections=quantity,
-        reserved=reserve(kind, tuple(RESERVES)),
-        engine=kind,
-        formula=f"{formula}.",
-        lowest=lowest,
-        highest=highest,
-    )
+        quantity = setting(value, "max_connections", text, where, MOST.get(kind, MOST["mysql"]))
+        formula += f" of {gib:g} GiB, less what RDS needs: about {value:,}"
+        formula += "." if lowest == highest else f", from {lowest:,} to {highest:,}."
+    lowest, highest = (None, None) if lowest == highest else (lowest, highest)
+    reserved = reserve(kind, tuple(RESERVES))
+    limit = Limit(max_connections=quantity, reserved=reserved, engine=kind, formula=formula)
+    return dataclasses.replace(limit, lowest=lowest, highest=highest)
 
 
 def class_limit(
@@ -181,35 +175,27 @@ def class_limit(
     without a rule has unknown limits.
     """
     classes, size, kind = table("instance_classes"), class_size(instance_class), engine_kind(engine)
+    limit = formula_limit(engine, size.gib if size else 0, "", where)
+    limit = dataclasses.replace(limit, instance_class=instance_class, vcpus=size and size.vcpus)
     if kind not in MOST or size is None:
         missing = f"the engine {engine}" if kind not in MOST else f"instance class {instance_class}"
         why = f"there is no rule for {missing}; give --max-connections, or ask with --database-url"
-        reserved = reserve(kind, tuple(RESERVES))
-        limit = Limit(max_connections=unknown(why, where), reserved=reserved, engine=kind)
-        return dataclasses.replace(limit, instance_class=instance_class)
-    limit = formula_limit(engine, size.gib, "", where)
-    own = dataclasses.replace(limit, instance_class=instance_class, vcpus=size.vcpus)
+        return dataclasses.replace(limit, max_connections=unknown(why, where), formula="")
     if engine.startswith("aurora") and kind == "mysql":
         # AWS publishes these results for every class.
-        return dataclasses.replace(own, lowest=None, highest=None)
-    rows = [row for row in classes["measured"] if row["class"] == instance_class]
-    rows = [row for row in rows if row["engine"] == engine]
+        return dataclasses.replace(limit, lowest=None, highest=None)
+    wanted = (instance_class, engine)
+    rows = [row for row in classes["measured"] if (row["class"], row["engine"]) == wanted]
     # The sort is stable: the row of the same version comes first, else the order of the table.
     for row in sorted(rows, key=lambda row: row["version"] != version)[:1]:
         value, on = row["max_connections"], f"{engine} {row['version']}".strip()
-        formula = f"Measured on {on}: {value:,} ({row['source']})."
-        quantity, lowest, highest = known(value, instance_class, where), None, own.highest
+        formula, lowest, highest = f"Measured on {on}: {value:,} ({row['source']}).", None, None
         if not version or row["version"] != version:
-            lowest = int(value * (1 - classes["memory"]["error"]))
+            lowest, highest = int(value * (1 - classes["memory"]["error"])), limit.highest
             formula += f" Another version may have from {lowest:,} to {highest:,}."
-        return dataclasses.replace(
-            own,
-            max_connections=quantity,
-            formula=formula,
-            lowest=lowest,
-            highest=None if lowest is None else highest,
-        )
-    return own
+        limit = dataclasses.replace(limit, lowest=lowest, highest=highest, formula=formula)
+        limit = dataclasses.replace(limit, max_connections=known(value, formula, where))
+    return limit
 
 
 def serverless_limit(engine: str, low: float, high: float, where: SourceLocation | None) -> Limit:
@@ -263,11 +249,13 @@ def class_line(
     instance_class: str, engine: str, version: str, max_connections: int, date: dt.date | str
 ) -> str:
     """Return a measured value as TOML: for pyproject.toml, and for the table of this package."""
-    return (
-        f'# pyproject.toml\n[tool.poolkit.budget.classes]\n"{instance_class}" = {max_connections}\n'
-        f'\n# poolkit/budget/tables/instance_classes.toml\n[[measured]]\nclass = "{instance_class}"\n'
-        f'engine = "{engine}"\nversion = "{version}"\nmax_connections = {max_connections}\n'
-        f'date = {date}\nsource = "SHOW max_connections"\n'
+    template: str = table("instance_classes")["line"]
+    return template.format(
+        instance_class=instance_class,
+        engine=engine,
+        version=version,
+        max_connections=max_connections,
+        date=date,
     )
 
 

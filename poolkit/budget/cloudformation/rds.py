@@ -8,18 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Any, NamedTuple
+import sys
+from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.limits import (
-    MOST,
-    RESERVES,
-    Limit,
-    class_limit,
-    class_size,
-    formula_limit,
-    serverless_limit,
-    setting,
-)
+from poolkit.budget import limits
 from poolkit.budget.model import Database, Overlap, Pooler, known, unknown
 from poolkit.budget.read.values import Unknown, references, why_unknown
 
@@ -27,26 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from poolkit.budget.cloudformation.stacks import Resource, Stack
+    from poolkit.budget.limits import Limit
     from poolkit.budget.model import Quantity, ResourceKey, SourceLocation
 
-_CLUSTER, _INSTANCE = "AWS::RDS::DBCluster", "AWS::RDS::DBInstance"
+_CLUSTER = "AWS::RDS::DBCluster"
 _GROUPS = ("DBParameterGroupName", "DBClusterParameterGroupName")
 _IDENTIFIERS = ("DBInstanceIdentifier", "DBClusterIdentifier")
-_SOURCES = (
-    "SourceDBInstanceIdentifier",
-    "SourceDBClusterIdentifier",
-    "ReplicationSourceIdentifier",
-)
+_SOURCES = ("ReplicationSourceIdentifier", *(f"Source{name}" for name in _IDENTIFIERS))
 _SCALING = "ServerlessV2ScalingConfiguration"
-
-
-class _Parameter(NamedTuple):
-    """A parameter that a parameter group sets."""
-
-    value: Any
-    group: str
-    origin: str
-    where: SourceLocation
 
 
 def rds_databases(stacks: Sequence[Stack]) -> Iterator[Database]:
@@ -68,15 +48,14 @@ def rds_databases(stacks: Sequence[Stack]) -> Iterator[Database]:
 
 def _servers(stacks: Sequence[Stack]) -> list[Resource]:
     """Return clusters and instances; clusters come first."""
-    types = (_CLUSTER, _INSTANCE)
+    types = (_CLUSTER, "AWS::RDS::DBInstance")
     return [each for kind in types for stack in stacks for each in stack.of_type(kind)]
 
 
-def _names(value: Any, resource: Resource, *properties: str) -> bool:
+def _names(value: Any, resource: Resource, properties: Sequence[str] = _IDENTIFIERS) -> bool:
     """Return whether a value is the identifier of a resource, or a reference to it."""
-    own = [resource.get(name) for name in properties or _IDENTIFIERS]
     refers = any(each.resource == resource.key for each in references(value))
-    return refers or (isinstance(value, str) and value in own)
+    return refers or (isinstance(value, str) and value in map(resource.get, properties))
 
 
 def _database(resource: Resource, members: list[Resource]) -> Database:
@@ -88,13 +67,14 @@ def _database(resource: Resource, members: list[Resource]) -> Database:
         snapshot = resource.get("DBSnapshotIdentifier") or resource.get("SnapshotIdentifier")
         engine = Unknown("its snapshot decides") if snapshot else "postgres"
     # Any member may become the writer, so the smallest one counts; an unknown one may be that one.
-    limits = [_limit(each, resource, str(engine)) for each in members or [resource]]
-    limit = min(limits, key=_least)
-    reason, where = _why_unknown(resource, members, engine)
+    found = [_limit(each, resource, str(engine)) for each in members or [resource]]
+    counts = [min(each.max_connections.value or 0, each.carried or sys.maxsize) for each in found]
+    limit = found[counts.index(min(counts))]
     changes: dict[str, Any] = {"reserved": _reserved(groups, limit)}
+    reason, where = _why_unknown(resource, members, engine)
     if reason:
         changes["max_connections"] = unknown(reason, where)
-    if len({each.instance_class for each in limits}) > 1:
+    if reason or len({each.instance_class for each in found}) > 1:
         changes["instance_class"] = ""
     return Database(
         name=resource.logical_id,
@@ -105,75 +85,70 @@ def _database(resource: Resource, members: list[Resource]) -> Database:
     )
 
 
-def _least(limit: Limit) -> int:
-    value = limit.max_connections.value
-    return -1 if value is None else min(value, limit.carried or value)
-
-
 def _why_unknown(
     resource: Resource, members: list[Resource], engine: Any
 ) -> tuple[str, SourceLocation]:
     """Return the reason why the limit is unknown whatever the class is, and its line."""
-    is_cluster, where = resource.type == _CLUSTER, resource.where()
-    reason = ""
-    if isinstance(resource.present, Unknown):
-        reason = f"it is unknown whether the database exists: {resource.present.reason}"
-    elif why := why_unknown(engine):
-        reason, where = f"its engine is unknown: {why}", resource.where("Engine")
-    elif resource.get("EngineMode") == "serverless":
-        reason, where = (
-            "EngineMode serverless is Aurora Serverless v1",
-            resource.where("EngineMode"),
-        )
-        reason += ", whose limit changes with its capacity; give --max-connections"
-    elif not is_cluster and resource.get("DBClusterIdentifier"):
-        reason = "its cluster is not in the templates; give --max-connections"
-    elif is_cluster and not any(
-        [members, *map(resource.get, (_SCALING, "DBClusterInstanceClass"))]
-    ):
-        reason = "the cluster has no instance in the templates; give --max-connections"
-    if reason:
-        return reason, where
+    reason, where, give = "", resource.where(), "give --max-connections"
     for each, key in itertools.product([*members, resource], _GROUPS):
-        named, line = each.get(key), each.where(key)
+        named = each.get(key)
         # RDS's own groups set nothing.
         is_default = isinstance(named, str) and named.startswith("default")
         if named is not None and not is_default and each.stack.referenced(named) is None:
-            shown = f" {named}" if isinstance(named, str) else ""
-            reason = f"the parameter group{shown} ({line}) is not in the templates"
-            return f"{reason}; give --max-connections", where
-    return "", where
+            shown = f"{named} " if isinstance(named, str) else ""
+            reason = (
+                f"the parameter group {shown}({each.where(key)}) is not in the templates; {give}"
+            )
+    if resource.type == _CLUSTER:
+        sizes = (_SCALING, "DBClusterInstanceClass", "EngineMode")
+        if not members and not any(map(resource.get, sizes)):
+            reason = f"the cluster has no instance in the templates; {give}"
+    elif resource.get("DBClusterIdentifier"):
+        reason = f"its cluster is not in the templates; {give}"
+    if resource.get("EngineMode") == "serverless":
+        reason = (
+            f"EngineMode serverless (Aurora Serverless v1) has no fixed max_connections; {give}"
+        )
+        where = resource.where("EngineMode")
+    if why := why_unknown(engine):
+        reason, where = f"its engine is unknown: {why}", resource.where("Engine")
+    if isinstance(resource.present, Unknown):
+        reason = f"it is unknown whether the database exists: {resource.present.reason}"
+    return reason, where
 
 
 # -- parameter groups -----------------------------------------------------------------------
 
 
-def _parameter(resources: Iterable[Resource], name: str) -> _Parameter | None:
-    """Find a parameter in the parameter groups of some resources; an instance's group wins."""
+def _group_with(resources: Iterable[Resource], name: str) -> Resource | None:
+    """Return the parameter group that sets a parameter; an instance's wins over its cluster's."""
     for resource, key in itertools.product(resources, _GROUPS):
         group = resource.stack.referenced(resource.get(key))
-        found = group.get("Parameters", name) if group else None
-        if group is not None and found is not None:
-            path = ("Parameters", name)
-            return _Parameter(found, group.logical_id, group.origin(*path), group.where(*path))
+        if group is not None and group.get("Parameters", name) is not None:
+            return group
     return None
 
 
-def _reserved(groups: list[Resource], limit: Limit) -> Quantity:
+def _setting(resource: Resource, *path: str, most: int = limits.MOST["postgres"]) -> Quantity:
+    """Return a property that is set as a number; unknown if it is none or not allowed."""
+    origin, where = resource.origin(*path), resource.where(*path)
+    return limits.setting(resource.get(*path), path[-1], origin, where, most)
+
+
+def _reserved(resources: list[Resource], limit: Limit) -> Quantity:
     """Return the connections that a server reserves, as the parameter groups set them."""
     if limit.engine != "postgres":
         return limit.reserved
     total, labels = 0, []
-    for name, default in {**RESERVES, "reserved_connections": 0}.items():
-        number, found = known(default, ""), _parameter(groups, name)
-        if found is not None:
-            number = setting(found.value, name, found.origin, found.where)
+    for name, default in {**limits.RESERVES, "reserved_connections": 0}.items():
+        group = _group_with(resources, name)
+        number = _setting(group, "Parameters", name) if group else known(default, "")
         if number.value is None:
             return number
         total += number.value
         if number.value:
             labels.append(f"{number} {name}{f' ({number.origin})' if number.origin else ''}")
-    return known(total, " + ".join(labels), groups[-1].where())
+    return known(total, " + ".join(labels), resources[-1].where())
 
 
 # -- max_connections ------------------------------------------------------------------------
@@ -181,41 +156,39 @@ def _reserved(groups: list[Resource], limit: Limit) -> Quantity:
 
 def _limit(server: Resource, resource: Resource, engine: str) -> Limit:
     """Return the limits of an instance, which may be in a cluster."""
-    named = server if server.get("DBInstanceClass") else resource
+    source: Resource = server
     path: tuple[str, ...] = ("DBInstanceClass",)
-    path = path if named.get(*path) else ("DBClusterInstanceClass",)
-    found, version, gib = named.get(*path), str(resource.get("EngineVersion") or ""), None
+    if server.get(*path) is None:
+        # A Multi-AZ DB cluster has one class for all its instances.
+        source, path = resource, ("DBClusterInstanceClass",)
+    found, version, gib = source.get(*path), str(resource.get("EngineVersion") or ""), 0.0
+    why = why_unknown(found) or ("" if isinstance(found, str) else "it has none")
+    why = why and f"instance class: {why}"
     if resource.get(_SCALING) and found in (None, "db.serverless"):
-        named, path = resource, (_SCALING, "MaxCapacity")
+        source, path = resource, (_SCALING, "MaxCapacity")
         low, high, why = _capacity(resource)
-        limit = serverless_limit(engine, low, high, named.where(*path))
-        gib = high * 2
+        gib, limit = high * 2, limits.serverless_limit(engine, low, high, source.where(*path))
     else:
-        why = why_unknown(found) or ("" if isinstance(found, str) else "it has none")
-        why = f"instance class: {why}" if why else ""
-        limit = class_limit(engine, str(found), version, named.where(*path))
-        gib = size.gib if (size := class_size(str(found))) else None
-    quantity = dataclasses.replace(limit.max_connections, origin=named.origin(*path))
+        limit = limits.class_limit(engine, str(found), version, source.where(*path))
+        if size := limits.class_size(str(found)):
+            gib = size.gib
     if why:
-        gib, quantity = None, unknown(why, named.where(*path))
-    limit = dataclasses.replace(limit, max_connections=quantity)
-    # An instance's group wins over its cluster's.
-    parameter = _parameter((server, resource), "max_connections")
-    if parameter is None:
-        return limit
-    text, most = str(parameter.value), MOST.get(limit.engine, max(MOST.values()))
-    own = Limit(max_connections=quantity, reserved=limit.reserved, engine=limit.engine)
-    own = dataclasses.replace(own, formula=f"Set in {parameter.group}.")
-    if "DBInstanceClassMemory" not in text:
-        quantity = setting(parameter.value, "max_connections", *parameter[2:], most)
-    elif gib is None:
-        why = "max_connections is a formula of the memory, and the instance class is unknown"
-        quantity = unknown(why, parameter.where)
-    else:
-        own = formula_limit(engine, gib, text, parameter.where)
-        quantity = dataclasses.replace(own.max_connections, origin=parameter.origin)
-    carried = limit.max_connections.value
-    return dataclasses.replace(own, max_connections=quantity, carried=carried, vcpus=limit.vcpus)
+        gib, nothing = 0, unknown(why, source.where(*path))
+        limit = dataclasses.replace(limit, max_connections=nothing, instance_class="")
+    carried, vcpus = limit.max_connections.value, limit.vcpus
+    group = _group_with((server, resource), "max_connections")
+    if group is not None:
+        source, path = group, ("Parameters", "max_connections")
+        text, most = str(group.get(*path)), limits.MOST.get(limit.engine, max(limits.MOST.values()))
+        if "DBInstanceClassMemory" in text:
+            limit = limits.formula_limit(engine, gib, text, group.where(*path))
+        else:
+            number, formula = _setting(group, *path, most=most), f"Set in {group.logical_id}."
+            limit = dataclasses.replace(limit, max_connections=number, formula=formula)
+            limit = dataclasses.replace(limit, lowest=None, highest=None)
+        limit = dataclasses.replace(limit, carried=carried, vcpus=vcpus, instance_class="")
+    quantity = dataclasses.replace(limit.max_connections, origin=source.origin(*path))
+    return dataclasses.replace(limit, max_connections=quantity)
 
 
 def _capacity(resource: Resource) -> tuple[float, float, str]:
@@ -240,15 +213,15 @@ def rds_proxies(stacks: Sequence[Stack]) -> Iterator[Pooler]:
     """Return the RDS proxies of some stacks, each with the databases of its target group."""
     kinds = ("AWS::RDS::DBProxy", "AWS::RDS::DBProxyTargetGroup")
     proxies, groups = ([e for stack in stacks for e in stack.of_type(kind)] for kind in kinds)
+    path = ("ConnectionPoolConfigurationInfo", "MaxConnectionsPercent")
     for proxy in proxies:
         percent = known(100, "MaxConnectionsPercent is 100 by default", proxy.where())
         behind: list[ResourceKey] = []
         for group in groups:
-            if not _names(group.get("DBProxyName"), proxy, "DBProxyName"):
+            if not _names(group.get("DBProxyName"), proxy, ("DBProxyName",)):
                 continue
-            path = ("ConnectionPoolConfigurationInfo", "MaxConnectionsPercent")
-            if (found := group.get(*path)) is not None:
-                percent = setting(found, path[1], group.origin(*path), group.where(*path), 100)
+            if group.get(*path) is not None:
+                percent = _setting(group, *path, most=100)
             targets = [group.get(f"{name}s") for name in _IDENTIFIERS]
             behind += [each.resource for each in references(targets)]
             texts = [item for items in targets if isinstance(items, list) for item in items]

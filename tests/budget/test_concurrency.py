@@ -1,0 +1,61 @@
+"""The second ceiling: how many connections a server can put to use."""
+
+import json
+
+import pytest
+
+from poolkit.budget.concurrency import knee_of_run, useful_concurrency
+from poolkit.budget.limits import class_limit
+from poolkit.budget.model import Database
+from poolkit.errors import RunFolderError
+
+
+def database(instance_class):
+    """Return a database of this class."""
+    limits = vars(class_limit("postgres", instance_class))
+    return Database(name="db", kind="RDS", where=None, **limits)
+
+
+@pytest.mark.parametrize(
+    ("instance_class", "busy", "most"),
+    [("db.r6g.large", 5, 40), ("db.m7g.2xlarge", 17, 160), ("db.r9g.large", None, None)],
+)
+def test_the_processors_of_the_class_decide(instance_class, busy, most):
+    """2 connections per vCPU and one more can compute; none is useful above 20 per vCPU."""
+    found = useful_concurrency(database(instance_class))
+    assert (found.busy, found.most) == (busy, most)
+
+
+def test_more_connections_than_that_get_a_note():
+    """They fit, and will not run at once. Without a known class there is nothing to say."""
+    found = useful_concurrency(database("db.r6g.large"))
+    assert (found.note(40), found.note(None)) == ("", "")
+    assert all(part in found.note(1700) for part in ("1,700 connections", "2 vCPU", "40"))
+    assert useful_concurrency(database("db.r9g.large")).note(1700) == ""
+
+
+def results(tmp_path, knees):
+    """Write the results of a run with two levels."""
+    levels = [
+        {"name": name, "repeats": [{"connections": {"peak": peak}} for peak in peaks]}
+        for name, peaks in (("10 users", (9, 12)), ("80 users", (60,)))
+    ]
+    found = {"levels": {"web": levels, "lambda": levels}, "knees": knees}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+
+
+def test_the_knee_of_a_run_takes_its_place(tmp_path):
+    """In connections: the most that the target had at the load of its knee."""
+    results(tmp_path, {"web": {"level": "10 users"}, "lambda": None})
+    assert knee_of_run(tmp_path) == 12
+    found = useful_concurrency(database("db.r6g.large"), 12)
+    assert (found.most, found.note(12)) == (12, "")
+    assert "12" in found.note(30)
+
+
+def test_a_run_without_a_knee_has_none(tmp_path):
+    """A folder without results is an error."""
+    results(tmp_path, {"web": None})
+    assert knee_of_run(tmp_path) is None
+    with pytest.raises(RunFolderError):
+        knee_of_run(tmp_path / "nowhere")
