@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.cloudformation.templates import named_by_others
-from poolkit.budget.kubernetes.kustomize import KUSTOMIZATION_FILES
 from poolkit.budget.kubernetes.objects import has_pods, objects
+from poolkit.budget.kubernetes.renderers import CHART_FILE, KUSTOMIZATION_FILES
 from poolkit.budget.model import NotCounted
 from poolkit.budget.read.documents import Document, read_documents
 from poolkit.budget.read.values import get_path
@@ -67,7 +67,7 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
         has_resources = any("::" in str(get_path(each, "Type")) for each in parts)
         parts = services.values() if isinstance(services, dict) else ()
         has_services = any(isinstance(each, dict) and _SERVICE_KEYS & each.keys() for each in parts)
-        is_kustomization = document.path.name in KUSTOMIZATION_FILES
+        is_kustomization = document.path.name in (*KUSTOMIZATION_FILES, CHART_FILE)
         if is_kustomization or ("apiVersion" in data and "kind" in data):
             files.kubernetes.extend(objects(document))
         elif has_resources or "AWSTemplateFormatVersion" in data:

@@ -91,7 +91,7 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
     ignored = {*options.ignored, *answers.ignore}
     described = (
         describe_templates(files.templates, environment, given),
-        describe_manifests(files.kubernetes, environment.name),
+        describe_manifests(files.kubernetes, environment.name, options.paths),
         describe_compose(files.compose, given),
     )
     workloads = _with_unique_names(each for found in described for each in found.workloads)

@@ -162,6 +162,7 @@ def postgres(workload: Workload) -> Database:
         where=workload.where,
         max_connections=limit,
         reserved=reserved,
+        resources=(workload.resource,) if workload.resource else (),
         hosts=workload.hosts,
     )
 

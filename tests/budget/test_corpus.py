@@ -1,6 +1,7 @@
 """The corpus: small deployments with answers that were computed by hand (corpus/README.md)."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def cases():
 def case(folder, *, is_reversed=False):
     fault = answer_of(folder).get("wrong_today")
     marks = [pytest.mark.xfail(reason=fault, strict=False)] if fault else []
+    if any(folder.rglob("kustomization.yaml")) or any(folder.rglob("Chart.yaml")):
+        missing = any(folder.rglob("kustomization.yaml")) and shutil.which("kubectl") is None
+        marks += [pytest.mark.process, pytest.mark.skipif(missing, reason="kubectl is missing")]
     return pytest.param(
         folder, is_reversed, id=folder.name + "-reversed" * is_reversed, marks=marks
     )
