@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.answers import read_answers, write_answers
 from poolkit.budget.files import of_environment, read_files
 from poolkit.budget.inventory import take_inventory
-from poolkit.budget.limits import class_limit, reserve, with_classes
+from poolkit.budget.limits import class_limit, class_line, reserve, with_classes
 from poolkit.budget.live import check_live
 from poolkit.budget.model import Database, NotCounted, Options, known, unknown
 from poolkit.budget.read.parameters import Environment, find_environment
@@ -197,6 +199,28 @@ def _given_limit(options: Options) -> Database | None:
     return None
 
 
+def measured_class(options: Options) -> str:
+    """Return max_connections of a server as entries for pyproject.toml and for the tables.
+
+    Raises:
+        BudgetError: neither an option nor the files name one instance class.
+        DatabaseUnavailable: the server cannot be asked.
+    """
+    named = options.instance_class
+    if not named:
+        files = dataclasses.replace(options, database_url="", report_class=False)
+        budgets = compute_budget(files).each
+        named, *others = sorted({each.database.instance_class for each in budgets})
+        if others or not named:
+            raise BudgetError("the files do not name one instance class; give --instance-class")
+    given = _given_limit(dataclasses.replace(options, instance_class="", report_class=False))
+    if given is None or given.max_connections.value is None:
+        raise BudgetError("the server did not report max_connections")
+    version = given.kind.removeprefix("PostgreSQL").strip()
+    today = dt.datetime.now(tz=dt.UTC).date()
+    return class_line(named, "postgres", version, given.max_connections.value, today)
+
+
 # -- output ---------------------------------------------------------------------------------
 
 
@@ -217,6 +241,9 @@ def run(options: Options, form: str, check: Path | None, *, live: bool, answer: 
     """Print the budget in one of the forms and return the exit status."""
     project = Project.find()
     options = dataclasses.replace(options, answers=read_answers(project))
+    if options.report_class:
+        sys.stdout.write(measured_class(options))
+        return EXIT_STATUS["fits"]
     budgets = compute_budget(options)
     status = budgets.exit_status(allow_unknown=options.allow_unknown)
     checks: list[Check] = []

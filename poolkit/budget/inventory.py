@@ -20,8 +20,8 @@ from poolkit.budget.model import NotCounted, Overlap, Service, known, unknown
 from poolkit.budget.own_servers import pgbouncer, postgres
 from poolkit.budget.pools import is_migration, pool, read_assignments
 from poolkit.budget.read.parameters import read_parameters
-from poolkit.budget.signs import is_about_database
-from poolkit.budget.software import is_no_client, is_pooler, is_server
+from poolkit.budget.signs import database_signs, hosts_in
+from poolkit.budget.software import is_no_client, is_pooler, is_server, software_table
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     )
     from poolkit.budget.pools import Assignment
     from poolkit.budget.read.parameters import Environment
+    from poolkit.budget.software import Software
 
-_HOST = re.compile(r"(?:@|^|host=|//(?=[^/@]*(?:/|$)))\[?([A-Za-z0-9][\w.-]*)\]?(?=[:/?,\s]|$)")
 _NO_HOST = re.compile(
     r"(^|_)(DB|DATABASE|PGDATABASE|NAME|USER|USERNAME|PASSWORD|SCHEMA)$"
     r"|(PORT|PASSWORD|PASS|USERNAME|USER|TYPE|ENGINE|DRIVER|ADAPTER|DIALECT|VENDOR|SSLMODE)$"
@@ -96,11 +96,17 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
     )
     workloads = _with_unique_names(each for found in described for each in found.workloads)
     databases = [each for found in described for each in found.databases]
-    databases += [postgres(workload) for workload in workloads if is_server(workload)]
+    known_software = software_table(answers.software)
+    clients: list[Workload] = []
+    own_poolers: list[Workload] = []
+    for each in workloads:
+        if is_server(each, known_software):
+            databases.append(postgres(each))
+        else:
+            (own_poolers if is_pooler(each, known_software) else clients).append(each)
     databases = _with_unique_names(databases)
     poolers = [each for found in described for each in found.poolers]
-    poolers += [pgbouncer(w, options.pgbouncer_pools) for w in workloads if is_pooler(w)]
-    clients = [each for each in workloads if not is_pooler(each) and not is_server(each)]
+    poolers += [pgbouncer(each, options.pgbouncer_pools) for each in own_poolers]
     names = {each.name for each in workloads} | {each.name for each in databases}
     for name in (*assignments, *ignored):
         # An answer is for every run, and this one may be about other files. Without files, each
@@ -110,7 +116,7 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
             listed = ", ".join(sorted(names)) or "none"
             raise BudgetError(f"there is no service {name!r} in the templates; there are: {listed}")
     databases = [each for each in databases if each.name not in ignored]
-    servers = _Servers(poolers, databases, described)
+    servers = _Servers(poolers, databases, described, known_software)
     counted, not_counted = _counted(clients, assignments, ignored, options.migrations, servers)
     if not workloads:
         counted = [Client(service=_declared(*each)) for each in assignments.items()]
@@ -178,7 +184,7 @@ def _counted(
         signs = list(servers.signs(workload))
         # A variable that could not be read may be about a database.
         is_open = bool(workload.unread_variables or workload.hidden_variables)
-        other = is_no_client(workload)
+        other = is_no_client(workload, servers.engines, servers.software)
         reason = ""
         if workload.name in ignored:
             reason = "left out by --ignore, or by ignore of the project"
@@ -275,8 +281,14 @@ class _Servers:
         poolers: Sequence[Pooler],
         databases: Sequence[Database],
         described: Sequence[Description],
+        known_software: tuple[Software, ...],
     ) -> None:
+        self.software = known_software
         self._aliases = {key: to for each in described for key, to in each.aliases.items()}
+        self._by_engine = {
+            kind: frozenset(each.name for each in databases if each.engine == kind)
+            for kind in {each.engine for each in databases}
+        }
         # Resources and host names -> the names of the databases that they lead to.
         self._by_key = {key: frozenset({each.name}) for each in databases for key in each.resources}
         self._by_host: dict[str, frozenset[str]] = {}
@@ -285,6 +297,7 @@ class _Servers:
                 same = self._by_host.get(host, frozenset())
                 self._by_host[host] = same | {database.name}
         self._own_keys, self._own_hosts = set(self._by_key), set(self._by_host)
+        self.engines = tuple(self._by_engine) or ("postgres", "mysql")
         self.of_pooler: dict[str, frozenset[str]] = {}
         self._pooler_by_key: dict[ResourceKey, Pooler] = {}
         self._pooler_by_host = {host: each for each in poolers for host in each.hosts}
@@ -320,16 +333,24 @@ class _Servers:
     def signs(self, workload: Workload) -> list[_Sign]:
         """Return every sign that a workload connects to one of the databases."""
         certain, unclear = list[_Sign](), list[_Sign]()
-        for name, variable in workload.variables.items():
-            hosts = _hosts(name, variable)
-            databases = self._leads_to(variable.leads_to, hosts)
-            label = f"variable {name}" if name else "its properties"
+        shown = {each.name: each for each in database_signs(workload)}
+        for name in (*workload.variables, *(shown.keys() - workload.variables.keys())):
+            variable, found = workload.variables.get(name), shown.get(name)
+            engine = found.engine if found else None
+            databases = frozenset[str]()
+            if variable is not None:
+                databases = self._leads_to(variable.leads_to, _hosts(name, variable))
+            label = f"variable {name}" if variable is not None and name else f"its {name}".strip()
             if databases:
                 certain.append(_Sign(label, databases))
-            elif is_about_database(name, variable):
-                names_host = variable.text is None or _ADDRESS.search(f"{name}={variable.text}")
-                is_open = bool(names_host) and not _NO_HOST.search(name.upper())
+            elif found is None or found.is_other_store:
+                continue
+            elif engine is None or not self._by_engine:
+                is_open = variable is None or _is_address(name, variable)
                 unclear.append(_Sign(label, is_open=is_open))
+            elif engine in self._by_engine:
+                # A URL of one engine may lead to each server of this engine.
+                unclear.append(_Sign(label, self._by_engine[engine], is_open=True))
         for each in workload.evidence:
             databases = self._leads_to(each.leads_to, each.hosts)
             if databases:
@@ -348,7 +369,7 @@ class _Servers:
         """
         pooler = None
         for name, variable in workload.variables.items():
-            hosts = set(_hosts(name, variable))
+            hosts = _hosts(name, variable)
             # A client with two ways may use the direct one only, which is the larger number.
             is_address = not _NO_ADDRESS.search(name.upper())
             if hosts & self._own_hosts or (is_address and set(variable.leads_to) & self._own_keys):
@@ -360,12 +381,14 @@ class _Servers:
         return pooler
 
 
-def _hosts(name: str, variable: Variable) -> list[str]:
+def _hosts(name: str, variable: Variable) -> set[str]:
     """Return the hosts that a variable's text may name, each also by its first part."""
     text = variable.partly if variable.text is None else variable.text
     # POSTGRES_DB and DB_TYPE may have the same text as the host.
-    if not text or _NO_HOST.search(name.upper()):
-        return []
-    found = [match[1] for match in _HOST.finditer(text)]
-    first_parts = [host.partition(".")[0] for host in found if not host.replace(".", "").isdigit()]
-    return list(dict.fromkeys([*found, *first_parts]))
+    return set() if _NO_HOST.search(name.upper()) else hosts_in(text)
+
+
+def _is_address(name: str, variable: Variable) -> bool:
+    """Return whether a variable may hold the address of a server."""
+    is_hidden = variable.text is None or _ADDRESS.search(f"{name}={variable.text}")
+    return bool(is_hidden) and not _NO_HOST.search(name.upper())

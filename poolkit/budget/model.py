@@ -451,6 +451,7 @@ class Options:
     reserve: int | None = None
     pgbouncer_pools: int | None = None
     allow_unknown: bool = False
+    report_class: bool = False
     answers: Answers = field(default_factory=Answers)
 
     def __post_init__(self) -> None:
@@ -465,5 +466,7 @@ class Options:
                 raise BudgetError(f"--{name.replace('_', '-')} must not be {value}")
         given = ("database_url", "max_connections", "instance_class")
         several = [f"--{name.replace('_', '-')}" for name in given if getattr(self, name)]
-        if len(several) > 1:
+        if self.report_class and not self.database_url:
+            raise BudgetError("--report-class needs the server to ask: give --database-url")
+        if len(several) > 1 and not self.report_class:
             raise BudgetError(f"{' and '.join(several)}: give one of them")

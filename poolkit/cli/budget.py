@@ -56,6 +56,11 @@ _path = click.Path(path_type=Path)
     is_flag=True,
     help="exit with 0 even if some numbers are unknown, as long as the known part fits",
 )
+@click.option(
+    "--report-class",
+    is_flag=True,
+    help="print the entry for the instance class of the server at --database-url, and end",
+)
 @click.option("--check-run", type=_path, help="compare with a run of `poolkit compare`")
 @click.option(
     "--live", is_flag=True, help="compare with the open connections of the server of --database-url"

@@ -164,3 +164,20 @@ def test_a_file_that_cannot_take_the_answers_is_named(shop):
     """An inline table has no room for tables; nothing is written."""
     shop.write("pyproject.toml", "[tool]\npoolkit = {}\n")
     refused(shop.run("compose.yaml", "--answer"), "pyproject.toml")
+
+
+def test_the_class_of_a_server_is_reported_as_an_entry(postgres, folder):
+    """`--report-class` prints the class of the files with the number that the server reports."""
+    folder.write(
+        "app.yaml",
+        """
+        Resources:
+          Db: {Type: AWS::RDS::DBInstance, Properties: {DBInstanceClass: db.t4g.small}}
+        """,
+    )
+    url = postgres.admin_url("postgres", "psycopg2")
+    entries = tomllib.loads(folder.run("app.yaml", "--report-class", "--database-url", url).stdout)
+    assert entries["tool"]["poolkit"]["budget"]["classes"] == {"db.t4g.small": 100}
+    named = ("--instance-class", "db.r9g.large", "--database-url", url)
+    assert '"db.r9g.large" = 100' in folder.run("app.yaml", "--report-class", *named).stdout
+    refused(folder.run("app.yaml", "--report-class"), "--database-url")
