@@ -183,6 +183,8 @@ class Workload:
     evidence: tuple[Evidence, ...] = ()
     processes: Quantity | None = None
     """The processes of one instance, if the platform decides them; None: the command line does."""
+    requests: Quantity | None = None
+    """The most requests that one instance handles at once, if the platform limits them."""
     base_image: str = ""
     """The image that its local Dockerfile is built from, if there is one."""
 

@@ -110,6 +110,8 @@ def pool(workload: Workload, assignment: Assignment | None) -> Pool:
             max_overflow=known(assignment.max_overflow, by_hand),
         )
     if reason := _why_no_preset(workload):
+        if workload.requests and workload.requests.is_known:
+            reason += f"; with one for each request, at most {workload.requests}"
         nothing = unknown(reason, workload.where)
         return Pool(processes=count, pool_size=nothing, max_overflow=nothing)
     environ = {
@@ -124,13 +126,14 @@ def pool(workload: Workload, assignment: Assignment | None) -> Pool:
         raise TemplateError(f"{workload.where}: {workload.name}: {error}") from None
     if preset.target == "worker":
         return _worker_pool(workload)
-    if not count.is_known and workload.command is None:
+    if not count.is_known and workload.command is None and workload.processes is None:
         count = known(1, "one process, the default of poolkit's images", workload.where)
     if preset.pool == "null":
         origin = _origin(workload, preset, "POOLKIT_POOL")
+        one = known(1, f"{origin}: NullPool, one unit of work at a time")
         return Pool(
             processes=count,
-            pool_size=known(1, f"{origin}: NullPool, one unit of work at a time"),
+            pool_size=workload.requests or one,
             max_overflow=known(0, origin),
             target=preset.target,
             keeps_connections=False,

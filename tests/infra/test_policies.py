@@ -226,9 +226,9 @@ def test_with_tokens_only_migrations_read_the_secret():
         assert each.settings.credentials == "iam"
         assert each.variables["DATABASE_USER"] == "articles_app"
         assert "DATABASE_SECRET_ARN" not in each.variables
-    user = (Reference("database", "Instance", "DbiResourceId"), "/", "articles_app", "")
+    user = (Reference("database", "Instance", "DbiResourceId"), "/articles_app")
     connecting = list(allowed(deployment, "rds-db:connect"))
-    assert all(statement["Resource"].parts[-4:] == user for _, statement in connecting)
+    assert all(statement["Resource"].parts[-2:] == user for _, statement in connecting)
     assert {where for where, _ in connecting} == {
         *("lambda.FunctionPolicy", "web.TaskRole", "worker.TaskRole")
     }

@@ -1,74 +1,81 @@
-"""AWS SAM templates, expanded into CloudFormation by AWS's own translator."""
+"""AWS SAM templates as the CloudFormation that they stand for, as far as connections depend on it.
+
+SAM's own translator refuses templates that `sam build` completes (an image without ImageUri, a
+function without CodeUri), and it asks AWS for published applications. So the few rules that decide
+a number are here: the types, and Globals. Source: AWS SAM Developer Guide, "Globals section of the
+AWS SAM template" (maps are merged, lists joined, other values replaced; IgnoreGlobals).
+"""
 
 from __future__ import annotations
 
-import copy
-import json
-import logging
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from poolkit.errors import BudgetError, TemplateError, how_to_install
+from poolkit.budget.read.values import get_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
-    from poolkit.budget.read.documents import Document
+    from poolkit.budget.model import SourceLocation
+    from poolkit.budget.read.documents import Document, ValuePath
 
-TRANSFORM = "AWS::Serverless-2016-10-31"
-# The translator accepts only what `sam package` writes; the place of the code is irrelevant here.
-_PLACEHOLDER = "s3://bucket/key"
-_LOCAL_CODE = {
-    "AWS::Serverless::Function": "CodeUri",
-    "AWS::Serverless::LayerVersion": "ContentUri",
-    "AWS::Serverless::Api": "DefinitionUri",
-    "AWS::Serverless::HttpApi": "DefinitionUri",
-    "AWS::Serverless::StateMachine": "DefinitionUri",
+_PREFIX = "AWS::Serverless::"
+_EQUIVALENTS = {
+    "Application": "AWS::CloudFormation::Stack",
+    "CapacityProvider": "AWS::Lambda::CapacityProvider",
+    "Function": "AWS::Lambda::Function",
+    "MicrovmImage": "AWS::Lambda::MicrovmImage",
+    "StateMachine": "AWS::StepFunctions::StateMachine",
 }
+"""SAM's types whose properties are read, and the types that SAM makes of them."""
 
 
-def expand(document: Document, parameters: Mapping[str, Any], region: str) -> dict[str, Any]:
-    """Return the CloudFormation template that a SAM template stands for.
+def expand(document: Document) -> Document:
+    """Return a template with CloudFormation's types and with SAM's Globals in each resource."""
+    resources = document.at("Resources")
+    if not isinstance(resources, dict):
+        return document
+    made: dict[str, Any] = {}
+    moved: dict[ValuePath, SourceLocation] = {}
+    for name, found in resources.items():
+        made[name] = found
+        kind = str(get_path(found, "Type"))
+        section = kind.removeprefix(_PREFIX)
+        if not kind.startswith(_PREFIX) or section not in _EQUIVALENTS:
+            continue
+        own, shared = found.get("Properties"), document.at("Globals", section)
+        properties = dict(own) if isinstance(own, dict) else {}
+        ignored = found.get("IgnoreGlobals") or []
+        if isinstance(shared, dict) and ignored != "*":
+            shared = {key: value for key, value in shared.items() if key not in ignored}
+            for path in _from_globals(properties, shared, ()):
+                way = ("Resources", name, "Properties", *path)
+                moved[way] = document.where("Globals", section, *path)
+            properties = _merged(properties, shared)
+        if section == "Application":
+            properties["TemplateURL"] = properties.get("Location")
+        made[name] = {**found, "Type": _EQUIVALENTS[section], "Properties": properties}
+    data = {**document.data, "Resources": made}
+    return dataclasses.replace(document, data=data, elsewhere={**document.elsewhere, **moved})
 
-    Raises:
-        BudgetError: aws-sam-translator is not installed.
-        TemplateError: SAM refuses the template; with its first reason.
-    """
-    try:
-        import boto3  # noqa: PLC0415  (only templates with the transform need these two)
-        from samtranslator.model.exceptions import (  # noqa: PLC0415
-            ExceptionWithMessage,
-            InvalidDocumentException,
-        )
-        from samtranslator.parser.parser import Parser  # noqa: PLC0415
-        from samtranslator.translator.translator import Translator  # noqa: PLC0415
-    except ImportError:
-        raise BudgetError(
-            f"{document.file} is a SAM template, which needs: {how_to_install('infra')}"
-        ) from None
-    logging.getLogger("samtranslator").setLevel(logging.CRITICAL)
-    session = boto3.session.Session(region_name=region or "us-east-1")
-    translator = Translator({}, Parser(), boto_session=session)
-    template = copy.deepcopy(document.data)
-    code = [
-        (each.get("Properties"), _LOCAL_CODE.get(str(each.get("Type")), ""))
-        for each in (template.get("Resources") or {}).values()
-        if isinstance(each, dict)
-    ]
-    code.append(((template.get("Globals") or {}).get("Function"), "CodeUri"))
-    for properties, name in code:
-        # A function without code is an image's; SAM refuses one that has neither.
-        if isinstance(properties, dict) and isinstance(properties.get(name), str):
-            properties[name] = _PLACEHOLDER
-    try:
-        expanded = translator.translate(template, dict(parameters))
-    except InvalidDocumentException as error:
-        first = next(iter(error.causes or []), error)
-        logical_id = getattr(first, "_logical_id", None)
-        where = document.where("Resources", logical_id) if logical_id else document.where()
-        message = getattr(first, "message", first)
-        raise TemplateError(f"{where}: SAM refuses it: {message}") from None
-    except ExceptionWithMessage as error:
-        raise TemplateError(f"{document.file}: SAM refuses it: {error.message}") from None
-    # The translator has string and dict types of its own.
-    result: dict[str, Any] = json.loads(json.dumps(expanded))
-    return result
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict) and not any(key[:4] in ("Ref", "Fn::") for key in value)
+
+
+def _merged(own: Any, shared: Any) -> Any:
+    if _is_map(own) and _is_map(shared):
+        merged = {key: _merged(value, shared.get(key)) for key, value in own.items()}
+        return {**shared, **merged}
+    if isinstance(own, list) and isinstance(shared, list):
+        return shared + own
+    return shared if own is None else own
+
+
+def _from_globals(own: Any, shared: Any, path: ValuePath) -> Iterator[ValuePath]:
+    """Yield the paths of the values that only Globals has."""
+    if own is None:
+        yield path
+    elif _is_map(own) and _is_map(shared):
+        for key, value in shared.items():
+            yield from _from_globals(own.get(key), value, (*path, key))

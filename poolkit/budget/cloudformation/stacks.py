@@ -1,7 +1,8 @@
 """CloudFormation stacks and their resources, with parameters, conditions and functions evaluated.
 
 A value that is known only after deployment (an ARN, an address) stays a `Reference`. What a missing
-parameter leaves open is `Unknown`, with the parameter's name and line.
+parameter leaves open is `Unknown`, with the parameter's name and line, and with the values that it
+is about: a reference under an open condition still shows a client.
 
 The second half has the intrinsic functions, as far as they can be evaluated without AWS. Source: AWS
 CloudFormation Template Reference, "Intrinsic function reference". Each takes the stack, the
@@ -10,13 +11,14 @@ argument as it was written, and the path of the call for messages.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from poolkit.budget.model import ResourceKey, known, unknown
+from poolkit.budget.model import ResourceKey, Unread, known, unknown
 from poolkit.budget.read.values import (
     NO_VALUE,
     Joined,
@@ -24,6 +26,7 @@ from poolkit.budget.read.values import (
     Unknown,
     as_text,
     get_path,
+    identity,
     joined,
     whole_number,
     why_unknown,
@@ -37,7 +40,10 @@ if TYPE_CHECKING:
     from poolkit.budget.read.documents import Document, ValuePath
     from poolkit.budget.read.parameters import ParameterValue
 
+NESTED_STACK = "AWS::CloudFormation::Stack"
 _NO_VALUE = {"Ref": "AWS::NoValue"}
+_MOST_LOOPS = 5_000
+"""The most items of Fn::ForEach that are written out; a template may have 500 resources."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Stack:
     """One template with its parameters.
 
     `imported` finds the value that another stack exports under a name; `output_of` an output
-    of a nested stack, by the nested stack's logical id.
+    of a nested stack, by the nested stack's logical id. `unread` collects what cannot be evaluated.
     """
 
     name: str
@@ -55,8 +61,10 @@ class Stack:
     imported: Callable[[str], Any] = field(repr=False)
     output_of: Callable[[str, str, str], Any] = field(repr=False)
     region: str = ""
+    unread: list[Unread] = field(default_factory=list, repr=False)
     _conditions: dict[str, bool | Unknown | None] = field(default_factory=dict, repr=False)
     _open_outputs: set[str] = field(default_factory=set, repr=False)
+    _loops: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     def where(self, *path: str | int) -> SourceLocation:
         """Return the location of a value in the template as it was written."""
@@ -79,13 +87,20 @@ class Stack:
         every = {
             name: Resource(self, name, found)
             for name, found in self.section("Resources").items()
-            if isinstance(found, dict) and "Type" in found
+            if isinstance(found, dict) and isinstance(found.get("Type"), str)
         }
         return {name: each for name, each in every.items() if each.present is not False}
 
+    @cached_property
+    def _by_type(self) -> dict[str, list[Resource]]:
+        found: dict[str, list[Resource]] = {}
+        for each in self.resources.values():
+            found.setdefault(each.type, []).append(each)
+        return found
+
     def of_type(self, *types: str) -> Iterator[Resource]:
         """Return the resources of some types."""
-        return (each for each in self.resources.values() if each.type in types)
+        return itertools.chain.from_iterable(self._by_type.get(each, ()) for each in types)
 
     def referenced(self, value: Any) -> Resource | None:
         """Return the resource of this stack that a value is a reference to."""
@@ -115,14 +130,18 @@ class Stack:
             self._open_outputs.discard(name)
 
     def condition(self, name: Any, where: SourceLocation) -> bool | Unknown:
-        """Return whether a condition holds.
+        """Return whether a condition holds; an empty name always does, as in CloudFormation.
 
         Raises:
-            TemplateError: there is no such condition, or it refers to itself.
+            TemplateError: it refers to itself.
         """
         conditions = self.section("Conditions")
+        if name == "":
+            return True
         if not isinstance(name, str) or name not in conditions:
-            raise TemplateError(f"{where}: there is no condition {name!r}")
+            return Unknown(
+                f"condition {name if isinstance(name, str) else '?'} has no rule ({where})"
+            )
         if name not in self._conditions:
             self._conditions[name] = None
             self._conditions[name] = as_truth(self.value(conditions[name], ("Conditions", name)))
@@ -138,7 +157,7 @@ class Stack:
         """Return the value of a node, with its functions evaluated.
 
         Raises:
-            TemplateError: a function is unknown or used wrongly; the message names the line.
+            TemplateError: a function is used wrongly; the message names the line.
         """
         if isinstance(node, list):
             each = [self.value(item, (*path, n)) for n, item in enumerate(node)]
@@ -150,23 +169,38 @@ class Stack:
             # Inside a policy document, Condition is a key like any other.
             if name == "Condition" and isinstance(argument, str):
                 return self.condition(argument, self.where(*path, name))
-            path = (*path, name)
             if name in FUNCTIONS:
-                return FUNCTIONS[name](self, argument, path)
-            if name in NOT_EVALUATED or name.startswith("Fn::ForEach"):
-                return Unknown(f"{name} is not evaluated")
+                return FUNCTIONS[name](self, argument, (*path, name))
             if name.startswith("Fn::"):
-                raise TemplateError(f"{self.where(*path)}: unknown intrinsic function {name}")
-            path = path[:-1]
+                # A function of a macro, a newer one, or one whose result is never a number.
+                return Unknown(f"{name} is not evaluated", (self.value(argument, (*path, name)),))
         values = {name: self.value(found, (*path, name)) for name, found in node.items()}
         return {name: found for name, found in values.items() if found is not NO_VALUE}
 
-    def ref(self, name: Any, path: ValuePath) -> Any:
-        """Return the result of `Ref`: a parameter's value, or a reference to a resource.
+    def unrolled(self, node: Any, path: ValuePath = ()) -> Any:
+        """Return a node with every Fn::ForEach over known items written out."""
+        if isinstance(node, list):
+            return [self.unrolled(item, (*path, n)) for n, item in enumerate(node)]
+        if not isinstance(node, dict):
+            return node
+        found: dict[str, Any] = {}
+        for name, inner in node.items():
+            if name.startswith("Fn::ForEach") and isinstance(inner, list) and len(inner) == 3:
+                variable, items, body = inner
+                items = self.value(items, (*path, name, 1))
+                texts = [as_text(item) for item in items] if isinstance(items, list) else [None]
+                if all(isinstance(t, str) and next(self._loops) < _MOST_LOOPS for t in texts):
+                    for text in texts:
+                        made = self.unrolled(
+                            _substituted(body, variable, str(text)), (*path, name, 2)
+                        )
+                        found |= made if isinstance(made, dict) else {}
+                    continue
+            found[name] = self.unrolled(inner, (*path, name))
+        return found
 
-        Raises:
-            TemplateError: there is no such parameter or resource.
-        """
+    def ref(self, name: Any, path: ValuePath) -> Any:
+        """Return the result of `Ref`: a parameter's value, or a reference to a resource."""
         if name == "AWS::NoValue":
             return NO_VALUE
         if name == "AWS::StackName":
@@ -178,9 +212,23 @@ class Stack:
                 return Unknown(f"{name} is known only after deployment")
             if name in self.section("Parameters"):
                 return self._parameter(name)
-            if name in self.section("Resources"):
-                return Reference(self.name, name)
-        raise TemplateError(f"{self.where(*path)}: {name!r} is neither a parameter nor a resource")
+        return self.reference(name, "Ref", path)
+
+    def reference(self, name: Any, attribute: str, path: ValuePath) -> Any:
+        """Return a reference to a resource; Unknown, and one more gap, if there is none."""
+        resources = self.section("Resources")
+        if isinstance(name, str):
+            # SAM makes resources beside those that are written: FnRole, Fn.Alias, ServerlessRestApi.
+            if name in resources or (base := name.split(".")[0]) in resources:
+                return Reference(self.name, name if name in resources else base, attribute)
+            made = (each for each in resources if name.startswith(each))
+            if "Transform" in self.template and (name.startswith("Serverless") or any(made)):
+                return Reference(self.name, name, attribute)
+        shown = name if isinstance(name, str) else "its argument"
+        gap = Unread(self.where(*path), f"{shown} is neither a parameter nor a resource")
+        if gap not in self.unread:
+            self.unread.append(gap)
+        return Unknown(f"{gap.reason} ({gap.where})")
 
     def _parameter(self, name: str) -> Any:
         declared = self.section("Parameters")[name]
@@ -192,7 +240,7 @@ class Stack:
         value = declared["Default"] if given is None else given.value
         value = value() if callable(value) else value
         if kind.startswith("AWS::SSM::Parameter::Value"):
-            return Unknown(f"parameter {name} is read from Systems Manager ({where})")
+            return Unknown(f"parameter {name} is read from Systems Manager ({where})", (value,))
         if (kind == "CommaDelimitedList" or kind.startswith("List<")) and isinstance(value, str):
             return [part.strip() for part in value.split(",")]
         return as_text(value)
@@ -212,22 +260,33 @@ class Stack:
 
     def chosen(self, node: Any, path: ValuePath) -> tuple[Any, ValuePath]:
         """Follow `Fn::If` to the branch that holds, and stay if it is unknown which one does."""
-        while isinstance(node, dict) and set(node) == {"Fn::If"} and len(node["Fn::If"]) == 3:
-            holds = self.condition(node["Fn::If"][0], self.where(*path))
+        while isinstance(node, dict) and set(node) == {"Fn::If"}:
+            branches = node["Fn::If"]
+            if not isinstance(branches, list) or len(branches) != 3:
+                break
+            holds = self.condition(branches[0], self.where(*path))
             if not isinstance(holds, bool):
                 break
             branch = 1 if holds else 2
-            node, path = node["Fn::If"][branch], (*path, "Fn::If", branch)
+            node, path = branches[branch], (*path, "Fn::If", branch)
         return node, path
+
+
+def _substituted(body: Any, variable: Any, text: str) -> Any:
+    """Return the body of a loop for one item; &{name} is the item without special characters."""
+    written = json.dumps(body, default=str).replace(f'{{"Ref": "{variable}"}}', json.dumps(text))
+    written = written.replace(f"${{{variable}}}", json.dumps(text)[1:-1])
+    return json.loads(written.replace(f"&{{{variable}}}", re.sub(r"[^A-Za-z0-9]", "", text)))
 
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource; its properties are evaluated on first use."""
+    """One resource; its properties are evaluated on first use, each by itself."""
 
     stack: Stack
     logical_id: str
     definition: Mapping[str, Any] = field(repr=False)
+    _values: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def type(self) -> str:
@@ -245,16 +304,26 @@ class Resource:
         name = self.definition.get("Condition")
         return True if name is None else self.stack.condition(name, self.where("Condition"))
 
-    @cached_property
+    @property
     def properties(self) -> dict[str, Any]:
         """The evaluated properties, without those that are AWS::NoValue."""
-        path = ("Resources", self.logical_id, "Properties")
-        found = self.stack.value(self.definition.get("Properties") or {}, path)
+        found = {name: self.get(name) for name in self._definitions}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def _definitions(self) -> dict[str, Any]:
+        found = self.definition.get("Properties")
         return found if isinstance(found, dict) else {}
 
     def get(self, *path: str | int) -> Any:
         """Return an evaluated property, None if it is not set; Unknown if one above it is."""
-        return get_path(self.properties, *path)
+        name = str(path[0])
+        if name not in self._values:
+            # One at a time: a nested stack's URL must not wait for its parameters.
+            way = ("Resources", self.logical_id, "Properties", name)
+            found = self.stack.value(self._definitions.get(name), way)
+            self._values[name] = None if found is NO_VALUE else found
+        return get_path(self._values[name], *path[1:])
 
     def where(self, *path: str | int) -> SourceLocation:
         """Return the location of a property."""
@@ -266,7 +335,7 @@ class Resource:
 
     def _written(self, path: ValuePath) -> tuple[Any, ValuePath]:
         """Follow the path of an evaluated property through the template as it was written."""
-        node: Any = self.definition.get("Properties") or {}
+        node: Any = self._definitions
         written: ValuePath = ("Resources", self.logical_id, "Properties")
         for step in path:
             node, written = self.stack.chosen(node, written)
@@ -301,12 +370,6 @@ class Resource:
 # -- intrinsic functions -----------------------------------------------------------------
 
 _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
-NOT_EVALUATED = frozenset(
-    {"Fn::Cidr", "Fn::GetAZs", "Fn::Transform", "Fn::GetStackOutput", "Fn::ForEach"}
-    | {"Fn::Contains", "Fn::EachMemberEquals", "Fn::EachMemberIn", "Fn::RefAll", "Fn::ValueOf"}
-    | {"Fn::ValueOfAll"}
-)
-"""Functions whose result is never a number."""
 Function: TypeAlias = "Callable[[Stack, Any, ValuePath], Any]"
 FUNCTIONS: dict[str, Function] = {"Ref": Stack.ref}
 """The functions that are evaluated, by name."""
@@ -343,13 +406,12 @@ def _get_att(stack: Stack, argument: Any, path: ValuePath) -> Any:
         argument = argument.split(".", 1)
     if not isinstance(argument, list) or len(argument) < 2:
         raise TemplateError(f"{stack.where(*path)}: Fn::GetAtt must name a resource and attribute")
-    name, attribute = argument[0], ".".join(str(part) for part in argument[1:])
-    resource = stack.section("Resources").get(name)
-    if not isinstance(resource, dict):
-        raise TemplateError(f"{stack.where(*path)}: there is no resource {name!r}")
-    if resource.get("Type") == "AWS::CloudFormation::Stack" and attribute.startswith("Outputs."):
+    name, *attributes = (as_text(stack.value(part, (*path, n))) for n, part in enumerate(argument))
+    attribute = ".".join(map(str, attributes))
+    resource = stack.section("Resources").get(name) if isinstance(name, str) else None
+    if attribute.startswith("Outputs.") and get_path(resource, "Type") == NESTED_STACK:
         return stack.output_of(stack.name, name, attribute.removeprefix("Outputs."))
-    return Reference(stack.name, name, attribute)
+    return stack.reference(name, attribute, path)
 
 
 @_evaluates("Fn::Sub")
@@ -390,8 +452,8 @@ def _if(stack: Stack, argument: Any, path: ValuePath) -> Any:
     if isinstance(holds, bool):
         chosen = 1 if holds else 2
         return stack.value(argument[chosen], (*path, chosen))
-    both = [stack.value(argument[n], (*path, n)) for n in (1, 2)]
-    return both[0] if both[0] == both[1] else Unknown(f"condition {name}: {holds.reason}")
+    both = tuple(stack.value(argument[n], (*path, n)) for n in (1, 2))
+    return both[0] if both[0] == both[1] else Unknown(f"condition {name}: {holds.reason}", both)
 
 
 @_evaluates("Fn::Equals")
@@ -433,16 +495,16 @@ def _find_in_map(stack: Stack, argument: Any, path: ValuePath) -> Any:
     if not isinstance(argument, list) or len(argument) not in (3, 4):
         raise TemplateError(f"{stack.where(*path)}: Fn::FindInMap must name a map and two keys")
     found: Any = stack.section("Mappings")
+    why = ""
     for number, written in enumerate(argument[:3]):
         key = as_text(stack.value(written, (*path, number)))
-        if why := why_unknown(key):
-            return Unknown(why)
-        if isinstance(found, dict) and isinstance(key, str) and key in found:
-            found = found[key]
-        elif len(argument) == 4 and isinstance(argument[3], dict) and "DefaultValue" in argument[3]:
-            return stack.value(argument[3]["DefaultValue"], (*path, 3))
-        else:
-            raise TemplateError(f"{stack.where(*path)}: the mapping has no key {key!r}")
+        why = why_unknown(key) or f"the mapping has no key {key} ({stack.where(*path)})"
+        if not isinstance(key, str) or not isinstance(found, dict) or key not in found:
+            default = argument[3] if len(argument) == 4 else None
+            if isinstance(default, dict) and "DefaultValue" in default and not why_unknown(key):
+                return stack.value(default["DefaultValue"], (*path, 3))
+            return Unknown(why, (stack.value(default, (*path, 3)),))
+        found = found[key]
     return found
 
 
@@ -450,12 +512,11 @@ def _find_in_map(stack: Stack, argument: Any, path: ValuePath) -> Any:
 def _select(stack: Stack, argument: Any, path: ValuePath) -> Any:
     _arguments(stack, argument, 2, path)
     index, items = (stack.value(each, (*path, n)) for n, each in enumerate(argument))
-    if why := why_unknown(index) or why_unknown(items):
-        return Unknown(why)
     try:
         return items[int(index)]
     except (ValueError, IndexError, TypeError, KeyError):
-        raise TemplateError(f"{stack.where(*path)}: Fn::Select finds no item {index!r}") from None
+        why = why_unknown(index) or why_unknown(items) or "Fn::Select finds no such item"
+        return Unknown(f"{why} ({stack.where(*path)})", (items,))
 
 
 @_evaluates("Fn::Split")
@@ -463,27 +524,27 @@ def _split(stack: Stack, argument: Any, path: ValuePath) -> Any:
     separator, text = _arguments(stack, argument, 2, path)
     text = stack.value(text, (*path, 1))
     if isinstance(text, str):
-        return text.split(str(separator))
-    return Unknown(why_unknown(text) or "the argument of Fn::Split is not text")
+        return text.split(str(separator) or None)
+    return Unknown(why_unknown(text) or "the argument of Fn::Split is not text", (text,))
 
 
 @_evaluates("Fn::ImportValue")
 def _import_value(stack: Stack, argument: Any, path: ValuePath) -> Any:
     name = stack.value(argument, path)
-    if not isinstance(name, str):
-        return Unknown(why_unknown(name) or "Fn::ImportValue has no name")
-    found = stack.imported(name)
+    found = stack.imported(identity(name))
     if found is NO_VALUE:
-        return Unknown(f"no template read here exports {name!r} ({stack.where(*path)})")
+        shown = name if isinstance(name, str) else f"this name: {why_unknown(name)}"
+        return Unknown(f"no template read here exports {shown} ({stack.where(*path)})")
     return found
 
 
 @_evaluates("Fn::ToJsonString")
 def _to_json(stack: Stack, argument: Any, path: ValuePath) -> Any:
+    value = stack.value(argument, path)
     try:
-        return json.dumps(stack.value(argument, path))
+        return json.dumps(value)
     except TypeError:
-        return Unknown("it holds values that are known only after deployment")
+        return Unknown("it holds values that are known only after deployment", (value,))
 
 
 @_evaluates("Fn::Length")
@@ -491,7 +552,7 @@ def _length(stack: Stack, argument: Any, path: ValuePath) -> Any:
     found = stack.value(argument, path)
     if isinstance(found, list):
         return len(found)
-    return Unknown(why_unknown(found) or "the argument of Fn::Length is not a list")
+    return Unknown(why_unknown(found) or "the argument of Fn::Length is not a list", (found,))
 
 
 @_evaluates("Fn::Base64")

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.cloudformation.sam import TRANSFORM, expand
-from poolkit.budget.cloudformation.stacks import Stack
+from poolkit.budget.cloudformation.evidence import types
+from poolkit.budget.cloudformation.sam import expand
+from poolkit.budget.cloudformation.stacks import NESTED_STACK, Stack
 from poolkit.budget.model import Unread
 from poolkit.budget.read.documents import read_documents
 from poolkit.budget.read.parameters import OUTPUT, Environment, ParameterValue
-from poolkit.budget.read.values import NO_VALUE, Unknown, get_path, joined
+from poolkit.budget.read.values import NO_VALUE, Unknown, get_path, identity, joined
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from poolkit.budget.read.documents import Document
 
 _DEEPEST_NESTING = 8
-_NESTED = {
-    "AWS::CloudFormation::Stack": "TemplateURL",
-    "AWS::Serverless::Application": "Location",
-}
+_NESTED = {NESTED_STACK: "TemplateURL", "AWS::Serverless::Application": "Location"}
 
 
 @dataclass
@@ -42,45 +41,45 @@ class Stacks:
         Raises:
             TemplateError: a template is broken, or stacks are nested too deeply.
         """
-        parameters = {key: self._resolvable(value) for key, value in given.items()}
-        template = document.data
-        transforms = template.get("Transform") or []
-        if TRANSFORM in (transforms if isinstance(transforms, list) else [transforms]):
-            # SAM evaluates parameters in a few properties only, and takes no references.
-            plain = {
-                key: each.value for key, each in parameters.items() if not callable(each.value)
-            }
-            template = expand(document, plain, region)
+        document = expand(document)
         stack = Stack(
             name=name,
             document=document,
-            template=template,
-            parameters=parameters,
+            template=document.data,
+            parameters={key: self._resolvable(value) for key, value in given.items()},
             imported=self.imported,
             output_of=self.nested_output,
             region=region,
+            unread=self.unread,
         )
+        stack = dataclasses.replace(stack, template=stack.unrolled(stack.template))
         self.by_name[name] = stack
+        self.unread += _unread_parts(stack)
         if name.count("/") >= _DEEPEST_NESTING:
             where = stack.where("Resources")
             raise TemplateError(
                 f"{where}: stacks are nested more than {_DEEPEST_NESTING} levels deep"
             )
-        for resource in stack.of_type("AWS::CloudFormation::Stack"):
+        for resource in stack.of_type(NESTED_STACK):
             url = resource.get("TemplateURL")
             path = document.path.parent / str(url)
-            if not isinstance(url, str) or not path.is_file():
+            inner = read_documents(path) if isinstance(url, str) and path.is_file() else []
+            if not inner or not isinstance(inner[0].data, dict):
                 shown = url if isinstance(url, str) else "not a local file"
                 reason = f"nested stack {resource.logical_id}: its template was not read ({shown})"
                 self.unread.append(Unread(resource.where("TemplateURL"), reason))
                 continue
-            inner = {
+            # A parameter may need an output of a stack that is added later, so it is looked up late.
+            written = get_path(resource.definition, "Properties", "Parameters")
+            values = {
                 key: ParameterValue(
-                    value, resource.origin("Parameters", key), resource.where("Parameters", key)
+                    lambda resource=resource, key=key: resource.get("Parameters", key),
+                    resource.origin("Parameters", key),
+                    resource.where("Parameters", key),
                 )
-                for key, value in (resource.get("Parameters") or {}).items()
+                for key in (written if isinstance(written, dict) else ())
             }
-            self.add(f"{name}/{resource.logical_id}", read_documents(path)[0], inner, region)
+            self.add(f"{name}/{resource.logical_id}", inner[0], values, region)
 
     def _resolvable(self, given: ParameterValue) -> ParameterValue:
         """Replace a value that names another stack's output by a function that looks it up."""
@@ -106,10 +105,10 @@ class Stacks:
         return ParameterValue(value, given.origin, given.where)
 
     def nested_output(self, parent: str, logical_id: str, name: str) -> Any:
-        """Return an output of a nested stack; Unknown if its template was not read."""
+        """Return an output of a nested stack; Unknown if its template was not read or lacks it."""
         child = self.by_name.get(f"{parent}/{logical_id}")
-        if child is None:
-            return Unknown(f"the template of the nested stack {logical_id} was not read")
+        if child is None or name not in child.section("Outputs"):
+            return Unknown(f"the template of the nested stack {logical_id} shows no output {name}")
         return child.output(name)
 
     def imported(self, name: str) -> Any:
@@ -117,11 +116,33 @@ class Stacks:
         for stack in list(self.by_name.values()):
             for output, found in stack.section("Outputs").items():
                 export, path = get_path(found, "Export", "Name"), ("Outputs", output, "Export")
-                if export is not None and stack.value(export, path) == name:
+                if export is not None and identity(stack.value(export, path)) == name:
                     value = stack.output(output)
                     if value is not NO_VALUE:
                         return value
         return NO_VALUE
+
+
+def _unread_parts(stack: Stack) -> Iterator[Unread]:
+    """Yield the parts of a template that may hold services, and that only AWS can expand."""
+    transforms = stack.template.get("Transform") or []
+    for each in transforms if isinstance(transforms, list) else [transforms]:
+        name = each if isinstance(each, str) else str(get_path(each, "Name"))
+        if name not in types()["transforms"]:
+            reason = f"the macro {name} may add or change services, and only AWS can run it"
+            yield Unread(stack.where("Transform"), reason)
+    if stack.template.get("Modules"):
+        yield Unread(stack.where("Modules"), "the templates of its modules are not read")
+    for name, found in stack.section("Resources").items():
+        kind = str(get_path(found, "Type"))
+        why = "the module is not read" if kind.endswith("::MODULE") else ""
+        why = types()["unread"].get(kind, why)
+        if name.startswith("Fn::ForEach"):
+            why = "the resources that it makes are unknown"
+        elif name.startswith("Fn::") or (isinstance(found, dict) and "Fn::Transform" in found):
+            why = "only AWS can include this part"
+        if why:
+            yield Unread(stack.where("Resources", name), f"{name}: {why}")
 
 
 def make_stacks(

@@ -1,25 +1,31 @@
-"""Stacks as workloads: ECS services, Lambda functions, and other compute.
+"""Stacks as workloads: ECS services, functions, and everything else that may connect.
 
 Sources: Amazon ECS API Reference, DeploymentConfiguration (maximumPercent: of the desired
 count, rounded down, 200 by default; a DAEMON service's is 100); Application Auto Scaling API
 Reference, RegisterScalableTarget (ResourceId `service/<cluster>/<service>`); AWS Lambda
 Developer Guide, "Configuring reserved concurrency" (it holds for all versions of a function
-together) and "Understanding the execution environment lifecycle" (a frozen execution environment
-keeps its connections); "Lambda Managed Instances" (AWS_LAMBDA_MAX_CONCURRENCY).
+together), "Understanding the execution environment lifecycle" (a frozen execution environment
+keeps its connections), "Lambda Managed Instances runtimes" (Python starts a process for each
+concurrent request, 16 per vCPU by default; Java and .NET one process), "Scaling behavior for Lambda
+Web Functions" (maxEnvironments; maxConcurrencyPerEnvironment, 64 by default).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from poolkit.budget.cloudformation.evidence import TASK, Graph, never_connects, types
 from poolkit.budget.cloudformation.rds import rds_databases, rds_proxies
 from poolkit.budget.cloudformation.templates import make_stacks
-from poolkit.budget.model import Description, Overlap, Unread, Variable, Workload, unknown
+from poolkit.budget.model import Description, Overlap, Variable, Workload, known, total, unknown
+from poolkit.budget.signs import uses_database
 from poolkit.budget.read.values import (
     Joined,
     Unknown,
     as_text,
     get_path,
+    identity,
     references,
     why_unknown,
 )
@@ -28,31 +34,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from poolkit.budget.cloudformation.stacks import Resource, Stack
-    from poolkit.budget.model import Quantity, ResourceKey
+    from poolkit.budget.model import Evidence, Quantity, ResourceKey
     from poolkit.budget.read.documents import Document
     from poolkit.budget.read.parameters import Environment, ParameterValue
 
-_TASK = "AWS::ECS::TaskDefinition"
-_OTHER_COMPUTE = {
-    "AWS::AppRunner::Service": "App Runner service",
-    "AWS::AutoScaling::AutoScalingGroup": "Auto Scaling group",
-    "AWS::Batch::JobDefinition": "Batch job",
-    "AWS::CodeBuild::Project": "CodeBuild project",
-    "AWS::EC2::Instance": "EC2 instance",
-    "AWS::EC2::LaunchTemplate": "launch template",
-    "AWS::ECS::ExpressGatewayService": "ECS express service",
-    _TASK: "one-off ECS task",
-    "AWS::ElasticBeanstalk::Environment": "Elastic Beanstalk environment",
-    "AWS::Glue::Job": "Glue job",
-}
-_TASK_STARTERS = {
-    "AWS::Events::Rule": "task of an event rule",
-    "AWS::Pipes::Pipe": "task of a pipe",
-    "AWS::Scheduler::Schedule": "scheduled task",
-    "AWS::StepFunctions::StateMachine": "task of a state machine",
-}
-"""Resources that start any number of tasks at once; only a service has a limit."""
+_SERVICE, _FUNCTION = "AWS::ECS::Service", "AWS::Lambda::Function"
+_REVISION, _ENDPOINT = "AWS::Lambda::WebFunctionRevision", "AWS::Lambda::WebFunctionEndpoint"
 _ENTRY_POINTS = ("AWS::ElasticLoadBalancingV2::LoadBalancer", "AWS::ServiceDiscovery::Service")
+_PER_VCPU = 16
+_PER_WEB_ENVIRONMENT = 64
 
 
 def describe_templates(
@@ -66,39 +56,55 @@ def describe_templates(
     """
     stacks = make_stacks(documents, environment, given)
     each_stack = list(stacks.by_name.values())
-    workloads: list[Workload] = []
-    unread = list(stacks.unread)
-    for stack in each_stack:
-        workloads += [*_ecs_services(stack), *_functions(stack), *_other_compute(stack)]
-        for name, found in stack.section("Resources").items():
-            where = stack.where("Resources", name)
-            if name.startswith("Fn::ForEach"):
-                unread.append(Unread(where, f"the resources that {name} makes are not read"))
-            elif isinstance(found, dict) and found.get("Type") == "AWS::Serverless::Application":
-                unread.append(Unread(where, f"the published application {name} is not read"))
+    databases, poolers = list(rds_databases(each_stack)), list(rds_proxies(each_stack))
+    graph = Graph(each_stack, databases, poolers)
+    workloads = [
+        *_ecs_services(each_stack, graph),
+        *_functions(each_stack, graph),
+        *_web_functions(each_stack, graph),
+        *_others(graph),
+    ]
     return Description(
         workloads=tuple(workloads),
-        poolers=tuple(rds_proxies(each_stack)),
-        databases=tuple(rds_databases(each_stack)),
+        poolers=tuple(poolers),
+        databases=tuple(databases),
         entry_points=frozenset(
             each.key for stack in each_stack for each in stack.of_type(*_ENTRY_POINTS)
         ),
-        unread=tuple(unread),
+        aliases=graph.aliases,
+        unread=tuple(stacks.unread),
     )
+
+
+def _every(stacks: Sequence[Stack], *kinds: str) -> list[Resource]:
+    return [each for stack in stacks for each in stack.of_type(*kinds)]
 
 
 # -- variables ------------------------------------------------------------------------------
 
 
-def _variable(value: Any, origin: str, *, is_secret: bool = False) -> Variable:
-    leads_to = tuple(each.resource for each in references(value))
-    if is_secret:
-        return Variable(text=None, origin=origin, leads_to=leads_to, reason="it is in a secret")
-    if why := why_unknown(value):
-        return Variable(
-            text=None, origin=origin, leads_to=leads_to, reason=why, partly=_known_part(value)
-        )
-    return Variable(text=str(as_text(value)), origin=origin)
+def _variable(value: Any, origin: str, graph: Graph, *, is_secret: bool = False) -> Variable:
+    leads_to = tuple(sorted(graph.named_in(value)))
+    why = "it is in a secret" if is_secret else why_unknown(value)
+    if not why:
+        return Variable(text=str(as_text(value)), origin=origin, leads_to=leads_to)
+    partly = "" if is_secret else _known_part(value)
+    return Variable(text=None, origin=origin, leads_to=leads_to, reason=why, partly=partly)
+
+
+def _variables(resource: Resource, graph: Graph, *path: str) -> dict[str, Any]:
+    """Return the fields of a workload whose variables are a mapping."""
+    found = resource.get(*path)
+    unread = found.reason if isinstance(found, Unknown) else ""
+    found = found if isinstance(found, dict) else {}
+    unread = next((f"{name} is not evaluated" for name in found if "::" in name), unread)
+    return {
+        "variables": {
+            name: _variable(value, resource.origin(*path, name), graph)
+            for name, value in found.items()
+        },
+        "unread_variables": unread,
+    }
 
 
 def _known_part(value: Any, gap: str = "") -> str:
@@ -110,37 +116,54 @@ def _known_part(value: Any, gap: str = "") -> str:
 # -- ECS services ---------------------------------------------------------------------------
 
 
-def _ecs_services(stack: Stack) -> Iterator[Workload]:
+def _ecs_services(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
     """Return every container of every ECS service."""
-    for service in stack.of_type("AWS::ECS::Service"):
+    families = {identity(each.get("Family")): each for each in _every(stacks, TASK)}
+    scaling = _scalable_targets(stacks)
+    for service in _every(stacks, _SERVICE):
         name = service.get("ServiceName")
         name = name if isinstance(name, str) else service.logical_id
+        parts = graph.parts(service)
+        signs = graph.indirect(parts) + graph.direct(graph.mentions(service), service)
         common: dict[str, Any] = {
             "platform": "ECS service",
             "unit": "task",
             "where": service.where(),
-            "instances": _tasks(service),
+            "instances": _tasks(service, scaling),
             "overlap": _ecs_overlap(service),
             "resource": service.key,
         }
-        task = stack.referenced(service.get("TaskDefinition"))
+        named = service.get("TaskDefinition")
+        task = next((each for each in parts if each.type == TASK), families.get(identity(named)))
         containers = task.get("ContainerDefinitions") if task else None
         if task is None or not isinstance(containers, list):
             unread = "its task definition is not in the templates"
-            yield Workload(name=name, **common, variables={}, unread_variables=unread)
+            yield Workload(
+                name=name, **common, variables={}, unread_variables=unread, evidence=signs
+            )
             continue
+        found = []
         for number, container in enumerate(containers):
             inner = get_path(container, "Name")
             own = f"{name}/{inner if isinstance(inner, str) else number}"
-            own = own if len(containers) > 1 else name
+            common["name"] = own if len(containers) > 1 else name
             if isinstance(container, dict):
-                yield Workload(name=own, **common, **_container(task, number, container))
+                direct = graph.direct(graph.named_in(container), task)
+                fields = _container(task, number, container, graph)
+                found.append(Workload(**common, **fields, evidence=direct))
             else:
-                unread = why_unknown(container)
-                yield Workload(name=own, **common, variables={}, unread_variables=unread)
+                unread = why_unknown(container) or "its container definition is no mapping"
+                found.append(Workload(**common, variables={}, unread_variables=unread))
+        # The role and the security group of a task are explained by the container that connects.
+        is_explained = any(each.evidence or uses_database(each) for each in found)
+        for each in found:
+            own_signs = each.evidence + (() if is_explained and not each.evidence else signs)
+            yield dataclasses.replace(each, evidence=own_signs)
 
 
-def _container(task: Resource, number: int, container: Mapping[str, Any]) -> dict[str, Any]:
+def _container(
+    task: Resource, number: int, container: Mapping[str, Any], graph: Graph
+) -> dict[str, Any]:
     """Return the fields of a workload that a container definition has."""
     path = ("ContainerDefinitions", number)
     variables: dict[str, Variable] = {}
@@ -150,7 +173,7 @@ def _container(task: Resource, number: int, container: Mapping[str, Any]) -> dic
             if isinstance(name := get_path(each, "Name"), str):
                 origin = task.origin(*path, section, index, key)
                 is_secret = section == "Secrets"
-                variables[name] = _variable(get_path(each, key), origin, is_secret=is_secret)
+                variables[name] = _variable(get_path(each, key), origin, graph, is_secret=is_secret)
     words: list[str] = []
     for key in ("EntryPoint", "Command"):
         listed = container.get(key)
@@ -172,39 +195,46 @@ def _container(task: Resource, number: int, container: Mapping[str, Any]) -> dic
     }
 
 
-def _tasks(service: Resource) -> Quantity:
+def _scalable_targets(stacks: Sequence[Stack]) -> dict[str | ResourceKey | None, Resource]:
+    """Return the ECS targets by each service that their ResourceId names; None: it names none.
+
+    A service is named by a reference to it, or by the last part of service/<cluster>/<service>.
+    """
+    found: dict[str | ResourceKey | None, Resource] = {}
+    for target in _every(stacks, "AWS::ApplicationAutoScaling::ScalableTarget"):
+        resource_id = target.get("ResourceId")
+        if target.get("ServiceNamespace") not in ("ecs", None):
+            continue
+        services = [
+            each.resource
+            for each in references(resource_id)
+            for stack in stacks
+            if (one := stack.referenced(each)) is not None and one.type == _SERVICE
+        ]
+        name = identity(resource_id).rpartition("/")[2]
+        # A name with an unknown part may still be the same unknown name as a service's.
+        names: list[str | ResourceKey | None] = [*services, name] if name else [*services]
+        is_open = not services and isinstance(resource_id, Unknown | Joined) and "<" in name
+        for each in [*names, None] if is_open or not names else names:
+            found.setdefault(each, target)
+    return found
+
+
+def _tasks(service: Resource, scaling: Mapping[str | ResourceKey | None, Resource]) -> Quantity:
     """Return the most tasks outside a deployment: the autoscaling maximum or the desired count."""
     if service.get("SchedulingStrategy") == "DAEMON":
         return unknown("a DAEMON service has a task on every container instance", service.where())
     desired = service.quantity("DesiredCount", default=1, why="1 task, the default of DesiredCount")
-    targets = [
-        each
-        for each in service.stack.of_type("AWS::ApplicationAutoScaling::ScalableTarget")
-        if each.get("ServiceNamespace") in ("ecs", None)
-    ]
-    target = unclear = None
-    for each in targets:
-        resource_id = each.get("ResourceId")
-        found = list(references(resource_id))
-        resources = filter(None, map(service.stack.referenced, found))
-        is_other = any(other.type == "AWS::ECS::Service" for other in resources)
-        # service/<cluster>/<service>: the name alone may be known.
-        last = resource_id.parts[-1] if isinstance(resource_id, Joined) else resource_id
-        name = last.rpartition("/")[2] if isinstance(last, str) and last.strip("/") else None
-        is_named = name is not None and name == service.get("ServiceName")
-        if any(other.resource == service.key for other in found) or (is_named and not is_other):
-            target = each
-            break
-        if name is None and not is_other:
-            unclear = unclear or each
+    name = service.get("ServiceName")
+    target = scaling.get(service.key) or scaling.get(identity(name) if name else "")
     if target is not None:
         if isinstance(target.present, Unknown):
             return unknown(f"its autoscaling: {target.present.reason}", target.where())
         most = target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")
         if most.value is None or desired.value is None or most.value >= desired.value:
             return most
-    elif unclear is not None:
-        where = unclear.where("ResourceId")
+    elif None in scaling:
+        where = scaling[None].where("ResourceId")
         reason = f"the service that a scalable target scales is unknown ({where})"
         return unknown(reason, service.where())
     return desired
@@ -230,106 +260,222 @@ def _ecs_overlap(service: Resource) -> Overlap:
     )
 
 
-# -- Lambda functions -----------------------------------------------------------------------
+# -- functions ------------------------------------------------------------------------------
 
 
-def _functions(stack: Stack) -> Iterator[Workload]:
-    for function in stack.of_type("AWS::Lambda::Function"):
-        where, path = function.where(), ("Environment", "Variables")
-        name, variables = function.get("FunctionName"), function.get(*path)
+def _functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
+    related: dict[tuple[ResourceKey, str], Resource] = {}
+    for each in _every(stacks, "AWS::Lambda::EventSourceMapping", "AWS::Lambda::Alias"):
+        for reference in references(each.get("FunctionName")):
+            related.setdefault((reference.resource, each.type), each)
+    for function in _every(stacks, _FUNCTION):
         why = "without ReservedConcurrentExecutions, only the account's quota limits it"
-        for source in _of_function(function, "AWS::Lambda::EventSourceMapping"):
-            most = source.get("ScalingConfig", "MaximumConcurrency")
-            if most is not None:
-                # It limits this source, and no other caller.
-                why += f" (MaximumConcurrency {most} limits one event source only)"
-                break
+        source = related.get((function.key, "AWS::Lambda::EventSourceMapping"))
+        most = source and source.quantity("ScalingConfig", "MaximumConcurrency")
+        if most and most.is_known:
+            # It limits this source, and no other caller.
+            why += f" (MaximumConcurrency {most} limits one event source only)"
         concurrency = function.quantity("ReservedConcurrentExecutions", why=why)
+        processes = None
         if function.get("CapacityProviderConfig") is not None:
-            why = (
-                "the capacity provider of a managed instance function decides how many execution "
-                "environments it has"
-            )
-            concurrency = unknown(why, function.where("CapacityProviderConfig"))
-        origin = f"{where}: frozen execution environments of the old version keep their connections"
-        for alias in _of_function(function, "AWS::Lambda::Alias"):
-            if "UpdatePolicy" in alias.definition or alias.get("RoutingConfig") is not None:
-                origin += f", gradual deployment by alias {alias.logical_id}"
-                break
+            concurrency, processes = _managed(function)
+        notes = ""
+        if function.get("DurableConfig") is not None:
+            notes += "; a suspended durable execution has no execution environment"
+        if function.get("TenancyConfig") is not None:
+            notes += "; each tenant has execution environments of its own, within this number"
+        field = "reason" if concurrency.value is None else "origin"
+        text = getattr(concurrency, field) + notes
+        concurrency = dataclasses.replace(concurrency, **{field: text})
+        origin = f"{function.where()}: frozen execution environments of the old version keep their connections"
+        alias = related.get((function.key, "AWS::Lambda::Alias"))
+        if alias and ("UpdatePolicy" in alias.definition or alias.get("RoutingConfig")):
+            origin += f", gradual deployment by alias {alias.logical_id}"
+        name = function.get("FunctionName")
         yield Workload(
             name=name if isinstance(name, str) else function.logical_id,
             platform="Lambda function",
             unit="execution environment",
-            where=where,
+            where=function.where(),
             instances=concurrency,
             overlap=Overlap(kind="percent", amount=100, origin=origin),
-            variables={
-                key: _variable(value, function.origin(*path, key))
-                for key, value in (variables.items() if isinstance(variables, dict) else ())
-            },
-            unread_variables=variables.reason if isinstance(variables, Unknown) else "",
+            **_variables(function, graph, "Environment", "Variables"),
+            processes=processes,
             resource=function.key,
+            evidence=_signs(function, graph),
         )
 
 
-def _of_function(function: Resource, kind: str) -> Iterator[Resource]:
-    """Return the resources of a type that name a function."""
-    for each in function.stack.of_type(kind):
-        if function.stack.referenced(each.get("FunctionName")) is function:
-            yield each
+def _signs(resource: Resource, graph: Graph) -> tuple[Evidence, ...]:
+    parts = graph.parts(resource)
+    keys = {key for each in parts for key in graph.mentions(each)}
+    return graph.direct(keys, resource) + graph.indirect(parts)
 
 
-# -- other compute --------------------------------------------------------------------------
+def _managed(function: Resource) -> tuple[Quantity, Quantity]:
+    """Return the execution environments of a managed instance function, and processes in each."""
+    where = function.where("CapacityProviderConfig")
+    why = (
+        "the capacity provider of a managed instance function decides how many execution "
+        "environments it has; FunctionScalingConfig.MaxExecutionEnvironments limits them"
+    )
+    most = function.quantity("FunctionScalingConfig", "MaxExecutionEnvironments", why=why)
+    path: tuple[str, ...] = (
+        "CapacityProviderConfig",
+        "LambdaManagedInstancesCapacityProviderConfig",
+    )
+    path = path if function.get(*path) is not None else path[:1]  # SAM has no second level
+    each = function.quantity(*path, "PerExecutionEnvironmentMaxConcurrency", why="default")
+    runtime = str(function.get("Runtime") or "")
+    if runtime.startswith(("java", "dotnet")):
+        return most, known(1, f"{runtime} runs one process in an execution environment", where)
+    if not runtime.startswith("python"):
+        return most, unknown(f"the processes of runtime {runtime or '?'} are not documented", where)
+    memory = function.get("MemorySize"), function.get(*path, "ExecutionEnvironmentMemoryGiBPerVCpu")
+    if each.reason == "default" and not any(map(why_unknown, memory)) and None not in memory:
+        vcpus = max(1, -(-int(memory[0]) // int(1024 * float(memory[1]))))
+        each = known(_PER_VCPU * vcpus, f"{where}: {_PER_VCPU} for each of {vcpus} vCPU", where)
+    elif each.value is None:
+        each = unknown(f"PerExecutionEnvironmentMaxConcurrency: {each.reason}, 16 per vCPU", where)
+    return most, each
 
 
-def _other_compute(stack: Stack) -> Iterator[Workload]:
-    """Return what templates do not describe well enough to count, one-off tasks included.
+def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
+    """Return every revision of every web function, with the environments of its endpoints."""
+    names: dict[str, ResourceKey] = {
+        identity(each.get("FunctionName")): each.key
+        for each in _every(stacks, "AWS::Lambda::WebFunction")
+        if each.get("FunctionName")
+    }
+
+    def owner(resource: Resource) -> ResourceKey | str | None:
+        named = resource.get("FunctionName")
+        found = next((each.resource for each in references(named)), None)
+        return found or names.get(identity(named), identity(named))
+
+    revisions, endpoints = _every(stacks, _REVISION), _every(stacks, _ENDPOINT)
+    owners = [owner(each) for each in revisions]
+    for revision, own in zip(revisions, owners, strict=True):
+        where = revision.where()
+        most = [
+            endpoint.quantity(
+                "ScalingConfig",
+                "MaxEnvironments",
+                why="without MaxEnvironments, only the account's vCPU quota limits an endpoint",
+            )
+            for endpoint in endpoints
+            if owner(endpoint) == own
+            for _ in endpoint.get("Regions") or ("home",)
+        ]
+        instances = next((each for each in most if each.value is None), None)
+        if not most:
+            instances = unknown("no endpoint of the web function is in the templates", where)
+        if instances is None:
+            summed = total(*(each.value for each in most)) or 0
+            instances = known(summed, " + ".join(each.origin for each in most), where)
+        per = revision.quantity(
+            "ServiceConfig",
+            "MaxConcurrencyPerEnvironment",
+            default=_PER_WEB_ENVIRONMENT,
+            why="64, the default of MaxConcurrencyPerEnvironment",
+        )
+        bound = f"; an environment has at most {per} requests at once"
+        if instances.is_known:
+            instances = dataclasses.replace(instances, origin=instances.origin + bound)
+        overlap = Overlap()
+        if owners.count(own) == 1:
+            origin = (
+                f"{where}: the environments of the old revision end after those of the new begin"
+            )
+            overlap = Overlap(kind="percent", amount=100, origin=origin)
+        named = get_path(revision.properties, "FunctionName")
+        yield Workload(
+            name=named
+            if isinstance(named, str)
+            else getattr(own, "logical_id", revision.logical_id),
+            platform="Lambda web function",
+            unit="execution environment",
+            where=where,
+            instances=instances,
+            overlap=overlap,
+            **_variables(revision, graph, "ServiceConfig", "EnvironmentVariables"),
+            requests=per,
+            resource=revision.key,
+            evidence=_signs(revision, graph),
+        )
+
+
+# -- everything else ------------------------------------------------------------------------
+
+
+def _others(graph: Graph) -> Iterator[Workload]:
+    """Return what templates do not describe well enough to count, of any type.
 
     No template shows how many processes an EC2 instance or a batch job runs, or how many tasks
     of a schedule run at once. If one of them refers to a database, its number is unknown.
     """
-    started: set[ResourceKey] = {
-        each.resource
-        for service in stack.of_type("AWS::ECS::Service")
-        for each in references(service.get("TaskDefinition"))
-    }
-    for starter in stack.of_type(*_TASK_STARTERS):
-        for name in dict.fromkeys(each.logical_id for each in references(starter.properties)):
-            task = stack.resources.get(name)
-            if task is not None and task.type == _TASK:
-                started.add(task.key)
-                yield _uncounted(starter, _TASK_STARTERS[starter.type], _any_variables(task))
-    for resource in stack.of_type(*_OTHER_COMPUTE):
-        if resource.key not in started:
+    started: set[ResourceKey] = set()
+    held_back: list[Resource] = []
+    for resource in graph.resources.values():
+        kind = resource.type
+        if never_connects(kind) or kind in types()["transparent"]:
+            continue
+        if kind in types()["parts"]:
+            held_back.append(resource)
+            continue
+        parts = graph.parts(resource)
+        started |= {each.key for each in parts[1:]}
+        tasks = [each for each in parts[1:] if each.type == TASK]
+        if kind in (_FUNCTION, _REVISION):
+            # A function that has the name of a task definition starts any number of its tasks.
+            for task in tasks:
+                yield _uncounted(
+                    task,
+                    f"{resource.logical_id}/{task.logical_id}",
+                    graph,
+                    [task],
+                    _signs(task, graph),
+                )
+        elif kind != _SERVICE:
+            signs = _signs(resource, graph)
+            if signs or tasks or kind in types()["compute"]:
+                yield _uncounted(resource, resource.logical_id, graph, parts, signs)
+    for part in held_back:
+        if part.key not in started and part.type in types()["compute"]:
             # A task definition that nothing starts is run by hand, outside the deployment.
-            variables = {} if resource.type == _TASK else _any_variables(resource)
-            yield _uncounted(resource, _OTHER_COMPUTE[resource.type], variables)
+            is_task = part.type == TASK
+            own = [] if is_task else graph.parts(part)
+            signs = () if is_task else _signs(part, graph)
+            yield _uncounted(part, part.logical_id, graph, own, signs)
 
 
-def _uncounted(resource: Resource, platform: str, variables: Mapping[str, Variable]) -> Workload:
-    name = resource.logical_id
+def _uncounted(
+    resource: Resource,
+    name: str,
+    graph: Graph,
+    parts: Sequence[Resource],
+    signs: tuple[Evidence, ...] = (),
+) -> Workload:
     reason = (
         "the template does not say how many run at once; give "
         f"--service {name}=POOL+OVERFLOWxPROCESSES@INSTANCES, or --ignore {name}"
     )
+    variables = {
+        key: _variable(value, str(each.where()), graph)
+        for each in parts
+        for key, value in _named_values(each.properties)
+    }
     return Workload(
         name=name,
-        platform=platform,
-        unit="one-off task" if resource.type == _TASK else "instance",
+        platform=types()["compute"].get(resource.type, resource.type),
+        unit="one-off task" if resource.type == TASK and not parts else "instance",
         where=resource.where(),
         instances=unknown(reason, resource.where()),
         overlap=Overlap(),
         variables=variables,
         resource=resource.key,
+        evidence=signs,
     )
-
-
-def _any_variables(resource: Resource) -> dict[str, Variable]:
-    """Return every value that could be a variable: each type writes them in its own way."""
-    origin = str(resource.where())
-    leads_to = tuple(each.resource for each in references(resource.properties))
-    found = {name: _variable(value, origin) for name, value in _named_values(resource.properties)}
-    return {**found, "": Variable(text=None, origin=origin, leads_to=leads_to)}
 
 
 def _named_values(found: Any) -> Iterator[tuple[str, Any]]:

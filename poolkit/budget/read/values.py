@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkit.budget.model import ResourceKey, known, unknown
@@ -22,6 +22,8 @@ class Unknown:
     """A value that is not in the files; `reason` says why, and what would help."""
 
     reason: str
+    about: tuple[Any, ...] = field(default=(), compare=False)
+    """The values that it is made of, or one of which it is: their references still count."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,30 @@ NO_VALUE: Final = _NoValue()
 
 
 def joined(parts: list[Any], separator: str = "") -> Any:
-    """Join texts; the result is a text if all parts are."""
+    """Join texts; the result is a text if all parts are, and neighbouring texts become one."""
     flat: list[Any] = []
     for number, part in enumerate(parts):
-        if number and separator:
-            flat.append(separator)
-        flat.append(as_text(part))
+        text = as_text(part)
+        inner = text.parts if isinstance(text, Joined) else (text,)
+        for each in (separator, *inner) if number else inner:
+            if isinstance(each, str) and flat and isinstance(flat[-1], str):
+                flat[-1] += each
+            elif each != "":
+                flat.append(each)
     if all(isinstance(part, str) for part in flat):
         return "".join(flat)
     return Joined(tuple(flat))
+
+
+def identity(value: Any) -> str:
+    """Return a text that is equal for equal values; unknown parts stand in angle brackets."""
+    if isinstance(value, Joined):
+        return "".join(map(identity, value.parts))
+    if isinstance(value, Reference):
+        return f"<{value.stack}.{value.logical_id}.{value.attribute}>".replace("/", "|")
+    if isinstance(value, Unknown):
+        return f"<{value.reason}>".replace("/", "|")
+    return str(as_text(value))
 
 
 def as_text(value: Any) -> Any:
@@ -79,6 +96,7 @@ def references(value: Any) -> Iterator[Reference]:
     if isinstance(value, Reference):
         yield value
     inner = value.parts if isinstance(value, Joined) else value
+    inner = value.about if isinstance(value, Unknown) else inner
     inner = inner.values() if isinstance(inner, dict) else inner
     if not isinstance(inner, str) and hasattr(inner, "__iter__"):
         for each in inner:

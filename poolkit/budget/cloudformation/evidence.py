@@ -1,0 +1,342 @@
+"""The evidence graph of all stacks: which resources may connect to which servers, and by what sign.
+
+A resource refers to another one by its name, an attribute, an import, a nested stack's parameter, or
+the text of a name (`{{resolve:ssm:/shop/host}}`). Signs are: a reference to a server or to what leads
+to it; a role that may read its secret or log on to it; a security group that may reach its port.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from poolkit.budget.model import Evidence, ResourceKey
+from poolkit.budget.read.values import Joined, Reference, Unknown, identity, references
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from poolkit.budget.cloudformation.stacks import Resource, Stack
+    from poolkit.budget.model import Database, Pooler
+
+TASK = "AWS::ECS::TaskDefinition"
+_GROUP = "AWS::EC2::SecurityGroup"
+_GROUP_PROPERTY = re.compile(r"SecurityGroup|^GroupSet$|^Groups$")
+_IN_A_NETWORK = re.compile(r"SecurityGroup|Subnet")
+_MAY_READ = re.compile(r"(secretsmanager|ssm):(get.*|\*)$|rds-db:", re.IGNORECASE)
+_NAME = re.compile(r"(?=.*[-/._]).{4,}")
+"""The names that are looked for in texts: `shop/db`, not `db`, which is a word of any text."""
+
+
+@functools.cache
+def types() -> dict[str, Any]:
+    """Return the table of resource types; the file explains each list."""
+    file = files("poolkit.budget") / "tables" / "cloudformation_types.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def never_connects(kind: str) -> bool:
+    """Return whether resources of a type never open a connection to a database server."""
+    return any(
+        kind.startswith(each[:-1]) if each.endswith("*") else kind == each
+        for each in types()["never"]
+    )
+
+
+class Graph:
+    """The resources of all stacks, and what leads from each of them to a server.
+
+    Args:
+        stacks: all stacks, the nested ones too.
+        databases: the servers.
+        poolers: the proxies.
+    """
+
+    def __init__(
+        self, stacks: Iterable[Stack], databases: Sequence[Database], poolers: Sequence[Pooler]
+    ) -> None:
+        self.resources = {each.key: each for one in stacks for each in one.resources.values()}
+        self._behind: dict[ResourceKey, tuple[ResourceKey, ...]] = {
+            key: (key,) for each in databases for key in each.resources
+        }
+        # A secret beside a proxy is the one of the database behind it.
+        self._behind |= {each.resource: each.leads_to for each in poolers if each.resource}
+        self._mentions: dict[ResourceKey, frozenset[ResourceKey]] = {}
+        self._names: dict[str, ResourceKey] = {}
+        self.aliases: dict[ResourceKey, frozenset[ResourceKey]] = {}
+        holders = [each for each in self.resources.values() if each.type in types()["transparent"]]
+        for each in holders:
+            for part in (each.properties, *_listed(each.get("RecordSets"))):
+                name = identity(part.get("Name")).rstrip(".") if isinstance(part, dict) else ""
+                if _NAME.fullmatch(name):
+                    self._names[name] = each.key
+        longest = sorted(map(re.escape, self._names), key=len, reverse=True)
+        # A secret's ARN ends in six random characters, and a policy has ? or * for them.
+        before, after = r"(?<![\w.-])(?=\w)|(?=[/<])", r"(?![\w/.-])|(?=-(?:\?|\*|\w{6}\b))"
+        self._named = re.compile(f"(?:{before})({'|'.join(longest)})(?:{after})")
+        self._find_aliases(holders)
+
+    def _find_aliases(self, holders: Sequence[Resource]) -> None:
+        by_name = {
+            identity(self.resources[key].get(name)): key
+            for key in self._behind
+            for name in ("DBProxyName", "DBClusterIdentifier")
+            if self.resources[key].get(name) is not None
+        }
+        for _ in range(3):  # a parameter holds the ARN of a secret that is attached to a database
+            for each in holders:
+                named = [each.get("DBProxyName"), each.get("DBClusterIdentifier")]
+                by_text = {by_name[text] for text in map(identity, named) if text in by_name}
+                to = self.leads_to(self.mentions(each)) | by_text
+                self._add_alias(each.key, to)
+                if each.type == "AWS::SecretsManager::SecretTargetAttachment":
+                    for key in self.named_in(each.get("SecretId")):
+                        self._add_alias(key, to)
+            for key, behind in self._behind.items():
+                for secret in self.mentions(self.resources[key]):
+                    if self.resources[secret].type in types()["transparent"]:
+                        self._add_alias(secret, frozenset(behind))
+
+    def _add_alias(self, key: ResourceKey, to: frozenset[ResourceKey]) -> None:
+        if to:
+            self.aliases[key] = self.aliases.get(key, frozenset()) | to
+
+    # -- references -------------------------------------------------------------------------
+
+    def named_in(self, value: Any) -> set[ResourceKey]:
+        """Return the resources that a value refers to, or has the names of."""
+        found = {each.resource for each in references(value)}
+        if self._names:
+            for text in _texts(value):
+                found |= {self._names[name] for name in self._named.findall(text)}
+        return found & self.resources.keys()
+
+    def mentions(self, resource: Resource) -> frozenset[ResourceKey]:
+        """Return the other resources that a resource refers to or depends on."""
+        key = resource.key
+        if key not in self._mentions:
+            found = self.named_in(resource.properties)
+            for name in _listed(resource.definition.get("DependsOn")):
+                if isinstance(name, str) and name in resource.stack.resources:
+                    found.add(resource.stack.resources[name].key)
+            self._mentions[key] = frozenset(found - {key})
+        return self._mentions[key]
+
+    def leads_to(self, keys: Iterable[ResourceKey]) -> frozenset[ResourceKey]:
+        """Return the servers and proxies among some resources and behind them."""
+        nothing = frozenset[ResourceKey]()
+        return frozenset().union(
+            *({key} if key in self._behind else self.aliases.get(key, nothing) for key in keys)
+        )
+
+    def parts(self, resource: Resource) -> list[Resource]:
+        """Return a resource and the parts that it starts with, such as its launch template."""
+        found, number = [resource], 0
+        while number < len(found):
+            for key in self.mentions(found[number]):
+                part = self.resources[key]
+                if part.type in types()["parts"] and part not in found:
+                    found.append(part)
+            number += 1
+        return found
+
+    # -- signs ------------------------------------------------------------------------------
+
+    def direct(self, keys: Iterable[ResourceKey], resource: Resource) -> tuple[Evidence, ...]:
+        """Return the sign that a resource refers to servers."""
+        named = [key for key in keys if self.leads_to([key])]
+        names = ", ".join(sorted({key.logical_id for key in named}))
+        to = tuple(sorted(self.leads_to(named)))
+        return (
+            (Evidence(reason=f"it refers to {names}", where=resource.where(), leads_to=to),)
+            if to
+            else ()
+        )
+
+    def indirect(self, resources: Sequence[Resource]) -> tuple[Evidence, ...]:
+        """Return the signs of the roles and security groups of a resource and its parts."""
+        where, found = resources[0].where(), dict[str, Evidence]()
+        keys = {key for each in resources for key in self.mentions(each)}
+        for key in sorted(keys & self._grants.keys()):
+            granted = self._grants[key]
+            reason = f"its role {key.logical_id} may log on to the database or read its secret"
+            # A grant for every secret is about any database.
+            to = () if None in granted else tuple(sorted(each for each in granted if each))
+            found[reason] = Evidence(reason=reason, where=where, leads_to=to)
+        for own in (each.get("Policies") for each in resources):
+            if any(True for _ in self._granted(own)):
+                reason = "its policies may log on to a database or read its secret"
+                found[reason] = Evidence(reason=reason, where=where)
+        groups = {group for each in resources for group in self._groups(each)}
+        is_inside = groups or any(
+            each.type in ("AWS::ECS::Service", "AWS::EC2::Instance")
+            or next(_below(each.properties, _IN_A_NETWORK), None) is not None
+            for each in resources
+        )
+        for server, (sources, is_wide) in self._doors.items():
+            if groups & sources or (is_wide and is_inside):
+                reason = f"the security group of {server.logical_id} lets it in"
+                found[reason] = Evidence(
+                    reason=reason, where=where, leads_to=(server,), is_network=True
+                )
+        return tuple(found.values())
+
+    # -- roles ------------------------------------------------------------------------------
+
+    @cached_property
+    def _grants(self) -> dict[ResourceKey, set[ResourceKey | None]]:
+        """The servers that each role, policy and profile gives access to; None: any."""
+        grants: dict[ResourceKey, set[ResourceKey | None]] = defaultdict(set)
+        owned = [each for each in self.resources.values() if each.type.startswith("AWS::IAM::")]
+        for each in owned:
+            holders = self.named_in([each.get("Roles"), each.get("RoleName")])
+            for key in (each.key, *(holders if "Profile" not in each.type else ())):
+                grants[key] |= set(self._granted(each.properties))
+        for _ in range(2):  # a profile has a role, and the role has policies
+            for each in owned:
+                inner = [each.get("ManagedPolicyArns")]
+                inner += [each.get("Roles")] if "Profile" in each.type else []
+                for key in self.named_in(inner) & grants.keys():
+                    grants[each.key] |= grants[key]
+        return {key: found for key, found in grants.items() if found}
+
+    def _granted(self, value: Any) -> Iterator[ResourceKey | None]:
+        """Yield the servers that the statements inside a value give access to."""
+        if isinstance(value, dict) and "Action" in value and value.get("Effect") != "Deny":
+            actions = [str(each) for each in _listed(value["Action"]) if _MAY_READ.match(str(each))]
+            named = self.leads_to(self.named_in(value.get("Resource"))) if actions else ()
+            yield from named
+            every = [identity(each) for each in _listed(value.get("Resource"))]
+            is_any = any(each == "*" or each.endswith(":*") for each in every)
+            is_any = is_any and any(each.lower().startswith("secrets") for each in actions)
+            if not named and (is_any or any("rds-db:" in each.lower() for each in actions)):
+                yield None
+        inner = value.values() if isinstance(value, dict) else value
+        for each in inner if isinstance(value, dict | list) else ():
+            yield from self._granted(each)
+
+    # -- security groups --------------------------------------------------------------------
+
+    def _groups(self, resource: Resource) -> set[str]:
+        """Return the identities of a resource's security groups."""
+        mentioned = [
+            Reference(*key) for key in self.mentions(resource) if self.resources[key].type == _GROUP
+        ]
+        named = _below(resource.properties, _GROUP_PROPERTY)
+        return {*_group_ids(mentioned)}.union(*map(_group_ids, named))
+
+    @cached_property
+    def _doors(self) -> dict[ResourceKey, tuple[set[str], bool]]:
+        """The security groups that may reach each server's port, and whether its network may."""
+        rules: dict[str, list[Any]] = defaultdict(list)
+        networks: list[Any] = []
+        for each in self.resources.values():
+            if each.type == _GROUP:
+                rules[identity(Reference(*each.key))] += _listed(each.get("SecurityGroupIngress"))
+            elif each.type == "AWS::EC2::SecurityGroupIngress":
+                for group in _group_ids(each.get("GroupId")):
+                    rules[group].append(each.properties)
+            elif each.type == "AWS::EC2::VPC":
+                networks += [_network(each.get("CidrBlock"))]
+        doors: dict[ResourceKey, tuple[set[str], bool]] = {}
+        for key in self._behind:
+            server, sources, is_wide = self.resources[key], set[str](), False
+            engine = str(server.get("Engine") or server.get("EngineFamily")).lower()
+            port = server.get("Port") or (3306 if "my" in engine or "maria" in engine else 5432)
+            for group in self._groups(server):
+                # The members of a VPC's default group reach each other.
+                sources |= {group} if group.endswith(".DefaultSecurityGroup>") else set()
+                for rule in rules[group]:
+                    if not (isinstance(rule, dict) and _allows(rule, port)):
+                        continue
+                    own = {*_group_ids(rule.get("SourceSecurityGroupId"))}
+                    sources |= own
+                    cidr = rule.get("CidrIp") or rule.get("CidrIpv6")
+                    is_wide = is_wide or (not own and _is_wide(cidr, networks))
+            doors[key] = sources, is_wide
+        return doors
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return a list's items, or the only item; of an open condition, those of both branches."""
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    return [
+        inner
+        for each in found
+        for inner in (
+            _listed(list(each.about)) if isinstance(each, Unknown) and each.about else [each]
+        )
+    ]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text inside a value; unknown parts are marked as in `identity`."""
+    if isinstance(value, str | Joined):
+        yield identity(value)
+    inner = value.parts if isinstance(value, Joined) else value
+    inner = value.about if isinstance(value, Unknown) else inner
+    inner = inner.values() if isinstance(inner, dict) else inner
+    for each in inner if isinstance(inner, Iterable) and not isinstance(inner, str) else ():
+        if not (isinstance(value, Joined) and isinstance(each, str)):
+            yield from _texts(each)
+
+
+def _below(value: Any, names: re.Pattern[str]) -> Iterator[Any]:
+    """Yield the values of all properties with such a name, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if names.search(str(key)):
+                yield inner
+            yield from _below(inner, names)
+    elif isinstance(value, list | Unknown):
+        for each in value if isinstance(value, list) else value.about:
+            yield from _below(each, names)
+
+
+def _group_ids(value: Any) -> Iterator[str]:
+    """Yield the identities of security groups that stand in a property."""
+    for each in _listed(value):
+        if isinstance(each, list):
+            yield from _group_ids(each)
+        elif isinstance(each, str | Unknown | Joined):
+            yield identity(each)
+        elif isinstance(each, Reference):
+            # A group's id and its name are the same group; a VPC's default group is none of its own.
+            is_default = each.attribute == "DefaultSecurityGroup"
+            yield identity(each if is_default else Reference(each.stack, each.logical_id))
+
+
+def _allows(rule: dict[str, Any], port: Any) -> bool:
+    """Return whether a rule may open a port; an unknown number may be any."""
+    if rule.get("IpProtocol") in ("-1", -1, None) or isinstance(rule["IpProtocol"], Unknown):
+        return True
+    try:
+        low, high = int(rule["FromPort"]), int(rule["ToPort"])
+        return str(rule["IpProtocol"]).lower() in ("tcp", "6") and low <= int(port) <= high
+    except (KeyError, TypeError, ValueError):
+        return True
+
+
+def _network(cidr: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(cidr, strict=False)
+    except ValueError:
+        return None
+
+
+def _is_wide(cidr: Any, networks: Sequence[Any]) -> bool:
+    """Return whether a CIDR may cover compute in the VPC; an unknown one may."""
+    network = _network(cidr) if isinstance(cidr, str) else None
+    if network is None or not network.prefixlen:
+        return True
+    if networks and all(networks):
+        return any(each.version == network.version and each.overlaps(network) for each in networks)
+    return network.is_private
