@@ -214,7 +214,6 @@ def nested_in(draw, value):
     return value
 
 
-@pytest.mark.xfail(reason="types without a rule are not counted yet")
 @bounded
 @given(stacks(), st.tuples(NAMES, NAMES, NAMES), st.sampled_from(signs()).flatmap(nested_in))
 def test_a_made_up_type_that_refers_to_the_database_is_unknown(stack, words, properties):

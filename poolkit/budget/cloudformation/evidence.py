@@ -10,15 +10,14 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import Evidence, ResourceKey
 from poolkit.budget.read.values import Joined, Reference, Unknown, identity, references
+from poolkit.budget.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,11 +34,9 @@ _NAME = re.compile(r"(?=.*[-/._]).{4,}")
 """The names that are looked for in texts: `shop/db`, not `db`, which is a word of any text."""
 
 
-@functools.cache
 def types() -> dict[str, Any]:
     """Return the table of resource types; the file explains each list."""
-    file = files("poolkit.budget") / "tables" / "cloudformation_types.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    return table("cloudformation_types")
 
 
 @functools.cache
