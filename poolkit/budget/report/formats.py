@@ -60,6 +60,7 @@ def as_json(budget: Budget, *, status: int) -> dict[str, Any]:
             "where": str(database.where or ""),
             "max_connections": _quantity(database.max_connections),
             "formula": database.formula,
+            "lowest": database.lowest,
             "highest": database.highest,
             "carried": database.carried,
             "reserved": _quantity(database.reserved),
