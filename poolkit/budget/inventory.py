@@ -7,9 +7,10 @@ is a sign, and its absence shows nothing, so what is not counted is listed with 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from poolkit.budget.cloudformation.workloads import describe_templates
@@ -131,19 +132,24 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
 
 
 def _with_unique_names(parts: Iterable[_Named]) -> list[_Named]:
-    """Put the file's name before a name that occurs twice, or a number after it."""
+    """Put the file before a name that occurs in several, and a number after one in the same file.
+
+    The names must not depend on the order of the files.
+    """
     parts = list(parts)
-    count = Counter(each.name for each in parts)
+    files: dict[str, set[str]] = {}
+    for part in parts:
+        files.setdefault(part.name, set()).add(part.where.file if part.where else "")
     found: list[_Named] = []
     taken: set[str] = set()
     for part in parts:
-        name = part.name
-        if count[name] > 1 and part.where is not None:
-            stem = part.where.file.rpartition("/")[2].partition(".")[0]
-            name = f"{stem}/{name}"
-        number = 2
-        while name in taken:
-            name, number = f"{name.partition('#')[0]}#{number}", number + 1
+        name, same = part.name, {PurePath(file) for file in files[part.name]}
+        if len(same) > 1 and part.where is not None:
+            own = PurePath(part.where.file)
+            is_alone = [each.stem for each in same].count(own.stem) == 1
+            name = f"{own.stem if is_alone else own.with_suffix('')}/{name}"
+        numbered = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+        name = next(each for each in numbered if each not in taken)
         taken.add(name)
         found.append(dataclasses.replace(part, name=name))
     return found
@@ -359,7 +365,9 @@ class _Servers:
                 unclear.append(_Sign(each.reason, is_network=each.is_network, is_open=True))
         # A user name beside a known host is about the same database. An unknown URL may be about
         # another one.
-        is_known = any(not each.is_network for each in certain)
+        named = [each for each in certain if not each.is_network]
+        # The network lets a client through to more servers than the one that it names.
+        certain, is_known = named or certain, bool(named)
         return certain + [each for each in unclear if each.is_open or not is_known]
 
     def pooler_of(self, workload: Workload) -> Pooler | None:
