@@ -18,7 +18,7 @@ from poolkit.budget.compose.workloads import describe_compose
 from poolkit.budget.kubernetes.workloads import describe_manifests
 from poolkit.budget.live import login
 from poolkit.budget.model import NotCounted, Overlap, Service, known, unknown
-from poolkit.budget.own_servers import pgbouncer, postgres
+from poolkit.budget.own_servers import own_pooler, own_server
 from poolkit.budget.pools import is_migration, pool, read_assignments
 from poolkit.budget.read.parameters import read_parameters
 from poolkit.budget.signs import database_signs, hosts_in
@@ -90,24 +90,24 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         answer = dataclasses.replace(answer, text=f"{answers.origin} services.{name}")
         assignments.setdefault(name, answer)
     ignored = {*options.ignored, *answers.ignore}
+    known_software = software_table(answers.software)
     described = (
         describe_templates(files.templates, environment, given),
         describe_manifests(files.kubernetes, environment.name, options.paths),
-        describe_compose(files.compose, given),
+        describe_compose(files.compose, given, known_software),
     )
     workloads = _with_unique_names(each for found in described for each in found.workloads)
     databases = [each for found in described for each in found.databases]
-    known_software = software_table(answers.software)
     clients: list[Workload] = []
     own_poolers: list[Workload] = []
     for each in workloads:
         if is_server(each, known_software):
-            databases.append(postgres(each))
+            databases.append(own_server(each, known_software))
         else:
             (own_poolers if is_pooler(each, known_software) else clients).append(each)
     databases = _with_unique_names(databases)
     poolers = [each for found in described for each in found.poolers]
-    poolers += [pgbouncer(each, options.pgbouncer_pools) for each in own_poolers]
+    poolers += [own_pooler(each, options.pgbouncer_pools, known_software) for each in own_poolers]
     names = {each.name for each in workloads} | {each.name for each in databases}
     for name in (*assignments, *ignored):
         # An answer is for every run, and this one may be about other files. Without files, each
@@ -229,7 +229,7 @@ def _counted(
 def _service(
     workload: Workload, assignment: Assignment | None, servers: _Servers, why: str
 ) -> Service:
-    numbers = pool(workload, assignment)
+    numbers = pool(workload, assignment, servers.software)
     if workload.unread_variables and assignment is None:
         nothing = unknown(f"its variables: {workload.unread_variables}", workload.where)
         numbers = dataclasses.replace(numbers, pool_size=nothing, max_overflow=nothing)

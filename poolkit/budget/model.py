@@ -251,10 +251,11 @@ class Database:
 
 @dataclass(frozen=True, kw_only=True)
 class Pooler:
-    """RDS Proxy or PgBouncer: its server connections count, and its clients do not."""
+    """RDS Proxy, PgBouncer or another pooler: its server connections count, and its clients do not."""
 
     name: str
-    kind: Literal["RDS Proxy", "PgBouncer"]
+    kind: str
+    """RDS Proxy, PgBouncer, or the name of another pooler."""
     where: SourceLocation | None
     instances: Quantity
     overlap: Overlap

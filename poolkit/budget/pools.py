@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.budget.model import Quantity, known, unknown
-from poolkit.budget.processes.command_lines import processes
+from poolkit.budget.processes.command_lines import names_program, option, processes
 from poolkit.budget.signs import uses_database
+from poolkit.budget.software import software_of
+from poolkit.budget.tables import table
 from poolkit.config.settings import preset_from_environ
 from poolkit.errors import BudgetError, ConfigurationError, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from poolkit.budget.model import Workload
+    from poolkit.budget.software import Software
     from poolkit.config.presets import EnginePreset
 
 _ASSIGNMENT = re.compile(
@@ -89,17 +92,16 @@ def is_migration(workload: Workload) -> bool:
     return upgrades and once and workload.text("POOLKIT_TARGET") == "script"
 
 
-def pool(workload: Workload, assignment: Assignment | None) -> Pool:
+def pool(
+    workload: Workload, assignment: Assignment | None, softwares: Collection[Software] = ()
+) -> Pool:
     """Return the pool of a workload's processes.
 
     Raises:
         TemplateError: no deployable would start with a POOLKIT_* variable.
     """
-    count = workload.processes
-    if count is None and workload.unit == "execution environment":
-        count = known(1, "one process in an execution environment")
-    elif count is None:
-        count = processes(workload).number
+    own = _of_software(workload, softwares)
+    count = workload.processes or (own.processes if own else None) or processes(workload).number
     if assignment is not None:
         by_hand = assignment.text
         if assignment.processes is not None:
@@ -109,6 +111,8 @@ def pool(workload: Workload, assignment: Assignment | None) -> Pool:
             pool_size=known(assignment.pool_size, by_hand),
             max_overflow=known(assignment.max_overflow, by_hand),
         )
+    if own is not None and not set(_DECISIVE) & set(workload.variables):
+        return Pool(processes=count, pool_size=own.pool_size, max_overflow=own.max_overflow)
     if reason := _why_no_preset(workload):
         if workload.requests and workload.requests.is_known:
             reason += f"; with one for each request, at most {workload.requests}"
@@ -144,6 +148,71 @@ def pool(workload: Workload, assignment: Assignment | None) -> Pool:
         max_overflow=known(preset.max_overflow, _origin(workload, preset, "POOLKIT_MAX_OVERFLOW")),
         target=preset.target,
     )
+
+
+class _Known(NamedTuple):
+    """The pool of known software; `processes` is None if the command line decides them."""
+
+    pool_size: Quantity
+    max_overflow: Quantity
+    processes: Quantity | None
+
+
+def _of_software(workload: Workload, softwares: Collection[Software]) -> _Known | None:
+    """Return the pool of known software or of a framework's settings; None if there is none."""
+    software, where = software_of(workload, softwares), workload.where
+    nothing = known(0, "no overflow")
+    if software is not None and software.role == "server":
+        # psql or pg_dump in the server's image, or a script of them; -j starts more at a time.
+        jobs = option(workload.command or (), ("-j", "--jobs", "--client"))
+        more = int(jobs) if jobs and jobs.isdecimal() else 0
+        size = known(1 + more, f"{where}: a client in the server's image")
+        return _Known(size, nothing, known(1, "one client"))
+    if software is not None and software.role == "client":
+        size_of = _number(workload, software.pool, software.default, software.name)
+        if size_of is None:
+            return None
+        over = _number(workload, software.overflow, software.overflow_default, software.name)
+        one = known(1, f"{software.name} is one process") if software.processes == 1 else None
+        return _Known(size_of, over or nothing, one)
+    for each in table("software")["frameworks"]:
+        if "programs" in each and not names_program(workload, each["programs"]):
+            continue
+        found = _of_framework(workload, each)
+        if found is not None:
+            one = known(1, f"{each['name']} is one process") if each.get("processes") else None
+            return _Known(found, nothing, one)
+    return None
+
+
+def _of_framework(workload: Workload, framework: Mapping[str, Any]) -> Quantity | None:
+    """Return the pool that a variable sets, or a parameter in the database's URL."""
+    plain = {re.sub(r"[._-]", "", name).upper(): name for name in workload.variables}
+    names = [plain[name] for name in framework.get("variables", ()) if name in plain]
+    parameter = re.compile(rf"{framework.get('parameter', '$.')}\s*=\s*(\d+)", re.IGNORECASE)
+    form = re.compile(framework.get("form", "$."), re.IGNORECASE)
+    for name, variable in workload.variables.items():
+        text = variable.partly if variable.text is None else variable.text
+        origin = f"{variable.origin} ({name}, {framework['name']})"
+        if match := parameter.search(text):
+            return known(int(match[1]), origin, workload.where)
+        if form.search(text):
+            return known(framework["default"], f"{origin}: its default", workload.where)
+    return _number(workload, names, None, framework["name"])
+
+
+def _number(
+    workload: Workload, names: Iterable[str], default: int | None, label: str
+) -> Quantity | None:
+    """Return the number in the first variable that is set, else the default."""
+    for name in names:
+        if name in workload.variables:
+            found = workload.variables[name]
+            text = {"true": "1", "false": "0"}.get(workload.text(name), workload.text(name))
+            if text.isdecimal():
+                return known(int(text), f"{found.origin} ({name})", workload.where)
+            return unknown(f"{name}: {found.reason or f'{text!r} is no number'}", workload.where)
+    return None if default is None else known(default, f"the default of {label}", workload.where)
 
 
 def _why_no_preset(workload: Workload) -> str:

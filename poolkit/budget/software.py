@@ -37,15 +37,18 @@ class Software:
     engine: str = ""
     """The engine of a server."""
     pool: tuple[str, ...] = ()
-    """The variables that set the most connections of one process."""
+    """The variables that set the most connections of one process, or a server's max_connections."""
     default: int | None = None
     """The connections without these variables; None: unknown."""
     overflow: tuple[str, ...] = ()
+    """The variables that set further connections; without them it is `overflow_default`."""
     overflow_default: int = 0
     processes: int = 1
     """The processes of one instance; 0: the command line decides."""
     programs: tuple[str, ...] = ()
     """The programs by which a server or pooler is started."""
+    by_memory: bool = False
+    """True if a server's entry point sets max_connections by the memory that it finds."""
     needs: tuple[str, ...] = ()
     """Variables of which one must be set, and no host, for the image to count."""
 
@@ -87,6 +90,8 @@ def _built_in() -> tuple[Software, ...]:
 
 def _software(entry: Mapping[str, Any]) -> Software:
     lists = ("images", "pool", "overflow", "programs", "needs")
+    if isinstance(entry.get("pool"), int):
+        entry = {**entry, "pool": (), "default": entry["pool"]}
     values: dict[str, Any] = {
         key: tuple([value] if isinstance(value, str) else value) if key in lists else value
         for key, value in entry.items()

@@ -19,7 +19,6 @@ from poolkit.budget.cloudformation.evidence import TASK, Graph, never_connects, 
 from poolkit.budget.cloudformation.rds import rds_databases, rds_proxies
 from poolkit.budget.cloudformation.templates import make_stacks
 from poolkit.budget.model import Description, Overlap, Variable, Workload, known, total, unknown
-from poolkit.budget.signs import uses_database
 from poolkit.budget.read.values import (
     Joined,
     Unknown,
@@ -29,6 +28,7 @@ from poolkit.budget.read.values import (
     references,
     why_unknown,
 )
+from poolkit.budget.signs import uses_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -23,21 +23,35 @@ from poolkit.budget.software import is_pooler, is_server
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from poolkit.budget.read.documents import Document
     from poolkit.budget.read.parameters import ParameterValue
+    from poolkit.budget.software import Software
 
 # The innermost ${NAME:-default}, whose default holds no other; "$$" was taken out before.
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?:(:?[-+?])([^{}]*))?\}|(\w+))")
 _DOLLAR = "\0"
-_CONFIGURATION = (".ini", ".conf", ".cfg", ".toml", ".yaml", ".yml", ".env", ".properties", ".json")
+_CONFIGURATION = (
+    ".ini",
+    ".conf",
+    ".cnf",
+    ".cfg",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".env",
+    ".properties",
+    ".json",
+)
 _ANY = ("*", "*")
 """The network of a container that may reach every other one."""
 
 
 def describe_compose(
-    documents: Sequence[Document], given: Mapping[str, ParameterValue]
+    documents: Sequence[Document],
+    given: Mapping[str, ParameterValue],
+    softwares: Collection[Software] = (),
 ) -> Description:
     """Return every service of compose files as a workload.
 
@@ -56,7 +70,9 @@ def describe_compose(
                 raise TemplateError(f"{where}: service {name} must be a mapping")
             services.append(_Service(document, name, content, variables))
     found = [(each, each.workload()) for each in services]
-    servers = [pair for pair in found if is_server(pair[1]) or is_pooler(pair[1])]
+    servers = [
+        pair for pair in found if is_server(pair[1], softwares) or is_pooler(pair[1], softwares)
+    ]
     workloads = [
         replace(
             workload,

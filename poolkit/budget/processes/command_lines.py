@@ -44,6 +44,8 @@ class ProcessCount(NamedTuple):
 
 def processes(workload: Workload) -> ProcessCount:
     """Return how many processes one instance runs, as far as its command line shows."""
+    if workload.unit == "execution environment":
+        return ProcessCount(known(1, "one process in an execution environment"))
     if workload.command is None:
         reason = (
             "the image decides which command runs; give the processes with "
@@ -240,10 +242,10 @@ def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> 
     if "worker" not in arguments and PROGRAMS["celery_one"] & set(arguments):
         count = known(1, f"{origin}: this Celery command is one process", workload.where)
         return ProcessCount(count, is_single=True)
-    is_single = _option(arguments, ("--pool", "-P")) in PROGRAMS["one_in_celery"]
+    is_single = option(arguments, ("--pool", "-P")) in PROGRAMS["one_in_celery"]
     if is_single:
         count = known(1, f"{origin}: this Celery pool is one process", workload.where)
-    elif (scale := _option(arguments, ("--autoscale",))) is not None:
+    elif (scale := option(arguments, ("--autoscale",))) is not None:
         count = _number(scale.split(",")[0], "--autoscale", origin, workload)
     else:
         count = _counted(server, arguments, workload)
@@ -254,7 +256,7 @@ def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> 
 
 def _counted(server: Server, arguments: Sequence[str], workload: Workload) -> Quantity:
     """Return a server's processes: by option, GUNICORN_CMD_ARGS, file, variable or default."""
-    given = _option(arguments, server.options)
+    given = option(arguments, server.options)
     if given is not None:
         return _number(given, server.options[0], workload.command_origin, workload)
     own = workload.variables.get("GUNICORN_CMD_ARGS") if server.name == "gunicorn" else None
@@ -262,7 +264,7 @@ def _counted(server: Server, arguments: Sequence[str], workload: Workload) -> Qu
         return _of_variable("GUNICORN_CMD_ARGS", workload)
     if own is not None and own.text is not None:
         try:
-            given = _option(shlex.split(own.text), server.options)
+            given = option(shlex.split(own.text), server.options)
         except ValueError:
             given = own.text
         if given is not None:
@@ -282,7 +284,7 @@ def _counted(server: Server, arguments: Sequence[str], workload: Workload) -> Qu
     )
 
 
-def _option(arguments: Sequence[str], names: Sequence[str]) -> str | None:
+def option(arguments: Sequence[str], names: Sequence[str]) -> str | None:
     """Return an option's value: `--name value`, `--name=value`, `-nvalue`; the last one wins."""
     found = None
     for number, word in enumerate(arguments):
