@@ -231,6 +231,10 @@ class BudgetError(PoolkitError, ValueError):
 class TemplateError(BudgetError):
     """A template or a parameter file is wrong; the message begins with its file and line."""
 
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
 
 class RedirectRefused(PoolkitError, ConnectionError):
     """An application redirects a load test to another host; the message says how to allow it."""

@@ -1,5 +1,8 @@
 """The files of a deployment: their kinds, and the ones that an environment deploys.
 
+A folder holds other files too. A file of a folder that cannot be read is listed; if it looks like a
+deployment, it may hold services, so it is unread. Only a file that was named stops the run.
+
 An environment's file has a table for each template that it deploys. A compose file or manifests in
 the same folder are the same services, deployed in another way, so they do not count again. Files
 that are left out for that reason are listed, so that a user can see what is not in the sum.
@@ -7,32 +10,41 @@ that are left out for that reason are listed, so that a user can see what is not
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.cloudformation.templates import named_by_others
 from poolkit.budget.kubernetes.objects import has_pods, objects
 from poolkit.budget.kubernetes.renderers import CHART_FILE, KUSTOMIZATION_FILES
-from poolkit.budget.model import NotCounted
+from poolkit.budget.model import NotCounted, SourceLocation, Unread
 from poolkit.budget.read.documents import Document, read_documents
 from poolkit.budget.read.values import get_path
+from poolkit.budget.tables import table
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from poolkit.budget.read.parameters import Environment
 
-_ENDINGS = (".yaml", ".yml", ".json", ".template")
 _COMPOSE = re.compile(r"(docker-)?compose\b.*\.ya?ml")
 _SERVICE_KEYS = {"image", "build", "command", "extends"}
-_SKIPPED = frozenset({"node_modules", "__pycache__", "environments", "tests"})
 _DEPLOYS = re.compile(
     rb"""(^|[\s{,])["']?(AWSTemplateFormatVersion|Resources|apiVersion|services)["']?\s*:""",
     re.MULTILINE,
 )
+_LOOKED_AT = 1_000_000
+_MOST_LISTED = 3
+# A repeated key elsewhere changes nothing that is counted.
+_COUNTED_PARTS = {"Resources", "services", "spec", "data", "items"}
+_NOTHING = (
+    "no CloudFormation or SAM template, Kubernetes manifest or compose file there; without files, "
+    "declare each service: --service web=POOL+OVERFLOWxPROCESSES@INSTANCES --max-connections N"
+)
+_BROKEN = "no valid YAML or JSON, and no sign of a deployment in it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +55,37 @@ class Files:
     compose: list[Document] = field(default_factory=list)
     kubernetes: list[Document] = field(default_factory=list)
     not_read: list[NotCounted] = field(default_factory=list)
-    """Files of folders that cannot be read and do not look like a deployment."""
+    """Files and folders that are passed, and do not look like a deployment."""
+    unread: list[Unread] = field(default_factory=list)
+
+    def add(self, document: Document) -> bool:
+        """Add a document to its kind; return False if it is none of a deployment.
+
+        Raises:
+            TemplateError: it is a broken list of Kubernetes objects.
+        """
+        data = document.data
+        if not isinstance(data, dict):
+            return False
+        resources, services = data.get("Resources"), data.get("services")
+        parts = resources.values() if isinstance(resources, dict) else ()
+        has_resources = any("::" in str(get_path(each, "Type")) for each in parts)
+        parts = services.values() if isinstance(services, dict) else ()
+        has_services = any(isinstance(each, dict) and _SERVICE_KEYS & each.keys() for each in parts)
+        name = document.path.name
+        if name in (*KUSTOMIZATION_FILES, CHART_FILE) or ("apiVersion" in data and "kind" in data):
+            self.kubernetes.extend(objects(document))
+        elif has_resources or "AWSTemplateFormatVersion" in data:
+            self.templates.append(document)
+        elif has_services or (isinstance(services, dict) and _COMPOSE.match(name)):
+            self.compose.append(document)
+        else:
+            return False
+        for path in document.repeated:
+            if path[0] in _COUNTED_PARTS and "Metadata" not in path:
+                reason = f"the key {path[-1]} stands there twice, with different values"
+                self.unread.append(Unread(document.where(*path), reason))
+        return True
 
 
 def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
@@ -54,74 +96,157 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
         may_be_none: accept that no file describes a deployment.
 
     Raises:
-        BudgetError: a path does not exist, or no file describes a deployment.
-        TemplateError: a file is broken that was named, or that looks like a deployment.
+        BudgetError: a path does not exist, or is a file that describes no deployment.
+        TemplateError: a file that was named is broken.
     """
-    paths = list(paths)
-    documents, not_read = _documents_at(paths)
-    files = Files(not_read=not_read)
-    for document in documents:
-        data: dict[Any, Any] = document.data
-        resources, services = data.get("Resources"), data.get("services")
-        parts = resources.values() if isinstance(resources, dict) else ()
-        has_resources = any("::" in str(get_path(each, "Type")) for each in parts)
-        parts = services.values() if isinstance(services, dict) else ()
-        has_services = any(isinstance(each, dict) and _SERVICE_KEYS & each.keys() for each in parts)
-        is_kustomization = document.path.name in (*KUSTOMIZATION_FILES, CHART_FILE)
-        if is_kustomization or ("apiVersion" in data and "kind" in data):
-            files.kubernetes.extend(objects(document))
-        elif has_resources or "AWSTemplateFormatVersion" in data:
-            files.templates.append(document)
-        elif has_services or (
-            isinstance(services, dict) and _COMPOSE.match(document.path.name) is not None
-        ):
-            files.compose.append(document)
-    if not (files.templates or files.compose or files.kubernetes or may_be_none):
-        raise BudgetError(
-            f"{', '.join(map(str, paths))}: no CloudFormation or SAM template, Kubernetes "
-            "manifest or compose file there; without files, declare each service: "
-            "--service web=POOL+OVERFLOWxPROCESSES@INSTANCES --max-connections N"
-        )
+    paths, files, walk = list(paths), Files(), _Walk()
+    for path in paths:
+        walk.add(path)
+    for file in sorted(walk.files.values()):
+        try:
+            documents = read_documents(file)
+            is_deployment = [files.add(each) for each in documents]
+            if len(documents) > 1 and file.suffix == ".json" and not any(is_deployment):
+                walk.skip("a stream of JSON values without a deployment", file)
+        except TemplateError as error:
+            if file in paths:
+                raise
+            where = SourceLocation(str(file), error.line)
+            if _looks_like_a_deployment(file):
+                files.unread.append(Unread(where, str(error).removeprefix(f"{where}: ")))
+            else:
+                walk.skip(_BROKEN, file)
+    files.unread.extend(walk.unread)
+    _leave_out_copies(files.templates, walk)
+    is_empty = not (files.templates or files.compose or files.kubernetes or files.unread)
+    if is_empty and not may_be_none:
+        if all(path.is_file() for path in paths):
+            raise BudgetError(f"{', '.join(map(str, paths))}: {_NOTHING}")
+        walk.skip(_NOTHING, *paths)
+    files.not_read.extend(walk.not_read())
     return files
 
 
-def _documents_at(paths: Iterable[Path]) -> tuple[list[Document], list[NotCounted]]:
-    """Return the documents of files and folders, and the folders' files that are not readable."""
-    documents: list[Document] = []
-    not_read: list[NotCounted] = []
-    seen: set[Path] = set()
-    for path in paths:
-        if not path.exists():
-            raise BudgetError(f"{path}: there is no such file or folder")
-        for file in _files_at(path):
-            if file.resolve() in seen:
+def _looks_like_a_deployment(file: Path) -> bool:
+    """Return whether a file that cannot be read may hold services."""
+    try:
+        with file.open("rb") as opened:
+            # UTF-16 without a byte order mark has a zero byte beside every letter.
+            return _DEPLOYS.search(opened.read(_LOOKED_AT).replace(b"\0", b"")) is not None
+    except OSError:
+        return _COMPOSE.match(file.name) is not None
+
+
+def _leave_out_copies(templates: list[Document], walk: _Walk) -> None:
+    """Leave out templates that stand in a program's output and in another file as well."""
+    generated = set(table("files")["generated"])
+    for document in list(templates):
+        same = [each for each in templates if each.data == document.data]
+        if len(same) > 1 and generated & set(document.path.parts):
+            templates.remove(document)
+            walk.skip(f"the same template as {same[0].file}", document.path)
+
+
+class _Walk:
+    """The files to read, and what is passed on the way to them."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, Path] = {}
+        """By their real paths."""
+        self.unread: list[Unread] = []
+        self._skipped: dict[str, list[Path]] = {}
+        self._table = table("files")
+
+    def skip(self, reason: str, *paths: Path) -> None:
+        """Put paths on the list of what is not read."""
+        self._skipped.setdefault(reason, []).extend(paths)
+
+    def not_read(self) -> Iterator[NotCounted]:
+        """Yield what was passed: one by one if it is little, else in one line for each reason."""
+        for reason, paths in sorted(self._skipped.items()):
+            names = sorted(map(str, paths))
+            if len(names) > _MOST_LISTED:
+                names = [f"{names[0]}, {names[1]} and {len(names) - 2} more"]
+            for name in names:
+                yield NotCounted(name=name, platform="file", where="", reason=reason)
+
+    def add(self, root: Path) -> None:
+        """Add a file that was named, or the files of a folder that may be a deployment's.
+
+        Raises:
+            BudgetError: it does not exist.
+        """
+        if not root.exists():
+            raise BudgetError(f"{root}: there is no such file or folder")
+        if root.is_file():
+            self._add_file(root, is_named=True)
+            return
+        for here, folders, names in os.walk(root, onerror=self._cannot_open):
+            folder = Path(here)
+            if folder.name == "cdk.out" or {"cdk.out", "manifest.json"} <= set(names):
+                folders.clear()
+                self._add_assembly(folder)
                 continue
-            seen.add(file.resolve())
-            try:
-                found = read_documents(file)
-            except TemplateError as error:
-                # A folder has other files with these endings too, such as a tsconfig.json.
-                if file == path or _DEPLOYS.search(file.read_bytes()) is not None:
-                    raise
-                reason = f"it cannot be read, and does not look like a deployment: {error}"
-                left_out = NotCounted(name=str(file), platform="file", where="", reason=reason)
-                not_read.append(left_out)
-            else:
-                documents += [each for each in found if isinstance(each.data, dict)]
-    return documents, not_read
+            if CHART_FILE in names:
+                folders[:] = set(folders) - set(self._table["chart"])
+            folders[:] = sorted(each for each in folders if self._is_walked(folder / each, root))
+            for name in sorted(names):
+                self._add_file(folder / name)
 
+    def _cannot_open(self, error: OSError) -> None:
+        self.unread.append(Unread(SourceLocation(str(error.filename)), "it cannot be opened"))
 
-def _files_at(path: Path) -> Iterator[Path]:
-    """Yield a file that was named, or those of a folder whose names may be a deployment's."""
-    if path.is_file():
-        yield path
-        return
-    for file in sorted(path.rglob("*")):
-        inside = file.relative_to(path).parts
-        is_hidden = any(part.startswith(".") for part in inside)
-        is_skipped = bool(_SKIPPED & set(inside[:-1]))
-        if file.suffix in _ENDINGS and file.is_file() and not (is_hidden or is_skipped):
-            yield file
+    def _is_walked(self, folder: Path, root: Path) -> bool:
+        reason = next(
+            (why for why, names in self._table["folders"].items() if folder.name in names), ""
+        )
+        if folder.name.startswith("."):
+            reason = "hidden folders"
+        elif "{{" in folder.name:
+            reason = "a template of projects"
+        elif folder.is_symlink():
+            # Inside of the root, the folder itself is on the way.
+            if root.resolve() in folder.resolve().parents:
+                return False
+            reason = "a link to another folder"
+        if reason:
+            self.skip(reason, folder)
+        return not reason
+
+    def _add_file(self, file: Path, *, is_named: bool = False) -> None:
+        for program in self._table["programs"]:
+            if file.name in program["files"]:
+                made = file.parent / program["makes"]
+                if made.is_file():
+                    self.files.setdefault(made.resolve(), made)
+                elif not made.exists():
+                    reason = f"it is not expanded: run `{program['command']}` first"
+                    self.unread.append(Unread(SourceLocation(str(file), 1), reason))
+                return
+        is_one = file.suffix in self._table["endings"] or file.name in KUSTOMIZATION_FILES
+        if is_named or (is_one and file.is_file()):
+            self.files.setdefault(file.resolve(), file)
+        elif is_one:
+            self.skip("no regular file", file)
+        elif file.suffix in self._table["rendered"] and _looks_like_a_deployment(file):
+            self.skip("a template of another program: name its output", file)
+
+    def _add_assembly(self, folder: Path) -> None:
+        """Add the templates of an output of the CDK; old files in it belong to no stack."""
+        try:
+            (manifest,) = read_documents(folder / "manifest.json")
+            artifacts = manifest.mapping("artifacts")
+        except (TemplateError, ValueError):
+            artifacts = {}
+            for template in folder.glob("*.template.json"):
+                self.files.setdefault(template.resolve(), template)
+        for name in artifacts:
+            properties: dict[str, Any] = manifest.mapping("artifacts", name, "properties")
+            if "directoryName" in properties:
+                self._add_assembly(folder / str(properties["directoryName"]))
+            elif "templateFile" in properties:
+                template = folder / str(properties["templateFile"])
+                self.files.setdefault(template.resolve(), template)
 
 
 def of_environment(

@@ -126,7 +126,7 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         poolers=tuple(poolers),
         databases=tuple(databases),
         not_counted=tuple(not_counted),
-        unread=tuple(each for found in described for each in found.unread),
+        unread=(*files.unread, *(each for found in described for each in found.unread)),
         of_pooler=servers.of_pooler,
     )
 

@@ -42,7 +42,6 @@ NUMBER = "app.yaml:6: ReservedConcurrentExecutions must "
     ("text", "message"),
     [
         (RESOURCES + "  A: [1, 2\n  B: }\n", "app.yaml:4: not valid YAML"),
-        (HEAD + "Resources: {}\n" * 2, "app.yaml:3: the key Resources appears twice"),
         (HEAD + CIRCLE, "condition A refers to itself"),
         (function("-1"), f"{NUMBER}not be negative, not -1"),
         (function("many"), f"{NUMBER}be a whole number, not 'many'"),
@@ -50,7 +49,7 @@ NUMBER = "app.yaml:6: ReservedConcurrentExecutions must "
             function(target="lamda"),
             "Fn: POOLKIT_TARGET: target 'lamda' is unknown (did you mean 'lambda'?)",
         ),
-        (HEAD + "Resources: &a\n  B: *a\n", "names a value that contains it"),
+        (HEAD + "Resources: &a\n  B: *a\n", "nested too deeply"),
     ],
 )
 def test_a_wrong_template_is_one_line(folder, text, message):
@@ -59,12 +58,19 @@ def test_a_wrong_template_is_one_line(folder, text, message):
     refused(folder.run("app.yaml"), message, lines=1)
 
 
-def test_a_folder_without_templates_is_refused(folder):
+def test_a_folder_without_templates_counts_nothing(folder):
     """Other YAML files are no templates. The message says which files are read."""
     folder.write("notes.yaml", "some: thing\n")
-    files = "CloudFormation or SAM template, Kubernetes manifest or compose file"
-    refused(folder.run("."), f"no {files}")
-    refused(folder.run(".", "--service", "web=5+10x2@3", "--ignore", "mail"), f"no {files}")
+    found = folder.budget(max_connections=100)
+    assert [service.name for service in found.services] == []
+    assert "compose file" in next(each.reason for each in found.not_counted)
+    assert folder.run(".", "--max-connections", "100").returncode == 3
+
+
+def test_a_named_file_that_is_no_deployment_is_refused(folder):
+    """The message has the file, and which kinds are read."""
+    folder.write("notes.yaml", "some: thing\n")
+    refused(folder.run("notes.yaml"), "notes.yaml: no CloudFormation or SAM template")
 
 
 def test_without_files_the_services_are_declared(folder, ceilings):
@@ -83,12 +89,12 @@ TYPESCRIPT = '{\n  // comments\n  "compilerOptions": {"strict": true}\n}\n'
 def test_a_folder_may_hold_files_that_cannot_be_read(folder):
     """A file that is broken and names no resources or services is listed as not counted."""
     folder.write("app.yaml", function())
-    folder.write("frontend/tsconfig.json", TYPESCRIPT)
+    folder.write("frontend/events.json", '{"id": 1}}')
     folder.write("docker.env.template", "{% if tls %}\nTLS=on\n{% endif %}\n")
     found = folder.budget(max_connections=100)
     assert [service.name for service in found.services] == ["Fn"]
     names = {Path(each.name).name for each in found.not_counted}
-    assert names == {"tsconfig.json", "docker.env.template"}
+    assert names == {"events.json", "docker.env.template"}
 
 
 @pytest.mark.parametrize(
@@ -99,18 +105,22 @@ def test_a_folder_may_hold_files_that_cannot_be_read(folder):
         ("app.json", '{"Resources": {"Fn": }'),
     ],
 )
-def test_a_broken_deployment_in_a_folder_is_an_error(folder, name, text):
-    """What may open connections is never left out without a word."""
+def test_a_broken_deployment_in_a_folder_is_unread(folder, name, text):
+    """What may open connections is never left out without a word, and stops nothing else."""
     folder.write("app.yaml", function())
     folder.write(name, text)
-    with pytest.raises(TemplateError, match=name):
-        folder.budget(max_connections=100)
+    found = folder.budget(max_connections=100)
+    assert [service.name for service in found.services] == ["Fn"]
+    assert found.verdict == "cannot be shown to fit"
+    (unread,) = found.unread
+    assert Path(unread.where.file).name == name
+    assert unread.where.line
 
 
 def test_a_broken_file_that_was_named_is_an_error(folder):
     """Only a folder's other files may be left out."""
-    file = folder.write("tsconfig.json", TYPESCRIPT)
-    with pytest.raises(TemplateError, match=r"tsconfig\.json"):
+    file = folder.write("events.json", '{"id": 1}}')
+    with pytest.raises(TemplateError, match=r"events\.json"):
         folder.budget(file)
 
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from poolkit.budget.model import SourceLocation, Unread
+from poolkit.budget.model import Unread
 from poolkit.budget.read.documents import Document, read_documents
 from poolkit.errors import TemplateError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from poolkit.budget.model import SourceLocation
     from poolkit.budget.read.documents import ValuePath
 
 _FILE = re.compile(r"((?:docker-)?compose)(\.override)?\.ya?ml")
@@ -119,12 +120,11 @@ def _locations(document: Document, name: str) -> _Locations:
     """Return the location of each value of a service; a variable's also in a list of NAME=value."""
     locations: _Locations = {}
     variables = document.at("services", name, "environment")
-    for path, line in document.lines.items():
-        if path[:2] == ("services", name):
-            at = tuple(key for key in path[2:] if key not in _TAGS)
-            if len(at) == 2 and at[0] == "environment" and isinstance(variables, list):
-                at = (at[0], str(variables[int(at[1])]).partition("=")[0])
-            locations[at] = SourceLocation(document.file, line)
+    for path, where in document.locations("services", name).items():
+        at = tuple(key for key in path if key not in _TAGS)
+        if len(at) == 2 and at[0] == "environment" and isinstance(variables, list):
+            at = (at[0], str(variables[int(at[1])]).partition("=")[0])
+        locations[at] = where
     return locations
 
 

@@ -32,15 +32,12 @@ def objects(document: Document) -> Iterator[Document]:
     if not kind.endswith("List") or not isinstance(document.at("items"), list):
         yield document
         return
-    lines: dict[ValuePath, dict[ValuePath, int]] = defaultdict(dict)
-    for path, line in document.lines.items():
-        lines[path[:2]][path[2:]] = line
     # The API's own lists, such as a DeploymentList, leave out the kind of their items.
     implied = {"apiVersion": document.at("apiVersion"), "kind": kind.removesuffix("List")}
     for number, item in enumerate(document.items("items")):
         if isinstance(item, dict):
-            own = lines["items", number]
-            yield from objects(replace(document, data={**implied, **item}, lines=own))
+            own = document.inside("items", number)
+            yield from objects(replace(own, data={**implied, **item}))
 
 
 # -- one object -----------------------------------------------------------------------------

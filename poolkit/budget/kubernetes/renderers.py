@@ -253,7 +253,7 @@ def _kustomized(tree: _Tree, unread: list[Unread]) -> list[Document]:
             same = [one for one in tree.objects if kind_of(one) == kind_of(each)]
             same = [one for one in same if name_of(one) in name_of(each)]
             source = max(same, key=lambda one: len(name_of(one)), default=tree.root)
-            made.append(replace(source, data=each.data, lines=source.lines if same else {}))
+            made.append(replace(source, data=each.data, lines=source.lines if same else None))
     return made
 
 
@@ -284,8 +284,8 @@ def _templated(chart: Document, environment: str, unread: list[Unread]) -> list[
     found: list[Document] = []
     for each in documents:
         if isinstance(each.data, dict):
-            before = [name for line, name in marks if line <= each.lines.get((), 0)]
+            before = [name for line, name in marks if line <= (each.lines.line if each.lines else 0)]
             # The name begins with the chart's, not with the folder's.
             file = str(folder / before[-1].partition("/")[2]) if before else chart.file
-            found += objects(replace(each, file=file, lines={}))
+            found += objects(replace(each, file=file, lines=None))
     return found

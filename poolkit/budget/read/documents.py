@@ -1,10 +1,19 @@
-"""YAML and JSON files with the line of every value in them, and files of NAME=value lines."""
+"""YAML and JSON files with the line of every value in them, and files of NAME=value lines.
+
+JSON is read by `json`, with comments and last commas, and a stream of documents too. Lines are
+searched for when they are asked for.
+"""
 
 from __future__ import annotations
 
 import codecs
+import dataclasses
+import gc
+import json
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import yaml
 from yaml.constructor import SafeConstructor
@@ -14,7 +23,7 @@ from poolkit.budget.read.values import get_path
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 ValuePath: TypeAlias = tuple[str | int, ...]
@@ -22,34 +31,69 @@ ValuePath: TypeAlias = tuple[str | int, ...]
 
 _LARGEST_FILE = 10_000_000
 # A file of a few lines can name itself over and over by aliases: stop before memory runs out.
-_MOST_VALUES = 500_000
+_MOST_VALUES = 1_000_000
+# The readers go down by recursion.
+_DEEPEST = 150
 _TEXT_TAGS = frozenset({"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
-_NUMBER_TAGS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
-_PLAIN_TAG = {
-    yaml.MappingNode: "tag:yaml.org,2002:map",
-    yaml.SequenceNode: "tag:yaml.org,2002:seq",
-    yaml.ScalarNode: "tag:yaml.org,2002:str",
-}
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SCALARS = SafeConstructor()
+_SPACE = re.compile(r"\s*")
+_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_LAST_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[\]}])')
+
+
+@dataclass
+class Lines:
+    """The line of a value, and those of the values in it."""
+
+    line: int
+    find: Callable[[], dict[str | int, Lines]]
+
+    @cached_property
+    def inner(self) -> dict[str | int, Lines]:
+        """The lines of the keys of a mapping, or of the items of a list."""
+        return self.find()
 
 
 @dataclass(frozen=True)
 class Document:
-    """One YAML document: plain dicts, lists and scalars, and the line of each."""
+    """One YAML or JSON document: plain dicts, lists and scalars, and the line of each."""
 
     path: Path
     file: str
     data: Any
-    lines: Mapping[ValuePath, int] = field(repr=False)
+    lines: Lines | None = field(default=None, repr=False)
     elsewhere: Mapping[ValuePath, SourceLocation] = field(default_factory=dict, repr=False)
     """The locations of values that come from another file."""
+    repeated: tuple[ValuePath, ...] = ()
+    """The keys that occur twice with different values; the last one counts."""
 
     def where(self, *path: str | int) -> SourceLocation:
         """Return the location of a value, or of the nearest value around it."""
-        while path and path not in self.lines and path not in self.elsewhere:
-            path = path[:-1]
-        if path in self.elsewhere:
-            return self.elsewhere[path]
-        return SourceLocation(self.file, self.lines.get(path))
+        lines, depth = self.lines, 0
+        while lines and depth < len(path) and (inner := lines.inner.get(path[depth])):
+            lines, depth = inner, depth + 1
+        for length in range(len(path), depth - 1, -1):
+            if path[:length] in self.elsewhere:
+                return self.elsewhere[path[:length]]
+        return SourceLocation(self.file, lines.line if lines else None)
+
+    def inside(self, *path: str | int) -> Document:
+        """Return the value at a path as a document of its own, with the same locations."""
+        lines, length = self.lines, len(path)
+        for key in path:
+            lines = lines.inner.get(key) if lines else None
+        moved = {at[length:]: it for at, it in self.elsewhere.items() if at[:length] == path}
+        return dataclasses.replace(self, data=self.at(*path), lines=lines, elsewhere=moved)
+
+    def locations(self, *path: str | int) -> dict[ValuePath, SourceLocation]:
+        """Return the location of every value at or below a path, by the rest of its path."""
+        part, found = self.inside(*path), dict[ValuePath, SourceLocation]()
+        waiting: list[tuple[ValuePath, Lines]] = [((), part.lines)] if part.lines else []
+        for below, lines in waiting:  # it grows during the loop
+            found[below] = SourceLocation(self.file, lines.line)
+            waiting += [((*below, key), each) for key, each in lines.inner.items()]
+        return found | dict(part.elsewhere)
 
     def at(self, *path: str | int) -> Any:
         """Return a value, None if the path leads nowhere."""
@@ -61,12 +105,8 @@ class Document:
         Raises:
             TemplateError: the value is something else.
         """
-        found = self.at(*path)
-        if found is not None and not isinstance(found, dict):
-            raise TemplateError(
-                f"{self.where(*path)}: {path[-1]} must be a mapping, not {found!r:.40}"
-            )
-        return found or {}
+        found: dict[str, Any] = self._typed(dict, "mapping", path)
+        return found
 
     def items(self, *path: str | int) -> list[Any]:
         """Return a list, an empty one if the path leads nowhere.
@@ -74,12 +114,8 @@ class Document:
         Raises:
             TemplateError: the value is something else.
         """
-        found = self.at(*path)
-        if found is not None and not isinstance(found, list):
-            raise TemplateError(
-                f"{self.where(*path)}: {path[-1]} must be a list, not {found!r:.40}"
-            )
-        return found or []
+        found: list[Any] = self._typed(list, "list", path)
+        return found
 
     def mappings(self, *path: str | int) -> list[dict[str, Any]]:
         """Return a list of mappings, an empty one if the path leads nowhere.
@@ -88,6 +124,13 @@ class Document:
             TemplateError: the value is something else.
         """
         return [self.mapping(*path, number) for number in range(len(self.items(*path)))]
+
+    def _typed(self, kind: Any, name: str, path: ValuePath) -> Any:
+        found = self.at(*path)
+        if found is None or isinstance(found, kind):
+            return found or kind()
+        where = self.where(*path)
+        raise TemplateError(f"{where}: {path[-1]} must be a {name}, not {found!r:.40}")
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -127,25 +170,24 @@ def parse_documents(text: str, path: Path) -> list[Document]:
     Raises:
         TemplateError: it is broken; the message names file and line.
     """
-    if path.suffix == ".json":
-        text = text.replace("\t", " ")  # JSON may be indented with tabs, YAML may not
-    loader = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
+    # The collector would go through all values again and again while they are made.
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        found = []
-        for node in yaml.compose_all(text, Loader=loader):
-            lines: dict[ValuePath, int] = {}
-            data = _DocumentReader(path, lines).value(node, ())
-            found.append(Document(path, str(path), data, lines))
+        found = _json_documents(text, path)
+        if found is not None:
+            return found
+        return [_YamlReader(path).document(node) for node in _nodes(text)]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = SourceLocation(str(path), mark.line + 1 if mark else None)
-        hint = "; run `helm template` on a Helm chart first" if "{{" in text else ""
-        raise TemplateError(f"{where}: not valid YAML: {error.problem}{hint}") from None
+        hint = "; run the program that renders this template first" if "{{" in text else ""
+        raise TemplateError(f"{where}: not valid YAML: {error.problem}{hint}", where.line) from None
     except yaml.YAMLError as error:
         raise TemplateError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise TemplateError(f"{path}: nested too deeply to be read") from None
-    return found
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_variables(text: str) -> dict[str, str]:
@@ -161,68 +203,220 @@ def read_variables(text: str) -> dict[str, str]:
     return found
 
 
-@dataclass
-class _DocumentReader:
-    """The reader that turns the nodes of one document into plain values, and records their lines."""
+# -- JSON -----------------------------------------------------------------------------------
 
-    path: Path
-    lines: dict[ValuePath, int]
-    _scalars: SafeConstructor = field(default_factory=SafeConstructor)
-    _open: set[int] = field(default_factory=set)
+
+def _json_documents(text: str, path: Path) -> list[Document] | None:
+    """Return the documents of a JSON text; None if it is something else."""
+    found: list[Document] = []
+    at, line, counted = _after_space(text, 0), 1, 0
+    if text[at : at + 1] not in ("{", "["):
+        return None
+    try:
+        while at < len(text):
+            data, end = _JSON.raw_decode(text, at)
+            line, counted = line + text.count("\n", counted, at), at
+            lines = Lines(line, partial(_json_lines, text, at, line))
+            found.append(Document(path, str(path), data, lines))
+            at = _after_space(text, end)
+    except RecursionError:
+        raise _error(None, "nested too deeply") from None
+    except ValueError:
+        # Comments and last commas become spaces, so that every line stays where it is.
+        plain = text
+        for pattern in (_COMMENT, _LAST_COMMA):
+            plain = pattern.sub(lambda match: match[1] or re.sub(r"\S", " ", match[0]), plain)
+        return _json_documents(plain, path) if plain != text else None
+    level: list[Any] = [document.data for document in found]
+    for _ in range(_DEEPEST):
+        parts = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for part in parts for each in part if isinstance(each, dict | list)]
+    if level:
+        raise _error(None, "nested too deeply")
+    return found
+
+
+def _json_lines(text: str, value: int, line: int) -> dict[str | int, Lines]:
+    """Return the lines of the keys or items of the JSON value that begins at a place and line."""
+    found: dict[str | int, Lines] = {}
+    key: str | int
+    at, counted = _after_space(text, value + 1), value
+    while text[value] in "{[" and text[at] not in "}]":
+        line, counted = line + text.count("\n", counted, at), at
+        of_key, key = line, len(found)
+        if text[value] == "{":
+            key, at = json.decoder.scanstring(text, at + 1, False)  # type: ignore[attr-defined]
+            at = _after_space(text, _after_space(text, at) + 1)
+            line, counted = line + text.count("\n", counted, at), at
+        found[key] = Lines(of_key, partial(_json_lines, text, at, line))
+        at = _after_space(text, _JSON.raw_decode(text, at)[1])
+        at = _after_space(text, at + 1) if text[at] == "," else at
+    return found
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; refuse a repeated key, whose line only the reader of YAML knows."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_without_repeated, strict=False)
+
+
+# -- YAML -----------------------------------------------------------------------------------
+
+
+class _Node(NamedTuple):
+    event: Any
+    parts: list[_Node]
+    """The items of a list; the keys and values of a mapping in turn."""
+
+    @property
+    def line(self) -> int:
+        return int(self.event.start_mark.line) + 1
+
+
+def _nodes(text: str) -> Iterator[_Node]:
+    """Yield the root of each document.
+
+    PyYAML's own composer crashes on deep nesting, and refuses to name two anchors alike.
+    """
+    around: list[_Node] = []
+    anchors: dict[str, _Node] = {}
+    for event in yaml.parse(text, Loader=_LOADER):
+        node = _Node(event, [])
+        if isinstance(event, yaml.NodeEvent):
+            if not isinstance(event, yaml.AliasEvent):
+                anchors[event.anchor or ""] = node
+            elif event.anchor not in anchors:
+                raise _error(event.start_mark, f"the alias *{event.anchor} has no anchor")
+            around[-1].parts.append(anchors[event.anchor or ""])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            around.pop()
+        elif isinstance(event, yaml.DocumentEndEvent):
+            yield around.pop().parts[0]
+            anchors = {}
+        if isinstance(event, yaml.CollectionStartEvent | yaml.DocumentStartEvent):
+            around.append(node)
+        if len(around) > _DEEPEST:
+            raise _error(event.start_mark, "nested too deeply")
+
+
+@dataclass
+class _YamlReader:
+    """The reader that turns the nodes of one document into plain values."""
+
+    file: Path
+    _path: list[str | int] = field(default_factory=list)
+    _repeated: list[ValuePath] = field(default_factory=list)
     _values: int = 0
 
-    def value(self, node: yaml.Node, path: ValuePath) -> Any:
-        self.lines.setdefault(path, node.start_mark.line + 1)
-        self._values += 1
-        if self._values > _MOST_VALUES:
-            raise self._error(node, f"more than {_MOST_VALUES:,} values")
-        if id(node) in self._open:
-            raise self._error(node, "an alias (*) names a value that contains it")
-        self._open.add(id(node))
-        try:
-            if not node.tag.startswith("!"):
-                return self._plain(node, path)
-            # !Sub x becomes {"Fn::Sub": x}.
-            name = node.tag[1:]
-            key = name if name in ("Ref", "Condition") else f"Fn::{name}"
-            node.tag = _PLAIN_TAG[type(node)]
-            value = self._plain(node, (*path, key))
-            node.tag = f"!{name}"
-            if key == "Fn::GetAtt" and isinstance(value, str):
-                value = value.split(".", 1)
-            return {key: value}
-        finally:
-            self._open.discard(id(node))
+    def document(self, root: _Node) -> Document:
+        """Return the document of a root node."""
+        lines, data = Lines(root.line, partial(_lines, root)), self._value(root)
+        return Document(self.file, str(self.file), data, lines, {}, tuple(self._repeated))
 
-    def _plain(self, node: yaml.Node, path: ValuePath) -> Any:
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(each, (*path, n)) for n, each in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            # Dates stay text, and 1:30 is not ninety.
-            if node.tag in _TEXT_TAGS or (node.tag in _NUMBER_TAGS and ":" in node.value):
-                return node.value
-            try:
-                return self._scalars.construct_object(node)
-            except (yaml.YAMLError, ValueError):
-                return node.value
+    def _value(self, node: _Node) -> Any:
+        event = node.event
+        self._values += 1
+        if self._values > _MOST_VALUES or len(self._path) > _DEEPEST:
+            raise _error(event.start_mark, "nested too deeply, or too large, by its aliases (*)")
+        function = _function(event.tag)
+        if function:
+            self._path.append(function)
+        value: Any = []
+        if isinstance(event, yaml.ScalarEvent):
+            value = _scalar(event)
+        elif isinstance(event, yaml.MappingStartEvent):
+            value = self._mapping(node)
+        else:
+            for number, part in enumerate(node.parts):
+                self._path.append(number)
+                value.append(self._value(part))
+                self._path.pop()
+        if not function:
+            return value
+        self._path.pop()
+        is_pair = function == "Fn::GetAtt" and isinstance(value, str)
+        return {function: value.split(".", 1) if is_pair else value}
+
+    def _mapping(self, node: _Node) -> dict[str, Any]:
         found: dict[str, Any] = {}
         merged: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                # <<: of several mappings the first wins.
-                is_list = isinstance(value_node, yaml.SequenceNode)
-                for each in value_node.value if is_list else [value_node]:
-                    value = self.value(each, path)
-                    if not isinstance(value, dict):
-                        raise self._error(each, "<< must be a mapping")
-                    merged = value | merged
+        for key_node, part in zip(node.parts[::2], node.parts[1::2], strict=True):
+            if not isinstance(key_node.event, yaml.ScalarEvent):
+                raise _error(key_node.event.start_mark, "a key must be text")
+            if _is_merge(key_node):
+                for each in _merged(part):
+                    if not isinstance(each.event, yaml.MappingStartEvent):
+                        raise _error(each.event.start_mark, "<< must be a mapping")
+                    merged = self._value(each) | merged
                 continue
-            key = str(self._plain(key_node, path))
-            if key in found:
-                raise self._error(key_node, f"the key {key} appears twice")
-            self.lines[(*path, key)] = key_node.start_mark.line + 1
-            found[key] = self.value(value_node, (*path, key))
-        return {**merged, **found}
+            key = key_node.event.value
+            self._path.append(key)
+            value = self._value(part)
+            if found.setdefault(key, value) != value:
+                self._repeated.append(tuple(self._path))
+                found[key] = value
+            self._path.pop()
+        return merged | found
 
-    def _error(self, node: yaml.Node, what: str) -> TemplateError:
-        return TemplateError(f"{SourceLocation(str(self.path), node.start_mark.line + 1)}: {what}")
+
+def _lines(node: _Node, *, is_inside: bool = False) -> dict[str | int, Lines]:
+    """Return the lines of the values in a node, under the keys that the reader gives them."""
+    event, parts = node.event, node.parts
+    if not is_inside and (function := _function(event.tag)):
+        return {function: Lines(node.line, partial(_lines, node, is_inside=True))}
+    if isinstance(event, yaml.SequenceStartEvent):
+        return {n: Lines(part.line, partial(_lines, part)) for n, part in enumerate(parts)}
+    found: dict[str | int, Lines] = {}
+    merged: dict[str | int, Lines] = {}
+    for key, part in zip(parts[::2], parts[1::2], strict=True):
+        if _is_merge(key):
+            for each in _merged(part):
+                merged = _lines(each) | merged
+        else:
+            found[key.event.value] = Lines(key.line, partial(_lines, part))
+    return merged | found
+
+
+def _is_merge(key: _Node) -> bool:
+    return key.event.value == "<<" and not key.event.style
+
+
+def _merged(part: _Node) -> list[_Node]:
+    """Return the mappings that `<<` adds; the first one wins."""
+    return part.parts if isinstance(part.event, yaml.SequenceStartEvent) else [part]
+
+
+def _error(mark: Any, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def _function(tag: str | None) -> str:
+    """Return the function of CloudFormation's short form, or of compose's two tags; else nothing."""
+    name = (tag or "").removeprefix("!")
+    if name in ("Ref", "Condition"):
+        return name
+    return f"Fn::{name}" if name[:1].isupper() or name in ("override", "reset") else ""
+
+
+def _scalar(event: yaml.ScalarEvent) -> Any:
+    """Return the value of a scalar by YAML 1.1; but dates stay text, and 1:30 is not ninety."""
+    text = event.value
+    if event.style or event.tag in ("!", "tag:yaml.org,2002:str") or _function(event.tag):
+        return text
+    for tag, pattern in yaml.SafeLoader.yaml_implicit_resolvers.get(text[:1], ()):
+        if pattern.match(text) and tag not in _TEXT_TAGS and ":" not in text:
+            try:
+                return _SCALARS.construct_object(yaml.ScalarNode(tag, text))
+            except (yaml.YAMLError, ValueError):
+                return text
+    return text
