@@ -151,33 +151,50 @@ def _without_shells(script: Script | None, workload: Workload) -> Script | None:
 
 
 def _unwrap(words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Return the program that a command starts in the end, without its folder, and its arguments."""
-    words = _without_assignments(words)
+    """Return the program that a command starts in the end, without its folder, and its arguments.
+
+    The program is empty if the command starts none, such as one that only waits.
+    """
+    inner: Sequence[str] | None = words
+    while inner is not None:
+        words = _without_assignments(inner)
+        inner = _started_by(words) if words else None
     if not words:
         return "", ()
-    program = _program(words[0])
+    program, rest = _program(words[0]), words[1:]
+    if program == "python" and "-m" in rest[:-1]:
+        module = rest.index("-m") + 1
+        if all(word.startswith("-") for word in rest[:module]):
+            return f"-m {rest[module]}", rest[module + 1 :]
+    if program == "rails" and rest and rest[0] in ("server", "s"):
+        return "puma", rest[1:]
+    return program, rest
+
+
+def _started_by(words: Sequence[str]) -> Sequence[str] | None:
+    """Return the command that a wrapper, waiter or script starts; None if it is a program itself."""
+    program, rest = _program(words[0]), words[1:]
     if program in WRAPPERS:
-        rest = words[1:]
         # Options stand before each of the wrapper's own words, and before the program.
         for taken in (*[1] * WRAPPERS[program], 0):
             while rest and rest[0].startswith("-"):
                 rest = rest[1:]
             rest = rest[taken:]
         # nice -n 10
-        return _unwrap(rest[1:] if program == "nice" and rest and rest[0].isdecimal() else rest)
-    if program not in _KNOWN:
-        # A script may be given a command to start in the end: entrypoint.sh gunicorn -w 4.
-        after = words.index("--") + 1 if "--" in words else 1
-        is_script = words[0].endswith(".sh") or "entrypoint" in words[0] or after > 1
-        inner = _program(words[after]) if is_script and after < len(words) else ""
-        if inner in {*SERVERS, *PROGRAMS["shells"], *WRAPPERS, "python"}:
-            return _unwrap(words[after:])
-        return program, words[1:]
-    if program == "python" and "-m" in words[1:-1]:
-        module = words.index("-m") + 1
-        if all(word.startswith("-") for word in words[1:module]):
-            return f"-m {words[module]}", words[module + 1 :]
-    return program, words[1:]
+        return rest[1:] if program == "nice" and rest and rest[0].isdecimal() else rest
+    if program in PROGRAMS["waiters"]:
+        while rest and "--" not in rest and (rest[0].startswith("-") or ":" in rest[0]):
+            # dockerize -wait tcp://db:5432 -timeout 30s: an option has a value.
+            has_value = rest[0].startswith("-") and rest[0] not in PROGRAMS["flags"]
+            rest = rest[2 if has_value and "=" not in rest[0] else 1 :]
+        return rest[rest.index("--") + 1 :] if "--" in rest else rest
+    # A script may be given a command to start in the end: entrypoint.sh gunicorn -w 4.
+    after = words.index("--") + 1 if "--" in words else 1
+    is_script = words[0].endswith(".sh") or "entrypoint" in words[0] or after > 1
+    if program in _KNOWN or not is_script or after >= len(words):
+        return None
+    is_command = _program(words[after]) in {*SERVERS, *PROGRAMS["shells"], *WRAPPERS, "python"}
+    return words[after:] if is_command else None
 
 
 def _without_assignments(words: Sequence[str]) -> Sequence[str]:
@@ -205,9 +222,9 @@ def _of_command(words: Words, workload: Workload) -> ProcessCount:
     if server is not None and (module != "rq" or "worker-pool" in arguments):
         return _of_server(server, arguments, workload)
     origin = workload.command_origin
-    waits = program in PROGRAMS["waiters"] and "--" not in arguments
-    if program in PROGRAMS["no_connection"] or waits or not _without_assignments(words):
-        return ProcessCount(known(0, f"{origin}: {program} keeps no connection", workload.where))
+    if not program or program in PROGRAMS["no_connection"]:
+        reason = f"{origin}: {program or 'it'} keeps no connection"
+        return ProcessCount(known(0, reason, workload.where))
     is_django = module == "django-admin"
     if program == "python" and arguments and _program(arguments[0]) == "manage.py":
         is_django, arguments = True, arguments[1:]
