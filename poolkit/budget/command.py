@@ -39,164 +39,122 @@ def compute_budget(options: Options) -> Budgets:
     paths = options.paths or (Path("infra") if Path("infra").is_dir() else Path(),)
     names_files = options.parameters or options.ignored or options.database
     files = read_files(paths, may_be_none=bool(options.services) and not names_files)
-    not_read = files.not_read
     environment = Environment(name=options.environment)
     folders = [path if path.is_dir() else path.parent for path in paths]
     folders += [document.path.parent for document in files.templates]
-    folders = list(dict.fromkeys(folders))
-    has_file = any(
-        (folder / "environments" / f"{options.environment}.toml").is_file() for folder in folders
-    )
     # Overlays of Kustomize need no file.
     has_overlays = any(document.path.stem == "kustomization" for document in files.kubernetes)
-    if options.environment and (has_file or not has_overlays):
-        environment = find_environment(options.environment, folders)
+    named = [folder / "environments" / f"{options.environment}.toml" for folder in folders]
+    if options.environment and (not has_overlays or any(map(Path.is_file, named))):
+        environment = find_environment(options.environment, dict.fromkeys(folders))
         environment = environment.overridden(options.overrides)
     files, left_out = of_environment(files, environment, paths)
     inventory = take_inventory(files, environment, options)
-    not_counted = [*inventory.not_counted, *left_out, *not_read]
     databases = _databases(inventory.databases, options)
-    chosen = {each.name for each in databases}
-    if options.database:
-        for client in inventory.clients:
-            if client.databases and not client.databases & chosen:
-                service = client.service
-                reason = "it connects to another database"
-                not_counted.append(
-                    NotCounted(
-                        name=service.name,
-                        platform=service.platform,
-                        where=str(service.where or ""),
-                        reason=reason,
-                    )
-                )
-    budgets = []
-    for database in databases:
-        # Without a database in the files, everything is about the one that the options give.
-        is_given = database.name not in {each.name for each in inventory.databases}
-        budgets.append(
-            Budget(
-                database=database,
-                services=tuple(
-                    each.service
-                    for each in inventory.clients
-                    if is_given or not each.databases or database.name in each.databases
-                ),
-                poolers=tuple(
-                    each
-                    for each in inventory.poolers
-                    if is_given or database.name in inventory.of_pooler[each.name]
-                ),
-                migrations=options.migrations,
-                operators=options.operators,
-                not_counted=tuple(not_counted),
-                unread=inventory.unread,
-                environment=options.environment,
-            )
+    names = {each.name for each in databases}
+    of_others = [
+        NotCounted.of(each.service, "it connects to another database")
+        for each in inventory.clients
+        if options.database and not each.may_use(names)
+    ]
+    common: dict[str, Any] = {
+        "not_counted": (*inventory.not_counted, *of_others, *left_out, *files.not_read),
+        "unread": inventory.unread,
+        "environment": options.environment,
+    }
+    budgets = [
+        Budget(
+            database=database,
+            services=tuple(
+                each.service for each in inventory.clients if each.may_use({database.name})
+            ),
+            poolers=tuple(
+                pooler
+                for pooler, behind in inventory.poolers
+                if not behind or database.name in behind
+            ),
+            migrations=options.migrations,
+            operators=options.operators,
+            **common,
         )
-    return Budgets(
-        each=tuple(budgets),
-        not_counted=tuple(not_counted),
-        unread=inventory.unread,
-        environment=options.environment,
-    )
+        for database in databases
+    ]
+    return Budgets(each=tuple(budgets), **common)
+
+
+_EXACT: dict[str, Any] = {"formula": "", "lowest": None, "highest": None, "carried": None}
+"""The fields of a database whose limit is a number that was given."""
 
 
 def _databases(found: Sequence[Database], options: Options) -> list[Database]:
-    """Return the databases to check, with the limits that the options give.
+    """Return the databases to check, with the limits that answers and options give.
 
     Raises:
         BudgetError: the named database does not exist, or a limit is given for one of several.
     """
-    databases = [
-        with_classes(each, options.answers.classes)
-        for each in found
-        if options.database in ("", each.name)
-    ]
-    origin = f"{options.answers.origin} databases"
-    for number, each in enumerate(databases):
-        if each.name in options.answers.databases:
-            limit = known(options.answers.databases[each.name], f"{origin}.{each.name}")
-            databases[number] = dataclasses.replace(
-                each, max_connections=limit, formula="", lowest=None, highest=None, carried=None
-            )
+    databases = []
+    for each in found:
+        if options.database in ("", each.name):
+            database = with_classes(each, options.answers.classes)
+            if each.name in options.answers.databases:
+                origin = f"{options.answers.origin} databases.{each.name}"
+                limit = known(options.answers.databases[each.name], origin)
+                database = dataclasses.replace(database, **{**_EXACT, "max_connections": limit})
+            databases.append(database)
     if options.database and not databases:
         listed = ", ".join(each.name for each in found) or "none"
         raise BudgetError(
             f"--database {options.database}: there is no such database; there are: {listed}"
         )
     given = _given_limit(options)
-    if len(databases) > 1 and (given is not None or options.reserve is not None):
-        names = ", ".join(f"{each.name} ({each.where})" for each in databases)
-        raise BudgetError(
-            f"there are several databases: {names}; name the one that the limit is about with "
-            "--database"
-        )
     if not databases:
         nothing = unknown(
             "there is no database in the files; give --max-connections N, --instance-class "
             "db.CLASS.SIZE or --database-url URL"
         )
-        databases = [given or _as_given(max_connections=nothing)]
-    elif given is not None:
-        (database,) = databases
-        reserved = (
-            given.reserved if given.reserved.origin != _DEFAULT_RESERVE else database.reserved
+        kept = {"kind": "PostgreSQL", "max_connections": nothing, "reserved": reserve("postgres")}
+        return [Database(**{"name": "as given", "where": None, **kept, **given})]
+    if not given:
+        return databases
+    if len(databases) > 1:
+        names = ", ".join(f"{each.name} ({each.where})" for each in databases)
+        raise BudgetError(
+            f"there are several databases: {names}; name the one that the limit is about with "
+            "--database"
         )
-        databases = [
-            dataclasses.replace(
-                given,
-                name=database.name,
-                where=database.where,
-                reserved=reserved,
-                engine=database.engine,
-                vcpus=given.vcpus or database.vcpus,
-                resources=database.resources,
-                hosts=database.hosts,
-            )
-        ]
-    if options.reserve is not None:
-        (database,) = databases
-        databases = [dataclasses.replace(database, reserved=known(options.reserve, "--reserve"))]
-    return databases
+    return [dataclasses.replace(databases[0], **given)]
 
 
-_DEFAULT_RESERVE = reserve("postgres").origin
-
-
-def _as_given(**limits: Any) -> Database:
-    reserved = reserve("postgres")
-    return Database(
-        **{"name": "as given", "kind": "PostgreSQL", "where": None, "reserved": reserved, **limits}
-    )
-
-
-def _given_limit(options: Options) -> Database | None:
-    """Return the limit that the options give; None if they give none."""
+def _given_limit(options: Options) -> dict[str, Any]:
+    """Return the fields of a database that the options give."""
+    given: dict[str, Any] = {}
     if options.database_url:
         from poolkit.activity.server import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
 
         with ActivityConnection(options.database_url, needs_all=False) as connection:
             limits = connection.limits
-        if limits is None:
-            nothing = unknown("the server did not report it")
-            return _as_given(name="at --database-url", max_connections=nothing)
-        return _as_given(
-            name="at --database-url",
-            kind=f"PostgreSQL {limits.version}".strip(),
-            max_connections=known(limits.max_connections, "SHOW max_connections"),
-            reserved=known(
-                limits.superuser_reserved + limits.reserved,
+        given = {**_EXACT, "max_connections": unknown("the server did not report it")}
+        if limits is not None:
+            both = limits.superuser_reserved + limits.reserved
+            origin = (
                 f"{limits.superuser_reserved} superuser_reserved_connections + "
-                f"{limits.reserved} reserved_connections",
-            ),
-        )
-    if options.max_connections is not None:
-        return _as_given(max_connections=known(options.max_connections, "--max-connections"))
-    if options.instance_class:
-        given = _as_given(**vars(class_limit("postgres", options.instance_class)))
-        return with_classes(given, options.answers.classes)
-    return None
+                f"{limits.reserved} reserved_connections"
+            )
+            given["kind"] = f"PostgreSQL {limits.version}".strip()
+            given["max_connections"] = known(limits.max_connections, "SHOW max_connections")
+            given["reserved"] = known(both, origin)
+    elif options.max_connections is not None:
+        limit = known(options.max_connections, "--max-connections")
+        given = {**_EXACT, "max_connections": limit}
+    elif options.instance_class:
+        given = vars(class_limit("postgres", options.instance_class))
+        if options.instance_class in options.answers.classes:
+            origin = f"{options.answers.origin} classes"
+            limit = known(options.answers.classes[options.instance_class], origin)
+            given = {**given, **_EXACT, "max_connections": limit}
+    if options.reserve is not None:
+        given = {**given, "reserved": known(options.reserve, "--reserve")}
+    return given
 
 
 def measured_class(options: Options) -> str:
@@ -213,12 +171,12 @@ def measured_class(options: Options) -> str:
         named, *others = sorted({each.database.instance_class for each in budgets})
         if others or not named:
             raise BudgetError("the files do not name one instance class; give --instance-class")
-    given = _given_limit(dataclasses.replace(options, instance_class="", report_class=False))
-    if given is None or given.max_connections.value is None:
+    given = _given_limit(options)
+    if given["max_connections"].value is None:
         raise BudgetError("the server did not report max_connections")
-    version = given.kind.removeprefix("PostgreSQL").strip()
+    version = given["kind"].removeprefix("PostgreSQL").strip()
     today = dt.datetime.now(tz=dt.UTC).date()
-    return class_line(named, "postgres", version, given.max_connections.value, today)
+    return class_line(named, "postgres", version, given["max_connections"].value, today)
 
 
 # -- output ---------------------------------------------------------------------------------

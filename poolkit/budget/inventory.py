@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -62,18 +62,21 @@ class Client:
     service: Service
     databases: frozenset[str] = frozenset()
 
+    def may_use(self, databases: Collection[str]) -> bool:
+        """Return whether it may connect to one of some databases."""
+        return not self.databases or not self.databases.isdisjoint(databases)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
     """Everything found; `unread` may hold more services."""
 
     clients: tuple[Client, ...] = ()
-    poolers: tuple[Pooler, ...] = ()
+    poolers: tuple[tuple[Pooler, frozenset[str]], ...] = ()
+    """Each with the names of the databases behind it; none: any."""
     databases: tuple[Database, ...] = ()
     not_counted: tuple[NotCounted, ...] = ()
     unread: tuple[Unread, ...] = ()
-    of_pooler: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The names of the databases behind each pooler."""
 
 
 def take_inventory(files: Files, environment: Environment, options: Options) -> Inventory:
@@ -123,11 +126,10 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         counted = [Client(service=_declared(*each)) for each in assignments.items()]
     return Inventory(
         clients=tuple(counted),
-        poolers=tuple(poolers),
+        poolers=tuple((each, servers.of_pooler[each.name]) for each in poolers),
         databases=tuple(databases),
         not_counted=tuple(not_counted),
         unread=(*files.unread, *(each for found in described for each in found.unread)),
-        of_pooler=servers.of_pooler,
     )
 
 
@@ -208,12 +210,7 @@ def _counted(
             migrations += 1
             reason = "it is the migration, which is counted as such"
         if reason:
-            where = str(workload.where or "")
-            left_out.append(
-                NotCounted(
-                    name=workload.name, platform=workload.platform, where=where, reason=reason
-                )
-            )
+            left_out.append(NotCounted.of(workload, reason))
             continue
         is_any = not all(each.databases for each in signs)
         named = frozenset(name for each in signs for name in each.databases)

@@ -331,6 +331,12 @@ class NotCounted:
     where: str
     reason: str
 
+    @classmethod
+    def of(cls, part: Workload | Service, reason: str) -> NotCounted:
+        """Return a workload or service with the reason why it is left out."""
+        where = str(part.where or "")
+        return cls(name=part.name, platform=part.platform, where=where, reason=reason)
+
 
 class Login(NamedTuple):
     """What a service's variables show of its connections; empty where they show nothing."""
