@@ -23,6 +23,13 @@ from poolkit.budget.model import NotCounted, SourceLocation, Unread
 from poolkit.budget.read.documents import Document, read_documents
 from poolkit.budget.read.values import get_path
 from poolkit.budget.tables import table
+from poolkit.budget.terraform.workloads import (
+    HINT,
+    SOURCES,
+    is_binary_plan,
+    is_terraform,
+    may_hold_services,
+)
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
@@ -41,8 +48,8 @@ _MOST_LISTED = 3
 # A repeated key elsewhere changes nothing that is counted.
 _COUNTED_PARTS = {"Resources", "services", "spec", "data", "items"}
 _NOTHING = (
-    "no CloudFormation or SAM template, Kubernetes manifest or compose file there; without files, "
-    "declare each service: --service web=POOL+OVERFLOWxPROCESSES@INSTANCES --max-connections N"
+    "no CloudFormation or SAM template, Terraform plan, Kubernetes manifest or compose file there; "
+    "without files, declare each service: --service web=POOL+OVERFLOWxPROCESSES@INSTANCES --max-connections N"
 )
 _BROKEN = "no valid YAML or JSON, and no sign of a deployment in it"
 
@@ -54,6 +61,7 @@ class Files:
     templates: list[Document] = field(default_factory=list)
     compose: list[Document] = field(default_factory=list)
     kubernetes: list[Document] = field(default_factory=list)
+    terraform: list[Document] = field(default_factory=list)
     not_read: list[NotCounted] = field(default_factory=list)
     """Files and folders that are passed, and do not look like a deployment."""
     unread: list[Unread] = field(default_factory=list)
@@ -75,6 +83,10 @@ class Files:
         name = document.path.name
         if name in (*KUSTOMIZATION_FILES, CHART_FILE) or ("apiVersion" in data and "kind" in data):
             self.kubernetes.extend(objects(document))
+        elif is_terraform(data):
+            self.terraform.append(document)
+        elif "lineage" in data and "resources" in data:
+            self.unread.append(Unread(document.where(), f"a state as Terraform stores it: {HINT}"))
         elif has_resources or "AWSTemplateFormatVersion" in data:
             self.templates.append(document)
         elif has_services or (isinstance(services, dict) and _COMPOSE.match(name)):
@@ -118,7 +130,11 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
                 walk.skip(_BROKEN, file)
     files.unread.extend(walk.unread)
     _leave_out_copies(files.templates, walk)
-    is_empty = not (files.templates or files.compose or files.kubernetes or files.unread)
+    if walk.terraform and not files.terraform:
+        where, count = SourceLocation(str(walk.terraform[0]), 1), len(walk.terraform)
+        files.unread.append(Unread(where, f"Terraform's own files ({count}) are not read: {HINT}"))
+    found = (files.templates, files.compose, files.kubernetes, files.terraform, files.unread)
+    is_empty = not any(found)
     if is_empty and not may_be_none:
         if all(path.is_file() for path in paths):
             raise BudgetError(f"{', '.join(map(str, paths))}: {_NOTHING}")
@@ -154,6 +170,8 @@ class _Walk:
         self.files: dict[Path, Path] = {}
         """By their real paths."""
         self.unread: list[Unread] = []
+        self.terraform: list[Path] = []
+        """Files that Terraform plans from, and that may describe services."""
         self._skipped: dict[str, list[Path]] = {}
         self._table = table("files")
 
@@ -174,11 +192,13 @@ class _Walk:
         """Add a file that was named, or the files of a folder that may be a deployment's.
 
         Raises:
-            BudgetError: it does not exist.
+            BudgetError: it does not exist, or is a binary plan.
         """
         if not root.exists():
             raise BudgetError(f"{root}: there is no such file or folder")
         if root.is_file():
+            if is_binary_plan(root):
+                raise BudgetError(f"{root}: a binary plan, or another archive: {HINT}")
             self._add_file(root, is_named=True)
             return
         for here, folders, names in os.walk(root, onerror=self._cannot_open):
@@ -223,6 +243,9 @@ class _Walk:
                     reason = f"it is not expanded: run `{program['command']}` first"
                     self.unread.append(Unread(SourceLocation(str(file), 1), reason))
                 return
+        if file.suffix in SOURCES:
+            self.terraform += [file] if may_hold_services(file) else []
+            return
         is_one = file.suffix in self._table["endings"] or file.name in KUSTOMIZATION_FILES
         if is_named or (is_one and file.is_file()):
             self.files.setdefault(file.resolve(), file)
@@ -274,6 +297,7 @@ def of_environment(
     chosen = Files(
         templates=[each for each in files.templates if belongs(each)],
         compose=[each for each in files.compose if belongs(each)],
+        terraform=[each for each in files.terraform if belongs(each)],
         kubernetes=[each for each in files.kubernetes if belongs(each)],
     )
     name = environment.name

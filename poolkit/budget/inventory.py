@@ -23,6 +23,7 @@ from poolkit.budget.pools import is_migration, pool, read_assignments
 from poolkit.budget.read.parameters import read_parameters
 from poolkit.budget.signs import database_signs, hosts_in
 from poolkit.budget.software import is_no_client, is_pooler, is_server, software_table
+from poolkit.budget.terraform.workloads import describe_terraform
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         describe_templates(files.templates, environment, given),
         describe_manifests(files.kubernetes, environment.name, options.paths),
         describe_compose(files.compose, given, known_software),
+        *map(describe_terraform, files.terraform),
     )
     workloads = _with_unique_names(each for found in described for each in found.workloads)
     databases = [each for found in described for each in found.databases]
