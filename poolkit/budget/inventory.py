@@ -21,7 +21,7 @@ from poolkit.budget.model import NotCounted, Overlap, Service, known, unknown
 from poolkit.budget.own_servers import own_pooler, own_server
 from poolkit.budget.pools import is_migration, pool, read_assignments
 from poolkit.budget.read.parameters import read_parameters
-from poolkit.budget.signs import database_signs, hosts_in
+from poolkit.budget.signs import SERVERS, database_signs, hosts_in
 from poolkit.budget.software import is_no_client, is_pooler, is_server, software_table
 from poolkit.budget.terraform.workloads import describe_terraform
 from poolkit.errors import BudgetError
@@ -290,9 +290,11 @@ class _Servers:
     ) -> None:
         self.software = known_software
         self._aliases = {key: to for each in described for key, to in each.aliases.items()}
+        kinds = {each.engine for each in databases}
         self._by_engine = {
-            kind: frozenset(each.name for each in databases if each.engine == kind)
-            for kind in {each.engine for each in databases}
+            # A server of an unknown engine may be of any.
+            kind: frozenset(each.name for each in databases if each.engine in (kind, ""))
+            for kind in (SERVERS if "" in kinds else kinds)
         }
         # Resources and host names -> the names of the databases that they lead to.
         self._by_key = {key: frozenset({each.name}) for each in databases for key in each.resources}

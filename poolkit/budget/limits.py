@@ -70,11 +70,9 @@ class Size(NamedTuple):
 
 
 def engine_kind(name: str) -> str:
-    """Return `postgres` or `mysql` (MariaDB too) for a platform's engine, or its own name."""
-    name = name.lower()
-    if "postgres" in name:
-        return "postgres"
-    return "mysql" if name == "aurora" or "mysql" in name or "mariadb" in name else name
+    """Return `postgres`, `mysql` (MariaDB too), `mssql` or `oracle` for a platform's engine, or ""."""
+    kinds = table("platforms")["engines"].items()
+    return next((kind for kind, words in kinds if any(each in name.lower() for each in words)), "")
 
 
 def reserve(kind: str, names: tuple[str, ...] = ("superuser_reserved_connections",)) -> Quantity:
@@ -215,9 +213,10 @@ def serverless_limit(engine: str, low: float, high: float, where: SourceLocation
     return dataclasses.replace(limit, max_connections=known(value, formula, where), formula=formula)
 
 
-def smallest_class(instance_class: str, connections: int, engine: str = "postgres") -> str | None:
-    """Return the smallest class of the same family that has enough connections in any case."""
-    family = instance_class.strip().removeprefix("db.").partition(".")[0]
+def smallest_class(database: Database, connections: int) -> str | None:
+    """Return the smallest class of the database's family that has enough connections in any case."""
+    family = database.instance_class.strip().removeprefix("db.").partition(".")[0]
+    engine = f"aurora-{database.engine}" if database.kind == "Aurora" else database.engine
     if not _REGULAR.fullmatch(family):
         return None
     sizes = ["large", "xlarge", *(f"{times}xlarge" for times in (2, 4, 8, 12, 16, 24))]

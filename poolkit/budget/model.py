@@ -204,7 +204,7 @@ class Database:
     max_connections: Quantity
     reserved: Quantity
     engine: str = "postgres"
-    """`postgres` or `mysql` (MariaDB too), or the platform's name of another engine."""
+    """`postgres`, `mysql` (MariaDB too), `mssql` or `oracle`; empty: unknown."""
     formula: str = ""
     """A text about the way max_connections was derived; empty if its origin is enough."""
     instance_class: str = ""

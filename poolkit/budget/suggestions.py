@@ -245,7 +245,7 @@ def _other_servers(budget: Budget) -> Iterator[Suggestion]:
             f"({value - reserved:,} and {reserved} reserved)"
         )
         if database.instance_class:
-            found = smallest_class(database.instance_class, value)
+            found = smallest_class(database, value)
             text += f", which {found} has" if found else ", more than the formula gives a class"
         change = Change(database.name, "max_connections", value)
         yield Suggestion(kind="database", text=text, changes=(change,))

@@ -21,7 +21,7 @@ from poolkit.budget.limits import (
     serverless_limit,
     smallest_class,
 )
-from poolkit.budget.model import Answers
+from poolkit.budget.model import Answers, Database, unknown
 from poolkit.budget.read.parameters import Environment
 from poolkit.budget.report.rows import headline
 from poolkit.budget.suggestions import applied, suggestions
@@ -148,12 +148,22 @@ def test_an_acu_range_gives_what_aws_publishes(engine, published):
     assert (between.lowest, between.max_connections.value, between.highest) == (368, 400, 450)
 
 
-def test_the_smallest_class_of_a_family_is_found():
+@pytest.mark.parametrize(
+    ("kind", "engine", "name", "connections", "smallest"),
+    [
+        ("RDS", "postgres", "db.t4g.micro", 609, "db.t4g.large"),
+        ("RDS", "postgres", "db.m7g.large", 3000, "db.m7g.2xlarge"),
+        ("RDS", "postgres", "db.m7g.large", 3200, "db.m7g.4xlarge"),
+        ("RDS", "postgres", "db.m7g.large", 6000, None),
+        ("RDS", "mysql", "db.r6g.large", 1200, "db.r6g.xlarge"),
+        ("Aurora", "mysql", "db.r6g.large", 2200, "db.r6g.2xlarge"),
+    ],
+)
+def test_the_smallest_class_of_a_family_is_found(kind, engine, name, connections, smallest):
     """It has enough in the worst case; None if no class has."""
-    assert smallest_class("db.t4g.micro", 609) == "db.t4g.large"
-    assert smallest_class("db.m7g.large", 3000) == "db.m7g.2xlarge"
-    assert smallest_class("db.m7g.large", 3200) == "db.m7g.4xlarge"
-    assert smallest_class("db.m7g.large", 6000) is None
+    limits = {"max_connections": unknown("?"), "reserved": unknown("?"), "instance_class": name}
+    database = Database(name="db", kind=kind, where=None, engine=engine, **limits)
+    assert smallest_class(database, connections) == smallest
 
 
 @pytest.mark.parametrize(
@@ -412,6 +422,27 @@ def test_a_read_replica_is_no_database(folder):
         "    Properties: {SourceDBInstanceIdentifier: db, DBInstanceClass: db.t4g.micro}\n",
     )
     assert [each.database.name for each in folder.budgets().each] == ["Db"]
+
+
+def test_clients_of_any_engine_count_for_a_server_of_an_unknown_one(folder):
+    """Otherwise a limit that the options give would be compared with nothing."""
+    one_database(folder, "Engine: !Ref Kind", "DBInstanceClass: db.m7g.large")
+    url = "environment: {DATABASE_URL: 'mysql://db/app'}"
+    folder.write("compose.yaml", f"services:\n  web: {{image: x, {url}}}\n")
+    budget = folder.budget(max_connections=100, services=("web=200+0x1",))
+    assert budget.verdict == "does not fit"
+    assert folder.budget(max_connections=100).verdict == "cannot be shown to fit"
+
+
+def test_a_cluster_restored_from_another_is_a_database(folder):
+    """Its source is a backup; its engine is that of the source."""
+    folder.write(
+        "db.yaml",
+        "Resources:\n  Db:\n    Type: AWS::RDS::DBCluster\n    Properties:\n"
+        "      SourceDBClusterIdentifier: other\n      UseLatestRestorableTime: true\n",
+    )
+    (gap,) = folder.budget().gaps
+    assert "engine" in gap.reason
 
 
 def test_aurora_serverless_v1_has_no_fixed_limit(folder):

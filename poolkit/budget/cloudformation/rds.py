@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _CLUSTER = "AWS::RDS::DBCluster"
 _GROUPS = ("DBParameterGroupName", "DBClusterParameterGroupName")
 _IDENTIFIERS = ("DBInstanceIdentifier", "DBClusterIdentifier")
-_SOURCES = ("ReplicationSourceIdentifier", *(f"Source{name}" for name in _IDENTIFIERS))
 _SCALING = "ServerlessV2ScalingConfiguration"
 
 
@@ -36,12 +35,15 @@ def rds_databases(stacks: Sequence[Stack]) -> Iterator[Database]:
     """
     servers, in_cluster = _servers(stacks), set()
     for resource in servers:
+        # SourceDBClusterIdentifier of a cluster is a backup, not a server that it follows.
+        sources = [f"Source{name}" for name in _IDENTIFIERS]
+        sources = ["ReplicationSourceIdentifier"] if resource.type == _CLUSTER else sources
         members = [
             each
             for each in servers
             if each is not resource and _names(each.get("DBClusterIdentifier"), resource)
         ]
-        if resource.key not in in_cluster and not any(map(resource.get, _SOURCES)):
+        if resource.key not in in_cluster and not any(map(resource.get, sources)):
             yield _database(resource, members)
         in_cluster |= {each.key for each in members}
 
@@ -64,10 +66,12 @@ def _database(resource: Resource, members: list[Resource]) -> Database:
     engine = next((each.get("Engine") for each in groups if each.get("Engine")), None)
     if engine is None:
         # AWS wants an engine, unless a snapshot has one.
-        snapshot = resource.get("DBSnapshotIdentifier") or resource.get("SnapshotIdentifier")
-        engine = Unknown("its snapshot decides") if snapshot else "postgres"
+        copies = ("DBSnapshotIdentifier", "SnapshotIdentifier", "SourceDBClusterIdentifier")
+        is_copy = any(map(resource.get, copies))
+        engine = Unknown("its snapshot decides") if is_copy else "postgres"
     # Any member may become the writer, so the smallest one counts; an unknown one may be that one.
-    found = [_limit(each, resource, str(engine)) for each in members or [resource]]
+    name = engine if isinstance(engine, str) else ""
+    found = [_limit(each, resource, name) for each in members or [resource]]
     counts = [min(each.max_connections.value or 0, each.carried or sys.maxsize) for each in found]
     limit = found[counts.index(min(counts))]
     changes: dict[str, Any] = {"reserved": _reserved(groups, limit)}
@@ -78,7 +82,7 @@ def _database(resource: Resource, members: list[Resource]) -> Database:
         changes["instance_class"] = ""
     return Database(
         name=resource.logical_id,
-        kind="Aurora" if "aurora" in str(engine) else "RDS",
+        kind="Aurora" if "aurora" in name else "RDS",
         where=resource.where(),
         resources=tuple({each.key for each in groups}),
         **vars(dataclasses.replace(limit, **changes)),
@@ -179,8 +183,8 @@ def _limit(server: Resource, resource: Resource, engine: str) -> Limit:
     group = _group_with((server, resource), "max_connections")
     if group is not None:
         source, path = group, ("Parameters", "max_connections")
-        text, most = str(group.get(*path)), limits.MOST.get(limit.engine, max(limits.MOST.values()))
-        if "DBInstanceClassMemory" in text:
+        text, most = group.get(*path), limits.MOST.get(limit.engine, max(limits.MOST.values()))
+        if isinstance(text, str) and "DBInstanceClassMemory" in text:
             limit = limits.formula_limit(engine, gib, text, group.where(*path))
         else:
             number, formula = _setting(group, *path, most=most), f"Set in {group.logical_id}."
