@@ -182,17 +182,17 @@ def measured_class(options: Options) -> str:
 # -- output ---------------------------------------------------------------------------------
 
 
-def budget_text(budget: Budget, form: str, *, status: int) -> str:
-    """Return the budget as `json`, `markdown`, `github` or `sarif`."""
+def budget_text(budgets: Budgets, form: str, *, status: int) -> str:
+    """Return the budgets as `json`, `markdown`, `github` or `sarif`."""
     if form == "json":
-        return json.dumps(as_json(budget, status=status), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(as_json(budgets, status=status), indent=2, ensure_ascii=False) + "\n"
     if form == "markdown":
-        return as_markdown(budget)
+        return as_markdown(budgets)
     if form == "github":
-        return as_annotations(budget)
+        return as_annotations(budgets)
     from importlib.metadata import version  # noqa: PLC0415  (for SARIF only)
 
-    return json.dumps(as_sarif(budget, version("poolkit")), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(as_sarif(budgets, version("poolkit")), indent=2, ensure_ascii=False) + "\n"
 
 
 def run(options: Options, form: str, check: Path | None, *, live: bool, answer: bool) -> int:
@@ -220,12 +220,11 @@ def run(options: Options, form: str, check: Path | None, *, live: bool, answer: 
 
     console = new_console()
     if form == "table":
-        from poolkit.budget.report.terminal import print_budget  # noqa: PLC0415  (the same)
+        from poolkit.budget.report.terminal import print_budgets  # noqa: PLC0415  (the same)
 
-        for budget in budgets.each:
-            print_budget(budget, console)
+        print_budgets(budgets, console)
     else:
-        console.file.write(budget_text(budgets.worst, form, status=status))
+        console.file.write(budget_text(budgets, form, status=status))
         console = new_console(stderr=True)
     for line in lines:
         console.print(line, soft_wrap=True)

@@ -39,9 +39,8 @@ class Gap:
     of: str
     number: str
     reason: str
-    where: str
-    location: SourceLocation | None
-    """The line of the service, pooler or database that it belongs to."""
+    where: SourceLocation | None
+    """Its own line, or that of the service, pooler or database that it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,5 +236,5 @@ def _gaps_in(
         # pool_size and max_overflow are often unknown together, which is one gap.
         if quantity is not None and not quantity.is_known and quantity not in seen:
             seen.append(quantity)
-            where = str(quantity.where or location or "")
-            yield Gap(of=of, number=name, reason=quantity.reason, where=where, location=location)
+            where = quantity.where or location
+            yield Gap(of=of, number=name, reason=quantity.reason, where=where)

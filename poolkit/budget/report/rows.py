@@ -1,69 +1,107 @@
-"""The budget as rows and sentences, which the terminal, Markdown and JSON share."""
+"""The budget as sections of sentences, names and tables, which all forms of output share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
-from poolkit.budget.suggestions import suggestions
+from poolkit.budget.answers import answer
+from poolkit.budget.model import Service
+from poolkit.budget.suggestions import applied, suggestions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from poolkit.budget.model import Quantity, Service
-    from poolkit.budget.verdict import Budget, Overload
+    from poolkit.budget.model import Pooler
+    from poolkit.budget.verdict import Budget, Budgets, Overload, Verdict
+
+LONG = 20
+"""The number of services from which the verdict stands above the output too."""
+MOST = 10
+"""The names and suggestions that are listed if they need no answer."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row of the table; `is_counted` is False for the clients of a pooler."""
+class Row(NamedTuple):
+    """One row of the table: texts, and whether the row is a part of the sum."""
 
     name: str
     what: str
-    formula: str = ""
-    steady: int | None
-    ceiling: int | None
+    formula: str
+    steady: str
+    ceiling: str
     is_counted: bool = True
 
-    @property
-    def figures(self) -> tuple[str, str]:
-        """The connections while running and while deploying, in brackets if not counted."""
-        found = (figure(self.steady), figure(self.ceiling))
-        return found if self.is_counted else (f"({found[0]})", f"({found[1]})")
+
+class Group(NamedTuple):
+    """Sentences, the names and places that they are about, and what answers them."""
+
+    sentences: tuple[str, ...]
+    entries: tuple[tuple[str, str], ...]
+    answer: str = ""
 
 
-def rows(budget: Budget) -> list[Row]:
+class Section(NamedTuple):
+    """A part of the output, in the order of its fields."""
+
+    title: str = ""
+    verdict: Verdict | None = None
+    """The verdict, if the title is a sentence about it."""
+    table: tuple[Row, ...] = ()
+    """Its last row is the sum."""
+    lines: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+
+def sections(budgets: Budgets) -> Iterator[Section]:
+    """Return the output's parts: unknowns first, each database's table, the verdict last."""
+    is_one = len(budgets.each) == 1
+    if sum(len(budget.services) for budget in budgets.each) > LONG:
+        yield Section(summary(budgets), verdict=budgets.verdict)
+    yield Section("Unknown", groups=unknown(budgets))
+    for budget in budgets.each:
+        title = "" if is_one else f"Database {budget.database.name}"
+        yield Section(title, table=table(budget), lines=tuple(database_lines(budget)))
+        yield Section("Where the numbers come from", lines=tuple(origins(budget)))
+        if not is_one:
+            yield Section(headline(budget), budget.verdict, lines=ways_out(budget))
+    reasons: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for each in budgets.not_counted:
+        reasons[each.reason].append((each.name, each.where))
+    groups = []
+    for reason, entries in reasons.items():
+        more = f"and {len(entries) - MOST} more, which --json lists"
+        shown = entries[:MOST] if len(entries) <= MOST else [*entries[: MOST - 1], (more, "")]
+        groups.append(Group((reason,), tuple(shown)))
+    yield Section("Not counted", groups=tuple(groups))
+    ways = ways_out(budgets.only) if is_one else ()
+    yield Section(summary(budgets), budgets.verdict, lines=ways)
+
+
+def table(budget: Budget) -> tuple[Row, ...]:
     """Return the rows of the table; the clients of a pooler follow it."""
-    found = [_service_row(service) for service in budget.direct]
+    limit, found = budget.max_connections, list[Row]()
+
+    def add_service(each: Service, *, is_counted: bool) -> None:
+        shown = [figure(each.steady), figure(each.ceiling)]
+        steady, ceiling = shown if is_counted else [f"({text})" for text in shown]
+        what = each.target or each.platform
+        found.append(Row(each.name, what, each.formula, steady, ceiling, is_counted))
+
+    for service in budget.direct:
+        add_service(service, is_counted=True)
     for pooler in budget.poolers:
-        found.append(
-            Row(
-                name=pooler.name,
-                what=pooler.kind,
-                formula=pooler.formula(budget.max_connections),
-                steady=pooler.ceiling(budget.max_connections, is_deployed=False),
-                ceiling=pooler.ceiling(budget.max_connections),
-            )
-        )
-        clients = budget.clients_of(pooler.name)
-        found += [_service_row(service, is_counted=False) for service in clients]
-    for name, what, number in (
-        ("migrations", "one at a time", budget.migrations),
-        ("operators", "psql, monitoring", budget.operators),
-    ):
-        found.append(Row(name=name, what=what, steady=number, ceiling=number))
-    return found
-
-
-def _service_row(service: Service, *, is_counted: bool = True) -> Row:
-    return Row(
-        name=service.name,
-        what=service.target or service.platform,
-        formula=service.formula,
-        steady=service.steady,
-        ceiling=service.ceiling,
-        is_counted=is_counted,
-    )
+        steady, most = pooler.ceiling(limit, is_deployed=False), pooler.ceiling(limit)
+        shown = Row(pooler.name, pooler.kind, pooler.formula(limit), figure(steady), figure(most))
+        found.append(shown)
+        for service in budget.clients_of(pooler.name):
+            add_service(service, is_counted=False)
+    own = [("migrations", "one at a time", budget.migrations)]
+    own += [("operators", "psql, monitoring", budget.operators)]
+    found += [Row(name, what, "", figure(number), figure(number)) for name, what, number in own]
+    at_least = "" if budget.needed is not None else "≥ "
+    of = f"{at_least}{budget.known:,} of {figure(budget.available)}"
+    return (*found, Row("in all", "", "", "", of))
 
 
 def figure(value: int | None) -> str:
@@ -71,76 +109,99 @@ def figure(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
 
 
+def unknown(budgets: Budgets) -> tuple[Group, ...]:
+    """Return what is unknown: one group for each kind, the largest first."""
+    found: dict[tuple[tuple[str, ...], str], dict[tuple[str, str], None]] = defaultdict(dict)
+    for budget in budgets.each:
+        for name, gaps in groupby(budget.gaps, key=lambda gap: gap.of):
+            of = list(gaps)
+            texts = (f"{gap.number.replace('_', ' ')}: {gap.reason}" for gap in of)
+            # The same sentence about several services has a placeholder for their names.
+            general = tuple(text.replace(f" {name}=", " NAME=") for text in texts)
+            how = answer(budget, name, "NAME")
+            file = f", or {how.entry('NAME')} in [tool.poolkit.budget]" if how.table else ""
+            found[general, how.flag + file][name, str(of[0].where or "")] = None
+    for part in budgets.unread:
+        found[(part.reason,), ""]["", str(part.where)] = None
+    groups = [Group(texts, tuple(entries), how) for (texts, how), entries in found.items()]
+    return tuple(sorted(groups, key=lambda group: -len(group.entries)))
+
+
+def origins(budget: Budget) -> Iterator[str]:
+    """Return the sources of the numbers; a line without a file is in the part's own."""
+    parts: list[Service | Pooler] = [*budget.services, *budget.poolers]
+    for part in parts:
+        found = dict(_origins(part))
+        if more := part.overlap.more(part.instances.value):
+            found[f"during a deployment {more:,} more"] = part.overlap.origin
+        file = f"{part.where.file}:" if part.where else "\0"
+        lines = [f"{what}: {text.replace(file, 'line ')}" for what, text in found.items()]
+        where = f" ({part.where})" if part.where else ""
+        if lines:
+            yield f"{part.name}{where}: {'; '.join(lines)}"
+
+
+def _origins(part: Service | Pooler) -> Iterator[tuple[str, str]]:
+    if isinstance(part, Service):
+        numbers, size, overflow = dict(part.numbers), part.pool_size, part.max_overflow
+        if size.is_known and overflow.is_known and size.origin == overflow.origin:
+            yield f"pool {size}+{overflow}", size.origin
+            del numbers["pool_size"], numbers["max_overflow"]
+    else:
+        present = {"server connections": part.server_connections, "clients": part.clients}
+        present |= {"percent": part.percent, "instances": None if part.percent else part.instances}
+        numbers = {name: number for name, number in present.items() if number is not None}
+    for name, number in numbers.items():
+        if number.is_known:
+            yield f"{name.replace('_', ' ')} {number}", number.origin
+
+
+# -- sentences ------------------------------------------------------------------------------
+
+
+def summary(budgets: Budgets) -> str:
+    """Return the headline, or the verdict of each database if there are several."""
+    if len(budgets.each) == 1:
+        return headline(budgets.only)
+    each = "; ".join(f"{budget.database.name}: {budget.verdict}" for budget in budgets.each)
+    return f"{len(budgets.each)} databases: {each}."
+
+
 def headline(budget: Budget) -> str:
-    """Return the verdict in one sentence, and a second one if max_connections is too high."""
-    room, database = figure(budget.available), budget.database
-    at_least = "at least " if budget.needed is None else ""
+    """Return the verdict in one sentence, and others about the limit if it is an unusual one."""
+    database, room = budget.database, figure(budget.available)
+    needed = f"{'at least ' if budget.needed is None else ''}{budget.known:,}"
+    spare = (budget.available or 0) - budget.known
     if budget.verdict == "fits":
-        spare = (budget.available or 0) - (budget.needed or 0)
-        text = f"Fits: {figure(budget.needed)} of {room} connections, {spare:,} to spare."
+        text = f"Fits: {needed} of {room} connections, {spare:,} to spare."
     elif budget.is_over:
-        over = budget.known - (budget.available or 0)
-        text = (
-            f"Does not fit: {at_least}{budget.known:,} connections needed, {room} available "
-            f"({over:,} too many)."
-        )
-    elif budget.verdict == "nothing to count":
-        text = (
-            f"Nothing to count: no service in the files connects to {database.name}, as far as they "
-            "show. Declare each service with --service NAME=POOL+OVERFLOW."
-        )
+        text = f"Does not fit: {needed} connections needed, {room} available ({-spare:,} too many)."
     elif budget.overloads:
         text = f"Does not fit: {overload_text(budget.overloads[0])}"
+    elif budget.verdict == "nothing to count":
+        text = (
+            f"Nothing to count: no service in the files connects to {database.name}, as far as "
+            "they show. Count one with --service NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]."
+        )
     else:
         text = (
-            f"Cannot be shown to fit: {at_least}{budget.known:,} of {room} connections, and some "
-            "numbers are unknown."
+            f"Cannot be shown to fit: {needed} of {room} connections, and some numbers are unknown."
         )
     if database.is_set_too_high:
         text += (
             f" max_connections is set to {database.max_connections}, but the memory can carry only "
             f"about {figure(database.carried)}, so the smaller number counts."
         )
+    low, high = database.bounds or (0, 0)
+    if low != high:
+        text += f" The limit is an estimate: {low:,} to {high:,} connections are available."
     return text
 
 
 def overload_text(overload: Overload) -> str:
     """Return a sentence about a pooler with too many clients."""
-    return (
-        f"{overload.pooler.name} accepts {overload.limit:,} clients and would get "
-        f"{overload.clients:,}."
-    )
-
-
-def origins(budget: Budget) -> Iterator[tuple[str, list[str]]]:
-    """Return the sources of the numbers, by name."""
-    for service in budget.services:
-        numbers: dict[str, Quantity | None] = dict(service.numbers)
-        size, overflow = service.pool_size, service.max_overflow
-        lines = []
-        if size.is_known and overflow.is_known and size.origin == overflow.origin:
-            del numbers["pool_size"], numbers["max_overflow"]
-            lines = [f"pool {size}+{overflow}: {size.origin}"]
-        lines = [*_origin_lines(numbers), *lines]
-        if more := service.overlap.more(service.instances.value):
-            lines.append(f"during a deployment {more:,} more: {service.overlap.origin}")
-        yield service.name, lines
-    for pooler in budget.poolers:
-        numbers = {
-            "instances": None if pooler.percent else pooler.instances,
-            "server connections": pooler.server_connections,
-            "percent": pooler.percent,
-            "clients": pooler.clients,
-        }
-        yield pooler.name, _origin_lines(numbers)
-
-
-def _origin_lines(numbers: Mapping[str, Quantity | None]) -> list[str]:
-    return [
-        f"{name.replace('_', ' ')} {quantity}: {quantity.origin}"
-        for name, quantity in numbers.items()
-        if quantity is not None and quantity.is_known
-    ]
+    name, clients = overload.pooler.name, overload.clients
+    return f"{name} accepts {overload.limit:,} clients and would get {clients:,}."
 
 
 def database_lines(budget: Budget) -> Iterator[str]:
@@ -150,28 +211,26 @@ def database_lines(budget: Budget) -> Iterator[str]:
     yield f"{database.kind} {database.name}: max_connections {limit}{origin}"
     if database.formula and limit.is_known:
         yield database.formula
-    if database.highest is not None and limit.is_known:
-        yield "This is an estimate. To use the server's own number, give --database-url."
+    if database.lowest is not None or database.highest is not None:
+        yield "To use the server's own number, give --database-url."
     yield f"{database.reserved} reserved: {database.reserved.origin}"
 
 
-def tight_note(budget: Budget) -> str:
-    """Return a note if the verdict depends on the memory that RDS uses itself."""
-    database = budget.database
-    if database.highest is None or not budget.is_over or budget.overloads:
-        return ""
-    if budget.known > database.highest - (database.reserved.value or 0):
-        return ""
-    return (
-        f"With all of the class's memory, the formula would give {database.highest:,}, and it "
-        "would fit. To use the server's own number, give --database-url."
-    )
-
-
-def ways_out(budget: Budget) -> tuple[str, list[str]]:
-    """Return the suggestions, and a heading for them; two empty ones if there are none."""
+def ways_out(budget: Budget) -> tuple[str, ...]:
+    """Return the suggestions after a heading that is true of each, or what else is to say."""
     found = suggestions(budget)
-    texts = [each.text for each in found]
-    if not any(each.changes for each in found):
-        return "", texts
-    return ("Each of these makes it fit" if len(texts) > 1 else "This makes it fit"), texts
+    texts = tuple(f"- {each.text}" for each in found[:MOST])
+    if len(found) > MOST:
+        texts = (*texts, f"- and {len(found) - MOST} more, which --json lists")
+    changes = [each for each in found if each.changes]
+    if changes:
+        one = "Each of these" if len(found) > 1 else "This"
+        # All suggestions leave the same numbers unknown.
+        after = applied(budget, changes[0]).verdict
+        heading = f"{one} makes the known part fit; the deployment then {after}:"
+        if after == "fits":
+            heading = f"{one} makes it fit:"
+        return (heading, *texts)
+    if not found and (budget.is_over or budget.overloads):
+        return ("No change of pools, instances or max_connections makes it fit.",)
+    return texts

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from poolkit.budget.report.rows import (
-    database_lines,
-    figure,
-    headline,
-    origins,
-    rows,
-    tight_note,
-    ways_out,
-)
+from poolkit.budget.report.rows import sections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Console
 
-    from poolkit.budget.verdict import Budget
+    from poolkit.budget.report.rows import Row
+    from poolkit.budget.verdict import Budgets, Verdict
 
 _WIDE = 100
-_COLOURS = {
+_COLOURS: dict[Verdict | None, str] = {
     "fits": "green",
     "does not fit": "red",
     "cannot be shown to fit": "yellow",
@@ -36,73 +29,73 @@ _COLOURS = {
 }
 
 
-def print_budget(budget: Budget, console: Console) -> None:
-    """Print the table, the sources of its numbers, what is unknown, the verdict and ways out."""
-    is_wide = console.width >= _WIDE
+def print_budgets(budgets: Budgets, console: Console) -> None:
+    """Print all sections."""
+    for section in sections(budgets):
+        if not (section.table or section.lines or section.groups or section.verdict):
+            continue
+        if section.title:
+            style = f"bold {_COLOURS.get(section.verdict, '')}"
+            _print(console, "", 0)
+            _print(console, section.title, 0, style)
+        if section.table:
+            _print_table(console, section.table)
+        for line in section.lines:
+            _print(console, line)
+        for group in section.groups:
+            for text in group.sentences:
+                _print(console, text)
+            if group.answer:
+                _print(console, f"Answer: {group.answer}")
+            for file, entries in groupby(group.entries, lambda entry: entry[1].rpartition(":")[0]):
+                _print_names(console, file, [*entries])
+
+
+def _print_names(console: Console, file: str, entries: Sequence[tuple[str, str]]) -> None:
+    """Print names and their places: one in a line, or several below the path of their file."""
+    if len(entries) == 1:
+        ((name, where),) = entries
+        line = "  ".join(filter(None, (name, where)))
+        parts = [line] if len(line) + 4 <= console.width else filter(None, (name, where))
+        for part in parts:
+            _print(console, part, 4)
+        return
+    if file:
+        _print(console, file, 4)
+    names = [
+        f"{name} ({where.removeprefix(f'{file}:')})" if where else name for name, where in entries
+    ]
+    _print(console, ", ".join(names), 6)
+
+
+def _print_table(console: Console, rows: Sequence[Row]) -> None:
+    is_wide, (*listed, last) = console.width >= _WIDE, rows
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_footer=True)
-    table.add_column("service", footer="in all", overflow="fold")
+    table.add_column("service", footer=last.name, overflow="fold")
     table.add_column("kind", overflow="fold")
     if is_wide:
         table.add_column("instances x processes x pool", overflow="fold")
-    listed = rows(budget)
-    counted = [row for row in listed if row.is_counted]
-    of = f"{_sum([row.ceiling for row in counted])} of {figure(budget.available)}"
-    steady = _sum([row.steady for row in counted])
-    table.add_column("running", footer=steady, justify="right", no_wrap=True)
-    table.add_column("deploying", footer=of, justify="right", no_wrap=True)
+    table.add_column("running", footer=last.steady, justify="right", no_wrap=True)
+    table.add_column("deploying", footer=last.ceiling, justify="right", no_wrap=True)
     for row in listed:
         name = row.name if row.is_counted else f"  {row.name}"
         under = f"\n  {row.formula}" if row.formula and not is_wide else ""
         formula = [row.formula] if is_wide else []
-        cells = [name + under, row.what, *formula, *row.figures]
+        cells = [name + under, row.what, *formula, row.steady, row.ceiling]
         table.add_row(*map(Text, cells), style="" if row.is_counted else "dim")
     console.print(table)
-    for line in database_lines(budget):
-        _paragraph(console, line)
-    _section(console, "Where the numbers come from", origins(budget))
-    left_out = []
-    for reason, found in groupby(budget.not_counted, key=lambda each: each.reason):
-        # Names with the same reason share it; they have their own places, or share one too.
-        places = {each.name: f" ({each.where})" if each.where else "" for each in found}
-        shared = next(iter(places.values())) if len(set(places.values())) == 1 else ""
-        names = "\n".join(name + ("" if shared else where) for name, where in places.items())
-        left_out.append((names, [reason + shared]))
-    _section(console, "Not counted", left_out)
-    unknown = []
-    for of, gaps in groupby(budget.gaps, key=lambda gap: gap.of):
-        reasons = []
-        for gap in gaps:
-            place = f" ({gap.where})" if gap.where else ""
-            reasons.append(f"{gap.number}: {gap.reason}{place}")
-        unknown.append((of, reasons))
-    unknown += [(str(each.where), [each.reason]) for each in budget.unread]
-    _section(console, "Unknown", unknown)
-    console.print(Text("\n" + headline(budget), style=f"bold {_COLOURS[budget.verdict]}"))
-    if note := tight_note(budget):
-        _paragraph(console, note)
-    heading, ways = ways_out(budget)
-    if heading:
-        console.print(Text(f"{heading}:"))
-    for text in ways:
-        _paragraph(console, f"- {text}")
 
 
-def _paragraph(console: Console, text: str, indent: int = 2) -> None:
-    # As text: brackets in a name are no markup. A path stays whole if it fits.
-    console.print(Padding(Text(text, overflow="fold"), (0, 0, 0, indent), expand=False))
-
-
-def _section(console: Console, title: str, found: Iterable[tuple[str, list[str]]]) -> None:
-    found = [(name, lines) for name, lines in found if lines]
-    if not found:
-        return
-    console.print(Text("\n" + title, style="bold"))
-    for name, lines in found:
-        _paragraph(console, name)
-        for line in lines:
-            _paragraph(console, line, 4)
-
-
-def _sum(values: Sequence[int | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{'' if len(known) == len(values) else '≥ '}{sum(known):,}"
+def _print(console: Console, text: str, indent: int = 2, style: str = "") -> None:
+    """Print a text in lines of the terminal's width; a longer word, such as a path, stays whole."""
+    hanging = indent + 2 * text.startswith("- ")
+    lines = textwrap.wrap(
+        text,
+        console.width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    # As text: brackets in a name are no markup.
+    console.print(Text("\n".join(lines), style=style), soft_wrap=True)
