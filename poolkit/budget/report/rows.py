@@ -71,7 +71,7 @@ def sections(budgets: Budgets) -> Iterator[Section]:
     groups = []
     for reason, entries in reasons.items():
         more = f"and {len(entries) - MOST} more, which --json lists"
-        shown = entries[:MOST] if len(entries) <= MOST else [*entries[: MOST - 1], (more, "")]
+        shown = [*entries[:MOST], (more, "")] if len(entries) > MOST else entries
         groups.append(Group((reason,), tuple(shown)))
     yield Section("Not counted", groups=tuple(groups))
     ways = ways_out(budgets.only) if is_one else ()
