@@ -1,0 +1,609 @@
+"""Plans and states of Terraform, each with the ceilings computed by hand."""
+
+import json
+import time
+
+import pytest
+from terraform_files import Module, Ref, resource
+
+HOST = "shop.abc123.eu-west-1.rds.amazonaws.com"
+
+
+def group(most, kind="aws_db_parameter_group"):
+    parameter = {"name": "max_connections", "value": str(most), "apply_method": "immediate"}
+    return resource(f"{kind}.pg", {"name": "pg", "family": "postgres17", "parameter": [parameter]})
+
+
+def rds(most=200, **values):
+    """An RDS instance with a parameter group."""
+    own = {"identifier": "shop", "engine": "postgres", "instance_class": "db.m7g.large"}
+    own |= {"parameter_group_name": Ref("aws_db_parameter_group.pg.name", value="pg")}
+    return group(most), resource("aws_db_instance.db", own | values)
+
+
+def function(name="api", variables=None, index=None, **values):
+    own = {"function_name": name, "reserved_concurrent_executions": 20}
+    own["environment"] = [{"variables": variables or {}}]
+    return resource("aws_lambda_function.fn", own | values, index)
+
+
+def containers(**variables):
+    environment = [{"name": name, "value": value} for name, value in variables.items()]
+    command = ["gunicorn", "-w", "2", "app"]
+    return [
+        {
+            "name": "app",
+            "image": "example.org/app:1",
+            "command": command,
+            "environment": environment,
+        }
+    ]
+
+
+def ecs(definitions, **values):
+    task = resource(
+        "aws_ecs_task_definition.task", {"family": "web", "container_definitions": definitions}
+    )
+    own = {"name": "web", "cluster": "main", "desired_count": 3, "deployment_maximum_percent": 150}
+    own |= {"task_definition": Ref("aws_ecs_task_definition.task.arn")}
+    return task, resource("aws_ecs_service.web", own | values)
+
+
+SCALING = resource(
+    "aws_appautoscaling_target.web",
+    {"service_namespace": "ecs", "resource_id": "service/main/web", "max_capacity": 10},
+)
+TO_DATABASE = Ref("aws_db_instance.db.address")
+
+
+@pytest.fixture
+def budget(folder):
+    def compute(module, *options, form="plan"):
+        folder.write("infra.json", getattr(module, form)())
+        return folder.budget("infra.json", services=options)
+
+    return compute
+
+
+# -- AWS ------------------------------------------------------------------------------------
+
+
+def test_modules_pass_the_address_on_and_autoscaling_sets_the_tasks(budget, ceilings):
+    """The most of 10 tasks and 5 more while it deploys, x 2 workers x (5 + 10) = 450."""
+    database = Module(*rds(), outputs={"host": TO_DATABASE})
+    app = Module(*ecs(json.dumps(containers(DATABASE_URL=f"postgresql://u@{HOST}/shop"))), SCALING)
+    root = Module(db=database.call(), app=app.call(host=Ref("module.db.host")))
+    found = budget(root, "web=5+10")
+    assert ceilings(found) == {"web": 450}
+    assert found.max_connections == 200
+    assert found.verdict == "does not fit"
+
+
+def test_container_definitions_before_the_first_apply_are_unknown(budget):
+    """The text of the container definitions is unknown as a whole; the tasks are not."""
+    app = Module(*ecs(Ref("var.host")), SCALING)
+    database = Module(*rds(), outputs={"host": TO_DATABASE})
+    found = budget(Module(db=database.call(), app=app.call(host=Ref("module.db.host"))))
+    (service,) = found.services
+    assert (service.instances.value, service.ceiling) == (10, None)
+    assert found.verdict == "cannot be shown to fit"
+
+
+def test_a_function_through_a_proxy(budget):
+    """The proxy opens 50 % of 200; the function counts as its client."""
+    proxy = resource("aws_db_proxy.pool", {"name": "pool", "engine_family": "POSTGRESQL"})
+    name = Ref("aws_db_proxy.pool.name", value="pool")
+    config = [{"max_connections_percent": 50}]
+    defaults = {"db_proxy_name": name, "connection_pool_config": config}
+    target = {
+        "db_proxy_name": name,
+        "db_instance_identifier": Ref("aws_db_instance.db.identifier", value="shop"),
+    }
+    parts = (
+        proxy,
+        resource("aws_db_proxy_default_target_group.pool", defaults),
+        resource("aws_db_proxy_target.pool", target),
+        function(variables={"DB_HOST": Ref("aws_db_proxy.pool.endpoint")}),
+    )
+    found = budget(Module(*rds(), *parts), "api=1+0")
+    assert [(each.name, each.through) for each in found.services] == [("api", "pool")]
+    assert [each.ceiling(200) for each in found.poolers] == [100]
+    assert found.verdict == "fits"
+
+
+def test_the_smallest_member_limits_an_aurora_cluster(budget):
+    """Two members of one cluster count once, with the parameter group of the cluster."""
+    cluster = resource(
+        "aws_rds_cluster.main",
+        {
+            "cluster_identifier": "main",
+            "engine": "aurora-postgresql",
+            "db_cluster_parameter_group_name": Ref(
+                "aws_rds_cluster_parameter_group.pg.id", value="pg"
+            ),
+        },
+    )
+    members = [
+        resource(
+            "aws_rds_cluster_instance.node",
+            {
+                "identifier": f"node-{number}",
+                "cluster_identifier": Ref("aws_rds_cluster.main.id"),
+                "engine": "aurora-postgresql",
+                "instance_class": "db.r7g.large",
+            },
+            number,
+        )
+        for number in range(2)
+    ]
+    parts = (group(300, "aws_rds_cluster_parameter_group"), cluster, *members)
+    client = function(variables={"DB_HOST": Ref("aws_rds_cluster.main.endpoint")})
+    found = budget(Module(*parts, client), "api=2+0")
+    assert (found.max_connections, found.needed) == (300, (20 + 20) * 2 + 4)
+
+
+def test_each_instance_of_a_module_has_its_own_parts(folder, ceilings):
+    """Two instances of one module: each service starts the task definition of its own instance."""
+    app = Module(*ecs(json.dumps(containers(DB_HOST=HOST)), name=Ref("var.name", value="web")))
+    root = Module(*rds(address=HOST), app=app.call(key=["a", "b"], name=Ref("each.key")))
+    folder.write("infra.json", root.plan())
+    found = folder.budget("infra.json")
+    assert [each.instances.value for each in found.services] == [3, 3]
+    assert all("DB_HOST" in each.why for each in found.services)
+
+
+def test_a_function_refers_to_the_database_of_its_key_only(folder):
+    """module.db["a"] and module.db["b"] are two databases, each with its own client."""
+    database = Module(*rds(identifier=Ref("var.name", value=None)), outputs={"host": TO_DATABASE})
+    root = Module(
+        resource(
+            "aws_lambda_function.a",
+            {
+                "function_name": "a",
+                "environment": [{"variables": {"DB_HOST": Ref('module.db["a"].host')}}],
+            },
+        ),
+        resource(
+            "aws_lambda_function.b",
+            {
+                "function_name": "b",
+                "environment": [{"variables": {"DB_HOST": Ref('module.db["b"].host')}}],
+            },
+        ),
+        db=database.call(key=["a", "b"]),
+    )
+    folder.write("infra.json", root.plan())
+    found = folder.budgets("infra.json")
+    clients = {each.database.name: [service.name for service in each.services] for each in found.each}
+    assert clients == {
+        'module.db["a"].aws_db_instance.db': ["a"],
+        'module.db["b"].aws_db_instance.db': ["b"],
+    }
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        # The secret's version has the address, and the function has the secret.
+        [
+            resource("aws_secretsmanager_secret.s", {"name": "app"}),
+            resource(
+                "aws_secretsmanager_secret_version.s",
+                {"secret_id": Ref("aws_secretsmanager_secret.s.id"), "secret_string": TO_DATABASE},
+            ),
+            function(variables={"CONFIG": Ref("aws_secretsmanager_secret.s.arn")}),
+        ],
+        # The server's password is the function's too.
+        [
+            resource("random_password.p", {"length": 20}),
+            function(variables={"TOKEN": Ref("random_password.p.result")}),
+        ],
+        [
+            resource("aws_ssm_parameter.host", {"name": "/shop/host", "value": TO_DATABASE}),
+            function(variables={"PARAMETER": "/shop/host"}),
+        ],
+        [function(depends_on=Ref("aws_db_instance.db.id"))],
+        # The database's security group lets the function's in.
+        [
+            resource(
+                "aws_security_group.db",
+                {
+                    "ingress": [
+                        {"from_port": 5432, "security_groups": [Ref("aws_security_group.fn.id")]}
+                    ]
+                },
+            ),
+            resource("aws_security_group.fn", {"name": "fn"}),
+            function(vpc_config=[{"security_group_ids": [Ref("aws_security_group.fn.id")]}]),
+        ],
+        # The role's policy lets the function log on.
+        [
+            resource("aws_iam_role.fn", {"name": "fn"}),
+            resource(
+                "aws_iam_role_policy.fn",
+                {
+                    "role": Ref("aws_iam_role.fn.id"),
+                    "policy": Ref("aws_db_instance.db.resource_id"),
+                },
+            ),
+            function(role=Ref("aws_iam_role.fn.arn")),
+        ],
+    ],
+)
+def test_what_leads_to_the_database_counts(budget, parts):
+    """Whatever leads to the database is a sign, not only variables with a telling name."""
+    values = {
+        "vpc_security_group_ids": [Ref("aws_security_group.db.id")],
+        "password": Ref("random_password.p.result"),
+    }
+    found = budget(Module(*rds(**values), *parts))
+    assert [each.name for each in found.services] == ["api"]
+    assert found.verdict == "cannot be shown to fit"
+
+
+@pytest.mark.parametrize(
+    "address", ["acme_harvester.x", "aws_dms_replication_task.x", "helm_release.x"]
+)
+def test_a_type_without_a_rule_is_unknown(budget, address):
+    """A made-up type that refers to the server may open any number of connections."""
+    found = budget(Module(*rds(), resource(address, {"source": TO_DATABASE})))
+    assert [each.name for each in found.services] == [address]
+    assert found.verdict == "cannot be shown to fit"
+
+
+def test_what_never_connects_does_not_count(budget):
+    """An alarm on the database opens no connection to it."""
+    alarm = resource(
+        "aws_cloudwatch_metric_alarm.cpu", {"dimensions": {"Id": Ref("aws_db_instance.db.id")}}
+    )
+    assert budget(Module(*rds(), alarm)).verdict == "nothing to count"
+
+
+# -- what a plan does not show ----------------------------------------------------------------
+
+
+def test_a_local_of_the_root_module_may_lead_to_any_database(budget):
+    """A plan has no expressions of locals, so the variable may hold the address."""
+    found = budget(Module(*rds(), function(variables={"SETTINGS": Ref("local.settings")})))
+    assert [each.name for each in found.services] == ["api"]
+
+
+@pytest.mark.parametrize(("argument", "counted"), [(TO_DATABASE, ["api"]), ("none", [])])
+def test_a_dynamic_block_of_a_module_has_what_the_module_receives(budget, argument, counted):
+    """The environment of terraform-aws-modules/lambda is a dynamic block without an expression."""
+    module = Module(function(variables={"A": Ref("var.variables")}))
+    call = module.call(dynamic=["environment"], variables=argument)
+    assert [each.name for each in budget(Module(*rds(), fn=call)).services] == counted
+
+
+def test_the_parameter_group_behind_a_local_is_the_only_one_of_its_module(budget):
+    """terraform-aws-modules/rds passes the group's name through a local."""
+    inner = Module(
+        resource(
+            "aws_db_instance.this",
+            {
+                "identifier": "shop",
+                "engine": "postgres",
+                "instance_class": "db.m7g.large",
+                "parameter_group_name": Ref("var.group"),
+            },
+        ),
+        outputs={"host": Ref("aws_db_instance.this.address")},
+    )
+    module = Module(
+        inner=inner.call(group=Ref("local.group")),
+        group=Module(group(77)).call(),
+        outputs={"host": Ref("module.inner.host")},
+    )
+    client = function(variables={"DB_HOST": Ref("module.db.host")})
+    assert budget(Module(client, db=module.call())).max_connections == 77
+
+
+def test_sensitive_values_are_unknown_and_never_printed(folder):
+    """A sensitive variable keeps its name, and its value does not appear."""
+    client = function(variables={"DATABASE_URL": f"postgresql://u:hunter2@{HOST}/shop"})
+    client["sensitive_values"] = {"environment": [{"variables": {"DATABASE_URL": True}}]}
+    folder.write("infra.json", Module(*rds(address=HOST), client).plan())
+    result = folder.run("infra.json", "--json")
+    assert result.returncode == 3
+    assert '"api"' in result.stdout
+    assert "hunter2" not in result.stdout + result.stderr
+
+
+def test_an_existing_database_has_unknown_limits(budget):
+    """The plan does not manage the database of a data source."""
+    database = resource("data.aws_db_instance.shop", {"db_instance_identifier": "shop"})
+    client = function(variables={"DB_HOST": Ref("data.aws_db_instance.shop.address")})
+    found = budget(Module(database, client), "api=1+0")
+    assert (found.max_connections, found.needed) == (None, 44)
+
+
+def test_count_0_and_deleted_resources_are_absent(folder):
+    """What the plan deletes, or does not make, is in its changes and configuration only."""
+    plan = json.loads(Module(*rds(), function(variables={"DB_HOST": TO_DATABASE})).plan())
+    root = plan["planned_values"]["root_module"]
+    root["resources"] = [each for each in root["resources"] if "lambda" not in each["type"]]
+    plan["resource_changes"][-1]["change"] = {"actions": ["delete"], "after": None}
+    folder.write("infra.json", json.dumps(plan))
+    assert folder.budget("infra.json").verdict == "nothing to count"
+
+
+# -- other clouds -----------------------------------------------------------------------------
+
+CLOUD_SQL = resource(
+    "google_sql_database_instance.db",
+    {
+        "name": "shop",
+        "database_version": "POSTGRES_17",
+        "settings": [
+            {
+                "tier": "db-custom-2-7680",
+                "database_flags": [{"name": "max_connections", "value": "300"}],
+            }
+        ],
+    },
+)
+
+
+def cloud_run(most, env, **more):
+    template = {"scaling": [{"max_instance_count": most}], **more}
+    template["containers"] = [
+        {"image": "example.org/app", "command": ["gunicorn", "-w", "2", "app"], "env": env}
+    ]
+    return resource("google_cloud_run_v2_service.web", {"name": "web", "template": [template]})
+
+
+@pytest.mark.parametrize(
+    ("service", "needed"),
+    [
+        # (8 + 8) x 2 x 5
+        (
+            cloud_run(
+                8,
+                [
+                    {
+                        "name": "DB_HOST",
+                        "value": Ref("google_sql_database_instance.db.private_ip_address"),
+                    }
+                ],
+            ),
+            160 + 4,
+        ),
+        # 100 by default
+        (cloud_run(0, [{"name": "DB_HOST", "value": "10.0.0.3"}]), 2000 + 4),
+        # The socket of the instance, without a variable.
+        (
+            cloud_run(
+                1,
+                [],
+                volumes=[
+                    {
+                        "cloud_sql_instance": [
+                            {"instances": [Ref("google_sql_database_instance.db.connection_name")]}
+                        ]
+                    }
+                ],
+            ),
+            20 + 4,
+        ),
+    ],
+)
+def test_cloud_run_and_cloud_sql(budget, service, needed):
+    """All instances run twice while one revision replaces another."""
+    found = budget(Module(CLOUD_SQL, service), "web=5+0")
+    assert (found.max_connections, found.needed) == (300, needed)
+
+
+def test_a_container_app_and_a_flexible_server(budget, ceilings):
+    """(10 + 10) replicas, the default, x 2 workers x 3 = 120 of the 250 that are set."""
+    server = resource(
+        "azurerm_postgresql_flexible_server.db", {"name": "shop", "sku_name": "GP_Standard_D2ds_v5"}
+    )
+    limit = resource(
+        "azurerm_postgresql_flexible_server_configuration.most",
+        {
+            "name": "max_connections",
+            "value": "250",
+            "server_id": Ref("azurerm_postgresql_flexible_server.db.id"),
+        },
+    )
+    env = [{"name": "PGHOST", "value": Ref("azurerm_postgresql_flexible_server.db.fqdn")}]
+    container = {
+        "name": "app",
+        "image": "example.org/app",
+        "command": ["gunicorn", "-w", "2", "app"],
+        "env": env,
+    }
+    app = resource(
+        "azurerm_container_app.web", {"name": "web", "template": [{"container": [container]}]}
+    )
+    found = budget(Module(server, limit, app), "web=3+0")
+    assert ceilings(found) == {"web": 120}
+    assert (found.max_connections, found.verdict) == (250, "fits")
+
+
+def test_a_web_app_has_an_unknown_number_of_instances(budget):
+    """Its plan may be scaled, and shared with other apps."""
+    server = resource(
+        "azurerm_mysql_flexible_server.db", {"name": "shop", "sku_name": "GP_Standard_D2ds_v4"}
+    )
+    settings = {"DB_HOST": Ref("azurerm_mysql_flexible_server.db.fqdn")}
+    app = resource("azurerm_linux_web_app.web", {"name": "web", "app_settings": settings})
+    found = budget(Module(server, app))
+    assert [each.instances.value for each in found.services] == [None]
+
+
+def kubernetes(env, **spec):
+    container = {
+        "name": "app",
+        "image": "example.org/app",
+        "args": ["gunicorn", "-w", "2", "app"],
+        "env": env,
+    }
+    pod = [{"metadata": [{"labels": {"app": "web"}}], "spec": [{"container": [container]}]}]
+    strategy = [{"type": "RollingUpdate", "rolling_update": [{"max_surge": "1"}]}]
+    return resource(
+        "kubernetes_deployment_v1.web",
+        {
+            "metadata": [{"name": "web"}],
+            "spec": [{"replicas": "3", "strategy": strategy, "template": pod, **spec}],
+        },
+    )
+
+
+def test_a_deployment_and_its_autoscaler(budget, ceilings):
+    """(6 + 1) pods x 2 workers x 5 = 70."""
+    scaler = resource(
+        "kubernetes_horizontal_pod_autoscaler_v2.web",
+        {
+            "metadata": [{"name": "web"}],
+            "spec": [
+                {"max_replicas": 6, "scale_target_ref": [{"kind": "Deployment", "name": "web"}]}
+            ],
+        },
+    )
+    found = budget(
+        Module(*rds(), kubernetes([{"name": "DB_HOST", "value": TO_DATABASE}]), scaler), "web=5+0"
+    )
+    assert ceilings(found) == {"web": 70}
+
+
+def test_a_secret_of_the_cluster_leads_to_the_database(budget):
+    """The pod has the secret by its name, and the secret has the address."""
+    secret = resource(
+        "kubernetes_secret.db", {"metadata": [{"name": "db"}], "data": {"host": TO_DATABASE}}
+    )
+    env = [
+        {
+            "name": "PLACE",
+            "value": "",
+            "value_from": [
+                {
+                    "secret_key_ref": [
+                        {"name": Ref("kubernetes_secret.db.metadata", value="db"), "key": "host"}
+                    ]
+                }
+            ],
+        }
+    ]
+    assert [each.name for each in budget(Module(*rds(), secret, kubernetes(env))).services] == [
+        "web"
+    ]
+
+
+# -- states -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "needed"),
+    [
+        # (20 + 20) x 3
+        ([function(variables={"DB": HOST})], 124),
+        # The dependencies of a state have those behind them too.
+        (
+            [
+                resource("aws_ssm_parameter.p", {"name": "/p"}, depends_on=["aws_db_instance.db"]),
+                function(depends_on=["aws_db_instance.db", "aws_ssm_parameter.p"])
+                | {"depends_on": ["aws_db_instance.db", "aws_ssm_parameter.p"]},
+            ],
+            124,
+        ),
+        # Others do not count.
+        ([function(variables={"BUCKET": "b"})], 4),
+    ],
+)
+def test_a_state_has_values_in_place_of_references(folder, parts, needed):
+    """A state has no expressions: a host name, an ARN or a dependency shows the way."""
+    folder.write("state.json", Module(*rds(address=HOST), *parts).state())
+    options = ("api=3+0",) if needed > 4 else ()
+    assert folder.budget("state.json", services=options).needed == needed
+
+
+def test_a_state_of_ecs(folder, ceilings):
+    """The service names its task definition by the ARN with a revision: (10 + 5) x 2 x 2 = 60."""
+    arn = "arn:aws:ecs:eu-west-1:111122223333:task-definition/web:7"
+    task, service = ecs(json.dumps(containers(DB_HOST=HOST)), task_definition=arn)
+    task["values"]["arn"] = arn
+    folder.write("state.json", Module(*rds(address=HOST), task, service, SCALING).state())
+    assert ceilings(folder.budget("state.json", services=("web=2+0",))) == {"web": 60}
+
+
+def test_a_state_of_google_cloud(folder):
+    """(4 + 4) x 2 x 5 by the connection name in a variable."""
+    database = {**CLOUD_SQL["values"], "connection_name": "shop:europe-west1:db"}
+    service = cloud_run(4, [{"name": "INSTANCE", "value": "/cloudsql/shop:europe-west1:db"}])
+    root = Module(resource("google_sql_database_instance.db", database), service)
+    folder.write("state.json", root.state())
+    assert folder.budget("state.json", services=("web=5+0",)).needed == 84
+
+
+def test_a_plan_and_manifests_are_one_deployment(folder, ceilings):
+    """Terraform manages the database, and a manifest has its host name."""
+    folder.write("state.json", Module(*rds(address=HOST)).state())
+    folder.write(
+        "web.yaml",
+        f"""
+        apiVersion: apps/v1
+        kind: Deployment
+        metadata: {{name: web}}
+        spec:
+          replicas: 2
+          strategy: {{type: Recreate}}
+          template:
+            spec:
+              containers:
+                - {{name: web, image: example.org/web, command: [gunicorn, -w, "2", app], env: [{{name: DB_HOST, value: {HOST}}}]}}
+        """,
+    )
+    assert ceilings(folder.budget(services=("web=5+0",))) == {"web": 20}
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("main.tf", 'resource "aws_ecs_service" "web" {\n}\n'),
+        ("main.tf", 'module "app" {\n  source = "./app"\n}\n'),
+        ("terragrunt.hcl", 'terraform {\n  source = "../app"\n}\n'),
+        ("state.json", '{"version": 4, "lineage": "a", "resources": []}'),
+    ],
+)
+def test_terraforms_own_files_get_the_hint(folder, name, text):
+    """They are never "fits": the command to run is in the output, with exit status 3."""
+    folder.write(name, text)
+    result = folder.run(".")
+    assert result.returncode == 3
+    assert "terraform show -json" in " ".join(result.stdout.split())
+
+
+def test_files_without_services_need_no_plan(folder, ceilings):
+    """A bucket uses no database, so the manifest beside it is enough."""
+    folder.write("main.tf", 'resource "aws_s3_bucket" "files" {\n}\n')
+    folder.write("infra.json", Module(*rds(), function(variables={"DB_HOST": TO_DATABASE})).plan())
+    assert folder.budget(services=("api=1+0",)).verdict == "fits"
+
+
+def test_a_binary_plan_is_refused_with_the_hint(folder):
+    """`terraform plan -out plan` writes an archive."""
+    (folder.path / "plan").write_bytes(b"PK\x03\x04tfplan")
+    result = folder.run("plan")
+    assert result.returncode == 2
+    assert "terraform show -json" in " ".join(result.stderr.split())
+
+
+def test_300_modules_take_less_than_2_seconds(folder):
+    """Modules in modules, each with its own services and all with one database."""
+    inner = Module(function(variables={"DB_HOST": Ref("var.host")}), *ecs(Ref("var.host")))
+    for _ in range(4):
+        inner = Module(
+            function(variables={"DB_HOST": Ref("var.host")}), inner=inner.call(host=Ref("var.host"))
+        )
+    keys = [f"team-{number}" for number in range(60)]
+    root = Module(*rds(), team=inner.call(key=keys, host=TO_DATABASE))
+    file = folder.write("infra.json", root.plan())
+    start = time.process_time()
+    found = folder.budget(file.name)
+    assert time.process_time() - start < 2
+    assert len(found.services) == 60 * 6
