@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from poolkit.budget.answers import read_answers, write_answers
 from poolkit.budget.files import of_environment, read_files
 from poolkit.budget.inventory import take_inventory
+from poolkit.budget.kubernetes.renderers import CHART_FILE, KUSTOMIZATION_FILES
 from poolkit.budget.limits import class_limit, class_line, reserve, with_classes
 from poolkit.budget.live import check_live
 from poolkit.budget.model import Database, NotCounted, Options, known, unknown
@@ -42,8 +43,9 @@ def compute_budget(options: Options) -> Budgets:
     environment = Environment(name=options.environment)
     folders = [path if path.is_dir() else path.parent for path in paths]
     folders += [document.path.parent for document in files.templates]
-    # Overlays of Kustomize need no file.
-    has_overlays = any(document.path.stem == "kustomization" for document in files.kubernetes)
+    # Overlays of Kustomize and values of Helm need no file.
+    rendered = {*KUSTOMIZATION_FILES, CHART_FILE}
+    has_overlays = any(document.path.name in rendered for document in files.kubernetes)
     named = [folder / "environments" / f"{options.environment}.toml" for folder in folders]
     if options.environment and (not has_overlays or any(map(Path.is_file, named))):
         environment = find_environment(options.environment, dict.fromkeys(folders))

@@ -131,7 +131,9 @@ class Signs:
             else each
             for name, each in workload.variables.items()
         }
-        return dataclasses.replace(workload, evidence=tuple(found), variables=variables)
+        return dataclasses.replace(
+            workload, evidence=tuple(dict.fromkeys(found)), variables=variables
+        )
 
     def custom(self) -> Iterator[Workload]:
         """Return the objects of unknown kinds that lead to a database, as unknown clients."""
@@ -160,7 +162,7 @@ class Signs:
                     instances=unknown(reason, where),
                     overlap=Overlap(),
                     variables={},
-                    evidence=tuple(found),
+                    evidence=tuple(dict.fromkeys(found)),
                 )
 
     def _of_hosts(

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,7 +25,7 @@ from poolkit.errors import TemplateError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poolkit.budget.model import SourceLocation
+    from poolkit.budget.read.documents import ValuePath
 
 KUSTOMIZATION_FILES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 CHART_FILE = "Chart.yaml"
@@ -50,10 +51,17 @@ class _Tree(NamedTuple):
 
     root: Document
     folders: dict[Path, Document]
-    files: set[Path]
-    objects: list[Document]
-    """The objects of its manifests and patches; those of a base come first."""
-    missing: Unread | None
+    files: dict[Path, list[Document]]
+    """Its manifests and patches; those of a base come first."""
+
+    @property
+    def folder(self) -> Path:
+        return self.root.path.parent
+
+    def is_variant_of(self, other: _Tree) -> bool:
+        """Return whether two trees share a base, so that a cluster has only one of them."""
+        shared = self.folders.keys() & other.folders.keys()
+        return any(kind_of(self.folders[each]) != "Component" for each in shared)
 
 
 def rendered(
@@ -71,60 +79,49 @@ def rendered(
         TemplateError: Kustomize refuses a kustomization that was named.
 
     """
-    paths = {each.path: each.path.resolve() for each in documents}
+    read: dict[Path, list[Document]] = {}
+    for each in documents:
+        read.setdefault(each.path.resolve(), []).append(each)
     named_folders = {(path if path.is_dir() else path.parent).resolve() for path in named}
-    kustomizations = [each for each in documents if _is_kustomization(each)]
-    charts = [each for each in documents if each.path.name == CHART_FILE]
-    chart_folders = {paths[each.path].parent for each in charts}
-    ruled = {paths[each.path].parent for each in kustomizations} & named_folders
+    is_flux = "Kustomization.kustomize.toolkit.fluxcd.io"
+    kustomizations = {
+        path.parent: found[0]
+        for path, found in read.items()
+        if path.name in KUSTOMIZATION_FILES and type_of(found[0]) != is_flux
+    }
+    charts = {path.parent: found[0] for path, found in read.items() if path.name == CHART_FILE}
+    ruled = kustomizations.keys() & named_folders
     trees = [
-        _tree(each) for each in kustomizations if not ruled & set(paths[each.path].parents[1:])
+        _tree(each, read)
+        for folder, each in kustomizations.items()
+        if not ruled & set(folder.parents)
     ]
     inner = {folder for each in trees for folder in list(each.folders)[1:]} - ruled
-    roots = [
-        each
-        for each in trees
-        if each.root.path.parent.resolve() not in inner and kind_of(each.root) != "Component"
-    ]
+    roots = [each for each in trees if each.folder.resolve() not in inner]
+    covered = {path for each in trees for path in each.files}
     found: list[Document] = []
     unread: list[Unread] = []
-    for group in _variants(roots):
-        chosen = [each for each in group if environment in each.root.path.parts] or group
-        if len(chosen) > 1 and chosen == group:
-            listed = ", ".join(sorted(str(each.root.path.parent) for each in group))
-            reason = f"several overlays: {listed}; name one of these folders, or an --environment"
-            unread.append(
-                Unread(min(group, key=lambda each: str(each.root.path.parent)).root.where(), reason)
-            )
-            continue
-        for tree in chosen:
-            try:
-                found += _kustomized(tree, unread)
-            except TemplateError as error:
-                if tree.root.path.parent.resolve() in named_folders:
-                    raise
-                unread.append(Unread(tree.root.where(), str(error)))
-    for chart in charts:
+    for tree in _chosen(roots, environment, unread):
+        try:
+            found += _kustomized(tree, unread)
+        except TemplateError as error:
+            where = tree.root.where()
+            if tree.folder.resolve() in named_folders:
+                raise TemplateError(f"{where}: {error}") from None
+            unread.append(Unread(where, str(error)))
+    for folder, chart in charts.items():
         # A chart inside another one is rendered with it.
-        if not chart_folders & set(paths[chart.path].parents[1:]):
+        if not charts.keys() & set(folder.parents):
             found += _templated(chart, environment, unread)
-    covered = {path for each in trees for path in each.files}
-    for document in documents:
-        path = paths[document.path]
-        is_input = _is_kustomization(document) or document.path.name == CHART_FILE
-        is_inside = bool((ruled | chart_folders) & set(path.parents))
-        if not (is_input or is_inside or path in covered):
-            found.append(document)
+    inputs = {*kustomizations, *charts}
+    for path, own in read.items():
+        is_input = path.parent in inputs and path.name in (*KUSTOMIZATION_FILES, CHART_FILE)
+        is_inside = bool((ruled | charts.keys()) & set(path.parents))
+        found += [] if is_input or is_inside or path in covered else own
     return found, unread
 
 
-def _is_kustomization(document: Document) -> bool:
-    """Return whether a document is Kustomize's own, and not Flux's."""
-    is_flux = type_of(document) == "Kustomization.kustomize.toolkit.fluxcd.io"
-    return document.path.name in KUSTOMIZATION_FILES and not is_flux
-
-
-def _run(command: Sequence[str], where: SourceLocation) -> str:
+def _run(*command: str) -> str:
     """Return the output of a renderer.
 
     Raises:
@@ -147,8 +144,7 @@ def _run(command: Sequence[str], where: SourceLocation) -> str:
         try:
             output, errors = process.communicate(timeout=_LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
-            reason = f"{name} took more than {_LONGEST_SECONDS} seconds"
-            raise TemplateError(f"{where}: {reason}") from None
+            raise TemplateError(f"{name} took more than {_LONGEST_SECONDS} seconds") from None
         finally:
             # After Ctrl-C too, with everything that it started.
             if process.poll() is None:
@@ -156,19 +152,17 @@ def _run(command: Sequence[str], where: SourceLocation) -> str:
     if process.returncode:
         message = errors.decode("utf-8", "replace").strip()
         match = _REFUSAL.search(message)
-        first = match[1] if match else message.partition("\n")[0]
-        raise TemplateError(f"{where}: {name}: {first.strip()}")
+        raise TemplateError(f"{name}: {match[1] if match else message.partition(chr(10))[0]}")
     return output.decode("utf-8", "replace")
 
 
 # -- Kustomize ------------------------------------------------------------------------------
 
 
-def _tree(root: Document) -> _Tree:
+def _tree(root: Document, read: dict[Path, list[Document]]) -> _Tree:
+    """Return a kustomization with all that it leads to; other files are added to `read`."""
     folders: dict[Path, Document] = {}
-    files: set[Path] = set()
-    found: list[Document] = []
-    missing = None
+    files: dict[Path, list[Document]] = {}
     waiting = [root]
     while waiting:
         document = waiting.pop()
@@ -176,35 +170,27 @@ def _tree(root: Document) -> _Tree:
         if folder.resolve() in folders:
             continue
         folders[folder.resolve()] = document
-        for key in _CHARTS:
-            if document.data.get(key):
-                reason = (
-                    f"{key} is not rendered; name the output of `kustomize build --enable-helm`"
-                )
-                missing = missing or Unread(document.where(key), reason)
-        own: list[Document] = []
-        # A patch comes after the resources that it changes.
-        for path, text in sorted(texts(document.data), key=lambda each: each[0][0] not in _FOLDERS):
-            if not (path[0] in _NAMES_FILES or path[-1] == "path") or len(text) > _LONGEST_NAME:
-                continue
+        own: dict[Path, list[Document]] = {}
+        for _, text in _names(document):
             # Without .. in it, so that annotations name a file of the repository.
             target = Path(os.path.normpath(folder / text))
-            if target.is_dir():
-                waiting += _of_folder(target)
-            elif target.is_file():
-                files.add(target.resolve())
-                own += _readable(target)
-            elif _REMOTE.search(text):
-                reason = f"{text} is not on this machine; name the output of `kubectl kustomize`"
-                missing = missing or Unread(document.where(*path), reason)
-        found = [*own, *found]
-    return _Tree(root, folders, files, found, missing)
+            named = [target / name for name in KUSTOMIZATION_FILES] if target.is_dir() else [target]
+            for file in (each for each in named if each.is_file()):
+                path = file.resolve()
+                read[path] = own[path] = read[path] if path in read else _readable(file)
+                waiting += own.pop(path)[:1] if target.is_dir() else []
+        files = {**own, **files}
+    return _Tree(root, folders, files)
 
 
-def _of_folder(folder: Path) -> list[Document]:
-    """Return the kustomization of a folder, if it has one."""
-    files = [folder / name for name in KUSTOMIZATION_FILES if (folder / name).is_file()]
-    return [each for file in files for each in _readable(file)][:1]
+def _names(kustomization: Document) -> list[tuple[ValuePath, str]]:
+    """Return the files and folders that a kustomization names; patches come last."""
+    found = [
+        (path, text)
+        for path, text in texts(kustomization.data)
+        if (path[0] in _NAMES_FILES or path[-1] == "path") and len(text) < _LONGEST_NAME
+    ]
+    return sorted(found, key=lambda each: each[0][0] not in _FOLDERS)
 
 
 def _readable(file: Path) -> list[Document]:
@@ -216,42 +202,55 @@ def _readable(file: Path) -> list[Document]:
     return [each for document in found for each in objects(document)]
 
 
-def _shared(tree: _Tree) -> set[Path]:
-    """Return the folders that make it a variant of each tree that has them too."""
-    return {path for path, each in tree.folders.items() if kind_of(each) != "Component"}
-
-
-def _variants(trees: Sequence[_Tree]) -> list[list[_Tree]]:
-    """Group the kustomizations that share a base: only one of them is deployed to a cluster."""
+def _chosen(trees: list[_Tree], environment: str, unread: list[Unread]) -> list[_Tree]:
+    """Return the kustomizations to render: of those that share a base, the environment's."""
     groups: list[list[_Tree]] = []
     for tree in trees:
-        same = [group for group in groups if any(_shared(tree) & _shared(each) for each in group)]
+        same = [group for group in groups if any(map(tree.is_variant_of, group))]
         groups = [each for each in groups if each not in same]
         groups.append([*(each for group in same for each in group), tree])
-    return groups
+    found: list[_Tree] = []
+    for group in groups:
+        chosen = [each for each in group if environment in each.folder.parts]
+        if (chosen and len(chosen) < len(group)) or len(group) == 1:
+            found += chosen or group
+            continue
+        first, *_ = ordered = sorted(group, key=lambda each: each.folder)
+        listed = ", ".join(str(each.folder) for each in ordered)
+        reason = f"several overlays: {listed}; name one of these folders, or an --environment"
+        unread.append(Unread(first.root.where(), reason))
+    return found
 
 
 def _kustomized(tree: _Tree, unread: list[Unread]) -> list[Document]:
-    """Return the output of Kustomize, each object with the lines that it comes from."""
+    """Return the output of Kustomize, each object with the lines of the object of its name."""
+    for document in tree.folders.values():
+        remote = [
+            (path, f"{text} is elsewhere")
+            for path, text in _names(document)
+            if _REMOTE.search(text)
+        ]
+        charts = [((key,), f"{key} is not rendered") for key in _CHARTS if document.data.get(key)]
+        for path, reason in [*remote, *charts]:
+            hint = "name the output of `kustomize build`"
+            unread.append(Unread(document.where(*path), f"{reason}; {hint}"))
+            return []
     program = shutil.which("kubectl") or shutil.which("kustomize")
-    where = tree.root.where()
-    if tree.missing is not None:
-        unread.append(tree.missing)
-        return []
     if program is None:
-        command = f"kubectl kustomize {tree.root.path.parent}"
+        command = f"kubectl kustomize {tree.folder}"
         reason = f"kustomization found: install kubectl, or name the output of `{command}`"
-        unread.append(Unread(where, reason))
+        unread.append(Unread(tree.root.where(), reason))
         return []
     verb = "build" if Path(program).name.startswith("kustomize") else "kustomize"
-    output = _run([program, verb, str(tree.root.path.parent.resolve())], where)
+    output = _run(program, verb, str(tree.folder.resolve()))
+    sources: dict[str, list[Document]] = defaultdict(list)
+    for source in (each for found in tree.files.values() for each in found):
+        sources[kind_of(source)].append(source)
     made = []
     for each in parse_documents(output, tree.root.path):
         if isinstance(each.data, dict):
-            # Its source has its kind and name, up to a prefix, suffix or hash. The last one is the
-            # first that was read: a base comes after its overlay.
-            same = [one for one in tree.objects if kind_of(one) == kind_of(each)]
-            same = [one for one in same if name_of(one) in name_of(each)]
+            # Kustomize adds a prefix, suffix or hash to the name.
+            same = [one for one in sources[kind_of(each)] if name_of(one) in name_of(each)]
             source = max(same, key=lambda one: len(name_of(one)), default=tree.root)
             made.append(replace(source, data=each.data, lines=source.lines if same else None))
     return made
@@ -263,28 +262,27 @@ def _kustomized(tree: _Tree, unread: list[Unread]) -> list[Document]:
 def _templated(chart: Document, environment: str, unread: list[Unread]) -> list[Document]:
     """Return the output of Helm, each object with the template that it comes from."""
     folder, program = chart.path.parent, shutil.which("helm")
+    hint = f"name the output of `helm template {folder}`"
     if chart.at("type") == "library":
         return []
-    command = f"helm template {folder}"
     if program is None:
-        reason = f"chart found: install helm, or name the output of `{command}`"
-        unread.append(Unread(chart.where(), reason))
+        unread.append(Unread(chart.where(), f"chart found: install helm, or {hint}"))
         return []
     forms = ("values-{}.yaml", "values.{}.yaml", "values/{}.yaml")
     files = [(folder / form.format(environment)).resolve() for form in forms if environment]
     values = [f"--values={file}" for file in files if file.is_file()]
     try:
-        output = _run([program, "template", str(folder.resolve()), *values], chart.where())
+        output = _run(program, "template", str(folder.resolve()), *values)
         documents = parse_documents(output, chart.path)
     except TemplateError as error:
         # A chart may need values or dependencies that are elsewhere.
-        unread.append(Unread(chart.where(), f"{error}; name the output of `{command}`"))
+        unread.append(Unread(chart.where(), f"{error}; {hint}"))
         return []
     marks = [(output.count("\n", 0, m.start()) + 1, m[1].strip()) for m in _SOURCE.finditer(output)]
     found: list[Document] = []
     for each in documents:
         if isinstance(each.data, dict):
-            before = [name for line, name in marks if line <= (each.lines.line if each.lines else 0)]
+            before = [name for line, name in marks if each.lines and line <= each.lines.line]
             # The name begins with the chart's, not with the folder's.
             file = str(folder / before[-1].partition("/")[2]) if before else chart.file
             found += objects(replace(each, file=file, lines=None))

@@ -66,7 +66,7 @@ def describe_manifests(
     return Description(
         workloads=tuple(workloads),
         databases=tuple(databases.values()),
-        unread=tuple(unread),
+        unread=tuple(dict.fromkeys(unread)),
     )
 
 
