@@ -66,27 +66,26 @@ def check(answer, finished):
         return
     printed = json.loads(finished.stdout)
     assert (printed["verdict"], printed["exit_status"]) == (answer["verdict"], finished.returncode)
-    budgets = printed.get("budgets", [printed])
-    services = {each["name"]: each for budget in budgets for each in budget["services"]}
+    budgets = {each["name"]: each for each in printed["databases"]}
+    services = {each["name"]: each for found in budgets.values() for each in found["services"]}
     assert_same(answer.get("ceilings", {}), services)
     through = {name: each["through"] for name, each in services.items() if each["through"]}
     assert through == answer.get("through", {})
-    poolers = {each["name"]: each for budget in budgets for each in budget["poolers"]}
+    poolers = {each["name"]: each for found in budgets.values() for each in found["poolers"]}
     assert_same(answer.get("poolers", {}), poolers)
-    left_out = {each["name"] for budget in budgets for each in budget["not_counted"]}
-    assert set(answer.get("not_counted", ())) <= left_out
-    databases = {each["database"]["name"]: each for each in budgets}
+    assert set(answer.get("not_counted", ())) <= {each["name"] for each in printed["not_counted"]}
     for name, expected in answer.get("databases", {}).items():
-        limit = databases[name]["database"]["max_connections"]["value"]
+        limit = budgets[name]["max_connections"]["value"]
         if isinstance(expected, list):
             lowest, highest = expected
             assert lowest <= limit <= highest
         else:
             assert ("?" if limit is None else limit) == expected
-    verdicts = answer.get("verdicts", {})
-    assert {name: databases[name]["verdict"] for name in verdicts} == verdicts
-    if "needed" in answer:
-        assert [budget["needed"] for budget in budgets] == [answer["needed"]]
+    verdicts, needed = answer.get("verdicts", {}), answer.get("needed", {})
+    assert {name: budgets[name]["verdict"] for name in verdicts} == verdicts
+    if isinstance(needed, int):
+        needed = dict.fromkeys(budgets, needed)
+    assert {name: budgets[name]["needed"] for name in needed} == needed
 
 
 def assert_same(expected, found):

@@ -337,7 +337,6 @@ def test_a_made_up_kind_that_names_the_database_is_unknown(kind, spec):
     assert budgets.verdict in UNKNOWN_VERDICTS
 
 
-@pytest.mark.xfail(reason="Terraform is not read yet")
 @bounded
 @given(NAMES, st.sampled_from(["store.internal:5432", "store.internal"]).flatmap(nested_in))
 def test_a_made_up_type_of_terraform_that_names_the_database_is_unknown(word, values):
