@@ -128,7 +128,7 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         counted = [Client(service=_declared(*each)) for each in assignments.items()]
     return Inventory(
         clients=tuple(counted),
-        poolers=tuple((each, servers.of_pooler[each.name]) for each in poolers),
+        poolers=tuple((each, servers.behind[each.name]) for each in poolers),
         databases=tuple(databases),
         not_counted=tuple(not_counted),
         unread=(*files.unread, *(each for found in described for each in found.unread)),
@@ -162,6 +162,13 @@ def _with_unique_names(parts: Iterable[_Named]) -> list[_Named]:
 # -- which workloads count ------------------------------------------------------------------
 
 
+class _Way(NamedTuple):
+    """The databases that a resource or host name leads to, and the pooler before them."""
+
+    databases: frozenset[str] = frozenset()
+    pooler: Pooler | None = None
+
+
 class _Sign(NamedTuple):
     """A sign that a workload connects to a database."""
 
@@ -171,11 +178,9 @@ class _Sign(NamedTuple):
     is_network: bool = False
     is_open: bool = False
     """True if it may be about another database than the other signs."""
-
-    @property
-    def is_certain(self) -> bool:
-        """True if it names a server of these files."""
-        return bool(self.databases) and not self.is_network
+    pooler: Pooler | None = None
+    is_direct: bool = False
+    """True if it is the address of a server without a pooler."""
 
 
 def _counted(
@@ -190,10 +195,10 @@ def _counted(
     left_out: list[NotCounted] = []
     migrations = 0
     for workload in clients:
-        assignment = assignments.get(workload.name)
-        signs = list(servers.signs(workload))
+        assignment, signs = assignments.get(workload.name), servers.signs(workload)
+        names_server = any(each.databases and not each.is_network for each in signs)
         # A variable that could not be read may be about a database.
-        is_open = bool(workload.unread_variables or workload.hidden_variables)
+        unread = workload.unread_variables or workload.hidden_variables
         other = is_no_client(workload, servers.engines, servers.software)
         reason = ""
         if workload.name in ignored:
@@ -202,11 +207,11 @@ def _counted(
             pass
         elif workload.unit == "init container":
             reason = "it ends before the other containers of its pod start"
-        elif other and not any(each.is_certain for each in signs):
+        elif other and not names_server:
             reason = other
-        elif not signs and not is_open and workload.unit == "one-off task":
+        elif not signs and not unread and workload.unit == "one-off task":
             reason = "no service runs it; migrations are counted apart"
-        elif not signs and not is_open:
+        elif not signs and not unread:
             reason = "no sign of a database; if it uses one, count it with --service"
         elif is_migration(workload) and migrations < most_migrations:
             migrations += 1
@@ -216,8 +221,14 @@ def _counted(
             continue
         is_any = not all(each.databases for each in signs)
         named = frozenset(name for each in signs for name in each.databases)
-        why = signs[0].reason if signs else workload.unread_variables or workload.hidden_variables
-        service = _service(workload, assignment, servers, why)
+        # A client with two ways may use the direct one only, which is the larger number.
+        poolers = [each.pooler for each in signs if each.pooler]
+        is_direct = any(each.is_direct for each in signs)
+        service = dataclasses.replace(
+            _service(workload, assignment, servers.software),
+            why=signs[0].reason if signs else unread,
+            through="" if is_direct or not poolers else poolers[0].name,
+        )
         counted.append(Client(service=service, databases=frozenset() if is_any else named))
     return counted, left_out
 
@@ -226,9 +237,9 @@ def _counted(
 
 
 def _service(
-    workload: Workload, assignment: Assignment | None, servers: _Servers, why: str
+    workload: Workload, assignment: Assignment | None, known_software: tuple[Software, ...]
 ) -> Service:
-    numbers = pool(workload, assignment, servers.software)
+    numbers = pool(workload, assignment, known_software)
     if workload.unread_variables and assignment is None:
         nothing = unknown(f"its variables: {workload.unread_variables}", workload.where)
         numbers = dataclasses.replace(numbers, pool_size=nothing, max_overflow=nothing)
@@ -238,7 +249,6 @@ def _service(
     if workload.unit == "execution environment" and not numbers.keeps_connections:
         # Reserved concurrency holds for all versions together, and no connection outlives an invoke.
         overlap = Overlap()
-    through = servers.pooler_of(workload)
     return Service(
         name=workload.name,
         platform=workload.platform,
@@ -250,8 +260,6 @@ def _service(
         pool_size=numbers.pool_size,
         max_overflow=numbers.max_overflow,
         target=numbers.target,
-        why=why,
-        through=through.name if through else "",
         login=login(workload),
     )
 
@@ -296,46 +304,47 @@ class _Servers:
             kind: frozenset(each.name for each in databases if each.engine in (kind, ""))
             for kind in (SERVERS if "" in kinds else kinds)
         }
-        # Resources and host names -> the names of the databases that they lead to.
-        self._by_key = {key: frozenset({each.name}) for each in databases for key in each.resources}
-        self._by_host: dict[str, frozenset[str]] = {}
+        # Resources and host names -> the databases that they lead to.
+        self._ways: dict[ResourceKey | str, _Way] = {}
+        self._by_file: dict[str, frozenset[str]] = {}
         for database in databases:
-            for host in database.hosts:
-                same = self._by_host.get(host, frozenset())
-                self._by_host[host] = same | {database.name}
-        self._own_keys, self._own_hosts = set(self._by_key), set(self._by_host)
+            own, file = frozenset({database.name}), database.where.file if database.where else ""
+            self._by_file[file] = self._by_file.get(file, own) | own
+            ends: list[ResourceKey | str] = [*database.resources, *database.hosts]
+            for end in ends:
+                before = self._ways.get(end) or _Way()
+                self._ways[end] = _Way(before.databases | own)
         self.engines = tuple(self._by_engine) or ("postgres", "mysql")
-        self.of_pooler: dict[str, frozenset[str]] = {}
-        self._pooler_by_key: dict[ResourceKey, Pooler] = {}
-        self._pooler_by_host = {host: each for each in poolers for host in each.hosts}
-        for pooler in poolers:
-            behind = self._leads_to(pooler.leads_to, pooler.server_hosts)
-            # Without a hint it may connect to any of them.
-            self.of_pooler[pooler.name] = behind or frozenset(each.name for each in databases)
-            if pooler.resource:
-                self._pooler_by_key[pooler.resource] = pooler
+        # Without a hint, a pooler may connect to any of them.
+        self.behind = {
+            each.name: frozenset[str]().union(
+                *(way.databases for way in self._led(each.leads_to, each.server_hosts))
+            )
+            for each in poolers
+        }
+        every = frozenset(each.name for each in databases)
+        fronts: dict[ResourceKey | str, Pooler] = {}
         for key in (key for each in described for key in each.entry_points):
             # A load balancer in front of the only PgBouncer of its stack leads to it.
             inside = [
-                each
-                for each in poolers
-                if each.kind == "PgBouncer" and each.resource and each.resource.stack == key.stack
+                each for each in poolers if each.resource and each.resource.stack == key.stack
             ]
-            if len(inside) == 1:
-                self._pooler_by_key.setdefault(key, inside[0])
-        for key, pooler in self._pooler_by_key.items():
-            self._by_key[key] = self.of_pooler[pooler.name]
-        for host, pooler in self._pooler_by_host.items():
-            self._by_host.setdefault(host, self.of_pooler[pooler.name])
+            if len(inside) == 1 and inside[0].kind == "PgBouncer":
+                fronts[key] = inside[0]
+        for each in poolers:
+            fronts |= dict.fromkeys(
+                [*([each.resource] if each.resource else []), *each.hosts], each
+            )
+        for end, pooler in fronts.items():
+            self._ways.setdefault(end, _Way(self.behind[pooler.name] or every, pooler))
 
-    def _resolved(self, keys: Iterable[ResourceKey]) -> set[ResourceKey]:
-        return {to for key in keys for to in (key, *self._aliases.get(key, ()))}
-
-    def _leads_to(self, keys: Iterable[ResourceKey], hosts: Iterable[str]) -> frozenset[str]:
-        """Return the names of the databases that resources and hosts lead to."""
-        found = [self._by_key.get(key, frozenset()) for key in self._resolved(keys)]
-        found += [self._by_host.get(host, frozenset()) for host in hosts]
-        return frozenset[str]().union(*found)
+    def _led(self, keys: Iterable[ResourceKey], hosts: Iterable[str]) -> list[_Way]:
+        """Return the ways that begin at resources, at what they stand for, and at host names."""
+        ends: list[ResourceKey | str] = [
+            *(to for key in keys for to in (key, *self._aliases.get(key, ()))),
+            *hosts,
+        ]
+        return [self._ways[end] for end in dict.fromkeys(ends) if end in self._ways]
 
     def signs(self, workload: Workload) -> list[_Sign]:
         """Return every sign that a workload connects to one of the databases."""
@@ -343,51 +352,54 @@ class _Servers:
         shown = {each.name: each for each in database_signs(workload)}
         for name in (*workload.variables, *(shown.keys() - workload.variables.keys())):
             variable, found = workload.variables.get(name), shown.get(name)
-            engine = found.engine if found else None
-            databases = frozenset[str]()
-            if variable is not None:
-                databases = self._leads_to(variable.leads_to, _hosts(name, variable))
             label = f"variable {name}" if variable is not None and name else f"its {name}".strip()
-            if databases:
-                certain.append(_Sign(label, databases))
+            if variable is not None and (reached := self._by_variable(label, name, variable)):
+                certain.append(reached)
             elif found is None or found.is_other_store:
                 continue
-            elif engine is None or not self._by_engine:
+            elif found.engine is None or not self._by_engine:
                 is_open = variable is None or _is_address(name, variable)
                 unclear.append(_Sign(label, is_open=is_open))
-            elif engine in self._by_engine:
+            elif found.engine in self._by_engine:
                 # A URL of one engine may lead to each server of this engine.
-                unclear.append(_Sign(label, self._by_engine[engine], is_open=True))
+                unclear.append(_Sign(label, self._by_engine[found.engine], is_open=True))
         for each in workload.evidence:
-            databases = self._leads_to(each.leads_to, each.hosts)
+            ways = self._led(each.leads_to, each.hosts)
+            databases = frozenset[str]().union(*(way.databases for way in ways))
             if databases:
                 certain.append(_Sign(each.reason, databases, is_network=each.is_network))
             elif not (each.leads_to or each.hosts):
                 unclear.append(_Sign(each.reason, is_network=each.is_network, is_open=True))
-        # A user name beside a known host is about the same database. An unknown URL may be about
-        # another one.
         named = [each for each in certain if not each.is_network]
-        # The network lets a client through to more servers than the one that it names.
-        certain, is_known = named or certain, bool(named)
-        return certain + [each for each in unclear if each.is_open or not is_known]
+        # The network lets a client through to more servers than the one that it names. A user name
+        # beside a known host is about the same database; an unknown URL may be about another one.
+        signs = [*(named or certain), *(each for each in unclear if each.is_open or not named)]
+        # Each compose file is a deployment of its own, and its names hold inside it.
+        is_compose = workload.platform == "compose service" and workload.where is not None
+        near = self._by_file.get(workload.where.file if is_compose and workload.where else "")
+        return [
+            each._replace(databases=(each.databases & near or each.databases or near))
+            if near
+            else each
+            for each in signs
+        ]
 
-    def pooler_of(self, workload: Workload) -> Pooler | None:
-        """Return the pooler that a client's variables lead to, if no host of a server is beside it.
+    def _by_variable(self, label: str, name: str, variable: Variable) -> _Sign | None:
+        """Return the sign of a variable that leads to a database; None if it leads to none.
 
-        A secret of the server beside the pooler's address holds the credentials for both ways.
+        A secret of the server beside a pooler's address holds the credentials for both ways.
         """
-        pooler = None
-        for name, variable in workload.variables.items():
-            hosts = _hosts(name, variable)
-            # A client with two ways may use the direct one only, which is the larger number.
-            is_address = not _NO_ADDRESS.search(name.upper())
-            if hosts & self._own_hosts or (is_address and set(variable.leads_to) & self._own_keys):
-                return None
-            keys = self._resolved(variable.leads_to)
-            by_key = (self._pooler_by_key[key] for key in keys if key in self._pooler_by_key)
-            by_host = (self._pooler_by_host[host] for host in hosts if host in self._pooler_by_host)
-            pooler = pooler or next(by_key, None) or next(by_host, None)
-        return pooler
+        ways = self._led(variable.leads_to, hosts := _hosts(name, variable))
+        if not ways:
+            return None
+        is_address = not _NO_ADDRESS.search(name.upper())
+        ends: list[ResourceKey | str] = [*hosts, *(variable.leads_to if is_address else ())]
+        return _Sign(
+            label,
+            frozenset[str]().union(*(way.databases for way in ways)),
+            pooler=next((way.pooler for way in ways if way.pooler), None),
+            is_direct=any(self._ways[end].pooler is None for end in ends if end in self._ways),
+        )
 
 
 def _hosts(name: str, variable: Variable) -> set[str]:

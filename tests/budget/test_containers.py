@@ -396,3 +396,21 @@ def test_anchors_are_followed(folder, ceilings):
         """,
     )
     assert ceilings(folder.budget(max_connections=500)) == {"web": 90, "api": 22}
+
+
+def test_each_compose_file_is_a_deployment_of_its_own(folder):
+    """A name means the service of the same file, and two files of one folder do not add up."""
+    text = """
+        services:
+          db: {image: "postgres:17"}
+          web: {image: example.org/web, environment: {DATABASE_URL: postgresql://app@db/app}}
+          job: {image: example.org/job, environment: {DB_PASSWORD: secret}}
+        """
+    folder.write("compose.yaml", text)
+    folder.write("staging.compose.yaml", text)
+    found = folder.budgets(services=("compose/web=5+0x1", "staging.compose/web=7+0x1"))
+    services = {each.database.name: [one.name for one in each.services] for each in found.each}
+    assert services == {
+        "compose/db": ["compose/web", "compose/job"],
+        "staging.compose/db": ["staging.compose/web", "staging.compose/job"],
+    }
