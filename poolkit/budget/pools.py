@@ -114,8 +114,6 @@ def pool(
     if own is not None and not set(_DECISIVE) & set(workload.variables):
         return Pool(processes=count, pool_size=own.pool_size, max_overflow=own.max_overflow)
     if reason := _why_no_preset(workload):
-        if workload.requests and workload.requests.is_known:
-            reason += f"; with one for each request, at most {workload.requests}"
         nothing = unknown(reason, workload.where)
         return Pool(processes=count, pool_size=nothing, max_overflow=nothing)
     environ = {
@@ -222,6 +220,8 @@ def _why_no_preset(workload: Workload) -> str:
             "without POOLKIT_TARGET its pool is unknown; give the connections of a process with "
             f"--service {workload.name}=POOL+OVERFLOW (SQLAlchemy's default is 5+10)"
         )
+        if workload.requests and workload.requests.is_known:
+            reason += f"; with one for each request, at most {workload.requests}"
         if workload.hidden_variables and not uses_database(workload):
             secret = workload.hidden_variables
             reason += f"; if {secret} is not about a database, give --ignore {workload.name}"

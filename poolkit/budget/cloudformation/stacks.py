@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 NESTED_STACK = "AWS::CloudFormation::Stack"
 _NO_VALUE = {"Ref": "AWS::NoValue"}
-_MOST_LOOPS = 5_000
-"""The most items of Fn::ForEach that are written out; a template may have 500 resources."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,6 @@ class Stack:
     unread: list[Unread] = field(default_factory=list, repr=False)
     _conditions: dict[str, bool | Unknown | None] = field(default_factory=dict, repr=False)
     _open_outputs: set[str] = field(default_factory=set, repr=False)
-    _loops: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     def where(self, *path: str | int) -> SourceLocation:
         """Return the location of a value in the template as it was written."""
@@ -157,7 +154,7 @@ class Stack:
         """Return the value of a node, with its functions evaluated.
 
         Raises:
-            TemplateError: a function is used wrongly; the message names the line.
+            TemplateError: a condition or an output refers to itself.
         """
         if isinstance(node, list):
             each = [self.value(item, (*path, n)) for n, item in enumerate(node)]
@@ -169,35 +166,22 @@ class Stack:
             # Inside a policy document, Condition is a key like any other.
             if name == "Condition" and isinstance(argument, str):
                 return self.condition(argument, self.where(*path, name))
-            if name in FUNCTIONS:
-                return FUNCTIONS[name](self, argument, (*path, name))
-            if name.startswith("Fn::"):
-                # A function of a macro, a newer one, or one whose result is never a number.
-                return Unknown(f"{name} is not evaluated", (self.value(argument, (*path, name)),))
+            if name in FUNCTIONS or name.startswith("Fn::"):
+                return self._result(name, argument, (*path, name))
         values = {name: self.value(found, (*path, name)) for name, found in node.items()}
         return {name: found for name, found in values.items() if found is not NO_VALUE}
 
-    def unrolled(self, node: Any, path: ValuePath = ()) -> Any:
-        """Return a node with every Fn::ForEach over known items written out."""
-        if isinstance(node, list):
-            return [self.unrolled(item, (*path, n)) for n, item in enumerate(node)]
-        if not isinstance(node, dict):
-            return node
-        found: dict[str, Any] = {}
-        for name, inner in node.items():
-            if name.startswith("Fn::ForEach") and isinstance(inner, list) and len(inner) == 3:
-                variable, items, body = inner
-                items = self.value(items, (*path, name, 1))
-                texts = [as_text(item) for item in items] if isinstance(items, list) else [None]
-                if all(isinstance(t, str) and next(self._loops) < _MOST_LOOPS for t in texts):
-                    for text in texts:
-                        made = self.unrolled(
-                            _substituted(body, variable, str(text)), (*path, name, 2)
-                        )
-                        found |= made if isinstance(made, dict) else {}
-                    continue
-            found[name] = self.unrolled(inner, (*path, name))
-        return found
+    def _result(self, name: str, argument: Any, path: ValuePath) -> Any:
+        """Return the result of a function; Unknown if only AWS or a macro can evaluate it."""
+        if name not in FUNCTIONS:
+            return Unknown(f"{name} is not evaluated", (self.value(argument, path),))
+        try:
+            return FUNCTIONS[name](self, argument, path)
+        except TemplateError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError):
+            # A macro or a packager may replace an argument that no function takes.
+            return Unknown(f"{name} cannot be evaluated ({self.where(*path)})")
 
     def ref(self, name: Any, path: ValuePath) -> Any:
         """Return the result of `Ref`: a parameter's value, or a reference to a resource."""
@@ -270,13 +254,6 @@ class Stack:
             branch = 1 if holds else 2
             node, path = branches[branch], (*path, "Fn::If", branch)
         return node, path
-
-
-def _substituted(body: Any, variable: Any, text: str) -> Any:
-    """Return the body of a loop for one item; &{name} is the item without special characters."""
-    written = json.dumps(body, default=str).replace(f'{{"Ref": "{variable}"}}', json.dumps(text))
-    written = written.replace(f"${{{variable}}}", json.dumps(text)[1:-1])
-    return json.loads(written.replace(f"&{{{variable}}}", re.sub(r"[^A-Za-z0-9]", "", text)))
 
 
 @dataclass(frozen=True)
@@ -394,20 +371,11 @@ def as_truth(value: Any) -> bool | Unknown:
     return Unknown(why_unknown(value) or "it is not a condition")
 
 
-def _arguments(stack: Stack, argument: Any, count: int, path: ValuePath) -> list[Any]:
-    if not isinstance(argument, list) or len(argument) != count:
-        raise TemplateError(f"{stack.where(*path)}: {path[-1]} must have a list of {count}")
-    return argument
-
-
 @_evaluates("Fn::GetAtt")
 def _get_att(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    if isinstance(argument, str):
-        argument = argument.split(".", 1)
-    if not isinstance(argument, list) or len(argument) < 2:
-        raise TemplateError(f"{stack.where(*path)}: Fn::GetAtt must name a resource and attribute")
-    name, *attributes = (as_text(stack.value(part, (*path, n))) for n, part in enumerate(argument))
-    attribute = ".".join(map(str, attributes))
+    written = argument.split(".", 1) if isinstance(argument, str) else argument
+    name, *attributes = (as_text(stack.value(part, (*path, n))) for n, part in enumerate(written))
+    attribute = ".".join(attributes)
     resource = stack.section("Resources").get(name) if isinstance(name, str) else None
     if attribute.startswith("Outputs.") and get_path(resource, "Type") == NESTED_STACK:
         return stack.output_of(stack.name, name, attribute.removeprefix("Outputs."))
@@ -416,29 +384,25 @@ def _get_att(stack: Stack, argument: Any, path: ValuePath) -> Any:
 
 @_evaluates("Fn::Sub")
 def _sub(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    text, variables = argument, {}
-    if isinstance(argument, list) and len(argument) == 2:
-        text, variables = argument[0], stack.value(argument[1], (*path, 1))
-    if not isinstance(text, str) or not isinstance(variables, dict):
-        raise TemplateError(f"{stack.where(*path)}: Fn::Sub must have a string")
-    parts: list[Any] = []
-    end = 0
-    for match in _VARIABLE.finditer(text):
-        parts.append(text[end : match.start()])
-        end = match.end()
-        literal, name = match[1], match[2].strip()
+    is_text = isinstance(argument, str)
+    variables = {} if is_text else stack.value(argument[1], (*path, 1))
+    first, *rest = _VARIABLE.split(argument if is_text else argument[0])
+    parts: list[Any] = [first]
+    for literal, written, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        name = written.strip()
         if literal:
-            parts.append("${" + match[2] + "}")
+            parts.append(f"${{{written}}}")
         elif name in variables:
             parts.append(variables[name])
         else:
             parts.append(_get_att(stack, name, path) if "." in name else stack.ref(name, path))
-    return joined([*parts, text[end:]])
+        parts.append(text)
+    return joined(parts)
 
 
 @_evaluates("Fn::Join")
 def _join(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    separator, parts = _arguments(stack, argument, 2, path)
+    separator, parts = argument
     parts = stack.value(parts, (*path, 1))
     if isinstance(parts, Unknown):
         return parts
@@ -447,7 +411,7 @@ def _join(stack: Stack, argument: Any, path: ValuePath) -> Any:
 
 @_evaluates("Fn::If")
 def _if(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    name, *_ = _arguments(stack, argument, 3, path)
+    name, *_ = argument
     holds = stack.condition(name, stack.where(*path))
     if isinstance(holds, bool):
         chosen = 1 if holds else 2
@@ -458,7 +422,6 @@ def _if(stack: Stack, argument: Any, path: ValuePath) -> Any:
 
 @_evaluates("Fn::Equals")
 def _equals(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    _arguments(stack, argument, 2, path)
     left, right = (as_text(stack.value(each, (*path, n))) for n, each in enumerate(argument))
     if left == right:
         # Two unknown values with one reason need not be equal.
@@ -485,47 +448,37 @@ def _combined(stack: Stack, argument: Any, path: ValuePath) -> Any:
 
 @_evaluates("Fn::Not")
 def _not(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    (operand,) = _arguments(stack, argument, 1, path)
-    found = as_truth(stack.value(operand, (*path, 0)))
+    found = as_truth(stack.value(argument[0], (*path, 0)))
     return found if isinstance(found, Unknown) else not found
 
 
 @_evaluates("Fn::FindInMap")
 def _find_in_map(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    if not isinstance(argument, list) or len(argument) not in (3, 4):
-        raise TemplateError(f"{stack.where(*path)}: Fn::FindInMap must name a map and two keys")
     found: Any = stack.section("Mappings")
-    why = ""
+    default = stack.value(get_path(argument, 3, "DefaultValue"), (*path, 3, "DefaultValue"))
     for number, written in enumerate(argument[:3]):
         key = as_text(stack.value(written, (*path, number)))
-        why = why_unknown(key) or f"the mapping has no key {key} ({stack.where(*path)})"
-        if not isinstance(key, str) or not isinstance(found, dict) or key not in found:
-            default = argument[3] if len(argument) == 4 else None
-            if isinstance(default, dict) and "DefaultValue" in default and not why_unknown(key):
-                return stack.value(default["DefaultValue"], (*path, 3))
-            return Unknown(why, (stack.value(default, (*path, 3)),))
+        if why := why_unknown(key):
+            return Unknown(why, (default,))
+        if key not in found:
+            why = f"the mapping has no key {key} ({stack.where(*path)})"
+            return Unknown(why) if default is None else default
         found = found[key]
     return found
 
 
 @_evaluates("Fn::Select")
 def _select(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    _arguments(stack, argument, 2, path)
-    index, items = (stack.value(each, (*path, n)) for n, each in enumerate(argument))
-    try:
-        return items[int(index)]
-    except (ValueError, IndexError, TypeError, KeyError):
-        why = why_unknown(index) or why_unknown(items) or "Fn::Select finds no such item"
-        return Unknown(f"{why} ({stack.where(*path)})", (items,))
+    index, items = stack.value(argument, path)
+    if why := why_unknown(index) or why_unknown(items):
+        return Unknown(why, (items,))
+    return items[int(index)]
 
 
 @_evaluates("Fn::Split")
 def _split(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    separator, text = _arguments(stack, argument, 2, path)
-    text = stack.value(text, (*path, 1))
-    if isinstance(text, str):
-        return text.split(str(separator) or None)
-    return Unknown(why_unknown(text) or "the argument of Fn::Split is not text", (text,))
+    separator, text = stack.value(argument, path)
+    return Unknown(why, (text,)) if (why := why_unknown(text)) else text.split(separator)
 
 
 @_evaluates("Fn::ImportValue")
@@ -550,9 +503,7 @@ def _to_json(stack: Stack, argument: Any, path: ValuePath) -> Any:
 @_evaluates("Fn::Length")
 def _length(stack: Stack, argument: Any, path: ValuePath) -> Any:
     found = stack.value(argument, path)
-    if isinstance(found, list):
-        return len(found)
-    return Unknown(why_unknown(found) or "the argument of Fn::Length is not a list", (found,))
+    return Unknown(why, (found,)) if (why := why_unknown(found)) else len(found)
 
 
 @_evaluates("Fn::Base64")

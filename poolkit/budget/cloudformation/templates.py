@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import json
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.cloudformation.evidence import types
@@ -18,11 +20,11 @@ from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from poolkit.budget.read.documents import Document
 
 _DEEPEST_NESTING = 8
+_FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:ya?ml|json|template)\b")
 _NESTED = {NESTED_STACK: "TemplateURL", "AWS::Serverless::Application": "Location"}
 
 
@@ -32,6 +34,8 @@ class Stacks:
 
     by_name: dict[str, Stack] = field(default_factory=dict)
     unread: list[Unread] = field(default_factory=list)
+    inside: dict[Path, frozenset[Path]] = field(default_factory=dict)
+    """The files that each template is nested in, directly or not."""
 
     def add(
         self, name: str, document: Document, given: Mapping[str, ParameterValue], region: str
@@ -52,23 +56,28 @@ class Stacks:
             region=region,
             unread=self.unread,
         )
-        stack = dataclasses.replace(stack, template=stack.unrolled(stack.template))
         self.by_name[name] = stack
         self.unread += _unread_parts(stack)
-        if name.count("/") >= _DEEPEST_NESTING:
+        outer = self.inside.get(document.path, frozenset()) | {document.path}
+        if len(outer) > _DEEPEST_NESTING:
             where = stack.where("Resources")
             raise TemplateError(
                 f"{where}: stacks are nested more than {_DEEPEST_NESTING} levels deep"
             )
         for resource in stack.of_type(NESTED_STACK):
             url = resource.get("TemplateURL")
-            path = document.path.parent / str(url)
-            inner = read_documents(path) if isinstance(url, str) and path.is_file() else []
-            if not inner or not isinstance(inner[0].data, dict):
-                shown = url if isinstance(url, str) else "not a local file"
+            path = _nested_file(document, resource.definition, identity(url))
+            try:
+                inner = read_documents(path) if path and path not in outer else []
+                why = "" if inner and isinstance(inner[0].data, dict) else "it is no local file"
+            except TemplateError as error:
+                why = str(error)
+            if why or path is None:
+                shown = url if isinstance(url, str) else get_path(url, "ApplicationId") or why
                 reason = f"nested stack {resource.logical_id}: its template was not read ({shown})"
                 self.unread.append(Unread(resource.where("TemplateURL"), reason))
                 continue
+            self.inside[path] = outer
             # A parameter may need an output of a stack that is added later, so it is looked up late.
             written = get_path(resource.definition, "Properties", "Parameters")
             values = {
@@ -81,26 +90,29 @@ class Stacks:
             }
             self.add(f"{name}/{resource.logical_id}", inner[0], values, region)
 
+    def drop_nested(self, roots: Mapping[str, Path]) -> None:
+        """Drop the stacks of templates that are nested in others by a URL with parameters."""
+        inner = {path.resolve() for path in self.inside}
+        for root in (name for name, path in roots.items() if path in inner):
+            for name in [each for each in self.by_name if f"{each}/".startswith(f"{root}/")]:
+                del self.by_name[name]
+
     def _resolvable(self, given: ParameterValue) -> ParameterValue:
         """Replace a value that names another stack's output by a function that looks it up."""
         if not isinstance(given.value, str) or not OUTPUT.search(given.value):
             return given
 
         def value() -> Any:
-            parts: list[Any] = []
-            end = 0
-            for match in OUTPUT.finditer(given.value):
-                stack, name = match.groups()
-                parts.append(given.value[end : match.start()])
-                end = match.end()
+            first, *rest = OUTPUT.split(given.value)
+            parts: list[Any] = [first]
+            for stack, name, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
                 if stack not in self.by_name:
-                    raise TemplateError(f"{given.where}: {match[0]}: there is no template {stack}")
+                    raise TemplateError(f"{given.where}: there is no template {stack}")
                 try:
-                    parts.append(self.by_name[stack].output(name))
+                    parts += [self.by_name[stack].output(name), text]
                 except BudgetError as error:
                     raise TemplateError(f"{given.where}: {error}") from None
-            parts = [part for part in [*parts, given.value[end:]] if part != ""]
-            return parts[0] if len(parts) == 1 else joined(parts)
+            return joined(parts)
 
         return ParameterValue(value, given.origin, given.where)
 
@@ -154,7 +166,7 @@ def make_stacks(
         BudgetError: a parameter is given that no template has, or a template is missing.
         TemplateError: a template is broken.
     """
-    stacks = Stacks()
+    stacks, roots = Stacks(), dict[str, Path]()
     nested = named_by_others(documents)
     for document in documents:
         if document.path.resolve() in nested:
@@ -169,6 +181,7 @@ def make_stacks(
                 hint = _did_you_mean(key, declared)
                 raise TemplateError(f"{value.where}: {document.file} has no parameter {key}{hint}")
         own = {key: value for key, value in given.items() if key in declared}
+        roots[name] = document.path.resolve()
         stacks.add(name, document, {**table, **own}, environment.region)
     for name in environment.tables:
         if name not in stacks.by_name:
@@ -179,6 +192,7 @@ def make_stacks(
         if key not in every and not value.where:
             hint = _did_you_mean(key, every)
             raise BudgetError(f"{value.origin}: no template has a parameter {key}{hint}")
+    stacks.drop_nested(roots)
     return stacks
 
 
@@ -187,13 +201,28 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def _nested_file(document: Document, found: Any, url: str) -> Path | None:
+    """Return the local file of a nested template: the CDK's asset, or what its URL ends in.
+
+    A template is deployed from S3, and its file mostly stands in the same repository.
+    """
+    asset = get_path(found, "Metadata", "aws:asset:path")
+    for written in _FILE.findall(asset if isinstance(asset, str) else url):
+        parts = written.split("/")
+        for number in range(len(parts)):
+            path = document.path.parent.joinpath(*parts[number:])
+            if path.is_file() and path.resolve() != document.path.resolve():
+                return path
+    return None
+
+
 def named_by_others(documents: Iterable[Document]) -> set[Path]:
     """Return the templates that are nested in another one, which are no stacks by themselves."""
-    found = set()
+    nested = set()
     for document in documents:
-        for name in document.mapping("Resources"):
+        for name, found in document.mapping("Resources").items():
             key = _NESTED.get(str(document.at("Resources", name, "Type")))
-            url = document.at("Resources", name, "Properties", key) if key else None
-            if isinstance(url, str):
-                found.add((document.path.parent / url).resolve())
-    return found
+            url = json.dumps(document.at("Resources", name, "Properties", key)) if key else ""
+            if file := _nested_file(document, found, url):
+                nested.add(file.resolve())
+    return nested

@@ -72,7 +72,7 @@ def describe_templates(
             each.key for stack in each_stack for each in stack.of_type(*_ENTRY_POINTS)
         ),
         aliases=graph.aliases,
-        unread=tuple(stacks.unread),
+        unread=tuple(dict.fromkeys(stacks.unread)),
     )
 
 

@@ -70,7 +70,7 @@ def joined(parts: list[Any], separator: str = "") -> Any:
                 flat.append(each)
     if all(isinstance(part, str) for part in flat):
         return "".join(flat)
-    return Joined(tuple(flat))
+    return flat[0] if len(flat) == 1 else Joined(tuple(flat))
 
 
 def identity(value: Any) -> str:
