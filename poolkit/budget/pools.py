@@ -162,7 +162,13 @@ def _of_software(workload: Workload, softwares: Collection[Software]) -> _Known 
     nothing = known(0, "no overflow")
     if software is not None and software.role == "server":
         # psql or pg_dump in the server's image, or a script of them; -j starts more at a time.
-        jobs = option(workload.command or (), ("-j", "--jobs", "--client"))
+        names = (
+            "-j",
+            "--jobs",
+            "--client",
+            *(["-c"] if names_program(workload, {"pgbench"}) else []),
+        )
+        jobs = option(" ".join(workload.command or ()).split(), names)
         more = int(jobs) if jobs and jobs.isdecimal() else 0
         size = known(1 + more, f"{where}: a client in the server's image")
         return _Known(size, nothing, known(1, "one client"))

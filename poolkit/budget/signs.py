@@ -21,9 +21,11 @@ SERVERS = frozenset({"postgres", "mysql", "mssql", "oracle", "cockroachdb"})
 """The engines that are servers with a limit of connections."""
 
 _TABLE = "variable_names"
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 _SCHEME = re.compile(r"\b([a-z][a-z0-9+:.-]*)://|\bjdbc:([a-z0-9]+):", re.IGNORECASE)
-_FILE = re.compile(r"^\S*(\.(sqlite3?|db3?|mmdb)(\?\S*)?|:memory:)$|^file:", re.IGNORECASE)
+_FILE = re.compile(
+    r"^(data source\s*=)?\S*(\.(sqlite3?|db3?|mmdb)([?;]\S*)?|:memory:)$|^file:", re.IGNORECASE
+)
 # The forms of libpq and of .NET: `host=db dbname=app`, `Server=db;Database=app`.
 _PAIRS = re.compile(
     r"\b(host|server|data source)\s*=[^;]+.*\b(dbname|database|initial catalog)\s*=", re.IGNORECASE
@@ -110,9 +112,11 @@ def sign(name: str, variable: Variable) -> Sign | None:
         return Sign(name, "sqlite" if _FILE.search(text) else by_name)
     if not is_about:
         return None
-    if engine is None and _FILE.search(text):
-        engine = "sqlite"
-    if engine is None and by_name is None and _words(name)[-1] in _kinds()["names"]:
+    words, files = _words(name), table(_TABLE)["files"]
+    is_path = text.startswith(("/", "./", "~")) and not set(files["except"]) & set(words)
+    if engine is None and (_FILE.search(text) or (is_path and words[-1] in files["names"])):
+        engine = "sqlite" if _FILE.search(text) else "a file"
+    if engine is None and by_name is None and words[-1] in _kinds()["names"]:
         engine = _engine_of_kind(text)
     return Sign(name, engine or by_name)
 

@@ -62,7 +62,10 @@ class _Project:
                     parts[kind] = {**parts[kind], name: file}
         self.data = _merged(self.data, parts)
         known = self.data.setdefault("services", {})
-        for name in document.mapping("services"):
+        for name, each in document.mapping("services").items():
+            if _tag(each) == "Fn::reset":
+                known.pop(name, None)
+                continue
             content, where = self._service(document, name, folder, ())
             is_new = not isinstance(content, dict)
             known[name] = content if is_new else _merged(known.get(name) or {}, content)

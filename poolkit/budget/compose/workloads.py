@@ -19,7 +19,7 @@ from poolkit.budget.model import Description, Evidence, Overlap, Variable, Workl
 from poolkit.budget.read.documents import read_text, read_variables
 from poolkit.budget.read.values import Unknown, as_text, get_path, whole_number
 from poolkit.budget.signs import hosts_in, is_about_database
-from poolkit.budget.software import is_pooler, is_server
+from poolkit.budget.software import is_no_client, is_pooler, is_server
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def describe_compose(
             workload,
             evidence=(
                 *service.secrets(),
-                *(each for other in servers for each in service.signs_of(*other)),
+                *(each for other in servers for each in service.signs_of(workload, *other)),
             ),
         )
         for service, workload in found
@@ -133,23 +133,22 @@ class _Service:
             base_image=stage.base_image if stage else "",
         )
 
-    def signs_of(self, other: _Service, server: Workload) -> list[Evidence]:
+    def signs_of(self, own: Workload, other: _Service, server: Workload) -> list[Evidence]:
         """Return the sign that this service connects to a server; none if no network leads there."""
-        own, others = _networks(self.document, self.name), _networks(other.document, other.name)
-        if not (own & others or (_ANY in own | others and own and others)):
+        here, there = _networks(self.document, self.name), _networks(other.document, other.name)
+        if not (here & there or (_ANY in here | there and here and there)):
             return []
-        words = {host for word in self._command(None)[0] or () for host in hosts_in(word)}
-        reason, key = f"it shares a network with {other.name}", "networks"
-        if words & set(server.hosts):
-            reason, key = f"its command line names {other.name}", "command"
+        key, reason = "networks", f"it shares a network with {other.name}"
+        if {host for word in own.command or () for host in hosts_in(word)} & set(server.hosts):
+            key, reason = "command", f"its command line names {other.name}"
         for each in ("external_links", "links", "depends_on"):
             named = {str(name).partition(":")[0] for name in _listed(self.service.get(each))}
             if other.name in named:
-                reason, key = f"{each} {other.name}", each
+                key, reason = each, f"{each} {other.name}"
+        # Known software may only wait for the server.
+        is_network = key == "networks" or (key == "depends_on" and bool(is_no_client(own)))
         where = self.document.where("services", self.name, key)
-        return [
-            Evidence(reason=reason, where=where, hosts=server.hosts, is_network=key == "networks")
-        ]
+        return [Evidence(reason=reason, where=where, hosts=server.hosts, is_network=is_network)]
 
     def secrets(self) -> list[Evidence]:
         """Return its mounted secrets that have a database's name."""
